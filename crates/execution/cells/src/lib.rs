@@ -1,0 +1,1 @@
+//! Cells: WebAssembly programs as movable processes.

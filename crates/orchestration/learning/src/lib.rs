@@ -1,0 +1,1 @@
+//! The Learning Plane: telemetry in, forecasts and recommendations out.

@@ -1,0 +1,1 @@
+//! The orchestrator: sites, jobs, placement, migrations, events.
