@@ -1,1 +1,23 @@
-//! MPI between ranks: matching, requests, collectives, datatypes. Knows no WebAssembly and does no input or output.
+//! MPI between the ranks of a job: matching, requests, collectives, datatypes, as MPI 4 says.
+//!
+//! * [`rank::State`]: one rank's side; plain data that can be written down and go on elsewhere;
+//! * [`fabric::Fabric`]: what the ranks on one agent share; its [`fabric::Wire`] carries what goes to others;
+//! * [`collective`]: collectives as schedules of messages;
+//! * [`datatype`], [`op`]: what is sent, and how it is combined.
+//!
+//! Knows no WebAssembly (guest memory is a slice of bytes), no sockets, no clock. Nothing here waits.
+
+pub mod collective;
+pub mod comm;
+pub mod datatype;
+pub mod error;
+pub mod fabric;
+pub mod message;
+pub mod op;
+pub mod rank;
+mod ring;
+
+pub use error::{Class, Error, Result};
+pub use fabric::{Fabric, Place, Wire};
+pub use message::{Header, Kind, Message, Rank};
+pub use rank::{State, Status};

@@ -1,0 +1,588 @@
+//! Collectives as schedules: rounds of sends and receives over buffers of the schedule's own, and local steps between them.
+//!
+//! What the program gives is packed into the buffers at the start and unpacked from them at the end, so a collective under way needs nothing from
+//! the program's stack and travels with the rank. A blocking collective is one that is waited for.
+//!
+//! | call | algorithm | rounds for p ranks |
+//! | --- | --- | --- |
+//! | barrier | dissemination | ⌈log₂ p⌉ |
+//! | bcast, reduce | binomial tree | ⌈log₂ p⌉ |
+//! | allreduce | recursive doubling; reduce and bcast if p is no power of two | log₂ p; 2⌈log₂ p⌉ |
+//! | gather, scatter | linear | 1 |
+//! | allgather | ring | p − 1 |
+//! | alltoall | all pairs at once | 1 |
+//! | scan, exscan | linear chain | p − 1 |
+
+use crate::comm::{self, Comm};
+use crate::datatype::{Basic, Buffer, Datatype, pack};
+use crate::error::{Class, Error, Result};
+use crate::fabric::Fabric;
+use crate::message::Rank;
+use crate::op::{self, Op};
+use crate::rank::{Request, State};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+
+/// `MPI_IN_PLACE` as an address.
+pub const IN_PLACE: u32 = u32::MAX;
+
+/// A part of one of the schedule's buffers, to or from a rank.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Part {
+    pub peer: Rank,
+    pub buf: u32,
+    pub at: u32,
+    pub len: u32,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Step {
+    /// `into = into ⊕ from`; with `first`, `into = from ⊕ into`.
+    Reduce { op: Op, basic: Basic, into: u32, from: u32, first: bool },
+    Copy { into: u32, from: u32 },
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Round {
+    pub sends: Vec<Part>,
+    pub receives: Vec<Part>,
+    /// Done when all of this round has come.
+    then: Vec<Step>,
+}
+
+/// What is left to do when the messages are through.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Finish {
+    Nothing,
+    /// Make a communicator and write its handle to guest address `into`.
+    Split { comm: comm::Handle, color: i32, key: i32, into: u32 },
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Schedule {
+    pub context: u32,
+    pub tag: i32,
+    pub bufs: Vec<Vec<u8>>,
+    pub outputs: Vec<(u32, u32, Buffer)>,
+    pub finish: Finish,
+    /// Messages of the present round that have not come or gone.
+    pub pending: u32,
+    rounds: VecDeque<Round>,
+    after: Vec<Step>,
+}
+
+impl Schedule {
+    /// Ends the present round and gives the next.
+    pub fn next_round(&mut self) -> Result<Option<Round>> {
+        for step in std::mem::take(&mut self.after) {
+            match step {
+                Step::Copy { into, from } => {
+                    let data = self.bufs[from as usize].clone();
+                    self.bufs[into as usize] = data;
+                }
+                Step::Reduce { op, basic, into, from, first } => {
+                    let mut a = std::mem::take(&mut self.bufs[into as usize]);
+                    if first {
+                        let mut b = self.bufs[from as usize].clone();
+                        op::apply(op, basic, &mut b, &a)?;
+                        a = b;
+                    } else {
+                        op::apply(op, basic, &mut a, &self.bufs[from as usize])?;
+                    }
+                    self.bufs[into as usize] = a;
+                }
+            }
+        }
+        let Some(mut round) = self.rounds.pop_front() else { return Ok(None) };
+        self.after = std::mem::take(&mut round.then);
+        Ok(Some(round))
+    }
+}
+
+/// Where each rank's share lies in a buffer of a `v` collective: counts and displacements in elements.
+pub struct Layout<'a> {
+    pub address: u32,
+    pub counts: &'a [i32],
+    pub displacements: &'a [i32],
+    pub datatype: i32,
+}
+
+/// A schedule being written, with what it needs of the communicator at hand.
+struct Plan {
+    comm: Comm,
+    schedule: Schedule,
+}
+
+impl Plan {
+    fn size(&self) -> u32 {
+        self.comm.size()
+    }
+    fn peer(&self, rank: u32) -> Rank {
+        self.comm.group[rank as usize]
+    }
+    fn buf(&mut self, data: Vec<u8>) -> u32 {
+        self.schedule.bufs.push(data);
+        self.schedule.bufs.len() as u32 - 1
+    }
+    fn part(&self, rank: u32, buf: u32) -> Part {
+        Part { peer: self.peer(rank), buf, at: 0, len: self.schedule.bufs[buf as usize].len() as u32 }
+    }
+    fn round(&mut self, round: Round) {
+        self.schedule.rounds.push_back(round);
+    }
+    fn output(&mut self, buf: u32, buffer: Buffer) {
+        self.schedule.outputs.push((buf, 0, buffer));
+    }
+
+    /// Binomial tree from `root`: who sends to whom in which order, for the rank with number `relative` after `root`.
+    fn bcast(&mut self, root: u32, buf: u32) {
+        let (n, me) = (self.size(), self.comm.me);
+        let relative = (me + n - root) % n;
+        let mut mask = 1;
+        while mask < n {
+            if relative & mask != 0 {
+                let from = self.part((me + n - mask) % n, buf);
+                self.round(Round { receives: vec![from], ..Round::default() });
+                break;
+            }
+            mask <<= 1;
+        }
+        mask >>= 1;
+        let mut sends = Vec::new();
+        while mask > 0 {
+            if relative + mask < n {
+                sends.push(self.part((me + mask) % n, buf));
+            }
+            mask >>= 1;
+        }
+        self.round(Round { sends, ..Round::default() });
+    }
+
+    /// Binomial tree towards `root`. The order of operands depends on the number of ranks only, so a sum is the same at each run.
+    fn reduce(&mut self, root: u32, buf: u32, op: Op, basic: Basic) {
+        let (n, me) = (self.size(), self.comm.me);
+        let relative = (me + n - root) % n;
+        let mut mask = 1;
+        while mask < n {
+            if relative & mask != 0 {
+                let to = self.part((relative - mask + root) % n, buf);
+                self.round(Round { sends: vec![to], ..Round::default() });
+                return;
+            }
+            if relative + mask < n {
+                let incoming = self.buf(vec![0; self.schedule.bufs[buf as usize].len()]);
+                let from = self.part((relative + mask + root) % n, incoming);
+                let then = vec![Step::Reduce { op, basic, into: buf, from: incoming, first: false }];
+                self.round(Round { receives: vec![from], then, ..Round::default() });
+            }
+            mask <<= 1;
+        }
+    }
+
+    fn allreduce(&mut self, buf: u32, op: Op, basic: Basic) {
+        let (n, me) = (self.size(), self.comm.me);
+        if !n.is_power_of_two() {
+            self.reduce(0, buf, op, basic);
+            return self.bcast(0, buf);
+        }
+        let mut mask = 1;
+        while mask < n {
+            let other = me ^ mask;
+            let incoming = self.buf(vec![0; self.schedule.bufs[buf as usize].len()]);
+            // The lower rank's operand comes first on both sides: both get the same bits.
+            let then = vec![Step::Reduce { op, basic, into: buf, from: incoming, first: other < me }];
+            let round =
+                Round { sends: vec![self.part(other, buf)], receives: vec![self.part(other, incoming)], then };
+            self.round(round);
+            mask <<= 1;
+        }
+    }
+}
+
+impl State {
+    fn plan(&mut self, comm: comm::Handle) -> Result<Plan> {
+        let c = self.comms.get_mut(comm)?;
+        let tag = (c.collectives & 0x7fff_ffff) as i32;
+        c.collectives = c.collectives.wrapping_add(1);
+        Ok(Plan {
+            comm: c.clone(),
+            schedule: Schedule {
+                context: c.context * 2 + 1,
+                tag,
+                bufs: Vec::new(),
+                outputs: Vec::new(),
+                finish: Finish::Nothing,
+                pending: 0,
+                rounds: VecDeque::new(),
+                after: Vec::new(),
+            },
+        })
+    }
+
+    fn root(plan: &Plan, root: i32) -> Result<u32> {
+        match u32::try_from(root) {
+            Ok(r) if r < plan.size() => Ok(r),
+            _ => Err(Error::new(
+                Class::Root,
+                format!("root {root} is not in this communicator of {} ranks", plan.size()),
+            )),
+        }
+    }
+
+    fn packed(&self, mem: &mut [u8], buffer: &Buffer) -> Result<Vec<u8>> {
+        pack(mem, self.types.committed(buffer.datatype)?, buffer)
+    }
+
+    /// The `i`-th share of a layout.
+    fn share(&self, layout: &Layout<'_>, i: u32) -> Result<Buffer> {
+        let t = self.types.committed(layout.datatype)?;
+        let offset = i64::from(layout.displacements[i as usize]) * i64::from(t.extent);
+        let address = u32::try_from(i64::from(layout.address) + offset).map_err(|_| {
+            Error::new(Class::Buffer, format!("displacement {} reaches outside of memory", layout.displacements[i as usize]))
+        })?;
+        self.checked(address, layout.counts[i as usize], layout.datatype)
+    }
+
+    fn bytes(&self, buffer: &Buffer) -> Result<usize> {
+        let bytes = u64::from(self.types.committed(buffer.datatype)?.size) * u64::from(buffer.count);
+        if bytes > 1 << 32 {
+            return Err(Error::new(Class::Count, format!("a buffer of {bytes} bytes is larger than the cell's memory can be")));
+        }
+        Ok(bytes as usize)
+    }
+
+    pub fn barrier(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle) -> Result<Request> {
+        let mut plan = self.plan(comm)?;
+        let (n, me) = (plan.size(), plan.comm.me);
+        let empty = plan.buf(Vec::new());
+        let mut distance = 1;
+        while distance < n {
+            let round = Round {
+                sends: vec![plan.part((me + distance) % n, empty)],
+                receives: vec![plan.part((me + n - distance) % n, empty)],
+                then: Vec::new(),
+            };
+            plan.round(round);
+            distance *= 2;
+        }
+        self.begin(mem, fabric, plan.schedule)
+    }
+
+    pub fn bcast(&mut self, mem: &mut [u8], fabric: &Fabric, buffer: Buffer, root: i32, comm: comm::Handle) -> Result<Request> {
+        let mut plan = self.plan(comm)?;
+        let root = Self::root(&plan, root)?;
+        let mine = plan.comm.me == root;
+        let data = if mine { self.packed(mem, &buffer)? } else { vec![0; self.bytes(&buffer)?] };
+        let buf = plan.buf(data);
+        plan.bcast(root, buf);
+        if !mine {
+            plan.output(buf, buffer);
+        }
+        self.begin(mem, fabric, plan.schedule)
+    }
+
+    /// `MPI_Reduce` (`root: Some`) and `MPI_Allreduce`. `send` or `receive` may be in place.
+    #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
+    pub fn reduce(
+        &mut self,
+        mem: &mut [u8],
+        fabric: &Fabric,
+        send: Buffer,
+        receive: u32,
+        op: i32,
+        root: Option<i32>,
+        comm: comm::Handle,
+    ) -> Result<Request> {
+        let mut plan = self.plan(comm)?;
+        let (op, basic) = self.operation(op, &send)?;
+        let from = if send.address == IN_PLACE { Buffer { address: receive, ..send } } else { send };
+        let buf = plan.buf(self.packed(mem, &from)?);
+        let output = Buffer { address: receive, ..send };
+        match root {
+            None => {
+                plan.allreduce(buf, op, basic);
+                plan.output(buf, output);
+            }
+            Some(root) => {
+                let root = Self::root(&plan, root)?;
+                plan.reduce(root, buf, op, basic);
+                if plan.comm.me == root {
+                    plan.output(buf, output);
+                }
+            }
+        }
+        self.begin(mem, fabric, plan.schedule)
+    }
+
+    fn operation(&self, op: i32, buffer: &Buffer) -> Result<(Op, Basic)> {
+        let op = Op::from_handle(op)?;
+        let basic = self.types.committed(buffer.datatype)?.basic;
+        op::check(op, basic)?;
+        Ok((op, basic))
+    }
+
+    /// `MPI_Scan` and, with `exclusive`, `MPI_Exscan`.
+    #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
+    pub fn scan(
+        &mut self,
+        mem: &mut [u8],
+        fabric: &Fabric,
+        send: Buffer,
+        receive: u32,
+        op: i32,
+        exclusive: bool,
+        comm: comm::Handle,
+    ) -> Result<Request> {
+        let mut plan = self.plan(comm)?;
+        let (op, basic) = self.operation(op, &send)?;
+        let from = if send.address == IN_PLACE { Buffer { address: receive, ..send } } else { send };
+        let own = self.packed(mem, &from)?;
+        let before = plan.buf(vec![0; own.len()]);
+        let upto = plan.buf(own);
+        let (n, me) = (plan.size(), plan.comm.me);
+        if me > 0 {
+            let from = plan.part(me - 1, before);
+            let then = vec![Step::Reduce { op, basic, into: upto, from: before, first: true }];
+            plan.round(Round { receives: vec![from], then, ..Round::default() });
+        }
+        if me + 1 < n {
+            let to = plan.part(me + 1, upto);
+            plan.round(Round { sends: vec![to], ..Round::default() });
+        }
+        // Rank 0's result of an exclusive scan is undefined: its buffer is left alone.
+        if !exclusive || me > 0 {
+            plan.output(if exclusive { before } else { upto }, Buffer { address: receive, ..send });
+        }
+        self.begin(mem, fabric, plan.schedule)
+    }
+
+    /// `MPI_Reduce_scatter` with rank `i` getting `counts[i]` elements.
+    #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
+    pub fn reduce_scatter(
+        &mut self,
+        mem: &mut [u8],
+        fabric: &Fabric,
+        send: u32,
+        receive: u32,
+        counts: &[i32],
+        datatype: i32,
+        op: i32,
+        comm: comm::Handle,
+    ) -> Result<Request> {
+        let mut plan = self.plan(comm)?;
+        let total = counts.iter().try_fold(0i32, |a, c| a.checked_add(*c));
+        let total = total.ok_or_else(|| Error::new(Class::Count, "the counts add up to more than 2^31"))?;
+        let all = self.checked(if send == IN_PLACE { receive } else { send }, total, datatype)?;
+        let (op, basic) = self.operation(op, &all)?;
+        let size = self.types.get(datatype)?.size;
+        let buf = plan.buf(self.packed(mem, &all)?);
+        plan.reduce(0, buf, op, basic);
+        let me = plan.comm.me;
+        let mut at = 0;
+        let mut sends = Vec::new();
+        for (i, count) in counts.iter().enumerate() {
+            let len = *count as u32 * size;
+            let i = i as u32;
+            let output = self.checked(receive, *count, datatype)?;
+            if me == 0 && i > 0 {
+                sends.push(Part { peer: plan.peer(i), buf, at, len });
+            } else if me == i && me == 0 {
+                plan.schedule.outputs.push((buf, at, output));
+            } else if me == i {
+                let mine = plan.buf(vec![0; len as usize]);
+                let from = plan.part(0, mine);
+                plan.round(Round { receives: vec![from], ..Round::default() });
+                plan.output(mine, output);
+            }
+            at += len;
+        }
+        plan.round(Round { sends, ..Round::default() });
+        self.begin(mem, fabric, plan.schedule)
+    }
+
+    /// `MPI_Gather` and `MPI_Gatherv`. `receive` matters at the root only.
+    pub fn gather(
+        &mut self,
+        mem: &mut [u8],
+        fabric: &Fabric,
+        send: Buffer,
+        receive: Option<&Layout<'_>>,
+        root: i32,
+        comm: comm::Handle,
+    ) -> Result<Request> {
+        let mut plan = self.plan(comm)?;
+        let root = Self::root(&plan, root)?;
+        let me = plan.comm.me;
+        let mut round = Round::default();
+        if me != root {
+            let buf = plan.buf(self.packed(mem, &send)?);
+            round.sends.push(plan.part(root, buf));
+        } else {
+            let layout = receive.ok_or_else(|| Error::new(Class::Arg, "the root gives no receive buffer"))?;
+            for i in 0..plan.size() {
+                let share = self.share(layout, i)?;
+                if i == me {
+                    if send.address != IN_PLACE {
+                        self.own(mem, &mut plan, &send, share)?;
+                    }
+                    continue;
+                }
+                let buf = plan.buf(vec![0; self.bytes(&share)?]);
+                round.receives.push(plan.part(i, buf));
+                plan.output(buf, share);
+            }
+        }
+        plan.round(round);
+        self.begin(mem, fabric, plan.schedule)
+    }
+
+    /// A rank's message to itself.
+    fn own(&self, mem: &mut [u8], plan: &mut Plan, send: &Buffer, receive: Buffer) -> Result<()> {
+        let data = self.packed(mem, send)?;
+        if data.len() != self.bytes(&receive)? {
+            return Err(Error::new(
+                Class::Truncate,
+                format!("this rank sends itself {} bytes and receives {}", data.len(), self.bytes(&receive)?),
+            ));
+        }
+        let buf = plan.buf(data);
+        plan.output(buf, receive);
+        Ok(())
+    }
+
+    /// `MPI_Scatter` and `MPI_Scatterv`. `send` matters at the root only.
+    pub fn scatter(
+        &mut self,
+        mem: &mut [u8],
+        fabric: &Fabric,
+        send: Option<&Layout<'_>>,
+        receive: Buffer,
+        root: i32,
+        comm: comm::Handle,
+    ) -> Result<Request> {
+        let mut plan = self.plan(comm)?;
+        let root = Self::root(&plan, root)?;
+        let me = plan.comm.me;
+        let mut round = Round::default();
+        if me != root {
+            let buf = plan.buf(vec![0; self.bytes(&receive)?]);
+            round.receives.push(plan.part(root, buf));
+            plan.output(buf, receive);
+        } else {
+            let layout = send.ok_or_else(|| Error::new(Class::Arg, "the root gives no send buffer"))?;
+            for i in 0..plan.size() {
+                let share = self.share(layout, i)?;
+                if i == me {
+                    if receive.address != IN_PLACE {
+                        self.own(mem, &mut plan, &share, receive)?;
+                    }
+                    continue;
+                }
+                let buf = plan.buf(self.packed(mem, &share)?);
+                round.sends.push(plan.part(i, buf));
+            }
+        }
+        plan.round(round);
+        self.begin(mem, fabric, plan.schedule)
+    }
+
+    /// `MPI_Allgather` and `MPI_Allgatherv`.
+    pub fn allgather(
+        &mut self,
+        mem: &mut [u8],
+        fabric: &Fabric,
+        send: Buffer,
+        receive: &Layout<'_>,
+        comm: comm::Handle,
+    ) -> Result<Request> {
+        let mut plan = self.plan(comm)?;
+        let (n, me) = (plan.size(), plan.comm.me);
+        let mut bufs = Vec::new();
+        for i in 0..n {
+            let share = self.share(receive, i)?;
+            let from = if i == me && send.address != IN_PLACE { send } else { share };
+            let data = if i == me { self.packed(mem, &from)? } else { vec![0; self.bytes(&share)?] };
+            if data.len() != self.bytes(&share)? {
+                return Err(Error::new(Class::Truncate, format!("this rank sends {} bytes where {} are expected of it", data.len(), self.bytes(&share)?)));
+            }
+            let buf = plan.buf(data);
+            plan.output(buf, share);
+            bufs.push(buf);
+        }
+        for step in 0..n.saturating_sub(1) {
+            let sends = vec![plan.part((me + 1) % n, bufs[((me + n - step) % n) as usize])];
+            let receives = vec![plan.part((me + n - 1) % n, bufs[((me + 2 * n - step - 1) % n) as usize])];
+            plan.round(Round { sends, receives, ..Round::default() });
+        }
+        self.begin(mem, fabric, plan.schedule)
+    }
+
+    /// `MPI_Alltoall` and `MPI_Alltoallv`. `send: None`: in place.
+    pub fn alltoall(
+        &mut self,
+        mem: &mut [u8],
+        fabric: &Fabric,
+        send: Option<&Layout<'_>>,
+        receive: &Layout<'_>,
+        comm: comm::Handle,
+    ) -> Result<Request> {
+        let mut plan = self.plan(comm)?;
+        let (n, me) = (plan.size(), plan.comm.me);
+        let mut round = Round::default();
+        // Each begins with its neighbour, so that not all send to rank 0 first.
+        for i in (0..n).map(|i| (me + i) % n) {
+            let to = self.share(receive, i)?;
+            let from = match send {
+                Some(layout) => self.share(layout, i)?,
+                None => to,
+            };
+            if i == me {
+                self.own(mem, &mut plan, &from, to)?;
+                continue;
+            }
+            let outgoing = plan.buf(self.packed(mem, &from)?);
+            let incoming = plan.buf(vec![0; self.bytes(&to)?]);
+            round.sends.push(plan.part(i, outgoing));
+            round.receives.push(plan.part(i, incoming));
+            plan.output(incoming, to);
+        }
+        plan.round(round);
+        self.begin(mem, fabric, plan.schedule)
+    }
+
+    /// `MPI_Comm_split`; `MPI_Comm_dup` is a split with one color. The handle is written to guest address `into` at the end.
+    pub fn comm_split(
+        &mut self,
+        mem: &mut [u8],
+        fabric: &Fabric,
+        comm: comm::Handle,
+        color: i32,
+        key: i32,
+        into: u32,
+    ) -> Result<Request> {
+        let mut plan = self.plan(comm)?;
+        let (n, me) = (plan.size(), plan.comm.me);
+        let mine = [color, key, self.comms.next_context as i32].map(i32::to_le_bytes).concat();
+        let mut all = vec![0; 12 * n as usize];
+        all[12 * me as usize..][..12].copy_from_slice(&mine);
+        let buf = plan.buf(all);
+        let part = |plan: &Plan, peer: u32, of: u32| Part { peer: plan.peer(peer), buf, at: 12 * of, len: 12 };
+        for step in 0..n.saturating_sub(1) {
+            let sends = vec![part(&plan, (me + 1) % n, (me + n - step) % n)];
+            let receives = vec![part(&plan, (me + n - 1) % n, (me + 2 * n - step - 1) % n)];
+            plan.round(Round { sends, receives, ..Round::default() });
+        }
+        plan.schedule.finish = Finish::Split { comm, color, key, into };
+        self.begin(mem, fabric, plan.schedule)
+    }
+
+    /// Displacements of shares that follow each other, for the calls without `v`.
+    pub fn even(counts: i32, n: u32) -> (Vec<i32>, Vec<i32>) {
+        (vec![counts; n as usize], (0..n as i32).map(|i| i.wrapping_mul(counts)).collect())
+    }
+
+    /// A datatype, for `MPI_Type_size` and its like.
+    pub fn datatype(&self, handle: i32) -> Result<&Datatype> {
+        self.types.get(handle)
+    }
+}

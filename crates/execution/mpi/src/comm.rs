@@ -1,0 +1,97 @@
+//! Communicators: a context that keeps their messages apart, and a group of ranks.
+
+use crate::error::{Class, Error, Result};
+use crate::message::Rank;
+use serde::{Deserialize, Serialize};
+
+/// A communicator handle as the guest sees it.
+pub type Handle = i32;
+pub const WORLD: Handle = 1;
+pub const SELF: Handle = 2;
+const FIRST: i32 = 3;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Comm {
+    /// Point-to-point messages carry `2 * context`, collectives `2 * context + 1`.
+    pub context: u32,
+    /// Ranks of the world, in the order of this communicator.
+    pub group: Vec<Rank>,
+    /// This rank's number in it.
+    pub me: u32,
+    /// Collectives begun on it: their tag, so that two in a row can't be mixed up.
+    pub collectives: u32,
+    /// Errors are returned to the program instead of stopping the job.
+    pub errors_return: bool,
+}
+
+impl Comm {
+    pub fn size(&self) -> u32 {
+        self.group.len() as u32
+    }
+
+    /// The world's rank of a rank of this communicator.
+    pub fn world(&self, rank: i32) -> Result<Rank> {
+        usize::try_from(rank).ok().and_then(|r| self.group.get(r)).copied().ok_or_else(|| {
+            Error::new(Class::Rank, format!("rank {rank} is not in this communicator of {} ranks", self.group.len()))
+        })
+    }
+
+    /// This communicator's number of a rank of the world.
+    pub fn local(&self, rank: Rank) -> i32 {
+        match self.group.get(rank.index()) {
+            Some(r) if *r == rank => rank.0 as i32,
+            _ => self.group.iter().position(|r| *r == rank).map_or(-1, |i| i as i32),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Table {
+    comms: Vec<Option<Comm>>,
+    /// The lowest context that this rank has not seen in use.
+    pub next_context: u32,
+}
+
+impl Table {
+    pub fn new(me: Rank, size: u32) -> Table {
+        let comm = |context, group: Vec<Rank>, me| {
+            Some(Comm { context, group, me, collectives: 0, errors_return: false })
+        };
+        Table {
+            comms: vec![comm(0, (0..size).map(Rank).collect(), me.0), comm(1, vec![me], 0)],
+            next_context: 2,
+        }
+    }
+
+    pub fn get(&self, handle: Handle) -> Result<&Comm> {
+        usize::try_from(handle - 1)
+            .ok()
+            .and_then(|i| self.comms.get(i))
+            .and_then(Option::as_ref)
+            .ok_or_else(|| Error::new(Class::Comm, format!("communicator handle {handle} is not valid")))
+    }
+
+    pub fn get_mut(&mut self, handle: Handle) -> Result<&mut Comm> {
+        self.get(handle)?;
+        Ok(self.comms[(handle - 1) as usize].as_mut().expect("`get` found it"))
+    }
+
+    pub fn add(&mut self, comm: Comm) -> Handle {
+        let free = (FIRST as usize - 1..self.comms.len()).find(|i| self.comms[*i].is_none());
+        let slot = free.unwrap_or_else(|| {
+            self.comms.push(None);
+            self.comms.len() - 1
+        });
+        self.comms[slot] = Some(comm);
+        slot as i32 + 1
+    }
+
+    pub fn free(&mut self, handle: Handle) -> Result<()> {
+        self.get(handle)?;
+        if handle < FIRST {
+            return Err(Error::new(Class::Comm, "MPI_COMM_WORLD and MPI_COMM_SELF can't be freed"));
+        }
+        self.comms[(handle - 1) as usize] = None;
+        Ok(())
+    }
+}

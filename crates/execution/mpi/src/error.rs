@@ -1,0 +1,50 @@
+//! MPI's error classes, with the message that a person needs.
+
+/// An MPI error: its class (MPI 4, section 9.4) and what exactly was wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    pub class: Class,
+    pub message: String,
+}
+
+macro_rules! classes {
+    ($($name:ident = $code:literal, $text:literal;)*) => {
+        /// Error classes with the numbers of `guests/mpi.h`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(i32)]
+        pub enum Class { $($name = $code),* }
+        impl Class {
+            /// The text that `MPI_Error_string` gives for a code.
+            pub fn text(code: i32) -> &'static str {
+                match code { 0 => "no error", $($code => $text,)* _ => "unknown error code" }
+            }
+        }
+    };
+}
+classes! {
+    Buffer = 1, "invalid buffer pointer";
+    Count = 2, "invalid count argument";
+    Type = 3, "invalid datatype argument";
+    Tag = 4, "invalid tag argument";
+    Comm = 5, "invalid communicator";
+    Rank = 6, "invalid rank";
+    Request = 7, "invalid request handle";
+    Root = 8, "invalid root";
+    Group = 9, "invalid group";
+    Op = 10, "invalid reduce operation";
+    Arg = 13, "invalid argument";
+    Truncate = 15, "message truncated on receive";
+    Other = 16, "known error not in this list";
+    Intern = 17, "internal MPI error";
+    InStatus = 18, "error code is in status";
+    Pending = 19, "pending request";
+}
+
+impl Error {
+    pub fn new(class: Class, message: impl Into<String>) -> Error {
+        Error { class, message: message.into() }
+    }
+}
+
+pub type Result<T> = std::result::Result<T, Error>;

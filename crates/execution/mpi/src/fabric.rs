@@ -1,0 +1,346 @@
+//! What the ranks of one job on one agent share: a mailbox each, and the knowledge of which ranks are elsewhere.
+//!
+//! ```text
+//!  rank a ──ring──▶ mailbox of b (here)            lock-free, one copy in, one out
+//!  rank a ──wire──▶ agent that holds b             kept in a's `unacknowledged` until that agent has it
+//!  wire  ──deposit▶ mailbox of b (here)            or forwarded, if b has left
+//! ```
+//!
+//! No input or output happens here: a [`Wire`] carries what must leave. A mailbox is in one of three states ([`Place`]): the rank
+//! is *here*; it is *leaving* (stopped, its fate undecided: what arrives is kept and not acknowledged); or it is *away*.
+
+use crate::message::{Header, Message, Rank};
+use crate::ring::Ring;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::thread::Thread;
+use std::time::Duration;
+
+/// Carries messages and acknowledgements to other agents. Never blocks for long.
+pub trait Wire: Send + Sync {
+    /// Sends to the agent that holds `message.header.dst`.
+    fn send(&self, message: Message);
+    /// Tells the agent that holds `src` that its message has reached the mailbox of `dst`.
+    fn acknowledge(&self, src: Rank, dst: Rank, seq: u64);
+}
+
+/// Where a rank is, from this agent's point of view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Place {
+    Away = 0,
+    Here = 1,
+    Leaving = 2,
+}
+
+/// Wakes a rank that waits.
+#[derive(Default)]
+pub struct Bell {
+    sleeping: AtomicBool,
+    thread: Mutex<Option<Thread>>,
+}
+
+impl Bell {
+    /// The thread that will wait on this bell.
+    pub fn attach(&self) {
+        *lock(&self.thread) = Some(std::thread::current());
+    }
+
+    #[inline]
+    pub fn ring(&self) {
+        // Pairs with the fence in `wait`: either the sleeper sees what we published before, or we see that it sleeps.
+        fence(Ordering::SeqCst);
+        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::AcqRel)
+            && let Some(thread) = lock(&self.thread).as_ref()
+        {
+            thread.unpark();
+        }
+    }
+
+    /// Sleeps until rung, at most `longest`; `ready` is asked once more before sleeping.
+    pub fn wait(&self, longest: Duration, ready: impl FnOnce() -> bool) {
+        self.sleeping.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if !ready() {
+            std::thread::park_timeout(longest);
+        }
+        self.sleeping.store(false, Ordering::Relaxed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A poisoned lock means that another thread panicked; what it guards is a queue whose operations are whole.
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// One rank's mailbox.
+pub struct Mailbox {
+    place: AtomicU8,
+    rings: Box<[OnceLock<Box<Ring>>]>,
+    /// What came over the wire.
+    arrived: Mutex<VecDeque<Message>>,
+    arrived_len: AtomicUsize,
+    /// What this rank sent over the wire and nobody has acknowledged.
+    unacknowledged: Mutex<Vec<Message>>,
+    unacknowledged_bytes: AtomicUsize,
+    /// Who pops the rings: the rank's thread while it is here, the sweeper when it is away.
+    consumer: Mutex<()>,
+    pub bell: Bell,
+    pub meter: Meter,
+}
+
+/// Counters that telemetry reads while the rank runs.
+#[derive(Default)]
+pub struct Meter {
+    pub sent: AtomicU64,
+    pub received: AtomicU64,
+    /// What the rank is in, as the owner numbers its calls; 0 is its own code.
+    pub doing: AtomicU32,
+}
+
+/// Bytes that a rank may have under way to other agents before its sends wait.
+const UNACKNOWLEDGED_MAX: usize = 64 << 20;
+/// And messages.
+const MESSAGES_MAX: usize = 4096;
+
+/// The ranks of one job as seen from one agent.
+pub struct Fabric {
+    mailboxes: Box<[Mailbox]>,
+    wire: Box<dyn Wire>,
+}
+
+impl Fabric {
+    /// A job of `size` ranks, all of them away until [`Fabric::arrive`].
+    pub fn new(size: u32, wire: Box<dyn Wire>) -> Fabric {
+        let mailbox = |_| Mailbox {
+            place: AtomicU8::new(Place::Away as u8),
+            rings: (0..size).map(|_| OnceLock::new()).collect(),
+            arrived: Mutex::default(),
+            arrived_len: AtomicUsize::new(0),
+            unacknowledged: Mutex::default(),
+            unacknowledged_bytes: AtomicUsize::new(0),
+            consumer: Mutex::default(),
+            bell: Bell::default(),
+            meter: Meter::default(),
+        };
+        Fabric { mailboxes: (0..size).map(mailbox).collect(), wire }
+    }
+
+    pub fn size(&self) -> u32 {
+        self.mailboxes.len() as u32
+    }
+
+    pub fn mailbox(&self, rank: Rank) -> &Mailbox {
+        &self.mailboxes[rank.index()]
+    }
+
+    pub fn place(&self, rank: Rank) -> Place {
+        match self.mailbox(rank).place.load(Ordering::Acquire) {
+            1 => Place::Here,
+            2 => Place::Leaving,
+            _ => Place::Away,
+        }
+    }
+
+    /// Sends one message. `false`: no room, try again later. Only the thread of `header.src` calls it.
+    #[inline]
+    pub fn send(&self, header: &Header, data: &[u8]) -> bool {
+        let to = self.mailbox(header.dst);
+        if to.place.load(Ordering::Acquire) != Place::Away as u8 {
+            let ring = to.rings[header.src.index()].get_or_init(Box::default);
+            if !ring.push(header, data) {
+                return false;
+            }
+            to.bell.ring();
+        } else {
+            let from = self.mailbox(header.src);
+            let held = from.unacknowledged_bytes.load(Ordering::Relaxed);
+            if held > 0 && held + data.len() > UNACKNOWLEDGED_MAX || lock(&from.unacknowledged).len() >= MESSAGES_MAX {
+                return false;
+            }
+            self.send_away(Message { header: *header, data: data.into() });
+        }
+        self.mailbox(header.src).meter.sent.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    fn send_away(&self, message: Message) {
+        let from = self.mailbox(message.header.src);
+        from.unacknowledged_bytes.fetch_add(message.data.len(), Ordering::Relaxed);
+        lock(&from.unacknowledged).push(message.clone());
+        self.wire.send(message);
+    }
+
+    /// A message from another agent. Delivered and acknowledged, kept, or passed on, by where its receiver is.
+    pub fn deposit(&self, message: Message) {
+        let Header { src, dst, seq, .. } = message.header;
+        let to = self.mailbox(dst);
+        let mut arrived = lock(&to.arrived);
+        match self.place(dst) {
+            Place::Away => {
+                drop(arrived);
+                self.wire.send(message);
+                return;
+            }
+            place => {
+                arrived.push_back(message);
+                to.arrived_len.store(arrived.len(), Ordering::Release);
+                drop(arrived);
+                if place == Place::Here {
+                    self.wire.acknowledge(src, dst, seq);
+                }
+            }
+        }
+        to.bell.ring();
+    }
+
+    /// The agent that holds `dst` has the message. `false`: `src` is not here; pass it on to where it is.
+    pub fn acknowledged(&self, src: Rank, dst: Rank, seq: u64) -> bool {
+        if self.place(src) == Place::Away {
+            return false;
+        }
+        let from = self.mailbox(src);
+        let mut kept = lock(&from.unacknowledged);
+        if let Some(i) = kept.iter().position(|m| m.header.dst == dst && m.header.seq == seq) {
+            let message = kept.swap_remove(i);
+            from.unacknowledged_bytes.fetch_sub(message.data.len(), Ordering::Relaxed);
+        }
+        drop(kept);
+        from.bell.ring();
+        true
+    }
+
+    /// Sends everything unacknowledged again: a connection was lost, or a rank's place changed.
+    pub fn resend(&self) {
+        for from in &self.mailboxes {
+            let mut kept = lock(&from.unacknowledged).clone();
+            kept.sort_by_key(|m| m.header.seq);
+            for message in kept {
+                if self.place(message.header.dst) == Place::Away {
+                    self.wire.send(message);
+                } else {
+                    // The receiver has come here meanwhile: same way as a message from outside.
+                    self.deposit(message);
+                }
+            }
+        }
+    }
+
+    /// What `rank` sent that nobody has acknowledged yet.
+    pub fn unacknowledged(&self, rank: Rank) -> Vec<Message> {
+        lock(&self.mailbox(rank).unacknowledged).clone()
+    }
+
+    pub fn all_acknowledged(&self, rank: Rank) -> bool {
+        lock(&self.mailbox(rank).unacknowledged).is_empty()
+    }
+
+    /// Something may be waiting for `rank` in its mailbox.
+    pub fn waiting(&self, rank: Rank) -> bool {
+        let mailbox = self.mailbox(rank);
+        mailbox.arrived_len.load(Ordering::Acquire) > 0
+            || mailbox.rings.iter().any(|r| r.get().is_some_and(|r| !r.is_empty()))
+    }
+
+    /// Shows the rank's messages to `take`, each ring's in its order. Called by the rank's own thread while it is not away.
+    #[inline]
+    pub fn collect(&self, rank: Rank, mut take: impl FnMut(Header, &[u8])) {
+        let mailbox = self.mailbox(rank);
+        let _right = lock(&mailbox.consumer);
+        for (src, ring) in mailbox.rings.iter().enumerate() {
+            if let Some(ring) = ring.get() {
+                while ring.pop(Rank(src as u32), rank, &mut take).is_some() {}
+            }
+        }
+        if mailbox.arrived_len.load(Ordering::Acquire) > 0 {
+            let messages = {
+                let mut arrived = lock(&mailbox.arrived);
+                mailbox.arrived_len.store(0, Ordering::Release);
+                std::mem::take(&mut *arrived)
+            };
+            for m in messages {
+                take(m.header, &m.data);
+            }
+        }
+    }
+
+    /// The rank runs here from now on; `unacknowledged` came with it and is sent again.
+    pub fn arrive(&self, rank: Rank, unacknowledged: Vec<Message>) {
+        let mailbox = self.mailbox(rank);
+        {
+            let mut kept = lock(&mailbox.unacknowledged);
+            let bytes = unacknowledged.iter().map(|m| m.data.len()).sum();
+            *kept = unacknowledged.clone();
+            mailbox.unacknowledged_bytes.store(bytes, Ordering::Relaxed);
+        }
+        {
+            let _arrived = lock(&mailbox.arrived);
+            mailbox.place.store(Place::Here as u8, Ordering::Release);
+        }
+        for message in unacknowledged {
+            if self.place(message.header.dst) == Place::Away {
+                self.wire.send(message);
+            } else {
+                self.deposit(message);
+            }
+        }
+    }
+
+    /// The rank has stopped and may move: from now on what arrives is kept, not acknowledged.
+    pub fn hold(&self, rank: Rank) {
+        let mailbox = self.mailbox(rank);
+        let _arrived = lock(&mailbox.arrived);
+        mailbox.place.store(Place::Leaving as u8, Ordering::Release);
+    }
+
+    /// The rank goes on here after all.
+    pub fn release(&self, rank: Rank) {
+        let mailbox = self.mailbox(rank);
+        let kept: Vec<Header> = {
+            let arrived = lock(&mailbox.arrived);
+            mailbox.place.store(Place::Here as u8, Ordering::Release);
+            arrived.iter().map(|m| m.header).collect()
+        };
+        for h in kept {
+            self.wire.acknowledge(h.src, h.dst, h.seq);
+        }
+    }
+
+    /// The rank is elsewhere now: what was kept for it follows, and what it had unacknowledged went with its snapshot.
+    pub fn depart(&self, rank: Rank) {
+        let mailbox = self.mailbox(rank);
+        let kept = {
+            let mut arrived = lock(&mailbox.arrived);
+            mailbox.place.store(Place::Away as u8, Ordering::Release);
+            mailbox.arrived_len.store(0, Ordering::Release);
+            std::mem::take(&mut *arrived)
+        };
+        lock(&mailbox.unacknowledged).clear();
+        mailbox.unacknowledged_bytes.store(0, Ordering::Relaxed);
+        for message in kept {
+            self.wire.send(message);
+        }
+        self.sweep();
+    }
+
+    /// Passes on what local ranks had put into the ring of a rank that is away. The agent calls it every few milliseconds
+    /// while it holds ranks of the job, and before it takes the snapshot of a rank (whose last sends may lie in such a ring).
+    pub fn sweep(&self) {
+        for (rank, mailbox) in self.mailboxes.iter().enumerate() {
+            let rank = Rank(rank as u32);
+            if self.place(rank) != Place::Away {
+                continue;
+            }
+            let _right = lock(&mailbox.consumer);
+            for (src, ring) in mailbox.rings.iter().enumerate() {
+                let Some(ring) = ring.get() else { continue };
+                while let Some(message) =
+                    ring.pop(Rank(src as u32), rank, |header, data| Message { header, data: data.into() })
+                {
+                    self.send_away(message);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The predefined reductions, on packed elements. `into = into ⊕ from`, element by element.
+
+use crate::datatype::Basic;
+use crate::error::{Class, Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// A predefined operation, with the number of `guests/mpi.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[repr(i32)]
+pub enum Op {
+    Max = 1,
+    Min = 2,
+    Sum = 3,
+    Prod = 4,
+    Land = 5,
+    Band = 6,
+    Lor = 7,
+    Bor = 8,
+    Lxor = 9,
+    Bxor = 10,
+    MaxLoc = 11,
+    MinLoc = 12,
+    Replace = 13,
+}
+
+impl Op {
+    pub fn from_handle(handle: i32) -> Result<Op> {
+        use Op::*;
+        Ok(match handle {
+            1 => Max,
+            2 => Min,
+            3 => Sum,
+            4 => Prod,
+            5 => Land,
+            6 => Band,
+            7 => Lor,
+            8 => Bor,
+            9 => Lxor,
+            10 => Bxor,
+            11 => MaxLoc,
+            12 => MinLoc,
+            13 => Replace,
+            _ => return Err(Error::new(Class::Op, format!("operation handle {handle} is not valid"))),
+        })
+    }
+}
+
+trait Number: Copy + PartialOrd {
+    const SIZE: usize;
+    fn read(b: &[u8]) -> Self;
+    fn write(self, b: &mut [u8]);
+}
+macro_rules! number {
+    ($($t:ty),*) => {$(
+        impl Number for $t {
+            const SIZE: usize = size_of::<$t>();
+            #[inline]
+            fn read(b: &[u8]) -> Self { <$t>::from_le_bytes(b.try_into().expect("the chunk has the number's size")) }
+            #[inline]
+            fn write(self, b: &mut [u8]) { b.copy_from_slice(&self.to_le_bytes()) }
+        }
+    )*};
+}
+number!(i8, i16, i32, i64, u8, u16, u32, u64, f32, f64);
+
+#[inline]
+fn zip<T: Number>(into: &mut [u8], from: &[u8], f: impl Fn(T, T) -> T) {
+    for (a, b) in into.chunks_exact_mut(T::SIZE).zip(from.chunks_exact(T::SIZE)) {
+        f(T::read(a), T::read(b)).write(a);
+    }
+}
+
+macro_rules! integer {
+    ($t:ty, $op:expr, $into:expr, $from:expr) => {{
+        let flag = |b: bool| b as u8 as $t;
+        match $op {
+            Op::Max => zip::<$t>($into, $from, |a, b| a.max(b)),
+            Op::Min => zip::<$t>($into, $from, |a, b| a.min(b)),
+            Op::Sum => zip::<$t>($into, $from, |a, b| a.wrapping_add(b)),
+            Op::Prod => zip::<$t>($into, $from, |a, b| a.wrapping_mul(b)),
+            Op::Land => zip::<$t>($into, $from, |a, b| flag(a != 0 && b != 0)),
+            Op::Lor => zip::<$t>($into, $from, |a, b| flag(a != 0 || b != 0)),
+            Op::Lxor => zip::<$t>($into, $from, |a, b| flag((a != 0) != (b != 0))),
+            Op::Band => zip::<$t>($into, $from, |a, b| a & b),
+            Op::Bor => zip::<$t>($into, $from, |a, b| a | b),
+            Op::Bxor => zip::<$t>($into, $from, |a, b| a ^ b),
+            Op::Replace => $into.copy_from_slice($from),
+            Op::MaxLoc | Op::MinLoc => return Err(unfit($op, "an integer")),
+        }
+    }};
+}
+macro_rules! float {
+    ($t:ty, $op:expr, $into:expr, $from:expr) => {{
+        match $op {
+            Op::Max => zip::<$t>($into, $from, |a, b| if b > a { b } else { a }),
+            Op::Min => zip::<$t>($into, $from, |a, b| if b < a { b } else { a }),
+            Op::Sum => zip::<$t>($into, $from, |a, b| a + b),
+            Op::Prod => zip::<$t>($into, $from, |a, b| a * b),
+            Op::Replace => $into.copy_from_slice($from),
+            _ => return Err(unfit($op, "a floating-point number")),
+        }
+    }};
+}
+
+fn unfit(op: Op, what: &str) -> Error {
+    Error::new(Class::Op, format!("operation {op:?} is not defined on {what}"))
+}
+
+/// MAXLOC and MINLOC: the value decides, on a tie the lower index.
+fn locate<T: Number>(op: Op, into: &mut [u8], from: &[u8]) -> Result<()> {
+    let size = T::SIZE + 4;
+    for (a, b) in into.chunks_exact_mut(size).zip(from.chunks_exact(size)) {
+        let (va, vb) = (T::read(&a[..T::SIZE]), T::read(&b[..T::SIZE]));
+        let (ia, ib) = (i32::read(&a[T::SIZE..]), i32::read(&b[T::SIZE..]));
+        let better = match op {
+            Op::MaxLoc => vb > va,
+            Op::MinLoc => vb < va,
+            Op::Replace => true,
+            _ => return Err(unfit(op, "a value with its index")),
+        };
+        if better || (va == vb && ib < ia) {
+            a.copy_from_slice(b);
+        }
+    }
+    Ok(())
+}
+
+fn complex<T: Number + std::ops::Add<Output = T> + std::ops::Mul<Output = T> + std::ops::Sub<Output = T>>(
+    op: Op,
+    into: &mut [u8],
+    from: &[u8],
+) -> Result<()> {
+    let n = T::SIZE;
+    for (a, b) in into.chunks_exact_mut(2 * n).zip(from.chunks_exact(2 * n)) {
+        let (ar, ai, br, bi) = (T::read(&a[..n]), T::read(&a[n..]), T::read(&b[..n]), T::read(&b[n..]));
+        let (r, i) = match op {
+            Op::Sum => (ar + br, ai + bi),
+            Op::Prod => (ar * br - ai * bi, ar * bi + ai * br),
+            Op::Replace => (br, bi),
+            _ => return Err(unfit(op, "a complex number")),
+        };
+        r.write(&mut a[..n]);
+        i.write(&mut a[n..]);
+    }
+    Ok(())
+}
+
+/// `into = into ⊕ from` on packed elements of equal length.
+pub fn apply(op: Op, basic: Basic, into: &mut [u8], from: &[u8]) -> Result<()> {
+    assert_eq!(into.len(), from.len(), "both operands of a reduction have the same length");
+    match basic {
+        Basic::I8 => integer!(i8, op, into, from),
+        Basic::I16 => integer!(i16, op, into, from),
+        Basic::I32 => integer!(i32, op, into, from),
+        Basic::I64 => integer!(i64, op, into, from),
+        Basic::U8 | Basic::Bool => integer!(u8, op, into, from),
+        Basic::U16 => integer!(u16, op, into, from),
+        Basic::U32 => integer!(u32, op, into, from),
+        Basic::U64 => integer!(u64, op, into, from),
+        Basic::F32 => float!(f32, op, into, from),
+        Basic::F64 => float!(f64, op, into, from),
+        Basic::Byte => match op {
+            Op::Band | Op::Bor | Op::Bxor | Op::Replace => integer!(u8, op, into, from),
+            _ => return Err(unfit(op, "MPI_BYTE")),
+        },
+        Basic::C32 => complex::<f32>(op, into, from)?,
+        Basic::C64 => complex::<f64>(op, into, from)?,
+        Basic::F32Int => locate::<f32>(op, into, from)?,
+        Basic::F64Int => locate::<f64>(op, into, from)?,
+        Basic::I32Int => locate::<i32>(op, into, from)?,
+        Basic::I16Int => locate::<i16>(op, into, from)?,
+        Basic::Mixed => return Err(unfit(op, "this datatype")),
+    }
+    Ok(())
+}
+
+/// Whether `op` may be used on `basic` at all: asked before anything is sent.
+pub fn check(op: Op, basic: Basic) -> Result<()> {
+    apply_size(basic).map_or_else(|| Err(unfit(op, "this datatype")), |n| apply(op, basic, &mut vec![0; n], &vec![0; n]))
+}
+
+fn apply_size(basic: Basic) -> Option<usize> {
+    Some(match basic {
+        Basic::I8 | Basic::U8 | Basic::Bool | Basic::Byte => 1,
+        Basic::I16 | Basic::U16 => 2,
+        Basic::I32 | Basic::U32 | Basic::F32 => 4,
+        Basic::I64 | Basic::U64 | Basic::F64 | Basic::C32 | Basic::F32Int | Basic::I32Int => 8,
+        Basic::C64 => 16,
+        Basic::F64Int => 12,
+        Basic::I16Int => 6,
+        Basic::Mixed => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_and_locations() {
+        let mut a = 12i32.to_le_bytes().to_vec();
+        apply(Op::Bxor, Basic::I32, &mut a, &10i32.to_le_bytes()).unwrap();
+        assert_eq!(a, 6i32.to_le_bytes());
+        let pair = |v: f64, i: i32| [v.to_le_bytes().to_vec(), i.to_le_bytes().to_vec()].concat();
+        for (x, y, best) in [((1.0, 5), (2.0, 9), (2.0, 9)), ((2.0, 5), (2.0, 3), (2.0, 3)), ((3.0, 1), (2.0, 0), (3.0, 1))] {
+            let mut a = pair(x.0, x.1);
+            apply(Op::MaxLoc, Basic::F64Int, &mut a, &pair(y.0, y.1)).unwrap();
+            assert_eq!(a, pair(best.0, best.1));
+        }
+        assert!(check(Op::Band, Basic::F64).is_err());
+        assert!(check(Op::Sum, Basic::Mixed).is_err());
+        assert!(check(Op::Land, Basic::I16).is_ok());
+    }
+}

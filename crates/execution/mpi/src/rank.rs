@@ -1,0 +1,571 @@
+//! One rank's side of MPI: communicators, datatypes, requests, and the matching of messages with receives.
+//!
+//! The whole of it can be written down and read back elsewhere ([`State`] is `serde`): that is what lets a rank move with requests pending. It
+//! never waits. A blocking call is a request that is started here and asked about with [`State::progress`] by whoever runs the rank,
+//! so the rank can be stopped between two questions. Guest memory is a slice that is passed in; a pending receive keeps an address.
+//!
+//! Sends are eager: the bytes are copied out at once, so a send is complete when its message has room on its way.
+
+use crate::collective::{Finish, Schedule};
+use crate::comm;
+use crate::datatype::{self, Buffer};
+use crate::error::{Class, Error, Result};
+use crate::fabric::Fabric;
+use crate::message::{Header, Kind, Rank};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+
+pub const ANY_SOURCE: i32 = -1;
+pub const PROC_NULL: i32 = -2;
+pub const ANY_TAG: i32 = -1;
+pub const UNDEFINED: i32 = -32766;
+
+/// Bytes that may have arrived without a receive for them before the job is stopped: a program error or a missing receive.
+const UNEXPECTED_MAX: usize = 1 << 30;
+/// Requests of one rank.
+const REQUESTS_MAX: usize = 1 << 20;
+
+/// What a completed operation says about its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub source: i32,
+    pub tag: i32,
+    /// An error class, or 0.
+    pub error: i32,
+    pub bytes: u64,
+    pub cancelled: bool,
+}
+
+impl Status {
+    /// The status of what was no receive (MPI 4, section 3.7.3).
+    pub const EMPTY: Status = Status { source: ANY_SOURCE, tag: ANY_TAG, error: 0, bytes: 0, cancelled: false };
+    const NO_PROCESS: Status = Status { source: PROC_NULL, ..Status::EMPTY };
+}
+
+/// A request handle as the guest sees it; 0 is none.
+pub type Request = i32;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Work {
+    Send,
+    Receive,
+    Collective(Box<Schedule>),
+    Done,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Slot {
+    work: Work,
+    status: Status,
+}
+
+/// Where the bytes of a receive go.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Target {
+    Guest { buffer: Buffer, comm: comm::Handle },
+    /// Bytes `at..at + len` of buffer `buf` of a collective's schedule.
+    Schedule { buf: u32, at: u32, len: u32 },
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Posted {
+    request: Request,
+    context: u32,
+    source: Option<Rank>,
+    tag: Option<i32>,
+    target: Target,
+}
+
+impl Posted {
+    fn wants(&self, header: &Header) -> bool {
+        self.context == header.context
+            && self.source.is_none_or(|s| s == header.src)
+            && self.tag.is_none_or(|t| t == header.tag)
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Waiting {
+    header: Header,
+    data: Vec<u8>,
+    /// Who is told when it has room; 0: nobody.
+    request: Request,
+}
+
+/// One rank's MPI state. See the module for what it promises.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    pub me: Rank,
+    pub comms: comm::Table,
+    pub types: datatype::Table,
+    slots: Vec<Option<Slot>>,
+    free: Vec<Request>,
+    posted: Vec<Posted>,
+    unexpected: VecDeque<(Header, Vec<u8>)>,
+    unexpected_bytes: usize,
+    /// Next number of a message to each rank.
+    seq_out: Vec<u64>,
+    /// Next number expected from each rank.
+    seq_in: Vec<u64>,
+    /// Messages that came before their turn.
+    early: BTreeMap<(Rank, u64), (Header, Vec<u8>)>,
+    /// Sends without room yet, in order per receiver.
+    outgoing: BTreeMap<Rank, VecDeque<Waiting>>,
+    /// Requests that a collective of several rounds must look at.
+    collectives: Vec<Request>,
+    /// An error found while nobody was asking; given to the next call.
+    failed: Option<(i32, String)>,
+}
+
+impl State {
+    pub fn new(me: Rank, size: u32) -> State {
+        State {
+            me,
+            comms: comm::Table::new(me, size),
+            types: datatype::Table::default(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            posted: Vec::new(),
+            unexpected: VecDeque::new(),
+            unexpected_bytes: 0,
+            seq_out: vec![0; size as usize],
+            seq_in: vec![0; size as usize],
+            early: BTreeMap::new(),
+            outgoing: BTreeMap::new(),
+            collectives: Vec::new(),
+            failed: None,
+        }
+    }
+
+    fn add(&mut self, work: Work) -> Result<Request> {
+        let slot = Some(Slot { work, status: Status::EMPTY });
+        if let Some(request) = self.free.pop() {
+            self.slots[request as usize - 1] = slot;
+            return Ok(request);
+        }
+        if self.slots.len() >= REQUESTS_MAX {
+            return Err(Error::new(
+                Class::Request,
+                format!("{REQUESTS_MAX} requests are pending; complete some with MPI_Wait or MPI_Test first"),
+            ));
+        }
+        self.slots.push(slot);
+        Ok(self.slots.len() as Request)
+    }
+
+    fn slot(&mut self, request: Request) -> Result<&mut Slot> {
+        usize::try_from(request - 1)
+            .ok()
+            .and_then(|i| self.slots.get_mut(i))
+            .and_then(Option::as_mut)
+            .ok_or_else(|| Error::new(Class::Request, format!("request handle {request} is not valid")))
+    }
+
+    /// Whether a request is complete. Does not look for new messages: see [`State::progress`].
+    pub fn done(&mut self, request: Request) -> Result<bool> {
+        Ok(request == 0 || matches!(self.slot(request)?.work, Work::Done))
+    }
+
+    /// Takes a completed request's status and frees its handle.
+    pub fn finish(&mut self, request: Request) -> Result<Status> {
+        if request == 0 {
+            return Ok(Status::EMPTY);
+        }
+        let status = self.slot(request)?.status;
+        self.slots[request as usize - 1] = None;
+        self.free.push(request);
+        if status.error != 0 {
+            let message = match self.failed.take() {
+                Some((r, message)) if r == request => message,
+                other => {
+                    self.failed = other;
+                    Class::text(status.error).to_string()
+                }
+            };
+            return Err(Error { class: Class::Truncate, message });
+        }
+        Ok(status)
+    }
+
+    fn tag(tag: i32) -> Result<i32> {
+        if tag < 0 {
+            return Err(Error::new(Class::Tag, format!("tag {tag} is negative")));
+        }
+        Ok(tag)
+    }
+
+    fn buffer(address: u32, count: i32, datatype: datatype::Handle) -> Result<Buffer> {
+        let count =
+            u32::try_from(count).map_err(|_| Error::new(Class::Count, format!("count {count} is negative")))?;
+        Ok(Buffer { address, count, datatype })
+    }
+
+    /// Checks the arguments and makes a buffer.
+    pub fn checked(&self, address: u32, count: i32, datatype: datatype::Handle) -> Result<Buffer> {
+        self.types.committed(datatype)?;
+        Self::buffer(address, count, datatype)
+    }
+
+    /// Starts a send (`MPI_Isend`; with `synchronous`, `MPI_Issend`).
+    #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
+    pub fn send(
+        &mut self,
+        mem: &mut [u8],
+        fabric: &Fabric,
+        buffer: Buffer,
+        to: i32,
+        tag: i32,
+        comm: comm::Handle,
+        synchronous: bool,
+    ) -> Result<Request> {
+        let comm = self.comms.get(comm)?;
+        if to == PROC_NULL {
+            return self.add(Work::Done);
+        }
+        let (dst, context) = (comm.world(to)?, comm.context * 2);
+        let tag = Self::tag(tag)?;
+        let request = self.add(Work::Send)?;
+        let kind = if synchronous { Kind::Synchronous } else { Kind::Data };
+        let header = Header { src: self.me, dst, seq: 0, context, tag, kind, token: request as u32 };
+        let t = self.types.committed(buffer.datatype)?;
+        if t.contiguous() {
+            let data = datatype::slice(mem, t, &buffer)?;
+            self.push(fabric, header, data, request);
+        } else {
+            let data = datatype::pack(mem, t, &buffer)?;
+            self.push(fabric, header, &data, request);
+        }
+        Ok(request)
+    }
+
+    /// Numbers a message and gives it to the fabric, or to the queue before it.
+    fn push(&mut self, fabric: &Fabric, mut header: Header, data: &[u8], request: Request) {
+        header.seq = self.seq_out[header.dst.index()];
+        self.seq_out[header.dst.index()] += 1;
+        let behind = self.outgoing.get(&header.dst).is_some_and(|q| !q.is_empty());
+        if !behind && fabric.send(&header, data) {
+            self.sent(request, header.kind);
+        } else {
+            self.outgoing.entry(header.dst).or_default().push_back(Waiting { header, data: data.to_vec(), request });
+        }
+    }
+
+    fn sent(&mut self, request: Request, kind: Kind) {
+        // A synchronous send is complete only when its receiver says that it has matched.
+        if request == 0 || kind != Kind::Data {
+            return;
+        }
+        if let Ok(slot) = self.slot(request) {
+            match &mut slot.work {
+                Work::Send => slot.work = Work::Done,
+                Work::Collective(schedule) => schedule.pending -= 1,
+                Work::Receive | Work::Done => {}
+            }
+        }
+    }
+
+    /// Starts a receive (`MPI_Irecv`).
+    pub fn receive(
+        &mut self,
+        mem: &mut [u8],
+        fabric: &Fabric,
+        buffer: Buffer,
+        from: i32,
+        tag: i32,
+        comm: comm::Handle,
+    ) -> Result<Request> {
+        let c = self.comms.get(comm)?;
+        if from == PROC_NULL {
+            let request = self.add(Work::Done)?;
+            self.slot(request)?.status = Status::NO_PROCESS;
+            return Ok(request);
+        }
+        let source = if from == ANY_SOURCE { None } else { Some(c.world(from)?) };
+        let context = c.context * 2;
+        let tag = if tag == ANY_TAG { None } else { Some(Self::tag(tag)?) };
+        let t = self.types.committed(buffer.datatype)?;
+        // A wild pointer is found now, where the program can be told which call it was, and not when the message comes.
+        if t.contiguous() {
+            datatype::slice(mem, t, &buffer)?;
+        }
+        let request = self.add(Work::Receive)?;
+        self.post(mem, fabric, Posted { request, context, source, tag, target: Target::Guest { buffer, comm } })?;
+        Ok(request)
+    }
+
+    fn post(&mut self, mem: &mut [u8], fabric: &Fabric, posted: Posted) -> Result<()> {
+        if let Some(i) = self.unexpected.iter().position(|(h, _)| posted.wants(h)) {
+            let (header, data) = self.unexpected.remove(i).expect("the position was just found");
+            self.unexpected_bytes -= data.len();
+            return self.deliver(mem, fabric, posted, &header, &data);
+        }
+        self.posted.push(posted);
+        Ok(())
+    }
+
+    /// Puts a message's bytes where its receive wants them.
+    fn deliver(&mut self, mem: &mut [u8], fabric: &Fabric, posted: Posted, header: &Header, data: &[u8]) -> Result<()> {
+        match posted.target {
+            Target::Guest { buffer, comm } => {
+                let t = self.types.get(buffer.datatype)?;
+                let room = u64::from(t.size) * u64::from(buffer.count);
+                let fits = data.len() as u64 <= room;
+                datatype::unpack(mem, t, &buffer, &data[..data.len().min(room as usize)])?;
+                let source = self.comms.get(comm).map_or(-1, |c| c.local(header.src));
+                if !fits {
+                    self.failed = Some((
+                        posted.request,
+                        format!("a message of {} bytes from rank {source} with tag {} does not fit the receive's {room} bytes", data.len(), header.tag),
+                    ));
+                }
+                let slot = self.slot(posted.request)?;
+                slot.work = Work::Done;
+                slot.status = Status {
+                    source,
+                    tag: header.tag,
+                    error: if fits { 0 } else { Class::Truncate as i32 },
+                    bytes: (data.len() as u64).min(room),
+                    cancelled: false,
+                };
+            }
+            Target::Schedule { buf, at, len } => {
+                let Work::Collective(schedule) = &mut self.slot(posted.request)?.work else {
+                    return Err(Error::new(Class::Intern, "a collective's message came after its end"));
+                };
+                if data.len() != len as usize {
+                    return Err(Error::new(
+                        Class::Truncate,
+                        format!("a collective got {} bytes where it expects {len}: the ranks' counts or datatypes differ", data.len()),
+                    ));
+                }
+                schedule.bufs[buf as usize][at as usize..(at + len) as usize].copy_from_slice(data);
+                schedule.pending -= 1;
+            }
+        }
+        if header.kind == Kind::Synchronous {
+            let back = Header { src: self.me, dst: header.src, kind: Kind::Matched, ..*header };
+            self.push(fabric, back, &[], 0);
+        }
+        Ok(())
+    }
+
+    /// Looks for new messages, moves waiting sends and collectives on.
+    pub fn progress(&mut self, mem: &mut [u8], fabric: &Fabric) -> Result<()> {
+        let mut result = Ok(());
+        let me = self.me;
+        fabric.collect(me, |header, data| {
+            if result.is_ok() {
+                result = self.accept(mem, fabric, header, data);
+            }
+        });
+        result?;
+        if !self.outgoing.is_empty() {
+            self.flush(fabric);
+        }
+        while let Some(i) = self.collectives.iter().position(|r| self.ready(*r)) {
+            let request = self.collectives[i];
+            if self.advance(mem, fabric, request)? {
+                self.collectives.swap_remove(i);
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, fabric: &Fabric) {
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        outgoing.retain(|_, queue| {
+            while let Some(w) = queue.front() {
+                if !fabric.send(&w.header, &w.data) {
+                    break;
+                }
+                let w = queue.pop_front().expect("it was just looked at");
+                self.sent(w.request, w.header.kind);
+            }
+            !queue.is_empty()
+        });
+        self.outgoing = outgoing;
+    }
+
+    /// Nothing of this rank waits to leave it.
+    pub fn flushed(&self) -> bool {
+        self.outgoing.is_empty()
+    }
+
+    /// A message in any order, once or more often.
+    fn accept(&mut self, mem: &mut [u8], fabric: &Fabric, header: Header, data: &[u8]) -> Result<()> {
+        let expected = self.seq_in[header.src.index()];
+        if header.seq != expected {
+            if header.seq > expected {
+                self.early.insert((header.src, header.seq), (header, data.to_vec()));
+            }
+            return Ok(());
+        }
+        self.take(mem, fabric, header, data)?;
+        while !self.early.is_empty() {
+            let key = (header.src, self.seq_in[header.src.index()]);
+            let Some((header, data)) = self.early.remove(&key) else { break };
+            self.take(mem, fabric, header, &data)?;
+        }
+        Ok(())
+    }
+
+    /// The next message of its sequence: matched, or kept as unexpected.
+    fn take(&mut self, mem: &mut [u8], fabric: &Fabric, header: Header, data: &[u8]) -> Result<()> {
+        self.seq_in[header.src.index()] += 1;
+        if header.kind == Kind::Matched {
+            if let Ok(slot) = self.slot(header.token as Request)
+                && matches!(slot.work, Work::Send)
+            {
+                slot.work = Work::Done;
+            }
+            return Ok(());
+        }
+        fabric.mailbox(self.me).meter.received.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if let Some(i) = self.posted.iter().position(|p| p.wants(&header)) {
+            let posted = self.posted.remove(i);
+            return self.deliver(mem, fabric, posted, &header, data);
+        }
+        self.unexpected_bytes += data.len();
+        if self.unexpected_bytes > UNEXPECTED_MAX {
+            return Err(Error::new(
+                Class::Other,
+                format!(
+                    "rank {} has {} messages of {} bytes without a receive, more than the limit of {UNEXPECTED_MAX} bytes; receive them earlier or send less ahead",
+                    self.me.0,
+                    self.unexpected.len() + 1,
+                    self.unexpected_bytes
+                ),
+            ));
+        }
+        self.unexpected.push_back((header, data.to_vec()));
+        Ok(())
+    }
+
+    /// The oldest message that a receive with these arguments would take.
+    pub fn probe(&self, from: i32, tag: i32, comm: comm::Handle) -> Result<Option<Status>> {
+        let c = self.comms.get(comm)?;
+        if from == PROC_NULL {
+            return Ok(Some(Status::NO_PROCESS));
+        }
+        let source = if from == ANY_SOURCE { None } else { Some(c.world(from)?) };
+        let tag = if tag == ANY_TAG { None } else { Some(Self::tag(tag)?) };
+        let wanted = Posted {
+            request: 0,
+            context: c.context * 2,
+            source,
+            tag,
+            target: Target::Schedule { buf: 0, at: 0, len: 0 },
+        };
+        Ok(self.unexpected.iter().find(|(h, _)| wanted.wants(h)).map(|(h, data)| Status {
+            source: c.local(h.src),
+            tag: h.tag,
+            bytes: data.len() as u64,
+            ..Status::EMPTY
+        }))
+    }
+
+    /// `MPI_Cancel` of a receive that has not been matched; anything else completes as usual.
+    pub fn cancel(&mut self, request: Request) -> Result<()> {
+        self.slot(request)?;
+        if let Some(i) = self.posted.iter().position(|p| p.request == request) {
+            self.posted.remove(i);
+            let slot = self.slot(request)?;
+            slot.work = Work::Done;
+            slot.status.cancelled = true;
+        }
+        Ok(())
+    }
+
+    /// Starts a collective.
+    pub(crate) fn begin(&mut self, mem: &mut [u8], fabric: &Fabric, schedule: Schedule) -> Result<Request> {
+        let request = self.add(Work::Collective(Box::new(schedule)))?;
+        if !self.advance(mem, fabric, request)? {
+            self.collectives.push(request);
+        }
+        Ok(request)
+    }
+
+    fn ready(&self, request: Request) -> bool {
+        matches!(&self.slots[request as usize - 1], Some(Slot { work: Work::Collective(s), .. }) if s.pending == 0)
+    }
+
+    /// Runs the rounds of a collective as far as they go. `true`: it is complete.
+    fn advance(&mut self, mem: &mut [u8], fabric: &Fabric, request: Request) -> Result<bool> {
+        loop {
+            let Work::Collective(schedule) = &mut self.slot(request)?.work else { return Ok(true) };
+            if schedule.pending > 0 {
+                return Ok(false);
+            }
+            let Some(round) = schedule.next_round()? else {
+                let Slot { work, .. } = self.slot(request)?;
+                let Work::Collective(schedule) = std::mem::replace(work, Work::Done) else { return Ok(true) };
+                self.complete(mem, *schedule)?;
+                return Ok(true);
+            };
+            let (context, tag) = (schedule.context, schedule.tag);
+            schedule.pending = (round.sends.len() + round.receives.len()) as u32;
+            let outgoing: Vec<(Rank, Vec<u8>)> = round
+                .sends
+                .iter()
+                .map(|p| (p.peer, schedule.bufs[p.buf as usize][p.at as usize..(p.at + p.len) as usize].to_vec()))
+                .collect();
+            for p in &round.receives {
+                self.post(
+                    mem,
+                    fabric,
+                    Posted {
+                        request,
+                        context,
+                        source: Some(p.peer),
+                        tag: Some(tag),
+                        target: Target::Schedule { buf: p.buf, at: p.at, len: p.len },
+                    },
+                )?;
+            }
+            for (dst, data) in outgoing {
+                let header = Header { src: self.me, dst, seq: 0, context, tag, kind: Kind::Data, token: request as u32 };
+                self.push(fabric, header, &data, request);
+            }
+        }
+    }
+
+    fn complete(&mut self, mem: &mut [u8], schedule: Schedule) -> Result<()> {
+        for (buf, at, buffer) in &schedule.outputs {
+            let t = self.types.get(buffer.datatype)?;
+            let len = t.size as usize * buffer.count as usize;
+            datatype::unpack(mem, t, buffer, &schedule.bufs[*buf as usize][*at as usize..*at as usize + len])?;
+        }
+        if let Finish::Split { comm, color, key, into } = schedule.finish {
+            let handle = self.split(comm, color, key, &schedule.bufs[0])?;
+            let at = into as usize;
+            mem.get_mut(at..at + 4)
+                .ok_or_else(|| Error::new(Class::Buffer, format!("result address {into:#x} is outside of memory")))?
+                .copy_from_slice(&handle.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    /// Makes the communicator of a split from every rank's (color, key, next context).
+    fn split(&mut self, parent: comm::Handle, color: i32, _key: i32, all: &[u8]) -> Result<comm::Handle> {
+        let word = |i: usize| i32::from_le_bytes(all[i * 4..i * 4 + 4].try_into().expect("four bytes"));
+        let parent = self.comms.get(parent)?.clone();
+        let context = (0..parent.group.len()).map(|i| word(i * 3 + 2) as u32).max().unwrap_or(0);
+        self.comms.next_context = context + 1;
+        if color == UNDEFINED {
+            return Ok(0);
+        }
+        let mut members: Vec<(i32, usize)> =
+            (0..parent.group.len()).filter(|i| word(i * 3) == color).map(|i| (word(i * 3 + 1), i)).collect();
+        members.sort();
+        let group: Vec<Rank> = members.iter().map(|(_, i)| parent.group[*i]).collect();
+        let me = group.iter().position(|r| *r == self.me).expect("a rank is in the group of its own color") as u32;
+        Ok(self.comms.add(comm::Comm { context, group, me, collectives: 0, errors_return: parent.errors_return }))
+    }
+
+    /// How much a snapshot of this state holds of messages, in bytes.
+    pub fn pending_bytes(&self) -> usize {
+        self.unexpected_bytes
+            + self.early.values().map(|(_, d)| d.len()).sum::<usize>()
+            + self.outgoing.values().flatten().map(|w| w.data.len()).sum::<usize>()
+    }
+}

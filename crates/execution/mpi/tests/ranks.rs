@@ -1,0 +1,310 @@
+//! Ranks as threads over one or several fabrics, with random moves of a rank's state between fabrics while messages are under way.
+//!
+//! No WebAssembly here: a "cell" is a Rust closure with its memory. What is checked is what a program could notice: values, order, nothing lost or twice.
+
+use mpi::collective::Layout;
+use mpi::datatype::Buffer;
+use mpi::fabric::{Fabric, Place, Wire};
+use mpi::{Message, Rank, State};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+const INT: i32 = 8;
+
+/// Several agents in one process. Frames between them are dropped, doubled and delayed until they are asked for again.
+struct Net {
+    fabrics: Vec<OnceLock<Arc<Fabric>>>,
+    at: Vec<Mutex<usize>>,
+    delayed: Mutex<Vec<(usize, Message)>>,
+    random: Mutex<StdRng>,
+}
+
+struct Link(Weak<Net>);
+
+impl Net {
+    fn to(&self, rank: Rank) -> usize {
+        *self.at[rank.index()].lock().unwrap()
+    }
+    fn pump(&self) {
+        let frames = std::mem::take(&mut *self.delayed.lock().unwrap());
+        for (to, message) in frames {
+            self.fabrics[to].get().unwrap().deposit(message);
+        }
+    }
+}
+
+impl Wire for Link {
+    fn send(&self, message: Message) {
+        let Some(net) = self.0.upgrade() else { return };
+        let to = net.to(message.header.dst);
+        let copies = net.random.lock().unwrap().random_range(1..3);
+        let mut delayed = net.delayed.lock().unwrap();
+        for _ in 0..copies {
+            let at = net.random.lock().unwrap().random_range(0..=delayed.len());
+            delayed.insert(at, (to, message.clone()));
+        }
+    }
+    fn acknowledge(&self, src: Rank, dst: Rank, seq: u64) {
+        let Some(net) = self.0.upgrade() else { return };
+        let to = net.to(src);
+        net.fabrics[to].get().unwrap().acknowledged(src, dst, seq);
+    }
+}
+
+fn net(agents: usize, size: u32, seed: u64) -> Arc<Net> {
+    let net = Arc::new(Net {
+        fabrics: (0..agents).map(|_| OnceLock::new()).collect(),
+        at: (0..size).map(|r| Mutex::new(r as usize % agents)).collect(),
+        delayed: Mutex::default(),
+        random: Mutex::new(StdRng::seed_from_u64(seed)),
+    });
+    for slot in net.fabrics.iter() {
+        let fabric = Arc::new(Fabric::new(size, Box::new(Link(Arc::downgrade(&net)))));
+        assert!(slot.set(fabric).is_ok());
+    }
+    for rank in 0..size {
+        net.fabrics[rank as usize % agents].get().unwrap().arrive(Rank(rank), Vec::new());
+    }
+    net
+}
+
+/// One rank with its memory, on whichever agent it is now.
+struct Cell {
+    net: Arc<Net>,
+    state: State,
+    mem: Vec<u8>,
+    random: StdRng,
+    moves: u32,
+}
+
+impl Cell {
+    fn fabric(&self) -> Arc<Fabric> {
+        self.net.fabrics[self.net.to(self.state.me)].get().unwrap().clone()
+    }
+
+    fn wait(&mut self, request: i32) -> mpi::Status {
+        while !self.state.done(request).unwrap() {
+            let fabric = self.fabric();
+            self.state.progress(&mut self.mem, &fabric).unwrap();
+            self.net.pump();
+            fabric.sweep();
+            if self.moves > 0 && self.random.random_bool(0.02) {
+                self.relocate();
+            }
+            std::thread::yield_now();
+        }
+        self.state.finish(request).unwrap()
+    }
+
+    /// The whole of a migration, as the cells crate does it: hold, write down, depart, read back, arrive.
+    fn relocate(&mut self) {
+        self.moves -= 1;
+        let me = self.state.me;
+        let (from, to) = (self.net.to(me), self.random.random_range(0..self.net.fabrics.len()));
+        if from == to {
+            return;
+        }
+        let fabric = self.fabric();
+        fabric.hold(me);
+        if self.random.random_bool(0.3) {
+            return fabric.release(me);
+        }
+        fabric.sweep();
+        self.state.progress(&mut self.mem, &fabric).unwrap();
+        let bytes = postcard::to_allocvec(&(&self.state, fabric.unacknowledged(me))).unwrap();
+        let (state, kept): (State, Vec<Message>) = postcard::from_bytes(&bytes).unwrap();
+        self.state = state;
+        *self.net.at[me.index()].lock().unwrap() = to;
+        fabric.depart(me);
+        assert_eq!(fabric.place(me), Place::Away);
+        self.net.fabrics[to].get().unwrap().arrive(me, kept);
+    }
+
+    fn put(&mut self, at: usize, values: &[i32]) {
+        for (i, v) in values.iter().enumerate() {
+            self.mem[at + i * 4..at + i * 4 + 4].copy_from_slice(&v.to_le_bytes());
+        }
+    }
+    fn get(&self, at: usize, n: usize) -> Vec<i32> {
+        (0..n).map(|i| i32::from_le_bytes(self.mem[at + i * 4..at + i * 4 + 4].try_into().unwrap())).collect()
+    }
+    fn ints(at: usize, count: usize) -> Buffer {
+        Buffer { address: at as u32, count: count as u32, datatype: INT }
+    }
+}
+
+fn run(agents: usize, size: u32, moves: u32, seed: u64, body: impl Fn(&mut Cell) + Send + Sync + 'static) {
+    println!("seed {seed}, {agents} agents, {size} ranks, at most {moves} moves a rank");
+    let net = net(agents, size, seed);
+    let body = Arc::new(body);
+    let finished = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let threads: Vec<_> = (0..size)
+        .map(|rank| {
+            let (net, body, finished) = (net.clone(), body.clone(), finished.clone());
+            std::thread::spawn(move || {
+                let mut cell = Cell {
+                    net,
+                    state: State::new(Rank(rank), size),
+                    mem: vec![0; 1 << 20],
+                    random: StdRng::seed_from_u64(seed * 1000 + u64::from(rank)),
+                    moves,
+                };
+                body(&mut cell);
+                finished.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                // As in MPI_Finalize: what this rank sent must reach its receivers before it goes.
+                while finished.load(std::sync::atomic::Ordering::SeqCst) < size {
+                    let fabric = cell.fabric();
+                    cell.state.progress(&mut cell.mem, &fabric).unwrap();
+                    cell.net.pump();
+                    fabric.sweep();
+                    std::thread::yield_now();
+                }
+            })
+        })
+        .collect();
+    for t in threads {
+        t.join().unwrap();
+    }
+}
+
+fn storm(cell: &mut Cell) {
+    let (me, n) = (cell.state.me.0 as i32, 4);
+    for round in 0..40 {
+        let mut requests = Vec::new();
+        for peer in 0..n {
+            for k in 0..8 {
+                let at = 8192 + (peer * 8 + k) as usize * 64;
+                let f = cell.fabric();
+                requests.push(cell.state.receive(&mut cell.mem, &f, Cell::ints(at, 16), peer, 7, 1).unwrap());
+            }
+        }
+        for peer in 0..n {
+            for k in 0..8 {
+                cell.put(0, &[me, round, k, peer]);
+                let f = cell.fabric();
+                let count = 4 + (k as usize % 3) * 4;
+                requests.push(cell.state.send(&mut cell.mem, &f, Cell::ints(0, count), peer, 7, 1, k == 3).unwrap());
+            }
+        }
+        for r in requests {
+            cell.wait(r);
+        }
+        for peer in 0..n {
+            for k in 0..8 {
+                assert_eq!(cell.get(8192 + (peer * 8 + k) as usize * 64, 4), [peer, round, k, me], "order of messages");
+            }
+        }
+    }
+}
+
+#[test]
+fn messages_keep_their_order_on_one_agent() {
+    run(1, 4, 0, 1, storm);
+}
+
+#[test]
+fn messages_keep_their_order_over_frames_doubled_and_shuffled_while_ranks_move() {
+    for seed in 1..=12 {
+        run(3, 4, 20, seed, storm);
+    }
+}
+
+fn collectives(cell: &mut Cell) {
+    let (me, n) = (cell.state.me.0 as i32, cell.net.at.len() as i32);
+    for round in 0..10 {
+        let f = cell.fabric();
+        let r = cell.state.barrier(&mut cell.mem, &f, 1).unwrap();
+        cell.wait(r);
+        let root = round % n;
+        cell.put(0, &[if me == root { 100 + round } else { -1 }]);
+        let f = cell.fabric();
+        let r = cell.state.bcast(&mut cell.mem, &f, Cell::ints(0, 1), root, 1).unwrap();
+        cell.wait(r);
+        assert_eq!(cell.get(0, 1), [100 + round]);
+        cell.put(0, &[me + 1, round]);
+        for root in [None, Some(root)] {
+            let f = cell.fabric();
+            let r = cell.state.reduce(&mut cell.mem, &f, Cell::ints(0, 2), 64, 3, root, 1).unwrap();
+            cell.wait(r);
+            if root.is_none_or(|r| r == me) {
+                assert_eq!(cell.get(64, 2), [n * (n + 1) / 2, round * n]);
+            }
+        }
+        for exclusive in [false, true] {
+            let f = cell.fabric();
+            let r = cell.state.scan(&mut cell.mem, &f, Cell::ints(0, 1), 64, 3, exclusive, 1).unwrap();
+            cell.wait(r);
+            if !exclusive || me > 0 {
+                assert_eq!(cell.get(64, 1), [if exclusive { me * (me + 1) / 2 } else { (me + 1) * (me + 2) / 2 }]);
+            }
+        }
+        let (counts, displacements) = State::even(1, n as u32);
+        let layout = Layout { address: 256, counts: &counts, displacements: &displacements, datatype: INT };
+        let everybody: Vec<i32> = (1..=n).collect();
+        let f = cell.fabric();
+        let r = cell.state.allgather(&mut cell.mem, &f, Cell::ints(0, 1), &layout, 1).unwrap();
+        cell.wait(r);
+        assert_eq!(cell.get(256, n as usize), everybody);
+        cell.put(256, &vec![0; n as usize]);
+        let f = cell.fabric();
+        let r = cell.state.gather(&mut cell.mem, &f, Cell::ints(0, 1), Some(&layout), root, 1).unwrap();
+        cell.wait(r);
+        if me == root {
+            assert_eq!(cell.get(256, n as usize), everybody);
+        }
+        cell.put(512, &(0..n).map(|i| me * 100 + i).collect::<Vec<_>>());
+        let from = Layout { address: 512, counts: &counts, displacements: &displacements, datatype: INT };
+        let f = cell.fabric();
+        let r = cell.state.alltoall(&mut cell.mem, &f, Some(&from), &layout, 1).unwrap();
+        cell.wait(r);
+        assert_eq!(cell.get(256, n as usize), (0..n).map(|i| i * 100 + me).collect::<Vec<_>>());
+        let f = cell.fabric();
+        let r = cell.state.scatter(&mut cell.mem, &f, Some(&from), Cell::ints(1024, 1), root, 1).unwrap();
+        cell.wait(r);
+        assert_eq!(cell.get(1024, 1), [root * 100 + me]);
+        // Halves, in reverse order of rank, and a sum within each.
+        let f = cell.fabric();
+        let r = cell.state.comm_split(&mut cell.mem, &f, 1, me % 2, -me, 2048).unwrap();
+        cell.wait(r);
+        let half = cell.get(2048, 1)[0];
+        let members: Vec<i32> = (0..n).filter(|i| i % 2 == me % 2).collect();
+        assert_eq!(cell.state.comms.get(half).unwrap().me as usize, members.iter().rev().position(|m| *m == me).unwrap());
+        let f = cell.fabric();
+        let r = cell.state.reduce(&mut cell.mem, &f, Cell::ints(0, 1), 64, 3, None, half).unwrap();
+        cell.wait(r);
+        assert_eq!(cell.get(64, 1), [members.iter().map(|m| m + 1).sum::<i32>()]);
+        cell.state.comms.free(half).unwrap();
+    }
+}
+
+#[test]
+fn collectives_on_any_number_of_ranks() {
+    for size in [1, 2, 3, 4, 5, 8] {
+        run(1, size, 0, u64::from(size), collectives);
+    }
+}
+
+#[test]
+fn collectives_while_ranks_move() {
+    for seed in 1..=6 {
+        run(2, 5, 10, seed, collectives);
+    }
+}
+
+#[test]
+fn bad_arguments_are_named() {
+    let net = net(1, 2, 1);
+    let f = net.fabrics[0].get().unwrap().clone();
+    let mut state = State::new(Rank(0), 2);
+    let mut mem = vec![0; 64];
+    let send = |state: &mut State, mem: &mut Vec<u8>, buffer, to, tag, comm| {
+        state.send(mem, &f, buffer, to, tag, comm, false).unwrap_err().message
+    };
+    let b = Cell::ints(0, 1);
+    assert!(send(&mut state, &mut mem, b, 5, 0, 1).contains("rank 5"));
+    assert!(send(&mut state, &mut mem, b, 1, -3, 1).contains("tag -3"));
+    assert!(send(&mut state, &mut mem, b, 1, 0, 77).contains("77"));
+    assert!(send(&mut state, &mut mem, Cell::ints(60, 2), 1, 0, 1).contains("outside of the memory of 64 bytes"));
+    assert!(state.checked(0, -1, INT).unwrap_err().message.contains("-1"));
+    assert!(state.done(9).is_err());
+}
