@@ -1,0 +1,191 @@
+//! A job and the rules of its life: pure data and pure transitions; `hub.rs` acts on them.
+
+use crate::proto::{JobSpec, Place, rank_event};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl JobState {
+    pub fn ended(self) -> bool {
+        !matches!(self, JobState::Pending | JobState::Running)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RankState {
+    Pending,
+    Running,
+    Exited,
+    Failed,
+    Cancelled,
+    Lost,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Rank {
+    pub rank: u32,
+    pub site: String,
+    pub epoch: u64,
+    pub state: RankState,
+    pub doing: String,
+    /// Cores.
+    pub cpu_used: f64,
+    pub memory_bytes: u64,
+    pub sent: u64,
+    pub received: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Placement {
+    pub rank: u32,
+    pub site: String,
+    pub from_ms: u64,
+    pub to_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Job {
+    #[serde(default)]
+    pub n: u64,
+    pub id: String,
+    pub name: String,
+    pub tenant: String,
+    pub state: JobState,
+    pub reason: String,
+    pub np: u32,
+    pub args: Vec<String>,
+    pub env: Vec<String>,
+    pub buckets: Vec<String>,
+    /// SHA-256 of the module.
+    pub module: String,
+    pub pinned: bool,
+    pub workdir: String,
+    /// Per rank; 0: the agent's own bound.
+    pub memory_max_bytes: u64,
+    /// 0: none.
+    pub time_max_ms: u64,
+    pub checkpoint_every_ms: u64,
+    pub created_ms: u64,
+    pub started_ms: Option<u64>,
+    pub ended_ms: Option<u64>,
+    pub exit_code: Option<i32>,
+    pub backtrace: String,
+    pub restarts: u32,
+    pub ranks: Vec<Rank>,
+    pub placements: Vec<Placement>,
+    pub output_bytes: u64,
+    /// Why the ranks were told to stop, if they were: who asked decides how the job ends.
+    pub cancelling: Option<(JobState, String)>,
+}
+
+impl Job {
+    /// What the agents are told of it.
+    pub fn spec(&self) -> JobSpec {
+        JobSpec {
+            job: self.id.clone(),
+            module_sha256: self.module.clone(),
+            size: self.np,
+            args: self.args.clone(),
+            env: self.env.clone(),
+            buckets: self.buckets.clone(),
+            memory_max_bytes: self.memory_max_bytes,
+            time_max_ms: self.time_max_ms,
+            tenant: self.tenant.clone(),
+            workdir: self.workdir.clone(),
+        }
+    }
+
+    /// Every rank's place; `address` gives a site's.
+    pub fn routes(&self, address: impl Fn(&str) -> String) -> Vec<Place> {
+        self.ranks
+            .iter()
+            .map(|r| Place { rank: r.rank, site: r.site.clone(), address: address(&r.site), epoch: r.epoch })
+            .collect()
+    }
+
+    /// The sites that ever held a rank of it.
+    pub fn involved(&self) -> Vec<String> {
+        let mut sites: Vec<String> = self.placements.iter().map(|p| p.site.clone()).collect();
+        sites.extend(self.ranks.iter().map(|r| r.site.clone()));
+        sites.sort();
+        sites.dedup();
+        sites
+    }
+
+    /// Puts a rank at a site with the next epoch and notes it in the timeline.
+    pub fn put(&mut self, rank: u32, site: &str, now_ms: u64) {
+        let r = &mut self.ranks[rank as usize];
+        r.site = site.into();
+        r.epoch += 1;
+        for open in self.placements.iter_mut().filter(|p| p.rank == rank && p.to_ms.is_none()) {
+            open.to_ms = Some(now_ms);
+        }
+        self.placements.push(Placement { rank, site: site.into(), from_ms: now_ms, to_ms: None });
+    }
+
+    /// Takes in what an agent says of a rank. `None` if it is out of date: another site's, or an older epoch. `Some(true)`
+    /// when the others have to be cancelled because this rank failed.
+    pub fn rank_event(&mut self, site: &str, event: &crate::proto::RankEvent) -> Option<bool> {
+        let np = self.np;
+        let rank = self.ranks.get_mut(event.rank as usize)?;
+        if self.state.ended() || rank.site != site || rank.epoch != event.epoch || matches!(rank.state, RankState::Exited | RankState::Failed | RankState::Cancelled) {
+            return None;
+        }
+        let mut bad = None;
+        match event.state() {
+            rank_event::State::Running => {
+                rank.state = RankState::Running;
+                self.state = JobState::Running;
+                self.started_ms.get_or_insert(event.at_ms);
+                return Some(false);
+            }
+            rank_event::State::Exited => {
+                rank.state = RankState::Exited;
+                if event.exit_code != 0 {
+                    bad = Some(format!("rank {} of {np} exited with code {}", event.rank, event.exit_code));
+                }
+            }
+            rank_event::State::Failed => {
+                rank.state = RankState::Failed;
+                bad = Some(format!("rank {} of {np} failed: {}", event.rank, event.message));
+            }
+            rank_event::State::Cancelled => rank.state = RankState::Cancelled,
+            rank_event::State::Unspecified => return None,
+        }
+        if let Some(mut reason) = bad.filter(|_| self.cancelling.is_none()) {
+            if !event.message.is_empty() && !reason.contains(&event.message) {
+                reason = format!("{reason}: {}", event.message);
+            }
+            self.exit_code = Some(event.exit_code);
+            self.backtrace = event.backtrace.clone();
+            self.cancelling = Some((JobState::Failed, reason));
+            return Some(true);
+        }
+        Some(false)
+    }
+
+    /// Ends the job when no rank is left. True if it ended now.
+    pub fn settle(&mut self, now_ms: u64) -> bool {
+        if self.state.ended() || self.ranks.iter().any(|r| matches!(r.state, RankState::Pending | RankState::Running)) {
+            return false;
+        }
+        (self.state, self.reason) = self.cancelling.take().unwrap_or((JobState::Succeeded, String::new()));
+        if self.state == JobState::Succeeded {
+            self.exit_code = Some(0);
+        }
+        self.ended_ms = Some(now_ms);
+        for open in self.placements.iter_mut().filter(|p| p.to_ms.is_none()) {
+            open.to_ms = Some(now_ms);
+        }
+        true
+    }
+}

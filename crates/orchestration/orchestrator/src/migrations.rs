@@ -1,0 +1,51 @@
+//! A move of ranks from one site to another, as the hub remembers it.
+//!
+//! `running` until the source asks for the verdict; `committed` once the new places are in the database (only then is the
+//! verdict sent); `done` or `failed` at the end. The state alone answers a source that asks twice: see [`Migration::verdict`].
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MigrationState {
+    Running,
+    Committed,
+    Done,
+    Failed,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Migration {
+    pub id: u64,
+    pub job: String,
+    pub ranks: Vec<u32>,
+    pub from: String,
+    pub to: String,
+    pub state: MigrationState,
+    pub reason: String,
+    pub recommendation: Option<u64>,
+    pub started_ms: u64,
+    pub ended_ms: Option<u64>,
+    pub downtime_ms: f64,
+    pub state_bytes: u64,
+    pub moved_bytes: u64,
+    pub moved_stopped_bytes: u64,
+    pub rounds: u32,
+    pub total_ms: f64,
+}
+
+impl Migration {
+    /// What was decided, if it was: the same answer however often it is asked.
+    pub fn verdict(&self) -> Option<bool> {
+        match self.state {
+            MigrationState::Running => None,
+            MigrationState::Committed | MigrationState::Done => Some(true),
+            MigrationState::Failed => Some(false),
+        }
+    }
+
+    /// Whether it still has something to wait for.
+    pub fn open(&self) -> bool {
+        matches!(self.state, MigrationState::Running | MigrationState::Committed)
+    }
+}

@@ -1,0 +1,99 @@
+//! What the hub remembers: one SQLite file, `<data>/hub/hub.sqlite`, in WAL mode.
+//!
+//! Jobs and migrations are JSON documents under their key: the hub reads all of them at start and keeps them in memory, so
+//! SQLite's part is to make a change durable before anyone is told of it. What changes together is written in one
+//! transaction ([`State::save`]). Nothing here decides anything.
+
+use crate::{Error, jobs::Job, migrations::Migration};
+use sqlx::{
+    Row, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS hub_jobs (n INTEGER PRIMARY KEY, doc TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS hub_migrations (n INTEGER PRIMARY KEY, doc TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS hub_events (id INTEGER PRIMARY KEY AUTOINCREMENT, at_ms INTEGER NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL, message TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS hub_tokens (sha256 TEXT PRIMARY KEY, site TEXT NOT NULL, expires_ms INTEGER NOT NULL, used INTEGER NOT NULL DEFAULT 0);
+";
+
+/// The hub's database.
+#[derive(Clone)]
+pub struct State {
+    pub pool: SqlitePool,
+}
+
+impl State {
+    /// Opens the file, making it and its tables where they are missing.
+    pub async fn open(path: &Path) -> Result<State, Error> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(5));
+        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
+        sqlx::raw_sql(SCHEMA).execute(&pool).await?;
+        Ok(State { pool })
+    }
+
+    /// Everything that was saved. A document that can't be read is an error: to go on without it would lose a job silently.
+    pub async fn load(&self) -> Result<(BTreeMap<u64, Job>, BTreeMap<u64, Migration>), Error> {
+        let (mut jobs, mut migrations) = (BTreeMap::new(), BTreeMap::new());
+        for row in sqlx::query("SELECT n, doc FROM hub_jobs").fetch_all(&self.pool).await? {
+            jobs.insert(row.get::<i64, _>(0) as u64, read("job", row.get(1))?);
+        }
+        for row in sqlx::query("SELECT n, doc FROM hub_migrations").fetch_all(&self.pool).await? {
+            migrations.insert(row.get::<i64, _>(0) as u64, read("migration", row.get(1))?);
+        }
+        Ok((jobs, migrations))
+    }
+
+    /// Writes a job, a migration, or both, in one transaction; durable when it returns.
+    pub async fn save(&self, job: Option<&Job>, migration: Option<&Migration>) -> Result<(), Error> {
+        let mut tx = self.pool.begin().await?;
+        if let Some(job) = job {
+            sqlx::query("INSERT INTO hub_jobs (n, doc) VALUES (?, ?) ON CONFLICT (n) DO UPDATE SET doc = excluded.doc")
+                .bind(job.n as i64)
+                .bind(serde_json::to_string(job).expect("a job is plain data"))
+                .execute(&mut *tx)
+                .await?;
+        }
+        if let Some(migration) = migration {
+            sqlx::query("INSERT INTO hub_migrations (n, doc) VALUES (?, ?) ON CONFLICT (n) DO UPDATE SET doc = excluded.doc")
+                .bind(migration.id as i64)
+                .bind(serde_json::to_string(migration).expect("a migration is plain data"))
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Remembers a join token by its hash.
+    pub async fn add_token(&self, sha256: &str, site: &str, expires_ms: u64) -> Result<(), Error> {
+        sqlx::query("INSERT INTO hub_tokens (sha256, site, expires_ms) VALUES (?, ?, ?)")
+            .bind(sha256)
+            .bind(site)
+            .bind(expires_ms as i64)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Uses a join token up. One statement, so that two who hold the same token can't both succeed.
+    pub async fn take_token(&self, sha256: &str, site: &str, now_ms: u64) -> Result<bool, Error> {
+        let done = sqlx::query("UPDATE hub_tokens SET used = 1 WHERE sha256 = ? AND site = ? AND used = 0 AND expires_ms > ?")
+            .bind(sha256)
+            .bind(site)
+            .bind(now_ms as i64)
+            .execute(&self.pool)
+            .await?;
+        Ok(done.rows_affected() == 1)
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(what: &str, doc: String) -> Result<T, Error> {
+    serde_json::from_str(&doc).map_err(|e| Error::new(base::Kind::DataLoss, format!("a stored {what} can't be read: {e}")))
+}
