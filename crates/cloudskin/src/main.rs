@@ -1,2 +1,108 @@
-//! The CloudSkin binary.
-fn main() {}
+//! The CloudSkin binary: every role and every command of the platform.
+//!
+//! [`args`] says what can be typed, [`dispatch`] takes it to the file that does it. Commands that ask something of a running
+//! platform go through [`client`], which speaks the hub's HTTP; the roles (`hub`, `agent`) are processes that [`up`] starts.
+//!
+//! What this crate does not do: it decides nothing about jobs, objects or moves. That is the hub's and the agents' work.
+
+// mod agent;
+mod api;
+mod args;
+mod client;
+mod compile;
+mod demo;
+mod digest;
+mod failure;
+mod files;
+mod gantt;
+mod jobs;
+mod place;
+mod progress;
+mod role;
+mod share;
+mod show;
+mod store;
+mod table;
+mod up;
+
+use args::{Cli, Command};
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    base::identity::install_crypto();
+    // A compiler's arguments are a compiler's: clap must not see `-o` or `--help` of theirs.
+    let raw: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    if let Some(lang @ ("cc" | "c++")) = raw.get(1).and_then(|a| a.to_str()) {
+        return finish(compile::main(lang, &raw[2..]));
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { base::Kind::InvalidArgument.exit() } else { 0 });
+        }
+    };
+    log(cli.verbose);
+    finish(start(cli))
+}
+
+fn start(cli: Cli) -> anyhow::Result<u8> {
+    // Threads inherit their maker's cores, so an agent is pinned before the runtime has any.
+    if let Command::Agent(agent) = &cli.command
+        && let Some(cores) = &agent.cores
+    {
+        share::pin(&cores.0)?;
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(dispatch(cli))
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
+    let place = place::Place::of(&cli);
+    let output = cli.output;
+    match cli.command {
+        Command::Up(o) => up::up(&place, o).await,
+        Command::Down => up::down(&place).await,
+        Command::Hub(o) => role::hub(&place, o).await,
+        Command::Agent(o) => role::agent(&place, o).await,
+        Command::Site(args::Site::Join(o)) => show::join(&place.client()?, o, output).await,
+        Command::Cc(_) | Command::Cxx(_) => unreachable!("main takes compilers away before clap sees them"),
+        Command::Run(o) => jobs::run(&place.client()?, o, output).await,
+        Command::Get(o) => show::get(&place.client()?, o, output).await,
+        Command::Describe(o) => show::describe(&place.client()?, o, output).await,
+        Command::Logs(o) => jobs::logs(&place.client()?, o).await,
+        Command::Migrate(o) => jobs::migrate(&place.client()?, o, output).await,
+        Command::Checkpoint(o) => jobs::checkpoint(&place.client()?, o, output).await,
+        Command::Restore(o) => jobs::restore(&place.client()?, o, output).await,
+        Command::Cancel(o) => jobs::cancel(&place.client()?, o, output).await,
+        Command::Store(o) => store::store(&place.client()?, o, output).await,
+        Command::Explain(o) => show::explain(&place.client()?, o, output).await,
+        Command::Inspect(o) => compile::inspect(&o.file),
+        Command::Demo(o) => demo::demo(&place, o).await,
+        Command::Completions(o) => {
+            clap_complete::generate(o.shell, &mut <Cli as clap::CommandFactory>::command(), "cloudskin", &mut std::io::stdout());
+            Ok(0)
+        }
+    }
+}
+
+fn finish(outcome: anyhow::Result<u8>) -> ExitCode {
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            eprintln!("error: {}", failure::line(&e));
+            ExitCode::from(failure::kind(&e).exit())
+        }
+    }
+}
+
+fn log(verbose: u8) {
+    use tracing_subscriber::EnvFilter;
+    let default = ["warn", "info", "debug"][usize::from(verbose.min(2))];
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}

@@ -1,1 +1,26 @@
 //! Cells: WebAssembly programs as movable processes.
+//!
+//! * [`toolchain`]: from C and C++ to a module with safe points;
+//! * [`engine`]: from a module to something that starts in microseconds;
+//! * [`cell`]: one running instance: run, stop, write down, go on;
+//! * [`control`]: stopping, killing and watching a cell from another thread;
+//! * `mpi_host`, [`wasi`]: what the guest calls;
+//! * [`snapshot`]: a stopped cell as bytes, with version and checksum.
+//!
+//! The only crate that names `wasmtime`. It places nothing and decides nothing: a planner above says what runs and moves where.
+
+pub mod cell;
+pub mod control;
+pub mod engine;
+pub mod error;
+pub mod folder;
+mod mpi_host;
+pub mod snapshot;
+pub mod toolchain;
+pub mod wasi;
+
+pub use cell::{Cell, Ended, Spec};
+pub use control::Control;
+pub use engine::{Engine, Program};
+pub use error::{Error, Result};
+pub use mpi_host::DOING;

@@ -1,1 +1,38 @@
 //! GEDS: an ephemeral object store with a mapped local tier and a persistency tier.
+//!
+//! ```text
+//!            Catalog (who has what)                      Persist (folder or S3)
+//!   Namenode in the hub ── RemoteCatalog                        ▲ spill, read back
+//!            ▲ seal, lookup                                     │
+//!   Writer ──┴─ seal ──► sealed file ── map ──► Object ◄── Node ┴──── peers over mutual TLS, `geds/1`
+//! ```
+//!
+//! One object's life: [`Node::create`] makes a private file, [`Writer::write_at`] fills it, [`Writer::seal`] makes it durable and *then*
+//! visible. A sealed object never changes again, so readers map it and hold no lock; writing the same key again is another object
+//! with a higher epoch. Any node opens it: from its own disk, else from a holder, else from the persistency tier, and keeps the copy.
+//! [`Node::spill`] uploads, verifies, records and only then frees; the last copy is never dropped.
+//!
+//! What it does not do yet: append, spill by itself when space runs short, replicate before a seal is acknowledged, encrypt at rest.
+
+pub mod catalog;
+mod config;
+mod error;
+mod local;
+mod metrics;
+mod names;
+mod namenode;
+mod node;
+mod peer;
+mod persist;
+pub mod rpc;
+
+pub use catalog::{Catalog, Holder, Listing, NewObject, ObjectId, ObjectMeta, Page, Sealed, State};
+pub use config::Config;
+pub use error::{Error, Result};
+pub use local::Object;
+pub use namenode::Namenode;
+pub use names::{BucketName, Key};
+pub use node::{Blocking, Node, Options, Writer};
+pub use peer::{ALPN, Download, PeerClient, Range};
+pub use persist::{Persist, S3Options, Secret};
+pub use rpc::RemoteCatalog;

@@ -2,32 +2,61 @@
 //!
 //! All that changes goes through one lock, [`Hub::world`]: decide, write to SQLite, then tell. So what an agent hears is
 //! always on disk already, and two orders for one rank can't cross.
+//!
+//! Here: the parts, submitting, cancelling, the end of a job. [`crate::moves`] has the migrations, [`crate::presence`] what
+//! happens when agents come, go and are late.
 
 use crate::{
     Error, Options,
     events::Events,
     jobs::{Job, JobState, Rank, RankState},
+    logs::Logs,
     migrations::{Migration, MigrationState},
+    modules::{self, Modules},
     placement::{self, Room},
     proto::{self, ToAgent, to_agent::Body},
     state::State,
 };
 use base::{Kind, clock::now_ms, identity::Authority};
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, sync::Arc};
-use tokio::sync::{Mutex, mpsc, watch};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 
-/// Orders that wait for one agent. Beyond it an order is dropped and [`World::tell`] says so; nothing sends it again yet.
+/// Orders that wait for one agent. Beyond it the session is cut; the agent comes back and hears what is still open.
 pub const ORDERS_MAX: usize = 1024;
 
-/// An agent with an open session.
+/// Samples of a site's history: two minutes at two a second.
+pub const HISTORY: usize = 240;
+
+/// A site that has joined: its agent as it was last heard.
 pub struct Site {
+    /// Counts up over all sites; tells an agent's session from the one that replaced it.
     pub session: u64,
-    pub orders: mpsc::Sender<Result<ToAgent, tonic::Status>>,
+    /// The way to the agent; `None` while its session is cut.
+    pub orders: Option<mpsc::Sender<Result<ToAgent, tonic::Status>>>,
+    /// Orders don't fit any more: the session has to end.
+    pub behind: Arc<Notify>,
     pub hello: proto::Hello,
     pub telemetry: proto::Telemetry,
     pub last_seen_ms: u64,
+    /// It was away for too long, and its ranks were given up.
+    pub lost: bool,
+    /// (Unix ms, cores wanted per core), oldest first, at most [`HISTORY`].
+    pub history: VecDeque<(u64, f64)>,
 }
+
+impl Site {
+    pub fn connected(&self) -> bool {
+        self.orders.is_some()
+    }
+}
+
+/// A rank at a place: the job's number, the rank, the epoch.
+pub type Held = (u64, u32, u64);
 
 #[derive(Default)]
 pub struct World {
@@ -35,6 +64,10 @@ pub struct World {
     pub jobs: BTreeMap<u64, Job>,
     pub migrations: BTreeMap<u64, Migration>,
     pub sessions: u64,
+    /// Ranks that an agent should hold and has not spoken of since the hub started or the agent came back.
+    pub unconfirmed: BTreeSet<Held>,
+    /// Migrations whose source waits for a verdict that waits for the destination's return.
+    pub asked: BTreeSet<u64>,
 }
 
 impl World {
@@ -44,26 +77,65 @@ impl World {
 
     /// Sends an order, if the agent is there and keeps up.
     pub fn tell(&self, site: &str, body: Body) -> bool {
-        self.sites.get(site).is_some_and(|s| s.orders.try_send(Ok(ToAgent { body: Some(body) })).is_ok())
+        let Some((here, orders)) = self.sites.get(site).and_then(|s| Some((s, s.orders.as_ref()?))) else { return false };
+        let sent = orders.try_send(Ok(ToAgent { body: Some(body) })).is_ok();
+        if !sent {
+            here.behind.notify_one();
+        }
+        sent
     }
 
-    fn tell_routes(&self, job: &Job) {
+    pub fn tell_routes(&self, job: &Job) {
         let places = job.routes(|s| self.address(s));
         for site in job.involved() {
             self.tell(&site, Body::Routes(proto::Routes { job: job.id.clone(), places: places.clone() }));
         }
     }
 
-    fn cancel(&self, job: &Job, reason: &str) {
+    /// Tells the sites of a job that its ranks have to stop.
+    pub fn tell_cancel(&self, job: &Job) {
+        let reason = job.cancelling.as_ref().map_or(String::new(), |c| c.1.clone());
         for site in job.involved() {
-            self.tell(&site, Body::Cancel(proto::Cancel { job: job.id.clone(), reason: reason.into() }));
+            self.tell(&site, Body::Cancel(proto::Cancel { job: job.id.clone(), reason: reason.clone() }));
         }
     }
 
-    pub fn job(&self, id: &str) -> Result<&Job, Error> {
-        let n: Option<u64> = id.strip_prefix("job-").and_then(|n| n.parse().ok());
-        n.and_then(|n| self.jobs.get(&n)).ok_or_else(|| Error::new(Kind::NotFound, format!("there is no job {id:?}")))
+    /// Sends the order to start these ranks of a job at the sites where they are.
+    pub fn tell_start(&self, job: &Job, ranks: &[u32]) {
+        let routes = job.routes(|s| self.address(s));
+        for site in job.involved() {
+            let start: Vec<_> = routes.iter().filter(|p| p.site == site && ranks.contains(&p.rank)).cloned().collect();
+            if !start.is_empty() {
+                let order = proto::StartRanks { spec: Some(job.spec()), start, routes: routes.clone(), from_checkpoint: String::new() };
+                self.tell(&site, Body::Start(order));
+            }
+        }
     }
+
+    /// The sites that can take ranks now. A move under way holds its slots at the destination already.
+    pub fn rooms(&self) -> Vec<Room> {
+        let held = |site: &str| {
+            let ranks = self.jobs.values().filter(|j| !j.state.ended()).flat_map(|j| &j.ranks);
+            let coming = self.migrations.values().filter(|m| m.state == MigrationState::Running && m.to == site).map(|m| m.ranks.len());
+            (ranks.filter(|r| r.site == site && r.state.alive()).count() + coming.sum::<usize>()) as u32
+        };
+        let there = self.sites.iter().filter(|(_, site)| site.connected());
+        there.map(|(name, site)| Room { site: name.clone(), slots: site.hello.slots, held: held(name) }).collect()
+    }
+
+    pub fn job(&self, id: &str) -> Result<&Job, Error> {
+        number(id).and_then(|n| self.jobs.get(&n)).ok_or_else(|| Error::new(Kind::NotFound, format!("there is no job {id:?}")))
+    }
+}
+
+/// The number in `job-7`.
+pub fn number(job: &str) -> Option<u64> {
+    job.strip_prefix("job-")?.parse().ok()
+}
+
+/// A number from an agent that may be stored: JSON knows no infinity.
+pub fn finite(value: f64) -> f64 {
+    if value.is_finite() { value } else { 0.0 }
 }
 
 /// What a user asks for.
@@ -96,7 +168,11 @@ pub struct Hub {
     pub authority: Authority,
     pub token: String,
     pub instance: String,
-    pub heartbeat: std::time::Duration,
+    pub logs: Logs,
+    pub modules: Modules,
+    pub heartbeat: Duration,
+    /// How long agents may take to come back after the hub was started.
+    pub grace: Duration,
     pub stop: watch::Sender<bool>,
 }
 
@@ -109,7 +185,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 impl Hub {
-    pub async fn open(options: &Options) -> Result<Arc<Hub>, Error> {
+    pub async fn open(options: Options) -> Result<Arc<Hub>, Error> {
         let folder = options.data.join("hub");
         std::fs::create_dir_all(&folder)
             .map_err(|e| Error::new(Kind::FailedPrecondition, format!("data folder {} can't be written: {e}", folder.display())))?;
@@ -125,20 +201,40 @@ impl Hub {
         };
         let state = State::open(&folder.join("hub.sqlite")).await?;
         let (jobs, migrations) = state.load().await?;
+        let mut world = World { jobs, migrations, ..World::default() };
+        for (name, hello, last_seen_ms) in state.sites().await? {
+            let site = Site {
+                session: 0,
+                orders: None,
+                behind: Arc::default(),
+                hello,
+                telemetry: Default::default(),
+                last_seen_ms,
+                lost: false,
+                history: VecDeque::new(),
+            };
+            world.sites.insert(name, site);
+        }
+        for job in world.jobs.values().filter(|j| !j.state.ended()) {
+            world.unconfirmed.extend(job.ranks.iter().filter(|r| r.state.alive()).map(|r| (job.n, r.rank, r.epoch)));
+        }
         Ok(Arc::new(Hub {
-            world: Mutex::new(World { jobs, migrations, ..World::default() }),
+            world: Mutex::new(world),
             events: Events::new(state.clone()),
             state,
             authority,
             token,
             instance: hex(&rand::random::<[u8; 8]>()),
+            logs: Logs::new(folder.join("logs")),
+            modules: Modules::new(folder.join("modules"), options.check_module.unwrap_or_else(modules::header_only)),
             heartbeat: options.heartbeat,
+            grace: options.grace,
             stop: watch::channel(false).0,
         }))
     }
 
     /// A token that lets an agent join as `site`, once, until it expires.
-    pub async fn mint(&self, site: &str, ttl: std::time::Duration) -> Result<(String, u64), Error> {
+    pub async fn mint(&self, site: &str, ttl: Duration) -> Result<(String, u64), Error> {
         let site = base::SiteId::new(site).map_err(|e| invalid(e.to_string()))?;
         let (token, expires_ms) = (hex(&rand::random::<[u8; 24]>()), now_ms() + ttl.as_millis() as u64);
         self.state.add_token(&hex(&Sha256::digest(&token)), site.as_str(), expires_ms).await?;
@@ -152,9 +248,7 @@ impl Hub {
         if ask.name.is_empty() || ask.name.len() > 200 {
             return Err(invalid("name must have 1 to 200 bytes"));
         }
-        if ask.module.len() != 64 || !ask.module.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(invalid(format!("module {:?} is not a SHA-256 in hexadecimal", ask.module)));
-        }
+        self.modules.find(&ask.module)?;
         let ms = |text: &Option<String>| match text {
             None => Ok(0),
             Some(t) => t.parse::<base::unit::Span>().map(|s| s.ms()).map_err(|e| invalid(e.to_string())),
@@ -165,21 +259,7 @@ impl Hub {
             Some(t) => t.parse::<base::unit::Bytes>().map_err(|e| invalid(e.to_string()))?.0,
         };
         let mut world = self.world.lock().await;
-        let rooms: Vec<Room> = world
-            .sites
-            .iter()
-            .map(|(name, site)| Room {
-                site: name.clone(),
-                slots: site.hello.slots,
-                held: world
-                    .jobs
-                    .values()
-                    .filter(|j| !j.state.ended())
-                    .flat_map(|j| &j.ranks)
-                    .filter(|r| r.site == *name && matches!(r.state, RankState::Pending | RankState::Running))
-                    .count() as u32,
-            })
-            .collect();
+        let rooms = world.rooms();
         let places = placement::place(ask.np, ask.site.as_deref(), &rooms).map_err(|m| Error::new(Kind::FailedPrecondition, m))?;
         let n = world.jobs.last_key_value().map_or(1, |(n, _)| n + 1);
         let now = now_ms();
@@ -217,11 +297,7 @@ impl Hub {
             job.put(rank as u32, site, now);
         }
         self.state.save(Some(&job), None).await?;
-        let routes = job.routes(|s| world.address(s));
-        for site in job.involved() {
-            let start = routes.iter().filter(|p| p.site == site).cloned().collect();
-            world.tell(&site, Body::Start(proto::StartRanks { spec: Some(job.spec()), start, routes: routes.clone(), from_checkpoint: String::new() }));
-        }
+        world.tell_start(&job, &(0..job.np).collect::<Vec<_>>());
         world.jobs.insert(n, job.clone());
         self.events.add("job.submitted", &job.id, format!("{} with {} ranks at {}", job.name, job.np, job.involved().join(", "))).await;
         Ok(job)
@@ -235,203 +311,42 @@ impl Hub {
         }
         job.cancelling = Some((end, reason.into()));
         self.state.save(Some(&job), None).await?;
-        world.cancel(&job, reason);
+        world.tell_cancel(&job);
         world.jobs.insert(job.n, job.clone());
         self.events.add("job.cancelling", id, reason).await;
         Ok(job)
-    }
-
-    /// Begins to move ranks of a job; all that still run when none are named. They must be at one site.
-    pub async fn migrate(&self, id: &str, to: &str, ranks: Option<Vec<u32>>, recommendation: Option<u64>) -> Result<Migration, Error> {
-        let refuse = |message: String| Error::new(Kind::FailedPrecondition, message);
-        let mut world = self.world.lock().await;
-        let job = world.job(id)?.clone();
-        if job.state != JobState::Running || job.cancelling.is_some() {
-            return Err(refuse(format!("job {id} is not running; only running ranks can move")));
-        }
-        if !world.sites.contains_key(to) {
-            let ready: Vec<_> = world.sites.keys().cloned().collect();
-            return Err(refuse(format!("site {to:?} is not ready; ready sites: {}", ready.join(", "))));
-        }
-        let ranks = ranks.unwrap_or_else(|| {
-            job.ranks.iter().filter(|r| r.state == RankState::Running && r.site != to).map(|r| r.rank).collect()
-        });
-        if let Some(bad) = ranks.iter().find(|r| job.ranks.get(**r as usize).is_none_or(|r| r.state != RankState::Running)) {
-            return Err(refuse(format!("rank {bad} of job {id} is not running")));
-        }
-        let from = match ranks.first() {
-            Some(first) => job.ranks[*first as usize].site.clone(),
-            None => return Err(refuse(format!("job {id} has no running rank away from site {to:?}"))),
-        };
-        if ranks.iter().any(|r| job.ranks[*r as usize].site != from) {
-            return Err(refuse("the ranks are at several sites; name ranks of one site at a time".into()));
-        }
-        if from == to {
-            return Err(refuse(format!("the ranks are at site {to:?} already")));
-        }
-        if let Some(other) = world.migrations.values().find(|m| m.job == job.id && m.open()) {
-            return Err(refuse(format!("migration {} of job {id} is still under way", other.id)));
-        }
-        let migration = Migration {
-            id: world.migrations.last_key_value().map_or(1, |(n, _)| n + 1),
-            job: job.id.clone(),
-            ranks: ranks.clone(),
-            from: from.clone(),
-            to: to.into(),
-            state: MigrationState::Running,
-            reason: String::new(),
-            recommendation,
-            started_ms: now_ms(),
-            ended_ms: None,
-            downtime_ms: 0.0,
-            state_bytes: 0,
-            moved_bytes: 0,
-            moved_stopped_bytes: 0,
-            rounds: 0,
-            total_ms: 0.0,
-        };
-        self.state.save(None, Some(&migration)).await?;
-        world.migrations.insert(migration.id, migration.clone());
-        let order = proto::Migrate {
-            migration: migration.id,
-            job: job.id.clone(),
-            ranks,
-            to_site: to.into(),
-            to_address: world.address(to),
-            module_sha256: job.module.clone(),
-        };
-        self.events.add("migration.started", &job.id, format!("migration {}: {from} to {to}", migration.id)).await;
-        if !world.tell(&from, Body::Migrate(order)) {
-            self.fail_migration(&mut world, migration.id, &format!("site {from:?} is not connected")).await?;
-        }
-        Ok(world.migrations[&migration.id].clone())
-    }
-
-    /// Ends a migration that is not committed, and tells the source to go on.
-    pub async fn fail_migration(&self, world: &mut World, id: u64, reason: &str) -> Result<(), Error> {
-        let Some(mut m) = world.migrations.get(&id).cloned().filter(|m| m.state == MigrationState::Running) else { return Ok(()) };
-        (m.state, m.reason, m.ended_ms) = (MigrationState::Failed, reason.into(), Some(now_ms()));
-        self.state.save(None, Some(&m)).await?;
-        world.migrations.insert(id, m.clone());
-        self.send_verdict(world, &m);
-        self.events.add("migration.failed", &m.job, format!("migration {id}: {reason}")).await;
-        Ok(())
-    }
-
-    fn send_verdict(&self, world: &World, m: &Migration) {
-        let Some(commit) = m.verdict() else { return };
-        let places = match world.job(&m.job) {
-            Ok(job) => job.routes(|s| world.address(s)).into_iter().filter(|p| m.ranks.contains(&p.rank)).collect(),
-            Err(_) => Vec::new(),
-        };
-        world.tell(&m.from, Body::Verdict(proto::MigrationVerdict { migration: m.id, commit, places, reason: m.reason.clone() }));
-    }
-
-    /// The source asks for the verdict. Decided once, in one transaction; asked again, the same answer.
-    pub async fn ready(&self, world: &mut World, site: &str, ready: &proto::MigrationReady) -> Result<(), Error> {
-        let Some(mut m) = world.migrations.get(&ready.migration).cloned().filter(|m| m.from == site) else {
-            let reason = "the hub knows no such migration of this site".to_string();
-            world.tell(site, Body::Verdict(proto::MigrationVerdict { migration: ready.migration, commit: false, places: Vec::new(), reason }));
-            return Ok(());
-        };
-        if m.state == MigrationState::Running {
-            let mut job = world.job(&m.job)?.clone();
-            let here = m.ranks.iter().all(|r| job.ranks[*r as usize].site == m.from);
-            let refusal = if !world.sites.contains_key(&m.to) {
-                Some(format!("site {:?} is not connected", m.to))
-            } else if job.state.ended() || job.cancelling.is_some() || !here {
-                Some(format!("job {} has ended or restarted meanwhile", job.id))
-            } else {
-                None
-            };
-            if let Some(reason) = refusal {
-                return self.fail_migration(world, m.id, &reason).await;
-            }
-            for rank in &m.ranks {
-                job.put(*rank, &m.to, now_ms());
-            }
-            m.state = MigrationState::Committed;
-            self.state.save(Some(&job), Some(&m)).await?;
-            world.jobs.insert(job.n, job.clone());
-            world.migrations.insert(m.id, m.clone());
-            world.tell_routes(&job);
-            self.events.add("migration.committed", &m.job, format!("migration {}: {} to {}", m.id, m.from, m.to)).await;
-        }
-        self.send_verdict(world, &m);
-        Ok(())
-    }
-
-    /// Takes in the source's last word on a migration.
-    pub async fn end(&self, world: &mut World, site: &str, end: &proto::MigrationEnd) -> Result<(), Error> {
-        let Some(mut m) = world.migrations.get(&end.migration).cloned().filter(|m| m.from == site && m.open()) else { return Ok(()) };
-        if !end.ok {
-            // A commit stands, whatever the source says afterwards: the ranks belong to the destination.
-            return self.fail_migration(world, m.id, &end.reason).await;
-        }
-        if m.state != MigrationState::Committed {
-            tracing::warn!(migration = m.id, site, "migration reported as done before its verdict; ignored");
-            return Ok(());
-        }
-        m.state = MigrationState::Done;
-        m.ended_ms = Some(now_ms());
-        (m.downtime_ms, m.total_ms, m.rounds) = (end.downtime_ms, end.total_ms, end.rounds);
-        (m.state_bytes, m.moved_bytes, m.moved_stopped_bytes) = (end.state_bytes, end.moved_bytes, end.moved_stopped_bytes);
-        self.state.save(None, Some(&m)).await?;
-        self.events.add("migration.done", &m.job, format!("migration {}: stood still for {:.0} ms", m.id, m.downtime_ms)).await;
-        world.migrations.insert(m.id, m);
-        Ok(())
     }
 
     /// Takes in what an agent says of a rank.
     pub async fn rank(&self, world: &mut World, site: &str, event: &proto::RankEvent) -> Result<(), Error> {
         let Ok(job) = world.job(&event.job) else { return Ok(()) };
         let mut job = job.clone();
-        let Some(failed) = job.rank_event(site, event) else { return Ok(()) };
-        let ended = job.settle(now_ms());
-        self.state.save(Some(&job), None).await?;
-        if ended {
-            for site in job.involved() {
-                world.tell(&site, Body::Forget(proto::Forget { job: job.id.clone() }));
-            }
-            self.events.add("job.ended", &job.id, format!("{:?} {}", job.state, job.reason).to_lowercase()).await;
-        } else if failed {
-            world.cancel(&job, &job.cancelling.as_ref().map_or(String::new(), |c| c.1.clone()));
+        let Some(failed) = job.rank_event(site, event, now_ms()) else { return Ok(()) };
+        world.unconfirmed.remove(&(job.n, event.rank, event.epoch));
+        let begun = job.started_ms.is_some() && world.jobs[&job.n].started_ms.is_none();
+        self.keep(world, job, failed).await?;
+        if begun {
+            self.events.add("job.started", &event.job, format!("at {site}")).await;
         }
-        world.jobs.insert(job.n, job);
         Ok(())
     }
 
-    /// A site's session is over: its ranks are lost at once (there is no time to come back yet) and its moves end. Restart from a checkpoint is not built yet, so a job
-    /// that lost ranks fails with the reason.
-    pub async fn lose(&self, world: &mut World, site: &str, why: &str) -> Result<(), Error> {
-        let open: Vec<u64> = world
-            .migrations
-            .values()
-            .filter(|m| m.state == MigrationState::Running && (m.from == site || m.to == site))
-            .map(|m| m.id)
-            .collect();
-        for id in open {
-            self.fail_migration(world, id, &format!("site {site:?} was lost: {why}")).await?;
-        }
-        let jobs: Vec<Job> = world.jobs.values().filter(|j| !j.state.ended()).cloned().collect();
-        for mut job in jobs {
-            let mut lost = Vec::new();
-            for r in job.ranks.iter_mut().filter(|r| r.site == site && matches!(r.state, RankState::Pending | RankState::Running)) {
-                r.state = RankState::Lost;
-                lost.push(r.rank);
+    /// Stores a job whose ranks have changed, ends it if none is left, and tells the agents: to forget it, or to stop the
+    /// rest of it if `cancel`.
+    pub async fn keep(&self, world: &mut World, mut job: Job, cancel: bool) -> Result<(), Error> {
+        let ended = job.settle(now_ms());
+        self.state.save(Some(&job), None).await?;
+        world.jobs.insert(job.n, job.clone());
+        if ended {
+            self.end_moves_of(world, &job.id).await?;
+            for site in job.involved() {
+                world.tell(&site, Body::Forget(proto::Forget { job: job.id.clone() }));
             }
-            if lost.is_empty() {
-                continue;
-            }
-            let reason = format!("site {site:?} was lost ({why}) with ranks {lost:?}");
-            job.cancelling.get_or_insert((JobState::Failed, reason.clone()));
-            let ended = job.settle(now_ms());
-            self.state.save(Some(&job), None).await?;
-            if !ended {
-                world.cancel(&job, &reason);
-            }
-            self.events.add(if ended { "job.ended" } else { "job.cancelling" }, &job.id, reason).await;
-            world.jobs.insert(job.n, job);
+            self.logs.close(job.n);
+            self.events.add("job.ended", &job.id, format!("{:?} {}", job.state, job.reason).to_lowercase().trim_end()).await;
+        } else if cancel {
+            world.tell_cancel(&job);
+            self.events.add("job.cancelling", &job.id, job.cancelling.map_or(String::new(), |c| c.1)).await;
         }
         Ok(())
     }

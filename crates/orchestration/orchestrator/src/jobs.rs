@@ -3,6 +3,9 @@
 use crate::proto::{JobSpec, Place, rank_event};
 use serde::{Deserialize, Serialize};
 
+/// Characters kept of an agent's reason or backtrace.
+const TEXT_MAX: usize = 16 << 10;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
@@ -28,6 +31,13 @@ pub enum RankState {
     Failed,
     Cancelled,
     Lost,
+}
+
+impl RankState {
+    /// Has a place that it takes up.
+    pub fn alive(self) -> bool {
+        matches!(self, RankState::Pending | RankState::Running)
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -133,11 +143,11 @@ impl Job {
     }
 
     /// Takes in what an agent says of a rank. `None` if it is out of date: another site's, or an older epoch. `Some(true)`
-    /// when the others have to be cancelled because this rank failed.
-    pub fn rank_event(&mut self, site: &str, event: &crate::proto::RankEvent) -> Option<bool> {
+    /// when the others have to be cancelled because this rank failed. The time is the hub's: agents' clocks may differ.
+    pub fn rank_event(&mut self, site: &str, event: &crate::proto::RankEvent, now_ms: u64) -> Option<bool> {
         let np = self.np;
         let rank = self.ranks.get_mut(event.rank as usize)?;
-        if self.state.ended() || rank.site != site || rank.epoch != event.epoch || matches!(rank.state, RankState::Exited | RankState::Failed | RankState::Cancelled) {
+        if self.state.ended() || rank.site != site || rank.epoch != event.epoch || !rank.state.alive() {
             return None;
         }
         let mut bad = None;
@@ -145,7 +155,7 @@ impl Job {
             rank_event::State::Running => {
                 rank.state = RankState::Running;
                 self.state = JobState::Running;
-                self.started_ms.get_or_insert(event.at_ms);
+                self.started_ms.get_or_insert(now_ms);
                 return Some(false);
             }
             rank_event::State::Exited => {
@@ -166,7 +176,8 @@ impl Job {
                 reason = format!("{reason}: {}", event.message);
             }
             self.exit_code = Some(event.exit_code);
-            self.backtrace = event.backtrace.clone();
+            self.backtrace = event.backtrace.chars().take(TEXT_MAX).collect();
+            reason = reason.chars().take(TEXT_MAX).collect();
             self.cancelling = Some((JobState::Failed, reason));
             return Some(true);
         }
@@ -175,7 +186,7 @@ impl Job {
 
     /// Ends the job when no rank is left. True if it ended now.
     pub fn settle(&mut self, now_ms: u64) -> bool {
-        if self.state.ended() || self.ranks.iter().any(|r| matches!(r.state, RankState::Pending | RankState::Running)) {
+        if self.state.ended() || self.ranks.iter().any(|r| r.state.alive()) {
             return false;
         }
         (self.state, self.reason) = self.cancelling.take().unwrap_or((JobState::Succeeded, String::new()));
@@ -187,5 +198,18 @@ impl Job {
             open.to_ms = Some(now_ms);
         }
         true
+    }
+
+    /// Whether the rank has this place and may still run there.
+    pub fn holds(&self, rank: u32, epoch: u64) -> bool {
+        !self.state.ended() && self.ranks.get(rank as usize).is_some_and(|r| r.epoch == epoch && r.state.alive())
+    }
+
+    /// Marks ranks as gone; the job has to fail with the reason unless it was to end anyway.
+    pub fn lose(&mut self, ranks: &[u32], reason: &str) {
+        for rank in ranks {
+            self.ranks[*rank as usize].state = RankState::Lost;
+        }
+        self.cancelling.get_or_insert((JobState::Failed, reason.into()));
     }
 }

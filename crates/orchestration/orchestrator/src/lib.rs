@@ -4,13 +4,20 @@
 //! sessions ([`session`]), `RankEvent`s come back, a migration is committed in SQLite before its verdict is sent, the last
 //! rank's exit ends it. The wire between hub and agents is [`proto`].
 //!
-//! Not here yet: checkpoints and restart from them, reconciliation of `Hello.running`, the Learning Plane, objects, logs, HTTP.
+//! People and programs speak HTTP with it ([`http`]).
+//!
+//! Not here yet: checkpoints and restart from them, the Learning Plane, objects.
 
 pub mod events;
+pub mod http;
 pub mod hub;
 pub mod jobs;
+pub mod logs;
 pub mod migrations;
+pub mod modules;
+pub mod moves;
 pub mod placement;
+pub mod presence;
 pub mod proto;
 pub mod session;
 pub mod state;
@@ -45,19 +52,41 @@ impl From<sqlx::Error> for Error {
     }
 }
 
+/// A file of the dashboard: its path (`/` or `/app.js`), its content type, its bytes.
+pub type Asset = (&'static str, &'static str, &'static [u8]);
+
 /// How to run a hub.
-#[derive(Clone, Debug)]
 pub struct Options {
     /// Folder; the hub's part is `hub` in it.
     pub data: PathBuf,
+    /// Where agents come.
     pub grpc: SocketAddr,
+    /// Where people and programs come.
+    pub http: SocketAddr,
+    /// What agents elsewhere dial, `host:port`; told to who makes a join token. `None`: the address that is listened on.
+    pub advertise: Option<String>,
     /// How often agents report; three missed ones and the agent is lost.
     pub heartbeat: Duration,
+    /// How long agents may take to come back after the hub was started.
+    pub grace: Duration,
+    /// Says what a module is, or why it can't run. `None`: only whether it is WebAssembly at all.
+    pub check_module: Option<modules::Check>,
+    /// The files behind `GET /`.
+    pub dashboard: Vec<Asset>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { data: "data".into(), grpc: ([127, 0, 0, 1], 7071).into(), heartbeat: Duration::from_millis(500) }
+        Options {
+            data: "data".into(),
+            grpc: ([127, 0, 0, 1], 7071).into(),
+            http: ([127, 0, 0, 1], 7070).into(),
+            advertise: None,
+            heartbeat: Duration::from_millis(500),
+            grace: Duration::from_secs(5),
+            check_module: None,
+            dashboard: Vec::new(),
+        }
     }
 }
 
@@ -66,9 +95,13 @@ impl Default for Options {
 pub struct Handle {
     pub hub: Arc<hub::Hub>,
     grpc: SocketAddr,
+    http: SocketAddr,
 }
 
 impl Handle {
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http
+    }
     pub fn grpc_addr(&self) -> SocketAddr {
         self.grpc
     }
@@ -90,13 +123,14 @@ pub struct Service;
 
 impl Service {
     /// Opens the data folder, binds the port and serves.
-    pub async fn start(options: Options) -> Result<Handle, Error> {
+    /// To be awaited on a Tokio runtime that lives as long as the hub.
+    pub async fn start(mut options: Options) -> Result<Handle, Error> {
         base::identity::install_crypto();
-        let hub = hub::Hub::open(&options).await?;
-        let listener = tokio::net::TcpListener::bind(options.grpc)
-            .await
-            .map_err(|e| Error::new(Kind::FailedPrecondition, format!("listen on {} for agents: {e}", options.grpc)))?;
-        let grpc = listener.local_addr().map_err(Error::internal)?;
+        let (listener, grpc) = bind(options.grpc, "agents").await?;
+        let (web, http) = bind(options.http, "HTTP").await?;
+        let dashboard = std::mem::take(&mut options.dashboard);
+        let advertise = options.advertise.take().unwrap_or_else(|| grpc.to_string());
+        let hub = hub::Hub::open(options).await?;
         let own = hub.authority.issue(base::identity::HUB).map_err(Error::internal)?;
         let tls = ServerTlsConfig::new()
             .identity(Identity::from_pem(&own.cert_pem, &own.key_pem))
@@ -116,6 +150,24 @@ impl Service {
                 tracing::error!(%error, "gRPC server");
             }
         });
-        Ok(Handle { hub, grpc })
+        let (app, mut stop) = (http::router(hub.clone(), advertise, dashboard), hub.stop.subscribe());
+        tokio::spawn(async move {
+            let stopped = async move {
+                let _ = stop.wait_for(|stop| *stop).await;
+            };
+            if let Err(error) = axum::serve(web, app).with_graceful_shutdown(stopped).await {
+                tracing::error!(%error, "HTTP server");
+            }
+        });
+        hub.wait_for_agents();
+        hub.keep_time();
+        Ok(Handle { hub, grpc, http })
     }
+}
+
+async fn bind(address: SocketAddr, whom: &str) -> Result<(tokio::net::TcpListener, SocketAddr), Error> {
+    let fail = |e| Error::new(Kind::FailedPrecondition, format!("listen on {address} for {whom}: {e}"));
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(fail)?;
+    let bound = listener.local_addr().map_err(fail)?;
+    Ok((listener, bound))
 }

@@ -1,7 +1,8 @@
 //! A move of ranks from one site to another, as the hub remembers it.
 //!
 //! `running` until the source asks for the verdict; `committed` once the new places are in the database (only then is the
-//! verdict sent); `done` or `failed` at the end. The state alone answers a source that asks twice: see [`Migration::verdict`].
+//! verdict sent); `done` or `failed` at the end. What was decided is kept apart from how it ended, because a commit stands even
+//! if the rest went wrong: see [`Migration::verdict`].
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,9 @@ pub struct Migration {
     pub state: MigrationState,
     pub reason: String,
     pub recommendation: Option<u64>,
+    /// When the new places were recorded, if they were (Unix ms).
+    #[serde(default)]
+    pub committed_ms: Option<u64>,
     pub started_ms: u64,
     pub ended_ms: Option<u64>,
     pub downtime_ms: f64,
@@ -37,10 +41,10 @@ pub struct Migration {
 impl Migration {
     /// What was decided, if it was: the same answer however often it is asked.
     pub fn verdict(&self) -> Option<bool> {
-        match self.state {
-            MigrationState::Running => None,
-            MigrationState::Committed | MigrationState::Done => Some(true),
-            MigrationState::Failed => Some(false),
+        match (self.committed_ms, self.state) {
+            (Some(_), _) | (None, MigrationState::Committed | MigrationState::Done) => Some(true),
+            (None, MigrationState::Running) => None,
+            (None, MigrationState::Failed) => Some(false),
         }
     }
 

@@ -9,19 +9,34 @@ pub struct Room {
     pub held: u32,
 }
 
+impl Room {
+    pub fn free(&self) -> u32 {
+        self.slots.saturating_sub(self.held)
+    }
+}
+
+/// The sites for people, at the end of an error.
+pub fn list(rooms: &[Room]) -> String {
+    let sites: Vec<_> = rooms.iter().map(|r| format!("{} ({} of {} slots free)", r.site, r.free(), r.slots)).collect();
+    if sites.is_empty() { "no site is ready".to_string() } else { format!("ready sites: {}", sites.join(", ")) }
+}
+
+/// Whether `ranks` more ranks may go to the site `to`, or why not.
+pub fn fits(ranks: u32, to: &str, rooms: &[Room]) -> Result<(), String> {
+    let room = rooms.iter().find(|r| r.site == to).ok_or_else(|| format!("site {to:?} is not ready; {}", list(rooms)))?;
+    if room.free() < ranks {
+        return Err(format!("{ranks} ranks don't fit at site {to:?}; {}", list(rooms)));
+    }
+    Ok(())
+}
+
 /// The site of each of `np` ranks, or why there is none. A named site takes all; otherwise the one with the fewest free
 /// slots that still has room for all, and if none has, the ranks are spread over sites from the roomiest down.
 pub fn place(np: u32, named: Option<&str>, rooms: &[Room]) -> Result<Vec<String>, String> {
-    let free = |r: &Room| r.slots.saturating_sub(r.held);
-    let list = || {
-        let sites: Vec<_> = rooms.iter().map(|r| format!("{} ({} of {} slots free)", r.site, free(r), r.slots)).collect();
-        if sites.is_empty() { "no site is ready".to_string() } else { format!("ready sites: {}", sites.join(", ")) }
-    };
+    let free = Room::free;
+    let list = || list(rooms);
     if let Some(name) = named {
-        let room = rooms.iter().find(|r| r.site == name).ok_or_else(|| format!("site {name:?} is not ready; {}", list()))?;
-        if free(room) < np {
-            return Err(format!("{np} ranks don't fit at site {name:?}; {}", list()));
-        }
+        fits(np, name, rooms)?;
         return Ok(vec![name.to_string(); np as usize]);
     }
     if let Some(room) = rooms.iter().filter(|r| free(r) >= np).min_by_key(|r| (free(r), r.site.clone())) {

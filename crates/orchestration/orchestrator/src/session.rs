@@ -4,13 +4,14 @@
 //! site replaces the first.
 
 use crate::{
-    hub::{Hub, ORDERS_MAX, Site, hex},
-    proto::{self, FromAgent, JoinReply, JoinRequest, ToAgent, from_agent::Body as From, hub_server, to_agent::Body},
+    hub::{Hub, ORDERS_MAX, hex, number},
+    modules,
+    proto::{self, FromAgent, JoinReply, JoinRequest, ToAgent, from_agent::Body as From, hub_server},
 };
 use base::{SiteId, clock::now_ms, identity};
 use sha2::{Digest, Sha256};
 use std::{sync::Arc, time::Duration};
-use tokio::sync::mpsc;
+use tokio::{io::AsyncReadExt, sync::mpsc};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -18,6 +19,10 @@ pub struct Rpc(pub Arc<Hub>);
 
 fn internal(e: impl std::fmt::Display) -> Status {
     Status::internal(e.to_string())
+}
+
+fn status(e: crate::Error) -> Status {
+    Status::new(tonic::Code::from(e.kind().grpc()), e.to_string())
 }
 
 /// The site that the caller has proved to be.
@@ -33,16 +38,23 @@ impl hub_server::Hub for Rpc {
         let ask = request.into_inner();
         let site = SiteId::new(ask.site).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let hash = hex(&Sha256::digest(&ask.token));
-        if !self.0.state.take_token(&hash, site.as_str(), now_ms()).await.map_err(internal)? {
-            return Err(Status::unauthenticated(format!(
+        let bad = || {
+            Status::unauthenticated(format!(
                 "the join token is wrong, expired, used, or not for site {site}; make a new one with `cloudskin site join {site}`"
-            )));
+            ))
+        };
+        if !self.0.state.good_token(&hash, site.as_str(), now_ms()).await.map_err(internal)? {
+            return Err(bad());
         }
         let certificate_pem = self
             .0
             .authority
             .sign(&ask.csr_pem, &identity::site_name(&site))
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        // Used up only now: a certificate request that can't be signed must not cost the token.
+        if !self.0.state.take_token(&hash, site.as_str(), now_ms()).await.map_err(internal)? {
+            return Err(bad());
+        }
         self.0.events.add("site.joined", site.as_str(), "certificate given").await;
         Ok(Response::new(JoinReply { certificate_pem, ca_pem: self.0.authority.ca_pem().into() }))
     }
@@ -55,11 +67,33 @@ impl hub_server::Hub for Rpc {
         tokio::spawn(run(self.0.clone(), site, request.into_inner(), orders));
         Ok(Response::new(ReceiverStream::new(answers)))
     }
+
+    type ModuleStream = ReceiverStream<Result<proto::Chunk, Status>>;
+
+    async fn module(&self, request: Request<proto::ModuleRequest>) -> Result<Response<Self::ModuleStream>, Status> {
+        peer_site(&request)?;
+        let path = self.0.modules.find(&request.into_inner().sha256).map_err(status)?;
+        let mut file = tokio::fs::File::open(&path).await.map_err(internal)?;
+        let (chunks, answer) = mpsc::channel(4);
+        tokio::spawn(async move {
+            loop {
+                let mut data = Vec::with_capacity(modules::CHUNK);
+                let chunk = match (&mut file).take(modules::CHUNK as u64).read_to_end(&mut data).await {
+                    Ok(0) => return,
+                    Ok(_) => Ok(proto::Chunk { data }),
+                    Err(e) => Err(internal(format!("read the module {}: {e}", path.display()))),
+                };
+                let failed = chunk.is_err();
+                if chunks.send(chunk).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(answer)))
+    }
 }
 
 async fn run(hub: Arc<Hub>, site: String, mut incoming: Streaming<FromAgent>, orders: mpsc::Sender<Result<ToAgent, Status>>) {
-    // An agent that says nothing for three heartbeats (two seconds at most are one) is lost.
-    let patience = 3 * hub.heartbeat.clamp(Duration::from_millis(50), Duration::from_secs(2));
     let hello = match tokio::time::timeout(Duration::from_secs(5), incoming.next()).await {
         Ok(Some(Ok(FromAgent { body: Some(From::Hello(hello)) }))) => hello,
         _ => {
@@ -67,14 +101,16 @@ async fn run(hub: Arc<Hub>, site: String, mut incoming: Streaming<FromAgent>, or
             return;
         }
     };
-    let session = match begin(&hub, &site, hello, orders).await {
+    let (session, behind) = match hub.begin(&site, hello, orders).await {
         Ok(session) => session,
         Err(error) => return tracing::error!(%error, site, "begin session"),
     };
+    let patience = hub.patience();
     let mut stop = hub.stop.subscribe();
     let why = loop {
         let message = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
+            () = behind.notified() => break format!("it left {ORDERS_MAX} orders unread"),
             message = tokio::time::timeout(patience, incoming.next()) => message,
         };
         let body = match message {
@@ -90,55 +126,36 @@ async fn run(hub: Arc<Hub>, site: String, mut incoming: Streaming<FromAgent>, or
         }
         let done = match body {
             Some(From::Telemetry(telemetry)) => {
-                for load in &telemetry.ranks {
-                    let n = load.job.strip_prefix("job-").and_then(|n| n.parse().ok()).unwrap_or(0);
-                    let rank = world.jobs.get_mut(&n).and_then(|j| j.ranks.get_mut(load.rank as usize));
-                    if let Some(rank) = rank.filter(|r| r.site == site) {
-                        (rank.doing, rank.cpu_used) = (load.doing.clone(), load.cpu_used);
-                        (rank.memory_bytes, rank.sent, rank.received) = (load.memory_bytes, load.sent, load.received);
-                    }
-                }
-                if let Some(here) = world.sites.get_mut(&site) {
-                    here.telemetry = telemetry;
-                }
+                hub.telemetry(&mut world, &site, telemetry);
                 Ok(())
             }
             Some(From::Rank(event)) => hub.rank(&mut world, &site, &event).await,
             Some(From::MigrationReady(ready)) => hub.ready(&mut world, &site, &ready).await,
             Some(From::MigrationEnd(end)) => hub.end(&mut world, &site, &end).await,
+            Some(From::Output(output)) => {
+                drop(world);
+                self::output(&hub, &site, output).await
+            }
             _ => Ok(()),
         };
         if let Err(error) = done {
             tracing::error!(%error, site, "message from agent");
         }
     };
-    let mut world = hub.world.lock().await;
-    if world.sites.get(&site).is_some_and(|s| s.session == session) {
-        world.sites.remove(&site);
-        hub.events.add("site.lost", &site, why.clone()).await;
-        if let Err(error) = hub.lose(&mut world, &site, &why).await {
-            tracing::error!(%error, site, "lose site");
-        }
-    }
+    drop(incoming);
+    hub.cut(&site, session, why).await;
 }
 
-/// Registers the session, reconciles what the agent still holds with what the hub believes, and answers open questions.
-async fn begin(hub: &Hub, site: &str, hello: proto::Hello, orders: mpsc::Sender<Result<ToAgent, Status>>) -> Result<u64, crate::Error> {
-    let mut world = hub.world.lock().await;
-    let replaced = world.sites.remove(site);
-    if replaced.is_some_and(|old| old.hello.instance != hello.instance) {
-        hub.lose(&mut world, site, "its agent was started anew").await?;
+/// Keeps what a rank printed, if its job has been at this site.
+async fn output(hub: &Hub, site: &str, output: proto::Output) -> Result<(), crate::Error> {
+    let known = |job: &&crate::jobs::Job| !job.state.ended() && output.rank < job.np && job.involved().iter().any(|s| s == site);
+    let Some(n) = number(&output.job).filter(|n| *n > 0) else { return Ok(()) };
+    if hub.world.lock().await.jobs.get(&n).filter(known).is_none() {
+        return Ok(());
     }
-    world.sessions += 1;
-    let session = world.sessions;
-    let welcome = Body::Welcome(proto::Welcome { hub_instance: hub.instance.clone(), heartbeat_ms: hub.heartbeat.as_millis() as u32 });
-    let _ = orders.try_send(Ok(ToAgent { body: Some(welcome) }));
-    let ready = hello.ready.clone();
-    hub.events.add("site.ready", site, format!("{} cores, {} slots", hello.cores, hello.slots)).await;
-    let entry = Site { session, orders, hello, telemetry: Default::default(), last_seen_ms: now_ms() };
-    world.sites.insert(site.into(), entry);
-    for ready in &ready {
-        hub.ready(&mut world, site, ready).await?;
+    let bytes = hub.logs.append(n, output.rank, output.offset, output.data).await?;
+    if let Some(job) = hub.world.lock().await.jobs.get_mut(&n) {
+        job.output_bytes = bytes;
     }
-    Ok(session)
+    Ok(())
 }

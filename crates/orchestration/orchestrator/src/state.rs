@@ -4,7 +4,8 @@
 //! SQLite's part is to make a change durable before anyone is told of it. What changes together is written in one
 //! transaction ([`State::save`]). Nothing here decides anything.
 
-use crate::{Error, jobs::Job, migrations::Migration};
+use crate::{Error, jobs::Job, migrations::Migration, proto::Hello};
+use prost::Message;
 use sqlx::{
     Row, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -16,6 +17,7 @@ CREATE TABLE IF NOT EXISTS hub_jobs (n INTEGER PRIMARY KEY, doc TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS hub_migrations (n INTEGER PRIMARY KEY, doc TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS hub_events (id INTEGER PRIMARY KEY AUTOINCREMENT, at_ms INTEGER NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL, message TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS hub_tokens (sha256 TEXT PRIMARY KEY, site TEXT NOT NULL, expires_ms INTEGER NOT NULL, used INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS hub_sites (name TEXT PRIMARY KEY, hello BLOB NOT NULL, last_seen_ms INTEGER NOT NULL);
 ";
 
 /// The hub's database.
@@ -80,6 +82,41 @@ impl State {
             .execute(&self.pool)
             .await?;
         Ok(())
+    }
+
+    /// Whether [`State::take_token`] would succeed now.
+    pub async fn good_token(&self, sha256: &str, site: &str, now_ms: u64) -> Result<bool, Error> {
+        let row = sqlx::query("SELECT 1 FROM hub_tokens WHERE sha256 = ? AND site = ? AND used = 0 AND expires_ms > ?")
+            .bind(sha256)
+            .bind(site)
+            .bind(now_ms as i64)
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(row.is_some())
+    }
+
+    /// Remembers what an agent said of itself, so that a hub started anew knows the sites and their instances.
+    pub async fn save_site(&self, name: &str, hello: &Hello, now_ms: u64) -> Result<(), Error> {
+        let plain = Hello { running: Vec::new(), ready: Vec::new(), ..hello.clone() };
+        sqlx::query("INSERT INTO hub_sites (name, hello, last_seen_ms) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET hello = excluded.hello, last_seen_ms = excluded.last_seen_ms")
+            .bind(name)
+            .bind(plain.encode_to_vec())
+            .bind(now_ms as i64)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// The sites that ever had a session: name, what the agent said of itself, when it was seen (Unix ms).
+    pub async fn sites(&self) -> Result<Vec<(String, Hello, u64)>, Error> {
+        let mut sites = Vec::new();
+        for row in sqlx::query("SELECT name, hello, last_seen_ms FROM hub_sites").fetch_all(&self.pool).await? {
+            let name: String = row.get(0);
+            let hello = Hello::decode(row.get::<Vec<u8>, _>(1).as_slice())
+                .map_err(|e| Error::new(base::Kind::DataLoss, format!("the stored site {name:?} can't be read: {e}")))?;
+            sites.push((name, hello, row.get::<i64, _>(2) as u64));
+        }
+        Ok(sites)
     }
 
     /// Uses a join token up. One statement, so that two who hold the same token can't both succeed.

@@ -1,0 +1,445 @@
+//! What can be typed. Each command's help ends in an example; what a command does is in the file that [`crate::dispatch`] names.
+
+use base::{SiteId, unit::{Bytes, Span}};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::{net::SocketAddr, path::PathBuf};
+
+/// Runs ordinary C, C++ and MPI programs on an edge and a cloud as if they were one computer.
+#[derive(Debug, Parser)]
+#[command(name = "cloudskin", version, arg_required_else_help = true)]
+#[command(after_help = "Example: cloudskin up   and, in another terminal,   cloudskin get sites")]
+pub struct Cli {
+    /// Folder of the installation [default: $CLOUDSKIN_DATA, else ~/.local/share/cloudskin]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// How to print answers
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// Log more to stderr; twice for more still (RUST_LOG takes precedence)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Table,
+    Json,
+    Yaml,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a hub and two agents, `edge` and `cloud`, on this machine
+    #[command(after_help = "Example: cloudskin up --http 127.0.0.1:7070\n\nCtrl-C stops everything; jobs, objects and sites are found again at the next start.")]
+    Up(Up),
+    /// Stop what `up` started
+    #[command(after_help = "Example: cloudskin down --data /srv/cloudskin")]
+    Down,
+    /// Run the hub alone (for installations on several machines)
+    #[command(after_help = "Example: cloudskin hub --http 10.0.0.1:7070 --grpc 10.0.0.1:7071")]
+    Hub(Hub),
+    /// Run an agent alone; `cloudskin site join` prints the command to start it with
+    #[command(after_help = "Example: cloudskin agent --site field --hub 10.0.0.1:7071 --join TOKEN --ca-sha256 HEX")]
+    Agent(Agent),
+    /// Sites: let another machine join
+    #[command(subcommand)]
+    Site(Site),
+    /// Compile C to a module that can move (takes a C compiler's options)
+    #[command(disable_help_flag = true, after_help = "Example: cloudskin cc -O3 prog.c -o prog.wasm")]
+    Cc(Raw),
+    /// Compile C++ to a module that can move (takes a C++ compiler's options)
+    #[command(name = "c++", disable_help_flag = true, after_help = "Example: cloudskin c++ -O3 prog.cc -o prog.wasm")]
+    Cxx(Raw),
+    /// Run a module as a job and follow its output; ends with the job's exit code
+    #[command(after_help = "Example: cloudskin run --np 4 --site edge prog.wasm -- /scenes/scene.tif /out\n\nThe program sees its buckets as folders below /. Without --bucket these are the working directory's and the first part of\neach argument that begins with /. Ctrl-C cancels the job; a second Ctrl-C leaves it at that.")]
+    Run(Run),
+    /// List sites, jobs, migrations, recommendations, buckets, events or checkpoints
+    #[command(after_help = "Example: cloudskin get jobs -o json")]
+    Get(Get),
+    /// Show one site, job or migration with all that is known of it
+    #[command(after_help = "Example: cloudskin describe job job-1")]
+    Describe(Describe),
+    /// Print what a job has written to stdout and stderr
+    #[command(after_help = "Example: cloudskin logs job-1 -f --rank 0")]
+    Logs(Logs),
+    /// Move a running job, or some of its ranks, to another site
+    #[command(after_help = "Example: cloudskin migrate job-1 --to cloud --rank 0 --rank 1 --wait")]
+    Migrate(Migrate),
+    /// Write a running job's state down, and optionally fetch it as one file
+    #[command(after_help = "Example: cloudskin checkpoint job-1 --out job-1.snapshot")]
+    Checkpoint(Checkpoint),
+    /// Start a job from a checkpoint's file
+    #[command(after_help = "Example: cloudskin restore job-1.snapshot --site cloud")]
+    Restore(Restore),
+    /// Stop a job
+    #[command(after_help = "Example: cloudskin cancel job-1 --reason \"wrong image\"")]
+    Cancel(Cancel),
+    /// Put, get, list, remove and spill objects
+    #[command(subcommand, after_help = "Example: cloudskin store put scene.tif scenes/scene.tif --site edge")]
+    Store(Store),
+    /// Say why a move was advised
+    #[command(after_help = "Example: cloudskin explain 1\n         cloudskin explain job-1")]
+    Explain(Explain),
+    /// Say what a module is and whether it can move
+    #[command(after_help = "Example: cloudskin inspect prog.wasm")]
+    Inspect(Inspect),
+    /// Watch a satellite image being computed at the edge and finish in the cloud
+    #[command(after_help = "Example: cloudskin demo --out pictures --keep\n\nExit code 0 only if the job moved and its output is that of the run that stayed, byte for byte.")]
+    Demo(Demo),
+    /// Print completions for a shell
+    #[command(after_help = "Example: cloudskin completions bash > ~/.local/share/bash-completion/completions/cloudskin")]
+    Completions(Completions),
+}
+
+#[derive(Debug, Args)]
+pub struct Raw {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTION OR FILE")]
+    pub args: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Address of HTTP and the dashboard; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:7070", value_name = "ADDR")]
+    pub http: SocketAddr,
+    /// Address on which agents reach the hub; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
+    pub grpc: SocketAddr,
+    /// Ranks that each agent takes at once
+    #[arg(long, default_value_t = 16)]
+    pub slots: u32,
+    /// Go on in the background; `cloudskin down` stops it
+    #[arg(long)]
+    pub detach: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Hub {
+    /// Address of HTTP and the dashboard
+    #[arg(long, default_value = "127.0.0.1:7070", value_name = "ADDR")]
+    pub http: SocketAddr,
+    /// Address on which agents reach the hub
+    #[arg(long, default_value = "127.0.0.1:7071", value_name = "ADDR")]
+    pub grpc: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+pub struct Agent {
+    /// The site that this agent is
+    #[arg(long)]
+    pub site: SiteId,
+    /// host:port on which the hub awaits agents
+    #[arg(long, value_name = "HOST:PORT")]
+    pub hub: String,
+    /// Token for the first start; later starts use the certificate that it was traded for
+    #[arg(long, value_name = "TOKEN", env = "CLOUDSKIN_JOIN_TOKEN", hide_env_values = true)]
+    pub join: Option<String>,
+    /// SHA-256 of the installation's authority, to know the hub at the first start
+    #[arg(long, value_name = "HEX", env = "CLOUDSKIN_CA_SHA256", requires = "join")]
+    pub ca_sha256: Option<String>,
+    /// Cores for ranks, such as 0,2-3 [default: all]
+    #[arg(long, value_name = "LIST")]
+    pub cores: Option<crate::share::Cores>,
+    /// Address on which other agents reach this one
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// Memory for ranks [default: 40 % of the machine's]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<Bytes>,
+    /// Ranks that it takes at once
+    #[arg(long, default_value_t = 16)]
+    pub slots: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Site {
+    /// Make a token for a new site and print the command for its machine
+    #[command(after_help = "Example: cloudskin site join field --ttl 10m")]
+    Join(Join),
+}
+
+#[derive(Debug, Args)]
+pub struct Join {
+    pub site: SiteId,
+    /// How long the token is good for
+    #[arg(long, default_value = "10m")]
+    pub ttl: Span,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Ranks
+    #[arg(long, short = 'n', default_value_t = 1)]
+    pub np: u32,
+    /// Where to start [default: where there is room]
+    #[arg(long)]
+    pub site: Option<SiteId>,
+    /// Name for people [default: the module's file name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// A bucket that the program may use, as /BUCKET; repeatable
+    #[arg(long = "bucket", value_name = "BUCKET")]
+    pub buckets: Vec<String>,
+    /// An environment variable for the program; repeatable
+    #[arg(long = "env", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub env: Vec<String>,
+    /// Whom to count the job to
+    #[arg(long, default_value = "default")]
+    pub tenant: String,
+    /// Most memory per rank, such as 512MiB
+    #[arg(long, value_name = "SIZE")]
+    pub memory_max: Option<Bytes>,
+    /// Stop the job after this time, such as 10m
+    #[arg(long, value_name = "TIME")]
+    pub time_max: Option<Span>,
+    /// Write a checkpoint each so often, such as 10s
+    #[arg(long, value_name = "TIME")]
+    pub checkpoint_every: Option<Span>,
+    /// Never advise a move of this job
+    #[arg(long)]
+    pub pinned: bool,
+    /// Submit, print the job's name and leave
+    #[arg(long)]
+    pub detach: bool,
+    /// Where the program's relative paths resolve
+    #[arg(long, default_value = "/out", value_name = "DIR")]
+    pub workdir: String,
+    /// The module, made by `cloudskin cc`
+    #[arg(value_name = "PROG.WASM")]
+    pub module: PathBuf,
+    /// The program's arguments
+    #[arg(last = true)]
+    pub args: Vec<String>,
+}
+
+fn key_value(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((key, _)) if !key.is_empty() => Ok(text.into()),
+        _ => Err("write KEY=VALUE".into()),
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Get {
+    pub what: What,
+    /// Only this one (of buckets: its objects)
+    pub id: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum What {
+    #[value(alias = "site")]
+    Sites,
+    #[value(alias = "job")]
+    Jobs,
+    #[value(alias = "migration")]
+    Migrations,
+    #[value(alias = "recommendation")]
+    Recommendations,
+    #[value(alias = "bucket")]
+    Buckets,
+    #[value(alias = "event")]
+    Events,
+    #[value(alias = "checkpoint")]
+    Checkpoints,
+}
+
+#[derive(Debug, Args)]
+pub struct Describe {
+    pub what: Describable,
+    pub name: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Describable {
+    Site,
+    Job,
+    Migration,
+}
+
+#[derive(Debug, Args)]
+pub struct Logs {
+    pub job: String,
+    /// Go on until the job ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only this rank
+    #[arg(long)]
+    pub rank: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct Migrate {
+    pub job: String,
+    /// The site to go to
+    #[arg(long)]
+    pub to: SiteId,
+    /// Only this rank; repeatable [default: all that are elsewhere]
+    #[arg(long = "rank", value_name = "N")]
+    pub ranks: Vec<u32>,
+    /// Wait until it is done and say what it cost
+    #[arg(long)]
+    pub wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Checkpoint {
+    pub job: String,
+    /// Fetch the checkpoint into this file
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// A file that `cloudskin checkpoint --out` wrote
+    pub file: PathBuf,
+    /// Where to start [default: where there is room]
+    #[arg(long)]
+    pub site: Option<SiteId>,
+}
+
+#[derive(Debug, Args)]
+pub struct Cancel {
+    pub job: String,
+    /// What the others shall read
+    #[arg(long)]
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Store {
+    /// Put a file into a bucket
+    #[command(after_help = "Example: cloudskin store put scene.tif scenes/ --site edge")]
+    Put {
+        file: PathBuf,
+        /// BUCKET/KEY; with / at the end the file's name is added
+        object: String,
+        /// Where its bytes shall lie
+        #[arg(long)]
+        site: Option<SiteId>,
+    },
+    /// Fetch an object into a file (`-`: stdout)
+    #[command(after_help = "Example: cloudskin store get out/ndvi.png ndvi.png")]
+    Get {
+        object: String,
+        /// [default: the last part of the key]
+        file: Option<PathBuf>,
+    },
+    /// List buckets, or the objects in one
+    #[command(after_help = "Example: cloudskin store ls out/tiles/")]
+    Ls {
+        /// BUCKET or BUCKET/PREFIX
+        bucket: Option<String>,
+    },
+    /// Remove an object
+    #[command(after_help = "Example: cloudskin store rm out/ndvi.png")]
+    Rm { object: String },
+    /// Move an object's bytes to the persistency tier
+    #[command(after_help = "Example: cloudskin store spill scenes/scene.tif")]
+    Spill { object: String },
+}
+
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// A recommendation's number or a job [default: the last recommendation]
+    pub what: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Inspect {
+    #[arg(value_name = "FILE.WASM")]
+    pub file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Completions {
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// A GeoTIFF with Landsat's bands [default: the scene that the set-up has fetched]
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+    /// Folder for the pictures and run.json
+    #[arg(long, default_value = "out", value_name = "DIR")]
+    pub out: PathBuf,
+    /// Folder with the example programs' sources [default: examples, here or beside the executable's checkout]
+    #[arg(long, value_name = "DIR")]
+    pub examples: Option<PathBuf>,
+    /// Address of the dashboard [default: 127.0.0.1:7070, or a free port if that one is taken]
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<SocketAddr>,
+    /// Radius of the moving window, for the example program
+    #[arg(long)]
+    pub radius: Option<u32>,
+    /// Rounds of the moving window, for the example program
+    #[arg(long)]
+    pub rounds: Option<u32>,
+    /// When the other tenant arrives, after the job's start
+    #[arg(long, default_value = "5s", value_name = "TIME")]
+    pub tenant_after: Span,
+    /// Leave the platform up until Ctrl-C, to look at the dashboard
+    #[arg(long)]
+    pub keep: bool,
+    /// Skip the run that stays, with which the output is compared
+    #[arg(long)]
+    pub no_unmoved: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_sound_and_every_command_has_an_example() {
+        Cli::command().debug_assert();
+        fn visit(command: &clap::Command) {
+            let own = command.get_after_help().map(|h| h.to_string()).unwrap_or_default();
+            let below: Vec<_> = command.get_subcommands().collect();
+            assert!(own.contains("Example: cloudskin") || !below.is_empty(), "{} has no example", command.get_name());
+            below.into_iter().for_each(visit);
+        }
+        visit(&Cli::command());
+    }
+
+    #[test]
+    fn a_run_keeps_the_programs_own_options() {
+        let cli = parse("cloudskin run --np 4 --site edge --env A=b --memory-max 64MiB p.wasm -- /scenes/a.tif --radius 3 -o x").unwrap();
+        let Command::Run(run) = cli.command else { panic!("{:?}", cli.command) };
+        assert_eq!((run.np, run.memory_max), (4, Some(Bytes(64 << 20))));
+        assert_eq!(run.args, ["/scenes/a.tif", "--radius", "3", "-o", "x"]);
+        assert_eq!(cli.output, Output::Table);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (line, told) in [
+            ("cloudskin run --site Edge p.wasm", "a-z"),
+            ("cloudskin run --time-max 10 p.wasm", "unit"),
+            ("cloudskin run --env A p.wasm", "KEY=VALUE"),
+            ("cloudskin agent --site e --hub h:1 --cores 3-1", "3-1"),
+            ("cloudskin get ranks", "ranks"),
+        ] {
+            let e = parse(line).unwrap_err().to_string();
+            assert!(e.contains(told), "{line}: {e}");
+        }
+    }
+
+    #[test]
+    fn options_may_stand_anywhere() {
+        let cli = parse("cloudskin get job job-1 -o json --data /tmp/x -vv").unwrap();
+        assert_eq!((cli.output, cli.verbose), (Output::Json, 2));
+        assert_eq!(cli.data, Some("/tmp/x".into()));
+        let Command::Migrate(m) = parse("cloudskin migrate job-1 --to cloud --rank 0 --rank 3").unwrap().command else { panic!() };
+        assert_eq!(m.ranks, [0, 3]);
+    }
+}

@@ -1,0 +1,450 @@
+//! One running instance of a module with its memory: started, stopped at a safe point, written down, gone on with.
+//!
+//! ```text
+//!  new ──▶ run ──▶ Exited | Failed | Killed
+//!           │ ▲
+//!           ▼ │ run (rewinds)
+//!         Stopped ──▶ freeze ──▶ state + pages ──▶ thaw, somewhere else ──▶ run
+//! ```
+//!
+//! A stop works through Binaryen's asyncify: a host call that may be a safe point calls `asyncify_start_unwind` and returns; the guest's functions
+//! save their locals into `__cloudskin_unwind` and return one after the other, until `_start` returns. To go on, `asyncify_start_rewind` and
+//! `_start` again: each function restores its locals and calls down to the same host call, which is told that it is called again by
+//! [`Mode::Rewinding`] and finds what it was doing in [`Host::pending`]. Machine code and native stack hold nothing meanwhile, so a cell may go on
+//! in another process, under another engine.
+
+use crate::control::Control;
+use crate::engine::{Engine, PAGE, Program, SafePoints};
+use crate::error::{Error, Result};
+use crate::mpi_host::Pending;
+use crate::wasi;
+use mpi::{Fabric, Rank};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use wasmtime::{Instance, Memory, Mutability, Store, StoreLimits, StoreLimitsBuilder, TypedFunc, Val, WasmBacktrace};
+
+/// What a cell is to be.
+#[derive(Clone)]
+pub struct Spec {
+    pub rank: Rank,
+    /// Ranks of the job.
+    pub size: u32,
+    pub args: Vec<String>,
+    pub env: Vec<String>,
+    pub memory_max: u64,
+    pub mounts: wasi::Mounts,
+    pub output: Arc<dyn wasi::Output>,
+    pub fabric: Arc<Fabric>,
+    /// What `MPI_Get_processor_name` says.
+    pub place: String,
+    /// How often a waiting call looks for messages before it sleeps. 0 where ranks share cores.
+    pub spin: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Running,
+    Unwinding,
+    Rewinding,
+}
+
+/// What host calls find in the store.
+pub struct Host {
+    pub(crate) memory: Option<Memory>,
+    pub(crate) mpi: mpi::State,
+    pub(crate) wasi: wasi::State,
+    pub(crate) pending: Option<Pending>,
+    pub(crate) mode: Mode,
+    pub(crate) flags: MpiFlags,
+    pub(crate) fabric: Arc<Fabric>,
+    pub(crate) control: Arc<Control>,
+    pub(crate) place: String,
+    pub(crate) spin: u32,
+    pub(crate) size: u32,
+    unwinder: Option<Unwinder>,
+    limits: StoreLimits,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct MpiFlags {
+    pub initialized: bool,
+    pub finalized: bool,
+}
+
+#[derive(Clone)]
+struct Unwinder {
+    points: SafePoints,
+    start_unwind: TypedFunc<u32, ()>,
+    stop_unwind: TypedFunc<(), ()>,
+    start_rewind: TypedFunc<u32, ()>,
+    stop_rewind: TypedFunc<(), ()>,
+}
+
+/// A guest's way to end early, as an error through the engine.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum End {
+    #[error("exit {0}")]
+    Exit(i32),
+    #[error("MPI_Abort with code {0}")]
+    Abort(i32),
+}
+
+/// Why `run` came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// At a safe point, as asked; `run` goes on.
+    Stopped,
+    Exited(i32),
+    /// The program is at fault: what happened, and where in it.
+    Failed { message: String, backtrace: String },
+    /// `Control::kill`, with its reason.
+    Killed(String),
+}
+
+pub struct Cell {
+    store: Store<Host>,
+    instance: Instance,
+    start: TypedFunc<(), ()>,
+    memory: Memory,
+    program: Arc<Program>,
+    stopped: bool,
+}
+
+/// All of a cell but its memory, as it travels.
+#[derive(Serialize, Deserialize)]
+pub struct Frozen {
+    pub rank: Rank,
+    pub size: u32,
+    pub program_sha256: String,
+    pub memory_bytes: u64,
+    pub args: Vec<String>,
+    pub env: Vec<String>,
+    pub memory_max: u64,
+    globals: Vec<(String, Number)>,
+    pub(crate) mpi: mpi::State,
+    pub(crate) wasi: wasi::Saved,
+    pub(crate) pending: Option<Pending>,
+    flags: MpiFlags,
+    unacknowledged: Vec<mpi::Message>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum Number {
+    I32(i32),
+    I64(i64),
+    F32(u32),
+    F64(u64),
+    V128(u128),
+}
+
+fn engine_failed(e: wasmtime::Error) -> Error {
+    Error::Engine(format!("{e:#}"))
+}
+
+/// An instance that is only looked at, never run.
+pub(crate) fn bare(engine: &Engine, program: &Program) -> Result<(Store<Host>, Instance)> {
+    struct Nowhere;
+    impl mpi::Wire for Nowhere {
+        fn send(&self, _: mpi::Message) {}
+        fn acknowledge(&self, _: Rank, _: Rank, _: u64) {}
+    }
+    let spec = Spec {
+        rank: Rank(0),
+        size: 1,
+        args: Vec::new(),
+        env: Vec::new(),
+        memory_max: u64::MAX,
+        mounts: wasi::Mounts::default(),
+        output: Arc::new(wasi::Discard),
+        fabric: Arc::new(Fabric::new(1, Box::new(Nowhere))),
+        place: String::new(),
+        spin: 0,
+    };
+    instantiate(engine, program, &spec, Arc::default())
+}
+
+fn instantiate(engine: &Engine, program: &Program, spec: &Spec, control: Arc<Control>) -> Result<(Store<Host>, Instance)> {
+    let limit = usize::try_from(spec.memory_max).unwrap_or(usize::MAX);
+    let host = Host {
+        memory: None,
+        mpi: mpi::State::new(spec.rank, spec.size),
+        wasi: wasi::State::new(spec),
+        pending: None,
+        mode: Mode::Running,
+        flags: MpiFlags::default(),
+        fabric: spec.fabric.clone(),
+        control,
+        place: spec.place.clone(),
+        spin: spec.spin,
+        size: spec.size,
+        unwinder: None,
+        limits: StoreLimitsBuilder::new().memory_size(limit).build(),
+    };
+    let mut store = Store::new(engine.inner(), host);
+    store.limiter(|host| &mut host.limits);
+    let instance = program.pre.instantiate(&mut store).map_err(|e| {
+        Error::Resources(format!("no room for the cell: {e:#}; raise its memory limit of {limit} bytes or start fewer ranks"))
+    })?;
+    let memory = instance.get_memory(&mut store, "memory");
+    store.data_mut().memory = memory;
+    Ok((store, instance))
+}
+
+impl Cell {
+    /// A new cell at the beginning of its program. The fabric already knows that the rank is here.
+    pub fn new(engine: &Engine, program: &Arc<Program>, spec: &Spec, control: Arc<Control>) -> Result<Cell> {
+        let (mut store, instance) = instantiate(engine, program, spec, control)?;
+        let start = instance.get_typed_func::<(), ()>(&mut store, "_start").map_err(engine_failed)?;
+        if let Some(points) = program.safe_points {
+            let mut get = |name| instance.get_typed_func::<(), ()>(&mut store, name).map_err(engine_failed);
+            let (stop_unwind, stop_rewind) = (get("asyncify_stop_unwind")?, get("asyncify_stop_rewind")?);
+            let mut get = |name| instance.get_typed_func::<u32, ()>(&mut store, name).map_err(engine_failed);
+            let (start_unwind, start_rewind) = (get("asyncify_start_unwind")?, get("asyncify_start_rewind")?);
+            store.data_mut().unwinder =
+                Some(Unwinder { points, start_unwind, stop_unwind, start_rewind, stop_rewind });
+        }
+        let memory = store.data().memory.expect("`Engine::load` made sure that it is exported");
+        Ok(Cell { store, instance, start, memory, program: program.clone(), stopped: false })
+    }
+
+    pub fn program(&self) -> &Arc<Program> {
+        &self.program
+    }
+
+    pub fn control(&self) -> Arc<Control> {
+        self.store.data().control.clone()
+    }
+
+    /// Runs until the program ends or has been stopped. The calling thread is the rank's for this time and needs
+    /// a stack of [`crate::engine::THREAD_STACK`] bytes.
+    pub fn run(&mut self) -> Ended {
+        let control = self.control();
+        let flags = self.program.safe_points.map(|p| p.flags);
+        // SAFETY: linear memory of the pool never moves and lives as long as the store; `detach` comes before `run` ends.
+        unsafe { control.attach(self.memory.data_ptr(&self.store), flags) };
+        // SAFETY: gettid has no arguments and no failure.
+        control.thread.store(unsafe { libc::syscall(libc::SYS_gettid) } as u32, Ordering::Relaxed);
+        let rank = self.store.data().mpi.me;
+        let fabric = self.store.data().fabric.clone();
+        fabric.mailbox(rank).bell.attach();
+        let ended = self.run_inner();
+        let ended = match ended {
+            Ended::Exited(code) => self.drain(code),
+            other => other,
+        };
+        control.memory_bytes.store(self.memory.data_size(&self.store) as u64, Ordering::Relaxed);
+        control.thread.store(0, Ordering::Relaxed);
+        control.detach();
+        ended
+    }
+
+    fn run_inner(&mut self) -> Ended {
+        if self.stopped {
+            self.stopped = false;
+            self.store.data_mut().mode = Mode::Rewinding;
+            let unwinder = self.store.data().unwinder.clone().expect("only a movable cell stops");
+            if let Err(e) = unwinder.start_rewind.call(&mut self.store, unwinder.points.unwind) {
+                return self.failure(e);
+            }
+        }
+        match self.start.call(&mut self.store, ()) {
+            Ok(()) if self.store.data().mode == Mode::Unwinding => {
+                let unwinder = self.store.data().unwinder.clone().expect("only a movable cell unwinds");
+                if let Err(e) = unwinder.stop_unwind.call(&mut self.store, ()) {
+                    return self.failure(e);
+                }
+                self.store.data_mut().mode = Mode::Running;
+                self.store.data().control.clear();
+                self.stopped = true;
+                Ended::Stopped
+            }
+            Ok(()) => Ended::Exited(0),
+            Err(e) => match e.downcast_ref::<End>() {
+                Some(End::Exit(code)) => Ended::Exited(*code),
+                _ => self.failure(e),
+            },
+        }
+    }
+
+    fn failure(&self, e: wasmtime::Error) -> Ended {
+        let control = &self.store.data().control;
+        if control.killed() {
+            return Ended::Killed(control.reason());
+        }
+        let backtrace = e.downcast_ref::<WasmBacktrace>().map_or(String::new(), |trace| {
+            let frames = trace.frames().iter().enumerate().map(|(i, f)| {
+                let name = f.func_name().map_or_else(|| format!("function {}", f.func_index()), str::to_string);
+                format!("{i:3}: {name}\n")
+            });
+            frames.collect()
+        });
+        let rank = self.store.data().mpi.me.0;
+        Ended::Failed { message: format!("rank {rank}: {}", e.root_cause()), backtrace }
+    }
+
+    /// What the rank has sent must be on its way before it goes.
+    fn drain(&mut self, code: i32) -> Ended {
+        let memory = self.memory;
+        let (mem, host) = memory.data_and_store_mut(&mut self.store);
+        let (rank, fabric) = (host.mpi.me, host.fabric.clone());
+        loop {
+            if let Err(e) = host.mpi.progress(mem, &fabric) {
+                return Ended::Failed { message: format!("rank {}: at its end: {e}", rank.0), backtrace: String::new() };
+            }
+            if host.mpi.flushed() && fabric.all_acknowledged(rank) {
+                return match host.wasi.close_all() {
+                    Ok(()) => Ended::Exited(code),
+                    Err(message) => Ended::Failed { message: format!("rank {}: {message}", rank.0), backtrace: String::new() },
+                };
+            }
+            if host.control.killed() {
+                return Ended::Killed(host.control.reason());
+            }
+            fabric.mailbox(rank).bell.wait(std::time::Duration::from_millis(1), || false);
+        }
+    }
+
+    /// Bytes of linear memory now.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory.data_size(&self.store)
+    }
+
+    /// The memory of a cell that does not run.
+    pub fn memory(&self) -> &[u8] {
+        self.memory.data(&self.store)
+    }
+
+    /// Everything but the memory, of a stopped cell. The fabric must hold the rank ([`Fabric::hold`]).
+    pub fn freeze(&mut self) -> Result<Frozen> {
+        assert!(self.stopped, "only a stopped cell can be written down");
+        let memory = self.memory;
+        let (mem, host) = memory.data_and_store_mut(&mut self.store);
+        let (rank, fabric) = (host.mpi.me, host.fabric.clone());
+        // What lies in rings becomes part of the state, and what this rank sent to ranks that have left becomes unacknowledged.
+        fabric.sweep();
+        host.mpi.progress(mem, &fabric).map_err(|e| Error::Snapshot(e.to_string()))?;
+        let exports: Vec<(String, wasmtime::Global)> = self
+            .instance
+            .exports(&mut self.store)
+            .filter_map(|e| Some((e.name().to_string(), e.into_global()?)))
+            .collect();
+        let mut globals = Vec::new();
+        for (name, global) in exports {
+            if global.ty(&self.store).mutability() == Mutability::Const {
+                continue;
+            }
+            let number = match global.get(&mut self.store) {
+                Val::I32(v) => Number::I32(v),
+                Val::I64(v) => Number::I64(v),
+                Val::F32(v) => Number::F32(v),
+                Val::F64(v) => Number::F64(v),
+                Val::V128(v) => Number::V128(v.as_u128()),
+                _ => return Err(Error::NotMovable(format!("global {name} holds a reference, which can't be written down"))),
+            };
+            globals.push((name, number));
+        }
+        let host = self.store.data();
+        Ok(Frozen {
+            rank,
+            size: host.size,
+            program_sha256: self.program.sha256.clone(),
+            memory_bytes: self.memory.data_size(&self.store) as u64,
+            args: host.wasi.args.clone(),
+            env: host.wasi.env.clone(),
+            memory_max: host.wasi.memory_max,
+            globals,
+            mpi: host.mpi.clone(),
+            wasi: host.wasi.save().map_err(Error::Snapshot)?,
+            pending: host.pending.clone(),
+            flags: host.flags,
+            unacknowledged: fabric.unacknowledged(rank),
+        })
+    }
+
+    /// A cell that goes on where another was frozen. Its memory has the right size and must be filled with
+    /// [`Cell::write`] before `run`. Until [`Cell::arrive`] the fabric does not deliver to it.
+    pub fn thaw(engine: &Engine, program: &Arc<Program>, frozen: &Frozen, spec: &Spec, control: Arc<Control>) -> Result<Cell> {
+        if !program.movable() {
+            return Err(Error::NotMovable("the program was not built with safe points; compile it with `cloudskin cc`".into()));
+        }
+        if frozen.program_sha256 != program.sha256 {
+            return Err(Error::Snapshot(format!(
+                "it is of program {}, not {}",
+                frozen.program_sha256, program.sha256
+            )));
+        }
+        let mut cell = Cell::new(engine, program, spec, control)?;
+        cell.grow(frozen.memory_bytes)?;
+        for (name, number) in &frozen.globals {
+            let global = cell
+                .instance
+                .get_global(&mut cell.store, name)
+                .ok_or_else(|| Error::Snapshot(format!("the program has no global {name}")))?;
+            let value = match *number {
+                Number::I32(v) => Val::I32(v),
+                Number::I64(v) => Val::I64(v),
+                Number::F32(v) => Val::F32(v),
+                Number::F64(v) => Val::F64(v),
+                Number::V128(v) => Val::V128(v.into()),
+            };
+            global.set(&mut cell.store, value).map_err(|e| Error::Snapshot(format!("global {name}: {e}")))?;
+        }
+        let host = cell.store.data_mut();
+        host.mpi = frozen.mpi.clone();
+        host.pending = frozen.pending.clone();
+        host.flags = frozen.flags;
+        host.wasi.restore(&frozen.wasi).map_err(Error::Snapshot)?;
+        cell.stopped = true;
+        Ok(cell)
+    }
+
+    fn grow(&mut self, bytes: u64) -> Result<()> {
+        let have = self.memory.data_size(&self.store) as u64;
+        if bytes < have || bytes % 65536 != 0 {
+            return Err(Error::Snapshot(format!("it says that its memory has {bytes} bytes; the program starts with {have}")));
+        }
+        let more = (bytes - have) / 65536;
+        self.memory.grow(&mut self.store, more).map_err(|e| Error::Resources(format!("no memory for a cell of {bytes} bytes: {e}")))?;
+        Ok(())
+    }
+
+    /// Writes pages of a cell that does not run.
+    pub fn write(&mut self, page: usize, data: &[u8]) -> Result<()> {
+        let at = page.checked_mul(PAGE).filter(|at| at + data.len() <= self.memory_bytes());
+        let at = at.ok_or_else(|| Error::Snapshot(format!("page {page} is outside of the cell's memory")))?;
+        self.memory.data_mut(&mut self.store)[at..at + data.len()].copy_from_slice(data);
+        Ok(())
+    }
+
+    /// Makes a thawed cell the place where its rank is.
+    pub fn arrive(&mut self, frozen: &Frozen) {
+        self.store.data().fabric.arrive(frozen.rank, frozen.unacknowledged.clone());
+    }
+}
+
+impl Host {
+    /// A cell that was built with safe points can stop here.
+    pub(crate) fn can_stop(&self) -> bool {
+        self.unwinder.is_some()
+    }
+}
+
+/// Begins to unwind: the host call that asked for it returns at once and the guest follows.
+pub(crate) fn unwind(caller: &mut wasmtime::Caller<'_, Host>) -> wasmtime::Result<()> {
+    let unwinder = caller.data().unwinder.clone().expect("asked by `can_stop`");
+    let SafePoints { unwind, unwind_len, .. } = unwinder.points;
+    let memory = caller.data().memory.expect("a running cell has its memory");
+    // Asyncify's own header: the next free byte, and the end.
+    let (next, end) = (unwind + 8, unwind + unwind_len);
+    memory.write(&mut *caller, unwind as usize, &[next.to_le_bytes(), end.to_le_bytes()].concat())?;
+    caller.data_mut().mode = Mode::Unwinding;
+    unwinder.start_unwind.call(caller, unwind)
+}
+
+/// Tells asyncify that the call at which the stack was unwound has been reached again.
+pub(crate) fn rewound(caller: &mut wasmtime::Caller<'_, Host>) -> wasmtime::Result<()> {
+    let unwinder = caller.data().unwinder.clone().expect("only a movable cell rewinds");
+    caller.data_mut().mode = Mode::Running;
+    unwinder.stop_rewind.call(caller, ())
+}

@@ -1,0 +1,106 @@
+//! The handle by which the agent stops, kills and watches a cell that runs on another thread.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+/// Shared between a cell's thread and everybody who wants something of it.
+#[derive(Default)]
+pub struct Control {
+    stop: AtomicBool,
+    kill: AtomicBool,
+    reason: Mutex<String>,
+    /// The cell's memory while it exists.
+    memory: Mutex<Option<View>>,
+    /// Linux thread id, for run-queue statistics; 0: not running.
+    pub thread: AtomicU32,
+    pub memory_bytes: AtomicU64,
+    pub doing: AtomicU32,
+}
+
+/// A live linear memory, seen from outside its thread.
+struct View {
+    base: *mut u8,
+    flags: Option<u32>,
+}
+
+// SAFETY: the pointer is only used under `Control::memory`'s lock, and `detach` takes it away before the memory is given back.
+unsafe impl Send for View {}
+
+impl Control {
+    fn view(&self) -> std::sync::MutexGuard<'_, Option<View>> {
+        self.memory.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Called by the cell's thread when its memory exists. `flags`: the address of the stop words.
+    ///
+    /// # Safety
+    /// `base` must stay mapped, at least up to `flags + 8`, until `detach`; linear memory of the pool never moves.
+    pub(crate) unsafe fn attach(&self, base: *mut u8, flags: Option<u32>) {
+        *self.view() = Some(View { base, flags });
+        if self.stop.load(Ordering::SeqCst) || self.kill.load(Ordering::SeqCst) {
+            self.raise();
+        }
+    }
+
+    pub(crate) fn detach(&self) {
+        *self.view() = None;
+    }
+
+    /// Runs `f` with the address of the memory, if it exists now.
+    pub(crate) fn with_memory<T>(&self, f: impl FnOnce(*const u8) -> T) -> Option<T> {
+        self.view().as_ref().map(|v| f(v.base))
+    }
+
+    fn word(&self, index: u32, value: u32) {
+        if let Some(View { base, flags: Some(flags) }) = &*self.view() {
+            // SAFETY: `attach` promised that flags + 8 is mapped, and it is aligned (the pass checks). The guest reads the word with plain
+            // loads; a torn or late value is not possible for an aligned word and would only delay the stop.
+            let word = unsafe { &*base.add((*flags + 4 * index) as usize).cast::<AtomicU32>() };
+            word.store(value, Ordering::SeqCst);
+        }
+    }
+
+    fn raise(&self) {
+        if self.kill.load(Ordering::SeqCst) {
+            self.word(1, 1);
+        }
+        self.word(0, 1);
+    }
+
+    /// Asks the cell to stop at its next safe point. Wake it if it may be waiting.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.raise();
+    }
+
+    pub fn stopping(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// The stop was seen, or is not wanted any more.
+    pub(crate) fn clear(&self) {
+        self.stop.store(false, Ordering::SeqCst);
+        if !self.killed() {
+            self.word(0, 0);
+        }
+    }
+
+    /// Ends the cell at its next loop or call; the first reason counts.
+    pub fn kill(&self, reason: &str) {
+        let mut text = self.reason.lock().unwrap_or_else(|e| e.into_inner());
+        if text.is_empty() {
+            *text = reason.to_string();
+        }
+        drop(text);
+        self.kill.store(true, Ordering::SeqCst);
+        self.raise();
+    }
+
+    pub fn killed(&self) -> bool {
+        self.kill.load(Ordering::SeqCst)
+    }
+
+    pub fn reason(&self) -> String {
+        self.reason.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+}

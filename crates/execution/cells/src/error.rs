@@ -1,0 +1,50 @@
+//! What can go wrong with a cell, and whose fault it is.
+
+use base::Kind;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The module can't run here; nothing was started.
+    #[error("module refused: {0}")]
+    Module(String),
+    /// A snapshot that can't be read; nothing was started.
+    #[error("snapshot refused: {0}")]
+    Snapshot(String),
+    #[error("{0}")]
+    NotMovable(String),
+    #[error("{0}")]
+    Resources(String),
+    #[error("{0}")]
+    NotFound(String),
+    #[error("peer: {0}")]
+    Peer(String),
+    #[error("{what}")]
+    Io {
+        what: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("engine: {0}")]
+    Engine(String),
+}
+
+impl Error {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Error::Module(_) => Kind::InvalidArgument,
+            Error::Snapshot(_) => Kind::DataLoss,
+            Error::NotMovable(_) => Kind::FailedPrecondition,
+            Error::Resources(_) => Kind::ResourceExhausted,
+            Error::NotFound(_) => Kind::NotFound,
+            Error::Peer(_) => Kind::Unavailable,
+            Error::Io { .. } | Error::Engine(_) => Kind::Internal,
+        }
+    }
+
+    pub fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Error {
+        let what = what.into();
+        move |source| Error::Io { what, source }
+    }
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;

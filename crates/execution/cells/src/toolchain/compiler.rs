@@ -1,0 +1,213 @@
+//! The compiler's outside: where the pinned clang is, with which flags it runs, and where results are kept.
+//!
+//! The compiler is `zig cc`, a clang 22 that brings wasi-libc and libc++ as sources and builds them on first use. All that
+//! it builds goes to a cache folder of ours (`CLOUDSKIN_CACHE`, else the user's cache folder), which may be deleted
+//! at any time. `guests/` is embedded in this program and written there, so an installed binary needs no source tree.
+//!
+//! Several compilers may run at once (`make -j`): files appear in the cache by rename only.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sha2::{Digest, Sha256};
+
+use super::Error;
+
+const MPI_H: &str = include_str!("../../../../../guests/mpi.h");
+const RUNTIME_C: &str = include_str!("../../../../../guests/runtime.c");
+
+/// What is written into each module's mark.
+pub const TOOLCHAIN: &str = "ziglang 0.17.1, clang 22";
+
+/// Exactly the instructions that Binaryen 108 knows: no multivalue, no reference types.
+pub(crate) const TARGET: &[&str] = &[
+    "-target",
+    "wasm32-wasi",
+    "-mcpu=mvp+simd128+bulk_memory+sign_ext+mutable_globals+nontrapping_fptoint",
+];
+
+/// Flags of each compilation, before the user's.
+pub(crate) const COMPILE: &[&str] = &[
+    "-D__CLOUDSKIN__=1",
+    // wasi-libc has these only on request; programs expect them.
+    "-D_WASI_EMULATED_SIGNAL",
+    "-D_WASI_EMULATED_PROCESS_CLOCKS",
+    "-D_WASI_EMULATED_GETPID",
+    "-D_WASI_EMULATED_MMAN",
+    // zig's default is a sanitizer that traps.
+    "-fno-sanitize=undefined",
+    "-fno-stack-protector",
+    // The same bits everywhere: a*b+c is rounded twice on every machine.
+    "-ffp-contract=off",
+    "-fno-exceptions",
+    "-Wno-unused-command-line-argument",
+    // Sums of floating point numbers stay in order, but the rest of the loop is vectorised: up to half the time.
+    "-mllvm",
+    "-force-ordered-reductions",
+];
+
+/// Libraries behind the emulation macros in [`COMPILE`].
+pub(crate) const LINK_LIBRARIES: &[&str] =
+    &["-lwasi-emulated-signal", "-lwasi-emulated-process-clocks", "-lwasi-emulated-getpid", "-lwasi-emulated-mman"];
+
+/// The stack that a program gets unless it says `-Wl,-z,stack-size=`, in bytes.
+pub(crate) const STACK_BYTES: u32 = 1 << 20;
+
+/// The pinned compiler, found.
+#[derive(Clone, Debug)]
+pub struct Compiler {
+    zig: PathBuf,
+    cache: PathBuf,
+}
+
+impl Compiler {
+    /// Looks at `CLOUDSKIN_ZIG`, then in `CLOUDSKIN_TOOLCHAIN`, then for `.setup/toolchain` above this program, then in the
+    /// user's data folder.
+    pub fn find() -> Result<Compiler, Error> {
+        let mut tried = Vec::new();
+        if let Some(zig) = std::env::var_os("CLOUDSKIN_ZIG") {
+            tried.push(PathBuf::from(zig));
+        } else if let Some(dir) = std::env::var_os("CLOUDSKIN_TOOLCHAIN") {
+            tried.push(Path::new(&dir).join("ziglang/zig"));
+        } else {
+            if let Ok(exe) = std::env::current_exe() {
+                tried.extend(exe.ancestors().skip(1).map(|dir| dir.join(".setup/toolchain/ziglang/zig")));
+            }
+            if let Some(data) = user_folder("XDG_DATA_HOME", ".local/share") {
+                tried.push(data.join("cloudskin/toolchain/ziglang/zig"));
+            }
+        }
+        match tried.iter().find(|path| path.is_file()) {
+            Some(zig) => Ok(Compiler { zig: zig.clone(), cache: cache_folder()? }),
+            None => Err(Error::NoCompiler(tried)),
+        }
+    }
+
+    /// `zig <tool>` with the caches in our folder.
+    pub fn command(&self, tool: &str) -> Command {
+        let mut command = Command::new(&self.zig);
+        command.arg(tool);
+        let zig_cache = self.cache.join("zig");
+        command.env("ZIG_GLOBAL_CACHE_DIR", &zig_cache).env("ZIG_LOCAL_CACHE_DIR", &zig_cache);
+        command
+    }
+
+    /// The program file, for messages.
+    pub fn path(&self) -> &Path {
+        &self.zig
+    }
+
+    /// The folder with `mpi.h`.
+    pub fn include(&self) -> Result<PathBuf, Error> {
+        let dir = self.cache.join("guests").join(key(&[MPI_H.as_bytes(), RUNTIME_C.as_bytes()]));
+        for (name, text) in [("mpi.h", MPI_H), ("runtime.c", RUNTIME_C)] {
+            let path = dir.join(name);
+            if !path.is_file() {
+                write_atomically(&path, text.as_bytes())?;
+            }
+        }
+        Ok(dir)
+    }
+
+    /// The object file of `guests/runtime.c`, compiled once for each version of compiler, flags and text.
+    pub fn runtime(&self) -> Result<PathBuf, Error> {
+        let dir = self.include()?;
+        let flags = [TARGET, COMPILE].concat().join(" ");
+        let name = format!("runtime-{}.o", key(&[flags.as_bytes(), self.zig.as_os_str().as_encoded_bytes(), TOOLCHAIN.as_bytes()]));
+        let object = dir.join(name);
+        if object.is_file() {
+            return Ok(object);
+        }
+        let temporary = unique(&object);
+        let mut command = self.command("cc");
+        command.args(TARGET).args(COMPILE).args(["-O2", "-c"]).arg(dir.join("runtime.c")).arg("-o").arg(&temporary);
+        let output = command.output().map_err(|source| Error::Spawn { program: self.zig.clone(), source })?;
+        if !output.status.success() {
+            return Err(Error::Tool { program: "zig cc", output: String::from_utf8_lossy(&output.stderr).into_owned() });
+        }
+        std::fs::rename(&temporary, &object).map_err(|e| Error::io("rename", &object, e))?;
+        Ok(object)
+    }
+}
+
+fn user_folder(variable: &str, below_home: &str) -> Option<PathBuf> {
+    let named = std::env::var_os(variable).map(PathBuf::from).filter(|p| p.is_absolute());
+    named.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(below_home)))
+}
+
+fn cache_folder() -> Result<PathBuf, Error> {
+    let dir = match std::env::var_os("CLOUDSKIN_CACHE") {
+        Some(dir) => PathBuf::from(dir),
+        None => user_folder("XDG_CACHE_HOME", ".cache")
+            .ok_or_else(|| Error::Usage("no cache folder: set HOME or CLOUDSKIN_CACHE".into()))?
+            .join("cloudskin"),
+    };
+    std::fs::create_dir_all(&dir).map_err(|e| Error::io("create", &dir, e))?;
+    Ok(std::path::absolute(&dir).unwrap_or(dir))
+}
+
+/// A short name for content.
+fn key(parts: &[&[u8]]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize()[..8].iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A name beside `path` that nobody else uses.
+fn unique(path: &Path) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    path.with_file_name(name)
+}
+
+/// Writes beside `path` and renames, so that nobody ever sees half a file. Creates the folder.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
+        std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
+    }
+    let temporary = unique(path);
+    let done = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path));
+    done.map_err(|e| {
+        let _ = std::fs::remove_file(&temporary); // what matters is reported
+        Error::io("write", path, e)
+    })
+}
+
+/// A folder for one compilation's intermediate files, deleted when dropped.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new() -> Result<Scratch, Error> {
+        use std::os::unix::fs::DirBuilderExt;
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let base = std::env::temp_dir();
+        for _ in 0..100 {
+            let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
+            let name = format!("cloudskin-{}-{}-{nanos}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            let dir = base.join(name);
+            match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
+                Ok(()) => return Ok(Scratch(dir)),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                Err(e) => return Err(Error::io("create", dir, e)),
+            }
+        }
+        Err(Error::Usage(format!("no free name for a folder in {}", base.display())))
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0); // a leftover in the temporary folder harms nobody
+    }
+}

@@ -1,0 +1,735 @@
+//! `cloudskin cc` and `cloudskin c++`: take the arguments of any C compiler, make a module that can be moved.
+//!
+//! ```text
+//! cloudskin cc -O2 a.c b.o -lm -o prog
+//!   parse:    a Plan: what to compile, what to link, what was asked for that cells don't have
+//!   compile:  each source by the pinned clang, one run per source
+//!   link:     objects, libraries, the runtime
+//!   instrument + asyncify: prog, a WebAssembly file under exactly that name
+//! ```
+//!
+//! So `make CC="cloudskin cc"` and `./configure --host=wasm32-wasi CC="cloudskin cc" AR="cloudskin ar"` work. A produced file can't be
+//! started by the shell, so `configure` must be told `--host`; without it, it stops with "cannot run C compiled programs".
+//!
+//! Each compilation has `-O3` unless the arguments name a level. `long` has 32 bits. What cells lack in this version is said
+//! plainly: OpenMP, threads, shared libraries, C++ exceptions, setjmp, Fortran. No DWARF is kept (the code moves after linking), but
+//! all function names are, for backtraces.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::compiler::{COMPILE, Compiler, LINK_LIBRARIES, STACK_BYTES, Scratch, TARGET, TOOLCHAIN, write_atomically};
+use super::{Error, FLAGS, KEEP, UNWIND, instrument};
+
+/// The language that the driver assumes when linking, and for its default libraries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lang {
+    C,
+    Cxx,
+}
+
+impl Lang {
+    fn tool(self) -> &'static str {
+        match self {
+            Lang::C => "cc",
+            Lang::Cxx => "c++",
+        }
+    }
+}
+
+/// Tools that ./configure and make call beside the compiler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Archiver {
+    Ar,
+    Ranlib,
+}
+
+/// Bytes of response files that are read, all together.
+const RESPONSE_BYTES_MAX: u64 = 16 << 20;
+/// Depth of response files that name response files.
+const RESPONSE_DEPTH_MAX: u32 = 16;
+
+/// Runs the compiler with `args` (without the program's name). `Ok` is its exit status; messages went to standard error.
+pub fn main(lang: Lang, args: Vec<OsString>) -> Result<u8, Error> {
+    let plan = parse(lang, expand(args)?)?;
+    for note in &plan.notes {
+        eprintln!("cloudskin {}: note: {note}", lang.tool());
+    }
+    let compiler = Compiler::find()?;
+    plan.run(lang, &compiler)
+}
+
+/// `cloudskin ar` and `cloudskin ranlib`: archives whose index knows WebAssembly objects.
+pub fn archiver(tool: Archiver, args: Vec<OsString>) -> Result<u8, Error> {
+    let compiler = Compiler::find()?;
+    let mut command = compiler.command(match tool {
+        Archiver::Ar => "ar",
+        Archiver::Ranlib => "ranlib",
+    });
+    command.args(args);
+    let status = command.status().map_err(|source| Error::Spawn { program: compiler.path().into(), source })?;
+    Ok(code(status))
+}
+
+/// Where the work stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Print something about the compiler (`--version`, `-print-...`, `-v` alone): all arguments are handed on.
+    Query,
+    /// `-E`, `-M`, `-MM`, `-fsyntax-only`: one run per source, to standard output or `-o`.
+    Print,
+    /// `-S`
+    Assembly,
+    /// `-c`
+    Object,
+    Link,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Source {
+    path: String,
+    /// From `-x`.
+    language: Option<String>,
+}
+
+/// One word of the linker's command line. Order matters to archives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Link {
+    /// The object made of the source with this number.
+    Source(usize),
+    Arg(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Plan {
+    mode: Mode,
+    sources: Vec<Source>,
+    output: Option<String>,
+    /// The user's flags for each compilation.
+    compile: Vec<String>,
+    link: Vec<Link>,
+    notes: Vec<String>,
+    verbose: bool,
+    /// All arguments as given, for [`Mode::Query`].
+    all: Vec<String>,
+    has_level: bool,
+    has_stack: bool,
+    cxx: bool,
+}
+
+/// Options whose value is the next argument, when it isn't attached. They go to the compilations.
+const WITH_VALUE: &[&str] = &[
+    "-I", "-D", "-U", "-include", "-imacros", "-isystem", "-idirafter", "-iquote", "-isysroot", "-iprefix", "-iwithprefix",
+    "-MF", "-MT", "-MQ", "-MJ", "-Xclang", "-Xpreprocessor", "-Xassembler", "-mllvm", "--param", "-cxx-isystem",
+];
+
+/// Options of native linkers without a meaning here.
+const LINKER_IGNORED: &[&str] = &[
+    "--as-needed", "--no-as-needed", "--start-group", "--end-group", "-(", "-)", "-Bstatic", "-Bdynamic", "-Bsymbolic", "-Bsymbolic-functions",
+    "-dn", "-dy", "--enable-new-dtags", "--disable-new-dtags", "--no-undefined", "--warn-common", "--fatal-warnings", "--export-dynamic", "-E",
+    "--eh-frame-hdr", "--no-copy-dt-needed-entries", "--copy-dt-needed-entries", "-O1", "-O2", "--relax", "--strip-all", "-s", "-S",
+    "--strip-debug", "--stack-first", "--warn-unresolved-symbols", "-static", "--push-state", "--pop-state", "--sort-common",
+];
+const LINKER_IGNORED_PREFIXES: &[&str] = &["-rpath", "--rpath", "--build-id", "--hash-style", "-soname", "--soname", "-Map", "--dynamic-linker", "--version-script", "--compress-debug-sections", "--icf"];
+
+/// Libraries whose content is in the C library, or in the agent.
+const LIBRARIES_INCLUDED: &[&str] = &["m", "mpi", "mpich", "mpicxx", "mpi_cxx", "mpicpp", "rt", "dl", "util", "pthread", "stdc++", "gcc", "gcc_s", "c++", "c++abi"];
+
+fn parse(lang: Lang, args: Vec<String>) -> Result<Plan, Error> {
+    let mut plan = Plan {
+        mode: Mode::Link,
+        sources: Vec::new(),
+        output: None,
+        compile: Vec::new(),
+        link: Vec::new(),
+        notes: Vec::new(),
+        verbose: false,
+        all: args.clone(),
+        has_level: false,
+        has_stack: false,
+        cxx: lang == Lang::Cxx,
+    };
+    let mut language: Option<String> = None;
+    let mut only_files = false;
+    let mut query = false;
+    let mut words = args.into_iter().peekable();
+    while let Some(arg) = words.next() {
+        let mut value = |option: &str| {
+            words.next().ok_or_else(|| Error::Usage(format!("{option} needs a value")))
+        };
+        if only_files || !arg.starts_with('-') || arg == "-" {
+            plan.input(arg, language.as_deref())?;
+            continue;
+        }
+        match arg.as_str() {
+            "--" => only_files = true,
+            "-c" => plan.stop_at(Mode::Object),
+            "-S" => plan.stop_at(Mode::Assembly),
+            "-E" | "-M" | "-MM" | "-fsyntax-only" => {
+                plan.stop_at(Mode::Print);
+                plan.compile.push(arg);
+            }
+            "-o" | "--output" => plan.output = Some(value("-o")?),
+            "-x" => language = Some(value("-x")?).filter(|l| l != "none"),
+            "-v" | "--verbose" => plan.verbose = true,
+            "--version" | "--help" | "-dumpversion" | "-dumpfullversion" | "-dumpmachine" | "-###" | "-dumpspecs" | "-V" | "-qversion" | "-version" => query = true,
+            "-Xlinker" => {
+                let word = value("-Xlinker")?;
+                plan.linker_words(vec![word])?;
+            }
+            "-l" | "-L" | "-u" => {
+                let word = value(&arg)?;
+                plan.library_or_path(&format!("{arg}{word}"));
+            }
+            "-z" => {
+                let word = value("-z")?;
+                plan.linker_words(vec!["-z".into(), word])?;
+            }
+            "-T" | "-e" | "-arch" | "-target" | "--target" => {
+                let word = value(&arg)?;
+                if matches!(arg.as_str(), "-T" | "-e") {
+                    return Err(Error::Usage(format!("{arg} {word}: cells have no linker scripts and start at _start")));
+                }
+                plan.target(&word)?;
+            }
+            "-shared" | "-dynamiclib" | "--shared" => {
+                return Err(Error::Usage(format!("{arg}: shared libraries aren't supported in this version; link the objects or a .a archive")));
+            }
+            "-static-pie" => return Err(Error::Usage("-static-pie: not supported; a cell is always static and without a fixed place, leave it out".into())),
+            "-m32" | "-mx32" => return Err(Error::Usage(format!("{arg}: a cell has its own machine type, wasm32; leave it out"))),
+            "-pthread" | "-pthreads" | "-mthreads" => {
+                return Err(Error::Usage(format!("{arg}: threads aren't supported in this version; build without it, or use more MPI ranks")));
+            }
+            "-fexceptions" | "-fcxx-exceptions" | "-fwasm-exceptions" => {
+                return Err(Error::Usage(format!("{arg}: C++ exceptions aren't supported in this version; code that doesn't throw builds without it")));
+            }
+            "-static" | "-static-libgcc" | "-static-libstdc++" | "-pie" | "-no-pie" | "-rdynamic" | "-s" | "-g0" | "-pipe" | "-fPIC" | "-fpic"
+            | "-fPIE" | "-fpie" | "-fno-exceptions" | "-no-canonical-prefixes" | "-fno-openmp" | "-nopie" => {}
+            "-m64" | "-mtune=native" | "-march=native" | "-mcpu=native" => plan.note(&arg, "cells run on any processor"),
+            "-nostdlib" | "-nodefaultlibs" | "-nostartfiles" => {
+                return Err(Error::Usage(format!("{arg}: a cell needs its C library and start code; leave it out")));
+            }
+            _ => plan.prefixed(arg, &mut language, &mut query, &mut words)?,
+        }
+    }
+    if query || (plan.sources.is_empty() && plan.link.is_empty() && plan.verbose) {
+        plan.mode = Mode::Query;
+        return Ok(plan);
+    }
+    let objects = plan.link.iter().any(|l| !matches!(l, Link::Arg(a) if a.starts_with('-')));
+    if plan.sources.is_empty() && !(plan.mode == Mode::Link && objects) {
+        return Err(Error::Usage("no input files".into()));
+    }
+    if plan.mode != Mode::Link && plan.output.is_some() && plan.sources.len() > 1 {
+        return Err(Error::Usage("-o with -c, -S or -E takes one source".into()));
+    }
+    Ok(plan)
+}
+
+impl Plan {
+    /// The option that stops earliest wins, as in every C compiler.
+    fn stop_at(&mut self, mode: Mode) {
+        let rank = |m| match m {
+            Mode::Query | Mode::Print => 0,
+            Mode::Assembly => 1,
+            Mode::Object => 2,
+            Mode::Link => 3,
+        };
+        if rank(mode) < rank(self.mode) {
+            self.mode = mode;
+        }
+    }
+
+    fn note(&mut self, option: &str, why: &str) {
+        let note = format!("{option} is left out: {why}");
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
+    fn input(&mut self, path: String, language: Option<&str>) -> Result<(), Error> {
+        let extension = Path::new(&path).extension().and_then(|e| e.to_str()).unwrap_or("");
+        let name = Path::new(&path).file_name().and_then(|n| n.to_str()).unwrap_or("");
+        let is_source = match extension {
+            "c" | "i" | "s" | "S" | "sx" | "h" => true,
+            "cc" | "cp" | "cpp" | "cxx" | "CPP" | "c++" | "C" | "ii" | "hh" | "hpp" | "hxx" | "H" => {
+                self.cxx = true;
+                true
+            }
+            "f" | "for" | "ftn" | "f77" | "f90" | "f95" | "f03" | "f08" | "F" | "F90" => {
+                return Err(Error::Usage(format!("{path}: Fortran isn't supported in this version")));
+            }
+            "cu" | "m" | "mm" if language.is_none() => {
+                return Err(Error::Usage(format!("{path}: only C and C++ are compiled")));
+            }
+            _ => false,
+        };
+        if language.is_none() && (extension == "so" || name.contains(".so.")) {
+            return Err(Error::Usage(format!("{path}: shared libraries aren't supported in this version; link the objects or a .a archive")));
+        }
+        if language.is_some_and(|l| l.starts_with("c++")) {
+            self.cxx = true;
+        }
+        if is_source || language.is_some() {
+            self.link.push(Link::Source(self.sources.len()));
+            self.sources.push(Source { path, language: language.map(str::to_string) });
+        } else if path == "-" {
+            return Err(Error::Usage("-: say with -x which language standard input has".into()));
+        } else {
+            self.link.push(Link::Arg(path));
+        }
+        Ok(())
+    }
+
+    /// Options that are told by how they begin.
+    fn prefixed(
+        &mut self,
+        arg: String,
+        language: &mut Option<String>,
+        query: &mut bool,
+        words: &mut impl Iterator<Item = String>,
+    ) -> Result<(), Error> {
+        if let Some(list) = arg.strip_prefix("-Wl,") {
+            return self.linker_words(list.split(',').map(str::to_string).collect());
+        }
+        if WITH_VALUE.contains(&arg.as_str()) {
+            let value = words.next().ok_or_else(|| Error::Usage(format!("{arg} needs a value")))?;
+            self.compile.extend([arg, value]);
+            return Ok(());
+        }
+        let starts = |list: &[&str]| list.iter().any(|p| arg.starts_with(p));
+        if starts(&["-print-", "--print-", "--help="]) {
+            *query = true;
+        } else if let Some(path) = arg.strip_prefix("--output=").or_else(|| arg.strip_prefix("-o")) {
+            self.output = Some(path.to_string());
+        } else if let Some(name) = arg.strip_prefix("-x") {
+            *language = Some(name.to_string()).filter(|l| l != "none");
+        } else if starts(&["-fopenmp", "-qopenmp", "-openmp", "-fiopenmp"]) && !arg.starts_with("-fopenmp-simd") {
+            return Err(Error::Usage(format!(
+                "{arg}: OpenMP isn't supported in this version; without it the pragmas are ignored and the program runs with one thread"
+            )));
+        } else if starts(&["-fopenacc", "-fsanitize=", "-fprofile-", "--coverage", "-fcoverage"]) {
+            return Err(Error::Usage(format!("{arg}: not supported for cells")));
+        } else if let Some(triple) = arg.strip_prefix("--target=") {
+            self.target(triple)?;
+        } else if starts(&["-l", "-L"]) {
+            self.library_or_path(&arg);
+        } else if starts(&["-march=", "-mtune=", "-mcpu=", "-mavx", "-msse", "-mfma", "-mbmi", "-mfpmath", "-maes", "-mpopcnt", "-mf16c", "-mabm", "-mcmodel", "-mfpu", "-mfloat-abi", "-mprefer-vector-width"]) {
+            self.note(&arg, "cells run on any processor");
+        } else if starts(&["-flto", "-fuse-ld=", "-fuse-linker-plugin", "-fno-lto", "-ffat-lto"]) {
+            self.note(&arg, "the linker is fixed");
+        } else if starts(&["-ffp-contract="]) {
+            self.note(&arg, "results must not depend on the machine");
+        } else {
+            self.has_level |= arg.starts_with("-O");
+            // A level as clang writes it; gcc's -Og exists in clang, higher numbers mean 3.
+            let high = arg.strip_prefix("-O").and_then(|n| n.parse::<u32>().ok()).is_some_and(|n| n > 3);
+            self.compile.push(if high { "-O3".into() } else { arg });
+        }
+        Ok(())
+    }
+
+    fn target(&mut self, triple: &str) -> Result<(), Error> {
+        if triple.starts_with("wasm32") && !triple.contains("threads") {
+            return Ok(());
+        }
+        Err(Error::Usage(format!("target {triple}: cells are wasm32-wasi; leave it out")))
+    }
+
+    fn library_or_path(&mut self, arg: &str) {
+        if arg.strip_prefix("-l").is_some_and(|name| LIBRARIES_INCLUDED.contains(&name)) {
+            return;
+        }
+        let arg = if let Some(symbol) = arg.strip_prefix("-u") { format!("-Wl,--undefined={symbol}") } else { arg.to_string() };
+        self.link.push(Link::Arg(arg));
+    }
+
+    /// What stood behind `-Wl,`.
+    fn linker_words(&mut self, words: Vec<String>) -> Result<(), Error> {
+        let mut words = words.into_iter().peekable();
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "-z" => match words.next() {
+                    Some(setting) if setting.starts_with("stack-size=") => {
+                        self.has_stack = true;
+                        self.link.push(Link::Arg(format!("-Wl,-z,{setting}")));
+                    }
+                    // relro, now, noexecstack, ...: a cell has all that by its nature.
+                    _ => {}
+                },
+                "-rpath" | "-rpath-link" | "-soname" | "-Map" | "-h" => {
+                    words.next();
+                }
+                "-shared" | "--shared" => return Err(Error::Usage("-Wl,-shared: shared libraries aren't supported in this version".into())),
+                w if w.is_empty() || LINKER_IGNORED.contains(&w) || LINKER_IGNORED_PREFIXES.iter().any(|p| w.starts_with(p)) => {}
+                w if w.starts_with("-l") || w.starts_with("-L") => {
+                    let w = w.to_string();
+                    self.library_or_path(&w);
+                }
+                w if w.starts_with('-') => self.link.push(Link::Arg(format!("-Wl,{w}"))),
+                _ => self.link.push(Link::Arg(word)),
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self, lang: Lang, compiler: &Compiler) -> Result<u8, Error> {
+        match self.mode {
+            Mode::Query => {
+                let mut command = compiler.command(lang.tool());
+                command.args(TARGET).args(&self.all);
+                self.execute(compiler, command, Purpose::Compile)
+            }
+            Mode::Print | Mode::Assembly | Mode::Object => {
+                let mut worst = 0;
+                for source in &self.sources {
+                    let output = match (&self.output, self.mode) {
+                        (Some(path), _) => Some(PathBuf::from(path)),
+                        (None, Mode::Object) => Some(beside(&source.path, "o")),
+                        (None, Mode::Assembly) => Some(beside(&source.path, "s")),
+                        (None, _) => None,
+                    };
+                    worst = worst.max(self.compile(source, output.as_deref(), &[], compiler)?);
+                }
+                Ok(worst)
+            }
+            Mode::Link => self.link(lang, compiler),
+        }
+    }
+
+    fn compile(&self, source: &Source, output: Option<&Path>, more: &[String], compiler: &Compiler) -> Result<u8, Error> {
+        let mut command = compiler.command(if self.cxx { "c++" } else { "cc" });
+        command.args(TARGET).args(COMPILE);
+        if !self.has_level {
+            command.arg("-O3");
+        }
+        command.args(&self.compile).args(more).arg("-isystem").arg(compiler.include()?);
+        match self.mode {
+            Mode::Print => {}
+            Mode::Assembly => drop(command.arg("-S")),
+            _ => drop(command.arg("-c")),
+        }
+        if let Some(output) = output {
+            command.arg("-o").arg(output);
+        }
+        if let Some(language) = &source.language {
+            command.args(["-x", language]);
+        } else if source.path.ends_with(".c") && self.cxx {
+            // c++ a.c means C++; a mixed command line of cc means C for this file.
+            command.args(["-x", if self.all_cxx() { "c++" } else { "c" }]);
+        }
+        command.arg(&source.path);
+        self.execute(compiler, command, Purpose::Compile)
+    }
+
+    /// Whether no source is C by its name.
+    fn all_cxx(&self) -> bool {
+        self.sources.iter().all(|s| s.path.ends_with(".c"))
+    }
+
+    fn link(&self, lang: Lang, compiler: &Compiler) -> Result<u8, Error> {
+        let scratch = Scratch::new()?;
+        let output = PathBuf::from(self.output.as_deref().unwrap_or("a.out"));
+        let mut objects = Vec::new();
+        for (n, source) in self.sources.iter().enumerate() {
+            let stem = Path::new(&source.path).file_stem().and_then(|s| s.to_str()).unwrap_or("input");
+            let object = scratch.path(&format!("{n}-{stem}.o"));
+            // With -MD the dependencies belong beside the program, not beside the temporary object.
+            let mut more = Vec::new();
+            let asks = |option: &str| self.compile.iter().any(|a| a == option);
+            if (asks("-MD") || asks("-MMD")) && !asks("-MF") {
+                more.extend(["-MF".into(), output.with_extension("d").display().to_string()]);
+                more.extend(["-MT".into(), output.display().to_string()]);
+            }
+            let status = self.compile(source, Some(&object), &more, compiler)?;
+            if status != 0 {
+                return Ok(status);
+            }
+            objects.push(object);
+        }
+        let plain = scratch.path("linked.wasm");
+        let mut command = compiler.command(if self.cxx || lang == Lang::Cxx { "c++" } else { "cc" });
+        // Always the same level: it selects the C library's build, and each is built once and cached.
+        command.args(TARGET).arg("-O3").arg("-o").arg(&plain);
+        for (n, word) in self.link.iter().enumerate() {
+            match word {
+                Link::Source(source) => command.arg(&objects[*source]),
+                Link::Arg(arg) => match indexed_archive(arg, n, &scratch, compiler)? {
+                    Some(copy) => command.arg(copy),
+                    None => command.arg(arg),
+                },
+            };
+        }
+        command.arg(compiler.runtime()?).args(LINK_LIBRARIES);
+        for symbol in [FLAGS, UNWIND, KEEP] {
+            command.arg(format!("-Wl,--export={symbol}"));
+        }
+        if !self.has_stack {
+            command.arg(format!("-Wl,-z,stack-size={STACK_BYTES}"));
+        }
+        let status = self.execute(compiler, command, Purpose::Link)?;
+        if status != 0 {
+            return Ok(status);
+        }
+        let linked = std::fs::read(&plain).map_err(|e| Error::io("read", &plain, e))?;
+        let options = instrument::Options { toolchain: TOOLCHAIN.into(), ..Default::default() };
+        let wasm = instrument::instrument_with(&linked, &options)?;
+        write_atomically(&output, &wasm)?;
+        use std::os::unix::fs::PermissionsExt;
+        // configure and make look for the x bit.
+        std::fs::set_permissions(&output, std::fs::Permissions::from_mode(0o755)).map_err(|e| Error::io("make executable", &output, e))?;
+        Ok(0)
+    }
+
+    /// Runs one command; what it prints goes on to standard error, with a line about what cells lack where that is the cause.
+    fn execute(&self, compiler: &Compiler, mut command: Command, purpose: Purpose) -> Result<u8, Error> {
+        use std::io::IsTerminal;
+        if self.verbose {
+            eprintln!("{command:?}");
+        }
+        if std::io::stderr().is_terminal() && self.mode != Mode::Query && purpose == Purpose::Compile {
+            command.arg("-fcolor-diagnostics");
+        }
+        command.stdin(Stdio::inherit()).stdout(Stdio::inherit()).stderr(Stdio::piped());
+        let output = command
+            .spawn()
+            .and_then(|child| child.wait_with_output())
+            .map_err(|source| Error::Spawn { program: compiler.path().into(), source })?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        for line in text.lines().filter(|l| !is_noise(l)) {
+            eprintln!("{line}");
+        }
+        if !output.status.success() {
+            for note in explain(&text) {
+                eprintln!("cloudskin: {note}");
+            }
+        }
+        Ok(code(output.status))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Compile,
+    Link,
+}
+
+/// What zig says about arguments that it made itself.
+fn is_noise(line: &str) -> bool {
+    line.contains("argument unused during compilation: '-c'") || line.contains("use --target=wasm32-wasip1 instead [-Wdeprecated]")
+}
+
+/// What cells lack in this version, by the words that a failing compiler or linker uses for it.
+const LACKING: &[(&[&str], &str)] = &[
+    (
+        &["with exceptions disabled", "__cxa_throw", "__cxa_allocate_exception", "__cxa_begin_catch", "__cpp_exception"],
+        "C++ exceptions aren't supported in this version (try, catch, throw)",
+    ),
+    (&["Setjmp/longjmp", "setjmp", "longjmp"], "setjmp and longjmp aren't supported in this version"),
+    (&["undefined symbol: fork", "undefined symbol: vfork", "undeclared function 'fork'", "undefined symbol: exec", "'execv", "undefined symbol: wait", "undefined symbol: system", "undeclared function 'system'", "undefined symbol: popen", "undeclared function 'popen'"],
+        "processes aren't supported in this version (fork, exec, wait, system, popen); a cell is one process, MPI ranks are many"),
+    (&["undefined symbol: pthread_", "undefined symbol: sem_", "undefined symbol: __kmpc_", "undefined symbol: omp_", "'omp.h' file not found"], "threads and OpenMP aren't supported in this version"),
+    (&["undefined symbol: dlopen", "undefined symbol: dlsym"], "shared libraries aren't supported in this version (dlopen)"),
+    (&["undefined symbol: socket", "undefined symbol: connect", "undefined symbol: bind", "undefined symbol: getaddrinfo", "'netdb.h' file not found"],
+        "sockets aren't supported in this version; ranks talk through MPI"),
+    (&["'sys/ptrace.h'", "'sys/shm.h'", "'sys/ipc.h'", "undefined symbol: shm", "undefined symbol: mmap"], "shared memory between processes isn't supported in this version"),
+];
+
+fn explain(text: &str) -> Vec<&'static str> {
+    let said = |words: &&[&str]| text.lines().any(|line| is_trouble(line) && words.iter().any(|w| line.contains(w)));
+    LACKING.iter().filter(|(words, _)| said(words)).map(|(_, note)| *note).collect()
+}
+
+/// An error's own line, not the source text under it.
+fn is_trouble(line: &str) -> bool {
+    line.contains("error") || line.contains("undefined symbol")
+}
+
+/// GNU ar can't read WebAssembly objects, so its archives lack the index that the linker needs. Then: a copy with one.
+fn indexed_archive(arg: &str, number: usize, scratch: &Scratch, compiler: &Compiler) -> Result<Option<PathBuf>, Error> {
+    use std::io::Read;
+    if arg.starts_with('-') || !arg.ends_with(".a") {
+        return Ok(None);
+    }
+    let mut head = [0u8; 10];
+    let read = std::fs::File::open(arg).and_then(|mut f| f.read_exact(&mut head));
+    // An unreadable file is the linker's to report. "/ " is the index's name.
+    if read.is_err() || !head.starts_with(b"!<arch>\n") || &head[8..] == b"/ " {
+        return Ok(None);
+    }
+    let copy = scratch.path(&format!("archive-{number}.a"));
+    std::fs::copy(arg, &copy).map_err(|e| Error::io("copy", arg, e))?;
+    let mut command = compiler.command("ranlib");
+    command.arg(&copy);
+    let output = command.output().map_err(|source| Error::Spawn { program: compiler.path().into(), source })?;
+    if output.status.success() {
+        return Ok(Some(copy));
+    }
+    Err(Error::Tool { program: "zig ranlib", output: String::from_utf8_lossy(&output.stderr).into_owned() })
+}
+
+/// `dir/name.c` becomes `name.<extension>` in the current folder.
+fn beside(source: &str, extension: &str) -> PathBuf {
+    PathBuf::from(Path::new(source).file_name().unwrap_or_default()).with_extension(extension)
+}
+
+/// A process killed by a signal counts as failed.
+fn code(status: std::process::ExitStatus) -> u8 {
+    status.code().map_or(1, |c| c.clamp(0, 255) as u8)
+}
+
+/// Replaces `@file` by the words in that file, as gcc does; a file that can't be read stays as it is.
+fn expand(args: Vec<OsString>) -> Result<Vec<String>, Error> {
+    let mut out = Vec::new();
+    let mut budget = RESPONSE_BYTES_MAX;
+    for arg in args {
+        let arg = arg.into_string().map_err(|a| Error::Usage(format!("argument {a:?} is not UTF-8")))?;
+        expand_one(arg, 0, &mut budget, &mut out)?;
+    }
+    Ok(out)
+}
+
+fn expand_one(arg: String, depth: u32, budget: &mut u64, out: &mut Vec<String>) -> Result<(), Error> {
+    let Some(size) = arg.strip_prefix('@').and_then(|path| std::fs::metadata(path).ok()).filter(|m| m.is_file()).map(|m| m.len()) else {
+        out.push(arg);
+        return Ok(());
+    };
+    if depth == RESPONSE_DEPTH_MAX || size > *budget {
+        return Err(Error::Usage(format!("{arg}: response files nested deeper than {RESPONSE_DEPTH_MAX} or longer than {RESPONSE_BYTES_MAX} bytes")));
+    }
+    *budget -= size;
+    let text = std::fs::read_to_string(&arg[1..]).map_err(|e| Error::io("read", &arg[1..], e))?;
+    for word in split_words(&text) {
+        expand_one(word, depth + 1, budget, out)?;
+    }
+    Ok(())
+}
+
+/// Words between blanks; quotes of both kinds and backslashes protect.
+fn split_words(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (c, quote) {
+            ('\\', q) if q != Some('\'') => word.get_or_insert_default().extend(chars.next()),
+            (c, Some(q)) if c == q => quote = None,
+            ('"' | '\'', None) => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (c, None) if c.is_whitespace() => words.extend(word.take()),
+            (c, _) => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(str::to_string).collect()
+    }
+
+    /// `mode | sources | output | compile flags | link words`, sources in the link words as #number.
+    fn check(line: &str, expected: &str) {
+        let plan = parse(Lang::C, words(line)).unwrap();
+        let link: Vec<String> = plan
+            .link
+            .iter()
+            .map(|l| match l {
+                Link::Source(n) => format!("#{n}"),
+                Link::Arg(a) => a.clone(),
+            })
+            .collect();
+        let sources: Vec<&str> = plan.sources.iter().map(|s| s.path.as_str()).collect();
+        let got = format!(
+            "{:?} | {} | {} | {} | {}",
+            plan.mode,
+            sources.join(" "),
+            plan.output.as_deref().unwrap_or(""),
+            plan.compile.join(" "),
+            link.join(" ")
+        );
+        assert_eq!(got, expected, "{line}");
+    }
+
+    fn refused(line: &str, expected: &str) {
+        let message = parse(Lang::C, words(line)).unwrap_err().to_string();
+        assert!(message.contains(expected), "{line}: {message}");
+    }
+
+    #[test]
+    fn ordinary_command_lines() {
+        check("a.c", "Link | a.c |  |  | #0");
+        check("-O2 -Wall -c dir/a.c", "Object | dir/a.c |  | -O2 -Wall | #0");
+        check("-c a.c -o b.o -MD -MF x.d -MT b.o", "Object | a.c | b.o | -MD -MF x.d -MT b.o | #0");
+        check("a.c b.o c.cc libx.a -lfoo -Llib -oprog", "Link | a.c c.cc | prog |  | #0 b.o #1 libx.a -lfoo -Llib");
+        check("-I inc -D X=1 -DY -include z.h a.c", "Link | a.c |  | -I inc -D X=1 -DY -include z.h | #0");
+        check("-E a.c", "Print | a.c |  | -E | #0");
+        check("-c -MM a.c", "Print | a.c |  | -MM | #0");
+        check("-S -c a.c", "Assembly | a.c |  |  | #0");
+        check("-O9 a.c", "Link | a.c |  | -O3 | #0");
+        check("-x c conf -x none b.o", "Link | conf |  |  | #0 b.o");
+        check("a.o -l m -l mpi -lpthread -l z", "Link |  |  |  | a.o -lz");
+        check("-- -odd.c", "Link | -odd.c |  |  | #0");
+    }
+
+    #[test]
+    fn questions_are_handed_on() {
+        check("--version", "Query |  |  |  | ");
+        check("-v", "Query |  |  |  | ");
+        check("-print-prog-name=ld", "Query |  |  |  | ");
+        check("-v a.c", "Link | a.c |  |  | #0");
+    }
+
+    #[test]
+    fn native_linker_flags() {
+        check("a.o -Wl,-rpath,/x -Wl,--as-needed -Wl,-z,relro,-z,now", "Link |  |  |  | a.o");
+        check("a.o -Wl,-z,stack-size=65536 -Xlinker --export=f", "Link |  |  |  | a.o -Wl,-z,stack-size=65536 -Wl,--export=f");
+        check("a.o -Wl,--start-group,x.a,-lm,-lq,--end-group", "Link |  |  |  | a.o x.a -lq");
+        check("-static -fPIC -s -pipe -m64 -march=native a.c", "Link | a.c |  |  | #0");
+        assert_eq!(parse(Lang::C, words("-march=native -m64 a.c")).unwrap().notes.len(), 2);
+    }
+
+    #[test]
+    fn what_cells_lack_is_said() {
+        refused("-fopenmp a.c", "OpenMP isn't supported");
+        refused("-pthread a.c", "threads aren't supported");
+        refused("-shared a.o", "shared libraries");
+        refused("libx.so.1", "shared libraries");
+        refused("-static-pie a.c", "-static-pie");
+        refused("-m32 a.c", "wasm32");
+        refused("a.f90", "Fortran");
+        refused("--target=x86_64-linux-gnu a.c", "wasm32-wasi");
+        refused("-c", "no input files");
+        refused("-lm", "no input files");
+        refused("-o", "-o needs a value");
+        refused("-c a.c b.c -o x.o", "one source");
+    }
+
+    #[test]
+    fn failures_are_explained_once() {
+        assert_eq!(explain("wasm-ld: error: a.o: undefined symbol: fork\n"), [LACKING[2].1]);
+        assert_eq!(explain("a.cc:1:9: error: cannot use 'throw' with exceptions disabled\n"), [LACKING[0].1]);
+        assert!(explain("a.c:3: error: expected ';'\n   3 | setjmp(x)\n").is_empty());
+    }
+
+    #[test]
+    fn response_files_are_split_like_gcc_does() {
+        let check = |text: &str, expected: &[&str]| assert_eq!(split_words(text), expected, "{text}");
+        check("a  b\n\tc", &["a", "b", "c"]);
+        check(r#"-DX="a b" 'c \ d' e\ f """#, &["-DX=a b", r"c \ d", "e f", ""]);
+        check("", &[]);
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("args");
+        std::fs::write(&file, format!("-c @{}", file.display())).unwrap();
+        assert!(expand(vec![format!("@{}", file.display()).into()]).unwrap_err().to_string().contains("nested"));
+        assert_eq!(expand(vec!["@absent".into()]).unwrap(), ["@absent"]);
+    }
+}

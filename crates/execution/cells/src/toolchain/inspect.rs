@@ -1,0 +1,289 @@
+//! Reads a module that somebody submits: is it a WebAssembly module at all, is it well-formed, does it ask only for what
+//! the agent has, can its ranks be moved.
+//!
+//! The bytes are foreign: the size limit comes first, everything after it works on validated bytes. What the module claims about
+//! itself (the custom section) is believed only as far as its globals, exports and memory say the same. Nothing is run.
+
+use wasmparser::ValType;
+
+use super::instrument::Outline;
+use super::{FLAGS, FORMAT, GLOBAL_PREFIX, Mark, TABLE, UNWIND};
+
+/// Bytes in a page of linear memory.
+const PAGE_BYTES: u64 = 64 << 10;
+/// Bytes of flag words at [`Mark::flags`].
+const FLAGS_BYTES: u64 = 64;
+/// The custom section holds a few numbers; more than this isn't ours.
+const MARK_BYTES_MAX: usize = 64 << 10;
+
+/// Why a module is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the module has {bytes} bytes, at most {max} are taken")]
+    TooLarge { bytes: usize, max: usize },
+    #[error("not a WebAssembly module: {0}; compile with `cloudskin cc`")]
+    NotWasm(String),
+    #[error("malformed module: {0}")]
+    Invalid(String),
+    #[error("the module exports no function `_start` without parameters: it is not a program")]
+    NoStart,
+    #[error("the module doesn't export its one memory as `memory`")]
+    NoMemory,
+    #[error("the module needs what agents don't have: {}", .0.join(", "))]
+    MissingImports(Vec<String>),
+    #[error("the module was made for format {found}, this agent takes format {FORMAT}: compile it again with this version's `cloudskin cc`")]
+    Format { found: u32 },
+}
+
+/// A thing that the module takes from outside.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Import {
+    pub module: String,
+    pub name: String,
+    /// `function`, `memory`, `table`, `global` or `tag`.
+    pub kind: &'static str,
+}
+
+/// What a module is.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub bytes: usize,
+    /// Why its ranks can't be moved; empty when they can.
+    pub fixed_because: Vec<String>,
+    /// Sorted by module and name.
+    pub imports: Vec<Import>,
+    pub exports: Vec<String>,
+    /// Linear memory at the start, in bytes.
+    pub memory_min_bytes: u64,
+    /// The most that the module itself allows, in bytes.
+    pub memory_max_bytes: Option<u64>,
+    /// The custom section, when it agrees with the module.
+    pub mark: Option<Mark>,
+}
+
+impl Report {
+    /// Whether a running rank of this module can be moved.
+    pub fn movable(&self) -> bool {
+        self.fixed_because.is_empty()
+    }
+
+    /// Places where the module polls the stop flag.
+    pub fn safe_points(&self) -> u32 {
+        self.mark.as_ref().map_or(0, |m| m.polls)
+    }
+}
+
+/// Inspects and refuses: larger than `max_bytes`, not a valid program, or with an import (module, name) that isn't known.
+pub fn check(wasm: &[u8], max_bytes: usize, known_import: &dyn Fn(&str, &str) -> bool) -> Result<Report, Refusal> {
+    if wasm.len() > max_bytes {
+        return Err(Refusal::TooLarge { bytes: wasm.len(), max: max_bytes });
+    }
+    let report = inspect(wasm)?;
+    let missing: Vec<String> = report
+        .imports
+        .iter()
+        .filter(|i| i.kind != "function" || !known_import(&i.module, &i.name))
+        .map(|i| format!("{} {}.{}", i.kind, i.module, i.name))
+        .collect();
+    if missing.is_empty() { Ok(report) } else { Err(Refusal::MissingImports(missing)) }
+}
+
+/// Reads a module; an `Err` is a module that no agent could run.
+pub fn inspect(wasm: &[u8]) -> Result<Report, Refusal> {
+    magic(wasm)?;
+    wasmparser::Validator::new_with_features(super::features())
+        .validate_all(wasm)
+        .map_err(|e| Refusal::Invalid(e.to_string()))?;
+    let outline = Outline::read(wasm).map_err(|e| Refusal::Invalid(e.to_string()))?;
+    let start = outline.function_type("_start").ok_or(Refusal::NoStart)?;
+    if !start.params().is_empty() || !start.results().is_empty() {
+        return Err(Refusal::NoStart);
+    }
+    let memory = match &outline.memory {
+        Some(memory) if outline.exports.iter().any(|(n, k, i)| n == "memory" && *k == wasmparser::ExternalKind::Memory && *i == 0) => memory,
+        _ => return Err(Refusal::NoMemory),
+    };
+    let memory_min_bytes = memory.initial.saturating_mul(PAGE_BYTES);
+    let mut fixed_because = outline.reasons.clone();
+    let mark = read_mark(&outline, memory_min_bytes, &mut fixed_because)?;
+    let mut imports: Vec<Import> = outline
+        .imports
+        .iter()
+        .map(|(module, name, kind)| Import { module: module.clone(), name: name.clone(), kind })
+        .collect();
+    imports.sort();
+    imports.dedup();
+    Ok(Report {
+        bytes: wasm.len(),
+        fixed_because,
+        imports,
+        exports: outline.exports.iter().map(|(name, ..)| name.clone()).collect(),
+        memory_min_bytes,
+        memory_max_bytes: memory.maximum.map(|pages| pages.saturating_mul(PAGE_BYTES)),
+        mark,
+    })
+}
+
+/// The first eight bytes: magic number, version 1, layer "core module".
+fn magic(wasm: &[u8]) -> Result<(), Refusal> {
+    let not = |what: &str| Err(Refusal::NotWasm(what.to_string()));
+    match wasm {
+        [] => not("the file is empty"),
+        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Ok(()),
+        [0, b'a', b's', b'm', _, _, 1, 0, ..] => not("it is a component; agents run core modules"),
+        [0, b'a', b's', b'm', rest @ ..] => Err(Refusal::NotWasm(format!("its version field is {:02x?}", &rest[..rest.len().min(4)]))),
+        [0x7f, b'E', b'L', b'F', ..] => not("it is an ELF file, made by the machine's own compiler"),
+        [b'#', b'!', ..] => not("it is a script"),
+        [b'!', b'<', b'a', b'r', b'c', b'h', b'>', ..] => not("it is an archive of object files"),
+        [b'(', b'm', b'o', b'd', b'u', b'l', b'e', ..] => not("it is WebAssembly text, the binary form is needed"),
+        other => Err(Refusal::NotWasm(format!("it starts with the bytes {:02x?}", &other[..other.len().min(8)]))),
+    }
+}
+
+/// The custom section, compared with what the module really has. What doesn't fit goes to `reasons`.
+fn read_mark(outline: &Outline, memory_bytes: u64, reasons: &mut Vec<String>) -> Result<Option<Mark>, Refusal> {
+    let Some(data) = outline.mark.as_ref() else {
+        reasons.push("it was not made by `cloudskin cc`: it has no safe points".into());
+        return Ok(None);
+    };
+    #[derive(serde::Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let unreadable = |e: serde_json::Error| Refusal::Invalid(format!("custom section `cloudskin`: {e}"));
+    if data.len() > MARK_BYTES_MAX {
+        return Err(Refusal::Invalid(format!("custom section `cloudskin` has {} bytes", data.len())));
+    }
+    let Version { version } = serde_json::from_slice(data).map_err(unreadable)?;
+    if version != FORMAT {
+        return Err(Refusal::Format { found: version });
+    }
+    let mark: Mark = serde_json::from_slice(data).map_err(unreadable)?;
+    let mut wrong = Vec::new();
+    for (name, claimed, bytes) in [(FLAGS, mark.flags, FLAGS_BYTES), (UNWIND, mark.unwind, u64::from(mark.unwind_bytes))] {
+        if outline.address_of(name) != Some(claimed) {
+            wrong.push(format!("its global {name} and its mark differ"));
+        } else if u64::from(claimed) + bytes > memory_bytes || claimed % 16 != 0 {
+            wrong.push(format!("{name} at {claimed} with {bytes} bytes doesn't lie in its memory"));
+        }
+    }
+    if mark.unwind_bytes < 1024 {
+        wrong.push(format!("its unwind area has only {} bytes", mark.unwind_bytes));
+    }
+    for (name, params) in [
+        ("asyncify_start_unwind", &[ValType::I32][..]),
+        ("asyncify_stop_unwind", &[]),
+        ("asyncify_start_rewind", &[ValType::I32]),
+        ("asyncify_stop_rewind", &[]),
+    ] {
+        if !outline.function_type(name).is_some_and(|ty| ty.params() == params && ty.results().is_empty()) {
+            wrong.push(format!("it doesn't export {name}"));
+        }
+    }
+    if !outline.function_type("asyncify_get_state").is_some_and(|ty| ty.params().is_empty() && ty.results() == [ValType::I32]) {
+        wrong.push("it doesn't export asyncify_get_state".into());
+    }
+    let exported = |name: &str, kind| outline.exports.iter().find(|(n, k, _)| n == name && *k == kind).map(|e| e.2);
+    let mutable: std::collections::HashSet<u32> = outline.mutable_globals().collect();
+    // Asyncify adds two of its own, which are zero whenever a snapshot is taken.
+    let saved: std::collections::HashSet<u32> = (0..mark.globals.min(mutable.len() as u32))
+        .filter_map(|n| exported(&format!("{GLOBAL_PREFIX}{n}"), wasmparser::ExternalKind::Global))
+        .filter(|index| mutable.contains(index))
+        .collect();
+    if saved.len() != mark.globals as usize || mutable.len() > saved.len() + 2 {
+        wrong.push(format!("{} of its {} mutable globals are exported, {} were marked", saved.len(), mutable.len(), mark.globals));
+    }
+    if outline.tables > 0 && exported(TABLE, wasmparser::ExternalKind::Table).is_none() {
+        wrong.push(format!("it doesn't export its table as {TABLE}"));
+    }
+    if !wrong.is_empty() {
+        reasons.append(&mut wrong);
+        return Ok(None);
+    }
+    Ok(Some(mark))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: usize = 1 << 20;
+
+    fn check_text(text: &str) -> Result<Report, Refusal> {
+        check(&wat::parse_str(text).unwrap(), MAX, &|module, _| module == "known")
+    }
+
+    fn refused(bytes: &[u8], expected: &str) {
+        let message = check(bytes, MAX, &|_, _| true).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+
+    #[test]
+    fn what_is_no_module_is_named() {
+        refused(b"", "empty");
+        refused(b"\x7fELF\x02\x01\x01", "ELF");
+        refused(b"\0asm\x0d\0\x01\0", "component");
+        refused(b"\0asm\x02\0\0\0", "version");
+        refused(b"\0as", "00, 61, 73");
+        refused(b"#!/bin/sh\n", "script");
+        refused(&vec![0; MAX + 1], "at most");
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        let wasm = wat::parse_str(r#"(module (memory (export "memory") 1) (func (export "_start") (loop nop)))"#).unwrap();
+        for end in 0..wasm.len() {
+            // A cut at a section's border is a smaller valid module, but not this program.
+            assert!(check(&wasm[..end], MAX, &|_, _| true).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn a_plain_program_runs_but_stays() {
+        let report = check_text(r#"(module (import "known" "f" (func)) (memory (export "memory") 2 9) (func (export "_start")))"#).unwrap();
+        assert!(!report.movable());
+        assert_eq!((report.memory_min_bytes, report.memory_max_bytes), (128 << 10, Some(576 << 10)));
+        assert_eq!(report.imports.len(), 1);
+    }
+
+    #[test]
+    fn what_an_agent_lacks_is_listed() {
+        let text = r#"(module (import "x" "b" (func)) (import "x" "a" (func)) (memory (export "memory") 1) (func (export "_start")))"#;
+        assert_eq!(
+            check_text(text).unwrap_err(),
+            Refusal::MissingImports(vec!["function x.a".into(), "function x.b".into()])
+        );
+        let text = r#"(module (import "known" "m" (memory 1)) (export "memory" (memory 0)) (func (export "_start")))"#;
+        assert_eq!(check_text(text).unwrap_err(), Refusal::MissingImports(vec!["memory known.m".into()]));
+    }
+
+    #[test]
+    fn programs_have_a_start_and_a_memory() {
+        assert_eq!(check_text(r#"(module (memory (export "memory") 1))"#).unwrap_err(), Refusal::NoStart);
+        assert_eq!(
+            check_text(r#"(module (memory (export "memory") 1) (func (export "_start") (param i32)))"#).unwrap_err(),
+            Refusal::NoStart
+        );
+        assert_eq!(check_text(r#"(module (memory 1) (func (export "_start")))"#).unwrap_err(), Refusal::NoMemory);
+    }
+
+    fn marked(json: &str) -> Result<Report, Refusal> {
+        let json = json.replace('"', "\\\"");
+        check_text(&format!(
+            r#"(module (memory (export "memory") 1) (func (export "_start"))
+                (global (export "__cloudskin_flags") i32 (i32.const 64))
+                (global (export "__cloudskin_unwind") i32 (i32.const 128))
+                (@custom "cloudskin" "{json}"))"#
+        ))
+    }
+
+    #[test]
+    fn a_mark_is_not_believed() {
+        assert_eq!(marked(r#"{"version":7}"#).unwrap_err(), Refusal::Format { found: 7 });
+        assert!(matches!(marked("{").unwrap_err(), Refusal::Invalid(_)));
+        let report = marked(r#"{"version":1,"flags":64,"unwind":4000000000,"unwind_bytes":4294967295,"polls":1,"die_checks":0,"globals":4294967295,"toolchain":""}"#).unwrap();
+        assert!(!report.movable() && report.mark.is_none());
+        let all = report.fixed_because.join("; ");
+        assert!(all.contains("__cloudskin_unwind and its mark differ") && all.contains("asyncify_start_unwind"), "{all}");
+    }
+}

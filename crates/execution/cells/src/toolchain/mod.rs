@@ -1,0 +1,107 @@
+//! From C and C++ source text to a module that can be moved while it runs.
+//!
+//! The way of one program:
+//!
+//! ```text
+//! prog.c --clang--> prog.o --wasm-ld + guests/runtime.c--> plain module      driver, compiler
+//!        --instrument: polls at loop headers, exports of all state-->        instrument
+//!        --binaryen's asyncify: every stack that can reach a poll unwinds--> asyncify
+//!        --custom section "cloudskin": where flags and unwind area lie-->    prog (a WebAssembly file)
+//! ```
+//!
+//! [`inspect`] reads such a file back when it is submitted: is it well-formed, does it ask only for what the agent has, can
+//! it be moved.
+//!
+//! What this doesn't do: it runs no module, it brings no compiler (`make setup` installs the pinned one), and it knows
+//! neither threads, OpenMP, C++ exceptions nor setjmp; a program that needs them gets a sentence that says so.
+
+pub mod asyncify;
+pub mod compiler;
+pub mod driver;
+pub mod inspect;
+pub mod instrument;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Name of the custom section that marks a module made by this toolchain.
+pub const SECTION: &str = "cloudskin";
+/// Version of what [`Mark`] says and of the contract between module and agent. Another version is refused.
+pub const FORMAT: u32 = 1;
+/// Exported immutable global: address of the flag words. Word 0 (offset 0) is "stop", word 1 (offset 4) is "die".
+pub const FLAGS: &str = "__cloudskin_flags";
+/// Exported immutable global: address of the unwind area, where asyncify keeps the stack of a stopped cell.
+pub const UNWIND: &str = "__cloudskin_unwind";
+/// Size of the unwind area in `guests/runtime.c`, in bytes.
+pub const UNWIND_BYTES: u32 = 8 << 20;
+/// The function that exists only to bring the import `cloudskin.poll` into the module.
+pub(crate) const KEEP: &str = "__cloudskin_keep";
+/// Exported mutable globals are called this and a number from 0 on.
+pub const GLOBAL_PREFIX: &str = "__cloudskin_g";
+/// The function table's export, when the module has a table.
+pub const TABLE: &str = "__indirect_function_table";
+
+/// What the custom section `cloudskin` holds, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// [`FORMAT`] of the toolchain that made the module.
+    pub version: u32,
+    /// Address of the flag words.
+    pub flags: u32,
+    /// Address of the unwind area.
+    pub unwind: u32,
+    /// Size of the unwind area in bytes.
+    pub unwind_bytes: u32,
+    /// Number of places where the module polls the stop flag.
+    pub polls: u32,
+    /// Number of innermost loops that check only the die flag.
+    pub die_checks: u32,
+    /// Number of exported mutable globals.
+    pub globals: u32,
+    /// The compiler, for people.
+    pub toolchain: String,
+}
+
+/// Why no module came out.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{0}")]
+    Usage(String),
+    #[error("no compiler: looked for {}; `make setup` installs it, or CLOUDSKIN_ZIG=.../zig names a copy of ziglang 0.17.1", places(.0))]
+    NoCompiler(Vec<PathBuf>),
+    #[error("no wasm-opt: looked for {0}; `make setup` installs binaryen, or CLOUDSKIN_WASM_OPT=.../wasm-opt names a copy")]
+    NoWasmOpt(String),
+    #[error("run {program}: {source}")]
+    Spawn { program: PathBuf, source: std::io::Error },
+    #[error("{program} failed: {output}")]
+    Tool { program: &'static str, output: String },
+    #[error("{what} {path}: {source}", path = path.display())]
+    Io { what: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("malformed module: {0}")]
+    Malformed(String),
+    #[error("the module can't be moved: {}", .0.join("; "))]
+    NotMovable(Vec<String>),
+}
+
+impl Error {
+    pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Error {
+        Error::Io { what, path: path.into(), source }
+    }
+}
+
+impl From<wasmparser::BinaryReaderError> for Error {
+    fn from(error: wasmparser::BinaryReaderError) -> Error {
+        Error::Malformed(error.to_string())
+    }
+}
+
+fn places(paths: &[PathBuf]) -> String {
+    paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// The instructions that a module may use: what wasmtime 48 accepts as it stands, without threads and exceptions.
+pub(crate) fn features() -> wasmparser::WasmFeatures {
+    use wasmparser::WasmFeatures as F;
+    F::WASM2 | F::RELAXED_SIMD | F::TAIL_CALL | F::EXTENDED_CONST | F::MULTI_MEMORY | F::MEMORY64
+}

@@ -1,0 +1,726 @@
+//! WASI preview 1 for cells: buckets as folders, standard output to the job's log, clocks, arguments. Nothing else of the machine is visible.
+//!
+//! Written here rather than taken, because open files must be able to move: the table of descriptors is plain data ([`Saved`]) beside the handles of
+//! the present agent. A file that is being written is private until it is closed; then it is a sealed object. Paths are resolved as text below a
+//! mount, so there is nothing to escape to: `..` above a mount is refused, and there are no links.
+//!
+//! Sockets, links and file times are not offered (`ENOTSUP`).
+
+use crate::cell::{End, Host, Mode, Spec};
+use crate::mpi_host;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use wasmtime::{Caller, Linker};
+
+pub const MODULE: &str = "wasi_snapshot_preview1";
+/// Open files of one cell.
+const FDS_MAX: usize = 1024;
+
+/// The functions of preview 1, all of which have a body here.
+pub const NAMES: [&str; 46] = [
+    "args_get", "args_sizes_get", "environ_get", "environ_sizes_get", "clock_res_get", "clock_time_get", "fd_advise", "fd_allocate", "fd_close",
+    "fd_datasync", "fd_fdstat_get", "fd_fdstat_set_flags", "fd_fdstat_set_rights", "fd_filestat_get", "fd_filestat_set_size",
+    "fd_filestat_set_times", "fd_pread", "fd_prestat_get", "fd_prestat_dir_name", "fd_pwrite", "fd_read", "fd_readdir", "fd_renumber", "fd_seek",
+    "fd_sync", "fd_tell", "fd_write", "path_create_directory", "path_filestat_get", "path_filestat_set_times", "path_link", "path_open",
+    "path_readlink", "path_remove_directory", "path_rename", "path_symlink", "path_unlink_file", "poll_oneoff", "proc_exit", "proc_raise",
+    "random_get", "sched_yield", "sock_accept", "sock_recv", "sock_send", "sock_shutdown",
+];
+
+/// Error numbers of preview 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Errno {
+    Acces = 2,
+    Badf = 8,
+    Exist = 20,
+    Fault = 21,
+    Fbig = 22,
+    Inval = 28,
+    Io = 29,
+    Isdir = 31,
+    Mfile = 33,
+    Noent = 44,
+    Nospc = 51,
+    Notdir = 54,
+    Notsup = 58,
+    Spipe = 70,
+    Notcapable = 76,
+}
+type Result<T> = std::result::Result<T, Errno>;
+
+/// A file's or folder's description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    pub folder: bool,
+    pub size: u64,
+}
+
+/// A file that never changes while it is open.
+pub trait Source: Send {
+    fn len(&self) -> u64;
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<usize>;
+}
+
+/// A file that is being written and is not visible to others until `commit`.
+pub trait Sink: Send {
+    fn len(&self) -> u64;
+    fn set_len(&mut self, len: u64) -> Result<()>;
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<usize>;
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<()>;
+    fn commit(self: Box<Self>) -> Result<()>;
+}
+
+/// What a cell sees as a folder. Paths are relative, normalised, without `.` and `..`; empty for the folder itself.
+pub trait Mount: Send + Sync {
+    fn stat(&self, path: &str) -> Result<Stat>;
+    fn open(&self, path: &str) -> Result<Box<dyn Source>>;
+    /// A new version of a file; with `keep`, beginning with the present content.
+    fn create(&self, path: &str, keep: bool) -> Result<Box<dyn Sink>>;
+    /// Names directly below `path`.
+    fn list(&self, path: &str) -> Result<Vec<(String, Stat)>>;
+    fn remove(&self, path: &str) -> Result<()>;
+    fn rename(&self, from: &str, to: &str) -> Result<()>;
+}
+
+/// Takes what a cell prints. `offset` counts the bytes of this stream before these.
+pub trait Output: Send + Sync {
+    fn write(&self, rank: mpi::Rank, stderr: bool, offset: u64, data: &[u8]);
+}
+
+/// Output that nobody wants.
+pub struct Discard;
+impl Output for Discard {
+    fn write(&self, _: mpi::Rank, _: bool, _: u64, _: &[u8]) {}
+}
+
+/// The folders of a cell: name (`scenes`, seen as `/scenes`) and what is behind. `workdir`: where relative paths begin, as mount and path.
+#[derive(Clone, Default)]
+pub struct Mounts {
+    pub folders: Vec<(String, Arc<dyn Mount>)>,
+    pub workdir: Option<(usize, String)>,
+}
+
+enum Fd {
+    Standard(u8),
+    Folder { mount: usize, path: String, preopened: Option<String> },
+    Reading { mount: usize, path: String, at: u64, file: Box<dyn Source> },
+    Writing { mount: usize, path: String, at: u64, append: bool, file: Box<dyn Sink> },
+}
+
+#[derive(Serialize, Deserialize)]
+enum SavedFd {
+    Standard(u8),
+    Folder { mount: u32, path: String, preopened: Option<String> },
+    Reading { mount: u32, path: String, at: u64 },
+    Writing { mount: u32, path: String, at: u64, append: bool, data: Vec<u8> },
+}
+
+/// A cell's open files as they travel.
+#[derive(Serialize, Deserialize)]
+pub struct Saved {
+    fds: Vec<Option<SavedFd>>,
+    folders: BTreeSet<(u32, String)>,
+    printed: [u64; 2],
+}
+
+pub(crate) struct State {
+    pub args: Vec<String>,
+    pub env: Vec<String>,
+    pub memory_max: u64,
+    mounts: Mounts,
+    output: Arc<dyn Output>,
+    rank: mpi::Rank,
+    fds: Vec<Option<Fd>>,
+    /// Folders that the cell made and that hold nothing yet: an object store has none.
+    folders: BTreeSet<(u32, String)>,
+    printed: [u64; 2],
+}
+
+/// `a/./b//c` → `a/b/c`; refuses what leads above the start.
+fn normal(base: &str, path: &str) -> Result<String> {
+    if path.starts_with('/') || path.contains('\0') {
+        return Err(Errno::Notcapable);
+    }
+    let mut out: Vec<&str> = base.split('/').filter(|s| !s.is_empty()).collect();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                out.pop().ok_or(Errno::Notcapable)?;
+            }
+            name => out.push(name),
+        }
+    }
+    Ok(out.join("/"))
+}
+
+impl State {
+    pub fn new(spec: &Spec) -> State {
+        let mut fds: Vec<Option<Fd>> = (0..3).map(|n| Some(Fd::Standard(n))).collect();
+        for (mount, (name, _)) in spec.mounts.folders.iter().enumerate() {
+            fds.push(Some(Fd::Folder { mount, path: String::new(), preopened: Some(format!("/{name}")) }));
+        }
+        if let Some((mount, path)) = &spec.mounts.workdir {
+            fds.push(Some(Fd::Folder { mount: *mount, path: path.clone(), preopened: Some(".".into()) }));
+        }
+        State {
+            args: spec.args.clone(),
+            env: spec.env.clone(),
+            memory_max: spec.memory_max,
+            mounts: spec.mounts.clone(),
+            output: spec.output.clone(),
+            rank: spec.rank,
+            fds,
+            folders: BTreeSet::new(),
+            printed: [0; 2],
+        }
+    }
+
+    pub fn save(&self) -> std::result::Result<Saved, String> {
+        let save = |fd: &Fd| -> std::result::Result<SavedFd, String> {
+            Ok(match fd {
+                Fd::Standard(n) => SavedFd::Standard(*n),
+                Fd::Folder { mount, path, preopened } => {
+                    SavedFd::Folder { mount: *mount as u32, path: path.clone(), preopened: preopened.clone() }
+                }
+                Fd::Reading { mount, path, at, .. } => SavedFd::Reading { mount: *mount as u32, path: path.clone(), at: *at },
+                Fd::Writing { mount, path, at, append, file } => {
+                    let mut data = vec![0; file.len() as usize];
+                    let mut done = 0;
+                    while done < data.len() {
+                        match file.read_at(done as u64, &mut data[done..]) {
+                            Ok(n) if n > 0 => done += n,
+                            _ => return Err(format!("file {path}, which is being written, can't be read back")),
+                        }
+                    }
+                    SavedFd::Writing { mount: *mount as u32, path: path.clone(), at: *at, append: *append, data }
+                }
+            })
+        };
+        let fds = self.fds.iter().map(|fd| fd.as_ref().map(save).transpose()).collect::<std::result::Result<_, _>>()?;
+        Ok(Saved { fds, folders: self.folders.clone(), printed: self.printed })
+    }
+
+    pub fn restore(&mut self, saved: &Saved) -> std::result::Result<(), String> {
+        let mut fds = Vec::with_capacity(saved.fds.len());
+        for fd in &saved.fds {
+            fds.push(match fd {
+                None => None,
+                Some(fd) => Some(self.reopen(fd)?),
+            });
+        }
+        self.fds = fds;
+        self.folders = saved.folders.clone();
+        self.printed = saved.printed;
+        Ok(())
+    }
+
+    fn reopen(&self, fd: &SavedFd) -> std::result::Result<Fd, String> {
+        let mount = |m: u32, path: &str| {
+            let found = self.mounts.folders.get(m as usize).map(|(_, f)| f);
+            found.ok_or_else(|| format!("the file {path} was open in a bucket that the job does not have here"))
+        };
+        let lost = |path: &str| format!("the file {path}, which was open, can't be opened here");
+        Ok(match fd {
+            SavedFd::Standard(n) => Fd::Standard(*n),
+            SavedFd::Folder { mount, path, preopened } => {
+                Fd::Folder { mount: *mount as usize, path: path.clone(), preopened: preopened.clone() }
+            }
+            SavedFd::Reading { mount: m, path, at } => {
+                let file = mount(*m, path)?.open(path).map_err(|_| lost(path))?;
+                Fd::Reading { mount: *m as usize, path: path.clone(), at: *at, file }
+            }
+            SavedFd::Writing { mount: m, path, at, append, data } => {
+                let mut file = mount(*m, path)?.create(path, false).map_err(|_| lost(path))?;
+                file.write_at(0, data).map_err(|_| lost(path))?;
+                Fd::Writing { mount: *m as usize, path: path.clone(), at: *at, append: *append, file }
+            }
+        })
+    }
+
+    /// Closes what the program left open, as a system does at the end of a process.
+    pub fn close_all(&mut self) -> std::result::Result<(), String> {
+        for fd in self.fds.drain(..).flatten() {
+            if let Fd::Writing { path, file, .. } = fd {
+                file.commit().map_err(|e| format!("file {path} could not be sealed at the end ({e:?})"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fd(&mut self, fd: u32) -> Result<&mut Fd> {
+        self.fds.get_mut(fd as usize).and_then(Option::as_mut).ok_or(Errno::Badf)
+    }
+
+    fn add(&mut self, new: Fd) -> Result<u32> {
+        let slot = match self.fds.iter().position(Option::is_none) {
+            Some(i) => i,
+            None if self.fds.len() < FDS_MAX => {
+                self.fds.push(None);
+                self.fds.len() - 1
+            }
+            None => return Err(Errno::Mfile),
+        };
+        self.fds[slot] = Some(new);
+        Ok(slot as u32)
+    }
+
+    /// The mount and the path that a descriptor of a folder and a path below it mean.
+    fn at(&mut self, fd: u32, path: &str) -> Result<(usize, String)> {
+        match self.fd(fd)? {
+            Fd::Folder { mount, path: base, preopened } => {
+                // What was opened by the program may not lead out of the mount; a preopened one not out of itself.
+                let start = if preopened.is_some() { String::new() } else { base.clone() };
+                let below = normal(&start, path)?;
+                let full = if preopened.is_some() { normal(base, &below)? } else { below };
+                Ok((*mount, full))
+            }
+            _ => Err(Errno::Notdir),
+        }
+    }
+
+    fn stat(&self, mount: usize, path: &str) -> Result<Stat> {
+        if path.is_empty() || self.folders.contains(&(mount as u32, path.to_string())) {
+            return Ok(Stat { folder: true, size: 0 });
+        }
+        self.mounts.folders[mount].1.stat(path)
+    }
+
+    fn open(&mut self, mount: usize, path: String, flags: u32, write: bool, append: bool) -> Result<Fd> {
+        let (create, folder, exclusive, truncate) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0, flags & 8 != 0);
+        let found = self.stat(mount, &path);
+        match found {
+            Ok(_) if create && exclusive => return Err(Errno::Exist),
+            Ok(Stat { folder: true, .. }) if write || truncate => return Err(Errno::Isdir),
+            Ok(Stat { folder: true, .. }) => return Ok(Fd::Folder { mount, path, preopened: None }),
+            Ok(_) if folder => return Err(Errno::Notdir),
+            Err(Errno::Noent) if create && !folder => {}
+            Err(e) => return Err(e),
+            Ok(_) => {}
+        }
+        let behind = &self.mounts.folders[mount].1;
+        if write || (create && found.is_err()) {
+            let file = behind.create(&path, found.is_ok() && !truncate)?;
+            return Ok(Fd::Writing { mount, path, at: 0, append, file });
+        }
+        Ok(Fd::Reading { file: behind.open(&path)?, mount, path, at: 0 })
+    }
+
+    fn close(&mut self, fd: u32) -> Result<()> {
+        self.fd(fd)?;
+        match self.fds[fd as usize].take() {
+            Some(Fd::Writing { file, .. }) => file.commit(),
+            _ => Ok(()),
+        }
+    }
+
+    fn print(&mut self, n: u8, data: &[u8]) {
+        let stderr = n == 2;
+        let offset = &mut self.printed[usize::from(stderr)];
+        self.output.write(self.rank, stderr, *offset, data);
+        *offset += data.len() as u64;
+    }
+}
+
+/// Guest memory with checked access.
+struct Mem<'m>(&'m mut [u8]);
+
+impl Mem<'_> {
+    fn bytes(&self, at: u32, len: u32) -> Result<&[u8]> {
+        self.0.get(at as usize..at as usize + len as usize).ok_or(Errno::Fault)
+    }
+    fn bytes_mut(&mut self, at: u32, len: u32) -> Result<&mut [u8]> {
+        self.0.get_mut(at as usize..at as usize + len as usize).ok_or(Errno::Fault)
+    }
+    fn put(&mut self, at: u32, data: &[u8]) -> Result<()> {
+        self.bytes_mut(at, data.len() as u32)?.copy_from_slice(data);
+        Ok(())
+    }
+    fn u32(&self, at: u32) -> Result<u32> {
+        Ok(u32::from_le_bytes(self.bytes(at, 4)?.try_into().expect("four bytes")))
+    }
+    fn u64(&self, at: u32) -> Result<u64> {
+        Ok(u64::from_le_bytes(self.bytes(at, 8)?.try_into().expect("eight bytes")))
+    }
+    fn put_u32(&mut self, at: u32, v: u32) -> Result<()> {
+        self.put(at, &v.to_le_bytes())
+    }
+    fn put_u64(&mut self, at: u32, v: u64) -> Result<()> {
+        self.put(at, &v.to_le_bytes())
+    }
+    fn text(&self, at: u32, len: u32) -> Result<String> {
+        if len > 4096 {
+            return Err(Errno::Inval);
+        }
+        String::from_utf8(self.bytes(at, len)?.to_vec()).map_err(|_| Errno::Inval)
+    }
+    /// The (address, length) pairs of a scatter or gather list.
+    fn vectors(&self, at: u32, count: u32) -> Result<Vec<(u32, u32)>> {
+        if count > 1024 {
+            return Err(Errno::Inval);
+        }
+        (0..count).map(|i| Ok((self.u32(at + 8 * i)?, self.u32(at + 8 * i + 4)?))).collect()
+    }
+}
+
+fn call(c: &mut Caller<'_, Host>, f: impl FnOnce(&mut Mem<'_>, &mut State) -> Result<()>) -> i32 {
+    let memory = c.data().memory.expect("a running cell has its memory");
+    let (mem, host) = memory.data_and_store_mut(c);
+    match f(&mut Mem(mem), &mut host.wasi) {
+        Ok(()) => 0,
+        Err(e) => e as i32,
+    }
+}
+
+fn put_stat(m: &mut Mem<'_>, at: u32, kind: u8, size: u64) -> Result<()> {
+    let mut stat = [0; 64];
+    stat[16] = kind;
+    stat[24] = 1;
+    stat[32..40].copy_from_slice(&size.to_le_bytes());
+    m.put(at, &stat)
+}
+
+const CHARACTER_DEVICE: u8 = 2;
+const FOLDER: u8 = 3;
+const FILE: u8 = 4;
+
+fn kind_and_size(fd: &Fd) -> (u8, u64) {
+    match fd {
+        Fd::Standard(_) => (CHARACTER_DEVICE, 0),
+        Fd::Folder { .. } => (FOLDER, 0),
+        Fd::Reading { file, .. } => (FILE, file.len()),
+        Fd::Writing { file, .. } => (FILE, file.len()),
+    }
+}
+
+/// Reads at the descriptor's position, which moves, or at `offset`.
+fn read(m: &mut Mem<'_>, s: &mut State, fd: u32, vectors: u32, count: u32, offset: Option<u64>, into: u32) -> Result<()> {
+    let mut total = 0;
+    for (at, len) in m.vectors(vectors, count)? {
+        let buffer = m.bytes_mut(at, len)?;
+        let got = match s.fd(fd)? {
+            Fd::Standard(_) => 0,
+            Fd::Folder { .. } => return Err(Errno::Isdir),
+            Fd::Reading { at, file, .. } => file.read_at(offset.map_or(*at, |o| o + total), buffer)?,
+            Fd::Writing { at, file, .. } => file.read_at(offset.map_or(*at, |o| o + total), buffer)?,
+        } as u64;
+        total += got;
+        if offset.is_none()
+            && let Fd::Reading { at, .. } | Fd::Writing { at, .. } = s.fd(fd)?
+        {
+            *at += got;
+        }
+        if got < u64::from(len) {
+            break;
+        }
+    }
+    m.put_u32(into, total as u32)
+}
+
+fn write(m: &mut Mem<'_>, s: &mut State, fd: u32, vectors: u32, count: u32, offset: Option<u64>, into: u32) -> Result<()> {
+    let mut total = 0u64;
+    let parts = m.vectors(vectors, count)?;
+    if let Fd::Standard(n @ 1..=2) = *s.fd(fd)? {
+        let mut line = Vec::new();
+        for (at, len) in parts {
+            line.extend_from_slice(m.bytes(at, len)?);
+        }
+        s.print(n, &line);
+        return m.put_u32(into, line.len() as u32);
+    }
+    for (at, len) in parts {
+        let data = m.bytes(at, len)?;
+        let Fd::Writing { at, append, file, .. } = s.fd(fd)? else { return Err(Errno::Badf) };
+        if *append {
+            *at = file.len();
+        }
+        file.write_at(offset.map_or(*at, |o| o + total), data)?;
+        if offset.is_none() {
+            *at += u64::from(len);
+        }
+        total += u64::from(len);
+    }
+    m.put_u32(into, total as u32)
+}
+
+fn texts(m: &mut Mem<'_>, list: &[String], pointers: u32, mut buffer: u32) -> Result<()> {
+    for (i, text) in list.iter().enumerate() {
+        m.put_u32(pointers + 4 * i as u32, buffer)?;
+        m.put(buffer, text.as_bytes())?;
+        m.put(buffer + text.len() as u32, &[0])?;
+        buffer += text.len() as u32 + 1;
+    }
+    Ok(())
+}
+
+fn text_sizes(m: &mut Mem<'_>, list: &[String], count: u32, bytes: u32) -> Result<()> {
+    m.put_u32(count, list.len() as u32)?;
+    m.put_u32(bytes, list.iter().map(|t| t.len() as u32 + 1).sum())
+}
+
+fn clock(id: u32) -> Result<u64> {
+    let clock = match id {
+        0 => libc::CLOCK_REALTIME,
+        1 => libc::CLOCK_MONOTONIC,
+        2 | 3 => libc::CLOCK_THREAD_CPUTIME_ID,
+        _ => return Err(Errno::Inval),
+    };
+    // A monotonic clock differs between machines: cells measure it by real time, which is the same for all within the machines' own error.
+    let clock = if id == 1 { libc::CLOCK_REALTIME } else { clock };
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `t` is a valid place for the result.
+    if unsafe { libc::clock_gettime(clock, &mut t) } != 0 {
+        return Err(Errno::Inval);
+    }
+    Ok(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
+}
+
+fn random(buffer: &mut [u8]) -> Result<()> {
+    for chunk in buffer.chunks_mut(256) {
+        // SAFETY: the chunk is writable for its length; up to 256 bytes are never interrupted (getrandom(2)).
+        if unsafe { libc::getrandom(chunk.as_mut_ptr().cast(), chunk.len(), 0) } != chunk.len() as isize {
+            return Err(Errno::Io);
+        }
+    }
+    Ok(())
+}
+
+fn readdir(m: &mut Mem<'_>, s: &mut State, fd: u32, buffer: u32, len: u32, cookie: u64, used: u32) -> Result<()> {
+    let Fd::Folder { mount, path, .. } = s.fd(fd)? else { return Err(Errno::Notdir) };
+    let (mount, path) = (*mount, path.clone());
+    let mut entries = s.mounts.folders[mount].1.list(&path).or_else(|e| if e == Errno::Noent { Ok(Vec::new()) } else { Err(e) })?;
+    let folder = Stat { folder: true, size: 0 };
+    entries.extend([(".".to_string(), folder), ("..".to_string(), folder)]);
+    entries.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut out = Vec::new();
+    for (i, (name, stat)) in entries.iter().enumerate().skip(cookie as usize) {
+        let mut entry = [0u8; 24];
+        entry[..8].copy_from_slice(&(i as u64 + 1).to_le_bytes());
+        entry[16..20].copy_from_slice(&(name.len() as u32).to_le_bytes());
+        entry[20] = if stat.folder { FOLDER } else { FILE };
+        out.extend_from_slice(&entry);
+        out.extend_from_slice(name.as_bytes());
+        if out.len() >= len as usize {
+            break;
+        }
+    }
+    out.truncate(len as usize);
+    m.put(buffer, &out)?;
+    m.put_u32(used, out.len() as u32)
+}
+
+/// Offers preview 1 to modules.
+pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
+    macro_rules! offer {
+        ($name:literal, ($($arg:ident: $type:ty),*), $body:expr) => {
+            l.func_wrap(MODULE, $name, |mut c: Caller<'_, Host>, $($arg: $type),*| -> i32 {
+                call(&mut c, |m, s| {
+                    #[allow(clippy::redundant_closure_call)]
+                    ($body)(m, s)
+                })
+            })?;
+        };
+    }
+    offer!("args_get", (p: u32, b: u32), |m: &mut Mem, s: &mut State| texts(m, &s.args, p, b));
+    offer!("args_sizes_get", (n: u32, b: u32), |m: &mut Mem, s: &mut State| text_sizes(m, &s.args, n, b));
+    offer!("environ_get", (p: u32, b: u32), |m: &mut Mem, s: &mut State| texts(m, &s.env, p, b));
+    offer!("environ_sizes_get", (n: u32, b: u32), |m: &mut Mem, s: &mut State| text_sizes(m, &s.env, n, b));
+    offer!("clock_res_get", (id: u32, into: u32), |m: &mut Mem, _: &mut State| clock(id).and_then(|_| m.put_u64(into, 1)));
+    offer!("clock_time_get", (id: u32, _precision: u64, into: u32), |m: &mut Mem, _: &mut State| m.put_u64(into, clock(id)?));
+    offer!("fd_advise", (fd: u32, _a: u64, _b: u64, _c: i32), |_: &mut Mem, s: &mut State| s.fd(fd).map(|_| ()));
+    offer!("fd_allocate", (_fd: u32, _a: u64, _b: u64), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));
+    offer!("fd_close", (fd: u32), |_: &mut Mem, s: &mut State| s.close(fd));
+    offer!("fd_datasync", (fd: u32), |_: &mut Mem, s: &mut State| s.fd(fd).map(|_| ()));
+    offer!("fd_sync", (fd: u32), |_: &mut Mem, s: &mut State| s.fd(fd).map(|_| ()));
+    offer!("fd_fdstat_get", (fd: u32, into: u32), |m: &mut Mem, s: &mut State| {
+        let fd = s.fd(fd)?;
+        let mut stat = [0u8; 24];
+        stat[0] = kind_and_size(fd).0;
+        stat[2] = u8::from(matches!(fd, Fd::Writing { append: true, .. }));
+        // A character device without the right to seek or tell is what the guest's libc takes for a terminal.
+        let rights: u64 = if matches!(fd, Fd::Standard(_)) { !(1 << 2 | 1 << 5) } else { u64::MAX };
+        stat[8..16].copy_from_slice(&rights.to_le_bytes());
+        stat[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
+        m.put(into, &stat)
+    });
+    offer!("fd_fdstat_set_flags", (fd: u32, flags: u32), |_: &mut Mem, s: &mut State| match s.fd(fd)? {
+        Fd::Writing { append, .. } => {
+            *append = flags & 1 != 0;
+            Ok(())
+        }
+        _ => Ok(()),
+    });
+    offer!("fd_fdstat_set_rights", (fd: u32, _a: u64, _b: u64), |_: &mut Mem, s: &mut State| s.fd(fd).map(|_| ()));
+    offer!("fd_filestat_get", (fd: u32, into: u32), |m: &mut Mem, s: &mut State| {
+        let (kind, size) = kind_and_size(s.fd(fd)?);
+        put_stat(m, into, kind, size)
+    });
+    offer!("fd_filestat_set_size", (fd: u32, size: u64), |_: &mut Mem, s: &mut State| match s.fd(fd)? {
+        Fd::Writing { file, .. } => file.set_len(size),
+        _ => Err(Errno::Inval),
+    });
+    offer!("fd_filestat_set_times", (fd: u32, _a: u64, _b: u64, _c: u32), |_: &mut Mem, s: &mut State| s.fd(fd).map(|_| ()));
+    offer!("fd_read", (fd: u32, v: u32, n: u32, into: u32), |m: &mut Mem, s: &mut State| read(m, s, fd, v, n, None, into));
+    offer!("fd_pread", (fd: u32, v: u32, n: u32, offset: u64, into: u32), |m: &mut Mem, s: &mut State| read(m, s, fd, v, n, Some(offset), into));
+    offer!("fd_write", (fd: u32, v: u32, n: u32, into: u32), |m: &mut Mem, s: &mut State| write(m, s, fd, v, n, None, into));
+    offer!("fd_pwrite", (fd: u32, v: u32, n: u32, offset: u64, into: u32), |m: &mut Mem, s: &mut State| write(m, s, fd, v, n, Some(offset), into));
+    offer!("fd_prestat_get", (fd: u32, into: u32), |m: &mut Mem, s: &mut State| match s.fd(fd)? {
+        Fd::Folder { preopened: Some(name), .. } => {
+            let len = name.len() as u32;
+            m.put_u32(into, 0)?;
+            m.put_u32(into + 4, len)
+        }
+        _ => Err(Errno::Badf),
+    });
+    offer!("fd_prestat_dir_name", (fd: u32, into: u32, len: u32), |m: &mut Mem, s: &mut State| match s.fd(fd)? {
+        Fd::Folder { preopened: Some(name), .. } => m.put(into, &name.as_bytes()[..name.len().min(len as usize)]),
+        _ => Err(Errno::Badf),
+    });
+    offer!("fd_readdir", (fd: u32, b: u32, n: u32, cookie: u64, used: u32), |m: &mut Mem, s: &mut State| readdir(m, s, fd, b, n, cookie, used));
+    offer!("fd_renumber", (from: u32, to: u32), |_: &mut Mem, s: &mut State| {
+        s.fd(from)?;
+        s.close(to)?;
+        s.fds[to as usize] = s.fds[from as usize].take();
+        Ok(())
+    });
+    offer!("fd_seek", (fd: u32, offset: i64, whence: u32, into: u32), |m: &mut Mem, s: &mut State| {
+        let (at, size) = match s.fd(fd)? {
+            Fd::Reading { at, file, .. } => (at, file.len()),
+            Fd::Writing { at, file, .. } => (at, file.len()),
+            _ => return Err(Errno::Spipe),
+        };
+        let start = match whence {
+            0 => 0,
+            1 => *at,
+            2 => size,
+            _ => return Err(Errno::Inval),
+        };
+        *at = start.checked_add_signed(offset).ok_or(Errno::Inval)?;
+        m.put_u64(into, *at)
+    });
+    offer!("fd_tell", (fd: u32, into: u32), |m: &mut Mem, s: &mut State| match s.fd(fd)? {
+        Fd::Reading { at, .. } | Fd::Writing { at, .. } => m.put_u64(into, *at),
+        _ => Err(Errno::Spipe),
+    });
+    offer!("path_create_directory", (fd: u32, p: u32, n: u32), |m: &mut Mem, s: &mut State| {
+        let (mount, path) = s.at(fd, &m.text(p, n)?)?;
+        if s.stat(mount, &path).is_ok() {
+            return Err(Errno::Exist);
+        }
+        s.folders.insert((mount as u32, path));
+        Ok(())
+    });
+    offer!("path_filestat_get", (fd: u32, _flags: u32, p: u32, n: u32, into: u32), |m: &mut Mem, s: &mut State| {
+        let (mount, path) = s.at(fd, &m.text(p, n)?)?;
+        let stat = s.stat(mount, &path)?;
+        put_stat(m, into, if stat.folder { FOLDER } else { FILE }, stat.size)
+    });
+    offer!("path_open", (fd: u32, _dirflags: u32, p: u32, n: u32, flags: u32, rights: u64, _inherited: u64, fdflags: u32, into: u32),
+        |m: &mut Mem, s: &mut State| {
+            let (mount, path) = s.at(fd, &m.text(p, n)?)?;
+            let opened = s.open(mount, path, flags, rights & 1 << 6 != 0, fdflags & 1 != 0)?;
+            let fd = s.add(opened)?;
+            m.put_u32(into, fd)
+        });
+    offer!("path_remove_directory", (fd: u32, p: u32, n: u32), |m: &mut Mem, s: &mut State| {
+        let (mount, path) = s.at(fd, &m.text(p, n)?)?;
+        if s.folders.remove(&(mount as u32, path)) { Ok(()) } else { Err(Errno::Noent) }
+    });
+    offer!("path_rename", (fd: u32, p: u32, n: u32, fd2: u32, p2: u32, n2: u32), |m: &mut Mem, s: &mut State| {
+        let (from, to) = (s.at(fd, &m.text(p, n)?)?, s.at(fd2, &m.text(p2, n2)?)?);
+        if from.0 != to.0 {
+            return Err(Errno::Notsup);
+        }
+        s.mounts.folders[from.0].1.rename(&from.1, &to.1)
+    });
+    offer!("path_unlink_file", (fd: u32, p: u32, n: u32), |m: &mut Mem, s: &mut State| {
+        let (mount, path) = s.at(fd, &m.text(p, n)?)?;
+        s.mounts.folders[mount].1.remove(&path)
+    });
+    offer!("path_filestat_set_times", (_fd: u32, _f: u32, _p: u32, _n: u32, _a: u64, _m: u64, _s: u32), |_: &mut Mem, _: &mut State| Ok(()));
+    offer!("path_link", (_a: u32, _b: u32, _c: u32, _d: u32, _e: u32, _f: u32, _g: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));
+    offer!("path_readlink", (_a: u32, _b: u32, _c: u32, _d: u32, _e: u32, _f: u32), |_: &mut Mem, _: &mut State| Err(Errno::Inval));
+    offer!("path_symlink", (_a: u32, _b: u32, _c: u32, _d: u32, _e: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));
+    offer!("random_get", (b: u32, n: u32), |m: &mut Mem, _: &mut State| random(m.bytes_mut(b, n)?));
+    offer!("proc_raise", (_signal: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));
+    offer!("sock_accept", (_a: u32, _b: u32, _c: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));
+    offer!("sock_recv", (_a: u32, _b: u32, _c: u32, _d: u32, _e: u32, _f: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));
+    offer!("sock_send", (_a: u32, _b: u32, _c: u32, _d: u32, _e: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));
+    offer!("sock_shutdown", (_a: u32, _b: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));
+    l.func_wrap(MODULE, "proc_exit", |_: Caller<'_, Host>, code: i32| -> wasmtime::Result<()> { Err(wasmtime::Error::new(End::Exit(code))) })?;
+    l.func_wrap(MODULE, "sched_yield", |_: Caller<'_, Host>| -> i32 {
+        std::thread::yield_now();
+        0
+    })?;
+    l.func_wrap(MODULE, "poll_oneoff", |mut c: Caller<'_, Host>, subscriptions: u32, events: u32, n: u32, into: u32| -> wasmtime::Result<i32> {
+        poll_oneoff(&mut c, subscriptions, events, n, into)
+    })?;
+    Ok(())
+}
+
+/// Waits for the earliest clock; descriptors are always ready.
+fn poll_oneoff(c: &mut Caller<'_, Host>, subscriptions: u32, events: u32, n: u32, into: u32) -> wasmtime::Result<i32> {
+    let mut shortest: Option<u64> = None;
+    let mut ready = Vec::new();
+    let code = call(c, |m, _| {
+        if n == 0 || n > 1024 {
+            return Err(Errno::Inval);
+        }
+        for i in 0..n {
+            let at = subscriptions + 48 * i;
+            let (user, kind) = (m.u64(at)?, m.bytes(at + 8, 1)?[0]);
+            if kind != 0 {
+                ready.push((user, kind));
+                continue;
+            }
+            let (timeout, absolute) = (m.u64(at + 24)?, m.bytes(at + 40, 1)?[0] & 1 != 0);
+            let wait = if absolute { timeout.saturating_sub(clock(m.u32(at + 16)?)?) } else { timeout };
+            if shortest.is_none_or(|s| wait < s) {
+                shortest = Some(wait);
+            }
+            ready.push((user, 0));
+        }
+        Ok(())
+    });
+    if code != 0 {
+        return Ok(code);
+    }
+    if ready.iter().all(|(_, kind)| *kind == 0) || c.data().mode == Mode::Rewinding {
+        let ms = shortest.unwrap_or(0).div_ceil(1_000_000);
+        if mpi_host::sleep(c, ms)? {
+            return Ok(0);
+        }
+    } else {
+        ready.retain(|(_, kind)| *kind != 0);
+    }
+    Ok(call(c, |m, _| {
+        for (i, (user, kind)) in ready.iter().enumerate() {
+            let mut event = [0u8; 32];
+            event[..8].copy_from_slice(&user.to_le_bytes());
+            event[10] = *kind;
+            m.put(events + 32 * i as u32, &event)?;
+        }
+        m.put_u32(into, ready.len() as u32)
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_stay_below_their_mount() {
+        for (base, path, expected) in [
+            ("", "a/./b//c", Ok("a/b/c")),
+            ("x/y", "../z", Ok("x/z")),
+            ("x", "../..", Err(Errno::Notcapable)),
+            ("", "..", Err(Errno::Notcapable)),
+            ("", "/etc/passwd", Err(Errno::Notcapable)),
+            ("", "a/../../b", Err(Errno::Notcapable)),
+            ("", ".", Ok("")),
+        ] {
+            assert_eq!(normal(base, path).as_deref().map_err(|e| *e), expected, "{base} + {path}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Who has what: the facts about objects and the interface to whoever keeps them.
+//!
+//! Two implementations: [`crate::Namenode`] in the hub and [`crate::RemoteCatalog`] which asks it. Bytes never pass here.
+//!
+//! An epoch is a number that rises with every seal in the installation, so (key, epoch) and id both name one content for ever.
+
+use crate::{BucketName, Error, Key, Result};
+use base::SiteId;
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+
+/// The most objects and prefixes on a page of a listing.
+pub const PAGE_MAX: u32 = 1000;
+
+/// One content. Names files on disk and in the persistency tier; written as 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ObjectId(pub u128);
+
+impl ObjectId {
+    /// A new id from the operating system's random source.
+    pub fn random() -> Result<ObjectId> {
+        let mut bytes = [0u8; 16];
+        // SAFETY: the pointer and length are those of `bytes`, which outlives the call.
+        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        if got != bytes.len() as isize {
+            return Err(Error::File {
+                action: "read",
+                path: "the system's random source".into(),
+                source: std::io::Error::last_os_error(),
+            });
+        }
+        Ok(ObjectId(u128::from_le_bytes(bytes)))
+    }
+}
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+impl fmt::Debug for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+impl FromStr for ObjectId {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<ObjectId> {
+        let good = text.len() == 32 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        match u128::from_str_radix(text, 16) {
+            Ok(id) if good => Ok(ObjectId(id)),
+            _ => Err(Error::BadValue {
+                what: "object id",
+                value: text.chars().take(80).collect(),
+                rule: "32 hexadecimal digits in small letters",
+            }),
+        }
+    }
+}
+impl TryFrom<String> for ObjectId {
+    type Error = Error;
+    fn try_from(text: String) -> Result<ObjectId> {
+        text.parse()
+    }
+}
+impl From<ObjectId> for String {
+    fn from(id: ObjectId) -> String {
+        id.to_string()
+    }
+}
+
+/// Whether an object still changes. The catalog knows sealed objects only; an open one is known to its writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Open,
+    Sealed,
+}
+
+/// A site with a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    pub site: SiteId,
+    /// host:port of the site's data port; empty when the site has not told it.
+    pub address: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectMeta {
+    pub bucket: BucketName,
+    pub key: Key,
+    pub id: ObjectId,
+    pub epoch: u64,
+    /// Bytes.
+    pub size: u64,
+    pub state: State,
+    /// xxh3 of the content.
+    pub checksum: u64,
+    pub sites: Vec<Holder>,
+    /// Where it is in the persistency tier.
+    pub persisted: Option<String>,
+    /// Unix milliseconds of the seal.
+    pub created_ms: u64,
+}
+
+/// What a seal makes visible.
+#[derive(Clone, Debug)]
+pub struct NewObject {
+    pub id: ObjectId,
+    pub size: u64,
+    pub checksum: u64,
+    pub site: SiteId,
+    /// Fail with `AlreadyExists` instead of replacing.
+    pub if_absent: bool,
+}
+
+/// A seal or a rename, with what it put out of sight: its holders should free it.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    pub object: ObjectMeta,
+    pub replaced: Option<ObjectMeta>,
+}
+
+/// Which part of a listing is wanted.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// `Listing::next` of the page before; empty for the first.
+    pub start_after: String,
+    /// 1 to [`PAGE_MAX`] objects and prefixes together; more is cut.
+    pub limit: u32,
+}
+
+impl Default for Page {
+    fn default() -> Page {
+        Page { start_after: String::new(), limit: PAGE_MAX }
+    }
+}
+
+/// A page of a listing, in the order of the keys' bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    pub objects: Vec<ObjectMeta>,
+    /// With a delimiter: the folders, each with its delimiter at the end.
+    pub prefixes: Vec<String>,
+    /// `start_after` of the next page, if there may be more.
+    pub next: Option<String>,
+}
+
+/// The namenode, near or far.
+///
+/// A prefix ends at a segment: `foo` means the key `foo` and all below `foo/`, never `foobar`.
+pub trait Catalog: Send + Sync + 'static {
+    /// Tells where a site's data port is.
+    fn announce<'a>(&'a self, site: &'a SiteId, address: &'a str) -> BoxFuture<'a, Result<()>>;
+    /// Makes sure that the bucket exists. True: it is new.
+    fn create_bucket<'a>(&'a self, bucket: &'a BucketName) -> BoxFuture<'a, Result<bool>>;
+    fn buckets(&self) -> BoxFuture<'_, Result<Vec<BucketName>>>;
+    /// Makes an object visible, durably. The same id again is the same seal.
+    fn seal<'a>(&'a self, bucket: &'a BucketName, key: &'a Key, new: NewObject) -> BoxFuture<'a, Result<Sealed>>;
+    fn lookup<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<ObjectMeta>>;
+    /// The object with this id, whatever it is called now.
+    fn find(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<ObjectMeta>>>;
+    /// What a site is recorded to hold, in the order of ids, from after `start_after`.
+    fn held<'a>(&'a self, site: &'a SiteId, start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<ObjectMeta>>>;
+    fn list<'a>(
+        &'a self,
+        bucket: &'a BucketName,
+        prefix: &'a str,
+        delimiter: Option<char>,
+        page: Page,
+    ) -> BoxFuture<'a, Result<Listing>>;
+    /// Removes an object and tells what it was.
+    fn delete<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<ObjectMeta>>;
+    /// Gives an object another key, in one step; what had that key is replaced.
+    fn rename<'a>(&'a self, bucket: &'a BucketName, from: &'a Key, to: &'a Key) -> BoxFuture<'a, Result<Sealed>>;
+    /// Records a verified copy in the persistency tier, if the epoch is still the one that was uploaded.
+    fn mark_persisted<'a>(
+        &'a self,
+        bucket: &'a BucketName,
+        key: &'a Key,
+        epoch: u64,
+        location: &'a str,
+    ) -> BoxFuture<'a, Result<ObjectMeta>>;
+    fn add_holder<'a>(
+        &'a self,
+        bucket: &'a BucketName,
+        key: &'a Key,
+        epoch: u64,
+        site: &'a SiteId,
+    ) -> BoxFuture<'a, Result<ObjectMeta>>;
+    /// Takes a copy from the record, before it is freed. Refused for the only copy.
+    fn drop_holder<'a>(
+        &'a self,
+        bucket: &'a BucketName,
+        key: &'a Key,
+        epoch: u64,
+        site: &'a SiteId,
+    ) -> BoxFuture<'a, Result<ObjectMeta>>;
+}

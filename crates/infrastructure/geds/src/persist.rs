@@ -1,0 +1,170 @@
+//! The persistency tier: a folder or an S3 bucket, behind one interface.
+//!
+//! An object lies under its id, so nothing is ever overwritten and a name from outside never becomes a path. Who uploads reads the
+//! object back before anyone relies on it. Nothing here decides what is uploaded or removed.
+
+use crate::{Error, ObjectId, Result};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use object_store::{
+    ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig, WriteMultipart, aws::AmazonS3Builder, local::LocalFileSystem,
+    path::Path as Location,
+};
+use serde::Deserialize;
+use std::{fmt, path::Path, sync::Arc, time::Duration};
+use xxhash_rust::xxh3::Xxh3;
+
+/// Larger objects go up in parts of this size. S3 allows 10 000 parts, so objects of up to 156 GiB.
+const PART_BYTES: usize = 16 << 20;
+/// Parts on their way at a time, for one object: 64 MiB.
+const PARTS_AT_A_TIME: usize = 4;
+
+/// A word that must not appear in logs.
+#[derive(Clone, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(secret: impl Into<String>) -> Secret {
+        Secret(secret.into())
+    }
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// An S3 bucket and the right to use it.
+#[derive(Clone, Debug, Default)]
+pub struct S3Options {
+    /// Such as `http://127.0.0.1:8333`; `None` for Amazon's own.
+    pub endpoint: Option<String>,
+    pub bucket: String,
+    pub region: String,
+    pub access_key: Secret,
+    pub secret_key: Secret,
+    /// The bucket in the path of the URL and not in its host name.
+    pub path_style: bool,
+    /// Allow an endpoint without TLS.
+    pub allow_http: bool,
+}
+
+#[derive(Clone)]
+pub struct Persist {
+    store: Arc<dyn ObjectStore>,
+    name: String,
+}
+
+impl fmt::Debug for Persist {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Persist({})", self.name)
+    }
+}
+impl fmt::Display for Persist {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+fn failed(action: &'static str, location: &str) -> impl Fn(object_store::Error) -> Error {
+    let location = location.to_string();
+    move |source| Error::Persist { action, location: location.clone(), source }
+}
+
+impl Persist {
+    /// A folder, made if it isn't there. Several nodes may share it over a network file system.
+    pub fn folder(path: impl AsRef<Path>) -> Result<Persist> {
+        let path = path.as_ref();
+        std::fs::create_dir_all(path).map_err(|source| Error::File { action: "create", path: path.into(), source })?;
+        let name = format!("file:{}", path.display());
+        let store = LocalFileSystem::new_with_prefix(path).map_err(failed("open", &name))?.with_fsync(true);
+        Ok(Persist { store: Arc::new(store), name })
+    }
+
+    /// An S3 bucket, which must exist. Requests are tried again for at most 30 s, so that an outage is told and not waited for.
+    pub fn s3(options: S3Options) -> Result<Persist> {
+        // The HTTP client takes the process's TLS provider.
+        base::identity::install_crypto();
+        let name = format!("s3:{}", options.bucket);
+        let mut builder = AmazonS3Builder::new()
+            .with_bucket_name(&options.bucket)
+            .with_region(if options.region.is_empty() { "us-east-1" } else { &options.region })
+            .with_virtual_hosted_style_request(!options.path_style)
+            .with_allow_http(options.allow_http)
+            .with_client_options(
+                ClientOptions::new()
+                    .with_allow_http(options.allow_http)
+                    .with_connect_timeout(Duration::from_secs(5))
+                    .with_timeout(Duration::from_secs(120)),
+            )
+            .with_retry(RetryConfig { max_retries: 5, retry_timeout: Duration::from_secs(30), ..RetryConfig::default() });
+        if let Some(endpoint) = &options.endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+        if !options.access_key.is_empty() {
+            builder =
+                builder.with_access_key_id(&options.access_key.0).with_secret_access_key(&options.secret_key.0);
+        }
+        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name })
+    }
+
+    /// Uploads an object and reads it back. The location is worth recording only when this returned.
+    pub(crate) async fn put(&self, id: ObjectId, content: Bytes, checksum: u64) -> Result<String> {
+        let location = format!("objects/{id}");
+        let path = Location::from(location.as_str());
+        let size = content.len();
+        if size <= PART_BYTES {
+            self.store.put(&path, content.into()).await.map_err(failed("write", &location))?;
+        } else {
+            let upload = self.store.put_multipart(&path).await.map_err(failed("write", &location))?;
+            let mut upload = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
+            for at in (0..size).step_by(PART_BYTES) {
+                if let Err(source) = upload.wait_for_capacity(PARTS_AT_A_TIME).await {
+                    // Parts that stay behind cost money, but the failure of the upload is what the caller must hear of.
+                    if let Err(e) = upload.abort().await {
+                        tracing::warn!(%location, error = %e, "parts of a failed upload stay behind");
+                    }
+                    return Err(failed("write", &location)(source));
+                }
+                upload.put(content.slice(at..size.min(at + PART_BYTES)));
+            }
+            upload.finish().await.map_err(failed("write", &location))?;
+        }
+        let (mut hash, mut found) = (Xxh3::new(), 0u64);
+        let mut stream = self.get(&location).await?;
+        while let Some(chunk) = stream.try_next().await? {
+            hash.update(&chunk);
+            found += chunk.len() as u64;
+        }
+        if found != size as u64 || hash.digest() != checksum {
+            return Err(Error::Peer {
+                peer: self.name.clone(),
+                message: format!("{location} came back with {found} bytes of {size}, or with other content"),
+            });
+        }
+        Ok(location)
+    }
+
+    /// The content, as it comes.
+    pub(crate) async fn get(&self, location: &str) -> Result<BoxStream<'static, Result<Bytes>>> {
+        let got = self.store.get(&Location::from(location)).await.map_err(failed("read", location))?;
+        Ok(got.into_stream().map_err(failed("read", location)).boxed())
+    }
+
+    /// How large the stored object is, in bytes.
+    pub(crate) async fn size(&self, location: &str) -> Result<u64> {
+        Ok(self.store.head(&Location::from(location)).await.map_err(failed("look up", location))?.size)
+    }
+
+    /// Removes what `ObjectMeta::persisted` names. That it is gone already is fine.
+    pub async fn delete(&self, location: &str) -> Result<()> {
+        match self.store.delete(&Location::from(location)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(e) => Err(failed("delete", location)(e)),
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Moving ranks: the hub's part, in which it is the arbiter.
+//!
+//! `Migrate` goes to the source; the source comes back with `MigrationReady` when the destination holds everything; the new
+//! places go to SQLite and then the verdict to the source; `MigrationEnd` closes the move. Until the commit the ranks belong to the
+//! source, whatever happens; after it to the destination, whatever happens. No byte of a rank passes through here.
+
+use crate::{
+    Error,
+    hub::{Hub, Site, World, finite},
+    jobs::{JobState, RankState},
+    migrations::{Migration, MigrationState},
+    placement,
+    proto::{self, to_agent::Body},
+};
+use base::{Kind, clock::now_ms};
+
+/// How long a source may take to report after the commit, in milliseconds.
+const REPORT_MAX_MS: u64 = 60_000;
+
+impl Hub {
+    /// Begins to move ranks of a job; all that still run when none are named. They must be at one site.
+    pub async fn migrate(&self, id: &str, to: &str, ranks: Option<Vec<u32>>, recommendation: Option<u64>) -> Result<Migration, Error> {
+        let refuse = |message: String| Error::new(Kind::FailedPrecondition, message);
+        let mut world = self.world.lock().await;
+        let job = world.job(id)?.clone();
+        if job.state != JobState::Running || job.cancelling.is_some() {
+            return Err(refuse(format!("job {id} is not running; only running ranks can move")));
+        }
+        let rooms = world.rooms();
+        placement::fits(0, to, &rooms).map_err(refuse)?;
+        let mut ranks = ranks.unwrap_or_else(|| {
+            job.ranks.iter().filter(|r| r.state == RankState::Running && r.site != to).map(|r| r.rank).collect()
+        });
+        ranks.sort();
+        ranks.dedup();
+        if let Some(bad) = ranks.iter().find(|r| job.ranks.get(**r as usize).is_none_or(|r| r.state != RankState::Running)) {
+            return Err(refuse(format!("rank {bad} of job {id} is not running")));
+        }
+        let from = match ranks.first() {
+            Some(first) => job.ranks[*first as usize].site.clone(),
+            None => return Err(refuse(format!("job {id} has no running rank away from site {to:?}"))),
+        };
+        if ranks.iter().any(|r| job.ranks[*r as usize].site != from) {
+            return Err(refuse("the ranks are at several sites; name ranks of one site at a time".into()));
+        }
+        if from == to {
+            return Err(refuse(format!("the ranks are at site {to:?} already")));
+        }
+        if let Some(other) = world.migrations.values().find(|m| m.job == job.id && m.open()) {
+            return Err(refuse(format!("migration {} of job {id} is still under way", other.id)));
+        }
+        placement::fits(ranks.len() as u32, to, &rooms).map_err(refuse)?;
+        if !world.sites.get(&from).is_some_and(Site::connected) {
+            return Err(refuse(format!("site {from:?}, where the ranks are, is not connected; {}", placement::list(&rooms))));
+        }
+        let migration = Migration {
+            id: world.migrations.last_key_value().map_or(1, |(n, _)| n + 1),
+            job: job.id.clone(),
+            ranks: ranks.clone(),
+            from: from.clone(),
+            to: to.into(),
+            state: MigrationState::Running,
+            reason: String::new(),
+            recommendation,
+            committed_ms: None,
+            started_ms: now_ms(),
+            ended_ms: None,
+            downtime_ms: 0.0,
+            state_bytes: 0,
+            moved_bytes: 0,
+            moved_stopped_bytes: 0,
+            rounds: 0,
+            total_ms: 0.0,
+        };
+        self.state.save(None, Some(&migration)).await?;
+        world.migrations.insert(migration.id, migration.clone());
+        self.events.add("migration.started", &job.id, format!("migration {}: {from} to {to}", migration.id)).await;
+        if !self.send_order(&world, &migration, &job.module) {
+            self.fail_migration(&mut world, migration.id, &format!("site {from:?} is not connected")).await?;
+        }
+        Ok(world.migrations[&migration.id].clone())
+    }
+
+    /// Ends a migration that is not committed, and tells the source to go on.
+    pub async fn fail_migration(&self, world: &mut World, id: u64, reason: &str) -> Result<(), Error> {
+        let Some(mut m) = world.migrations.get(&id).cloned().filter(|m| m.state == MigrationState::Running) else { return Ok(()) };
+        (m.state, m.reason, m.ended_ms) = (MigrationState::Failed, reason.into(), Some(now_ms()));
+        self.state.save(None, Some(&m)).await?;
+        world.migrations.insert(id, m.clone());
+        world.asked.remove(&id);
+        self.send_verdict(world, &m, &m.from);
+        self.send_verdict(world, &m, &m.to);
+        self.events.add("migration.failed", &m.job, format!("migration {id}: {reason}")).await;
+        Ok(())
+    }
+
+    /// Sends the order to move; false if the source is not there.
+    pub fn send_order(&self, world: &World, m: &Migration, module: &str) -> bool {
+        let order = proto::Migrate {
+            migration: m.id,
+            job: m.job.clone(),
+            ranks: m.ranks.clone(),
+            to_site: m.to.clone(),
+            to_address: world.address(&m.to),
+            module_sha256: module.into(),
+        };
+        world.tell(&m.from, Body::Migrate(order))
+    }
+
+    /// Tells the source, or the destination, what was decided, if it was.
+    pub fn send_verdict(&self, world: &World, m: &Migration, site: &str) {
+        let Some(commit) = m.verdict() else { return };
+        let places = match world.job(&m.job) {
+            Ok(job) => job.routes(|s| world.address(s)).into_iter().filter(|p| m.ranks.contains(&p.rank)).collect(),
+            Err(_) => Vec::new(),
+        };
+        world.tell(site, Body::Verdict(proto::MigrationVerdict { migration: m.id, commit, places, reason: m.reason.clone() }));
+    }
+
+    /// The source asks for the verdict. Decided once, in one transaction; asked again, the same answer.
+    pub async fn ready(&self, world: &mut World, site: &str, ready: &proto::MigrationReady) -> Result<(), Error> {
+        let Some(mut m) = world.migrations.get(&ready.migration).cloned().filter(|m| m.from == site) else {
+            let reason = "the hub knows no such migration of this site".to_string();
+            world.tell(site, Body::Verdict(proto::MigrationVerdict { migration: ready.migration, commit: false, places: Vec::new(), reason }));
+            return Ok(());
+        };
+        if m.state == MigrationState::Running {
+            let mut job = world.job(&m.job)?.clone();
+            let here = m.ranks.iter().all(|r| job.ranks[*r as usize].site == m.from);
+            let destination = world.sites.get(&m.to);
+            if destination.is_some_and(|s| !s.connected() && !s.lost) {
+                world.asked.insert(m.id); // decided when it is back, or given up
+                return Ok(());
+            }
+            let refusal = if !destination.is_some_and(Site::connected) {
+                Some(format!("site {:?} is not connected", m.to))
+            } else if job.state.ended() || job.cancelling.is_some() || !here {
+                Some(format!("job {} has ended or restarted meanwhile", job.id))
+            } else {
+                None
+            };
+            if let Some(reason) = refusal {
+                return self.fail_migration(world, m.id, &reason).await;
+            }
+            for rank in &m.ranks {
+                job.put(*rank, &m.to, now_ms());
+            }
+            (m.state, m.committed_ms) = (MigrationState::Committed, Some(now_ms()));
+            self.state.save(Some(&job), Some(&m)).await?;
+            world.jobs.insert(job.n, job.clone());
+            world.migrations.insert(m.id, m.clone());
+            world.asked.remove(&m.id);
+            world.tell_routes(&job);
+            self.events.add("migration.committed", &m.job, format!("migration {}: {} to {}", m.id, m.from, m.to)).await;
+        }
+        self.send_verdict(world, &m, site);
+        Ok(())
+    }
+
+    /// Takes in the source's last word on a migration.
+    pub async fn end(&self, world: &mut World, site: &str, end: &proto::MigrationEnd) -> Result<(), Error> {
+        let Some(mut m) = world.migrations.get(&end.migration).cloned().filter(|m| m.from == site) else { return Ok(()) };
+        // The report may come after the hub has closed the move without it: then it still brings the figures.
+        if !(m.open() || m.state == MigrationState::Done && m.total_ms == 0.0) {
+            return Ok(());
+        }
+        if m.committed_ms.is_none() {
+            if end.ok {
+                tracing::warn!(migration = m.id, site, "migration reported as done before its verdict; ignored");
+                return Ok(());
+            }
+            return self.fail_migration(world, m.id, &end.reason).await;
+        }
+        (m.downtime_ms, m.total_ms, m.rounds) = (finite(end.downtime_ms), finite(end.total_ms), end.rounds);
+        (m.state_bytes, m.moved_bytes, m.moved_stopped_bytes) = (end.state_bytes, end.moved_bytes, end.moved_stopped_bytes);
+        if end.ok {
+            let message = format!("stood still for {:.0} ms", m.downtime_ms);
+            return self.close_move(world, m, MigrationState::Done, "", &message).await;
+        }
+        let reason = format!("after the commit: {}; the ranks belong to {:?} all the same", end.reason, m.to);
+        self.send_verdict(world, &m, &m.to);
+        self.close_move(world, m, MigrationState::Failed, &reason, &reason).await
+    }
+
+    async fn close_move(&self, world: &mut World, mut m: Migration, state: MigrationState, reason: &str, message: &str) -> Result<(), Error> {
+        (m.state, m.reason) = (state, reason.into());
+        m.ended_ms.get_or_insert(now_ms());
+        self.state.save(None, Some(&m)).await?;
+        let kind = if state == MigrationState::Done { "migration.done" } else { "migration.failed" };
+        self.events.add(kind, &m.job, format!("migration {}: {message}", m.id)).await;
+        world.migrations.insert(m.id, m);
+        Ok(())
+    }
+
+    /// A site is lost: every move that it takes part in ends. One that is committed goes on at a living destination, which
+    /// holds all there is of the ranks; the hub says "go" in the source's place.
+    pub async fn end_moves_at(&self, world: &mut World, site: &str, why: &str) -> Result<(), Error> {
+        let open: Vec<Migration> = world.migrations.values().filter(|m| m.open() && (m.from == site || m.to == site)).cloned().collect();
+        for m in open {
+            let reason = format!("site {site:?} was lost: {why}");
+            if m.committed_ms.is_none() {
+                self.fail_migration(world, m.id, &reason).await?;
+            } else if m.to == site {
+                let reason = format!("after the commit: {reason}");
+                self.close_move(world, m, MigrationState::Failed, &reason, &reason).await?;
+            } else {
+                self.send_verdict(world, &m, &m.to);
+                let reason = format!("{reason}; after the commit, so without its report");
+                self.close_move(world, m, MigrationState::Done, &reason, &reason).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The job has ended: so have its moves.
+    pub async fn end_moves_of(&self, world: &mut World, job: &str) -> Result<(), Error> {
+        let open: Vec<Migration> = world.migrations.values().filter(|m| m.open() && m.job == job).cloned().collect();
+        for m in open {
+            if m.committed_ms.is_none() {
+                self.fail_migration(world, m.id, "the job ended before it").await?;
+            } else {
+                let reason = "the job ended before the source's report";
+                self.close_move(world, m, MigrationState::Done, reason, reason).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes committed moves whose source has nothing to say for [`REPORT_MAX_MS`].
+    pub async fn end_silent_moves(&self, world: &mut World, now_ms: u64) -> Result<(), Error> {
+        let late = |m: &&Migration| m.state == MigrationState::Committed && m.committed_ms.is_none_or(|at| at + REPORT_MAX_MS < now_ms);
+        let open: Vec<Migration> = world.migrations.values().filter(late).cloned().collect();
+        for m in open {
+            let reason = format!("site {:?} did not report within {} s of the commit", m.from, REPORT_MAX_MS / 1000);
+            self.send_verdict(world, &m, &m.to);
+            self.close_move(world, m, MigrationState::Done, &reason, &reason).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,261 @@
+//! Who is there: agents that come, are cut off, come back and don't.
+//!
+//! ```text
+//! Hello ──▶ connected ──cut──▶ away ──three heartbeats──▶ lost: its ranks are given up, it stays listed
+//!               ▲               │
+//!               └─same instance─┘   its ranks go on; what it does not hold after all is given up
+//! ```
+//!
+//! Another instance of the agent holds nothing of what the last one had. A hub that was started anew has all its sites
+//! away and waits [`Hub::grace`] for them. What may have been lost on a cut way is said again when the agent is back; every
+//! order may come twice. Restart from a checkpoint is not here: a job that lost ranks fails with the reason.
+
+use crate::{
+    Error,
+    hub::{Held, Hub, Site, World, finite, number},
+    jobs::{Job, JobState},
+    migrations::MigrationState,
+    proto::{self, ToAgent, to_agent::Body},
+};
+use base::clock::now_ms;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::sync::{Notify, mpsc};
+
+impl Hub {
+    /// Three heartbeats: how long an agent may be silent or away.
+    pub fn patience(&self) -> Duration {
+        3 * self.heartbeat.clamp(Duration::from_millis(50), Duration::from_secs(2))
+    }
+
+    /// Registers a session, compares what the agent holds with what the hub believes, and says again what is open.
+    /// Returns the session's number and what tells it to end.
+    pub async fn begin(self: &Arc<Hub>, site: &str, hello: proto::Hello, orders: mpsc::Sender<Result<ToAgent, tonic::Status>>) -> Result<(u64, Arc<Notify>), Error> {
+        let mut world = self.world.lock().await;
+        let world = &mut *world;
+        let mut history = Default::default();
+        if let Some(old) = world.sites.remove(site) {
+            history = old.history;
+            if old.hello.instance != hello.instance {
+                self.lose(world, site, "its agent was started anew").await?;
+            }
+        }
+        self.state.save_site(site, &hello, now_ms()).await?;
+        world.sessions += 1;
+        let (session, behind) = (world.sessions, Arc::new(Notify::new()));
+        let (running, ready) = (hello.running.clone(), hello.ready.clone());
+        let detail = format!("{} cores, {} slots", hello.cores, hello.slots);
+        let entry = Site {
+            session,
+            orders: Some(orders),
+            behind: behind.clone(),
+            hello,
+            telemetry: Default::default(),
+            last_seen_ms: now_ms(),
+            lost: false,
+            history,
+        };
+        world.sites.insert(site.into(), entry);
+        let mut outputs = Vec::new();
+        for held in &running {
+            if let Some(n) = number(&held.job).filter(|n| world.jobs.contains_key(n)) {
+                outputs.push(proto::OutputAt { job: held.job.clone(), rank: held.rank, offset: self.logs.next(n, held.rank) });
+            }
+        }
+        let (hub_instance, heartbeat_ms) = (self.instance.clone(), self.heartbeat.as_millis() as u32);
+        world.tell(site, Body::Welcome(proto::Welcome { hub_instance, heartbeat_ms, outputs }));
+        self.events.add("site.ready", site, detail).await;
+        self.compare(world, site, &running, &ready);
+        for ready in &ready {
+            self.ready(world, site, ready).await?;
+        }
+        let waited: Vec<_> = world.asked.iter().filter_map(|id| world.migrations.get(id)).filter(|m| m.to == site).cloned().collect();
+        for m in waited {
+            self.ready(world, &m.from, &proto::MigrationReady { migration: m.id, job: m.job.clone(), ranks: m.ranks.clone() }).await?;
+        }
+        Ok((session, behind))
+    }
+
+    /// What the agent holds against what it should, and what it may not have heard.
+    fn compare(self: &Arc<Hub>, world: &mut World, site: &str, running: &[proto::RankRef], ready: &[proto::MigrationReady]) {
+        for held in running {
+            if world.job(&held.job).map_or(true, |job| job.state.ended()) {
+                let reason = "the hub has given it up, or it has ended".to_string();
+                world.tell(site, Body::Cancel(proto::Cancel { job: held.job.clone(), reason }));
+                world.tell(site, Body::Forget(proto::Forget { job: held.job.clone() }));
+            }
+        }
+        let mut missing: Vec<Held> = Vec::new();
+        let jobs: Vec<Job> = world.jobs.values().filter(|j| !j.state.ended() && j.involved().iter().any(|s| s == site)).cloned().collect();
+        for job in &jobs {
+            let mut start = Vec::new();
+            for r in job.ranks.iter().filter(|r| r.site == site && r.state.alive()) {
+                let here = |h: &&proto::RankRef| h.job == job.id && h.rank == r.rank && (h.epoch == r.epoch || h.restored_waiting);
+                let moving = |m: &&proto::MigrationReady| m.job == job.id && m.ranks.contains(&r.rank);
+                if running.iter().any(|h| here(&h)) || ready.iter().any(|m| moving(&m)) {
+                    world.unconfirmed.remove(&(job.n, r.rank, r.epoch));
+                } else if r.state == crate::jobs::RankState::Pending && job.cancelling.is_none() {
+                    world.unconfirmed.remove(&(job.n, r.rank, r.epoch));
+                    start.push(r.rank);
+                } else {
+                    missing.push((job.n, r.rank, r.epoch));
+                }
+            }
+            world.tell_start(job, &start);
+            world.tell_routes(job);
+            if job.cancelling.is_some() {
+                world.tell_cancel(job);
+            }
+        }
+        let moves: Vec<_> = world.migrations.values().filter(|m| m.open() && m.from == site).cloned().collect();
+        for m in moves.iter().filter(|m| !ready.iter().any(|r| r.migration == m.id)) {
+            match m.state {
+                MigrationState::Committed => self.send_verdict(world, m, site),
+                _ => drop(world.job(&m.job).map(|job| self.send_order(world, m, &job.module))),
+            }
+        }
+        if !missing.is_empty() {
+            // The last words on these ranks may still be on their way.
+            world.unconfirmed.extend(missing.iter().copied());
+            let (hub, why) = (self.clone(), format!("its agent at {site:?} came back without it"));
+            self.later(self.patience(), async move {
+                let mut world = hub.world.lock().await;
+                hub.give_up(&mut world, &missing, &why).await
+            });
+        }
+    }
+
+    /// Takes in an agent's report.
+    pub fn telemetry(&self, world: &mut World, site: &str, telemetry: proto::Telemetry) {
+        for load in &telemetry.ranks {
+            let job = number(&load.job).and_then(|n| world.jobs.get_mut(&n));
+            let Some((n, rank)) = job.and_then(|j| Some((j.n, j.ranks.get_mut(load.rank as usize)?))) else { continue };
+            if rank.site == site {
+                rank.doing = load.doing.chars().take(100).collect();
+                (rank.cpu_used, rank.memory_bytes) = (finite(load.cpu_used), load.memory_bytes);
+                (rank.sent, rank.received) = (load.sent, load.received);
+                world.unconfirmed.remove(&(n, rank.rank, rank.epoch));
+            }
+        }
+        let Some(here) = world.sites.get_mut(site) else { return };
+        let cores = if here.hello.cores > 0.0 { here.hello.cores } else { 1.0 };
+        here.history.push_back((now_ms(), finite(telemetry.cpu_wanted / cores)));
+        if here.history.len() > crate::hub::HISTORY {
+            here.history.pop_front();
+        }
+        here.telemetry = telemetry;
+    }
+
+    /// The session is over. If the agent isn't back in time (at once if it was silent as long already), its site is lost.
+    pub async fn cut(self: &Arc<Hub>, site: &str, session: u64, why: String) {
+        let left = {
+            let mut world = self.world.lock().await;
+            let Some(here) = world.sites.get_mut(site).filter(|s| s.session == session) else { return };
+            here.orders = None;
+            self.patience().saturating_sub(Duration::from_millis(now_ms().saturating_sub(here.last_seen_ms)))
+        };
+        let (hub, site) = (self.clone(), site.to_string());
+        self.later(left, async move {
+            let mut world = hub.world.lock().await;
+            if world.sites.get(&site).is_some_and(|s| s.session == session && !s.connected() && !s.lost) {
+                hub.lose(&mut world, &site, &why).await?;
+            }
+            Ok(())
+        });
+    }
+
+    /// After a start: gives agents [`Hub::grace`] to come back with what they hold.
+    pub fn wait_for_agents(self: &Arc<Hub>) {
+        let hub = self.clone();
+        self.later(self.grace, async move {
+            let mut world = hub.world.lock().await;
+            let why = format!("it did not come back within {} ms of the hub's start", hub.grace.as_millis());
+            let away: Vec<String> = world.sites.iter().filter(|(_, s)| s.session == 0 && !s.lost).map(|(name, _)| name.clone()).collect();
+            for site in away {
+                hub.lose(&mut world, &site, &why).await?;
+            }
+            // What connected agents were asked about has its own time; the rest is at sites that nobody knows.
+            let nowhere: Vec<Held> = world.unconfirmed.iter().copied().filter(|(n, rank, _)| {
+                let site = world.jobs.get(n).and_then(|j| j.ranks.get(*rank as usize)).map(|r| r.site.as_str());
+                !site.and_then(|s| world.sites.get(s)).is_some_and(Site::connected)
+            }).collect();
+            hub.give_up(&mut world, &nowhere, "no agent reported it after the hub's start").await
+        });
+    }
+
+    /// Looks at the clocks, five times a second: time limits of jobs, moves that nobody closes.
+    pub fn keep_time(self: &Arc<Hub>) {
+        let hub = self.clone();
+        tokio::spawn(async move {
+            let mut stop = hub.stop.subscribe();
+            loop {
+                tokio::select! {
+                    _ = stop.wait_for(|stop| *stop) => return,
+                    () = tokio::time::sleep(Duration::from_millis(200)) => {}
+                }
+                let now = now_ms();
+                let late: Vec<(String, u64)> = {
+                    let mut world = hub.world.lock().await;
+                    if let Err(error) = hub.end_silent_moves(&mut world, now).await {
+                        tracing::error!(%error, "close moves");
+                    }
+                    let over = |j: &&Job| !j.state.ended() && j.cancelling.is_none() && j.time_max_ms > 0 && j.started_ms.is_some_and(|at| at.saturating_add(j.time_max_ms) < now);
+                    world.jobs.values().filter(over).map(|j| (j.id.clone(), j.time_max_ms)).collect()
+                };
+                for (job, time_max_ms) in late {
+                    let reason = format!("it ran longer than its time_max of {time_max_ms} ms");
+                    if let Err(error) = hub.cancel(&job, &reason, JobState::Failed).await {
+                        tracing::error!(%error, job, "end a job that took too long");
+                    }
+                }
+            }
+        });
+    }
+
+    /// Does something after a while, unless the hub stops before.
+    fn later(&self, after: Duration, then: impl Future<Output = Result<(), Error>> + Send + 'static) {
+        let mut stop = self.stop.subscribe();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = tokio::time::sleep(after) => {}
+            }
+            if let Err(error) = then.await {
+                tracing::error!(%error, "give up what is lost");
+            }
+        });
+    }
+
+    /// A site is lost: its moves end and its ranks are given up.
+    pub async fn lose(&self, world: &mut World, site: &str, why: &str) -> Result<(), Error> {
+        if let Some(here) = world.sites.get_mut(site) {
+            (here.lost, here.orders, here.telemetry) = (true, None, Default::default());
+        }
+        self.events.add("site.lost", site, why).await;
+        self.end_moves_at(world, site, why).await?;
+        let jobs: Vec<Job> = world.jobs.values().filter(|j| !j.state.ended()).cloned().collect();
+        for mut job in jobs {
+            let lost: Vec<u32> = job.ranks.iter().filter(|r| r.site == site && r.state.alive()).map(|r| r.rank).collect();
+            if !lost.is_empty() {
+                job.lose(&lost, &format!("site {site:?} was lost ({why}) with ranks {lost:?}"));
+                self.keep(world, job, true).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up those of the ranks that nobody has spoken of yet.
+    async fn give_up(&self, world: &mut World, ranks: &[Held], why: &str) -> Result<(), Error> {
+        let mut gone: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+        for held @ (n, rank, epoch) in ranks {
+            if world.unconfirmed.remove(held) && world.jobs.get(n).is_some_and(|j| j.holds(*rank, *epoch)) {
+                gone.entry(*n).or_default().push(*rank);
+            }
+        }
+        for (n, ranks) in gone {
+            let mut job = world.jobs[&n].clone();
+            job.lose(&ranks, &format!("ranks {ranks:?} are lost: {why}"));
+            self.keep(world, job, true).await?;
+        }
+        Ok(())
+    }
+}
