@@ -345,7 +345,7 @@ typedef int(MPI_Grequest_cancel_function)(void *extra_state, int complete);
 #define MPI_Errhandler_c2f(handle) ((MPI_Fint)(handle))
 #define MPI_Errhandler_f2c(handle) ((MPI_Errhandler)(handle))
 
-/* The name is declared twice, so that profiling wrappers can define MPI_X and call PMPI_X. */
+/* PMPI_X is the same import, so profiling wrappers may define MPI_X (clang warns that it ignores the import then) and call PMPI_X. */
 #define CLOUDSKIN_MPI(result, name, arguments)                                                                                 \
     result name arguments __attribute__((import_module("cloudskin_mpi"), import_name(#name)));                                 \
     result P##name arguments __attribute__((import_module("cloudskin_mpi"), import_name(#name)))

@@ -363,7 +363,8 @@ impl Cell {
     }
 
     /// A cell that goes on where another was frozen. Its memory has the right size and must be filled with
-    /// [`Cell::write`] before `run`. Until [`Cell::arrive`] the fabric does not deliver to it.
+    /// [`Cell::write`] before `run`. Until [`Cell::arrive`] the fabric keeps what
+    /// comes for it; a cell that does not arrive is given up with [`Fabric::depart`].
     pub fn thaw(engine: &Engine, program: &Arc<Program>, frozen: &Frozen, spec: &Spec, control: Arc<Control>) -> Result<Cell> {
         if !program.movable() {
             return Err(Error::NotMovable("the program was not built with safe points; compile it with `cloudskin cc`".into()));
@@ -375,6 +376,7 @@ impl Cell {
             )));
         }
         let mut cell = Cell::new(engine, program, spec, control)?;
+        spec.fabric.hold(frozen.rank);
         cell.grow(frozen.memory_bytes)?;
         for (name, number) in &frozen.globals {
             let global = cell

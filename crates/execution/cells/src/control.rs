@@ -46,11 +46,6 @@ impl Control {
         *self.view() = None;
     }
 
-    /// Runs `f` with the address of the memory, if it exists now.
-    pub(crate) fn with_memory<T>(&self, f: impl FnOnce(*const u8) -> T) -> Option<T> {
-        self.view().as_ref().map(|v| f(v.base))
-    }
-
     fn word(&self, index: u32, value: u32) {
         if let Some(View { base, flags: Some(flags) }) = &*self.view() {
             // SAFETY: `attach` promised that flags + 8 is mapped, and it is aligned (the pass checks). The guest reads the word with plain

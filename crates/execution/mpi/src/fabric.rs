@@ -7,7 +7,7 @@
 //! ```
 //!
 //! No input or output happens here: a [`Wire`] carries what must leave. A mailbox is in one of three states ([`Place`]): the rank
-//! is *here*; it is *leaving* (stopped, its fate undecided: what arrives is kept and not acknowledged); or it is *away*.
+//! is *here*; it is *held* (on its way from or to this agent, not decided yet: what arrives is kept and not acknowledged); or it is *away*.
 
 use crate::message::{Header, Message, Rank};
 use crate::ring::Ring;
@@ -31,7 +31,7 @@ pub trait Wire: Send + Sync {
 pub enum Place {
     Away = 0,
     Here = 1,
-    Leaving = 2,
+    Held = 2,
 }
 
 /// Wakes a rank that waits.
@@ -138,7 +138,7 @@ impl Fabric {
     pub fn place(&self, rank: Rank) -> Place {
         match self.mailbox(rank).place.load(Ordering::Acquire) {
             1 => Place::Here,
-            2 => Place::Leaving,
+            2 => Place::Held,
             _ => Place::Away,
         }
     }
@@ -274,10 +274,7 @@ impl Fabric {
             *kept = unacknowledged.clone();
             mailbox.unacknowledged_bytes.store(bytes, Ordering::Relaxed);
         }
-        {
-            let _arrived = lock(&mailbox.arrived);
-            mailbox.place.store(Place::Here as u8, Ordering::Release);
-        }
+        self.release(rank);
         for message in unacknowledged {
             if self.place(message.header.dst) == Place::Away {
                 self.wire.send(message);
@@ -287,14 +284,14 @@ impl Fabric {
         }
     }
 
-    /// The rank has stopped and may move: from now on what arrives is kept, not acknowledged.
+    /// The rank has stopped here and may move, or is expected here: from now on what arrives is kept, not acknowledged.
     pub fn hold(&self, rank: Rank) {
         let mailbox = self.mailbox(rank);
         let _arrived = lock(&mailbox.arrived);
-        mailbox.place.store(Place::Leaving as u8, Ordering::Release);
+        mailbox.place.store(Place::Held as u8, Ordering::Release);
     }
 
-    /// The rank goes on here after all.
+    /// The rank goes on here: what was kept for it is delivered and acknowledged.
     pub fn release(&self, rank: Rank) {
         let mailbox = self.mailbox(rank);
         let kept: Vec<Header> = {
@@ -307,7 +304,8 @@ impl Fabric {
         }
     }
 
-    /// The rank is elsewhere now: what was kept for it follows, and what it had unacknowledged went with its snapshot.
+    /// The rank is elsewhere now (or did not come here after all): what was kept for it follows, and what it had
+    /// unacknowledged went with its snapshot.
     pub fn depart(&self, rank: Rank) {
         let mailbox = self.mailbox(rank);
         let kept = {

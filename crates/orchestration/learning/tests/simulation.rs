@@ -51,7 +51,7 @@ impl Simulation {
         while self.now_ms < begin_ms + ms {
             self.now_ms += STEP_MS;
             let others = others(&mut self.random, self.now_ms - begin_ms);
-            for index in 0..2 {
+            for (index, &other) in others.iter().enumerate() {
                 let blur =
                     |random: &mut Random, value: f64| (value + noise * random.normal()).max(0.0);
                 let own = if index == self.at {
@@ -59,7 +59,7 @@ impl Simulation {
                 } else {
                     0.0
                 };
-                let cpu_wanted = own + blur(&mut self.random, others[index]);
+                let cpu_wanted = own + blur(&mut self.random, other);
                 let cpu_used = cpu_wanted.min(1.0);
                 let jobs: BTreeMap<_, _> = (index == self.at)
                     .then(|| {

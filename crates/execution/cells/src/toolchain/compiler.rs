@@ -66,23 +66,19 @@ impl Compiler {
     /// Looks at `CLOUDSKIN_ZIG`, then in `CLOUDSKIN_TOOLCHAIN`, then for `.setup/toolchain` above this program, then in the
     /// user's data folder.
     pub fn find() -> Result<Compiler, Error> {
-        let mut tried = Vec::new();
-        if let Some(zig) = std::env::var_os("CLOUDSKIN_ZIG") {
-            tried.push(PathBuf::from(zig));
+        let found = |zig: PathBuf| Some(zig).filter(|path| path.is_file());
+        let below = |dir: &Path| found(dir.join("ziglang/zig"));
+        let (zig, looked) = if let Some(zig) = std::env::var_os("CLOUDSKIN_ZIG") {
+            (found(PathBuf::from(&zig)), format!("{} (CLOUDSKIN_ZIG)", zig.display()))
         } else if let Some(dir) = std::env::var_os("CLOUDSKIN_TOOLCHAIN") {
-            tried.push(Path::new(&dir).join("ziglang/zig"));
+            (below(Path::new(&dir)), format!("ziglang/zig in {} (CLOUDSKIN_TOOLCHAIN)", dir.display()))
         } else {
-            if let Ok(exe) = std::env::current_exe() {
-                tried.extend(exe.ancestors().skip(1).map(|dir| dir.join(".setup/toolchain/ziglang/zig")));
-            }
-            if let Some(data) = user_folder("XDG_DATA_HOME", ".local/share") {
-                tried.push(data.join("cloudskin/toolchain/ziglang/zig"));
-            }
-        }
-        match tried.iter().find(|path| path.is_file()) {
-            Some(zig) => Ok(Compiler { zig: zig.clone(), cache: cache_folder()? }),
-            None => Err(Error::NoCompiler(tried)),
-        }
+            let exe = std::env::current_exe().unwrap_or_default();
+            let data = user_folder("XDG_DATA_HOME", ".local/share").unwrap_or_default().join("cloudskin/toolchain");
+            let zig = exe.ancestors().skip(1).find_map(|dir| below(&dir.join(".setup/toolchain"))).or_else(|| below(&data));
+            (zig, format!("ziglang/zig in .setup/toolchain above {} and in {}", exe.display(), data.display()))
+        };
+        Ok(Compiler { zig: zig.ok_or(Error::NoCompiler(looked))?, cache: cache_folder()? })
     }
 
     /// `zig <tool>` with the caches in our folder.

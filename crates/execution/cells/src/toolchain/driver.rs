@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::compiler::{COMPILE, Compiler, LINK_LIBRARIES, STACK_BYTES, Scratch, TARGET, TOOLCHAIN, write_atomically};
-use super::{Error, FLAGS, KEEP, UNWIND, instrument};
+use super::{Error, FLAGS, KEEP, UNWIND, instrument, mismatch};
 
 /// The language that the driver assumes when linking, and for its default libraries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub fn main(lang: Lang, args: Vec<OsString>) -> Result<u8, Error> {
         eprintln!("cloudskin {}: note: {note}", lang.tool());
     }
     let compiler = Compiler::find()?;
-    plan.run(lang, &compiler)
+    plan.run(&compiler)
 }
 
 /// `cloudskin ar` and `cloudskin ranlib`: archives whose index knows WebAssembly objects.
@@ -77,8 +77,10 @@ pub fn archiver(tool: Archiver, args: Vec<OsString>) -> Result<u8, Error> {
 enum Mode {
     /// Print something about the compiler (`--version`, `-print-...`, `-v` alone): all arguments are handed on.
     Query,
-    /// `-E`, `-M`, `-MM`, `-fsyntax-only`: one run per source, to standard output or `-o`.
+    /// `-E`, `-M`, `-MM`: one run per source, to standard output or `-o`.
     Print,
+    /// `-fsyntax-only`: compiled, the object is thrown away.
+    Check,
     /// `-S`
     Assembly,
     /// `-c`
@@ -92,6 +94,18 @@ struct Source {
     /// From `-x`.
     language: Option<String>,
 }
+
+impl Source {
+    /// Whether this is C++ by its name or by `-x`.
+    fn is_cxx(&self) -> bool {
+        match &self.language {
+            Some(language) => language.starts_with("c++"),
+            None => Path::new(&self.path).extension().and_then(|e| e.to_str()).is_some_and(|e| CXX_EXTENSIONS.contains(&e)),
+        }
+    }
+}
+
+const CXX_EXTENSIONS: &[&str] = &["cc", "cp", "cpp", "cxx", "CPP", "c++", "C", "ii", "hh", "hpp", "hxx", "H"];
 
 /// One word of the linker's command line. Order matters to archives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +129,7 @@ struct Plan {
     all: Vec<String>,
     has_level: bool,
     has_stack: bool,
-    cxx: bool,
+    lang: Lang,
 }
 
 /// Options whose value is the next argument, when it isn't attached. They go to the compilations.
@@ -148,7 +162,7 @@ fn parse(lang: Lang, args: Vec<String>) -> Result<Plan, Error> {
         all: args.clone(),
         has_level: false,
         has_stack: false,
-        cxx: lang == Lang::Cxx,
+        lang,
     };
     let mut language: Option<String> = None;
     let mut only_files = false;
@@ -166,7 +180,8 @@ fn parse(lang: Lang, args: Vec<String>) -> Result<Plan, Error> {
             "--" => only_files = true,
             "-c" => plan.stop_at(Mode::Object),
             "-S" => plan.stop_at(Mode::Assembly),
-            "-E" | "-M" | "-MM" | "-fsyntax-only" => {
+            "-fsyntax-only" => plan.stop_at(Mode::Check),
+            "-E" | "-M" | "-MM" => {
                 plan.stop_at(Mode::Print);
                 plan.compile.push(arg);
             }
@@ -232,9 +247,10 @@ impl Plan {
     fn stop_at(&mut self, mode: Mode) {
         let rank = |m| match m {
             Mode::Query | Mode::Print => 0,
-            Mode::Assembly => 1,
-            Mode::Object => 2,
-            Mode::Link => 3,
+            Mode::Check => 1,
+            Mode::Assembly => 2,
+            Mode::Object => 3,
+            Mode::Link => 4,
         };
         if rank(mode) < rank(self.mode) {
             self.mode = mode;
@@ -253,10 +269,7 @@ impl Plan {
         let name = Path::new(&path).file_name().and_then(|n| n.to_str()).unwrap_or("");
         let is_source = match extension {
             "c" | "i" | "s" | "S" | "sx" | "h" => true,
-            "cc" | "cp" | "cpp" | "cxx" | "CPP" | "c++" | "C" | "ii" | "hh" | "hpp" | "hxx" | "H" => {
-                self.cxx = true;
-                true
-            }
+            e if CXX_EXTENSIONS.contains(&e) => true,
             "f" | "for" | "ftn" | "f77" | "f90" | "f95" | "f03" | "f08" | "F" | "F90" => {
                 return Err(Error::Usage(format!("{path}: Fortran isn't supported in this version")));
             }
@@ -267,9 +280,6 @@ impl Plan {
         };
         if language.is_none() && (extension == "so" || name.contains(".so.")) {
             return Err(Error::Usage(format!("{path}: shared libraries aren't supported in this version; link the objects or a .a archive")));
-        }
-        if language.is_some_and(|l| l.starts_with("c++")) {
-            self.cxx = true;
         }
         if is_source || language.is_some() {
             self.link.push(Link::Source(self.sources.len()));
@@ -374,17 +384,19 @@ impl Plan {
         Ok(())
     }
 
-    fn run(&self, lang: Lang, compiler: &Compiler) -> Result<u8, Error> {
+    fn run(&self, compiler: &Compiler) -> Result<u8, Error> {
         match self.mode {
             Mode::Query => {
-                let mut command = compiler.command(lang.tool());
+                let mut command = compiler.command(self.lang.tool());
                 command.args(TARGET).args(&self.all);
                 self.execute(compiler, command, Purpose::Compile)
             }
-            Mode::Print | Mode::Assembly | Mode::Object => {
+            Mode::Print | Mode::Check | Mode::Assembly | Mode::Object => {
+                let scratch = Scratch::new()?;
                 let mut worst = 0;
                 for source in &self.sources {
                     let output = match (&self.output, self.mode) {
+                        (_, Mode::Check) => Some(scratch.path("checked.o")),
                         (Some(path), _) => Some(PathBuf::from(path)),
                         (None, Mode::Object) => Some(beside(&source.path, "o")),
                         (None, Mode::Assembly) => Some(beside(&source.path, "s")),
@@ -394,12 +406,12 @@ impl Plan {
                 }
                 Ok(worst)
             }
-            Mode::Link => self.link(lang, compiler),
+            Mode::Link => self.link(compiler),
         }
     }
 
     fn compile(&self, source: &Source, output: Option<&Path>, more: &[String], compiler: &Compiler) -> Result<u8, Error> {
-        let mut command = compiler.command(if self.cxx { "c++" } else { "cc" });
+        let mut command = compiler.command(if source.is_cxx() { "c++" } else { self.lang.tool() });
         command.args(TARGET).args(COMPILE);
         if !self.has_level {
             command.arg("-O3");
@@ -415,20 +427,14 @@ impl Plan {
         }
         if let Some(language) = &source.language {
             command.args(["-x", language]);
-        } else if source.path.ends_with(".c") && self.cxx {
-            // c++ a.c means C++; a mixed command line of cc means C for this file.
-            command.args(["-x", if self.all_cxx() { "c++" } else { "c" }]);
+        } else if source.path.ends_with(".c") && self.lang == Lang::Cxx {
+            command.args(["-x", "c++"]);
         }
         command.arg(&source.path);
         self.execute(compiler, command, Purpose::Compile)
     }
 
-    /// Whether no source is C by its name.
-    fn all_cxx(&self) -> bool {
-        self.sources.iter().all(|s| s.path.ends_with(".c"))
-    }
-
-    fn link(&self, lang: Lang, compiler: &Compiler) -> Result<u8, Error> {
+    fn link(&self, compiler: &Compiler) -> Result<u8, Error> {
         let scratch = Scratch::new()?;
         let output = PathBuf::from(self.output.as_deref().unwrap_or("a.out"));
         let mut objects = Vec::new();
@@ -449,7 +455,7 @@ impl Plan {
             objects.push(object);
         }
         let plain = scratch.path("linked.wasm");
-        let mut command = compiler.command(if self.cxx || lang == Lang::Cxx { "c++" } else { "cc" });
+        let mut command = compiler.command(if self.sources.iter().any(Source::is_cxx) { "c++" } else { self.lang.tool() });
         // Always the same level: it selects the C library's build, and each is built once and cached.
         command.args(TARGET).arg("-O3").arg("-o").arg(&plain);
         for (n, word) in self.link.iter().enumerate() {
@@ -472,7 +478,14 @@ impl Plan {
         if status != 0 {
             return Ok(status);
         }
-        let linked = std::fs::read(&plain).map_err(|e| Error::io("read", &plain, e))?;
+        let mut linked = std::fs::read(&plain).map_err(|e| Error::io("read", &plain, e))?;
+        for name in mismatch::repair(&mut linked)? {
+            eprintln!("cloudskin: warning: {name} is called with other types than it is defined with; such a call stops the program");
+        }
+        // wasi-libc has a pthread_create that always fails, so that code which may do without threads links.
+        if [&b"\x0epthread_create"[..], b"\x10__pthread_create"].iter().any(|name| contains(&linked, name)) {
+            eprintln!("cloudskin: warning: the program calls pthread_create, which fails in a cell: threads aren't supported in this version");
+        }
         let options = instrument::Options { toolchain: TOOLCHAIN.into(), ..Default::default() };
         let wasm = instrument::instrument_with(&linked, &options)?;
         write_atomically(&output, &wasm)?;
@@ -517,7 +530,7 @@ enum Purpose {
 
 /// What zig says about arguments that it made itself.
 fn is_noise(line: &str) -> bool {
-    line.contains("argument unused during compilation: '-c'") || line.contains("use --target=wasm32-wasip1 instead [-Wdeprecated]")
+    line.contains("argument unused during compilation: '-c'") || line.contains("argument unused during compilation: '-mcpu=") || line.contains("use --target=wasm32-wasip1 instead [-Wdeprecated]")
 }
 
 /// What cells lack in this version, by the words that a failing compiler or linker uses for it.
@@ -567,6 +580,11 @@ fn indexed_archive(arg: &str, number: usize, scratch: &Scratch, compiler: &Compi
         return Ok(Some(copy));
     }
     Err(Error::Tool { program: "zig ranlib", output: String::from_utf8_lossy(&output.stderr).into_owned() })
+}
+
+/// The name section stores a length and the name.
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|w| w == needle)
 }
 
 /// `dir/name.c` becomes `name.<extension>` in the current folder.
@@ -671,6 +689,7 @@ mod tests {
         check("-c a.c -o b.o -MD -MF x.d -MT b.o", "Object | a.c | b.o | -MD -MF x.d -MT b.o | #0");
         check("a.c b.o c.cc libx.a -lfoo -Llib -oprog", "Link | a.c c.cc | prog |  | #0 b.o #1 libx.a -lfoo -Llib");
         check("-I inc -D X=1 -DY -include z.h a.c", "Link | a.c |  | -I inc -D X=1 -DY -include z.h | #0");
+        check("-fsyntax-only a.c", "Check | a.c |  |  | #0");
         check("-E a.c", "Print | a.c |  | -E | #0");
         check("-c -MM a.c", "Print | a.c |  | -MM | #0");
         check("-S -c a.c", "Assembly | a.c |  |  | #0");

@@ -20,6 +20,7 @@ pub mod compiler;
 pub mod driver;
 pub mod inspect;
 pub mod instrument;
+mod mismatch;
 
 use std::path::PathBuf;
 
@@ -68,8 +69,8 @@ pub struct Mark {
 pub enum Error {
     #[error("{0}")]
     Usage(String),
-    #[error("no compiler: looked for {}; `make setup` installs it, or CLOUDSKIN_ZIG=.../zig names a copy of ziglang 0.17.1", places(.0))]
-    NoCompiler(Vec<PathBuf>),
+    #[error("no compiler: looked for {0}; `make setup` installs it, or CLOUDSKIN_ZIG=.../zig names a copy of ziglang 0.17.1")]
+    NoCompiler(String),
     #[error("no wasm-opt: looked for {0}; `make setup` installs binaryen, or CLOUDSKIN_WASM_OPT=.../wasm-opt names a copy")]
     NoWasmOpt(String),
     #[error("run {program}: {source}")]
@@ -94,10 +95,6 @@ impl From<wasmparser::BinaryReaderError> for Error {
     fn from(error: wasmparser::BinaryReaderError) -> Error {
         Error::Malformed(error.to_string())
     }
-}
-
-fn places(paths: &[PathBuf]) -> String {
-    paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// The instructions that a module may use: what wasmtime 48 accepts as it stands, without threads and exceptions.

@@ -1,0 +1,314 @@
+//! C programs through the toolchain, run as ranks, stopped at random moments and moved between two agents in this process.
+//!
+//! What is checked is what the program prints and leaves: equal to a run that stayed. The two "agents" here are two fabrics in one process with a wire
+//! that is a function call; real processes and sockets are the business of the end-to-end tests.
+
+use cells::toolchain::driver::{self, Lang};
+use cells::wasi::{Mounts, Output};
+use cells::{Cell, Control, Ended, Engine, Program, Spec, engine, folder::Folder, snapshot};
+use mpi::{Fabric, Message, Rank, Wire};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
+
+fn programs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs")
+}
+
+/// Compiles a C program once per test process.
+fn compile(source: &Path) -> Vec<u8> {
+    static LOCK: Mutex<()> = Mutex::new(());
+    let _one = LOCK.lock().unwrap_or_else(|e| e.into_inner());
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(source.file_stem().unwrap()).with_extension("wasm");
+    let args = [source.as_os_str(), "-O2".as_ref(), "-o".as_ref(), out.as_os_str()].map(|a| a.to_os_string());
+    let code = driver::main(Lang::C, args.to_vec()).unwrap_or_else(|e| panic!("cc {}: {e}", source.display()));
+    assert_eq!(code, 0, "cc {}", source.display());
+    std::fs::read(out).unwrap()
+}
+
+fn the_engine() -> &'static Engine {
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    ENGINE.get_or_init(|| Engine::new(&engine::Options { cells_max: 64, ..Default::default() }).unwrap())
+}
+
+/// What all ranks print, by rank.
+#[derive(Default)]
+struct Log(Mutex<Vec<(u32, u64, Vec<u8>)>>);
+
+impl Output for Log {
+    fn write(&self, rank: Rank, _stderr: bool, offset: u64, data: &[u8]) {
+        self.0.lock().unwrap().push((rank.0, offset, data.to_vec()));
+    }
+}
+
+impl Log {
+    fn text(&self, rank: u32) -> String {
+        let log = self.0.lock().unwrap();
+        let mut text = Vec::new();
+        for (_, offset, data) in log.iter().filter(|(r, _, _)| *r == rank) {
+            assert_eq!(*offset, text.len() as u64, "a rank's output has no gap");
+            text.extend_from_slice(data);
+        }
+        String::from_utf8(text).unwrap()
+    }
+}
+
+/// The places of a job's ranks, and the wire between the two fabrics.
+struct Agents {
+    fabrics: [OnceLock<Arc<Fabric>>; 2],
+    at: Vec<Mutex<usize>>,
+}
+
+struct Link(Weak<Agents>);
+
+impl Link {
+    fn to(&self, rank: Rank, f: impl FnOnce(&Fabric)) {
+        if let Some(agents) = self.0.upgrade() {
+            let at = *agents.at[rank.index()].lock().unwrap();
+            f(agents.fabrics[at].get().unwrap());
+        }
+    }
+}
+
+impl Wire for Link {
+    fn send(&self, message: Message) {
+        // The place may change between the look and the deposit; then that fabric passes it on.
+        self.to(message.header.dst, |f| f.deposit(message.clone()));
+    }
+    fn acknowledge(&self, src: Rank, dst: Rank, seq: u64) {
+        self.to(src, |f| {
+            f.acknowledged(src, dst, seq);
+        });
+    }
+}
+
+struct Run {
+    texts: Vec<String>,
+    ended: Vec<Ended>,
+    moves: usize,
+}
+
+/// Runs a program on `size` ranks. Each rank is stopped and moved to the other agent up to `moves` times, after random pauses.
+fn run(wasm: &[u8], size: u32, args: &[&str], root: Option<&Path>, moves: u32, seed: u64) -> Run {
+    let engine = the_engine();
+    let program = engine.load(wasm).unwrap();
+    let agents = Arc::new(Agents { fabrics: Default::default(), at: (0..size).map(|_| Mutex::new(0)).collect() });
+    for slot in &agents.fabrics {
+        assert!(slot.set(Arc::new(Fabric::new(size, Box::new(Link(Arc::downgrade(&agents)))))).is_ok());
+    }
+    for rank in 0..size {
+        agents.fabrics[0].get().unwrap().arrive(Rank(rank), Vec::new());
+    }
+    let log = Arc::new(Log::default());
+    let mounts = Mounts {
+        folders: root.map(|r| ("data".to_string(), Arc::new(Folder { root: r.into() }) as _)).into_iter().collect(),
+        workdir: None,
+    };
+    let spec = |rank: u32, agent: usize| Spec {
+        rank: Rank(rank),
+        size,
+        args: std::iter::once("program").chain(args.iter().copied()).map(str::to_string).collect(),
+        env: vec!["LANG=C".into()],
+        memory_max: 1 << 30,
+        mounts: mounts.clone(),
+        output: log.clone(),
+        fabric: agents.fabrics[agent].get().unwrap().clone(),
+        place: ["edge", "cloud"][agent].into(),
+        spin: 0,
+    };
+    let controls: Vec<Arc<Control>> = (0..size).map(|_| Arc::default()).collect();
+    let running = Arc::new(std::sync::atomic::AtomicU32::new(size));
+    std::thread::scope(|scope| {
+        let ranks: Vec<_> = (0..size)
+            .map(|rank| {
+                let (control, agents, program, running) =
+                    (controls[rank as usize].clone(), agents.clone(), program.clone(), running.clone());
+                let all = controls.clone();
+                let spec = &spec;
+                let body = move || {
+                    let mut cell = Cell::new(engine, &program, &spec(rank, 0), control.clone()).unwrap();
+                    let mut moved = 0;
+                    loop {
+                        match cell.run() {
+                            Ended::Stopped => {
+                                moved += 1;
+                                cell = relocate(engine, &program, cell, &agents, rank, &|agent| spec(rank, agent), control.clone());
+                            }
+                            ended => {
+                                running.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                                if !matches!(ended, Ended::Exited(0)) {
+                                    all.iter().for_each(|c| c.kill("another rank failed"));
+                                }
+                                return (ended, moved);
+                            }
+                        }
+                    }
+                };
+                std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn_scoped(scope, body).unwrap()
+            })
+            .collect();
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut left = moves * size;
+        while running.load(std::sync::atomic::Ordering::SeqCst) > 0 {
+            std::thread::sleep(Duration::from_micros(random.random_range(50..3000)));
+            for f in &agents.fabrics {
+                f.get().unwrap().sweep();
+            }
+            if left > 0 {
+                left -= 1;
+                let rank = random.random_range(0..size);
+                controls[rank as usize].stop();
+                for f in &agents.fabrics {
+                    f.get().unwrap().mailbox(Rank(rank)).bell.ring();
+                }
+            }
+        }
+        let results: Vec<_> = ranks.into_iter().map(|r| r.join().unwrap()).collect();
+        Run {
+            texts: (0..size).map(|r| log.text(r)).collect(),
+            ended: results.iter().map(|(e, _)| e.clone()).collect(),
+            moves: results.iter().map(|(_, n)| *n as usize).sum(),
+        }
+    })
+}
+
+/// A migration without its transport: written down here, read back there.
+fn relocate(
+    engine: &Engine,
+    program: &Arc<Program>,
+    mut cell: Cell,
+    agents: &Agents,
+    rank: u32,
+    spec: &dyn Fn(usize) -> Spec,
+    control: Arc<Control>,
+) -> Cell {
+    let from = *agents.at[rank as usize].lock().unwrap();
+    let fabric = agents.fabrics[from].get().unwrap();
+    fabric.hold(Rank(rank));
+    let bytes = snapshot::write(engine, &mut cell).unwrap();
+    drop(cell);
+    let read = snapshot::Snapshot::read(&bytes).unwrap();
+    let mut cell = read.thaw(engine, program, &spec(1 - from), control).unwrap();
+    *agents.at[rank as usize].lock().unwrap() = 1 - from;
+    fabric.depart(Rank(rank));
+    cell.arrive(&read.frozen);
+    cell
+}
+
+fn exited(run: &Run) {
+    for (rank, ended) in run.ended.iter().enumerate() {
+        assert_eq!(*ended, Ended::Exited(0), "rank {rank}");
+    }
+}
+
+/// The same with and without moves.
+fn same(name: &str, size: u32, args: &[&str], moves: u32, seeds: std::ops::Range<u64>) {
+    let wasm = compile(&programs().join(name));
+    let stayed = run(&wasm, size, args, None, 0, 0);
+    exited(&stayed);
+    let mut total = 0;
+    for seed in seeds {
+        let moved = run(&wasm, size, args, None, moves, seed);
+        exited(&moved);
+        assert_eq!(moved.texts, stayed.texts, "{name}, seed {seed}");
+        total += moved.moves;
+    }
+    println!("{name}: {total} moves, the same output: {}", stayed.texts[0].lines().last().unwrap_or(""));
+    assert!(moves == 0 || total > 0, "{name}: no rank was moved; the program is too short for this test");
+}
+
+#[test]
+fn messages_and_collectives_survive_moves() {
+    same("exchange.c", 4, &[], 12, 1..9);
+}
+
+#[test]
+fn a_loop_without_calls_is_reached() {
+    same("loop.c", 2, &[], 8, 1..5);
+}
+
+#[test]
+fn files_open_for_writing_move_along() {
+    let wasm = compile(&programs().join("files.c"));
+    let mut seen = Vec::new();
+    for (seed, moves) in [(0, 0), (1, 10), (2, 10)] {
+        let folder = tempfile::tempdir().unwrap();
+        let done = run(&wasm, 2, &["/data"], Some(folder.path()), moves, seed);
+        exited(&done);
+        let mut files: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|e| (e.as_ref().unwrap().file_name(), std::fs::read(e.unwrap().path()).unwrap()))
+            .collect();
+        files.sort();
+        seen.push((done.texts, files));
+    }
+    assert_eq!(seen[0].1.len(), 2);
+    assert!(seen[0] == seen[1] && seen[0] == seen[2]);
+}
+
+#[test]
+fn failures_stay_with_their_job() {
+    let wasm = compile(&programs().join("faults.c"));
+    let fails = |what: &str| match run(&wasm, 2, &[what], None, 0, 0).ended[1].clone() {
+        Ended::Failed { message, backtrace } => (message, backtrace),
+        other => panic!("{what}: {other:?}"),
+    };
+    let (message, backtrace) = fails("trap");
+    assert!(message.starts_with("rank 1: "), "{message}");
+    assert!(backtrace.contains("innermost") && backtrace.contains("main"), "{backtrace}");
+    assert!(fails("abort").0.contains("MPI_Abort with code 7"));
+    assert!(fails("rank").0.contains("MPI_Send: rank 99 is not in this communicator of 2 ranks"));
+    assert!(fails("missing").0.contains("MPI_Win_create is not in this version"));
+    let run_ = run(&wasm, 2, &["memory"], None, 0, 0);
+    assert_eq!(run_.ended[1], Ended::Exited(3), "malloc says no, the program decides");
+    let run_ = run(&wasm, 2, &["escape"], None, 0, 0);
+    assert_eq!(run_.texts[1], "denied\n");
+}
+
+#[test]
+fn endless_loops_can_be_killed() {
+    let wasm = compile(&programs().join("faults.c"));
+    for what in ["spin", "recursion", "wait"] {
+        let program = the_engine().load(&wasm).unwrap();
+        struct Nowhere;
+        impl Wire for Nowhere {
+            fn send(&self, _: Message) {}
+            fn acknowledge(&self, _: Rank, _: Rank, _: u64) {}
+        }
+        let fabric = Arc::new(Fabric::new(2, Box::new(Nowhere)));
+        fabric.arrive(Rank(1), Vec::new());
+        let control: Arc<Control> = Arc::default();
+        let spec = Spec {
+            rank: Rank(1),
+            size: 2,
+            args: vec!["faults".into(), what.into()],
+            env: Vec::new(),
+            memory_max: 1 << 30,
+            mounts: Mounts::default(),
+            output: Arc::new(cells::wasi::Discard),
+            fabric,
+            place: "edge".into(),
+            spin: 0,
+        };
+        let mut cell = Cell::new(the_engine(), &program, &spec, control.clone()).unwrap();
+        let thread = std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn(move || cell.run()).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!thread.is_finished(), "{what} ends by itself");
+        control.kill("time limit of 100ms reached");
+        assert_eq!(thread.join().unwrap(), Ended::Killed("time limit of 100ms reached".into()), "{what}");
+    }
+}
+
+#[test]
+fn what_is_no_program_is_refused() {
+    let refused = |wasm: &[u8], expected: &str| {
+        let message = the_engine().load(wasm).err().expect("refused").to_string();
+        assert!(message.contains(expected), "{message}");
+    };
+    refused(b"\x7fELF....", "it starts with [7f 45 4c 46]");
+    refused(&wat::parse_str("(module (func (export \"_start\")) (memory 1))").unwrap()[..20], "module refused");
+    refused(&wat::parse_str("(module (memory (export \"memory\") 1))").unwrap(), "_start");
+    let strange = "(module (import \"env\" \"fork\" (func)) (func (export \"_start\")) (memory (export \"memory\") 1))";
+    refused(&wat::parse_str(strange).unwrap(), "env.fork");
+}
