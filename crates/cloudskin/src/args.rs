@@ -52,6 +52,12 @@ pub enum Command {
     /// Compile C++ to a module that can move (takes a C++ compiler's options)
     #[command(name = "c++", disable_help_flag = true, after_help = "Example: cloudskin c++ -O3 prog.cc -o prog.wasm")]
     Cxx(Raw),
+    /// Make archives of objects (takes the options of ar)
+    #[command(disable_help_flag = true, after_help = "Example: cloudskin ar rcs libx.a x.o")]
+    Ar(Raw),
+    /// Index an archive (takes the options of ranlib)
+    #[command(disable_help_flag = true, after_help = "Example: cloudskin ranlib libx.a")]
+    Ranlib(Raw),
     /// Run a module as a job and follow its output; ends with the job's exit code
     #[command(after_help = "Example: cloudskin run --np 4 --site edge prog.wasm -- /scenes/scene.tif /out\n\nThe program sees its buckets as folders below /. Without --bucket these are the working directory's and the first part of\neach argument that begins with /. Ctrl-C cancels the job; a second Ctrl-C leaves it at that.")]
     Run(Run),
@@ -123,6 +129,9 @@ pub struct Hub {
     /// Address on which agents reach the hub
     #[arg(long, default_value = "127.0.0.1:7071", value_name = "ADDR")]
     pub grpc: SocketAddr,
+    /// host:port under which agents on other machines reach it [default: the address of --grpc]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -33,8 +33,8 @@ fn main() -> ExitCode {
     base::identity::install_crypto();
     // A compiler's arguments are a compiler's: clap must not see `-o` or `--help` of theirs.
     let raw: Vec<std::ffi::OsString> = std::env::args_os().collect();
-    if let Some(lang @ ("cc" | "c++")) = raw.get(1).and_then(|a| a.to_str()) {
-        return finish(compile::main(lang, &raw[2..]));
+    if let Some(tool) = raw.get(1).and_then(|a| a.to_str()).filter(|a| compile::RAW.contains(a)) {
+        return finish(compile::main(tool, &raw[2..]));
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -66,7 +66,11 @@ async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Hub(o) => role::hub(&place, o).await,
         Command::Agent(o) => role::agent(&place, o).await,
         Command::Site(args::Site::Join(o)) => show::join(&place.client()?, o, output).await,
-        Command::Cc(_) | Command::Cxx(_) => unreachable!("main takes compilers away before clap sees them"),
+        // Reached as `cloudskin --verbose cc …`: what stands before the tool's name was ours, the rest is the tool's.
+        Command::Cc(raw) => compile::main("cc", &raw.args),
+        Command::Cxx(raw) => compile::main("c++", &raw.args),
+        Command::Ar(raw) => compile::main("ar", &raw.args),
+        Command::Ranlib(raw) => compile::main("ranlib", &raw.args),
         Command::Run(o) => jobs::run(&place.client()?, o, output).await,
         Command::Get(o) => show::get(&place.client()?, o, output).await,
         Command::Describe(o) => show::describe(&place.client()?, o, output).await,

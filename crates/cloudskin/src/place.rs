@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, env, path::{Path, PathBuf}};
 pub struct Place {
     /// Folder of the installation.
     pub data: PathBuf,
-    /// Whether the user chose it.
+    /// Whether the command line chose it.
     pub named: bool,
     /// Address and token from the environment, if it names a hub.
     hub: Option<(String, Option<String>)>,
@@ -44,8 +44,8 @@ impl Place {
 
     fn choose(data: Option<PathBuf>, var: impl Fn(&str) -> Option<String>) -> Place {
         let hub = if data.is_some() { None } else { var("CLOUDSKIN_HUB").map(|hub| (hub, var("CLOUDSKIN_TOKEN"))) };
+        let named = data.is_some();
         let chosen = data.or_else(|| var("CLOUDSKIN_DATA").map(PathBuf::from));
-        let named = chosen.is_some();
         let home = || Path::new(&var("HOME").unwrap_or_else(|| ".".into())).join(".local/share/cloudskin");
         Place { data: chosen.unwrap_or_else(home), named, hub }
     }

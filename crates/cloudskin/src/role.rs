@@ -1,10 +1,45 @@
 //! The roles that a process can take: hub and agent. Each runs until it is told to stop.
+//!
+//! The hub is put together here, because only this crate may know both the orchestrator and what a cell can import.
 
-use crate::{args, failure::fail, place::Place};
+use crate::{args, failure::fail, place::{Place, Ready}, table, up};
+use anyhow::Context;
 use base::Kind;
+use orchestrator::modules::{Check, ModuleInfo};
+use tokio::signal::unix::{SignalKind, signal};
 
-pub async fn hub(_place: &Place, _hub: args::Hub) -> anyhow::Result<u8> {
-    Err(fail(Kind::Unimplemented, "this build has no hub"))
+/// Says whether agents could run a module.
+fn check() -> anyhow::Result<Check> {
+    let engine = cells::Engine::new(&cells::engine::Options { cache: None, cells_max: 1 }).context("start the engine that checks modules")?;
+    Ok(Box::new(move |wasm| {
+        let known = |module: &str, name: &str| engine.provides(module, name);
+        let report = cells::toolchain::inspect::check(wasm, cells::engine::MODULE_MAX, &known).map_err(|e| e.to_string())?;
+        Ok(ModuleInfo { movable: report.movable(), imports: report.imports.iter().map(|i| format!("{}.{}", i.module, i.name)).collect() })
+    }))
+}
+
+pub async fn hub(place: &Place, hub: args::Hub) -> anyhow::Result<u8> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let options = orchestrator::Options {
+        data: place.data.clone(),
+        grpc: hub.grpc,
+        http: hub.http,
+        advertise: hub.advertise,
+        check_module: Some(check()?),
+        ..Default::default()
+    };
+    let handle = orchestrator::Service::start(options).await.map_err(|e| fail(e.kind(), e.to_string()))?;
+    let (http, grpc) = (handle.http_addr().to_string(), handle.grpc_addr().to_string());
+    let note = place.data.join("hub/ready.json");
+    up::write(&note, &serde_json::to_value(Ready { pid: std::process::id(), http: http.clone(), grpc: grpc.clone() })?)?;
+    table::say(&format!("hub ready: HTTP on {http}, agents on {grpc}; the token is in {}\n", place.data.join("hub/token").display()))?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    let _ = std::fs::remove_file(note);
+    handle.shutdown().await;
+    Ok(0)
 }
 
 pub async fn agent(_place: &Place, agent: args::Agent) -> anyhow::Result<u8> {

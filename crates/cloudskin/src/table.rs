@@ -69,7 +69,7 @@ pub fn print(output: Output, value: &Value, people: impl FnOnce() -> anyhow::Res
         Output::Yaml => {
             let mut out = String::new();
             yaml(value, 0, &mut out);
-            out.trim_start_matches('\n').to_string()
+            out.trim_start().to_string()
         }
         Output::Table => safe(&people()?),
     };

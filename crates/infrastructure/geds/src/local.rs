@@ -1,10 +1,13 @@
 //! The local tier: one file per object in a folder, and mappings of it.
 //!
 //! ```text
-//! <folder>/lock                              held by the node that uses the folder
-//! <folder>/open/<id>                         being written; worth nothing after a restart
-//! <folder>/sealed/<id>-<size>-<checksum>     never changes again; size and checksum in hexadecimal
+//! <folder>/lock                                    held by the node that uses the folder
+//! <folder>/open/<copy>                             being written; worth nothing after a restart
+//! <folder>/sealed/<id>-<size>-<checksum>-<copy>    never changes again; all in hexadecimal
 //! ```
+//!
+//! `copy` is random: an object that is spilled while it is read and then fetched again has two files for a while, and the old one must
+//! not take the new one with it when its last reader goes.
 //!
 //! A file is durable before it is renamed to `sealed/`, and it is there before the catalog hears of it. A file that the catalog doesn't
 //! know is a seal that nobody was told of. Nothing here talks to the catalog or the network.
@@ -26,7 +29,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 /// What is read at a time to compute a checksum.
 const CHUNK: usize = 1 << 20;
 
-pub(crate) fn file(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
+pub(crate) fn file(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Error + use<> {
     let path = path.to_path_buf();
     move |source| Error::File { action, path: path.clone(), source }
 }
@@ -113,9 +116,10 @@ impl Folder {
         Ok((Folder { path: path.into(), space, _lock: lock }, found))
     }
 
-    /// A new private file.
+    /// A new private file for an object.
     pub fn create(&self, id: ObjectId) -> Result<Draft> {
-        let path = self.path.join("open").join(id.to_string());
+        let copy = ObjectId::random()?;
+        let path = self.path.join("open").join(copy.to_string());
         let made = OpenOptions::new()
             .read(true)
             .write(true)
@@ -125,6 +129,7 @@ impl Folder {
             .map_err(file("create", &path))?;
         Ok(Draft {
             id,
+            copy,
             path,
             sealed: self.path.join("sealed"),
             file: made,
@@ -138,18 +143,20 @@ impl Folder {
     }
 }
 
-/// `<id>-<size>-<checksum>`
+/// `<id>-<size>-<checksum>-<copy>`
 fn parse(name: &str) -> Option<(ObjectId, u64, u64)> {
     let mut parts = name.split('-');
     let id = parts.next()?.parse().ok()?;
     let size = u64::from_str_radix(parts.next()?, 16).ok()?;
     let checksum = u64::from_str_radix(parts.next()?, 16).ok()?;
+    let _copy: ObjectId = parts.next()?.parse().ok()?;
     parts.next().is_none().then_some((id, size, checksum))
 }
 
 /// A file being written. Dropped unsealed, it is gone.
 pub(crate) struct Draft {
     pub id: ObjectId,
+    copy: ObjectId,
     path: PathBuf,
     sealed: PathBuf,
     file: File,
@@ -265,7 +272,7 @@ impl Draft {
         self.file.set_len(self.len).map_err(file("resize", &self.path))?;
         let checksum = self.checksum()?;
         self.file.sync_all().map_err(file("sync", &self.path))?;
-        let name = format!("{}-{:x}-{checksum:016x}", self.id, self.len);
+        let name = format!("{}-{:x}-{checksum:016x}-{}", self.id, self.len, self.copy);
         let path = self.sealed.join(name);
         fs::rename(&self.path, &path).map_err(file("rename", &self.path))?;
         // From here on the space belongs to `Local`.

@@ -32,7 +32,7 @@ use tokio::{
 };
 
 /// How often a seal is repeated when its answer got lost, and the first wait between; each wait is twice the one before.
-const SEAL_TRIES: u32 = 5;
+const SEAL_TRIES: u32 = 8;
 const SEAL_WAIT: Duration = Duration::from_millis(100);
 /// How often an open starts again because the object moved or changed while it was being fetched.
 const OPEN_TRIES: u32 = 3;
@@ -418,7 +418,9 @@ impl Inner {
         lock(&self.sealing).insert(id);
         lock(&self.held).insert(id, Arc::new(local));
         let mut wait = SEAL_WAIT;
-        for attempt in 1.. {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             let new = NewObject { id, size, checksum, site: self.site.clone(), if_absent };
             match self.catalog.seal(&bucket, &key, new).await {
                 Ok(sealed) => {
@@ -444,7 +446,6 @@ impl Inner {
                 }
             }
         }
-        unreachable!("the loop above returns at its last attempt")
     }
 
     /// Opens exactly this epoch.
@@ -544,7 +545,6 @@ impl Inner {
 
     /// A place for a copy, with its space reserved before the first byte comes.
     fn draft(&self, meta: &ObjectMeta) -> Result<Draft> {
-        // Another id on disk than the object's own would hide the copy from `held`; a broken attempt is removed with its draft.
         let mut draft = self.folder.create(meta.id)?;
         draft.reserve(meta.size).map_err(|refused| self.refused(&meta.bucket, &meta.key, refused))?;
         Ok(draft)

@@ -70,7 +70,7 @@ impl fmt::Display for Persist {
     }
 }
 
-fn failed(action: &'static str, location: &str) -> impl Fn(object_store::Error) -> Error {
+fn failed(action: &'static str, location: &str) -> impl Fn(object_store::Error) -> Error + use<> {
     let location = location.to_string();
     move |source| Error::Persist { action, location: location.clone(), source }
 }

@@ -8,6 +8,7 @@
 
 use crate::{
     Error, Options,
+    checkpoints::{Checkpoint, Making},
     events::Events,
     jobs::{Job, JobState, Rank, RankState},
     logs::Logs,
@@ -29,6 +30,9 @@ use tokio::sync::{Mutex, Notify, mpsc, watch};
 /// Orders that wait for one agent. Beyond it the session is cut; the agent comes back and hears what is still open.
 pub const ORDERS_MAX: usize = 1024;
 
+/// What a heartbeat may be: agents and hub keep the same one.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(50);
+const HEARTBEAT_MAX: Duration = Duration::from_secs(10);
 /// Samples of a site's history: two minutes at two a second.
 pub const HISTORY: usize = 240;
 
@@ -63,6 +67,13 @@ pub struct World {
     pub sites: BTreeMap<String, Site>,
     pub jobs: BTreeMap<u64, Job>,
     pub migrations: BTreeMap<u64, Migration>,
+    /// Those that count.
+    pub checkpoints: BTreeMap<u64, Checkpoint>,
+    pub making: BTreeMap<u64, Making>,
+    /// When a job's last checkpoint of those it asked for was begun (Unix ms).
+    pub tried: BTreeMap<u64, u64>,
+    /// Since when a job's ranks are told to stop (Unix ms).
+    pub stopping: BTreeMap<u64, u64>,
     pub sessions: u64,
     /// Ranks that an agent should hold and has not spoken of since the hub started or the agent came back.
     pub unconfirmed: BTreeSet<Held>,
@@ -106,7 +117,7 @@ impl World {
         for site in job.involved() {
             let start: Vec<_> = routes.iter().filter(|p| p.site == site && ranks.contains(&p.rank)).cloned().collect();
             if !start.is_empty() {
-                let order = proto::StartRanks { spec: Some(job.spec()), start, routes: routes.clone(), from_checkpoint: String::new() };
+                let order = proto::StartRanks { spec: Some(job.spec()), start, routes: routes.clone(), from_checkpoint: job.from_checkpoint.clone() };
                 self.tell(&site, Body::Start(order));
             }
         }
@@ -201,7 +212,7 @@ impl Hub {
         };
         let state = State::open(&folder.join("hub.sqlite")).await?;
         let (jobs, migrations) = state.load().await?;
-        let mut world = World { jobs, migrations, ..World::default() };
+        let mut world = World { jobs, migrations, checkpoints: state.checkpoints().await?, ..World::default() };
         for (name, hello, last_seen_ms) in state.sites().await? {
             let site = Site {
                 session: 0,
@@ -227,7 +238,7 @@ impl Hub {
             instance: hex(&rand::random::<[u8; 8]>()),
             logs: Logs::new(folder.join("logs")),
             modules: Modules::new(folder.join("modules"), options.check_module.unwrap_or_else(modules::header_only)),
-            heartbeat: options.heartbeat,
+            heartbeat: options.heartbeat.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX),
             grace: options.grace,
             stop: watch::channel(false).0,
         }))
@@ -286,6 +297,7 @@ impl Hub {
             exit_code: None,
             backtrace: String::new(),
             restarts: 0,
+            from_checkpoint: String::new(),
             ranks: (0..ask.np)
                 .map(|rank| Rank { rank, site: String::new(), epoch: 0, state: RankState::Pending, doing: String::new(), cpu_used: 0.0, memory_bytes: 0, sent: 0, received: 0 })
                 .collect(),
@@ -339,6 +351,9 @@ impl Hub {
         world.jobs.insert(job.n, job.clone());
         if ended {
             self.end_moves_of(world, &job.id).await?;
+            self.fail_checkpoints(world, None, Some(&job.id), "the job ended").await;
+            world.tried.remove(&job.n);
+            world.stopping.remove(&job.n);
             for site in job.involved() {
                 world.tell(&site, Body::Forget(proto::Forget { job: job.id.clone() }));
             }

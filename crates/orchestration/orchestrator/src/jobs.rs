@@ -90,6 +90,9 @@ pub struct Job {
     pub exit_code: Option<i32>,
     pub backtrace: String,
     pub restarts: u32,
+    /// Prefix of the checkpoint that it was last started from, or empty.
+    #[serde(default)]
+    pub from_checkpoint: String,
     pub ranks: Vec<Rank>,
     pub placements: Vec<Placement>,
     pub output_bytes: u64,

@@ -2,12 +2,13 @@
 //!
 //! The life of a job: [`hub::Hub::submit`] places its ranks and writes them down, `StartRanks` goes to the agents over their
 //! sessions ([`session`]), `RankEvent`s come back, a migration is committed in SQLite before its verdict is sent, the last
-//! rank's exit ends it. The wire between hub and agents is [`proto`].
+//! rank's exit ends it; lost ranks start it again from its last checkpoint ([`checkpoints`]). The wire between hub and agents is [`proto`].
 //!
 //! People and programs speak HTTP with it ([`http`]).
 //!
-//! Not here yet: checkpoints and restart from them, the Learning Plane, objects.
+//! Not here yet: the Learning Plane, objects, and with them the archives of checkpoints.
 
+pub mod checkpoints;
 pub mod events;
 pub mod http;
 pub mod hub;
@@ -65,7 +66,7 @@ pub struct Options {
     pub http: SocketAddr,
     /// What agents elsewhere dial, `host:port`; told to who makes a join token. `None`: the address that is listened on.
     pub advertise: Option<String>,
-    /// How often agents report; three missed ones and the agent is lost.
+    /// How often agents report, 50 ms to 10 s; three missed ones and the agent is lost.
     pub heartbeat: Duration,
     /// How long agents may take to come back after the hub was started.
     pub grace: Duration,

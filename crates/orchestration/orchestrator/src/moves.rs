@@ -53,6 +53,9 @@ impl Hub {
         if !world.sites.get(&from).is_some_and(Site::connected) {
             return Err(refuse(format!("site {from:?}, where the ranks are, is not connected; {}", placement::list(&rooms))));
         }
+        if world.making.values().any(|m| m.job() == job.id) {
+            return Err(refuse(format!("a checkpoint of job {id} is being made; try again when it is done")));
+        }
         let migration = Migration {
             id: world.migrations.last_key_value().map_or(1, |(n, _)| n + 1),
             job: job.id.clone(),

@@ -8,7 +8,7 @@
 //!
 //! Another instance of the agent holds nothing of what the last one had. A hub that was started anew has all its sites
 //! away and waits [`Hub::grace`] for them. What may have been lost on a cut way is said again when the agent is back; every
-//! order may come twice. Restart from a checkpoint is not here: a job that lost ranks fails with the reason.
+//! order may come twice. A job that lost ranks starts again from its last checkpoint ([`Hub::recover`]), or fails with the reason.
 
 use crate::{
     Error,
@@ -21,10 +21,13 @@ use base::clock::now_ms;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::{Notify, mpsc};
 
+/// How long ranks may take to stop when they are told to, in milliseconds.
+pub const STOP_MAX_MS: u64 = 30_000;
+
 impl Hub {
     /// Three heartbeats: how long an agent may be silent or away.
     pub fn patience(&self) -> Duration {
-        3 * self.heartbeat.clamp(Duration::from_millis(50), Duration::from_secs(2))
+        3 * self.heartbeat
     }
 
     /// Registers a session, compares what the agent holds with what the hub believes, and says again what is open.
@@ -32,12 +35,11 @@ impl Hub {
     pub async fn begin(self: &Arc<Hub>, site: &str, hello: proto::Hello, orders: mpsc::Sender<Result<ToAgent, tonic::Status>>) -> Result<(u64, Arc<Notify>), Error> {
         let mut world = self.world.lock().await;
         let world = &mut *world;
-        let mut history = Default::default();
+        let (mut history, mut anew) = (Default::default(), false);
         if let Some(old) = world.sites.remove(site) {
+            self.fail_checkpoints(world, Some(site), None, &format!("site {site:?} has a new session")).await;
             history = old.history;
-            if old.hello.instance != hello.instance {
-                self.lose(world, site, "its agent was started anew").await?;
-            }
+            anew = old.hello.instance != hello.instance;
         }
         self.state.save_site(site, &hello, now_ms()).await?;
         world.sessions += 1;
@@ -64,6 +66,10 @@ impl Hub {
         let (hub_instance, heartbeat_ms) = (self.instance.clone(), self.heartbeat.as_millis() as u32);
         world.tell(site, Body::Welcome(proto::Welcome { hub_instance, heartbeat_ms, outputs }));
         self.events.add("site.ready", site, detail).await;
+        if anew {
+            self.lose_ranks(world, site, "its agent was started anew").await?;
+            return Ok((session, behind));
+        }
         self.compare(world, site, &running, &ready);
         for ready in &ready {
             self.ready(world, site, ready).await?;
@@ -151,7 +157,9 @@ impl Hub {
             let mut world = self.world.lock().await;
             let Some(here) = world.sites.get_mut(site).filter(|s| s.session == session) else { return };
             here.orders = None;
-            self.patience().saturating_sub(Duration::from_millis(now_ms().saturating_sub(here.last_seen_ms)))
+            let left = self.patience().saturating_sub(Duration::from_millis(now_ms().saturating_sub(here.last_seen_ms)));
+            self.fail_checkpoints(&mut world, Some(site), None, &format!("the session of site {site:?} was cut")).await;
+            left
         };
         let (hub, site) = (self.clone(), site.to_string());
         self.later(left, async move {
@@ -198,6 +206,10 @@ impl Hub {
                     if let Err(error) = hub.end_silent_moves(&mut world, now).await {
                         tracing::error!(%error, "close moves");
                     }
+                    if let Err(error) = hub.end_stuck_jobs(&mut world, now).await {
+                        tracing::error!(%error, "end jobs whose ranks don't stop");
+                    }
+                    hub.keep_checkpoints(&mut world, now).await;
                     let over = |j: &&Job| !j.state.ended() && j.cancelling.is_none() && j.time_max_ms > 0 && j.started_ms.is_some_and(|at| at.saturating_add(j.time_max_ms) < now);
                     world.jobs.values().filter(over).map(|j| (j.id.clone(), j.time_max_ms)).collect()
                 };
@@ -209,6 +221,21 @@ impl Hub {
                 }
             }
         });
+    }
+
+    /// Ends jobs whose ranks were told to stop and have not said that they did for [`STOP_MAX_MS`]; their agents hear `Forget`.
+    pub async fn end_stuck_jobs(&self, world: &mut World, now_ms: u64) -> Result<(), Error> {
+        let told: Vec<u64> = world.jobs.values().filter(|j| !j.state.ended() && j.cancelling.is_some()).map(|j| j.n).collect();
+        for n in told {
+            if *world.stopping.entry(n).or_insert(now_ms) + STOP_MAX_MS < now_ms {
+                let mut job = world.jobs[&n].clone();
+                let left: Vec<u32> = job.ranks.iter().filter(|r| r.state.alive()).map(|r| r.rank).collect();
+                job.lose(&left, "its ranks did not stop");
+                self.events.add("rank.stuck", &job.id, format!("ranks {left:?} did not stop within {} s", STOP_MAX_MS / 1000)).await;
+                self.keep(world, job, false).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Does something after a while, unless the hub stops before.
@@ -225,19 +252,23 @@ impl Hub {
         });
     }
 
-    /// A site is lost: its moves end and its ranks are given up.
+    /// A site is lost.
     pub async fn lose(&self, world: &mut World, site: &str, why: &str) -> Result<(), Error> {
         if let Some(here) = world.sites.get_mut(site) {
             (here.lost, here.orders, here.telemetry) = (true, None, Default::default());
         }
         self.events.add("site.lost", site, why).await;
+        self.lose_ranks(world, site, why).await
+    }
+
+    /// What was at the site is no more: its moves end, its jobs start again or fail.
+    async fn lose_ranks(&self, world: &mut World, site: &str, why: &str) -> Result<(), Error> {
         self.end_moves_at(world, site, why).await?;
         let jobs: Vec<Job> = world.jobs.values().filter(|j| !j.state.ended()).cloned().collect();
-        for mut job in jobs {
+        for job in jobs {
             let lost: Vec<u32> = job.ranks.iter().filter(|r| r.site == site && r.state.alive()).map(|r| r.rank).collect();
             if !lost.is_empty() {
-                job.lose(&lost, &format!("site {site:?} was lost ({why}) with ranks {lost:?}"));
-                self.keep(world, job, true).await?;
+                self.lost(world, job, &lost, &format!("site {site:?} was lost ({why}) with ranks {lost:?}")).await?;
             }
         }
         Ok(())
@@ -252,10 +283,20 @@ impl Hub {
             }
         }
         for (n, ranks) in gone {
-            let mut job = world.jobs[&n].clone();
-            job.lose(&ranks, &format!("ranks {ranks:?} are lost: {why}"));
-            self.keep(world, job, true).await?;
+            let job = world.jobs[&n].clone();
+            self.lost(world, job, &ranks, &format!("ranks {ranks:?} are lost: {why}")).await?;
         }
         Ok(())
+    }
+
+    /// A job without these ranks: starts again, or fails.
+    async fn lost(&self, world: &mut World, mut job: Job, ranks: &[u32], why: &str) -> Result<(), Error> {
+        match self.recover(world, job.clone(), why).await? {
+            Ok(()) => Ok(()),
+            Err(not) => {
+                job.lose(ranks, &format!("{why}; {not}"));
+                self.keep(world, job, true).await
+            }
+        }
     }
 }

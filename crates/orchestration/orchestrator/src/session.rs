@@ -103,7 +103,11 @@ async fn run(hub: Arc<Hub>, site: String, mut incoming: Streaming<FromAgent>, or
     };
     let (session, behind) = match hub.begin(&site, hello, orders).await {
         Ok(session) => session,
-        Err(error) => return tracing::error!(%error, site, "begin session"),
+        Err(error) => {
+            tracing::error!(%error, site, "begin session");
+            let session = hub.world.lock().await.sites.get(&site).map(|s| s.session);
+            return hub.cut(&site, session.unwrap_or(0), format!("its session could not begin: {error}")).await;
+        }
     };
     let patience = hub.patience();
     let mut stop = hub.stop.subscribe();
@@ -136,7 +140,8 @@ async fn run(hub: Arc<Hub>, site: String, mut incoming: Streaming<FromAgent>, or
                 drop(world);
                 self::output(&hub, &site, output).await
             }
-            _ => Ok(()),
+            Some(From::Checkpoint(step)) => hub.checkpoint_step(&mut world, &site, &step).await,
+            Some(From::Hello(_)) | None => Ok(()),
         };
         if let Err(error) = done {
             tracing::error!(%error, site, "message from agent");

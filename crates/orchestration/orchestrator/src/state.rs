@@ -4,7 +4,7 @@
 //! SQLite's part is to make a change durable before anyone is told of it. What changes together is written in one
 //! transaction ([`State::save`]). Nothing here decides anything.
 
-use crate::{Error, jobs::Job, migrations::Migration, proto::Hello};
+use crate::{Error, checkpoints::Checkpoint, jobs::Job, migrations::Migration, proto::Hello};
 use prost::Message;
 use sqlx::{
     Row, SqlitePool,
@@ -17,6 +17,7 @@ CREATE TABLE IF NOT EXISTS hub_jobs (n INTEGER PRIMARY KEY, doc TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS hub_migrations (n INTEGER PRIMARY KEY, doc TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS hub_events (id INTEGER PRIMARY KEY AUTOINCREMENT, at_ms INTEGER NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL, message TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS hub_tokens (sha256 TEXT PRIMARY KEY, site TEXT NOT NULL, expires_ms INTEGER NOT NULL, used INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS hub_checkpoints (n INTEGER PRIMARY KEY AUTOINCREMENT, doc TEXT NOT NULL DEFAULT '');
 CREATE TABLE IF NOT EXISTS hub_sites (name TEXT PRIMARY KEY, hello BLOB NOT NULL, last_seen_ms INTEGER NOT NULL);
 ";
 
@@ -82,6 +83,28 @@ impl State {
             .execute(&self.pool)
             .await?;
         Ok(())
+    }
+
+    /// A number for a checkpoint, never used before: the objects of one that failed may still be there.
+    pub async fn new_checkpoint(&self) -> Result<u64, Error> {
+        let done = sqlx::query("INSERT INTO hub_checkpoints DEFAULT VALUES").execute(&self.pool).await?;
+        Ok(done.last_insert_rowid() as u64)
+    }
+
+    /// Makes a checkpoint count.
+    pub async fn save_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        sqlx::query("UPDATE hub_checkpoints SET doc = ? WHERE n = ?")
+            .bind(serde_json::to_string(checkpoint).expect("a checkpoint is plain data"))
+            .bind(checkpoint.id as i64)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// The checkpoints that count.
+    pub async fn checkpoints(&self) -> Result<BTreeMap<u64, Checkpoint>, Error> {
+        let rows = sqlx::query("SELECT n, doc FROM hub_checkpoints WHERE doc != ''").fetch_all(&self.pool).await?;
+        rows.iter().map(|row| Ok((row.get::<i64, _>(0) as u64, read("checkpoint", row.get(1))?))).collect()
     }
 
     /// Whether [`State::take_token`] would succeed now.

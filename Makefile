@@ -1,0 +1,35 @@
+# What a newcomer types. `make help` lists it.
+
+SHELL := /bin/bash
+# Some tests start a platform of several processes each; more than four at once only wait for each other.
+RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$((n > 4 ? 4 : n)))
+# For `make run`: options of `cloudskin demo`, such as ARGS="--keep --out pictures".
+ARGS ?=
+
+.DEFAULT_GOAL := help
+
+.PHONY: help setup build run test bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is needed besides Rust (kept in .setup, system packages by apt)
+	setup/setup.sh
+
+build: setup ## compile the program: target/release/cloudskin
+	cargo build --release
+
+run: build ## watch a job start at the edge and finish in the cloud; pictures in ./out
+	target/release/cloudskin demo $(ARGS)
+
+test: ## all tests, with what they compare against
+	setup/setup.sh test
+	RUST_TEST_THREADS=$(RUST_TEST_THREADS) cargo test --release --workspace
+
+bench: ## our figures and our peers', as JSON lines
+	setup/setup.sh test
+	cargo run --release -p bench -- all
+
+clean: ## remove what was compiled and what runs have left (not .setup's downloads)
+	cargo clean
+	rm -rf out .setup/run

@@ -1,0 +1,588 @@
+//! The peer protocol `geds/1`: requests one after another on a connection that mutual TLS has opened.
+//!
+//! ```text
+//! frame    u32 length of the rest (little endian, 1 to 16 MiB) │ u8 sort: 0 header, 1 data │ header in postcard, or bytes
+//! Get      → Object, then data frames with exactly the bytes announced
+//! Put      → Ready; client: data frames, then Commit or Abort → Meta
+//! others   → one header
+//! any      → Failed{kind, message}; the connection goes on with the next request
+//! ```
+//!
+//! A length is checked before anything is allocated, and every wait has an end. The certificate's name decides what a peer may ask:
+//! sites read and tell that copies may be freed; only the hub and users write, delete and spill.
+
+use crate::{BucketName, Error, Key, Node, Object, ObjectId, ObjectMeta, Result, Writer};
+use base::{
+    Kind, SiteId,
+    identity::{self, Dialer},
+};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream::BoxStream};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{fmt, time::Duration};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use xxhash_rust::xxh3::Xxh3;
+
+/// The protocol's name in the TLS handshake.
+pub const ALPN: &str = "geds/1";
+
+/// The longest frame.
+const FRAME_BYTES_MAX: usize = 16 << 20;
+/// The longest header: two keys, names and numbers fit many times.
+const HEADER_BYTES_MAX: usize = 64 << 10;
+/// Data sent in one frame. Encrypting it takes about a tenth of a millisecond, which a task may.
+const CHUNK_BYTES: usize = 256 << 10;
+/// How long a peer may be silent within a request, and how long it may take to accept a frame.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long a client waits for what takes the other side work: a seal, a spill, an object that must be fetched first.
+const WORK: Duration = Duration::from_secs(600);
+/// How long a connection may be idle between requests.
+const IDLE: Duration = Duration::from_secs(60);
+
+const HEADER: u8 = 0;
+const DATA: u8 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Request {
+    Get {
+        bucket: BucketName,
+        key: Key,
+        /// Only this content, and only if the peer has it; else whatever has the key now, fetched if need be.
+        copy: Option<(ObjectId, u64)>,
+        offset: u64,
+        len: u64,
+    },
+    Put {
+        bucket: BucketName,
+        key: Key,
+        /// Bytes to come, if known: then space is reserved at once.
+        size: Option<u64>,
+        if_absent: bool,
+    },
+    Commit {
+        checksum: u64,
+    },
+    Abort,
+    Stat {
+        bucket: BucketName,
+        key: Key,
+    },
+    Free {
+        id: ObjectId,
+    },
+    Remove {
+        bucket: BucketName,
+        key: Key,
+    },
+    Spill {
+        bucket: BucketName,
+        prefix: String,
+    },
+}
+
+impl Request {
+    fn verb(&self) -> &'static str {
+        match self {
+            Request::Get { .. } => "read objects",
+            Request::Put { .. } | Request::Commit { .. } | Request::Abort => "write objects",
+            Request::Stat { .. } => "look up objects",
+            Request::Free { .. } => "free copies",
+            Request::Remove { .. } => "delete objects",
+            Request::Spill { .. } => "spill objects",
+        }
+    }
+
+    fn allowed(&self, peer: &str) -> bool {
+        match self {
+            _ if peer == identity::HUB || peer == identity::USER => true,
+            Request::Get { .. } | Request::Stat { .. } | Request::Free { .. } => identity::site_of(peer).is_some(),
+            _ => false,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Reply {
+    Object { meta: ObjectMeta, len: u64 },
+    Ready,
+    Meta(ObjectMeta),
+    Freed { bytes: u64 },
+    Spilled { objects: u64, bytes: u64 },
+    Failed { kind: Kind, message: String },
+}
+
+/// Which bytes of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    pub offset: u64,
+    /// Cut at the object's end.
+    pub len: u64,
+}
+
+impl Default for Range {
+    /// The whole object.
+    fn default() -> Range {
+        Range { offset: 0, len: u64::MAX }
+    }
+}
+
+trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+enum Frame {
+    Header(Vec<u8>),
+    Data(Bytes),
+}
+
+/// A connection with frames on it.
+struct Wire<S> {
+    stream: S,
+    peer: String,
+}
+
+impl<S: Io> Wire<S> {
+    fn gone(&self, message: impl fmt::Display) -> Error {
+        Error::Peer { peer: self.peer.clone(), message: message.to_string() }
+    }
+
+    fn broken(&self, message: impl fmt::Display) -> Error {
+        Error::Protocol { peer: self.peer.clone(), message: message.to_string() }
+    }
+
+    /// The next frame; `None` when the peer hung up between frames. `wait` is for its first byte.
+    async fn read(&mut self, wait: Duration) -> Result<Option<Frame>> {
+        let peer = self.peer.clone();
+        let stream = &mut self.stream;
+        let mut head = [0u8; 5];
+        let first = async {
+            match stream.read(&mut head[..1]).await {
+                Ok(n) => Ok(n),
+                // A peer that is killed does not say goodbye in TLS.
+                Err(e) if matches!(e.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset) => Ok(0),
+                Err(e) => Err(e),
+            }
+        };
+        let silent = |limit: Duration| Error::Remote {
+            kind: Kind::DeadlineExceeded,
+            message: format!("peer {peer} was silent for {} s", limit.as_secs()),
+        };
+        let gone = |e: std::io::Error| Error::Peer { peer: peer.clone(), message: e.to_string() };
+        if tokio::time::timeout(wait, first).await.map_err(|_| silent(wait))?.map_err(gone)? == 0 {
+            return Ok(None);
+        }
+        let rest = async {
+            stream.read_exact(&mut head[1..]).await.map_err(gone)?;
+            let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+            let max = if head[4] == HEADER { HEADER_BYTES_MAX } else { FRAME_BYTES_MAX };
+            let refuse = |message| Err(Error::Protocol { peer: peer.clone(), message });
+            if length == 0 || length > max {
+                return refuse(format!("a frame of {length} bytes; 1 to {max} are allowed"));
+            }
+            let mut body = vec![0; length - 1];
+            stream.read_exact(&mut body).await.map_err(gone)?;
+            match head[4] {
+                HEADER => Ok(Frame::Header(body)),
+                DATA => Ok(Frame::Data(body.into())),
+                sort => refuse(format!("a frame of unknown sort {sort}")),
+            }
+        };
+        tokio::time::timeout(SILENCE, rest).await.map_err(|_| silent(SILENCE))?.map(Some)
+    }
+
+    fn header<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T> {
+        postcard::from_bytes(body).map_err(|e| self.broken(format!("a header can't be read: {e}")))
+    }
+
+    async fn send(&mut self, header: &impl Serialize) -> Result<()> {
+        let mut frame = vec![0, 0, 0, 0, HEADER];
+        frame = postcard::to_extend(header, frame).map_err(|e| self.broken(format!("a header can't be written: {e}")))?;
+        let length = frame.len() - 4;
+        assert!(length <= HEADER_BYTES_MAX, "names and messages are bounded, so headers are");
+        frame[..4].copy_from_slice(&(length as u32).to_le_bytes());
+        let stream = &mut self.stream;
+        let io = async {
+            stream.write_all(&frame).await?;
+            stream.flush().await
+        };
+        let done = tokio::time::timeout(SILENCE, io).await;
+        self.sent(done)
+    }
+
+    async fn send_data(&mut self, data: &[u8]) -> Result<()> {
+        assert!(data.len() < FRAME_BYTES_MAX, "callers cut data into chunks");
+        let mut head = [0, 0, 0, 0, DATA];
+        head[..4].copy_from_slice(&(data.len() as u32 + 1).to_le_bytes());
+        let stream = &mut self.stream;
+        let io = async {
+            stream.write_all(&head).await?;
+            stream.write_all(data).await
+        };
+        let done = tokio::time::timeout(SILENCE, io).await;
+        self.sent(done)
+    }
+
+    fn sent(&self, done: Result<std::io::Result<()>, tokio::time::error::Elapsed>) -> Result<()> {
+        match done {
+            Ok(io) => io.map_err(|e| self.gone(e)),
+            Err(_) => Err(Error::Remote {
+                kind: Kind::DeadlineExceeded,
+                message: format!("peer {} took nothing for {} s", self.peer, SILENCE.as_secs()),
+            }),
+        }
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        let done = tokio::time::timeout(SILENCE, self.stream.flush()).await;
+        self.sent(done)
+    }
+}
+
+// --- the serving side -------------------------------------------------------------------------------------------------------------
+
+/// Answers until the peer hangs up or breaks the protocol.
+pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(node: &Node, stream: S, peer: &str) -> Result<()> {
+    let mut wire = Wire { stream, peer: peer.to_string() };
+    loop {
+        let request: Request = match wire.read(IDLE).await {
+            Ok(None) => return Ok(()),
+            // Nothing was asked for, so nothing is lost.
+            Err(e) if e.kind() == Kind::DeadlineExceeded => return Ok(()),
+            Ok(Some(Frame::Header(body))) => match wire.header(&body) {
+                Ok(request) => request,
+                Err(e) => return refuse(&mut wire, e).await,
+            },
+            Ok(Some(Frame::Data(_))) => {
+                let e = wire.broken("data where a request should be");
+                return refuse(&mut wire, e).await;
+            }
+            Err(e @ Error::Protocol { .. }) => return refuse(&mut wire, e).await,
+            Err(e) => return Err(e),
+        };
+        if !request.allowed(peer) {
+            fail(&mut wire, &Error::Denied { who: peer.to_string(), what: request.verb().into() }).await?;
+            continue;
+        }
+        let done = match request {
+            Request::Get { bucket, key, copy, offset, len } => {
+                let found = match copy {
+                    Some((id, epoch)) => node.copy(&bucket, &key, id, epoch).await,
+                    None => node.open_object(&bucket, &key).await,
+                };
+                match found.and_then(|object| cut(&object, offset, len).map(|len| (object, len))) {
+                    Ok((object, len)) => {
+                        send_object(node, &mut wire, &object, offset, len).await?;
+                        continue;
+                    }
+                    Err(e) => Err(e),
+                }
+            }
+            Request::Put { bucket, key, size, if_absent } => match start(node, &bucket, &key, size, if_absent).await {
+                Ok(writer) => {
+                    wire.send(&Reply::Ready).await?;
+                    take(&mut wire, writer).await?
+                }
+                Err(e) => Err(e),
+            },
+            Request::Commit { .. } | Request::Abort => {
+                let e = wire.broken("an end of data without a Put");
+                return refuse(&mut wire, e).await;
+            }
+            Request::Stat { bucket, key } => node.stat(&bucket, &key).await.map(Reply::Meta),
+            Request::Free { id } => node.free_copy(id).await.map(|bytes| Reply::Freed { bytes }),
+            Request::Remove { bucket, key } => node.delete(&bucket, &key).await.map(Reply::Meta),
+            Request::Spill { bucket, prefix } => {
+                node.spill(&bucket, &prefix).await.map(|(objects, bytes)| Reply::Spilled { objects, bytes })
+            }
+        };
+        match done {
+            Ok(reply) => wire.send(&reply).await?,
+            Err(e) => fail(&mut wire, &e).await?,
+        }
+    }
+}
+
+async fn fail<S: Io>(wire: &mut Wire<S>, error: &Error) -> Result<()> {
+    let message = error.to_string().chars().take(4096).collect();
+    wire.send(&Reply::Failed { kind: error.kind(), message }).await
+}
+
+/// Tells the peer why, and hangs up: where the next frame begins is no longer known.
+async fn refuse<S: Io>(wire: &mut Wire<S>, error: Error) -> Result<()> {
+    // It may have gone already; the error below says what matters.
+    let _ = fail(wire, &error).await;
+    Err(error)
+}
+
+fn cut(object: &Object, offset: u64, len: u64) -> Result<u64> {
+    match object.len().checked_sub(offset) {
+        Some(rest) => Ok(rest.min(len)),
+        None => Err(Error::BadValue {
+            what: "offset",
+            value: offset.to_string(),
+            rule: "it must not be past the end of the object",
+        }),
+    }
+}
+
+async fn send_object<S: Io>(node: &Node, wire: &mut Wire<S>, object: &Object, offset: u64, len: u64) -> Result<()> {
+    wire.send(&Reply::Object { meta: object.meta().clone(), len }).await?;
+    // `cut` has checked that the range is inside the mapping, so that both fit in memory's addresses.
+    for chunk in object.bytes()[offset as usize..(offset + len) as usize].chunks(CHUNK_BYTES) {
+        wire.send_data(chunk).await?;
+        node.served(chunk.len() as u64);
+    }
+    wire.flush().await
+}
+
+async fn start(node: &Node, bucket: &BucketName, key: &Key, size: Option<u64>, if_absent: bool) -> Result<Writer> {
+    let mut writer = node.create_with(bucket, key, if_absent).await?;
+    if let Some(size) = size {
+        writer.reserve(size)?;
+    }
+    Ok(writer)
+}
+
+/// Takes an upload to its end. The outer error ends the connection; the inner one is the answer.
+async fn take<S: Io>(wire: &mut Wire<S>, writer: Writer) -> Result<Result<Reply>> {
+    let mut state = Ok(writer);
+    loop {
+        match wire.read(SILENCE).await? {
+            None => return Err(wire.gone("hung up in the middle of an upload")),
+            Some(Frame::Data(data)) => {
+                // After a failure the rest is read and dropped, so that the answer finds the client listening.
+                if let Ok(mut writer) = state {
+                    let written = tokio::task::spawn_blocking(move || {
+                        let at = writer.len();
+                        writer.write_at(at, &data).map(|()| writer)
+                    });
+                    state = match written.await {
+                        Ok(done) => done,
+                        Err(e) => return Err(wire.gone(format!("an upload's task ended early: {e}"))),
+                    };
+                }
+            }
+            Some(Frame::Header(body)) => {
+                return match wire.header(&body)? {
+                    Request::Commit { checksum } => match state {
+                        Ok(writer) => Ok(writer.seal_if(Some(checksum)).await.map(Reply::Meta)),
+                        Err(e) => Ok(Err(e)),
+                    },
+                    Request::Abort => Ok(Ok(Reply::Ready)),
+                    _ => Err(wire.broken("another request in the middle of an upload")),
+                };
+            }
+        }
+    }
+}
+
+// --- the asking side --------------------------------------------------------------------------------------------------------------
+
+/// A connection to another site's store.
+pub struct PeerClient {
+    wire: Wire<Box<dyn Io>>,
+    /// In the middle of something that wasn't ended: the next bytes can't be told apart any more.
+    busy: bool,
+}
+
+impl PeerClient {
+    /// Connects to a site's data port and makes sure that it is that site.
+    pub async fn dial(dialer: &Dialer, site: &SiteId, address: &str) -> Result<PeerClient> {
+        let name = identity::site_name(site);
+        let stream = dialer
+            .dial(&name, address, ALPN)
+            .await
+            .map_err(|e| Error::Peer { peer: name.clone(), message: e.to_string() })?;
+        Ok(PeerClient { wire: Wire { stream: Box::new(stream), peer: name }, busy: false })
+    }
+
+    async fn ask(&mut self, request: &Request) -> Result<Reply> {
+        if self.busy {
+            return Err(self.wire.gone("an earlier request was not ended; dial again"));
+        }
+        self.busy = true;
+        self.wire.send(request).await?;
+        self.answer().await
+    }
+
+    async fn answer(&mut self) -> Result<Reply> {
+        match self.wire.read(WORK).await? {
+            None => Err(self.wire.gone("hung up without an answer")),
+            Some(Frame::Data(_)) => Err(self.wire.broken("data where an answer should be")),
+            Some(Frame::Header(body)) => {
+                self.busy = false;
+                match self.wire.header(&body)? {
+                    Reply::Failed { kind, message } => Err(Error::Remote { kind, message }),
+                    reply => Ok(reply),
+                }
+            }
+        }
+    }
+
+    fn odd<T>(&self) -> Result<T> {
+        Err(self.wire.broken("an answer to another question"))
+    }
+
+    async fn start_get(&mut self, request: Request) -> Result<(ObjectMeta, u64)> {
+        match self.ask(&request).await? {
+            Reply::Object { meta, len } => {
+                self.busy = len > 0;
+                Ok((meta, len))
+            }
+            _ => self.odd(),
+        }
+    }
+
+    /// Reads what has the key now; the site fetches it if it doesn't have it. `ObjectMeta::size` is the whole object's.
+    pub async fn get(&mut self, bucket: &BucketName, key: &Key, range: Range) -> Result<(ObjectMeta, Download<'_>)> {
+        let (bucket, key) = (bucket.clone(), key.clone());
+        let request = Request::Get { bucket, key, copy: None, offset: range.offset, len: range.len };
+        let (meta, rest) = self.start_get(request).await?;
+        Ok((meta, Download { client: self, rest }))
+    }
+
+    /// Like [`PeerClient::get`], as a stream that owns the connection. Ends after an error.
+    pub async fn get_stream(
+        mut self,
+        bucket: &BucketName,
+        key: &Key,
+        range: Range,
+    ) -> Result<(ObjectMeta, u64, BoxStream<'static, Result<Bytes>>)> {
+        let (bucket, key) = (bucket.clone(), key.clone());
+        let request = Request::Get { bucket, key, copy: None, offset: range.offset, len: range.len };
+        let (meta, len) = self.start_get(request).await?;
+        let stream = futures::stream::try_unfold((self, len), |(mut client, rest)| async move {
+            let mut download = Download { client: &mut client, rest };
+            let chunk = download.chunk().await?;
+            let rest = download.rest;
+            Ok(chunk.map(|chunk| (chunk, (client, rest))))
+        });
+        Ok((meta, len, stream.boxed()))
+    }
+
+    /// Reads exactly this content, if the site has it.
+    pub(crate) async fn get_copy(&mut self, meta: &ObjectMeta) -> Result<Download<'_>> {
+        let request = Request::Get {
+            bucket: meta.bucket.clone(),
+            key: meta.key.clone(),
+            copy: Some((meta.id, meta.epoch)),
+            offset: 0,
+            len: u64::MAX,
+        };
+        let (_, rest) = self.start_get(request).await?;
+        if rest != meta.size {
+            return Err(self.wire.broken(format!("it has {rest} bytes of an object of {}", meta.size)));
+        }
+        Ok(Download { client: self, rest })
+    }
+
+    /// Writes an object: it is sealed at the site when the stream has ended, or not at all. `size` reserves its space if it is known.
+    pub async fn put<E: fmt::Display>(
+        &mut self,
+        bucket: &BucketName,
+        key: &Key,
+        size: Option<u64>,
+        if_absent: bool,
+        content: impl Stream<Item = Result<Bytes, E>> + Send,
+    ) -> Result<ObjectMeta> {
+        let request = Request::Put { bucket: bucket.clone(), key: key.clone(), size, if_absent };
+        match self.ask(&request).await? {
+            Reply::Ready => self.busy = true,
+            _ => return self.odd(),
+        }
+        let mut hash = Xxh3::new();
+        let mut content = std::pin::pin!(content);
+        let mut failed = None;
+        let mut pending = content.next();
+        loop {
+            // The site waits only so long for data; a slow source is kept apart from a dead one by empty frames.
+            match tokio::time::timeout(SILENCE / 2, &mut pending).await {
+                Err(_) => {
+                    self.wire.send_data(&[]).await?;
+                    self.wire.flush().await?;
+                }
+                Ok(None) => break,
+                Ok(Some(Err(e))) => {
+                    failed = Some(e.to_string());
+                    break;
+                }
+                Ok(Some(Ok(data))) => {
+                    for chunk in data.chunks(CHUNK_BYTES) {
+                        hash.update(chunk);
+                        self.wire.send_data(chunk).await?;
+                    }
+                    pending = content.next();
+                }
+            }
+        }
+        let end = if failed.is_some() { Request::Abort } else { Request::Commit { checksum: hash.digest() } };
+        self.wire.send(&end).await?;
+        match (self.answer().await?, failed) {
+            (Reply::Meta(meta), None) => Ok(meta),
+            (Reply::Ready, Some(message)) => Err(Error::Remote {
+                kind: Kind::Unavailable,
+                message: format!("the upload of {bucket}/{key} broke off: {message}"),
+            }),
+            _ => self.odd(),
+        }
+    }
+
+    pub async fn stat(&mut self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
+        match self.ask(&Request::Stat { bucket: bucket.clone(), key: key.clone() }).await? {
+            Reply::Meta(meta) => Ok(meta),
+            _ => self.odd(),
+        }
+    }
+
+    /// Lets the site free its copy of this content: it does so if the object is gone or others have it. Returns the bytes.
+    pub async fn free(&mut self, id: ObjectId) -> Result<u64> {
+        match self.ask(&Request::Free { id }).await? {
+            Reply::Freed { bytes } => Ok(bytes),
+            _ => self.odd(),
+        }
+    }
+
+    /// Deletes an object everywhere, the persistency tier included.
+    pub async fn remove(&mut self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
+        match self.ask(&Request::Remove { bucket: bucket.clone(), key: key.clone() }).await? {
+            Reply::Meta(meta) => Ok(meta),
+            _ => self.odd(),
+        }
+    }
+
+    /// Spills the site's copies; see [`Node::spill`].
+    pub async fn spill(&mut self, bucket: &BucketName, prefix: &str) -> Result<(u64, u64)> {
+        match self.ask(&Request::Spill { bucket: bucket.clone(), prefix: prefix.into() }).await? {
+            Reply::Spilled { objects, bytes } => Ok((objects, bytes)),
+            _ => self.odd(),
+        }
+    }
+}
+
+/// Bytes on their way. Must be read to its end before the connection can be used again.
+pub struct Download<'a> {
+    client: &'a mut PeerClient,
+    rest: u64,
+}
+
+impl Download<'_> {
+    /// Bytes to come.
+    pub fn remaining(&self) -> u64 {
+        self.rest
+    }
+
+    /// The next bytes; `None` at the end.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        if self.rest == 0 {
+            return Ok(None);
+        }
+        match self.client.wire.read(SILENCE).await? {
+            Some(Frame::Data(data)) if data.len() as u64 <= self.rest && !data.is_empty() => {
+                self.rest -= data.len() as u64;
+                self.client.busy = self.rest > 0;
+                Ok(Some(data))
+            }
+            Some(_) => Err(self.client.wire.broken(format!("other than the {} bytes that were announced", self.rest))),
+            None => Err(self.client.wire.gone(format!("hung up {} bytes before the end", self.rest))),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! An installation in a temporary folder: authority, namenode, and nodes that serve each other over mutual TLS.
+#![allow(dead_code)] // each test binary uses a part
+
+use base::{
+    SiteId,
+    identity::{Authority, Dialer, HUB, peer_name, protocol, site_name},
+    unit::Bytes as Size,
+};
+use geds::{ALPN, BucketName, Catalog, Key, Namenode, Node, Object, Options, Persist, Writer};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio::net::TcpListener;
+
+pub fn bucket(name: &str) -> BucketName {
+    BucketName::new(name).unwrap()
+}
+pub fn key(name: &str) -> Key {
+    Key::new(name).unwrap()
+}
+pub fn site(name: &str) -> SiteId {
+    SiteId::new(name).unwrap()
+}
+
+pub async fn namenode(folder: &Path) -> Namenode {
+    let options = SqliteConnectOptions::new()
+        .filename(folder.join("hub.db"))
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full);
+    let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await.unwrap();
+    Namenode::open(pool).await.unwrap()
+}
+
+pub struct Installation {
+    pub temp: tempfile::TempDir,
+    pub authority: Authority,
+    pub namenode: Namenode,
+    pub limit: u64,
+    pub persist: Option<Persist>,
+    pub catalog: Arc<dyn Catalog>,
+}
+
+/// A node with its accept loop, which ends when this is dropped or stopped.
+pub struct Running {
+    pub node: Node,
+    pub address: String,
+    accept: tokio::task::JoinHandle<()>,
+}
+
+impl std::ops::Deref for Running {
+    type Target = Node;
+    fn deref(&self) -> &Node {
+        &self.node
+    }
+}
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.accept.abort();
+    }
+}
+
+impl Running {
+    /// Ends the node as a kill would, as far as its folder and port are concerned.
+    pub async fn stop(self) {
+        self.accept.abort();
+        while !self.accept.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Installation {
+    pub async fn new() -> Installation {
+        let temp = tempfile::tempdir().unwrap();
+        let namenode = namenode(temp.path()).await;
+        namenode.create_bucket(&bucket("data")).await.unwrap();
+        Installation {
+            authority: Authority::open(&temp.path().join("ca")).unwrap(),
+            catalog: Arc::new(namenode.clone()),
+            namenode,
+            limit: 64 << 20,
+            persist: None,
+            temp,
+        }
+    }
+
+    pub fn with_folder_persist(mut self) -> Installation {
+        self.persist = Some(Persist::folder(self.persist_path()).unwrap());
+        self
+    }
+    pub fn persist_path(&self) -> PathBuf {
+        self.temp.path().join("persist")
+    }
+    pub fn folder(&self, name: &str) -> PathBuf {
+        self.temp.path().join(name)
+    }
+    pub fn dialer(&self, name: &str) -> Dialer {
+        self.authority.issue(name).unwrap().dialer().unwrap()
+    }
+    pub fn hub(&self) -> Dialer {
+        self.dialer(HUB)
+    }
+
+    pub fn options(&self, name: &str, address: String) -> Options {
+        Options {
+            site: site(name),
+            folder: self.folder(name),
+            limit: Size(self.limit),
+            dialer: self.dialer(&site_name(&site(name))),
+            catalog: self.catalog.clone(),
+            persist: self.persist.clone(),
+            address,
+        }
+    }
+
+    pub async fn node(&self, name: &str) -> Running {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let acceptor = self.authority.issue(&site_name(&site(name))).unwrap().acceptor(&[ALPN]).unwrap();
+        let node = Node::open(self.options(name, address.clone())).await.unwrap();
+        let weak = node.clone();
+        let accept = tokio::spawn(async move {
+            // Dropped with this task, connections end with their node.
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let (acceptor, node) = (acceptor.clone(), weak.clone());
+                connections.spawn(async move {
+                    let Ok(tls) = acceptor.accept(tcp).await else { return };
+                    let tls = tls.into();
+                    assert_eq!(protocol(&tls).as_deref(), Some(ALPN));
+                    let peer = peer_name(&tls).unwrap();
+                    let _ = node.serve_peer(tls, &peer).await;
+                });
+            }
+        });
+        Running { node, address, accept }
+    }
+}
+
+/// Bytes that differ along the object and between objects.
+pub fn content(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 56) as u8
+        })
+        .collect()
+}
+
+pub async fn put(node: &Node, name: &str, data: &[u8]) -> geds::ObjectMeta {
+    node.put(&bucket("data"), &key(name), data.to_vec().into()).await.unwrap()
+}
+pub async fn get(node: &Node, name: &str) -> geds::Result<Object> {
+    node.open_object(&bucket("data"), &key(name)).await
+}
+pub async fn create(node: &Node, name: &str) -> Writer {
+    node.create(&bucket("data"), &key(name)).await.unwrap()
+}
+
+/// Files of a node: (being written, sealed).
+pub fn files(folder: &Path) -> (usize, usize) {
+    let count = |name| std::fs::read_dir(folder.join(name)).unwrap().count();
+    (count("open"), count("sealed"))
+}
+
+/// Waits for something that happens in the background.
+pub async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !done() {
+        assert!(start.elapsed().as_secs() < 20, "waited 20 s in vain: {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,218 @@
+//! Checkpoints of whole jobs, and going on from them.
+//!
+//! ```text
+//! STOP to every site of the job ─▶ all say ok ─▶ WRITE ─▶ all say ok ─▶ in SQLite ─▶ RESUME, and the caller is told
+//!                └── one says no, is lost, or takes too long ─▶ RESUME; the checkpoint failed, the job goes on
+//! ```
+//!
+//! Only a checkpoint that is in SQLite counts. When ranks are lost, the job starts again from its last one on the sites that
+//! live, all ranks with a new epoch, so that whatever an older life of it still says is out of date. The snapshots themselves
+//! are objects that the agents write and read (`<prefix>/rank-<n>` in bucket `checkpoints`); no byte of them passes through here.
+
+use crate::{
+    Error,
+    hub::{Hub, Site, World},
+    jobs::{Job, JobState, RankState},
+    placement,
+    proto::{self, checkpoint_order::Phase, to_agent::Body},
+};
+use base::{Kind, clock::now_ms};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use tokio::sync::oneshot;
+
+/// How long the sites of a job may take to write a checkpoint, in milliseconds.
+const WRITE_MAX_MS: u64 = 120_000;
+/// How often a job is started again before it fails.
+pub const RESTARTS_MAX: u32 = 5;
+
+/// A checkpoint that is durable.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Checkpoint {
+    pub id: u64,
+    pub job: String,
+    /// Of the keys in bucket `checkpoints`.
+    pub prefix: String,
+    pub bytes: u64,
+    pub at_ms: u64,
+}
+
+/// A checkpoint that is being made. A hub that starts anew forgets it; agents whose session was cut resume by themselves.
+pub struct Making {
+    checkpoint: Checkpoint,
+    phase: Phase,
+    sites: BTreeSet<String>,
+    /// Of `sites`, those that have not answered in this phase.
+    waiting: BTreeSet<String>,
+    tell: Option<oneshot::Sender<Result<Checkpoint, Error>>>,
+}
+
+fn refuse(message: impl Into<String>) -> Error {
+    Error::new(Kind::FailedPrecondition, message)
+}
+
+impl Hub {
+    /// Makes a checkpoint and returns when it is durable.
+    pub async fn checkpoint(&self, id: &str) -> Result<Checkpoint, Error> {
+        let (tell, told) = oneshot::channel();
+        self.begin_checkpoint(&mut *self.world.lock().await, id, Some(tell)).await?;
+        told.await.map_err(|_| Error::new(Kind::Unavailable, "the hub is stopping"))?
+    }
+
+    async fn begin_checkpoint(&self, world: &mut World, id: &str, tell: Option<oneshot::Sender<Result<Checkpoint, Error>>>) -> Result<(), Error> {
+        let job = world.job(id)?;
+        if job.state != JobState::Running || job.cancelling.is_some() || job.ranks.iter().any(|r| r.state != RankState::Running) {
+            return Err(refuse(format!("not all ranks of job {id} are running; a checkpoint needs all of them")));
+        }
+        if let Some(m) = world.migrations.values().find(|m| m.job == id && m.open()) {
+            return Err(refuse(format!("migration {} of job {id} is under way; try again when it has ended", m.id)));
+        }
+        if world.making.values().any(|m| m.checkpoint.job == id) {
+            return Err(refuse(format!("a checkpoint of job {id} is being made already")));
+        }
+        let sites: BTreeSet<String> = job.ranks.iter().map(|r| r.site.clone()).collect();
+        if let Some(away) = sites.iter().find(|s| !world.sites.get(*s).is_some_and(Site::connected)) {
+            return Err(refuse(format!("site {away:?}, where job {id} has ranks, is not connected")));
+        }
+        let n = self.state.new_checkpoint().await?;
+        let checkpoint = Checkpoint { id: n, job: id.into(), prefix: format!("{id}/{n}"), bytes: 0, at_ms: now_ms() };
+        let making = Making { checkpoint, phase: Phase::Stop, waiting: sites.clone(), sites, tell };
+        making.order(world, Phase::Stop);
+        world.making.insert(n, making);
+        Ok(())
+    }
+
+    /// Takes in what a site says of its part.
+    pub async fn checkpoint_step(&self, world: &mut World, site: &str, step: &proto::CheckpointStep) -> Result<(), Error> {
+        let Some(making) = world.making.get_mut(&step.checkpoint).filter(|m| m.phase == step.phase() && m.waiting.contains(site)) else { return Ok(()) };
+        if !step.ok {
+            self.fail_checkpoint(world, step.checkpoint, &format!("site {site:?}: {}", step.reason)).await;
+            return Ok(());
+        }
+        making.waiting.remove(site);
+        making.checkpoint.bytes = making.checkpoint.bytes.saturating_add(step.bytes);
+        if !making.waiting.is_empty() {
+            return Ok(());
+        }
+        if making.phase == Phase::Stop {
+            (making.phase, making.waiting) = (Phase::Write, making.sites.clone());
+            let making = &world.making[&step.checkpoint];
+            making.order(world, Phase::Write);
+            return Ok(());
+        }
+        let mut done = world.making.remove(&step.checkpoint).expect("it was there a moment ago");
+        done.checkpoint.at_ms = now_ms();
+        let saved = self.state.save_checkpoint(&done.checkpoint).await;
+        done.order(world, Phase::Resume); // also if it could not be stored: the ranks stand still
+        if let Err(error) = saved {
+            if let Some(tell) = done.tell.take() {
+                let _ = tell.send(Err(Error::internal(&error)));
+            }
+            return Err(error);
+        }
+        world.checkpoints.insert(done.checkpoint.id, done.checkpoint.clone());
+        let c = done.checkpoint;
+        self.events.add("checkpoint.done", &c.job, format!("checkpoint {}: {} bytes", c.id, c.bytes)).await;
+        if let Some(tell) = done.tell {
+            let _ = tell.send(Ok(c));
+        }
+        Ok(())
+    }
+
+    async fn fail_checkpoint(&self, world: &mut World, id: u64, reason: &str) {
+        let Some(making) = world.making.remove(&id) else { return };
+        making.order(world, Phase::Resume);
+        let job = &making.checkpoint.job;
+        self.events.add("checkpoint.failed", job, format!("checkpoint {id}: {reason}")).await;
+        if let Some(tell) = making.tell {
+            let _ = tell.send(Err(refuse(format!("the checkpoint of job {job} failed: {reason}"))));
+        }
+    }
+
+    /// Ends the checkpoints being made that this site or this job takes part in.
+    pub async fn fail_checkpoints(&self, world: &mut World, site: Option<&str>, job: Option<&str>, reason: &str) {
+        let hit = |m: &Making| site.is_some_and(|s| m.sites.contains(s)) || job.is_some_and(|j| m.checkpoint.job == j);
+        let ids: Vec<u64> = world.making.iter().filter(|(_, m)| hit(m)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.fail_checkpoint(world, id, reason).await;
+        }
+    }
+
+    /// Begins the checkpoints that jobs asked for, and ends those that take too long.
+    pub async fn keep_checkpoints(&self, world: &mut World, now_ms: u64) {
+        let late: Vec<u64> = world.making.iter().filter(|(_, m)| m.checkpoint.at_ms + WRITE_MAX_MS < now_ms).map(|(id, _)| *id).collect();
+        for id in late {
+            self.fail_checkpoint(world, id, &format!("it took longer than {} s", WRITE_MAX_MS / 1000)).await;
+        }
+        let due = |j: &&Job| {
+            let last = world.tried.get(&j.n).copied().or(j.started_ms).unwrap_or(now_ms);
+            j.state == JobState::Running && j.cancelling.is_none() && j.checkpoint_every_ms > 0 && last.saturating_add(j.checkpoint_every_ms) <= now_ms
+        };
+        let jobs: Vec<(u64, String)> = world.jobs.values().filter(due).map(|j| (j.n, j.id.clone())).collect();
+        for (n, id) in jobs {
+            world.tried.insert(n, now_ms);
+            if let Err(why) = self.begin_checkpoint(world, &id, None).await {
+                tracing::debug!(job = id, %why, "no checkpoint now");
+            }
+        }
+    }
+
+    /// Ranks of the job are lost: starts all of it from its last checkpoint. `None`: it can't, and the job has to fail; the
+    /// text says why.
+    pub async fn recover(&self, world: &mut World, mut job: Job, why: &str) -> Result<Result<(), String>, Error> {
+        let Some(last) = world.checkpoints.values().rev().find(|c| c.job == job.id).cloned() else {
+            return Ok(Err("it has no checkpoint to go on from".into()));
+        };
+        if job.cancelling.is_some() {
+            return Ok(Err("it was to end anyway".into()));
+        }
+        if job.restarts >= RESTARTS_MAX {
+            return Ok(Err(format!("it was started again {RESTARTS_MAX} times already")));
+        }
+        // The slots that its living ranks take up are free for it.
+        let mut rooms = world.rooms();
+        for room in &mut rooms {
+            room.held -= job.ranks.iter().filter(|r| r.site == room.site && r.state.alive()).count().min(room.held as usize) as u32;
+        }
+        let places = match placement::place(job.np, None, &rooms) {
+            Ok(places) => places,
+            Err(why) => return Ok(Err(why)),
+        };
+        self.end_moves_of(world, &job.id).await?;
+        self.fail_checkpoints(world, None, Some(&job.id), "its job starts again").await;
+        let (now, before) = (now_ms(), job.involved());
+        for (rank, site) in places.iter().enumerate() {
+            job.put(rank as u32, site, now);
+            job.ranks[rank].state = RankState::Pending;
+        }
+        job.restarts += 1;
+        (job.state, job.from_checkpoint) = (JobState::Pending, last.prefix.clone());
+        self.state.save(Some(&job), None).await?;
+        world.unconfirmed.retain(|(n, ..)| *n != job.n);
+        world.tried.insert(job.n, now);
+        world.jobs.insert(job.n, job.clone());
+        // Whatever runs of the older life has to go before the order to start comes.
+        for site in before {
+            let reason = format!("the job starts again from checkpoint {}: {why}", last.id);
+            world.tell(&site, Body::Cancel(proto::Cancel { job: job.id.clone(), reason }));
+        }
+        world.tell_start(&job, &(0..job.np).collect::<Vec<_>>());
+        world.tell_routes(&job);
+        self.events.add("job.restarted", &job.id, format!("from checkpoint {} at {}: {why}", last.id, places.join(", "))).await;
+        Ok(Ok(()))
+    }
+}
+
+impl Making {
+    pub fn job(&self) -> &str {
+        &self.checkpoint.job
+    }
+
+    fn order(&self, world: &World, phase: Phase) {
+        let c = &self.checkpoint;
+        for site in &self.sites {
+            let order = proto::CheckpointOrder { checkpoint: c.id, job: c.job.clone(), phase: phase as i32, prefix: c.prefix.clone() };
+            world.tell(site, Body::Checkpoint(order));
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The plain calls: a question, an answer in JSON.
+
+use super::{App, In, read};
+use crate::{
+    Error,
+    checkpoints::Checkpoint,
+    events::Event,
+    hub::{Submit, World},
+    jobs::{Job, JobState},
+    migrations::Migration,
+    modules::{MODULE_MAX, Module},
+};
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use base::Kind;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use utoipa::{OpenApi, ToSchema};
+
+/// How long the bytes of a module may take to arrive.
+const UPLOAD_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// A site as people see it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Site {
+    pub name: String,
+    /// `ready` or `lost`.
+    pub state: &'static str,
+    /// Where other agents dial it.
+    pub address: String,
+    pub cores: f64,
+    pub memory_bytes: u64,
+    /// Ranks that it takes at once.
+    pub slots: u32,
+    pub affinity: String,
+    /// Cores that its cells got.
+    pub cpu_used: f64,
+    /// The same plus what they stood ready for and did not get.
+    pub cpu_wanted: f64,
+    pub memory_used_bytes: u64,
+    pub store_bytes: u64,
+    /// Ranks that it holds.
+    pub ranks: u32,
+    pub last_seen_ms: u64,
+    /// (Unix ms, cores wanted per core), oldest first.
+    pub history: Vec<(u64, f64)>,
+    /// The Learning Plane's, when it has one.
+    pub forecast: Option<serde_json::Value>,
+}
+
+/// Every site that ever joined, by name.
+pub fn list_sites(world: &World) -> Vec<Site> {
+    let ranks = |name: &str| {
+        let ranks = world.jobs.values().filter(|j| !j.state.ended()).flat_map(|j| &j.ranks);
+        ranks.filter(|r| r.site == name && r.state.alive()).count() as u32
+    };
+    let finite = crate::hub::finite;
+    let site = |(name, s): (&String, &crate::hub::Site)| Site {
+        name: name.clone(),
+        state: if s.lost || s.session == 0 { "lost" } else { "ready" },
+        address: s.hello.data_address.clone(),
+        cores: finite(s.hello.cores),
+        memory_bytes: s.hello.memory_bytes,
+        slots: s.hello.slots,
+        affinity: s.hello.affinity.clone(),
+        cpu_used: finite(s.telemetry.cpu_used),
+        cpu_wanted: finite(s.telemetry.cpu_wanted),
+        memory_used_bytes: s.telemetry.memory_bytes,
+        store_bytes: s.telemetry.store_bytes,
+        ranks: ranks(name),
+        last_seen_ms: s.last_seen_ms,
+        history: s.history.iter().copied().collect(),
+        forecast: None,
+    };
+    world.sites.iter().map(site).collect()
+}
+
+/// Every error.
+#[derive(Serialize, ToSchema)]
+pub struct ErrorBody {
+    pub error: ErrorDetail,
+}
+#[derive(Serialize, ToSchema)]
+pub struct ErrorDetail {
+    /// Such as `not_found`.
+    pub kind: String,
+    pub message: String,
+}
+
+#[utoipa::path(get, path = "/v1/sites", responses((status = 200, body = [Site])), tag = "sites")]
+pub async fn sites(State(app): State<App>) -> Json<Vec<Site>> {
+    Json(list_sites(&*app.hub.world.lock().await))
+}
+
+#[utoipa::path(post, path = "/v1/modules", tag = "jobs", request_body(content = Vec<u8>, content_type = "application/wasm"),
+    responses((status = 200, body = Module), (status = 400, body = ErrorBody, description = "it can't run here; says why")))]
+pub async fn add_module(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Module>, Error> {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|l| l.to_str().ok()).and_then(|l| l.parse::<u64>().ok());
+    if let Some(length) = length.filter(|l| *l > MODULE_MAX as u64) {
+        return Err(Error::new(Kind::InvalidArgument, format!("the module has {length} bytes; {MODULE_MAX} are the most")));
+    }
+    let _turn = app.uploads.acquire().await.map_err(Error::internal)?;
+    let late = |_| Error::new(Kind::DeadlineExceeded, format!("the module did not arrive within {} s", UPLOAD_TIME_MAX.as_secs()));
+    let bytes = tokio::time::timeout(UPLOAD_TIME_MAX, read(body, MODULE_MAX)).await.map_err(late)??;
+    let hub = app.hub.clone();
+    let module = tokio::task::spawn_blocking(move || hub.modules.add(&bytes)).await.map_err(Error::internal)??;
+    Ok(Json(module))
+}
+
+#[utoipa::path(post, path = "/v1/jobs", tag = "jobs", request_body = Submit,
+    responses((status = 201, body = Job), (status = 409, body = ErrorBody, description = "no room; lists the sites")))]
+pub async fn submit(State(app): State<App>, In(ask): In<Submit>) -> Result<Response, Error> {
+    let job = app.hub.submit(ask).await?;
+    Ok((StatusCode::CREATED, Json(job)).into_response())
+}
+
+#[utoipa::path(get, path = "/v1/jobs", responses((status = 200, body = [Job])), tag = "jobs")]
+pub async fn jobs(State(app): State<App>) -> Json<Vec<Job>> {
+    Json(app.hub.world.lock().await.jobs.values().cloned().collect())
+}
+
+#[utoipa::path(get, path = "/v1/jobs/{id}", responses((status = 200, body = Job), (status = 404, body = ErrorBody)), tag = "jobs")]
+pub async fn job(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Job>, Error> {
+    Ok(Json(app.hub.world.lock().await.job(&id)?.clone()))
+}
+
+/// Why a job is to stop.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CancelAsk {
+    pub reason: Option<String>,
+}
+
+#[utoipa::path(post, path = "/v1/jobs/{id}/cancel", tag = "jobs", request_body = CancelAsk,
+    responses((status = 200, body = Job), (status = 404, body = ErrorBody)))]
+pub async fn cancel(State(app): State<App>, Path(id): Path<String>, In(ask): In<CancelAsk>) -> Result<Json<Job>, Error> {
+    let reason = ask.reason.unwrap_or_else(|| "cancelled by the user".into());
+    Ok(Json(app.hub.cancel(&id, &reason, JobState::Cancelled).await?))
+}
+
+/// Where to move what.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MigrateAsk {
+    pub to: String,
+    /// All that run elsewhere when none are named.
+    pub ranks: Option<Vec<u32>>,
+}
+
+#[utoipa::path(post, path = "/v1/jobs/{id}/migrate", tag = "migrations", request_body = MigrateAsk,
+    responses((status = 202, body = Migration), (status = 409, body = ErrorBody, description = "not running, or no room; lists the sites")))]
+pub async fn migrate(State(app): State<App>, Path(id): Path<String>, In(ask): In<MigrateAsk>) -> Result<Response, Error> {
+    let migration = app.hub.migrate(&id, &ask.to, ask.ranks, None).await?;
+    Ok((StatusCode::ACCEPTED, Json(migration)).into_response())
+}
+
+#[utoipa::path(get, path = "/v1/migrations", responses((status = 200, body = [Migration])), tag = "migrations")]
+pub async fn migrations(State(app): State<App>) -> Json<Vec<Migration>> {
+    Json(app.hub.world.lock().await.migrations.values().cloned().collect())
+}
+
+#[utoipa::path(get, path = "/v1/migrations/{n}", responses((status = 200, body = Migration), (status = 404, body = ErrorBody)), tag = "migrations")]
+pub async fn migration(State(app): State<App>, Path(n): Path<String>) -> Result<Json<Migration>, Error> {
+    let world = app.hub.world.lock().await;
+    let found = n.parse().ok().and_then(|n: u64| world.migrations.get(&n));
+    found.cloned().map(Json).ok_or_else(|| Error::new(Kind::NotFound, format!("there is no migration {n:?}")))
+}
+
+/// Answers when the checkpoint is durable.
+#[utoipa::path(post, path = "/v1/jobs/{id}/checkpoint", tag = "jobs",
+    responses((status = 200, body = Checkpoint), (status = 409, body = ErrorBody, description = "not all ranks run, or it failed; says why")))]
+pub async fn checkpoint(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Checkpoint>, Error> {
+    Ok(Json(app.hub.checkpoint(&id).await?))
+}
+
+/// For which site, and for how long.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JoinAsk {
+    pub site: String,
+    /// Such as `10m`, which is the default.
+    pub ttl: Option<String>,
+}
+
+/// What an agent needs to join.
+#[derive(Serialize, ToSchema)]
+pub struct JoinToken {
+    /// Good for one agent.
+    pub token: String,
+    /// `host:port` of the hub.
+    pub hub: String,
+    /// Fingerprint of the hub's certificate authority.
+    pub ca_sha256: String,
+    pub expires_ms: u64,
+}
+
+#[utoipa::path(post, path = "/v1/join-tokens", tag = "sites", request_body = JoinAsk, responses((status = 201, body = JoinToken), (status = 400, body = ErrorBody)))]
+pub async fn join_token(State(app): State<App>, In(ask): In<JoinAsk>) -> Result<Response, Error> {
+    let ttl = ask.ttl.as_deref().unwrap_or("10m").parse::<base::unit::Span>();
+    let ttl = ttl.map_err(|e| Error::new(Kind::InvalidArgument, format!("ttl: {e}")))?;
+    if ttl.0 > Duration::from_secs(30 * 86400) {
+        return Err(Error::new(Kind::InvalidArgument, format!("ttl is {ttl}; a token may live for 30d at most")));
+    }
+    let (token, expires_ms) = app.hub.mint(&ask.site, ttl.0).await?;
+    let answer = JoinToken { token, hub: app.advertise.to_string(), ca_sha256: app.hub.authority.fingerprint(), expires_ms };
+    Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response())
+}
+
+/// The document of all calls.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "CloudSkin hub", description = "Sites, jobs, migrations and events. Times are Unix milliseconds."),
+    paths(
+        sites, add_module, submit, jobs, job, cancel, migrate, checkpoint, migrations, migration, join_token, super::streams::logs,
+        super::streams::events, super::streams::events_json
+    ),
+    components(schemas(ErrorBody, ErrorDetail, Event)),
+    modifiers(&Bearer)
+)]
+pub struct Document;
+
+/// Every call needs the token.
+struct Bearer;
+impl utoipa::Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document.components.get_or_insert_default().add_security_scheme("token", scheme);
+        document.security = Some(vec![SecurityRequirement::new("token", Vec::<String>::new())]);
+    }
+}
+
+pub async fn openapi() -> Json<utoipa::openapi::OpenApi> {
+    Json(Document::openapi())
+}

@@ -1,0 +1,389 @@
+//! The hub against fake agents that speak the real protocol over mutual TLS.
+
+mod fake;
+mod http;
+
+use fake::*;
+use orchestrator::{
+    hub::Submit,
+    jobs::{JobState, RankState},
+    migrations::MigrationState,
+    proto::{
+        self,
+        checkpoint_order::Phase,
+        from_agent::Body as From,
+        hub_client::HubClient,
+        rank_event::State::{Cancelled, Exited, Running},
+        to_agent::Body,
+    },
+};
+use std::time::Duration;
+
+#[tokio::test]
+async fn join_needs_a_good_token_and_a_session_a_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let token = hub.mint_join_token("edge", Duration::from_secs(60)).await.unwrap();
+    let old = hub.mint_join_token("edge", Duration::ZERO).await.unwrap();
+    assert!(join(&hub, &old, "edge").await.is_err(), "expired");
+    assert!(join(&hub, "nonsense", "edge").await.is_err(), "wrong");
+    assert!(join(&hub, &token, "cloud").await.is_err(), "another site's");
+    let broken = proto::JoinRequest { token: token.clone(), site: "edge".into(), csr_pem: "no request".into() };
+    assert_eq!(HubClient::new(channel(&hub, None).await).join(broken).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+    assert!(join(&hub, &token, "edge").await.is_ok(), "a bad request does not cost the token");
+    assert!(join(&hub, &token, "edge").await.is_err(), "used");
+    let refused = HubClient::new(channel(&hub, None).await).session(tokio_stream::empty()).await.err().unwrap();
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_job_moves_and_succeeds() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (mut edge, mut cloud) = running(&hub).await;
+    let m = hub.hub.migrate("job-1", "cloud", None, None).await.unwrap();
+    assert!(matches!(edge.next().await, Body::Migrate(o) if o.ranks == [0, 1] && o.to_address == "cloud:1"));
+    let ready = proto::MigrationReady { migration: m.id, job: "job-1".into(), ranks: vec![0, 1] };
+    for _ in 0..2 {
+        edge.say(From::MigrationReady(ready.clone())).await; // asked twice: the same answer, places moved once
+        loop {
+            match edge.next().await {
+                Body::Routes(_) => continue,
+                Body::Verdict(v) => break assert!(v.commit && v.places.iter().all(|p| p.site == "cloud" && p.epoch == 2)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(matches!(cloud.next().await, Body::Routes(_)));
+    edge.say(From::MigrationEnd(proto::MigrationEnd { migration: m.id, ok: true, downtime_ms: 7.0, ..Default::default() })).await;
+    edge.rank(0, 1, Exited, 1).await; // out of date: dropped
+    for rank in 0..2 {
+        cloud.rank(rank, 2, Exited, 0).await;
+    }
+    assert!(matches!(cloud.next().await, Body::Forget(_)));
+    let job = until(&hub, JobState::Succeeded).await;
+    assert_eq!(job.placements.len(), 4);
+    assert!(job.placements.iter().all(|p| p.to_ms.is_some()));
+}
+
+#[tokio::test]
+async fn a_lost_destination_fails_the_move_and_a_lost_source_the_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (mut edge, cloud) = running(&hub).await;
+    hub.hub.migrate("job-1", "cloud", None, None).await.unwrap();
+    assert!(matches!(edge.next().await, Body::Migrate(_)));
+    drop(cloud);
+    assert!(matches!(edge.next().await, Body::Verdict(v) if !v.commit && v.reason.contains("lost")));
+    drop(edge);
+    assert!(until(&hub, JobState::Failed).await.reason.contains("edge"));
+}
+
+#[tokio::test]
+async fn a_restarted_hub_answers_the_verdict_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = hub(folder.path()).await;
+    let (mut edge, _cloud) = running(&first).await;
+    let m = first.hub.migrate("job-1", "cloud", None, None).await.unwrap();
+    edge.next().await;
+    let ready = proto::MigrationReady { migration: m.id, job: "job-1".into(), ranks: vec![0, 1] };
+    edge.say(From::MigrationReady(ready.clone())).await;
+    while !matches!(edge.next().await, Body::Verdict(v) if v.commit) {}
+    first.shutdown().await;
+    let second = hub(folder.path()).await;
+    assert_eq!(second.hub.world.lock().await.migrations[&m.id].state, MigrationState::Committed);
+    let hello = proto::Hello { ready: vec![ready], ..Default::default() };
+    let mut edge = Agent::session(&second, edge.cut(), "edge", hello).await;
+    assert!(matches!(edge.order().await, Body::Verdict(v) if v.commit && v.places.iter().all(|p| p.epoch == 2)));
+}
+
+#[tokio::test]
+async fn a_cut_session_goes_on_and_another_instance_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (edge, _cloud) = running(&hub).await;
+    edge.print(0, 0, "abc").await;
+    edge.rank(9, 1, Running, 0).await; // nonsense is dropped
+    while hub.hub.world.lock().await.job("job-1").unwrap().output_bytes != 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let identity = edge.cut();
+    while hub.hub.world.lock().await.sites["edge"].connected() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let error = hub.hub.migrate("job-1", "edge", None, None).await.unwrap_err().to_string();
+    assert!(error.contains("ready sites: cloud (4 of 4"), "{error}");
+    let hello = proto::Hello { running: vec![held(0, 1), held(1, 1)], ..Default::default() };
+    let mut edge = Agent::session(&hub, identity, "edge", hello).await;
+    assert_eq!(edge.welcome.outputs.iter().map(|o| (o.rank, o.offset)).collect::<Vec<_>>(), [(0, 3), (1, 0)]);
+    tokio::time::sleep(hub.hub.patience() * 2).await; // slow: what must not happen takes its time
+    let job = until(&hub, JobState::Running).await;
+    assert!(job.ranks.iter().all(|r| r.state == RankState::Running && r.epoch == 1));
+    // The same agent without rank 1: its last word may still come, then the rank is lost.
+    let hello = proto::Hello { running: vec![held(0, 1)], ..Default::default() };
+    edge = Agent::session(&hub, edge.cut(), "edge", hello).await;
+    while !matches!(edge.order().await, Body::Cancel(c) if c.reason.contains("came back without it")) {}
+    edge.rank(0, 1, Cancelled, 0).await;
+    assert!(until(&hub, JobState::Failed).await.reason.contains("ranks [1] are lost"));
+}
+
+#[tokio::test]
+async fn another_instance_has_lost_its_ranks() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (edge, _cloud) = running(&hub).await;
+    let hello = proto::Hello { instance: "2".into(), ..Default::default() };
+    let _edge = Agent::session(&hub, edge.cut(), "edge", hello).await;
+    assert!(until(&hub, JobState::Failed).await.reason.contains("started anew"));
+    assert!(!hub.hub.world.lock().await.sites["edge"].lost);
+}
+
+#[tokio::test]
+async fn a_restarted_hub_finds_the_ranks_or_says_they_are_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = hub(folder.path()).await;
+    let (edge, _cloud) = running(&first).await;
+    first.shutdown().await;
+    let second = hub(folder.path()).await;
+    let hello = proto::Hello { running: vec![held(0, 1), held(1, 1)], ..Default::default() };
+    let edge = Agent::session(&second, edge.cut(), "edge", hello).await;
+    tokio::time::sleep(second.hub.grace + Duration::from_millis(500)).await;
+    until(&second, JobState::Running).await;
+    second.shutdown().await;
+    let third = hub(folder.path()).await; // and nobody comes back
+    let job = until(&third, JobState::Failed).await;
+    assert!(job.reason.contains("edge") && job.reason.contains("did not come back"), "{}", job.reason);
+    // What comes too late hears that it was given up.
+    let hello = proto::Hello { running: vec![held(0, 1)], ..Default::default() };
+    let mut edge = Agent::session(&third, edge.cut(), "edge", hello).await;
+    assert!(matches!(edge.order().await, Body::Cancel(_)));
+    assert!(matches!(edge.order().await, Body::Forget(_)));
+}
+
+#[tokio::test]
+async fn an_order_to_start_that_was_lost_is_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let edge = Agent::new(&hub, "edge").await;
+    hub.hub.submit(ask(2, "edge")).await.unwrap();
+    let mut edge = Agent::session(&hub, edge.cut(), "edge", proto::Hello::default()).await;
+    assert!(matches!(edge.order().await, Body::Start(s) if s.start.len() == 2));
+}
+
+#[tokio::test]
+async fn a_committed_move_ends_whatever_the_source_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (mut edge, mut cloud) = running(&hub).await;
+    let (id, _) = committed(&hub, &mut edge).await;
+    edge.say(From::MigrationEnd(proto::MigrationEnd { migration: id, reason: "the wire broke".into(), ..Default::default() })).await;
+    let m = closed(&hub, id).await;
+    assert!(m.state == MigrationState::Failed && m.reason.contains("the wire broke") && m.verdict() == Some(true));
+    assert!(matches!(cloud.order().await, Body::Verdict(v) if v.commit), "the hub says go in the source's place");
+    assert!(until(&hub, JobState::Running).await.ranks.iter().all(|r| r.site == "cloud" && r.epoch == 2));
+}
+
+#[tokio::test]
+async fn a_committed_move_ends_when_its_source_dies() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (mut edge, mut cloud) = running(&hub).await;
+    let (id, _) = committed(&hub, &mut edge).await;
+    drop(edge);
+    let m = closed(&hub, id).await;
+    assert!(m.state == MigrationState::Done && m.reason.contains("edge"), "{m:?}");
+    assert!(matches!(cloud.order().await, Body::Verdict(v) if v.commit));
+    for rank in 0..2 {
+        cloud.rank(rank, 2, Exited, 0).await;
+    }
+    until(&hub, JobState::Succeeded).await;
+}
+
+#[tokio::test]
+async fn the_verdict_waits_for_a_destination_that_is_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (mut edge, cloud) = running(&hub).await;
+    let m = hub.hub.migrate("job-1", "cloud", None, None).await.unwrap();
+    assert!(matches!(edge.order().await, Body::Migrate(_)));
+    let identity = cloud.cut();
+    while hub.hub.world.lock().await.sites["cloud"].connected() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    edge.say(From::MigrationReady(proto::MigrationReady { migration: m.id, job: "job-1".into(), ranks: vec![0, 1] })).await;
+    let _cloud = Agent::session(&hub, identity, "cloud", proto::Hello::default()).await;
+    assert!(matches!(edge.order().await, Body::Verdict(v) if v.commit));
+}
+
+#[tokio::test]
+async fn slots_are_counted_and_sites_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (_edge, _cloud) = running(&hub).await;
+    hub.hub.submit(ask(3, "cloud")).await.unwrap();
+    let check = |result: Result<(), orchestrator::Error>, expected: &str| {
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    check(hub.hub.migrate("job-1", "cloud", None, None).await.map(drop), "cloud (1 of 4 slots free), edge (2 of 4 slots free)");
+    check(hub.hub.migrate("job-1", "moon", None, None).await.map(drop), "\"moon\" is not ready; ready sites: cloud");
+    check(hub.hub.submit(ask(2, "cloud")).await.map(drop), "2 ranks don't fit");
+    check(hub.hub.submit(Submit { module: "a".repeat(64), ..ask(1, "edge") }).await.map(drop), "/v1/modules");
+}
+
+#[tokio::test]
+async fn a_job_that_takes_too_long_is_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let mut edge = Agent::new(&hub, "edge").await;
+    hub.hub.submit(Submit { time_max: Some("300ms".into()), ..ask(1, "edge") }).await.unwrap();
+    assert!(matches!(edge.order().await, Body::Start(_)));
+    edge.rank(0, 1, Running, 0).await;
+    assert!(matches!(edge.order().await, Body::Cancel(c) if c.reason.contains("300 ms")));
+    edge.rank(0, 1, Cancelled, 0).await;
+    assert!(until(&hub, JobState::Failed).await.reason.contains("time_max"));
+}
+
+/// Takes the orders of a checkpoint at both sites and answers them; the bytes are 10 and 20.
+async fn write(edge: &mut Agent, cloud: &mut Agent) {
+    for phase in [Phase::Stop, Phase::Write] {
+        for (agent, bytes) in [(&mut *edge, 10), (&mut *cloud, 20)] {
+            let Body::Checkpoint(order) = agent.order().await else { panic!("no order to {phase:?}") };
+            assert_eq!(order.phase(), phase);
+            let bytes = if phase == Phase::Write { bytes } else { 0 };
+            agent.say(From::Checkpoint(proto::CheckpointStep { checkpoint: order.checkpoint, job: order.job, phase: phase as i32, ok: true, bytes, ..Default::default() })).await;
+        }
+    }
+    for agent in [edge, cloud] {
+        assert!(matches!(agent.order().await, Body::Checkpoint(o) if o.phase() == Phase::Resume));
+    }
+}
+
+/// A job of five ranks over both sites: four at the cloud, one at the edge.
+async fn spread(hub: &orchestrator::Handle) -> (Agent, Agent) {
+    let (mut edge, mut cloud) = (Agent::new(hub, "edge").await, Agent::new(hub, "cloud").await);
+    hub.hub.submit(Submit { site: None, ..ask(5, "") }).await.unwrap();
+    assert!(matches!(edge.order().await, Body::Start(s) if s.start.len() == 1 && s.from_checkpoint.is_empty()));
+    assert!(matches!(cloud.order().await, Body::Start(s) if s.start.len() == 4));
+    for rank in 0..4 {
+        cloud.rank(rank, 1, Running, 0).await;
+    }
+    edge.rank(4, 1, Running, 0).await;
+    while hub.hub.world.lock().await.job("job-1").unwrap().ranks.iter().any(|r| r.state != RankState::Running) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    (edge, cloud)
+}
+
+#[tokio::test]
+async fn a_job_goes_on_from_its_last_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (mut edge, mut cloud) = spread(&hub).await;
+    // One that a site can't write leaves the ranks running and the job without a checkpoint.
+    let making = tokio::spawn({ let hub = hub.hub.clone(); async move { hub.checkpoint("job-1").await } });
+    let Body::Checkpoint(stop) = edge.order().await else { panic!("no order to stop") };
+    assert!(matches!(cloud.order().await, Body::Checkpoint(_)));
+    let refused = hub.hub.migrate("job-1", "cloud", Some(vec![4]), None).await.unwrap_err().to_string();
+    assert!(refused.contains("slots") || refused.contains("checkpoint"), "{refused}");
+    edge.say(From::Checkpoint(proto::CheckpointStep { checkpoint: stop.checkpoint, job: stop.job, phase: stop.phase, reason: "disk full".into(), ..Default::default() })).await;
+    assert!(making.await.unwrap().unwrap_err().to_string().contains("disk full"));
+    for agent in [&mut edge, &mut cloud] {
+        assert!(matches!(agent.order().await, Body::Checkpoint(o) if o.phase() == Phase::Resume));
+    }
+    let making = tokio::spawn({ let hub = hub.hub.clone(); async move { hub.checkpoint("job-1").await } });
+    write(&mut edge, &mut cloud).await;
+    let checkpoint = making.await.unwrap().unwrap();
+    assert_eq!((checkpoint.bytes, checkpoint.prefix.as_str()), (30, "job-1/2"));
+    // A third site has room for what the edge held; the cloud alone has not.
+    let mut fog = Agent::new(&hub, "fog").await;
+    drop(edge);
+    assert!(matches!(cloud.order().await, Body::Cancel(c) if c.reason.contains("starts again")));
+    assert!(matches!(cloud.order().await, Body::Start(s) if s.from_checkpoint == "job-1/2" && s.start.iter().all(|p| p.epoch == 2)));
+    assert!(matches!(fog.order().await, Body::Start(s) if s.start.len() == 1));
+    cloud.rank(0, 1, Cancelled, 0).await; // the older life's last words
+    for rank in 0..4 {
+        cloud.rank(rank, 2, Exited, 0).await;
+    }
+    fog.rank(4, 2, Exited, 0).await;
+    assert_eq!(until(&hub, JobState::Succeeded).await.restarts, 1);
+}
+
+#[tokio::test]
+async fn checkpoints_are_made_as_often_as_asked_and_outlive_the_hub() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = hub(folder.path()).await;
+    let mut edge = Agent::new(&first, "edge").await;
+    first.hub.submit(Submit { checkpoint_every: Some("100ms".into()), ..ask(1, "edge") }).await.unwrap();
+    assert!(matches!(edge.order().await, Body::Start(_)));
+    edge.rank(0, 1, Running, 0).await;
+    for phase in [Phase::Stop, Phase::Write] {
+        let Body::Checkpoint(o) = edge.order().await else { panic!("no order to {phase:?}") };
+        edge.say(From::Checkpoint(proto::CheckpointStep { checkpoint: o.checkpoint, job: o.job, phase: phase as i32, ok: true, ..Default::default() })).await;
+    }
+    assert!(matches!(edge.order().await, Body::Checkpoint(o) if o.phase() == Phase::Resume));
+    first.shutdown().await;
+    let second = hub(folder.path()).await;
+    let hello = proto::Hello { instance: "2".into(), ..Default::default() };
+    let mut edge = Agent::session(&second, edge.cut(), "edge", hello).await; // the agent was started anew, too
+    loop {
+        match edge.order().await {
+            Body::Start(s) => break assert!(s.from_checkpoint == "job-1/1" && s.start[0].epoch == 2),
+            _ => {}
+        }
+    }
+    assert_eq!(until(&second, JobState::Pending).await.restarts, 1);
+}
+
+#[tokio::test]
+async fn ranks_that_do_not_stop_do_not_hold_their_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (mut edge, _cloud) = running(&hub).await;
+    hub.hub.cancel("job-1", "enough", JobState::Cancelled).await.unwrap();
+    assert!(matches!(edge.order().await, Body::Cancel(_)));
+    let mut world = hub.hub.world.lock().await;
+    let now = base::clock::now_ms();
+    hub.hub.end_stuck_jobs(&mut world, now).await.unwrap();
+    assert!(!world.job("job-1").unwrap().state.ended());
+    hub.hub.end_stuck_jobs(&mut world, now + orchestrator::presence::STOP_MAX_MS + 1).await.unwrap();
+    assert_eq!(world.job("job-1").unwrap().state, JobState::Cancelled);
+    drop(world);
+    assert!(matches!(edge.order().await, Body::Forget(_)));
+}
+
+#[tokio::test]
+async fn a_lost_commit_report_does_not_leave_a_move_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (mut edge, mut cloud) = running(&hub).await;
+    let (id, _) = committed(&hub, &mut edge).await;
+    hub.hub.end_silent_moves(&mut *hub.hub.world.lock().await, base::clock::now_ms() + 61_000).await.unwrap();
+    assert_eq!(closed(&hub, id).await.state, MigrationState::Done);
+    assert!(matches!(cloud.order().await, Body::Verdict(v) if v.commit));
+    // The figures may still come.
+    edge.say(From::MigrationEnd(proto::MigrationEnd { migration: id, ok: true, total_ms: 5.0, ..Default::default() })).await;
+    while hub.hub.world.lock().await.migrations[&id].total_ms != 5.0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn agents_fetch_modules() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let edge = Agent::new(&hub, "edge").await;
+    let long = [MODULE, &[7; 600_000]].concat();
+    let sha256 = hub.hub.modules.add(&long).unwrap().sha256;
+    let mut client = HubClient::new(channel(&hub, Some(edge.identity.clone())).await);
+    let mut chunks = client.module(proto::ModuleRequest { sha256: sha256.clone() }).await.unwrap().into_inner();
+    let mut got = Vec::new();
+    while let Some(chunk) = chunks.message().await.unwrap() {
+        got.extend(chunk.data);
+    }
+    assert!(got == long);
+    let missing = client.module(proto::ModuleRequest { sha256: "0".repeat(64) }).await.err().unwrap();
+    assert_eq!(missing.code(), tonic::Code::NotFound);
+    let bare = HubClient::new(channel(&hub, None).await).module(proto::ModuleRequest { sha256 }).await.err().unwrap();
+    assert_eq!(bare.code(), tonic::Code::Unauthenticated);
+}
