@@ -1,1 +1,1 @@
-//! End-to-end tests: real processes, real clients, real servers.
+//! Nothing: the tests are in `tests/`.
