@@ -4,6 +4,7 @@
 //! * [`engine`]: from a module to something that starts in microseconds;
 //! * [`cell`]: one running instance: run, stop, write down, go on;
 //! * [`control`]: stopping, killing and watching a cell from another thread;
+//! * [`local`]: a whole job in this process;
 //! * `mpi_host`, [`wasi`]: what the guest calls;
 //! * [`snapshot`]: a stopped cell as bytes, with version and checksum.
 //!
@@ -14,6 +15,7 @@ pub mod control;
 pub mod engine;
 pub mod error;
 pub mod folder;
+pub mod local;
 mod mpi_host;
 pub mod snapshot;
 pub mod toolchain;
