@@ -22,7 +22,7 @@ use mpi::{Fabric, Rank};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use wasmtime::{Instance, Memory, Mutability, Store, StoreLimits, StoreLimitsBuilder, TypedFunc, Val, WasmBacktrace};
+use wasmtime::{Caller, Instance, Memory, Mutability, Store, StoreLimits, StoreLimitsBuilder, TypedFunc, Val, WasmBacktrace};
 
 /// What a cell is to be.
 #[derive(Clone)]
@@ -62,7 +62,8 @@ pub struct Host {
     pub(crate) place: String,
     pub(crate) spin: u32,
     pub(crate) size: u32,
-    unwinder: Option<Unwinder>,
+    /// Set for a cell that can be stopped.
+    points: Option<SafePoints>,
     limits: StoreLimits,
 }
 
@@ -70,15 +71,6 @@ pub struct Host {
 pub(crate) struct MpiFlags {
     pub initialized: bool,
     pub finalized: bool,
-}
-
-#[derive(Clone)]
-struct Unwinder {
-    points: SafePoints,
-    start_unwind: TypedFunc<u32, ()>,
-    stop_unwind: TypedFunc<(), ()>,
-    start_rewind: TypedFunc<u32, ()>,
-    stop_rewind: TypedFunc<(), ()>,
 }
 
 /// A guest's way to end early, as an error through the engine.
@@ -178,7 +170,7 @@ fn instantiate(engine: &Engine, program: &Program, spec: &Spec, control: Arc<Con
         place: spec.place.clone(),
         spin: spec.spin,
         size: spec.size,
-        unwinder: None,
+        points: program.safe_points,
         limits: StoreLimitsBuilder::new().memory_size(limit).build(),
     };
     let mut store = Store::new(engine.inner(), host);
@@ -196,14 +188,6 @@ impl Cell {
     pub fn new(engine: &Engine, program: &Arc<Program>, spec: &Spec, control: Arc<Control>) -> Result<Cell> {
         let (mut store, instance) = instantiate(engine, program, spec, control)?;
         let start = instance.get_typed_func::<(), ()>(&mut store, "_start").map_err(engine_failed)?;
-        if let Some(points) = program.safe_points {
-            let mut get = |name| instance.get_typed_func::<(), ()>(&mut store, name).map_err(engine_failed);
-            let (stop_unwind, stop_rewind) = (get("asyncify_stop_unwind")?, get("asyncify_stop_rewind")?);
-            let mut get = |name| instance.get_typed_func::<u32, ()>(&mut store, name).map_err(engine_failed);
-            let (start_unwind, start_rewind) = (get("asyncify_start_unwind")?, get("asyncify_start_rewind")?);
-            store.data_mut().unwinder =
-                Some(Unwinder { points, start_unwind, stop_unwind, start_rewind, stop_rewind });
-        }
         let memory = store.data().memory.expect("`Engine::load` made sure that it is exported");
         Ok(Cell { store, instance, start, memory, program: program.clone(), stopped: false })
     }
@@ -243,15 +227,16 @@ impl Cell {
         if self.stopped {
             self.stopped = false;
             self.store.data_mut().mode = Mode::Rewinding;
-            let unwinder = self.store.data().unwinder.clone().expect("only a movable cell stops");
-            if let Err(e) = unwinder.start_rewind.call(&mut self.store, unwinder.points.unwind) {
+            let unwind = self.store.data().points.expect("only a movable cell stops").unwind;
+            let start = self.instance.get_typed_func::<u32, ()>(&mut self.store, "asyncify_start_rewind");
+            if let Err(e) = start.and_then(|f| f.call(&mut self.store, unwind)) {
                 return self.failure(e);
             }
         }
         match self.start.call(&mut self.store, ()) {
             Ok(()) if self.store.data().mode == Mode::Unwinding => {
-                let unwinder = self.store.data().unwinder.clone().expect("only a movable cell unwinds");
-                if let Err(e) = unwinder.stop_unwind.call(&mut self.store, ()) {
+                let stop = self.instance.get_typed_func::<(), ()>(&mut self.store, "asyncify_stop_unwind");
+                if let Err(e) = stop.and_then(|f| f.call(&mut self.store, ())) {
                     return self.failure(e);
                 }
                 self.store.data_mut().mode = Mode::Running;
@@ -428,25 +413,29 @@ impl Cell {
 impl Host {
     /// A cell that was built with safe points can stop here.
     pub(crate) fn can_stop(&self) -> bool {
-        self.unwinder.is_some()
+        self.points.is_some()
     }
 }
 
 /// Begins to unwind: the host call that asked for it returns at once and the guest follows.
-pub(crate) fn unwind(caller: &mut wasmtime::Caller<'_, Host>) -> wasmtime::Result<()> {
-    let unwinder = caller.data().unwinder.clone().expect("asked by `can_stop`");
-    let SafePoints { unwind, unwind_len, .. } = unwinder.points;
+pub(crate) fn unwind(caller: &mut Caller<'_, Host>) -> wasmtime::Result<()> {
+    let SafePoints { unwind, unwind_len, .. } = caller.data().points.expect("asked by `can_stop`");
     let memory = caller.data().memory.expect("a running cell has its memory");
     // Asyncify's own header: the next free byte, and the end.
     let (next, end) = (unwind + 8, unwind + unwind_len);
     memory.write(&mut *caller, unwind as usize, &[next.to_le_bytes(), end.to_le_bytes()].concat())?;
     caller.data_mut().mode = Mode::Unwinding;
-    unwinder.start_unwind.call(caller, unwind)
+    asyncify::<u32>(caller, "asyncify_start_unwind")?.call(caller, unwind)
 }
 
 /// Tells asyncify that the call at which the stack was unwound has been reached again.
-pub(crate) fn rewound(caller: &mut wasmtime::Caller<'_, Host>) -> wasmtime::Result<()> {
-    let unwinder = caller.data().unwinder.clone().expect("only a movable cell rewinds");
+pub(crate) fn rewound(caller: &mut Caller<'_, Host>) -> wasmtime::Result<()> {
     caller.data_mut().mode = Mode::Running;
-    unwinder.stop_rewind.call(caller, ())
+    asyncify::<()>(caller, "asyncify_stop_rewind")?.call(caller, ())
+}
+
+/// One of asyncify's own functions. Looked up when it is needed: stops are rare, starts of cells are not.
+fn asyncify<P: wasmtime::WasmParams>(caller: &mut Caller<'_, Host>, name: &str) -> wasmtime::Result<TypedFunc<P, ()>> {
+    let function = caller.get_export(name).and_then(wasmtime::Extern::into_func);
+    function.ok_or_else(|| wasmtime::Error::msg(format!("the module has lost its function {name}")))?.typed(&mut *caller)
 }

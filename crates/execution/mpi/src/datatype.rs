@@ -6,6 +6,7 @@
 
 use crate::error::{Class, Error, Result};
 use serde::{Deserialize, Serialize};
+use std::sync::LazyLock;
 
 /// A datatype handle as the guest sees it. Predefined ones have the numbers of `guests/mpi.h`.
 pub type Handle = i32;
@@ -147,19 +148,18 @@ impl Datatype {
     }
 }
 
-/// A rank's datatypes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// A rank's datatypes: those that it has made; the predefined ones are everybody's.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Table {
-    predefined: Vec<Option<Datatype>>,
     derived: Vec<Option<Datatype>>,
 }
 
-impl Default for Table {
-    fn default() -> Table {
+/// By handle, in the order of `guests/mpi.h`.
+static PREDEFINED: LazyLock<Vec<Option<Datatype>>> = LazyLock::new(|| {
         use Basic::*;
         let b = Datatype::basic;
         let p = |first, gap, basic| Some(Datatype::pair(first, gap, basic));
-        let predefined = vec![
+        vec![
             None,
             Some(b(1, I8)),   // CHAR
             Some(b(1, I8)),   // SIGNED_CHAR
@@ -200,17 +200,15 @@ impl Default for Table {
             Some(b(1, Byte)), // PACKED
             Some(Datatype { size: 0, extent: 0, blocks: Vec::new(), ..b(0, Mixed) }), // LB
             Some(Datatype { size: 0, extent: 0, blocks: Vec::new(), ..b(0, Mixed) }), // UB
-        ];
-        Table { predefined, derived: Vec::new() }
-    }
-}
+        ]
+});
 
 impl Table {
     pub fn get(&self, handle: Handle) -> Result<&Datatype> {
         let slot = if handle >= DERIVED {
             self.derived.get((handle - DERIVED) as usize)
         } else {
-            usize::try_from(handle).ok().and_then(|i| self.predefined.get(i))
+            usize::try_from(handle).ok().and_then(|i| PREDEFINED.get(i))
         };
         slot.and_then(Option::as_ref)
             .ok_or_else(|| Error::new(Class::Type, format!("datatype handle {handle} is not valid")))
