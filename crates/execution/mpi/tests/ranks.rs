@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 const INT: i32 = 8;
 
-/// Several agents in one process. Frames between them are dropped, doubled and delayed until they are asked for again.
+/// Several agents in one process. A third of the frames between them is lost, a third doubled, all are delayed and shuffled.
 struct Net {
     fabrics: Vec<OnceLock<Arc<Fabric>>>,
     at: Vec<Mutex<usize>>,
@@ -37,7 +37,7 @@ impl Wire for Link {
     fn send(&self, message: Message) {
         let Some(net) = self.0.upgrade() else { return };
         let to = net.to(message.header.dst);
-        let copies = net.random.lock().unwrap().random_range(1..3);
+        let copies = net.random.lock().unwrap().random_range(0..3);
         let mut delayed = net.delayed.lock().unwrap();
         for _ in 0..copies {
             let at = net.random.lock().unwrap().random_range(0..=delayed.len());
@@ -82,12 +82,22 @@ impl Cell {
         self.net.fabrics[self.net.to(self.state.me)].get().unwrap().clone()
     }
 
+    /// Looks for messages, and does what an agent does now and then: send again what was not acknowledged.
+    fn progress(&mut self) {
+        let fabric = self.fabric();
+        self.state.progress(&mut self.mem, &fabric).unwrap();
+        self.net.pump();
+        fabric.sweep();
+        if self.random.random_bool(0.05) {
+            fabric.resend();
+        }
+    }
+
     fn wait(&mut self, request: i32) -> mpi::Status {
+        let start = std::time::Instant::now();
         while !self.state.done(request).unwrap() {
-            let fabric = self.fabric();
-            self.state.progress(&mut self.mem, &fabric).unwrap();
-            self.net.pump();
-            fabric.sweep();
+            assert!(start.elapsed().as_secs() < 20, "rank {} waits for ever: a message is lost", self.state.me.0);
+            self.progress();
             if self.moves > 0 && self.random.random_bool(0.02) {
                 self.relocate();
             }
@@ -153,10 +163,7 @@ fn run(agents: usize, size: u32, moves: u32, seed: u64, body: impl Fn(&mut Cell)
                 finished.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                 // As in MPI_Finalize: what this rank sent must reach its receivers before it goes.
                 while finished.load(std::sync::atomic::Ordering::SeqCst) < size {
-                    let fabric = cell.fabric();
-                    cell.state.progress(&mut cell.mem, &fabric).unwrap();
-                    cell.net.pump();
-                    fabric.sweep();
+                    cell.progress();
                     std::thread::yield_now();
                 }
             })
@@ -203,7 +210,7 @@ fn messages_keep_their_order_on_one_agent() {
 }
 
 #[test]
-fn messages_keep_their_order_over_frames_doubled_and_shuffled_while_ranks_move() {
+fn messages_keep_their_order_over_frames_lost_doubled_and_shuffled_while_ranks_move() {
     for seed in 1..=12 {
         run(3, 4, 20, seed, storm);
     }
