@@ -13,7 +13,9 @@ pub struct Control {
     memory: Mutex<Option<View>>,
     /// Linux thread id, for run-queue statistics; 0: not running.
     pub thread: AtomicU32,
+    /// Bytes of linear memory when it last stopped.
     pub memory_bytes: AtomicU64,
+    /// What it is in: an index of [`crate::DOING`].
     pub doing: AtomicU32,
 }
 

@@ -14,10 +14,6 @@ pub enum Error {
     NotMovable(String),
     #[error("{0}")]
     Resources(String),
-    #[error("{0}")]
-    NotFound(String),
-    #[error("peer: {0}")]
-    Peer(String),
     #[error("{what}")]
     Io {
         what: String,
@@ -35,8 +31,6 @@ impl Error {
             Error::Snapshot(_) => Kind::DataLoss,
             Error::NotMovable(_) => Kind::FailedPrecondition,
             Error::Resources(_) => Kind::ResourceExhausted,
-            Error::NotFound(_) => Kind::NotFound,
-            Error::Peer(_) => Kind::Unavailable,
             Error::Io { .. } | Error::Engine(_) => Kind::Internal,
         }
     }

@@ -55,7 +55,7 @@ pub(crate) struct Round {
 pub(crate) enum Finish {
     Nothing,
     /// Make a communicator and write its handle to guest address `into`.
-    Split { comm: comm::Handle, color: i32, key: i32, into: u32 },
+    Split { comm: comm::Handle, color: i32, into: u32 },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -572,7 +572,7 @@ impl State {
             let receives = vec![part(&plan, (me + n - 1) % n, (me + 2 * n - step - 1) % n)];
             plan.round(Round { sends, receives, ..Round::default() });
         }
-        plan.schedule.finish = Finish::Split { comm, color, key, into };
+        plan.schedule.finish = Finish::Split { comm, color, into };
         self.begin(mem, fabric, plan.schedule)
     }
 

@@ -156,51 +156,51 @@ pub struct Table {
 
 /// By handle, in the order of `guests/mpi.h`.
 static PREDEFINED: LazyLock<Vec<Option<Datatype>>> = LazyLock::new(|| {
-        use Basic::*;
-        let b = Datatype::basic;
-        let p = |first, gap, basic| Some(Datatype::pair(first, gap, basic));
-        vec![
-            None,
-            Some(b(1, I8)),   // CHAR
-            Some(b(1, I8)),   // SIGNED_CHAR
-            Some(b(1, U8)),   // UNSIGNED_CHAR
-            Some(b(1, Byte)), // BYTE
-            Some(b(4, I32)),  // WCHAR
-            Some(b(2, I16)),
-            Some(b(2, U16)),
-            Some(b(4, I32)),
-            Some(b(4, U32)),
-            Some(b(4, I32)), // LONG
-            Some(b(4, U32)),
-            Some(b(8, I64)),
-            Some(b(8, U64)),
-            Some(b(4, F32)),
-            Some(b(8, F64)),
-            Some(b(16, Mixed)), // LONG_DOUBLE: no arithmetic
-            Some(b(1, Bool)),
-            Some(b(1, I8)),
-            Some(b(2, I16)),
-            Some(b(4, I32)),
-            Some(b(8, I64)),
-            Some(b(1, U8)),
-            Some(b(2, U16)),
-            Some(b(4, U32)),
-            Some(b(8, U64)),
-            Some(b(4, I32)), // AINT
-            Some(b(8, I64)), // COUNT
-            Some(b(8, I64)), // OFFSET
-            Some(b(8, C32)),
-            Some(b(16, C64)),
-            p(4, 0, F32Int),
-            p(8, 0, F64Int),
-            p(4, 0, I32Int), // LONG_INT
-            p(4, 0, I32Int), // 2INT
-            p(2, 2, I16Int),
-            p(16, 0, Mixed), // LONG_DOUBLE_INT
-            Some(b(1, Byte)), // PACKED
-            Some(Datatype { size: 0, extent: 0, blocks: Vec::new(), ..b(0, Mixed) }), // LB
-            Some(Datatype { size: 0, extent: 0, blocks: Vec::new(), ..b(0, Mixed) }), // UB
-        ]
+    use Basic::*;
+    let b = Datatype::basic;
+    let p = |first, gap, basic| Some(Datatype::pair(first, gap, basic));
+    vec![
+        None,
+        Some(b(1, I8)),   // CHAR
+        Some(b(1, I8)),   // SIGNED_CHAR
+        Some(b(1, U8)),   // UNSIGNED_CHAR
+        Some(b(1, Byte)), // BYTE
+        Some(b(4, I32)),  // WCHAR
+        Some(b(2, I16)),
+        Some(b(2, U16)),
+        Some(b(4, I32)),
+        Some(b(4, U32)),
+        Some(b(4, I32)), // LONG
+        Some(b(4, U32)),
+        Some(b(8, I64)),
+        Some(b(8, U64)),
+        Some(b(4, F32)),
+        Some(b(8, F64)),
+        Some(b(16, Mixed)), // LONG_DOUBLE: no arithmetic
+        Some(b(1, Bool)),
+        Some(b(1, I8)),
+        Some(b(2, I16)),
+        Some(b(4, I32)),
+        Some(b(8, I64)),
+        Some(b(1, U8)),
+        Some(b(2, U16)),
+        Some(b(4, U32)),
+        Some(b(8, U64)),
+        Some(b(4, I32)), // AINT
+        Some(b(8, I64)), // COUNT
+        Some(b(8, I64)), // OFFSET
+        Some(b(8, C32)),
+        Some(b(16, C64)),
+        p(4, 0, F32Int),
+        p(8, 0, F64Int),
+        p(4, 0, I32Int), // LONG_INT
+        p(4, 0, I32Int), // 2INT
+        p(2, 2, I16Int),
+        p(16, 0, Mixed), // LONG_DOUBLE_INT
+        Some(b(1, Byte)), // PACKED
+        Some(Datatype { size: 0, extent: 0, blocks: Vec::new(), ..b(0, Mixed) }), // LB
+        Some(Datatype { size: 0, extent: 0, blocks: Vec::new(), ..b(0, Mixed) }), // UB
+    ]
 });
 
 impl Table {

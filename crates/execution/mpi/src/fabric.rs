@@ -12,7 +12,7 @@
 use crate::message::{Header, Message, Rank};
 use crate::ring::Ring;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::thread::Thread;
 use std::time::Duration;
@@ -95,8 +95,6 @@ pub struct Mailbox {
 pub struct Meter {
     pub sent: AtomicU64,
     pub received: AtomicU64,
-    /// What the rank is in, as the owner numbers its calls; 0 is its own code.
-    pub doing: AtomicU32,
 }
 
 /// Bytes that a rank may have under way to other agents before its sends wait.

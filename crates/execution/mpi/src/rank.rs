@@ -535,8 +535,8 @@ impl State {
             let len = t.size as usize * buffer.count as usize;
             datatype::unpack(mem, t, buffer, &schedule.bufs[*buf as usize][*at as usize..*at as usize + len])?;
         }
-        if let Finish::Split { comm, color, key, into } = schedule.finish {
-            let handle = self.split(comm, color, key, &schedule.bufs[0])?;
+        if let Finish::Split { comm, color, into } = schedule.finish {
+            let handle = self.split(comm, color, &schedule.bufs[0])?;
             let at = into as usize;
             mem.get_mut(at..at + 4)
                 .ok_or_else(|| Error::new(Class::Buffer, format!("result address {into:#x} is outside of memory")))?
@@ -546,7 +546,7 @@ impl State {
     }
 
     /// Makes the communicator of a split from every rank's (color, key, next context).
-    fn split(&mut self, parent: comm::Handle, color: i32, _key: i32, all: &[u8]) -> Result<comm::Handle> {
+    fn split(&mut self, parent: comm::Handle, color: i32, all: &[u8]) -> Result<comm::Handle> {
         let word = |i: usize| i32::from_le_bytes(all[i * 4..i * 4 + 4].try_into().expect("four bytes"));
         let parent = self.comms.get(parent)?.clone();
         let context = (0..parent.group.len()).map(|i| word(i * 3 + 2) as u32).max().unwrap_or(0);
