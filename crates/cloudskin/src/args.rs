@@ -151,9 +151,12 @@ pub struct Agent {
     /// Cores for ranks, such as 0,2-3 [default: all]
     #[arg(long, value_name = "LIST")]
     pub cores: Option<crate::share::Cores>,
-    /// Address on which other agents reach this one
+    /// Address on which it listens for other agents
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR")]
     pub listen: SocketAddr,
+    /// host:port under which other agents reach it [default: the address of --listen]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
     /// Memory for ranks [default: 40 % of the machine's]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Bytes>,

@@ -5,7 +5,7 @@
 //!
 //! What this crate does not do: it decides nothing about jobs, objects or moves. That is the hub's and the agents' work.
 
-// mod agent;
+mod agent;
 mod api;
 mod args;
 mod client;
@@ -64,7 +64,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Up(o) => up::up(&place, o).await,
         Command::Down => up::down(&place).await,
         Command::Hub(o) => role::hub(&place, o).await,
-        Command::Agent(o) => role::agent(&place, o).await,
+        Command::Agent(o) => agent::run(&place, o).await,
         Command::Site(args::Site::Join(o)) => show::join(&place.client()?, o, output).await,
         // Reached as `cloudskin --verbose cc …`: what stands before the tool's name was ours, the rest is the tool's.
         Command::Cc(raw) => compile::main("cc", &raw.args),

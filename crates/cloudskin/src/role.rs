@@ -1,12 +1,18 @@
-//! The roles that a process can take: hub and agent. Each runs until it is told to stop.
+//! The role of a hub: the process that people and agents speak to. It runs until it is told to stop. (The other role is [`crate::agent`].)
 //!
 //! The hub is put together here, because only this crate may know both the orchestrator and what a cell can import.
 
 use crate::{args, failure::fail, place::{Place, Ready}, table, up};
 use anyhow::Context;
-use base::Kind;
 use orchestrator::modules::{Check, ModuleInfo};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// The dashboard's files.
+const DASHBOARD: [orchestrator::Asset; 3] = [
+    ("/", "text/html; charset=utf-8", include_bytes!("../../../web/index.html")),
+    ("/app.js", "text/javascript; charset=utf-8", include_bytes!("../../../web/app.js")),
+    ("/style.css", "text/css; charset=utf-8", include_bytes!("../../../web/style.css")),
+];
 
 /// Says whether agents could run a module.
 fn check() -> anyhow::Result<Check> {
@@ -26,6 +32,7 @@ pub async fn hub(place: &Place, hub: args::Hub) -> anyhow::Result<u8> {
         http: hub.http,
         advertise: hub.advertise,
         check_module: Some(check()?),
+        dashboard: DASHBOARD.to_vec(),
         ..Default::default()
     };
     let handle = orchestrator::Service::start(options).await.map_err(|e| fail(e.kind(), e.to_string()))?;
@@ -40,8 +47,4 @@ pub async fn hub(place: &Place, hub: args::Hub) -> anyhow::Result<u8> {
     let _ = std::fs::remove_file(note);
     handle.shutdown().await;
     Ok(0)
-}
-
-pub async fn agent(_place: &Place, agent: args::Agent) -> anyhow::Result<u8> {
-    Err(fail(Kind::Unimplemented, format!("this build has no agent, so site {} can't start", agent.site)))
 }

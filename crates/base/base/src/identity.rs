@@ -297,6 +297,69 @@ impl Dialer {
     }
 }
 
+/// Connects to a peer of an installation of which nothing is known but the fingerprint of its authority: to join it.
+///
+/// The peer must send its authority's certificate along, which is how the fingerprint is checked before anything is said.
+pub async fn dial_pinned(name: &str, address: &str, ca_sha256: &str, alpn: &str) -> Result<TlsStream<TcpStream>, Error> {
+    let pinned = Pinned { ca_sha256: ca_sha256.to_ascii_lowercase() };
+    let config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|e| Error::Dial { name: name.into(), address: address.into(), message: e.to_string() })?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(pinned))
+        .with_no_client_auth();
+    Dialer { config }.dial(name, address, alpn).await
+}
+
+/// Trusts the authority with one fingerprint, and then only what that authority has signed.
+#[derive(Debug)]
+struct Pinned {
+    ca_sha256: String,
+}
+
+impl rustls::client::danger::ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        let sum = |der: &CertificateDer<'_>| Sha256::digest(der).iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let ca = chain.iter().find(|der| sum(der) == self.ca_sha256);
+        let ca = ca.ok_or_else(|| rustls::Error::General(format!("it is not of the installation whose authority has the SHA-256 {}", self.ca_sha256)))?;
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(ca.clone().into_owned())?;
+        let known = rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .map_err(|e| rustls::Error::General(e.to_string()))?;
+        known.verify_server_cert(leaf, &[], name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,7 +22,7 @@ use mpi::{Fabric, Rank};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use wasmtime::{Caller, Instance, Memory, Mutability, Store, StoreLimits, StoreLimitsBuilder, TypedFunc, Val, WasmBacktrace};
+use wasmtime::{Caller, Instance, Memory, Mutability, ResourceLimiter, Store, StoreLimits, StoreLimitsBuilder, TypedFunc, Val, WasmBacktrace};
 
 /// What a cell is to be.
 #[derive(Clone)]
@@ -65,6 +65,20 @@ pub struct Host {
     /// Set for a cell that can be stopped.
     points: Option<SafePoints>,
     limits: StoreLimits,
+}
+
+/// The limits, and a note of how large the memory has become for who watches from outside.
+impl ResourceLimiter for Host {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let allowed = self.limits.memory_growing(current, desired, maximum)?;
+        if allowed {
+            self.control.memory_bytes.store(desired as u64, Ordering::Relaxed);
+        }
+        Ok(allowed)
+    }
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        self.limits.table_growing(current, desired, maximum)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -174,7 +188,7 @@ fn instantiate(engine: &Engine, program: &Program, spec: &Spec, control: Arc<Con
         limits: StoreLimitsBuilder::new().memory_size(limit).build(),
     };
     let mut store = Store::new(engine.inner(), host);
-    store.limiter(|host| &mut host.limits);
+    store.limiter(|host| host);
     let instance = program.pre.instantiate(&mut store).map_err(|e| {
         Error::Resources(format!("no room for the cell: {e:#}; raise its memory limit of {limit} bytes or start fewer ranks"))
     })?;
@@ -196,6 +210,14 @@ impl Cell {
         &self.program
     }
 
+    pub fn rank(&self) -> Rank {
+        self.store.data().mpi.me
+    }
+
+    pub fn fabric(&self) -> &Arc<Fabric> {
+        &self.store.data().fabric
+    }
+
     pub fn control(&self) -> Arc<Control> {
         self.store.data().control.clone()
     }
@@ -207,6 +229,7 @@ impl Cell {
         let flags = self.program.safe_points.map(|p| p.flags);
         // SAFETY: linear memory of the pool never moves and lives as long as the store; `detach` comes before `run` ends.
         unsafe { control.attach(self.memory.data_ptr(&self.store), flags) };
+        control.memory_bytes.store(self.memory.data_size(&self.store) as u64, Ordering::Relaxed);
         // SAFETY: gettid has no arguments and no failure.
         control.thread.store(unsafe { libc::syscall(libc::SYS_gettid) } as u32, Ordering::Relaxed);
         let rank = self.store.data().mpi.me;
@@ -348,25 +371,39 @@ impl Cell {
     }
 
     /// A cell that goes on where another was frozen. Its memory has the right size and must be filled with
-    /// [`Cell::write`] before `run`. Until [`Cell::arrive`] the fabric keeps what
-    /// comes for it; a cell that does not arrive is given up with [`Fabric::depart`].
+    /// [`Cell::write`] before `run`. Until [`Cell::arrive`] the fabric keeps what comes for it.
     pub fn thaw(engine: &Engine, program: &Arc<Program>, frozen: &Frozen, spec: &Spec, control: Arc<Control>) -> Result<Cell> {
-        if !program.movable() {
+        let mut cell = Cell::new(engine, program, spec, control)?;
+        cell.restore(frozen)?;
+        Ok(cell)
+    }
+
+    /// Makes a new cell go on where another was frozen; pages may have been written before. The fabric holds the rank afterwards: who gives
+    /// the cell up calls [`Fabric::depart`]. If this fails, nothing is held.
+    pub fn restore(&mut self, frozen: &Frozen) -> Result<()> {
+        if !self.program.movable() {
             return Err(Error::NotMovable("the program was not built with safe points; compile it with `cloudskin cc`".into()));
         }
-        if frozen.program_sha256 != program.sha256 {
-            return Err(Error::Snapshot(format!(
-                "it is of program {}, not {}",
-                frozen.program_sha256, program.sha256
-            )));
+        if frozen.program_sha256 != self.program.sha256 {
+            return Err(Error::Snapshot(format!("it is of program {}, not {}", frozen.program_sha256, self.program.sha256)));
         }
-        let mut cell = Cell::new(engine, program, spec, control)?;
-        spec.fabric.hold(frozen.rank);
-        cell.grow(frozen.memory_bytes)?;
+        let host = self.store.data();
+        if (frozen.rank, frozen.size) != (host.mpi.me, host.size) {
+            return Err(Error::Snapshot(format!("it is of rank {} of {}, not of rank {} of {}", frozen.rank.0, frozen.size, host.mpi.me.0, host.size)));
+        }
+        let fabric = host.fabric.clone();
+        fabric.hold(frozen.rank);
+        self.restore_held(frozen).inspect_err(|_| fabric.depart(frozen.rank))
+    }
+
+    fn restore_held(&mut self, frozen: &Frozen) -> Result<()> {
+        if self.memory_bytes() as u64 != frozen.memory_bytes {
+            self.grow(frozen.memory_bytes)?;
+        }
         for (name, number) in &frozen.globals {
-            let global = cell
+            let global = self
                 .instance
-                .get_global(&mut cell.store, name)
+                .get_global(&mut self.store, name)
                 .ok_or_else(|| Error::Snapshot(format!("the program has no global {name}")))?;
             let value = match *number {
                 Number::I32(v) => Val::I32(v),
@@ -375,15 +412,23 @@ impl Cell {
                 Number::F64(v) => Val::F64(v),
                 Number::V128(v) => Val::V128(v.into()),
             };
-            global.set(&mut cell.store, value).map_err(|e| Error::Snapshot(format!("global {name}: {e}")))?;
+            global.set(&mut self.store, value).map_err(|e| Error::Snapshot(format!("global {name}: {e}")))?;
         }
-        let host = cell.store.data_mut();
+        let host = self.store.data_mut();
         host.mpi = frozen.mpi.clone();
         host.pending = frozen.pending.clone();
         host.flags = frozen.flags;
         host.wasi.restore(&frozen.wasi).map_err(Error::Snapshot)?;
-        cell.stopped = true;
-        Ok(cell)
+        self.stopped = true;
+        Ok(())
+    }
+
+    /// Makes the memory at least this large; refused beyond the cell's limit.
+    pub(crate) fn reach(&mut self, bytes: u64) -> Result<()> {
+        if bytes > self.memory_bytes() as u64 {
+            self.grow(bytes.next_multiple_of(65536))?;
+        }
+        Ok(())
     }
 
     fn grow(&mut self, bytes: u64) -> Result<()> {
@@ -425,13 +470,16 @@ pub(crate) fn unwind(caller: &mut Caller<'_, Host>) -> wasmtime::Result<()> {
     let (next, end) = (unwind + 8, unwind + unwind_len);
     memory.write(&mut *caller, unwind as usize, &[next.to_le_bytes(), end.to_le_bytes()].concat())?;
     caller.data_mut().mode = Mode::Unwinding;
+    *caller.data().control.left_at.lock().unwrap_or_else(|e| e.into_inner()) = Some(std::time::Instant::now());
     asyncify::<u32>(caller, "asyncify_start_unwind")?.call(caller, unwind)
 }
 
 /// Tells asyncify that the call at which the stack was unwound has been reached again.
 pub(crate) fn rewound(caller: &mut Caller<'_, Host>) -> wasmtime::Result<()> {
     caller.data_mut().mode = Mode::Running;
-    asyncify::<()>(caller, "asyncify_stop_rewind")?.call(caller, ())
+    asyncify::<()>(&mut *caller, "asyncify_stop_rewind")?.call(&mut *caller, ())?;
+    caller.data().control.back.store(true, Ordering::SeqCst);
+    Ok(())
 }
 
 /// One of asyncify's own functions. Looked up when it is needed: stops are rare, starts of cells are not.

@@ -1,7 +1,11 @@
 //! The handle by which the agent stops, kills and watches a cell that runs on another thread.
 
+use crate::engine::PAGE;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
 
 /// Shared between a cell's thread and everybody who wants something of it.
 #[derive(Default)]
@@ -13,8 +17,12 @@ pub struct Control {
     memory: Mutex<Option<View>>,
     /// Linux thread id, for run-queue statistics; 0: not running.
     pub thread: AtomicU32,
-    /// Bytes of linear memory when it last stopped.
+    /// Bytes of linear memory, also while it runs.
     pub memory_bytes: AtomicU64,
+    /// When the guest last left its work for a stop.
+    pub(crate) left_at: Mutex<Option<Instant>>,
+    /// It has come back to its work since the last [`Control::stop`].
+    pub(crate) back: AtomicBool,
     /// What it is in: an index of [`crate::DOING`].
     pub doing: AtomicU32,
 }
@@ -66,6 +74,7 @@ impl Control {
 
     /// Asks the cell to stop at its next safe point. Wake it if it may be waiting.
     pub fn stop(&self) {
+        self.back.store(false, Ordering::SeqCst);
         self.stop.store(true, Ordering::SeqCst);
         self.raise();
     }
@@ -75,11 +84,36 @@ impl Control {
     }
 
     /// The stop was seen, or is not wanted any more.
-    pub(crate) fn clear(&self) {
+    pub fn clear(&self) {
         self.stop.store(false, Ordering::SeqCst);
         if !self.killed() {
             self.word(0, 0);
         }
+    }
+
+    /// When a cell that has stopped left its work.
+    pub fn left_at(&self) -> Option<Instant> {
+        *self.left_at.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Whether the guest is at work again after a stop.
+    pub fn back(&self) -> bool {
+        self.back.load(Ordering::SeqCst)
+    }
+
+    /// Copies memory of a running cell from byte `at` on into `into`, as far as there is some; how much that is, in whole pages.
+    ///
+    /// The copy may mix older and newer bytes, since the guest goes on writing. It is read through `/proc/self/mem` (`own_memory`), so the copy
+    /// is the kernel's and no Rust reference to memory that changes exists.
+    pub fn peek(&self, own_memory: &File, at: u64, into: &mut [u8]) -> usize {
+        // While the lock is held the memory can't be given back.
+        let view = self.view();
+        let Some(View { base, .. }) = &*view else { return 0 };
+        let left = self.memory_bytes.load(Ordering::Relaxed).saturating_sub(at);
+        let want = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        // An error is the end of what is mapped: a growth that was announced and then refused.
+        let got = own_memory.read_at(&mut into[..want], *base as u64 + at).unwrap_or(0);
+        got - got % PAGE
     }
 
     /// Ends the cell at its next loop or call; the first reason counts.

@@ -14,7 +14,10 @@ pub enum Error {
     NotMovable(String),
     #[error("{0}")]
     Resources(String),
-    #[error("{what}")]
+    /// The other end of a migration said no.
+    #[error("the other side refused: {0}")]
+    Refused(String),
+    #[error("{what}: {source}")]
     Io {
         what: String,
         #[source]
@@ -29,15 +32,15 @@ impl Error {
         match self {
             Error::Module(_) => Kind::InvalidArgument,
             Error::Snapshot(_) => Kind::DataLoss,
-            Error::NotMovable(_) => Kind::FailedPrecondition,
+            Error::NotMovable(_) | Error::Refused(_) => Kind::FailedPrecondition,
             Error::Resources(_) => Kind::ResourceExhausted,
             Error::Io { .. } | Error::Engine(_) => Kind::Internal,
         }
     }
 
-    pub fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Error {
+    pub fn io(what: impl Into<String>) -> impl Fn(std::io::Error) -> Error {
         let what = what.into();
-        move |source| Error::Io { what, source }
+        move |source| Error::Io { what: what.clone(), source }
     }
 }
 

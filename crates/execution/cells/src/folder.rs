@@ -31,6 +31,9 @@ impl Source for Open {
     fn len(&self) -> u64 {
         self.file.metadata().map_or(0, |m| m.len())
     }
+    fn version(&self) -> u64 {
+        0
+    }
     fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<usize, Errno> {
         self.file.read_at(into, offset).map_err(errno)
     }

@@ -6,23 +6,29 @@
 //! * [`control`]: stopping, killing and watching a cell from another thread;
 //! * [`local`]: a whole job in this process;
 //! * `mpi_host`, [`wasi`]: what the guest calls;
-//! * [`snapshot`]: a stopped cell as bytes, with version and checksum.
+//! * [`snapshot`]: a stopped cell as bytes, with version and checksum;
+//! * [`link`]: messages between agents; [`transfer`]: cells that move between them.
 //!
 //! The only crate that names `wasmtime`. It places nothing and decides nothing: a planner above says what runs and moves where.
 
+mod bucket;
 pub mod cell;
 pub mod control;
 pub mod engine;
 pub mod error;
 pub mod folder;
+pub mod link;
 pub mod local;
 mod mpi_host;
 pub mod snapshot;
 pub mod toolchain;
+pub mod transfer;
 pub mod wasi;
 
+pub use bucket::Bucket;
 pub use cell::{Cell, Ended, Spec};
 pub use control::Control;
 pub use engine::{Engine, Program};
 pub use error::{Error, Result};
+pub use link::Link;
 pub use mpi_host::DOING;

@@ -6,7 +6,7 @@
 
 use crate::cell::{self, End, Host, Mode};
 use mpi::collective::{IN_PLACE, Layout};
-use mpi::rank::UNDEFINED;
+use mpi::rank::{Mode as SendMode, Prepared, UNDEFINED};
 use mpi::{Class, Fabric, Rank, State, Status};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering;
@@ -22,7 +22,7 @@ const SLEEP_FULL: Duration = Duration::from_micros(50);
 /// A call that has begun and is not complete. Addresses are the guest's.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Pending {
-    /// One request; `handle`: where its handle is to be cleared, or 0.
+    /// One request; `handle`: where its handle is, or 0.
     One { request: i32, status: u32, handle: u32 },
     /// A send and a receive; the status is the receive's.
     Pair { send: i32, receive: i32, status: u32 },
@@ -34,6 +34,8 @@ pub(crate) enum Pending {
     Finalize { barrier: i32 },
     /// Nothing to wait for: a safe point in a loop.
     Poll,
+    /// `MPI_Buffer_detach`: until nothing is left in the buffer. Where its address and size go.
+    Detach { address: u32, size: u32 },
     /// Until so many milliseconds after 1970.
     Sleep { until_ms: u64 },
 }
@@ -200,11 +202,7 @@ fn look(mem: &mut [u8], host: &mut Host) -> mpi::Result<bool> {
             if !mpi.done(request)? {
                 return Ok(false);
             }
-            if handle != 0 {
-                put_i32(mem, handle, 0)?;
-            }
-            let s = mpi.finish(request)?;
-            put_status(mem, status, &s)?;
+            complete(mem, mpi, request, handle, status)?;
         }
         Pending::Pair { send, receive, status } => {
             if !mpi.done(send)? || !mpi.done(receive)? {
@@ -235,9 +233,36 @@ fn look(mem: &mut [u8], host: &mut Host) -> mpi::Result<bool> {
             return Ok(mpi.flushed() && fabric.all_acknowledged(me));
         }
         Pending::Poll => {}
+        Pending::Detach { address, size } => match mpi.detach()? {
+            Some((at, len)) => {
+                put_i32(mem, address, at as i32)?;
+                put_i32(mem, size, len as i32)?;
+            }
+            None => return Ok(false),
+        },
         Pending::Sleep { until_ms } => return Ok(base::clock::now_ms() >= until_ms),
     }
     Ok(true)
+}
+
+/// Takes what a complete request says. Its handle is cleared unless it is persistent.
+fn complete(mem: &mut [u8], mpi: &mut State, request: i32, handle: u32, status: u32) -> mpi::Result<()> {
+    if handle != 0 && !mpi.persistent(request)? {
+        put_i32(mem, handle, 0)?;
+    }
+    let s = mpi.finish(request)?;
+    put_status(mem, status, &s)
+}
+
+/// The requests that there is something to wait for, with their places in the array.
+fn active(mpi: &mut State, requests: &[i32]) -> mpi::Result<Vec<(u32, i32)>> {
+    let mut found = Vec::new();
+    for (i, r) in requests.iter().enumerate() {
+        if mpi.active(*r)? {
+            found.push((i as u32, *r));
+        }
+    }
+    Ok(found)
 }
 
 fn all(mem: &mut [u8], mpi: &mut State, handles: u32, count: u32, statuses: u32) -> mpi::Result<bool> {
@@ -249,26 +274,23 @@ fn all(mem: &mut [u8], mpi: &mut State, handles: u32, count: u32, statuses: u32)
     }
     for (i, r) in requests.iter().enumerate() {
         let i = i as u32;
-        put_i32(mem, handles + 4 * i, 0)?;
-        let s = mpi.finish(*r)?;
-        put_status(mem, if statuses == 0 { 0 } else { statuses + STATUS * i }, &s)?;
+        complete(mem, mpi, *r, handles + 4 * i, if statuses == 0 { 0 } else { statuses + STATUS * i })?;
     }
     Ok(true)
 }
 
 fn any(mem: &mut [u8], mpi: &mut State, handles: u32, count: u32, index: u32, status: u32) -> mpi::Result<bool> {
     let requests = ints(mem, handles, count)?;
-    if requests.iter().all(|r| *r == 0) {
+    let active = active(mpi, &requests)?;
+    if active.is_empty() {
         put_i32(mem, index, UNDEFINED)?;
         put_status(mem, status, &Status::EMPTY)?;
         return Ok(true);
     }
-    for (i, r) in requests.iter().enumerate() {
-        if *r != 0 && mpi.done(*r)? {
-            put_i32(mem, handles + 4 * i as u32, 0)?;
+    for (i, r) in active {
+        if mpi.done(r)? {
             put_i32(mem, index, i as i32)?;
-            let s = mpi.finish(*r)?;
-            put_status(mem, status, &s)?;
+            complete(mem, mpi, r, handles + 4 * i, status)?;
             return Ok(true);
         }
     }
@@ -277,17 +299,16 @@ fn any(mem: &mut [u8], mpi: &mut State, handles: u32, count: u32, index: u32, st
 
 fn some(mem: &mut [u8], mpi: &mut State, handles: u32, count: u32, done: u32, indices: u32, statuses: u32) -> mpi::Result<bool> {
     let requests = ints(mem, handles, count)?;
-    if requests.iter().all(|r| *r == 0) {
+    let active = active(mpi, &requests)?;
+    if active.is_empty() {
         put_i32(mem, done, UNDEFINED)?;
         return Ok(true);
     }
     let mut n = 0;
-    for (i, r) in requests.iter().enumerate() {
-        if *r != 0 && mpi.done(*r)? {
-            put_i32(mem, handles + 4 * i as u32, 0)?;
+    for (i, r) in active {
+        if mpi.done(r)? {
             put_i32(mem, indices + 4 * n, i as i32)?;
-            let s = mpi.finish(*r)?;
-            put_status(mem, if statuses == 0 { 0 } else { statuses + STATUS * n }, &s)?;
+            complete(mem, mpi, r, handles + 4 * i, if statuses == 0 { 0 } else { statuses + STATUS * n })?;
             n += 1;
         }
     }
@@ -346,16 +367,19 @@ fn one(request: i32, status: u32) -> Pending {
     Pending::One { request, status, handle: 0 }
 }
 
-/// Registers point-to-point sends: the blocking and the non-blocking name of each mode.
+/// Registers point-to-point sends: the blocking, the non-blocking and the persistent name of each mode.
 fn link_sends(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     type Args = (u32, i32, i32, i32, i32, i32);
-    // A buffered or ready send is a standard one here: every send is buffered.
-    let modes =
-        [("MPI_Send", "MPI_Isend", false), ("MPI_Ssend", "MPI_Issend", true), ("MPI_Bsend", "MPI_Ibsend", false), ("MPI_Rsend", "MPI_Irsend", false)];
-    for (name, name_i, synchronous) in modes {
+    let modes = [
+        ("MPI_Send", "MPI_Isend", "MPI_Send_init", SendMode::Standard),
+        ("MPI_Ssend", "MPI_Issend", "MPI_Ssend_init", SendMode::Synchronous),
+        ("MPI_Bsend", "MPI_Ibsend", "MPI_Bsend_init", SendMode::Buffered),
+        ("MPI_Rsend", "MPI_Irsend", "MPI_Rsend_init", SendMode::Standard),
+    ];
+    for (name, name_i, name_init, mode) in modes {
         let start = move |mem: &mut [u8], m: &mut State, f: &Fabric, (buf, n, t, to, tag, comm): Args| {
             let buffer = m.checked(buf, n, t)?;
-            m.send(mem, f, buffer, to, tag, comm, synchronous)
+            m.send(mem, f, buffer, to, tag, comm, mode)
         };
         l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, to: i32, tag: i32, comm: i32| {
             block(&mut c, name, comm, 1, |mem, m, f| Ok(one(start(mem, m, f, (buf, n, t, to, tag, comm))?, 0)))
@@ -366,6 +390,17 @@ fn link_sends(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             move |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, to: i32, tag: i32, comm: i32, request: u32| {
                 local(&mut c, name_i, comm, |mem, m, f| {
                     let r = start(mem, m, f, (buf, n, t, to, tag, comm))?;
+                    put_i32(mem, request, r)
+                })
+            },
+        )?;
+        l.func_wrap(
+            MODULE,
+            name_init,
+            move |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, to: i32, tag: i32, comm: i32, request: u32| {
+                local(&mut c, name_init, comm, |mem, m, _| {
+                    let buffer = m.checked(buf, n, t)?;
+                    let r = m.prepare(mem, Prepared::Send { buffer, to, tag, comm, mode })?;
                     put_i32(mem, request, r)
                 })
             },
@@ -388,6 +423,13 @@ fn link_point_to_point(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             put_i32(mem, request, r)
         })
     })?;
+    l.func_wrap(MODULE, "MPI_Recv_init", |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, from: i32, tag: i32, comm: i32, request: u32| {
+        local(&mut c, "MPI_Recv_init", comm, |mem, m, _| {
+            let buffer = m.checked(buf, n, t)?;
+            let r = m.prepare(mem, Prepared::Receive { buffer, from, tag, comm })?;
+            put_i32(mem, request, r)
+        })
+    })?;
     #[allow(clippy::type_complexity)]
     l.func_wrap(
         MODULE,
@@ -396,7 +438,7 @@ fn link_point_to_point(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             block(&mut c, "MPI_Sendrecv", comm, 1, |mem, m, f| {
                 let (out, into) = (m.checked(sb, sn, st)?, m.checked(rb, rn, rt)?);
                 let receive = m.receive(mem, f, into, from, rtag, comm)?;
-                let send = m.send(mem, f, out, to, stag, comm, false)?;
+                let send = m.send(mem, f, out, to, stag, comm, SendMode::Standard)?;
                 Ok(Pending::Pair { send, receive, status })
             })
         },
@@ -408,7 +450,7 @@ fn link_point_to_point(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             block(&mut c, "MPI_Sendrecv_replace", comm, 1, |mem, m, f| {
                 let buffer = m.checked(buf, n, t)?;
                 // The send copies the bytes out before the receive may overwrite them.
-                let send = m.send(mem, f, buffer, to, stag, comm, false)?;
+                let send = m.send(mem, f, buffer, to, stag, comm, SendMode::Standard)?;
                 let receive = m.receive(mem, f, buffer, from, rtag, comm)?;
                 Ok(Pending::Pair { send, receive, status })
             })
@@ -449,9 +491,7 @@ fn link_requests(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             let done = m.done(request)?;
             put_i32(mem, flag, i32::from(done))?;
             if done {
-                put_i32(mem, handle, 0)?;
-                let s = m.finish(request)?;
-                put_status(mem, status, &s)?;
+                complete(mem, m, request, handle, status)?;
             }
             Ok(done)
         })
@@ -476,6 +516,29 @@ fn link_requests(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             put_i32(mem, done, 0)?;
             some(mem, m, handles, count(n)?, done, indices, statuses)
         })
+    })?;
+    l.func_wrap(MODULE, "MPI_Start", |mut c: Caller<'_, Host>, handle: u32| {
+        local(&mut c, "MPI_Start", 1, |mem, m, f| {
+            let request = get_i32(mem, handle)?;
+            m.start(mem, f, request)
+        })
+    })?;
+    l.func_wrap(MODULE, "MPI_Startall", |mut c: Caller<'_, Host>, n: i32, handles: u32| {
+        local(&mut c, "MPI_Startall", 1, |mem, m, f| {
+            ints(mem, handles, count(n)?)?.into_iter().try_for_each(|request| m.start(mem, f, request))
+        })
+    })?;
+    l.func_wrap(MODULE, "MPI_Request_free", |mut c: Caller<'_, Host>, handle: u32| {
+        local(&mut c, "MPI_Request_free", 1, |mem, m, _| {
+            m.release(get_i32(mem, handle)?)?;
+            put_i32(mem, handle, 0)
+        })
+    })?;
+    l.func_wrap(MODULE, "MPI_Buffer_attach", |mut c: Caller<'_, Host>, buffer: u32, size: i32| {
+        local(&mut c, "MPI_Buffer_attach", 1, |mem, m, _| m.attach(mem, buffer, size))
+    })?;
+    l.func_wrap(MODULE, "MPI_Buffer_detach", |mut c: Caller<'_, Host>, address: u32, size: u32| {
+        block(&mut c, "MPI_Buffer_detach", 1, 1, |_, _, _| Ok(Pending::Detach { address, size }))
     })?;
     l.func_wrap(MODULE, "MPI_Cancel", |mut c: Caller<'_, Host>, handle: u32| {
         local(&mut c, "MPI_Cancel", 1, |mem, m, _| m.cancel(get_i32(mem, handle)?))

@@ -93,12 +93,7 @@ pub fn write(engine: &Engine, cell: &mut Cell) -> Result<Vec<u8>> {
     let mut body = Vec::with_capacity(head.len() + pages.len() * (PAGE + 1));
     body.extend_from_slice(&(head.len() as u32).to_le_bytes());
     body.extend_from_slice(&head);
-    for run in pages.chunk_by(|a, b| a + 1 == *b) {
-        body.extend_from_slice(&run[0].to_le_bytes());
-        body.extend_from_slice(&(run.len() as u32).to_le_bytes());
-        let at = run[0] as usize * PAGE;
-        body.extend_from_slice(&cell.memory()[at..at + run.len() * PAGE]);
-    }
+    put_pages(&mut body, &pages, |page, n| &cell.memory()[page * PAGE..(page + n) * PAGE]);
     Ok(envelope(CELL, &body))
 }
 
@@ -121,18 +116,32 @@ impl<'b> Snapshot<'b> {
 
     /// A cell with this state. It runs after [`Cell::arrive`] and [`Cell::run`].
     pub fn thaw(&self, engine: &Engine, program: &Arc<Program>, spec: &Spec, control: Arc<Control>) -> Result<Cell> {
-        let short = || Error::Snapshot("the snapshot's pages are cut".into());
         let mut cell = Cell::thaw(engine, program, &self.frozen, spec, control)?;
-        let mut rest = self.pages;
-        while !rest.is_empty() {
-            let (head, after) = rest.split_at_checked(8).ok_or_else(short)?;
-            let word = |i: usize| u32::from_le_bytes(head[i..i + 4].try_into().expect("four bytes")) as usize;
-            let (data, after) = after.split_at_checked(word(4).saturating_mul(PAGE)).ok_or_else(short)?;
-            cell.write(word(0), data)?;
-            rest = after;
-        }
+        write_pages(&mut cell, self.pages).inspect_err(|_| spec.fabric.depart(self.frozen.rank))?;
         Ok(cell)
     }
+}
+
+/// Appends runs of pages: `pages` are numbers in order, `memory(page, n)` gives the bytes of `n` pages from there on.
+pub(crate) fn put_pages<'m>(out: &mut Vec<u8>, pages: &[u32], memory: impl Fn(usize, usize) -> &'m [u8]) {
+    for run in pages.chunk_by(|a, b| a + 1 == *b) {
+        out.extend_from_slice(&run[0].to_le_bytes());
+        out.extend_from_slice(&(run.len() as u32).to_le_bytes());
+        out.extend_from_slice(memory(run[0] as usize, run.len()));
+    }
+}
+
+/// Writes runs of pages, as [`put_pages`] made them, into a cell that does not run.
+pub(crate) fn write_pages(cell: &mut Cell, mut runs: &[u8]) -> Result<()> {
+    let short = || Error::Snapshot("the snapshot's pages are cut".into());
+    while !runs.is_empty() {
+        let (head, after) = runs.split_at_checked(8).ok_or_else(short)?;
+        let word = |i: usize| u32::from_le_bytes(head[i..i + 4].try_into().expect("four bytes")) as usize;
+        let (data, after) = after.split_at_checked(word(4).saturating_mul(PAGE)).ok_or_else(short)?;
+        cell.write(word(0), data)?;
+        runs = after;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ pub enum Errno {
     Isdir = 31,
     Mfile = 33,
     Noent = 44,
+    Nomem = 48,
     Nospc = 51,
     Notdir = 54,
     Notsup = 58,
@@ -59,6 +60,8 @@ pub struct Stat {
 /// A file that never changes while it is open.
 pub trait Source: Send {
     fn len(&self) -> u64;
+    /// Tells this content from what the path names later. 0: the mount doesn't tell them apart.
+    fn version(&self) -> u64;
     fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<usize>;
 }
 
@@ -75,6 +78,14 @@ pub trait Sink: Send {
 pub trait Mount: Send + Sync {
     fn stat(&self, path: &str) -> Result<Stat>;
     fn open(&self, path: &str) -> Result<Box<dyn Source>>;
+    /// The content that a cell had open before it moved, and no other. The error is for who moves the cell: it names the file and both versions.
+    fn open_version(&self, path: &str, version: u64) -> std::result::Result<Box<dyn Source>, String> {
+        let file = self.open(path).map_err(|e| format!("file {path} can't be opened here ({e:?})"))?;
+        match file.version() {
+            same if same == version => Ok(file),
+            other => Err(format!("file {path} is at version {other}, not {version}: it was written again meanwhile")),
+        }
+    }
     /// A new version of a file; with `keep`, beginning with the present content.
     fn create(&self, path: &str, keep: bool) -> Result<Box<dyn Sink>>;
     /// Names directly below `path`.
@@ -83,8 +94,9 @@ pub trait Mount: Send + Sync {
     fn rename(&self, from: &str, to: &str) -> Result<()>;
 }
 
-/// Takes what a cell prints. `offset` counts the bytes of this stream before these.
+/// Takes what a cell prints.
 pub trait Output: Send + Sync {
+    /// `offset`: the bytes that the rank printed before these, on both streams together. It goes on counting where the rank moves.
     fn write(&self, rank: mpi::Rank, stderr: bool, offset: u64, data: &[u8]);
 }
 
@@ -108,20 +120,21 @@ enum Fd {
     Writing { mount: usize, path: String, at: u64, append: bool, file: Box<dyn Sink> },
 }
 
+/// `mount` is the folder's name: another agent may list the job's folders in another order.
 #[derive(Serialize, Deserialize)]
 enum SavedFd {
     Standard(u8),
-    Folder { mount: u32, path: String, preopened: Option<String> },
-    Reading { mount: u32, path: String, at: u64 },
-    Writing { mount: u32, path: String, at: u64, append: bool, data: Vec<u8> },
+    Folder { mount: String, path: String, preopened: Option<String> },
+    Reading { mount: String, path: String, at: u64, version: u64 },
+    Writing { mount: String, path: String, at: u64, append: bool, data: Vec<u8> },
 }
 
 /// A cell's open files as they travel.
 #[derive(Serialize, Deserialize)]
 pub struct Saved {
     fds: Vec<Option<SavedFd>>,
-    folders: BTreeSet<(u32, String)>,
-    printed: [u64; 2],
+    folders: Vec<(String, String)>,
+    printed: u64,
 }
 
 pub(crate) struct State {
@@ -133,8 +146,9 @@ pub(crate) struct State {
     rank: mpi::Rank,
     fds: Vec<Option<Fd>>,
     /// Folders that the cell made and that hold nothing yet: an object store has none.
-    folders: BTreeSet<(u32, String)>,
-    printed: [u64; 2],
+    folders: BTreeSet<(usize, String)>,
+    /// Bytes on both streams.
+    printed: u64,
 }
 
 /// `a/./b//c` → `a/b/c`; refuses what leads above the start.
@@ -173,33 +187,37 @@ impl State {
             rank: spec.rank,
             fds,
             folders: BTreeSet::new(),
-            printed: [0; 2],
+            printed: 0,
         }
     }
 
     pub fn save(&self) -> std::result::Result<Saved, String> {
+        let name = |mount: usize| self.mounts.folders[mount].0.clone();
         let save = |fd: &Fd| -> std::result::Result<SavedFd, String> {
             Ok(match fd {
                 Fd::Standard(n) => SavedFd::Standard(*n),
                 Fd::Folder { mount, path, preopened } => {
-                    SavedFd::Folder { mount: *mount as u32, path: path.clone(), preopened: preopened.clone() }
+                    SavedFd::Folder { mount: name(*mount), path: path.clone(), preopened: preopened.clone() }
                 }
-                Fd::Reading { mount, path, at, .. } => SavedFd::Reading { mount: *mount as u32, path: path.clone(), at: *at },
+                Fd::Reading { mount, path, at, file } => {
+                    SavedFd::Reading { mount: name(*mount), path: path.clone(), at: *at, version: file.version() }
+                }
                 Fd::Writing { mount, path, at, append, file } => {
                     let mut data = vec![0; file.len() as usize];
                     let mut done = 0;
                     while done < data.len() {
                         match file.read_at(done as u64, &mut data[done..]) {
                             Ok(n) if n > 0 => done += n,
-                            _ => return Err(format!("file {path}, which is being written, can't be read back")),
+                            _ => return Err(format!("file /{}/{path}, which is being written, can't be read back", name(*mount))),
                         }
                     }
-                    SavedFd::Writing { mount: *mount as u32, path: path.clone(), at: *at, append: *append, data }
+                    SavedFd::Writing { mount: name(*mount), path: path.clone(), at: *at, append: *append, data }
                 }
             })
         };
         let fds = self.fds.iter().map(|fd| fd.as_ref().map(save).transpose()).collect::<std::result::Result<_, _>>()?;
-        Ok(Saved { fds, folders: self.folders.clone(), printed: self.printed })
+        let folders = self.folders.iter().map(|(mount, path)| (name(*mount), path.clone())).collect();
+        Ok(Saved { fds, folders, printed: self.printed })
     }
 
     pub fn restore(&mut self, saved: &Saved) -> std::result::Result<(), String> {
@@ -210,31 +228,40 @@ impl State {
                 Some(fd) => Some(self.reopen(fd)?),
             });
         }
+        let mut folders = BTreeSet::new();
+        for (name, path) in &saved.folders {
+            folders.insert((self.mount(name, path)?, path.clone()));
+        }
         self.fds = fds;
-        self.folders = saved.folders.clone();
+        self.folders = folders;
         self.printed = saved.printed;
         Ok(())
     }
 
+    /// Where a folder of this name is here. `path`: what is wanted of it.
+    fn mount(&self, name: &str, path: &str) -> std::result::Result<usize, String> {
+        let found = self.mounts.folders.iter().position(|(n, _)| n == name);
+        found.ok_or_else(|| format!("the rank has /{name}/{path} open, and the job has no bucket {name} here"))
+    }
+
     fn reopen(&self, fd: &SavedFd) -> std::result::Result<Fd, String> {
-        let mount = |m: u32, path: &str| {
-            let found = self.mounts.folders.get(m as usize).map(|(_, f)| f);
-            found.ok_or_else(|| format!("the file {path} was open in a bucket that the job does not have here"))
-        };
-        let lost = |path: &str| format!("the file {path}, which was open, can't be opened here");
         Ok(match fd {
             SavedFd::Standard(n) => Fd::Standard(*n),
             SavedFd::Folder { mount, path, preopened } => {
-                Fd::Folder { mount: *mount as usize, path: path.clone(), preopened: preopened.clone() }
+                Fd::Folder { mount: self.mount(mount, path)?, path: path.clone(), preopened: preopened.clone() }
             }
-            SavedFd::Reading { mount: m, path, at } => {
-                let file = mount(*m, path)?.open(path).map_err(|_| lost(path))?;
-                Fd::Reading { mount: *m as usize, path: path.clone(), at: *at, file }
+            SavedFd::Reading { mount: name, path, at, version } => {
+                let mount = self.mount(name, path)?;
+                let file = self.mounts.folders[mount].1.open_version(path, *version);
+                let file = file.map_err(|e| format!("/{name}/{path}, which the rank reads, can't be opened where it is to go on: {e}"))?;
+                Fd::Reading { mount, path: path.clone(), at: *at, file }
             }
-            SavedFd::Writing { mount: m, path, at, append, data } => {
-                let mut file = mount(*m, path)?.create(path, false).map_err(|_| lost(path))?;
-                file.write_at(0, data).map_err(|_| lost(path))?;
-                Fd::Writing { mount: *m as usize, path: path.clone(), at: *at, append: *append, file }
+            SavedFd::Writing { mount: name, path, at, append, data } => {
+                let lost = |e| format!("/{name}/{path}, which the rank writes, can't be written where it is to go on ({e:?}, {} bytes)", data.len());
+                let mount = self.mount(name, path)?;
+                let mut file = self.mounts.folders[mount].1.create(path, false).map_err(lost)?;
+                file.write_at(0, data).map_err(lost)?;
+                Fd::Writing { mount, path: path.clone(), at: *at, append: *append, file }
             }
         })
     }
@@ -281,7 +308,7 @@ impl State {
     }
 
     fn stat(&self, mount: usize, path: &str) -> Result<Stat> {
-        if path.is_empty() || self.folders.contains(&(mount as u32, path.to_string())) {
+        if path.is_empty() || self.folders.contains(&(mount, path.to_string())) {
             return Ok(Stat { folder: true, size: 0 });
         }
         self.mounts.folders[mount].1.stat(path)
@@ -316,10 +343,8 @@ impl State {
     }
 
     fn print(&mut self, n: u8, data: &[u8]) {
-        let stderr = n == 2;
-        let offset = &mut self.printed[usize::from(stderr)];
-        self.output.write(self.rank, stderr, *offset, data);
-        *offset += data.len() as u64;
+        self.output.write(self.rank, n == 2, self.printed, data);
+        self.printed += data.len() as u64;
     }
 }
 
@@ -608,7 +633,7 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         if s.stat(mount, &path).is_ok() {
             return Err(Errno::Exist);
         }
-        s.folders.insert((mount as u32, path));
+        s.folders.insert((mount, path));
         Ok(())
     });
     offer!("path_filestat_get", (fd: u32, _flags: u32, p: u32, n: u32, into: u32), |m: &mut Mem, s: &mut State| {
@@ -625,7 +650,7 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         });
     offer!("path_remove_directory", (fd: u32, p: u32, n: u32), |m: &mut Mem, s: &mut State| {
         let (mount, path) = s.at(fd, &m.text(p, n)?)?;
-        if s.folders.remove(&(mount as u32, path)) { Ok(()) } else { Err(Errno::Noent) }
+        if s.folders.remove(&(mount, path)) { Ok(()) } else { Err(Errno::Noent) }
     });
     offer!("path_rename", (fd: u32, p: u32, n: u32, fd2: u32, p2: u32, n2: u32), |m: &mut Mem, s: &mut State| {
         let (from, to) = (s.at(fd, &m.text(p, n)?)?, s.at(fd2, &m.text(p2, n2)?)?);

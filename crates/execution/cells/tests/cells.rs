@@ -224,6 +224,11 @@ fn messages_and_collectives_survive_moves() {
 }
 
 #[test]
+fn persistent_requests_and_buffered_sends_survive_moves() {
+    same("persistent.c", 3, &[], 12, 1..6);
+}
+
+#[test]
 fn a_loop_without_calls_is_reached() {
     same("loop.c", 2, &[], 8, 1..5);
 }
@@ -286,9 +291,8 @@ fn programs_agree_with_open_mpi() {
     assert!(disagree.is_empty(), "{}", disagree.join("\n"));
 }
 
-/// Programs of `tests/programs` with their arguments; `DIR` is a folder that they may write to. `send_modes` is not among them yet: it uses
-/// persistent requests and attached buffers, which the host does not offer so far (and says so when they are called).
-const PROGRAMS: [(&str, &[&str]); 20] = [
+/// Programs of `tests/programs` with their arguments; `DIR` is a folder that they may write to.
+const PROGRAMS: [(&str, &[&str]); 21] = [
     ("ring", &[]),
     ("pingpong", &[]),
     ("wildcard", &[]),
@@ -308,6 +312,7 @@ const PROGRAMS: [(&str, &[&str]); 20] = [
     ("unmatched", &[]),
     ("files", &["DIR"]),
     ("recursion", &[]),
+    ("send_modes", &[]),
     ("longloop", &["1"]),
 ];
 

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 pub type Handle = i32;
 
 /// First handle of a derived datatype.
-const DERIVED: i32 = 64;
+pub(crate) const DERIVED: i32 = 64;
 /// A type map longer than this is refused: it would be slower to walk than the data to copy.
 const BLOCKS_MAX: usize = 1 << 20;
 

@@ -82,12 +82,25 @@ pub struct Mailbox {
     arrived: Mutex<VecDeque<Message>>,
     arrived_len: AtomicUsize,
     /// What this rank sent over the wire and nobody has acknowledged.
-    unacknowledged: Mutex<Vec<Message>>,
+    unacknowledged: Mutex<Vec<Kept>>,
     unacknowledged_bytes: AtomicUsize,
     /// Who pops the rings: the rank's thread while it is here, the sweeper when it is away.
     consumer: Mutex<()>,
     pub bell: Bell,
     pub meter: Meter,
+}
+
+/// A message that may have to be sent again.
+struct Kept {
+    message: Message,
+    /// How often [`Fabric::resend_old`] has seen it since it was last sent.
+    age: u32,
+}
+
+impl Kept {
+    fn new(message: Message) -> Kept {
+        Kept { message, age: 0 }
+    }
 }
 
 /// Counters that telemetry reads while the rank runs.
@@ -166,7 +179,7 @@ impl Fabric {
     fn send_away(&self, message: Message) {
         let from = self.mailbox(message.header.src);
         from.unacknowledged_bytes.fetch_add(message.data.len(), Ordering::Relaxed);
-        lock(&from.unacknowledged).push(message.clone());
+        lock(&from.unacknowledged).push(Kept::new(message.clone()));
         self.wire.send(message);
     }
 
@@ -200,8 +213,8 @@ impl Fabric {
         }
         let from = self.mailbox(src);
         let mut kept = lock(&from.unacknowledged);
-        if let Some(i) = kept.iter().position(|m| m.header.dst == dst && m.header.seq == seq) {
-            let message = kept.swap_remove(i);
+        if let Some(i) = kept.iter().position(|k| k.message.header.dst == dst && k.message.header.seq == seq) {
+            let Kept { message, .. } = kept.swap_remove(i);
             from.unacknowledged_bytes.fetch_sub(message.data.len(), Ordering::Relaxed);
         }
         drop(kept);
@@ -211,23 +224,45 @@ impl Fabric {
 
     /// Sends everything unacknowledged again: a connection was lost, or a rank's place changed.
     pub fn resend(&self) {
+        self.resend_if(|_| true);
+    }
+
+    /// Sends again what this call has met `age` times: an acknowledgement may have been lost on its way. To be called now and then.
+    pub fn resend_old(&self, age: u32) {
+        self.resend_if(|kept| {
+            kept.age += 1;
+            kept.age > age
+        });
+    }
+
+    fn resend_if(&self, mut wanted: impl FnMut(&mut Kept) -> bool) {
         for from in &self.mailboxes {
-            let mut kept = lock(&from.unacknowledged).clone();
-            kept.sort_by_key(|m| m.header.seq);
-            for message in kept {
-                if self.place(message.header.dst) == Place::Away {
-                    self.wire.send(message);
-                } else {
-                    // The receiver has come here meanwhile: same way as a message from outside.
-                    self.deposit(message);
+            let mut again = Vec::new();
+            for kept in lock(&from.unacknowledged).iter_mut() {
+                if wanted(kept) {
+                    kept.age = 0;
+                    again.push(kept.message.clone());
                 }
             }
+            again.sort_by_key(|m| m.header.seq);
+            for message in again {
+                self.pass_on(message);
+            }
+        }
+    }
+
+    /// A message that its sender keeps: to the receiver's agent, or into its mailbox if it has come here meanwhile.
+    fn pass_on(&self, message: Message) {
+        if self.place(message.header.dst) == Place::Away {
+            self.wire.send(message);
+        } else {
+            self.deposit(message);
         }
     }
 
     /// What `rank` sent that nobody has acknowledged yet.
     pub fn unacknowledged(&self, rank: Rank) -> Vec<Message> {
-        lock(&self.mailbox(rank).unacknowledged).clone()
+        lock(&self.mailbox(rank).unacknowledged).iter().map(|k| k.message.clone()).collect()
     }
 
     pub fn all_acknowledged(&self, rank: Rank) -> bool {
@@ -269,16 +304,12 @@ impl Fabric {
         {
             let mut kept = lock(&mailbox.unacknowledged);
             let bytes = unacknowledged.iter().map(|m| m.data.len()).sum();
-            *kept = unacknowledged.clone();
+            *kept = unacknowledged.iter().cloned().map(Kept::new).collect();
             mailbox.unacknowledged_bytes.store(bytes, Ordering::Relaxed);
         }
         self.release(rank);
         for message in unacknowledged {
-            if self.place(message.header.dst) == Place::Away {
-                self.wire.send(message);
-            } else {
-                self.deposit(message);
-            }
+            self.pass_on(message);
         }
     }
 

@@ -4,7 +4,8 @@
 //! never waits. A blocking call is a request that is started here and asked about with [`State::progress`] by whoever runs the rank,
 //! so the rank can be stopped between two questions. Guest memory is a slice that is passed in; a pending receive keeps an address.
 //!
-//! Sends are eager: the bytes are copied out at once, so a send is complete when its message has room on its way.
+//! Sends are eager: the bytes are copied out at once, so a send is complete when its message has room on its way. A persistent request is a
+//! slot that keeps its arguments and is filled with the same work again at each start.
 
 use crate::collective::{Finish, Schedule};
 use crate::comm;
@@ -13,6 +14,7 @@ use crate::error::{Class, Error, Result};
 use crate::fabric::Fabric;
 use crate::message::{Header, Kind, Rank};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 pub const ANY_SOURCE: i32 = -1;
@@ -24,6 +26,8 @@ pub const UNDEFINED: i32 = -32766;
 const UNEXPECTED_MAX: usize = 1 << 30;
 /// Requests of one rank.
 const REQUESTS_MAX: usize = 1 << 20;
+/// `MPI_BSEND_OVERHEAD` of `guests/mpi.h`: what a message takes of the attached buffer beside its bytes.
+const BSEND_OVERHEAD: usize = 64;
 
 /// What a completed operation says about its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,18 +49,57 @@ impl Status {
 /// A request handle as the guest sees it; 0 is none.
 pub type Request = i32;
 
+/// When a send is complete. A ready send is a standard one here: it may be early, but its message is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    /// When its message has room on its way.
+    Standard,
+    /// When a receive has taken it.
+    Synchronous,
+    /// At once; what has no room on its way takes room of the attached buffer.
+    Buffered,
+}
+
+/// The arguments of a persistent request.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum Prepared {
+    Send { buffer: Buffer, to: i32, tag: i32, comm: comm::Handle, mode: Mode },
+    Receive { buffer: Buffer, from: i32, tag: i32, comm: comm::Handle },
+}
+
+impl Prepared {
+    fn buffer(&mut self) -> &mut Buffer {
+        match self {
+            Prepared::Send { buffer, .. } | Prepared::Receive { buffer, .. } => buffer,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Work {
     Send,
     Receive,
     Collective(Box<Schedule>),
     Done,
+    /// A persistent request that has not been started, or has been waited for since.
+    Inactive,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Slot {
     work: Work,
     status: Status,
+    /// Of a persistent request.
+    prepared: Option<Box<Prepared>>,
+}
+
+/// The guest's buffer for buffered sends. Only its size matters: the bytes wait here, where they can move, and never take more than it has.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Attached {
+    address: u32,
+    /// Bytes.
+    size: usize,
+    used: usize,
 }
 
 /// Where the bytes of a receive go.
@@ -90,6 +133,8 @@ struct Waiting {
     data: Vec<u8>,
     /// Who is told when it has room; 0: nobody.
     request: Request,
+    /// Bytes of the attached buffer that it takes.
+    buffered: usize,
 }
 
 /// One rank's MPI state. See the module for what it promises.
@@ -113,6 +158,9 @@ pub struct State {
     outgoing: BTreeMap<Rank, VecDeque<Waiting>>,
     /// Requests that a collective of several rounds must look at.
     collectives: Vec<Request>,
+    attached: Option<Attached>,
+    /// Requests that the program has freed and that are not complete.
+    orphans: Vec<Request>,
     /// An error found while nobody was asking; given to the next call.
     failed: Option<(i32, String)>,
 }
@@ -133,12 +181,14 @@ impl State {
             early: BTreeMap::new(),
             outgoing: BTreeMap::new(),
             collectives: Vec::new(),
+            attached: None,
+            orphans: Vec::new(),
             failed: None,
         }
     }
 
     fn add(&mut self, work: Work) -> Result<Request> {
-        let slot = Some(Slot { work, status: Status::EMPTY });
+        let slot = Some(Slot { work, status: Status::EMPTY, prepared: None });
         if let Some(request) = self.free.pop() {
             self.slots[request as usize - 1] = slot;
             return Ok(request);
@@ -161,19 +211,41 @@ impl State {
             .ok_or_else(|| Error::new(Class::Request, format!("request handle {request} is not valid")))
     }
 
-    /// Whether a request is complete. Does not look for new messages: see [`State::progress`].
+    /// Whether a request is complete or has nothing to do. Does not look for new messages: see [`State::progress`].
     pub fn done(&mut self, request: Request) -> Result<bool> {
-        Ok(request == 0 || matches!(self.slot(request)?.work, Work::Done))
+        Ok(request == 0 || matches!(self.slot(request)?.work, Work::Done | Work::Inactive))
     }
 
-    /// Takes a completed request's status and frees its handle.
+    /// Whether there is anything to complete: neither no request nor an inactive persistent one.
+    pub fn active(&mut self, request: Request) -> Result<bool> {
+        Ok(request != 0 && !matches!(self.slot(request)?.work, Work::Inactive))
+    }
+
+    /// Whether a request keeps its handle when it is complete.
+    pub fn persistent(&mut self, request: Request) -> Result<bool> {
+        Ok(request != 0 && self.slot(request)?.prepared.is_some())
+    }
+
+    fn reclaim(&mut self, request: Request) {
+        let slot = self.slots[request as usize - 1].take();
+        self.free.push(request);
+        if let Some(mut prepared) = slot.and_then(|s| s.prepared) {
+            // Its own since `State::prepare`, unless it is a predefined one, which can't be freed.
+            let _ = self.types.free(prepared.buffer().datatype);
+        }
+    }
+
+    /// Takes a completed request's status and frees its handle; a persistent one becomes inactive instead.
     pub fn finish(&mut self, request: Request) -> Result<Status> {
         if request == 0 {
             return Ok(Status::EMPTY);
         }
-        let status = self.slot(request)?.status;
-        self.slots[request as usize - 1] = None;
-        self.free.push(request);
+        let slot = self.slot(request)?;
+        let status = std::mem::replace(&mut slot.status, Status::EMPTY);
+        match slot.prepared {
+            Some(_) => slot.work = Work::Inactive,
+            None => self.reclaim(request),
+        }
         if status.error != 0 {
             let message = match self.failed.take() {
                 Some((r, message)) if r == request => message,
@@ -206,7 +278,7 @@ impl State {
         Self::buffer(address, count, datatype)
     }
 
-    /// Starts a send (`MPI_Isend`; with `synchronous`, `MPI_Issend`).
+    /// Starts a send (`MPI_Isend`, `MPI_Issend`, `MPI_Ibsend`).
     #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
     pub fn send(
         &mut self,
@@ -216,38 +288,179 @@ impl State {
         to: i32,
         tag: i32,
         comm: comm::Handle,
-        synchronous: bool,
+        mode: Mode,
     ) -> Result<Request> {
-        let comm = self.comms.get(comm)?;
-        if to == PROC_NULL {
-            return self.add(Work::Done);
+        let Some(header) = self.header(to, tag, comm, mode)? else { return self.add(Work::Done) };
+        if mode == Mode::Buffered {
+            self.reserve(mem, fabric, &buffer)?;
         }
-        let (dst, context) = (comm.world(to)?, comm.context * 2);
-        let tag = Self::tag(tag)?;
+        let data = self.content(mem, &buffer)?;
         let request = self.add(Work::Send)?;
-        let kind = if synchronous { Kind::Synchronous } else { Kind::Data };
-        let header = Header { src: self.me, dst, seq: 0, context, tag, kind, token: request as u32 };
-        let t = self.types.committed(buffer.datatype)?;
-        if t.contiguous() {
-            let data = datatype::slice(mem, t, &buffer)?;
-            self.push(fabric, header, data, request);
-        } else {
-            let data = datatype::pack(mem, t, &buffer)?;
-            self.push(fabric, header, &data, request);
-        }
+        self.dispatch(fabric, header, &data, request, mode);
         Ok(request)
     }
 
-    /// Numbers a message and gives it to the fabric, or to the queue before it.
-    fn push(&mut self, fabric: &Fabric, mut header: Header, data: &[u8], request: Request) {
+    /// The envelope of a send, its arguments checked. `None`: to `MPI_PROC_NULL`.
+    fn header(&self, to: i32, tag: i32, comm: comm::Handle, mode: Mode) -> Result<Option<Header>> {
+        let comm = self.comms.get(comm)?;
+        if to == PROC_NULL {
+            return Ok(None);
+        }
+        let kind = if mode == Mode::Synchronous { Kind::Synchronous } else { Kind::Data };
+        Ok(Some(Header { src: self.me, dst: comm.world(to)?, seq: 0, context: comm.context * 2, tag: Self::tag(tag)?, kind, token: 0 }))
+    }
+
+    /// What is to be sent, in place if it lies in one piece.
+    fn content<'m>(&self, mem: &'m mut [u8], buffer: &Buffer) -> Result<Cow<'m, [u8]>> {
+        let t = self.types.committed(buffer.datatype)?;
+        Ok(if t.contiguous() { Cow::Borrowed(datatype::slice(mem, t, buffer)?) } else { Cow::Owned(datatype::pack(mem, t, buffer)?) })
+    }
+
+    fn dispatch(&mut self, fabric: &Fabric, header: Header, data: &[u8], request: Request, mode: Mode) {
+        let header = Header { token: request as u32, ..header };
+        if mode != Mode::Buffered {
+            self.push(fabric, header, data, request);
+            return;
+        }
+        if !self.push(fabric, header, data, 0)
+            && let Some(attached) = &mut self.attached
+            && let Some(waiting) = self.outgoing.get_mut(&header.dst).and_then(VecDeque::back_mut)
+        {
+            waiting.buffered = data.len() + BSEND_OVERHEAD;
+            attached.used += waiting.buffered;
+        }
+        if let Ok(slot) = self.slot(request) {
+            slot.work = Work::Done;
+        }
+    }
+
+    /// Numbers a message and gives it to the fabric. `false`: it waits in the queue before it.
+    fn push(&mut self, fabric: &Fabric, mut header: Header, data: &[u8], request: Request) -> bool {
         header.seq = self.seq_out[header.dst.index()];
         self.seq_out[header.dst.index()] += 1;
         let behind = self.outgoing.get(&header.dst).is_some_and(|q| !q.is_empty());
-        if !behind && fabric.send(&header, data) {
+        let gone = !behind && fabric.send(&header, data);
+        if gone {
             self.sent(request, header.kind);
         } else {
-            self.outgoing.entry(header.dst).or_default().push_back(Waiting { header, data: data.to_vec(), request });
+            self.outgoing.entry(header.dst).or_default().push_back(Waiting { header, data: data.to_vec(), request, buffered: 0 });
         }
+        gone
+    }
+
+    /// `MPI_Buffer_attach`
+    pub fn attach(&mut self, mem: &[u8], address: u32, size: i32) -> Result<()> {
+        let size = usize::try_from(size).map_err(|_| Error::new(Class::Arg, format!("a buffer of {size} bytes can't be attached")))?;
+        if let Some(a) = &self.attached {
+            let text = format!("a buffer of {} bytes is attached already; call MPI_Buffer_detach first", a.size);
+            return Err(Error::new(Class::Buffer, text));
+        }
+        if address as usize + size > mem.len() {
+            let text = format!("the buffer of {size} bytes at {address:#x} reaches outside of the memory of {} bytes", mem.len());
+            return Err(Error::new(Class::Buffer, text));
+        }
+        self.attached = Some(Attached { address, size, used: 0 });
+        Ok(())
+    }
+
+    /// `MPI_Buffer_detach`: its address and size. `None`: messages in it are not on their way yet.
+    pub fn detach(&mut self) -> Result<Option<(u32, u32)>> {
+        match &self.attached {
+            None => Err(Error::new(Class::Buffer, "no buffer is attached; call MPI_Buffer_attach first")),
+            Some(a) if a.used > 0 => Ok(None),
+            Some(a) => {
+                let was = (a.address, a.size as u32);
+                self.attached = None;
+                Ok(Some(was))
+            }
+        }
+    }
+
+    /// Makes sure that the attached buffer has room for a message.
+    fn reserve(&mut self, mem: &mut [u8], fabric: &Fabric, buffer: &Buffer) -> Result<()> {
+        let bytes = u64::from(self.types.committed(buffer.datatype)?.size) * u64::from(buffer.count);
+        let wanted = bytes + BSEND_OVERHEAD as u64;
+        let free = |state: &State| state.attached.as_ref().map_or(0, |a| a.size - a.used) as u64;
+        if wanted > free(self) {
+            self.progress(mem, fabric)?;
+        }
+        if wanted > free(self) {
+            let size = self.attached.as_ref().map_or(0, |a| a.size);
+            return Err(Error::new(
+                Class::Buffer,
+                format!(
+                    "a buffered send of {bytes} bytes takes {wanted} of the attached buffer, which has {size} bytes, {} of them free; attach a larger one",
+                    free(self)
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Makes a persistent request (`MPI_Send_init` and its like).
+    pub fn prepare(&mut self, mem: &mut [u8], mut prepared: Prepared) -> Result<Request> {
+        // What is wrong is found now, where the program can be told which call it was.
+        match prepared {
+            Prepared::Send { buffer, to, tag, comm, mode } => {
+                self.header(to, tag, comm, mode)?;
+                self.content(mem, &buffer)?;
+            }
+            Prepared::Receive { buffer, from, tag, comm } => {
+                self.wanted(mem, buffer, from, tag, comm)?;
+            }
+        }
+        let request = self.add(Work::Inactive)?;
+        // The program may free its datatype while the request lives.
+        let datatype = &mut prepared.buffer().datatype;
+        if *datatype >= datatype::DERIVED {
+            *datatype = self.types.duplicate(*datatype)?;
+        }
+        self.slot(request)?.prepared = Some(Box::new(prepared));
+        Ok(request)
+    }
+
+    /// `MPI_Start`
+    pub fn start(&mut self, mem: &mut [u8], fabric: &Fabric, request: Request) -> Result<()> {
+        let slot = self.slot(request)?;
+        let Some(prepared) = slot.prepared.as_deref().copied() else {
+            return Err(Error::new(Class::Request, format!("request {request} is not persistent: only those of MPI_Send_init and its like can be started")));
+        };
+        if !matches!(slot.work, Work::Inactive) {
+            return Err(Error::new(Class::Request, format!("request {request} has been started already; complete it with MPI_Wait or MPI_Test first")));
+        }
+        match prepared {
+            Prepared::Send { buffer, to, tag, comm, mode } => {
+                let Some(header) = self.header(to, tag, comm, mode)? else {
+                    self.slot(request)?.work = Work::Done;
+                    return Ok(());
+                };
+                if mode == Mode::Buffered {
+                    self.reserve(mem, fabric, &buffer)?;
+                }
+                let data = self.content(mem, &buffer)?;
+                self.slot(request)?.work = Work::Send;
+                self.dispatch(fabric, header, &data, request, mode);
+            }
+            Prepared::Receive { buffer, from, tag, comm } => {
+                let Some(posted) = self.wanted(mem, buffer, from, tag, comm)? else {
+                    let slot = self.slot(request)?;
+                    (slot.work, slot.status) = (Work::Done, Status::NO_PROCESS);
+                    return Ok(());
+                };
+                self.slot(request)?.work = Work::Receive;
+                self.post(mem, fabric, Posted { request, ..posted })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `MPI_Request_free`: the handle is gone; what has begun goes on without it.
+    pub fn release(&mut self, request: Request) -> Result<()> {
+        match self.slot(request)?.work {
+            Work::Done | Work::Inactive => self.reclaim(request),
+            Work::Send | Work::Receive | Work::Collective(_) => self.orphans.push(request),
+        }
+        Ok(())
     }
 
     fn sent(&mut self, request: Request, kind: Kind) {
@@ -259,7 +472,7 @@ impl State {
             match &mut slot.work {
                 Work::Send => slot.work = Work::Done,
                 Work::Collective(schedule) => schedule.pending -= 1,
-                Work::Receive | Work::Done => {}
+                Work::Receive | Work::Done | Work::Inactive => {}
             }
         }
     }
@@ -274,23 +487,30 @@ impl State {
         tag: i32,
         comm: comm::Handle,
     ) -> Result<Request> {
-        let c = self.comms.get(comm)?;
-        if from == PROC_NULL {
+        let Some(posted) = self.wanted(mem, buffer, from, tag, comm)? else {
             let request = self.add(Work::Done)?;
             self.slot(request)?.status = Status::NO_PROCESS;
             return Ok(request);
+        };
+        let request = self.add(Work::Receive)?;
+        self.post(mem, fabric, Posted { request, ..posted })?;
+        Ok(request)
+    }
+
+    /// What a receive asks for, its arguments checked, without its request. `None`: from `MPI_PROC_NULL`.
+    fn wanted(&self, mem: &mut [u8], buffer: Buffer, from: i32, tag: i32, comm: comm::Handle) -> Result<Option<Posted>> {
+        let c = self.comms.get(comm)?;
+        if from == PROC_NULL {
+            return Ok(None);
         }
         let source = if from == ANY_SOURCE { None } else { Some(c.world(from)?) };
-        let context = c.context * 2;
         let tag = if tag == ANY_TAG { None } else { Some(Self::tag(tag)?) };
         let t = self.types.committed(buffer.datatype)?;
         // A wild pointer is found now, where the program can be told which call it was, and not when the message comes.
         if t.contiguous() {
             datatype::slice(mem, t, &buffer)?;
         }
-        let request = self.add(Work::Receive)?;
-        self.post(mem, fabric, Posted { request, context, source, tag, target: Target::Guest { buffer, comm } })?;
-        Ok(request)
+        Ok(Some(Posted { request: 0, context: c.context * 2, source, tag, target: Target::Guest { buffer, comm } }))
     }
 
     fn post(&mut self, mem: &mut [u8], fabric: &Fabric, posted: Posted) -> Result<()> {
@@ -362,11 +582,34 @@ impl State {
         if !self.outgoing.is_empty() {
             self.flush(fabric);
         }
+        if !self.orphans.is_empty() {
+            self.collect_orphans()?;
+        }
         while let Some(i) = self.collectives.iter().position(|r| self.ready(*r)) {
             let request = self.collectives[i];
             if self.advance(mem, fabric, request)? {
                 self.collectives.swap_remove(i);
             }
+        }
+        Ok(())
+    }
+
+    /// Gives back the handles of freed requests that are complete by now. An error of one is the next call's.
+    fn collect_orphans(&mut self) -> Result<()> {
+        let mut i = 0;
+        while i < self.orphans.len() {
+            let request = self.orphans[i];
+            if !self.done(request)? {
+                i += 1;
+                continue;
+            }
+            self.orphans.swap_remove(i);
+            let persistent = self.persistent(request)?;
+            let result = self.finish(request);
+            if persistent {
+                self.reclaim(request);
+            }
+            result?;
         }
         Ok(())
     }
@@ -379,6 +622,9 @@ impl State {
                     break;
                 }
                 let w = queue.pop_front().expect("it was just looked at");
+                if let Some(attached) = &mut self.attached {
+                    attached.used -= w.buffered;
+                }
                 self.sent(w.request, w.header.kind);
             }
             !queue.is_empty()

@@ -5,6 +5,7 @@
 use mpi::collective::Layout;
 use mpi::datatype::Buffer;
 use mpi::fabric::{Fabric, Place, Wire};
+use mpi::rank::{Mode, Prepared};
 use mpi::{Message, Rank, State};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -190,7 +191,8 @@ fn storm(cell: &mut Cell) {
                 cell.put(0, &[me, round, k, peer]);
                 let f = cell.fabric();
                 let count = 4 + (k as usize % 3) * 4;
-                requests.push(cell.state.send(&mut cell.mem, &f, Cell::ints(0, count), peer, 7, 1, k == 3).unwrap());
+                let mode = if k == 3 { Mode::Synchronous } else { Mode::Standard };
+                requests.push(cell.state.send(&mut cell.mem, &f, Cell::ints(0, count), peer, 7, 1, mode).unwrap());
             }
         }
         for r in requests {
@@ -305,7 +307,7 @@ fn bad_arguments_are_named() {
     let mut state = State::new(Rank(0), 2);
     let mut mem = vec![0; 64];
     let send = |state: &mut State, mem: &mut Vec<u8>, buffer, to, tag, comm| {
-        state.send(mem, &f, buffer, to, tag, comm, false).unwrap_err().message
+        state.send(mem, &f, buffer, to, tag, comm, Mode::Standard).unwrap_err().message
     };
     let b = Cell::ints(0, 1);
     assert!(send(&mut state, &mut mem, b, 5, 0, 1).contains("rank 5"));
@@ -314,4 +316,100 @@ fn bad_arguments_are_named() {
     assert!(send(&mut state, &mut mem, Cell::ints(60, 2), 1, 0, 1).contains("outside of the memory of 64 bytes"));
     assert!(state.checked(0, -1, INT).unwrap_err().message.contains("-1"));
     assert!(state.done(9).is_err());
+}
+
+/// Persistent requests of every mode to all peers, a round after the other.
+fn persistent(cell: &mut Cell) {
+    let (me, n) = (cell.state.me.0 as i32, 4);
+    let (modes, room) = ([Mode::Standard, Mode::Buffered, Mode::Synchronous], 5 * (64 + 16));
+    cell.state.attach(&cell.mem, 500_000, room).unwrap();
+    let out = |peer: i32, k: usize| 1024 + (peer as usize * 3 + k) * 16;
+    let into = |peer: i32, k: usize| 8192 + (peer as usize * 3 + k) * 16;
+    let (mut sends, mut receives) = (Vec::new(), Vec::new());
+    for peer in 0..n {
+        for (k, mode) in modes.into_iter().enumerate() {
+            let (buffer, tag) = (Cell::ints(out(peer, k), 4), k as i32);
+            sends.push(cell.state.prepare(&mut cell.mem, Prepared::Send { buffer, to: peer, tag, comm: 1, mode }).unwrap());
+            let buffer = Cell::ints(into(peer, k), 4);
+            receives.push(cell.state.prepare(&mut cell.mem, Prepared::Receive { buffer, from: peer, tag, comm: 1 }).unwrap());
+        }
+    }
+    for round in 0..30 {
+        for peer in 0..n {
+            for k in 0..3 {
+                cell.put(out(peer, k), &[me, round, k as i32, peer]);
+            }
+        }
+        for r in receives.iter().chain(&sends) {
+            let f = cell.fabric();
+            cell.state.start(&mut cell.mem, &f, *r).unwrap();
+            assert!(cell.state.start(&mut cell.mem, &f, *r).unwrap_err().message.contains("started already"));
+        }
+        for r in receives.iter().chain(&sends) {
+            cell.wait(*r);
+            assert!(!cell.state.active(*r).unwrap() && cell.state.done(*r).unwrap());
+        }
+        for peer in 0..n {
+            for k in 0..3 {
+                assert_eq!(cell.get(into(peer, k), 4), [peer, round, k as i32, me], "round {round}");
+            }
+        }
+    }
+    while cell.state.detach().unwrap().is_none_or(|was| was != (500_000, room as u32)) {
+        cell.progress();
+    }
+    for r in receives.into_iter().chain(sends) {
+        cell.state.release(r).unwrap();
+        assert!(cell.state.done(r).is_err(), "a freed request is gone");
+    }
+}
+
+#[test]
+fn persistent_requests_move_along() {
+    for seed in 1..=8 {
+        run(3, 4, 20, seed, persistent);
+    }
+}
+
+#[test]
+fn the_attached_buffer_fills_and_travels_and_empties() {
+    const SLOTS: usize = 10;
+    let net = net(1, 2, 1);
+    let f = net.fabrics[0].get().unwrap().clone();
+    let (mut from, mut to) = (State::new(Rank(0), 2), State::new(Rank(1), 2));
+    let mut mem = vec![0; 4096];
+    let buffer = Cell::ints(0, 100);
+    let send = |from: &mut State, mem: &mut Vec<u8>, i: i32| {
+        mem[..4].copy_from_slice(&i.to_le_bytes());
+        from.send(mem, &f, buffer, 1, 0, 1, Mode::Buffered)
+    };
+    assert!(send(&mut from, &mut mem, 0).unwrap_err().message.contains("has 0 bytes"));
+    assert!(from.attach(&mem, 4000, 97).unwrap_err().message.contains("outside"));
+    from.attach(&mem, 0, (SLOTS * (400 + 64) + 463) as i32).unwrap();
+    let mut sent = 0;
+    let full = loop {
+        match send(&mut from, &mut mem, sent) {
+            // Nobody receives: the way is full at some time, then the buffer, and the send is complete all the same.
+            Ok(request) => assert!(from.done(request).unwrap()),
+            Err(e) => break e,
+        }
+        sent += 1;
+    };
+    assert_eq!(full.class, mpi::Class::Buffer);
+    assert!(full.message.contains("400 bytes takes 464") && full.message.contains("463 of them free"), "{}", full.message);
+    assert!(sent as usize > SLOTS);
+    assert!(!from.flushed() && from.detach().unwrap().is_none());
+
+    let mut from: State = postcard::from_bytes(&postcard::to_allocvec(&from).unwrap()).unwrap();
+    assert!(from.detach().unwrap().is_none() && send(&mut from, &mut mem, sent).is_err(), "it is as full after a move");
+    for i in 0..sent {
+        let request = to.receive(&mut mem, &f, Cell::ints(2048, 100), 0, 0, 1).unwrap();
+        while !to.done(request).unwrap() {
+            from.progress(&mut mem, &f).unwrap();
+            to.progress(&mut mem, &f).unwrap();
+        }
+        assert_eq!(mem[2048..2052], i.to_le_bytes());
+    }
+    assert_eq!(from.detach().unwrap(), Some((0, (SLOTS * 464 + 463) as u32)));
+    assert!(from.detach().is_err());
 }

@@ -320,6 +320,23 @@ impl Node {
         map(meta, local).await
     }
 
+    /// Makes sure that this node holds a recorded copy of what has the key now. `Stale` if it was written again meanwhile.
+    pub(crate) async fn keep(&self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
+        let object = self.open_object(bucket, key).await?;
+        let meta = object.meta();
+        // Under its turn nobody frees the copy between the look and the record.
+        let turn = self.inner.turn(meta.id);
+        let _turn = turn.lock().await;
+        if self.inner.held(meta.id).is_none() {
+            return Err(Error::Unreachable {
+                bucket: bucket.to_string(),
+                key: key.to_string(),
+                tried: format!("site {} fetched it and freed it again at once", self.inner.site),
+            });
+        }
+        self.inner.catalog.add_holder(bucket, key, meta.epoch, &self.inner.site).await
+    }
+
     /// Frees a copy if nobody needs it here: the object is gone, or others have it.
     pub(crate) async fn free_copy(&self, id: ObjectId) -> Result<u64> {
         let turn = self.inner.turn(id);

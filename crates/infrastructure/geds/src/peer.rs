@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A length is checked before anything is allocated, and every wait has an end. The certificate's name decides what a peer may ask:
-//! sites read and tell that copies may be freed; only the hub and users write, delete and spill.
+//! sites read, ask for more copies and tell that copies may be freed; only the hub and users write, delete and spill.
 
 use crate::{BucketName, Error, Key, Node, Object, ObjectId, ObjectMeta, Result, Writer};
 use base::{
@@ -70,6 +70,10 @@ enum Request {
     Free {
         id: ObjectId,
     },
+    Keep {
+        bucket: BucketName,
+        key: Key,
+    },
     Remove {
         bucket: BucketName,
         key: Key,
@@ -87,6 +91,7 @@ impl Request {
             Request::Put { .. } | Request::Commit { .. } | Request::Abort => "write objects",
             Request::Stat { .. } => "look up objects",
             Request::Free { .. } => "free copies",
+            Request::Keep { .. } => "ask for copies",
             Request::Remove { .. } => "delete objects",
             Request::Spill { .. } => "spill objects",
         }
@@ -95,7 +100,9 @@ impl Request {
     fn allowed(&self, peer: &str) -> bool {
         match self {
             _ if peer == identity::HUB || peer == identity::USER => true,
-            Request::Get { .. } | Request::Stat { .. } | Request::Free { .. } => identity::site_of(peer).is_some(),
+            Request::Get { .. } | Request::Stat { .. } | Request::Free { .. } | Request::Keep { .. } => {
+                identity::site_of(peer).is_some()
+            }
             _ => false,
         }
     }
@@ -289,6 +296,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(node: &Node,
             }
             Request::Stat { bucket, key } => node.stat(&bucket, &key).await.map(Reply::Meta),
             Request::Free { id } => node.free_copy(id).await.map(|bytes| Reply::Freed { bytes }),
+            Request::Keep { bucket, key } => node.keep(&bucket, &key).await.map(Reply::Meta),
             Request::Remove { bucket, key } => node.delete(&bucket, &key).await.map(Reply::Meta),
             Request::Spill { bucket, prefix } => {
                 node.spill(&bucket, &prefix).await.map(|(objects, bytes)| Reply::Spilled { objects, bytes })
@@ -537,6 +545,15 @@ impl PeerClient {
     pub async fn free(&mut self, id: ObjectId) -> Result<u64> {
         match self.ask(&Request::Free { id }).await? {
             Reply::Freed { bytes } => Ok(bytes),
+            _ => self.odd(),
+        }
+    }
+
+    /// Asks the site to hold a copy of what has the key now; it fetches it if it has none. Answers when the copy is durable and
+    /// recorded, so the site is among `ObjectMeta::sites`.
+    pub async fn keep(&mut self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
+        match self.ask(&Request::Keep { bucket: bucket.clone(), key: key.clone() }).await? {
+            Reply::Meta(meta) => Ok(meta),
             _ => self.odd(),
         }
     }

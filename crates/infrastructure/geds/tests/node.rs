@@ -512,6 +512,26 @@ async fn sites_read_but_do_not_write() {
 }
 
 #[tokio::test]
+async fn a_site_keeps_a_copy_when_asked() {
+    let here = Installation::new().await;
+    let (edge, cloud) = (here.node("edge").await, here.node("cloud").await);
+    let (b, k, data) = (bucket("data"), key("job-1/1/rank-0"), content(3, 700_001));
+    put(&edge, k.as_str(), &data).await;
+    // The site that wrote it may ask; twice is the same.
+    let mut client = PeerClient::dial(&here.dialer("edge.site.cloudskin"), &site("cloud"), &cloud.address).await.unwrap();
+    for _ in 0..2 {
+        let meta = client.keep(&b, &k).await.unwrap();
+        assert_eq!(meta.sites.iter().map(|h| h.site.as_str()).collect::<Vec<_>>(), ["cloud", "edge"]);
+    }
+    assert_eq!(cloud.used_bytes(), data.len() as u64);
+    edge.stop().await;
+    assert_eq!(get(&cloud, k.as_str()).await.unwrap().bytes(), data, "it outlives the site that wrote it");
+    assert_eq!(client.keep(&b, &key("no")).await.unwrap_err().kind(), Kind::NotFound);
+    let mut stranger = PeerClient::dial(&here.dialer("stranger.cloudskin"), &site("cloud"), &cloud.address).await.unwrap();
+    assert_eq!(stranger.keep(&b, &k).await.unwrap_err().kind(), Kind::PermissionDenied);
+}
+
+#[tokio::test]
 async fn nonsense_on_the_wire_is_refused() {
     let here = Installation::new().await;
     let edge = here.node("edge").await;

@@ -71,7 +71,7 @@ pub fn explain(recommendation: &Recommendation) -> String {
         ),
         format!(
             "  it would have stayed if {}",
-            counterfactual(&decision, cores_from, cores_to, options.gain_min)
+            counterfactual(&decision, cores_from, cores_to, options)
         ),
     ];
     if let Some(moved) = &inputs.moved {
@@ -106,16 +106,16 @@ fn forecast_line(site: &str, f: &Forecast, cores: f64, used: bool, end: &str) ->
     )
 }
 
-/// The demand at the source below which the gain seen would have been too small.
+/// The demand at the source below which the gain seen, or what others do there, would have been too small.
 fn counterfactual(
     decision: &crate::Decision,
     cores_from: f64,
     cores_to: f64,
-    gain_min: f64,
+    options: &crate::Options,
 ) -> String {
-    let needed = decision.gain_needed.max(gain_min);
     let share_to = (cores_to / (decision.seen_to + decision.job_cores).max(cores_to)).min(1.0);
-    let least = cores_from * needed / share_to;
+    let crowd = decision.job_cores + options.others_min * cores_from;
+    let least = (cores_from * decision.gain_needed / share_to).max(crowd);
     format!("the demand at its site had been below {least:.1} cores")
 }
 

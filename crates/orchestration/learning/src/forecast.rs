@@ -21,6 +21,9 @@ pub const LEVEL: f64 = 0.8;
 /// Fewest past errors that make an interval.
 const ERRORS_MIN: usize = 8;
 
+/// How the name of a model begins when all models failed; the reason follows.
+const FALLBACK: &str = "reactive (fallback: ";
+
 /// Past errors by which forecasters are compared: two minutes of half seconds.
 const SCORED_MAX: usize = 240;
 
@@ -46,6 +49,11 @@ pub struct Forecast {
 impl Forecast {
     pub fn width(&self) -> f64 {
         self.high - self.low
+    }
+
+    /// Why no model made it but the reactive rule; `None` if a model did.
+    pub fn fallback_reason(&self) -> Option<&str> {
+        self.model.strip_prefix(FALLBACK)?.strip_suffix(')')
     }
 }
 
@@ -301,7 +309,7 @@ pub fn best(
 
 /// The reactive rule: the mean of the last few observations, between the least and the greatest of the recent ones.
 pub fn fallback(series: &Series, horizon_ms: u64, why: &str) -> Result<Forecast, Error> {
-    let model = format!("reactive (fallback: {why})");
+    let model = format!("{FALLBACK}{why})");
     let Some((at_ms, _)) = series.last() else {
         return Err(Error::TooFew {
             model: "reactive".into(),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Observation ──▶ Series (one per site) ──▶ Forecast with an interval ─┐
-//!      └──────────▶ what is seen now ──────────────────────────────────┴▶ policy ──▶ Recommendation ──▶ an Actuator
+//!      └──────────▶ what is seen now ──────────────────────────────────┴▶ policy ──▶ Recommendation
 //! ```
 //!
 //! The life of one recommendation: an agent reports that its run queue is twice as long as before; the series of that
@@ -11,7 +11,7 @@
 //! with [`Plane::settle`]; a year later [`replay`] computes the same decision, bit for bit, from the stored inputs.
 //!
 //! `learning` never talks to a cluster, opens no file or socket, reads no clock and draws no random number: time is an
-//! argument. It knows no orchestrator; an orchestrator is an [`Actuator`].
+//! argument. It knows no orchestrator: whoever acts asks for advice and settles it.
 
 pub mod explain;
 pub mod forecast;
@@ -22,7 +22,7 @@ pub mod sensor;
 pub use base::id::{JobId, SiteId};
 pub use explain::explain;
 pub use forecast::{Forecast, Forecaster};
-pub use plane::{Actuator, JobView, Options, Outcome, Plane, Recommendation, SiteView, World};
+pub use plane::{JobView, Options, Outcome, Plane, Recommendation, SiteView, World};
 pub use policy::{Decision, Inputs, replay};
 pub use sensor::{JobLoad, Observation, Series};
 

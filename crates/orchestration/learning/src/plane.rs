@@ -79,14 +79,6 @@ pub enum Outcome {
     Failed,
 }
 
-/// Whoever can act on a recommendation.
-pub trait Actuator {
-    type Error: std::error::Error;
-
-    /// Starts the action and returns its number.
-    fn act(&mut self, recommendation: &Recommendation) -> Result<u64, Self::Error>;
-}
-
 /// Reports of one job's load that are kept.
 const LOADS_MAX: usize = 8;
 

@@ -12,6 +12,11 @@
 //! The gain is computed twice, from the observation (median of the last few reports) and from the forecast, and the smaller
 //! one counts. A forecast alone moves nothing, and neither does a load that is forecast to end.
 //!
+//! # A job's own crowd
+//!
+//! Whoever placed a job chose its site with its data in mind and knew how many cores are there. So a job that crowds only
+//! itself stays, even when another site has more cores; what moves it is what others do to its site (`others_min`).
+//!
 //! # Which end of the interval
 //!
 //! A move costs something and staying doesn't, so doubt should speak for staying: the source is taken at the *low* end of
@@ -46,6 +51,8 @@ pub struct Options {
     pub horizon_ms: u64,
     /// Least gain in speed that is worth a move.
     pub gain_min: f64,
+    /// Least demand of others at the job's site, in cores' worth per core, seen and forecast, before the job leaves it.
+    pub others_min: f64,
     /// Least gain for going back to where the job was moved away from, within `back_ms` of that move.
     pub gain_back_min: f64,
     pub back_ms: u64,
@@ -82,6 +89,7 @@ impl Default for Options {
             sites_max: 1024,
             horizon_ms: 5_000,
             gain_min: 1.3,
+            others_min: 0.5,
             gain_back_min: 2.0,
             back_ms: 600_000,
             hold_ms: 3_000,
@@ -301,6 +309,7 @@ pub(crate) fn weigh(
     };
     let gain_forecast = gain(taken_from * cores_from, taken_to * cores_to);
     let smaller = gain_observed.min(gain_forecast);
+    let others = (seen_from.min(taken_from * cores_from) - job_cores).max(0.0) / cores_from;
 
     let goes_back = state.moved.is_some_and(|m| {
         m.from == to.view.site && state.now_ms.saturating_sub(m.at_ms) < options.back_ms
@@ -350,6 +359,11 @@ pub(crate) fn weigh(
     } else if gain_forecast < gain_needed {
         Some(format!(
             "the forecast gives {gain_forecast:.2} times the speed, {gain_needed:.2} are needed"
+        ))
+    } else if others < options.others_min {
+        Some(format!(
+            "others want only {others:.2} of each core of {site_from}, {:.2} are needed",
+            options.others_min
         ))
     } else if migrate_ms as f64 > options.cost_part_max * saved_ms {
         Some(format!(
@@ -523,6 +537,20 @@ mod tests {
             1.0,
             "what is seen gives 1.00 times",
         );
+        // Alone on its core, it stays even where four cores are idle; another tenant is what moves it.
+        let crowd = |edge: f64| {
+            move |i: &mut Inputs| {
+                i.from.series = inputs(edge, 0.0).from.series;
+                i.to.view.cores = 4.0;
+            }
+        };
+        check(
+            crowd(4.4),
+            false,
+            4.4,
+            "others want only 0.40 of each core of edge, 0.50 are needed",
+        );
+        check(crowd(4.6), true, 4.6, "4.6 times");
         // A site's own crowd counts.
         check(
             |i| i.to.series = inputs(0.0, 4.0).to.series,

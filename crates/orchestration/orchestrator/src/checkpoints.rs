@@ -8,21 +8,35 @@
 //! Only a checkpoint that is in SQLite counts. When ranks are lost, the job starts again from its last one on the sites that
 //! live, all ranks with a new epoch, so that whatever an older life of it still says is out of date. The snapshots themselves
 //! are objects that the agents write and read (`<prefix>/rank-<n>` in bucket `checkpoints`); no byte of them passes through here.
+//!
+//! Of a running job the last [`KEPT`] are kept, of one that has ended none, but for those that a user asked for: they stay until a
+//! user deletes them. A sweep compares the bucket with what is still wanted, so one that fails half-way is made good by the next.
 
 use crate::{
     Error,
-    hub::{Hub, Site, World},
+    hub::{Hub, Site, World, number},
     jobs::{Job, JobState, RankState},
+    objects::CHECKPOINTS,
     placement,
     proto::{self, checkpoint_order::Phase, to_agent::Body},
 };
 use base::{Kind, clock::now_ms};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::oneshot;
 
 /// How long the sites of a job may take to write a checkpoint, in milliseconds.
 const WRITE_MAX_MS: u64 = 120_000;
+/// Checkpoints kept of a running job, besides those that users asked for.
+pub const KEPT: usize = 2;
+/// How often the bucket is looked through, if nothing calls for it earlier: what a failed checkpoint left is found then.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Objects looked at in one turn of a sweep.
+const SWEEP_PAGE: usize = 1000;
 /// How often a job is started again before it fails.
 pub const RESTARTS_MAX: u32 = 5;
 
@@ -35,6 +49,9 @@ pub struct Checkpoint {
     pub prefix: String,
     pub bytes: u64,
     pub at_ms: u64,
+    /// A user asked for it: it stays until a user deletes it.
+    #[serde(default)]
+    pub kept: bool,
 }
 
 /// A checkpoint that is being made. A hub that starts anew forgets it; agents whose session was cut resume by themselves.
@@ -75,7 +92,7 @@ impl Hub {
             return Err(refuse(format!("site {away:?}, where job {id} has ranks, is not connected")));
         }
         let n = self.state.new_checkpoint().await?;
-        let checkpoint = Checkpoint { id: n, job: id.into(), prefix: format!("{id}/{n}"), bytes: 0, at_ms: now_ms() };
+        let checkpoint = Checkpoint { id: n, job: id.into(), prefix: format!("{id}/{n}"), bytes: 0, at_ms: now_ms(), kept: tell.is_some() };
         let making = Making { checkpoint, phase: Phase::Stop, waiting: sites.clone(), sites, tell };
         making.order(world, Phase::Stop);
         world.making.insert(n, making);
@@ -111,6 +128,7 @@ impl Hub {
             return Err(error);
         }
         world.checkpoints.insert(done.checkpoint.id, done.checkpoint.clone());
+        self.sweep.notify_one();
         let c = done.checkpoint;
         self.events.add("checkpoint.done", &c.job, format!("checkpoint {}: {} bytes", c.id, c.bytes)).await;
         if let Some(tell) = done.tell {
@@ -160,7 +178,9 @@ impl Hub {
     /// Ranks of the job are lost: starts all of it from its last checkpoint. `None`: it can't, and the job has to fail; the
     /// text says why.
     pub async fn recover(&self, world: &mut World, mut job: Job, why: &str) -> Result<Result<(), String>, Error> {
-        let Some(last) = world.checkpoints.values().rev().find(|c| c.job == job.id).cloned() else {
+        let own = world.checkpoints.values().rev().find(|c| c.job == job.id).map(|c| c.prefix.clone());
+        // One that began from a file and has none of its own begins there again.
+        let Some(last) = own.or_else(|| Some(job.from_checkpoint.clone()).filter(|prefix| !prefix.is_empty())) else {
             return Ok(Err("it has no checkpoint to go on from".into()));
         };
         if job.cancelling.is_some() {
@@ -186,20 +206,105 @@ impl Hub {
             job.ranks[rank].state = RankState::Pending;
         }
         job.restarts += 1;
-        (job.state, job.from_checkpoint) = (JobState::Pending, last.prefix.clone());
+        (job.state, job.from_checkpoint) = (JobState::Pending, last.clone());
         self.state.save(Some(&job), None).await?;
         world.unconfirmed.retain(|(n, ..)| *n != job.n);
         world.tried.insert(job.n, now);
         world.jobs.insert(job.n, job.clone());
         // Whatever runs of the older life has to go before the order to start comes.
         for site in before {
-            let reason = format!("the job starts again from checkpoint {}: {why}", last.id);
+            let reason = format!("the job starts again from checkpoint {last}: {why}");
             world.tell(&site, Body::Cancel(proto::Cancel { job: job.id.clone(), reason }));
         }
         world.tell_start(&job, &(0..job.np).collect::<Vec<_>>());
         world.tell_routes(&job);
-        self.events.add("job.restarted", &job.id, format!("from checkpoint {} at {}: {why}", last.id, places.join(", "))).await;
+        self.events.add("job.restarted", &job.id, format!("from checkpoint {last} at {}: {why}", places.join(", "))).await;
         Ok(Ok(()))
+    }
+}
+
+/// The checkpoints that their jobs need no longer.
+fn stale(world: &World) -> Vec<u64> {
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut stale = Vec::new();
+    for c in world.checkpoints.values().rev().filter(|c| !c.kept) {
+        let newer = seen.entry(&c.job).or_default();
+        if *newer >= KEPT || world.job(&c.job).map_or(true, |j| j.state.ended()) {
+            stale.push(c.id);
+        }
+        *newer += 1;
+    }
+    stale
+}
+
+/// Whether an object of the bucket has to stay. What doesn't look like a snapshot of ours is a user's.
+fn wanted(world: &World, key: &str) -> bool {
+    let parts: Vec<&str> = key.split('/').collect();
+    let [job, which, rank] = parts[..] else { return true };
+    let Some(n) = number(job) else { return true };
+    let ours = (which == "restored" || which.parse::<u64>().is_ok()) && rank.strip_prefix("rank-").is_some_and(|r| r.parse::<u32>().is_ok());
+    let prefix = format!("{job}/{which}");
+    !ours
+        || world.restoring.contains(&n)
+        || world.checkpoints.values().any(|c| c.prefix == prefix)
+        || world.making.values().any(|m| m.checkpoint.prefix == prefix)
+        || world.jobs.get(&n).is_some_and(|j| !j.state.ended() && j.from_checkpoint == prefix)
+}
+
+impl Hub {
+    /// Removes a checkpoint; its objects go with the next sweep, which begins now.
+    pub async fn delete_checkpoint(&self, id: u64) -> Result<Checkpoint, Error> {
+        let mut world = self.world.lock().await;
+        let gone = world.checkpoint(id)?.clone();
+        self.state.drop_checkpoint(id).await?;
+        world.checkpoints.remove(&id);
+        self.sweep.notify_one();
+        self.events.add("checkpoint.deleted", &gone.job, format!("checkpoint {id}")).await;
+        Ok(gone)
+    }
+
+    /// Removes what nobody needs of checkpoints, for as long as the hub lives.
+    pub fn keep_swept(self: &Arc<Hub>) {
+        let hub = self.clone();
+        tokio::spawn(async move {
+            let mut stop = hub.stop.subscribe();
+            loop {
+                tokio::select! {
+                    _ = stop.wait_for(|stop| *stop) => return,
+                    () = hub.sweep.notified() => {}
+                    () = tokio::time::sleep(SWEEP_EVERY) => {}
+                }
+                if let Err(error) = hub.sweep_checkpoints().await {
+                    tracing::warn!(%error, "old checkpoints are not removed yet");
+                }
+            }
+        });
+    }
+
+    async fn sweep_checkpoints(&self) -> Result<(), Error> {
+        {
+            let mut world = self.world.lock().await;
+            for id in stale(&world) {
+                self.state.drop_checkpoint(id).await?;
+                world.checkpoints.remove(&id);
+            }
+        }
+        let mut after = String::new();
+        loop {
+            let page = self.list_objects(CHECKPOINTS, "", after, SWEEP_PAGE).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.key.clone();
+            let old: Vec<String> = {
+                let world = self.world.lock().await;
+                page.into_iter().map(|o| o.key).filter(|key| !wanted(&world, key)).collect()
+            };
+            for key in old {
+                match self.delete_object(CHECKPOINTS, &key).await {
+                    Err(e) if e.kind() != Kind::NotFound => return Err(e),
+                    _ => {}
+                }
+            }
+        }
     }
 }
 
@@ -211,7 +316,11 @@ impl Making {
     fn order(&self, world: &World, phase: Phase) {
         let c = &self.checkpoint;
         for site in &self.sites {
-            let order = proto::CheckpointOrder { checkpoint: c.id, job: c.job.clone(), phase: phase as i32, prefix: c.prefix.clone() };
+            // A snapshot that is at its rank's site only would be lost with it.
+            let other = world.sites.iter().find(|(name, s)| phase == Phase::Write && *name != site && s.connected());
+            let (copy_site, copy_address) = other.map(|(name, s)| (name.clone(), s.hello.data_address.clone())).unwrap_or_default();
+            let (job, prefix) = (c.job.clone(), c.prefix.clone());
+            let order = proto::CheckpointOrder { checkpoint: c.id, job, phase: phase as i32, prefix, copy_site, copy_address };
             world.tell(site, Body::Checkpoint(order));
         }
     }

@@ -1,14 +1,17 @@
 //! HTTP: what people and programs say to the hub.
 //!
 //! A call under `/v1` carries the hub's token (`Authorization: Bearer …`, or the cookie that `GET /?token=…` sets). [`api`] has the
-//! plain calls, [`streams`] those whose answer goes on (logs, events), [`metrics`] the text for Prometheus. Errors are
+//! plain calls, [`streams`] those whose answer goes on (logs, events), [`objects`] buckets and objects, [`recommendations`] what was advised, [`checkpoints`] those as files, [`metrics`] the text for Prometheus. Errors are
 //! `{"error": {"kind", "message"}}` everywhere, also for paths that don't exist.
 //!
 //! Nothing here decides: it reads [`crate::hub::World`] and calls [`Hub`]. Transport security is not here either: the port is meant for this
 //! machine, or for a proxy in front of it.
 
 pub mod api;
+pub mod checkpoints;
 pub mod metrics;
+pub mod objects;
+pub mod recommendations;
 pub mod streams;
 
 use crate::{Asset, Error, hub::Hub};
@@ -56,6 +59,15 @@ pub fn router(hub: Arc<Hub>, advertise: String, dashboard: Vec<Asset>) -> Router
         .route("/v1/jobs/{id}/checkpoint", post(api::checkpoint))
         .route("/v1/migrations", get(api::migrations))
         .route("/v1/migrations/{n}", get(api::migration))
+        .route("/v1/checkpoints", get(checkpoints::checkpoints))
+        .route("/v1/checkpoints/{id}", axum::routing::delete(checkpoints::delete))
+        .route("/v1/checkpoints/{id}/archive", get(checkpoints::archive))
+        .route("/v1/restore", post(checkpoints::restore))
+        .route("/v1/recommendations", get(recommendations::recommendations))
+        .route("/v1/recommendations/{n}", get(recommendations::recommendation))
+        .route("/v1/buckets", get(objects::buckets))
+        .route("/v1/objects/{bucket}", get(objects::objects))
+        .route("/v1/objects/{bucket}/{*key}", get(objects::get).put(objects::put).delete(objects::delete).post(objects::act))
         .route("/v1/join-tokens", post(api::join_token))
         .route("/v1/events", get(streams::events))
         .route("/v1/events.json", get(streams::events_json))

@@ -8,12 +8,15 @@
 
 use crate::{
     Error, Options,
+    advice::Advice,
+    archive::ArchiveFormat,
     checkpoints::{Checkpoint, Making},
     events::Events,
-    jobs::{Job, JobState, Rank, RankState},
+    jobs::{Job, JobState, Work},
     logs::Logs,
     migrations::{Migration, MigrationState},
     modules::{self, Modules},
+    objects::Objects,
     placement::{self, Room},
     proto::{self, ToAgent, to_agent::Body},
     state::State,
@@ -25,7 +28,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::{Mutex, Notify, mpsc, watch};
+use tokio::sync::{Mutex, Notify, Semaphore, mpsc, watch};
 
 /// Orders that wait for one agent. Beyond it the session is cut; the agent comes back and hears what is still open.
 pub const ORDERS_MAX: usize = 1024;
@@ -57,6 +60,11 @@ impl Site {
     pub fn connected(&self) -> bool {
         self.orders.is_some()
     }
+
+    /// Cores that its ranks may use; one if the agent said nothing sensible.
+    pub fn cores(&self) -> f64 {
+        if self.hello.cores.is_finite() && self.hello.cores > 0.0 { self.hello.cores } else { 1.0 }
+    }
 }
 
 /// A rank at a place: the job's number, the rank, the epoch.
@@ -70,6 +78,8 @@ pub struct World {
     /// Those that count.
     pub checkpoints: BTreeMap<u64, Checkpoint>,
     pub making: BTreeMap<u64, Making>,
+    /// Numbers of jobs whose snapshots are being written from a file.
+    pub restoring: BTreeSet<u64>,
     /// When a job's last checkpoint of those it asked for was begun (Unix ms).
     pub tried: BTreeMap<u64, u64>,
     /// Since when a job's ranks are told to stop (Unix ms).
@@ -134,6 +144,16 @@ impl World {
         there.map(|(name, site)| Room { site: name.clone(), slots: site.hello.slots, held: held(name) }).collect()
     }
 
+    /// A number that no job has, nor one that is being restored.
+    pub fn new_job(&self) -> u64 {
+        1 + self.jobs.last_key_value().map_or(0, |(n, _)| *n).max(self.restoring.last().copied().unwrap_or(0))
+    }
+
+    pub fn checkpoint(&self, id: u64) -> Result<&Checkpoint, Error> {
+        let missing = || Error::new(Kind::NotFound, format!("there is no checkpoint {id}; see `GET /v1/checkpoints`"));
+        self.checkpoints.get(&id).ok_or_else(missing)
+    }
+
     pub fn job(&self, id: &str) -> Result<&Job, Error> {
         number(id).and_then(|n| self.jobs.get(&n)).ok_or_else(|| Error::new(Kind::NotFound, format!("there is no job {id:?}")))
     }
@@ -172,6 +192,36 @@ pub struct Submit {
     pub workdir: Option<String>,
 }
 
+impl Submit {
+    /// What is asked for with its defaults, if it can be understood.
+    fn work(self) -> Result<Work, Error> {
+        let ms = |text: &Option<String>| match text {
+            None => Ok(0),
+            Some(t) => t.parse::<base::unit::Span>().map(|s| s.ms()).map_err(|e| invalid(e.to_string())),
+        };
+        let memory_max_bytes = match &self.memory_max {
+            None => 0,
+            Some(t) => t.parse::<base::unit::Bytes>().map_err(|e| invalid(e.to_string()))?.0,
+        };
+        let work = Work {
+            time_max_ms: ms(&self.time_max)?,
+            checkpoint_every_ms: ms(&self.checkpoint_every)?,
+            memory_max_bytes,
+            tenant: self.tenant.unwrap_or_else(|| "default".into()),
+            np: self.np,
+            args: if self.args.is_empty() { vec![self.name.clone()] } else { self.args },
+            name: self.name,
+            env: self.env,
+            buckets: self.buckets,
+            module: self.module.to_ascii_lowercase(),
+            pinned: self.pinned,
+            workdir: self.workdir.unwrap_or_else(|| "/out".into()),
+        };
+        work.check()?;
+        Ok(work)
+    }
+}
+
 pub struct Hub {
     pub world: Mutex<World>,
     pub state: State,
@@ -181,6 +231,15 @@ pub struct Hub {
     pub instance: String,
     pub logs: Logs,
     pub modules: Modules,
+    pub advice: Advice,
+    pub objects: Objects,
+    pub archive: Option<ArchiveFormat>,
+    /// Files of checkpoints in memory: one.
+    pub archiving: Semaphore,
+    /// Wakes who removes what nobody needs of checkpoints.
+    pub sweep: Notify,
+    /// The hub's own: for its port, and to dial agents.
+    pub identity: base::identity::Identity,
     pub heartbeat: Duration,
     /// How long agents may take to come back after the hub was started.
     pub grace: Duration,
@@ -201,6 +260,7 @@ impl Hub {
         std::fs::create_dir_all(&folder)
             .map_err(|e| Error::new(Kind::FailedPrecondition, format!("data folder {} can't be written: {e}", folder.display())))?;
         let authority = Authority::open(&folder.join("ca")).map_err(Error::internal)?;
+        let identity = authority.issue(base::identity::HUB).map_err(Error::internal)?;
         let path = folder.join("token");
         let token = match std::fs::read_to_string(&path) {
             Ok(token) if !token.trim().is_empty() => token.trim().to_string(),
@@ -233,11 +293,17 @@ impl Hub {
             world: Mutex::new(world),
             events: Events::new(state.clone()),
             state,
+            objects: Objects::open(&folder, &identity).await?,
+            archive: options.archive,
+            archiving: Semaphore::new(1),
+            sweep: Notify::new(),
+            identity,
             authority,
             token,
             instance: hex(&rand::random::<[u8; 8]>()),
             logs: Logs::new(folder.join("logs")),
             modules: Modules::new(folder.join("modules"), options.check_module.unwrap_or_else(modules::header_only)),
+            advice: Advice::new(options.learning, options.advise),
             heartbeat: options.heartbeat.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX),
             grace: options.grace,
             stop: watch::channel(false).0,
@@ -253,58 +319,19 @@ impl Hub {
     }
 
     pub async fn submit(&self, ask: Submit) -> Result<Job, Error> {
-        if !(1..=1024).contains(&ask.np) {
-            return Err(invalid(format!("np is {}; use 1 to 1024", ask.np)));
-        }
-        if ask.name.is_empty() || ask.name.len() > 200 {
-            return Err(invalid("name must have 1 to 200 bytes"));
-        }
-        self.modules.find(&ask.module)?;
-        let ms = |text: &Option<String>| match text {
-            None => Ok(0),
-            Some(t) => t.parse::<base::unit::Span>().map(|s| s.ms()).map_err(|e| invalid(e.to_string())),
-        };
-        let (time_max_ms, checkpoint_every_ms) = (ms(&ask.time_max)?, ms(&ask.checkpoint_every)?);
-        let memory_max_bytes = match &ask.memory_max {
-            None => 0,
-            Some(t) => t.parse::<base::unit::Bytes>().map_err(|e| invalid(e.to_string()))?.0,
-        };
+        let site = ask.site.clone();
+        let work = ask.work()?;
+        self.modules.find(&work.module)?;
         let mut world = self.world.lock().await;
-        let rooms = world.rooms();
-        let places = placement::place(ask.np, ask.site.as_deref(), &rooms).map_err(|m| Error::new(Kind::FailedPrecondition, m))?;
-        let n = world.jobs.last_key_value().map_or(1, |(n, _)| n + 1);
+        let places = placement::place(work.np, site.as_deref(), &world.rooms()).map_err(|m| Error::new(Kind::FailedPrecondition, m))?;
+        let n = world.new_job();
+        self.admit(&mut world, n, work, &places, String::new()).await
+    }
+
+    /// Writes a job down and tells the agents to start it; `places` has the site of each rank.
+    pub async fn admit(&self, world: &mut World, n: u64, work: Work, places: &[String], from_checkpoint: String) -> Result<Job, Error> {
         let now = now_ms();
-        let mut job = Job {
-            n,
-            id: format!("job-{n}"),
-            tenant: ask.tenant.unwrap_or_else(|| "default".into()),
-            state: JobState::Pending,
-            reason: String::new(),
-            np: ask.np,
-            args: if ask.args.is_empty() { vec![ask.name.clone()] } else { ask.args },
-            name: ask.name,
-            env: ask.env,
-            buckets: ask.buckets,
-            module: ask.module.to_ascii_lowercase(),
-            pinned: ask.pinned,
-            workdir: ask.workdir.unwrap_or_else(|| "/out".into()),
-            memory_max_bytes,
-            time_max_ms,
-            checkpoint_every_ms,
-            created_ms: now,
-            started_ms: None,
-            ended_ms: None,
-            exit_code: None,
-            backtrace: String::new(),
-            restarts: 0,
-            from_checkpoint: String::new(),
-            ranks: (0..ask.np)
-                .map(|rank| Rank { rank, site: String::new(), epoch: 0, state: RankState::Pending, doing: String::new(), cpu_used: 0.0, memory_bytes: 0, sent: 0, received: 0 })
-                .collect(),
-            placements: Vec::new(),
-            output_bytes: 0,
-            cancelling: None,
-        };
+        let mut job = Job::new(n, work, from_checkpoint, now);
         for (rank, site) in places.iter().enumerate() {
             job.put(rank as u32, site, now);
         }
@@ -358,6 +385,7 @@ impl Hub {
                 world.tell(&site, Body::Forget(proto::Forget { job: job.id.clone() }));
             }
             self.logs.close(job.n);
+            self.sweep.notify_one();
             self.events.add("job.ended", &job.id, format!("{:?} {}", job.state, job.reason).to_lowercase().trim_end()).await;
         } else if cancel {
             world.tell_cancel(&job);

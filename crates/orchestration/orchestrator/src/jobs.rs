@@ -1,6 +1,10 @@
 //! A job and the rules of its life: pure data and pure transitions; `hub.rs` acts on them.
 
-use crate::proto::{JobSpec, Place, rank_event};
+use crate::{
+    Error,
+    proto::{JobSpec, Place, rank_event},
+};
+use base::Kind;
 use serde::{Deserialize, Serialize};
 
 /// Characters kept of an agent's reason or backtrace.
@@ -62,6 +66,40 @@ pub struct Placement {
     pub to_ms: Option<u64>,
 }
 
+/// What a job is to do, apart from where: enough to start it again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Work {
+    pub name: String,
+    pub tenant: String,
+    pub np: u32,
+    pub args: Vec<String>,
+    pub env: Vec<String>,
+    pub buckets: Vec<String>,
+    /// SHA-256 of the module.
+    pub module: String,
+    pub pinned: bool,
+    pub workdir: String,
+    /// Per rank; 0: the agent's own bound.
+    pub memory_max_bytes: u64,
+    /// 0: none.
+    pub time_max_ms: u64,
+    /// 0: never.
+    pub checkpoint_every_ms: u64,
+}
+
+impl Work {
+    /// Refuses what no hub starts.
+    pub fn check(&self) -> Result<(), Error> {
+        if !(1..=1024).contains(&self.np) {
+            return Err(Error::new(Kind::InvalidArgument, format!("np is {}; use 1 to 1024", self.np)));
+        }
+        if self.name.is_empty() || self.name.len() > 200 {
+            return Err(Error::new(Kind::InvalidArgument, "name must have 1 to 200 bytes"));
+        }
+        Ok(())
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Job {
     #[serde(default)]
@@ -101,6 +139,58 @@ pub struct Job {
 }
 
 impl Job {
+    /// A job that has not begun; its ranks have no place yet.
+    pub fn new(n: u64, work: Work, from_checkpoint: String, now_ms: u64) -> Job {
+        let rank = |rank| Rank { rank, site: String::new(), epoch: 0, state: RankState::Pending, doing: String::new(), cpu_used: 0.0, memory_bytes: 0, sent: 0, received: 0 };
+        Job {
+            n,
+            id: format!("job-{n}"),
+            tenant: work.tenant,
+            state: JobState::Pending,
+            reason: String::new(),
+            np: work.np,
+            args: work.args,
+            name: work.name,
+            env: work.env,
+            buckets: work.buckets,
+            module: work.module,
+            pinned: work.pinned,
+            workdir: work.workdir,
+            memory_max_bytes: work.memory_max_bytes,
+            time_max_ms: work.time_max_ms,
+            checkpoint_every_ms: work.checkpoint_every_ms,
+            created_ms: now_ms,
+            started_ms: None,
+            ended_ms: None,
+            exit_code: None,
+            backtrace: String::new(),
+            restarts: 0,
+            from_checkpoint,
+            ranks: (0..work.np).map(rank).collect(),
+            placements: Vec::new(),
+            output_bytes: 0,
+            cancelling: None,
+        }
+    }
+
+    /// What is needed to start it again elsewhere.
+    pub fn work(&self) -> Work {
+        Work {
+            name: self.name.clone(),
+            tenant: self.tenant.clone(),
+            np: self.np,
+            args: self.args.clone(),
+            env: self.env.clone(),
+            buckets: self.buckets.clone(),
+            module: self.module.clone(),
+            pinned: self.pinned,
+            workdir: self.workdir.clone(),
+            memory_max_bytes: self.memory_max_bytes,
+            time_max_ms: self.time_max_ms,
+            checkpoint_every_ms: self.checkpoint_every_ms,
+        }
+    }
+
     /// What the agents are told of it.
     pub fn spec(&self) -> JobSpec {
         JobSpec {
@@ -114,6 +204,7 @@ impl Job {
             time_max_ms: self.time_max_ms,
             tenant: self.tenant.clone(),
             workdir: self.workdir.clone(),
+            life: self.restarts,
         }
     }
 

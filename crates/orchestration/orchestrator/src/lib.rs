@@ -2,12 +2,15 @@
 //!
 //! The life of a job: [`hub::Hub::submit`] places its ranks and writes them down, `StartRanks` goes to the agents over their
 //! sessions ([`session`]), `RankEvent`s come back, a migration is committed in SQLite before its verdict is sent, the last
-//! rank's exit ends it; lost ranks start it again from its last checkpoint ([`checkpoints`]). The wire between hub and agents is [`proto`].
+//! rank's exit ends it; lost ranks start it again from its last checkpoint ([`checkpoints`]), which can also travel as a file ([`archive`]).
+//! Objects have their catalog here and their bytes at the sites ([`objects`]). The wire between hub and agents is [`proto`].
 //!
 //! People and programs speak HTTP with it ([`http`]).
 //!
-//! Not here yet: the Learning Plane, objects, and with them the archives of checkpoints.
+//! When a job should move is the Learning Plane's to say ([`advice`]).
 
+pub mod advice;
+pub mod archive;
 pub mod checkpoints;
 pub mod events;
 pub mod http;
@@ -17,6 +20,7 @@ pub mod logs;
 pub mod migrations;
 pub mod modules;
 pub mod moves;
+pub mod objects;
 pub mod placement;
 pub mod presence;
 pub mod proto;
@@ -53,6 +57,12 @@ impl From<sqlx::Error> for Error {
     }
 }
 
+impl From<geds::Error> for Error {
+    fn from(e: geds::Error) -> Error {
+        Error::new(e.kind(), e.to_string())
+    }
+}
+
 /// A file of the dashboard: its path (`/` or `/app.js`), its content type, its bytes.
 pub type Asset = (&'static str, &'static str, &'static [u8]);
 
@@ -72,6 +82,12 @@ pub struct Options {
     pub grace: Duration,
     /// Says what a module is, or why it can't run. `None`: only whether it is WebAssembly at all.
     pub check_module: Option<modules::Check>,
+    /// The file format of checkpoints. `None`: they can't be fetched and restored as files.
+    pub archive: Option<archive::ArchiveFormat>,
+    /// Whether advice of the Learning Plane becomes migrations. If not, it is written down and refused.
+    pub advise: bool,
+    /// Settings of the Learning Plane.
+    pub learning: learning::Options,
     /// The files behind `GET /`.
     pub dashboard: Vec<Asset>,
 }
@@ -86,6 +102,9 @@ impl Default for Options {
             heartbeat: Duration::from_millis(500),
             grace: Duration::from_secs(5),
             check_module: None,
+            advise: true,
+            learning: learning::Options::default(),
+            archive: None,
             dashboard: Vec::new(),
         }
     }
@@ -132,15 +151,17 @@ impl Service {
         let dashboard = std::mem::take(&mut options.dashboard);
         let advertise = options.advertise.take().unwrap_or_else(|| grpc.to_string());
         let hub = hub::Hub::open(options).await?;
-        let own = hub.authority.issue(base::identity::HUB).map_err(Error::internal)?;
+        // The authority's certificate goes with the hub's own: who joins knows the authority by its fingerprint only.
+        let chain = format!("{}{}", hub.identity.cert_pem, hub.identity.ca_pem);
         let tls = ServerTlsConfig::new()
-            .identity(Identity::from_pem(&own.cert_pem, &own.key_pem))
+            .identity(Identity::from_pem(chain, &hub.identity.key_pem))
             .client_ca_root(Certificate::from_pem(hub.authority.ca_pem()))
             .client_auth_optional(true);
         let router = Server::builder()
             .tls_config(tls)
             .map_err(Error::internal)?
-            .add_service(proto::hub_server::HubServer::new(session::Rpc(hub.clone())));
+            .add_service(proto::hub_server::HubServer::new(session::Rpc(hub.clone())))
+            .add_service(geds::rpc::server(hub.objects.catalog.clone(), objects::caller));
         let mut stop = hub.stop.subscribe();
         tokio::spawn(async move {
             let stopped = async move {
@@ -162,6 +183,8 @@ impl Service {
         });
         hub.wait_for_agents();
         hub.keep_time();
+        hub.keep_advising().await?;
+        hub.keep_swept();
         Ok(Handle { hub, grpc, http })
     }
 }

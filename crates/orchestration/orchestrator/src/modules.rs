@@ -73,6 +73,13 @@ impl Modules {
         Ok(path)
     }
 
+    /// Checks a module that is here again. Takes its time, as [`Modules::add`] does.
+    pub fn inspect(&self, sha256: &str) -> Result<ModuleInfo, Error> {
+        let path = self.find(sha256)?;
+        let bytes = fs::read(&path).map_err(|e| Error::internal(format!("read the module {}: {e}", path.display())))?;
+        (self.check)(&bytes).map_err(|why| Error::internal(format!("the kept module {sha256} is refused now: {why}")))
+    }
+
     /// Checks and keeps a module. Takes its time: to be called on a thread that may compute.
     pub fn add(&self, bytes: &[u8]) -> Result<Module, Error> {
         if bytes.len() > MODULE_MAX {

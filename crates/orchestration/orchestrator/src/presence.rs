@@ -42,6 +42,8 @@ impl Hub {
             anew = old.hello.instance != hello.instance;
         }
         self.state.save_site(site, &hello, now_ms()).await?;
+        let name = base::SiteId::new(site).map_err(Error::internal)?;
+        self.objects.catalog.set_site_address(&name, &hello.data_address).await?;
         world.sessions += 1;
         let (session, behind) = (world.sessions, Arc::new(Notify::new()));
         let (running, ready) = (hello.running.clone(), hello.ready.clone());
@@ -143,8 +145,9 @@ impl Hub {
             }
         }
         let Some(here) = world.sites.get_mut(site) else { return };
-        let cores = if here.hello.cores > 0.0 { here.hello.cores } else { 1.0 };
-        here.history.push_back((now_ms(), finite(telemetry.cpu_wanted / cores)));
+        let (cores, now) = (here.cores(), now_ms());
+        self.advice.observe(site, cores, &telemetry, now);
+        here.history.push_back((now, finite(telemetry.cpu_wanted / cores)));
         if here.history.len() > crate::hub::HISTORY {
             here.history.pop_front();
         }

@@ -4,7 +4,7 @@
 //! SQLite's part is to make a change durable before anyone is told of it. What changes together is written in one
 //! transaction ([`State::save`]). Nothing here decides anything.
 
-use crate::{Error, checkpoints::Checkpoint, jobs::Job, migrations::Migration, proto::Hello};
+use crate::{Error, advice::Advised, checkpoints::Checkpoint, jobs::Job, migrations::Migration, proto::Hello};
 use prost::Message;
 use sqlx::{
     Row, SqlitePool,
@@ -18,8 +18,23 @@ CREATE TABLE IF NOT EXISTS hub_migrations (n INTEGER PRIMARY KEY, doc TEXT NOT N
 CREATE TABLE IF NOT EXISTS hub_events (id INTEGER PRIMARY KEY AUTOINCREMENT, at_ms INTEGER NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL, message TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS hub_tokens (sha256 TEXT PRIMARY KEY, site TEXT NOT NULL, expires_ms INTEGER NOT NULL, used INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS hub_checkpoints (n INTEGER PRIMARY KEY AUTOINCREMENT, doc TEXT NOT NULL DEFAULT '');
+CREATE TABLE IF NOT EXISTS hub_recommendations (n INTEGER PRIMARY KEY, job TEXT NOT NULL, open INTEGER NOT NULL, doc TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS hub_sites (name TEXT PRIMARY KEY, hello BLOB NOT NULL, last_seen_ms INTEGER NOT NULL);
 ";
+
+/// Opens a database file, making it where it is missing. A commit is on disk when it returns.
+pub async fn pool(path: &Path) -> Result<SqlitePool, Error> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(5));
+    Ok(SqlitePoolOptions::new().max_connections(4).connect_with(options).await?)
+}
+
+/// Recommendations kept: 20 KB each when the series are long, so at most some 200 MB.
+const RECOMMENDATIONS_KEPT: i64 = 10_000;
 
 /// The hub's database.
 #[derive(Clone)]
@@ -30,13 +45,7 @@ pub struct State {
 impl State {
     /// Opens the file, making it and its tables where they are missing.
     pub async fn open(path: &Path) -> Result<State, Error> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(5));
-        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
+        let pool = pool(path).await?;
         sqlx::raw_sql(SCHEMA).execute(&pool).await?;
         Ok(State { pool })
     }
@@ -101,10 +110,55 @@ impl State {
         Ok(())
     }
 
+    /// Makes a checkpoint count no more.
+    pub async fn drop_checkpoint(&self, n: u64) -> Result<(), Error> {
+        sqlx::query("DELETE FROM hub_checkpoints WHERE n = ?").bind(n as i64).execute(&self.pool).await?;
+        Ok(())
+    }
+
     /// The checkpoints that count.
     pub async fn checkpoints(&self) -> Result<BTreeMap<u64, Checkpoint>, Error> {
         let rows = sqlx::query("SELECT n, doc FROM hub_checkpoints WHERE doc != ''").fetch_all(&self.pool).await?;
         rows.iter().map(|row| Ok((row.get::<i64, _>(0) as u64, read("checkpoint", row.get(1))?))).collect()
+    }
+
+    /// Writes a recommendation with all its inputs; durable when it returns. The oldest beyond 10 000 are dropped.
+    pub async fn save_recommendation(&self, advised: &Advised) -> Result<(), Error> {
+        let n = advised.recommendation.id as i64;
+        sqlx::query("INSERT INTO hub_recommendations (n, job, open, doc) VALUES (?, ?, ?, ?) ON CONFLICT (n) DO UPDATE SET open = excluded.open, doc = excluded.doc")
+            .bind(n)
+            .bind(advised.recommendation.job.as_str())
+            .bind(advised.ended.is_none())
+            .bind(serde_json::to_string(advised).expect("a recommendation is plain data"))
+            .execute(&self.pool)
+            .await?;
+        if n % 100 == 0 {
+            sqlx::query("DELETE FROM hub_recommendations WHERE n <= ?").bind(n - RECOMMENDATIONS_KEPT).execute(&self.pool).await?;
+        }
+        Ok(())
+    }
+
+    /// The newest, of one job if it is named, oldest first.
+    pub async fn recommendations(&self, job: Option<&str>, limit: u32) -> Result<Vec<Advised>, Error> {
+        let rows = sqlx::query("SELECT doc FROM hub_recommendations WHERE ?1 IS NULL OR job = ?1 ORDER BY n DESC LIMIT ?2").bind(job).bind(limit);
+        rows.fetch_all(&self.pool).await?.iter().rev().map(|row| read("recommendation", row.get(0))).collect()
+    }
+
+    pub async fn recommendation(&self, n: u64) -> Result<Option<Advised>, Error> {
+        let row = sqlx::query("SELECT doc FROM hub_recommendations WHERE n = ?").bind(n as i64).fetch_optional(&self.pool).await?;
+        row.map(|row| read("recommendation", row.get(0))).transpose()
+    }
+
+    /// Those of which the end is not known.
+    pub async fn open_recommendations(&self) -> Result<Vec<Advised>, Error> {
+        let rows = sqlx::query("SELECT doc FROM hub_recommendations WHERE open = 1 ORDER BY n").fetch_all(&self.pool).await?;
+        rows.iter().map(|row| read("recommendation", row.get(0))).collect()
+    }
+
+    /// The largest number that a recommendation has; 0 if there is none.
+    pub async fn last_recommendation(&self) -> Result<u64, Error> {
+        let row = sqlx::query("SELECT COALESCE(MAX(n), 0) FROM hub_recommendations").fetch_one(&self.pool).await?;
+        Ok(row.get::<i64, _>(0) as u64)
     }
 
     /// Whether [`State::take_token`] would succeed now.

@@ -1,6 +1,6 @@
 //! The plain calls: a question, an answer in JSON.
 
-use super::{App, In, read};
+use super::{App, In, read, recommendations::Forecast};
 use crate::{
     Error,
     checkpoints::Checkpoint,
@@ -49,8 +49,8 @@ pub struct Site {
     pub last_seen_ms: u64,
     /// (Unix ms, cores wanted per core), oldest first.
     pub history: Vec<(u64, f64)>,
-    /// The Learning Plane's, when it has one.
-    pub forecast: Option<serde_json::Value>,
+    /// The Learning Plane's, of the cores wanted per core; null for a silent site.
+    pub forecast: Option<Forecast>,
 }
 
 /// Every site that ever joined, by name.
@@ -94,7 +94,11 @@ pub struct ErrorDetail {
 
 #[utoipa::path(get, path = "/v1/sites", responses((status = 200, body = [Site])), tag = "sites")]
 pub async fn sites(State(app): State<App>) -> Json<Vec<Site>> {
-    Json(list_sites(&*app.hub.world.lock().await))
+    let mut sites = list_sites(&*app.hub.world.lock().await);
+    for site in sites.iter_mut().filter(|s| s.state == "ready") {
+        site.forecast = app.hub.advice.forecast(&site.name).as_ref().map(Forecast::from);
+    }
+    Json(sites)
 }
 
 #[utoipa::path(post, path = "/v1/modules", tag = "jobs", request_body(content = Vec<u8>, content_type = "application/wasm"),
@@ -216,8 +220,10 @@ pub async fn join_token(State(app): State<App>, In(ask): In<JoinAsk>) -> Result<
 #[openapi(
     info(title = "CloudSkin hub", description = "Sites, jobs, migrations and events. Times are Unix milliseconds."),
     paths(
-        sites, add_module, submit, jobs, job, cancel, migrate, checkpoint, migrations, migration, join_token, super::streams::logs,
-        super::streams::events, super::streams::events_json
+        super::recommendations::recommendations, super::recommendations::recommendation, sites, add_module, submit, jobs, job, cancel, migrate, checkpoint, migrations, migration, join_token, super::streams::logs,
+        super::streams::events, super::streams::events_json, super::objects::buckets, super::objects::objects, super::objects::put,
+        super::objects::get, super::objects::delete, super::objects::act, super::checkpoints::checkpoints, super::checkpoints::delete, super::checkpoints::archive,
+        super::checkpoints::restore
     ),
     components(schemas(ErrorBody, ErrorDetail, Event)),
     modifiers(&Bearer)

@@ -8,7 +8,10 @@ use orchestrator::{
     proto::{self, FromAgent, from_agent::Body as From, hub_client::HubClient, to_agent::Body},
 };
 use sha2::{Digest, Sha256};
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::sync::mpsc;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
@@ -55,6 +58,9 @@ pub struct Agent {
     pub down: tonic::Streaming<proto::ToAgent>,
     pub identity: Identity,
     pub welcome: proto::Welcome,
+    /// What it reports at each beat; `tests/advice.rs` changes it.
+    #[allow(dead_code)]
+    pub report: Arc<Mutex<proto::Telemetry>>,
     beat: tokio::task::JoinHandle<()>,
 }
 
@@ -75,21 +81,24 @@ impl Agent {
     pub async fn session(hub: &Handle, identity: Identity, site: &str, hello: proto::Hello) -> Agent {
         let (up, queue) = mpsc::channel(16);
         let instance = if hello.instance.is_empty() { "1".into() } else { hello.instance.clone() };
-        let hello = proto::Hello { data_address: format!("{site}:1"), slots: 4, cores: 2.0, instance, ..hello };
+        let data_address = if hello.data_address.is_empty() { format!("{site}:1") } else { hello.data_address.clone() };
+        let hello = proto::Hello { data_address, slots: 4, cores: if hello.cores > 0.0 { hello.cores } else { 2.0 }, instance, ..hello };
         up.send(FromAgent { body: Some(From::Hello(hello)) }).await.unwrap();
         let stream = tokio_stream::wrappers::ReceiverStream::new(queue);
         let mut down = HubClient::new(channel(hub, Some(identity.clone())).await).session(stream).await.unwrap().into_inner();
         let Some(Body::Welcome(welcome)) = down.message().await.unwrap().unwrap().body else { panic!("the first order is not Welcome") };
         let heart = up.downgrade();
+        let report = Arc::new(Mutex::new(proto::Telemetry { cpu_wanted: 3.0, cpu_used: f64::NAN, ..Default::default() }));
+        let told = report.clone();
         let beat = tokio::spawn(async move {
             while let Some(up) = heart.upgrade() {
-                let telemetry = proto::Telemetry { cpu_wanted: 3.0, cpu_used: f64::NAN, ..Default::default() };
+                let telemetry = told.lock().unwrap().clone();
                 let _ = up.send(FromAgent { body: Some(From::Telemetry(telemetry)) }).await;
                 drop(up);
                 tokio::time::sleep(HEARTBEAT / 3).await;
             }
         });
-        Agent { up, down, identity, welcome, beat }
+        Agent { up, down, identity, welcome, report, beat }
     }
 
     /// Cuts the session; the identity to come back with.

@@ -2,6 +2,7 @@
 
 mod fake;
 mod http;
+mod objects;
 
 use fake::*;
 use orchestrator::{
@@ -299,7 +300,7 @@ async fn a_job_goes_on_from_its_last_checkpoint() {
     let mut fog = Agent::new(&hub, "fog").await;
     drop(edge);
     assert!(matches!(cloud.order().await, Body::Cancel(c) if c.reason.contains("starts again")));
-    assert!(matches!(cloud.order().await, Body::Start(s) if s.from_checkpoint == "job-1/2" && s.start.iter().all(|p| p.epoch == 2)));
+    assert!(matches!(cloud.order().await, Body::Start(s) if s.from_checkpoint == "job-1/2" && s.spec.as_ref().unwrap().life == 1 && s.start.iter().all(|p| p.epoch == 2)));
     assert!(matches!(fog.order().await, Body::Start(s) if s.start.len() == 1));
     cloud.rank(0, 1, Cancelled, 0).await; // the older life's last words
     for rank in 0..4 {

@@ -1,0 +1,243 @@
+//! The agent: runs a site's ranks, keeps its objects, and does what the hub says.
+//!
+//! ```text
+//!  join ──▶ session with the hub ◀──── telemetry, events, output up; orders down         session.rs
+//!              │
+//!              ├─▶ jobs.rs         ranks: each a thread with its cell
+//!              ├─▶ moves.rs        migrations: this end and that end
+//!              └─▶ checkpoints.rs  stop, write, go on
+//!  data port ──┬─▶ geds/1          objects, for other sites and the hub
+//!              └─▶ cells/1         messages of ranks, and cells that move here
+//! ```
+//!
+//! It decides nothing about where things run: a rank starts, moves and ends when the hub has said so. When the hub is away, ranks go on; when
+//! the agent dies, its ranks are lost and its sealed objects are not.
+
+mod checkpoints;
+mod join;
+mod jobs;
+mod load;
+mod moves;
+mod printer;
+mod session;
+
+use crate::{args, failure::fail, place::Place, share, table};
+use anyhow::Context;
+use base::{Kind, SiteId, identity};
+use cells::{Engine, Link, Program};
+use orchestrator::proto::{self, hub_client::HubClient};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+use tokio::{net::TcpListener, signal::unix::{SignalKind, signal}};
+use tonic::transport::Channel;
+
+/// What an agent is; shared by its tasks and threads.
+pub struct Agent {
+    site: SiteId,
+    /// host:port that other agents dial.
+    address: String,
+    /// New at each start: what an older process held is lost.
+    instance: String,
+    cores: Vec<usize>,
+    affinity: String,
+    memory_bytes: u64,
+    slots: u32,
+    engine: Engine,
+    link: Link,
+    node: geds::Node,
+    dialer: identity::Dialer,
+    hub: HubClient<Channel>,
+    runtime: tokio::runtime::Handle,
+    outbox: session::Outbox,
+    programs: Mutex<HashMap<String, Arc<Program>>>,
+    jobs: Mutex<BTreeMap<String, Arc<jobs::Job>>>,
+    moves: Mutex<BTreeMap<u64, moves::Move>>,
+}
+
+/// The configuration of an agent: `cloudskin.toml` in its folder, if there is one, and the environment.
+#[derive(Default, serde::Deserialize)]
+#[serde(default)]
+struct Config {
+    geds: geds::Config,
+}
+
+/// Between attempts to reach the hub at the start.
+const RETRY: Duration = Duration::from_millis(300);
+/// For a TLS handshake on the data port.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// How often copies are looked for that nobody needs.
+const SWEEP: Duration = Duration::from_secs(60);
+/// Programs that are kept ready.
+const PROGRAMS_MAX: usize = 64;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every critical section here is a few steps on a map or a state; a panic elsewhere leaves them whole.
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+pub async fn run(place: &Place, ask: args::Agent) -> anyhow::Result<u8> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let agent = tokio::select! {
+        agent = start(place, ask) => agent?,
+        _ = interrupt.recv() => return Ok(0),
+        _ = terminate.recv() => return Ok(0),
+    };
+    table::say(&format!("agent {} ready: {} slots, {}, other agents dial {}\n", agent.site, agent.slots, agent.affinity, agent.address))?;
+    tokio::select! {
+        e = session::keep(agent) => Err(e),
+        _ = interrupt.recv() => Ok(0),
+        _ = terminate.recv() => Ok(0),
+    }
+}
+
+async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
+    let data = &place.data;
+    std::fs::create_dir_all(data)
+        .map_err(|e| fail(Kind::PermissionDenied, format!("the data folder {} can't be written: {e}; name another with --data", data.display())))?;
+    let file = data.join("cloudskin.toml");
+    let config: Config = base::config::load(file.exists().then_some(file.as_path()), std::env::vars())
+        .map_err(|e| fail(Kind::InvalidArgument, e.to_string()))?;
+    let listener = TcpListener::bind(ask.listen)
+        .await
+        .map_err(|e| fail(Kind::FailedPrecondition, format!("other agents can't be heard on {}: {e}; choose another address with --listen", ask.listen)))?;
+    let identity = join::identity(data, &ask).await?;
+    let dialer = identity.dialer()?;
+    let acceptor = identity.acceptor(&[geds::ALPN, cells::link::ALPN])?;
+    let channel = join::channel(&dialer, &ask.hub)?;
+    let address = match &ask.advertise {
+        Some(address) => address.clone(),
+        None => listener.local_addr()?.to_string(),
+    };
+    let node = loop {
+        let options = geds::Options {
+            site: ask.site.clone(),
+            folder: data.join("objects"),
+            limit: config.geds.limit,
+            dialer: dialer.clone(),
+            catalog: Arc::new(geds::RemoteCatalog::new(channel.clone())),
+            persist: config.geds.persist()?,
+            address: address.clone(),
+        };
+        match geds::Node::open(options).await {
+            Ok(node) => break node,
+            // The namenode is in the hub, which may still be on its way.
+            Err(e) if e.kind() == Kind::Unavailable => {
+                tracing::warn!(error = %e, hub = ask.hub, "the hub can't be reached yet");
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(e) => return Err(fail(e.kind(), format!("the object store in {} can't be opened: {e}", data.join("objects").display()))),
+        }
+    };
+    let all = share::allowed()?;
+    let machine = std::thread::available_parallelism().map_or(1, |n| n.get()).max(all.0.len());
+    let cores = ask.cores.as_ref().map_or(all.0, |c| c.0.clone());
+    let affinity = format!("core{} {} of this machine", if cores.len() > 1 { "s" } else { "" }, share::Cores(cores.clone()));
+    tracing::debug!(machine, "cores");
+    // A move holds a second cell for a rank, and a restart holds old and new ones for a moment.
+    let engine = Engine::new(&cells::engine::Options { cache: Some(data.join("cache")), cells_max: ask.slots.saturating_mul(2).max(16) })?;
+    let agent = Arc::new(Agent {
+        link: Link::new(ask.site.clone(), dialer.clone()),
+        site: ask.site,
+        address,
+        instance: format!("{:016x}", rand::random::<u64>()),
+        cores,
+        affinity,
+        memory_bytes: ask.memory.map_or_else(share::memory, |m| m.0),
+        slots: ask.slots,
+        engine,
+        node,
+        dialer,
+        hub: HubClient::new(channel),
+        runtime: tokio::runtime::Handle::current(),
+        outbox: session::Outbox::default(),
+        programs: Mutex::default(),
+        jobs: Mutex::default(),
+        moves: Mutex::default(),
+    });
+    tokio::spawn(listen(agent.clone(), listener, acceptor));
+    let node = agent.node.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            if let Err(error) = node.sweep().await {
+                tracing::debug!(%error, "copies that nobody needs were not looked for");
+            }
+        }
+    });
+    Ok(agent)
+}
+
+/// Takes in connections of other sites and the hub, each served by a task of its own.
+async fn listen(agent: Arc<Agent>, listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor) {
+    loop {
+        let (tcp, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Too many open files, for instance: better later than never.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        };
+        let (agent, acceptor) = (agent.clone(), acceptor.clone());
+        tokio::spawn(async move {
+            let _ = tcp.set_nodelay(true);
+            let stream: tokio_rustls::TlsStream<_> = match tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(tcp)).await {
+                Ok(Ok(stream)) => stream.into(),
+                Ok(Err(error)) => return tracing::warn!(%from, %error, "a connection was refused"),
+                Err(_) => return tracing::warn!(%from, "a connection said nothing and was closed"),
+            };
+            let peer = identity::peer_name(&stream).unwrap_or_default();
+            match identity::protocol(&stream).as_deref() {
+                Some(geds::ALPN) => {
+                    if let Err(error) = agent.node.serve_peer(stream, &peer).await {
+                        tracing::debug!(peer, %error, "objects");
+                    }
+                }
+                Some(cells::link::ALPN) if identity::site_of(&peer).is_some() => match agent.link.serve(stream).await {
+                    Ok(None) => {}
+                    Ok(Some(arrival)) => {
+                        std::thread::spawn(move || agent.arrive(arrival));
+                    }
+                    Err(error) => tracing::warn!(peer, %error, "messages of ranks"),
+                },
+                protocol => tracing::warn!(peer, ?protocol, "this peer may not speak this protocol here"),
+            }
+        });
+    }
+}
+
+impl Agent {
+    /// The program with this SHA-256, from the hub if it isn't here. For plain threads: compiling takes its time.
+    fn program(&self, sha256: &str) -> anyhow::Result<Arc<Program>> {
+        if let Some(program) = lock(&self.programs).get(sha256) {
+            return Ok(program.clone());
+        }
+        let wasm = self.runtime.block_on(async {
+            let ask = proto::ModuleRequest { sha256: sha256.into() };
+            let mut chunks = self.hub.clone().module(ask).await.map_err(|s| anyhow::anyhow!("{}", s.message()))?.into_inner();
+            let mut wasm = Vec::new();
+            while let Some(chunk) = chunks.message().await.map_err(|s| anyhow::anyhow!("{}", s.message()))? {
+                if wasm.len() + chunk.data.len() > cells::engine::MODULE_MAX {
+                    anyhow::bail!("the hub sends more than {} bytes", cells::engine::MODULE_MAX);
+                }
+                wasm.extend_from_slice(&chunk.data);
+            }
+            Ok(wasm)
+        });
+        let wasm = wasm.with_context(|| format!("fetch module {sha256} from the hub"))?;
+        let sum: String = Sha256::digest(&wasm).iter().map(|b| format!("{b:02x}")).collect();
+        anyhow::ensure!(sum == sha256, "the hub sent module {sum} for {sha256}");
+        let program = self.engine.load(&wasm)?;
+        let mut programs = lock(&self.programs);
+        if programs.len() >= PROGRAMS_MAX {
+            programs.retain(|_, p| Arc::strong_count(p) > 1);
+        }
+        programs.insert(sha256.into(), program.clone());
+        Ok(program)
+    }
+}

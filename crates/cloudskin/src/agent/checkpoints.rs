@@ -1,0 +1,120 @@
+//! This agent's part in a checkpoint of a whole job: stop, write, go on.
+//!
+//! After STOP no message is under way: every rank stands still and all it had sent to other agents has arrived there. So the snapshots that WRITE makes,
+//! here and at the other sites, fit together.
+
+use super::{Agent, jobs::{CHECKPOINTS, Held, Job, within}, lock};
+use anyhow::Context;
+use base::SiteId;
+use cells::snapshot;
+use mpi::Rank;
+use orchestrator::proto::{CheckpointOrder, CheckpointStep, checkpoint_order::Phase, from_agent::Body};
+use std::{sync::Arc, time::{Duration, Instant}};
+
+/// For all ranks to come to a safe point, and for what they sent to arrive.
+const STOP_MAX: Duration = Duration::from_secs(20);
+
+impl Agent {
+    pub fn checkpoint(self: &Arc<Self>, order: CheckpointOrder) {
+        let agent = self.clone();
+        match order.phase() {
+            Phase::Resume => {
+                if let Some(job) = self.job(&order.job) {
+                    self.resume(&job);
+                }
+            }
+            Phase::Stop | Phase::Write => {
+                std::thread::spawn(move || agent.step(order));
+            }
+            Phase::Unspecified => {}
+        }
+    }
+
+    fn step(self: &Arc<Self>, order: CheckpointOrder) {
+        let mut step = CheckpointStep { checkpoint: order.checkpoint, job: order.job.clone(), phase: order.phase, ok: true, ..Default::default() };
+        let done = self.job(&order.job).context("this agent holds no rank of the job").and_then(|job| {
+            let done = if order.phase() == Phase::Stop { self.stop_all(&job).map(|()| 0) } else { self.write_all(&job, &order) };
+            step.ranks = job.all().iter().map(|h| h.rank).collect();
+            done
+        });
+        match done {
+            Ok(bytes) => step.bytes = bytes,
+            Err(e) => (step.ok, step.reason) = (false, crate::failure::line(&e)),
+        }
+        self.outbox.send(Body::Checkpoint(step));
+    }
+
+    /// Stops all ranks of a job here and waits until nothing of theirs is under way.
+    fn stop_all(&self, job: &Job) -> anyhow::Result<()> {
+        let until = within(STOP_MAX);
+        for held in job.all() {
+            anyhow::ensure!(held.halt(&job.fabric), "rank {} is not running", held.rank);
+        }
+        for held in job.all() {
+            held.stand_still(until)?;
+        }
+        for held in job.all() {
+            while !job.fabric.all_acknowledged(Rank(held.rank)) {
+                anyhow::ensure!(Instant::now() < until, "messages of rank {} have not arrived in time", held.rank);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_all(&self, job: &Job, order: &CheckpointOrder) -> anyhow::Result<u64> {
+        let bucket = geds::BucketName::new(CHECKPOINTS)?;
+        let store = self.node.blocking();
+        store.create_bucket(&bucket)?;
+        let mut bytes = 0;
+        for held in job.all() {
+            let snapshot = self.snapshot(job, &held)?;
+            bytes += snapshot.len() as u64;
+            let key = geds::Key::new(format!("{}/rank-{}", order.prefix, held.rank))?;
+            let mut writer = store.create(&bucket, &key)?;
+            writer.write_at(0, &snapshot)?;
+            store.seal(writer)?;
+            if !order.copy_site.is_empty() {
+                // One copy dies with this site. If the other can't be made, the checkpoint still helps when another rank's site is lost.
+                let copied = self.runtime.block_on(async {
+                    let site = SiteId::new(&order.copy_site)?;
+                    geds::PeerClient::dial(&self.dialer, &site, &order.copy_address).await?.keep(&bucket, &key).await?;
+                    anyhow::Ok(())
+                });
+                if let Err(error) = copied {
+                    tracing::warn!(%key, site = order.copy_site, %error, "the snapshot has no second copy");
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn snapshot(&self, job: &Job, held: &Held) -> anyhow::Result<Vec<u8>> {
+        let written = self.with_stopped(held, |cell| {
+            job.fabric.hold(Rank(held.rank));
+            let written = snapshot::write(&self.engine, cell);
+            job.fabric.release(Rank(held.rank));
+            written
+        });
+        Ok(written.with_context(|| format!("rank {} does not stand still any more", held.rank))??)
+    }
+
+    fn resume(self: &Arc<Self>, job: &Arc<Job>) {
+        for held in job.all() {
+            self.unhalt(job, &held, None);
+        }
+    }
+
+    /// The hub is gone: what stands still for a checkpoint goes on. Ranks that move wait for the verdict.
+    pub fn resume_all(self: &Arc<Self>) {
+        let jobs: Vec<Arc<Job>> = lock(&self.jobs).values().cloned().collect();
+        let agent = self.clone();
+        std::thread::spawn(move || {
+            for job in jobs {
+                if agent.moving(&job.spec.job).is_empty() {
+                    agent.resume(&job);
+                }
+            }
+        });
+    }
+}

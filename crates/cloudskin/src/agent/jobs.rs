@@ -1,0 +1,470 @@
+//! The ranks of this agent: from the order to start them to their end.
+//!
+//! ```text
+//!  Starting ─▶ Running ◀─────▶ Stopped ─▶ (taken by a move or a checkpoint)
+//!                 │              ▲
+//!                 ▼              └ Waiting: restored here by a move, not decided yet
+//!               Ended: kept, with its last event, until the hub says `Forget`
+//! ```
+//!
+//! A running rank is a thread with its cell. A stop ends the thread and leaves the cell in [`Phase::Stopped`] for whoever asked for it; another
+//! thread takes it up again. Only who set [`Held::halt`] may take the cell.
+
+use super::{Agent, load::Meter, lock, printer::Printer};
+use anyhow::Context;
+use base::clock::now_ms;
+use cells::{Bucket, Cell, Control, DOING, Ended, Spec, engine, link::{At, Route}, snapshot::Snapshot, wasi::Mounts};
+use mpi::{Fabric, Rank};
+use orchestrator::proto::{self, JobSpec, Place, RankEvent, rank_event::State};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Condvar, Mutex, MutexGuard, atomic::{AtomicU64, Ordering}},
+    time::{Duration, Instant},
+};
+
+/// Memory of a rank whose job says nothing.
+const MEMORY_DEFAULT: u64 = 1 << 30;
+/// How often a waiting rank looks for messages before it sleeps, where every rank has a core to itself.
+const SPIN: u32 = 2000;
+/// Ranks stand behind the agent itself when both want a core, so that a full site still answers and moves.
+const NICE: i32 = 5;
+/// Bucket of the snapshots.
+pub const CHECKPOINTS: &str = "checkpoints";
+
+/// A job that has, or had, ranks here.
+pub struct Job {
+    pub spec: JobSpec,
+    pub fabric: Arc<Fabric>,
+    pub route: Arc<Route>,
+    pub ranks: Mutex<BTreeMap<u32, Arc<Held>>>,
+}
+
+/// A rank here.
+pub struct Held {
+    pub rank: u32,
+    epoch: AtomicU64,
+    pub control: Arc<Control>,
+    pub printer: Arc<Printer>,
+    state: Mutex<Standing>,
+    changed: Condvar,
+    meter: Mutex<Meter>,
+}
+
+struct Standing {
+    phase: Phase,
+    /// Somebody has asked for the cell and will take care of it.
+    halt: bool,
+    /// It is not this agent's any more: nothing is said of it.
+    gone: bool,
+}
+
+pub enum Phase {
+    Starting,
+    Running,
+    Stopped(Box<Cell>),
+    /// Its cell is with who halted it.
+    Taken,
+    /// Restored here; a verdict decides.
+    Waiting,
+    Ended,
+}
+
+impl Held {
+    pub fn new(job: &str, rank: u32, epoch: u64, phase: Phase) -> Held {
+        Held {
+            rank,
+            epoch: AtomicU64::new(epoch),
+            control: Arc::default(),
+            printer: Arc::new(Printer::new(job)),
+            state: Mutex::new(Standing { phase, halt: false, gone: false }),
+            changed: Condvar::new(),
+            meter: Mutex::default(),
+        }
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    pub fn set_epoch(&self, epoch: u64) {
+        self.epoch.store(epoch, Ordering::SeqCst);
+    }
+
+    pub fn waiting(&self) -> bool {
+        matches!(lock(&self.state).phase, Phase::Waiting)
+    }
+
+    pub fn running(&self) -> bool {
+        matches!(lock(&self.state).phase, Phase::Running)
+    }
+
+    fn ended(&self) -> bool {
+        matches!(lock(&self.state).phase, Phase::Ended)
+    }
+
+    /// Asks the rank to stop for the caller, who must call [`Agent::unhalt`] or [`Held::drop_it`] afterwards. False: somebody else has asked, or
+    /// it does not run.
+    pub fn halt(&self, fabric: &Fabric) -> bool {
+        let mut state = lock(&self.state);
+        if state.halt || state.gone || !matches!(state.phase, Phase::Running) {
+            return false;
+        }
+        state.halt = true;
+        self.control.stop();
+        drop(state);
+        fabric.mailbox(Rank(self.rank)).bell.ring();
+        true
+    }
+
+    /// Waits until a halted rank stands still, and leaves its cell where it is.
+    pub fn stand_still(&self, until: Instant) -> anyhow::Result<()> {
+        self.wait(until).map(drop)
+    }
+
+    /// Waits until a halted rank stands still and gives its cell.
+    pub fn stopped(&self, until: Instant) -> anyhow::Result<Box<Cell>> {
+        match std::mem::replace(&mut self.wait(until)?.phase, Phase::Taken) {
+            Phase::Stopped(cell) => Ok(cell),
+            _ => unreachable!("`wait` found it so, and the lock is still held"),
+        }
+    }
+
+    fn wait(&self, until: Instant) -> anyhow::Result<MutexGuard<'_, Standing>> {
+        let mut state = lock(&self.state);
+        loop {
+            match &state.phase {
+                Phase::Stopped(_) => return Ok(state),
+                Phase::Ended => anyhow::bail!("rank {} ended meanwhile", self.rank),
+                _ if state.gone => anyhow::bail!("rank {} was given up meanwhile", self.rank),
+                _ => {}
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                anyhow::bail!("rank {} did not come to a safe point in time; a long innermost loop can't be stopped", self.rank);
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0;
+        }
+    }
+
+    /// Gives up the rank, whatever it does; nothing more is said of it.
+    pub fn drop_it(&self, why: &str) {
+        let mut state = lock(&self.state);
+        state.gone = true;
+        self.control.kill(why);
+        if !matches!(state.phase, Phase::Running | Phase::Starting) {
+            state.phase = Phase::Ended;
+        }
+        self.changed.notify_all();
+    }
+}
+
+impl Job {
+    pub fn held(&self, rank: u32) -> Option<Arc<Held>> {
+        lock(&self.ranks).get(&rank).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Arc<Held>> {
+        lock(&self.ranks).values().cloned().collect()
+    }
+
+    /// Takes in where ranks are.
+    pub fn learn(&self, places: &[Place]) {
+        self.route.learn(places.iter().map(|p| (Rank(p.rank), At { site: p.site.clone(), address: p.address.clone(), epoch: p.epoch })));
+    }
+
+    fn event(&self, held: &Held, state: State) -> RankEvent {
+        RankEvent { job: self.spec.job.clone(), rank: held.rank, epoch: held.epoch(), state: state as i32, at_ms: now_ms(), ..RankEvent::default() }
+    }
+}
+
+impl Agent {
+    pub fn job(&self, id: &str) -> Option<Arc<Job>> {
+        lock(&self.jobs).get(id).cloned()
+    }
+
+    /// The job of this specification, with what is known of its ranks' places. An older life of it ends.
+    pub fn open_job(&self, spec: &JobSpec, places: &[Place]) -> Arc<Job> {
+        let mut jobs = lock(&self.jobs);
+        if let Some(old) = jobs.get(&spec.job) {
+            if old.spec.life >= spec.life {
+                let job = old.clone();
+                drop(jobs);
+                job.learn(places);
+                return job;
+            }
+            self.end_job(old, "the job was started again");
+        }
+        let (fabric, route) = self.link.open((spec.job.clone(), spec.life), spec.size);
+        let job = Arc::new(Job { spec: spec.clone(), fabric, route, ranks: Mutex::default() });
+        jobs.insert(spec.job.clone(), job.clone());
+        drop(jobs);
+        job.learn(places);
+        job
+    }
+
+    fn end_job(&self, job: &Job, why: &str) {
+        for held in job.all() {
+            held.drop_it(why);
+            job.fabric.mailbox(Rank(held.rank)).bell.ring();
+        }
+        self.link.close(&(job.spec.job.clone(), job.spec.life));
+    }
+
+    /// `StartRanks`. Each rank starts on a thread of its own.
+    pub fn start(self: &Arc<Self>, order: proto::StartRanks) {
+        let Some(spec) = order.spec else { return };
+        let job = self.open_job(&spec, &order.routes);
+        if job.spec.life != spec.life {
+            return; // of a life that is over
+        }
+        for place in order.start {
+            let held = Arc::new(Held::new(&spec.job, place.rank, place.epoch, Phase::Starting));
+            {
+                let mut ranks = lock(&job.ranks);
+                match ranks.get(&place.rank) {
+                    Some(old) if old.epoch() >= place.epoch => continue,
+                    Some(old) => old.drop_it("the rank was started again"),
+                    None => {}
+                }
+                ranks.insert(place.rank, held.clone());
+            }
+            // From here on the rank's messages are kept.
+            job.fabric.hold(Rank(place.rank));
+            self.outbox.attach(&held.printer);
+            let (agent, job, from) = (self.clone(), job.clone(), order.from_checkpoint.clone());
+            std::thread::spawn(move || {
+                if let Err(e) = agent.begin(&job, &held, &from) {
+                    let event = RankEvent { exit_code: 1, message: crate::failure::line(&e), ..job.event(&held, State::Failed) };
+                    agent.end(&job, &held, event);
+                }
+            });
+        }
+    }
+
+    /// Makes a rank's cell, new or from a checkpoint, and runs it.
+    fn begin(self: &Arc<Self>, job: &Arc<Job>, held: &Arc<Held>, from: &str) -> anyhow::Result<()> {
+        let program = self.program(&job.spec.module_sha256)?;
+        let spec = self.spec(job, held)?;
+        let cell = if from.is_empty() {
+            let cell = Cell::new(&self.engine, &program, &spec, held.control.clone())?;
+            job.fabric.arrive(Rank(held.rank), Vec::new());
+            cell
+        } else {
+            let (bucket, key) = (geds::BucketName::new(CHECKPOINTS)?, geds::Key::new(format!("{from}/rank-{}", held.rank))?);
+            let object = self.node.blocking().open(&bucket, &key).with_context(|| format!("read the checkpoint of rank {}", held.rank))?;
+            let snapshot = Snapshot::read(object.bytes())?;
+            let mut cell = snapshot.thaw(&self.engine, &program, &spec, held.control.clone())?;
+            cell.arrive(&snapshot.frozen);
+            cell
+        };
+        self.launch(job, held, Box::new(cell));
+        Ok(())
+    }
+
+    /// What a rank's cell is made of.
+    pub fn spec(&self, job: &Job, held: &Held) -> anyhow::Result<Spec> {
+        let ours = &job.spec;
+        let mut mounts = Mounts::default();
+        for name in &ours.buckets {
+            let bucket = geds::BucketName::new(name.as_str())?;
+            mounts.folders.push((name.clone(), Arc::new(Bucket { store: self.node.blocking(), name: bucket })));
+        }
+        let mut steps = ours.workdir.split('/').filter(|s| !s.is_empty());
+        if let Some(at) = steps.next().and_then(|first| ours.buckets.iter().position(|b| b == first)) {
+            mounts.workdir = Some((at, steps.collect::<Vec<_>>().join("/")));
+        }
+        let here: usize = lock(&self.jobs).values().map(|j| lock(&j.ranks).values().filter(|h| !h.ended()).count()).sum();
+        Ok(Spec {
+            rank: Rank(held.rank),
+            size: ours.size,
+            args: ours.args.clone(),
+            env: ours.env.clone(),
+            memory_max: if ours.memory_max_bytes == 0 { MEMORY_DEFAULT.min(self.memory_bytes) } else { ours.memory_max_bytes },
+            mounts,
+            output: held.printer.clone(),
+            fabric: job.fabric.clone(),
+            place: self.site.to_string(),
+            spin: if here <= self.cores.len() { SPIN } else { 0 },
+        })
+    }
+
+    /// Runs a cell that is here on a thread of its own, until it ends or is taken.
+    pub fn launch(self: &Arc<Self>, job: &Arc<Job>, held: &Arc<Held>, cell: Box<Cell>) {
+        lock(&held.state).phase = Phase::Running;
+        held.printer.event(job.event(held, State::Running));
+        let (agent, job_, held_) = (self.clone(), job.clone(), held.clone());
+        let thread = std::thread::Builder::new().name(format!("rank {}", held.rank)).stack_size(engine::THREAD_STACK);
+        let spawned = thread.spawn(move || {
+            // SAFETY: setpriority has no memory effects; 0 means the calling thread here (Linux takes a thread's number for PRIO_PROCESS).
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+            agent.run(&job_, &held_, cell);
+        });
+        if let Err(e) = spawned {
+            let message = format!("no thread for rank {}: {e}; start fewer ranks", held.rank);
+            self.end(job, held, RankEvent { exit_code: 1, message, ..job.event(held, State::Failed) });
+        }
+    }
+
+    fn run(self: &Arc<Self>, job: &Arc<Job>, held: &Arc<Held>, mut cell: Box<Cell>) {
+        let ended = loop {
+            match cell.run() {
+                Ended::Stopped => {
+                    let mut state = lock(&held.state);
+                    if state.gone {
+                        return;
+                    }
+                    if state.halt {
+                        state.phase = Phase::Stopped(cell);
+                        held.changed.notify_all();
+                        return;
+                    }
+                    // Whoever asked has changed their mind.
+                }
+                ended => break ended,
+            }
+        };
+        drop(cell);
+        let event = match ended {
+            Ended::Exited(exit_code) => RankEvent { exit_code, ..job.event(held, State::Exited) },
+            Ended::Failed { message, backtrace } => RankEvent { exit_code: 1, message, backtrace, ..job.event(held, State::Failed) },
+            Ended::Killed(message) => RankEvent { exit_code: 1, message, ..job.event(held, State::Cancelled) },
+            Ended::Stopped => unreachable!("the loop goes on"),
+        };
+        self.end(job, held, event);
+    }
+
+    fn end(&self, job: &Job, held: &Held, event: RankEvent) {
+        {
+            let mut state = lock(&held.state);
+            state.phase = Phase::Ended;
+            held.changed.notify_all();
+            if state.gone {
+                return;
+            }
+        }
+        if event.state() == State::Failed {
+            tracing::info!(job = job.spec.job, rank = held.rank, why = event.message, "rank failed");
+        }
+        held.printer.event(event);
+    }
+
+    /// Lets a halted rank go on: `cell` if the caller had taken it.
+    pub fn unhalt(self: &Arc<Self>, job: &Arc<Job>, held: &Arc<Held>, cell: Option<Box<Cell>>) {
+        let cell = {
+            let mut state = lock(&held.state);
+            state.halt = false;
+            if state.gone {
+                return;
+            }
+            held.control.clear();
+            match cell {
+                Some(cell) => Some(cell),
+                None if matches!(state.phase, Phase::Stopped(_)) => match std::mem::replace(&mut state.phase, Phase::Taken) {
+                    Phase::Stopped(cell) => Some(cell),
+                    _ => None,
+                },
+                None => None,
+            }
+        };
+        if let Some(cell) = cell {
+            self.launch(job, held, cell);
+        }
+    }
+
+    /// Works on the cell of a stopped rank, which stays stopped.
+    pub fn with_stopped<T>(&self, held: &Held, work: impl FnOnce(&mut Cell) -> T) -> Option<T> {
+        match &mut lock(&held.state).phase {
+            Phase::Stopped(cell) => Some(work(cell)),
+            _ => None,
+        }
+    }
+
+    /// `Cancel`.
+    pub fn cancel(self: &Arc<Self>, order: &proto::Cancel) {
+        let Some(job) = self.job(&order.job) else { return };
+        for held in job.all() {
+            held.control.kill(&order.reason);
+            // A rank that stands still for a checkpoint must run to notice; one that moves notices wherever it goes on.
+            let stopped = matches!(lock(&held.state).phase, Phase::Stopped(_));
+            if stopped {
+                self.unhalt(&job, &held, None);
+            }
+            job.fabric.mailbox(Rank(held.rank)).bell.ring();
+        }
+    }
+
+    /// `Forget`.
+    pub fn forget(&self, id: &str) {
+        if let Some(job) = lock(&self.jobs).remove(id) {
+            self.end_job(&job, "the job has ended");
+        }
+        lock(&self.moves).retain(|_, m| m.job() != id || m.open());
+    }
+
+    /// `Routes`: ranks that are elsewhere by now, in a later epoch, are not ours.
+    pub fn routes(&self, order: &proto::Routes) {
+        let Some(job) = self.job(&order.job) else { return };
+        job.learn(&order.places);
+        let moving = self.moving(&order.job);
+        for place in order.places.iter().filter(|p| p.site != self.site.as_str() && !moving.contains(&p.rank)) {
+            let stale = job.held(place.rank).filter(|h| h.epoch() < place.epoch && !h.waiting());
+            if let Some(held) = stale {
+                tracing::warn!(job = order.job, rank = place.rank, at = place.site, "this rank is elsewhere by now and is dropped here");
+                held.drop_it("the rank is elsewhere by now");
+                lock(&job.ranks).remove(&place.rank);
+                job.fabric.depart(Rank(place.rank));
+            }
+        }
+    }
+
+    /// Every rank that is here, for the hub.
+    pub fn running(&self) -> Vec<proto::RankRef> {
+        let mut refs = Vec::new();
+        for (id, job) in lock(&self.jobs).iter() {
+            for held in job.all() {
+                refs.push(proto::RankRef { job: id.clone(), rank: held.rank, epoch: held.epoch(), restored_waiting: held.waiting() });
+            }
+        }
+        refs
+    }
+
+    /// What the ranks use.
+    pub fn telemetry(&self) -> proto::Telemetry {
+        let mut telemetry = proto::Telemetry { at_ms: now_ms(), store_bytes: self.node.used_bytes(), ..Default::default() };
+        let jobs: Vec<Arc<Job>> = lock(&self.jobs).values().cloned().collect();
+        for job in jobs {
+            for held in job.all().into_iter().filter(|h| !h.ended()) {
+                let control = &held.control;
+                let (cpu_used, cpu_wanted) = lock(&held.meter).look(control.thread.load(Ordering::Relaxed));
+                let meter = &job.fabric.mailbox(Rank(held.rank)).meter;
+                let doing = match lock(&held.state).phase {
+                    Phase::Running => DOING.get(control.doing.load(Ordering::Relaxed) as usize).copied().unwrap_or("compute"),
+                    Phase::Starting => "starting",
+                    Phase::Waiting => "arriving",
+                    Phase::Stopped(_) | Phase::Taken => "paused",
+                    Phase::Ended => continue,
+                };
+                telemetry.cpu_used += cpu_used;
+                telemetry.cpu_wanted += cpu_wanted;
+                let memory_bytes = control.memory_bytes.load(Ordering::Relaxed);
+                telemetry.memory_bytes += memory_bytes;
+                telemetry.ranks.push(proto::RankLoad {
+                    job: job.spec.job.clone(),
+                    rank: held.rank,
+                    cpu_used,
+                    cpu_wanted,
+                    memory_bytes,
+                    sent: meter.sent.load(Ordering::Relaxed),
+                    received: meter.received.load(Ordering::Relaxed),
+                    doing: doing.into(),
+                });
+            }
+        }
+        telemetry
+    }
+}
+
+/// Until now plus this.
+pub fn within(time: Duration) -> Instant {
+    Instant::now() + time
+}

@@ -1,0 +1,527 @@
+//! Between agents: the messages of ranks that are apart, and the way for cells that move. Protocol `cells/1` over mutual TLS.
+//!
+//! ```text
+//!  connection := frame*          the first one says what it is for
+//!  frame      := u32 length (little endian) | u8 kind | body
+//!
+//!  MESSAGES ──▶ MESSAGE*, ACK*   one connection in each direction, as long as both agents live
+//!  MOVE     ◀─▶ one migration:   see `transfer`
+//! ```
+//!
+//! Nothing here is reliable by itself: a connection that breaks loses what is in it. The fabric keeps a message until it is acknowledged;
+//! it is sent again when the connection is back, when its receiver's place changes, and when no acknowledgement came for a while. Receivers
+//! drop what they have seen. So a message may take any way, twice, through an agent that its receiver has just left.
+
+use base::identity::{self, Dialer};
+use base::SiteId;
+use mpi::{Fabric, Header, Message, Rank, Wire};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsStream;
+
+/// The protocol's name in a TLS handshake.
+pub const ALPN: &str = "cells/1";
+
+/// Largest frame: what a rank may have unreceived, and some.
+const FRAME_MAX: usize = (1 << 30) + (1 << 20);
+/// Between attempts to reach a peer.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// How often the link looks for what got stuck.
+const TICK: Duration = Duration::from_millis(20);
+/// Messages without acknowledgement are sent again after so many of these.
+const OLD_TICK: Duration = Duration::from_secs(1);
+const OLD: u32 = 3;
+/// Messages that are here before their rank is: bytes, and for how long.
+const EARLY_MAX: usize = 64 << 20;
+const EARLY_AGE: Duration = Duration::from_secs(30);
+/// Small frames are gathered up to this before they are written.
+const BATCH: usize = 64 << 10;
+
+pub(crate) mod kind {
+    pub const MESSAGES: u8 = 1;
+    pub const MOVE: u8 = 2;
+    pub const MESSAGE: u8 = 3;
+    pub const ACK: u8 = 4;
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every critical section here is a few map operations, so a panic elsewhere leaves the data whole.
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Reads one frame. The buffer grows with what arrives, not with what the length promises.
+pub(crate) async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<(u8, Vec<u8>)> {
+    let length = stream.read_u32_le().await? as usize;
+    if !(1..=FRAME_MAX).contains(&length) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes; 1 to {FRAME_MAX} are allowed")));
+    }
+    let kind = stream.read_u8().await?;
+    let mut body = Vec::with_capacity((length - 1).min(1 << 20));
+    let got = (&mut *stream).take(length as u64 - 1).read_to_end(&mut body).await?;
+    if got != length - 1 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok((kind, body))
+}
+
+pub(crate) fn frame_head(kind: u8, body: usize) -> io::Result<[u8; 5]> {
+    if body >= FRAME_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{body} bytes are too many for one frame of at most {FRAME_MAX}")));
+    }
+    let mut head = [0; 5];
+    head[..4].copy_from_slice(&(body as u32 + 1).to_le_bytes());
+    head[4] = kind;
+    Ok(head)
+}
+
+/// A job's name and how often it was started again: ranks of an older life must not be heard.
+pub type Life = (String, u32);
+
+/// Where a rank is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct At {
+    pub site: String,
+    /// host:port of the site's data port.
+    pub address: String,
+    /// Rises with each move; what has a lower one is out of date.
+    pub epoch: u64,
+}
+
+enum Out {
+    Message(Arc<Life>, Message),
+    Ack(Arc<Life>, Rank, Rank, u64),
+}
+
+/// All connections of an agent that carry messages, and the jobs that have ranks here. Cheap to clone.
+#[derive(Clone)]
+pub struct Link {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    site: SiteId,
+    dialer: Dialer,
+    handle: tokio::runtime::Handle,
+    peers: Mutex<HashMap<String, Arc<Peer>>>,
+    routes: Mutex<HashMap<Life, Arc<Route>>>,
+    early: Mutex<VecDeque<(Instant, Arc<Life>, Message)>>,
+    early_bytes: AtomicUsize,
+    meter: Meter,
+}
+
+/// Bytes of messages on the wire, for metrics.
+#[derive(Default)]
+pub struct Meter {
+    pub sent: AtomicU64,
+    pub received: AtomicU64,
+}
+
+struct Peer {
+    address: Mutex<String>,
+    up: AtomicBool,
+    queued: AtomicUsize,
+    queue: mpsc::UnboundedSender<Out>,
+}
+
+/// The ways to all ranks of a job.
+pub struct Route {
+    life: Arc<Life>,
+    link: Weak<Inner>,
+    places: RwLock<Vec<At>>,
+    fabric: RwLock<Weak<Fabric>>,
+}
+
+struct Way(Arc<Route>);
+
+impl Wire for Way {
+    fn send(&self, message: Message) {
+        let route = &self.0;
+        let Some(link) = route.link.upgrade() else { return };
+        let at = route.at(message.header.dst);
+        if at.site == link.site.as_str() {
+            // It is to be here and is not yet, or not any more.
+            link.keep_early(route.life.clone(), message);
+        } else {
+            link.send(&at, Out::Message(route.life.clone(), message));
+        }
+    }
+
+    fn acknowledge(&self, src: Rank, dst: Rank, seq: u64) {
+        let route = &self.0;
+        let Some(link) = route.link.upgrade() else { return };
+        let at = route.at(src);
+        if at.site == link.site.as_str() {
+            // False while it is on its way: then it sends the message again, which is acknowledged again.
+            if let Some(fabric) = route.fabric() {
+                fabric.acknowledged(src, dst, seq);
+            }
+        } else {
+            link.send(&at, Out::Ack(route.life.clone(), src, dst, seq));
+        }
+    }
+}
+
+impl Route {
+    pub fn at(&self, rank: Rank) -> At {
+        let places = self.places.read().unwrap_or_else(|e| e.into_inner());
+        places.get(rank.index()).cloned().unwrap_or_default()
+    }
+
+    fn fabric(&self) -> Option<Arc<Fabric>> {
+        self.fabric.read().unwrap_or_else(|e| e.into_inner()).upgrade()
+    }
+
+    /// Takes in where ranks are now; older news is dropped. What waits for them is sent again.
+    pub fn learn(&self, news: impl IntoIterator<Item = (Rank, At)>) {
+        let mut changed = false;
+        {
+            let mut places = self.places.write().unwrap_or_else(|e| e.into_inner());
+            for (rank, at) in news {
+                if let Some(place) = places.get_mut(rank.index()).filter(|p| p.epoch < at.epoch || p.epoch == at.epoch && **p != at) {
+                    *place = at;
+                    changed = true;
+                }
+            }
+        }
+        if changed && let Some(fabric) = self.fabric() {
+            fabric.resend();
+        }
+    }
+}
+
+impl Link {
+    /// `site` is this agent's. To be called on a Tokio runtime that lives as long as the link.
+    pub fn new(site: SiteId, dialer: Dialer) -> Link {
+        let inner = Arc::new(Inner {
+            site,
+            dialer,
+            handle: tokio::runtime::Handle::current(),
+            peers: Mutex::default(),
+            routes: Mutex::default(),
+            early: Mutex::default(),
+            early_bytes: AtomicUsize::new(0),
+            meter: Meter::default(),
+        });
+        tokio::spawn(tend(Arc::downgrade(&inner)));
+        Link { inner }
+    }
+
+    pub fn meter(&self) -> &Meter {
+        &self.inner.meter
+    }
+
+    /// A job of `size` ranks: what its ranks here share, and the ways to the others. [`Link::close`] ends it.
+    pub fn open(&self, life: Life, size: u32) -> (Arc<Fabric>, Arc<Route>) {
+        let route = Arc::new(Route {
+            life: Arc::new(life.clone()),
+            link: Arc::downgrade(&self.inner),
+            places: RwLock::new(vec![At::default(); size as usize]),
+            fabric: RwLock::default(),
+        });
+        let fabric = Arc::new(Fabric::new(size, Box::new(Way(route.clone()))));
+        *route.fabric.write().unwrap_or_else(|e| e.into_inner()) = Arc::downgrade(&fabric);
+        lock(&self.inner.routes).insert(life, route.clone());
+        (fabric, route)
+    }
+
+    pub fn close(&self, life: &Life) {
+        lock(&self.inner.routes).remove(life);
+    }
+
+    /// A connection for one migration, with its first frame sent. For plain threads.
+    pub(crate) fn open_move(&self, site: &SiteId, address: &str, offer: &[u8]) -> io::Result<Stream> {
+        let dialled = self.inner.handle.block_on(self.inner.dialer.dial(&identity::site_name(site), address, ALPN));
+        let mut stream = Stream::new(dialled.map_err(io::Error::other)?, self.inner.handle.clone());
+        stream.send(kind::MOVE, &[offer])?;
+        Ok(stream)
+    }
+
+    /// Serves a connection on which `cells/1` was agreed. Messages are taken in until it ends; a migration is returned, with its first frame.
+    pub async fn serve(&self, stream: TlsStream<TcpStream>) -> io::Result<Option<crate::transfer::Arrival>> {
+        let mut stream = BufReader::with_capacity(BATCH, stream);
+        match read_frame(&mut stream).await? {
+            (kind::MESSAGES, _) => {}
+            // The opener waits for an answer before it sends more, so nothing is left in the buffer.
+            (kind::MOVE, body) => {
+                let stream = Stream::new(stream.into_inner(), self.inner.handle.clone());
+                return crate::transfer::Arrival::new(stream, &body).map(Some);
+            }
+            (other, _) => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a connection can't begin with a frame of kind {other}"))),
+        }
+        loop {
+            match read_frame(&mut stream).await {
+                Ok((kind, body)) => self.inner.take_in(kind, body)?,
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+fn invalid(e: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("a frame can't be read: {e}"))
+}
+
+impl Inner {
+    fn route(&self, life: &Life) -> Option<Arc<Route>> {
+        lock(&self.routes).get(life).cloned()
+    }
+
+    fn take_in(self: &Arc<Self>, kind: u8, body: Vec<u8>) -> io::Result<()> {
+        self.meter.received.fetch_add(body.len() as u64, Ordering::Relaxed);
+        match kind {
+            kind::MESSAGE => {
+                let ((life, header), data): ((Life, Header), &[u8]) = postcard::take_from_bytes(&body).map_err(invalid)?;
+                let message = Message { header, data: data.into() };
+                match self.route(&life).and_then(|r| r.fabric()) {
+                    Some(fabric) if header.src.0 < fabric.size() && header.dst.0 < fabric.size() => fabric.deposit(message),
+                    Some(fabric) => return Err(invalid(format!("ranks {} and {} in a job of {}", header.src.0, header.dst.0, fabric.size()))),
+                    // Its job may be about to start here.
+                    None => self.keep_early(Arc::new(life), message),
+                }
+            }
+            kind::ACK => {
+                let (life, src, dst, seq): (Life, Rank, Rank, u64) = postcard::from_bytes(&body).map_err(invalid)?;
+                let Some(route) = self.route(&life) else { return Ok(()) };
+                let Some(fabric) = route.fabric().filter(|f| src.0 < f.size()) else { return Ok(()) };
+                if !fabric.acknowledged(src, dst, seq) {
+                    let at = route.at(src);
+                    if at.site != self.site.as_str() {
+                        self.send(&at, Out::Ack(route.life.clone(), src, dst, seq));
+                    }
+                }
+            }
+            other => return Err(invalid(format!("kind {other} among messages"))),
+        }
+        Ok(())
+    }
+
+    /// Keeps a message for a rank that is about to be here. What finds no room is sent again by its sender.
+    fn keep_early(&self, life: Arc<Life>, message: Message) {
+        let bytes = message.data.len() + 128;
+        if self.early_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > EARLY_MAX {
+            self.early_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return;
+        }
+        lock(&self.early).push_back((Instant::now(), life, message));
+    }
+
+    /// Tries once more what came early.
+    fn retry_early(&self) {
+        let waiting = std::mem::take(&mut *lock(&self.early));
+        for (since, life, message) in waiting {
+            let bytes = message.data.len() + 128;
+            let fabric = self.route(&life).and_then(|r| r.fabric()).filter(|f| message.header.dst.0 < f.size());
+            match fabric {
+                // The rank is here now, or somewhere else by now; if neither, the message comes back to this list.
+                Some(fabric) => {
+                    self.early_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                    fabric.deposit(message);
+                }
+                None if since.elapsed() < EARLY_AGE => lock(&self.early).push_back((since, life, message)),
+                None => {
+                    self.early_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn send(self: &Arc<Self>, at: &At, out: Out) {
+        if at.site.is_empty() || at.address.is_empty() {
+            return; // nobody knows yet; it is sent again when somebody does
+        }
+        let peer = {
+            let mut peers = lock(&self.peers);
+            match peers.get(&at.site) {
+                Some(peer) => peer.clone(),
+                None => {
+                    let Ok(site) = SiteId::new(&at.site) else { return };
+                    let (queue, items) = mpsc::unbounded_channel();
+                    let peer =
+                        Arc::new(Peer { address: Mutex::new(at.address.clone()), up: AtomicBool::new(true), queued: AtomicUsize::new(0), queue });
+                    peers.insert(at.site.clone(), peer.clone());
+                    self.handle.spawn(deliver(Arc::downgrade(self), site, peer.clone(), items));
+                    peer
+                }
+            }
+        };
+        {
+            let mut address = lock(&peer.address);
+            if *address != at.address {
+                address.clone_from(&at.address);
+            }
+        }
+        // Without a connection it is dropped: its sender keeps it and is asked for it when there is one.
+        if peer.up.load(Ordering::Acquire) {
+            peer.queued.fetch_add(1, Ordering::Relaxed);
+            let _ = peer.queue.send(out);
+        }
+    }
+
+    fn fabrics(&self) -> Vec<Arc<Fabric>> {
+        lock(&self.routes).values().filter_map(|r| r.fabric()).collect()
+    }
+}
+
+/// What has to happen from time to time, while the link lives.
+async fn tend(link: Weak<Inner>) {
+    let mut old = Instant::now();
+    loop {
+        tokio::time::sleep(TICK).await;
+        let Some(link) = link.upgrade() else { return };
+        if !lock(&link.early).is_empty() {
+            link.retry_early();
+        }
+        let again = old.elapsed() >= OLD_TICK && lock(&link.peers).values().all(|p| p.queued.load(Ordering::Relaxed) == 0);
+        if again {
+            old = Instant::now();
+        }
+        for fabric in link.fabrics() {
+            fabric.sweep();
+            if again {
+                fabric.resend_old(OLD);
+            }
+        }
+    }
+}
+
+/// Carries the queue of one peer for as long as the link lives.
+async fn deliver(link: Weak<Inner>, site: SiteId, peer: Arc<Peer>, mut items: mpsc::UnboundedReceiver<Out>) {
+    let name = identity::site_name(&site);
+    let mut pause = RETRY_MIN;
+    let mut broken = false;
+    loop {
+        let Some(dialer) = link.upgrade().map(|l| l.dialer.clone()) else { return };
+        let address = lock(&peer.address).clone();
+        let why = match dialer.dial(&name, &address, ALPN).await {
+            Ok(stream) => {
+                peer.up.store(true, Ordering::Release);
+                pause = RETRY_MIN;
+                if std::mem::take(&mut broken) {
+                    tracing::info!(%site, "connected again");
+                    let Some(link) = link.upgrade() else { return };
+                    link.fabrics().iter().for_each(|f| f.resend());
+                }
+                match carry(&link, &peer, stream, &mut items).await {
+                    Ok(()) => return,
+                    Err(e) => e.to_string(),
+                }
+            }
+            Err(e) => e.to_string(),
+        };
+        tracing::warn!(%site, why, "no connection to this site; messages wait with their senders");
+        broken = true;
+        peer.up.store(false, Ordering::Release);
+        while items.try_recv().is_ok() {}
+        peer.queued.store(0, Ordering::Relaxed);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+async fn carry(link: &Weak<Inner>, peer: &Peer, stream: TlsStream<TcpStream>, items: &mut mpsc::UnboundedReceiver<Out>) -> io::Result<()> {
+    let (mut from, mut to) = tokio::io::split(stream);
+    to.write_all(&frame_head(kind::MESSAGES, 0)?).await?;
+    to.flush().await?;
+    let mut batch = Vec::new();
+    let mut bytes: Vec<u8> = Vec::with_capacity(2 * BATCH);
+    let mut closed = [0; 1];
+    loop {
+        let taken = tokio::select! {
+            taken = items.recv_many(&mut batch, 64) => taken,
+            // Nobody answers on this connection, so whatever comes is its end.
+            _ = from.read(&mut closed) => return Err(io::ErrorKind::ConnectionReset.into()),
+        };
+        if taken == 0 || link.strong_count() == 0 {
+            return Ok(());
+        }
+        let mut sent = 0;
+        for out in batch.drain(..) {
+            let (kind, head, data) = match &out {
+                Out::Message(life, m) => (kind::MESSAGE, postcard::to_allocvec(&(&**life, &m.header)), &*m.data),
+                Out::Ack(life, src, dst, seq) => (kind::ACK, postcard::to_allocvec(&(&**life, src, dst, seq)), &[][..]),
+            };
+            let head = head.map_err(io::Error::other)?;
+            bytes.extend_from_slice(&frame_head(kind, head.len() + data.len())?);
+            bytes.extend_from_slice(&head);
+            sent += head.len() + data.len();
+            if data.len() > BATCH {
+                to.write_all(&bytes).await?;
+                bytes.clear();
+                to.write_all(data).await?;
+            } else {
+                bytes.extend_from_slice(data);
+                if bytes.len() > BATCH {
+                    to.write_all(&bytes).await?;
+                    bytes.clear();
+                }
+            }
+        }
+        to.write_all(&bytes).await?;
+        bytes.clear();
+        to.flush().await?;
+        let _ = peer.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(taken)));
+        if let Some(link) = link.upgrade() {
+            link.meter.sent.fetch_add(sent as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A connection for frames, used by a plain thread.
+pub(crate) struct Stream {
+    inner: TlsStream<TcpStream>,
+    handle: tokio::runtime::Handle,
+    /// Bytes written, with frames' heads.
+    pub sent: u64,
+}
+
+impl Stream {
+    fn new(inner: TlsStream<TcpStream>, handle: tokio::runtime::Handle) -> Stream {
+        Stream { inner, handle, sent: 0 }
+    }
+
+    /// The name that the other side's certificate has proved.
+    pub fn peer(&self) -> String {
+        identity::peer_name(&self.inner).unwrap_or_default()
+    }
+
+    pub fn send(&mut self, kind: u8, parts: &[&[u8]]) -> io::Result<()> {
+        let length = parts.iter().map(|p| p.len()).sum();
+        let head = frame_head(kind, length)?;
+        self.handle.clone().block_on(async {
+            self.inner.write_all(&head).await?;
+            for part in parts {
+                self.inner.write_all(part).await?;
+            }
+            self.inner.flush().await
+        })?;
+        self.sent += (head.len() + length) as u64;
+        Ok(())
+    }
+
+    pub fn receive(&mut self, longest: Duration) -> io::Result<(u8, Vec<u8>)> {
+        self.handle.clone().block_on(async {
+            match tokio::time::timeout(longest, read_frame(&mut self.inner)).await {
+                Ok(frame) => frame,
+                Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("the other side was silent for {} s", longest.as_secs()))),
+            }
+        })
+    }
+
+    /// The next frame, or what another future gives before there is one; then the stream must not be read again.
+    pub fn receive_or<T>(&mut self, other: impl Future<Output = T>) -> Result<io::Result<(u8, Vec<u8>)>, T> {
+        self.handle.clone().block_on(async {
+            tokio::select! {
+                frame = read_frame(&mut self.inner) => Ok(frame),
+                other = other => Err(other),
+            }
+        })
+    }
+}

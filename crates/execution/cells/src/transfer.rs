@@ -1,0 +1,344 @@
+//! Moving running cells from one agent to another: the two ends of one migration, on a connection of their own ([`crate::link`]).
+//!
+//! ```text
+//!  Departure (source)                                   Arrival (destination)
+//!  offer ───────────────────────── MOVE ──────────────▶ loads the program, makes empty cells
+//!        ◀──────────────────────── ACCEPT or REFUSE ─── 
+//!  ahead: cells still run ──────── PAGES* ────────────▶ writes them
+//!  cells stop; hold their ranks
+//!  rest: what changed since ────── PAGES*, REST ──────▶ restores, holds the ranks
+//!        ◀──────────────────────── RESTORED ─────────── 
+//!  asks the arbiter, and then
+//!  go ──────────────────────────── GO with epochs ────▶ runs them
+//!        ◀──────────────────────── RUNNING each ─────── 
+//!  or abandon ──────────────────── DROP ──────────────▶ gives them up
+//! ```
+//!
+//! Pages are known by their checksums: at first by those of a fresh instance of the module, which the destination has; then by those of what was
+//! sent. A round looks at all pages and sends those whose sum is another; the cells go on writing meanwhile, and the next round finds what they changed.
+//! Rounds end when one was small, when they do not get smaller, or after [`ROUNDS_MAX`].
+//!
+//! What this decides: nothing but when pre-copy ends. Whether the ranks go or stay is the agents' and their hub's business.
+//! All calls here wait; they are for plain threads.
+
+use crate::cell::{Cell, Frozen};
+use crate::control::Control;
+use crate::engine::{Engine, PAGE, Program};
+use crate::error::{Error, Result};
+use crate::link::{Link, Stream};
+use crate::snapshot::{changed, put_pages, write_pages};
+use base::SiteId;
+use mpi::Rank;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use xxhash_rust::xxh3::xxh3_128;
+
+/// Rounds of pre-copy.
+pub const ROUNDS_MAX: u32 = 8;
+/// A round that sent no more than this was small.
+const SMALL: u64 = 512 << 10;
+/// Memory looked at in one go.
+const WINDOW: usize = 1 << 20;
+/// Until the destination has loaded (and perhaps compiled) the program.
+const ACCEPT_MAX: Duration = Duration::from_secs(120);
+/// Until it has restored the ranks, or runs them.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+mod kind {
+    pub const ACCEPT: u8 = 16;
+    pub const REFUSE: u8 = 17;
+    pub const PAGES: u8 = 18;
+    pub const REST: u8 = 19;
+    pub const RESTORED: u8 = 20;
+    pub const GO: u8 = 21;
+    pub const DROP: u8 = 22;
+    pub const RUNNING: u8 = 23;
+}
+
+/// What is offered to the destination.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Offer {
+    pub migration: u64,
+    pub job: String,
+    /// How often the job was started again.
+    pub life: u32,
+    pub program_sha256: String,
+    pub ranks: Vec<u32>,
+    /// What the agents want to tell each other of the job.
+    pub context: Vec<u8>,
+}
+
+/// What a migration has cost.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Figures {
+    /// Memory of the ranks and the rest of their state.
+    pub state_bytes: u64,
+    /// On the wire.
+    pub moved_bytes: u64,
+    /// Of these, after the first rank had stopped.
+    pub moved_stopped_bytes: u64,
+    /// Rounds of pre-copy.
+    pub rounds: u32,
+    /// The longest of its ranks, from leaving its work here until it is known to be at work there.
+    pub downtime: Duration,
+}
+
+fn wire(what: &str) -> impl Fn(io::Error) -> Error {
+    Error::io(format!("migration: {what}"))
+}
+
+fn unexpected(kind: u8, body: &[u8]) -> Error {
+    match kind {
+        kind::REFUSE | kind::DROP => Error::Refused(String::from_utf8_lossy(body).into_owned()),
+        other => Error::Refused(format!("it answered with a frame of kind {other}")),
+    }
+}
+
+/// What the destination knows of a rank's memory.
+struct Known {
+    rank: Rank,
+    sums: Vec<u128>,
+}
+
+impl Known {
+    /// Sends the pages of `memory`, which begins at page `first`, that the destination doesn't have. Returns their bytes.
+    fn send(&mut self, stream: &mut Stream, size: u64, first: usize, memory: &[u8]) -> Result<u64> {
+        let known = self.sums.get(first..).unwrap_or_default();
+        let new = changed(memory, known);
+        if new.is_empty() {
+            return Ok(0);
+        }
+        let end = first + memory.len() / PAGE;
+        if self.sums.len() < end {
+            self.sums.resize(end, xxh3_128(&[0; PAGE]));
+        }
+        let mut body = Vec::with_capacity(12 + new.len() * (PAGE + 8));
+        body.extend_from_slice(&self.rank.0.to_le_bytes());
+        body.extend_from_slice(&size.to_le_bytes());
+        let pages: Vec<u32> = new.iter().map(|(page, _)| first as u32 + page).collect();
+        put_pages(&mut body, &pages, |page, n| &memory[(page - first) * PAGE..(page - first + n) * PAGE]);
+        for (page, sum) in new {
+            self.sums[first + page as usize] = sum;
+        }
+        stream.send(kind::PAGES, &[&body]).map_err(wire("send pages"))?;
+        Ok(body.len() as u64)
+    }
+}
+
+/// The source's end.
+pub struct Departure {
+    stream: Stream,
+    known: BTreeMap<u32, Known>,
+    left: BTreeMap<u32, Instant>,
+    stopped_at_bytes: Option<u64>,
+    pub figures: Figures,
+}
+
+impl Departure {
+    /// Dials the destination and waits until it is ready to take pages.
+    pub fn open(link: &Link, to: &SiteId, address: &str, offer: &Offer, engine: &Engine, program: &Program) -> Result<Departure> {
+        if !program.movable() {
+            return Err(Error::NotMovable("the program was not built with safe points; compile it with `cloudskin cc`".into()));
+        }
+        let body = postcard::to_allocvec(offer).map_err(|e| Error::Refused(e.to_string()))?;
+        let mut stream = link.open_move(to, address, &body).map_err(wire("reach the destination"))?;
+        match stream.receive(ACCEPT_MAX).map_err(wire("wait for the destination to accept"))? {
+            (kind::ACCEPT, _) => {}
+            (kind, body) => return Err(unexpected(kind, &body)),
+        }
+        let base = program.base(engine)?;
+        let known = offer.ranks.iter().map(|r| (*r, Known { rank: Rank(*r), sums: base.to_vec() })).collect();
+        Ok(Departure { stream, known, left: BTreeMap::new(), stopped_at_bytes: None, figures: Figures::default() })
+    }
+
+    /// Sends memory ahead while the cells run. `go_on` is asked between rounds.
+    pub fn ahead(&mut self, cells: &[(Rank, Arc<Control>)], mut go_on: impl FnMut() -> bool) -> Result<()> {
+        let memory = File::open("/proc/self/mem").map_err(Error::io("open this process's memory"))?;
+        let mut window = vec![0; WINDOW];
+        let mut before = u64::MAX;
+        while self.figures.rounds < ROUNDS_MAX && go_on() {
+            let mut sent = 0;
+            for (rank, control) in cells {
+                let known = self.known.get_mut(&rank.0).expect("the offer named it");
+                let mut at = 0;
+                loop {
+                    let got = control.peek(&memory, at, &mut window);
+                    if got == 0 {
+                        break;
+                    }
+                    // The destination's memory need not be as large yet as the guest's is by now.
+                    sent += known.send(&mut self.stream, at + got as u64, at as usize / PAGE, &window[..got])?;
+                    at += got as u64;
+                }
+            }
+            self.figures.rounds += 1;
+            if sent <= SMALL || sent > before / 10 * 9 {
+                break;
+            }
+            before = sent;
+        }
+        Ok(())
+    }
+
+    /// Sends what is left of a stopped cell. Its rank is held from here on: [`mpi::Fabric::release`] if it is to go on here after all, or
+    /// [`mpi::Fabric::depart`] when it has left.
+    pub fn rest(&mut self, cell: &mut Cell) -> Result<()> {
+        let at = self.stream.sent;
+        self.stopped_at_bytes.get_or_insert(at);
+        let rank = cell.rank();
+        self.left.insert(rank.0, cell.control().left_at().unwrap_or_else(Instant::now));
+        cell.fabric().hold(rank);
+        let known = self.known.get_mut(&rank.0).expect("the offer named it");
+        let size = cell.memory_bytes() as u64;
+        for (i, window) in cell.memory().chunks(WINDOW).enumerate() {
+            known.send(&mut self.stream, size, i * (WINDOW / PAGE), window)?;
+        }
+        let frozen = cell.freeze()?;
+        let body = postcard::to_allocvec(&frozen).map_err(|e| Error::Snapshot(e.to_string()))?;
+        self.stream.send(kind::REST, &[&rank.0.to_le_bytes(), &body]).map_err(wire("send a rank's state"))?;
+        self.figures.state_bytes += size + body.len() as u64;
+        Ok(())
+    }
+
+    /// Waits until the destination holds all the ranks.
+    pub fn restored(&mut self) -> Result<()> {
+        match self.stream.receive(ANSWER_MAX).map_err(wire("wait for the destination to restore the ranks"))? {
+            (kind::RESTORED, _) => Ok(()),
+            (kind, body) => Err(unexpected(kind, &body)),
+        }
+    }
+
+    /// The ranks belong to the destination, with these epochs: it runs them. `told` is called when it has been told, or can't be:
+    /// the time to let the ranks depart from here.
+    pub fn go(&mut self, epochs: &[(u32, u64)], told: impl FnOnce()) -> Result<()> {
+        let body = postcard::to_allocvec(epochs).map_err(|e| Error::Refused(e.to_string()))?;
+        let sent = self.stream.send(kind::GO, &[&body]);
+        told();
+        sent.map_err(wire("tell the destination to go"))?;
+        for _ in epochs {
+            let (kind, body) = self.stream.receive(ANSWER_MAX).map_err(wire("wait for the ranks to run"))?;
+            let rank = match (kind, <[u8; 4]>::try_from(&body[..])) {
+                (kind::RUNNING, Ok(rank)) => u32::from_le_bytes(rank),
+                _ => return Err(unexpected(kind, &body)),
+            };
+            if let Some(left) = self.left.get(&rank) {
+                self.figures.downtime = self.figures.downtime.max(left.elapsed());
+            }
+        }
+        self.count();
+        Ok(())
+    }
+
+    fn count(&mut self) {
+        self.figures.moved_bytes = self.stream.sent;
+        self.figures.moved_stopped_bytes = self.stopped_at_bytes.map_or(0, |at| self.stream.sent - at);
+    }
+
+    /// The ranks stay here; the destination gives up what it has.
+    pub fn abandon(&mut self, why: &str) {
+        // It notices a closed connection as well.
+        let _ = self.stream.send(kind::DROP, &[why.as_bytes()]);
+        self.count();
+    }
+}
+
+/// The destination's end.
+pub struct Arrival {
+    stream: Stream,
+    pub offer: Offer,
+}
+
+/// What the source says of ranks that have been restored.
+#[derive(Debug)]
+pub enum Word {
+    /// They belong here now, with these epochs.
+    Go(Vec<(u32, u64)>),
+    Drop(String),
+    /// It says nothing more: only the arbiter knows.
+    Silent(String),
+}
+
+impl Arrival {
+    pub(crate) fn new(stream: Stream, offer: &[u8]) -> io::Result<Arrival> {
+        let offer = postcard::from_bytes(offer).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("an offer can't be read: {e}")))?;
+        Ok(Arrival { stream, offer })
+    }
+
+    /// The name that the source's certificate has proved.
+    pub fn peer(&self) -> String {
+        self.stream.peer()
+    }
+
+    pub fn refuse(&mut self, why: &str) {
+        let _ = self.stream.send(kind::REFUSE, &[why.as_bytes()]);
+    }
+
+    /// Takes in the ranks, each into its new and empty cell, until all of them are restored and held.
+    /// If this fails, nothing is held.
+    pub fn receive(&mut self, cells: &mut BTreeMap<u32, Cell>) -> Result<BTreeMap<u32, Frozen>> {
+        let mut restored = BTreeMap::new();
+        let done = self.receive_into(cells, &mut restored);
+        if done.is_err() {
+            for rank in restored.keys() {
+                cells[rank].fabric().depart(Rank(*rank));
+            }
+        }
+        done.map(|()| restored)
+    }
+
+    fn receive_into(&mut self, cells: &mut BTreeMap<u32, Cell>, restored: &mut BTreeMap<u32, Frozen>) -> Result<()> {
+        self.stream.send(kind::ACCEPT, &[]).map_err(wire("accept"))?;
+        let short = || Error::Snapshot("a frame of the migration is cut".into());
+        while restored.len() < cells.len() {
+            let (kind, body) = self.stream.receive(ACCEPT_MAX).map_err(wire("receive"))?;
+            if kind == kind::DROP {
+                return Err(unexpected(kind, &body));
+            }
+            let (rank, body) = body.split_at_checked(4).ok_or_else(short)?;
+            let rank = u32::from_le_bytes(rank.try_into().expect("four bytes"));
+            let cell = cells.get_mut(&rank).ok_or_else(|| Error::Snapshot(format!("rank {rank} was not in the offer")))?;
+            match kind {
+                kind::PAGES => {
+                    let (size, runs) = body.split_at_checked(8).ok_or_else(short)?;
+                    cell.reach(u64::from_le_bytes(size.try_into().expect("eight bytes")))?;
+                    write_pages(cell, runs)?;
+                }
+                kind::REST => {
+                    let frozen: Frozen = postcard::from_bytes(body).map_err(|e| Error::Snapshot(format!("a rank's state can't be read: {e}")))?;
+                    cell.restore(&frozen)?;
+                    restored.insert(rank, frozen);
+                }
+                other => return Err(unexpected(other, body)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the source that all is here.
+    pub fn restored(&mut self) -> Result<()> {
+        self.stream.send(kind::RESTORED, &[]).map_err(wire("confirm"))
+    }
+
+    /// Waits for the source's word, or for that of the arbiter, which comes as `other`. To be called once.
+    pub fn word<T>(&mut self, other: impl Future<Output = T>) -> std::result::Result<Word, T> {
+        Ok(match self.stream.receive_or(other)? {
+            Ok((kind::GO, body)) => match postcard::from_bytes(&body) {
+                Ok(epochs) => Word::Go(epochs),
+                Err(e) => Word::Silent(format!("its last frame can't be read: {e}")),
+            },
+            Ok((kind::DROP, why)) => Word::Drop(String::from_utf8_lossy(&why).into_owned()),
+            Ok((other, _)) => Word::Silent(format!("it sent a frame of kind {other}")),
+            Err(e) => Word::Silent(e.to_string()),
+        })
+    }
+
+    /// Tells the source that a rank is at work here.
+    pub fn running(&mut self, rank: u32) {
+        // If the source is gone, nobody needs to know.
+        let _ = self.stream.send(kind::RUNNING, &[&rank.to_le_bytes()]);
+    }
+}

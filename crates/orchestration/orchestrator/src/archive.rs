@@ -1,0 +1,148 @@
+//! A checkpoint as one file, and a job that starts from such a file, here or at another hub.
+//!
+//! ```text
+//! manifest     JSON: what the job is to do ([`Work`]), and where it comes from
+//! module.wasm  its module
+//! rank-<n>     the snapshot of each rank
+//! ```
+//!
+//! How these become one file, with version and checksum, is not known here: [`Options::archive`](crate::Options) says it. The file
+//! passes through memory as a whole, so it is bounded and there is one at a time.
+
+use crate::{
+    Error,
+    checkpoints::Checkpoint,
+    hub::{Hub, hex},
+    jobs::{Job, Work},
+    objects::CHECKPOINTS,
+    placement,
+};
+use base::Kind;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// The largest file that is written or taken, in bytes.
+pub const ARCHIVE_MAX: u64 = 4 << 30;
+/// Bytes of a manifest: as many as a job's description over HTTP may have.
+const MANIFEST_MAX: usize = 1 << 20;
+const MODULE: &str = "module.wasm";
+
+/// A part's name and its bytes.
+pub type Part = (String, Vec<u8>);
+
+/// A file format of a manifest and named parts.
+#[derive(Clone, Copy)]
+pub struct ArchiveFormat {
+    pub write: fn(manifest: &[u8], parts: Vec<Part>) -> Vec<u8>,
+    /// The manifest and the parts, or why the bytes are not such a file: damaged, cut, of another version.
+    pub read: fn(bytes: &[u8]) -> Result<(Vec<u8>, Vec<Part>), String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Manifest {
+    /// Whose checkpoint it is, at the hub that made it.
+    job: String,
+    checkpoint: u64,
+    at_ms: u64,
+    work: Work,
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(Kind::InvalidArgument, message)
+}
+
+/// More bytes than a file may have.
+pub fn too_large(bytes: u64) -> Error {
+    invalid(format!("the checkpoint's file has {bytes} bytes or more; {ARCHIVE_MAX} are the most"))
+}
+
+impl Hub {
+    fn format(&self) -> Result<ArchiveFormat, Error> {
+        self.archive.ok_or_else(|| Error::new(Kind::Unimplemented, "this hub has no file format for checkpoints"))
+    }
+
+    /// A checkpoint's file.
+    pub async fn archive(&self, id: u64) -> Result<Vec<u8>, Error> {
+        let format = self.format()?;
+        let _turn = self.archiving.acquire().await.map_err(Error::internal)?;
+        let (checkpoint, work) = {
+            let world = self.world.lock().await;
+            let checkpoint = world.checkpoint(id)?.clone();
+            let work = world.job(&checkpoint.job)?.work();
+            (checkpoint, work)
+        };
+        let path = self.modules.find(&work.module)?;
+        let module = tokio::fs::read(&path).await.map_err(|e| Error::internal(format!("read the module {}: {e}", path.display())))?;
+        let mut room = ARCHIVE_MAX.saturating_sub(module.len() as u64);
+        let mut parts = vec![(MODULE.to_string(), module)];
+        for rank in 0..work.np {
+            let name = format!("rank-{rank}");
+            let bytes = self.get_bytes(CHECKPOINTS, &format!("{}/{name}", checkpoint.prefix), room).await?;
+            room -= bytes.len() as u64;
+            parts.push((name, bytes));
+        }
+        let Checkpoint { job, at_ms, .. } = checkpoint;
+        let manifest = serde_json::to_vec(&Manifest { job, checkpoint: id, at_ms, work }).expect("a manifest is plain data");
+        tokio::task::spawn_blocking(move || (format.write)(&manifest, parts)).await.map_err(Error::internal)
+    }
+
+    /// What is in a file; keeps its module. Takes its time.
+    fn unpack(&self, format: ArchiveFormat, bytes: Vec<u8>) -> Result<(Manifest, Vec<Vec<u8>>), Error> {
+        let (manifest, parts) = (format.read)(&bytes).map_err(invalid)?;
+        drop(bytes);
+        if manifest.len() > MANIFEST_MAX {
+            return Err(invalid(format!("the checkpoint's manifest has {} bytes; {MANIFEST_MAX} are the most", manifest.len())));
+        }
+        let manifest: Manifest = serde_json::from_slice(&manifest).map_err(|e| invalid(format!("the checkpoint's manifest can't be read: {e}")))?;
+        manifest.work.check()?;
+        let mut parts: BTreeMap<String, Vec<u8>> = parts.into_iter().collect();
+        let mut part = |name: &str| parts.remove(name).ok_or_else(|| invalid(format!("the checkpoint has no part {name:?}")));
+        let module = part(MODULE)?;
+        let ranks = (0..manifest.work.np).map(|r| part(&format!("rank-{r}"))).collect::<Result<Vec<_>, _>>()?;
+        let sha256 = hex(&Sha256::digest(&module));
+        if sha256 != manifest.work.module {
+            return Err(invalid(format!("the checkpoint's module is {sha256}, its manifest names {}", manifest.work.module)));
+        }
+        self.modules.add(&module)?;
+        Ok((manifest, ranks))
+    }
+
+    /// Starts a job from a checkpoint's file, at `site` or where there is room. Once begun, it goes on also if the caller doesn't wait.
+    pub async fn restore(self: &Arc<Hub>, bytes: Vec<u8>, site: Option<String>) -> Result<Job, Error> {
+        let hub = self.clone();
+        let work = tokio::spawn(async move {
+            let (format, unpacking) = (hub.format()?, hub.clone());
+            let (manifest, ranks) = tokio::task::spawn_blocking(move || unpacking.unpack(format, bytes)).await.map_err(Error::internal)??;
+            let (n, places) = {
+                let mut world = hub.world.lock().await;
+                let places = placement::place(manifest.work.np, site.as_deref(), &world.rooms()).map_err(|m| Error::new(Kind::FailedPrecondition, m))?;
+                let n = world.new_job();
+                world.restoring.insert(n);
+                (n, places)
+            };
+            let done = hub.write_and_start(n, &manifest, ranks, &places, site.as_deref()).await;
+            if done.is_err() {
+                hub.world.lock().await.restoring.remove(&n);
+                hub.sweep.notify_one();
+            }
+            done
+        });
+        work.await.map_err(Error::internal)?
+    }
+
+    async fn write_and_start(&self, n: u64, manifest: &Manifest, ranks: Vec<Vec<u8>>, places: &[String], site: Option<&str>) -> Result<Job, Error> {
+        let prefix = format!("job-{n}/restored");
+        for (rank, bytes) in ranks.into_iter().enumerate() {
+            self.put_bytes(CHECKPOINTS, &format!("{prefix}/rank-{rank}"), &places[rank], bytes).await?;
+        }
+        let mut world = self.world.lock().await;
+        // The room may be gone meanwhile; the snapshots are read from wherever they are.
+        let places = placement::place(manifest.work.np, site, &world.rooms()).map_err(|m| Error::new(Kind::FailedPrecondition, m))?;
+        let job = self.admit(&mut world, n, manifest.work.clone(), &places, prefix).await?;
+        world.restoring.remove(&n);
+        let message = format!("from a file of checkpoint {} of {} ({})", manifest.checkpoint, manifest.job, manifest.work.name);
+        self.events.add("checkpoint.restored", &job.id, message).await;
+        Ok(job)
+    }
+}

@@ -1,0 +1,280 @@
+//! Objects as the hub sees them: the catalog (GEDS' namenode) is here, the bytes are at the sites.
+//!
+//! ```text
+//! PUT ──▶ hub ── geds/1 ──▶ the agent of a site, which seals it and tells the catalog
+//! GET ◀── hub ◀─ geds/1 ─── a connected holder, or any connected site when only the persistency tier has it
+//! ```
+//!
+//! Bytes pass through in chunks; no object is ever whole in the hub's memory. The hub keeps no copy and no object of its own, so
+//! what no connected site can reach can't be read here either.
+
+use crate::{
+    Error,
+    hub::{Hub, Site},
+    state,
+};
+use base::{
+    Kind, SiteId,
+    identity::{self, Dialer, Identity},
+};
+use bytes::Bytes;
+use futures::{StreamExt, stream::BoxStream};
+use geds::{BucketName, Catalog, Key, Namenode, ObjectMeta, Page, PeerClient, Range, rpc::Caller};
+use serde::Serialize;
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+use tonic::{Request, Status};
+
+/// The bucket of snapshots.
+pub const CHECKPOINTS: &str = "checkpoints";
+/// Objects in one listing; `after` goes on.
+pub const LIST_MAX: usize = 10_000;
+
+/// Bytes on their way in.
+pub type Content = BoxStream<'static, Result<Bytes, String>>;
+/// Bytes on their way out.
+pub type Download = BoxStream<'static, geds::Result<Bytes>>;
+
+/// The catalog, and the way to the sites' stores.
+pub struct Objects {
+    pub catalog: Namenode,
+    dialer: Dialer,
+}
+
+impl Objects {
+    /// Opens the catalog, `geds.sqlite` in the hub's folder: a file of its own, so that seals and the hub's own commits don't
+    /// wait for each other. `own` is the hub's identity.
+    pub async fn open(folder: &Path, own: &Identity) -> Result<Objects, Error> {
+        let catalog = Namenode::open(state::pool(&folder.join("geds.sqlite")).await?).await?;
+        catalog.create_bucket(&BucketName::new(CHECKPOINTS)?).await?;
+        Ok(Objects { catalog, dialer: own.dialer().map_err(Error::internal)? })
+    }
+}
+
+/// Who calls the catalog, by the client's certificate.
+pub fn caller(request: &Request<()>) -> Result<Caller, Status> {
+    let certs = request.peer_certs().ok_or_else(|| Status::unauthenticated("a client certificate is needed; join first"))?;
+    let name = certs.first().and_then(|c| identity::name_of(c)).unwrap_or_default();
+    match identity::site_of(&name) {
+        _ if name == identity::HUB => Ok(Caller::Hub),
+        Some(site) => Ok(Caller::Site(site)),
+        None => Err(Status::permission_denied(format!("certificate {name:?} is neither a site's nor the hub's"))),
+    }
+}
+
+/// An object as people see it.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct Object {
+    pub bucket: String,
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+    /// `sealed`: the catalog knows no others.
+    pub state: &'static str,
+    /// Who holds a copy.
+    pub sites: Vec<String>,
+    /// It is in the persistency tier.
+    pub persisted: bool,
+    /// Rises with each writing of the key.
+    pub epoch: u64,
+    pub created_ms: u64,
+}
+
+impl From<ObjectMeta> for Object {
+    fn from(meta: ObjectMeta) -> Object {
+        Object {
+            bucket: meta.bucket.into(),
+            key: meta.key.into(),
+            size: meta.size,
+            state: "sealed",
+            sites: meta.sites.into_iter().map(|h| h.site.into()).collect(),
+            persisted: meta.persisted.is_some(),
+            epoch: meta.epoch,
+            created_ms: meta.created_ms,
+        }
+    }
+}
+
+/// A connected site's store.
+#[derive(Clone, Debug)]
+struct Store {
+    site: SiteId,
+    address: String,
+}
+
+fn list(stores: &[Store]) -> String {
+    let names: Vec<&str> = stores.iter().map(|s| s.site.as_str()).collect();
+    if names.is_empty() { "no site is connected".into() } else { format!("connected sites: {}", names.join(", ")) }
+}
+
+/// The last failure of several, with what was tried before it.
+fn give_up(error: geds::Error, mut tried: Vec<String>) -> Error {
+    let kind = error.kind();
+    tried.push(error.to_string());
+    Error::new(kind, tried.join("; "))
+}
+
+/// An empty buffer with room for this many bytes; an error, not the hub's end, if the machine hasn't the memory.
+pub fn room(bytes: u64) -> Result<Vec<u8>, Error> {
+    let mut buffer = Vec::new();
+    let reserved = usize::try_from(bytes).ok().and_then(|n| buffer.try_reserve_exact(n).ok());
+    reserved.ok_or_else(|| Error::new(Kind::ResourceExhausted, format!("the hub's machine has no memory for {bytes} bytes")))?;
+    Ok(buffer)
+}
+
+impl Hub {
+    /// The stores of the connected sites, in the order of their names.
+    async fn stores(&self) -> Vec<Store> {
+        let world = self.world.lock().await;
+        let there = world.sites.iter().filter(|(_, s)| s.connected() && !s.hello.data_address.is_empty());
+        there.filter_map(|(name, s)| Some(Store { site: SiteId::new(name.as_str()).ok()?, address: s.hello.data_address.clone() })).collect()
+    }
+
+    /// Why there is no store of this site.
+    async fn missing(&self, site: &str, there: &[Store]) -> Error {
+        match self.world.lock().await.sites.get(site) {
+            None => Error::new(Kind::NotFound, format!("there is no site {site:?}; {}", list(there))),
+            Some(s) if Site::connected(s) => Error::new(Kind::FailedPrecondition, format!("site {site:?} has no data port; {}", list(there))),
+            Some(_) => Error::new(Kind::Unavailable, format!("site {site:?} is not connected; {}", list(there))),
+        }
+    }
+
+    async fn dial(&self, store: &Store) -> geds::Result<PeerClient> {
+        PeerClient::dial(&self.objects.dialer, &store.site, &store.address).await
+    }
+
+    /// The connected sites to ask for an object: its holders, then the others if `others`.
+    async fn near(&self, meta: &ObjectMeta, others: bool) -> Vec<Store> {
+        let holds = |store: &Store| meta.sites.iter().any(|h| h.site == store.site);
+        let (mut holders, rest): (Vec<_>, Vec<_>) = self.stores().await.into_iter().partition(holds);
+        if others {
+            holders.extend(rest);
+        }
+        holders
+    }
+
+    /// Writes an object at a site; without one, at the first connected one that takes it. Makes the bucket. `size` in bytes, if it is
+    /// known, lets a site refuse before the first byte.
+    pub async fn put_object(&self, bucket: &str, key: &str, site: Option<&str>, size: Option<u64>, content: &mut Content) -> Result<Object, Error> {
+        let (bucket, key) = (BucketName::new(bucket)?, Key::new(key)?);
+        let mut stores = self.stores().await;
+        if let Some(site) = site {
+            let Some(store) = stores.iter().find(|s| s.site.as_str() == site).cloned() else { return Err(self.missing(site, &stores).await) };
+            stores = vec![store];
+        }
+        self.objects.catalog.create_bucket(&bucket).await?;
+        let begun = AtomicBool::new(false);
+        let mut content = content.inspect(|_| begun.store(true, Ordering::Relaxed));
+        let (mut tried, last) = (Vec::new(), stores.len().wrapping_sub(1));
+        for (i, store) in stores.iter().enumerate() {
+            let sent = async { self.dial(store).await?.put(&bucket, &key, size, false, &mut content).await };
+            match sent.await {
+                Ok(meta) => return Ok(meta.into()),
+                // What has been taken from the stream can't be sent again.
+                Err(e) if i == last || begun.load(Ordering::Relaxed) => return Err(give_up(e, tried)),
+                Err(e) => tried.push(e.to_string()),
+            }
+        }
+        Err(Error::new(Kind::Unavailable, format!("no site is connected that could keep {bucket}/{key}; start an agent")))
+    }
+
+    /// Writes bytes that are here as an object.
+    pub async fn put_bytes(&self, bucket: &str, key: &str, site: &str, bytes: Vec<u8>) -> Result<Object, Error> {
+        let size = bytes.len() as u64;
+        let mut content: Content = futures::stream::iter([Ok(bytes.into())]).boxed();
+        self.put_object(bucket, key, Some(site), Some(size), &mut content).await
+    }
+
+    /// What an object is.
+    pub async fn stat_object(&self, bucket: &str, key: &str) -> Result<ObjectMeta, Error> {
+        Ok(self.objects.catalog.lookup(&BucketName::new(bucket)?, &Key::new(key)?).await?)
+    }
+
+    /// Reads an object: what it is, and its bytes, exactly `size` of them unless the stream ends with an error.
+    pub async fn get_object(&self, bucket: &str, key: &str) -> Result<(Object, Download), Error> {
+        let meta = self.stat_object(bucket, key).await?;
+        let mut tried = Vec::new();
+        let mut failed = None;
+        for store in self.near(&meta, meta.persisted.is_some()).await {
+            let got = async { self.dial(&store).await?.get_stream(&meta.bucket, &meta.key, Range::default()).await };
+            match got.await {
+                Ok((meta, _, bytes)) => return Ok((meta.into(), bytes)),
+                Err(e) => tried.extend(failed.replace(e).map(|e: geds::Error| e.to_string())),
+            }
+        }
+        if let Some(e) = failed {
+            return Err(give_up(e, tried));
+        }
+        let at: Vec<&str> = meta.sites.iter().map(|h| h.site.as_str()).collect();
+        let place = match (at.as_slice(), &meta.persisted) {
+            (_, Some(_)) => "in the persistency tier, and no site is connected that could fetch it".to_string(),
+            (sites, None) => format!("at {} only, which is not connected", sites.join(", ")),
+        };
+        Err(Error::new(Kind::Unavailable, format!("object {bucket}/{key} is {place}")))
+    }
+
+    /// A whole object of at most `max` bytes.
+    pub async fn get_bytes(&self, bucket: &str, key: &str, max: u64) -> Result<Vec<u8>, Error> {
+        let (object, mut bytes) = self.get_object(bucket, key).await?;
+        if object.size > max {
+            return Err(Error::new(Kind::ResourceExhausted, format!("object {bucket}/{key} has {} bytes; there is room for {max}", object.size)));
+        }
+        let mut whole = room(object.size)?;
+        while let Some(chunk) = bytes.next().await {
+            whole.extend_from_slice(&chunk?);
+        }
+        Ok(whole)
+    }
+
+    /// Removes an object everywhere: a connected site does it, because sites reach the persistency tier.
+    pub async fn delete_object(&self, bucket: &str, key: &str) -> Result<Object, Error> {
+        let meta = self.stat_object(bucket, key).await?;
+        let mut tried = Vec::new();
+        for store in self.near(&meta, true).await {
+            let removed = async { self.dial(&store).await?.remove(&meta.bucket, &meta.key).await };
+            match removed.await {
+                Ok(meta) => return Ok(meta.into()),
+                // The answer of the one before was lost, not its effect.
+                Err(e) if e.kind() == Kind::NotFound && !tried.is_empty() => return Ok(meta.into()),
+                Err(e) if e.kind() == Kind::Unavailable => tried.push(e.to_string()),
+                Err(e) => return Err(give_up(e, tried)),
+            }
+        }
+        if tried.is_empty() {
+            tried.push("no site is connected that could remove it".into());
+        }
+        Err(Error::new(Kind::Unavailable, format!("object {bucket}/{key} is not removed: {}", tried.join("; "))))
+    }
+
+    /// Moves every connected holder's copy to the persistency tier.
+    pub async fn spill_object(&self, bucket: &str, key: &str) -> Result<Object, Error> {
+        let meta = self.stat_object(bucket, key).await?;
+        let holders = self.near(&meta, false).await;
+        if holders.is_empty() && meta.persisted.is_none() {
+            let at: Vec<&str> = meta.sites.iter().map(|h| h.site.as_str()).collect();
+            return Err(Error::new(Kind::Unavailable, format!("object {bucket}/{key} is at {} only, which is not connected", at.join(", "))));
+        }
+        for store in &holders {
+            self.dial(store).await?.spill(&meta.bucket, key).await?;
+        }
+        Ok(self.stat_object(bucket, key).await?.into())
+    }
+
+    /// The objects of a bucket whose key is `prefix` or lies below it, by key, at most `limit`, those after the key `after`.
+    pub async fn list_objects(&self, bucket: &str, prefix: &str, after: String, limit: usize) -> Result<Vec<Object>, Error> {
+        let bucket = BucketName::new(bucket)?;
+        let mut objects = Vec::new();
+        let mut start = after;
+        loop {
+            let page = Page { start_after: start, ..Page::default() };
+            let listing = self.objects.catalog.list(&bucket, prefix, None, page).await?;
+            objects.extend(listing.objects.into_iter().take(limit - objects.len()).map(Object::from));
+            match listing.next {
+                Some(next) if objects.len() < limit => start = next,
+                _ => return Ok(objects),
+            }
+        }
+    }
+}

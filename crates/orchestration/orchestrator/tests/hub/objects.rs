@@ -1,0 +1,317 @@
+//! Objects and checkpoints: fake agents, each with a real GEDS node behind a real data port.
+
+use crate::{fake::*, http::Web};
+use base::{Kind, SiteId, identity};
+use geds::{ALPN, BucketName, Catalog, Key, Node, PeerClient, Persist, RemoteCatalog};
+use orchestrator::{
+    Handle, Options,
+    archive::{ArchiveFormat, Part},
+    hub::Submit,
+    jobs::JobState,
+    proto::{
+        self,
+        checkpoint_order::Phase,
+        from_agent::Body as From,
+        rank_event::State::{Exited, Running},
+        to_agent::Body,
+    },
+};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::{path::Path, sync::Arc, time::Duration};
+
+struct Store {
+    agent: Agent,
+    node: Node,
+    catalog: RemoteCatalog,
+    dialer: identity::Dialer,
+    accept: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.accept.abort();
+    }
+}
+
+fn site(name: &str) -> SiteId {
+    SiteId::new(name).unwrap()
+}
+
+/// An agent whose store takes `limit` bytes and spills to `<folder>/persist`.
+async fn store(hub: &Handle, name: &str, folder: &Path, limit: u64) -> Store {
+    let own = hub.hub.authority.issue(&identity::site_name(&site(name))).unwrap();
+    let proof = tonic::transport::Identity::from_pem(&own.cert_pem, &own.key_pem);
+    let catalog = RemoteCatalog::new(channel(hub, Some(proof.clone())).await);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let data_address = listener.local_addr().unwrap().to_string();
+    let options = geds::Options {
+        site: site(name),
+        folder: folder.join(name),
+        limit: base::unit::Bytes(limit),
+        dialer: own.dialer().unwrap(),
+        catalog: Arc::new(catalog.clone()),
+        persist: Some(Persist::folder(folder.join("persist")).unwrap()),
+        address: String::new(), // the hub knows it from Hello
+    };
+    let node = Node::open(options).await.unwrap();
+    let (acceptor, serving) = (own.acceptor(&[ALPN]).unwrap(), node.clone());
+    let accept = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let (acceptor, node) = (acceptor.clone(), serving.clone());
+            connections.spawn(async move {
+                let Ok(tls) = acceptor.accept(tcp).await else { return };
+                let tls = tls.into();
+                let peer = identity::peer_name(&tls).unwrap();
+                let _ = node.serve_peer(tls, &peer).await;
+            });
+        }
+    });
+    let agent = Agent::session(hub, proof, name, proto::Hello { data_address, ..Default::default() }).await;
+    Store { agent, node, catalog, dialer: own.dialer().unwrap(), accept }
+}
+
+fn content(len: usize) -> Vec<u8> {
+    (0..len as u32).map(|i| (i.wrapping_mul(2654435761) >> 24) as u8).collect()
+}
+
+async fn answer(call: reqwest::RequestBuilder, status: u16) -> Value {
+    let answer = call.send().await.unwrap();
+    let (got, body) = (answer.status().as_u16(), answer.json::<Value>().await.unwrap());
+    assert_eq!(got, status, "{body}");
+    body
+}
+
+const MIB: u64 = 1 << 20;
+
+#[tokio::test]
+async fn objects_stream_through_the_hub() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let web = Web::new(&hub);
+    let data = content(5_000_001);
+    web.fails(web.put("/v1/objects/scenes/a").body("x"), 503, "unavailable", "no site is connected").await;
+    let edge = store(&hub, "edge", folder.path(), 64 * MIB).await;
+    let _cloud = store(&hub, "cloud", folder.path(), MIB).await;
+
+    let kept = answer(web.put("/v1/objects/scenes/2024/a%20b.tif?site=edge").body(data.clone()), 200).await;
+    assert_eq!((&kept["bucket"], &kept["key"], &kept["size"]), (&json!("scenes"), &json!("2024/a b.tif"), &json!(5_000_001)));
+    assert_eq!((&kept["state"], &kept["sites"], &kept["persisted"]), (&json!("sealed"), &json!(["edge"]), &json!(false)));
+    assert_eq!(web.json("/v1/buckets").await, json!(["checkpoints", "scenes"]));
+    // Without a site: the first that has room, and what has no length told in advance.
+    let small = answer(web.put("/v1/objects/scenes/small").body("12"), 200).await;
+    assert_eq!(small["sites"], json!(["cloud"]));
+    let large = answer(web.put("/v1/objects/scenes/large").body(data.clone()), 200).await;
+    assert_eq!(large["sites"], json!(["edge"]), "the cloud has no room");
+    let pieces: Vec<Result<Vec<u8>, std::io::Error>> = data.chunks(100_000).map(|c| Ok(c.to_vec())).collect();
+    let stream = reqwest::Body::wrap_stream(futures::stream::iter(pieces));
+    let untold = answer(web.put("/v1/objects/scenes/large?site=edge").body(stream), 200).await;
+    assert!(untold["epoch"].as_u64() > large["epoch"].as_u64(), "written again");
+
+    let list = |value: Value| -> Vec<String> { value.as_array().unwrap().iter().map(|o| o["key"].as_str().unwrap().to_string()).collect() };
+    assert_eq!(list(web.json("/v1/objects/scenes").await), ["2024/a b.tif", "large", "small"]);
+    assert_eq!(list(web.json("/v1/objects/scenes?prefix=2024").await), ["2024/a b.tif"]);
+    assert_eq!(list(web.json("/v1/objects/scenes?after=large&limit=1").await), ["small"]);
+
+    let got = web.get("/v1/objects/scenes/2024/a%20b.tif").send().await.unwrap();
+    assert_eq!((got.status().as_u16(), got.content_length()), (200, Some(5_000_001)));
+    assert!(got.bytes().await.unwrap() == data);
+
+    // What goes wrong says what and where; the whole body of a refused one need not be sent for it.
+    web.fails(web.put("/v1/objects/scenes/x?site=moon").body(data.clone()), 404, "not_found", "connected sites: cloud, edge").await;
+    web.fails(web.put("/v1/objects/scenes/x?site=cloud").body(data.clone()), 429, "resource_exhausted", "no space").await;
+    web.fails(web.put("/v1/objects/Scenes/x").body("x"), 400, "invalid_argument", "Scenes").await;
+    web.fails(web.put("/v1/objects/scenes/a//b").body("x"), 400, "invalid_argument", "a//b").await;
+    web.fails(web.get("/v1/objects/scenes/none"), 404, "not_found", "scenes/none").await;
+    web.fails(web.get("/v1/objects/none"), 404, "not_found", "none").await;
+    web.fails(web.post("/v1/objects/scenes/small?action=fly"), 400, "invalid_argument", "fly").await;
+
+    let spilled = answer(web.post("/v1/objects/scenes/2024/a%20b.tif?action=spill"), 200).await;
+    assert_eq!((&spilled["sites"], &spilled["persisted"]), (&json!([]), &json!(true)));
+    let used = edge.node.used_bytes();
+    assert_eq!(used, 5_000_001, "only the large one is left");
+
+    drop(_cloud);
+    while hub.hub.world.lock().await.sites["cloud"].connected() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let back = web.get("/v1/objects/scenes/2024/a%20b.tif").send().await.unwrap().bytes().await.unwrap();
+    assert!(back == data, "the edge fetched it");
+    web.fails(web.get("/v1/objects/scenes/small"), 503, "unavailable", "cloud").await;
+
+    assert_eq!(answer(web.delete("/v1/objects/scenes/large"), 200).await["size"], 5_000_001);
+    web.fails(web.delete("/v1/objects/scenes/large"), 404, "not_found", "scenes/large").await;
+    assert_eq!(list(web.json("/v1/objects/scenes").await), ["2024/a b.tif", "small"]);
+    // A hub that starts anew knows them still.
+    hub.shutdown().await;
+    let hub = crate::fake::hub(folder.path()).await;
+    assert_eq!(list(Web::new(&hub).json("/v1/objects/scenes").await), ["2024/a b.tif", "small"]);
+}
+
+#[tokio::test]
+async fn the_port_shows_the_authority_and_sites_speak_for_themselves() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let edge = store(&hub, "edge", folder.path(), MIB).await;
+    let stream = edge.dialer.dial(identity::HUB, &hub.grpc_addr().to_string(), "h2").await.unwrap();
+    let chain = stream.get_ref().1.peer_certificates().unwrap();
+    let sums: Vec<String> = chain.iter().map(|c| orchestrator::hub::hex(&Sha256::digest(c))).collect();
+    assert_eq!((sums.len(), &sums[1]), (2, &hub.hub.authority.fingerprint()));
+
+    assert_eq!(edge.catalog.announce(&site("cloud"), "x:1").await.unwrap_err().kind(), Kind::PermissionDenied);
+    let nobody = RemoteCatalog::new(channel(&hub, None).await);
+    assert_eq!(nobody.buckets().await.unwrap_err().kind(), Kind::Unauthenticated);
+    let user = hub.hub.authority.issue(identity::USER).unwrap();
+    let user = RemoteCatalog::new(channel(&hub, Some(tonic::transport::Identity::from_pem(&user.cert_pem, &user.key_pem))).await);
+    assert_eq!(user.buckets().await.unwrap_err().kind(), Kind::PermissionDenied);
+}
+
+/// Answers one checkpoint's orders as an agent does that writes `state` for each of its ranks. Returns the prefix.
+async fn write(store: &mut Store, ranks: u32, state: &str) -> String {
+    let b = BucketName::new("checkpoints").unwrap();
+    loop {
+        let Body::Checkpoint(order) = store.agent.order().await else { continue };
+        let phase = order.phase();
+        if phase == Phase::Resume {
+            return order.prefix;
+        }
+        if phase == Phase::Write {
+            for rank in 0..ranks {
+                let key = Key::new(format!("{}/rank-{rank}", order.prefix)).unwrap();
+                store.node.put(&b, &key, format!("{state} {rank}").into()).await.unwrap();
+                if !order.copy_site.is_empty() {
+                    let mut peer = PeerClient::dial(&store.dialer, &site(&order.copy_site), &order.copy_address).await.unwrap();
+                    assert_eq!(peer.keep(&b, &key).await.unwrap().sites.len(), 2);
+                }
+            }
+        } else {
+            assert!(order.copy_site.is_empty() && order.copy_address.is_empty());
+        }
+        let step = proto::CheckpointStep { checkpoint: order.checkpoint, job: order.job, phase: order.phase, ok: true, bytes: 5, ..Default::default() };
+        store.agent.say(From::Checkpoint(step)).await;
+    }
+}
+
+async fn start(hub: &Handle, edge: &mut Store, ask: Submit) {
+    let np = ask.np;
+    hub.hub.submit(ask).await.unwrap();
+    assert!(matches!(edge.agent.order().await, Body::Start(s) if s.spec.as_ref().unwrap().life == 0));
+    for rank in 0..np {
+        edge.agent.rank(rank, 1, Running, 0).await;
+    }
+    while hub.hub.world.lock().await.job("job-1").unwrap().ranks.iter().any(|r| r.state != orchestrator::jobs::RankState::Running) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A stand-in for the snapshot format, which this crate doesn't know: JSON behind a word.
+fn format() -> ArchiveFormat {
+    fn write(manifest: &[u8], parts: Vec<Part>) -> Vec<u8> {
+        [b"FAKE1".to_vec(), serde_json::to_vec(&(manifest, parts)).unwrap()].concat()
+    }
+    fn read(bytes: &[u8]) -> Result<(Vec<u8>, Vec<Part>), String> {
+        let body = bytes.strip_prefix(b"FAKE1").ok_or("the checkpoint has version 2, this reads version 1")?;
+        serde_json::from_slice(body).map_err(|_| "the checkpoint is damaged".to_string())
+    }
+    ArchiveFormat { write, read }
+}
+
+#[tokio::test]
+async fn a_checkpoint_travels_as_a_file() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let hub = hub_with(folder.path(), Options { archive: Some(format()), ..Options::default() }).await;
+    let web = Web::new(&hub);
+    let (mut edge, mut cloud) = (store(&hub, "edge", folder.path(), MIB).await, store(&hub, "cloud", folder.path(), MIB).await);
+    let ask = Submit { args: vec!["veg".into(), "7".into()], memory_max: Some("1MiB".into()), workdir: Some("/out/x".into()), ..ask(2, "edge") };
+    start(&hub, &mut edge, ask).await;
+    let call = tokio::spawn(web.post("/v1/jobs/job-1/checkpoint").send());
+    assert_eq!(write(&mut edge, 2, "state").await, "job-1/1");
+    let told: Value = call.await.unwrap().unwrap().json().await.unwrap();
+    assert_eq!((&told["id"], &told["kept"]), (&json!(1), &json!(true)));
+    assert_eq!(web.json("/v1/checkpoints").await[0]["prefix"], "job-1/1");
+    let copies = web.json("/v1/objects/checkpoints").await;
+    assert!(copies.as_array().unwrap().iter().all(|o| o["sites"] == json!(["cloud", "edge"])), "{copies}");
+
+    let file = web.get("/v1/checkpoints/1/archive").send().await.unwrap().bytes().await.unwrap();
+    let (manifest, parts) = (format().read)(&file).unwrap();
+    let names: Vec<&str> = parts.iter().map(|p| p.0.as_str()).collect();
+    assert_eq!(names, ["module.wasm", "rank-0", "rank-1"]);
+    assert_eq!((parts[0].1.as_slice(), parts[2].1.as_slice()), (MODULE, &b"state 1"[..]));
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    assert_eq!((&manifest["job"], &manifest["work"]["args"]), (&json!("job-1"), &json!(["veg", "7"])));
+    web.fails(web.get("/v1/checkpoints/7/archive"), 404, "not_found", "checkpoint 7").await;
+
+    // At this hub it is another job.
+    let job = answer(web.post("/v1/restore?site=cloud").body(file.clone()), 201).await;
+    assert_eq!((&job["id"], &job["np"], &job["ranks"][1]["site"]), (&json!("job-2"), &json!(2), &json!("cloud")));
+    let Body::Start(s) = cloud.agent.order().await else { panic!("no order to start") };
+    let spec = s.spec.unwrap();
+    assert_eq!((s.from_checkpoint.as_str(), spec.args, spec.memory_max_bytes, spec.workdir), ("job-2/restored", vec!["veg".into(), "7".into()], MIB, "/out/x".into()));
+    let object = cloud.node.open_object(&BucketName::new("checkpoints").unwrap(), &Key::new("job-2/restored/rank-1").unwrap()).await.unwrap();
+    assert_eq!(object.bytes(), b"state 1");
+
+    // What can't be read is refused in the format's own words, and nothing is started.
+    web.fails(web.post("/v1/restore").body(file[..file.len() - 1].to_vec()), 400, "invalid_argument", "damaged").await;
+    web.fails(web.post("/v1/restore").body("FAKE2"), 400, "invalid_argument", "version 2, this reads version 1").await;
+    let lacks = (format().write)(&serde_json::to_vec(&manifest).unwrap(), parts[..2].to_vec());
+    web.fails(web.post("/v1/restore").body(lacks), 400, "invalid_argument", "rank-1").await;
+    let mut foreign = parts.clone();
+    foreign[0].1 = b"\0asm\x01\0\0\0\0\0".to_vec();
+    let foreign = (format().write)(&serde_json::to_vec(&manifest).unwrap(), foreign);
+    web.fails(web.post("/v1/restore").body(foreign), 400, "invalid_argument", "its manifest names").await;
+    web.fails(web.post("/v1/restore?site=moon").body(file.clone()), 409, "failed_precondition", "moon").await;
+    assert_eq!(web.json("/v1/jobs").await.as_array().unwrap().len(), 2);
+
+    // At another hub, which has never seen the module, it is the first.
+    let second = crate::fake::hub_with(other.path(), Options { archive: Some(format()), ..Options::default() }).await;
+    std::fs::remove_dir_all(other.path().join("hub/modules")).unwrap();
+    let _fog = store(&second, "fog", other.path(), MIB).await;
+    let job = answer(Web::new(&second).post("/v1/restore").body(file.clone()), 201).await;
+    assert_eq!((&job["id"], &job["module"]), (&json!("job-1"), &json!(module())));
+    let none = crate::fake::hub(tempfile::tempdir().unwrap().path()).await;
+    Web::new(&none).fails(Web::new(&none).post("/v1/restore").body(file), 501, "unimplemented", "format").await;
+}
+
+#[tokio::test]
+async fn old_checkpoints_go_and_those_asked_for_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let web = Web::new(&hub);
+    let mut edge = store(&hub, "edge", folder.path(), MIB).await;
+    answer(web.put("/v1/objects/checkpoints/mine/1/rank-0").body("a user's"), 200).await;
+    start(&hub, &mut edge, Submit { checkpoint_every: Some("1s".into()), ..ask(1, "edge") }).await;
+    let keys = async || -> Vec<String> {
+        let list = web.json("/v1/objects/checkpoints").await;
+        list.as_array().unwrap().iter().map(|o| o["key"].as_str().unwrap().to_string()).collect()
+    };
+    let become_ = async |want: &[&str]| {
+        let mut now = keys().await;
+        for _ in 0..500 {
+            if now == want {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            now = keys().await;
+        }
+        panic!("{now:?} never became {want:?}");
+    };
+    let call = tokio::spawn(web.post("/v1/jobs/job-1/checkpoint").send());
+    write(&mut edge, 1, "asked").await;
+    assert_eq!(call.await.unwrap().unwrap().status(), 200);
+    for _ in 0..3 {
+        write(&mut edge, 1, "own").await; // slow: the shortest time between a job's own checkpoints
+    }
+    become_(&["job-1/1/rank-0", "job-1/3/rank-0", "job-1/4/rank-0", "mine/1/rank-0"]).await;
+    let ids = |list: Value| -> Vec<u64> { list.as_array().unwrap().iter().map(|c| c["id"].as_u64().unwrap()).collect() };
+    assert_eq!(ids(web.json("/v1/checkpoints").await), [1, 3, 4]);
+
+    edge.agent.rank(0, 1, Exited, 0).await;
+    until(&hub, JobState::Succeeded).await;
+    become_(&["job-1/1/rank-0", "mine/1/rank-0"]).await;
+    assert_eq!(ids(web.json("/v1/checkpoints").await), [1]);
+    assert_eq!(answer(web.delete("/v1/checkpoints/1"), 200).await["job"], "job-1");
+    become_(&["mine/1/rank-0"]).await;
+    web.fails(web.delete("/v1/checkpoints/1"), 404, "not_found", "checkpoint 1").await;
+}
