@@ -377,14 +377,14 @@ fn the_attached_buffer_fills_and_travels_and_empties() {
     let net = net(1, 2, 1);
     let f = net.fabrics[0].get().unwrap().clone();
     let (mut from, mut to) = (State::new(Rank(0), 2), State::new(Rank(1), 2));
-    let mut mem = vec![0; 4096];
+    let mut mem = vec![0; 8192];
     let buffer = Cell::ints(0, 100);
     let send = |from: &mut State, mem: &mut Vec<u8>, i: i32| {
         mem[..4].copy_from_slice(&i.to_le_bytes());
         from.send(mem, &f, buffer, 1, 0, 1, Mode::Buffered)
     };
     assert!(send(&mut from, &mut mem, 0).unwrap_err().message.contains("has 0 bytes"));
-    assert!(from.attach(&mem, 4000, 97).unwrap_err().message.contains("outside"));
+    assert!(from.attach(&mem, 8100, 97).unwrap_err().message.contains("outside"));
     from.attach(&mem, 0, (SLOTS * (400 + 64) + 463) as i32).unwrap();
     let mut sent = 0;
     let full = loop {
@@ -403,12 +403,12 @@ fn the_attached_buffer_fills_and_travels_and_empties() {
     let mut from: State = postcard::from_bytes(&postcard::to_allocvec(&from).unwrap()).unwrap();
     assert!(from.detach().unwrap().is_none() && send(&mut from, &mut mem, sent).is_err(), "it is as full after a move");
     for i in 0..sent {
-        let request = to.receive(&mut mem, &f, Cell::ints(2048, 100), 0, 0, 1).unwrap();
+        let request = to.receive(&mut mem, &f, Cell::ints(4096, 100), 0, 0, 1).unwrap();
         while !to.done(request).unwrap() {
             from.progress(&mut mem, &f).unwrap();
             to.progress(&mut mem, &f).unwrap();
         }
-        assert_eq!(mem[2048..2052], i.to_le_bytes());
+        assert_eq!(mem[4096..4100], i.to_le_bytes());
     }
     assert_eq!(from.detach().unwrap(), Some((0, (SLOTS * 464 + 463) as u32)));
     assert!(from.detach().is_err());

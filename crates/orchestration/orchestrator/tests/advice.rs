@@ -168,7 +168,7 @@ async fn refused_advice_is_written_down_and_numbers_go_on_after_a_restart() {
 /// four ranks of another tenant. When the move is advised, in milliseconds after that.
 fn demo(cores_cloud: f64, jitter: impl Fn(u64) -> f64) -> Vec<i64> {
     let (edge, cloud, job) = (SiteId::new("edge").unwrap(), SiteId::new("cloud").unwrap(), JobId::new("job-1").unwrap());
-    let mut plane = Plane::new(learning::Options { others_min: 0.0, ..Default::default() });
+    let mut plane = Plane::new(Default::default());
     let mut made = Vec::new();
     for at_ms in (0..40_000).step_by(500) {
         let own = if at_ms < 10_000 { 0.0 } else { 4.0 - 0.3 * jitter(at_ms) };

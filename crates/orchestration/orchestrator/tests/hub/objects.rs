@@ -264,6 +264,13 @@ async fn a_checkpoint_travels_as_a_file() {
     web.fails(web.post("/v1/restore?site=moon").body(file.clone()), 409, "failed_precondition", "moon").await;
     assert_eq!(web.json("/v1/jobs").await.as_array().unwrap().len(), 2);
 
+    // Lost before its first own checkpoint, it begins there again.
+    drop(cloud);
+    match edge.agent.order().await {
+        Body::Start(s) => assert_eq!((s.from_checkpoint.as_str(), s.spec.unwrap().life), ("job-2/restored", 1)),
+        other => panic!("{other:?}"),
+    }
+
     // At another hub, which has never seen the module, it is the first.
     let second = crate::fake::hub_with(other.path(), Options { archive: Some(format()), ..Options::default() }).await;
     std::fs::remove_dir_all(other.path().join("hub/modules")).unwrap();
