@@ -1,0 +1,11 @@
+//! The platform as its users have it: `cloudskin up` in processes of their own, real programs, real kills.
+//!
+//! Needs what `setup/setup.sh test` installs. Each test has an installation of its own ([`platform::Platform`]), so they run side by side.
+
+mod platform;
+mod dashboard;
+mod example;
+mod faults;
+mod kills;
+mod programs;
+mod s3;

@@ -1,0 +1,1 @@
+//! Small MPI programs agree with Open MPI, also when they move between processes.
