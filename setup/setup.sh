@@ -113,12 +113,12 @@ if [ ${#missing[@]} -gt 0 ]; then
         [ ${#lost[@]} -eq 0 ] || fail "can't install ${lost[*]} (see $log); a local wasm-opt may be named by CLOUDSKIN_WASM_OPT"
     fi
 fi
-if [ "$want" = test ] && ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then
+if [ "$want" = test ] && ! command -v chromedriver >/dev/null; then
     # On Ubuntu chromium is a snap that a container can't install; the dashboard's tests then say that they were not run.
     update_lists
     say "installing chromium"
-    as_root apt-get install -q -y --no-install-recommends chromium >>"$log" 2>&1 ||
-        say "chromium can't be installed; the tests in a browser are skipped"
+    as_root apt-get install -q -y --no-install-recommends chromium chromium-driver >>"$log" 2>&1 ||
+        say "chromium and chromium-driver can't be installed; the tests in a browser are skipped"
 fi
 
 # --- the compiler ----------------------------------------------------------------------------------------------------

@@ -157,6 +157,17 @@ pub struct Object {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
+pub struct Checkpoint {
+    pub id: u64,
+    pub job: String,
+    pub bytes: u64,
+    pub at_ms: u64,
+    /// A user asked for it, so it stays until a user deletes it.
+    pub kept: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Event {
     pub id: u64,
     pub at_ms: u64,

@@ -4,6 +4,8 @@
 
 use crate::{args, failure::fail, place::{Place, Ready}, table, up};
 use anyhow::Context;
+use cells::snapshot::Archive;
+use orchestrator::archive::ArchiveFormat;
 use orchestrator::modules::{Check, ModuleInfo};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -32,6 +34,7 @@ pub async fn hub(place: &Place, hub: args::Hub) -> anyhow::Result<u8> {
         http: hub.http,
         advertise: hub.advertise,
         check_module: Some(check()?),
+        archive: Some(ArchiveFormat { write: Archive::write, read: |bytes| Archive::read(bytes).map_err(|e| e.to_string()) }),
         dashboard: DASHBOARD.to_vec(),
         ..Default::default()
     };

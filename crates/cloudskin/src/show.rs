@@ -1,7 +1,7 @@
 //! `get`, `describe`, `explain` and `site join`: what the hub knows, as tables.
 
 use crate::{
-    api::{Event, Job, Migration, Object, Recommendation, Site},
+    api::{Checkpoint, Event, Job, Migration, Recommendation, Site},
     args::{Describable, Describe, Explain, Get, Join, Output, What},
     client::{Call, Client},
     failure::fail,
@@ -58,23 +58,13 @@ pub async fn get(client: &Client, get: Get, output: Output) -> anyhow::Result<u8
             })
         }
         What::Checkpoints => {
-            // A checkpoint is a folder `job-7/3` of objects, one per rank.
-            let told = match store::list(client, "checkpoints", "").await {
-                Err(e) if crate::failure::kind(&e) == Kind::NotFound => Value::Array(Vec::new()),
-                told => told?,
-            };
-            let told = checkpoints(&parse::<Vec<Object>>(&told)?, id);
+            let told = only(client.get(Call::to("checkpoints")).await?, "checkpoint of a job", "job", id)?;
             table::print(output, &told, || {
-                let rows: Vec<Vec<String>> = told
-                    .as_array()
+                let rows: Vec<Vec<String>> = parse::<Vec<Checkpoint>>(&told)?
                     .into_iter()
-                    .flatten()
-                    .map(|c| {
-                        let text = |k: &str| c[k].as_str().unwrap_or_default().to_string();
-                        vec![text("id"), text("job"), c["ranks"].to_string(), moved(c["bytes"].as_u64().unwrap_or(0)), age(c["at_ms"].as_u64().unwrap_or(0), now)]
-                    })
+                    .map(|c| vec![c.id.to_string(), c.job, if c.kept { "you" } else { "its schedule" }.into(), moved(c.bytes), age(c.at_ms, now)])
                     .collect();
-                Ok(table::table(&["ID", "JOB", "RANKS", "SIZE", "AGE"], &rows))
+                Ok(table::table(&["ID", "JOB", "ASKED BY", "SIZE", "AGE"], &rows))
             })
         }
     }
@@ -117,22 +107,6 @@ async fn events(client: &Client, subject: Option<&str>) -> anyhow::Result<Value>
             _ => return Ok(Value::Array(kept.into())),
         }
     }
-}
-
-fn checkpoints(objects: &[Object], id: Option<&str>) -> Value {
-    let mut found: BTreeMap<&str, (u64, u64, u64)> = BTreeMap::new();
-    for object in objects {
-        if let Some((prefix, name)) = object.key.rsplit_once('/').filter(|(_, name)| name.starts_with("rank-")) {
-            let _ = name;
-            let entry = found.entry(prefix).or_default();
-            *entry = (entry.0 + 1, entry.1 + object.size, entry.2.max(object.created_ms));
-        }
-    }
-    let of = |prefix: &str| prefix.split('/').next().unwrap_or_default().to_string();
-    let wanted = |prefix: &str| id.is_none_or(|id| id == prefix || id == of(prefix));
-    let list = found.into_iter().filter(|(prefix, _)| wanted(prefix));
-    list.map(|(prefix, (ranks, bytes, at_ms))| serde_json::json!({"id": prefix, "job": of(prefix), "ranks": ranks, "bytes": bytes, "at_ms": at_ms}))
-        .collect()
 }
 
 fn sites(sites: &[Site], now: u64) -> String {
@@ -372,13 +346,6 @@ mod tests {
             assert!(page.contains(part), "{part}\n{page}");
         }
         assert!(!page.contains("77"), "{page}");
-    }
-
-    #[test]
-    fn checkpoints_are_folders_of_ranks() {
-        let o = |key: &str, size| Object { key: key.into(), size, created_ms: 5, ..Default::default() };
-        let told = checkpoints(&[o("job-1/2/rank-0", 3), o("job-1/2/rank-1", 4), o("job-1/2/manifest", 9), o("job-2/1/rank-0", 1)], Some("job-1"));
-        assert_eq!(told, json!([{"id": "job-1/2", "job": "job-1", "ranks": 2, "bytes": 7, "at_ms": 5}]));
     }
 
     #[test]

@@ -40,7 +40,7 @@ const TICK: Duration = Duration::from_millis(50);
 struct Part {
     name: &'static str,
     args: Vec<String>,
-    /// Not on the command line, where every user of the machine could read it.
+    /// Environment: not on the command line, where every user of the machine could read it.
     secrets: Vec<(&'static str, String)>,
     log: PathBuf,
     child: Option<Child>,
@@ -253,7 +253,11 @@ async fn agent(name: &'static str, data: &Path, cores: &Cores, memory: Bytes, sl
     let mut part = Part::new(name, data, args.map(String::from).to_vec());
     let told: Value = client.post(Call::to("join-tokens"), &json!({"site": name, "ttl": "10m"}), None).await?;
     let text = |key: &str| told[key].as_str().map(str::to_string).with_context(|| format!("the hub's answer to a join token has no {key}"));
-    part.secrets = vec![("CLOUDSKIN_JOIN_TOKEN", text("token")?), ("CLOUDSKIN_CA_SHA256", text("ca_sha256")?)];
+    // A folder stands in for S3, unless the user has named something else.
+    if std::env::var_os("CLOUDSKIN_GEDS__PERSIST").is_none() {
+        part.secrets.push(("CLOUDSKIN_GEDS__PERSIST", format!("file:{}", data.join("bucket-store").display())));
+    }
+    part.secrets.extend([("CLOUDSKIN_JOIN_TOKEN", text("token")?), ("CLOUDSKIN_CA_SHA256", text("ca_sha256")?)]);
     Ok(part)
 }
 

@@ -94,13 +94,13 @@ async fn objects_stream_through_the_hub() {
     let data = content(5_000_001);
     web.fails(web.put("/v1/objects/scenes/a").body("x"), 503, "unavailable", "no site is connected").await;
     let edge = store(&hub, "edge", folder.path(), 64 * MIB).await;
-    let _cloud = store(&hub, "cloud", folder.path(), MIB).await;
+    let cloud = store(&hub, "cloud", folder.path(), MIB).await;
 
     let kept = answer(web.put("/v1/objects/scenes/2024/a%20b.tif?site=edge").body(data.clone()), 200).await;
     assert_eq!((&kept["bucket"], &kept["key"], &kept["size"]), (&json!("scenes"), &json!("2024/a b.tif"), &json!(5_000_001)));
     assert_eq!((&kept["state"], &kept["sites"], &kept["persisted"]), (&json!("sealed"), &json!(["edge"]), &json!(false)));
     assert_eq!(web.json("/v1/buckets").await, json!(["checkpoints", "scenes"]));
-    // Without a site: the first that has room, and what has no length told in advance.
+    // Without a site: the first that has room. With a length that is not told in advance, too.
     let small = answer(web.put("/v1/objects/scenes/small").body("12"), 200).await;
     assert_eq!(small["sites"], json!(["cloud"]));
     let large = answer(web.put("/v1/objects/scenes/large").body(data.clone()), 200).await;
@@ -132,8 +132,7 @@ async fn objects_stream_through_the_hub() {
     assert_eq!((&spilled["sites"], &spilled["persisted"]), (&json!([]), &json!(true)));
     let used = edge.node.used_bytes();
     assert_eq!(used, 5_000_001, "only the large one is left");
-
-    drop(_cloud);
+    drop(cloud);
     while hub.hub.world.lock().await.sites["cloud"].connected() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

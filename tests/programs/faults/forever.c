@@ -1,0 +1,6 @@
+/* Forever: the emptiest of all loops. No MPI, no call, nothing written. */
+int main(void)
+{
+    for (;;)
+        ;
+}
