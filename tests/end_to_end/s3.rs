@@ -1,1 +1,224 @@
 //! A real S3 server behind the object store.
+//!
+//! The server is SeaweedFS on loopback ports of the test's own; what lies in it is read by curl, which knows nothing of CloudSkin.
+
+use crate::platform::{PATIENCE, Platform, program, root, run, scene, vegetation};
+use rand::{RngCore, SeedableRng, rngs::StdRng};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+const BUCKET: &str = "spilled";
+const ACCESS: &str = "testkey";
+const SECRET: &str = "testsecret";
+
+/// An S3 server. Dropped, it ends.
+struct S3 {
+    folder: tempfile::TempDir,
+    /// Of master, volume, filer and S3, and of each one's gRPC.
+    ports: [u16; 8],
+    server: Option<Child>,
+}
+
+impl S3 {
+    /// With one empty bucket.
+    fn start() -> S3 {
+        let held = [(); 8].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let mut s3 = S3 { folder: tempfile::tempdir().unwrap(), ports: held.map(|l| l.local_addr().unwrap().port()), server: None };
+        let users = format!(
+            r#"{{"identities":[{{"name":"admin","credentials":[{{"accessKey":"{ACCESS}","secretKey":"{SECRET}"}}],"actions":["Admin","Read","List","Tagging","Write"]}}]}}"#
+        );
+        std::fs::write(s3.folder.path().join("users.json"), users).unwrap();
+        s3.up();
+        s3.curl(&["-X", "PUT"], "");
+        s3
+    }
+
+    fn up(&mut self) {
+        let weed = root().join(".setup/venv/bin/weed");
+        assert!(weed.exists(), "{} is missing: run setup/setup.sh test", weed.display());
+        let folder = self.folder.path();
+        let path = |name: &str| folder.join(name).display().to_string();
+        let [master, volume, filer, s3, grpc @ ..] = self.ports;
+        std::fs::create_dir_all(folder.join("data")).unwrap();
+        let log = std::fs::File::create(folder.join("log")).unwrap();
+        let mut command = Command::new(weed);
+        // It would otherwise listen on every address of the machine and report to its makers.
+        command.args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false"]);
+        command.args(["-master.volumeSizeLimitMB=64", "-volume.max=16"]);
+        command.arg(format!("-dir={}", path("data"))).arg(format!("-s3.config={}", path("users.json")));
+        command.arg(format!("-filer.localSocket={}", path("filer"))).arg(format!("-s3.localSocket={}", path("s3")));
+        command.args([format!("-master.port={master}"), format!("-volume.port={volume}"), format!("-filer.port={filer}"), format!("-s3.port={s3}")]);
+        command.args([format!("-master.port.grpc={}", grpc[0]), format!("-volume.port.grpc={}", grpc[1]), format!("-filer.port.grpc={}", grpc[2]), format!("-s3.port.grpc={}", grpc[3])]);
+        self.server = Some(command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+        let end = Instant::now() + PATIENCE;
+        let status = format!("{}/status", self.endpoint());
+        while !Command::new("curl").args(["-fsS", "-m", "5", "-o", "/dev/null", &status]).stderr(Stdio::null()).status().expect("curl is there").success() {
+            assert!(Instant::now() < end, "the S3 server is not up\n{}", std::fs::read_to_string(folder.join("log")).unwrap());
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+
+    /// `kill -9`: asked to end, it takes its time.
+    fn down(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().unwrap();
+            server.wait().unwrap();
+        }
+    }
+
+    fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports[3])
+    }
+
+    /// A signed request by curl for `path` in the bucket.
+    fn curl(&self, options: &[&str], path: &str) -> String {
+        let url = format!("{}/{BUCKET}{path}", self.endpoint());
+        run(Command::new("curl").args(["-fsS", "-m", "60", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &format!("{ACCESS}:{SECRET}")]).args(options).arg(url))
+    }
+
+    /// The keys of all objects in the bucket.
+    fn keys(&self) -> Vec<String> {
+        let listing = self.curl(&[], "?list-type=2");
+        listing.split("<Key>").skip(1).map(|rest| rest.split("</Key>").next().unwrap().to_string()).collect()
+    }
+
+    /// The bytes of all objects in the bucket, shortest first.
+    fn contents(&self) -> Vec<Vec<u8>> {
+        let file = self.folder.path().join("got");
+        let mut contents: Vec<Vec<u8>> = self.keys().iter().map(|key| {
+            self.curl(&["-o", file.to_str().unwrap()], &format!("/{key}"));
+            std::fs::read(&file).unwrap()
+        }).collect();
+        contents.sort_by_key(Vec::len);
+        contents
+    }
+
+    /// A platform that spills to this server.
+    fn platform(&self, secret: &str) -> Platform {
+        Platform::start_with(|up| {
+            up.env("CLOUDSKIN_GEDS__PERSIST", format!("s3:{BUCKET}"));
+            up.env("CLOUDSKIN_GEDS__S3_ENDPOINT", self.endpoint()).env("CLOUDSKIN_GEDS__S3_ALLOW_HTTP", "true");
+            up.env("CLOUDSKIN_GEDS__S3_ACCESS_KEY", ACCESS).env("CLOUDSKIN_GEDS__S3_SECRET_KEY", secret);
+        })
+    }
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        self.down();
+    }
+}
+
+/// Puts `content` at the edge under `object`.
+fn put(platform: &Platform, object: &str, content: &[u8]) {
+    let file = platform.data().join("to-put");
+    std::fs::write(&file, content).unwrap();
+    platform.ok(&["store", "put", file.to_str().unwrap(), object, "--site", "edge"]);
+}
+
+fn get(platform: &Platform, object: &str) -> Vec<u8> {
+    let file = platform.data().join("got");
+    platform.ok(&["store", "get", object, file.to_str().unwrap()]);
+    std::fs::read(file).unwrap()
+}
+
+/// Which sites have `bucket/key`, and whether the persistency tier has it.
+fn whereabouts(platform: &Platform, bucket: &str, key: &str) -> (Vec<String>, bool) {
+    let listing = platform.json(&["store", "ls", bucket]);
+    let object = listing.as_array().unwrap().iter().find(|o| o["key"] == key).unwrap_or_else(|| panic!("no {key} in {listing:#}"));
+    let sites = object["sites"].as_array().unwrap().iter().map(|s| s.as_str().unwrap().to_string()).collect();
+    (sites, object["persisted"].as_bool().unwrap())
+}
+
+/// Bytes of the files below a folder.
+fn disk_bytes(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap());
+    entries.map(|e| if e.file_type().unwrap().is_dir() { disk_bytes(&e.path()) } else { e.metadata().map_or(0, |m| m.len()) }).sum()
+}
+
+#[test]
+fn a_spilled_object_is_an_ordinary_s3_object_and_is_read_from_there() {
+    let s3 = S3::start();
+    let platform = s3.platform(SECRET);
+    // The largest goes up in two parts.
+    let mut large = vec![0; 20 << 20];
+    StdRng::seed_from_u64(3).fill_bytes(&mut large);
+    let objects: [(&str, &[u8]); 3] = [("empty", b""), ("small", b"small"), ("large", &large)];
+    let edge = platform.data().join("edge/objects");
+    let before = disk_bytes(&edge);
+    for (key, content) in objects {
+        put(&platform, &format!("data/{key}"), content);
+        assert_eq!(whereabouts(&platform, "data", key), (vec!["edge".to_string()], false));
+    }
+    assert!(disk_bytes(&edge) >= before + large.len() as u64);
+    assert!(s3.keys().is_empty(), "{:?}", s3.keys());
+
+    for (key, _) in objects {
+        platform.ok(&["store", "spill", &format!("data/{key}")]);
+        assert_eq!(whereabouts(&platform, "data", key), (vec![], true));
+    }
+    assert!(s3.contents() == objects.map(|(_, content)| content.to_vec()), "what S3 has is not what was put: {:?}", s3.keys());
+    platform.wait("the edge to free its copies", |_| disk_bytes(&edge) < before + 1024);
+
+    for (key, content) in objects {
+        assert!(get(&platform, &format!("data/{key}")) == content, "{key} came back with other content");
+    }
+    platform.ok(&["store", "rm", "data/large"]);
+    platform.wait("S3 to have one object less", |_| s3.keys().len() == 2);
+}
+
+#[test]
+fn a_cell_reads_what_only_s3_has() {
+    let s3 = S3::start();
+    let platform = s3.platform(SECRET);
+    platform.ok(&["store", "put", scene().to_str().unwrap(), "scenes/scene.tif", "--site", "edge"]);
+    let run = |site: &str, out: &str| {
+        let job = platform.submit(&vegetation(), &["--np", "2", "--site", site], &["--rounds", "1", "/scenes/scene.tif", out]);
+        platform.succeeded(&job);
+        get(&platform, &format!("{}/ndvi_mean.tif", out.trim_start_matches('/')))
+    };
+    let here = run("edge", "/here");
+    platform.ok(&["store", "spill", "scenes/scene.tif"]);
+    assert_eq!(whereabouts(&platform, "scenes", "scene.tif"), (vec![], true));
+    assert!(run("cloud", "/there") == here, "the cloud computed something else from the spilled scene");
+}
+
+#[test]
+fn without_s3_nothing_is_lost() {
+    let mut s3 = S3::start();
+    let platform = s3.platform(SECRET);
+    put(&platform, "data/kept", b"the only copy");
+    put(&platform, "data/gone", b"spilled before the outage");
+    platform.ok(&["store", "spill", "data/gone"]);
+    s3.down();
+
+    let (said, code) = platform.fails(&["store", "spill", "data/kept"]);
+    assert!(said.contains("persistency tier") && said.lines().count() == 1, "{said}");
+    assert_eq!(code, 69, "another time it may succeed: {said}");
+    assert_eq!(whereabouts(&platform, "data", "kept"), (vec!["edge".to_string()], false));
+    assert_eq!(get(&platform, "data/kept"), b"the only copy");
+    let (said, _) = platform.fails(&["store", "get", "data/gone", platform.data().join("got").to_str().unwrap()]);
+    assert!(said.contains("persistency tier"), "{said}");
+    // What doesn't need it goes on.
+    platform.succeeded(&platform.submit(&program("ring"), &["--np", "2", "--site", "edge"], &["10"]));
+
+    s3.up();
+    assert_eq!(get(&platform, "data/gone"), b"spilled before the outage");
+    platform.ok(&["store", "spill", "data/kept"]);
+    assert_eq!(whereabouts(&platform, "data", "kept"), (vec![], true));
+    assert_eq!(get(&platform, "data/kept"), b"the only copy");
+}
+
+#[test]
+fn a_wrong_secret_frees_nothing_and_is_not_printed() {
+    let s3 = S3::start();
+    let platform = s3.platform("not-the-secret");
+    put(&platform, "data/kept", b"here");
+    let (said, _) = platform.fails(&["store", "spill", "data/kept"]);
+    assert!(said.contains("persistency tier"), "{said}");
+    assert!(!format!("{said}{}", platform.logs()).contains("not-the-secret"), "{said}");
+    assert_eq!(whereabouts(&platform, "data", "kept"), (vec!["edge".to_string()], false));
+    assert_eq!(get(&platform, "data/kept"), b"here");
+}

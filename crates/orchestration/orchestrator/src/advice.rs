@@ -227,7 +227,7 @@ impl Adviser {
             }
             let message = match why {
                 Some(why) => format!("forecasts by the reactive rule: {why}"),
-                None => format!("forecasts by a model again: {}", forecast.model),
+                None => format!("forecasts by the model that erred least so far: {}", forecast.model),
             };
             self.hub.events.add("recommendation.fallback", site.as_str(), message).await;
         }

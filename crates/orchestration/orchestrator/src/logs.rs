@@ -82,7 +82,12 @@ impl Logs {
         }
         let mut bytes = Vec::new();
         if offset > *next {
-            bytes.extend(format!("\n[{} bytes of output of rank {rank} were lost]\n", offset - *next).into_bytes());
+            let missing = offset - *next;
+            let note = match *next {
+                0 => format!("[the first {missing} bytes of rank {rank}'s output are not here: printed before the checkpoint that this job began with, or lost]\n"),
+                _ => format!("\n[{missing} bytes of output of rank {rank} were lost]\n"),
+            };
+            bytes.extend(note.into_bytes());
         }
         bytes.extend(&data[next.saturating_sub(offset) as usize..]);
         if *written + bytes.len() as u64 > OUTPUT_MAX {
