@@ -7,5 +7,6 @@ mod dashboard;
 mod example;
 mod faults;
 mod kills;
+mod moves;
 mod programs;
 mod s3;

@@ -55,6 +55,20 @@ pub fn program(name: &str) -> PathBuf {
     compile(name, &[root().join("tests/programs").join(name).with_extension("c")])
 }
 
+/// The same C files for this machine, as Open MPI has them, once per name.
+pub fn native(name: &str, sources: &[PathBuf], flags: &[&str]) -> PathBuf {
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-native"));
+    run(Command::new("mpicc").args(flags).arg("-o").arg(&program).args(sources).arg("-lm"));
+    program
+}
+
+/// `mpirun` of a native program, to which arguments can be added. More ranks than cores may wait for each other, so they yield.
+pub fn mpirun(np: u32, program: &Path) -> Command {
+    let mut command = Command::new("mpirun");
+    command.args(["--allow-run-as-root", "--oversubscribe", "--mca", "mpi_yield_when_idle", "1", "-np", &np.to_string()]).arg(program);
+    command
+}
+
 /// The C files of a folder.
 pub fn c_files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "c")).collect();
@@ -112,6 +126,13 @@ impl Platform {
         serde_json::from_str::<Value>(&text).unwrap()["pids"][part].as_i64().unwrap_or_else(|| panic!("no {part} in {text}")) as i32
     }
 
+    /// The process id of a part, if it lives at this moment.
+    pub fn pid_now(&self, part: &str) -> Option<i32> {
+        let pid = self.pid(part);
+        // A process that has died and was not waited for yet has no command line.
+        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| !c.is_empty()).then_some(pid)
+    }
+
     /// `kill -9` of a part. `up` starts it again after a second.
     pub fn kill(&self, part: &str) {
         run(Command::new("kill").args(["-9", &self.pid(part).to_string()]));
@@ -140,7 +161,8 @@ impl Platform {
 
     /// What `cloudskin <args> -o json` prints.
     pub fn json(&self, args: &[&str]) -> Value {
-        let text = self.ok(&[args, &["-o", "json"]].concat());
+        // In front, because after `--` it would be the program's.
+        let text = self.ok(&[&["-o", "json"], args].concat());
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("cloudskin {args:?} -o json: {e}: {text}"))
     }
 

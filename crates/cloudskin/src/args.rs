@@ -47,7 +47,7 @@ pub enum Command {
     #[command(subcommand)]
     Site(Site),
     /// Compile C to a module that can move (takes a C compiler's options)
-    #[command(disable_help_flag = true, after_help = "Example: cloudskin cc -O3 prog.c -o prog.wasm")]
+    #[command(disable_help_flag = true, after_help = "Example: cloudskin cc -O3 prog.c -o prog.wasm\n\nAlso for build systems: CC=\"cloudskin cc\" ./configure && make. Without .wasm at its end, the program can be started here, too.")]
     Cc(Raw),
     /// Compile C++ to a module that can move (takes a C++ compiler's options)
     #[command(name = "c++", disable_help_flag = true, after_help = "Example: cloudskin c++ -O3 prog.cc -o prog.wasm")]
@@ -58,6 +58,9 @@ pub enum Command {
     /// Index an archive (takes the options of ranlib)
     #[command(disable_help_flag = true, after_help = "Example: cloudskin ranlib libx.a")]
     Ranlib(Raw),
+    /// Run a program here, without a platform, as one process with your own files
+    #[command(disable_help_flag = true, after_help = "Example: CLOUDSKIN_NP=4 cloudskin exec prog.wasm input.dat\n\nA program compiled with `-o prog` (not prog.wasm) does this by itself when it is started: ./prog input.dat")]
+    Exec(Raw),
     /// Run a module as a job and follow its output; ends with the job's exit code
     #[command(after_help = "Example: cloudskin run --np 4 --site edge prog.wasm -- /scenes/scene.tif /out\n\nThe program sees its buckets as folders below /. Without --bucket these are the working directory's and the first part of\neach argument that begins with /. Ctrl-C cancels the job; a second Ctrl-C leaves it at that.")]
     Run(Run),

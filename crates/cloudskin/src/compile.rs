@@ -1,4 +1,4 @@
-//! `cc`, `c++`, `ar`, `ranlib` and `inspect`: doors to the toolchain in `cells`.
+//! `cc`, `c++`, `ar`, `ranlib`, `exec` and `inspect`: doors to the toolchain in `cells`, and what it makes on this machine.
 
 use crate::{failure::fail, progress::moved, table};
 use anyhow::Context;
@@ -7,13 +7,14 @@ use cells::toolchain::{Error, driver, inspect};
 use std::{ffi::OsString, path::Path};
 
 /// The commands whose arguments are taken as they are.
-pub const RAW: [&str; 4] = ["cc", "c++", "ar", "ranlib"];
+pub const RAW: [&str; 5] = ["cc", "c++", "ar", "ranlib", "exec"];
 
 pub fn main(tool: &str, args: &[OsString]) -> anyhow::Result<u8> {
     let args = args.to_vec();
     let done = match tool {
         "cc" => driver::main(driver::Lang::C, args),
         "c++" => driver::main(driver::Lang::Cxx, args),
+        "exec" => return exec(&args),
         "ar" => driver::archiver(driver::Archiver::Ar, args),
         _ => driver::archiver(driver::Archiver::Ranlib, args),
     };
@@ -28,6 +29,72 @@ pub fn main(tool: &str, args: &[OsString]) -> anyhow::Result<u8> {
     })
 }
 
+/// Bytes of the line that makes a program executable here (see [`driver`]), which is not part of the module.
+pub fn launch_line(file: &Path) -> anyhow::Result<u64> {
+    use std::io::Read;
+    let mut head = Vec::new();
+    let name = || format!("read {}", file.display());
+    std::fs::File::open(file).with_context(name)?.take(driver::LAUNCH_MAX as u64).read_to_end(&mut head).with_context(name)?;
+    Ok((head.len() - driver::module(&head).len()) as u64)
+}
+
+/// `exec PROGRAM ARGS...`: runs a program in this process as the user, with the user's files, environment and output; `CLOUDSKIN_NP` ranks. It is
+/// what an executable made by `cc -o prog` calls, so that `./prog`, configure's probes and `make check` work.
+fn exec(args: &[OsString]) -> anyhow::Result<u8> {
+    let Some(file) = args.first().map(Path::new) else {
+        return Err(fail(Kind::InvalidArgument, "exec needs a program: cloudskin exec PROGRAM [ARGS]"));
+    };
+    let np = std::env::var("CLOUDSKIN_NP").unwrap_or_else(|_| "1".into());
+    let size: u32 = np.parse().ok().filter(|n| (1..=64).contains(n)).with_context(|| format!("CLOUDSKIN_NP is {np:?}; give a number of ranks from 1 to 64"))?;
+    let bytes = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
+    let text = |a: &OsString| a.to_str().map(str::to_string).with_context(|| format!("argument {a:?} is not UTF-8"));
+    let folder = std::env::current_dir().context("find the current folder")?;
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(Into::into).or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cache")));
+    let cache = cache.map(|c: std::path::PathBuf| c.join("cloudskin")).filter(|c| std::fs::create_dir_all(c).is_ok());
+    let engine = cells::Engine::new(&cells::engine::Options { cache, cells_max: size.max(2) + 1 })?;
+    let program = engine.load(driver::module(&bytes)).with_context(|| format!("{}", file.display()))?;
+    let root: std::sync::Arc<dyn cells::wasi::Mount> = std::sync::Arc::new(cells::folder::Folder { root: "/".into() });
+    let job = cells::local::Job {
+        size,
+        args: args.iter().map(text).collect::<anyhow::Result<_>>()?,
+        env: std::env::vars().map(|(k, v)| format!("{k}={v}")).collect(),
+        memory_max: 4 << 30,
+        mounts: cells::wasi::Mounts {
+            folders: vec![(String::new(), root)],
+            workdir: Some((0, folder.to_string_lossy().trim_start_matches('/').to_string())),
+        },
+        output: std::sync::Arc::new(Terminal),
+        spin: 0,
+    };
+    for ended in cells::local::run(&engine, &program, &job)? {
+        match ended {
+            cells::Ended::Exited(0) => {}
+            cells::Ended::Exited(code) => return Ok(u8::try_from(code & 0xff).unwrap_or(1)),
+            cells::Ended::Failed { message, backtrace, code } => {
+                eprint!("{message}\n{backtrace}");
+                return Ok(code.map_or(ABORTED, |c| (c & 0xff) as u8));
+            }
+            // By the failure of another rank, which is reported.
+            cells::Ended::Killed(_) | cells::Ended::Stopped => {}
+        }
+    }
+    Ok(0)
+}
+
+/// What a shell says of a program that was aborted: 128 and SIGABRT.
+const ABORTED: u8 = 134;
+
+/// Standard output and error of this process.
+struct Terminal;
+
+impl cells::wasi::Output for Terminal {
+    fn write(&self, _: mpi::Rank, stderr: bool, _: u64, data: &[u8]) {
+        use std::io::Write;
+        // Nobody reads any more: the program finds out by itself or doesn't mind.
+        let _ = if stderr { std::io::stderr().write_all(data) } else { std::io::stdout().write_all(data).and_then(|()| std::io::stdout().flush()) };
+    }
+}
+
 pub fn inspect(file: &Path) -> anyhow::Result<u8> {
     let name = file.display();
     let bytes = std::fs::metadata(file).with_context(|| format!("read {name}"))?.len();
@@ -35,7 +102,7 @@ pub fn inspect(file: &Path) -> anyhow::Result<u8> {
         return Err(fail(Kind::InvalidArgument, format!("{name}: {} are more than a module may have ({})", moved(bytes), moved(cells::engine::MODULE_MAX as u64))));
     }
     let wasm = std::fs::read(file).with_context(|| format!("read {name}"))?;
-    let report = inspect::inspect(&wasm).map_err(|e| fail(Kind::InvalidArgument, format!("{name}: {e}")))?;
+    let report = inspect::inspect(driver::module(&wasm)).map_err(|e| fail(Kind::InvalidArgument, format!("{name}: {e}")))?;
     let mut imports: Vec<String> = report.imports.iter().map(|i| format!("{}.{}", i.module, i.name)).collect();
     imports.dedup();
     let moves = match report.movable() {

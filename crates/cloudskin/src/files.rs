@@ -1,6 +1,7 @@
 //! Files to the hub and from it, in pieces, so that no object has to fit into memory.
 //!
-//! A fetched file appears whole or not at all: it is written beside its name and renamed.
+//! A fetched file appears whole or not at all: it is written beside its name and renamed. What is there already and no plain file
+//! (a pipe, `/dev/stdout`) is written to as it is: a rename would take its place.
 
 use crate::{client::{Call, Client}, failure::fail, progress};
 use anyhow::Context;
@@ -14,13 +15,21 @@ const PIECE: usize = 256 << 10;
 
 /// Sends a file as a call's body.
 pub async fn send<T: DeserializeOwned>(client: &Client, method: reqwest::Method, call: Call, path: &Path) -> anyhow::Result<T> {
+    send_after(client, method, call, path, 0).await
+}
+
+/// [`send`] without the file's first `skip` bytes.
+pub async fn send_after<T: DeserializeOwned>(client: &Client, method: reqwest::Method, call: Call, path: &Path, skip: u64) -> anyhow::Result<T> {
+    use tokio::io::AsyncSeekExt;
     let open = || format!("read {}", path.display());
-    let file = tokio::fs::File::open(path).await.with_context(open)?;
+    let mut file = tokio::fs::File::open(path).await.with_context(open)?;
     let meta = file.metadata().await.with_context(open)?;
     if !meta.is_file() {
         return Err(fail(Kind::InvalidArgument, format!("{} is not a file", path.display())));
     }
-    let bar = progress::bytes(&path.file_name().unwrap_or_default().to_string_lossy(), Some(meta.len()));
+    file.seek(std::io::SeekFrom::Start(skip)).await.with_context(open)?;
+    let length = meta.len().saturating_sub(skip);
+    let bar = progress::bytes(&path.file_name().unwrap_or_default().to_string_lossy(), Some(length));
     let moving = bar.clone();
     let pieces = futures::stream::try_unfold(file, move |mut file| {
         let bar = moving.clone();
@@ -31,7 +40,7 @@ pub async fn send<T: DeserializeOwned>(client: &Client, method: reqwest::Method,
             Ok::<_, std::io::Error>((n > 0).then(|| (piece.freeze(), file)))
         }
     });
-    let sent = client.upload(method, call, reqwest::Body::wrap_stream(pieces), meta.len()).await;
+    let sent = client.upload(method, call, reqwest::Body::wrap_stream(pieces), length).await;
     bar.finish_and_clear();
     sent
 }
@@ -46,7 +55,8 @@ pub async fn fetch(client: &Client, call: Call, path: &Path) -> anyhow::Result<u
         tokio::fs::create_dir_all(parent).await.with_context(write)?;
     }
     let name = path.file_name().ok_or_else(|| fail(Kind::InvalidArgument, format!("{} is not a file's name", path.display())))?;
-    let part = path.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), std::process::id()));
+    let special = tokio::fs::symlink_metadata(path).await.is_ok_and(|m| !m.is_file());
+    let part = if special { path.to_path_buf() } else { path.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), std::process::id())) };
     let pieces = async {
         let mut file = tokio::fs::File::create(&part).await.with_context(write)?;
         let mut bytes = 0;
@@ -59,12 +69,14 @@ pub async fn fetch(client: &Client, call: Call, path: &Path) -> anyhow::Result<u
         if told.is_some_and(|told| told != bytes) {
             return Err(fail(Kind::DataLoss, format!("{} ended after {bytes} of {} bytes", path.display(), told.unwrap_or(0))));
         }
-        tokio::fs::rename(&part, path).await.with_context(write)?;
+        if !special {
+            tokio::fs::rename(&part, path).await.with_context(write)?;
+        }
         Ok(bytes)
     };
     let done = pieces.await;
     bar.finish_and_clear();
-    if done.is_err() {
+    if done.is_err() && !special {
         let _ = tokio::fs::remove_file(&part).await;
     }
     done
@@ -113,6 +125,10 @@ pub mod tests {
         let _: serde_json::Value = send(&client, reqwest::Method::PUT, Call::object("x", "a"), &a).await.unwrap();
         assert_eq!(fetch(&client, Call::object("x", "a"), &b).await.unwrap(), data.len() as u64);
         assert!(std::fs::read(&b).unwrap() == data);
+        let (c, link) = (folder.join("c"), folder.join("link"));
+        std::os::unix::fs::symlink(&c, &link).unwrap();
+        assert_eq!(fetch(&client, Call::object("x", "a"), &link).await.unwrap(), data.len() as u64);
+        assert!(std::fs::read(&c).unwrap() == data && link.is_symlink(), "a link stays a link");
         assert!(send::<serde_json::Value>(&client, reqwest::Method::PUT, Call::object("x", "a"), &folder).await.is_err());
     }
 

@@ -4,6 +4,7 @@ use crate::{
     api::{Job, Migration},
     args::{self, Output},
     client::{Call, Client, DURABLE},
+    compile,
     failure::{fail, kind},
     files, progress, show, table,
 };
@@ -21,7 +22,9 @@ const CANCELLED: u8 = 130;
 
 /// Sends a module and returns its SHA-256.
 pub async fn upload(client: &Client, module: &Path) -> anyhow::Result<String> {
-    let told: Value = files::send(client, reqwest::Method::POST, Call::to("modules"), module).await.with_context(|| format!("module {}", module.display()))?;
+    let skip = compile::launch_line(module)?;
+    let sent = files::send_after(client, reqwest::Method::POST, Call::to("modules"), module, skip).await;
+    let told: Value = sent.with_context(|| format!("module {}", module.display()))?;
     told["sha256"].as_str().map(str::to_string).context("the hub's answer to a module has no sha256")
 }
 

@@ -70,6 +70,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Cc(raw) => compile::main("cc", &raw.args),
         Command::Cxx(raw) => compile::main("c++", &raw.args),
         Command::Ar(raw) => compile::main("ar", &raw.args),
+        Command::Exec(raw) => compile::main("exec", &raw.args),
         Command::Ranlib(raw) => compile::main("ranlib", &raw.args),
         Command::Run(o) => jobs::run(&place.client()?, o, output).await,
         Command::Get(o) => show::get(&place.client()?, o, output).await,

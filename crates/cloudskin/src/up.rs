@@ -136,7 +136,7 @@ fn lock(data: &Path) -> anyhow::Result<fs::File> {
 }
 
 /// Says at once that a port is taken, instead of letting a child die of it.
-fn free(what: &str, option: &str, address: SocketAddr) -> anyhow::Result<()> {
+pub fn free(what: &str, option: &str, address: SocketAddr) -> anyhow::Result<()> {
     let bound = std::net::TcpListener::bind(address);
     bound.map(drop).map_err(|e| match e.kind() {
         std::io::ErrorKind::AddrInUse => fail(Kind::FailedPrecondition, format!("{address} is taken, so {what} can't listen there; choose another with {option}, or port 0 for any")),

@@ -326,7 +326,7 @@ impl Agent {
         drop(cell);
         let event = match ended {
             Ended::Exited(exit_code) => RankEvent { exit_code, ..job.event(held, State::Exited) },
-            Ended::Failed { message, backtrace } => RankEvent { exit_code: 1, message, backtrace, ..job.event(held, State::Failed) },
+            Ended::Failed { message, backtrace, code } => RankEvent { exit_code: code.unwrap_or(1), message, backtrace, ..job.event(held, State::Failed) },
             Ended::Killed(message) => RankEvent { exit_code: 1, message, ..job.event(held, State::Cancelled) },
             Ended::Stopped => unreachable!("the loop goes on"),
         };

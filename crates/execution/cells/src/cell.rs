@@ -102,8 +102,8 @@ pub enum Ended {
     /// At a safe point, as asked; `run` goes on.
     Stopped,
     Exited(i32),
-    /// The program is at fault: what happened, and where in it.
-    Failed { message: String, backtrace: String },
+    /// The program is at fault: what happened, and where in it. `code`: what it gave to MPI_Abort.
+    Failed { message: String, backtrace: String, code: Option<i32> },
     /// `Control::kill`, with its reason.
     Killed(String),
 }
@@ -288,7 +288,8 @@ impl Cell {
             frames.collect()
         });
         let rank = self.store.data().mpi.me.0;
-        Ended::Failed { message: format!("rank {rank}: {}", e.root_cause()), backtrace }
+        let code = e.downcast_ref::<End>().and_then(|end| if let End::Abort(code) = end { Some(*code) } else { None });
+        Ended::Failed { message: format!("rank {rank}: {}", e.root_cause()), backtrace, code }
     }
 
     /// What the rank has sent must be on its way before it goes.
@@ -298,12 +299,12 @@ impl Cell {
         let (rank, fabric) = (host.mpi.me, host.fabric.clone());
         loop {
             if let Err(e) = host.mpi.progress(mem, &fabric) {
-                return Ended::Failed { message: format!("rank {}: at its end: {e}", rank.0), backtrace: String::new() };
+                return Ended::Failed { message: format!("rank {}: at its end: {e}", rank.0), backtrace: String::new(), code: None };
             }
             if host.mpi.flushed() && fabric.all_acknowledged(rank) {
                 return match host.wasi.close_all() {
                     Ok(()) => Ended::Exited(code),
-                    Err(message) => Ended::Failed { message: format!("rank {}: {message}", rank.0), backtrace: String::new() },
+                    Err(message) => Ended::Failed { message: format!("rank {}: {message}", rank.0), backtrace: String::new(), code: None },
                 };
             }
             if host.control.killed() {

@@ -47,10 +47,10 @@ fn open<'b>(magic: &[u8; 8], what: &str, bytes: &'b [u8]) -> Result<&'b [u8]> {
     let body = &bytes[HEAD..];
     let length = u64::from_le_bytes(bytes[12..20].try_into().expect("eight bytes"));
     if length != body.len() as u64 {
-        return Err(Error::Snapshot(format!("the {what} is cut: {} of {length} bytes are there", body.len())));
+        return Err(Error::Snapshot(format!("the {what} (format version {version}, this CloudSkin reads {VERSION}) is cut: {} of {length} bytes are there", body.len())));
     }
     if xxh3_128(body).to_le_bytes() != bytes[20..36] {
-        return Err(Error::Snapshot(format!("the {what} is damaged: its checksum is wrong")));
+        return Err(Error::Snapshot(format!("the {what} (format version {version}, this CloudSkin reads {VERSION}) is damaged: its checksum is wrong; make it anew, or take another copy")));
     }
     Ok(body)
 }

@@ -320,7 +320,7 @@ const PROGRAMS: [(&str, &[&str]); 21] = [
 fn failures_stay_with_their_job() {
     let wasm = compile(&programs().join("faults.c"));
     let fails = |what: &str| match run(&wasm, 2, &[what], None, 0, 0).ended[1].clone() {
-        Ended::Failed { message, backtrace } => (message, backtrace),
+        Ended::Failed { message, backtrace, .. } => (message, backtrace),
         other => panic!("{what}: {other:?}"),
     };
     let (message, backtrace) = fails("trap");

@@ -488,7 +488,8 @@ impl Plan {
         }
         let options = instrument::Options { toolchain: TOOLCHAIN.into(), ..Default::default() };
         let wasm = instrument::instrument_with(&linked, &options)?;
-        write_atomically(&output, &wasm)?;
+        let launch = if output.extension().is_some_and(|e| e == "wasm") { None } else { launcher() };
+        write_atomically(&output, &[launch.unwrap_or_default().as_bytes(), &wasm].concat())?;
         use std::os::unix::fs::PermissionsExt;
         // configure and make look for the x bit.
         std::fs::set_permissions(&output, std::fs::Permissions::from_mode(0o755)).map_err(|e| Error::io("make executable", &output, e))?;
@@ -520,6 +521,23 @@ impl Plan {
         }
         Ok(code(output.status))
     }
+}
+
+/// Longest first line of an executable; Linux reads up to 256 bytes of it.
+pub const LAUNCH_MAX: usize = 256;
+
+/// The first line of a program whose name doesn't end in `.wasm`: with it `./prog` runs here, as a program of another compiler would. That is what
+/// configure scripts try, and `make check`.
+fn launcher() -> Option<String> {
+    let exe = std::env::current_exe().ok().filter(|e| e.file_name().is_some_and(|n| n == "cloudskin"))?;
+    let line = format!("#!{} exec\n", exe.to_str()?);
+    (line.len() <= LAUNCH_MAX && !line[..line.len() - " exec\n".len()].contains(char::is_whitespace)).then_some(line)
+}
+
+/// The module in a file that [`main`] has made: all but the line that makes it executable.
+pub fn module(file: &[u8]) -> &[u8] {
+    let line = file.iter().take(LAUNCH_MAX).position(|b| *b == b'\n').map_or(0, |end| end + 1);
+    if file.starts_with(b"#!") { &file[line..] } else { file }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
