@@ -111,7 +111,8 @@ async function poll() {
 async function pollStore() {
   try {
     const names = (await ask("/v1/buckets")).slice(0, BUCKETS_MAX);
-    hub.store = await Promise.all(names.map(async (name) => ({ name, objects: await ask(`/v1/objects/${encodeURIComponent(name)}`) })));
+    const buckets = await Promise.all(names.map(async (name) => ({ name, objects: await ask(`/v1/objects/${encodeURIComponent(name)}`) })));
+    hub.store = buckets.filter((bucket) => bucket.objects.length);
     drawStore();
   } catch { /* poll() reports a hub that does not answer; the last summary stays. */ }
 }
@@ -128,8 +129,6 @@ function live(failures) {
   draw();
   if (first) {
     document.body.dataset.ready = "true";
-    // The token is in the cookie now; it need not stay in the address bar and the history.
-    if (new URLSearchParams(location.search).has("token")) history.replaceState(null, "", location.pathname);
     pollStore();
     listen();
   }
@@ -194,10 +193,10 @@ function drawSites() {
   }, (card, site) => {
     attribute(card, "data-state", site.state);
     badge(part(card, ".badge"), site.state);
-    const about = [plural(site.cores, "core"), site.affinity ? `CPU ${String(site.affinity).replace(/^cpus?\s*/i, "")}` : null, Number.isFinite(site.slots) ? `${site.ranks ?? 0} of ${site.slots} slots` : null];
+    const about = [site.affinity || plural(site.cores, "core"), `${site.ranks} of ${site.slots} slots`];
     if (site.state === "lost" && site.last_seen_ms) about.push(`last seen ${duration(now() - site.last_seen_ms)} ago`);
     const aboutBox = part(card, ".about");
-    text(aboutBox, about.filter(Boolean).join(" · "));
+    text(aboutBox, about.join(" · "));
     attribute(aboutBox, "title", site.address ?? "");
     figure(part(card, ".cpu"), "CPU busy", `${number(site.cpu_used)} of ${cores(site.cores)}`, site.cpu_used / site.cores);
     figure(part(card, ".memory"), "Memory", `${bytes(site.memory_used_bytes)} of ${bytes(site.memory_bytes)}`, site.memory_used_bytes / site.memory_bytes);
@@ -485,30 +484,33 @@ function drawStore() {
   });
 }
 
-const heard = new Set();
+// The hub tells all that it remembers first; so events are drawn in handfuls, and only the newest of each.
+let newest = 0;
+const untold = [];
 function listen() {
-  const source = new EventSource("/v1/events");
+  const source = new EventSource(`/v1/events?since=${newest}`);
   source.onmessage = (message) => {
-    let event;
-    try { event = JSON.parse(message.data); } catch { return; }
-    if (heard.has(event.id)) return;
-    heard.add(event.id);
-    drawEvent(event);
-    if (/^(migration|job|rank|site|recommendation)\./.test(event.kind)) poll();
+    const event = JSON.parse(message.data);
+    if (event.id <= newest) return;
+    newest = event.id;
+    if (untold.push(event) === 1) setTimeout(drawEvents, 50);
+    if (untold.length > EVENTS_MAX) untold.shift();
   };
   // The browser reconnects by itself unless the hub refused; then ask again later, when the page is allowed in.
   source.onerror = () => { if (source.readyState === EventSource.CLOSED) setTimeout(listen, 5000); };
 }
-function drawEvent(event) {
+function drawEvents() {
   none("events", false);
-  const bad = /(fail|lost|dead|refused|error)/.test(event.kind), good = /(done|succeeded|ready|committed|joined)/.test(event.kind);
-  const line = make("li", { "data-event": event.id, "data-tone": bad ? "bad" : good ? "good" : undefined },
-    make("time", { datetime: new Date(event.at_ms).toISOString() }, clock(event.at_ms)),
-    make("span", {}, make("span", { class: "kind" }, event.kind), [event.subject, event.message].filter(Boolean).join(": ")));
   const list = $("events");
-  const next = [...list.children].find((other) => Number(other.dataset.event) < event.id);
-  list.insertBefore(line, next ?? null);
-  while (list.children.length > EVENTS_MAX) { const oldest = list.lastElementChild; heard.delete(Number(oldest.dataset.event)); oldest.remove(); }
+  for (const event of untold.splice(0)) {
+    const bad = /\.(failed|lost|stuck)$/.test(event.kind) || (event.kind === "job.ended" && event.message.startsWith("failed"));
+    const good = /\.(done|ready|committed)$/.test(event.kind) || (event.kind === "job.ended" && event.message.startsWith("succeeded"));
+    list.prepend(make("li", { "data-event": event.id, "data-tone": bad ? "bad" : good ? "good" : undefined },
+      make("time", { datetime: new Date(event.at_ms).toISOString() }, clock(event.at_ms)),
+      make("span", {}, make("span", { class: "kind" }, event.kind), [event.subject, event.message].filter(Boolean).join(": "))));
+  }
+  while (list.children.length > EVENTS_MAX) list.lastElementChild.remove();
+  poll();
 }
 
 async function everySecond() { await poll(); setTimeout(everySecond, POLL_MS); }

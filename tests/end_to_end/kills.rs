@@ -255,7 +255,8 @@ fn kills(seed: u64) {
     let victims = [Victim::Source, Victim::Destination, Victim::Hub];
     let moments = [Moment::Early, Moment::Any, Moment::Ready, Moment::Committed];
     for n in 0..12u64 {
-        let (from, to) = if random.random() { ("edge", "cloud") } else { ("cloud", "edge") };
+        // In turn, because `up` takes a part that dies five times in quick succession for broken.
+        let (from, to) = if (n / 3) % 2 == 0 { ("edge", "cloud") } else { ("cloud", "edge") };
         let r = Round { seed: random.random(), victim: victims[n as usize % 3], moment: moments[n as usize % 4], from, to };
         round(&p, n, &r, &right);
         for (name, sum) in &sealed {

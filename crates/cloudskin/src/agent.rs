@@ -21,7 +21,7 @@ mod moves;
 mod printer;
 mod session;
 
-use crate::{args, failure::fail, place::Place, share, table};
+use crate::{args, failure::fail, place::Place, share, table, up};
 use anyhow::Context;
 use base::{Kind, SiteId, identity};
 use cells::{Engine, Link, Program};
@@ -96,8 +96,7 @@ pub async fn run(place: &Place, ask: args::Agent) -> anyhow::Result<u8> {
 
 async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
     let data = &place.data;
-    std::fs::create_dir_all(data)
-        .map_err(|e| fail(Kind::PermissionDenied, format!("the data folder {} can't be written: {e}; name another with --data", data.display())))?;
+    up::writable(data)?;
     let file = data.join("cloudskin.toml");
     let config: Config = base::config::load(file.exists().then_some(file.as_path()), std::env::vars())
         .map_err(|e| fail(Kind::InvalidArgument, e.to_string()))?;

@@ -28,6 +28,9 @@ fn check() -> anyhow::Result<Check> {
 
 pub async fn hub(place: &Place, hub: args::Hub) -> anyhow::Result<u8> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    up::writable(&place.data)?;
+    up::free("HTTP", "--http", hub.http)?;
+    up::free("the hub", "--grpc", hub.grpc)?;
     let options = orchestrator::Options {
         data: place.data.clone(),
         grpc: hub.grpc,

@@ -119,12 +119,22 @@ pub fn die_with_parent(command: &mut Command) {
     }
 }
 
+fn unwritable(data: &Path, e: std::io::Error) -> anyhow::Error {
+    fail(Kind::PermissionDenied, format!("the data folder {} can't be written: {e}; name another with --data", data.display()))
+}
+
+/// Makes a data folder, or says at once that nothing can be written there.
+pub fn writable(data: &Path) -> anyhow::Result<()> {
+    let probe = data.join(".writable");
+    let tried = fs::create_dir_all(data).and_then(|()| fs::write(&probe, b"")).and_then(|()| fs::remove_file(&probe));
+    tried.map_err(|e| unwritable(data, e))
+}
+
 /// Holds the data folder for this process; the lock ends with it, however it ends.
 fn lock(data: &Path) -> anyhow::Result<fs::File> {
-    let refuse = |e: std::io::Error| fail(Kind::PermissionDenied, format!("the data folder {} can't be written: {e}; name another with --data", data.display()));
+    writable(data)?;
+    let refuse = |e| unwritable(data, e);
     fs::create_dir_all(data.join("logs")).map_err(refuse)?;
-    let probe = data.join(".writable");
-    fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(refuse)?;
     let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(data.join("up.lock")).map_err(refuse)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

@@ -151,6 +151,7 @@ const LINKER_IGNORED_PREFIXES: &[&str] = &["-rpath", "--rpath", "--build-id", "-
 const LIBRARIES_INCLUDED: &[&str] = &["m", "mpi", "mpich", "mpicxx", "mpi_cxx", "mpicpp", "rt", "dl", "util", "pthread", "stdc++", "gcc", "gcc_s", "c++", "c++abi"];
 
 fn parse(lang: Lang, args: Vec<String>) -> Result<Plan, Error> {
+    let args = join_linker_words(args);
     let mut plan = Plan {
         mode: Mode::Link,
         sources: Vec::new(),
@@ -355,7 +356,7 @@ impl Plan {
         self.link.push(Link::Arg(arg));
     }
 
-    /// What stood behind `-Wl,`.
+    /// What stood behind `-Wl,`, in one option or in several.
     fn linker_words(&mut self, words: Vec<String>) -> Result<(), Error> {
         let mut words = words.into_iter().peekable();
         while let Some(word) = words.next() {
@@ -521,6 +522,22 @@ impl Plan {
         }
         Ok(code(output.status))
     }
+}
+
+/// `-Wl,-z -Wl,now` is `-Wl,-z,now`: libtool takes a linker's option and its value apart.
+fn join_linker_words(args: Vec<String>) -> Vec<String> {
+    const WITH_VALUE: [&str; 6] = ["-z", "-rpath", "-rpath-link", "-soname", "-Map", "-h"];
+    let mut out: Vec<String> = Vec::with_capacity(args.len());
+    for arg in args {
+        match (out.last_mut(), arg.strip_prefix("-Wl,")) {
+            (Some(last), Some(value)) if last.starts_with("-Wl,") && last.rsplit(',').next().is_some_and(|w| WITH_VALUE.contains(&w)) => {
+                last.push(',');
+                last.push_str(value);
+            }
+            _ => out.push(arg),
+        }
+    }
+    out
 }
 
 /// Longest first line of an executable; Linux reads up to 256 bytes of it.
@@ -726,8 +743,16 @@ mod tests {
     }
 
     #[test]
+    fn the_line_that_starts_a_program_is_not_the_module() {
+        assert_eq!(module(b"#!/bin/cloudskin exec\n\0asm\x01"), b"\0asm\x01");
+        assert_eq!(module(b"\0asm\x01\n"), b"\0asm\x01\n");
+        assert_eq!(module(b""), b"");
+    }
+
+    #[test]
     fn native_linker_flags() {
         check("a.o -Wl,-rpath,/x -Wl,--as-needed -Wl,-z,relro,-z,now", "Link |  |  |  | a.o");
+        check("a.o -Wl,-z -Wl,relro -Wl,-z -Wl,now x.a", "Link |  |  |  | a.o x.a");
         check("a.o -Wl,-z,stack-size=65536 -Xlinker --export=f", "Link |  |  |  | a.o -Wl,-z,stack-size=65536 -Wl,--export=f");
         check("a.o -Wl,--start-group,x.a,-lm,-lq,--end-group", "Link |  |  |  | a.o x.a -lq");
         check("-static -fPIC -s -pipe -m64 -march=native a.c", "Link | a.c |  |  | #0");
