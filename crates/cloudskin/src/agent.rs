@@ -125,6 +125,7 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
             Ok(node) => break node,
             // The namenode is in the hub, which may still be on its way.
             Err(e) if e.kind() == Kind::Unavailable => {
+                join::meet(&dialer, data, &ask).await?;
                 tracing::warn!(error = %e, hub = ask.hub, "the hub can't be reached yet");
                 tokio::time::sleep(RETRY).await;
             }

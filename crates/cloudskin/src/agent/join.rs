@@ -6,12 +6,15 @@ use base::{Kind, identity::{self, Dialer, Identity}};
 use hyper_util::rt::TokioIo;
 use orchestrator::proto::{JoinRequest, hub_client::HubClient};
 use std::{path::Path, time::Duration};
+use tokio::io::AsyncReadExt;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 /// What gRPC is called in a TLS handshake.
 const H2: &str = "h2";
 /// How long the hub may be unreachable while an agent joins.
 const REACH_MAX: Duration = Duration::from_secs(30);
+/// How long the hub may take to show whether it takes a certificate.
+const MEET_MAX: Duration = Duration::from_secs(5);
 
 /// The agent's certificate. Made now, if there is none yet.
 pub async fn identity(data: &Path, ask: &args::Agent) -> anyhow::Result<Identity> {
@@ -55,7 +58,7 @@ async fn join(folder: &Path, ask: &args::Agent) -> anyhow::Result<()> {
             }
             Err(e) => {
                 let cause = std::iter::successors(std::error::Error::source(&e), |e| e.source()).last().map_or(e.to_string(), |c| c.to_string());
-                return Err(fail(Kind::Unavailable, format!("the hub at {} can't be joined: {cause}", ask.hub)));
+                return Err(fail(Kind::Unavailable, format!("the hub at {} can't be joined: {cause}; check --hub and --ca-sha256", ask.hub)));
             }
         }
     };
@@ -65,6 +68,27 @@ async fn join(folder: &Path, ask: &args::Agent) -> anyhow::Result<()> {
         return Err(fail(Kind::Unauthenticated, "the hub answered with another authority than the one that it proved".to_string()));
     }
     Identity { cert_pem: reply.certificate_pem, key_pem, ca_pem: reply.ca_pem }.save(folder).context("keep the certificate")
+}
+
+/// Fails when the hub and this agent do not take each other's certificates: then it is of no use to try again. `Ok` also while no hub answers.
+pub async fn meet(dialer: &Dialer, data: &Path, ask: &args::Agent) -> anyhow::Result<()> {
+    let met = async {
+        let mut stream = dialer.dial(identity::HUB, &ask.hub, H2).await.map_err(|e| e.to_string())?;
+        // In TLS 1.3 the other end's opinion of our certificate comes after the handshake. A hub that is content says hello first.
+        stream.read_u8().await.map_err(|e| e.to_string())
+    };
+    match tokio::time::timeout(MEET_MAX, met).await {
+        Ok(Err(why)) if ["invalid peer certificate", "fatal alert"].iter().any(|sign| why.contains(sign)) => {
+            let (site, folder) = (&ask.site, data.join("identity"));
+            let message = format!(
+                "the hub at {} and this agent don't take each other's certificates ({why}): that in {} is foreign or has expired; remove this folder and join again as `cloudskin site join {site}` says at the hub",
+                ask.hub,
+                folder.display()
+            );
+            Err(fail(Kind::Unauthenticated, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn endpoint() -> Endpoint {

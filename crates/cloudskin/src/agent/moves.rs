@@ -105,8 +105,15 @@ impl Agent {
         let (verdict, verdicts) = mpsc::channel();
         {
             let mut moves = lock(&self.moves);
-            if moves.contains_key(&order.migration) {
-                return;
+            match moves.get(&order.migration) {
+                None => {}
+                // The hub has not heard how it ended.
+                Some(Move::Over { end: Some(end), .. }) => {
+                    let end = Body::MigrationEnd((**end).clone());
+                    drop(moves);
+                    return self.outbox.send(end);
+                }
+                Some(_) => return,
             }
             let leaving = Move::Leaving { job: order.job.clone(), ranks: order.ranks.clone(), ready: false, verdict };
             moves.insert(order.migration, leaving);

@@ -192,12 +192,13 @@ impl Departure {
         let rank = cell.rank();
         self.left.insert(rank.0, cell.control().left_at().unwrap_or_else(Instant::now));
         cell.fabric().hold(rank);
+        // Before the memory: messages that lie in rings are received now, into the guest's buffers.
+        let frozen = cell.freeze()?;
         let known = self.known.get_mut(&rank.0).expect("the offer named it");
         let size = cell.memory_bytes() as u64;
         for (i, window) in cell.memory().chunks(WINDOW).enumerate() {
             known.send(&mut self.stream, size, i * (WINDOW / PAGE), window)?;
         }
-        let frozen = cell.freeze()?;
         let body = postcard::to_allocvec(&frozen).map_err(|e| Error::Snapshot(e.to_string()))?;
         self.stream.send(kind::REST, &[&rank.0.to_le_bytes(), &body]).map_err(wire("send a rank's state"))?;
         self.figures.state_bytes += size + body.len() as u64;
