@@ -67,7 +67,7 @@ function tone(state) {
   return { ready: "good", succeeded: "good", done: "good", taken: "good", running: "busy", committed: "busy", proposed: "busy", pending: "", refused: "", cancelled: "", lost: "bad", failed: "bad" }[state] ?? "";
 }
 function badge(element, state) { text(element, state); attribute(element, "class", `badge ${tone(state)}`); }
-// A site's hue: by the order in which sites were first seen, edge and cloud being the usual first two.
+// A site's hue: by the order in which sites were first seen.
 const siteOrder = [], jobOrder = [];
 function place(list, name) { let at = list.indexOf(name); if (at < 0) at = list.push(name) - 1; return at; }
 function hue(site) { return `var(--site-${place(siteOrder, site) % 6})`; }
@@ -237,7 +237,7 @@ function drawChart(card, site) {
     ...marks.flatMap((mark) => [make("line", { class: "grid", x1: left, x2: endX, y1: y(mark), y2: y(mark) }), mark || roomy ? make("text", { x: left - 6, y: y(mark) + 4, "text-anchor": "end" }, String(mark)) : null]),
     make("line", { class: "full", x1: left, x2: endX, y1: one, y2: one }), make("text", { x: left - 6, y: one + 4, "text-anchor": "end" }, "1"),
     make("path", { class: "area", d: `${line}L${x(lastMs)} ${y(0)}L${x(firstMs)} ${y(0)}Z` }), make("path", { class: "line", d: line }),
-    make("text", { x: Math.max(left, x(firstMs)), y: height - 2 }, `${duration(lastMs - firstMs)} ago`),
+    nowX - x(firstMs) > 110 ? make("text", { x: Math.max(left, x(firstMs)), y: height - 2 }, `${duration(lastMs - firstMs)} ago`) : null, // else it would lie on "now"
     make("text", { x: nowX, y: height - 2, "text-anchor": forecast ? "middle" : "end" }, "now"),
     ...(forecast ? [
       make("path", { class: "fan", d: `M${nowX} ${y(last)}L${endX} ${y(forecast.high)}L${endX} ${y(forecast.low)}Z` }),
@@ -314,12 +314,19 @@ function fly(tile, from, index) {
 
 // ---- Arcs and migrations ----------------------------------------------------------------------------------------------
 
-const arcs = new Map(); // migration id → { group, since }
+const arcs = new Map(); // migration id → group
 function drawArcs() {
   const at = now();
-  const shown = hub.migrations.filter((m) => m.state === "running" || m.state === "committed" || (m.state === "done" && m.ended_ms && at - m.ended_ms < ARC_STAYS_MS));
+  // Of a job's moves only the last, or their arcs would lie on each other.
+  const last = [...new Map(hub.migrations.map((m) => [m.job, m])).values()];
+  const shown = last.filter((m) => m.state === "running" || m.state === "committed" || (m.state === "done" && m.ended_ms && at - m.ended_ms < ARC_STAYS_MS));
   const layer = $("arcs"), frame = $("stage").getBoundingClientRect();
-  for (const [id, group] of arcs) if (!shown.some((m) => m.id === id)) { group.classList.add("gone"); setTimeout(() => group.remove(), 900); arcs.delete(id); }
+  for (const [id, group] of arcs) {
+    if (shown.some((m) => m.id === id)) continue;
+    group.classList.add("gone");
+    setTimeout(() => group.remove(), last.some((m) => m.id === id) ? 900 : 0);
+    arcs.delete(id);
+  }
   for (const migration of shown) {
     const ends = [migration.from, migration.to].map((name) => [...document.querySelectorAll(".site")].find((card) => card.dataset.site === name));
     if (!ends[0] || !ends[1]) continue;
@@ -399,7 +406,7 @@ function drawJobs() {
   $("jobs-table").hidden = shown.length === 0;
   sync($("jobs"), shown, (job) => job.id, (job) => make("tr", { role: "row", "data-job": job.id },
     make("th", { scope: "row", role: "rowheader" }, make("div", { class: "name" }), make("div", { class: "soft small what" })),
-    make("td", { role: "cell" }, make("span", { class: "badge" }), make("div", { class: "reason" })),
+    make("td", { role: "cell" }, make("span", { class: "badge" }), make("div", { class: "reason" }), make("details", { class: "trace" }, make("summary", {}, "Where in the program"), make("pre", { tabindex: "0" }))),
     make("td", { role: "cell", class: "np" }), make("td", { role: "cell", class: "time" }),
     make("td", { role: "cell", class: "wide" }, make("svg", { class: "gantt", role: "img" }))), (row, job) => {
     attribute(row, "data-state", job.state);
@@ -409,6 +416,8 @@ function drawJobs() {
     const reason = part(row, ".reason");
     text(reason, [job.reason, job.exit_code ? `exit code ${job.exit_code}` : null, job.restarts ? plural(job.restarts, "restart") : null].filter(Boolean).join(" · "));
     reason.classList.toggle("bad", job.state === "failed");
+    part(row, ".trace").hidden = !job.backtrace;
+    text(part(row, ".trace pre"), job.backtrace);
     text(part(row, ".np"), plural(job.np, "rank"));
     text(part(row, ".time"), job.started_ms ? duration(Math.max(0, (job.ended_ms ?? now()) - job.started_ms)) : "waits");
     drawGantt(part(row, ".gantt"), job);

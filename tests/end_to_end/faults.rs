@@ -350,7 +350,12 @@ fn the_set_up_names_what_it_cannot_get() {
         std::fs::copy(entry.path(), tree.join("setup").join(entry.file_name())).unwrap();
     }
     let apt = tree.join("apt.conf");
-    std::fs::write(&apt, "Acquire::http::Proxy \"http://127.0.0.1:1/\";\nAcquire::https::Proxy \"http://127.0.0.1:1/\";\nDir::Cache \"/nonexistent\";\nAcquire::Retries \"0\";\nDir::State::Lists \"/nonexistent\";\n").unwrap();
+    let (lists, cache) = (tree.join("lists"), tree.join("cache"));
+    std::fs::create_dir_all(lists.join("partial")).unwrap();
+    std::fs::create_dir_all(cache.join("archives/partial")).unwrap();
+    let proxy = "Acquire::http::Proxy \"http://127.0.0.1:1/\"; Acquire::https::Proxy \"http://127.0.0.1:1/\"; Acquire::Retries \"0\";";
+    let own = format!("Dir::State::Lists \"{}\"; Dir::Cache \"{}\"; APT::Sandbox::User \"root\";", lists.display(), cache.display());
+    std::fs::write(&apt, format!("{proxy}\n{own}\n")).unwrap();
     let nowhere = "http://127.0.0.1:1/";
     let check = |more: &[(&str, &Path)], parts: &[&str]| {
         let mut command = Command::new("bash");

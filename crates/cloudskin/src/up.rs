@@ -56,7 +56,7 @@ impl Part {
 
     fn start(&mut self) -> anyhow::Result<()> {
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).with_context(|| format!("open log {}", self.log.display()))?;
-        let mut command = Command::new(std::env::current_exe().context("find this executable")?);
+        let mut command = Command::new(executable()?);
         command.args(&self.args).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
         command.envs(self.secrets.iter().map(|(k, v)| (*k, v)));
         if std::env::var_os("RUST_LOG").is_none() {
@@ -100,6 +100,12 @@ impl Part {
             let _ = child.kill().await;
         }
     }
+}
+
+/// This program: also when another version has been installed in its place meanwhile.
+fn executable() -> anyhow::Result<PathBuf> {
+    let named = std::env::current_exe().context("find this executable")?;
+    Ok(if named.exists() { named } else { "/proc/self/exe".into() })
 }
 
 /// Asks the kernel to end the child when the thread that started it ends. `up` starts children from its main thread only.

@@ -180,7 +180,10 @@ impl Agent {
                 if let Some(Move::Leaving { ready, .. }) = lock(&self.moves).get_mut(&order.migration) {
                     *ready = true;
                 }
-                self.outbox.send(Body::MigrationReady(MigrationReady { migration: order.migration, job: order.job.clone(), ranks: order.ranks.clone() }));
+                // With what they printed unsaid, the session asks when it is said.
+                if ranks.iter().all(|h| h.printer.attached()) {
+                    self.outbox.send(Body::MigrationReady(MigrationReady { migration: order.migration, job: order.job.clone(), ranks: order.ranks.clone() }));
+                }
                 // However long it takes: from here on only the hub knows whose the ranks are.
                 verdicts.recv().context("the agent is stopping")?
             }

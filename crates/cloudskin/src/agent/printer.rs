@@ -48,6 +48,11 @@ impl Printer {
         super::lock(&self.state).to = Some(to);
     }
 
+    /// Whether all that was printed is said to the hub, or on the way there.
+    pub fn attached(&self) -> bool {
+        super::lock(&self.state).to.is_some()
+    }
+
     /// The hub is gone.
     pub fn detach(&self) {
         super::lock(&self.state).to = None;

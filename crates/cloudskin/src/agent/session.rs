@@ -72,7 +72,8 @@ async fn once(agent: &Arc<Agent>, obeyer: &std::sync::mpsc::Sender<Body>) -> Res
         running: agent.running(),
         affinity: agent.affinity.clone(),
         instance: agent.instance.clone(),
-        ready: agent.ready(),
+        // The verdict is asked for when all that the ranks printed is said: what they print elsewhere comes after it.
+        ready: Vec::new(),
     };
     let _ = to.send(FromAgent { body: Some(from_agent::Body::Hello(hello)) }).await;
     let mut orders = agent.hub.clone().session(ReceiverStream::new(outgoing)).await?.into_inner();
@@ -110,6 +111,9 @@ fn say_again(agent: &Agent, to: &Sender<FromAgent>, outputs: &[proto::OutputAt])
                 None => held.printer.begin(to.clone()),
             }
         }
+    }
+    for ready in agent.ready() {
+        let _ = to.blocking_send(FromAgent { body: Some(from_agent::Body::MigrationReady(ready)) });
     }
 }
 

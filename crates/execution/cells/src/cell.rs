@@ -175,7 +175,7 @@ fn instantiate(engine: &Engine, program: &Program, spec: &Spec, control: Arc<Con
     let host = Host {
         memory: None,
         mpi: mpi::State::new(spec.rank, spec.size),
-        wasi: wasi::State::new(spec),
+        wasi: wasi::State::new(spec, program.knows_workdir),
         pending: None,
         mode: Mode::Running,
         flags: MpiFlags::default(),

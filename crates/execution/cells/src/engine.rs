@@ -51,6 +51,8 @@ pub struct Program {
     /// Address of the words by which a running cell is asked to stop, and of the area where its stack is kept meanwhile.
     /// `None`: not built by `cloudskin cc`, so it runs but can't be moved.
     pub(crate) safe_points: Option<SafePoints>,
+    /// It begins in the folder that PWD names.
+    pub(crate) knows_workdir: bool,
     base: OnceLock<Vec<u128>>,
 }
 
@@ -171,8 +173,9 @@ impl Engine {
         let mut linker = (*self.linker).clone();
         mpi_host::link_missing(&mut linker, &module).map_err(failed)?;
         let movable = module.get_export("asyncify_start_unwind").is_some() && module.get_export("__cloudskin_flags").is_some();
+        let knows_workdir = module.get_export(crate::toolchain::WORKDIR).is_some();
         let pre = linker.instantiate_pre(&module).map_err(|e| Error::Module(format!("{e:#}")))?;
-        let mut program = Program { sha256, pre, safe_points: None, base: OnceLock::new() };
+        let mut program = Program { sha256, pre, safe_points: None, knows_workdir, base: OnceLock::new() };
         if movable {
             let (mut store, instance) = crate::cell::bare(self, &program)?;
             let mut address = |name| match instance.get_global(&mut store, name).map(|g| g.get(&mut store)) {

@@ -170,17 +170,24 @@ fn normal(base: &str, path: &str) -> Result<String> {
 }
 
 impl State {
-    pub fn new(spec: &Spec) -> State {
+    /// `knows_workdir`: the program begins in the folder that PWD names. For another one that folder is opened as `.`, below which the C library
+    /// then looks for every path that is in none of the folders.
+    pub fn new(spec: &Spec, knows_workdir: bool) -> State {
         let mut fds: Vec<Option<Fd>> = (0..3).map(|n| Some(Fd::Standard(n))).collect();
         for (mount, (name, _)) in spec.mounts.folders.iter().enumerate() {
             fds.push(Some(Fd::Folder { mount, path: String::new(), preopened: Some(format!("/{name}")) }));
         }
-        if let Some((mount, path)) = &spec.mounts.workdir {
+        let mut env = spec.env.clone();
+        if knows_workdir {
+            env.retain(|e| !e.starts_with("PWD="));
+            let workdir = spec.mounts.workdir.as_ref().map(|(mount, path)| format!("/{}/{path}", spec.mounts.folders[*mount].0));
+            env.extend(workdir.and_then(|w| normal("", w.trim_start_matches('/')).ok()).map(|w| format!("PWD=/{w}")));
+        } else if let Some((mount, path)) = &spec.mounts.workdir {
             fds.push(Some(Fd::Folder { mount: *mount, path: path.clone(), preopened: Some(".".into()) }));
         }
         State {
             args: spec.args.clone(),
-            env: spec.env.clone(),
+            env,
             memory_max: spec.memory_max,
             mounts: spec.mounts.clone(),
             output: spec.output.clone(),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use common::*;
 use futures::{StreamExt, TryStreamExt, future::BoxFuture};
 use geds::{
-    BucketName, Catalog, Error, Key, Listing, NewObject, Node, ObjectId, ObjectMeta, Page, PeerClient, Persist, Range,
+    BucketName, Catalog, Error, Key, Listing, NewObject, Node, ObjectId, ObjectMeta, Page, PeerClient, Range,
     Result, Sealed, State,
 };
 use std::{

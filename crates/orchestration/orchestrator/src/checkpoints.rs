@@ -181,7 +181,7 @@ impl Hub {
         let own = world.checkpoints.values().rev().find(|c| c.job == job.id).map(|c| c.prefix.clone());
         // One that began from a file and has none of its own begins there again.
         let Some(last) = own.or_else(|| Some(job.from_checkpoint.clone()).filter(|prefix| !prefix.is_empty())) else {
-            return Ok(Err("it has no checkpoint to go on from".into()));
+            return Ok(Err("it has no checkpoint to go on from; `cloudskin run --checkpoint-every 10s` makes some".into()));
         };
         if job.cancelling.is_some() {
             return Ok(Err("it was to end anyway".into()));

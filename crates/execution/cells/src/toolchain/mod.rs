@@ -38,6 +38,8 @@ pub const UNWIND: &str = "__cloudskin_unwind";
 pub const UNWIND_BYTES: u32 = 8 << 20;
 /// The function that exists only to bring the import `cloudskin.poll` into the module.
 pub(crate) const KEEP: &str = "__cloudskin_keep";
+/// Exported: the module begins in the folder that PWD names, so no folder need be opened as `.` for it (see `guests/runtime.c`).
+pub const WORKDIR: &str = "__cloudskin_workdir";
 /// Exported mutable globals are called this and a number from 0 on.
 pub const GLOBAL_PREFIX: &str = "__cloudskin_g";
 /// The function table's export, when the module has a table.
