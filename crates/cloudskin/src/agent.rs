@@ -53,9 +53,12 @@ pub struct Agent {
     hub: HubClient<Channel>,
     runtime: tokio::runtime::Handle,
     outbox: session::Outbox,
-    programs: Mutex<HashMap<String, Arc<Program>>>,
+    /// By SHA-256. Who needs one first makes it, and the others wait for it at its lock.
+    programs: Mutex<HashMap<String, Arc<Mutex<Option<Arc<Program>>>>>>,
     jobs: Mutex<BTreeMap<String, Arc<jobs::Job>>>,
     moves: Mutex<BTreeMap<u64, moves::Move>>,
+    /// Ranks that other agents offer and that are not among `jobs` yet.
+    expected: Mutex<usize>,
 }
 
 /// The configuration of an agent: `cloudskin.toml` in its folder, if there is one, and the environment.
@@ -77,6 +80,17 @@ const PROGRAMS_MAX: usize = 64;
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every critical section here is a few steps on a map or a state; a panic elsewhere leaves them whole.
     mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Cells at once: a move holds a second one for a rank, and a restart holds old and new ones for a moment.
+fn cells_max(slots: u32) -> u32 {
+    slots.saturating_mul(2).max(16)
+}
+
+/// Runs what takes its time on a thread of its own. Fails when the system gives no thread; then `work` is dropped.
+fn background(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+    let spawned = std::thread::Builder::new().name(name.into()).spawn(work);
+    spawned.map(drop).with_context(|| format!("no thread for {name}; give this site fewer --slots, or raise its limit of threads (`ulimit -u`)"))
 }
 
 pub async fn run(place: &Place, ask: args::Agent) -> anyhow::Result<u8> {
@@ -133,12 +147,9 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
         }
     };
     let all = share::allowed()?;
-    let machine = std::thread::available_parallelism().map_or(1, |n| n.get()).max(all.0.len());
     let cores = ask.cores.as_ref().map_or(all.0, |c| c.0.clone());
     let affinity = format!("core{} {} of this machine", if cores.len() > 1 { "s" } else { "" }, share::Cores(cores.clone()));
-    tracing::debug!(machine, "cores");
-    // A move holds a second cell for a rank, and a restart holds old and new ones for a moment.
-    let engine = Engine::new(&cells::engine::Options { cache: Some(data.join("cache")), cells_max: ask.slots.saturating_mul(2).max(16) })?;
+    let engine = Engine::new(&cells::engine::Options { cache: Some(data.join("cache")), cells_max: cells_max(ask.slots) })?;
     let agent = Arc::new(Agent {
         link: Link::new(ask.site.clone(), dialer.clone()),
         site: ask.site,
@@ -157,6 +168,7 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
         programs: Mutex::default(),
         jobs: Mutex::default(),
         moves: Mutex::default(),
+        expected: Mutex::default(),
     });
     tokio::spawn(listen(agent.clone(), listener, acceptor));
     let node = agent.node.clone();
@@ -201,7 +213,10 @@ async fn listen(agent: Arc<Agent>, listener: TcpListener, acceptor: tokio_rustls
                 Some(cells::link::ALPN) if identity::site_of(&peer).is_some() => match agent.link.serve(stream).await {
                     Ok(None) => {}
                     Ok(Some(arrival)) => {
-                        std::thread::spawn(move || agent.arrive(arrival));
+                        // Without a thread the connection closes, which the other end takes as a refusal.
+                        if let Err(e) = background("migration", move || agent.arrive(arrival)) {
+                            tracing::warn!(peer, error = crate::failure::line(&e), "a migration was refused");
+                        }
                     }
                     Err(error) => tracing::warn!(peer, %error, "messages of ranks"),
                 },
@@ -212,11 +227,27 @@ async fn listen(agent: Arc<Agent>, listener: TcpListener, acceptor: tokio_rustls
 }
 
 impl Agent {
-    /// The program with this SHA-256, from the hub if it isn't here. For plain threads: compiling takes its time.
+    /// The program with this SHA-256, fetched from the hub and compiled by the first who needs it. For plain threads: compiling takes its time,
+    /// and so does waiting for who does it already.
     fn program(&self, sha256: &str) -> anyhow::Result<Arc<Program>> {
-        if let Some(program) = lock(&self.programs).get(sha256) {
+        let slot = {
+            let mut programs = lock(&self.programs);
+            if programs.len() >= PROGRAMS_MAX && !programs.contains_key(sha256) {
+                // A slot that somebody waits for has a second owner; a program that a cell or a job's thread has, too.
+                programs.retain(|_, slot| Arc::strong_count(slot) > 1 || lock(slot).as_ref().is_some_and(|p| Arc::strong_count(p) > 1));
+            }
+            programs.entry(sha256.into()).or_default().clone()
+        };
+        let mut program = lock(&slot);
+        if let Some(program) = &*program {
             return Ok(program.clone());
         }
+        let made = self.make_program(sha256)?;
+        *program = Some(made.clone());
+        Ok(made)
+    }
+
+    fn make_program(&self, sha256: &str) -> anyhow::Result<Arc<Program>> {
         let wasm = self.runtime.block_on(async {
             let ask = proto::ModuleRequest { sha256: sha256.into() };
             let mut chunks = self.hub.clone().module(ask).await.map_err(|s| anyhow::anyhow!("{}", s.message()))?.into_inner();
@@ -232,12 +263,6 @@ impl Agent {
         let wasm = wasm.with_context(|| format!("fetch module {sha256} from the hub"))?;
         let sum: String = Sha256::digest(&wasm).iter().map(|b| format!("{b:02x}")).collect();
         anyhow::ensure!(sum == sha256, "the hub sent module {sum} for {sha256}");
-        let program = self.engine.load(&wasm)?;
-        let mut programs = lock(&self.programs);
-        if programs.len() >= PROGRAMS_MAX {
-            programs.retain(|_, p| Arc::strong_count(p) > 1);
-        }
-        programs.insert(sha256.into(), program.clone());
-        Ok(program)
+        Ok(self.engine.load(&wasm)?)
     }
 }

@@ -345,12 +345,14 @@ impl Stage<'_> {
                 self.tell(bar, &format!("the Learning Plane advises {}: {}", r.to, r.reason));
             }
         }
-        for m in migrations(&self.client, id).await? {
+        let moves: Vec<Value> = self.client.get(Call::to("migrations")).await?;
+        for told in moves.iter().filter(|m| m["job"] == id) {
+            let m: Migration = serde_json::from_value(told.clone()).context("a migration, as the hub tells it")?;
             if news.told.insert(format!("m{}{}", m.id, m.state)) {
                 let text = match m.state.as_str() {
                     "running" => format!("ranks {} move from {} to {} while they work", m.rank_list(), m.from, m.to),
                     "done" => format!("moved: stood still for {:.1} ms, {} sent for {} of state", m.downtime_ms.unwrap_or(0.0), table::size(m.moved_bytes), table::size(m.state_bytes)),
-                    "failed" => format!("the move failed: {}; the ranks go on at {}", m.reason, m.from),
+                    "failed" => format!("the move failed: {}; {}", m.reason, jobs::whose(told)),
                     _ => continue,
                 };
                 self.tell(bar, &text);

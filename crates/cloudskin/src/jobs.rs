@@ -208,9 +208,18 @@ pub async fn migrate(client: &Client, ask: args::Migrate, output: Output) -> any
         Ok(if ask.wait { show::migration(&m) } else { format!("migration {id} of {} (ranks {}) from {} to {}; see `cloudskin get migrations {id}`\n", m.job, m.rank_list(), m.from, m.to) })
     })?;
     if m.state == "failed" {
-        return Err(fail(Kind::FailedPrecondition, format!("migration {id} failed: {}; the ranks run on at {}", m.reason, m.from)));
+        return Err(fail(Kind::FailedPrecondition, format!("migration {id} failed: {}; {}", m.reason, whose(&told))));
     }
     Ok(0)
+}
+
+/// Whose the ranks of a migration that failed are: the destination's from the moment on at which the hub had recorded that.
+pub fn whose(migration: &Value) -> String {
+    let site = |end: &str| migration[end].as_str().unwrap_or("an unknown site").to_string();
+    match migration["committed_ms"].is_null() {
+        true => format!("the ranks run on at {}", site("from")),
+        false => format!("the ranks belong to {}", site("to")),
+    }
 }
 
 pub async fn checkpoint(client: &Client, ask: args::Checkpoint, output: Output) -> anyhow::Result<u8> {
@@ -319,5 +328,6 @@ mod tests {
         let ask = args::Migrate { job: "job-1".into(), to: "cloud".parse().unwrap(), ranks: vec![0], wait: true };
         let e = migrate(&client, ask, Output::Json).await.unwrap_err();
         assert!(e.to_string().contains("site lost; the ranks run on at edge"), "{e}");
+        assert_eq!(whose(&json!({"from": "edge", "to": "cloud", "committed_ms": 7})), "the ranks belong to cloud");
     }
 }

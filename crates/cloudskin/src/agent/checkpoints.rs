@@ -3,7 +3,7 @@
 //! After STOP no message is under way: every rank stands still and all it had sent to other agents has arrived there. So the snapshots that WRITE makes,
 //! here and at the other sites, fit together.
 
-use super::{Agent, jobs::{CHECKPOINTS, Held, Job, within}, lock};
+use super::{Agent, background, jobs::{CHECKPOINTS, Held, Job, within}, lock};
 use anyhow::Context;
 use base::SiteId;
 use cells::snapshot;
@@ -15,28 +15,33 @@ use std::{sync::Arc, time::{Duration, Instant}};
 const STOP_MAX: Duration = Duration::from_secs(20);
 
 impl Agent {
+    /// `Checkpoint`. Ranks are told to stop and to go on here, on the thread that obeys, so that no order overtakes the one before it: else a
+    /// RESUME could come before its STOP, and the ranks stood still for ever. Only what waits has a thread of its own.
     pub fn checkpoint(self: &Arc<Self>, order: CheckpointOrder) {
-        let agent = self.clone();
-        match order.phase() {
-            Phase::Resume => {
-                if let Some(job) = self.job(&order.job) {
-                    self.resume(&job);
-                }
-            }
-            Phase::Stop | Phase::Write => {
-                std::thread::spawn(move || agent.step(order));
-            }
-            Phase::Unspecified => {}
+        let job = self.job(&order.job).context("this agent holds no rank of the job");
+        let ready = match order.phase() {
+            Phase::Unspecified => return,
+            Phase::Resume => return job.iter().for_each(|job| self.resume(job)),
+            Phase::Stop => job.and_then(|job| job.all().iter().try_for_each(|held| held.halt(&job.fabric)).map(|()| job)),
+            Phase::Write => job,
+        };
+        let (agent, asked) = (self.clone(), order.clone());
+        let spawned = background("checkpoint", move || {
+            let done = ready.and_then(|job| match asked.phase() {
+                Phase::Stop => agent.await_stop(&job).map(|()| 0),
+                _ => agent.write_all(&job, &asked),
+            });
+            agent.answer(&asked, done);
+        });
+        if let Err(e) = spawned {
+            self.answer(&order, Err(e));
         }
     }
 
-    fn step(self: &Arc<Self>, order: CheckpointOrder) {
+    /// Tells the hub how this agent's part went: bytes written, or why not.
+    fn answer(&self, order: &CheckpointOrder, done: anyhow::Result<u64>) {
         let mut step = CheckpointStep { checkpoint: order.checkpoint, job: order.job.clone(), phase: order.phase, ok: true, ..Default::default() };
-        let done = self.job(&order.job).context("this agent holds no rank of the job").and_then(|job| {
-            let done = if order.phase() == Phase::Stop { self.stop_all(&job).map(|()| 0) } else { self.write_all(&job, &order) };
-            step.ranks = job.all().iter().map(|h| h.rank).collect();
-            done
-        });
+        step.ranks = self.job(&order.job).map_or(Vec::new(), |job| job.all().iter().map(|h| h.rank).collect());
         match done {
             Ok(bytes) => step.bytes = bytes,
             Err(e) => (step.ok, step.reason) = (false, crate::failure::line(&e)),
@@ -44,12 +49,9 @@ impl Agent {
         self.outbox.send(Body::Checkpoint(step));
     }
 
-    /// Stops all ranks of a job here and waits until nothing of theirs is under way.
-    fn stop_all(&self, job: &Job) -> anyhow::Result<()> {
+    /// Waits until all ranks of a job here, which have been halted, stand still and nothing of theirs is under way.
+    fn await_stop(&self, job: &Job) -> anyhow::Result<()> {
         let until = within(STOP_MAX);
-        for held in job.all() {
-            anyhow::ensure!(held.halt(&job.fabric), "rank {} is not running", held.rank);
-        }
         for held in job.all() {
             held.stand_still(until)?;
         }
@@ -62,7 +64,7 @@ impl Agent {
         Ok(())
     }
 
-    fn write_all(&self, job: &Job, order: &CheckpointOrder) -> anyhow::Result<u64> {
+    fn write_all(self: &Arc<Self>, job: &Arc<Job>, order: &CheckpointOrder) -> anyhow::Result<u64> {
         let bucket = geds::BucketName::new(CHECKPOINTS)?;
         let store = self.node.blocking();
         store.create_bucket(&bucket)?;
@@ -89,13 +91,8 @@ impl Agent {
         Ok(bytes)
     }
 
-    fn snapshot(&self, job: &Job, held: &Held) -> anyhow::Result<Vec<u8>> {
-        let written = self.with_stopped(held, |cell| {
-            job.fabric.hold(Rank(held.rank));
-            let written = snapshot::write(&self.engine, cell);
-            job.fabric.release(Rank(held.rank));
-            written
-        });
+    fn snapshot(self: &Arc<Self>, job: &Arc<Job>, held: &Arc<Held>) -> anyhow::Result<Vec<u8>> {
+        let written = self.with_stopped(job, held, |cell| snapshot::write(&self.engine, cell));
         Ok(written.with_context(|| format!("rank {} does not stand still any more", held.rank))??)
     }
 
@@ -105,16 +102,14 @@ impl Agent {
         }
     }
 
-    /// The hub is gone: what stands still for a checkpoint goes on. Ranks that move wait for the verdict.
+    /// The hub is gone: what stands still for a checkpoint goes on. Ranks that move wait for the verdict. Called in the order of the hub's orders,
+    /// after the last of the session that was cut.
     pub fn resume_all(self: &Arc<Self>) {
         let jobs: Vec<Arc<Job>> = lock(&self.jobs).values().cloned().collect();
-        let agent = self.clone();
-        std::thread::spawn(move || {
-            for job in jobs {
-                if agent.moving(&job.spec.job).is_empty() {
-                    agent.resume(&job);
-                }
+        for job in jobs {
+            if self.moving(&job.spec.job).is_empty() {
+                self.resume(&job);
             }
-        });
+        }
     }
 }

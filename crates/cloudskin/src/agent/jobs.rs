@@ -10,7 +10,7 @@
 //! A running rank is a thread with its cell. A stop ends the thread and leaves the cell in [`Phase::Stopped`] for whoever asked for it; another
 //! thread takes it up again. Only who set [`Held::halt`] may take the cell.
 
-use super::{Agent, load::Meter, lock, printer::Printer};
+use super::{Agent, background, load::Meter, lock, printer::Printer};
 use anyhow::Context;
 use base::clock::now_ms;
 use cells::{Bucket, Cell, Control, DOING, Ended, Spec, engine, link::{At, Route}, snapshot::Snapshot, wasi::Mounts};
@@ -18,6 +18,7 @@ use mpi::{Fabric, Rank};
 use orchestrator::proto::{self, JobSpec, Place, RankEvent, rank_event::State};
 use std::{
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, atomic::{AtomicU64, Ordering}},
     time::{Duration, Instant},
 };
@@ -69,6 +70,19 @@ pub enum Phase {
     Ended,
 }
 
+impl Standing {
+    /// The cell of a rank that stands still.
+    fn take(&mut self) -> Option<Box<Cell>> {
+        match std::mem::replace(&mut self.phase, Phase::Taken) {
+            Phase::Stopped(cell) => Some(cell),
+            other => {
+                self.phase = other;
+                None
+            }
+        }
+    }
+}
+
 impl Held {
     pub fn new(job: &str, rank: u32, epoch: u64, phase: Phase) -> Held {
         Held {
@@ -102,18 +116,28 @@ impl Held {
         matches!(lock(&self.state).phase, Phase::Ended)
     }
 
-    /// Asks the rank to stop for the caller, who must call [`Agent::unhalt`] or [`Held::drop_it`] afterwards. False: somebody else has asked, or
-    /// it does not run.
-    pub fn halt(&self, fabric: &Fabric) -> bool {
+    /// Asks the rank to stop for the caller, who must call [`Agent::unhalt`] or [`Held::drop_it`] afterwards. Does not wait.
+    ///
+    /// # Errors
+    /// Somebody else has asked, or it does not run.
+    pub fn halt(&self, fabric: &Fabric) -> anyhow::Result<()> {
         let mut state = lock(&self.state);
-        if state.halt || state.gone || !matches!(state.phase, Phase::Running) {
-            return false;
+        let obstacle = match state.phase {
+            Phase::Ended => Some("has ended"),
+            _ if state.gone => Some("was given up"),
+            Phase::Starting => Some("is starting"),
+            Phase::Waiting => Some("is arriving"),
+            Phase::Running if !state.halt => None,
+            Phase::Running | Phase::Stopped(_) | Phase::Taken => Some("stands still already, for a checkpoint or a migration"),
+        };
+        if let Some(obstacle) = obstacle {
+            anyhow::bail!("rank {} {obstacle}", self.rank);
         }
         state.halt = true;
         self.control.stop();
         drop(state);
         fabric.mailbox(Rank(self.rank)).bell.ring();
-        true
+        Ok(())
     }
 
     /// Waits until a halted rank stands still, and leaves its cell where it is.
@@ -123,24 +147,30 @@ impl Held {
 
     /// Waits until a halted rank stands still and gives its cell.
     pub fn stopped(&self, until: Instant) -> anyhow::Result<Box<Cell>> {
-        match std::mem::replace(&mut self.wait(until)?.phase, Phase::Taken) {
-            Phase::Stopped(cell) => Ok(cell),
-            _ => unreachable!("`wait` found it so, and the lock is still held"),
-        }
+        Ok(self.wait(until)?.take().expect("`wait` found it so, and the lock is still held"))
     }
 
     fn wait(&self, until: Instant) -> anyhow::Result<MutexGuard<'_, Standing>> {
         let mut state = lock(&self.state);
+        let mut meter = Meter::default();
+        meter.look(self.control.thread.load(Ordering::Relaxed));
         loop {
             match &state.phase {
                 Phase::Stopped(_) => return Ok(state),
                 Phase::Ended => anyhow::bail!("rank {} ended meanwhile", self.rank),
                 _ if state.gone => anyhow::bail!("rank {} was given up meanwhile", self.rank),
+                _ if !state.halt => anyhow::bail!("rank {} was told to go on meanwhile", self.rank),
                 _ => {}
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                anyhow::bail!("rank {} did not come to a safe point in time; a long innermost loop can't be stopped", self.rank);
+                // Calls that wait for messages come back for a stop. So who sleeps all the same is in a call that doesn't.
+                let (_, wanted) = meter.look(self.control.thread.load(Ordering::Relaxed));
+                let why = match wanted > 0.5 {
+                    true => "it is in a long innermost loop, which can't be stopped",
+                    false => "it waits for a file, or has ended its program and waits until its last messages are taken; try again later",
+                };
+                anyhow::bail!("rank {} did not come to a safe point in time: {why}", self.rank);
             }
             state = self.changed.wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0;
         }
@@ -151,10 +181,13 @@ impl Held {
         let mut state = lock(&self.state);
         state.gone = true;
         self.control.kill(why);
+        let cell = state.take();
         if !matches!(state.phase, Phase::Running | Phase::Starting) {
             state.phase = Phase::Ended;
         }
         self.changed.notify_all();
+        drop(state);
+        drop(cell); // giving back a large memory takes a while
     }
 }
 
@@ -207,6 +240,7 @@ impl Agent {
             held.drop_it(why);
             job.fabric.mailbox(Rank(held.rank)).bell.ring();
         }
+        self.settle(&job.spec.job, why);
         self.link.close(&(job.spec.job.clone(), job.spec.life));
     }
 
@@ -230,15 +264,22 @@ impl Agent {
             }
             // From here on the rank's messages are kept.
             job.fabric.hold(Rank(place.rank));
-            self.outbox.attach(&held.printer);
-            let (agent, job, from) = (self.clone(), job.clone(), order.from_checkpoint.clone());
-            std::thread::spawn(move || {
-                if let Err(e) = agent.begin(&job, &held, &from) {
-                    let event = RankEvent { exit_code: 1, message: crate::failure::line(&e), ..job.event(&held, State::Failed) };
-                    agent.end(&job, &held, event);
+            self.outbox.attach(held.rank, &held.printer);
+            let (agent, job_, held_, from) = (self.clone(), job.clone(), held.clone(), order.from_checkpoint.clone());
+            let spawned = background("rank's start", move || {
+                if let Err(e) = agent.begin(&job_, &held_, &from) {
+                    agent.fail(&job_, &held_, crate::failure::line(&e));
                 }
             });
+            if let Err(e) = spawned {
+                self.fail(&job, &held, crate::failure::line(&e));
+            }
         }
+    }
+
+    /// The rank can't run, which isn't its program's doing.
+    fn fail(&self, job: &Job, held: &Held, message: String) {
+        self.end(job, held, RankEvent { exit_code: 1, message, ..job.event(held, State::Failed) });
     }
 
     /// Makes a rank's cell, new or from a checkpoint, and runs it.
@@ -273,7 +314,6 @@ impl Agent {
         if let Some(at) = steps.next().and_then(|first| ours.buckets.iter().position(|b| b == first)) {
             mounts.workdir = Some((at, steps.collect::<Vec<_>>().join("/")));
         }
-        let here: usize = lock(&self.jobs).values().map(|j| lock(&j.ranks).values().filter(|h| !h.ended()).count()).sum();
         Ok(Spec {
             rank: Rank(held.rank),
             size: ours.size,
@@ -284,8 +324,13 @@ impl Agent {
             output: held.printer.clone(),
             fabric: job.fabric.clone(),
             place: self.site.to_string(),
-            spin: if here <= self.cores.len() { SPIN } else { 0 },
+            spin: if self.living() <= self.cores.len() { SPIN } else { 0 },
         })
+    }
+
+    /// Ranks here that have not ended: those that have a cell, or are about to.
+    pub fn living(&self) -> usize {
+        lock(&self.jobs).values().map(|j| lock(&j.ranks).values().filter(|h| !h.ended()).count()).sum()
     }
 
     /// Runs a cell that is here on a thread of its own, until it ends or is taken.
@@ -300,15 +345,17 @@ impl Agent {
             agent.run(&job_, &held_, cell);
         });
         if let Err(e) = spawned {
-            let message = format!("no thread for rank {}: {e}; start fewer ranks", held.rank);
-            self.end(job, held, RankEvent { exit_code: 1, message, ..job.event(held, State::Failed) });
+            self.fail(job, held, format!("no thread for rank {}: {e}; start fewer ranks", held.rank));
         }
     }
 
     fn run(self: &Arc<Self>, job: &Arc<Job>, held: &Arc<Held>, mut cell: Box<Cell>) {
         let ended = loop {
-            match cell.run() {
-                Ended::Stopped => {
+            // A panic is a fault of ours, and must not leave a rank that never ends. It is safe to go on after one: this cell is not run or looked
+            // at again, only dropped (its control has let go of its memory already), and what others see as well (mailboxes, printer, files) is
+            // behind locks that are held for whole steps only.
+            match catch_unwind(AssertUnwindSafe(|| cell.run())) {
+                Ok(Ended::Stopped) => {
                     let mut state = lock(&held.state);
                     if state.gone {
                         return;
@@ -324,6 +371,14 @@ impl Agent {
             }
         };
         drop(cell);
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panic");
+                tracing::error!(job = job.spec.job, rank = held.rank, why = text, "internal error in a rank's cell");
+                return self.fail(job, held, format!("rank {}: internal error at site {}, not of the program: {text}", held.rank, self.site));
+            }
+        };
         let event = match ended {
             Ended::Exited(exit_code) => RankEvent { exit_code, ..job.event(held, State::Exited) },
             Ended::Failed { message, backtrace, code } => RankEvent { exit_code: code.unwrap_or(1), message, backtrace, ..job.event(held, State::Failed) },
@@ -353,30 +408,40 @@ impl Agent {
         let cell = {
             let mut state = lock(&held.state);
             state.halt = false;
+            held.changed.notify_all(); // who waits for it to stand still needn't any more
             if state.gone {
                 return;
             }
             held.control.clear();
-            match cell {
-                Some(cell) => Some(cell),
-                None if matches!(state.phase, Phase::Stopped(_)) => match std::mem::replace(&mut state.phase, Phase::Taken) {
-                    Phase::Stopped(cell) => Some(cell),
-                    _ => None,
-                },
-                None => None,
-            }
+            cell.or_else(|| state.take())
         };
         if let Some(cell) = cell {
             self.launch(job, held, cell);
         }
     }
 
-    /// Works on the cell of a stopped rank, which stays stopped.
-    pub fn with_stopped<T>(&self, held: &Held, work: impl FnOnce(&mut Cell) -> T) -> Option<T> {
-        match &mut lock(&held.state).phase {
-            Phase::Stopped(cell) => Some(work(cell)),
-            _ => None,
+    /// Works on the cell of a stopped rank, whose messages are held meanwhile. Afterwards the rank stands still again, unless it was told to go on or
+    /// was given up in the meantime. No lock is held during `work`, which may take seconds. `None`: it doesn't stand still, or somebody has its cell.
+    pub fn with_stopped<T>(self: &Arc<Self>, job: &Arc<Job>, held: &Arc<Held>, work: impl FnOnce(&mut Cell) -> T) -> Option<T> {
+        let mut cell = {
+            let mut state = lock(&held.state);
+            let cell = state.take()?;
+            job.fabric.hold(Rank(held.rank));
+            cell
+        };
+        let done = work(&mut cell);
+        let mut state = lock(&held.state);
+        if !state.gone {
+            job.fabric.release(Rank(held.rank)); // a rank that was given up has departed from the fabric, or is about to
         }
+        if state.halt && !state.gone && !held.control.killed() {
+            state.phase = Phase::Stopped(cell);
+            held.changed.notify_all();
+        } else {
+            drop(state);
+            self.unhalt(job, held, Some(cell));
+        }
+        Some(done)
     }
 
     /// `Cancel`.
@@ -395,9 +460,11 @@ impl Agent {
 
     /// `Forget`.
     pub fn forget(&self, id: &str) {
-        if let Some(job) = lock(&self.jobs).remove(id) {
+        let job = lock(&self.jobs).remove(id);
+        if let Some(job) = job {
             self.end_job(&job, "the job has ended");
         }
+        // Those that are open end soon, and take themselves away.
         lock(&self.moves).retain(|_, m| m.job() != id || m.open());
     }
 
@@ -428,7 +495,7 @@ impl Agent {
         refs
     }
 
-    /// What the ranks use.
+    /// What the ranks use. For plain threads: it asks the kernel of each.
     pub fn telemetry(&self) -> proto::Telemetry {
         let mut telemetry = proto::Telemetry { at_ms: now_ms(), store_bytes: self.node.used_bytes(), ..Default::default() };
         let jobs: Vec<Arc<Job>> = lock(&self.jobs).values().cloned().collect();

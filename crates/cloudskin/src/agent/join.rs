@@ -15,6 +15,10 @@ const H2: &str = "h2";
 const REACH_MAX: Duration = Duration::from_secs(30);
 /// How long the hub may take to show whether it takes a certificate.
 const MEET_MAX: Duration = Duration::from_secs(5);
+/// How often a quiet connection to the hub is tried, and how long the answer may take. Together: how soon a hub that has vanished (its machine
+/// off, its network cut) is noticed.
+const ALIVE_EVERY: Duration = Duration::from_secs(2);
+const ALIVE_MAX: Duration = Duration::from_secs(6);
 
 /// The agent's certificate. Made now, if there is none yet.
 pub async fn identity(data: &Path, ask: &args::Agent) -> anyhow::Result<Identity> {
@@ -93,7 +97,12 @@ pub async fn meet(dialer: &Dialer, data: &Path, ask: &args::Agent) -> anyhow::Re
 
 fn endpoint() -> Endpoint {
     // The name is only a label: the connector dials, and TLS checks who answers.
-    Endpoint::from_static("http://hub.cloudskin").connect_timeout(Duration::from_secs(5)).tcp_nodelay(true)
+    Endpoint::from_static("http://hub.cloudskin")
+        .connect_timeout(Duration::from_secs(5))
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(ALIVE_EVERY)
+        .keep_alive_timeout(ALIVE_MAX)
+        .keep_alive_while_idle(true)
 }
 
 /// The way to the hub for all calls. It connects when it is used, and again after it was cut.

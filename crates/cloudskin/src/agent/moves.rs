@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  source                                        hub                       destination
-//!  Migrate ◀──────────────────────────────────── decides
+//!  Migrate ◀──────────────────────────────────── decides ──────────────▶ Expect
 //!  pages go ahead ───────────────────────────────────────────────────────▶ writes them into new cells
 //!  ranks stop, the rest goes ────────────────────────────────────────────▶ holds the ranks, restored
 //!  Ready ──────────────────────────────────────▶ places in SQLite
@@ -14,26 +14,29 @@
 //! Until the verdict the ranks are the source's: whatever goes wrong, they go on here. After `Ready` only the verdict counts, at both ends, however
 //! long it takes. When the source can't say "go" any more, the hub says it.
 
-use super::{Agent, jobs::{Held, Job, Phase, within}, lock};
+use super::{Agent, background, cells_max, jobs::{Held, Job, Phase, within}, lock};
 use anyhow::Context;
 use base::SiteId;
 use cells::{Cell, link::At, transfer::{Arrival, Departure, Figures, Offer, Word}};
 use mpi::Rank;
-use orchestrator::proto::{Migrate, MigrationEnd, MigrationReady, MigrationVerdict, StartRanks, from_agent::Body};
-use prost::Message;
+use orchestrator::proto::{Expect, Migrate, MigrationEnd, MigrationReady, MigrationVerdict, from_agent::Body};
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, mpsc},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
 };
 
 /// For all ranks of a move to come to a safe point.
 const STOP_MAX: Duration = Duration::from_secs(10);
+/// For the hub's `Expect`, which may come a little later than the source's offer.
+const EXPECT_MAX: Duration = Duration::from_secs(5);
 /// For a restored rank to be seen at work, before the source is told so anyway.
 const BACK_MAX: Duration = Duration::from_secs(1);
 
 /// A migration that this agent takes part in.
 pub enum Move {
+    /// The hub has said that these ranks will come here, and from where. Nothing of them is here yet.
+    Expected(Expect),
     Leaving { job: String, ranks: Vec<u32>, ready: bool, verdict: mpsc::Sender<MigrationVerdict> },
     /// Restored here; the hub may decide instead of the source.
     Arriving { job: String, ranks: Vec<u32>, verdict: Option<tokio::sync::oneshot::Sender<MigrationVerdict>> },
@@ -44,12 +47,47 @@ pub enum Move {
 impl Move {
     pub fn job(&self) -> &str {
         match self {
-            Move::Leaving { job, .. } | Move::Arriving { job, .. } | Move::Over { job, .. } => job,
+            Move::Expected(Expect { job, .. }) | Move::Leaving { job, .. } | Move::Arriving { job, .. } | Move::Over { job, .. } => job,
         }
     }
 
+    /// Whether a thread is at work on it.
     pub fn open(&self) -> bool {
-        !matches!(self, Move::Over { .. })
+        matches!(self, Move::Leaving { .. } | Move::Arriving { .. })
+    }
+
+    /// Tells who waits for it here. The first verdict counts.
+    fn decide(&mut self, verdict: MigrationVerdict) {
+        match self {
+            Move::Leaving { verdict: to, .. } => drop(to.send(verdict)),
+            Move::Arriving { verdict: to, .. } => {
+                if let Some(to) = to.take() {
+                    let _ = to.send(verdict);
+                }
+            }
+            Move::Expected(_) | Move::Over { .. } => {}
+        }
+    }
+}
+
+/// What the destination has made ready for an offer.
+struct Prepared<'a> {
+    job: Arc<Job>,
+    held: Vec<Arc<Held>>,
+    /// Empty ones, by rank.
+    cells: BTreeMap<u32, Cell>,
+    room: Room<'a>,
+}
+
+/// Room kept for ranks that are offered, until they are among the agent's ranks or are given up.
+struct Room<'a> {
+    expected: &'a Mutex<usize>,
+    ranks: usize,
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        *lock(self.expected) -= self.ranks;
     }
 }
 
@@ -66,7 +104,7 @@ impl Agent {
         let moves = lock(&self.moves);
         let ranks = moves.values().filter(|m| m.job() == job).flat_map(|m| match m {
             Move::Leaving { ranks, .. } | Move::Arriving { ranks, .. } => ranks.clone(),
-            Move::Over { .. } => Vec::new(),
+            Move::Expected(_) | Move::Over { .. } => Vec::new(),
         });
         ranks.collect()
     }
@@ -85,18 +123,62 @@ impl Agent {
     pub fn verdict(&self, verdict: MigrationVerdict) {
         let mut moves = lock(&self.moves);
         match moves.get_mut(&verdict.migration) {
-            Some(Move::Leaving { verdict: to, .. }) => drop(to.send(verdict)),
-            Some(Move::Arriving { verdict: to, .. }) => {
-                if let Some(to) = to.take() {
-                    let _ = to.send(verdict);
-                }
-            }
             Some(Move::Over { end: Some(end), .. }) => {
                 let end = Body::MigrationEnd((**end).clone());
                 drop(moves);
                 self.outbox.send(end);
             }
-            Some(Move::Over { end: None, .. }) | None => {}
+            Some(Move::Expected(_)) if !verdict.commit => drop(moves.remove(&verdict.migration)),
+            Some(open) => open.decide(verdict),
+            None => {}
+        }
+    }
+
+    /// `Expect`. It may come twice, also when the ranks are here already.
+    pub fn expect(&self, order: Expect) {
+        lock(&self.moves).entry(order.migration).or_insert(Move::Expected(order));
+    }
+
+    /// What the hub has said of a move that another site offers: nobody else may put ranks here.
+    fn expected(&self, offer: &Offer, peer: &str) -> anyhow::Result<Expect> {
+        let until = within(EXPECT_MAX);
+        let expect = loop {
+            match lock(&self.moves).get(&offer.migration) {
+                Some(Move::Expected(expect)) => break expect.clone(),
+                Some(_) => anyhow::bail!("site {} knows migration {} already", self.site, offer.migration),
+                None => {}
+            }
+            anyhow::ensure!(Instant::now() < until, "the hub has not told site {} of migration {}", self.site, offer.migration);
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let source = SiteId::new(&expect.from_site).ok();
+        anyhow::ensure!(source.is_some() && base::identity::site_of(peer) == source, "migration {} comes from site {}, not from {peer}", offer.migration, expect.from_site);
+        let life = expect.spec.as_ref().map(|s| s.life);
+        anyhow::ensure!(
+            expect.job == offer.job && life == Some(offer.life) && expect.ranks == offer.ranks,
+            "migration {} is of ranks {:?} of job {}, not of ranks {:?} of job {}, life {}",
+            offer.migration,
+            expect.ranks,
+            expect.job,
+            offer.ranks,
+            offer.job,
+            offer.life
+        );
+        Ok(expect)
+    }
+
+    /// The job has ended, or begins a new life: no verdict will come for its moves, so who waits for one gives up.
+    pub fn settle(&self, job: &str, why: &str) {
+        for (migration, open) in lock(&self.moves).iter_mut().filter(|(_, m)| m.job() == job) {
+            open.decide(MigrationVerdict { migration: *migration, commit: false, reason: why.into(), ..Default::default() });
+        }
+    }
+
+    /// Remembers how a move ended, as long as its job is known here.
+    fn over(&self, migration: u64, job: &str, end: Option<MigrationEnd>) {
+        lock(&self.moves).insert(migration, Move::Over { job: job.into(), end: end.map(Box::new) });
+        if self.job(job).is_none() {
+            lock(&self.moves).remove(&migration); // `Forget` has come before, and does not come again
         }
     }
 
@@ -118,29 +200,34 @@ impl Agent {
             let leaving = Move::Leaving { job: order.job.clone(), ranks: order.ranks.clone(), ready: false, verdict };
             moves.insert(order.migration, leaving);
         }
-        let agent = self.clone();
-        std::thread::spawn(move || {
-            let began = Instant::now();
-            let outcome = agent.leave(&order, &verdicts);
-            let reason = outcome.done.as_ref().err().map_or(String::new(), crate::failure::line);
-            let f = outcome.figures;
-            let end = MigrationEnd {
-                migration: order.migration,
-                ok: outcome.done.is_ok(),
-                reason,
-                state_bytes: f.state_bytes,
-                moved_bytes: f.moved_bytes,
-                moved_stopped_bytes: f.moved_stopped_bytes,
-                downtime_ms: f.downtime.as_secs_f64() * 1e3,
-                total_ms: began.elapsed().as_secs_f64() * 1e3,
-                rounds: f.rounds,
-                job: order.job.clone(),
-                ranks: order.ranks.clone(),
-            };
-            let over = Move::Over { job: order.job, end: Some(Box::new(end.clone())) };
-            lock(&agent.moves).insert(order.migration, over);
-            agent.outbox.send(Body::MigrationEnd(end));
+        let (agent, asked, began) = (self.clone(), order.clone(), Instant::now());
+        let spawned = background("migration", move || {
+            let outcome = agent.leave(&asked, &verdicts);
+            agent.left(&asked, began, outcome);
         });
+        if let Err(e) = spawned {
+            self.left(&order, began, Outcome { figures: Figures::default(), done: Err(e) });
+        }
+    }
+
+    /// Tells the hub how a move ended, and keeps that for when it asks again.
+    fn left(&self, order: &Migrate, began: Instant, outcome: Outcome) {
+        let f = outcome.figures;
+        let end = MigrationEnd {
+            migration: order.migration,
+            ok: outcome.done.is_ok(),
+            reason: outcome.done.as_ref().err().map_or(String::new(), crate::failure::line),
+            state_bytes: f.state_bytes,
+            moved_bytes: f.moved_bytes,
+            moved_stopped_bytes: f.moved_stopped_bytes,
+            downtime_ms: f.downtime.as_secs_f64() * 1e3,
+            total_ms: began.elapsed().as_secs_f64() * 1e3,
+            rounds: f.rounds,
+            job: order.job.clone(),
+            ranks: order.ranks.clone(),
+        };
+        self.over(order.migration, &order.job, Some(end.clone()));
+        self.outbox.send(Body::MigrationEnd(end));
     }
 
     fn leave(self: &Arc<Self>, order: &Migrate, verdicts: &mpsc::Receiver<MigrationVerdict>) -> Outcome {
@@ -154,16 +241,13 @@ impl Agent {
         let held = |rank: &u32| job.held(*rank).filter(|h| h.running()).with_context(|| format!("rank {rank} is not running here"));
         let ranks: Vec<Arc<Held>> = order.ranks.iter().map(held).collect::<anyhow::Result<_>>()?;
         let program = self.program(&job.spec.module_sha256)?;
-        let places = (0..job.spec.size).map(|r| (r, job.route.at(Rank(r)))).filter(|(_, at)| !at.site.is_empty());
-        let places = places.map(|(rank, at)| orchestrator::proto::Place { rank, site: at.site, address: at.address, epoch: at.epoch }).collect();
-        let context = StartRanks { spec: Some(job.spec.clone()), routes: places, ..Default::default() }.encode_to_vec();
         let offer = Offer {
             migration: order.migration,
             job: order.job.clone(),
             life: job.spec.life,
             program_sha256: program.sha256.clone(),
             ranks: order.ranks.clone(),
-            context,
+            context: Vec::new(), // the destination has the job's description from the hub
         };
         let to = SiteId::new(&order.to_site)?;
         let mut departure = Departure::open(&self.link, &to, &order.to_address, &offer, &self.engine, &program)?;
@@ -223,12 +307,17 @@ impl Agent {
         halted: &mut Vec<(Arc<Held>, Option<Box<Cell>>)>,
     ) -> anyhow::Result<()> {
         for held in ranks {
-            anyhow::ensure!(held.halt(&job.fabric), "rank {} is not running any more, or stands still for a checkpoint", held.rank);
+            held.halt(&job.fabric)?;
             halted.push((held.clone(), None));
         }
         let until = within(STOP_MAX);
-        for (held, place) in halted {
-            departure.rest(place.insert(held.stopped(until)?))?;
+        // All stand still before the first is written down: what a rank that still runs sends to one that is written down already would be in
+        // the state of neither, and lost if this agent dies after the verdict.
+        for (held, cell) in halted.iter_mut() {
+            *cell = Some(held.stopped(until)?);
+        }
+        for cell in halted.iter_mut().filter_map(|(_, cell)| cell.as_mut()) {
+            departure.rest(cell)?;
         }
         Ok(())
     }
@@ -238,8 +327,8 @@ impl Agent {
         let offer = arrival.offer.clone();
         let source = arrival.peer();
         match self.prepare(&arrival) {
-            Ok((job, held, cells)) => {
-                if let Err(e) = self.receive(&mut arrival, &job, held, cells) {
+            Ok(prepared) => {
+                if let Err(e) = self.receive(&mut arrival, prepared) {
                     tracing::warn!(migration = offer.migration, job = offer.job, source, error = crate::failure::line(&e), "ranks did not come here");
                 }
             }
@@ -251,17 +340,31 @@ impl Agent {
         }
     }
 
-    #[allow(clippy::type_complexity)]
-    fn prepare(self: &Arc<Self>, arrival: &Arrival) -> anyhow::Result<(Arc<Job>, Vec<Arc<Held>>, BTreeMap<u32, Cell>)> {
+    /// Keeps room for this many more ranks, before anything is made for them: offers that come at once share what there is.
+    fn reserve(&self, ranks: usize) -> anyhow::Result<Room<'_>> {
+        let mut expected = lock(&self.expected);
+        let (here, max) = (self.living(), cells_max(self.slots) as usize);
+        anyhow::ensure!(
+            here + *expected + ranks <= max,
+            "site {} has no room for {ranks} more ranks: it holds {here}, expects {expected}, and takes at most {max}; give its agent more --slots",
+            self.site
+        );
+        *expected += ranks;
+        Ok(Room { expected: &self.expected, ranks })
+    }
+
+    fn prepare(&self, arrival: &Arrival) -> anyhow::Result<Prepared<'_>> {
         let offer = &arrival.offer;
-        let context = StartRanks::decode(&offer.context[..]).context("the job's description can't be read")?;
-        let spec = context.spec.context("the job has no description")?;
-        anyhow::ensure!(spec.job == offer.job && spec.life == offer.life && spec.size <= 1024, "the job's description is of another job");
+        let expect = self.expected(offer, &arrival.peer())?;
+        let spec = expect.spec.context("the hub has told nothing of the job")?;
         anyhow::ensure!(offer.ranks.iter().all(|r| *r < spec.size), "it offers ranks that the job doesn't have");
-        let here: usize = lock(&self.jobs).values().map(|j| lock(&j.ranks).len()).sum();
-        anyhow::ensure!(here + offer.ranks.len() <= 2 * self.slots as usize + 16, "site {} has no room for {} more ranks", self.site, offer.ranks.len());
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = offer.ranks.iter().find(|r| !seen.insert(**r)) {
+            anyhow::bail!("it offers rank {twice} twice");
+        }
+        let room = self.reserve(offer.ranks.len())?;
         let program = self.program(&spec.module_sha256)?;
-        let job = self.open_job(&spec, &context.routes);
+        let job = self.open_job(&spec, &expect.routes);
         anyhow::ensure!(job.spec.life == spec.life, "site {} knows a later life of job {}", self.site, spec.job);
         let (mut held, mut cells) = (Vec::new(), BTreeMap::new());
         for rank in &offer.ranks {
@@ -271,10 +374,11 @@ impl Agent {
             cells.insert(*rank, cell);
             held.push(new);
         }
-        Ok((job, held, cells))
+        Ok(Prepared { job, held, cells, room })
     }
 
-    fn receive(self: &Arc<Self>, arrival: &mut Arrival, job: &Arc<Job>, held: Vec<Arc<Held>>, mut cells: BTreeMap<u32, Cell>) -> anyhow::Result<()> {
+    fn receive(self: &Arc<Self>, arrival: &mut Arrival, prepared: Prepared) -> anyhow::Result<()> {
+        let Prepared { job, held, mut cells, room } = prepared;
         let offer = arrival.offer.clone();
         let frozen = arrival.receive(&mut cells)?;
         let (decide, mut decided) = tokio::sync::oneshot::channel();
@@ -282,9 +386,13 @@ impl Agent {
         for held in &held {
             lock(&job.ranks).insert(held.rank, held.clone());
         }
-        let word = match arrival.restored() {
-            Ok(()) => arrival.word(async { (&mut decided).await.ok() }),
-            Err(e) => Ok(Word::Silent(e.to_string())),
+        drop(room); // they count among the ranks here
+        let known = self.job(&offer.job).is_some_and(|known| Arc::ptr_eq(&known, &job));
+        let word = match known.then(|| arrival.restored()) {
+            Some(Ok(())) => arrival.word(async { (&mut decided).await.ok() }),
+            Some(Err(e)) => Ok(Word::Silent(e.to_string())),
+            // `settle` came before there was something to settle.
+            None => Ok(Word::Drop("the job has ended, or was started again, meanwhile".into())),
         };
         // A source that can't be heard may have asked for the verdict before: only the hub knows.
         let (epochs, why) = match word {
@@ -296,7 +404,7 @@ impl Agent {
             }
             Err(verdict) => settled(verdict),
         };
-        lock(&self.moves).insert(offer.migration, Move::Over { job: offer.job.clone(), end: None });
+        self.over(offer.migration, &offer.job, None);
         let Some(epochs) = epochs else {
             for held in &held {
                 held.drop_it(&why);
@@ -313,8 +421,8 @@ impl Agent {
             }
             let mut cell = cells.remove(&held.rank).expect("one for each rank of the offer");
             cell.arrive(&frozen[&held.rank]);
-            self.outbox.attach(&held.printer);
-            self.launch(job, held, Box::new(cell));
+            self.outbox.attach(held.rank, &held.printer);
+            self.launch(&job, held, Box::new(cell));
         }
         for held in &held {
             let until = within(BACK_MAX);

@@ -22,7 +22,8 @@ use mpi::{Fabric, Rank};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use wasmtime::{Caller, Instance, Memory, Mutability, ResourceLimiter, Store, StoreLimits, StoreLimitsBuilder, TypedFunc, Val, WasmBacktrace};
+use std::time::Duration;
+use wasmtime::{Caller, Instance, Memory, Mutability, ResourceLimiter, Store, StoreLimits, StoreLimitsBuilder, TypedFunc, UpdateDeadline, Val, WasmBacktrace};
 
 /// What a cell is to be.
 #[derive(Clone)]
@@ -135,6 +136,23 @@ pub struct Frozen {
     unacknowledged: Vec<mpi::Message>,
 }
 
+impl Frozen {
+    /// Whether what was read can be gone on with. The bytes are foreign: their checksum finds damage, not malice.
+    fn check(&self) -> Result<()> {
+        let refused = Error::Snapshot;
+        if self.mpi.me != self.rank {
+            return Err(refused(format!("the MPI state of rank {} is in the snapshot of rank {}", self.mpi.me.0, self.rank.0)));
+        }
+        self.mpi.check(self.size).map_err(|e| refused(e.message))?;
+        for m in &self.unacknowledged {
+            if m.header.src != self.rank || m.header.dst.0 >= self.size {
+                return Err(refused(format!("a message from rank {} to rank {} is among its own, in a job of {} ranks", m.header.src.0, m.header.dst.0, self.size)));
+            }
+        }
+        Ok(())
+    }
+}
+
 #[derive(Clone, Copy, Serialize, Deserialize)]
 enum Number {
     I32(i32),
@@ -143,6 +161,11 @@ enum Number {
     F64(u64),
     V128(u128),
 }
+
+/// Longest sleep of a rank that is at its end and waits for acknowledgements: bounds what a lost wake-up could cost.
+const DRAIN: Duration = Duration::from_millis(5);
+/// The same while something has no room to leave.
+const DRAIN_FULL: Duration = Duration::from_micros(50);
 
 fn engine_failed(e: wasmtime::Error) -> Error {
     Error::Engine(format!("{e:#}"))
@@ -187,9 +210,21 @@ fn instantiate(engine: &Engine, program: &Program, spec: &Spec, control: Arc<Con
         points: program.safe_points,
         limits: StoreLimitsBuilder::new().memory_size(limit).build(),
     };
-    let mut store = Store::new(engine.inner(), host);
+    let mut store = Store::new(&engine.inner(program.movable())?, host);
     store.limiter(|host| host);
+    if !program.movable() {
+        // It has no flag words to look at: its engine's clock makes it look here instead, from its start function on.
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|store| match store.data().control.killed() {
+            true => Err(wasmtime::Error::msg("killed")),
+            false => Ok(UpdateDeadline::Continue(1)),
+        });
+    }
     let instance = program.pre.instantiate(&mut store).map_err(|e| {
+        let control = &store.data().control;
+        if control.killed() {
+            return Error::Killed(control.reason());
+        }
         Error::Resources(format!("no room for the cell: {e:#}; raise its memory limit of {limit} bytes or start fewer ranks"))
     })?;
     let memory = instance.get_memory(&mut store, "memory");
@@ -227,8 +262,9 @@ impl Cell {
     pub fn run(&mut self) -> Ended {
         let control = self.control();
         let flags = self.program.safe_points.map(|p| p.flags);
-        // SAFETY: linear memory of the pool never moves and lives as long as the store; `detach` comes before `run` ends.
-        unsafe { control.attach(self.memory.data_ptr(&self.store), flags) };
+        // SAFETY: linear memory of the pool begins at a page, never moves and lives as long as the store, which outlives this call; `attached`
+        // ends with it, also by a panic.
+        let attached = unsafe { control.attach(self.memory.data_ptr(&self.store), self.memory.data_size(&self.store), flags) };
         control.memory_bytes.store(self.memory.data_size(&self.store) as u64, Ordering::Relaxed);
         // SAFETY: gettid has no arguments and no failure.
         control.thread.store(unsafe { libc::syscall(libc::SYS_gettid) } as u32, Ordering::Relaxed);
@@ -241,8 +277,7 @@ impl Cell {
             other => other,
         };
         control.memory_bytes.store(self.memory.data_size(&self.store) as u64, Ordering::Relaxed);
-        control.thread.store(0, Ordering::Relaxed);
-        control.detach();
+        drop(attached);
         ended
     }
 
@@ -292,7 +327,7 @@ impl Cell {
         Ended::Failed { message: format!("rank {rank}: {}", e.root_cause()), backtrace, code }
     }
 
-    /// What the rank has sent must be on its way before it goes.
+    /// What the rank has sent must be on its way before it goes. Messages that come meanwhile, acknowledgements and kills ring the bell.
     fn drain(&mut self, code: i32) -> Ended {
         let memory = self.memory;
         let (mem, host) = memory.data_and_store_mut(&mut self.store);
@@ -310,7 +345,11 @@ impl Cell {
             if host.control.killed() {
                 return Ended::Killed(host.control.reason());
             }
-            fabric.mailbox(rank).bell.wait(std::time::Duration::from_millis(1), || false);
+            // Of room in a ring nobody tells, so it is looked for.
+            let longest = if host.mpi.flushed() { DRAIN } else { DRAIN_FULL };
+            fabric.mailbox(rank).bell.wait(longest, || {
+                fabric.waiting(rank) || host.mpi.flushed() && fabric.all_acknowledged(rank) || host.control.killed()
+            });
         }
     }
 
@@ -324,6 +363,14 @@ impl Cell {
         self.memory.data(&self.store)
     }
 
+    /// Takes in what has come for a stopped cell, so that its senders need not keep it.
+    pub fn absorb(&mut self) -> Result<()> {
+        let memory = self.memory;
+        let (mem, host) = memory.data_and_store_mut(&mut self.store);
+        let fabric = host.fabric.clone();
+        host.mpi.absorb(mem, &fabric).map_err(|e| Error::Snapshot(e.to_string()))
+    }
+
     /// Everything but the memory, of a stopped cell. The fabric must hold the rank ([`Fabric::hold`]).
     pub fn freeze(&mut self) -> Result<Frozen> {
         assert!(self.stopped, "only a stopped cell can be written down");
@@ -332,7 +379,7 @@ impl Cell {
         let (rank, fabric) = (host.mpi.me, host.fabric.clone());
         // What lies in rings becomes part of the state, and what this rank sent to ranks that have left becomes unacknowledged.
         fabric.sweep();
-        host.mpi.progress(mem, &fabric).map_err(|e| Error::Snapshot(e.to_string()))?;
+        host.mpi.absorb(mem, &fabric).map_err(|e| Error::Snapshot(e.to_string()))?;
         let exports: Vec<(String, wasmtime::Global)> = self
             .instance
             .exports(&mut self.store)
@@ -392,6 +439,7 @@ impl Cell {
         if (frozen.rank, frozen.size) != (host.mpi.me, host.size) {
             return Err(Error::Snapshot(format!("it is of rank {} of {}, not of rank {} of {}", frozen.rank.0, frozen.size, host.mpi.me.0, host.size)));
         }
+        frozen.check()?;
         let fabric = host.fabric.clone();
         fabric.hold(frozen.rank);
         self.restore_held(frozen).inspect_err(|_| fabric.depart(frozen.rank))

@@ -3,7 +3,7 @@
 use crate::engine::PAGE;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -33,33 +33,45 @@ struct View {
     flags: Option<u32>,
 }
 
-// SAFETY: the pointer is only used under `Control::memory`'s lock, and `detach` takes it away before the memory is given back.
+// SAFETY: the pointer is only used under `Control::memory`'s lock, and `Attached` takes it away before the memory is given back.
 unsafe impl Send for View {}
+
+/// While it lives, a cell's memory can be reached through its [`Control`]. Its end takes the memory away, also when a panic ends the cell's thread:
+/// the pool gives the memory to another cell afterwards.
+pub(crate) struct Attached(Arc<Control>);
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        *self.0.view() = None;
+        self.0.thread.store(0, Ordering::Relaxed);
+    }
+}
 
 impl Control {
     fn view(&self) -> std::sync::MutexGuard<'_, Option<View>> {
         self.memory.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Called by the cell's thread when its memory exists. `flags`: the address of the stop words.
+    /// Called by the cell's thread when its memory of `len` bytes exists. `flags`: the address of the stop words.
     ///
     /// # Safety
-    /// `base` must stay mapped, at least up to `flags + 8`, until `detach`; linear memory of the pool never moves.
-    pub(crate) unsafe fn attach(&self, base: *mut u8, flags: Option<u32>) {
+    /// `len` bytes from `base` on must stay mapped and writable, and `base` aligned to 4, until the answer is dropped; linear memory of the pool
+    /// never moves and never shrinks.
+    pub(crate) unsafe fn attach(self: &Arc<Self>, base: *mut u8, len: usize, flags: Option<u32>) -> Attached {
+        // `inspect` calls no program movable of which this isn't true; here it is what `word` relies on.
+        assert!(flags.is_none_or(|f| f % 4 == 0 && f as usize + 8 <= len), "the flag words at {flags:?} do not lie in the {len} bytes of memory");
         *self.view() = Some(View { base, flags });
         if self.stop.load(Ordering::SeqCst) || self.kill.load(Ordering::SeqCst) {
             self.raise();
         }
-    }
-
-    pub(crate) fn detach(&self) {
-        *self.view() = None;
+        Attached(self.clone())
     }
 
     fn word(&self, index: u32, value: u32) {
         if let Some(View { base, flags: Some(flags) }) = &*self.view() {
-            // SAFETY: `attach` promised that flags + 8 is mapped, and it is aligned (the pass checks). The guest reads the word with plain
-            // loads; a torn or late value is not possible for an aligned word and would only delay the stop.
+            // SAFETY: `attach` made sure that flags + 8 lies in the memory and is aligned, and while the lock is held `Attached` can't end, so
+            // the memory is this cell's. The guest reads the word with plain loads; a torn value is not possible for an aligned word, and a
+            // late one would only delay the stop.
             let word = unsafe { &*base.add((*flags + 4 * index) as usize).cast::<AtomicU32>() };
             word.store(value, Ordering::SeqCst);
         }

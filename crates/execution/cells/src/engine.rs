@@ -3,14 +3,20 @@
 //! Compiled code is kept in a cache folder, keyed by the module's SHA-256 and by the engine's own compatibility hash (version, target, settings), with a
 //! checksum: a file of another engine is simply another name, and a damaged one is compiled again. Memory comes from a pool of 4 GiB reservations
 //! with guard pages, so a bounds check costs nothing, and starts as a copy-on-write image of the module's data.
+//!
+//! Programs with safe points look at the agent's flag words themselves. A program without them (`fixed`) would loop for ever whatever is asked of
+//! it, so it is compiled for a second engine, whose code looks at a clock at each loop header and function: `Half`. That costs such programs
+//! a little and the others nothing. What is movable is decided by `toolchain::inspect` alone, here as at submission.
 
 use crate::cell::Host;
 use crate::error::{Error, Result};
+use crate::toolchain::inspect::{self, Refusal};
 use crate::{mpi_host, wasi};
 use sha2::{Digest, Sha256};
 use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 use wasmtime::{Config, InstanceAllocationStrategy, InstancePre, Linker, Module, PoolingAllocationConfig};
 
 /// The unit in which memory is compared and sent.
@@ -21,6 +27,8 @@ const GUEST_STACK: usize = 2 << 20;
 pub const THREAD_STACK: usize = GUEST_STACK + (2 << 20);
 /// Largest module that is taken.
 pub const MODULE_MAX: usize = 256 << 20;
+/// How often a program without safe points is made to look whether it has been killed.
+const TICK: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -39,9 +47,17 @@ impl Default for Options {
 /// The compiler and the pool of memories. One per process.
 #[derive(Clone)]
 pub struct Engine {
+    movable: Half,
+    /// Made when the first program without safe points is loaded: most agents never see one.
+    fixed: Arc<Mutex<Option<Half>>>,
+    options: Options,
+}
+
+/// An engine of wasmtime's with the host's functions: one for movable programs, one for fixed ones.
+#[derive(Clone)]
+struct Half {
     inner: wasmtime::Engine,
     linker: Arc<Linker<Host>>,
-    cache: Option<PathBuf>,
 }
 
 /// A module that is ready to be instantiated.
@@ -56,6 +72,7 @@ pub struct Program {
     base: OnceLock<Vec<u128>>,
 }
 
+/// Where a movable program keeps what the agent must reach. Checked by [`inspect`]: inside of the memory that the program starts with, and aligned to 16.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SafePoints {
     pub flags: u32,
@@ -63,16 +80,15 @@ pub(crate) struct SafePoints {
     pub unwind_len: u32,
 }
 
-/// Bytes of `__cloudskin_unwind` in `guests/runtime.c`.
-const UNWIND_LEN: u32 = 8 << 20;
-
 fn failed(e: wasmtime::Error) -> Error {
     Error::Engine(format!("{e:#}"))
 }
 
-impl Engine {
-    pub fn new(options: &Options) -> Result<Engine> {
+impl Half {
+    /// `ticks`: programs are made to look at a clock of this engine, which gets a thread that moves it on.
+    fn new(options: &Options, ticks: bool) -> Result<Half> {
         let mut pool = PoolingAllocationConfig::default();
+        // Slots of the pool are address space; only those that have been used hold memory.
         pool.total_core_instances(options.cells_max)
             .total_memories(options.cells_max)
             .total_tables(options.cells_max)
@@ -85,47 +101,31 @@ impl Engine {
         config
             .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
             .memory_init_cow(true)
+            .epoch_interruption(ticks)
             .max_wasm_stack(GUEST_STACK)
             .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(64));
         let inner = wasmtime::Engine::new(&config).map_err(failed)?;
         let mut linker = Linker::new(&inner);
         wasi::link(&mut linker).map_err(failed)?;
         mpi_host::link(&mut linker).map_err(failed)?;
-        if let Some(folder) = &options.cache {
-            std::fs::create_dir_all(folder).map_err(Error::io(format!("create cache folder {}", folder.display())))?;
+        if ticks {
+            // The thread ends with the engine. A clock that goes on by itself can't be missed, as a single push at the moment of a kill could.
+            let weak = inner.weak();
+            let tick = move || {
+                while let Some(engine) = weak.upgrade() {
+                    engine.increment_epoch();
+                    drop(engine);
+                    std::thread::sleep(TICK);
+                }
+            };
+            std::thread::Builder::new().name("cells ticks".into()).spawn(tick).map_err(Error::io("start the thread that ends loops"))?;
         }
-        Ok(Engine { inner, linker: Arc::new(linker), cache: options.cache.clone() })
+        Ok(Half { inner, linker: Arc::new(linker) })
     }
 
-    pub(crate) fn inner(&self) -> &wasmtime::Engine {
-        &self.inner
-    }
-
-    /// Whether the host has this import. Calls of MPI that are not there yet stop the job when they are made, with their name.
-    pub fn provides(&self, module: &str, name: &str) -> bool {
-        module == "cloudskin_mpi" || wasi::NAMES.contains(&name) && module == wasi::MODULE || (module, name) == ("cloudskin", "poll")
-    }
-
-    /// Checks and compiles a module, or takes it from the cache.
-    pub fn load(&self, wasm: &[u8]) -> Result<Arc<Program>> {
-        if wasm.len() > MODULE_MAX {
-            return Err(Error::Module(format!("it has {} bytes; the limit is {MODULE_MAX}", wasm.len())));
-        }
-        if !wasm.starts_with(b"\0asm") {
-            let seen = wasm.iter().take(4).map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ");
-            return Err(Error::Module(format!("not WebAssembly: it starts with [{seen}]; compile it with `cloudskin cc`")));
-        }
-        let sha256: String = Sha256::digest(wasm).iter().map(|b| format!("{b:02x}")).collect();
-        let module = match self.cached(&sha256) {
-            Some(module) => module,
-            None => self.compile(wasm, &sha256)?,
-        };
-        self.program(module, sha256)
-    }
-
-    fn compile(&self, wasm: &[u8], sha256: &str) -> Result<Module> {
+    fn compile(&self, wasm: &[u8], cached: Option<PathBuf>) -> Result<Module> {
         let module = Module::new(&self.inner, wasm).map_err(|e| Error::Module(format!("{e:#}")))?;
-        if let Some(path) = self.cache_path(sha256) {
+        if let Some(path) = cached {
             let code = module.serialize().map_err(failed)?;
             let mut file = xxhash_rust::xxh3::xxh3_128(&code).to_le_bytes().to_vec();
             file.extend_from_slice(&code);
@@ -137,59 +137,75 @@ impl Engine {
         Ok(module)
     }
 
-    fn cache_path(&self, sha256: &str) -> Option<PathBuf> {
+    fn cache_path(&self, folder: Option<&PathBuf>, sha256: &str) -> Option<PathBuf> {
         let mut hash = std::hash::DefaultHasher::new();
         self.inner.precompile_compatibility_hash().hash(&mut hash);
-        Some(self.cache.as_ref()?.join(format!("{sha256}-{:016x}.cwasm", hash.finish())))
+        Some(folder?.join(format!("{sha256}-{:016x}.cwasm", hash.finish())))
     }
 
-    fn cached(&self, sha256: &str) -> Option<Module> {
-        let file = std::fs::read(self.cache_path(sha256)?).ok()?;
+    fn cached(&self, path: Option<&PathBuf>) -> Option<Module> {
+        let path = path?;
+        let file = std::fs::read(path).ok()?;
         let (sum, code) = file.split_at_checked(16)?;
         if xxhash_rust::xxh3::xxh3_128(code).to_le_bytes() != sum {
-            tracing::warn!(sha256, "cached code is damaged and is compiled again");
+            tracing::warn!(path = %path.display(), "cached code is damaged and is compiled again");
             return None;
         }
         // SAFETY: the file was written by `compile` in a folder that only this user can write (files 0600), its checksum is right, and wasmtime
         // itself refuses code of another version or with other settings.
         unsafe { Module::deserialize(&self.inner, code) }.ok()
     }
+}
 
-    fn program(&self, module: Module, sha256: String) -> Result<Arc<Program>> {
-        if module.get_export("_start").and_then(|e| e.func().cloned()).is_none() {
-            return Err(Error::Module("it has no function `_start`: it is a library, not a program".into()));
+impl Engine {
+    pub fn new(options: &Options) -> Result<Engine> {
+        if let Some(folder) = &options.cache {
+            std::fs::create_dir_all(folder).map_err(Error::io(format!("create cache folder {}", folder.display())))?;
         }
-        if module.get_export("memory").and_then(|e| e.memory().cloned()).is_none() {
-            return Err(Error::Module("it does not export its memory; compile it with `cloudskin cc`".into()));
+        Ok(Engine { movable: Half::new(options, false)?, fixed: Arc::default(), options: options.clone() })
+    }
+
+    fn half(&self, movable: bool) -> Result<Half> {
+        if movable {
+            return Ok(self.movable.clone());
         }
-        let missing: Vec<String> = module
-            .imports()
-            .filter(|i| !self.provides(i.module(), i.name()))
-            .map(|i| format!("{}.{}", i.module(), i.name()))
-            .collect();
-        if !missing.is_empty() {
-            return Err(Error::Module(format!("the host does not offer its imports {}", missing.join(", "))));
+        let mut fixed = self.fixed.lock().unwrap_or_else(|e| e.into_inner());
+        match &*fixed {
+            Some(half) => Ok(half.clone()),
+            None => Ok(fixed.insert(Half::new(&self.options, true)?).clone()),
         }
-        let mut linker = (*self.linker).clone();
+    }
+
+    /// What runs programs that are movable, or not.
+    pub(crate) fn inner(&self, movable: bool) -> Result<wasmtime::Engine> {
+        Ok(self.half(movable)?.inner)
+    }
+
+    /// Whether the host has this import. Calls of MPI that are not there yet stop the job when they are made, with their name.
+    pub fn provides(&self, module: &str, name: &str) -> bool {
+        module == "cloudskin_mpi" || wasi::NAMES.contains(&name) && module == wasi::MODULE || (module, name) == ("cloudskin", "poll")
+    }
+
+    /// Checks a module ([`inspect::check`]) and compiles it, or takes it from the cache.
+    pub fn load(&self, wasm: &[u8]) -> Result<Arc<Program>> {
+        let known = |module: &str, name: &str| self.provides(module, name);
+        let report = inspect::check(wasm, MODULE_MAX, &known).map_err(|e: Refusal| Error::Module(e.to_string()))?;
+        let safe_points = match &report.mark {
+            Some(mark) if report.movable() => Some(SafePoints { flags: mark.flags, unwind: mark.unwind, unwind_len: mark.unwind_bytes }),
+            _ => None,
+        };
+        let sha256: String = Sha256::digest(wasm).iter().map(|b| format!("{b:02x}")).collect();
+        let half = self.half(safe_points.is_some())?;
+        let path = half.cache_path(self.options.cache.as_ref(), &sha256);
+        let module = match half.cached(path.as_ref()) {
+            Some(module) => module,
+            None => half.compile(wasm, path)?,
+        };
+        let mut linker = (*half.linker).clone();
         mpi_host::link_missing(&mut linker, &module).map_err(failed)?;
-        let movable = module.get_export("asyncify_start_unwind").is_some() && module.get_export("__cloudskin_flags").is_some();
         let knows_workdir = module.get_export(crate::toolchain::WORKDIR).is_some();
         let pre = linker.instantiate_pre(&module).map_err(|e| Error::Module(format!("{e:#}")))?;
-        let mut program = Program { sha256, pre, safe_points: None, knows_workdir, base: OnceLock::new() };
-        if movable {
-            let (mut store, instance) = crate::cell::bare(self, &program)?;
-            let mut address = |name| match instance.get_global(&mut store, name).map(|g| g.get(&mut store)) {
-                Some(wasmtime::Val::I32(a)) => Ok(a as u32),
-                _ => Err(Error::Module(format!("its export {name} is not an address; compile it again with this `cloudskin cc`"))),
-            };
-            let (flags, unwind) = (address("__cloudskin_flags")?, address("__cloudskin_unwind")?);
-            let memory = instance.get_memory(&mut store, "memory").expect("checked above").data_size(&store) as u64;
-            if u64::from(flags) + 64 > memory || u64::from(unwind) + u64::from(UNWIND_LEN) > memory {
-                return Err(Error::Module("its safe-point area lies outside of its memory".into()));
-            }
-            program.safe_points = Some(SafePoints { flags, unwind, unwind_len: UNWIND_LEN });
-        }
-        Ok(Arc::new(program))
+        Ok(Arc::new(Program { sha256, pre, safe_points, knows_workdir, base: OnceLock::new() }))
     }
 }
 

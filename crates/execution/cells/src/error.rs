@@ -14,6 +14,9 @@ pub enum Error {
     NotMovable(String),
     #[error("{0}")]
     Resources(String),
+    /// [`crate::Control::kill`] with its reason, while the cell was being made.
+    #[error("{0}")]
+    Killed(String),
     /// The other end of a migration said no.
     #[error("the other side refused: {0}")]
     Refused(String),
@@ -32,7 +35,7 @@ impl Error {
         match self {
             Error::Module(_) => Kind::InvalidArgument,
             Error::Snapshot(_) => Kind::DataLoss,
-            Error::NotMovable(_) | Error::Refused(_) => Kind::FailedPrecondition,
+            Error::NotMovable(_) | Error::Refused(_) | Error::Killed(_) => Kind::FailedPrecondition,
             Error::Resources(_) => Kind::ResourceExhausted,
             Error::Io { .. } | Error::Engine(_) => Kind::Internal,
         }

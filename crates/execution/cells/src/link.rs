@@ -15,12 +15,12 @@
 use base::identity::{self, Dialer};
 use base::SiteId;
 use mpi::{Fabric, Header, Message, Rank, Wire};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsStream;
@@ -33,12 +33,14 @@ const FRAME_MAX: usize = (1 << 30) + (1 << 20);
 /// Between attempts to reach a peer.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
+/// How long a peer may take nothing.
+const STALL_MAX: Duration = Duration::from_secs(20);
 /// How often the link looks for what got stuck.
 const TICK: Duration = Duration::from_millis(20);
 /// Messages without acknowledgement are sent again after so many of these.
 const OLD_TICK: Duration = Duration::from_secs(1);
 const OLD: u32 = 3;
-/// Messages that are here before their rank is: bytes, and for how long.
+/// Messages that are here before their rank is: bytes of all, and for how long when nobody knows their job.
 const EARLY_MAX: usize = 64 << 20;
 const EARLY_AGE: Duration = Duration::from_secs(30);
 /// Small frames are gathered up to this before they are written.
@@ -111,9 +113,24 @@ struct Inner {
     handle: tokio::runtime::Handle,
     peers: Mutex<HashMap<String, Arc<Peer>>>,
     routes: Mutex<HashMap<Life, Arc<Route>>>,
-    early: Mutex<VecDeque<(Instant, Arc<Life>, Message)>>,
+    early: Mutex<VecDeque<Early>>,
     early_bytes: AtomicUsize,
     meter: Meter,
+}
+
+/// A message that is here before its rank.
+struct Early {
+    since: Instant,
+    life: Arc<Life>,
+    /// The site that sent it.
+    from: Arc<str>,
+    message: Message,
+}
+
+impl Early {
+    fn bytes(&self) -> usize {
+        self.message.data.len() + 128
+    }
 }
 
 /// Bytes of messages on the wire, for metrics.
@@ -135,6 +152,8 @@ pub struct Route {
     life: Arc<Life>,
     link: Weak<Inner>,
     places: RwLock<Vec<At>>,
+    /// Every site that has or had a rank of the job: whose messages are heard.
+    sites: RwLock<HashSet<String>>,
     fabric: RwLock<Weak<Fabric>>,
 }
 
@@ -147,7 +166,7 @@ impl Wire for Way {
         let at = route.at(message.header.dst);
         if at.site == link.site.as_str() {
             // It is to be here and is not yet, or not any more.
-            link.keep_early(route.life.clone(), message);
+            link.keep_early(Early { since: Instant::now(), life: route.life.clone(), from: link.site.as_str().into(), message });
         } else {
             link.send(&at, Out::Message(route.life.clone(), message));
         }
@@ -174,6 +193,11 @@ impl Route {
         places.get(rank.index()).cloned().unwrap_or_default()
     }
 
+    /// Whether a site may speak for ranks of this job: the hub has put some there at some time.
+    fn hears(&self, site: &str) -> bool {
+        self.sites.read().unwrap_or_else(|e| e.into_inner()).contains(site)
+    }
+
     fn fabric(&self) -> Option<Arc<Fabric>> {
         self.fabric.read().unwrap_or_else(|e| e.into_inner()).upgrade()
     }
@@ -183,7 +207,11 @@ impl Route {
         let mut changed = false;
         {
             let mut places = self.places.write().unwrap_or_else(|e| e.into_inner());
+            let mut sites = self.sites.write().unwrap_or_else(|e| e.into_inner());
             for (rank, at) in news {
+                if !sites.contains(&at.site) {
+                    sites.insert(at.site.clone());
+                }
                 if let Some(place) = places.get_mut(rank.index()).filter(|p| p.epoch < at.epoch || p.epoch == at.epoch && **p != at) {
                     *place = at;
                     changed = true;
@@ -223,6 +251,7 @@ impl Link {
             life: Arc::new(life.clone()),
             link: Arc::downgrade(&self.inner),
             places: RwLock::new(vec![At::default(); size as usize]),
+            sites: RwLock::new(HashSet::from([self.inner.site.to_string()])),
             fabric: RwLock::default(),
         });
         let fabric = Arc::new(Fabric::new(size, Box::new(Way(route.clone()))));
@@ -245,6 +274,8 @@ impl Link {
 
     /// Serves a connection on which `cells/1` was agreed. Messages are taken in until it ends; a migration is returned, with its first frame.
     pub async fn serve(&self, stream: TlsStream<TcpStream>) -> io::Result<Option<crate::transfer::Arrival>> {
+        let peer = identity::peer_name(&stream).and_then(|name| identity::site_of(&name));
+        let peer: Arc<str> = peer.ok_or_else(|| invalid("its sender is no site"))?.as_str().into();
         let mut stream = BufReader::with_capacity(BATCH, stream);
         match read_frame(&mut stream).await? {
             (kind::MESSAGES, _) => {}
@@ -257,7 +288,7 @@ impl Link {
         }
         loop {
             match read_frame(&mut stream).await {
-                Ok((kind, body)) => self.inner.take_in(kind, body)?,
+                Ok((kind, body)) => self.inner.take_in(&peer, kind, body)?,
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
                 Err(e) => return Err(e),
             }
@@ -274,23 +305,28 @@ impl Inner {
         lock(&self.routes).get(life).cloned()
     }
 
-    fn take_in(self: &Arc<Self>, kind: u8, body: Vec<u8>) -> io::Result<()> {
+    fn take_in(self: &Arc<Self>, from: &Arc<str>, kind: u8, body: Vec<u8>) -> io::Result<()> {
         self.meter.received.fetch_add(body.len() as u64, Ordering::Relaxed);
         match kind {
             kind::MESSAGE => {
                 let ((life, header), data): ((Life, Header), &[u8]) = postcard::take_from_bytes(&body).map_err(invalid)?;
                 let message = Message { header, data: data.into() };
-                match self.route(&life).and_then(|r| r.fabric()) {
+                // Its job may be about to start here.
+                let Some(route) = self.route(&life) else {
+                    self.keep_early(Early { since: Instant::now(), life: Arc::new(life), from: from.clone(), message });
+                    return Ok(());
+                };
+                match route.fabric() {
+                    Some(_) if !route.hears(from) => tracing::warn!(%from, job = life.0, "a message for a job that has nothing at its sender's site"),
                     Some(fabric) if header.src.0 < fabric.size() && header.dst.0 < fabric.size() => fabric.deposit(message),
                     Some(fabric) => return Err(invalid(format!("ranks {} and {} in a job of {}", header.src.0, header.dst.0, fabric.size()))),
-                    // Its job may be about to start here.
-                    None => self.keep_early(Arc::new(life), message),
+                    None => {}
                 }
             }
             kind::ACK => {
                 let (life, src, dst, seq): (Life, Rank, Rank, u64) = postcard::from_bytes(&body).map_err(invalid)?;
                 let Some(route) = self.route(&life) else { return Ok(()) };
-                let Some(fabric) = route.fabric().filter(|f| src.0 < f.size()) else { return Ok(()) };
+                let Some(fabric) = route.fabric().filter(|f| src.0 < f.size() && route.hears(from)) else { return Ok(()) };
                 if !fabric.acknowledged(src, dst, seq) {
                     let at = route.at(src);
                     if at.site != self.site.as_str() {
@@ -304,31 +340,28 @@ impl Inner {
     }
 
     /// Keeps a message for a rank that is about to be here. What finds no room is sent again by its sender.
-    fn keep_early(&self, life: Arc<Life>, message: Message) {
-        let bytes = message.data.len() + 128;
+    fn keep_early(&self, early: Early) {
+        let bytes = early.bytes();
         if self.early_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > EARLY_MAX {
             self.early_bytes.fetch_sub(bytes, Ordering::Relaxed);
             return;
         }
-        lock(&self.early).push_back((Instant::now(), life, message));
+        lock(&self.early).push_back(early);
     }
 
     /// Tries once more what came early.
     fn retry_early(&self) {
-        let waiting = std::mem::take(&mut *lock(&self.early));
-        for (since, life, message) in waiting {
-            let bytes = message.data.len() + 128;
-            let fabric = self.route(&life).and_then(|r| r.fabric()).filter(|f| message.header.dst.0 < f.size());
-            match fabric {
-                // The rank is here now, or somewhere else by now; if neither, the message comes back to this list.
-                Some(fabric) => {
-                    self.early_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                    fabric.deposit(message);
-                }
-                None if since.elapsed() < EARLY_AGE => lock(&self.early).push_back((since, life, message)),
-                None => {
-                    self.early_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                }
+        for early in std::mem::take(&mut *lock(&self.early)) {
+            let route = self.route(&early.life);
+            if route.is_none() && early.since.elapsed() < EARLY_AGE {
+                lock(&self.early).push_back(early);
+                continue;
+            }
+            self.early_bytes.fetch_sub(early.bytes(), Ordering::Relaxed);
+            // The rank is here now, or somewhere else by now; if neither, the message comes back to this list.
+            let fabric = route.filter(|r| r.hears(&early.from)).and_then(|r| r.fabric());
+            if let Some(fabric) = fabric.filter(|f| early.message.header.src.0 < f.size() && early.message.header.dst.0 < f.size()) {
+                fabric.deposit(early.message);
             }
         }
     }
@@ -379,14 +412,17 @@ async fn tend(link: Weak<Inner>) {
         if !lock(&link.early).is_empty() {
             link.retry_early();
         }
-        let again = old.elapsed() >= OLD_TICK && lock(&link.peers).values().all(|p| p.queued.load(Ordering::Relaxed) == 0);
+        let again = old.elapsed() >= OLD_TICK;
         if again {
             old = Instant::now();
         }
-        for fabric in link.fabrics() {
+        let busy = |site: &str| lock(&link.peers).get(site).is_some_and(|p| p.queued.load(Ordering::Relaxed) > 0);
+        let routes: Vec<Arc<Route>> = lock(&link.routes).values().cloned().collect();
+        for route in routes {
+            let Some(fabric) = route.fabric() else { continue };
             fabric.sweep();
             if again {
-                fabric.resend_old(OLD);
+                fabric.resend_old(OLD, |dst| busy(&route.at(dst).site));
             }
         }
     }
@@ -453,25 +489,33 @@ async fn carry(link: &Weak<Inner>, peer: &Peer, stream: TlsStream<TcpStream>, it
             bytes.extend_from_slice(&head);
             sent += head.len() + data.len();
             if data.len() > BATCH {
-                to.write_all(&bytes).await?;
+                put(&mut to, &bytes).await?;
                 bytes.clear();
-                to.write_all(data).await?;
+                put(&mut to, data).await?;
             } else {
                 bytes.extend_from_slice(data);
                 if bytes.len() > BATCH {
-                    to.write_all(&bytes).await?;
+                    put(&mut to, &bytes).await?;
                     bytes.clear();
                 }
             }
         }
-        to.write_all(&bytes).await?;
+        put(&mut to, &bytes).await?;
         bytes.clear();
-        to.flush().await?;
         let _ = peer.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(taken)));
         if let Some(link) = link.upgrade() {
             link.meter.sent.fetch_add(sent as u64, Ordering::Relaxed);
         }
     }
+}
+
+/// Writes, and gives up on a peer that takes nothing for [`STALL_MAX`]: then the connection is made anew.
+async fn put(to: &mut (impl AsyncWrite + Unpin), data: &[u8]) -> io::Result<()> {
+    let stalled = |_| io::Error::new(io::ErrorKind::TimedOut, format!("it took nothing for {} s", STALL_MAX.as_secs()));
+    for piece in data.chunks(BATCH) {
+        tokio::time::timeout(STALL_MAX, to.write_all(piece)).await.map_err(stalled)??;
+    }
+    tokio::time::timeout(STALL_MAX, to.flush()).await.map_err(stalled)?
 }
 
 /// A connection for frames, used by a plain thread.

@@ -218,6 +218,7 @@ impl Departure {
     pub fn go(&mut self, epochs: &[(u32, u64)], told: impl FnOnce()) -> Result<()> {
         let body = postcard::to_allocvec(epochs).map_err(|e| Error::Refused(e.to_string()))?;
         let sent = self.stream.send(kind::GO, &[&body]);
+        self.count();
         told();
         sent.map_err(wire("tell the destination to go"))?;
         for _ in epochs {
@@ -230,7 +231,6 @@ impl Departure {
                 self.figures.downtime = self.figures.downtime.max(left.elapsed());
             }
         }
-        self.count();
         Ok(())
     }
 

@@ -228,6 +228,9 @@ impl State {
     }
 
     pub fn restore(&mut self, saved: &Saved) -> std::result::Result<(), String> {
+        if saved.fds.len() > FDS_MAX.max(self.fds.len()) {
+            return Err(format!("it has {} descriptors, more than the {FDS_MAX} of a cell", saved.fds.len()));
+        }
         let mut fds = Vec::with_capacity(saved.fds.len());
         for fd in &saved.fds {
             fds.push(match fd {
@@ -239,6 +242,9 @@ impl State {
         for (name, path) in &saved.folders {
             folders.insert((self.mount(name, path)?, path.clone()));
         }
+        if saved.printed > i64::MAX as u64 {
+            return Err(format!("the rank is said to have printed {} bytes", saved.printed));
+        }
         self.fds = fds;
         self.folders = folders;
         self.printed = saved.printed;
@@ -247,6 +253,10 @@ impl State {
 
     /// Where a folder of this name is here. `path`: what is wanted of it.
     fn mount(&self, name: &str, path: &str) -> std::result::Result<usize, String> {
+        // A mount is promised normalised paths, and a snapshot's bytes are foreign.
+        if normal("", path).as_deref() != Ok(path) {
+            return Err(format!("the rank has /{name}/{path} open, which is no path below /{name}"));
+        }
         let found = self.mounts.folders.iter().position(|(n, _)| n == name);
         found.ok_or_else(|| format!("the rank has /{name}/{path} open, and the job has no bucket {name} here"))
     }
@@ -740,6 +750,43 @@ fn poll_oneoff(c: &mut Caller<'_, Host>, subscriptions: u32, events: u32, n: u32
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_snapshot_can_not_lead_out_of_its_mounts() {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::create_dir(outside.path().join("mount")).unwrap();
+        for name in ["secret", "mount/own"] {
+            std::fs::write(outside.path().join(name), name).unwrap();
+        }
+        struct Nowhere;
+        impl mpi::Wire for Nowhere {
+            fn send(&self, _: mpi::Message) {}
+            fn acknowledge(&self, _: mpi::Rank, _: mpi::Rank, _: u64) {}
+        }
+        let folder = crate::folder::Folder { root: outside.path().join("mount") };
+        let spec = Spec {
+            rank: mpi::Rank(0),
+            size: 1,
+            args: Vec::new(),
+            env: Vec::new(),
+            memory_max: 1 << 20,
+            mounts: Mounts { folders: vec![("data".into(), Arc::new(folder))], workdir: None },
+            output: Arc::new(Discard),
+            fabric: Arc::new(mpi::Fabric::new(1, Box::new(Nowhere))),
+            place: String::new(),
+            spin: 0,
+        };
+        let restore = |path: &str| {
+            let reading = SavedFd::Reading { mount: "data".into(), path: path.into(), at: 0, version: 0 };
+            State::new(&spec, true).restore(&Saved { fds: vec![Some(reading)], folders: Vec::new(), printed: 0 })
+        };
+        assert_eq!(restore("own"), Ok(()));
+        for path in ["../secret", "/../secret", "./own", "a/../../secret"] {
+            assert!(restore(path).unwrap_err().contains("no path below /data"), "{path}");
+        }
+        let many = Saved { fds: (0..5000).map(|_| None).collect(), folders: Vec::new(), printed: 0 };
+        assert!(State::new(&spec, true).restore(&many).unwrap_err().contains("5000 descriptors"));
+    }
 
     #[test]
     fn paths_stay_below_their_mount() {

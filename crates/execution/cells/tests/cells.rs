@@ -4,6 +4,7 @@
 //! that is a function call; real processes and sockets are the business of the end-to-end tests.
 
 use cells::toolchain::driver::{self, Lang};
+use cells::toolchain::inspect;
 use cells::wasi::{Mounts, Output};
 use cells::{Cell, Control, Ended, Engine, Program, Spec, engine, folder::Folder, snapshot};
 use mpi::{Fabric, Message, Rank, Wire};
@@ -335,31 +336,36 @@ fn failures_stay_with_their_job() {
     assert_eq!(run_.texts[1], "denied\n");
 }
 
+/// Rank 1 of 2, of whom the other never comes.
+fn alone(args: &[&str], output: Arc<dyn Output>) -> Spec {
+    struct Nowhere;
+    impl Wire for Nowhere {
+        fn send(&self, _: Message) {}
+        fn acknowledge(&self, _: Rank, _: Rank, _: u64) {}
+    }
+    let fabric = Arc::new(Fabric::new(2, Box::new(Nowhere)));
+    fabric.arrive(Rank(1), Vec::new());
+    Spec {
+        rank: Rank(1),
+        size: 2,
+        args: args.iter().map(|a| a.to_string()).collect(),
+        env: Vec::new(),
+        memory_max: 1 << 30,
+        mounts: Mounts::default(),
+        output,
+        fabric,
+        place: "edge".into(),
+        spin: 0,
+    }
+}
+
 #[test]
 fn endless_loops_can_be_killed() {
     let wasm = compile(&programs().join("faults.c"));
     for what in ["spin", "recursion", "wait"] {
         let program = the_engine().load(&wasm).unwrap();
-        struct Nowhere;
-        impl Wire for Nowhere {
-            fn send(&self, _: Message) {}
-            fn acknowledge(&self, _: Rank, _: Rank, _: u64) {}
-        }
-        let fabric = Arc::new(Fabric::new(2, Box::new(Nowhere)));
-        fabric.arrive(Rank(1), Vec::new());
         let control: Arc<Control> = Arc::default();
-        let spec = Spec {
-            rank: Rank(1),
-            size: 2,
-            args: vec!["faults".into(), what.into()],
-            env: Vec::new(),
-            memory_max: 1 << 30,
-            mounts: Mounts::default(),
-            output: Arc::new(cells::wasi::Discard),
-            fabric,
-            place: "edge".into(),
-            spin: 0,
-        };
+        let spec = alone(&["faults", what], Arc::new(cells::wasi::Discard));
         let mut cell = Cell::new(the_engine(), &program, &spec, control.clone()).unwrap();
         let thread = std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn(move || cell.run()).unwrap();
         std::thread::sleep(Duration::from_millis(100));
@@ -369,13 +375,183 @@ fn endless_loops_can_be_killed() {
     }
 }
 
+/// Programs that nobody put safe points into end as well, whenever they are told to.
+#[test]
+fn endless_loops_without_safe_points_can_be_killed() {
+    let module = |body: &str, start: &str| {
+        let text = format!("(module (memory (export \"memory\") 1) (func (export \"_start\") {body}) (func $s (loop (br 0))) {start})");
+        the_engine().load(&wat::parse_str(text).unwrap()).unwrap()
+    };
+    let ends = |what: &str, program: Arc<Program>, before: bool| {
+        assert!(!program.movable());
+        let control: Arc<Control> = Arc::default();
+        let (theirs, spec) = (control.clone(), alone(&[], Arc::new(cells::wasi::Discard)));
+        if before {
+            control.kill("cancelled by its owner");
+        }
+        let (end, ended) = std::sync::mpsc::channel();
+        let body = move || end.send(Cell::new(the_engine(), &program, &spec, theirs).map(|mut cell| cell.run()));
+        std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn(body).unwrap();
+        if !before {
+            assert!(ended.recv_timeout(Duration::from_millis(300)).is_err(), "{what} ends by itself");
+            control.kill("cancelled by its owner");
+        }
+        // A thread that can't be ended would keep the test from saying so: it is not waited for.
+        ended.recv_timeout(Duration::from_secs(1)).unwrap_or_else(|_| panic!("{what} still runs a second after it was killed, before: {before}"))
+    };
+    for before in [false, true] {
+        let killed = Ended::Killed("cancelled by its owner".into());
+        assert_eq!(ends("a loop", module("(loop (br 0))", ""), before).unwrap(), killed);
+        let calls = module("(loop (call $nothing) (br 0))) (func $nothing", "");
+        assert_eq!(ends("a loop with a call", calls, before).unwrap(), killed);
+        let message = ends("a start function", module("", "(start $s)"), before).unwrap_err().to_string();
+        assert!(message.contains("cancelled by its owner"), "{message}");
+    }
+}
+
+/// A module with all that a movable one has, and `flags` as the address of its stop words.
+fn marked(flags: u32, section: &str) -> Vec<u8> {
+    let json = format!(
+        r#"{{"version":1,"flags":{flags},"unwind":128,"unwind_bytes":4096,"polls":1,"die_checks":0,"globals":0,"toolchain":""}}"#
+    );
+    let text = format!(
+        r#"(module (memory (export "memory") 1) (func (export "_start"))
+            (func (export "asyncify_start_unwind") (param i32)) (func (export "asyncify_stop_unwind"))
+            (func (export "asyncify_start_rewind") (param i32)) (func (export "asyncify_stop_rewind"))
+            (func (export "asyncify_get_state") (result i32) (i32.const 0))
+            (global (export "__cloudskin_flags") i32 (i32.const {flags}))
+            (global (export "__cloudskin_unwind") i32 (i32.const 128))
+            (@custom "{section}" "{}"))"#,
+        json.replace('"', "\\\"")
+    );
+    wat::parse_str(text).unwrap()
+}
+
+/// What `inspect` tells the user who submits a module is what the agent does with it.
+#[test]
+fn one_definition_of_movable() {
+    let movable = |wasm: &[u8]| {
+        let program = the_engine().load(wasm).unwrap().movable();
+        assert_eq!(program, inspect::inspect(wasm).unwrap().movable());
+        program
+    };
+    assert!(movable(&marked(64, "cloudskin")));
+    assert!(movable(&compile(&programs().join("loop.c"))));
+    assert!(!movable(&marked(64, "another")), "the exports alone make nothing movable");
+    for flags in [66, 65, 65536 - 8, 65536, u32::MAX - 15] {
+        assert!(!movable(&marked(flags, "cloudskin")), "flags at {flags}");
+    }
+}
+
+/// When a rank's thread panics, its memory is another cell's soon: who holds its control can't reach it any more.
+#[test]
+fn a_panic_takes_the_memory_away() {
+    struct Breaks;
+    impl Output for Breaks {
+        fn write(&self, _: Rank, _: bool, _: u64, _: &[u8]) {
+            panic!("the output breaks");
+        }
+    }
+    let text = r#"(module (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1) (func (export "_start") (drop (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
+    let program = the_engine().load(&wat::parse_str(text).unwrap()).unwrap();
+    let control: Arc<Control> = Arc::default();
+    let (theirs, spec) = (control.clone(), alone(&[], Arc::new(Breaks)));
+    let body = move || Cell::new(the_engine(), &program, &spec, theirs).unwrap().run();
+    let thread = std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn(body).unwrap();
+    assert!(thread.join().is_err(), "it panics");
+    let mut page = vec![0; engine::PAGE];
+    assert_eq!(control.peek(&std::fs::File::open("/proc/self/mem").unwrap(), 0, &mut page), 0);
+    assert_eq!(control.thread.load(std::sync::atomic::Ordering::Relaxed), 0);
+    control.kill("late");
+}
+
+/// A snapshot whose state somebody has changed, with a good checksum: refused, or gone on with to whatever end, but no panic.
+#[test]
+fn a_crafted_snapshot_does_not_panic() {
+    let engine = the_engine();
+    let program = engine.load(&compile(&programs().join("exchange.c"))).unwrap();
+    let control: Arc<Control> = Arc::default();
+    let (theirs, ours) = (control.clone(), program.clone());
+    let body = move || {
+        let spec = alone(&["exchange"], Arc::new(cells::wasi::Discard));
+        let mut cell = Cell::new(engine, &ours, &spec, theirs).unwrap();
+        assert_eq!(cell.run(), Ended::Stopped, "it waits for the other rank");
+        spec.fabric.hold(Rank(1));
+        snapshot::write(engine, &mut cell).unwrap()
+    };
+    let thread = std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn(body).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    control.stop();
+    let good = thread.join().unwrap();
+    // 36 bytes of envelope, four of length, then the state.
+    let state = 40..40 + u32::from_le_bytes(good[36..40].try_into().unwrap()) as usize;
+    let body = move || {
+        let (mut refused, mut ran) = (0, 0);
+        for seed in 0..4000 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let mut bytes = good.clone();
+            for _ in 0..random.random_range(1..4) {
+                // The head holds most of the structure, the rest is mostly the bytes of messages.
+                let end = if random.random() { state.start + 400 } else { state.end };
+                let at = random.random_range(state.start..end.min(state.end));
+                bytes[at] = if random.random() { random.random() } else { bytes[at].wrapping_add(1) };
+            }
+            let sum = xxhash_rust::xxh3::xxh3_128(&bytes[36..]).to_le_bytes();
+            bytes[20..36].copy_from_slice(&sum);
+            let go_on = || -> cells::Result<()> {
+                let read = snapshot::Snapshot::read(&bytes)?;
+                let control: Arc<Control> = Arc::default();
+                let spec = alone(&["exchange"], Arc::new(cells::wasi::Discard));
+                let mut cell = read.thaw(engine, &program, &spec, control.clone())?;
+                cell.arrive(&read.frozen);
+                control.kill("seen enough");
+                cell.run();
+                Ok(())
+            };
+            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(go_on)) {
+                Ok(Ok(())) => ran += 1,
+                Ok(Err(e)) => {
+                    refused += 1;
+                    assert!(!e.to_string().is_empty());
+                }
+                Err(_) => panic!("the snapshot of seed {seed} makes the agent panic"),
+            }
+        }
+        println!("{refused} refused, {ran} ran");
+        assert!(refused > 100 && ran > 100, "{refused} refused, {ran} ran");
+    };
+    std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn(body).unwrap().join().unwrap();
+}
+
+/// The numbers of `docs/reference/limits.md`.
+#[test]
+fn allocations_take_powers_of_two() {
+    let wasm = compile(&programs().join("limits.c"));
+    const MIB: u64 = 1 << 20;
+    for (size, expected) in [
+        (100_000, "given 131072"),
+        (300 * MIB, &*format!("given {}", 512 * MIB)),
+        (512 * MIB - 24, &format!("given {}", 512 * MIB)),
+        (512 * MIB - 23, "refused 0"),
+    ] {
+        let run = run(&wasm, 1, &[&size.to_string()], None, 0, 0);
+        assert_eq!(run.texts[0], format!("{size} {expected}\n"), "in a cell of 1 GiB");
+    }
+    // A block that is free again serves sizes of its own power of two, and no others.
+    let sizes = [300 * MIB, 200 * MIB, 400 * MIB].map(|s| s.to_string());
+    let run = run(&wasm, 1, &[&*sizes[0], &*sizes[1], &*sizes[2]], None, 0, 0);
+    let grown: Vec<&str> = run.texts[0].lines().map(|l| l.split(' ').next_back().unwrap()).collect();
+    assert_eq!(grown, [&*(512 * MIB).to_string(), &*(256 * MIB).to_string(), "0"]);
+}
+
 #[test]
 fn what_is_no_program_is_refused() {
     let refused = |wasm: &[u8], expected: &str| {
         let message = the_engine().load(wasm).err().expect("refused").to_string();
         assert!(message.contains(expected), "{message}");
     };
-    refused(b"\x7fELF....", "it starts with [7f 45 4c 46]");
+    refused(b"\x7fELF....", "it is an ELF file");
     refused(&wat::parse_str("(module (func (export \"_start\")) (memory 1))").unwrap()[..20], "module refused");
     refused(&wat::parse_str("(module (memory (export \"memory\") 1))").unwrap(), "_start");
     let strange = "(module (import \"env\" \"fork\" (func)) (func (export \"_start\")) (memory (export \"memory\") 1))";

@@ -72,6 +72,34 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
+    /// Whether bytes `at..at + len` of buffer `buf` are there.
+    pub(crate) fn has(&self, buf: u32, at: u32, len: u32) -> bool {
+        self.bufs.get(buf as usize).is_some_and(|b| u64::from(at) + u64::from(len) <= b.len() as u64)
+    }
+
+    /// Whether a schedule that was read from elsewhere stays within its buffers and its job of `size` ranks.
+    pub(crate) fn check(&self, size: u32) -> Result<()> {
+        let wrong = |text: &str| Err(Error::new(Class::Intern, format!("a collective {text}")));
+        let length = |buf: u32| self.bufs.get(buf as usize).map(Vec::len);
+        let steps = self.rounds.iter().flat_map(|r| &r.then).chain(&self.after);
+        for step in steps {
+            let (Step::Reduce { into, from, .. } | Step::Copy { into, from }) = *step;
+            // Operands of one length: so the steps change no buffer's.
+            if into == from || length(into).is_none() || length(into) != length(from) {
+                return wrong("combines buffers that it does not have");
+            }
+        }
+        for part in self.rounds.iter().flat_map(|r| r.sends.iter().chain(&r.receives)) {
+            if part.peer.0 >= size || !self.has(part.buf, part.at, part.len) {
+                return wrong("sends or receives what it does not have");
+            }
+        }
+        match self.finish {
+            Finish::Split { .. } if self.bufs.is_empty() => wrong("makes a communicator of nothing"),
+            _ => Ok(()),
+        }
+    }
+
     /// Ends the present round and gives the next.
     pub fn next_round(&mut self) -> Result<Option<Round>> {
         for step in std::mem::take(&mut self.after) {
@@ -82,14 +110,17 @@ impl Schedule {
                 }
                 Step::Reduce { op, basic, into, from, first } => {
                     let mut a = std::mem::take(&mut self.bufs[into as usize]);
-                    if first {
+                    let done = if first {
                         let mut b = self.bufs[from as usize].clone();
-                        op::apply(op, basic, &mut b, &a)?;
+                        let done = op::apply(op, basic, &mut b, &a);
                         a = b;
+                        done
                     } else {
-                        op::apply(op, basic, &mut a, &self.bufs[from as usize])?;
-                    }
+                        op::apply(op, basic, &mut a, &self.bufs[from as usize])
+                    };
+                    // Also after an error: the rounds to come rely on its length.
                     self.bufs[into as usize] = a;
+                    done?;
                 }
             }
         }

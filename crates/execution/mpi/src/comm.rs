@@ -9,6 +9,8 @@ pub type Handle = i32;
 pub const WORLD: Handle = 1;
 pub const SELF: Handle = 2;
 const FIRST: i32 = 3;
+/// Messages carry twice a context and one more.
+const CONTEXT_MAX: u32 = u32::MAX / 2 - 1;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Comm {
@@ -64,7 +66,7 @@ impl Table {
     }
 
     pub fn get(&self, handle: Handle) -> Result<&Comm> {
-        usize::try_from(handle - 1)
+        usize::try_from(i64::from(handle) - 1)
             .ok()
             .and_then(|i| self.comms.get(i))
             .and_then(Option::as_ref)
@@ -74,6 +76,21 @@ impl Table {
     pub fn get_mut(&mut self, handle: Handle) -> Result<&mut Comm> {
         self.get(handle)?;
         Ok(self.comms[(handle - 1) as usize].as_mut().expect("`get` found it"))
+    }
+
+    /// Whether a table that was read from elsewhere is one of rank `me` in a job of `size` ranks.
+    pub(crate) fn check(&self, me: Rank, size: u32) -> Result<()> {
+        let wrong = |text: String| Err(Error::new(Class::Comm, text));
+        if self.comms.len() < 2 || self.comms[..2].iter().any(Option::is_none) || self.next_context > CONTEXT_MAX {
+            return wrong("it has no world communicator".into());
+        }
+        for (i, c) in self.comms.iter().enumerate() {
+            let Some(c) = c else { continue };
+            if c.context > CONTEXT_MAX || c.group.len() > size as usize || c.group.iter().any(|r| r.0 >= size) || c.group.get(c.me as usize) != Some(&me) {
+                return wrong(format!("communicator {} is not one of rank {} in a job of {size} ranks", i + 1, me.0));
+            }
+        }
+        Ok(())
     }
 
     pub fn add(&mut self, comm: Comm) -> Handle {

@@ -223,6 +223,19 @@ impl Table {
         Ok(t)
     }
 
+    /// Whether a table that was read from elsewhere is one that this module could have made.
+    pub(crate) fn check(&self) -> Result<()> {
+        for (i, t) in self.derived.iter().enumerate() {
+            let Some(t) = t else { continue };
+            let bytes: u64 = t.blocks.iter().map(|b| u64::from(b.len)).sum();
+            if t.blocks.len() > BLOCKS_MAX || bytes != u64::from(t.size) {
+                let text = format!("datatype {} has {bytes} bytes in {} blocks and a size of {}", DERIVED as usize + i, t.blocks.len(), t.size);
+                return Err(Error::new(Class::Type, text));
+            }
+        }
+        Ok(())
+    }
+
     fn add(&mut self, t: Datatype) -> Handle {
         let slot = match self.derived.iter().position(Option::is_none) {
             Some(i) => i,

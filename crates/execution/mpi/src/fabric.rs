@@ -11,7 +11,7 @@
 
 use crate::message::{Header, Message, Rank};
 use crate::ring::Ring;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::thread::Thread;
@@ -79,7 +79,7 @@ pub struct Mailbox {
     place: AtomicU8,
     rings: Box<[OnceLock<Box<Ring>>]>,
     /// What came over the wire.
-    arrived: Mutex<VecDeque<Message>>,
+    arrived: Mutex<Inbox>,
     arrived_len: AtomicUsize,
     /// What this rank sent over the wire and nobody has acknowledged.
     unacknowledged: Mutex<Vec<Kept>>,
@@ -90,16 +90,39 @@ pub struct Mailbox {
     pub meter: Meter,
 }
 
+/// What came over the wire for one rank and waits for it.
+#[derive(Default)]
+struct Inbox {
+    queue: VecDeque<Arrived>,
+    bytes: usize,
+    /// Of the messages in `queue` (and in the hands of `collect`): sender and number. One that comes again is not kept twice.
+    known: HashSet<(Rank, u64)>,
+}
+
+struct Arrived {
+    message: Message,
+    acknowledged: bool,
+}
+
+/// Takes messages out of a mailbox.
+pub trait Taker {
+    /// Whether the next message of this rank is wanted now; else it and what is behind it wait, and its sender with them.
+    fn wants(&mut self, src: Rank) -> bool;
+    fn take(&mut self, header: Header, data: &[u8]);
+}
+
 /// A message that may have to be sent again.
 struct Kept {
     message: Message,
     /// How often [`Fabric::resend_old`] has seen it since it was last sent.
     age: u32,
+    /// How often that has sent it again.
+    again: u32,
 }
 
 impl Kept {
     fn new(message: Message) -> Kept {
-        Kept { message, age: 0 }
+        Kept { message, age: 0, again: 0 }
     }
 }
 
@@ -110,6 +133,9 @@ pub struct Meter {
     pub received: AtomicU64,
 }
 
+/// Bytes in a rank's mailbox up to which messages are acknowledged when they arrive. What is beyond is acknowledged when the rank takes it, so a
+/// sender that outruns its receiver waits.
+const PROMPT_MAX: usize = 16 << 20;
 /// Bytes that a rank may have under way to other agents before its sends wait.
 const UNACKNOWLEDGED_MAX: usize = 64 << 20;
 /// And messages.
@@ -187,21 +213,26 @@ impl Fabric {
     pub fn deposit(&self, message: Message) {
         let Header { src, dst, seq, .. } = message.header;
         let to = self.mailbox(dst);
-        let mut arrived = lock(&to.arrived);
-        match self.place(dst) {
-            Place::Away => {
-                drop(arrived);
-                self.wire.send(message);
-                return;
-            }
-            place => {
-                arrived.push_back(message);
-                to.arrived_len.store(arrived.len(), Ordering::Release);
-                drop(arrived);
-                if place == Place::Here {
-                    self.wire.acknowledge(src, dst, seq);
-                }
-            }
+        let mut inbox = lock(&to.arrived);
+        let place = self.place(dst);
+        if place == Place::Away {
+            drop(inbox);
+            self.wire.send(message);
+            return;
+        }
+        let acknowledged = if inbox.known.insert((src, seq)) {
+            inbox.bytes += message.data.len();
+            let acknowledged = place == Place::Here && inbox.bytes <= PROMPT_MAX;
+            inbox.queue.push_back(Arrived { message, acknowledged });
+            to.arrived_len.store(inbox.queue.len(), Ordering::Release);
+            acknowledged
+        } else {
+            // It is here already; if that was acknowledged, the acknowledgement may have been lost.
+            inbox.queue.iter().any(|a| a.acknowledged && a.message.header.src == src && a.message.header.seq == seq)
+        };
+        drop(inbox);
+        if acknowledged {
+            self.wire.acknowledge(src, dst, seq);
         }
         to.bell.ring();
     }
@@ -228,10 +259,13 @@ impl Fabric {
     }
 
     /// Sends again what this call has met `age` times: an acknowledgement may have been lost on its way. To be called now and then.
-    pub fn resend_old(&self, age: u32) {
+    /// Not to receivers that `busy` names: what they are sent is still on its way. Each time it waits twice as long.
+    pub fn resend_old(&self, age: u32, busy: impl Fn(Rank) -> bool) {
         self.resend_if(|kept| {
             kept.age += 1;
-            kept.age > age
+            let due = kept.age > age << kept.again.min(4) && !busy(kept.message.header.dst);
+            kept.again += u32::from(due);
+            due
         });
     }
 
@@ -276,25 +310,47 @@ impl Fabric {
             || mailbox.rings.iter().any(|r| r.get().is_some_and(|r| !r.is_empty()))
     }
 
-    /// Shows the rank's messages to `take`, each ring's in its order. Called by the rank's own thread while it is not away.
+    /// Shows the rank's messages to `taker`, each ring's in its order, as far as it wants them and they are here now. Called by the rank's own
+    /// thread while it is not away.
     #[inline]
-    pub fn collect(&self, rank: Rank, mut take: impl FnMut(Header, &[u8])) {
+    pub fn collect(&self, rank: Rank, taker: &mut impl Taker) {
         let mailbox = self.mailbox(rank);
         let _right = lock(&mailbox.consumer);
         for (src, ring) in mailbox.rings.iter().enumerate() {
             if let Some(ring) = ring.get() {
-                while ring.pop(Rank(src as u32), rank, &mut take).is_some() {}
+                let (src, end) = (Rank(src as u32), ring.end());
+                while ring.before(end) && taker.wants(src) {
+                    ring.pop(src, rank, |header, data| taker.take(header, data));
+                }
             }
         }
         if mailbox.arrived_len.load(Ordering::Acquire) > 0 {
-            let messages = {
-                let mut arrived = lock(&mailbox.arrived);
-                mailbox.arrived_len.store(0, Ordering::Release);
-                std::mem::take(&mut *arrived)
-            };
-            for m in messages {
-                take(m.header, &m.data);
+            self.collect_arrived(mailbox, taker);
+        }
+    }
+
+    fn collect_arrived(&self, mailbox: &Mailbox, taker: &mut impl Taker) {
+        let queue = std::mem::take(&mut lock(&mailbox.arrived).queue);
+        let (mut left, mut taken) = (VecDeque::new(), Vec::new());
+        for a in queue {
+            if taker.wants(a.message.header.src) {
+                taker.take(a.message.header, &a.message.data);
+                taken.push((a.message.header, a.acknowledged, a.message.data.len()));
+            } else {
+                left.push_back(a);
             }
+        }
+        let mut inbox = lock(&mailbox.arrived);
+        for (header, _, bytes) in &taken {
+            inbox.known.remove(&(header.src, header.seq));
+            inbox.bytes -= bytes;
+        }
+        left.append(&mut inbox.queue);
+        inbox.queue = left;
+        mailbox.arrived_len.store(inbox.queue.len(), Ordering::Release);
+        drop(inbox);
+        for (h, ..) in taken.into_iter().filter(|(_, acknowledged, _)| !acknowledged) {
+            self.wire.acknowledge(h.src, h.dst, h.seq);
         }
     }
 
@@ -324,9 +380,9 @@ impl Fabric {
     pub fn release(&self, rank: Rank) {
         let mailbox = self.mailbox(rank);
         let kept: Vec<Header> = {
-            let arrived = lock(&mailbox.arrived);
+            let mut inbox = lock(&mailbox.arrived);
             mailbox.place.store(Place::Here as u8, Ordering::Release);
-            arrived.iter().map(|m| m.header).collect()
+            inbox.queue.iter_mut().filter_map(|a| (!std::mem::replace(&mut a.acknowledged, true)).then_some(a.message.header)).collect()
         };
         for h in kept {
             self.wire.acknowledge(h.src, h.dst, h.seq);
@@ -338,15 +394,15 @@ impl Fabric {
     pub fn depart(&self, rank: Rank) {
         let mailbox = self.mailbox(rank);
         let kept = {
-            let mut arrived = lock(&mailbox.arrived);
+            let mut inbox = lock(&mailbox.arrived);
             mailbox.place.store(Place::Away as u8, Ordering::Release);
             mailbox.arrived_len.store(0, Ordering::Release);
-            std::mem::take(&mut *arrived)
+            std::mem::take(&mut *inbox).queue
         };
         lock(&mailbox.unacknowledged).clear();
         mailbox.unacknowledged_bytes.store(0, Ordering::Relaxed);
-        for message in kept {
-            self.wire.send(message);
+        for a in kept {
+            self.wire.send(a.message);
         }
         self.sweep();
     }

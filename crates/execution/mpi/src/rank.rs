@@ -7,11 +7,13 @@
 //! Sends are eager: the bytes are copied out at once, so a send is complete when its message has room on its way. A persistent request is a
 //! slot that keeps its arguments and is filled with the same work again at each start.
 
+mod check;
+
 use crate::collective::{Finish, Schedule};
 use crate::comm;
 use crate::datatype::{self, Buffer};
 use crate::error::{Class, Error, Result};
-use crate::fabric::Fabric;
+use crate::fabric::{Fabric, Taker};
 use crate::message::{Header, Kind, Rank};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -22,8 +24,15 @@ pub const PROC_NULL: i32 = -2;
 pub const ANY_TAG: i32 = -1;
 pub const UNDEFINED: i32 = -32766;
 
-/// Bytes that may have arrived without a receive for them before the job is stopped: a program error or a missing receive.
+/// Bytes that may have arrived without a receive for them before senders have to wait. Beyond it one message at a time is taken, and only from
+/// ranks of which something is awaited here: what is awaited may be behind it.
+const UNEXPECTED_SOFT: usize = 64 << 20;
+/// And before the job is stopped: a program error or a missing receive.
 const UNEXPECTED_MAX: usize = 1 << 30;
+/// Bytes of one message.
+const MESSAGE_MAX: usize = 1 << 30;
+/// Bytes of sends that wait for room on their way.
+const OUTGOING_MAX: usize = 1 << 30;
 /// Requests of one rank.
 const REQUESTS_MAX: usize = 1 << 20;
 /// `MPI_BSEND_OVERHEAD` of `guests/mpi.h`: what a message takes of the attached buffer beside its bytes.
@@ -137,6 +146,56 @@ struct Waiting {
     buffered: usize,
 }
 
+/// One look into the mailbox.
+struct Taking<'s> {
+    state: &'s mut State,
+    mem: &'s mut [u8],
+    fabric: &'s Fabric,
+    all: bool,
+    /// Beyond [`UNEXPECTED_SOFT`]: whose message was taken already.
+    trickled: Vec<Rank>,
+    result: Result<()>,
+}
+
+impl Taker for Taking<'_> {
+    #[inline]
+    fn wants(&mut self, src: Rank) -> bool {
+        if self.result.is_err() {
+            return false;
+        }
+        self.all || self.state.unexpected_bytes <= UNEXPECTED_SOFT || self.trickle(src)
+    }
+
+    #[inline]
+    fn take(&mut self, header: Header, data: &[u8]) {
+        if self.result.is_ok() {
+            self.result = self.state.accept(self.mem, self.fabric, header, data);
+        }
+    }
+}
+
+impl Taking<'_> {
+    #[cold]
+    fn trickle(&mut self, src: Rank) -> bool {
+        let state = &*self.state;
+        if self.trickled.contains(&src) || !state.awaits(src) {
+            return false;
+        }
+        if state.unexpected_bytes > UNEXPECTED_MAX {
+            let text = format!(
+                "rank {} has {} messages of {} bytes without a receive, more than the limit of {UNEXPECTED_MAX} bytes; receive them earlier or send less ahead",
+                state.me.0,
+                state.unexpected.len() + state.early.len(),
+                state.unexpected_bytes
+            );
+            self.result = Err(Error::new(Class::Other, text));
+            return false;
+        }
+        self.trickled.push(src);
+        true
+    }
+}
+
 /// One rank's MPI state. See the module for what it promises.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct State {
@@ -156,6 +215,10 @@ pub struct State {
     early: BTreeMap<(Rank, u64), (Header, Vec<u8>)>,
     /// Sends without room yet, in order per receiver.
     outgoing: BTreeMap<Rank, VecDeque<Waiting>>,
+    /// Bytes in `outgoing`.
+    outgoing_bytes: usize,
+    /// A probe has found nothing since the mailbox was last looked into: it waits for a message that no receive names.
+    probing: bool,
     /// Requests that a collective of several rounds must look at.
     collectives: Vec<Request>,
     attached: Option<Attached>,
@@ -180,6 +243,8 @@ impl State {
             seq_in: vec![0; size as usize],
             early: BTreeMap::new(),
             outgoing: BTreeMap::new(),
+            outgoing_bytes: 0,
+            probing: false,
             collectives: Vec::new(),
             attached: None,
             orphans: Vec::new(),
@@ -313,6 +378,15 @@ impl State {
     /// What is to be sent, in place if it lies in one piece.
     fn content<'m>(&self, mem: &'m mut [u8], buffer: &Buffer) -> Result<Cow<'m, [u8]>> {
         let t = self.types.committed(buffer.datatype)?;
+        let bytes = (t.size as usize).saturating_mul(buffer.count as usize);
+        if bytes > MESSAGE_MAX {
+            let text = format!("a message of {bytes} bytes; {MESSAGE_MAX} are the most, so send it in parts");
+            return Err(Error::new(Class::Count, text));
+        }
+        if self.outgoing_bytes > 0 && self.outgoing_bytes + bytes > OUTGOING_MAX {
+            let text = format!("{} bytes of sends wait for their receivers, and {bytes} more are beyond {OUTGOING_MAX}; complete some first", self.outgoing_bytes);
+            return Err(Error::new(Class::Other, text));
+        }
         Ok(if t.contiguous() { Cow::Borrowed(datatype::slice(mem, t, buffer)?) } else { Cow::Owned(datatype::pack(mem, t, buffer)?) })
     }
 
@@ -343,6 +417,7 @@ impl State {
         if gone {
             self.sent(request, header.kind);
         } else {
+            self.outgoing_bytes += data.len();
             self.outgoing.entry(header.dst).or_default().push_back(Waiting { header, data: data.to_vec(), request, buffered: 0 });
         }
         gone
@@ -571,13 +646,20 @@ impl State {
 
     /// Looks for new messages, moves waiting sends and collectives on.
     pub fn progress(&mut self, mem: &mut [u8], fabric: &Fabric) -> Result<()> {
-        let mut result = Ok(());
+        self.look(mem, fabric, false)
+    }
+
+    /// [`State::progress`], but everything that is in the mailbox becomes part of the state: the rank is about to be written down.
+    pub fn absorb(&mut self, mem: &mut [u8], fabric: &Fabric) -> Result<()> {
+        self.look(mem, fabric, true)
+    }
+
+    fn look(&mut self, mem: &mut [u8], fabric: &Fabric, all: bool) -> Result<()> {
         let me = self.me;
-        fabric.collect(me, |header, data| {
-            if result.is_ok() {
-                result = self.accept(mem, fabric, header, data);
-            }
-        });
+        let mut taking = Taking { state: self, mem: &mut *mem, fabric, all, trickled: Vec::new(), result: Ok(()) };
+        fabric.collect(me, &mut taking);
+        let Taking { result, .. } = taking;
+        self.probing = false;
         result?;
         if !self.outgoing.is_empty() {
             self.flush(fabric);
@@ -622,6 +704,7 @@ impl State {
                     break;
                 }
                 let w = queue.pop_front().expect("it was just looked at");
+                self.outgoing_bytes -= w.data.len();
                 if let Some(attached) = &mut self.attached {
                     attached.used -= w.buffered;
                 }
@@ -630,6 +713,13 @@ impl State {
             !queue.is_empty()
         });
         self.outgoing = outgoing;
+    }
+
+    /// Whether something here can only go on with a message of this rank: a receive or probe that may match it, or a send that it answers.
+    fn awaits(&self, src: Rank) -> bool {
+        self.probing
+            || self.posted.iter().any(|p| p.source.is_none_or(|s| s == src))
+            || self.slots.iter().flatten().any(|s| matches!(s.work, Work::Send))
     }
 
     /// Nothing of this rank waits to leave it.
@@ -641,7 +731,8 @@ impl State {
     fn accept(&mut self, mem: &mut [u8], fabric: &Fabric, header: Header, data: &[u8]) -> Result<()> {
         let expected = self.seq_in[header.src.index()];
         if header.seq != expected {
-            if header.seq > expected {
+            if header.seq > expected && !self.early.contains_key(&(header.src, header.seq)) {
+                self.unexpected_bytes += data.len();
                 self.early.insert((header.src, header.seq), (header, data.to_vec()));
             }
             return Ok(());
@@ -650,6 +741,7 @@ impl State {
         while !self.early.is_empty() {
             let key = (header.src, self.seq_in[header.src.index()]);
             let Some((header, data)) = self.early.remove(&key) else { break };
+            self.unexpected_bytes -= data.len();
             self.take(mem, fabric, header, &data)?;
         }
         Ok(())
@@ -672,23 +764,12 @@ impl State {
             return self.deliver(mem, fabric, posted, &header, data);
         }
         self.unexpected_bytes += data.len();
-        if self.unexpected_bytes > UNEXPECTED_MAX {
-            return Err(Error::new(
-                Class::Other,
-                format!(
-                    "rank {} has {} messages of {} bytes without a receive, more than the limit of {UNEXPECTED_MAX} bytes; receive them earlier or send less ahead",
-                    self.me.0,
-                    self.unexpected.len() + 1,
-                    self.unexpected_bytes
-                ),
-            ));
-        }
         self.unexpected.push_back((header, data.to_vec()));
         Ok(())
     }
 
     /// The oldest message that a receive with these arguments would take.
-    pub fn probe(&self, from: i32, tag: i32, comm: comm::Handle) -> Result<Option<Status>> {
+    pub fn probe(&mut self, from: i32, tag: i32, comm: comm::Handle) -> Result<Option<Status>> {
         let c = self.comms.get(comm)?;
         if from == PROC_NULL {
             return Ok(Some(Status::NO_PROCESS));
@@ -702,12 +783,14 @@ impl State {
             tag,
             target: Target::Schedule { buf: 0, at: 0, len: 0 },
         };
-        Ok(self.unexpected.iter().find(|(h, _)| wanted.wants(h)).map(|(h, data)| Status {
+        let found = self.unexpected.iter().find(|(h, _)| wanted.wants(h)).map(|(h, data)| Status {
             source: c.local(h.src),
             tag: h.tag,
             bytes: data.len() as u64,
             ..Status::EMPTY
-        }))
+        });
+        self.probing = found.is_none();
+        Ok(found)
     }
 
     /// `MPI_Cancel` of a receive that has not been matched; anything else completes as usual.
@@ -779,7 +862,10 @@ impl State {
         for (buf, at, buffer) in &schedule.outputs {
             let t = self.types.get(buffer.datatype)?;
             let len = t.size as usize * buffer.count as usize;
-            datatype::unpack(mem, t, buffer, &schedule.bufs[*buf as usize][*at as usize..*at as usize + len])?;
+            // The program may have freed the datatype and made another of this number.
+            let data = schedule.bufs.get(*buf as usize).and_then(|b| b.get(*at as usize..(*at as usize).checked_add(len)?));
+            let data = data.ok_or_else(|| Error::new(Class::Type, format!("datatype {} is not what it was when the collective began", buffer.datatype)))?;
+            datatype::unpack(mem, t, buffer, data)?;
         }
         if let Finish::Split { comm, color, into } = schedule.finish {
             let handle = self.split(comm, color, &schedule.bufs[0])?;
@@ -795,8 +881,11 @@ impl State {
     fn split(&mut self, parent: comm::Handle, color: i32, all: &[u8]) -> Result<comm::Handle> {
         let word = |i: usize| i32::from_le_bytes(all[i * 4..i * 4 + 4].try_into().expect("four bytes"));
         let parent = self.comms.get(parent)?.clone();
+        if all.len() != parent.group.len() * 12 {
+            return Err(Error::new(Class::Comm, "the communicator is not what it was when the split of it began"));
+        }
         let context = (0..parent.group.len()).map(|i| word(i * 3 + 2) as u32).max().unwrap_or(0);
-        self.comms.next_context = context + 1;
+        self.comms.next_context = context.wrapping_add(1);
         if color == UNDEFINED {
             return Ok(0);
         }
@@ -804,14 +893,12 @@ impl State {
             (0..parent.group.len()).filter(|i| word(i * 3) == color).map(|i| (word(i * 3 + 1), i)).collect();
         members.sort();
         let group: Vec<Rank> = members.iter().map(|(_, i)| parent.group[*i]).collect();
-        let me = group.iter().position(|r| *r == self.me).expect("a rank is in the group of its own color") as u32;
+        let me = group.iter().position(|r| *r == self.me).ok_or_else(|| Error::new(Class::Comm, "a rank is not in the group of its own color"))? as u32;
         Ok(self.comms.add(comm::Comm { context, group, me, collectives: 0, errors_return: parent.errors_return }))
     }
 
     /// How much a snapshot of this state holds of messages, in bytes.
     pub fn pending_bytes(&self) -> usize {
-        self.unexpected_bytes
-            + self.early.values().map(|(_, d)| d.len()).sum::<usize>()
-            + self.outgoing.values().flatten().map(|w| w.data.len()).sum::<usize>()
+        self.unexpected_bytes + self.outgoing_bytes
     }
 }

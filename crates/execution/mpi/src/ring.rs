@@ -164,6 +164,16 @@ impl Ring {
         }
     }
 
+    /// Where the ring ends now, for [`Ring::before`].
+    pub fn end(&self) -> usize {
+        self.producer.position.load(Ordering::Acquire)
+    }
+
+    /// Whether the consumer has not come to this end yet: it takes what was there, and a sender that goes on can't keep it for ever.
+    pub fn before(&self, end: usize) -> bool {
+        self.consumer.position.load(Ordering::Relaxed) < end
+    }
+
     /// Whether the consumer has taken everything.
     pub fn is_empty(&self) -> bool {
         self.consumer.position.load(Ordering::Acquire) == self.producer.position.load(Ordering::Acquire)

@@ -121,7 +121,7 @@ impl Cell {
             return fabric.release(me);
         }
         fabric.sweep();
-        self.state.progress(&mut self.mem, &fabric).unwrap();
+        self.state.absorb(&mut self.mem, &fabric).unwrap();
         let bytes = postcard::to_allocvec(&(&self.state, fabric.unacknowledged(me))).unwrap();
         let (state, kept): (State, Vec<Message>) = postcard::from_bytes(&bytes).unwrap();
         self.state = state;
@@ -412,4 +412,39 @@ fn the_attached_buffer_fills_and_travels_and_empties() {
     }
     assert_eq!(from.detach().unwrap(), Some((0, (SLOTS * 464 + 463) as u32)));
     assert!(from.detach().is_err());
+}
+
+/// Every rank but 0 sends faster than rank 0 takes; rank 0 wants those of the last rank first.
+fn flood(cell: &mut Cell) {
+    const MESSAGES: i32 = 60;
+    const INTS: usize = 1 << 20;
+    cell.mem.resize(8 * INTS, 0);
+    let (me, size) = (cell.state.me.0 as i32, 3);
+    if me > 0 {
+        for i in 0..MESSAGES {
+            cell.put(0, &[me * 1000 + i]);
+            let fabric = cell.fabric();
+            let request = cell.state.send(&mut cell.mem, &fabric, Cell::ints(0, INTS), 0, 7, 1, Mode::Standard).unwrap();
+            cell.wait(request);
+        }
+        return;
+    }
+    for from in (1..size).rev() {
+        for i in 0..MESSAGES {
+            // A rank that computes and asks now and then takes no more than it has room for.
+            cell.progress();
+            let pending = cell.state.pending_bytes();
+            assert!(pending < 160 << 20, "{pending} bytes lie here without a receive");
+            let fabric = cell.fabric();
+            let request = cell.state.receive(&mut cell.mem, &fabric, Cell::ints(0, INTS), from, 7, 1).unwrap();
+            let status = cell.wait(request);
+            assert_eq!((status.source, cell.get(0, 1)[0]), (from, from * 1000 + i));
+        }
+    }
+}
+
+#[test]
+fn a_sender_that_outruns_its_receiver_waits() {
+    run(1, 3, 0, 1, flood);
+    run(2, 3, 0, 2, flood);
 }

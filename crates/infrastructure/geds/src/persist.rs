@@ -7,7 +7,7 @@ use crate::{Error, ObjectId, Result};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
-    ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig, WriteMultipart, aws::AmazonS3Builder, local::LocalFileSystem,
+    BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig, WriteMultipart, aws::AmazonS3Builder, local::LocalFileSystem,
     path::Path as Location,
 };
 use serde::Deserialize;
@@ -18,6 +18,15 @@ use xxhash_rust::xxh3::Xxh3;
 const PART_BYTES: usize = 16 << 20;
 /// Parts on their way at a time, for one object: 64 MiB.
 const PARTS_AT_A_TIME: usize = 4;
+
+/// How long a request that got no connection, or an answer that says "later", is tried again: a server that is started anew is waited for.
+/// With the last pause and the last try to connect, the caller hears of an outage within 30 s.
+const RETRY_MAX: Duration = Duration::from_secs(20);
+/// The longest pause between two tries.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// For one request that has a connection: 16 MiB over a slow line.
+const REQUEST_MAX: Duration = Duration::from_secs(120);
 
 /// A word that must not appear in logs.
 #[derive(Clone, Default, Deserialize)]
@@ -85,7 +94,8 @@ impl Persist {
         Ok(Persist { store: Arc::new(store), name })
     }
 
-    /// An S3 bucket, which must exist. Requests are tried again for at most 30 s, so that an outage is told and not waited for.
+    /// An S3 bucket, which must exist. A server that is away for a moment is waited for; one that can't be reached is told as an error
+    /// within 30 s. (A large object's upload that failed is then taken back, which may take as long again.)
     pub fn s3(options: S3Options) -> Result<Persist> {
         // The HTTP client takes the process's TLS provider.
         base::identity::install_crypto();
@@ -98,10 +108,15 @@ impl Persist {
             .with_client_options(
                 ClientOptions::new()
                     .with_allow_http(options.allow_http)
-                    .with_connect_timeout(Duration::from_secs(5))
-                    .with_timeout(Duration::from_secs(120)),
+                    .with_connect_timeout(CONNECT_MAX)
+                    .with_timeout(REQUEST_MAX),
             )
-            .with_retry(RetryConfig { max_retries: 5, retry_timeout: Duration::from_secs(30), ..RetryConfig::default() });
+            // The time is the bound and not the count, because the pauses are random.
+            .with_retry(RetryConfig {
+                max_retries: usize::MAX,
+                retry_timeout: RETRY_MAX,
+                backoff: BackoffConfig { max_backoff: PAUSE_MAX, ..BackoffConfig::default() },
+            });
         if let Some(endpoint) = &options.endpoint {
             builder = builder.with_endpoint(endpoint);
         }
@@ -166,5 +181,56 @@ impl Persist {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(e) => Err(failed("delete", location)(e)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+        time::Instant,
+    };
+
+    fn s3(port: u16) -> Persist {
+        let options = S3Options {
+            endpoint: Some(format!("http://127.0.0.1:{port}")),
+            bucket: "b".into(),
+            access_key: Secret::new("key"),
+            secret_key: Secret::new("secret"),
+            path_style: true,
+            allow_http: true,
+            ..S3Options::default()
+        };
+        Persist::s3(options).unwrap()
+    }
+
+    #[tokio::test]
+    async fn slow_a_server_that_is_started_anew_is_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let persist = s3(listener.local_addr().unwrap().port());
+        let began = Instant::now();
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let (mut client, mut request) = (client.unwrap(), [0; 4096]);
+                let _ = client.read(&mut request);
+                let away = began.elapsed() < Duration::from_secs(6);
+                let answer = if away { "503 Service Unavailable\r\nContent-Length: 0" } else { "200 OK\r\nContent-Length: 5" };
+                let date = "Last-Modified: Wed, 25 Nov 2026 00:00:00 GMT";
+                let _ = client.write_all(format!("HTTP/1.1 {answer}\r\n{date}\r\nETag: \"e\"\r\nConnection: close\r\n\r\n").as_bytes());
+            }
+        });
+        assert_eq!(persist.size("objects/1").await.unwrap(), 5);
+        assert!(began.elapsed() >= Duration::from_secs(6));
+    }
+
+    #[tokio::test]
+    async fn slow_a_server_that_is_gone_is_told_within_30_s() {
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let began = Instant::now();
+        let error = s3(gone).size("objects/1").await.unwrap_err();
+        assert!(error.to_string().contains("persistency tier"), "{error}");
+        assert!(began.elapsed() >= RETRY_MAX && began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     }
 }

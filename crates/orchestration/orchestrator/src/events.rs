@@ -63,11 +63,19 @@ impl Events {
 
     /// Those after `since`, oldest first, at most `limit`.
     pub async fn since(&self, since: u64, limit: u32) -> Result<Vec<Event>, Error> {
-        let rows = sqlx::query("SELECT id, at_ms, kind, subject, message FROM hub_events WHERE id > ? ORDER BY id LIMIT ?")
-            .bind(since as i64)
-            .bind(limit as i64)
-            .fetch_all(&self.state.pool)
-            .await?;
+        self.read("SELECT id, at_ms, kind, subject, message FROM hub_events WHERE id > ? ORDER BY id LIMIT ?", since, limit).await
+    }
+
+    /// The newest after `since`, oldest first, at most `limit`.
+    pub async fn last(&self, since: u64, limit: u32) -> Result<Vec<Event>, Error> {
+        let newest = "SELECT id, at_ms, kind, subject, message FROM hub_events WHERE id > ? ORDER BY id DESC LIMIT ?";
+        let mut events = self.read(newest, since, limit).await?;
+        events.reverse();
+        Ok(events)
+    }
+
+    async fn read(&self, select: &'static str, since: u64, limit: u32) -> Result<Vec<Event>, Error> {
+        let rows = sqlx::query(select).bind(since as i64).bind(limit as i64).fetch_all(&self.state.pool).await?;
         Ok(rows
             .iter()
             .map(|r| Event {

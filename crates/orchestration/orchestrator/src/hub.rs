@@ -241,6 +241,8 @@ pub struct Hub {
     /// The hub's own: for its port, and to dial agents.
     pub identity: base::identity::Identity,
     pub heartbeat: Duration,
+    /// How long an agent may be silent before its site is lost.
+    pub patience: Duration,
     /// How long agents may take to come back after the hub was started.
     pub grace: Duration,
     pub stop: watch::Sender<bool>,
@@ -305,6 +307,7 @@ impl Hub {
             modules: Modules::new(folder.join("modules"), options.check_module.unwrap_or_else(modules::header_only)),
             advice: Advice::new(options.learning, options.advise),
             heartbeat: options.heartbeat.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX),
+            patience: options.patience,
             grace: options.grace,
             stop: watch::channel(false).0,
         }))

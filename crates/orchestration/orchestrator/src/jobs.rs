@@ -201,7 +201,6 @@ impl Job {
             env: self.env.clone(),
             buckets: self.buckets.clone(),
             memory_max_bytes: self.memory_max_bytes,
-            time_max_ms: self.time_max_ms,
             tenant: self.tenant.clone(),
             workdir: self.workdir.clone(),
             life: self.restarts,

@@ -76,8 +76,10 @@ pub struct Options {
     pub http: SocketAddr,
     /// What agents elsewhere dial, `host:port`; told to who makes a join token. `None`: the address that is listened on.
     pub advertise: Option<String>,
-    /// How often agents report, 50 ms to 10 s; three missed ones and the agent is lost.
+    /// How often agents report, 50 ms to 10 s; three missed ones and the site is shown as late.
     pub heartbeat: Duration,
+    /// How long an agent may be silent before its site is lost, with all that runs there.
+    pub patience: Duration,
     /// How long agents may take to come back after the hub was started.
     pub grace: Duration,
     /// Says what a module is, or why it can't run. `None`: only whether it is WebAssembly at all.
@@ -100,6 +102,7 @@ impl Default for Options {
             http: ([127, 0, 0, 1], 7070).into(),
             advertise: None,
             heartbeat: Duration::from_millis(500),
+            patience: Duration::from_secs(10),
             grace: Duration::from_secs(5),
             check_module: None,
             advise: true,

@@ -1,7 +1,7 @@
 //! Modules as files of the hub, `<data>/hub/modules/<sha256>.wasm`, named after their content.
 //!
-//! What a module must be is not known here: [`Options::check_module`](crate::Options) says it. They become objects of GEDS when
-//! that crate is there; until then an agent fetches them with the gRPC call `Module`.
+//! What a module must be is not known here: [`Options::check_module`](crate::Options) says it. Agents fetch them with the gRPC call
+//! `Module`. They are no objects of GEDS: an object's bytes are at a site, and a module comes before any site has to be there.
 
 use crate::{Error, hub::hex};
 use base::Kind;

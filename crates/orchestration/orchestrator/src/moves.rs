@@ -1,18 +1,31 @@
 //! Moving ranks: the hub's part, in which it is the arbiter.
 //!
-//! `Migrate` goes to the source; the source comes back with `MigrationReady` when the destination holds everything; the new
-//! places go to SQLite and then the verdict to the source; `MigrationEnd` closes the move. Until the commit the ranks belong to the
+//! `Expect` goes to the destination, then `Migrate` to the source; the source comes back with `MigrationReady` when the destination
+//! holds everything, and asks again in each new session until it has its answer; the new places go to SQLite and then the verdict
+//! to the source; `MigrationEnd` closes the move. Ranks that wait at a destination whose session was cut hear the verdict when it is
+//! back ([`World::decided`]). Until the commit the ranks belong to the
 //! source, whatever happens; after it to the destination, whatever happens. No byte of a rank passes through here.
 
 use crate::{
     Error,
     hub::{Hub, Site, World, finite},
-    jobs::{JobState, RankState},
+    jobs::{Job, JobState, RankState},
     migrations::{Migration, MigrationState},
     placement,
     proto::{self, to_agent::Body},
 };
 use base::{Kind, clock::now_ms};
+
+impl World {
+    /// What was decided of a rank that waits at a site, restored: the move that brought it there, and whether it is to run. `None`: nothing
+    /// yet, or no move brought it there.
+    pub fn decided(&self, site: &str, held: &proto::RankRef) -> Option<(&Migration, bool)> {
+        let m = self.migrations.values().rev().find(|m| m.job == held.job && m.to == site && m.ranks.contains(&held.rank))?;
+        // Nobody needs it any more when the job has ended or started again since, whatever was decided.
+        let needed = |job: &Job| job.ranks.get(held.rank as usize).is_some_and(|r| !job.state.ended() && r.site == site && r.state == RankState::Running);
+        Some((m, m.verdict()? && self.job(&held.job).is_ok_and(needed)))
+    }
+}
 
 /// How long a source may take to report after the commit, in milliseconds.
 const REPORT_MAX_MS: u64 = 60_000;
@@ -78,8 +91,8 @@ impl Hub {
         self.state.save(None, Some(&migration)).await?;
         world.migrations.insert(migration.id, migration.clone());
         self.events.add("migration.started", &job.id, format!("migration {}: {from} to {to}", migration.id)).await;
-        if !self.send_order(&world, &migration, &job.module) {
-            self.fail_migration(&mut world, migration.id, &format!("site {from:?} is not connected")).await?;
+        if !self.send_order(&world, &migration) {
+            self.fail_migration(&mut world, migration.id, &format!("site {from:?} or {to:?} is not connected")).await?;
         }
         Ok(world.migrations[&migration.id].clone())
     }
@@ -97,17 +110,25 @@ impl Hub {
         Ok(())
     }
 
-    /// Sends the order to move; false if the source is not there.
-    pub fn send_order(&self, world: &World, m: &Migration, module: &str) -> bool {
+    /// Tells the destination what to expect, then the source to move; false if one of them is not there.
+    pub fn send_order(&self, world: &World, m: &Migration) -> bool {
+        let Ok(job) = world.job(&m.job) else { return false };
+        let expect = proto::Expect {
+            migration: m.id,
+            job: m.job.clone(),
+            ranks: m.ranks.clone(),
+            from_site: m.from.clone(),
+            spec: Some(job.spec()),
+            routes: job.routes(|s| world.address(s)),
+        };
         let order = proto::Migrate {
             migration: m.id,
             job: m.job.clone(),
             ranks: m.ranks.clone(),
             to_site: m.to.clone(),
             to_address: world.address(&m.to),
-            module_sha256: module.into(),
         };
-        world.tell(&m.from, Body::Migrate(order))
+        world.tell(&m.to, Body::Expect(expect)) && world.tell(&m.from, Body::Migrate(order))
     }
 
     /// Tells the source, or the destination, what was decided, if it was.

@@ -1,10 +1,14 @@
 //! Who is there: agents that come, are cut off, come back and don't.
 //!
 //! ```text
-//! Hello ──▶ connected ──cut──▶ away ──three heartbeats──▶ lost: its ranks are given up, it stays listed
-//!               ▲               │
-//!               └─same instance─┘   its ranks go on; what it does not hold after all is given up
+//! Hello ──▶ connected ──cut──▶ away ──Hub::away_max──▶ lost: its ranks are given up, it stays listed
+//!              ▲ │              │                       ▲
+//!              │ └──────────────┼──Hub::patience silent─┘
+//!              └─same instance──┘   its ranks go on; what it does not hold after all is given up
 //! ```
+//!
+//! Silence alone says little on a busy machine: after [`Hub::late`] people see it, and only much later it counts. A connection that
+//! closes says that the agent's process has died, or that it will be back at once.
 //!
 //! Another instance of the agent holds nothing of what the last one had. A hub that was started anew has all its sites
 //! away and waits [`Hub::grace`] for them. What may have been lost on a cut way is said again when the agent is back; every
@@ -14,7 +18,7 @@ use crate::{
     Error,
     hub::{Held, Hub, Site, World, finite, number},
     jobs::{Job, JobState},
-    migrations::MigrationState,
+    migrations::{Migration, MigrationState},
     proto::{self, ToAgent, to_agent::Body},
 };
 use base::clock::now_ms;
@@ -23,11 +27,18 @@ use tokio::sync::{Notify, mpsc};
 
 /// How long ranks may take to stop when they are told to, in milliseconds.
 pub const STOP_MAX_MS: u64 = 30_000;
+/// The least time that an agent has to come back: it tries again after at most two seconds.
+const AWAY_MIN: Duration = Duration::from_secs(3);
 
 impl Hub {
-    /// Three heartbeats: how long an agent may be silent or away.
-    pub fn patience(&self) -> Duration {
+    /// Three heartbeats: after so much silence a site is shown as late.
+    pub fn late(&self) -> Duration {
         3 * self.heartbeat
+    }
+
+    /// How long an agent whose connection has closed may be away: it comes back at once, or its process has died.
+    pub fn away_max(&self) -> Duration {
+        self.late().max(AWAY_MIN).min(self.patience)
     }
 
     /// Registers a session, compares what the agent holds with what the hub believes, and says again what is open.
@@ -46,8 +57,9 @@ impl Hub {
         self.objects.catalog.set_site_address(&name, &hello.data_address).await?;
         world.sessions += 1;
         let (session, behind) = (world.sessions, Arc::new(Notify::new()));
-        let (running, ready) = (hello.running.clone(), hello.ready.clone());
-        let detail = format!("{} cores, {} slots", hello.cores, hello.slots);
+        let running = hello.running.clone();
+        let plural = |one: bool| if one { "" } else { "s" };
+        let detail = format!("{} core{}, {} slot{}", hello.cores, plural(hello.cores == 1.0), hello.slots, plural(hello.slots == 1));
         let entry = Site {
             session,
             orders: Some(orders),
@@ -72,10 +84,7 @@ impl Hub {
             self.lose_ranks(world, site, "its agent was started anew").await?;
             return Ok((session, behind));
         }
-        self.compare(world, site, &running, &ready);
-        for ready in &ready {
-            self.ready(world, site, ready).await?;
-        }
+        self.compare(world, site, &running);
         let waited: Vec<_> = world.asked.iter().filter_map(|id| world.migrations.get(id)).filter(|m| m.to == site).cloned().collect();
         for m in waited {
             self.ready(world, &m.from, &proto::MigrationReady { migration: m.id, job: m.job.clone(), ranks: m.ranks.clone() }).await?;
@@ -84,7 +93,18 @@ impl Hub {
     }
 
     /// What the agent holds against what it should, and what it may not have heard.
-    fn compare(self: &Arc<Hub>, world: &mut World, site: &str, running: &[proto::RankRef], ready: &[proto::MigrationReady]) {
+    fn compare(self: &Arc<Hub>, world: &mut World, site: &str, running: &[proto::RankRef]) {
+        let waiting = || running.iter().filter(|h| h.restored_waiting);
+        // A verdict that was told while the session was cut is known to nobody here.
+        let decided: BTreeMap<u64, (&Migration, bool)> = waiting().filter_map(|h| world.decided(site, h)).map(|d| (d.0.id, d)).collect();
+        for (m, run) in decided.values() {
+            if *run {
+                self.send_verdict(world, m, site);
+            } else {
+                let reason = if m.reason.is_empty() { format!("job {} has ended or started again meanwhile", m.job) } else { m.reason.clone() };
+                world.tell(site, Body::Verdict(proto::MigrationVerdict { migration: m.id, commit: false, places: Vec::new(), reason }));
+            }
+        }
         for held in running {
             if world.job(&held.job).map_or(true, |job| job.state.ended()) {
                 let reason = "the hub has given it up, or it has ended".to_string();
@@ -97,9 +117,8 @@ impl Hub {
         for job in &jobs {
             let mut start = Vec::new();
             for r in job.ranks.iter().filter(|r| r.site == site && r.state.alive()) {
-                let here = |h: &&proto::RankRef| h.job == job.id && h.rank == r.rank && (h.epoch == r.epoch || h.restored_waiting);
-                let moving = |m: &&proto::MigrationReady| m.job == job.id && m.ranks.contains(&r.rank);
-                if running.iter().any(|h| here(&h)) || ready.iter().any(|m| moving(&m)) {
+                let counts = |h: &proto::RankRef| if h.restored_waiting { world.decided(site, h).is_some_and(|d| d.1) } else { h.epoch == r.epoch };
+                if running.iter().any(|h| h.job == job.id && h.rank == r.rank && counts(h)) {
                     world.unconfirmed.remove(&(job.n, r.rank, r.epoch));
                 } else if r.state == crate::jobs::RankState::Pending && job.cancelling.is_none() {
                     world.unconfirmed.remove(&(job.n, r.rank, r.epoch));
@@ -114,18 +133,19 @@ impl Hub {
                 world.tell_cancel(job);
             }
         }
-        let moves: Vec<_> = world.migrations.values().filter(|m| m.open() && m.from == site).cloned().collect();
-        for m in moves.iter().filter(|m| !ready.iter().any(|r| r.migration == m.id)) {
+        for m in world.migrations.values().filter(|m| m.open() && (m.from == site || m.to == site)) {
             match m.state {
-                MigrationState::Committed => self.send_verdict(world, m, site),
-                _ => drop(world.job(&m.job).map(|job| self.send_order(world, m, &job.module))),
+                MigrationState::Committed if m.from == site => self.send_verdict(world, m, site),
+                // Whose source waits for the verdict needs neither.
+                MigrationState::Running if !world.asked.contains(&m.id) => drop(self.send_order(world, m)),
+                _ => {}
             }
         }
         if !missing.is_empty() {
             // The last words on these ranks may still be on their way.
             world.unconfirmed.extend(missing.iter().copied());
             let (hub, why) = (self.clone(), format!("its agent at {site:?} came back without it"));
-            self.later(self.patience(), async move {
+            self.later(self.patience, async move {
                 let mut world = hub.world.lock().await;
                 hub.give_up(&mut world, &missing, &why).await
             });
@@ -154,16 +174,14 @@ impl Hub {
         here.telemetry = telemetry;
     }
 
-    /// The session is over. If the agent isn't back in time (at once if it was silent as long already), its site is lost.
-    pub async fn cut(self: &Arc<Hub>, site: &str, session: u64, why: String) {
-        let left = {
+    /// The session is over. If the agent isn't back after `left`, its site is lost.
+    pub async fn cut(self: &Arc<Hub>, site: &str, session: u64, left: Duration, why: String) {
+        {
             let mut world = self.world.lock().await;
             let Some(here) = world.sites.get_mut(site).filter(|s| s.session == session) else { return };
             here.orders = None;
-            let left = self.patience().saturating_sub(Duration::from_millis(now_ms().saturating_sub(here.last_seen_ms)));
             self.fail_checkpoints(&mut world, Some(site), None, &format!("the session of site {site:?} was cut")).await;
-            left
-        };
+        }
         let (hub, site) = (self.clone(), site.to_string());
         self.later(left, async move {
             let mut world = hub.world.lock().await;

@@ -106,21 +106,21 @@ async fn run(hub: Arc<Hub>, site: String, mut incoming: Streaming<FromAgent>, or
         Err(error) => {
             tracing::error!(%error, site, "begin session");
             let session = hub.world.lock().await.sites.get(&site).map(|s| s.session);
-            return hub.cut(&site, session.unwrap_or(0), format!("its session could not begin: {error}")).await;
+            return hub.cut(&site, session.unwrap_or(0), hub.patience, format!("its session could not begin: {error}")).await;
         }
     };
-    let patience = hub.patience();
+    let patience = hub.patience;
     let mut stop = hub.stop.subscribe();
-    let why = loop {
+    let (left, why) = loop {
         let message = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
-            () = behind.notified() => break format!("it left {ORDERS_MAX} orders unread"),
+            () = behind.notified() => break (patience, format!("it left {ORDERS_MAX} orders unread")),
             message = tokio::time::timeout(patience, incoming.next()) => message,
         };
         let body = match message {
-            Err(_) => break format!("silent for {} ms", patience.as_millis()),
-            Ok(None) => break "it closed its session".into(),
-            Ok(Some(Err(status))) => break status.message().to_string(),
+            Err(_) => break (Duration::ZERO, format!("silent for {} ms", patience.as_millis())),
+            Ok(None) => break (hub.away_max(), "it closed its session".into()),
+            Ok(Some(Err(status))) => break (hub.away_max(), status.message().to_string()),
             Ok(Some(Ok(message))) => message.body,
         };
         let mut world = hub.world.lock().await;
@@ -148,7 +148,7 @@ async fn run(hub: Arc<Hub>, site: String, mut incoming: Streaming<FromAgent>, or
         }
     };
     drop(incoming);
-    hub.cut(&site, session, why).await;
+    hub.cut(&site, session, left, why).await;
 }
 
 /// Keeps what a rank printed, if its job has been at this site.

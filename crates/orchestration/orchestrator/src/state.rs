@@ -174,7 +174,7 @@ impl State {
 
     /// Remembers what an agent said of itself, so that a hub started anew knows the sites and their instances.
     pub async fn save_site(&self, name: &str, hello: &Hello, now_ms: u64) -> Result<(), Error> {
-        let plain = Hello { running: Vec::new(), ready: Vec::new(), ..hello.clone() };
+        let plain = Hello { running: Vec::new(), ..hello.clone() };
         sqlx::query("INSERT INTO hub_sites (name, hello, last_seen_ms) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET hello = excluded.hello, last_seen_ms = excluded.last_seen_ms")
             .bind(name)
             .bind(plain.encode_to_vec())

@@ -17,7 +17,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use base::Kind;
+use base::{Kind, clock::now_ms};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::{OpenApi, ToSchema};
@@ -29,7 +29,7 @@ const UPLOAD_TIME_MAX: Duration = Duration::from_secs(300);
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Site {
     pub name: String,
-    /// `ready` or `lost`.
+    /// `ready`, `late` (not heard of for three heartbeats) or `lost`.
     pub state: &'static str,
     /// Where other agents dial it.
     pub address: String,
@@ -53,8 +53,10 @@ pub struct Site {
     pub forecast: Option<Forecast>,
 }
 
-/// Every site that ever joined, by name.
-pub fn list_sites(world: &World) -> Vec<Site> {
+/// Every site that ever joined, by name; those silent for longer than `late` are late.
+pub fn list_sites(world: &World, late: Duration) -> Vec<Site> {
+    let quiet = |s: &crate::hub::Site| now_ms().saturating_sub(s.last_seen_ms) > late.as_millis() as u64;
+    let state = |s: &crate::hub::Site| if s.lost || s.session == 0 { "lost" } else if quiet(s) { "late" } else { "ready" };
     let ranks = |name: &str| {
         let ranks = world.jobs.values().filter(|j| !j.state.ended()).flat_map(|j| &j.ranks);
         ranks.filter(|r| r.site == name && r.state.alive()).count() as u32
@@ -62,7 +64,7 @@ pub fn list_sites(world: &World) -> Vec<Site> {
     let finite = crate::hub::finite;
     let site = |(name, s): (&String, &crate::hub::Site)| Site {
         name: name.clone(),
-        state: if s.lost || s.session == 0 { "lost" } else { "ready" },
+        state: state(s),
         address: s.hello.data_address.clone(),
         cores: finite(s.hello.cores),
         memory_bytes: s.hello.memory_bytes,
@@ -94,7 +96,7 @@ pub struct ErrorDetail {
 
 #[utoipa::path(get, path = "/v1/sites", responses((status = 200, body = [Site])), tag = "sites")]
 pub async fn sites(State(app): State<App>) -> Json<Vec<Site>> {
-    let mut sites = list_sites(&*app.hub.world.lock().await);
+    let mut sites = list_sites(&*app.hub.world.lock().await, app.hub.late());
     for site in sites.iter_mut().filter(|s| s.state == "ready") {
         site.forecast = app.hub.advice.forecast(&site.name).as_ref().map(Forecast::from);
     }

@@ -34,13 +34,13 @@ pub async fn text(State(app): State<App>) -> Response {
         let world = app.hub.world.lock().await;
         let downtime = world.migrations.values().rev().find(|m| m.total_ms > 0.0).map(|m| (m.id.to_string(), m.downtime_ms));
         let jobs = count(world.jobs.values().map(|j| name(j.state)));
-        (list_sites(&world), jobs, count(world.migrations.values().map(|m| name(m.state))), downtime)
+        (list_sites(&world, app.hub.late()), jobs, count(world.migrations.values().map(|m| name(m.state))), downtime)
     };
     let mut out = String::new();
     let mut of_sites = |name, help, value: fn(&super::api::Site) -> f64| {
         metric(&mut out, name, help, "site", sites.iter().map(|s| (s.name.clone(), value(s))));
     };
-    of_sites("site_ready", "1 if the site's agent is there, 0 if it is lost", |s| f64::from(s.state == "ready"));
+    of_sites("site_ready", "1 if the site's agent is there, 0 if it is late or lost", |s| f64::from(s.state == "ready"));
     of_sites("site_cores", "cores that the agent may use", |s| s.cores);
     of_sites("site_cpu_used_cores", "cores that its cells got", |s| s.cpu_used);
     of_sites("site_cpu_wanted_cores", "cores that its cells got or stood ready for", |s| s.cpu_wanted);

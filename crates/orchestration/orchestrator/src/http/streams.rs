@@ -118,11 +118,17 @@ pub struct EventsAsk {
     since: Option<u64>,
     /// At most so many; 1000 without it. Not for the stream.
     limit: Option<u32>,
+    /// In place of `limit`: so many of the newest. Not for the stream.
+    last: Option<u32>,
 }
 
 #[utoipa::path(get, path = "/v1/events.json", tag = "events", params(EventsAsk), responses((status = 200, body = [Event])))]
 pub async fn events_json(State(app): State<App>, Asked(ask): Asked<EventsAsk>) -> Result<Json<Vec<Event>>, Error> {
-    Ok(Json(app.hub.events.since(ask.since.unwrap_or(0), ask.limit.unwrap_or(1000).min(EVENTS_MAX)).await?))
+    let (events, since) = (&app.hub.events, ask.since.unwrap_or(0));
+    Ok(Json(match ask.last {
+        Some(last) => events.last(since, last.min(EVENTS_MAX)).await?,
+        None => events.since(since, ask.limit.unwrap_or(1000).min(EVENTS_MAX)).await?,
+    }))
 }
 
 struct Feed {

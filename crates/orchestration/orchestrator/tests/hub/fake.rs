@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 pub async fn hub(folder: &std::path::Path) -> Handle {
-    hub_with(folder, Options { grace: Duration::from_secs(2), ..Options::default() }).await
+    hub_with(folder, Options { grace: Duration::from_secs(2), patience: 3 * HEARTBEAT, ..Options::default() }).await
 }
 
 pub async fn hub_with(folder: &std::path::Path, options: Options) -> Handle {
@@ -106,11 +106,17 @@ impl Agent {
         self.identity.clone()
     }
 
-    /// The next order that is not `Routes`.
+    /// Says nothing any more, and keeps its session.
+    #[allow(dead_code)]
+    pub fn hush(&self) {
+        self.beat.abort();
+    }
+
+    /// The next order that is neither `Routes` nor `Expect`.
     pub async fn order(&mut self) -> Body {
         loop {
             match self.next().await {
-                Body::Routes(_) => {}
+                Body::Routes(_) | Body::Expect(_) => {}
                 other => return other,
             }
         }

@@ -197,6 +197,9 @@ async fn a_job_lives_through_http() {
         assert!(told.contains(&format!("\"kind\":\"{kind}\"")), "{kind} in {told}");
     }
     assert_eq!(web.json("/v1/events.json?since=1&limit=2").await.as_array().unwrap().len(), 2);
+    let all = web.json("/v1/events.json").await;
+    let all = all.as_array().unwrap();
+    assert_eq!(web.json("/v1/events.json?last=2").await.as_array().unwrap()[..], all[all.len() - 2..]);
 
     // Sites, and one that is lost stays listed.
     while web.json("/v1/sites").await[0]["history"].as_array().unwrap().len() < 2 {

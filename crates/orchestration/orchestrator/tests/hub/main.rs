@@ -55,6 +55,7 @@ async fn a_job_moves_and_succeeds() {
             }
         }
     }
+    assert!(matches!(cloud.next().await, Body::Expect(_)));
     assert!(matches!(cloud.next().await, Body::Routes(_)));
     edge.say(From::MigrationEnd(proto::MigrationEnd { migration: m.id, ok: true, downtime_ms: 7.0, ..Default::default() })).await;
     edge.rank(0, 1, Exited, 1).await; // out of date: dropped
@@ -93,9 +94,12 @@ async fn a_restarted_hub_answers_the_verdict_the_same() {
     first.shutdown().await;
     let second = hub(folder.path()).await;
     assert_eq!(second.hub.world.lock().await.migrations[&m.id].state, MigrationState::Committed);
-    let hello = proto::Hello { ready: vec![ready], ..Default::default() };
-    let mut edge = Agent::session(&second, edge.cut(), "edge", hello).await;
-    assert!(matches!(edge.order().await, Body::Verdict(v) if v.commit && v.places.iter().all(|p| p.epoch == 2)));
+    let mut edge = Agent::session(&second, edge.cut(), "edge", proto::Hello::default()).await;
+    edge.say(From::MigrationReady(ready)).await;
+    for _ in 0..2 {
+        // Told when the session begins, and again when asked.
+        assert!(matches!(edge.order().await, Body::Verdict(v) if v.commit && v.places.iter().all(|p| p.epoch == 2)));
+    }
 }
 
 #[tokio::test]
@@ -117,7 +121,7 @@ async fn a_cut_session_goes_on_and_another_instance_does_not() {
     let hello = proto::Hello { running: vec![held(0, 1), held(1, 1)], ..Default::default() };
     let mut edge = Agent::session(&hub, identity, "edge", hello).await;
     assert_eq!(edge.welcome.outputs.iter().map(|o| (o.rank, o.offset)).collect::<Vec<_>>(), [(0, 3), (1, 0)]);
-    tokio::time::sleep(hub.hub.patience() * 2).await; // slow: what must not happen takes its time
+    tokio::time::sleep(hub.hub.patience * 2).await; // slow: what must not happen takes its time
     let job = until(&hub, JobState::Running).await;
     assert!(job.ranks.iter().all(|r| r.state == RankState::Running && r.epoch == 1));
     // The same agent without rank 1: its last word may still come, then the rank is lost.
@@ -214,6 +218,129 @@ async fn the_verdict_waits_for_a_destination_that_is_away() {
     edge.say(From::MigrationReady(proto::MigrationReady { migration: m.id, job: "job-1".into(), ranks: vec![0, 1] })).await;
     let _cloud = Agent::session(&hub, identity, "cloud", proto::Hello::default()).await;
     assert!(matches!(edge.order().await, Body::Verdict(v) if v.commit));
+}
+
+/// Ranks 0 and 1 as a destination has them before the verdict.
+fn waiting() -> proto::Hello {
+    let running = (0..2).map(|rank| proto::RankRef { restored_waiting: true, ..held(rank, 0) }).collect();
+    proto::Hello { running, ..Default::default() }
+}
+
+#[tokio::test]
+async fn a_destination_that_was_cut_hears_the_verdict_when_it_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (mut edge, mut cloud) = running(&hub).await;
+    let order = hub.hub.migrate("job-1", "cloud", None, None).await.unwrap().id;
+    assert!(matches!(edge.order().await, Body::Migrate(_)));
+    // Not decided: it goes on waiting.
+    cloud = Agent::session(&hub, cloud.cut(), "cloud", waiting()).await;
+    assert!(matches!(cloud.next().await, Body::Expect(e) if e.migration == order));
+    assert!(matches!(edge.order().await, Body::Migrate(m) if m.migration == order));
+    edge.say(From::MigrationEnd(proto::MigrationEnd { migration: order, reason: "a rank did not stop".into(), ..Default::default() })).await;
+    closed(&hub, order).await;
+    cloud = Agent::session(&hub, cloud.cut(), "cloud", waiting()).await;
+    assert!(matches!(cloud.next().await, Body::Verdict(v) if v.migration == order && !v.commit && v.reason == "a rank did not stop"));
+    assert!(matches!(edge.order().await, Body::Verdict(v) if !v.commit));
+
+    let (order, _) = committed(&hub, &mut edge).await;
+    for closed_too in [false, true] {
+        cloud = Agent::session(&hub, cloud.cut(), "cloud", waiting()).await;
+        let Body::Verdict(v) = cloud.next().await else { panic!("no verdict") };
+        assert_eq!((v.migration, v.commit, v.places.iter().map(|p| (p.site.as_str(), p.epoch)).collect()), (order, true, vec![("cloud", 2), ("cloud", 2)]));
+        if !closed_too {
+            edge.say(From::MigrationEnd(proto::MigrationEnd { migration: order, ok: true, ..Default::default() })).await;
+            closed(&hub, order).await;
+        }
+    }
+    tokio::time::sleep(hub.hub.patience * 2).await; // slow: what must not happen takes its time
+    assert!(until(&hub, JobState::Running).await.ranks.iter().all(|r| r.state == RankState::Running && r.site == "cloud"));
+    // What was committed to a job that is over must not run.
+    for rank in 0..2 {
+        cloud.rank(rank, 2, Exited, 0).await;
+    }
+    until(&hub, JobState::Succeeded).await;
+    cloud = Agent::session(&hub, cloud.cut(), "cloud", waiting()).await;
+    assert!(matches!(cloud.order().await, Body::Verdict(v) if v.migration == order && !v.commit && v.reason.contains("has ended")));
+    assert!(matches!(cloud.order().await, Body::Cancel(_)));
+}
+
+#[tokio::test]
+async fn ranks_that_wait_without_a_move_are_not_taken_for_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (edge, _cloud) = running(&hub).await;
+    let mut edge = Agent::session(&hub, edge.cut(), "edge", waiting()).await;
+    assert!(matches!(edge.order().await, Body::Forget(_)));
+    let reason = until(&hub, JobState::Failed).await.reason;
+    assert!(reason.contains("ranks [0, 1] are lost") && reason.contains("came back without it"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_destination_knows_what_to_expect_before_the_source_moves() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = hub(folder.path()).await;
+    let (mut edge, mut cloud) = running(&first).await;
+    let id = first.hub.migrate("job-1", "cloud", None, None).await.unwrap().id;
+    assert!(matches!(edge.order().await, Body::Migrate(_)));
+    let Body::Expect(e) = cloud.next().await else { panic!("the cloud knows of nothing") };
+    assert_eq!((e.migration, e.job.as_str(), e.ranks, e.from_site.as_str()), (id, "job-1", vec![0, 1], "edge"));
+    let spec = e.spec.unwrap();
+    assert_eq!((spec.module_sha256, spec.size, spec.life), (module(), 2, 0));
+    assert_eq!(e.routes.iter().map(|p| (p.site.as_str(), p.address.as_str(), p.epoch)).collect::<Vec<_>>(), [("edge", "edge:1", 1); 2]);
+    first.shutdown().await;
+    // A hub that was started anew, and the source comes first: it has to wait for the destination.
+    let second = hub(folder.path()).await;
+    let hello = proto::Hello { running: vec![held(0, 1), held(1, 1)], ..Default::default() };
+    let mut edge = Agent::session(&second, edge.cut(), "edge", hello).await;
+    let early = tokio::time::timeout(Duration::from_millis(500), edge.order()).await;
+    assert!(early.is_err(), "{early:?}");
+    let mut cloud = Agent::session(&second, cloud.cut(), "cloud", proto::Hello::default()).await;
+    assert!(matches!(cloud.next().await, Body::Expect(e) if e.migration == id));
+    assert!(matches!(edge.order().await, Body::Migrate(m) if m.migration == id));
+}
+
+#[tokio::test]
+async fn a_silent_site_is_late_long_before_it_is_lost_and_a_closed_one_is_lost_sooner() {
+    let state = async |hub: &orchestrator::Handle, wanted: &str| {
+        let end = std::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let sites = orchestrator::http::api::list_sites(&*hub.hub.world.lock().await, hub.hub.late());
+            let edge = sites.iter().find(|s| s.name == "edge").unwrap();
+            if edge.state == wanted {
+                return;
+            }
+            assert!(std::time::Instant::now() < end, "edge is {} and not {wanted}", edge.state);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let first = hub_with(folder.path(), orchestrator::Options { patience: Duration::from_secs(600), ..Default::default() }).await;
+    let (edge, _cloud) = running(&first).await;
+    state(&first, "ready").await;
+    edge.hush();
+    state(&first, "late").await;
+    tokio::time::sleep(first.hub.late() * 2).await; // slow: what must not happen takes its time
+    state(&first, "late").await;
+    assert_eq!(until(&first, JobState::Running).await.restarts, 0);
+    drop(edge);
+    state(&first, "lost").await;
+    assert!(until(&first, JobState::Failed).await.reason.contains("closed its session"));
+    first.shutdown().await;
+
+    let folder = tempfile::tempdir().unwrap();
+    let second = hub_with(folder.path(), orchestrator::Options { patience: Duration::from_secs(3), ..Default::default() }).await;
+    let (edge, _cloud) = running(&second).await;
+    edge.hush();
+    assert!(until(&second, JobState::Failed).await.reason.contains("silent for 3000 ms"));
+    let hello = proto::Hello { cores: 1.0, running: vec![held(0, 1)], ..Default::default() };
+    let _edge = Agent::session(&second, edge.cut(), "edge", hello).await;
+    let mut last = second.hub.events.last(0, 1).await.unwrap().remove(0);
+    while last.kind != "site.ready" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        last = second.hub.events.last(0, 1).await.unwrap().remove(0);
+    }
+    assert_eq!(last.message, "1 core, 4 slots");
 }
 
 #[tokio::test]
