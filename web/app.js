@@ -64,7 +64,7 @@ function duration(ms) {
 function clock(ms) { return new Date(ms).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false }); }
 function now() { return Date.now() + clockOff; }
 function tone(state) {
-  return { ready: "good", succeeded: "good", done: "good", taken: "good", running: "busy", committed: "busy", proposed: "busy", pending: "", refused: "", cancelled: "", lost: "bad", failed: "bad" }[state] ?? "";
+  return { ready: "good", late: "busy", succeeded: "good", done: "good", taken: "good", running: "busy", committed: "busy", proposed: "busy", pending: "", refused: "", cancelled: "", lost: "bad", failed: "bad" }[state] ?? "";
 }
 function badge(element, state) { text(element, state); attribute(element, "class", `badge ${tone(state)}`); }
 // A site's hue: by the order in which sites were first seen.
@@ -194,7 +194,7 @@ function drawSites() {
     attribute(card, "data-state", site.state);
     badge(part(card, ".badge"), site.state);
     const about = [site.affinity || plural(site.cores, "core"), `${site.ranks} of ${site.slots} slots`];
-    if (site.state === "lost" && site.last_seen_ms) about.push(`last seen ${duration(now() - site.last_seen_ms)} ago`);
+    if (site.state !== "ready" && site.last_seen_ms) about.push(`last seen ${duration(now() - site.last_seen_ms)} ago`);
     const aboutBox = part(card, ".about");
     text(aboutBox, about.join(" · "));
     attribute(aboutBox, "title", site.address ?? "");

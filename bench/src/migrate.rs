@@ -108,7 +108,7 @@ impl Bench {
     /// Moves the rank from one end to the other.
     fn migrate(&self, n: u64, from: usize, control: &Arc<Control>, thread: Running, ahead: bool) -> Result<(Running, Arc<Control>, Figures)> {
         let to = 1 - from;
-        let offer = Offer { migration: n, job: "bench".into(), life: 0, program_sha256: self.program.sha256.clone(), ranks: vec![0], context: Vec::new() };
+        let offer = Offer { migration: n, job: "bench".into(), life: 0, program_sha256: self.program.sha256.clone(), ranks: vec![0] };
         std::thread::scope(|scope| {
             let (source, destination) = (&self.ends[from], &self.ends[to]);
             let arriving = scope.spawn(move || -> Result<(Running, Arc<Control>)> {

@@ -54,6 +54,7 @@ impl Agent {
         let until = within(STOP_MAX);
         for held in job.all() {
             held.stand_still(until)?;
+            job.fabric.acknowledge_all(Rank(held.rank), true);
         }
         for held in job.all() {
             while !job.fabric.all_acknowledged(Rank(held.rank)) {

@@ -405,6 +405,7 @@ impl Agent {
 
     /// Lets a halted rank go on: `cell` if the caller had taken it.
     pub fn unhalt(self: &Arc<Self>, job: &Arc<Job>, held: &Arc<Held>, cell: Option<Box<Cell>>) {
+        job.fabric.acknowledge_all(Rank(held.rank), false);
         let cell = {
             let mut state = lock(&held.state);
             state.halt = false;

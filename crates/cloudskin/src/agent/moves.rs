@@ -139,6 +139,11 @@ impl Agent {
         lock(&self.moves).entry(order.migration).or_insert(Move::Expected(order));
     }
 
+    /// The session is cut: what is still to come is said again in the next one, and what was called off meanwhile is not.
+    pub fn expect_nothing(&self) {
+        lock(&self.moves).retain(|_, m| !matches!(m, Move::Expected(_)));
+    }
+
     /// What the hub has said of a move that another site offers: nobody else may put ranks here.
     fn expected(&self, offer: &Offer, peer: &str) -> anyhow::Result<Expect> {
         let until = within(EXPECT_MAX);
@@ -247,7 +252,6 @@ impl Agent {
             life: job.spec.life,
             program_sha256: program.sha256.clone(),
             ranks: order.ranks.clone(),
-            context: Vec::new(), // the destination has the job's description from the hub
         };
         let to = SiteId::new(&order.to_site)?;
         let mut departure = Departure::open(&self.link, &to, &order.to_address, &offer, &self.engine, &program)?;

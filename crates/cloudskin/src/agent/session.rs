@@ -184,7 +184,10 @@ fn obeyer(agent: Arc<Agent>) -> anyhow::Result<(std::sync::mpsc::Sender<Order>, 
         for order in list {
             match order {
                 Order::Hub(order) => obey(&agent, order),
-                Order::Cut => agent.resume_all(),
+                Order::Cut => {
+                    agent.resume_all();
+                    agent.expect_nothing();
+                }
             }
         }
     })?;

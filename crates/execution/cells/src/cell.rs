@@ -363,14 +363,6 @@ impl Cell {
         self.memory.data(&self.store)
     }
 
-    /// Takes in what has come for a stopped cell, so that its senders need not keep it.
-    pub fn absorb(&mut self) -> Result<()> {
-        let memory = self.memory;
-        let (mem, host) = memory.data_and_store_mut(&mut self.store);
-        let fabric = host.fabric.clone();
-        host.mpi.absorb(mem, &fabric).map_err(|e| Error::Snapshot(e.to_string()))
-    }
-
     /// Everything but the memory, of a stopped cell. The fabric must hold the rank ([`Fabric::hold`]).
     pub fn freeze(&mut self) -> Result<Frozen> {
         assert!(self.stopped, "only a stopped cell can be written down");

@@ -68,8 +68,6 @@ pub struct Offer {
     pub life: u32,
     pub program_sha256: String,
     pub ranks: Vec<u32>,
-    /// What the agents want to tell each other of the job.
-    pub context: Vec<u8>,
 }
 
 /// What a migration has cost.

@@ -81,6 +81,8 @@ pub struct Mailbox {
     /// What came over the wire.
     arrived: Mutex<Inbox>,
     arrived_len: AtomicUsize,
+    /// Its rank stands still for a checkpoint: all that arrives is acknowledged, so that nothing stays under way.
+    all_prompt: AtomicBool,
     /// What this rank sent over the wire and nobody has acknowledged.
     unacknowledged: Mutex<Vec<Kept>>,
     unacknowledged_bytes: AtomicUsize,
@@ -155,6 +157,7 @@ impl Fabric {
             rings: (0..size).map(|_| OnceLock::new()).collect(),
             arrived: Mutex::default(),
             arrived_len: AtomicUsize::new(0),
+            all_prompt: AtomicBool::new(false),
             unacknowledged: Mutex::default(),
             unacknowledged_bytes: AtomicUsize::new(0),
             consumer: Mutex::default(),
@@ -222,7 +225,7 @@ impl Fabric {
         }
         let acknowledged = if inbox.known.insert((src, seq)) {
             inbox.bytes += message.data.len();
-            let acknowledged = place == Place::Here && inbox.bytes <= PROMPT_MAX;
+            let acknowledged = place == Place::Here && (inbox.bytes <= PROMPT_MAX || to.all_prompt.load(Ordering::SeqCst));
             inbox.queue.push_back(Arrived { message, acknowledged });
             to.arrived_len.store(inbox.queue.len(), Ordering::Release);
             acknowledged
@@ -350,6 +353,23 @@ impl Fabric {
         mailbox.arrived_len.store(inbox.queue.len(), Ordering::Release);
         drop(inbox);
         for (h, ..) in taken.into_iter().filter(|(_, acknowledged, _)| !acknowledged) {
+            self.wire.acknowledge(h.src, h.dst, h.seq);
+        }
+    }
+
+    /// The rank stands still, and what others have sent it must not stay under way (`on`), or it goes on: from then on its mailbox holds senders back
+    /// again. While all ranks of a job stand still, no more can come than they had under way.
+    pub fn acknowledge_all(&self, rank: Rank, on: bool) {
+        let mailbox = self.mailbox(rank);
+        let kept: Vec<Header> = {
+            let mut inbox = lock(&mailbox.arrived);
+            mailbox.all_prompt.store(on, Ordering::SeqCst);
+            if !on || self.place(rank) != Place::Here {
+                return;
+            }
+            inbox.queue.iter_mut().filter_map(|a| (!std::mem::replace(&mut a.acknowledged, true)).then_some(a.message.header)).collect()
+        };
+        for h in kept {
             self.wire.acknowledge(h.src, h.dst, h.seq);
         }
     }

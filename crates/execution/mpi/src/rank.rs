@@ -661,6 +661,10 @@ impl State {
         let Taking { result, .. } = taking;
         self.probing = false;
         result?;
+        if all {
+            // It is to be written down. Nothing more may leave it: a rank that moves along may be written down already.
+            return Ok(());
+        }
         if !self.outgoing.is_empty() {
             self.flush(fabric);
         }

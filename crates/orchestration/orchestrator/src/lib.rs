@@ -103,7 +103,7 @@ impl Default for Options {
             advertise: None,
             heartbeat: Duration::from_millis(500),
             patience: Duration::from_secs(10),
-            grace: Duration::from_secs(5),
+            grace: Duration::from_secs(10),
             check_module: None,
             advise: true,
             learning: learning::Options::default(),

@@ -17,13 +17,14 @@ use crate::{
 use base::{Kind, clock::now_ms};
 
 impl World {
-    /// What was decided of a rank that waits at a site, restored: the move that brought it there, and whether it is to run. `None`: nothing
-    /// yet, or no move brought it there.
+    /// What was decided of a rank that waits at a site, restored: the newest move that could have brought it there, and whether it is
+    /// to run. `None`: nothing yet, or there is no such move.
     pub fn decided(&self, site: &str, held: &proto::RankRef) -> Option<(&Migration, bool)> {
         let m = self.migrations.values().rev().find(|m| m.job == held.job && m.to == site && m.ranks.contains(&held.rank))?;
         // Nobody needs it any more when the job has ended or started again since, whatever was decided.
-        let needed = |job: &Job| job.ranks.get(held.rank as usize).is_some_and(|r| !job.state.ended() && r.site == site && r.state == RankState::Running);
-        Some((m, m.verdict()? && self.job(&held.job).is_ok_and(needed)))
+        let here = |job: &Job| job.ranks.get(held.rank as usize).is_some_and(|r| r.site == site && r.state == RankState::Running);
+        let needed = self.job(&held.job).is_ok_and(|job| !job.state.ended() && here(job));
+        Some((m, m.verdict()? && needed))
     }
 }
 

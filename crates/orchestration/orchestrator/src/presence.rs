@@ -1,10 +1,11 @@
 //! Who is there: agents that come, are cut off, come back and don't.
 //!
 //! ```text
-//! Hello ──▶ connected ──cut──▶ away ──Hub::away_max──▶ lost: its ranks are given up, it stays listed
-//!              ▲ │              │                       ▲
-//!              │ └──────────────┼──Hub::patience silent─┘
-//!              └─same instance──┘   its ranks go on; what it does not hold after all is given up
+//!              ┌──────────── silent for Hub::patience ─────────────┐
+//!              │                                                   ▼
+//! Hello ──▶ connected ──cut──▶ away ──not back in Hub::away_max──▶ lost: its ranks are given up, it stays listed
+//!               ▲               │
+//!               └─same instance─┘   its ranks go on; what it does not hold after all is given up
 //! ```
 //!
 //! Silence alone says little on a busy machine: after [`Hub::late`] people see it, and only much later it counts. A connection that

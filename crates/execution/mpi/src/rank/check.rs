@@ -96,7 +96,7 @@ impl State {
         if !early || !self.unexpected.iter().all(|(h, _)| comes(h)) {
             return wrong(format!("a message for another rank or from none waits at rank {}", self.me.0));
         }
-        let bytes: usize = self.unexpected.iter().map(|(_, data)| data.len()).sum();
+        let bytes: usize = self.unexpected.iter().chain(self.early.values()).map(|(_, data)| data.len()).sum();
         if self.unexpected_bytes < bytes || self.unexpected_bytes > isize::MAX as usize {
             return wrong(format!("{bytes} bytes without a receive are counted as {}", self.unexpected_bytes));
         }
@@ -104,6 +104,10 @@ impl State {
             if dst.0 >= size || queue.iter().any(|w| w.header.src != self.me || w.header.dst != *dst) {
                 return wrong(format!("a message of another rank, or to none, waits to leave rank {}", self.me.0));
             }
+        }
+        let bytes: usize = self.outgoing.values().flatten().map(|w| w.data.len()).sum();
+        if self.outgoing_bytes < bytes || self.outgoing_bytes > isize::MAX as usize {
+            return wrong(format!("{bytes} bytes that wait to leave are counted as {}", self.outgoing_bytes));
         }
         let buffered = self.outgoing.values().flatten().try_fold(0usize, |sum, w| sum.checked_add(w.buffered));
         let (used, room) = self.attached.as_ref().map_or((0, 0), |a| (a.used, a.size));
@@ -254,6 +258,8 @@ mod tests {
         refused(&|s| s.free.push(0), "not free");
         refused(&|s| s.posted[0].request = -5, "posted");
         refused(&|s| s.unexpected_bytes = 0, "counted as 0");
+        refused(&|s| s.unexpected_bytes -= 1, "without a receive are counted");
+        refused(&|s| s.outgoing_bytes -= 1, "wait to leave are counted");
         refused(&|s| s.unexpected[0].0.src = Rank(70), "from none");
         refused(&|s| s.attached.as_mut().unwrap().used = 0, "attached");
         refused(&|s| s.outgoing.values_mut().next().unwrap()[0].header.dst = Rank(9), "waits to leave");
