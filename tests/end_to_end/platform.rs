@@ -37,7 +37,10 @@ pub fn both(output: &Output) -> String {
 pub fn compile(name: &str, sources: &[PathBuf]) -> PathBuf {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
-    let module = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name).with_extension("wasm");
+    // A folder of its own: other tests of the workspace keep modules of the same names beside it.
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("end_to_end");
+    std::fs::create_dir_all(&folder).unwrap();
+    let module = folder.join(name).with_extension("wasm");
     // Another compiler makes another module, as another source does.
     let made_of = sources.iter().map(PathBuf::as_path).chain([Path::new(CLOUDSKIN)]);
     let newest = made_of.map(|s| s.metadata().unwrap().modified().unwrap()).max().unwrap();
