@@ -62,7 +62,7 @@ pub enum Command {
     #[command(disable_help_flag = true, after_help = "Example: cloudskin exec prog.wasm input.dat\n\nCLOUDSKIN_NP=4 in the environment gives it 4 ranks. A program compiled with `-o prog` (not prog.wasm) does this by itself when it is started: ./prog input.dat")]
     Exec(Raw),
     /// Run a module as a job and follow its output; ends with the job's exit code
-    #[command(after_help = "Example: cloudskin run --np 4 --site edge prog.wasm -- /scenes/scene.tif /out\n\nThe program sees its buckets as folders below /. Without --bucket these are the working directory's and the first part of\neach argument that begins with /. Ctrl-C cancels the job; a second Ctrl-C leaves it at that.")]
+    #[command(after_help = "Example: cloudskin run --np 4 --site edge prog.wasm -- /scenes/scene.tif /out\n\nThe program sees its buckets as folders below /. Without --bucket these are the working directory's and the first part of\neach argument that begins with /. Ctrl-C (SIGTERM, SIGHUP) cancels the job; a second one does not wait for its end.")]
     Run(Run),
     /// List sites, jobs, migrations, recommendations, buckets, events or checkpoints
     #[command(after_help = "Example: cloudskin get jobs -o json")]

@@ -12,6 +12,7 @@ use anyhow::Context;
 use base::Kind;
 use serde_json::{Value, json};
 use std::{future::Future, path::Path, time::Duration};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How often a state is asked for that has no stream.
 const POLL: Duration = Duration::from_millis(200);
@@ -46,25 +47,44 @@ pub async fn run(client: &Client, run: args::Run, output: Output) -> anyhow::Res
     if progress::terminal() {
         eprintln!("{id}: follow it elsewhere with `cloudskin describe job {id}`");
     }
-    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    let mut signals = Signals::new()?;
     let mut print = |piece: &[u8]| table::bytes(piece);
     let ended = {
         let mut follow = std::pin::pin!(follow(client, &id, None, &mut print));
         tokio::select! {
             ended = &mut follow => ended,
-            _ = &mut interrupt => {
+            why = signals.next() => {
                 eprintln!("\n{id}: cancelling; Ctrl-C again leaves without waiting");
+                // Said first, whatever follows: a shell may send the signal twice.
+                client.post::<Value>(Call::to("jobs").push(&id).push("cancel"), &json!({"reason": why}), None).await?;
                 tokio::select! {
-                    ended = async {
-                        client.post::<Value>(Call::to("jobs").push(&id).push("cancel"), &json!({"reason": "Ctrl-C"}), None).await?;
-                        follow.await
-                    } => ended,
-                    _ = tokio::signal::ctrl_c() => return Ok(CANCELLED),
+                    ended = &mut follow => ended,
+                    _ = signals.next() => return Ok(CANCELLED),
                 }
             }
         }
     }?;
     Ok(code(&ended))
+}
+
+/// The ways in which a user, a terminal that closes or a batch system ends a command.
+struct Signals([(&'static str, Signal); 3]);
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        let kinds = [("Ctrl-C", SignalKind::interrupt()), ("SIGTERM", SignalKind::terminate()), ("SIGHUP", SignalKind::hangup())];
+        let [a, b, c] = kinds.map(|(name, kind)| signal(kind).map(|s| (name, s)));
+        Ok(Signals([a?, b?, c?]))
+    }
+
+    async fn next(&mut self) -> &'static str {
+        let [a, b, c] = &mut self.0;
+        tokio::select! {
+            _ = a.1.recv() => a.0,
+            _ = b.1.recv() => b.0,
+            _ = c.1.recv() => c.0,
+        }
+    }
 }
 
 /// What is sent for `cloudskin run`.

@@ -81,9 +81,8 @@ pub fn explain(recommendation: &Recommendation) -> String {
             moved.from, moved.to
         ));
     }
-    let same = decision.advised
-        && decision.gain == recommendation.gain
-        && decision.reason == recommendation.reason;
+    // The record's numbers are rounded, so its text may differ in a last digit; the decision may not.
+    let same = decision.advised && (decision.gain - recommendation.gain).abs() <= GAIN_ROUNDING;
     lines.push(if same {
         "  replayed from the stored inputs: the same decision".into()
     } else {
@@ -91,6 +90,9 @@ pub fn explain(recommendation: &Recommendation) -> String {
     });
     lines.join("\n")
 }
+
+/// How far apart the gain of a record and that of its replay may be.
+const GAIN_ROUNDING: f64 = 0.01;
 
 fn forecast_line(site: &str, f: &Forecast, cores: f64, used: bool, end: &str) -> String {
     let [value, low, high] = [f.value, f.low, f.high].map(|v| v * cores);

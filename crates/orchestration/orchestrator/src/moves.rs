@@ -48,7 +48,8 @@ impl Hub {
         ranks.sort();
         ranks.dedup();
         if let Some(bad) = ranks.iter().find(|r| job.ranks.get(**r as usize).is_none_or(|r| r.state != RankState::Running)) {
-            return Err(refuse(format!("rank {bad} of job {id} is not running")));
+            let has = format!("it has ranks 0 to {}", job.np - 1);
+            return Err(refuse(format!("rank {bad} of job {id} is not running; {has}")));
         }
         let from = match ranks.first() {
             Some(first) => job.ranks[*first as usize].site.clone(),
