@@ -53,6 +53,7 @@ pub struct Agent {
     hub: HubClient<Channel>,
     runtime: tokio::runtime::Handle,
     outbox: session::Outbox,
+    late: printer::Late,
     /// By SHA-256. Who needs one first makes it, and the others wait for it at its lock.
     programs: Mutex<HashMap<String, Arc<Mutex<Option<Arc<Program>>>>>>,
     jobs: Mutex<BTreeMap<String, Arc<jobs::Job>>>,
@@ -165,6 +166,7 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
         hub: HubClient::new(channel),
         runtime: tokio::runtime::Handle::current(),
         outbox: session::Outbox::default(),
+        late: printer::Late::start()?,
         programs: Mutex::default(),
         jobs: Mutex::default(),
         moves: Mutex::default(),

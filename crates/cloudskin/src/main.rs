@@ -54,7 +54,9 @@ fn start(cli: Cli) -> anyhow::Result<u8> {
     {
         share::pin(&cores.0)?;
     }
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(dispatch(cli))
+    // At least two, also where an agent has one core: a task that holds up its worker must not hold up the ports as well.
+    let workers = std::thread::available_parallelism().map_or(2, |n| n.get().max(2));
+    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?.block_on(dispatch(cli))
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<u8> {

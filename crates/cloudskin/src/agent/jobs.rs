@@ -10,7 +10,7 @@
 //! A running rank is a thread with its cell. A stop ends the thread and leaves the cell in [`Phase::Stopped`] for whoever asked for it; another
 //! thread takes it up again. Only who set [`Held::halt`] may take the cell.
 
-use super::{Agent, background, load::Meter, lock, printer::Printer};
+use super::{Agent, background, load::Meter, lock, printer::{Late, Printer}};
 use anyhow::Context;
 use base::clock::now_ms;
 use cells::{Bucket, Cell, Control, DOING, Ended, Spec, engine, link::{At, Route}, snapshot::Snapshot, wasi::Mounts};
@@ -84,12 +84,12 @@ impl Standing {
 }
 
 impl Held {
-    pub fn new(job: &str, rank: u32, epoch: u64, phase: Phase) -> Held {
+    pub fn new(job: &str, rank: u32, epoch: u64, phase: Phase, late: &Late) -> Held {
         Held {
             rank,
             epoch: AtomicU64::new(epoch),
             control: Arc::default(),
-            printer: Arc::new(Printer::new(job)),
+            printer: Printer::new(job, rank, late),
             state: Mutex::new(Standing { phase, halt: false, gone: false }),
             changed: Condvar::new(),
             meter: Mutex::default(),
@@ -252,7 +252,7 @@ impl Agent {
             return; // of a life that is over
         }
         for place in order.start {
-            let held = Arc::new(Held::new(&spec.job, place.rank, place.epoch, Phase::Starting));
+            let held = Arc::new(Held::new(&spec.job, place.rank, place.epoch, Phase::Starting, &self.late));
             {
                 let mut ranks = lock(&job.ranks);
                 match ranks.get(&place.rank) {
@@ -264,7 +264,7 @@ impl Agent {
             }
             // From here on the rank's messages are kept.
             job.fabric.hold(Rank(place.rank));
-            self.outbox.attach(held.rank, &held.printer);
+            self.outbox.attach(&held.printer);
             let (agent, job_, held_, from) = (self.clone(), job.clone(), held.clone(), order.from_checkpoint.clone());
             let spawned = background("rank's start", move || {
                 if let Err(e) = agent.begin(&job_, &held_, &from) {

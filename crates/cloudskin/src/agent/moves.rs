@@ -269,7 +269,7 @@ impl Agent {
                     *ready = true;
                 }
                 // With what they printed unsaid, the session asks when it is said.
-                if ranks.iter().all(|h| h.printer.attached()) {
+                if ranks.iter().all(|h| h.printer.flushed()) {
                     self.outbox.send(Body::MigrationReady(MigrationReady { migration: order.migration, job: order.job.clone(), ranks: order.ranks.clone() }));
                 }
                 // However long it takes: from here on only the hub knows whose the ranks are.
@@ -373,7 +373,7 @@ impl Agent {
         let (mut held, mut cells) = (Vec::new(), BTreeMap::new());
         for rank in &offer.ranks {
             anyhow::ensure!(job.held(*rank).is_none(), "rank {rank} is at site {} already", self.site);
-            let new = Arc::new(Held::new(&spec.job, *rank, 0, Phase::Waiting));
+            let new = Arc::new(Held::new(&spec.job, *rank, 0, Phase::Waiting, &self.late));
             let cell = Cell::new(&self.engine, &program, &self.spec(&job, &new)?, new.control.clone())?;
             cells.insert(*rank, cell);
             held.push(new);
@@ -425,7 +425,7 @@ impl Agent {
             }
             let mut cell = cells.remove(&held.rank).expect("one for each rank of the offer");
             cell.arrive(&frozen[&held.rank]);
-            self.outbox.attach(held.rank, &held.printer);
+            self.outbox.attach(&held.printer);
             self.launch(&job, held, Box::new(cell));
         }
         for held in &held {

@@ -44,10 +44,10 @@ impl Outbox {
     }
 
     /// A new rank's output and events go to the present session; the hub has nothing of them yet. For plain threads.
-    pub fn attach(&self, rank: u32, printer: &Printer) {
+    pub fn attach(&self, printer: &Printer) {
         let way = lock(&self.way).clone();
         if let Some(way) = way {
-            printer.attach(rank, &way, 0);
+            printer.attach(&way, 0);
         }
     }
 }
@@ -138,7 +138,7 @@ fn say_again(agent: &Agent, way: &Way, outputs: &[proto::OutputAt]) {
         for held in job.all() {
             // A rank that was not in our `Hello` began after it: the hub may have nothing of it.
             let from = known.get(&(job.spec.job.as_str(), held.rank)).copied().unwrap_or(0);
-            held.printer.attach(held.rank, way, from);
+            held.printer.attach(way, from);
         }
     }
     for ready in agent.ready() {

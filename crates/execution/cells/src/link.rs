@@ -17,7 +17,7 @@ use base::SiteId;
 use mpi::{Fabric, Header, Message, Rank, Wire};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
@@ -115,7 +115,6 @@ struct Inner {
     routes: Mutex<HashMap<Life, Arc<Route>>>,
     early: Mutex<VecDeque<Early>>,
     early_bytes: AtomicUsize,
-    meter: Meter,
 }
 
 /// A message that is here before its rank.
@@ -131,13 +130,6 @@ impl Early {
     fn bytes(&self) -> usize {
         self.message.data.len() + 128
     }
-}
-
-/// Bytes of messages on the wire, for metrics.
-#[derive(Default)]
-pub struct Meter {
-    pub sent: AtomicU64,
-    pub received: AtomicU64,
 }
 
 struct Peer {
@@ -235,14 +227,9 @@ impl Link {
             routes: Mutex::default(),
             early: Mutex::default(),
             early_bytes: AtomicUsize::new(0),
-            meter: Meter::default(),
         });
         tokio::spawn(tend(Arc::downgrade(&inner)));
         Link { inner }
-    }
-
-    pub fn meter(&self) -> &Meter {
-        &self.inner.meter
     }
 
     /// A job of `size` ranks: what its ranks here share, and the ways to the others. [`Link::close`] ends it.
@@ -306,7 +293,6 @@ impl Inner {
     }
 
     fn take_in(self: &Arc<Self>, from: &Arc<str>, kind: u8, body: Vec<u8>) -> io::Result<()> {
-        self.meter.received.fetch_add(body.len() as u64, Ordering::Relaxed);
         match kind {
             kind::MESSAGE => {
                 let ((life, header), data): ((Life, Header), &[u8]) = postcard::take_from_bytes(&body).map_err(invalid)?;
@@ -478,7 +464,6 @@ async fn carry(link: &Weak<Inner>, peer: &Peer, stream: TlsStream<TcpStream>, it
         if taken == 0 || link.strong_count() == 0 {
             return Ok(());
         }
-        let mut sent = 0;
         for out in batch.drain(..) {
             let (kind, head, data) = match &out {
                 Out::Message(life, m) => (kind::MESSAGE, postcard::to_allocvec(&(&**life, &m.header)), &*m.data),
@@ -487,7 +472,6 @@ async fn carry(link: &Weak<Inner>, peer: &Peer, stream: TlsStream<TcpStream>, it
             let head = head.map_err(io::Error::other)?;
             bytes.extend_from_slice(&frame_head(kind, head.len() + data.len())?);
             bytes.extend_from_slice(&head);
-            sent += head.len() + data.len();
             if data.len() > BATCH {
                 put(&mut to, &bytes).await?;
                 bytes.clear();
@@ -503,9 +487,6 @@ async fn carry(link: &Weak<Inner>, peer: &Peer, stream: TlsStream<TcpStream>, it
         put(&mut to, &bytes).await?;
         bytes.clear();
         let _ = peer.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(taken)));
-        if let Some(link) = link.upgrade() {
-            link.meter.sent.fetch_add(sent as u64, Ordering::Relaxed);
-        }
     }
 }
 

@@ -8,12 +8,13 @@
 //! slot that keeps its arguments and is filled with the same work again at each start.
 
 mod check;
+mod mailbox;
 
 use crate::collective::{Finish, Schedule};
 use crate::comm;
 use crate::datatype::{self, Buffer};
 use crate::error::{Class, Error, Result};
-use crate::fabric::{Fabric, Taker};
+use crate::fabric::Fabric;
 use crate::message::{Header, Kind, Rank};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -24,11 +25,6 @@ pub const PROC_NULL: i32 = -2;
 pub const ANY_TAG: i32 = -1;
 pub const UNDEFINED: i32 = -32766;
 
-/// Bytes that may have arrived without a receive for them before senders have to wait. Beyond it one message at a time is taken, and only from
-/// ranks of which something is awaited here: what is awaited may be behind it.
-const UNEXPECTED_SOFT: usize = 64 << 20;
-/// And before the job is stopped: a program error or a missing receive.
-const UNEXPECTED_MAX: usize = 1 << 30;
 /// Bytes of one message.
 const MESSAGE_MAX: usize = 1 << 30;
 /// Bytes of sends that wait for room on their way.
@@ -146,56 +142,6 @@ struct Waiting {
     buffered: usize,
 }
 
-/// One look into the mailbox.
-struct Taking<'s> {
-    state: &'s mut State,
-    mem: &'s mut [u8],
-    fabric: &'s Fabric,
-    all: bool,
-    /// Beyond [`UNEXPECTED_SOFT`]: whose message was taken already.
-    trickled: Vec<Rank>,
-    result: Result<()>,
-}
-
-impl Taker for Taking<'_> {
-    #[inline]
-    fn wants(&mut self, src: Rank) -> bool {
-        if self.result.is_err() {
-            return false;
-        }
-        self.all || self.state.unexpected_bytes <= UNEXPECTED_SOFT || self.trickle(src)
-    }
-
-    #[inline]
-    fn take(&mut self, header: Header, data: &[u8]) {
-        if self.result.is_ok() {
-            self.result = self.state.accept(self.mem, self.fabric, header, data);
-        }
-    }
-}
-
-impl Taking<'_> {
-    #[cold]
-    fn trickle(&mut self, src: Rank) -> bool {
-        let state = &*self.state;
-        if self.trickled.contains(&src) || !state.awaits(src) {
-            return false;
-        }
-        if state.unexpected_bytes > UNEXPECTED_MAX {
-            let text = format!(
-                "rank {} has {} messages of {} bytes without a receive, more than the limit of {UNEXPECTED_MAX} bytes; receive them earlier or send less ahead",
-                state.me.0,
-                state.unexpected.len() + state.early.len(),
-                state.unexpected_bytes
-            );
-            self.result = Err(Error::new(Class::Other, text));
-            return false;
-        }
-        self.trickled.push(src);
-        true
-    }
-}
-
 /// One rank's MPI state. See the module for what it promises.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct State {
@@ -219,6 +165,9 @@ pub struct State {
     outgoing_bytes: usize,
     /// A probe has found nothing since the mailbox was last looked into: it waits for a message that no receive names.
     probing: bool,
+    /// What is sent waits in `outgoing`, even if there is room.
+    #[serde(skip)]
+    silent: bool,
     /// Requests that a collective of several rounds must look at.
     collectives: Vec<Request>,
     attached: Option<Attached>,
@@ -245,6 +194,7 @@ impl State {
             outgoing: BTreeMap::new(),
             outgoing_bytes: 0,
             probing: false,
+            silent: false,
             collectives: Vec::new(),
             attached: None,
             orphans: Vec::new(),
@@ -413,7 +363,7 @@ impl State {
         header.seq = self.seq_out[header.dst.index()];
         self.seq_out[header.dst.index()] += 1;
         let behind = self.outgoing.get(&header.dst).is_some_and(|q| !q.is_empty());
-        let gone = !behind && fabric.send(&header, data);
+        let gone = !behind && !self.silent && fabric.send(&header, data);
         if gone {
             self.sent(request, header.kind);
         } else {
@@ -644,42 +594,6 @@ impl State {
         Ok(())
     }
 
-    /// Looks for new messages, moves waiting sends and collectives on.
-    pub fn progress(&mut self, mem: &mut [u8], fabric: &Fabric) -> Result<()> {
-        self.look(mem, fabric, false)
-    }
-
-    /// [`State::progress`], but everything that is in the mailbox becomes part of the state: the rank is about to be written down.
-    pub fn absorb(&mut self, mem: &mut [u8], fabric: &Fabric) -> Result<()> {
-        self.look(mem, fabric, true)
-    }
-
-    fn look(&mut self, mem: &mut [u8], fabric: &Fabric, all: bool) -> Result<()> {
-        let me = self.me;
-        let mut taking = Taking { state: self, mem: &mut *mem, fabric, all, trickled: Vec::new(), result: Ok(()) };
-        fabric.collect(me, &mut taking);
-        let Taking { result, .. } = taking;
-        self.probing = false;
-        result?;
-        if all {
-            // It is to be written down. Nothing more may leave it: a rank that moves along may be written down already.
-            return Ok(());
-        }
-        if !self.outgoing.is_empty() {
-            self.flush(fabric);
-        }
-        if !self.orphans.is_empty() {
-            self.collect_orphans()?;
-        }
-        while let Some(i) = self.collectives.iter().position(|r| self.ready(*r)) {
-            let request = self.collectives[i];
-            if self.advance(mem, fabric, request)? {
-                self.collectives.swap_remove(i);
-            }
-        }
-        Ok(())
-    }
-
     /// Gives back the handles of freed requests that are complete by now. An error of one is the next call's.
     fn collect_orphans(&mut self) -> Result<()> {
         let mut i = 0;
@@ -719,57 +633,9 @@ impl State {
         self.outgoing = outgoing;
     }
 
-    /// Whether something here can only go on with a message of this rank: a receive or probe that may match it, or a send that it answers.
-    fn awaits(&self, src: Rank) -> bool {
-        self.probing
-            || self.posted.iter().any(|p| p.source.is_none_or(|s| s == src))
-            || self.slots.iter().flatten().any(|s| matches!(s.work, Work::Send))
-    }
-
     /// Nothing of this rank waits to leave it.
     pub fn flushed(&self) -> bool {
         self.outgoing.is_empty()
-    }
-
-    /// A message in any order, once or more often.
-    fn accept(&mut self, mem: &mut [u8], fabric: &Fabric, header: Header, data: &[u8]) -> Result<()> {
-        let expected = self.seq_in[header.src.index()];
-        if header.seq != expected {
-            if header.seq > expected && !self.early.contains_key(&(header.src, header.seq)) {
-                self.unexpected_bytes += data.len();
-                self.early.insert((header.src, header.seq), (header, data.to_vec()));
-            }
-            return Ok(());
-        }
-        self.take(mem, fabric, header, data)?;
-        while !self.early.is_empty() {
-            let key = (header.src, self.seq_in[header.src.index()]);
-            let Some((header, data)) = self.early.remove(&key) else { break };
-            self.unexpected_bytes -= data.len();
-            self.take(mem, fabric, header, &data)?;
-        }
-        Ok(())
-    }
-
-    /// The next message of its sequence: matched, or kept as unexpected.
-    fn take(&mut self, mem: &mut [u8], fabric: &Fabric, header: Header, data: &[u8]) -> Result<()> {
-        self.seq_in[header.src.index()] += 1;
-        if header.kind == Kind::Matched {
-            if let Ok(slot) = self.slot(header.token as Request)
-                && matches!(slot.work, Work::Send)
-            {
-                slot.work = Work::Done;
-            }
-            return Ok(());
-        }
-        fabric.mailbox(self.me).meter.received.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if let Some(i) = self.posted.iter().position(|p| p.wants(&header)) {
-            let posted = self.posted.remove(i);
-            return self.deliver(mem, fabric, posted, &header, data);
-        }
-        self.unexpected_bytes += data.len();
-        self.unexpected.push_back((header, data.to_vec()));
-        Ok(())
     }
 
     /// The oldest message that a receive with these arguments would take.
