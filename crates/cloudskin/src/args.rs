@@ -38,13 +38,13 @@ pub enum Command {
     #[command(after_help = "Example: cloudskin down --data /srv/cloudskin")]
     Down,
     /// Run the hub alone (for installations on several machines)
-    #[command(after_help = "Example: cloudskin hub --http 10.0.0.1:7070 --grpc 10.0.0.1:7071")]
+    #[command(after_help = "Example: cloudskin hub --http 127.0.0.1:7070 --grpc 10.0.0.1:7071\n\nHTTP has no encryption of its own: leave it on this machine, or put a proxy with TLS in front of it.")]
     Hub(Hub),
     /// Run an agent alone; `cloudskin site join` prints the command to start it with
     #[command(after_help = "Example: cloudskin agent --site field --hub 10.0.0.1:7071 --join TOKEN --ca-sha256 HEX")]
     Agent(Agent),
     /// Sites: let another machine join
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: cloudskin site join field --ttl 10m")]
     Site(Site),
     /// Compile C to a module that can move (takes a C compiler's options)
     #[command(disable_help_flag = true, after_help = "Example: cloudskin cc -O3 prog.c -o prog.wasm\n\nAlso for build systems: CC=\"cloudskin cc\" ./configure && make. Without .wasm at its end, the program can be started here, too.")]
@@ -71,7 +71,7 @@ pub enum Command {
     #[command(after_help = "Example: cloudskin describe job job-1")]
     Describe(Describe),
     /// Print what a job has written to stdout and stderr
-    #[command(after_help = "Example: cloudskin logs job-1 -f --rank 0")]
+    #[command(after_help = "Example: cloudskin logs job-1 -f --rank 0\n\nWith -o json, each line is an object of its own: {\"job\": \"job-1\", \"rank\": 0, \"text\": \"…\"}; rank is null for all ranks.")]
     Logs(Logs),
     /// Move a running job, or some of its ranks, to another site
     #[command(after_help = "Example: cloudskin migrate job-1 --to cloud --rank 0 --rank 1 --wait")]
@@ -104,6 +104,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Raw {
+    /// The tool's own options and files
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTION OR FILE")]
     pub args: Vec<std::ffi::OsString>,
 }
@@ -177,6 +178,7 @@ pub enum Site {
 
 #[derive(Debug, Args)]
 pub struct Join {
+    /// Name of the new site: lower-case letters, digits and -
     pub site: SiteId,
     /// How long the token is good for
     #[arg(long, default_value = "10m")]
@@ -238,6 +240,7 @@ fn key_value(text: &str) -> Result<String, String> {
 
 #[derive(Debug, Args)]
 pub struct Get {
+    /// What to list
     pub what: What,
     /// Only this one (of buckets: its objects)
     pub id: Option<String>,
@@ -263,7 +266,9 @@ pub enum What {
 
 #[derive(Debug, Args)]
 pub struct Describe {
+    /// What to describe
     pub what: Describable,
+    /// Its name or number, as `cloudskin get` lists it
     pub name: String,
 }
 
@@ -276,6 +281,7 @@ pub enum Describable {
 
 #[derive(Debug, Args)]
 pub struct Logs {
+    /// The job's name, such as job-1
     pub job: String,
     /// Go on until the job ends
     #[arg(short, long)]
@@ -287,6 +293,7 @@ pub struct Logs {
 
 #[derive(Debug, Args)]
 pub struct Migrate {
+    /// The job's name, such as job-1
     pub job: String,
     /// The site to go to
     #[arg(long)]
@@ -301,6 +308,7 @@ pub struct Migrate {
 
 #[derive(Debug, Args)]
 pub struct Checkpoint {
+    /// The job's name, such as job-1
     pub job: String,
     /// Fetch the checkpoint into this file
     #[arg(long, value_name = "FILE")]
@@ -318,6 +326,7 @@ pub struct Restore {
 
 #[derive(Debug, Args)]
 pub struct Cancel {
+    /// The job's name, such as job-1
     pub job: String,
     /// What the others shall read
     #[arg(long)]
@@ -329,6 +338,7 @@ pub enum Store {
     /// Put a file into a bucket
     #[command(after_help = "Example: cloudskin store put scene.tif scenes/ --site edge")]
     Put {
+        /// The file to put
         file: PathBuf,
         /// BUCKET/KEY; with / at the end the file's name is added
         object: String,
@@ -339,6 +349,7 @@ pub enum Store {
     /// Fetch an object into a file (`-`: stdout)
     #[command(after_help = "Example: cloudskin store get out/ndvi.png ndvi.png")]
     Get {
+        /// BUCKET/KEY
         object: String,
         /// [default: the last part of the key]
         file: Option<PathBuf>,
@@ -351,10 +362,16 @@ pub enum Store {
     },
     /// Remove an object
     #[command(after_help = "Example: cloudskin store rm out/ndvi.png")]
-    Rm { object: String },
+    Rm {
+        /// BUCKET/KEY
+        object: String,
+    },
     /// Move an object's bytes to the persistency tier
     #[command(after_help = "Example: cloudskin store spill scenes/scene.tif")]
-    Spill { object: String },
+    Spill {
+        /// BUCKET/KEY, or BUCKET/PREFIX/ for all below it
+        object: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -365,12 +382,14 @@ pub struct Explain {
 
 #[derive(Debug, Args)]
 pub struct Inspect {
+    /// A module, or a program made by `cloudskin cc`
     #[arg(value_name = "FILE.WASM")]
     pub file: PathBuf,
 }
 
 #[derive(Debug, Args)]
 pub struct Completions {
+    /// The shell to write them for
     pub shell: clap_complete::Shell,
 }
 
@@ -420,7 +439,9 @@ mod tests {
         fn visit(command: &clap::Command) {
             let own = command.get_after_help().map(|h| h.to_string()).unwrap_or_default();
             let below: Vec<_> = command.get_subcommands().collect();
-            assert!(own.contains("Example: cloudskin") || !below.is_empty(), "{} has no example", command.get_name());
+            assert!(own.contains("Example: cloudskin"), "{} has no example", command.get_name());
+            let silent: Vec<_> = command.get_arguments().filter(|a| a.get_help().is_none() && !matches!(a.get_id().as_str(), "help" | "version")).map(|a| a.get_id()).collect();
+            assert!(silent.is_empty(), "{} does not say what {silent:?} are", command.get_name());
             below.into_iter().for_each(visit);
         }
         visit(&Cli::command());

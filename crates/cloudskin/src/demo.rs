@@ -417,6 +417,12 @@ async fn story(platform: &Platform, root: &Path, image: &Path, data: &Path, opti
 
     let moved = stage.pass("out", false, Arrival::After(options.tenant_after.0)).await?;
     let sums = stage.fetch("out", &moved.names, &options.out).await?;
+    let done: Vec<Migration> = migrations(&client, &moved.job.id).await?.into_iter().filter(|m| m.state == "done").collect();
+    let advice: Vec<Value> = client.get(Call::to("recommendations")).await?;
+    let advice: Vec<Value> = advice.into_iter().filter(|r| r["job"] == moved.job.id.as_str()).collect();
+    let note = |stayed| up::write(&options.out.join("run.json"), &report(&moved, &sums, stayed, &done, &advice, &key));
+    // What is known by now stays known if the second run fails.
+    note(None)?;
     let stayed = if options.no_unmoved {
         None
     } else {
@@ -426,11 +432,7 @@ async fn story(platform: &Platform, root: &Path, image: &Path, data: &Path, opti
         let sums = stage.fetch("unmoved", &stayed.names, &work.join("unmoved")).await?;
         Some((stayed.seconds, sums))
     };
-    let done: Vec<Migration> = migrations(&client, &moved.job.id).await?.into_iter().filter(|m| m.state == "done").collect();
-    let advice: Vec<Value> = client.get(Call::to("recommendations")).await?;
-    let advice: Vec<Value> = advice.into_iter().filter(|r| r["job"] == moved.job.id.as_str()).collect();
-    let report = report(&moved, &sums, stayed.as_ref(), &done, &advice, &key);
-    up::write(&options.out.join("run.json"), &report)?;
+    note(stayed.as_ref())?;
     table::say(&table::safe(&summary(&moved, &sums, stayed.as_ref(), &done, &advice, &options.out)?))?;
     verdict(&moved, &sums, stayed.as_ref(), &done)
 }

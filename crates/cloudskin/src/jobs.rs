@@ -38,6 +38,11 @@ pub async fn job(client: &Client, id: &str) -> anyhow::Result<Job> {
 }
 
 pub async fn run(client: &Client, run: args::Run, output: Output) -> anyhow::Result<u8> {
+    if run.buckets.is_empty() {
+        for path in no_buckets(&run.args) {
+            eprintln!("note: the program will not see {path}: the first part of a path is a bucket, whose name has only a-z, 0-9, - and .");
+        }
+    }
     let module = upload(client, &run.module).await?;
     let told: Value = client.post(Call::to("jobs"), &request(&run, &module), None).await?;
     let id = told["id"].as_str().context("the hub's answer to a job has no id")?.to_string();
@@ -109,11 +114,28 @@ fn request(run: &args::Run, module: &str) -> Value {
     ask
 }
 
+/// What looks like a path among a program's arguments: `/scenes/a.tif`, `--mask=/masks/m.tif`.
+fn paths(args: &[String]) -> impl Iterator<Item = &str> {
+    args.iter().map(|a| a.rsplit_once('=').map_or(a.as_str(), |(_, value)| value)).filter(|p| p.starts_with('/'))
+}
+
+fn bucket_of(path: &str) -> Option<&str> {
+    path.strip_prefix('/')?.split('/').next()
+}
+
+fn is_bucket(name: &str) -> bool {
+    geds::BucketName::new(name).is_ok()
+}
+
+/// Arguments that look like paths and can't be in a bucket.
+fn no_buckets(args: &[String]) -> Vec<&str> {
+    paths(args).filter(|p| bucket_of(p).is_some_and(|b| !b.is_empty() && !is_bucket(b))).collect()
+}
+
 /// The buckets that a program's arguments speak of: `/scenes/a.tif` is in `scenes`.
 fn buckets_of(workdir: &str, args: &[String]) -> Vec<String> {
-    let paths = std::iter::once(workdir).chain(args.iter().map(|a| a.rsplit_once('=').map_or(a.as_str(), |(_, value)| value)));
-    let firsts = paths.filter_map(|p| p.strip_prefix('/')?.split('/').next());
-    let mut buckets: Vec<String> = firsts.filter(|b| base::JobId::new(*b).is_ok()).map(str::to_string).collect();
+    let firsts = std::iter::once(workdir).chain(paths(args)).filter_map(bucket_of);
+    let mut buckets: Vec<String> = firsts.filter(|b| is_bucket(b)).map(str::to_string).collect();
     buckets.sort();
     buckets.dedup();
     buckets
@@ -186,14 +208,47 @@ async fn pass(client: &Client, id: &str, rank: Option<u32>, follow: bool, skip: 
     }
 }
 
-pub async fn logs(client: &Client, logs: args::Logs) -> anyhow::Result<u8> {
-    let mut print = |piece: &[u8]| table::bytes(piece);
+pub async fn logs(client: &Client, logs: args::Logs, output: Output) -> anyhow::Result<u8> {
+    let mut lines = Lines { job: &logs.job, rank: logs.rank, part: Vec::new() };
+    let mut print = |piece: &[u8]| match output {
+        Output::Table => table::bytes(piece),
+        Output::Json | Output::Yaml => lines.take(piece),
+    };
     if logs.follow {
         follow(client, &logs.job, logs.rank, &mut print).await?;
     } else {
         pass(client, &logs.job, logs.rank, false, 0, &mut print).await.map_err(|(_, e)| e)?;
     }
+    lines.end()?;
     Ok(0)
+}
+
+/// A log for programs: an object for each line, which is JSON Lines and, with a line between documents, also a stream of YAML's.
+struct Lines<'a> {
+    job: &'a str,
+    rank: Option<u32>,
+    /// The beginning of a line whose end has not come.
+    part: Vec<u8>,
+}
+
+impl Lines<'_> {
+    fn take(&mut self, piece: &[u8]) -> anyhow::Result<()> {
+        self.part.extend_from_slice(piece);
+        while let Some(end) = self.part.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.part.drain(..=end).collect();
+            self.line(&line[..end])?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        let rest = std::mem::take(&mut self.part);
+        if rest.is_empty() { Ok(()) } else { self.line(&rest) }
+    }
+
+    fn line(&self, text: &[u8]) -> anyhow::Result<()> {
+        table::say(&format!("{}\n", json!({"job": self.job, "rank": self.rank, "text": String::from_utf8_lossy(text)})))
+    }
 }
 
 /// Asks again until the answer is final; a hub that restarts meanwhile is waited for.
@@ -310,6 +365,8 @@ mod tests {
                 "args": ["veg", "/scenes/a.tif", "/out", "--mask=/masks/m.tif", "3"]})
         );
         assert_eq!(request(&parse("cloudskin run --bucket b v.wasm -- /c/d"), "ab")["buckets"], json!(["b"]));
+        let run = parse("cloudskin run v.wasm -- /Scenes/a.tif --mask=/m.2/b.tif / a/B");
+        assert_eq!((no_buckets(&run.args), &request(&run, "ab")["buckets"]), (vec!["/Scenes/a.tif"], &json!(["m.2", "out"])));
     }
 
     #[test]

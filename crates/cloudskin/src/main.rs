@@ -34,6 +34,12 @@ fn main() -> ExitCode {
     // A compiler's arguments are a compiler's: clap must not see `-o` or `--help` of theirs.
     let raw: Vec<std::ffi::OsString> = std::env::args_os().collect();
     if let Some(tool) = raw.get(1).and_then(|a| a.to_str()).filter(|a| compile::RAW.contains(a)) {
+        if raw.len() == 3 && (raw[2] == "--help" || raw[2] == "-h") {
+            let mut all = <Cli as clap::CommandFactory>::command();
+            all.build();
+            let own = all.find_subcommand_mut(tool).expect("each raw tool is a command");
+            return finish(table::say(&own.render_help().to_string()).map(|()| 0));
+        }
         return finish(compile::main(tool, &raw[2..]));
     }
     let cli = match Cli::try_parse() {
@@ -77,7 +83,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Run(o) => jobs::run(&place.client()?, o, output).await,
         Command::Get(o) => show::get(&place.client()?, o, output).await,
         Command::Describe(o) => show::describe(&place.client()?, o, output).await,
-        Command::Logs(o) => jobs::logs(&place.client()?, o).await,
+        Command::Logs(o) => jobs::logs(&place.client()?, o, output).await,
         Command::Migrate(o) => jobs::migrate(&place.client()?, o, output).await,
         Command::Checkpoint(o) => jobs::checkpoint(&place.client()?, o, output).await,
         Command::Restore(o) => jobs::restore(&place.client()?, o, output).await,

@@ -135,8 +135,9 @@ impl cells::wasi::Output for Printer {
         for (i, piece) in data.chunks(PIECE_MAX).enumerate() {
             let offset = offset + (i * PIECE_MAX) as u64;
             state.bytes += piece.len();
+            let waits = state.unsent > 0;
             match state.kept.back_mut() {
-                Some((at, to, last)) if state.unsent > 0 && *to == stderr && *at + last.len() as u64 == offset && last.len() + piece.len() <= PIECE_MAX => {
+                Some((at, to, last)) if waits && *to == stderr && *at + last.len() as u64 == offset && last.len() + piece.len() <= PIECE_MAX => {
                     last.extend_from_slice(piece);
                 }
                 _ => {
@@ -191,6 +192,7 @@ mod tests {
         let (first, mut sent) = way(0);
         printer.attach(&first, 0);
         printer.write(mpi::Rank(3), false, 7, &vec![b'x'; PIECE_MAX + 5]);
+        printer.flushed();
         let pieces = vec![(7, PIECE_MAX), (7 + PIECE_MAX as u64, 5)];
         assert_eq!(got(&mut sent), (pieces.clone(), false));
         let (second, mut sent) = way(1);

@@ -36,6 +36,9 @@ const SEAL_TRIES: u32 = 8;
 const SEAL_WAIT: Duration = Duration::from_millis(100);
 /// How often an open starts again because the object moved or changed while it was being fetched.
 const OPEN_TRIES: u32 = 3;
+/// How long a plain thread's call goes on while the catalog or a holder is away, and the pause between its tries.
+const AWAY_MAX: Duration = Duration::from_secs(20);
+const AWAY_PAUSE: Duration = Duration::from_millis(200);
 /// How long the persistency tier may be silent in the middle of an object.
 const PERSIST_SILENCE: Duration = Duration::from_secs(30);
 
@@ -726,6 +729,9 @@ impl Writer {
 }
 
 /// A node's calls for plain threads. They panic on a thread of the runtime, which must not be blocked.
+///
+/// A program knows nothing of hubs that start again and agents that come back: what fails because somebody is away is tried again for
+/// [`AWAY_MAX`].
 #[derive(Clone)]
 pub struct Blocking {
     node: Node,
@@ -736,20 +742,38 @@ impl Blocking {
         self.node.inner.handle.block_on(call)
     }
 
+    /// Calls until the answer is not that somebody is away. The call is told whether an earlier one may have had its effect.
+    fn patient<T, F: Future<Output = Result<T>>>(&self, call: impl Fn(bool) -> F) -> Result<T> {
+        self.wait(async {
+            let end = tokio::time::Instant::now() + AWAY_MAX;
+            let mut again = false;
+            loop {
+                match call(again).await {
+                    Err(e) if matches!(e.kind(), Kind::Unavailable | Kind::DeadlineExceeded) && tokio::time::Instant::now() < end => {
+                        tracing::debug!(error = %e, "tried again");
+                        again = true;
+                        tokio::time::sleep(AWAY_PAUSE).await;
+                    }
+                    answer => return answer,
+                }
+            }
+        })
+    }
+
     pub fn node(&self) -> &Node {
         &self.node
     }
     pub fn create_bucket(&self, bucket: &BucketName) -> Result<bool> {
-        self.wait(self.node.create_bucket(bucket))
+        self.patient(|_| self.node.create_bucket(bucket))
     }
     pub fn buckets(&self) -> Result<Vec<BucketName>> {
-        self.wait(self.node.buckets())
+        self.patient(|_| self.node.buckets())
     }
     pub fn create(&self, bucket: &BucketName, key: &Key) -> Result<Writer> {
-        self.wait(self.node.create(bucket, key))
+        self.patient(|_| self.node.create(bucket, key))
     }
     pub fn create_new(&self, bucket: &BucketName, key: &Key) -> Result<Writer> {
-        self.wait(self.node.create_new(bucket, key))
+        self.patient(|_| self.node.create_new(bucket, key))
     }
     pub fn seal(&self, writer: Writer) -> Result<ObjectMeta> {
         writer.seal_blocking()
@@ -758,7 +782,7 @@ impl Blocking {
     /// After the catalog's answer, an object that is here is mapped by this very thread.
     pub fn open(&self, bucket: &BucketName, key: &Key) -> Result<Object> {
         let inner = &self.node.inner;
-        let meta = self.wait(inner.catalog.lookup(bucket, key))?;
+        let meta = self.patient(|_| inner.catalog.lookup(bucket, key))?;
         if let Some(local) = inner.held(meta.id) {
             match Object::new(meta, local) {
                 Ok(object) => {
@@ -769,19 +793,39 @@ impl Blocking {
                 Err(e) => return Err(e),
             }
         }
-        self.wait(self.node.open_object(bucket, key))
+        self.patient(|_| self.node.open_object(bucket, key))
     }
     pub fn stat(&self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
-        self.wait(self.node.stat(bucket, key))
+        self.patient(|_| self.node.stat(bucket, key))
     }
     pub fn list(&self, bucket: &BucketName, prefix: &str, delimiter: Option<char>, page: Page) -> Result<Listing> {
-        self.wait(self.node.list(bucket, prefix, delimiter, page))
+        self.patient(|_| self.node.list(bucket, prefix, delimiter, page.clone()))
     }
     pub fn delete(&self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
-        self.wait(self.node.delete(bucket, key))
+        let meta = self.stat(bucket, key)?;
+        self.patient(|again| {
+            let known = meta.clone();
+            async move {
+                match self.node.delete(bucket, key).await {
+                    // By the call whose answer was lost.
+                    Err(e) if again && e.kind() == Kind::NotFound => Ok(known),
+                    answer => answer,
+                }
+            }
+        })
     }
     pub fn rename(&self, bucket: &BucketName, from: &Key, to: &Key) -> Result<ObjectMeta> {
-        self.wait(self.node.rename(bucket, from, to))
+        let meta = self.stat(bucket, from)?;
+        self.patient(|again| async move {
+            match self.node.rename(bucket, from, to).await {
+                Err(e) if again && e.kind() == Kind::NotFound => match self.node.stat(bucket, to).await {
+                    // By the call whose answer was lost.
+                    Ok(there) if there.id == meta.id => Ok(there),
+                    _ => Err(e),
+                },
+                answer => answer,
+            }
+        })
     }
     pub fn spill(&self, bucket: &BucketName, prefix: &str) -> Result<(u64, u64)> {
         self.wait(self.node.spill(bucket, prefix))

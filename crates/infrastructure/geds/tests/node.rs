@@ -577,6 +577,22 @@ struct Flaky {
     calls: AtomicU32,
     lost_before: u32,
     lost_after: u32,
+    /// Of other calls: so many answers get lost from now on, when the calls have had their effect.
+    lost_others: AtomicU32,
+}
+
+impl Flaky {
+    fn new(inner: &geds::Namenode, lost_before: u32, lost_after: u32) -> Arc<Flaky> {
+        Arc::new(Flaky { inner: inner.clone(), calls: AtomicU32::new(0), lost_before, lost_after, lost_others: AtomicU32::new(0) })
+    }
+
+    fn other<'a, T: Send + 'a>(&'a self, answer: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
+        Box::pin(async move {
+            let answer = answer.await;
+            let lost_now = self.lost_others.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
+            if lost_now { Err(lost()) } else { answer }
+        })
+    }
 }
 
 fn lost() -> Error {
@@ -598,13 +614,13 @@ impl Catalog for Flaky {
         self.inner.announce(site, address)
     }
     fn create_bucket<'a>(&'a self, bucket: &'a BucketName) -> BoxFuture<'a, Result<bool>> {
-        self.inner.create_bucket(bucket)
+        self.other(self.inner.create_bucket(bucket))
     }
     fn buckets(&self) -> BoxFuture<'_, Result<Vec<BucketName>>> {
         self.inner.buckets()
     }
     fn lookup<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<ObjectMeta>> {
-        self.inner.lookup(bucket, key)
+        self.other(self.inner.lookup(bucket, key))
     }
     fn find(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<ObjectMeta>>> {
         self.inner.find(id)
@@ -619,13 +635,13 @@ impl Catalog for Flaky {
         delimiter: Option<char>,
         page: Page,
     ) -> BoxFuture<'a, Result<Listing>> {
-        self.inner.list(bucket, prefix, delimiter, page)
+        self.other(self.inner.list(bucket, prefix, delimiter, page))
     }
     fn delete<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<ObjectMeta>> {
-        self.inner.delete(bucket, key)
+        self.other(self.inner.delete(bucket, key))
     }
     fn rename<'a>(&'a self, bucket: &'a BucketName, from: &'a Key, to: &'a Key) -> BoxFuture<'a, Result<Sealed>> {
-        self.inner.rename(bucket, from, to)
+        self.other(self.inner.rename(bucket, from, to))
     }
     fn mark_persisted<'a>(
         &'a self,
@@ -659,17 +675,14 @@ impl Catalog for Flaky {
 #[tokio::test]
 async fn a_lost_answer_to_a_seal_is_asked_for_again() {
     let mut here = Installation::new().await;
-    let flaky = |lost_before, lost_after, inner: &geds::Namenode| -> Arc<dyn Catalog> {
-        Arc::new(Flaky { inner: inner.clone(), calls: AtomicU32::new(0), lost_before, lost_after })
-    };
-    here.catalog = flaky(1, 1, &here.namenode);
+    here.catalog = Flaky::new(&here.namenode, 1, 1);
     let edge = here.node("edge").await;
     let old = put(&edge, "k", b"content").await;
     assert_eq!(here.namenode.lookup(&bucket("data"), &key("k")).await.unwrap(), old);
     edge.stop().await;
 
     // All answers are lost: the seal fails, but what the catalog knows is there, now and after a restart.
-    here.catalog = flaky(0, 100, &here.namenode);
+    here.catalog = Flaky::new(&here.namenode, 0, 100);
     let edge = here.node("edge").await;
     let error = edge.put(&bucket("data"), &key("k"), Bytes::from_static(b"newer")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
@@ -679,6 +692,40 @@ async fn a_lost_answer_to_a_seal_is_asked_for_again() {
     let edge = here.node("edge").await;
     assert_eq!(get(&edge, "k").await.unwrap().bytes(), b"newer");
     assert_eq!(files(&here.folder("edge")), (0, 1), "what it replaced is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plain_threads_wait_for_a_hub_that_is_away() {
+    let mut here = Installation::new().await;
+    let flaky = Flaky::new(&here.namenode, 0, 0);
+    here.catalog = flaky.clone();
+    let edge = here.node("edge").await;
+    put(&edge, "k", b"content").await;
+    let blocking = edge.blocking();
+    let thread = move || {
+        let (b, k, new) = (bucket("data"), key("k"), key("new"));
+        let away = |answers| flaky.lost_others.store(answers, SeqCst);
+        away(2);
+        assert_eq!(blocking.open(&b, &k).unwrap().bytes(), b"content");
+        away(1);
+        assert_eq!(blocking.list(&b, "", None, Page::default()).unwrap().objects.len(), 1);
+        away(1);
+        blocking.create_bucket(&bucket("more")).unwrap();
+        // What has had its effect is not done twice, nor called a failure.
+        let id = blocking.stat(&b, &k).unwrap().id;
+        for lost_from in [1, 2] {
+            let (from, to) = if lost_from == 1 { (&k, &new) } else { (&new, &k) };
+            away(lost_from);
+            assert_eq!(blocking.rename(&b, from, to).unwrap().id, id);
+        }
+        away(2);
+        assert_eq!(blocking.delete(&b, &k).unwrap().id, id);
+        away(0);
+        // What is not there is told at once.
+        assert_eq!(blocking.delete(&b, &k).unwrap_err().kind(), Kind::NotFound);
+        assert_eq!(blocking.rename(&b, &k, &new).unwrap_err().kind(), Kind::NotFound);
+    };
+    tokio::task::spawn_blocking(thread).await.unwrap();
 }
 
 #[tokio::test]
