@@ -50,7 +50,13 @@ fn get_i32(mem: &[u8], address: u32) -> mpi::Result<i32> {
     Ok(i32::from_le_bytes(bytes.try_into().expect("four bytes")))
 }
 
-/// An array of ints. Bounded by the memory that it lies in before anything is allocated.
+/// Element `i` of an array of ints.
+fn element(mem: &[u8], array: u32, i: u32) -> mpi::Result<i32> {
+    let at = u64::from(array) + 4 * u64::from(i);
+    get_i32(mem, u32::try_from(at).map_err(|_| outside(array, 4 * i as usize))?)
+}
+
+/// An array of ints with an element for each rank of a communicator, or less. Bounded by the memory that it lies in before anything is allocated.
 fn ints(mem: &[u8], address: u32, count: u32) -> mpi::Result<Vec<i32>> {
     let (at, len) = (address as usize, count as usize * 4);
     let bytes = mem.get(at..at.saturating_add(len)).ok_or_else(|| outside(address, len))?;
@@ -381,7 +387,10 @@ fn link_requests(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     })?;
     l.func_wrap(MODULE, "MPI_Startall", |mut c: Caller<'_, Host>, n: i32, handles: u32| {
         local(&mut c, "MPI_Startall", 1, |mem, m, f| {
-            ints(mem, handles, count(n)?)?.into_iter().try_for_each(|request| m.start(mem, f, request))
+            (0..count(n)?).try_for_each(|i| {
+                let request = element(mem, handles, i)?;
+                m.start(mem, f, request)
+            })
         })
     })?;
     l.func_wrap(MODULE, "MPI_Request_free", |mut c: Caller<'_, Host>, handle: u32| {
@@ -655,10 +664,8 @@ fn link_types(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     for (name, in_bytes) in [("MPI_Type_indexed", false), ("MPI_Type_create_hindexed", true)] {
         l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, n: i32, lengths: u32, displacements: u32, t: i32, into: u32| {
             local(&mut c, name, 1, |mem, m, _| {
-                let n = count(n)?;
-                let (lengths, displacements) = (ints(mem, lengths, n)?, ints(mem, displacements, n)?);
-                let pieces: Vec<_> = lengths.into_iter().zip(displacements).map(|(l, d)| (l, d, t)).collect();
-                let handle = m.types.make_pieces(&pieces, in_bytes)?;
+                let piece = |i| Ok((element(mem, lengths, i)?, element(mem, displacements, i)?, t));
+                let handle = m.types.make_pieces(n, in_bytes, piece)?;
                 put_i32(mem, into, handle)
             })
         })?;
@@ -666,10 +673,8 @@ fn link_types(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     for name in ["MPI_Type_create_struct", "MPI_Type_struct"] {
         l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, n: i32, lengths: u32, displacements: u32, types: u32, into: u32| {
             local(&mut c, name, 1, |mem, m, _| {
-                let n = count(n)?;
-                let (lengths, displacements, types) = (ints(mem, lengths, n)?, ints(mem, displacements, n)?, ints(mem, types, n)?);
-                let pieces: Vec<_> = lengths.into_iter().zip(displacements).zip(types).map(|((l, d), t)| (l, d, t)).collect();
-                let handle = m.types.make_pieces(&pieces, true)?;
+                let piece = |i| Ok((element(mem, lengths, i)?, element(mem, displacements, i)?, element(mem, types, i)?));
+                let handle = m.types.make_pieces(n, true, piece)?;
                 put_i32(mem, into, handle)
             })
         })?;

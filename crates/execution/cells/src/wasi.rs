@@ -1,21 +1,31 @@
 //! WASI preview 1 for cells: buckets as folders, standard output to the job's log, clocks, arguments. Nothing else of the machine is visible.
 //!
-//! Written here rather than taken, because open files must be able to move: the table of descriptors is plain data ([`Saved`]) beside the handles of
-//! the present agent. A file that is being written is private until it is closed; then it is a sealed object. Paths are resolved as text below a
+//! Written here rather than taken, because open files must be able to move: the table of descriptors becomes plain data ([`Saved`]) and is opened
+//! again from it. A file that is being written is private until it is closed; then it is a sealed object. Paths are resolved as text below a
 //! mount, so there is nothing to escape to: `..` above a mount is refused, and there are no links.
 //!
 //! Sockets, links and file times are not offered (`ENOTSUP`).
 
+mod folders;
+mod saved;
+
 use crate::cell::{End, Host, Mode, Spec};
 use crate::mpi_host;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use folders::Folders;
+pub use saved::Saved;
 use std::sync::Arc;
 use wasmtime::{Caller, Linker};
 
 pub const MODULE: &str = "wasi_snapshot_preview1";
 /// Open files of one cell.
 const FDS_MAX: usize = 1024;
+/// Bytes of a path, from its mount on.
+const PATH_MAX: usize = 4096;
+/// Bytes that one call prints. A list of vectors may name the same memory many times, and is gathered here; a program may be told that less was
+/// written than it asked for, and goes on with the rest.
+const PRINT_MAX: usize = 1 << 20;
+/// Bytes that one call reads from a file or writes to it, as on Linux: what was done is told in 31 bits.
+const TRANSFER_MAX: u64 = 0x7fff_f000;
 
 /// The functions of preview 1, all of which have a body here.
 pub const NAMES: [&str; 46] = [
@@ -40,6 +50,7 @@ pub enum Errno {
     Io = 29,
     Isdir = 31,
     Mfile = 33,
+    Nametoolong = 37,
     Noent = 44,
     Nomem = 48,
     Nospc = 51,
@@ -120,23 +131,6 @@ enum Fd {
     Writing { mount: usize, path: String, at: u64, append: bool, file: Box<dyn Sink> },
 }
 
-/// `mount` is the folder's name: another agent may list the job's folders in another order.
-#[derive(Serialize, Deserialize)]
-enum SavedFd {
-    Standard(u8),
-    Folder { mount: String, path: String, preopened: Option<String> },
-    Reading { mount: String, path: String, at: u64, version: u64 },
-    Writing { mount: String, path: String, at: u64, append: bool, data: Vec<u8> },
-}
-
-/// A cell's open files as they travel.
-#[derive(Serialize, Deserialize)]
-pub struct Saved {
-    fds: Vec<Option<SavedFd>>,
-    folders: Vec<(String, String)>,
-    printed: u64,
-}
-
 pub(crate) struct State {
     pub args: Vec<String>,
     pub env: Vec<String>,
@@ -145,13 +139,12 @@ pub(crate) struct State {
     output: Arc<dyn Output>,
     rank: mpi::Rank,
     fds: Vec<Option<Fd>>,
-    /// Folders that the cell made and that hold nothing yet: an object store has none.
-    folders: BTreeSet<(usize, String)>,
+    folders: Folders,
     /// Bytes on both streams.
     printed: u64,
 }
 
-/// `a/./b//c` → `a/b/c`; refuses what leads above the start.
+/// `a/./b//c` → `a/b/c`; refuses what leads above the start, and what becomes too long on its way from folder to folder.
 fn normal(base: &str, path: &str) -> Result<String> {
     if path.starts_with('/') || path.contains('\0') {
         return Err(Errno::Notcapable);
@@ -166,7 +159,8 @@ fn normal(base: &str, path: &str) -> Result<String> {
             name => out.push(name),
         }
     }
-    Ok(out.join("/"))
+    let path = out.join("/");
+    if path.len() > PATH_MAX { Err(Errno::Nametoolong) } else { Ok(path) }
 }
 
 impl State {
@@ -193,94 +187,9 @@ impl State {
             output: spec.output.clone(),
             rank: spec.rank,
             fds,
-            folders: BTreeSet::new(),
+            folders: Folders::default(),
             printed: 0,
         }
-    }
-
-    pub fn save(&self) -> std::result::Result<Saved, String> {
-        let name = |mount: usize| self.mounts.folders[mount].0.clone();
-        let save = |fd: &Fd| -> std::result::Result<SavedFd, String> {
-            Ok(match fd {
-                Fd::Standard(n) => SavedFd::Standard(*n),
-                Fd::Folder { mount, path, preopened } => {
-                    SavedFd::Folder { mount: name(*mount), path: path.clone(), preopened: preopened.clone() }
-                }
-                Fd::Reading { mount, path, at, file } => {
-                    SavedFd::Reading { mount: name(*mount), path: path.clone(), at: *at, version: file.version() }
-                }
-                Fd::Writing { mount, path, at, append, file } => {
-                    let mut data = vec![0; file.len() as usize];
-                    let mut done = 0;
-                    while done < data.len() {
-                        match file.read_at(done as u64, &mut data[done..]) {
-                            Ok(n) if n > 0 => done += n,
-                            _ => return Err(format!("file /{}/{path}, which is being written, can't be read back", name(*mount))),
-                        }
-                    }
-                    SavedFd::Writing { mount: name(*mount), path: path.clone(), at: *at, append: *append, data }
-                }
-            })
-        };
-        let fds = self.fds.iter().map(|fd| fd.as_ref().map(save).transpose()).collect::<std::result::Result<_, _>>()?;
-        let folders = self.folders.iter().map(|(mount, path)| (name(*mount), path.clone())).collect();
-        Ok(Saved { fds, folders, printed: self.printed })
-    }
-
-    pub fn restore(&mut self, saved: &Saved) -> std::result::Result<(), String> {
-        if saved.fds.len() > FDS_MAX.max(self.fds.len()) {
-            return Err(format!("it has {} descriptors, more than the {FDS_MAX} of a cell", saved.fds.len()));
-        }
-        let mut fds = Vec::with_capacity(saved.fds.len());
-        for fd in &saved.fds {
-            fds.push(match fd {
-                None => None,
-                Some(fd) => Some(self.reopen(fd)?),
-            });
-        }
-        let mut folders = BTreeSet::new();
-        for (name, path) in &saved.folders {
-            folders.insert((self.mount(name, path)?, path.clone()));
-        }
-        if saved.printed > i64::MAX as u64 {
-            return Err(format!("the rank is said to have printed {} bytes", saved.printed));
-        }
-        self.fds = fds;
-        self.folders = folders;
-        self.printed = saved.printed;
-        Ok(())
-    }
-
-    /// Where a folder of this name is here. `path`: what is wanted of it.
-    fn mount(&self, name: &str, path: &str) -> std::result::Result<usize, String> {
-        // A mount is promised normalised paths, and a snapshot's bytes are foreign.
-        if normal("", path).as_deref() != Ok(path) {
-            return Err(format!("the rank has /{name}/{path} open, which is no path below /{name}"));
-        }
-        let found = self.mounts.folders.iter().position(|(n, _)| n == name);
-        found.ok_or_else(|| format!("the rank has /{name}/{path} open, and the job has no bucket {name} here"))
-    }
-
-    fn reopen(&self, fd: &SavedFd) -> std::result::Result<Fd, String> {
-        Ok(match fd {
-            SavedFd::Standard(n) => Fd::Standard(*n),
-            SavedFd::Folder { mount, path, preopened } => {
-                Fd::Folder { mount: self.mount(mount, path)?, path: path.clone(), preopened: preopened.clone() }
-            }
-            SavedFd::Reading { mount: name, path, at, version } => {
-                let mount = self.mount(name, path)?;
-                let file = self.mounts.folders[mount].1.open_version(path, *version);
-                let file = file.map_err(|e| format!("/{name}/{path}, which the rank reads, can't be opened where it is to go on: {e}"))?;
-                Fd::Reading { mount, path: path.clone(), at: *at, file }
-            }
-            SavedFd::Writing { mount: name, path, at, append, data } => {
-                let lost = |e| format!("/{name}/{path}, which the rank writes, can't be written where it is to go on ({e:?}, {} bytes)", data.len());
-                let mount = self.mount(name, path)?;
-                let mut file = self.mounts.folders[mount].1.create(path, false).map_err(lost)?;
-                file.write_at(0, data).map_err(lost)?;
-                Fd::Writing { mount, path: path.clone(), at: *at, append: *append, file }
-            }
-        })
     }
 
     /// Closes what the program left open, as a system does at the end of a process.
@@ -325,7 +234,7 @@ impl State {
     }
 
     fn stat(&self, mount: usize, path: &str) -> Result<Stat> {
-        if path.is_empty() || self.folders.contains(&(mount, path.to_string())) {
+        if path.is_empty() || self.folders.contains(mount, path) {
             return Ok(Stat { folder: true, size: 0 });
         }
         self.mounts.folders[mount].1.stat(path)
@@ -392,8 +301,8 @@ impl Mem<'_> {
         self.put(at, &v.to_le_bytes())
     }
     fn text(&self, at: u32, len: u32) -> Result<String> {
-        if len > 4096 {
-            return Err(Errno::Inval);
+        if len as usize > PATH_MAX {
+            return Err(Errno::Nametoolong);
         }
         String::from_utf8(self.bytes(at, len)?.to_vec()).map_err(|_| Errno::Inval)
     }
@@ -440,12 +349,13 @@ fn kind_and_size(fd: &Fd) -> (u8, u64) {
 fn read(m: &mut Mem<'_>, s: &mut State, fd: u32, vectors: u32, count: u32, offset: Option<u64>, into: u32) -> Result<()> {
     let mut total = 0;
     for (at, len) in m.vectors(vectors, count)? {
+        let len = u64::from(len).min(TRANSFER_MAX - total) as u32;
         let buffer = m.bytes_mut(at, len)?;
         let got = match s.fd(fd)? {
             Fd::Standard(_) => 0,
             Fd::Folder { .. } => return Err(Errno::Isdir),
-            Fd::Reading { at, file, .. } => file.read_at(offset.map_or(*at, |o| o + total), buffer)?,
-            Fd::Writing { at, file, .. } => file.read_at(offset.map_or(*at, |o| o + total), buffer)?,
+            Fd::Reading { at, file, .. } => file.read_at(offset.map_or(*at, |o| o.saturating_add(total)), buffer)?,
+            Fd::Writing { at, file, .. } => file.read_at(offset.map_or(*at, |o| o.saturating_add(total)), buffer)?,
         } as u64;
         total += got;
         if offset.is_none()
@@ -461,27 +371,28 @@ fn read(m: &mut Mem<'_>, s: &mut State, fd: u32, vectors: u32, count: u32, offse
 }
 
 fn write(m: &mut Mem<'_>, s: &mut State, fd: u32, vectors: u32, count: u32, offset: Option<u64>, into: u32) -> Result<()> {
-    let mut total = 0u64;
     let parts = m.vectors(vectors, count)?;
     if let Fd::Standard(n @ 1..=2) = *s.fd(fd)? {
         let mut line = Vec::new();
         for (at, len) in parts {
-            line.extend_from_slice(m.bytes(at, len)?);
+            let data = m.bytes(at, len)?;
+            line.extend_from_slice(&data[..data.len().min(PRINT_MAX - line.len())]);
         }
         s.print(n, &line);
         return m.put_u32(into, line.len() as u32);
     }
+    let mut total = 0;
     for (at, len) in parts {
-        let data = m.bytes(at, len)?;
+        let data = m.bytes(at, u64::from(len).min(TRANSFER_MAX - total) as u32)?;
         let Fd::Writing { at, append, file, .. } = s.fd(fd)? else { return Err(Errno::Badf) };
         if *append {
             *at = file.len();
         }
-        file.write_at(offset.map_or(*at, |o| o + total), data)?;
+        file.write_at(offset.map_or(*at, |o| o.saturating_add(total)), data)?;
         if offset.is_none() {
-            *at += u64::from(len);
+            *at += data.len() as u64;
         }
-        total += u64::from(len);
+        total += data.len() as u64;
     }
     m.put_u32(into, total as u32)
 }
@@ -531,6 +442,7 @@ fn random(buffer: &mut [u8]) -> Result<()> {
 fn readdir(m: &mut Mem<'_>, s: &mut State, fd: u32, buffer: u32, len: u32, cookie: u64, used: u32) -> Result<()> {
     let Fd::Folder { mount, path, .. } = s.fd(fd)? else { return Err(Errno::Notdir) };
     let (mount, path) = (*mount, path.clone());
+    m.bytes(buffer, len)?;
     let mut entries = s.mounts.folders[mount].1.list(&path).or_else(|e| if e == Errno::Noent { Ok(Vec::new()) } else { Err(e) })?;
     let folder = Stat { folder: true, size: 0 };
     entries.extend([(".".to_string(), folder), ("..".to_string(), folder)]);
@@ -650,8 +562,7 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         if s.stat(mount, &path).is_ok() {
             return Err(Errno::Exist);
         }
-        s.folders.insert((mount, path));
-        Ok(())
+        s.folders.add(mount, path)
     });
     offer!("path_filestat_get", (fd: u32, _flags: u32, p: u32, n: u32, into: u32), |m: &mut Mem, s: &mut State| {
         let (mount, path) = s.at(fd, &m.text(p, n)?)?;
@@ -667,7 +578,7 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         });
     offer!("path_remove_directory", (fd: u32, p: u32, n: u32), |m: &mut Mem, s: &mut State| {
         let (mount, path) = s.at(fd, &m.text(p, n)?)?;
-        if s.folders.remove(&(mount, path)) { Ok(()) } else { Err(Errno::Noent) }
+        if s.folders.remove(mount, &path) { Ok(()) } else { Err(Errno::Noent) }
     });
     offer!("path_rename", (fd: u32, p: u32, n: u32, fd2: u32, p2: u32, n2: u32), |m: &mut Mem, s: &mut State| {
         let (from, to) = (s.at(fd, &m.text(p, n)?)?, s.at(fd2, &m.text(p2, n2)?)?);
@@ -752,43 +663,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snapshot_can_not_lead_out_of_its_mounts() {
-        let outside = tempfile::tempdir().unwrap();
-        std::fs::create_dir(outside.path().join("mount")).unwrap();
-        for name in ["secret", "mount/own"] {
-            std::fs::write(outside.path().join(name), name).unwrap();
-        }
-        struct Nowhere;
-        impl mpi::Wire for Nowhere {
-            fn send(&self, _: mpi::Message) {}
-            fn acknowledge(&self, _: mpi::Rank, _: mpi::Rank, _: u64) {}
-        }
-        let folder = crate::folder::Folder { root: outside.path().join("mount") };
-        let spec = Spec {
-            rank: mpi::Rank(0),
-            size: 1,
-            args: Vec::new(),
-            env: Vec::new(),
-            memory_max: 1 << 20,
-            mounts: Mounts { folders: vec![("data".into(), Arc::new(folder))], workdir: None },
-            output: Arc::new(Discard),
-            fabric: Arc::new(mpi::Fabric::new(1, Box::new(Nowhere))),
-            place: String::new(),
-            spin: 0,
-        };
-        let restore = |path: &str| {
-            let reading = SavedFd::Reading { mount: "data".into(), path: path.into(), at: 0, version: 0 };
-            State::new(&spec, true).restore(&Saved { fds: vec![Some(reading)], folders: Vec::new(), printed: 0 })
-        };
-        assert_eq!(restore("own"), Ok(()));
-        for path in ["../secret", "/../secret", "./own", "a/../../secret"] {
-            assert!(restore(path).unwrap_err().contains("no path below /data"), "{path}");
-        }
-        let many = Saved { fds: (0..5000).map(|_| None).collect(), folders: Vec::new(), printed: 0 };
-        assert!(State::new(&spec, true).restore(&many).unwrap_err().contains("5000 descriptors"));
-    }
-
-    #[test]
     fn paths_stay_below_their_mount() {
         for (base, path, expected) in [
             ("", "a/./b//c", Ok("a/b/c")),
@@ -798,6 +672,7 @@ mod tests {
             ("", "/etc/passwd", Err(Errno::Notcapable)),
             ("", "a/../../b", Err(Errno::Notcapable)),
             ("", ".", Ok("")),
+            (&"a/".repeat(2000), &"b".repeat(200), Err(Errno::Nametoolong)),
         ] {
             assert_eq!(normal(base, path).as_deref().map_err(|e| *e), expected, "{base} + {path}");
         }

@@ -317,6 +317,65 @@ const PROGRAMS: [(&str, &[&str]); 21] = [
     ("longloop", &["1"]),
 ];
 
+/// However much a program asks to print in one call, the host gathers little of it at a time, and nothing is lost.
+#[test]
+fn a_call_prints_a_part_and_the_program_goes_on_with_the_rest() {
+    /// The largest piece, how often each byte came, and what went to standard error.
+    struct Sizes(Mutex<(usize, [usize; 256], String)>);
+    impl Output for Sizes {
+        fn write(&self, _: Rank, stderr: bool, _: u64, data: &[u8]) {
+            let mut sizes = self.0.lock().unwrap();
+            if stderr {
+                return sizes.2.push_str(std::str::from_utf8(data).unwrap());
+            }
+            sizes.0 = sizes.0.max(data.len());
+            data.iter().for_each(|b| sizes.1[*b as usize] += 1);
+        }
+    }
+    let program = the_engine().load(&compile(&programs().join("prints.c"))).unwrap();
+    let sizes = Arc::new(Sizes(Mutex::new((0, [0; 256], String::new()))));
+    let spec = alone(&["prints"], sizes.clone());
+    let body = move || Cell::new(the_engine(), &program, &spec, Arc::default()).unwrap().run();
+    let thread = std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn(body).unwrap();
+    assert_eq!(thread.join().unwrap(), Ended::Exited(0));
+    let sizes = sizes.0.lock().unwrap();
+    assert!(sizes.0 <= 1 << 20, "{} bytes are gathered at once", sizes.0);
+    let told: usize = sizes.2.trim().parse().unwrap();
+    assert!(told > 0 && sizes.1[b'x' as usize] == told, "{told} bytes are said to be printed, {} are", sizes.1[b'x' as usize]);
+    assert_eq!(sizes.1[b'y' as usize], 5 << 20);
+}
+
+/// A rank with a large file open for writing is not written down, says which file it is, and goes on.
+#[test]
+fn a_large_unfinished_file_keeps_its_rank_where_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = the_engine().load(&compile(&programs().join("sparse.c"))).unwrap();
+    let control: Arc<Control> = Arc::default();
+    let mut spec = alone(&["sparse", "/data/large"], Arc::new(cells::wasi::Discard));
+    spec.mounts.folders.push(("data".into(), Arc::new(Folder { root: folder.path().into() })));
+    let theirs = control.clone();
+    let body = move || {
+        let engine = the_engine();
+        let mut cell = Cell::new(engine, &program, &spec, theirs).unwrap();
+        assert_eq!(cell.run(), Ended::Stopped, "it waits for the other rank");
+        spec.fabric.hold(Rank(1));
+        let message = snapshot::write(engine, &mut cell).unwrap_err().to_string();
+        assert!(message.contains("/data/large has 9663676416 bytes"), "{message}");
+        spec.fabric.release(Rank(1));
+        let header = mpi::Header { src: Rank(0), dst: Rank(1), seq: 0, context: 0, tag: 5, kind: mpi::Kind::Data, token: 0 };
+        assert!(spec.fabric.send(&header, &[0; 4]));
+        assert_eq!(cell.run(), Ended::Exited(0), "it goes on where it was");
+        assert_eq!(std::fs::metadata(folder.path().join("large")).unwrap().len(), 7);
+    };
+    let thread = std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn(body).unwrap();
+    let receiving = cells::DOING.iter().position(|d| *d == "MPI wait").unwrap() as u32;
+    while control.doing.load(std::sync::atomic::Ordering::Relaxed) != receiving && !thread.is_finished() {
+        std::thread::yield_now();
+    }
+    control.stop();
+    thread.join().unwrap();
+}
+
 #[test]
 fn failures_stay_with_their_job() {
     let wasm = compile(&programs().join("faults.c"));

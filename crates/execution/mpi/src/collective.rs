@@ -14,12 +14,12 @@
 //! | scan, exscan | linear chain | p − 1 |
 
 use crate::comm::{self, Comm};
-use crate::datatype::{Basic, Buffer, Datatype, pack};
+use crate::datatype::{Basic, Buffer, Datatype, pack, within};
 use crate::error::{Class, Error, Result};
 use crate::fabric::Fabric;
 use crate::message::Rank;
 use crate::op::{self, Op};
-use crate::rank::{Request, State};
+use crate::rank::{Request, State, message};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
@@ -39,7 +39,6 @@ pub(crate) struct Part {
 enum Step {
     /// `into = into ⊕ from`; with `first`, `into = from ⊕ into`.
     Reduce { op: Op, basic: Basic, into: u32, from: u32, first: bool },
-    Copy { into: u32, from: u32 },
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -65,6 +64,8 @@ pub(crate) struct Schedule {
     pub bufs: Vec<Vec<u8>>,
     pub outputs: Vec<(u32, u32, Buffer)>,
     pub finish: Finish,
+    /// What it takes while it is under way: see [`Schedule::seal`].
+    pub bytes: usize,
     /// Messages of the present round that have not come or gone.
     pub pending: u32,
     rounds: VecDeque<Round>,
@@ -72,6 +73,17 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
+    /// Called when it is complete as a plan: counts what it takes. About, but the same number on each machine.
+    pub(crate) fn seal(&mut self) -> usize {
+        let parts: usize = self.rounds.iter().map(|r| 5 + r.sends.len() + r.receives.len() + r.then.len()).sum();
+        self.bytes = 256 + 16 * (parts + 2 * self.outputs.len()) + self.data_bytes();
+        self.bytes
+    }
+
+    fn data_bytes(&self) -> usize {
+        self.bufs.iter().map(|b| 24 + b.len()).sum()
+    }
+
     /// Whether bytes `at..at + len` of buffer `buf` are there.
     pub(crate) fn has(&self, buf: u32, at: u32, len: u32) -> bool {
         self.bufs.get(buf as usize).is_some_and(|b| u64::from(at) + u64::from(len) <= b.len() as u64)
@@ -83,7 +95,7 @@ impl Schedule {
         let length = |buf: u32| self.bufs.get(buf as usize).map(Vec::len);
         let steps = self.rounds.iter().flat_map(|r| &r.then).chain(&self.after);
         for step in steps {
-            let (Step::Reduce { into, from, .. } | Step::Copy { into, from }) = *step;
+            let Step::Reduce { into, from, .. } = *step;
             // Operands of one length: so the steps change no buffer's.
             if into == from || length(into).is_none() || length(into) != length(from) {
                 return wrong("combines buffers that it does not have");
@@ -94,6 +106,9 @@ impl Schedule {
                 return wrong("sends or receives what it does not have");
             }
         }
+        if self.bytes < self.data_bytes() {
+            return wrong("takes more than it says");
+        }
         match self.finish {
             Finish::Split { .. } if self.bufs.is_empty() => wrong("makes a communicator of nothing"),
             _ => Ok(()),
@@ -103,26 +118,19 @@ impl Schedule {
     /// Ends the present round and gives the next.
     pub fn next_round(&mut self) -> Result<Option<Round>> {
         for step in std::mem::take(&mut self.after) {
-            match step {
-                Step::Copy { into, from } => {
-                    let data = self.bufs[from as usize].clone();
-                    self.bufs[into as usize] = data;
-                }
-                Step::Reduce { op, basic, into, from, first } => {
-                    let mut a = std::mem::take(&mut self.bufs[into as usize]);
-                    let done = if first {
-                        let mut b = self.bufs[from as usize].clone();
-                        let done = op::apply(op, basic, &mut b, &a);
-                        a = b;
-                        done
-                    } else {
-                        op::apply(op, basic, &mut a, &self.bufs[from as usize])
-                    };
-                    // Also after an error: the rounds to come rely on its length.
-                    self.bufs[into as usize] = a;
-                    done?;
-                }
-            }
+            let Step::Reduce { op, basic, into, from, first } = step;
+            let mut a = std::mem::take(&mut self.bufs[into as usize]);
+            let done = if first {
+                let mut b = self.bufs[from as usize].clone();
+                let done = op::apply(op, basic, &mut b, &a);
+                a = b;
+                done
+            } else {
+                op::apply(op, basic, &mut a, &self.bufs[from as usize])
+            };
+            // Also after an error: the rounds to come rely on its length.
+            self.bufs[into as usize] = a;
+            done?;
         }
         let Some(mut round) = self.rounds.pop_front() else { return Ok(None) };
         self.after = std::mem::take(&mut round.then);
@@ -142,6 +150,8 @@ pub struct Layout<'a> {
 struct Plan {
     comm: Comm,
     schedule: Schedule,
+    /// Bytes that its buffers take.
+    bytes: usize,
 }
 
 impl Plan {
@@ -155,14 +165,14 @@ impl Plan {
         self.schedule.bufs.push(data);
         self.schedule.bufs.len() as u32 - 1
     }
+    fn len(&self, buf: u32) -> usize {
+        self.schedule.bufs[buf as usize].len()
+    }
     fn part(&self, rank: u32, buf: u32) -> Part {
-        Part { peer: self.peer(rank), buf, at: 0, len: self.schedule.bufs[buf as usize].len() as u32 }
+        Part { peer: self.peer(rank), buf, at: 0, len: self.len(buf) as u32 }
     }
     fn round(&mut self, round: Round) {
         self.schedule.rounds.push_back(round);
-    }
-    fn output(&mut self, buf: u32, buffer: Buffer) {
-        self.schedule.outputs.push((buf, 0, buffer));
     }
 
     /// Binomial tree from `root`: who sends to whom in which order, for the rank with number `relative` after `root`.
@@ -189,8 +199,21 @@ impl Plan {
         self.round(Round { sends, ..Round::default() });
     }
 
+    /// Whether this rank is sent anything in a reduction: to all (`None`) or towards a root.
+    fn combines(&self, root: Option<u32>) -> bool {
+        let n = self.size();
+        match root {
+            None if n.is_power_of_two() => n > 1,
+            _ => {
+                let relative = (self.comm.me + n - root.unwrap_or(0)) % n;
+                relative.is_multiple_of(2) && relative + 1 < n
+            }
+        }
+    }
+
     /// Binomial tree towards `root`. The order of operands depends on the number of ranks only, so a sum is the same at each run.
-    fn reduce(&mut self, root: u32, buf: u32, op: Op, basic: Basic) {
+    /// `incoming`: a buffer as large as `buf` where it [`Plan::combines`]; each round has done with it when the next begins.
+    fn reduce(&mut self, root: u32, buf: u32, incoming: u32, op: Op, basic: Basic) {
         let (n, me) = (self.size(), self.comm.me);
         let relative = (me + n - root) % n;
         let mut mask = 1;
@@ -201,7 +224,6 @@ impl Plan {
                 return;
             }
             if relative + mask < n {
-                let incoming = self.buf(vec![0; self.schedule.bufs[buf as usize].len()]);
                 let from = self.part((relative + mask + root) % n, incoming);
                 let then = vec![Step::Reduce { op, basic, into: buf, from: incoming, first: false }];
                 self.round(Round { receives: vec![from], then, ..Round::default() });
@@ -210,16 +232,15 @@ impl Plan {
         }
     }
 
-    fn allreduce(&mut self, buf: u32, op: Op, basic: Basic) {
+    fn allreduce(&mut self, buf: u32, incoming: u32, op: Op, basic: Basic) {
         let (n, me) = (self.size(), self.comm.me);
         if !n.is_power_of_two() {
-            self.reduce(0, buf, op, basic);
+            self.reduce(0, buf, incoming, op, basic);
             return self.bcast(0, buf);
         }
         let mut mask = 1;
         while mask < n {
             let other = me ^ mask;
-            let incoming = self.buf(vec![0; self.schedule.bufs[buf as usize].len()]);
             // The lower rank's operand comes first on both sides: both get the same bits.
             let then = vec![Step::Reduce { op, basic, into: buf, from: incoming, first: other < me }];
             let round =
@@ -243,10 +264,12 @@ impl State {
                 bufs: Vec::new(),
                 outputs: Vec::new(),
                 finish: Finish::Nothing,
+                bytes: 0,
                 pending: 0,
                 rounds: VecDeque::new(),
                 after: Vec::new(),
             },
+            bytes: 0,
         })
     }
 
@@ -260,8 +283,44 @@ impl State {
         }
     }
 
-    fn packed(&self, mem: &mut [u8], buffer: &Buffer) -> Result<Vec<u8>> {
-        pack(mem, self.types.committed(buffer.datatype)?, buffer)
+    /// What a program asks for is compared with what there is room for before any is made.
+    fn claim(&self, mem: &[u8], plan: &mut Plan, bytes: usize) -> Result<()> {
+        message(bytes)?;
+        plan.bytes += bytes;
+        self.room(mem.len(), plan.bytes, true)
+    }
+
+    /// A plan's buffer of zeros.
+    fn zeros(&self, mem: &[u8], plan: &mut Plan, bytes: usize) -> Result<u32> {
+        self.claim(mem, plan, bytes)?;
+        Ok(plan.buf(vec![0; bytes]))
+    }
+
+    /// A plan's buffer with what lies in the program's.
+    fn packed(&self, mem: &mut [u8], plan: &mut Plan, buffer: &Buffer) -> Result<u32> {
+        let bytes = self.bytes(mem, buffer)?;
+        self.claim(mem, plan, bytes)?;
+        Ok(plan.buf(pack(mem, self.types.committed(buffer.datatype)?, buffer)?))
+    }
+
+    /// A plan's buffer for what will lie in the program's.
+    fn incoming(&self, mem: &[u8], plan: &mut Plan, buffer: Buffer) -> Result<u32> {
+        let bytes = self.bytes(mem, &buffer)?;
+        let buf = self.zeros(mem, plan, bytes)?;
+        plan.schedule.outputs.push((buf, 0, buffer));
+        Ok(buf)
+    }
+
+    /// At the end, a plan's buffer goes to the program's, from byte `at` on.
+    fn output(&self, mem: &[u8], plan: &mut Plan, buf: u32, at: u32, buffer: Buffer) -> Result<()> {
+        self.bytes(mem, &buffer)?;
+        plan.schedule.outputs.push((buf, at, buffer));
+        Ok(())
+    }
+
+    /// Packed bytes of a buffer of the program's, all of which lies in its memory.
+    fn bytes(&self, mem: &[u8], buffer: &Buffer) -> Result<usize> {
+        within(mem.len(), self.types.committed(buffer.datatype)?, buffer)
     }
 
     /// The `i`-th share of a layout.
@@ -272,14 +331,6 @@ impl State {
             Error::new(Class::Buffer, format!("displacement {} reaches outside of memory", layout.displacements[i as usize]))
         })?;
         self.checked(address, layout.counts[i as usize], layout.datatype)
-    }
-
-    fn bytes(&self, buffer: &Buffer) -> Result<usize> {
-        let bytes = u64::from(self.types.committed(buffer.datatype)?.size) * u64::from(buffer.count);
-        if bytes > 1 << 32 {
-            return Err(Error::new(Class::Count, format!("a buffer of {bytes} bytes is larger than the cell's memory can be")));
-        }
-        Ok(bytes as usize)
     }
 
     pub fn barrier(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle) -> Result<Request> {
@@ -303,12 +354,8 @@ impl State {
         let mut plan = self.plan(comm)?;
         let root = Self::root(&plan, root)?;
         let mine = plan.comm.me == root;
-        let data = if mine { self.packed(mem, &buffer)? } else { vec![0; self.bytes(&buffer)?] };
-        let buf = plan.buf(data);
+        let buf = if mine { self.packed(mem, &mut plan, &buffer)? } else { self.incoming(mem, &mut plan, buffer)? };
         plan.bcast(root, buf);
-        if !mine {
-            plan.output(buf, buffer);
-        }
         self.begin(mem, fabric, plan.schedule)
     }
 
@@ -327,20 +374,16 @@ impl State {
         let mut plan = self.plan(comm)?;
         let (op, basic) = self.operation(op, &send)?;
         let from = if send.address == IN_PLACE { Buffer { address: receive, ..send } } else { send };
-        let buf = plan.buf(self.packed(mem, &from)?);
-        let output = Buffer { address: receive, ..send };
+        let root = root.map(|root| Self::root(&plan, root)).transpose()?;
+        let buf = self.packed(mem, &mut plan, &from)?;
+        if root.is_none_or(|root| root == plan.comm.me) {
+            self.output(mem, &mut plan, buf, 0, Buffer { address: receive, ..send })?;
+        }
+        let len = if plan.combines(root) { plan.len(buf) } else { 0 };
+        let incoming = self.zeros(mem, &mut plan, len)?;
         match root {
-            None => {
-                plan.allreduce(buf, op, basic);
-                plan.output(buf, output);
-            }
-            Some(root) => {
-                let root = Self::root(&plan, root)?;
-                plan.reduce(root, buf, op, basic);
-                if plan.comm.me == root {
-                    plan.output(buf, output);
-                }
-            }
+            None => plan.allreduce(buf, incoming, op, basic),
+            Some(root) => plan.reduce(root, buf, incoming, op, basic),
         }
         self.begin(mem, fabric, plan.schedule)
     }
@@ -367,9 +410,9 @@ impl State {
         let mut plan = self.plan(comm)?;
         let (op, basic) = self.operation(op, &send)?;
         let from = if send.address == IN_PLACE { Buffer { address: receive, ..send } } else { send };
-        let own = self.packed(mem, &from)?;
-        let before = plan.buf(vec![0; own.len()]);
-        let upto = plan.buf(own);
+        let upto = self.packed(mem, &mut plan, &from)?;
+        let len = plan.len(upto);
+        let before = self.zeros(mem, &mut plan, len)?;
         let (n, me) = (plan.size(), plan.comm.me);
         if me > 0 {
             let from = plan.part(me - 1, before);
@@ -382,7 +425,8 @@ impl State {
         }
         // Rank 0's result of an exclusive scan is undefined: its buffer is left alone.
         if !exclusive || me > 0 {
-            plan.output(if exclusive { before } else { upto }, Buffer { address: receive, ..send });
+            let result = if exclusive { before } else { upto };
+            self.output(mem, &mut plan, result, 0, Buffer { address: receive, ..send })?;
         }
         self.begin(mem, fabric, plan.schedule)
     }
@@ -406,24 +450,24 @@ impl State {
         let all = self.checked(if send == IN_PLACE { receive } else { send }, total, datatype)?;
         let (op, basic) = self.operation(op, &all)?;
         let size = self.types.get(datatype)?.size;
-        let buf = plan.buf(self.packed(mem, &all)?);
-        plan.reduce(0, buf, op, basic);
+        let buf = self.packed(mem, &mut plan, &all)?;
+        let len = if plan.combines(Some(0)) { plan.len(buf) } else { 0 };
+        let incoming = self.zeros(mem, &mut plan, len)?;
+        plan.reduce(0, buf, incoming, op, basic);
         let me = plan.comm.me;
         let mut at = 0;
         let mut sends = Vec::new();
         for (i, count) in counts.iter().enumerate() {
-            let len = *count as u32 * size;
-            let i = i as u32;
             let output = self.checked(receive, *count, datatype)?;
+            let (i, len) = (i as u32, output.count * size);
             if me == 0 && i > 0 {
                 sends.push(Part { peer: plan.peer(i), buf, at, len });
             } else if me == i && me == 0 {
-                plan.schedule.outputs.push((buf, at, output));
+                self.output(mem, &mut plan, buf, at, output)?;
             } else if me == i {
-                let mine = plan.buf(vec![0; len as usize]);
+                let mine = self.incoming(mem, &mut plan, output)?;
                 let from = plan.part(0, mine);
                 plan.round(Round { receives: vec![from], ..Round::default() });
-                plan.output(mine, output);
             }
             at += len;
         }
@@ -446,7 +490,7 @@ impl State {
         let me = plan.comm.me;
         let mut round = Round::default();
         if me != root {
-            let buf = plan.buf(self.packed(mem, &send)?);
+            let buf = self.packed(mem, &mut plan, &send)?;
             round.sends.push(plan.part(root, buf));
         } else {
             let layout = receive.ok_or_else(|| Error::new(Class::Arg, "the root gives no receive buffer"))?;
@@ -458,9 +502,8 @@ impl State {
                     }
                     continue;
                 }
-                let buf = plan.buf(vec![0; self.bytes(&share)?]);
+                let buf = self.incoming(mem, &mut plan, share)?;
                 round.receives.push(plan.part(i, buf));
-                plan.output(buf, share);
             }
         }
         plan.round(round);
@@ -469,16 +512,12 @@ impl State {
 
     /// A rank's message to itself.
     fn own(&self, mem: &mut [u8], plan: &mut Plan, send: &Buffer, receive: Buffer) -> Result<()> {
-        let data = self.packed(mem, send)?;
-        if data.len() != self.bytes(&receive)? {
-            return Err(Error::new(
-                Class::Truncate,
-                format!("this rank sends itself {} bytes and receives {}", data.len(), self.bytes(&receive)?),
-            ));
+        let (out, into) = (self.bytes(mem, send)?, self.bytes(mem, &receive)?);
+        if out != into {
+            return Err(Error::new(Class::Truncate, format!("this rank sends itself {out} bytes and receives {into}")));
         }
-        let buf = plan.buf(data);
-        plan.output(buf, receive);
-        Ok(())
+        let buf = self.packed(mem, plan, send)?;
+        self.output(mem, plan, buf, 0, receive)
     }
 
     /// `MPI_Scatter` and `MPI_Scatterv`. `send` matters at the root only.
@@ -496,9 +535,8 @@ impl State {
         let me = plan.comm.me;
         let mut round = Round::default();
         if me != root {
-            let buf = plan.buf(vec![0; self.bytes(&receive)?]);
+            let buf = self.incoming(mem, &mut plan, receive)?;
             round.receives.push(plan.part(root, buf));
-            plan.output(buf, receive);
         } else {
             let layout = send.ok_or_else(|| Error::new(Class::Arg, "the root gives no send buffer"))?;
             for i in 0..plan.size() {
@@ -509,7 +547,7 @@ impl State {
                     }
                     continue;
                 }
-                let buf = plan.buf(self.packed(mem, &share)?);
+                let buf = self.packed(mem, &mut plan, &share)?;
                 round.sends.push(plan.part(i, buf));
             }
         }
@@ -531,13 +569,17 @@ impl State {
         let mut bufs = Vec::new();
         for i in 0..n {
             let share = self.share(receive, i)?;
-            let from = if i == me && send.address != IN_PLACE { send } else { share };
-            let data = if i == me { self.packed(mem, &from)? } else { vec![0; self.bytes(&share)?] };
-            if data.len() != self.bytes(&share)? {
-                return Err(Error::new(Class::Truncate, format!("this rank sends {} bytes where {} are expected of it", data.len(), self.bytes(&share)?)));
+            if i != me {
+                bufs.push(self.incoming(mem, &mut plan, share)?);
+                continue;
             }
-            let buf = plan.buf(data);
-            plan.output(buf, share);
+            let from = if send.address != IN_PLACE { send } else { share };
+            let (out, expected) = (self.bytes(mem, &from)?, self.bytes(mem, &share)?);
+            if out != expected {
+                return Err(Error::new(Class::Truncate, format!("this rank sends {out} bytes where {expected} are expected of it")));
+            }
+            let buf = self.packed(mem, &mut plan, &from)?;
+            self.output(mem, &mut plan, buf, 0, share)?;
             bufs.push(buf);
         }
         for step in 0..n.saturating_sub(1) {
@@ -571,11 +613,10 @@ impl State {
                 self.own(mem, &mut plan, &from, to)?;
                 continue;
             }
-            let outgoing = plan.buf(self.packed(mem, &from)?);
-            let incoming = plan.buf(vec![0; self.bytes(&to)?]);
+            let outgoing = self.packed(mem, &mut plan, &from)?;
+            let incoming = self.incoming(mem, &mut plan, to)?;
             round.sends.push(plan.part(i, outgoing));
             round.receives.push(plan.part(i, incoming));
-            plan.output(incoming, to);
         }
         plan.round(round);
         self.begin(mem, fabric, plan.schedule)
@@ -593,6 +634,7 @@ impl State {
     ) -> Result<Request> {
         let mut plan = self.plan(comm)?;
         let (n, me) = (plan.size(), plan.comm.me);
+        self.comms.room()?;
         let mine = [color, key, self.comms.next_context as i32].map(i32::to_le_bytes).concat();
         let mut all = vec![0; 12 * n as usize];
         all[12 * me as usize..][..12].copy_from_slice(&mine);

@@ -9,6 +9,8 @@ pub type Handle = i32;
 pub const WORLD: Handle = 1;
 pub const SELF: Handle = 2;
 const FIRST: i32 = 3;
+/// Communicators of one rank at a time. They lie outside of its memory.
+const COMMS_MAX: usize = 4096;
 /// Messages carry twice a context and one more.
 const CONTEXT_MAX: u32 = u32::MAX / 2 - 1;
 
@@ -89,6 +91,14 @@ impl Table {
             if c.context > CONTEXT_MAX || c.group.len() > size as usize || c.group.iter().any(|r| r.0 >= size) || c.group.get(c.me as usize) != Some(&me) {
                 return wrong(format!("communicator {} is not one of rank {} in a job of {size} ranks", i + 1, me.0));
             }
+        }
+        Ok(())
+    }
+
+    /// Whether there may be one more.
+    pub fn room(&self) -> Result<()> {
+        if self.comms.iter().flatten().count() >= COMMS_MAX {
+            return Err(Error::new(Class::Comm, format!("this rank has {COMMS_MAX} communicators; free some with MPI_Comm_free")));
         }
         Ok(())
     }

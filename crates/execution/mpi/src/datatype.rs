@@ -15,6 +15,8 @@ pub type Handle = i32;
 pub(crate) const DERIVED: i32 = 64;
 /// A type map longer than this is refused: it would be slower to walk than the data to copy.
 const BLOCKS_MAX: usize = 1 << 20;
+/// Bytes of all datatypes that one rank has made. They lie outside of its memory.
+const TYPES_BYTES_MAX: usize = 64 << 20;
 
 /// The kind of number behind a type, for reductions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,12 +98,27 @@ impl Datatype {
             }
     }
 
-    /// `pieces` are (displacement in bytes, count of `inner`), in order.
-    fn build(pieces: impl Iterator<Item = (i64, u32, Datatype)>) -> Result<Datatype> {
+    /// What it takes in a [`Table`], in bytes, about; the same number on each machine.
+    fn cost(&self) -> usize {
+        64 + 8 * self.blocks.len()
+    }
+
+    /// `pieces` are (displacement in bytes, count of the datatype), in order. Takes a step for each piece and for each block of the result.
+    fn build<'t>(pieces: impl Iterator<Item = (i128, u32, &'t Datatype)>) -> Result<Datatype> {
         let too_large = || Error::new(Class::Type, "the datatype is too large: its offsets exceed 2 GiB");
         let mut blocks: Vec<Block> = Vec::new();
-        let (mut size, mut lower, mut upper) = (0u64, i64::MAX, i64::MIN);
+        let (mut size, mut lower, mut upper) = (0u64, i128::MAX, i128::MIN);
         let mut basic: Option<Basic> = None;
+        let mut add = |offset: i128, len: u64| -> Result<()> {
+            let (offset, len) = (i32::try_from(offset).map_err(|_| too_large())?, u32::try_from(len).map_err(|_| too_large())?);
+            match blocks.last_mut() {
+                Some(last) if i64::from(last.offset) + i64::from(last.len) == i64::from(offset) => {
+                    last.len = last.len.checked_add(len).ok_or_else(too_large)?;
+                }
+                _ => blocks.push(Block { offset, len }),
+            }
+            if blocks.len() > BLOCKS_MAX { Err(too_many()) } else { Ok(()) }
+        };
         for (displacement, count, inner) in pieces {
             basic = Some(match basic {
                 None => inner.basic,
@@ -109,27 +126,26 @@ impl Datatype {
                 Some(_) => Basic::Mixed,
             });
             size += u64::from(inner.size) * u64::from(count);
-            if count > 0 {
-                let last = displacement + i64::from(inner.extent) * (i64::from(count) - 1);
-                let (a, b) = (displacement.min(last), displacement.max(last));
-                lower = lower.min(a + i64::from(inner.lower_bound));
-                upper = upper.max(b + i64::from(inner.lower_bound) + i64::from(inner.extent));
+            if size > u64::from(u32::MAX) {
+                return Err(too_large());
             }
-            for i in 0..count {
-                for b in &inner.blocks {
-                    let offset = displacement + i64::from(i) * i64::from(inner.extent) + i64::from(b.offset);
-                    let offset = i32::try_from(offset).map_err(|_| too_large())?;
-                    match blocks.last_mut() {
-                        Some(last) if i64::from(last.offset) + i64::from(last.len) == i64::from(offset) => {
-                            last.len = last.len.checked_add(b.len).ok_or_else(too_large)?;
+            if count == 0 {
+                continue;
+            }
+            let extent = i128::from(inner.extent);
+            let last = displacement + extent * (i128::from(count) - 1);
+            let (a, b) = (displacement.min(last), displacement.max(last));
+            lower = lower.min(a + i128::from(inner.lower_bound));
+            upper = upper.max(b + i128::from(inner.lower_bound) + extent);
+            match inner.blocks.as_slice() {
+                [] => {}
+                // One run, however many there are.
+                [only] if i128::from(only.len) == extent => add(displacement + i128::from(only.offset), u64::from(only.len) * u64::from(count))?,
+                several => {
+                    for i in 0..i128::from(count) {
+                        for b in several {
+                            add(displacement + i * extent + i128::from(b.offset), u64::from(b.len))?;
                         }
-                        _ => blocks.push(Block { offset, len: b.len }),
-                    }
-                    if blocks.len() > BLOCKS_MAX {
-                        return Err(Error::new(
-                            Class::Type,
-                            format!("the datatype has more than {BLOCKS_MAX} separate blocks; build it of larger runs"),
-                        ));
                     }
                 }
             }
@@ -137,6 +153,7 @@ impl Datatype {
         if lower > upper {
             (lower, upper) = (0, 0);
         }
+        blocks.shrink_to_fit();
         Ok(Datatype {
             size: u32::try_from(size).map_err(|_| too_large())?,
             lower_bound: i32::try_from(lower).map_err(|_| too_large())?,
@@ -148,10 +165,30 @@ impl Datatype {
     }
 }
 
+fn too_many() -> Error {
+    Error::new(Class::Type, format!("the datatype has more than {BLOCKS_MAX} separate blocks; build it of larger runs"))
+}
+
 /// A rank's datatypes: those that it has made; the predefined ones are everybody's.
+///
+/// A type that the program has freed lives on as long as an operation uses it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Table {
-    derived: Vec<Option<Datatype>>,
+    derived: Vec<Option<Derived>>,
+    /// What they take.
+    bytes: usize,
+    /// None before this one is free.
+    #[serde(skip)]
+    taken: usize,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Derived {
+    datatype: Datatype,
+    /// The program has not freed it.
+    named: bool,
+    /// Operations that use it, and persistent requests.
+    uses: u32,
 }
 
 /// By handle, in the order of `guests/mpi.h`.
@@ -203,15 +240,34 @@ static PREDEFINED: LazyLock<Vec<Option<Datatype>>> = LazyLock::new(|| {
     ]
 });
 
+fn invalid(handle: Handle) -> Error {
+    Error::new(Class::Type, format!("datatype handle {handle} is not valid"))
+}
+
 impl Table {
+    fn derived(&self, handle: Handle) -> Option<&Derived> {
+        self.derived.get(usize::try_from(i64::from(handle) - i64::from(DERIVED)).ok()?)?.as_ref()
+    }
+
+    fn derived_mut(&mut self, handle: Handle) -> Option<&mut Derived> {
+        self.derived.get_mut(usize::try_from(i64::from(handle) - i64::from(DERIVED)).ok()?)?.as_mut()
+    }
+
+    /// A type that the program may name.
     pub fn get(&self, handle: Handle) -> Result<&Datatype> {
-        let slot = if handle >= DERIVED {
-            self.derived.get((handle - DERIVED) as usize)
-        } else {
-            usize::try_from(handle).ok().and_then(|i| PREDEFINED.get(i))
+        if self.derived(handle).is_some_and(|d| !d.named) {
+            return Err(invalid(handle));
+        }
+        self.used(handle)
+    }
+
+    /// A type that an operation uses: the program may have freed it since.
+    pub(crate) fn used(&self, handle: Handle) -> Result<&Datatype> {
+        let found = match handle {
+            DERIVED.. => self.derived(handle).map(|d| &d.datatype),
+            _ => usize::try_from(handle).ok().and_then(|i| PREDEFINED.get(i)).and_then(Option::as_ref),
         };
-        slot.and_then(Option::as_ref)
-            .ok_or_else(|| Error::new(Class::Type, format!("datatype handle {handle} is not valid")))
+        found.ok_or_else(|| invalid(handle))
     }
 
     /// A type that may be used in communication.
@@ -223,53 +279,85 @@ impl Table {
         Ok(t)
     }
 
+    /// An operation begins to use a type.
+    pub(crate) fn hold(&mut self, handle: Handle) {
+        if let Some(d) = self.derived_mut(handle) {
+            d.uses = d.uses.saturating_add(1);
+        }
+    }
+
+    /// An operation has done with a type that it held.
+    pub(crate) fn let_go(&mut self, handle: Handle) {
+        if let Some(d) = self.derived_mut(handle) {
+            d.uses = d.uses.saturating_sub(1);
+            self.tidy(handle);
+        }
+    }
+
+    /// Forgets a type that nobody needs any more.
+    fn tidy(&mut self, handle: Handle) {
+        if let Some(Derived { datatype, named: false, uses: 0 }) = self.derived(handle) {
+            self.bytes -= datatype.cost();
+            let slot = (handle - DERIVED) as usize;
+            self.derived[slot] = None;
+            self.taken = self.taken.min(slot);
+        }
+    }
+
     /// Whether a table that was read from elsewhere is one that this module could have made.
     pub(crate) fn check(&self) -> Result<()> {
         for (i, t) in self.derived.iter().enumerate() {
-            let Some(t) = t else { continue };
+            let Some(Derived { datatype: t, .. }) = t else { continue };
             let bytes: u64 = t.blocks.iter().map(|b| u64::from(b.len)).sum();
-            if t.blocks.len() > BLOCKS_MAX || bytes != u64::from(t.size) {
+            if t.blocks.len() > BLOCKS_MAX || bytes != u64::from(t.size) || t.blocks.iter().any(|b| b.len == 0) {
                 let text = format!("datatype {} has {bytes} bytes in {} blocks and a size of {}", DERIVED as usize + i, t.blocks.len(), t.size);
                 return Err(Error::new(Class::Type, text));
             }
         }
+        let bytes: usize = self.derived.iter().flatten().map(|d| d.datatype.cost()).sum();
+        if bytes != self.bytes {
+            return Err(Error::new(Class::Type, format!("datatypes of {bytes} bytes are counted as {}", self.bytes)));
+        }
         Ok(())
     }
 
-    fn add(&mut self, t: Datatype) -> Handle {
-        let slot = match self.derived.iter().position(Option::is_none) {
-            Some(i) => i,
-            None => {
-                self.derived.push(None);
-                self.derived.len() - 1
-            }
-        };
-        self.derived[slot] = Some(t);
-        DERIVED + slot as i32
+    fn add(&mut self, t: Datatype) -> Result<Handle> {
+        let cost = t.cost();
+        if self.bytes + cost > TYPES_BYTES_MAX {
+            let text = format!("this rank's datatypes take {} bytes, and {cost} more are beyond {TYPES_BYTES_MAX}; free some with MPI_Type_free", self.bytes);
+            return Err(Error::new(Class::Type, text));
+        }
+        let slot = (self.taken..self.derived.len()).find(|i| self.derived[*i].is_none()).unwrap_or_else(|| {
+            self.derived.push(None);
+            self.derived.len() - 1
+        });
+        self.taken = slot + 1;
+        self.derived[slot] = Some(Derived { datatype: t, named: true, uses: 0 });
+        self.bytes += cost;
+        Ok(DERIVED + slot as i32)
     }
 
     pub fn commit(&mut self, handle: Handle) -> Result<()> {
         self.get(handle)?;
-        if handle >= DERIVED
-            && let Some(t) = &mut self.derived[(handle - DERIVED) as usize]
-        {
-            t.committed = true;
+        if let Some(d) = self.derived_mut(handle) {
+            d.datatype.committed = true;
         }
         Ok(())
     }
 
     pub fn free(&mut self, handle: Handle) -> Result<()> {
         self.get(handle)?;
-        if handle < DERIVED {
-            return Err(Error::new(Class::Type, "a predefined datatype can't be freed"));
+        match self.derived_mut(handle) {
+            Some(d) => d.named = false,
+            None => return Err(Error::new(Class::Type, "a predefined datatype can't be freed")),
         }
-        self.derived[(handle - DERIVED) as usize] = None;
+        self.tidy(handle);
         Ok(())
     }
 
     pub fn duplicate(&mut self, handle: Handle) -> Result<Handle> {
         let t = self.get(handle)?.clone();
-        Ok(self.add(t))
+        self.add(t)
     }
 
     fn count(n: i32) -> Result<u32> {
@@ -278,38 +366,51 @@ impl Table {
 
     /// `MPI_Type_contiguous`
     pub fn make_contiguous(&mut self, count: i32, inner: Handle) -> Result<Handle> {
-        let inner = self.get(inner)?.clone();
-        let t = Datatype::build(std::iter::once((0, Self::count(count)?, inner)))?;
-        Ok(self.add(t))
+        let t = Datatype::build(std::iter::once((0, Self::count(count)?, self.get(inner)?)))?;
+        self.add(t)
     }
 
     /// `MPI_Type_vector` (`in_bytes` false: the stride counts elements) and `MPI_Type_create_hvector`.
     pub fn make_vector(&mut self, count: i32, block: i32, stride: i32, in_bytes: bool, inner: Handle) -> Result<Handle> {
-        let inner = self.get(inner)?.clone();
-        let block = Self::count(block)?;
-        let unit = if in_bytes { 1 } else { i64::from(inner.extent) };
-        let t = Datatype::build(
-            (0..i64::from(Self::count(count)?)).map(|i| (i * i64::from(stride) * unit, block, inner.clone())),
-        )?;
-        Ok(self.add(t))
+        let (inner, count, block) = (self.get(inner)?, Self::count(count)?, Self::count(block)?);
+        let stride = i128::from(stride) * if in_bytes { 1 } else { i128::from(inner.extent) };
+        let pieces = |step: usize| (0..i128::from(count)).step_by(step).map(move |i| (i * stride, block, inner));
+        let t = match inner.blocks.as_slice() {
+            // All of them are one run.
+            [run] if i64::from(run.len) == i64::from(inner.extent) && stride == i128::from(run.len) * i128::from(block) => {
+                let all = count.checked_mul(block).ok_or_else(|| Error::new(Class::Type, "the datatype is too large: its offsets exceed 2 GiB"))?;
+                Datatype::build(std::iter::once((0, all, inner)))?
+            }
+            // No bytes: the first and the last say where it ends.
+            [] => Datatype::build(pieces((count as usize).saturating_sub(1).max(1)))?,
+            _ if block == 0 => Datatype::build(pieces(1).take(1))?,
+            _ if count as usize > BLOCKS_MAX => return Err(too_many()),
+            _ => Datatype::build(pieces(1))?,
+        };
+        self.add(t)
     }
 
     /// `MPI_Type_indexed`, `MPI_Type_create_hindexed`, `MPI_Type_create_struct`: (block length, displacement, type) each.
-    pub fn make_pieces(&mut self, pieces: &[(i32, i32, Handle)], in_bytes: bool) -> Result<Handle> {
-        let mut made = Vec::with_capacity(pieces.len());
-        for &(block, displacement, inner) in pieces {
-            let inner = self.get(inner)?.clone();
-            let unit = if in_bytes { 1 } else { i64::from(inner.extent) };
-            made.push((i64::from(displacement) * unit, Self::count(block)?, inner));
+    pub fn make_pieces(&mut self, count: i32, in_bytes: bool, mut piece: impl FnMut(u32) -> Result<(i32, i32, Handle)>) -> Result<Handle> {
+        let count = Self::count(count)?;
+        if count as usize > BLOCKS_MAX {
+            return Err(too_many());
+        }
+        let mut made = Vec::with_capacity(count as usize);
+        for i in 0..count {
+            let (block, displacement, inner) = piece(i)?;
+            let inner = self.get(inner)?;
+            let unit = if in_bytes { 1 } else { i128::from(inner.extent) };
+            made.push((i128::from(displacement) * unit, Self::count(block)?, inner));
         }
         let t = Datatype::build(made.into_iter())?;
-        Ok(self.add(t))
+        self.add(t)
     }
 
     /// `MPI_Type_create_resized`
     pub fn make_resized(&mut self, inner: Handle, lower_bound: i32, extent: i32) -> Result<Handle> {
         let t = Datatype { lower_bound, extent, committed: false, ..self.get(inner)?.clone() };
-        Ok(self.add(t))
+        self.add(t)
     }
 }
 
@@ -347,6 +448,9 @@ fn each(
     mut copy: impl FnMut(std::ops::Range<usize>, std::ops::Range<usize>),
 ) -> Result<()> {
     let mut at = 0;
+    if t.blocks.is_empty() {
+        return Ok(());
+    }
     for i in 0..i64::from(buffer.count) {
         for b in &t.blocks {
             if at >= bytes {
@@ -364,18 +468,34 @@ fn each(
     Ok(())
 }
 
+/// Checks that all of a buffer lies in memory of `mem` bytes. Gives its packed size in bytes, which is never more than `mem`.
+pub fn within(mem: usize, t: &Datatype, buffer: &Buffer) -> Result<usize> {
+    let bytes = u64::from(t.size) * u64::from(buffer.count);
+    if bytes > 0 {
+        let low = t.blocks.iter().map(|b| i128::from(b.offset)).min().unwrap_or(0);
+        let high = t.blocks.iter().map(|b| i128::from(b.offset) + i128::from(b.len)).max().unwrap_or(0);
+        let last = i128::from(t.extent) * (i128::from(buffer.count) - 1);
+        let start = i128::from(buffer.address) + low + last.min(0);
+        let end = i128::from(buffer.address) + high + last.max(0);
+        if start < 0 || end > mem as i128 {
+            return Err(outside(buffer, mem));
+        }
+    }
+    if bytes > mem as u64 {
+        let text = format!("{} elements whose blocks overlap are {bytes} bytes, more than the whole memory of {mem}; send them in parts", buffer.count);
+        return Err(Error::new(Class::Count, text));
+    }
+    Ok(bytes as usize)
+}
+
 /// Packs a buffer.
 pub fn pack(mem: &mut [u8], t: &Datatype, buffer: &Buffer) -> Result<Vec<u8>> {
     if t.contiguous() {
         return Ok(slice(mem, t, buffer)?.to_vec());
     }
-    let bytes = u64::from(t.size) * u64::from(buffer.count);
-    // Overlapping send blocks are legal, but never more than memory many times over.
-    if bytes > 1 << 32 {
-        return Err(outside(buffer, mem.len()));
-    }
-    let mut packed = vec![0; bytes as usize];
-    each(mem.len(), t, buffer, bytes as usize, |from, to| packed[to].copy_from_slice(&mem[from]))?;
+    let bytes = within(mem.len(), t, buffer)?;
+    let mut packed = vec![0; bytes];
+    each(mem.len(), t, buffer, bytes, |from, to| packed[to].copy_from_slice(&mem[from]))?;
     Ok(packed)
 }
 

@@ -6,11 +6,15 @@
 //!
 //! Sends are eager: the bytes are copied out at once, so a send is complete when its message has room on its way. A persistent request is a
 //! slot that keeps its arguments and is filled with the same work again at each start.
+//!
+//! All of this lies outside of the guest's memory, so it has bounds of its own: what waits to leave and collectives together ([`HELD_MAX`]), what
+//! has come and nobody receives (`mailbox`), requests, datatypes and communicators. What a call names is compared with them, and with the guest's
+//! memory, before room is made for it.
 
 mod check;
 mod mailbox;
 
-use crate::collective::{Finish, Schedule};
+use crate::collective::{Finish, Part, Schedule};
 use crate::comm;
 use crate::datatype::{self, Buffer};
 use crate::error::{Class, Error, Result};
@@ -27,12 +31,26 @@ pub const UNDEFINED: i32 = -32766;
 
 /// Bytes of one message.
 const MESSAGE_MAX: usize = 1 << 30;
-/// Bytes of sends that wait for room on their way.
-const OUTGOING_MAX: usize = 1 << 30;
+/// Bytes of sends that wait for room on their way and of collectives under way; or twice the guest's memory, if that is more, so that what a single
+/// call may name has room when nothing else waits.
+const HELD_MAX: usize = 1 << 30;
+/// What collectives may take beyond that, so that a barrier finds room where sends have left none.
+const COLLECTIVES_EXTRA: usize = 64 << 20;
+/// About what a message takes beside its bytes, so that empty ones are not free.
+const MESSAGE_OVERHEAD: usize = 64;
 /// Requests of one rank.
 const REQUESTS_MAX: usize = 1 << 20;
 /// `MPI_BSEND_OVERHEAD` of `guests/mpi.h`: what a message takes of the attached buffer beside its bytes.
 const BSEND_OVERHEAD: usize = 64;
+
+/// Refuses what is too large for one message.
+pub(crate) fn message(bytes: usize) -> Result<()> {
+    if bytes > MESSAGE_MAX {
+        let text = format!("a message of {bytes} bytes; {MESSAGE_MAX} are the most, so send it in parts");
+        return Err(Error::new(Class::Count, text));
+    }
+    Ok(())
+}
 
 /// What a completed operation says about its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +91,7 @@ pub enum Prepared {
 }
 
 impl Prepared {
-    fn buffer(&mut self) -> &mut Buffer {
+    fn buffer(&self) -> &Buffer {
         match self {
             Prepared::Send { buffer, .. } | Prepared::Receive { buffer, .. } => buffer,
         }
@@ -132,10 +150,25 @@ impl Posted {
     }
 }
 
+/// The bytes of a message that waits for room on its way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Content {
+    Own(Vec<u8>),
+    /// Bytes `at..at + len` of buffer `buf` of the collective that its request is: it stays until this has left.
+    Schedule { buf: u32, at: u32, len: u32 },
+}
+
+impl Content {
+    /// What it adds to [`State::outgoing_bytes`].
+    fn weight(&self) -> usize {
+        MESSAGE_OVERHEAD + if let Content::Own(data) = self { data.len() } else { 0 }
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Waiting {
     header: Header,
-    data: Vec<u8>,
+    content: Content,
     /// Who is told when it has room; 0: nobody.
     request: Request,
     /// Bytes of the attached buffer that it takes.
@@ -152,6 +185,7 @@ pub struct State {
     free: Vec<Request>,
     posted: Vec<Posted>,
     unexpected: VecDeque<(Header, Vec<u8>)>,
+    /// Of `unexpected` and `early`, with [`MESSAGE_OVERHEAD`] for each.
     unexpected_bytes: usize,
     /// Next number of a message to each rank.
     seq_out: Vec<u64>,
@@ -161,8 +195,10 @@ pub struct State {
     early: BTreeMap<(Rank, u64), (Header, Vec<u8>)>,
     /// Sends without room yet, in order per receiver.
     outgoing: BTreeMap<Rank, VecDeque<Waiting>>,
-    /// Bytes in `outgoing`.
+    /// Bytes that `outgoing` takes.
     outgoing_bytes: usize,
+    /// Bytes that collectives under way take.
+    collective_bytes: usize,
     /// A probe has found nothing since the mailbox was last looked into: it waits for a message that no receive names.
     probing: bool,
     /// What is sent waits in `outgoing`, even if there is room.
@@ -193,6 +229,7 @@ impl State {
             early: BTreeMap::new(),
             outgoing: BTreeMap::new(),
             outgoing_bytes: 0,
+            collective_bytes: 0,
             probing: false,
             silent: false,
             collectives: Vec::new(),
@@ -244,9 +281,8 @@ impl State {
     fn reclaim(&mut self, request: Request) {
         let slot = self.slots[request as usize - 1].take();
         self.free.push(request);
-        if let Some(mut prepared) = slot.and_then(|s| s.prepared) {
-            // Its own since `State::prepare`, unless it is a predefined one, which can't be freed.
-            let _ = self.types.free(prepared.buffer().datatype);
+        if let Some(prepared) = slot.and_then(|s| s.prepared) {
+            self.types.let_go(prepared.buffer().datatype);
         }
     }
 
@@ -327,17 +363,22 @@ impl State {
 
     /// What is to be sent, in place if it lies in one piece.
     fn content<'m>(&self, mem: &'m mut [u8], buffer: &Buffer) -> Result<Cow<'m, [u8]>> {
-        let t = self.types.committed(buffer.datatype)?;
-        let bytes = (t.size as usize).saturating_mul(buffer.count as usize);
-        if bytes > MESSAGE_MAX {
-            let text = format!("a message of {bytes} bytes; {MESSAGE_MAX} are the most, so send it in parts");
-            return Err(Error::new(Class::Count, text));
-        }
-        if self.outgoing_bytes > 0 && self.outgoing_bytes + bytes > OUTGOING_MAX {
-            let text = format!("{} bytes of sends wait for their receivers, and {bytes} more are beyond {OUTGOING_MAX}; complete some first", self.outgoing_bytes);
+        let t = self.types.used(buffer.datatype)?;
+        let bytes = datatype::within(mem.len(), t, buffer)?;
+        message(bytes)?;
+        self.room(mem.len(), bytes, false)?;
+        Ok(if t.contiguous() { Cow::Borrowed(datatype::slice(mem, t, buffer)?) } else { Cow::Owned(datatype::pack(mem, t, buffer)?) })
+    }
+
+    /// Refuses an operation for which `bytes` would have to be kept until others have taken theirs. `mem`: bytes of the guest's memory.
+    pub(crate) fn room(&self, mem: usize, bytes: usize, collective: bool) -> Result<()> {
+        let limit = HELD_MAX.max(mem.saturating_mul(2)) + if collective { COLLECTIVES_EXTRA } else { 0 };
+        let held = self.outgoing_bytes.saturating_add(self.collective_bytes);
+        if held.saturating_add(bytes) > limit {
+            let text = format!("{held} bytes of sends and collectives wait for other ranks, and {bytes} more are beyond {limit}; complete some first");
             return Err(Error::new(Class::Other, text));
         }
-        Ok(if t.contiguous() { Cow::Borrowed(datatype::slice(mem, t, buffer)?) } else { Cow::Owned(datatype::pack(mem, t, buffer)?) })
+        Ok(())
     }
 
     fn dispatch(&mut self, fabric: &Fabric, header: Header, data: &[u8], request: Request, mode: Mode) {
@@ -359,18 +400,47 @@ impl State {
     }
 
     /// Numbers a message and gives it to the fabric. `false`: it waits in the queue before it.
-    fn push(&mut self, fabric: &Fabric, mut header: Header, data: &[u8], request: Request) -> bool {
-        header.seq = self.seq_out[header.dst.index()];
-        self.seq_out[header.dst.index()] += 1;
-        let behind = self.outgoing.get(&header.dst).is_some_and(|q| !q.is_empty());
-        let gone = !behind && !self.silent && fabric.send(&header, data);
+    fn push(&mut self, fabric: &Fabric, header: Header, data: &[u8], request: Request) -> bool {
+        let header = self.number(header);
+        let gone = self.may_leave(header.dst) && fabric.send(&header, data);
+        self.pushed(gone, header, request, || Content::Own(data.to_vec()))
+    }
+
+    /// [`State::push`] of a part of a collective's buffer, which is not copied.
+    fn push_part(&mut self, fabric: &Fabric, header: Header, request: Request, part: &Part) {
+        let header = self.number(header);
+        let gone = self.may_leave(header.dst) && self.part(request, part.buf, part.at, part.len).is_some_and(|data| fabric.send(&header, data));
+        self.pushed(gone, header, request, || Content::Schedule { buf: part.buf, at: part.at, len: part.len });
+    }
+
+    fn number(&mut self, mut header: Header) -> Header {
+        let next = &mut self.seq_out[header.dst.index()];
+        header.seq = *next;
+        *next += 1;
+        header
+    }
+
+    /// Whether a message may go now: none is queued before it, and the rank is not about to be written down.
+    fn may_leave(&self, dst: Rank) -> bool {
+        !self.silent && self.outgoing.get(&dst).is_none_or(VecDeque::is_empty)
+    }
+
+    fn pushed(&mut self, gone: bool, header: Header, request: Request, content: impl FnOnce() -> Content) -> bool {
         if gone {
             self.sent(request, header.kind);
         } else {
-            self.outgoing_bytes += data.len();
-            self.outgoing.entry(header.dst).or_default().push_back(Waiting { header, data: data.to_vec(), request, buffered: 0 });
+            let content = content();
+            self.outgoing_bytes += content.weight();
+            self.outgoing.entry(header.dst).or_default().push_back(Waiting { header, content, request, buffered: 0 });
         }
         gone
+    }
+
+    /// Bytes of a buffer of a collective under way.
+    fn part(&self, request: Request, buf: u32, at: u32, len: u32) -> Option<&[u8]> {
+        let slot = self.slots.get(usize::try_from(request - 1).ok()?)?.as_ref()?;
+        let Work::Collective(schedule) = &slot.work else { return None };
+        schedule.bufs.get(buf as usize)?.get(at as usize..at as usize + len as usize)
     }
 
     /// `MPI_Buffer_attach`
@@ -403,7 +473,7 @@ impl State {
 
     /// Makes sure that the attached buffer has room for a message.
     fn reserve(&mut self, mem: &mut [u8], fabric: &Fabric, buffer: &Buffer) -> Result<()> {
-        let bytes = u64::from(self.types.committed(buffer.datatype)?.size) * u64::from(buffer.count);
+        let bytes = u64::from(self.types.used(buffer.datatype)?.size) * u64::from(buffer.count);
         let wanted = bytes + BSEND_OVERHEAD as u64;
         let free = |state: &State| state.attached.as_ref().map_or(0, |a| a.size - a.used) as u64;
         if wanted > free(self) {
@@ -423,7 +493,7 @@ impl State {
     }
 
     /// Makes a persistent request (`MPI_Send_init` and its like).
-    pub fn prepare(&mut self, mem: &mut [u8], mut prepared: Prepared) -> Result<Request> {
+    pub fn prepare(&mut self, mem: &mut [u8], prepared: Prepared) -> Result<Request> {
         // What is wrong is found now, where the program can be told which call it was.
         match prepared {
             Prepared::Send { buffer, to, tag, comm, mode } => {
@@ -436,10 +506,7 @@ impl State {
         }
         let request = self.add(Work::Inactive)?;
         // The program may free its datatype while the request lives.
-        let datatype = &mut prepared.buffer().datatype;
-        if *datatype >= datatype::DERIVED {
-            *datatype = self.types.duplicate(*datatype)?;
-        }
+        self.types.hold(prepared.buffer().datatype);
         self.slot(request)?.prepared = Some(Box::new(prepared));
         Ok(request)
     }
@@ -530,18 +597,23 @@ impl State {
         }
         let source = if from == ANY_SOURCE { None } else { Some(c.world(from)?) };
         let tag = if tag == ANY_TAG { None } else { Some(Self::tag(tag)?) };
-        let t = self.types.committed(buffer.datatype)?;
+        let t = self.types.used(buffer.datatype)?;
         // A wild pointer is found now, where the program can be told which call it was, and not when the message comes.
         if t.contiguous() {
             datatype::slice(mem, t, &buffer)?;
+        } else {
+            datatype::within(mem.len(), t, &buffer)?;
         }
         Ok(Some(Posted { request: 0, context: c.context * 2, source, tag, target: Target::Guest { buffer, comm } }))
     }
 
     fn post(&mut self, mem: &mut [u8], fabric: &Fabric, posted: Posted) -> Result<()> {
+        if let Target::Guest { buffer, .. } = &posted.target {
+            self.types.hold(buffer.datatype);
+        }
         if let Some(i) = self.unexpected.iter().position(|(h, _)| posted.wants(h)) {
             let (header, data) = self.unexpected.remove(i).expect("the position was just found");
-            self.unexpected_bytes -= data.len();
+            self.unexpected_bytes -= MESSAGE_OVERHEAD + data.len();
             return self.deliver(mem, fabric, posted, &header, &data);
         }
         self.posted.push(posted);
@@ -552,10 +624,12 @@ impl State {
     fn deliver(&mut self, mem: &mut [u8], fabric: &Fabric, posted: Posted, header: &Header, data: &[u8]) -> Result<()> {
         match posted.target {
             Target::Guest { buffer, comm } => {
-                let t = self.types.get(buffer.datatype)?;
+                let t = self.types.used(buffer.datatype)?;
                 let room = u64::from(t.size) * u64::from(buffer.count);
                 let fits = data.len() as u64 <= room;
-                datatype::unpack(mem, t, &buffer, &data[..data.len().min(room as usize)])?;
+                let unpacked = datatype::unpack(mem, t, &buffer, &data[..data.len().min(room as usize)]);
+                self.types.let_go(buffer.datatype);
+                unpacked?;
                 let source = self.comms.get(comm).map_or(-1, |c| c.local(header.src));
                 if !fits {
                     self.failed = Some((
@@ -614,15 +688,24 @@ impl State {
         Ok(())
     }
 
-    fn flush(&mut self, fabric: &Fabric) {
+    fn flush(&mut self, fabric: &Fabric) -> Result<()> {
         let mut outgoing = std::mem::take(&mut self.outgoing);
+        let mut result = Ok(());
         outgoing.retain(|_, queue| {
             while let Some(w) = queue.front() {
-                if !fabric.send(&w.header, &w.data) {
+                let data = match &w.content {
+                    Content::Own(data) => Some(data.as_slice()),
+                    Content::Schedule { buf, at, len } => self.part(w.request, *buf, *at, *len),
+                };
+                let Some(data) = data else {
+                    result = Err(Error::new(Class::Intern, "a collective ended before its messages had left"));
+                    break;
+                };
+                if !fabric.send(&w.header, data) {
                     break;
                 }
                 let w = queue.pop_front().expect("it was just looked at");
-                self.outgoing_bytes -= w.data.len();
+                self.outgoing_bytes -= w.content.weight();
                 if let Some(attached) = &mut self.attached {
                     attached.used -= w.buffered;
                 }
@@ -631,6 +714,7 @@ impl State {
             !queue.is_empty()
         });
         self.outgoing = outgoing;
+        result
     }
 
     /// Nothing of this rank waits to leave it.
@@ -667,7 +751,10 @@ impl State {
     pub fn cancel(&mut self, request: Request) -> Result<()> {
         self.slot(request)?;
         if let Some(i) = self.posted.iter().position(|p| p.request == request) {
-            self.posted.remove(i);
+            let posted = self.posted.remove(i);
+            if let Target::Guest { buffer, .. } = posted.target {
+                self.types.let_go(buffer.datatype);
+            }
             let slot = self.slot(request)?;
             slot.work = Work::Done;
             slot.status.cancelled = true;
@@ -676,8 +763,14 @@ impl State {
     }
 
     /// Starts a collective.
-    pub(crate) fn begin(&mut self, mem: &mut [u8], fabric: &Fabric, schedule: Schedule) -> Result<Request> {
+    pub(crate) fn begin(&mut self, mem: &mut [u8], fabric: &Fabric, mut schedule: Schedule) -> Result<Request> {
+        let bytes = schedule.seal();
+        self.room(mem.len(), bytes, true)?;
+        let outputs: Vec<datatype::Handle> = schedule.outputs.iter().map(|(_, _, buffer)| buffer.datatype).collect();
         let request = self.add(Work::Collective(Box::new(schedule)))?;
+        // The program may free its datatypes while the collective is under way.
+        outputs.into_iter().for_each(|t| self.types.hold(t));
+        self.collective_bytes += bytes;
         if !self.advance(mem, fabric, request)? {
             self.collectives.push(request);
         }
@@ -703,11 +796,6 @@ impl State {
             };
             let (context, tag) = (schedule.context, schedule.tag);
             schedule.pending = (round.sends.len() + round.receives.len()) as u32;
-            let outgoing: Vec<(Rank, Vec<u8>)> = round
-                .sends
-                .iter()
-                .map(|p| (p.peer, schedule.bufs[p.buf as usize][p.at as usize..(p.at + p.len) as usize].to_vec()))
-                .collect();
             for p in &round.receives {
                 self.post(
                     mem,
@@ -721,22 +809,27 @@ impl State {
                     },
                 )?;
             }
-            for (dst, data) in outgoing {
-                let header = Header { src: self.me, dst, seq: 0, context, tag, kind: Kind::Data, token: request as u32 };
-                self.push(fabric, header, &data, request);
+            for p in &round.sends {
+                let header = Header { src: self.me, dst: p.peer, seq: 0, context, tag, kind: Kind::Data, token: request as u32 };
+                self.push_part(fabric, header, request, p);
             }
         }
     }
 
     fn complete(&mut self, mem: &mut [u8], schedule: Schedule) -> Result<()> {
+        self.collective_bytes -= schedule.bytes;
+        let mut result = Ok(());
         for (buf, at, buffer) in &schedule.outputs {
-            let t = self.types.get(buffer.datatype)?;
-            let len = t.size as usize * buffer.count as usize;
-            // The program may have freed the datatype and made another of this number.
-            let data = schedule.bufs.get(*buf as usize).and_then(|b| b.get(*at as usize..(*at as usize).checked_add(len)?));
-            let data = data.ok_or_else(|| Error::new(Class::Type, format!("datatype {} is not what it was when the collective began", buffer.datatype)))?;
-            datatype::unpack(mem, t, buffer, data)?;
+            result = result.and_then(|()| {
+                let t = self.types.used(buffer.datatype)?;
+                let len = t.size as usize * buffer.count as usize;
+                let data = schedule.bufs.get(*buf as usize).and_then(|b| b.get(*at as usize..(*at as usize).checked_add(len)?));
+                let data = data.ok_or_else(|| Error::new(Class::Intern, format!("a collective has no {len} bytes of datatype {}", buffer.datatype)))?;
+                datatype::unpack(mem, t, buffer, data)
+            });
+            self.types.let_go(buffer.datatype);
         }
+        result?;
         if let Finish::Split { comm, color, into } = schedule.finish {
             let handle = self.split(comm, color, &schedule.bufs[0])?;
             let at = into as usize;

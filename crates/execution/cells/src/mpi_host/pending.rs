@@ -2,7 +2,7 @@
 //!
 //! Plain data, which travels with a cell that is stopped in the middle of such a call.
 
-use super::{STATUS, ints, put_i32, put_status};
+use super::{STATUS, element, put_i32, put_status};
 use crate::cell::Host;
 use mpi::rank::UNDEFINED;
 use mpi::{State, Status};
@@ -91,66 +91,50 @@ pub(super) fn complete(mem: &mut [u8], mpi: &mut State, request: i32, handle: u3
     put_status(mem, status, &s)
 }
 
-/// The requests that there is something to wait for, with their places in the array.
-fn active(mpi: &mut State, requests: &[i32]) -> mpi::Result<Vec<(u32, i32)>> {
-    let mut found = Vec::new();
-    for (i, r) in requests.iter().enumerate() {
-        if mpi.active(*r)? {
-            found.push((i as u32, *r));
-        }
-    }
-    Ok(found)
-}
-
 pub(super) fn all(mem: &mut [u8], mpi: &mut State, handles: u32, count: u32, statuses: u32) -> mpi::Result<bool> {
-    let requests = ints(mem, handles, count)?;
-    for r in &requests {
-        if !mpi.done(*r)? {
+    for i in 0..count {
+        if !mpi.done(element(mem, handles, i)?)? {
             return Ok(false);
         }
     }
-    for (i, r) in requests.iter().enumerate() {
-        let i = i as u32;
-        complete(mem, mpi, *r, handles + 4 * i, if statuses == 0 { 0 } else { statuses + STATUS * i })?;
+    for i in 0..count {
+        let request = element(mem, handles, i)?;
+        complete(mem, mpi, request, handles + 4 * i, if statuses == 0 { 0 } else { statuses + STATUS * i })?;
     }
     Ok(true)
 }
 
 pub(super) fn any(mem: &mut [u8], mpi: &mut State, handles: u32, count: u32, index: u32, status: u32) -> mpi::Result<bool> {
-    let requests = ints(mem, handles, count)?;
-    let active = active(mpi, &requests)?;
-    if active.is_empty() {
-        put_i32(mem, index, UNDEFINED)?;
-        put_status(mem, status, &Status::EMPTY)?;
-        return Ok(true);
-    }
-    for (i, r) in active {
-        if mpi.done(r)? {
+    let mut active = false;
+    for i in 0..count {
+        let request = element(mem, handles, i)?;
+        active |= mpi.active(request)?;
+        if mpi.active(request)? && mpi.done(request)? {
             put_i32(mem, index, i as i32)?;
-            complete(mem, mpi, r, handles + 4 * i, status)?;
+            complete(mem, mpi, request, handles + 4 * i, status)?;
             return Ok(true);
         }
     }
-    Ok(false)
+    if !active {
+        put_i32(mem, index, UNDEFINED)?;
+        put_status(mem, status, &Status::EMPTY)?;
+    }
+    Ok(!active)
 }
 
 pub(super) fn some(mem: &mut [u8], mpi: &mut State, handles: u32, count: u32, done: u32, indices: u32, statuses: u32) -> mpi::Result<bool> {
-    let requests = ints(mem, handles, count)?;
-    let active = active(mpi, &requests)?;
-    if active.is_empty() {
-        put_i32(mem, done, UNDEFINED)?;
-        return Ok(true);
-    }
-    let mut n = 0;
-    for (i, r) in active {
-        if mpi.done(r)? {
-            put_i32(mem, indices + 4 * n, i as i32)?;
-            complete(mem, mpi, r, handles + 4 * i, if statuses == 0 { 0 } else { statuses + STATUS * n })?;
+    let (mut active, mut n) = (false, 0);
+    for i in 0..count {
+        let request = element(mem, handles, i)?;
+        active |= mpi.active(request)?;
+        if mpi.active(request)? && mpi.done(request)? {
+            put_i32(mem, indices.wrapping_add(4 * n), i as i32)?;
+            complete(mem, mpi, request, handles + 4 * i, if statuses == 0 { 0 } else { statuses.wrapping_add(STATUS * n) })?;
             n += 1;
         }
     }
-    if n > 0 {
-        put_i32(mem, done, n as i32)?;
+    if n > 0 || !active {
+        put_i32(mem, done, if active { n as i32 } else { UNDEFINED })?;
     }
-    Ok(n > 0)
+    Ok(n > 0 || !active)
 }

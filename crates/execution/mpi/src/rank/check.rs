@@ -3,7 +3,7 @@
 //! Postcard gives any state that the bytes spell; the rest of this crate indexes and subtracts as its own states allow. What would make it panic,
 //! or touch what is not there, is refused here. A state may still be wrong in a way that only its own program would notice.
 
-use super::{REQUESTS_MAX, Request, Slot, State, Target, Work};
+use super::{Content, MESSAGE_OVERHEAD, REQUESTS_MAX, Request, Slot, State, Target, Work};
 use crate::collective::Schedule;
 use crate::error::{Class, Error, Result};
 use crate::message::{Header, Kind};
@@ -55,10 +55,15 @@ impl State {
                 return wrong(format!("request {r} is not free as it says"));
             }
         }
+        let mut bytes = 0usize;
         for slot in self.slots.iter().flatten() {
             if let Work::Collective(schedule) = &slot.work {
                 schedule.check(size)?;
+                bytes = bytes.saturating_add(schedule.bytes);
             }
+        }
+        if bytes != self.collective_bytes || bytes > isize::MAX as usize {
+            return wrong(format!("collectives of {bytes} bytes are counted as {}", self.collective_bytes));
         }
         let mut seen = BTreeSet::new();
         if let Some(r) = self.collectives.iter().find(|r| self.schedule(**r).is_none() || !seen.insert(**r)) {
@@ -80,6 +85,11 @@ impl State {
             }
         }
         for w in self.outgoing.values().flatten() {
+            if let Content::Schedule { buf, at, len } = w.content
+                && !(w.header.kind == Kind::Data && self.schedule(w.request).is_some_and(|s| s.has(buf, at, len)))
+            {
+                return wrong(format!("a message of request {} waits to leave, which is no collective that has it", w.request));
+            }
             if w.header.kind == Kind::Data && self.schedule(w.request).is_some() {
                 *told.entry(w.request).or_default() += 1;
             }
@@ -96,7 +106,7 @@ impl State {
         if !early || !self.unexpected.iter().all(|(h, _)| comes(h)) {
             return wrong(format!("a message for another rank or from none waits at rank {}", self.me.0));
         }
-        let bytes: usize = self.unexpected.iter().chain(self.early.values()).map(|(_, data)| data.len()).sum();
+        let bytes: usize = self.unexpected.iter().chain(self.early.values()).map(|(_, data)| MESSAGE_OVERHEAD + data.len()).sum();
         if self.unexpected_bytes < bytes || self.unexpected_bytes > isize::MAX as usize {
             return wrong(format!("{bytes} bytes without a receive are counted as {}", self.unexpected_bytes));
         }
@@ -105,7 +115,7 @@ impl State {
                 return wrong(format!("a message of another rank, or to none, waits to leave rank {}", self.me.0));
             }
         }
-        let bytes: usize = self.outgoing.values().flatten().map(|w| w.data.len()).sum();
+        let bytes: usize = self.outgoing.values().flatten().map(|w| w.content.weight()).sum();
         if self.outgoing_bytes < bytes || self.outgoing_bytes > isize::MAX as usize {
             return wrong(format!("{bytes} bytes that wait to leave are counted as {}", self.outgoing_bytes));
         }
@@ -260,6 +270,7 @@ mod tests {
         refused(&|s| s.unexpected_bytes = 0, "counted as 0");
         refused(&|s| s.unexpected_bytes -= 1, "without a receive are counted");
         refused(&|s| s.outgoing_bytes -= 1, "wait to leave are counted");
+        refused(&|s| s.collective_bytes -= 1, "collectives of");
         refused(&|s| s.unexpected[0].0.src = Rank(70), "from none");
         refused(&|s| s.attached.as_mut().unwrap().used = 0, "attached");
         refused(&|s| s.outgoing.values_mut().next().unwrap()[0].header.dst = Rank(9), "waits to leave");
@@ -272,5 +283,8 @@ mod tests {
         };
         refused(&|s| collective(s, &|c| c.pending = 0), "waits for less");
         refused(&|s| collective(s, &|c| c.bufs.clear()), "");
+        refused(&|s| collective(s, &|c| c.bytes = 0), "more than it says");
+        let part = |s: &mut State, change: &dyn Fn(&mut Content)| s.outgoing.values_mut().flatten().for_each(|w| change(&mut w.content));
+        refused(&|s| part(s, &|c| if let Content::Schedule { at, .. } = c { *at = 5000 }), "no collective that has it");
     }
 }

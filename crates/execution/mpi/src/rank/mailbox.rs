@@ -2,7 +2,7 @@
 //!
 //! Beyond [`UNEXPECTED_SOFT`] bytes without a receive, messages stay where they are, and their senders wait in the end.
 
-use super::{Request, State, Work};
+use super::{MESSAGE_OVERHEAD, Request, State, Work};
 use crate::error::{Class, Error, Result};
 use crate::fabric::{Fabric, Taker};
 use crate::message::{Header, Kind, Rank};
@@ -87,7 +87,7 @@ impl State {
             return Ok(());
         }
         if !self.outgoing.is_empty() {
-            self.flush(fabric);
+            self.flush(fabric)?;
         }
         if !self.orphans.is_empty() {
             self.collect_orphans()?;
@@ -113,7 +113,7 @@ impl State {
         let expected = self.seq_in[header.src.index()];
         if header.seq != expected {
             if header.seq > expected && !self.early.contains_key(&(header.src, header.seq)) {
-                self.unexpected_bytes += data.len();
+                self.unexpected_bytes += MESSAGE_OVERHEAD + data.len();
                 self.early.insert((header.src, header.seq), (header, data.to_vec()));
             }
             return Ok(());
@@ -122,7 +122,7 @@ impl State {
         while !self.early.is_empty() {
             let key = (header.src, self.seq_in[header.src.index()]);
             let Some((header, data)) = self.early.remove(&key) else { break };
-            self.unexpected_bytes -= data.len();
+            self.unexpected_bytes -= MESSAGE_OVERHEAD + data.len();
             self.take(mem, fabric, header, &data)?;
         }
         Ok(())
@@ -144,7 +144,7 @@ impl State {
             let posted = self.posted.remove(i);
             return self.deliver(mem, fabric, posted, &header, data);
         }
-        self.unexpected_bytes += data.len();
+        self.unexpected_bytes += MESSAGE_OVERHEAD + data.len();
         self.unexpected.push_back((header, data.to_vec()));
         Ok(())
     }

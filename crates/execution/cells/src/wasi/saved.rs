@@ -1,0 +1,225 @@
+//! A cell's open files as they travel: plain data, from which another agent opens them again.
+//!
+//! A file that is read is a name and a version. One that is written is nobody else's yet, so all of it goes along, in memory and while the rank
+//! stands still: that has a bound ([`UNSEALED_MAX`]), beyond which the rank stays where it is until the file is closed.
+
+use super::{FDS_MAX, Fd, Folders, State, normal};
+use serde::{Deserialize, Serialize};
+
+/// Bytes of all files together that a rank has open for writing when it moves or is written down.
+const UNSEALED_MAX: u64 = 256 << 20;
+
+/// `mount` is the folder's name: another agent may list the job's folders in another order.
+#[derive(Serialize, Deserialize)]
+enum SavedFd {
+    Standard(u8),
+    Folder { mount: String, path: String, preopened: Option<String> },
+    Reading { mount: String, path: String, at: u64, version: u64 },
+    Writing { mount: String, path: String, at: u64, append: bool, data: Vec<u8> },
+}
+
+/// A cell's open files as they travel.
+#[derive(Serialize, Deserialize)]
+pub struct Saved {
+    fds: Vec<Option<SavedFd>>,
+    folders: Vec<(String, String)>,
+    printed: u64,
+}
+
+impl State {
+    pub fn save(&self) -> std::result::Result<Saved, String> {
+        let name = |mount: usize| self.mounts.folders[mount].0.clone();
+        let save = |fd: &Fd| -> std::result::Result<SavedFd, String> {
+            Ok(match fd {
+                Fd::Standard(n) => SavedFd::Standard(*n),
+                Fd::Folder { mount, path, preopened } => {
+                    SavedFd::Folder { mount: name(*mount), path: path.clone(), preopened: preopened.clone() }
+                }
+                Fd::Reading { mount, path, at, file } => {
+                    SavedFd::Reading { mount: name(*mount), path: path.clone(), at: *at, version: file.version() }
+                }
+                Fd::Writing { mount, path, at, append, file } => {
+                    let mut data = vec![0; file.len() as usize];
+                    let mut done = 0;
+                    while done < data.len() {
+                        match file.read_at(done as u64, &mut data[done..]) {
+                            Ok(n) if n > 0 => done += n,
+                            _ => return Err(format!("file /{}/{path}, which is being written, can't be read back", name(*mount))),
+                        }
+                    }
+                    SavedFd::Writing { mount: name(*mount), path: path.clone(), at: *at, append: *append, data }
+                }
+            })
+        };
+        self.unsealed()?;
+        let fds = self.fds.iter().map(|fd| fd.as_ref().map(save).transpose()).collect::<std::result::Result<_, _>>()?;
+        let folders = self.folders.iter().map(|(mount, path)| (name(mount), path.to_string())).collect();
+        Ok(Saved { fds, folders, printed: self.printed })
+    }
+
+    /// Refuses when files that are being written are too much to take along, before anything of them is read.
+    fn unsealed(&self) -> std::result::Result<(), String> {
+        let written = || {
+            self.fds.iter().flatten().filter_map(|fd| match fd {
+                Fd::Writing { mount, path, file, .. } => Some((file.len(), *mount, path)),
+                _ => None,
+            })
+        };
+        let all = written().fold(0u64, |sum, (bytes, ..)| sum.saturating_add(bytes));
+        match written().max_by_key(|(bytes, ..)| *bytes) {
+            Some((bytes, mount, path)) if all > UNSEALED_MAX => Err(format!(
+                "file /{}/{path} has {bytes} bytes and is still being written ({all} with others); a rank takes at most {UNSEALED_MAX} bytes of such \
+                 files along, so it can move, or be written down, when it has closed some; let it write several smaller files, or close them earlier",
+                self.mounts.folders[mount].0
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn restore(&mut self, saved: &Saved) -> std::result::Result<(), String> {
+        if saved.fds.len() > FDS_MAX.max(self.fds.len()) {
+            return Err(format!("it has {} descriptors, more than the {FDS_MAX} of a cell", saved.fds.len()));
+        }
+        let mut fds = Vec::with_capacity(saved.fds.len());
+        for fd in &saved.fds {
+            fds.push(match fd {
+                None => None,
+                Some(fd) => Some(self.reopen(fd)?),
+            });
+        }
+        let mut folders = Folders::default();
+        for (name, path) in &saved.folders {
+            folders.add(self.mount(name, path)?, path.clone()).map_err(|_| "it has made more folders than a cell may".to_string())?;
+        }
+        if saved.printed > i64::MAX as u64 {
+            return Err(format!("the rank is said to have printed {} bytes", saved.printed));
+        }
+        self.fds = fds;
+        self.folders = folders;
+        self.printed = saved.printed;
+        Ok(())
+    }
+
+    /// Where a folder of this name is here. `path`: what is wanted of it.
+    fn mount(&self, name: &str, path: &str) -> std::result::Result<usize, String> {
+        // A mount is promised normalised paths, and a snapshot's bytes are foreign.
+        if normal("", path).as_deref() != Ok(path) {
+            return Err(format!("the rank has /{name}/{path} open, which is no path below /{name}"));
+        }
+        let found = self.mounts.folders.iter().position(|(n, _)| n == name);
+        found.ok_or_else(|| format!("the rank has /{name}/{path} open, and the job has no bucket {name} here"))
+    }
+
+    fn reopen(&self, fd: &SavedFd) -> std::result::Result<Fd, String> {
+        Ok(match fd {
+            SavedFd::Standard(n) => Fd::Standard(*n),
+            SavedFd::Folder { mount, path, preopened } => {
+                Fd::Folder { mount: self.mount(mount, path)?, path: path.clone(), preopened: preopened.clone() }
+            }
+            SavedFd::Reading { mount: name, path, at, version } => {
+                let mount = self.mount(name, path)?;
+                let file = self.mounts.folders[mount].1.open_version(path, *version);
+                let file = file.map_err(|e| format!("/{name}/{path}, which the rank reads, can't be opened where it is to go on: {e}"))?;
+                Fd::Reading { mount, path: path.clone(), at: *at, file }
+            }
+            SavedFd::Writing { mount: name, path, at, append, data } => {
+                let lost = |e| format!("/{name}/{path}, which the rank writes, can't be written where it is to go on ({e:?}, {} bytes)", data.len());
+                let mount = self.mount(name, path)?;
+                let mut file = self.mounts.folders[mount].1.create(path, false).map_err(lost)?;
+                file.write_at(0, data).map_err(lost)?;
+                Fd::Writing { mount, path: path.clone(), at: *at, append: *append, file }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cell::Spec;
+    use crate::wasi::{Discard, Mount, Mounts, Sink};
+    use std::sync::Arc;
+
+    struct Nowhere;
+    impl mpi::Wire for Nowhere {
+        fn send(&self, _: mpi::Message) {}
+        fn acknowledge(&self, _: mpi::Rank, _: mpi::Rank, _: u64) {}
+    }
+
+    /// A cell with one folder, `/data`.
+    fn spec(mount: impl Mount + 'static) -> Spec {
+        Spec {
+            rank: mpi::Rank(0),
+            size: 1,
+            args: Vec::new(),
+            env: Vec::new(),
+            memory_max: 1 << 20,
+            mounts: Mounts { folders: vec![("data".into(), Arc::new(mount))], workdir: None },
+            output: Arc::new(Discard),
+            fabric: Arc::new(mpi::Fabric::new(1, Box::new(Nowhere))),
+            place: String::new(),
+            spin: 0,
+        }
+    }
+
+    #[test]
+    fn a_snapshot_can_not_lead_out_of_its_mounts() {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::create_dir(outside.path().join("mount")).unwrap();
+        for name in ["secret", "mount/own"] {
+            std::fs::write(outside.path().join(name), name).unwrap();
+        }
+        let spec = spec(crate::folder::Folder { root: outside.path().join("mount") });
+        let restore = |path: &str| {
+            let reading = SavedFd::Reading { mount: "data".into(), path: path.into(), at: 0, version: 0 };
+            State::new(&spec, true).restore(&Saved { fds: vec![Some(reading)], folders: Vec::new(), printed: 0 })
+        };
+        assert_eq!(restore("own"), Ok(()));
+        for path in ["../secret", "/../secret", "./own", "a/../../secret"] {
+            assert!(restore(path).unwrap_err().contains("no path below /data"), "{path}");
+        }
+        let many = Saved { fds: (0..5000).map(|_| None).collect(), folders: Vec::new(), printed: 0 };
+        assert!(State::new(&spec, true).restore(&many).unwrap_err().contains("5000 descriptors"));
+    }
+
+    /// A file of so many bytes, none of which may be read.
+    struct Sparse(u64);
+    impl Sink for Sparse {
+        fn len(&self) -> u64 {
+            self.0
+        }
+        fn set_len(&mut self, len: u64) -> crate::wasi::Result<()> {
+            self.0 = len;
+            Ok(())
+        }
+        fn read_at(&self, _: u64, into: &mut [u8]) -> crate::wasi::Result<usize> {
+            assert!(self.0 < 1 << 20, "{} bytes are read for a rank that is refused", self.0);
+            Ok(into.len())
+        }
+        fn write_at(&mut self, _: u64, _: &[u8]) -> crate::wasi::Result<()> {
+            Ok(())
+        }
+        fn commit(self: Box<Self>) -> crate::wasi::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn files_too_large_to_travel_are_named_and_not_read() {
+        let spec = spec(crate::folder::Folder { root: "/nowhere".into() });
+        let saved = |sizes: &[u64]| {
+            let mut state = State::new(&spec, true);
+            for (i, size) in sizes.iter().enumerate() {
+                let file = Box::new(Sparse(*size));
+                state.add(Fd::Writing { mount: 0, path: format!("out/{i}"), at: 0, append: false, file }).unwrap();
+            }
+            state.save().map(|_| ())
+        };
+        assert_eq!(saved(&[5, 7]), Ok(()));
+        let e = saved(&[5, 9 << 30, 100]).unwrap_err();
+        assert!(e.contains("file /data/out/1 has 9663676416 bytes") && e.contains("at most 268435456 bytes"), "{e}");
+        let e = saved(&[UNSEALED_MAX - 10, 11]).unwrap_err();
+        assert!(e.contains("file /data/out/0") && e.contains("268435457 with others"), "{e}");
+        assert!(saved(&[u64::MAX, u64::MAX]).is_err());
+    }
+}
