@@ -108,8 +108,8 @@ struct Arrived {
 
 /// Takes messages out of a mailbox.
 pub trait Taker {
-    /// Whether the next message of this rank is wanted now; else it and what is behind it wait, and its sender with them.
-    fn wants(&mut self, src: Rank) -> bool;
+    /// Whether this message of a rank is wanted now; else it waits, and its sender with it. `seq`: its number, or `None` for what comes in its order.
+    fn wants(&mut self, src: Rank, seq: Option<u64>) -> bool;
     fn take(&mut self, header: Header, data: &[u8]);
 }
 
@@ -322,7 +322,7 @@ impl Fabric {
         for (src, ring) in mailbox.rings.iter().enumerate() {
             if let Some(ring) = ring.get() {
                 let (src, end) = (Rank(src as u32), ring.end());
-                while ring.before(end) && taker.wants(src) {
+                while ring.before(end) && taker.wants(src, None) {
                     ring.pop(src, rank, |header, data| taker.take(header, data));
                 }
             }
@@ -336,7 +336,7 @@ impl Fabric {
         let queue = std::mem::take(&mut lock(&mailbox.arrived).queue);
         let (mut left, mut taken) = (VecDeque::new(), Vec::new());
         for a in queue {
-            if taker.wants(a.message.header.src) {
+            if taker.wants(a.message.header.src, Some(a.message.header.seq)) {
                 taker.take(a.message.header, &a.message.data);
                 taken.push((a.message.header, a.acknowledged, a.message.data.len()));
             } else {

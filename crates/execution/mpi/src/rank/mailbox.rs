@@ -25,11 +25,11 @@ struct Taking<'s> {
 
 impl Taker for Taking<'_> {
     #[inline]
-    fn wants(&mut self, src: Rank) -> bool {
+    fn wants(&mut self, src: Rank, seq: Option<u64>) -> bool {
         if self.result.is_err() {
             return false;
         }
-        self.all || self.state.unexpected_bytes <= UNEXPECTED_SOFT || self.trickle(src)
+        self.all || self.state.unexpected_bytes <= UNEXPECTED_SOFT || self.trickle(src, seq)
     }
 
     #[inline]
@@ -42,9 +42,11 @@ impl Taker for Taking<'_> {
 
 impl Taking<'_> {
     #[cold]
-    fn trickle(&mut self, src: Rank) -> bool {
+    fn trickle(&mut self, src: Rank, seq: Option<u64>) -> bool {
         let state = &*self.state;
-        if self.trickled.contains(&src) || !state.awaits(src) {
+        // What comes out of its order would only lie here: the one before it is behind it in the mailbox, or is sent again.
+        let early = seq.is_some_and(|seq| seq > state.seq_in[src.index()]);
+        if early || self.trickled.contains(&src) || !state.awaits(src) {
             return false;
         }
         if state.unexpected_bytes > UNEXPECTED_MAX {
