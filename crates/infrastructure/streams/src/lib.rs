@@ -1,0 +1,18 @@
+//! Streams: a durable, elastic stream store that speaks Pravega's protocols, so that Pravega's own clients are its clients.
+//!
+//! ```text
+//!   gRPC 9090 ── controller ──┐                     ┌── log ── disk      every change, once, in order
+//!                             ├── store: one lock ──┤
+//!   TCP 12345 ── wire ────────┘   segments, catalog └── tier ── geds     immutable chunks in a folder or S3
+//! ```
+//!
+//! The life of an event, the log's format and the reasons stand in `docs/design/streams.md`. In one sentence: a change is decided and applied
+//! in memory under one lock, its record goes to the one log, and every reply waits for the record that it depends on to be on disk.
+//!
+//! What it does not do: replicate to another machine.
+
+pub mod disk;
+mod error;
+pub mod log;
+
+pub use error::{Error, Result};
