@@ -37,6 +37,22 @@ pub enum Error {
     NoKey(String),
     #[error("a key of table {0} has another version")]
     BadVersion(String),
+    #[error("scope {0} does not exist")]
+    NoScope(String),
+    #[error("scope {0} exists already")]
+    ScopeExists(String),
+    #[error("scope {0} is not empty: delete its streams, reader groups and tables first")]
+    ScopeNotEmpty(String),
+    #[error("stream {0} does not exist")]
+    NoStream(String),
+    #[error("stream {0} exists already")]
+    StreamExists(String),
+    #[error("stream {0} is sealed")]
+    StreamSealed(String),
+    #[error("stream {0} is not sealed: seal it before it is deleted")]
+    StreamNotSealed(String),
+    #[error("transaction {0} is not open or does not exist")]
+    NoTxn(String),
     #[error("{what}: {limit} bytes is the limit, {wanted} were asked for")]
     TooLarge { what: String, limit: u64, wanted: u64 },
     #[error("{0}")]
@@ -57,13 +73,16 @@ impl Error {
             Error::File { .. } => Kind::Internal,
             Error::Damaged(_) => Kind::DataLoss,
             Error::Stopped(_) => Kind::Unavailable,
-            Error::NoSegment(_) | Error::NoKey(_) | Error::NotFound(_) => Kind::NotFound,
-            Error::SegmentExists(_) => Kind::AlreadyExists,
+            Error::NoSegment(_) | Error::NoKey(_) | Error::NoScope(_) | Error::NoStream(_) | Error::NoTxn(_) | Error::NotFound(_) => Kind::NotFound,
+            Error::SegmentExists(_) | Error::ScopeExists(_) | Error::StreamExists(_) => Kind::AlreadyExists,
             Error::Sealed { .. }
             | Error::Truncated { .. }
             | Error::NotAt { .. }
             | Error::NotEmpty(_)
             | Error::BadVersion(_)
+            | Error::ScopeNotEmpty(_)
+            | Error::StreamSealed(_)
+            | Error::StreamNotSealed(_)
             | Error::Conflict(_) => Kind::FailedPrecondition,
             Error::BeyondEnd { .. } | Error::EventNumber { .. } | Error::NotATable(_) | Error::IsATable(_) | Error::Invalid(_) => {
                 Kind::InvalidArgument

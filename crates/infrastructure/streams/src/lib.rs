@@ -11,8 +11,21 @@
 //!
 //! What it does not do: replicate to another machine.
 
+pub mod access;
+pub mod catalog;
+pub mod controller;
 pub mod disk;
 mod error;
 pub mod log;
+pub mod plan;
+pub mod proto;
+pub mod segment;
+pub mod server;
+pub mod store;
+pub mod table;
+mod tier;
+pub mod wire;
 
+pub use server::{Options, Server};
+pub use store::Store;
 pub use error::{Error, Result};
