@@ -1,0 +1,416 @@
+//! Scopes, streams, their epochs and transactions: what the controller knows. Plain data, changed by [`Change`]s out of the log.
+//!
+//! An *epoch* is the set of segments that share a stream's key space out among them from one scale to the next. A segment lives in consecutive
+//! epochs; its successors are the new segments of the epoch after its last one, as far as their keys overlap. So successors and predecessors need
+//! no lists of their own.
+
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// A stream's segment: epoch of its making in the high half, number in the low half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SegmentNo(pub i64);
+
+impl SegmentNo {
+    pub fn new(epoch: u32, number: u32) -> SegmentNo {
+        SegmentNo(i64::from(epoch) << 32 | i64::from(number))
+    }
+    pub fn epoch(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+    pub fn number(self) -> u32 {
+        self.0 as u32
+    }
+    /// The name that it has in the segment store.
+    pub fn name(self, scope: &str, stream: &str) -> String {
+        format!("{scope}/{stream}/{}.#epoch.{}", self.number(), self.epoch())
+    }
+}
+
+/// Number of a transaction. Both halves are kept positive: a client widens them with their signs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TxnId {
+    pub high: i64,
+    pub low: i64,
+}
+
+impl TxnId {
+    /// The segment in which a transaction keeps what is meant for `segment`.
+    pub fn segment(self, segment: &str) -> String {
+        format!("{segment}#transaction.{:016x}{:016x}", self.high, self.low)
+    }
+}
+
+/// A segment's part of the key space: `low` belongs to it, `high` doesn't.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Range {
+    pub segment: SegmentNo,
+    pub low: f64,
+    pub high: f64,
+}
+
+impl Range {
+    pub fn overlaps(&self, other: &Range) -> bool {
+        self.low < other.high && other.low < self.high
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Scaling {
+    /// 0: fixed, 1: kB/s, 2: events/s; the numbers that the protocol has.
+    pub kind: i32,
+    pub target_rate: i32,
+    pub factor: i32,
+    pub min_segments: i32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Retention {
+    /// 0: all, 1: ms, 2: bytes.
+    pub kind: i32,
+    pub param: i64,
+    pub max: i64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    pub scaling: Scaling,
+    pub retention: Option<Retention>,
+    pub tags: Vec<String>,
+    pub timestamp_timeout_ms: i64,
+    pub rollover_bytes: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Epoch {
+    pub at_ms: u64,
+    pub segments: Vec<Range>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TxnState {
+    Open,
+    Committed,
+    Aborted,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Txn {
+    pub epoch: u32,
+    pub lease_ms: u64,
+    pub at_ms: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stream {
+    pub config: Config,
+    pub sealed: bool,
+    pub epochs: Vec<Epoch>,
+    /// Where the stream begins; a segment that is not named begins at its own start.
+    pub head: BTreeMap<SegmentNo, u64>,
+    pub open: BTreeMap<TxnId, Txn>,
+    /// The last transactions that ended, newest last.
+    pub ended: VecDeque<(TxnId, TxnState)>,
+    pub next_number: u32,
+}
+
+/// As Java's client keeps a reader group: the configuration as it was sent, and its generation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Group {
+    pub config: Vec<u8>,
+    pub generation: i64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeyValueTable {
+    pub partitions: i32,
+    pub primary_key: i32,
+    pub secondary_key: i32,
+    pub rollover_bytes: i64,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Scope {
+    pub streams: BTreeMap<String, Stream>,
+    pub groups: BTreeMap<String, Group>,
+    pub tables: BTreeMap<String, KeyValueTable>,
+    /// First free segment number of streams that were deleted: a writer that still has the old one must not write into the new one.
+    pub gone: BTreeMap<String, u32>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Catalog {
+    pub scopes: BTreeMap<String, Scope>,
+    pub next_txn: i64,
+}
+
+/// How many ended transactions a stream remembers.
+const ENDED_MAX: usize = 1000;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Change {
+    CreateScope { scope: String },
+    DeleteScope { scope: String },
+    CreateStream { scope: String, stream: String, config: Config, epoch: Epoch },
+    UpdateStream { scope: String, stream: String, config: Config },
+    SealStream { scope: String, stream: String },
+    DeleteStream { scope: String, stream: String },
+    NewEpoch { scope: String, stream: String, epoch: Epoch },
+    Truncate { scope: String, stream: String, cut: BTreeMap<SegmentNo, u64> },
+    BeginTxn { scope: String, stream: String, id: TxnId, txn: Txn },
+    EndTxn { scope: String, stream: String, id: TxnId, state: TxnState },
+    SetGroup { scope: String, group: String, to: Option<Group> },
+    SetTable { scope: String, table: String, to: Option<KeyValueTable> },
+}
+
+impl Catalog {
+    pub fn stream(&self, scope: &str, stream: &str) -> Option<&Stream> {
+        self.scopes.get(scope)?.streams.get(stream)
+    }
+
+    fn stream_mut(&mut self, scope: &str, stream: &str) -> &mut Stream {
+        self.scopes.get_mut(scope).and_then(|s| s.streams.get_mut(stream)).expect("a change names a stream that is there")
+    }
+
+    /// All streams, for those who look after them.
+    pub fn streams(&self) -> impl Iterator<Item = (&str, &str, &Stream)> {
+        self.scopes.iter().flat_map(|(scope, s)| s.streams.iter().map(move |(name, stream)| (scope.as_str(), name.as_str(), stream)))
+    }
+
+    /// The first segment number that a stream of this name may use.
+    pub fn first_number(&self, scope: &str, stream: &str) -> u32 {
+        self.scopes.get(scope).and_then(|s| s.gone.get(stream)).copied().unwrap_or(0)
+    }
+
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::CreateScope { scope } => {
+                self.scopes.insert(scope, Scope::default());
+            }
+            Change::DeleteScope { scope } => {
+                self.scopes.remove(&scope);
+            }
+            Change::CreateStream { scope, stream, config, epoch } => {
+                let next_number = epoch.segments.iter().map(|r| r.segment.number() + 1).max().unwrap_or(0);
+                let new = Stream {
+                    config,
+                    sealed: false,
+                    epochs: vec![epoch],
+                    head: BTreeMap::new(),
+                    open: BTreeMap::new(),
+                    ended: VecDeque::new(),
+                    next_number,
+                };
+                self.scopes.get_mut(&scope).expect("a stream is made in a scope").streams.insert(stream, new);
+            }
+            Change::UpdateStream { scope, stream, config } => self.stream_mut(&scope, &stream).config = config,
+            Change::SealStream { scope, stream } => self.stream_mut(&scope, &stream).sealed = true,
+            Change::DeleteStream { scope, stream } => {
+                let scope = self.scopes.get_mut(&scope).expect("a stream is in a scope");
+                if let Some(old) = scope.streams.remove(&stream) {
+                    scope.gone.insert(stream, old.next_number);
+                }
+            }
+            Change::NewEpoch { scope, stream, epoch } => {
+                let stream = self.stream_mut(&scope, &stream);
+                let last = epoch.segments.iter().map(|r| r.segment.number() + 1).max().unwrap_or(0);
+                stream.next_number = stream.next_number.max(last);
+                stream.epochs.push(epoch);
+            }
+            Change::Truncate { scope, stream, cut } => self.stream_mut(&scope, &stream).head = cut,
+            Change::BeginTxn { scope, stream, id, txn } => {
+                self.next_txn = self.next_txn.max(id.low + 1);
+                self.stream_mut(&scope, &stream).open.insert(id, txn);
+            }
+            Change::EndTxn { scope, stream, id, state } => {
+                let stream = self.stream_mut(&scope, &stream);
+                stream.open.remove(&id);
+                stream.ended.push_back((id, state));
+                if stream.ended.len() > ENDED_MAX {
+                    stream.ended.pop_front();
+                }
+            }
+            Change::SetGroup { scope, group, to } => {
+                let groups = &mut self.scopes.get_mut(&scope).expect("a group is in a scope").groups;
+                match to {
+                    Some(to) => drop(groups.insert(group, to)),
+                    None => drop(groups.remove(&group)),
+                }
+            }
+            Change::SetTable { scope, table, to } => {
+                let tables = &mut self.scopes.get_mut(&scope).expect("a table is in a scope").tables;
+                match to {
+                    Some(to) => drop(tables.insert(table, to)),
+                    None => drop(tables.remove(&table)),
+                }
+            }
+        }
+    }
+}
+
+impl Stream {
+    /// The segments that are written to, unless the stream is sealed.
+    pub fn current(&self) -> &Epoch {
+        self.epochs.last().expect("a stream has an epoch from its making on")
+    }
+
+    pub fn epoch_number(&self) -> u32 {
+        self.epochs.len() as u32 - 1
+    }
+
+    /// Every segment that the stream ever had, with its range.
+    pub fn segments(&self) -> BTreeMap<SegmentNo, Range> {
+        self.epochs.iter().flat_map(|e| e.segments.iter().map(|r| (r.segment, *r))).collect()
+    }
+
+    /// The last epoch of a segment, if it is one of this stream's.
+    fn last_epoch(&self, segment: SegmentNo) -> Option<usize> {
+        self.epochs.iter().rposition(|e| e.segments.iter().any(|r| r.segment == segment))
+    }
+
+    /// The segments that go on where `segment` ends, each with all segments that it goes on for. Empty while `segment` is written to.
+    pub fn successors(&self, segment: SegmentNo) -> Option<Vec<(Range, Vec<SegmentNo>)>> {
+        let last = self.last_epoch(segment)?;
+        let Some(next) = self.epochs.get(last + 1) else { return Some(Vec::new()) };
+        let before = &self.epochs[last].segments;
+        let ended: Vec<&Range> = before.iter().filter(|r| !next.segments.iter().any(|n| n.segment == r.segment)).collect();
+        let own = before.iter().find(|r| r.segment == segment)?;
+        let new = next.segments.iter().filter(|n| !before.iter().any(|b| b.segment == n.segment) && n.overlaps(own));
+        Some(
+            new.map(|n| (*n, ended.iter().filter(|e| e.overlaps(n)).map(|e| e.segment).collect()))
+                .collect(),
+        )
+    }
+
+    /// Where a reader of everything begins. The truncation cut, or the segments of the first epoch.
+    pub fn head(&self) -> BTreeMap<SegmentNo, u64> {
+        if self.head.is_empty() {
+            return self.epochs[0].segments.iter().map(|r| (r.segment, 0)).collect();
+        }
+        self.head.clone()
+    }
+
+    /// The segments between two cuts: those that have bytes at or after `from` and, if `to` is not empty, before `to`.
+    pub fn between(&self, from: &BTreeMap<SegmentNo, u64>, to: &BTreeMap<SegmentNo, u64>) -> BTreeSet<SegmentNo> {
+        let start = if from.is_empty() { self.head() } else { from.clone() };
+        let mut found: BTreeSet<SegmentNo> = BTreeSet::new();
+        let mut todo: Vec<SegmentNo> = start.into_keys().collect();
+        while let Some(segment) = todo.pop() {
+            if found.insert(segment) && !to.contains_key(&segment) {
+                todo.extend(self.successors(segment).unwrap_or_default().into_iter().map(|(r, _)| r.segment));
+            }
+        }
+        found
+    }
+
+    /// The segments that lie before a cut as a whole: predecessors, of all generations, of the cut's segments.
+    pub fn before(&self, cut: &BTreeMap<SegmentNo, u64>) -> BTreeSet<SegmentNo> {
+        let after = self.between(cut, &BTreeMap::new());
+        self.segments().into_keys().filter(|s| !after.contains(s)).collect()
+    }
+
+    /// A cut names segments of this stream that cover the key space once.
+    pub fn is_cut(&self, cut: &BTreeMap<SegmentNo, u64>) -> bool {
+        let all = self.segments();
+        let ranges: Option<Vec<Range>> = cut.keys().map(|s| all.get(s).copied()).collect();
+        ranges.is_some_and(|ranges| covers(ranges, &[Range { segment: SegmentNo(0), low: 0.0, high: 1.0 }]))
+    }
+
+    pub fn txn_state(&self, id: TxnId) -> Option<TxnState> {
+        if self.open.contains_key(&id) {
+            return Some(TxnState::Open);
+        }
+        self.ended.iter().rev().find(|(e, _)| *e == id).map(|(_, s)| *s)
+    }
+}
+
+/// How much two ends of ranges may differ: clients compute them.
+const KEY_ERROR: f64 = 1e-9;
+
+/// Whether two sets of ranges are the same part of the key space, each without overlaps.
+pub fn covers(a: Vec<Range>, b: &[Range]) -> bool {
+    let merged = |ranges: &[Range]| {
+        let mut sorted = ranges.to_vec();
+        sorted.sort_by(|a, b| a.low.total_cmp(&b.low));
+        let mut out: Vec<(f64, f64)> = Vec::new();
+        for r in sorted {
+            if !(r.low < r.high && r.low >= 0.0 && r.high <= 1.0) {
+                return None;
+            }
+            match out.last_mut() {
+                Some(last) if (last.1 - r.low).abs() <= KEY_ERROR => last.1 = r.high,
+                Some(last) if r.low < last.1 => return None,
+                _ => out.push((r.low, r.high)),
+            }
+        }
+        Some(out)
+    };
+    match (merged(&a), merged(b)) {
+        (Some(a), Some(b)) => {
+            a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| (a.0 - b.0).abs() <= KEY_ERROR && (a.1 - b.1).abs() <= KEY_ERROR)
+        }
+        _ => false,
+    }
+}
+
+/// `count` equal ranges over the whole key space, numbered from `first`.
+pub fn even(count: u32, epoch: u32, first: u32) -> Vec<Range> {
+    let at = |i: u32| f64::from(i) / f64::from(count);
+    (0..count).map(|i| Range { segment: SegmentNo::new(epoch, first + i), low: at(i), high: at(i + 1) }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream() -> Stream {
+        let mut catalog = Catalog::default();
+        let (scope, stream) = ("s".to_string(), "t".to_string());
+        catalog.apply(Change::CreateScope { scope: scope.clone() });
+        let epoch = Epoch { at_ms: 0, segments: even(2, 0, 0) };
+        catalog.apply(Change::CreateStream { scope: scope.clone(), stream: stream.clone(), config: Config::default(), epoch });
+        // Segment 0 splits in two; then its halves and segment 1 become one.
+        let [a, b] = even(2, 0, 0)[..] else { unreachable!() };
+        let part = |n, low, high| Range { segment: SegmentNo::new(1, n), low, high };
+        let split = vec![part(2, 0.0, 0.25), part(3, 0.25, 0.5), b];
+        catalog.apply(Change::NewEpoch { scope: scope.clone(), stream: stream.clone(), epoch: Epoch { at_ms: 1, segments: split } });
+        let one = vec![Range { segment: SegmentNo::new(2, 4), low: 0.0, high: 1.0 }];
+        catalog.apply(Change::NewEpoch { scope: scope.clone(), stream: stream.clone(), epoch: Epoch { at_ms: 2, segments: one } });
+        assert_eq!(a.segment, SegmentNo(0));
+        catalog.stream(&scope, &stream).unwrap().clone()
+    }
+
+    #[test]
+    fn successors_name_all_their_predecessors() {
+        let stream = stream();
+        let no = SegmentNo::new;
+        let after = |s| {
+            let found = stream.successors(s).unwrap();
+            found.into_iter().map(|(r, p)| (r.segment, p)).collect::<Vec<_>>()
+        };
+        assert_eq!(after(no(0, 0)), [(no(1, 2), vec![no(0, 0)]), (no(1, 3), vec![no(0, 0)])]);
+        assert_eq!(after(no(0, 1)), [(no(2, 4), vec![no(1, 2), no(1, 3), no(0, 1)])]);
+        assert_eq!(after(no(2, 4)), []);
+        assert!(stream.successors(no(7, 7)).is_none());
+    }
+
+    #[test]
+    fn cuts() {
+        let stream = stream();
+        let no = SegmentNo::new;
+        let cut = |of: &[SegmentNo]| of.iter().map(|s| (*s, 0)).collect::<BTreeMap<_, _>>();
+        assert!(stream.is_cut(&cut(&[no(0, 0), no(0, 1)])) && stream.is_cut(&cut(&[no(1, 2), no(1, 3), no(0, 1)])));
+        assert!(!stream.is_cut(&cut(&[no(0, 0)])) && !stream.is_cut(&cut(&[no(0, 0), no(1, 2), no(0, 1)])));
+        assert_eq!(stream.before(&cut(&[no(1, 2), no(1, 3), no(0, 1)])), [no(0, 0)].into());
+        let between = stream.between(&cut(&[no(0, 0), no(0, 1)]), &cut(&[no(1, 2), no(1, 3), no(0, 1)]));
+        assert_eq!(between, [no(0, 0), no(0, 1), no(1, 2), no(1, 3)].into());
+    }
+
+    #[test]
+    fn names_are_pravegas() {
+        assert_eq!(SegmentNo::new(3, 7).name("s", "t"), "s/t/7.#epoch.3");
+        assert_eq!(SegmentNo::new(3, 7).0, 3 << 32 | 7);
+        let txn = TxnId { high: 1 << 32, low: 10 };
+        assert_eq!(txn.segment("s/t/0.#epoch.1"), "s/t/0.#epoch.1#transaction.0000000100000000000000000000000a");
+    }
+}

@@ -1,0 +1,679 @@
+//! The controller's port: Pravega's gRPC service, translated to plans over the store.
+//!
+//! Clients stop for good on an answer that they don't know, so what can go wrong has the status that the protocol has for it. `getURI` answers for
+//! any name, since reader groups ask for names that the controller never made. Nothing here keeps state except the leases of
+//! transactions, which begin anew after a restart.
+
+use crate::{
+    Error, Result, Store,
+    catalog::{Config, Group, KeyValueTable, Range, Retention, Scaling, SegmentNo, Stream, TxnId, TxnState, even},
+    plan::{self, Plan},
+    proto::*,
+    segment::State,
+};
+use base::{Kind, clock::now_ms};
+use prost::Message;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+use tonic::{Request, Response, Status};
+
+type Answer<T> = std::result::Result<Response<T>, Status>;
+
+/// Names that a listing gives at once.
+const PAGE: usize = 1000;
+/// How often leases are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
+
+#[derive(Clone)]
+pub struct Controller {
+    store: Store,
+    /// Where clients reach the segment store.
+    uri: NodeUri,
+    leases: Arc<Mutex<HashMap<TxnId, Instant>>>,
+}
+
+fn status(e: &Error) -> Status {
+    Status::new(tonic::Code::from_i32(e.kind().grpc()), e.to_string())
+}
+
+fn names(info: Option<StreamInfo>) -> std::result::Result<(String, String), Status> {
+    let info = info.ok_or_else(|| Status::invalid_argument("the request names no stream"))?;
+    Ok((info.scope, info.stream))
+}
+
+fn info(scope: &str, stream: &str) -> Option<StreamInfo> {
+    Some(StreamInfo { scope: scope.into(), stream: stream.into(), access_operation: 0 })
+}
+
+fn segment_id(scope: &str, stream: &str, segment: SegmentNo) -> Option<SegmentId> {
+    Some(SegmentId { stream_info: info(scope, stream), segment_id: segment.0 })
+}
+
+fn range(scope: &str, stream: &str, range: &Range) -> SegmentRange {
+    SegmentRange { segment_id: segment_id(scope, stream, range.segment), min_key: range.low, max_key: range.high }
+}
+
+fn ranges(scope: &str, stream: &str, of: &[Range]) -> SegmentRanges {
+    SegmentRanges { segment_ranges: of.iter().map(|r| range(scope, stream, r)).collect(), delegation_token: String::new() }
+}
+
+fn cut(of: HashMap<i64, i64>) -> std::result::Result<BTreeMap<SegmentNo, u64>, Status> {
+    let offset = |(segment, offset)| match u64::try_from(offset) {
+        Ok(offset) => Ok((SegmentNo(segment), offset)),
+        Err(_) => Err(Status::invalid_argument(format!("offset {offset} of segment {segment} is negative"))),
+    };
+    of.into_iter().map(offset).collect()
+}
+
+fn txn(id: Option<crate::proto::TxnId>) -> std::result::Result<TxnId, Status> {
+    let id = id.ok_or_else(|| Status::invalid_argument("the request names no transaction"))?;
+    Ok(TxnId { high: id.high_bits, low: id.low_bits })
+}
+
+fn config(from: StreamConfig) -> Config {
+    let scaling = from.scaling_policy.unwrap_or_default();
+    Config {
+        scaling: Scaling {
+            kind: scaling.scale_type,
+            target_rate: scaling.target_rate,
+            factor: scaling.scale_factor,
+            min_segments: scaling.min_num_segments.max(1),
+        },
+        retention: from
+            .retention_policy
+            .filter(|r| r.retention_type != 0)
+            .map(|r| Retention { kind: r.retention_type, param: r.retention_param, max: r.retention_max }),
+        tags: from.tags.map(|t| t.tag).unwrap_or_default(),
+        timestamp_timeout_ms: from.timestamp_aggregation_timeout,
+        rollover_bytes: from.rollover_size_bytes,
+    }
+}
+
+fn to_config(scope: &str, name: &str, of: &Config) -> StreamConfig {
+    StreamConfig {
+        stream_info: info(scope, name),
+        scaling_policy: Some(ScalingPolicy {
+            scale_type: of.scaling.kind,
+            target_rate: of.scaling.target_rate,
+            scale_factor: of.scaling.factor,
+            min_num_segments: of.scaling.min_segments,
+        }),
+        retention_policy: Some(of.retention.map_or_else(RetentionPolicy::default, |r| RetentionPolicy {
+            retention_type: r.kind,
+            retention_param: r.param,
+            retention_max: r.max,
+        })),
+        tags: Some(Tags { tag: of.tags.clone() }),
+        timestamp_aggregation_timeout: of.timestamp_timeout_ms,
+        rollover_size_bytes: of.rollover_bytes,
+    }
+}
+
+/// The next page of names after a token, which is the last name of the page before.
+fn page<'a>(all: impl Iterator<Item = &'a String>, token: Option<ContinuationToken>) -> (Vec<String>, Option<ContinuationToken>) {
+    let after = token.map(|t| t.token).unwrap_or_default();
+    let names: Vec<String> = all.filter(|n| after.is_empty() || **n > after).take(PAGE).cloned().collect();
+    let token = names.last().cloned().unwrap_or(after);
+    (names, Some(ContinuationToken { token }))
+}
+
+impl Controller {
+    /// `host` and `port` are where clients find the segment store.
+    pub fn new(store: Store, host: String, port: u16) -> Controller {
+        Controller { store, uri: NodeUri { endpoint: host, port: port.into() }, leases: Arc::default() }
+    }
+
+    pub fn service(self) -> controller_service_server::ControllerServiceServer<Controller> {
+        controller_service_server::ControllerServiceServer::new(self)
+    }
+
+    /// Aborts transactions whose lease has ended. Runs until it is dropped.
+    pub async fn sweep(self) {
+        let mut tick = tokio::time::interval(SWEEP);
+        loop {
+            tick.tick().await;
+            let open: Vec<(String, String, TxnId, u64)> = self.store.peek(|state| {
+                let streams = state.catalog.streams();
+                streams.flat_map(|(scope, name, s)| s.open.iter().map(move |(id, t)| (scope.to_string(), name.to_string(), *id, t.lease_ms))).collect()
+            });
+            let now = Instant::now();
+            let ended: Vec<_> = {
+                let mut leases = self.leases.lock().unwrap_or_else(|e| e.into_inner());
+                leases.retain(|id, _| open.iter().any(|(_, _, o, _)| o == id));
+                open.into_iter().filter(|(_, _, id, lease)| *leases.entry(*id).or_insert(now + Duration::from_millis(*lease)) <= now).collect()
+            };
+            for (scope, stream, id, _) in ended {
+                match self.store.change(|state| plan::abort_txn(state, &scope, &stream, id)).await {
+                    Ok(()) => tracing::info!(%scope, %stream, txn = id.low, "a transaction's lease ended; aborted"),
+                    Err(e) => tracing::debug!(error = %e, "a transaction ended while its lease was looked at"),
+                }
+            }
+        }
+    }
+
+    async fn change<T>(&self, decide: impl FnOnce(&State) -> Plan<T>) -> Result<T> {
+        self.store.room().await?;
+        self.store.change(decide).await
+    }
+
+    async fn stream<T>(&self, scope: &str, stream: &str, see: impl FnOnce(&Stream) -> T) -> std::result::Result<T, Status> {
+        self.store.look(|state| plan::find(state, scope, stream).map(see)).await.map_err(|e| status(&e))
+    }
+}
+
+/// Turns a result into the status that the protocol has for it; what it has none for is a gRPC error.
+fn told(result: Result<()>, success: i32, known: impl FnOnce(&Error) -> Option<i32>) -> std::result::Result<i32, Status> {
+    match result {
+        Ok(()) => Ok(success),
+        Err(e) => match known(&e) {
+            Some(code) => {
+                tracing::debug!(error = %e, "refused");
+                Ok(code)
+            }
+            None => Err(status(&e)),
+        },
+    }
+}
+
+#[tonic::async_trait]
+impl controller_service_server::ControllerService for Controller {
+    async fn get_controller_server_list(&self, _: Request<ServerRequest>) -> Answer<ServerResponse> {
+        // Only asked with `pravega://`, where the client has an address of ours already and looks for others. There are none.
+        Ok(Response::new(ServerResponse { node_uri: Vec::new() }))
+    }
+
+    async fn create_scope(&self, request: Request<ScopeInfo>) -> Answer<CreateScopeStatus> {
+        use create_scope_status::Status as S;
+        let scope = request.into_inner().scope;
+        let done = self.change(|state| plan::create_scope(state, &scope)).await;
+        let status = told(done, S::Success as i32, |e| match e {
+            Error::ScopeExists(_) => Some(S::ScopeExists as i32),
+            Error::Invalid(_) => Some(S::InvalidScopeName as i32),
+            _ => None,
+        })?;
+        Ok(Response::new(CreateScopeStatus { status }))
+    }
+
+    async fn check_scope_exists(&self, request: Request<ScopeInfo>) -> Answer<ExistsResponse> {
+        let scope = request.into_inner().scope;
+        let exists = self.store.look(|s| Ok(s.catalog.scopes.contains_key(&scope))).await.map_err(|e| status(&e))?;
+        Ok(Response::new(ExistsResponse { exists }))
+    }
+
+    async fn list_scopes(&self, request: Request<ScopesRequest>) -> Answer<ScopesResponse> {
+        let token = request.into_inner().continuation_token;
+        let look = self.store.look(|s| Ok(page(s.catalog.scopes.keys(), token)));
+        let (scopes, continuation_token) = look.await.map_err(|e| status(&e))?;
+        Ok(Response::new(ScopesResponse { scopes, continuation_token }))
+    }
+
+    async fn delete_scope(&self, request: Request<ScopeInfo>) -> Answer<DeleteScopeStatus> {
+        self.drop_scope(request.into_inner().scope, false).await
+    }
+
+    async fn delete_scope_recursive(&self, request: Request<ScopeInfo>) -> Answer<DeleteScopeStatus> {
+        self.drop_scope(request.into_inner().scope, true).await
+    }
+
+    async fn create_stream(&self, request: Request<StreamConfig>) -> Answer<CreateStreamStatus> {
+        use create_stream_status::Status as S;
+        let request = request.into_inner();
+        let (scope, stream) = names(request.stream_info.clone())?;
+        let config = config(request);
+        let done = self.change(|state| plan::create_stream(state, &scope, &stream, config, now_ms())).await;
+        let status = told(done, S::Success as i32, |e| match e {
+            Error::StreamExists(_) => Some(S::StreamExists as i32),
+            Error::NoScope(_) => Some(S::ScopeNotFound as i32),
+            Error::Invalid(_) => Some(S::InvalidStreamName as i32),
+            _ => None,
+        })?;
+        Ok(Response::new(CreateStreamStatus { status }))
+    }
+
+    async fn check_stream_exists(&self, request: Request<StreamInfo>) -> Answer<ExistsResponse> {
+        let request = request.into_inner();
+        let look = self.store.look(|s| Ok(s.catalog.stream(&request.scope, &request.stream).is_some()));
+        Ok(Response::new(ExistsResponse { exists: look.await.map_err(|e| status(&e))? }))
+    }
+
+    async fn get_stream_configuration(&self, request: Request<StreamInfo>) -> Answer<StreamConfig> {
+        let StreamInfo { scope, stream, .. } = request.into_inner();
+        Ok(Response::new(self.stream(&scope, &stream, |s| to_config(&scope, &stream, &s.config)).await?))
+    }
+
+    async fn update_stream(&self, request: Request<StreamConfig>) -> Answer<UpdateStreamStatus> {
+        let request = request.into_inner();
+        let (scope, stream) = names(request.stream_info.clone())?;
+        let config = config(request);
+        self.updated(self.change(|state| plan::update_stream(state, &scope, &stream, config)).await)
+    }
+
+    async fn truncate_stream(&self, request: Request<StreamCut>) -> Answer<UpdateStreamStatus> {
+        let request = request.into_inner();
+        let (scope, stream) = names(request.stream_info)?;
+        let cut = cut(request.cut)?;
+        self.updated(self.change(|state| plan::truncate_stream(state, &scope, &stream, cut)).await)
+    }
+
+    async fn seal_stream(&self, request: Request<StreamInfo>) -> Answer<UpdateStreamStatus> {
+        let StreamInfo { scope, stream, .. } = request.into_inner();
+        self.updated(self.change(|state| plan::seal_stream(state, &scope, &stream)).await)
+    }
+
+    async fn delete_stream(&self, request: Request<StreamInfo>) -> Answer<DeleteStreamStatus> {
+        use delete_stream_status::Status as S;
+        let StreamInfo { scope, stream, .. } = request.into_inner();
+        let done = self.change(|state| plan::delete_stream(state, &scope, &stream)).await;
+        let status = told(done, S::Success as i32, |e| match e {
+            Error::NoStream(_) | Error::NoScope(_) => Some(S::StreamNotFound as i32),
+            Error::StreamNotSealed(_) => Some(S::StreamNotSealed as i32),
+            _ => None,
+        })?;
+        Ok(Response::new(DeleteStreamStatus { status }))
+    }
+
+    async fn list_streams_in_scope(&self, request: Request<StreamsInScopeRequest>) -> Answer<StreamsInScopeResponse> {
+        let request = request.into_inner();
+        self.streams(request.scope, None, request.continuation_token).await
+    }
+
+    async fn list_streams_in_scope_for_tag(&self, request: Request<StreamsInScopeWithTagRequest>) -> Answer<StreamsInScopeResponse> {
+        let request = request.into_inner();
+        self.streams(request.scope, Some(request.tag), request.continuation_token).await
+    }
+
+    async fn get_current_segments(&self, request: Request<StreamInfo>) -> Answer<SegmentRanges> {
+        let StreamInfo { scope, stream, .. } = request.into_inner();
+        // A sealed stream has none that are written to.
+        let current = self.stream(&scope, &stream, |s| if s.sealed { Vec::new() } else { s.current().segments.clone() }).await?;
+        Ok(Response::new(ranges(&scope, &stream, &current)))
+    }
+
+    async fn get_epoch_segments(&self, request: Request<GetEpochSegmentsRequest>) -> Answer<SegmentRanges> {
+        let request = request.into_inner();
+        let (scope, stream) = names(request.stream_info)?;
+        let found = self.stream(&scope, &stream, |s| s.epochs.get(request.epoch as usize).map(|e| e.segments.clone())).await?;
+        let found = found.ok_or_else(|| Status::not_found(format!("stream {scope}/{stream} has no epoch {}", request.epoch)))?;
+        Ok(Response::new(ranges(&scope, &stream, &found)))
+    }
+
+    async fn get_segments(&self, request: Request<GetSegmentsRequest>) -> Answer<SegmentsAtTime> {
+        let (scope, stream) = names(request.into_inner().stream_info)?;
+        let head = self.stream(&scope, &stream, Stream::head).await?;
+        let at = |(segment, offset): (SegmentNo, u64)| segments_at_time::SegmentLocation {
+            segment_id: segment_id(&scope, &stream, segment),
+            offset: offset as i64,
+        };
+        Ok(Response::new(SegmentsAtTime { segments: head.into_iter().map(at).collect(), delegation_token: String::new() }))
+    }
+
+    async fn get_segments_immediatly_following(&self, request: Request<SegmentId>) -> Answer<SuccessorResponse> {
+        self.get_segments_immediately_following(request).await
+    }
+
+    async fn get_segments_immediately_following(&self, request: Request<SegmentId>) -> Answer<SuccessorResponse> {
+        let request = request.into_inner();
+        let (scope, stream) = names(request.stream_info)?;
+        let found = self.stream(&scope, &stream, |s| s.successors(SegmentNo(request.segment_id))).await?;
+        let found = found.ok_or_else(|| Status::not_found(format!("stream {scope}/{stream} has no segment {}", request.segment_id)))?;
+        let entry = |(r, before): (Range, Vec<SegmentNo>)| successor_response::SegmentEntry {
+            segment: Some(range(&scope, &stream, &r)),
+            value: before.into_iter().map(|s| s.0).collect(),
+        };
+        Ok(Response::new(SuccessorResponse { segments: found.into_iter().map(entry).collect(), delegation_token: String::new() }))
+    }
+
+    async fn get_segments_between(&self, request: Request<StreamCutRange>) -> Answer<StreamCutRangeResponse> {
+        let request = request.into_inner();
+        let (scope, stream) = names(request.stream_info)?;
+        let (from, to) = (cut(request.from)?, cut(request.to)?);
+        let found = self.stream(&scope, &stream, |s| s.between(&from, &to)).await?;
+        let segments = found.into_iter().filter_map(|s| segment_id(&scope, &stream, s)).collect();
+        Ok(Response::new(StreamCutRangeResponse { segments, delegation_token: String::new() }))
+    }
+
+    async fn scale(&self, request: Request<ScaleRequest>) -> Answer<ScaleResponse> {
+        use scale_response::ScaleStreamStatus as S;
+        let request = request.into_inner();
+        let (scope, stream) = names(request.stream_info)?;
+        let seal: Vec<SegmentNo> = request.sealed_segments.into_iter().map(SegmentNo).collect();
+        let new: Vec<(f64, f64)> = request.new_key_ranges.iter().map(|r| (r.start, r.end)).collect();
+        match self.change(|state| plan::scale(state, &scope, &stream, &seal, &new, now_ms())).await {
+            Ok((epoch, new)) => {
+                tracing::info!(%scope, %stream, sealed = seal.len(), new = new.len(), "scaled");
+                let segments = new.iter().map(|r| range(&scope, &stream, r)).collect();
+                Ok(Response::new(ScaleResponse { status: S::Started as i32, segments, epoch: epoch as i32 }))
+            }
+            Err(Error::Conflict(_) | Error::StreamSealed(_)) => {
+                Ok(Response::new(ScaleResponse { status: S::PreconditionFailed as i32, segments: Vec::new(), epoch: 0 }))
+            }
+            Err(e) => Err(status(&e)),
+        }
+    }
+
+    async fn check_scale(&self, request: Request<ScaleStatusRequest>) -> Answer<ScaleStatusResponse> {
+        use scale_status_response::ScaleStatus as S;
+        let request = request.into_inner();
+        let (scope, stream) = names(request.stream_info)?;
+        let now = self.stream(&scope, &stream, Stream::epoch_number).await?;
+        // A scale is done when it is answered.
+        let known = u32::try_from(request.epoch).is_ok_and(|e| e <= now);
+        Ok(Response::new(ScaleStatusResponse { status: if known { S::Success } else { S::InvalidInput } as i32 }))
+    }
+
+    async fn get_uri(&self, _: Request<SegmentId>) -> Answer<NodeUri> {
+        Ok(Response::new(self.uri.clone()))
+    }
+
+    async fn is_segment_valid(&self, request: Request<SegmentId>) -> Answer<SegmentValidityResponse> {
+        let request = request.into_inner();
+        let (scope, stream) = names(request.stream_info)?;
+        let written = |s: &Stream| !s.sealed && s.current().segments.iter().any(|r| r.segment.0 == request.segment_id);
+        Ok(Response::new(SegmentValidityResponse { response: self.stream(&scope, &stream, written).await? }))
+    }
+
+    async fn is_stream_cut_valid(&self, request: Request<StreamCut>) -> Answer<StreamCutValidityResponse> {
+        let request = request.into_inner();
+        let (scope, stream) = names(request.stream_info)?;
+        let cut = cut(request.cut)?;
+        Ok(Response::new(StreamCutValidityResponse { response: self.stream(&scope, &stream, |s| s.is_cut(&cut)).await? }))
+    }
+
+    async fn create_transaction(&self, request: Request<CreateTxnRequest>) -> Answer<CreateTxnResponse> {
+        let request = request.into_inner();
+        let (scope, stream) = names(request.stream_info)?;
+        let done = self.change(|state| plan::begin_txn(state, &scope, &stream, request.lease, now_ms())).await;
+        let (id, active) = done.map_err(|e| status(&e))?;
+        self.lease(id, request.lease);
+        Ok(Response::new(CreateTxnResponse {
+            txn_id: Some(crate::proto::TxnId { high_bits: id.high, low_bits: id.low }),
+            active_segments: active.iter().map(|r| range(&scope, &stream, r)).collect(),
+            delegation_token: String::new(),
+        }))
+    }
+
+    async fn commit_transaction(&self, request: Request<TxnRequest>) -> Answer<TxnStatus> {
+        let request = request.into_inner();
+        let ((scope, stream), id) = (names(request.stream_info)?, txn(request.txn_id)?);
+        self.ended(self.change(|state| plan::commit_txn(state, &scope, &stream, id, now_ms())).await)
+    }
+
+    async fn abort_transaction(&self, request: Request<TxnRequest>) -> Answer<TxnStatus> {
+        let request = request.into_inner();
+        let ((scope, stream), id) = (names(request.stream_info)?, txn(request.txn_id)?);
+        self.ended(self.change(|state| plan::abort_txn(state, &scope, &stream, id)).await)
+    }
+
+    async fn ping_transaction(&self, request: Request<PingTxnRequest>) -> Answer<PingTxnStatus> {
+        use ping_txn_status::Status as S;
+        let request = request.into_inner();
+        let ((scope, stream), id) = (names(request.stream_info)?, txn(request.txn_id)?);
+        let status = match self.stream(&scope, &stream, |s| s.txn_state(id)).await? {
+            Some(TxnState::Open) if !(1..=plan::LEASE_MAX_MS).contains(&request.lease) => S::LeaseTooLarge,
+            Some(TxnState::Open) => {
+                self.lease(id, request.lease);
+                S::Ok
+            }
+            Some(TxnState::Committed) => S::Committed,
+            Some(TxnState::Aborted) => S::Aborted,
+            None => S::Unknown,
+        };
+        Ok(Response::new(PingTxnStatus { status: status as i32 }))
+    }
+
+    async fn check_transaction_state(&self, request: Request<TxnRequest>) -> Answer<TxnState_> {
+        use txn_state::State as S;
+        let request = request.into_inner();
+        let ((scope, stream), id) = (names(request.stream_info)?, txn(request.txn_id)?);
+        let state = match self.stream(&scope, &stream, |s| s.txn_state(id)).await? {
+            Some(TxnState::Open) => S::Open,
+            Some(TxnState::Committed) => S::Committed,
+            Some(TxnState::Aborted) => S::Aborted,
+            None => S::Unknown,
+        };
+        Ok(Response::new(TxnState_ { state: state as i32 }))
+    }
+
+    async fn list_completed_transactions(&self, request: Request<ListCompletedTxnRequest>) -> Answer<ListCompletedTxnResponse> {
+        use txn_response::Status as S;
+        let (scope, stream) = names(request.into_inner().stream_info)?;
+        let one = |(id, state): &(TxnId, TxnState)| TxnResponse {
+            txn_id: Some(crate::proto::TxnId { high_bits: id.high, low_bits: id.low }),
+            status: if *state == TxnState::Committed { S::Committed } else { S::Aborted } as i32,
+        };
+        let response = self.stream(&scope, &stream, |s| s.ended.iter().map(one).collect()).await?;
+        Ok(Response::new(ListCompletedTxnResponse { response }))
+    }
+
+    async fn get_delegation_token(&self, _: Request<StreamInfo>) -> Answer<DelegationToken> {
+        Ok(Response::new(DelegationToken { delegation_token: String::new() }))
+    }
+
+    async fn remove_writer(&self, _: Request<RemoveWriterRequest>) -> Answer<RemoveWriterResponse> {
+        Err(Status::unimplemented("this server keeps no watermarks of writers"))
+    }
+
+    async fn note_timestamp_from_writer(&self, _: Request<TimestampFromWriter>) -> Answer<TimestampResponse> {
+        Err(Status::unimplemented("this server keeps no watermarks of writers"))
+    }
+
+    async fn create_reader_group(&self, request: Request<ReaderGroupConfiguration>) -> Answer<CreateReaderGroupResponse> {
+        use create_reader_group_response::Status as S;
+        let request = request.into_inner();
+        let (scope, group) = (request.scope.clone(), request.reader_group_name.clone());
+        let done = self.change(|state| plan::create_group(state, &scope, &group, request.encode_to_vec(), now_ms())).await;
+        let (status, config) = match done {
+            Ok(group) => (S::Success, Some(group_config(&group)?)),
+            Err(Error::NoScope(_)) => (S::ScopeNotFound, None),
+            Err(Error::Invalid(_)) => (S::InvalidRgName, None),
+            Err(e) => return Err(status(&e)),
+        };
+        Ok(Response::new(CreateReaderGroupResponse { status: status as i32, config }))
+    }
+
+    async fn get_reader_group_config(&self, request: Request<ReaderGroupInfo>) -> Answer<ReaderGroupConfigResponse> {
+        use reader_group_config_response::Status as S;
+        let request = request.into_inner();
+        let look = self.store.look(|s| Ok(s.catalog.scopes.get(&request.scope).and_then(|s| s.groups.get(&request.reader_group)).cloned()));
+        let (status, config) = match look.await.map_err(|e| status(&e))? {
+            Some(group) => (S::Success, Some(group_config(&group)?)),
+            None => (S::RgNotFound, None),
+        };
+        Ok(Response::new(ReaderGroupConfigResponse { config, status: status as i32 }))
+    }
+
+    async fn update_reader_group(&self, request: Request<ReaderGroupConfiguration>) -> Answer<UpdateReaderGroupResponse> {
+        use update_reader_group_response::Status as S;
+        let request = request.into_inner();
+        let (scope, group) = (request.scope.clone(), request.reader_group_name.clone());
+        let done = self.change(|state| plan::update_group(state, &scope, &group, request.generation, request.encode_to_vec())).await;
+        let (status, generation) = match done {
+            Ok(generation) => (S::Success, generation),
+            Err(Error::NotFound(_)) => (S::RgNotFound, 0),
+            Err(Error::Conflict(_)) => (S::InvalidConfig, 0),
+            Err(e) => return Err(status(&e)),
+        };
+        Ok(Response::new(UpdateReaderGroupResponse { status: status as i32, generation }))
+    }
+
+    async fn delete_reader_group(&self, request: Request<ReaderGroupInfo>) -> Answer<DeleteReaderGroupStatus> {
+        use delete_reader_group_status::Status as S;
+        let request = request.into_inner();
+        let done = self.change(|state| plan::delete_group(state, &request.scope, &request.reader_group)).await;
+        let status = told(done, S::Success as i32, |e| matches!(e, Error::NotFound(_)).then_some(S::RgNotFound as i32))?;
+        Ok(Response::new(DeleteReaderGroupStatus { status }))
+    }
+
+    async fn list_subscribers(&self, request: Request<StreamInfo>) -> Answer<SubscribersResponse> {
+        use subscribers_response::Status as S;
+        let StreamInfo { scope, stream, .. } = request.into_inner();
+        let look = self.store.look(|s| {
+            plan::find(s, &scope, &stream)?;
+            Ok(s.catalog.scopes[&scope].groups.clone())
+        });
+        let groups = match look.await {
+            Ok(groups) => groups,
+            Err(Error::NoStream(_) | Error::NoScope(_)) => {
+                return Ok(Response::new(SubscribersResponse { subscribers: Vec::new(), status: S::StreamNotFound as i32 }));
+            }
+            Err(e) => return Err(status(&e)),
+        };
+        let mut subscribers = Vec::new();
+        for (name, group) in groups {
+            let config = group_config(&group)?;
+            let reads = config.starting_stream_cuts.iter().any(|c| c.stream_info.as_ref().is_some_and(|i| i.scope == scope && i.stream == stream));
+            if config.retention_type != 0 && reads {
+                subscribers.push(format!("{scope}/{name}"));
+            }
+        }
+        Ok(Response::new(SubscribersResponse { subscribers, status: S::Success as i32 }))
+    }
+
+    async fn update_subscriber_stream_cut(&self, _: Request<SubscriberStreamCut>) -> Answer<UpdateSubscriberStatus> {
+        Err(Status::unimplemented("this server's retention does not look at subscribers"))
+    }
+
+    async fn create_key_value_table(&self, request: Request<KeyValueTableConfig>) -> Answer<CreateKeyValueTableStatus> {
+        use create_key_value_table_status::Status as S;
+        let request = request.into_inner();
+        let table = KeyValueTable {
+            partitions: request.partition_count,
+            primary_key: request.primary_key_length,
+            secondary_key: request.secondary_key_length,
+            rollover_bytes: request.rollover_size_bytes,
+        };
+        let done = self.change(|state| plan::create_table(state, &request.scope, &request.kvt_name, table, now_ms())).await;
+        let status = told(done, S::Success as i32, |e| match e {
+            Error::StreamExists(_) => Some(S::TableExists as i32),
+            Error::NoScope(_) => Some(S::ScopeNotFound as i32),
+            Error::Invalid(_) => Some(S::InvalidTableName as i32),
+            _ => None,
+        })?;
+        Ok(Response::new(CreateKeyValueTableStatus { status }))
+    }
+
+    async fn get_current_segments_key_value_table(&self, request: Request<KeyValueTableInfo>) -> Answer<SegmentRanges> {
+        let KeyValueTableInfo { scope, kvt_name } = request.into_inner();
+        let table = self.table(&scope, &kvt_name).await?.ok_or_else(|| Status::not_found(format!("table {scope}/{kvt_name} does not exist")))?;
+        Ok(Response::new(ranges(&scope, &kvt_name, &even(table.partitions as u32, 0, 0))))
+    }
+
+    async fn list_key_value_tables_in_scope(&self, request: Request<KvTablesInScopeRequest>) -> Answer<KvTablesInScopeResponse> {
+        use kv_tables_in_scope_response::Status as S;
+        let request = request.into_inner();
+        let scope = request.scope.unwrap_or_default().scope;
+        let look = self.store.look(|s| {
+            let found = s.catalog.scopes.get(&scope).ok_or_else(|| Error::NoScope(scope.clone()))?;
+            Ok(page(found.tables.keys(), request.continuation_token))
+        });
+        let (status, (names, continuation_token)) = match look.await {
+            Ok(page) => (S::Success, page),
+            Err(Error::NoScope(_)) => (S::ScopeNotFound, (Vec::new(), None)),
+            Err(e) => return Err(status(&e)),
+        };
+        let kvtables = names.into_iter().map(|kvt_name| KeyValueTableInfo { scope: scope.clone(), kvt_name }).collect();
+        Ok(Response::new(KvTablesInScopeResponse { kvtables, continuation_token, status: status as i32 }))
+    }
+
+    async fn get_key_value_table_configuration(&self, request: Request<KeyValueTableInfo>) -> Answer<KeyValueTableConfigResponse> {
+        use key_value_table_config_response::Status as S;
+        let KeyValueTableInfo { scope, kvt_name } = request.into_inner();
+        let found = self.table(&scope, &kvt_name).await?;
+        let status = if found.is_some() { S::Success } else { S::TableNotFound } as i32;
+        let config = found.map(|t| KeyValueTableConfig {
+            scope,
+            kvt_name,
+            partition_count: t.partitions,
+            primary_key_length: t.primary_key,
+            secondary_key_length: t.secondary_key,
+            rollover_size_bytes: t.rollover_bytes,
+        });
+        Ok(Response::new(KeyValueTableConfigResponse { config, status }))
+    }
+
+    async fn delete_key_value_table(&self, request: Request<KeyValueTableInfo>) -> Answer<DeleteKvTableStatus> {
+        use delete_kv_table_status::Status as S;
+        let request = request.into_inner();
+        let done = self.change(|state| plan::delete_table(state, &request.scope, &request.kvt_name)).await;
+        let status = told(done, S::Success as i32, |e| matches!(e, Error::NotFound(_)).then_some(S::TableNotFound as i32))?;
+        Ok(Response::new(DeleteKvTableStatus { status }))
+    }
+
+    async fn get_controller_to_bucket_mapping(&self, _: Request<ControllerToBucketMappingRequest>) -> Answer<ControllerToBucketMappingResponse> {
+        Err(Status::unimplemented("there is one controller, and nothing to share out among several"))
+    }
+}
+
+/// The message has the name of our own type.
+type TxnState_ = crate::proto::TxnState;
+
+fn group_config(group: &Group) -> std::result::Result<ReaderGroupConfiguration, Status> {
+    let mut config = ReaderGroupConfiguration::decode(&group.config[..]).map_err(|e| Status::internal(e.to_string()))?;
+    config.generation = group.generation;
+    Ok(config)
+}
+
+impl Controller {
+    fn lease(&self, id: TxnId, lease_ms: i64) {
+        let end = Instant::now() + Duration::from_millis(lease_ms.max(0) as u64);
+        self.leases.lock().unwrap_or_else(|e| e.into_inner()).insert(id, end);
+    }
+
+    async fn drop_scope(&self, scope: String, all: bool) -> Answer<DeleteScopeStatus> {
+        use delete_scope_status::Status as S;
+        let done = self.change(|state| plan::delete_scope(state, &scope, all)).await;
+        let status = told(done, S::Success as i32, |e| match e {
+            Error::NoScope(_) => Some(S::ScopeNotFound as i32),
+            Error::ScopeNotEmpty(_) => Some(S::ScopeNotEmpty as i32),
+            _ => None,
+        })?;
+        Ok(Response::new(DeleteScopeStatus { status }))
+    }
+
+    fn updated(&self, done: Result<()>) -> Answer<UpdateStreamStatus> {
+        use update_stream_status::Status as S;
+        let status = told(done, S::Success as i32, |e| match e {
+            Error::NoStream(_) => Some(S::StreamNotFound as i32),
+            Error::NoScope(_) => Some(S::ScopeNotFound as i32),
+            Error::StreamSealed(_) => Some(S::StreamSealed as i32),
+            e if matches!(e.kind(), Kind::InvalidArgument | Kind::NotFound) => Some(S::Failure as i32),
+            _ => None,
+        })?;
+        Ok(Response::new(UpdateStreamStatus { status }))
+    }
+
+    fn ended(&self, done: Result<()>) -> Answer<TxnStatus> {
+        use txn_status::Status as S;
+        let status = told(done, S::Success as i32, |e| match e {
+            Error::NoStream(_) | Error::NoScope(_) => Some(S::StreamNotFound as i32),
+            Error::NoTxn(_) => Some(S::TransactionNotFound as i32),
+            _ => None,
+        })?;
+        Ok(Response::new(TxnStatus { status }))
+    }
+
+    async fn streams(&self, scope: Option<ScopeInfo>, tag: Option<String>, token: Option<ContinuationToken>) -> Answer<StreamsInScopeResponse> {
+        use streams_in_scope_response::Status as S;
+        let scope = scope.unwrap_or_default().scope;
+        let look = self.store.look(|s| {
+            let found = s.catalog.scopes.get(&scope).ok_or_else(|| Error::NoScope(scope.clone()))?;
+            let tagged = found.streams.iter().filter(|(_, s)| tag.as_ref().is_none_or(|t| s.config.tags.contains(t)));
+            Ok(page(tagged.map(|(name, _)| name), token))
+        });
+        let (status, (names, continuation_token)) = match look.await {
+            Ok(page) => (S::Success, page),
+            Err(Error::NoScope(_)) => (S::ScopeNotFound, (Vec::new(), Some(ContinuationToken::default()))),
+            Err(e) => return Err(status(&e)),
+        };
+        let streams = names.into_iter().filter_map(|name| info(&scope, &name)).collect();
+        Ok(Response::new(StreamsInScopeResponse { streams, continuation_token, status: status as i32 }))
+    }
+
+    async fn table(&self, scope: &str, name: &str) -> std::result::Result<Option<KeyValueTable>, Status> {
+        let look = self.store.look(|s| Ok(s.catalog.scopes.get(scope).and_then(|s| s.tables.get(name)).cloned()));
+        look.await.map_err(|e| status(&e))
+    }
+}

@@ -1,0 +1,31 @@
+//! Streams: a durable, elastic stream store that speaks Pravega's protocols, so that Pravega's own clients are its clients.
+//!
+//! ```text
+//!   gRPC 9090 ── controller ──┐                     ┌── log ── disk      every change, once, in order
+//!                             ├── store: one lock ──┤
+//!   TCP 12345 ── wire ────────┘   segments, catalog └── tier ── geds     immutable chunks in a folder or S3
+//! ```
+//!
+//! The life of an event, the log's format and the reasons stand in `docs/design/streams.md`. In one sentence: a change is decided and applied
+//! in memory under one lock, its record goes to the one log, and every reply waits for the record that it depends on to be on disk.
+//!
+//! What it does not do: replicate to another machine.
+
+pub mod access;
+pub mod catalog;
+pub mod controller;
+pub mod disk;
+mod error;
+pub mod log;
+pub mod plan;
+pub mod proto;
+pub mod segment;
+pub mod server;
+pub mod store;
+pub mod table;
+mod tier;
+pub mod wire;
+
+pub use server::{Options, Server};
+pub use store::Store;
+pub use error::{Error, Result};

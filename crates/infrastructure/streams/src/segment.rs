@@ -1,0 +1,506 @@
+//! Segments, and what the log's records do to them. No input or output: decisions read the state, [`State::apply`] changes it, and
+//! [`State::land`] adds what became durable.
+//!
+//! A segment has two ends: `length`, up to which appends were decided, and `durable`, up to which readers may read. In between, bytes are on
+//! their way to the disk. The same holds for its end of life: `sealed`, `deleted` are decided, `ended` has landed.
+//!
+//! Bytes are found by *extents*, in the order of their offsets: so many bytes with this checksum lie there. Splicing a segment into another moves
+//! extents and no bytes.
+
+use crate::{
+    Error, Result,
+    catalog::{self, Catalog},
+    log::{self, FileNo, Place, Seq},
+    table::{self, Table},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
+use tokio::sync::Notify;
+
+/// What an attribute has when it was never set.
+pub const NO_VALUE: i64 = i64::MIN;
+
+/// The longest extent: what a reader has to read to check any byte of it.
+pub const EXTENT_BYTES: usize = 256 << 10;
+
+/// Number of a segment, never used again; names are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SegmentId(pub u64);
+
+/// Number of a chunk in long-term storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ChunkId(pub u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    Log(Place),
+    Chunk(ChunkId, u32),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// Offset in the segment.
+    pub start: u64,
+    pub len: u32,
+    pub crc: u32,
+    pub source: Source,
+}
+
+impl Extent {
+    pub fn end(&self) -> u64 {
+        self.start + u64::from(self.len)
+    }
+}
+
+/// A part of an append that becomes an extent: length and checksum.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Piece {
+    pub len: u32,
+    pub crc: u32,
+}
+
+/// Cuts an append's bytes into pieces.
+pub fn pieces(data: &[u8]) -> Vec<Piece> {
+    data.chunks(EXTENT_BYTES).map(|c| Piece { len: c.len() as u32, crc: log::crc32c(c) }).collect()
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Chunk {
+    /// What `geds::Persist` calls it.
+    pub location: String,
+    pub bytes: u32,
+    pub segment: SegmentId,
+}
+
+/// One change, as the log has it. It was decided; applying it can't fail.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Record {
+    Create { id: SegmentId, name: String, table: bool, at_ms: u64 },
+    Append { id: SegmentId, writer: u128, event: i64, at_ms: u64, pieces: Vec<Piece> },
+    Seal { id: SegmentId },
+    Truncate { id: SegmentId, start: u64 },
+    Delete { id: SegmentId },
+    /// The source's bytes become the target's last ones, and the source is gone.
+    Merge { source: SegmentId, target: SegmentId },
+    Attribute { id: SegmentId, key: u128, value: i64 },
+    Table { id: SegmentId, changes: Vec<table::Change> },
+    Catalog(Box<catalog::Change>),
+    /// A chunk has the bytes that begin at `start`, in these pieces.
+    Flushed { chunk: ChunkId, id: SegmentId, location: String, start: u64, pieces: Vec<Piece> },
+    /// The chunk's object was removed from long-term storage.
+    ChunkGone { chunk: ChunkId },
+    /// All of them or none.
+    Many(Vec<Record>),
+}
+
+/// What is left to do when a record has landed.
+#[derive(Clone, Debug)]
+pub enum Physical {
+    Nothing,
+    Append { id: SegmentId, pieces: Vec<Piece> },
+    Seal(SegmentId),
+    Truncate(SegmentId, u64),
+    Delete(SegmentId),
+    Merge { source: SegmentId, target: SegmentId },
+    Flushed { chunk: ChunkId, id: SegmentId, start: u64, pieces: Vec<Piece> },
+    ChunkGone(ChunkId),
+    Many(Vec<Physical>),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Segment {
+    pub name: String,
+    pub start: u64,
+    pub length: u64,
+    pub sealed: bool,
+    pub deleted: bool,
+    pub modified_ms: u64,
+    /// Attributes, among them each writer's last event number under its id.
+    pub attributes: HashMap<u128, i64>,
+    pub table: Option<Table>,
+    #[serde(skip)]
+    pub landed: Landed,
+}
+
+/// The durable side of a segment.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Landed {
+    pub start: u64,
+    pub durable: u64,
+    pub ended: bool,
+    /// Long-term storage has the bytes before this offset.
+    pub flushed: u64,
+    pub extents: VecDeque<Extent>,
+    #[serde(skip)]
+    pub waiting: Arc<Notify>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct State {
+    pub segments: BTreeMap<SegmentId, Segment>,
+    pub names: HashMap<String, SegmentId>,
+    next_segment: u64,
+    pub next_chunk: u64,
+    pub chunks: BTreeMap<ChunkId, Chunk>,
+    pub catalog: Catalog,
+    /// Keys and values of all tables, bytes.
+    pub table_bytes: u64,
+    #[serde(skip)]
+    pub live: Live,
+}
+
+/// What is counted beside the durable side of segments.
+#[derive(Debug, Default)]
+pub struct Live {
+    /// The last block that landed.
+    pub landed: Seq,
+    /// Bytes of each file of the log that extents point to.
+    pub files: BTreeMap<FileNo, u64>,
+    /// Bytes of each chunk that extents point to.
+    pub chunk_bytes: BTreeMap<ChunkId, u64>,
+    /// Bytes that only the log has.
+    pub unflushed: u64,
+}
+
+impl Record {
+    pub fn physical(&self) -> Physical {
+        match self {
+            Record::Append { id, pieces, .. } => Physical::Append { id: *id, pieces: pieces.clone() },
+            Record::Seal { id } => Physical::Seal(*id),
+            Record::Truncate { id, start } => Physical::Truncate(*id, *start),
+            Record::Delete { id } => Physical::Delete(*id),
+            Record::Merge { source, target } => Physical::Merge { source: *source, target: *target },
+            Record::Flushed { chunk, id, start, pieces, .. } => {
+                Physical::Flushed { chunk: *chunk, id: *id, start: *start, pieces: pieces.clone() }
+            }
+            Record::ChunkGone { chunk } => Physical::ChunkGone(*chunk),
+            Record::Many(all) => Physical::Many(all.iter().map(Record::physical).collect()),
+            Record::Create { .. } | Record::Attribute { .. } | Record::Table { .. } | Record::Catalog(_) => Physical::Nothing,
+        }
+    }
+
+    /// Whose payload it has; payloads of one group lie together.
+    pub fn group(&self) -> u64 {
+        match self {
+            Record::Append { id, .. } => id.0 + 1,
+            _ => 0,
+        }
+    }
+}
+
+impl Live {
+    fn add(&mut self, extent: &Extent) {
+        let len = u64::from(extent.len);
+        match extent.source {
+            Source::Log(place) => {
+                *self.files.entry(place.file).or_default() += len;
+                self.unflushed += len;
+            }
+            Source::Chunk(chunk, _) => *self.chunk_bytes.entry(chunk).or_default() += len,
+        }
+    }
+    fn remove(&mut self, extent: &Extent) {
+        let len = u64::from(extent.len);
+        match extent.source {
+            Source::Log(place) => {
+                self.unflushed -= len;
+                let left = self.files.get_mut(&place.file).expect("counted when it was added");
+                *left -= len;
+                if *left == 0 {
+                    self.files.remove(&place.file);
+                }
+            }
+            Source::Chunk(chunk, _) => {
+                *self.chunk_bytes.get_mut(&chunk).expect("counted when it was added") -= len;
+            }
+        }
+    }
+}
+
+impl Segment {
+    fn new(name: String, table: bool, at_ms: u64) -> Segment {
+        Segment {
+            name,
+            start: 0,
+            length: 0,
+            sealed: false,
+            deleted: false,
+            modified_ms: at_ms,
+            attributes: HashMap::new(),
+            table: table.then(Table::default),
+            landed: Landed::default(),
+        }
+    }
+
+    pub fn attribute(&self, key: u128) -> i64 {
+        self.attributes.get(&key).copied().unwrap_or(NO_VALUE)
+    }
+
+    /// Checks that bytes may be added.
+    pub fn writable(&self) -> Result<()> {
+        match (&self.table, self.sealed) {
+            (Some(_), _) => Err(Error::IsATable(self.name.clone())),
+            (_, true) => Err(Error::Sealed { segment: self.name.clone(), offset: self.length }),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn as_table(&self) -> Result<&Table> {
+        self.table.as_ref().ok_or_else(|| Error::NotATable(self.name.clone()))
+    }
+}
+
+impl Landed {
+    /// The extents that cover `offset` and up to `max` bytes from there.
+    pub fn covering(&self, offset: u64, max: u64) -> Vec<Extent> {
+        let first = self.extents.partition_point(|e| e.end() <= offset);
+        self.extents.range(first..).take_while(|e| e.start < offset + max).copied().collect()
+    }
+
+    fn push(&mut self, extent: Extent, live: &mut Live) {
+        debug_assert_eq!(extent.start, self.durable);
+        live.add(&extent);
+        self.durable = extent.end();
+        // Appends that lie beside each other in a block are one extent.
+        if let (Some(last), Source::Log(place)) = (self.extents.back_mut(), extent.source)
+            && let Source::Log(before) = last.source
+            && before.file == place.file
+            && before.at + last.len == place.at
+            && last.end() == extent.start
+            && (last.len + extent.len) as usize <= EXTENT_BYTES
+        {
+            last.crc = log::crc32c_join(last.crc, extent.crc, extent.len.into());
+            last.len += extent.len;
+            return;
+        }
+        self.extents.push_back(extent);
+    }
+
+    fn truncate(&mut self, start: u64, live: &mut Live) {
+        self.start = self.start.max(start);
+        while let Some(first) = self.extents.front()
+            && first.end() <= self.start
+        {
+            live.remove(first);
+            self.extents.pop_front();
+        }
+        self.flushed = self.flushed.max(self.start.min(self.durable));
+    }
+}
+
+impl State {
+    pub fn find(&self, name: &str) -> Result<(SegmentId, &Segment)> {
+        let id = self.names.get(name).ok_or_else(|| Error::NoSegment(name.into()))?;
+        Ok((*id, &self.segments[id]))
+    }
+
+    pub fn segment(&self, name: &str) -> Result<&Segment> {
+        Ok(self.find(name)?.1)
+    }
+
+    /// The number that the `n`th new segment from now on gets.
+    pub fn new_id(&self, n: usize) -> SegmentId {
+        SegmentId(self.next_segment + n as u64)
+    }
+
+    fn at(&mut self, id: SegmentId) -> &mut Segment {
+        self.segments.get_mut(&id).expect("a record names segments that are there")
+    }
+
+    fn forget_name(&mut self, id: SegmentId) {
+        let name = self.segments[&id].name.clone();
+        self.names.remove(&name);
+        let segment = self.at(id);
+        segment.deleted = true;
+        let table = segment.table.take();
+        self.table_bytes -= table.map_or(0, |t| t.bytes());
+    }
+
+    /// Makes a decided change true.
+    pub fn apply(&mut self, record: Record) {
+        match record {
+            Record::Create { id, name, table, at_ms } => {
+                self.next_segment = self.next_segment.max(id.0 + 1);
+                self.names.insert(name.clone(), id);
+                self.segments.insert(id, Segment::new(name, table, at_ms));
+            }
+            Record::Append { id, writer, event, at_ms, pieces } => {
+                let segment = self.at(id);
+                segment.length += pieces.iter().map(|p| u64::from(p.len)).sum::<u64>();
+                segment.attributes.insert(writer, event);
+                segment.modified_ms = at_ms;
+            }
+            Record::Seal { id } => self.at(id).sealed = true,
+            Record::Truncate { id, start } => {
+                let segment = self.at(id);
+                segment.start = segment.start.max(start);
+            }
+            Record::Delete { id } => self.forget_name(id),
+            Record::Merge { source, target } => {
+                let bytes = self.segments[&source].length;
+                self.forget_name(source);
+                self.at(target).length += bytes;
+            }
+            Record::Attribute { id, key, value } => {
+                self.at(id).attributes.insert(key, value);
+            }
+            Record::Table { id, changes } => {
+                let segment = self.segments.get_mut(&id).expect("a record names segments that are there");
+                let table = segment.table.as_mut().expect("a table's record names a table");
+                let before = table.bytes();
+                for change in changes {
+                    table.apply(change);
+                }
+                self.table_bytes = self.table_bytes + table.bytes() - before;
+            }
+            Record::Catalog(change) => self.catalog.apply(*change),
+            Record::Flushed { chunk, id, location, pieces, .. } => {
+                self.next_chunk = self.next_chunk.max(chunk.0 + 1);
+                let bytes = pieces.iter().map(|p| p.len).sum();
+                self.chunks.insert(chunk, Chunk { location, bytes, segment: id });
+            }
+            Record::ChunkGone { chunk } => {
+                self.chunks.remove(&chunk);
+            }
+            Record::Many(records) => records.into_iter().for_each(|r| self.apply(r)),
+        }
+    }
+
+    /// Adds what became durable. `place` is where the record's payload lies.
+    pub fn land(&mut self, physical: Physical, place: Place) {
+        let State { segments, live, .. } = self;
+        match physical {
+            Physical::Nothing => {}
+            Physical::Append { id, pieces } => {
+                let Some(segment) = segments.get_mut(&id) else { return };
+                let mut at = place.at;
+                for piece in pieces {
+                    let extent = Extent {
+                        start: segment.landed.durable,
+                        len: piece.len,
+                        crc: piece.crc,
+                        source: Source::Log(Place { file: place.file, at }),
+                    };
+                    at += piece.len;
+                    segment.landed.push(extent, live);
+                }
+                segment.landed.waiting.notify_waiters();
+            }
+            Physical::Seal(id) => {
+                if let Some(segment) = segments.get_mut(&id) {
+                    segment.landed.ended = true;
+                    segment.landed.waiting.notify_waiters();
+                }
+            }
+            Physical::Truncate(id, start) => {
+                if let Some(segment) = segments.get_mut(&id) {
+                    segment.landed.truncate(start, live);
+                    segment.landed.waiting.notify_waiters();
+                }
+            }
+            Physical::Delete(id) => {
+                if let Some(segment) = segments.remove(&id) {
+                    segment.landed.extents.iter().for_each(|e| live.remove(e));
+                    segment.landed.waiting.notify_waiters();
+                }
+            }
+            Physical::Merge { source, target } => {
+                let Some(gone) = segments.remove(&source) else { return };
+                gone.landed.waiting.notify_waiters();
+                let Some(segment) = segments.get_mut(&target) else {
+                    gone.landed.extents.iter().for_each(|e| live.remove(e));
+                    return;
+                };
+                let shift = segment.landed.durable;
+                // A truncated source begins in the middle of its first extent; checksums are of whole extents, so bytes can't be left out.
+                debug_assert_eq!(gone.landed.start, 0);
+                for extent in gone.landed.extents {
+                    segment.landed.extents.push_back(Extent { start: extent.start + shift, ..extent });
+                }
+                segment.landed.durable = shift + gone.landed.durable;
+                segment.landed.waiting.notify_waiters();
+            }
+            Physical::Flushed { chunk, id, start, pieces } => {
+                live.chunk_bytes.entry(chunk).or_default();
+                let Some(segment) = segments.get_mut(&id) else { return };
+                let landed = &mut segment.landed;
+                let end = start + pieces.iter().map(|p| u64::from(p.len)).sum::<u64>();
+                let from = landed.extents.partition_point(|e| e.start < start);
+                let to = landed.extents.partition_point(|e| e.end() <= end);
+                let mut new = Vec::with_capacity(pieces.len());
+                let (mut offset, mut at) = (start, 0);
+                for piece in pieces {
+                    let extent = Extent { start: offset, len: piece.len, crc: piece.crc, source: Source::Chunk(chunk, at) };
+                    offset += u64::from(piece.len);
+                    at += piece.len;
+                    // What was truncated meanwhile needs no extent.
+                    if extent.end() > landed.start {
+                        live.add(&extent);
+                        new.push(extent);
+                    }
+                }
+                let rest = landed.extents.split_off(to.max(from));
+                for old in landed.extents.split_off(from) {
+                    live.remove(&old);
+                }
+                landed.extents.extend(new);
+                landed.extents.extend(rest);
+                landed.flushed = landed.flushed.max(end);
+            }
+            Physical::ChunkGone(chunk) => {
+                live.chunk_bytes.remove(&chunk);
+            }
+            Physical::Many(all) => all.into_iter().for_each(|p| self.land(p, place)),
+        }
+    }
+
+    /// The durable side of all segments, for a checkpoint.
+    pub fn landed(&self) -> Vec<(SegmentId, &Landed)> {
+        self.segments.iter().map(|(id, s)| (*id, &s.landed)).collect()
+    }
+
+    /// Puts a checkpoint's durable side back.
+    pub fn set_landed(&mut self, landed: Vec<(SegmentId, Landed)>) {
+        for (id, landed) in landed {
+            landed.extents.iter().for_each(|e| self.live.add(e));
+            if let Some(segment) = self.segments.get_mut(&id) {
+                segment.landed = landed;
+            }
+        }
+        for chunk in self.chunks.keys() {
+            self.live.chunk_bytes.entry(*chunk).or_default();
+        }
+    }
+
+    /// What must be true of any state, for tests and after recovery.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |name: &str, what: String| Err(Error::Damaged(format!("segment {name}: {what}")));
+        let mut live = Live::default();
+        for segment in self.segments.values() {
+            let landed = &segment.landed;
+            let mut at = None;
+            for extent in &landed.extents {
+                live.add(extent);
+                if at.is_some_and(|at| at != extent.start) {
+                    return wrong(&segment.name, format!("bytes before {} are missing", extent.start));
+                }
+                at = Some(extent.end());
+            }
+            if at.unwrap_or(landed.durable) != landed.durable || landed.durable > segment.length || landed.start > segment.length {
+                return wrong(&segment.name, format!("{} of {} bytes are there, but {at:?}", landed.durable, segment.length));
+            }
+            if let Some(first) = landed.extents.front()
+                && first.start > landed.start
+            {
+                return wrong(&segment.name, format!("bytes from {} to {} are missing", landed.start, first.start));
+            }
+        }
+        if live.files != self.live.files || live.unflushed != self.live.unflushed {
+            return wrong("(all)", "the count of bytes in the log is wrong".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,589 @@
+//! The store: one lock over the state, the log behind it, and the output rule.
+//!
+//! Every change is [`Store::commit`]: look at the state, decide, push the record, apply it. What comes back is [`Gated`]: the result and the block
+//! that must be durable before anyone may hear of it, errors included, for an error may tell of a change that is not durable yet.
+//!
+//! Reads of bytes see what has landed and wait for nothing but more of it. A checkpoint needs no pause: see the design note.
+
+use crate::{
+    Error, Result,
+    disk::{Disk, DiskFile},
+    log::{self, FileNo, Log, Mark, Recovered, Seq},
+    segment::{self, Extent, Landed, Physical, Record, SegmentId, Source, State},
+    tier::Tier,
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread::Thread,
+    time::{Duration, Instant},
+};
+use tokio::sync::Notify;
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub log: log::Options,
+    /// Bytes on their way to the disk, over all connections; at this many, appends wait.
+    pub queued_max: u64,
+    /// Bytes that only the log has; at this many, appends wait for long-term storage.
+    pub backlog_max: u64,
+    /// Keys and values of all tables; updates beyond are refused.
+    pub table_bytes_max: u64,
+    /// A checkpoint is taken after this many bytes of the log.
+    pub checkpoint_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            log: log::Options::default(),
+            queued_max: 64 << 20,
+            backlog_max: 8 << 30,
+            table_bytes_max: 256 << 20,
+            checkpoint_bytes: 64 << 20,
+        }
+    }
+}
+
+/// The most bytes that one read returns.
+pub const READ_MAX: usize = 2 << 20;
+/// How often the housekeeping thread looks at what there is to do.
+const TICK: Duration = Duration::from_millis(100);
+/// Two files are written in turn, so that one is always whole.
+const CHECKPOINTS: [&str; 2] = ["checkpoint-a", "checkpoint-b"];
+
+/// A result that may be told when block `seq` is durable.
+#[must_use = "nothing may be told before its block is durable"]
+pub struct Gated<T> {
+    pub seq: Seq,
+    pub result: Result<T>,
+}
+
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    log: Log<Physical>,
+    options: Options,
+    disk: Arc<dyn Disk>,
+    housekeeper: OnceLock<Thread>,
+    closing: AtomicBool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    checkpoint: Mutex<Checkpointing>,
+    tier: OnceLock<Arc<Tier>>,
+    /// Rung when the backlog has become smaller.
+    drained: Notify,
+    backlog_max: u64,
+    appended_bytes: AtomicU64,
+    appended_events: AtomicU64,
+}
+
+#[derive(Default)]
+struct Checkpointing {
+    /// The decided state as of a block that has not landed yet.
+    begun: Option<(Seq, Vec<u8>)>,
+    /// To be written to its file.
+    ready: Option<Checkpoint>,
+    last_mark: Option<Mark>,
+    /// Where the older of the two files begins; what is before is not needed by either.
+    older: Option<Mark>,
+    newer: Option<Mark>,
+    /// Bytes of the log when the last one was begun.
+    at_bytes: u64,
+    which: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Checkpoint {
+    mark: Mark,
+    decided: Vec<u8>,
+    landed: Vec<u8>,
+}
+
+/// One append as it comes from a connection.
+pub struct Append<'a> {
+    pub segment: &'a str,
+    pub writer: u128,
+    /// Number of the last event in `data`.
+    pub event: i64,
+    pub events: u32,
+    /// The length that the segment must have.
+    pub expected: Option<u64>,
+    pub data: Bytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The segment's length after the append.
+    pub length: u64,
+    /// The writer's last event number before it.
+    pub previous: i64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Read {
+    pub data: Bytes,
+    /// There is nothing behind these bytes at the moment.
+    pub at_tail: bool,
+    /// There will never be anything at this offset.
+    pub end: bool,
+}
+
+/// What a segment is like, for those who ask.
+#[derive(Clone, Debug)]
+pub struct Info {
+    pub start: u64,
+    pub length: u64,
+    pub sealed: bool,
+    pub modified_ms: u64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("plain data can be written to memory")
+}
+
+impl Store {
+    /// Recovers what the disk has and starts writing. Blocks for as long as that takes.
+    pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Store> {
+        let mut found = Vec::new();
+        for (i, name) in CHECKPOINTS.into_iter().enumerate() {
+            match disk.get(name).map_err(Error::file("read", name))? {
+                None => {}
+                Some(bytes) => match read_checkpoint(&bytes) {
+                    Some(checkpoint) => found.push((i, checkpoint)),
+                    None => tracing::warn!(%name, "a checkpoint is damaged; the other one is used"),
+                },
+            }
+        }
+        found.sort_by_key(|(_, c)| c.mark.next);
+        let newest = found.pop();
+        let older = found.pop().map(|(_, c)| c.mark);
+        let which = newest.as_ref().map_or(0, |(i, _)| 1 - i);
+        let mut state = State::default();
+        let mut mark = None;
+        if let Some((i, checkpoint)) = newest {
+            let bad = |e| Error::Damaged(format!("{} makes no sense: {e}", CHECKPOINTS[i]));
+            state = postcard::from_bytes(&checkpoint.decided).map_err(bad)?;
+            let landed: Vec<(SegmentId, Landed)> = postcard::from_bytes(&checkpoint.landed).map_err(bad)?;
+            state.set_landed(landed);
+            mark = Some(checkpoint.mark);
+        }
+        let mut replayed = 0u64;
+        let recovered = Recovered::open(disk.clone(), options.log.clone(), mark, |head, _, place, seq| {
+            let record: Record = postcard::from_bytes(head)
+                .map_err(|e| Error::Damaged(format!("a record in block {} makes no sense: {e}", seq.0)))?;
+            let physical = record.physical();
+            state.apply(record);
+            state.land(physical, place);
+            replayed += 1;
+            Ok(())
+        })?;
+        state.check()?;
+        let files: BTreeSet<FileNo> = recovered.files().into_iter().collect();
+        if let Some(missing) = state.live.files.keys().find(|f| !files.contains(f)) {
+            return Err(Error::Damaged(format!("file {} of the log, which has bytes that nothing else has, is gone", missing.0)));
+        }
+        state.live.landed = Seq(recovered.next().0 - 1);
+        tracing::info!(records = replayed, segments = state.segments.len(), "recovered");
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            checkpoint: Mutex::new(Checkpointing { older, newer: mark, which, ..Checkpointing::default() }),
+            tier: OnceLock::new(),
+            drained: Notify::new(),
+            backlog_max: options.backlog_max,
+            appended_bytes: AtomicU64::new(0),
+            appended_events: AtomicU64::new(0),
+        });
+        let sink = shared.clone();
+        let log = Log::start(recovered, move |mark, landed| sink.land(mark, landed))?;
+        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: OnceLock::new(), closing: AtomicBool::new(false) });
+        let weak = Arc::downgrade(&inner);
+        let keeper = std::thread::Builder::new()
+            .name("log-keeper".into())
+            .spawn(move || keep_house(&weak))
+            .map_err(Error::file("start a thread for", "checkpoints"))?;
+        let _ = inner.housekeeper.set(keeper.thread().clone());
+        Ok(Store(inner))
+    }
+
+    /// Writes what was pushed and stops.
+    pub fn close(&self) {
+        self.0.closing.store(true, Relaxed);
+        self.0.log.close();
+    }
+
+    pub fn log(&self) -> &Log<Physical> {
+        &self.0.log
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.0.options
+    }
+
+    pub(crate) fn set_tier(&self, tier: Arc<Tier>) {
+        let _ = self.0.shared.tier.set(tier);
+    }
+
+    /// Looks at the state. What is seen may not be durable: tell it with [`Store::look`].
+    pub fn peek<T>(&self, see: impl FnOnce(&State) -> T) -> T {
+        see(&lock(&self.0.shared.state))
+    }
+
+    /// Looks at the state and waits until what was seen is durable.
+    pub async fn look<T>(&self, see: impl FnOnce(&State) -> Result<T>) -> Result<T> {
+        self.settle(self.gate(see)).await
+    }
+
+    /// Looks at the state; for those who keep replies in a queue of their own.
+    pub fn gate<T>(&self, see: impl FnOnce(&State) -> Result<T>) -> Gated<T> {
+        let state = lock(&self.0.shared.state);
+        Gated { result: see(&state), seq: self.0.log.last() }
+    }
+
+    /// Decides and makes it true. `decide` sees the state and gives the record, if something is to change.
+    pub fn commit<T>(&self, decide: impl FnOnce(&State) -> Result<(Option<Record>, T)>) -> Gated<T> {
+        let mut state = lock(&self.0.shared.state);
+        match decide(&state) {
+            Ok((None, out)) => Gated { seq: self.0.log.last(), result: Ok(out) },
+            Ok((Some(record), out)) => match self.push(&mut state, record, Bytes::new()) {
+                Ok(seq) => Gated { seq, result: Ok(out) },
+                Err(e) => Gated { seq: self.0.log.last(), result: Err(e) },
+            },
+            Err(e) => Gated { seq: self.0.log.last(), result: Err(e) },
+        }
+    }
+
+    /// [`Store::commit`], and waits until it is durable.
+    pub async fn change<T>(&self, decide: impl FnOnce(&State) -> Result<(Option<Record>, T)>) -> Result<T> {
+        self.settle(self.commit(decide)).await
+    }
+
+    pub async fn settle<T>(&self, gated: Gated<T>) -> Result<T> {
+        self.0.log.wait(gated.seq).await?;
+        gated.result
+    }
+
+    fn push(&self, state: &mut State, record: Record, data: Bytes) -> Result<Seq> {
+        let seq = self.0.log.push(encode(&record), data, record.group(), record.physical())?;
+        state.apply(record);
+        Ok(seq)
+    }
+
+    /// Waits until there is room for another append: on the way to the disk, and in the backlog of long-term storage.
+    pub async fn room(&self) -> Result<()> {
+        let Inner { log, options, shared, .. } = &*self.0;
+        log.room(options.queued_max).await?;
+        loop {
+            let drained = shared.drained.notified();
+            if lock(&shared.state).live.unflushed < options.backlog_max {
+                return Ok(());
+            }
+            drained.await;
+        }
+    }
+
+    /// Appends once: a writer's event number that is not above its last one was stored before, and is only acknowledged.
+    pub fn append(&self, append: Append<'_>) -> Gated<Appended> {
+        let pieces = segment::pieces(&append.data);
+        let at_ms = base::clock::now_ms();
+        let mut state = lock(&self.0.shared.state);
+        let decided = state.find(append.segment).and_then(|(id, segment)| {
+            let previous = segment.attribute(append.writer);
+            if append.event <= previous {
+                return Ok((None, Appended { length: segment.length, previous }));
+            }
+            segment.writable()?;
+            // Of a block that was stored in part, which can't come from one writer's connection, nothing can be taken.
+            if previous != segment::NO_VALUE && append.expected.is_none() && append.event - i64::from(append.events) < previous {
+                return Err(Error::EventNumber { segment: append.segment.into(), event: append.event, last: previous });
+            }
+            if let Some(expected) = append.expected
+                && expected != segment.length
+            {
+                return Err(Error::NotAt { segment: append.segment.into(), length: segment.length, expected });
+            }
+            let length = segment.length + append.data.len() as u64;
+            let record = Record::Append { id, writer: append.writer, event: append.event, at_ms, pieces };
+            Ok((Some(record), Appended { length, previous }))
+        });
+        let pushed = match decided {
+            Ok((Some(record), done)) => {
+                let bytes = append.data.len() as u64;
+                let pushed = self.push(&mut state, record, append.data);
+                if pushed.is_ok() {
+                    self.0.shared.appended_bytes.fetch_add(bytes, Relaxed);
+                    self.0.shared.appended_events.fetch_add(append.events.into(), Relaxed);
+                }
+                pushed.map(|seq| (seq, done))
+            }
+            Ok((None, done)) => Ok((self.0.log.last(), done)),
+            Err(e) => Err(e),
+        };
+        match pushed {
+            Ok((seq, done)) => Gated { seq, result: Ok(done) },
+            Err(e) => Gated { seq: self.0.log.last(), result: Err(e) },
+        }
+    }
+
+    /// Events and bytes appended since the start.
+    pub fn appended(&self) -> (u64, u64) {
+        (self.0.shared.appended_events.load(Relaxed), self.0.shared.appended_bytes.load(Relaxed))
+    }
+
+    /// Reads up to `max` bytes (and [`READ_MAX`]) at `offset`. At the tail it waits for up to `wait` and then returns nothing.
+    pub async fn read(&self, name: &str, offset: u64, max: usize, wait: Duration) -> Result<Read> {
+        let until = tokio::time::Instant::now() + wait;
+        loop {
+            // Asked for before looking, so that what lands in between is not missed.
+            let waiting = {
+                let state = lock(&self.0.shared.state);
+                state.find(name).map(|(_, s)| s.landed.waiting.clone())
+            };
+            let waiting = match waiting {
+                Ok(waiting) => waiting,
+                Err(e) => return self.settle(self.gate(|_| Err(e))).await,
+            };
+            let mut landed = std::pin::pin!(waiting.notified());
+            landed.as_mut().enable();
+            match self.plan(name, offset, max) {
+                Err(e) => return self.settle(self.gate(|_| Err(e))).await,
+                Ok(Plan::End) => return Ok(Read { data: Bytes::new(), at_tail: true, end: true }),
+                Ok(Plan::Read { pieces, skip, bytes, at_tail }) => {
+                    let data = self.fetch(name, pieces, skip, bytes).await?;
+                    return Ok(Read { data, at_tail, end: false });
+                }
+                Ok(Plan::Wait) => {
+                    if tokio::time::timeout_at(until, landed).await.is_err() {
+                        return Ok(Read { data: Bytes::new(), at_tail: true, end: false });
+                    }
+                }
+            }
+        }
+    }
+
+    fn plan(&self, name: &str, offset: u64, max: usize) -> Result<Plan> {
+        let state = lock(&self.0.shared.state);
+        let (_, segment) = state.find(name)?;
+        if segment.table.is_some() {
+            return Err(Error::IsATable(name.into()));
+        }
+        if offset < segment.start {
+            return Err(Error::Truncated { segment: name.into(), start: segment.start, offset });
+        }
+        if offset > segment.length {
+            return Err(Error::BeyondEnd { segment: name.into(), length: segment.length, offset });
+        }
+        let landed = &segment.landed;
+        if offset >= landed.durable {
+            return Ok(if landed.ended && offset == landed.durable { Plan::End } else { Plan::Wait });
+        }
+        if max == 0 {
+            return Ok(Plan::Read { pieces: Vec::new(), skip: 0, bytes: 0, at_tail: false });
+        }
+        let max = max.min(READ_MAX) as u64;
+        let bytes = max.min(landed.durable - offset);
+        let extents = landed.covering(offset, bytes);
+        let skip = (offset - extents.first().map_or(offset, |e| e.start)) as usize;
+        let pieces = extents
+            .into_iter()
+            .map(|extent| match extent.source {
+                Source::Log(place) => {
+                    let file = self.0.log.file(place.file).ok_or_else(|| Error::Damaged(format!("file {} is not open", place.file.0)))?;
+                    Ok(Piece { extent, from: From::File(file, place.at) })
+                }
+                Source::Chunk(chunk, at) => {
+                    let location = state.chunks[&chunk].location.clone();
+                    Ok(Piece { extent, from: From::Chunk { location, bytes: state.chunks[&chunk].bytes, at } })
+                }
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Plan::Read { pieces, skip, bytes: bytes as usize, at_tail: offset + bytes == landed.durable })
+    }
+
+    /// The bytes of extents that follow each other, without the first `skip`.
+    async fn fetch(&self, name: &str, pieces: Vec<Piece>, skip: usize, bytes: usize) -> Result<Bytes> {
+        let whole: usize = pieces.iter().map(|p| p.extent.len as usize).sum();
+        let mut out = vec![0; whole];
+        let mut at = 0;
+        let mut chunked = false;
+        let mut late = false;
+        for piece in &pieces {
+            let part = &mut out[at..at + piece.extent.len as usize];
+            at += part.len();
+            match &piece.from {
+                From::File(file, place) if !late => late |= !file.read_now((*place).into(), part),
+                From::File(..) => {}
+                From::Chunk { .. } => chunked = true,
+            }
+        }
+        if chunked {
+            let tier = self.0.shared.tier.get().ok_or_else(|| {
+                Error::NotFound(format!("bytes of {name} are in long-term storage, and none is configured; start with the same one as before"))
+            })?;
+            let mut at = 0;
+            for piece in &pieces {
+                let len = piece.extent.len as usize;
+                if let From::Chunk { location, bytes, at: from } = &piece.from {
+                    let got = tier.read(location, *bytes, *from, piece.extent.len).await?;
+                    out[at..at + len].copy_from_slice(&got);
+                }
+                at += len;
+            }
+        }
+        let finish = move |pieces: Vec<Piece>, mut out: Vec<u8>, late: bool| {
+            let mut at = 0;
+            for Piece { extent, from } in pieces {
+                let part = &mut out[at..at + extent.len as usize];
+                at += part.len();
+                if let (true, From::File(file, place)) = (late, &from) {
+                    file.read((*place).into(), part).map_err(Error::file("read", "the log"))?;
+                }
+                if log::crc32c(part) != extent.crc {
+                    return Err(Error::Damaged(format!("{} bytes from {} of a segment have another checksum than when they were written", extent.len, extent.start)));
+                }
+            }
+            Ok(out)
+        };
+        let out = if late {
+            tokio::task::spawn_blocking(move || finish(pieces, out, true)).await.map_err(|e| Error::Invalid(format!("a read ended early: {e}")))??
+        } else {
+            finish(pieces, out, false)?
+        };
+        Ok(Bytes::from(out).slice(skip..skip + bytes))
+    }
+
+    /// Where a segment stands, of durable bytes only; for the flusher.
+    pub(crate) async fn read_extents(&self, name: &str, extents: Vec<Extent>) -> Result<Bytes> {
+        let bytes = extents.iter().map(|e| e.len as usize).sum();
+        let pieces = extents
+            .into_iter()
+            .map(|extent| match extent.source {
+                Source::Log(place) => {
+                    let file = self.0.log.file(place.file).ok_or_else(|| Error::Damaged(format!("file {} is not open", place.file.0)))?;
+                    Ok(Piece { extent, from: From::File(file, place.at) })
+                }
+                Source::Chunk(..) => Err(Error::Invalid("a chunk is not flushed again".into())),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        self.fetch(name, pieces, 0, bytes).await
+    }
+}
+
+enum Plan {
+    Read { pieces: Vec<Piece>, skip: usize, bytes: usize, at_tail: bool },
+    Wait,
+    End,
+}
+
+struct Piece {
+    extent: Extent,
+    from: From,
+}
+
+enum From {
+    File(Arc<dyn DiskFile>, u32),
+    Chunk { location: String, bytes: u32, at: u32 },
+}
+
+impl Shared {
+    fn land(&self, mark: Mark, landed: Vec<log::Landed<Physical>>) {
+        let seq = Seq(mark.next.0 - 1);
+        let mut state = lock(&self.state);
+        let before = state.live.unflushed;
+        for entry in landed {
+            state.land(entry.note, entry.place);
+        }
+        state.live.landed = seq;
+        let mut checkpoint = lock(&self.checkpoint);
+        checkpoint.last_mark = Some(mark);
+        if checkpoint.begun.as_ref().is_some_and(|(s, _)| *s == seq) {
+            checkpoint.finish(&state, mark);
+        }
+        if before >= self.backlog_max && state.live.unflushed < self.backlog_max {
+            self.drained.notify_waiters();
+        }
+    }
+}
+
+impl Checkpointing {
+    fn finish(&mut self, state: &State, mark: Mark) {
+        if let Some((_, decided)) = self.begun.take() {
+            self.ready = Some(Checkpoint { mark, decided, landed: encode(&state.landed()) });
+        }
+    }
+}
+
+fn read_checkpoint(bytes: &[u8]) -> Option<Checkpoint> {
+    let (crc, body) = bytes.split_at_checked(4)?;
+    (crc == log::crc32c(body).to_le_bytes()).then(|| postcard::from_bytes(body).ok())?
+}
+
+/// Takes checkpoints and releases files of the log that nothing needs.
+fn keep_house(weak: &Weak<Inner>) {
+    loop {
+        std::thread::park_timeout(TICK);
+        let Some(inner) = weak.upgrade() else { return };
+        if inner.closing.load(Relaxed) {
+            return;
+        }
+        inner.keep_house();
+    }
+}
+
+impl Inner {
+    fn keep_house(&self) {
+        let (_, bytes) = self.log.written();
+        let ready = {
+            let state = lock(&self.shared.state);
+            let mut checkpoint = lock(&self.shared.checkpoint);
+            let due = bytes - checkpoint.at_bytes >= self.options.checkpoint_bytes;
+            if due && checkpoint.begun.is_none() && checkpoint.ready.is_none() {
+                let start = Instant::now();
+                checkpoint.at_bytes = bytes;
+                let seq = self.log.cut();
+                checkpoint.begun = Some((seq, encode(&*state)));
+                if let (true, Some(mark)) = (state.live.landed == seq, checkpoint.last_mark) {
+                    checkpoint.finish(&state, mark);
+                }
+                tracing::debug!(block = seq.0, took = ?start.elapsed(), "checkpoint begun");
+            }
+            checkpoint.ready.take()
+        };
+        if let Some(ready) = ready {
+            let mut bytes = vec![0; 4];
+            bytes.extend_from_slice(&encode(&ready));
+            let crc = log::crc32c(&bytes[4..]).to_le_bytes();
+            bytes[..4].copy_from_slice(&crc);
+            let name = CHECKPOINTS[lock(&self.shared.checkpoint).which];
+            match self.disk.put(name, &bytes) {
+                Ok(()) => {
+                    let mut checkpoint = lock(&self.shared.checkpoint);
+                    checkpoint.which = 1 - checkpoint.which;
+                    checkpoint.older = checkpoint.newer.replace(ready.mark);
+                }
+                // The log stays longer, that is all; the next one is tried when as much has been written again.
+                Err(e) => tracing::warn!(error = %e, %name, "no checkpoint was written"),
+            }
+        }
+        let Some(older) = lock(&self.shared.checkpoint).older else { return };
+        let (files, _) = self.log.files();
+        for file in files {
+            if file < older.file && !lock(&self.shared.state).live.files.contains_key(&file) {
+                self.log.release(file);
+            }
+        }
+    }
+}

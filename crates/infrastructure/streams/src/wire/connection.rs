@@ -1,0 +1,685 @@
+//! One connection: a task that reads requests, a task that writes replies, and one for each read that waits.
+//!
+//! ```text
+//!   socket ─▶ frames ─▶ store ──(block number, reply)──▶ outbox ──(when durable, in order)──▶ socket
+//!                         └─ reads of bytes, each a task ──▶ outbox, at once
+//! ```
+//!
+//! Bounds, at which no more is read from the socket: [`UNACKNOWLEDGED_MAX`] bytes of appends that are not durable, [`OUTBOX_MAX`] bytes of
+//! replies that the client doesn't take, [`READS_MAX`] reads that wait, and the store's own. A client that breaks the protocol loses its
+//! connection and nothing else.
+
+use super::codec::{self, Bad, Reply, Request, TableKey};
+use crate::{
+    Error, Result, Store,
+    access::{Access, Refused, Want},
+    log::Seq,
+    segment::{Record, State},
+    store::{Append, Gated, Info, READ_MAX},
+    table::Change,
+};
+use bytes::{Bytes, BytesMut};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::{Notify, Semaphore},
+    task::JoinSet,
+};
+
+const UNACKNOWLEDGED_MAX: u64 = 16 << 20;
+const OUTBOX_MAX: usize = 8 << 20;
+const READS_MAX: usize = 32;
+/// A read at the tail is answered with nothing after this long. Clients give up after 30 s.
+const READ_WAIT: Duration = Duration::from_secs(10);
+/// A reply with table entries stops at this many bytes.
+const TABLE_REPLY_MAX: usize = 4 << 20;
+/// Writers that one connection may have set up.
+const WRITERS_MAX: usize = 100_000;
+/// What is read from the socket at once, at least.
+const READ_BUFFER: usize = 64 << 10;
+
+/// Replies on their way out.
+#[derive(Default)]
+struct Outbox {
+    queues: Mutex<Queues>,
+    /// Rung when there is something to write.
+    filled: Notify,
+    /// Rung when something was written.
+    emptied: Notify,
+}
+
+#[derive(Default)]
+struct Queues {
+    gated: VecDeque<(Seq, Reply)>,
+    ready: VecDeque<Reply>,
+    bytes: usize,
+    /// No more comes: write what is left, then end.
+    closing: bool,
+}
+
+fn weight(reply: &Reply) -> usize {
+    match reply {
+        Reply::SegmentRead { data, .. } => 128 + data.len(),
+        Reply::TableRead { entries, .. } | Reply::TableEntries { entries, .. } | Reply::TableDelta { entries, .. } => {
+            128 + entries.iter().map(|(k, v)| k.key.len() + v.len() + 40).sum::<usize>()
+        }
+        Reply::TableKeys { keys, .. } => 128 + keys.iter().map(|k| k.key.len() + 40).sum::<usize>(),
+        _ => 128,
+    }
+}
+
+impl Outbox {
+    fn queues(&self) -> std::sync::MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn gated(&self, seq: Seq, reply: Reply) {
+        let mut queues = self.queues();
+        // One acknowledgement says the same as two of one writer that leave together.
+        if let (Some((last, Reply::DataAppended { writer, event, id, length, .. })), Reply::DataAppended { writer: w, event: e, id: i, length: l, .. }) =
+            (queues.gated.back_mut(), &reply)
+            && writer == w
+            && *last == seq
+        {
+            (*event, *id, *length) = (*e, *i, *l);
+            return;
+        }
+        // A later reply may depend on less, but replies keep their order.
+        let seq = queues.gated.back().map_or(seq, |(last, _)| seq.max(*last));
+        queues.bytes += weight(&reply);
+        queues.gated.push_back((seq, reply));
+        drop(queues);
+        self.filled.notify_one();
+    }
+
+    fn ready(&self, reply: Reply) {
+        let mut queues = self.queues();
+        queues.bytes += weight(&reply);
+        queues.ready.push_back(reply);
+        drop(queues);
+        self.filled.notify_one();
+    }
+
+    async fn room(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.queues().bytes <= OUTBOX_MAX {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    /// What may leave now, as bytes; and whether that was the last.
+    fn take(&self, durable: Seq, out: &mut BytesMut) -> bool {
+        let mut queues = self.queues();
+        while out.len() < OUTBOX_MAX {
+            let gated = queues.gated.front().is_some_and(|(seq, _)| *seq <= durable);
+            let Some(reply) = (if gated { queues.gated.pop_front().map(|(_, r)| r) } else { queues.ready.pop_front() }) else { break };
+            queues.bytes -= weight(&reply);
+            reply.put(out);
+        }
+        queues.closing && queues.gated.is_empty() && queues.ready.is_empty()
+    }
+}
+
+/// Serves one client until it goes. The error says why it was sent away.
+pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store: Store, access: Access) -> Result<(), String> {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let outbox = Arc::new(Outbox::default());
+    let (box_, progress) = (outbox.clone(), store.log().progress());
+    let mut writing = tokio::spawn(async move {
+        let mut progress = progress;
+        let mut out = BytesMut::new();
+        loop {
+            let filled = box_.filled.notified();
+            let (durable, stopped) = {
+                let now = progress.borrow_and_update();
+                (now.durable, now.stopped.is_some())
+            };
+            out.clear();
+            let last = box_.take(durable, &mut out);
+            if !out.is_empty() {
+                writer.write_all(&out).await.map_err(|e| e.to_string())?;
+                box_.emptied.notify_one();
+                if out.capacity() > 1 << 20 {
+                    out = BytesMut::new();
+                }
+                continue;
+            }
+            if last {
+                let _ = writer.shutdown().await;
+                return Ok(());
+            }
+            if stopped {
+                // What waits for the log will never be known to be durable.
+                return Err("the log has stopped".to_string());
+            }
+            tokio::select! {
+                () = filled => {}
+                changed = progress.changed() => changed.map_err(|_| "the log is gone".to_string())?,
+            }
+        }
+    });
+    let mut connection = Connection {
+        store: store.clone(),
+        access,
+        outbox: outbox.clone(),
+        writers: HashMap::new(),
+        block: None,
+        unacknowledged: VecDeque::new(),
+        unacknowledged_bytes: 0,
+        reads: JoinSet::new(),
+        permits: Arc::new(Semaphore::new(READS_MAX)),
+        transients: Vec::new(),
+    };
+    let served = tokio::select! {
+        served = connection.read(&mut reader) => served,
+        // A client that doesn't take replies, or a log that stopped.
+        ended = &mut writing => ended.unwrap_or_else(|e| Err(e.to_string())),
+    };
+    connection.reads.abort_all();
+    for name in std::mem::take(&mut connection.transients) {
+        // What a large event was being gathered in is of no use to anyone else.
+        let _ = store.commit(|state| Ok((state.find(&name).ok().map(|(id, _)| Record::Delete { id }), ())));
+    }
+    outbox.queues().closing = true;
+    outbox.filled.notify_one();
+    if !writing.is_finished() {
+        // What was acknowledged by then still leaves, if the client takes it.
+        let _ = tokio::time::timeout(Duration::from_secs(5), &mut writing).await;
+        writing.abort();
+    }
+    served
+}
+
+struct Writer {
+    segment: String,
+    last: i64,
+}
+
+struct Connection {
+    store: Store,
+    access: Access,
+    outbox: Arc<Outbox>,
+    writers: HashMap<u128, Writer>,
+    /// The first part of a block, until its end comes.
+    block: Option<(u128, Bytes)>,
+    unacknowledged: VecDeque<(Seq, u64)>,
+    unacknowledged_bytes: u64,
+    reads: JoinSet<()>,
+    permits: Arc<Semaphore>,
+    /// Segments made for one large event each, which are gone when they are merged.
+    transients: Vec<String>,
+}
+
+impl Connection {
+    async fn read<R: AsyncRead + Unpin>(&mut self, reader: &mut R) -> Result<(), String> {
+        let mut buffer = BytesMut::with_capacity(READ_BUFFER);
+        loop {
+            while let Some((kind, payload)) = codec::frame(&mut buffer).map_err(|e| e.to_string())? {
+                let request = codec::request(kind, payload).map_err(|e| e.to_string())?;
+                self.take(request).await?;
+            }
+            buffer.reserve(READ_BUFFER);
+            if reader.read_buf(&mut buffer).await.map_err(|e| e.to_string())? == 0 {
+                return if buffer.is_empty() { Ok(()) } else { Err("the connection ended in the middle of a command".into()) };
+            }
+        }
+    }
+
+    async fn take(&mut self, request: Request) -> Result<(), String> {
+        tracing::trace!(?request, "request");
+        if self.block.is_some() && !matches!(request, Request::AppendBlockEnd { .. }) {
+            return Err("a command in the middle of a block of events".into());
+        }
+        match request {
+            Request::Hello { high, low } => {
+                self.outbox.ready(Reply::Hello);
+                if high < codec::OLDEST_VERSION || low > codec::VERSION {
+                    return Err(format!("a client that speaks versions {low} to {high}"));
+                }
+            }
+            Request::KeepAlive => self.outbox.ready(Reply::KeepAlive),
+            Request::Padding => {}
+            Request::SetupAppend { id, writer, segment, token } => {
+                if !self.allowed(id, &token, &segment, Want::Update) {
+                    return Ok(());
+                }
+                if self.writers.len() >= WRITERS_MAX && !self.writers.contains_key(&writer) {
+                    return Err(format!("more than {WRITERS_MAX} writers on one connection"));
+                }
+                self.writers.insert(writer, Writer { segment: segment.clone(), last: 0 });
+                let gated = self.store.gate(|state| {
+                    let found = state.segment(&segment)?;
+                    if found.table.is_some() {
+                        return Err(Error::IsATable(segment.clone()));
+                    }
+                    Ok(found.attribute(writer))
+                });
+                self.reply(id, &segment, gated, |last| Reply::AppendSetup { id, segment: segment.clone(), writer, last });
+            }
+            Request::AppendBlock { writer, data } => {
+                if !self.writers.contains_key(&writer) {
+                    return Err("an append before its setup".into());
+                }
+                self.block = Some((writer, data));
+            }
+            Request::AppendBlockEnd { id, writer, whole, data, events, last } => {
+                let data = match self.block.take() {
+                    None => data,
+                    Some((w, block)) if w == writer => codec::join_block(&block, whole, &data).map_err(|e: Bad| e.to_string())?,
+                    Some(_) => return Err("a block that another writer ends".into()),
+                };
+                if events <= 0 {
+                    return Err(format!("a block of {events} events"));
+                }
+                self.append(id, writer, last, events as u32, None, data).await?;
+            }
+            Request::ConditionalAppend { id, writer, event, expected, data } => {
+                // No length is negative: such an append can't succeed, and says so like any other.
+                self.append(id, writer, event, 1, Some(u64::try_from(expected).unwrap_or(u64::MAX)), data).await?;
+            }
+            Request::Read { id, segment, offset, length, token } => {
+                if !self.allowed(id, &token, &segment, Want::Read) {
+                    return Ok(());
+                }
+                // At the bound no further request is taken from the socket until a read has ended.
+                let permit = self.permits.clone().acquire_owned().await.map_err(|e| e.to_string())?;
+                while self.reads.try_join_next().is_some() {}
+                let (store, outbox) = (self.store.clone(), self.outbox.clone());
+                self.reads.spawn(async move {
+                    let max = usize::try_from(length).unwrap_or(0).min(READ_MAX);
+                    // Below the first byte is below the start, whatever that is.
+                    let read = match u64::try_from(offset) {
+                        Ok(offset) => store.read(&segment, offset, max, READ_WAIT).await,
+                        Err(_) => Err(Error::Invalid(format!("offset {offset} of {segment} is negative"))),
+                    };
+                    let reply = match read {
+                        Ok(read) => Reply::SegmentRead { id, segment, offset, at_tail: read.at_tail, end: read.end, data: read.data },
+                        Err(e) => failure(id, &segment, offset, e),
+                    };
+                    outbox.room().await;
+                    outbox.ready(reply);
+                    drop(permit);
+                });
+            }
+            other => {
+                self.operate(other);
+            }
+        }
+        self.outbox.room().await;
+        Ok(())
+    }
+
+    /// Whether the token allows it; if not, the reply has been given.
+    fn allowed(&self, id: i64, token: &str, segment: &str, want: Want) -> bool {
+        match self.access.segment(token, segment, want) {
+            Ok(()) => true,
+            Err(Refused { why, expired }) => {
+                self.outbox.ready(Reply::TokenFailed { id, why, expired });
+                false
+            }
+        }
+    }
+
+    fn reply<T>(&self, id: i64, segment: &str, gated: Gated<T>, make: impl FnOnce(T) -> Reply) {
+        let reply = match gated.result {
+            Ok(out) => make(out),
+            Err(e) => failure(id, segment, -1, e),
+        };
+        self.outbox.gated(gated.seq, reply);
+    }
+
+    async fn append(&mut self, id: i64, writer: u128, event: i64, events: u32, expected: Option<u64>, data: Bytes) -> Result<(), String> {
+        let state = self.writers.get_mut(&writer).ok_or("an append before its setup")?;
+        if event < state.last {
+            return Err(format!("event number {event} after {}", state.last));
+        }
+        state.last = event;
+        let segment = state.segment.clone();
+        self.store.room().await.map_err(|e| e.to_string())?;
+        let bytes = data.len() as u64;
+        let Gated { seq, result } = self.store.append(Append { segment: &segment, writer, event, events, expected, data });
+        let (reply, end) = match result {
+            Ok(done) => (Reply::DataAppended { id, writer, event, previous: done.previous, length: done.length as i64 }, None),
+            Err(Error::NotAt { .. }) => (Reply::ConditionFailed { id, writer, event }, None),
+            Err(e @ Error::EventNumber { .. }) => (Reply::EventNumber { id, writer, why: e.to_string(), event }, Some(e.to_string())),
+            Err(e @ Error::Stopped(_)) => return Err(e.to_string()),
+            Err(e) => (failure(id, &segment, -1, e), None),
+        };
+        self.outbox.gated(seq, reply);
+        if let Some(end) = end {
+            return Err(end);
+        }
+        self.unacknowledged.push_back((seq, bytes));
+        self.unacknowledged_bytes += bytes;
+        while let Some((seq, bytes)) = self.unacknowledged.front().copied() {
+            if self.store.log().durable() < seq {
+                if self.unacknowledged_bytes <= UNACKNOWLEDGED_MAX {
+                    break;
+                }
+                self.store.log().wait(seq).await.map_err(|e| e.to_string())?;
+            }
+            self.unacknowledged_bytes -= bytes;
+            self.unacknowledged.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Everything that is decided at once.
+    fn operate(&mut self, request: Request) {
+        let now_ms = base::clock::now_ms();
+        let store = self.store.clone();
+        match request {
+            Request::Info { id, segment, token } if self.allowed(id, &token, &segment, Want::Read) => {
+                let gated = store.gate(|state| {
+                    let s = state.segment(&segment)?;
+                    let length = s.table.as_ref().map_or(s.length, |t| t.length());
+                    Ok(Info { start: s.start, length, sealed: s.sealed, modified_ms: s.modified_ms })
+                });
+                self.reply(id, &segment, gated, |i| Reply::Info {
+                    id,
+                    segment: segment.clone(),
+                    sealed: i.sealed,
+                    modified_ms: i.modified_ms as i64,
+                    length: i.length as i64,
+                    start: i.start as i64,
+                });
+            }
+            Request::Create { id, segment, token } if self.allowed(id, &token, &segment, Want::Update) => {
+                let gated = store.commit(|state| create(state, &segment, false, now_ms));
+                self.reply(id, &segment, gated, |()| Reply::Created { id, segment: segment.clone() });
+            }
+            Request::CreateTable { id, segment, token } if self.allowed(id, &token, &segment, Want::Update) => {
+                let gated = store.commit(|state| create(state, &segment, true, now_ms));
+                self.reply(id, &segment, gated, |()| Reply::Created { id, segment: segment.clone() });
+            }
+            Request::CreateTransient { id, parent, token, .. } if self.allowed(id, &token, &parent, Want::Update) => {
+                let name = format!("{parent}#transient.{:032x}", rand::random::<u128>());
+                let gated = store.commit(|state| {
+                    state.segment(&parent)?.writable()?;
+                    create(state, &name, false, now_ms)
+                });
+                if gated.result.is_ok() {
+                    self.transients.push(name.clone());
+                }
+                self.reply(id, &parent, gated, |()| Reply::Created { id, segment: name });
+            }
+            Request::UpdatePolicy { id, segment, token } if self.allowed(id, &token, &segment, Want::Update) => {
+                // The policy is the stream's; that a segment is told of it changes nothing here.
+                let gated = store.gate(|state| state.segment(&segment).map(|_| ()));
+                self.reply(id, &segment, gated, |()| Reply::PolicyUpdated { id, segment: segment.clone() });
+            }
+            Request::Seal { id, segment, token } if self.allowed(id, &token, &segment, Want::Update) => {
+                let gated = store.commit(|state| {
+                    let (number, s) = state.find(&segment)?;
+                    Ok(((!s.sealed).then_some(Record::Seal { id: number }), ()))
+                });
+                self.reply(id, &segment, gated, |()| Reply::Sealed { id, segment: segment.clone() });
+            }
+            Request::Delete { id, segment, token } if self.allowed(id, &token, &segment, Want::Update) => {
+                let gated = store.commit(|state| {
+                    let (number, s) = state.find(&segment)?;
+                    match s.table {
+                        Some(_) => Err(Error::IsATable(segment.clone())),
+                        None => Ok((Some(Record::Delete { id: number }), ())),
+                    }
+                });
+                self.reply(id, &segment, gated, |()| Reply::Deleted { id, segment: segment.clone() });
+            }
+            Request::DeleteTable { id, segment, if_empty, token } if self.allowed(id, &token, &segment, Want::Update) => {
+                let gated = store.commit(|state| {
+                    let (number, s) = state.find(&segment)?;
+                    if if_empty && !s.as_table()?.is_empty() {
+                        return Err(Error::NotEmpty(segment.clone()));
+                    }
+                    s.as_table()?;
+                    Ok((Some(Record::Delete { id: number }), ()))
+                });
+                self.reply(id, &segment, gated, |()| Reply::Deleted { id, segment: segment.clone() });
+            }
+            Request::Truncate { id, segment, offset, token } if self.allowed(id, &token, &segment, Want::Update) => {
+                let gated = store.commit(|state| truncate(state, &segment, offset));
+                self.reply(id, &segment, gated, |()| Reply::Truncated { id, segment: segment.clone() });
+            }
+            Request::Merge { id, target, source, token, updates } if self.allowed(id, &token, &target, Want::Update) => {
+                let mut condition_failed = false;
+                let gated = store.commit(|state| {
+                    let (number, t) = state.find(&target)?;
+                    if updates.iter().any(|u| u.kind == 4 && t.attribute(u.key) != u.old) {
+                        condition_failed = true;
+                        return Ok((None, t.length));
+                    }
+                    let (record, length) = merge(state, &target, &source, t.length)?;
+                    let mut all = vec![record];
+                    all.extend(updates.iter().map(|u| Record::Attribute { id: number, key: u.key, value: u.new }));
+                    Ok((Some(Record::Many(all)), length))
+                });
+                let named = match &gated.result {
+                    Err(Error::NoSegment(name)) => name.clone(),
+                    _ => target.clone(),
+                };
+                self.transients.retain(|t| *t != source);
+                self.reply(id, &named, gated, |length| match condition_failed {
+                    true => Reply::ConditionFailed { id, writer: 0, event: length as i64 },
+                    false => Reply::Merged { id, target: target.clone(), source, length: length as i64 },
+                });
+            }
+            Request::MergeBatch { id, target, sources, token } if self.allowed(id, &token, &target, Want::Update) => {
+                let gated = store.commit(|state| {
+                    let (mut all, mut done) = (Vec::new(), Vec::new());
+                    let mut length = state.segment(&target)?.length;
+                    for source in &sources {
+                        if done.iter().any(|(s, _)| s == source) {
+                            return Err(Error::NoSegment(source.clone()));
+                        }
+                        let record;
+                        (record, length) = merge(state, &target, source, length)?;
+                        all.push(record);
+                        done.push((source.clone(), length as i64));
+                    }
+                    Ok((Some(Record::Many(all)), done))
+                });
+                let named = match &gated.result {
+                    Err(Error::NoSegment(name)) => name.clone(),
+                    _ => target.clone(),
+                };
+                self.reply(id, &named, gated, |sources| Reply::BatchMerged { id, target: target.clone(), sources });
+            }
+            Request::GetAttribute { id, segment, key, token } if self.allowed(id, &token, &segment, Want::Read) => {
+                let gated = store.gate(|state| Ok(state.segment(&segment)?.attribute(key)));
+                self.reply(id, &segment, gated, |value| Reply::Attribute { id, value });
+            }
+            Request::SetAttribute { id, segment, key, new, expected, token } if self.allowed(id, &token, &segment, Want::Update) => {
+                let gated = store.commit(|state| {
+                    let (number, s) = state.find(&segment)?;
+                    let done = s.attribute(key) == expected;
+                    Ok((done.then_some(Record::Attribute { id: number, key, value: new }), done))
+                });
+                self.reply(id, &segment, gated, |done| Reply::AttributeUpdated { id, done });
+            }
+            Request::TableInfo { id, segment, token } if self.allowed(id, &token, &segment, Want::Read) => {
+                let gated = store.gate(|state| {
+                    let table = state.segment(&segment)?.as_table()?;
+                    Ok((table.length() as i64, table.len() as i64))
+                });
+                self.reply(id, &segment, gated, |(length, entries)| Reply::TableInfo { id, segment: segment.clone(), length, entries });
+            }
+            Request::TableUpdate { id, segment, token, entries, at } if self.allowed(id, &token, &segment, Want::Update) => {
+                let limit = store.options().table_bytes_max;
+                let gated = store.commit(|state| {
+                    let (number, s) = state.find(&segment)?;
+                    let table = s.as_table()?;
+                    table_at(&segment, table.length(), at)?;
+                    // A key may come twice, as reader groups of the Rust client send it: the conditions are about the state before, the last value stays.
+                    table.check(&segment, entries.iter().map(|(k, _)| (&k.key[..], k.version)))?;
+                    let wanted = state.table_bytes + entries.iter().map(|(k, v)| (k.key.len() + v.len()) as u64).sum::<u64>();
+                    if wanted > limit {
+                        return Err(Error::TooLarge { what: "all tables".into(), limit, wanted });
+                    }
+                    let versions = table.versions(entries.iter().map(|(k, v)| k.key.len() + v.len()));
+                    // Copies, or a small value would hold the buffer that it came in.
+                    let copy = |b: &Bytes| Bytes::copy_from_slice(b);
+                    let changes = entries.iter().map(|(k, v)| Change::Put { key: copy(&k.key), value: copy(v) }).collect();
+                    Ok((Some(Record::Table { id: number, changes }), versions))
+                });
+                self.reply(id, &segment, gated, |versions| Reply::TableUpdated { id, versions });
+            }
+            Request::TableRemove { id, segment, token, keys, at } if self.allowed(id, &token, &segment, Want::Update) => {
+                let gated = store.commit(|state| {
+                    let (number, s) = state.find(&segment)?;
+                    let table = s.as_table()?;
+                    table_at(&segment, table.length(), at)?;
+                    table.check(&segment, keys.iter().map(|k| (&k.key[..], k.version)))?;
+                    let there = keys.iter().filter(|k| table.get(&k.key).is_some());
+                    let changes: Vec<Change> = there.map(|k| Change::Remove { key: Bytes::copy_from_slice(&k.key) }).collect();
+                    Ok(((!changes.is_empty()).then_some(Record::Table { id: number, changes }), ()))
+                });
+                self.reply(id, &segment, gated, |()| Reply::TableRemoved { id, segment: segment.clone() });
+            }
+            Request::TableRead { id, segment, token, keys } if self.allowed(id, &token, &segment, Want::Read) => {
+                let gated = store.gate(|state| {
+                    let table = state.segment(&segment)?.as_table()?;
+                    let mut bytes = 0;
+                    keys.iter()
+                        .map(|k| {
+                            let found = table.get(&k.key).map(|(value, version)| (TableKey { key: k.key.clone(), version }, value.clone()));
+                            let entry = found.unwrap_or_else(|| codec::missing(&k.key));
+                            bytes += entry.0.key.len() + entry.1.len() + 40;
+                            if bytes > codec::PAYLOAD_MAX - (128 << 10) {
+                                let limit = codec::PAYLOAD_MAX as u64;
+                                return Err(Error::TooLarge { what: format!("the values of {} keys", keys.len()), limit, wanted: bytes as u64 });
+                            }
+                            Ok(entry)
+                        })
+                        .collect::<Result<Vec<_>>>()
+                });
+                self.reply(id, &segment, gated, |entries| Reply::TableRead { id, segment: segment.clone(), entries });
+            }
+            Request::TableKeys { id, segment, token, count, after } if self.allowed(id, &token, &segment, Want::Read) => {
+                let gated = store.gate(|state| page(state, &segment, position(&after), count));
+                self.reply(id, &segment, gated, |page| Reply::TableKeys {
+                    id,
+                    segment: segment.clone(),
+                    keys: page.entries.into_iter().map(|(k, _)| k).collect(),
+                    next: Bytes::copy_from_slice(&page.next.to_be_bytes()),
+                });
+            }
+            Request::TableEntries { id, segment, token, count, after } if self.allowed(id, &token, &segment, Want::Read) => {
+                let gated = store.gate(|state| page(state, &segment, position(&after), count));
+                self.reply(id, &segment, gated, |page| Reply::TableEntries {
+                    id,
+                    segment: segment.clone(),
+                    entries: page.entries,
+                    next: Bytes::copy_from_slice(&page.next.to_be_bytes()),
+                });
+            }
+            Request::TableDelta { id, segment, token, from, count } if self.allowed(id, &token, &segment, Want::Read) => {
+                let gated = store.gate(|state| page(state, &segment, u64::try_from(from).unwrap_or(0), count));
+                self.reply(id, &segment, gated, |page| Reply::TableDelta {
+                    id,
+                    segment: segment.clone(),
+                    entries: page.entries,
+                    clear: false,
+                    end: page.all,
+                    position: page.next as i64,
+                });
+            }
+            Request::Other { kind, id } => {
+                let why = "this server does not have it".to_string();
+                self.outbox.ready(Reply::Unsupported { id, operation: format!("command {kind}"), why });
+            }
+            // Its token did not allow it, and that was said; the others never come here.
+            _ => {}
+        }
+    }
+}
+
+/// Part of a table, oldest versions first.
+struct Page {
+    entries: Vec<(TableKey, Bytes)>,
+    all: bool,
+    /// From where the next part goes on.
+    next: u64,
+}
+
+fn page(state: &State, segment: &str, from: u64, count: i32) -> Result<Page> {
+    let table = state.segment(segment)?.as_table()?;
+    let (entries, all) = table.since(from, count.max(1) as usize, TABLE_REPLY_MAX);
+    let next = match entries.last() {
+        Some((_, _, version)) if !all => *version as u64 + 1,
+        _ => table.length(),
+    };
+    Ok(Page { entries: entries.into_iter().map(codec::entry).collect(), all, next })
+}
+
+fn position(token: &Bytes) -> u64 {
+    token[..].try_into().map_or(0, u64::from_be_bytes)
+}
+
+fn table_at(segment: &str, length: u64, at: i64) -> Result<()> {
+    // The protocol's word for this is that the segment is truncated.
+    if at >= 0 && at as u64 != length {
+        return Err(Error::Truncated { segment: segment.into(), start: length, offset: at as u64 });
+    }
+    Ok(())
+}
+
+/// Checks a name and makes the record of a new segment.
+pub(crate) fn create(state: &State, name: &str, table: bool, at_ms: u64) -> Result<(Option<Record>, ())> {
+    const NAME_MAX: usize = 1024;
+    if name.is_empty() || name.len() > NAME_MAX {
+        return Err(Error::Invalid(format!("a segment's name has 1 to {NAME_MAX} bytes, not {}", name.len())));
+    }
+    if state.names.contains_key(name) {
+        return Err(Error::SegmentExists(name.into()));
+    }
+    Ok((Some(Record::Create { id: state.new_id(0), name: name.into(), table, at_ms }), ()))
+}
+
+pub(crate) fn truncate(state: &State, name: &str, offset: i64) -> Result<(Option<Record>, ())> {
+    let (id, segment) = state.find(name)?;
+    let offset = u64::try_from(offset).map_err(|_| Error::Invalid(format!("offset {offset} of {name} is negative")))?;
+    if segment.table.is_some() {
+        return Err(Error::IsATable(name.into()));
+    }
+    if offset > segment.length {
+        return Err(Error::BeyondEnd { segment: name.into(), length: segment.length, offset });
+    }
+    Ok(((offset > segment.start).then_some(Record::Truncate { id, start: offset }), ()))
+}
+
+/// The record of a merge into a target of `length` bytes, and the target's length after it.
+pub(crate) fn merge(state: &State, target: &str, source: &str, length: u64) -> Result<(Record, u64)> {
+    let (target_id, t) = state.find(target)?;
+    let (source_id, s) = state.find(source)?;
+    t.writable()?;
+    if s.table.is_some() {
+        return Err(Error::IsATable(source.into()));
+    }
+    if target_id == source_id || s.start > 0 {
+        return Err(Error::Invalid(format!("{source} can't be merged into {target}: it is the same, or truncated")));
+    }
+    Ok((Record::Merge { source: source_id, target: target_id }, length + s.length))
+}
+
+/// The reply to a request that failed.
+fn failure(id: i64, segment: &str, offset: i64, e: Error) -> Reply {
+    let (segment, why) = (segment.to_string(), e.to_string());
+    match e {
+        Error::NoSegment(_) => Reply::NoSegment { id, segment, why, offset },
+        Error::SegmentExists(_) => Reply::Exists { id, segment, why },
+        Error::Sealed { offset, .. } => Reply::IsSealed { id, segment, why, offset: offset as i64 },
+        Error::Truncated { start, .. } => Reply::IsTruncated { id, segment, start: start as i64, why, offset },
+        Error::NotEmpty(_) => Reply::NotEmpty { id, segment, why },
+        Error::NoKey(_) => Reply::NoKey { id, segment, why },
+        Error::BadVersion(_) => Reply::BadVersion { id, segment, why },
+        _ => Reply::Error { id, segment, why },
+    }
+}
+

@@ -1,0 +1,52 @@
+//! Accepts connections, with TLS or without, and keeps their number bounded.
+
+use super::connection;
+use crate::{Store, access::Access};
+use std::{sync::Arc, time::Duration};
+use tokio::{net::TcpListener, sync::Semaphore, sync::watch, task::JoinSet};
+use tokio_rustls::TlsAcceptor;
+
+/// Connections at a time; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 4096;
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// Serves until `shutdown` is true.
+pub async fn run(listener: TcpListener, tls: Option<TlsAcceptor>, store: Store, access: Access, mut shutdown: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = async {
+                let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+                (listener.accept().await, place)
+            } => accepted,
+            _ = shutdown.wait_for(|s| *s) => break,
+        };
+        while connections.try_join_next().is_some() {}
+        let (stream, peer, place) = match accepted {
+            (Ok((stream, peer)), place) => (stream, peer, place),
+            (Err(e), _) => {
+                // Such as no file descriptors: others may end soon.
+                tracing::warn!(error = %e, "no connection was accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let (store, access, tls) = (store.clone(), access.clone(), tls.clone());
+        connections.spawn(async move {
+            let ended = match tls {
+                None => connection::serve(stream, store, access).await,
+                Some(tls) => match tokio::time::timeout(HANDSHAKE_MAX, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => connection::serve(stream, store, access).await,
+                    Ok(Err(e)) => Err(format!("TLS: {e}")),
+                    Err(_) => Err("TLS: no handshake in time".into()),
+                },
+            };
+            if let Err(why) = ended {
+                tracing::info!(%peer, %why, "connection closed");
+            }
+            drop(place);
+        });
+    }
+}

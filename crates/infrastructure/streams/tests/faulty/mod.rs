@@ -1,0 +1,155 @@
+//! A disk in memory that does what disks do on bad days. Sectors of 512 bytes are written whole; a write that the power failure hits leaves any
+//! subset of its sectors.
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use std::{
+    collections::BTreeMap,
+    io::{self, IoSlice},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use streams::disk::{Disk, DiskFile};
+
+const SECTOR: usize = 512;
+
+struct State {
+    files: BTreeMap<String, Arc<Mutex<Vec<u8>>>>,
+    small: BTreeMap<String, Vec<u8>>,
+    rng: StdRng,
+    /// Writes until the power fails.
+    writes_left: Option<u32>,
+    off: bool,
+    refuses: bool,
+    files_max: usize,
+}
+
+pub struct Faulty {
+    state: Arc<Mutex<State>>,
+}
+
+#[allow(dead_code)] // Not every test uses every fault.
+impl Faulty {
+    pub fn new(seed: u64) -> Faulty {
+        let state = State {
+            files: BTreeMap::new(),
+            small: BTreeMap::new(),
+            rng: StdRng::seed_from_u64(seed),
+            writes_left: None,
+            off: false,
+            refuses: false,
+            files_max: usize::MAX,
+        };
+        Faulty { state: Arc::new(Mutex::new(state)) }
+    }
+    /// The power fails in the `n`th write from now; writes that are under way beside it are hit as well.
+    pub fn fail_after(&self, n: u32) {
+        self.state.lock().unwrap().writes_left = Some(n);
+    }
+    pub fn power_on(&self) {
+        let mut state = self.state.lock().unwrap();
+        (state.off, state.refuses, state.writes_left) = (false, false, None);
+    }
+    pub fn refuse_to_write(&self) {
+        self.state.lock().unwrap().refuses = true;
+    }
+    pub fn space_for(&self, files: usize) {
+        self.state.lock().unwrap().files_max = files;
+    }
+    pub fn flip(&self, name: &str, bit: u64) {
+        self.state.lock().unwrap().files[name].lock().unwrap()[bit as usize / 8] ^= 1 << (bit % 8);
+    }
+    /// The slot whose first block says that it is file `no`.
+    pub fn slot_of(&self, no: u64) -> String {
+        let state = self.state.lock().unwrap();
+        let found = state.files.iter().find(|(_, f)| f.lock().unwrap()[24..32] == no.to_le_bytes());
+        found.unwrap_or_else(|| panic!("no slot has file {no}")).0.clone()
+    }
+}
+
+fn broken() -> io::Error {
+    io::Error::other("input/output error")
+}
+
+impl Disk for Faulty {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let state = self.state.lock().unwrap();
+        Ok(state.files.keys().chain(state.small.keys()).cloned().collect())
+    }
+    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let mut state = self.state.lock().unwrap();
+        if state.off {
+            return Err(broken());
+        }
+        if state.files.len() >= state.files_max {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let content = Arc::new(Mutex::new(vec![0; bytes as usize]));
+        state.files.insert(name.into(), content.clone());
+        Ok(Arc::new(FaultyFile { content, disk: self.state.clone() }))
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let content = self.state.lock().unwrap().files.get(name).cloned().ok_or(io::ErrorKind::NotFound)?;
+        Ok(Arc::new(FaultyFile { content, disk: self.state.clone() }))
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap();
+        state.files.remove(name);
+        state.small.remove(name);
+        Ok(())
+    }
+    fn put(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let mut state = self.state.lock().unwrap();
+        if state.off || state.refuses {
+            return Err(broken());
+        }
+        state.small.insert(name.into(), content.to_vec());
+        Ok(())
+    }
+    fn get(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.state.lock().unwrap().small.get(name).cloned())
+    }
+}
+
+struct FaultyFile {
+    content: Arc<Mutex<Vec<u8>>>,
+    disk: Arc<Mutex<State>>,
+}
+
+impl DiskFile for FaultyFile {
+    fn bytes(&self) -> u64 {
+        self.content.lock().unwrap().len() as u64
+    }
+    fn write(&self, at: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let bytes: Vec<u8> = parts.iter().flat_map(|p| p.iter().copied()).collect();
+        let pause = self.disk.lock().unwrap().rng.random_range(0..400);
+        std::thread::sleep(Duration::from_micros(pause));
+        let mut disk = self.disk.lock().unwrap();
+        if disk.refuses {
+            return Err(broken());
+        }
+        if let Some(left) = &mut disk.writes_left {
+            *left = left.saturating_sub(1);
+            disk.off |= *left == 0;
+        }
+        let mut content = self.content.lock().unwrap();
+        let (at, off) = (at as usize, disk.off);
+        assert_eq!(at % 4096, 0, "writes are aligned");
+        assert_eq!(bytes.len() % 4096, 0, "whole pages are written");
+        for (i, sector) in bytes.chunks(SECTOR).enumerate() {
+            if !off || disk.rng.random_bool(0.7) {
+                content[at + i * SECTOR..][..sector.len()].copy_from_slice(sector);
+            }
+        }
+        if off { Err(broken()) } else { Ok(()) }
+    }
+    fn read(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        buffer.copy_from_slice(&self.content.lock().unwrap()[at as usize..][..buffer.len()]);
+        Ok(())
+    }
+    fn read_now(&self, at: u64, buffer: &mut [u8]) -> bool {
+        self.read(at, buffer).is_ok()
+    }
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}

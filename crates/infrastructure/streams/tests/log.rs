@@ -1,0 +1,266 @@
+//! The log against a disk that tears, flips, refuses and is full. Each run prints its seed when it fails.
+
+mod faulty;
+
+use bytes::Bytes;
+use faulty::Faulty;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+use streams::{
+    Error,
+    disk::{Disk, Folder},
+    log::{FileNo, Log, Mark, Options, Place, Recovered, Seq},
+};
+
+const FILE: u64 = 128 << 10;
+
+fn options() -> Options {
+    Options { file_bytes: FILE, files_max: 64, hands: 4, note_after: Duration::from_millis(2) }
+}
+
+/// What an entry carries: its number in head and payload, so that neither can be mixed up.
+fn payload(n: u64, bytes: usize) -> Bytes {
+    (0..bytes).map(|i| (n as usize * 31 + i) as u8).collect::<Vec<u8>>().into()
+}
+
+/// All entries in their order, each checked; their places; the log as it can be started.
+fn recover(disk: &Arc<Faulty>, from: Option<Mark>) -> streams::Result<(Vec<u64>, Vec<(u64, Place, usize)>, Recovered)> {
+    let (mut seen, mut places) = (Vec::new(), Vec::new());
+    let recovered = Recovered::open(disk.clone(), options(), from, |head, data, place, _| {
+        let n = u64::from_le_bytes(head.try_into().unwrap());
+        assert_eq!(data, payload(n, data.len()), "entry {n}");
+        seen.push(n);
+        places.push((n, place, data.len()));
+        Ok(())
+    })?;
+    Ok((seen, places, recovered))
+}
+
+type Landings = Arc<Mutex<Vec<(Mark, u64, Place)>>>;
+
+fn start(recovered: Recovered) -> (Log<u64>, Landings) {
+    let landings: Landings = Arc::default();
+    let sink = landings.clone();
+    let log = Log::start(recovered, move |mark, landed| {
+        sink.lock().unwrap().extend(landed.into_iter().map(|l| (mark, l.note, l.place)));
+    })
+    .unwrap();
+    (log, landings)
+}
+
+fn push(log: &Log<u64>, n: u64, bytes: usize) -> streams::Result<Seq> {
+    log.push(n.to_le_bytes().to_vec(), payload(n, bytes), n % 5, n)
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < end, "waited for {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn entries_come_back_in_order_and_can_be_read_at_their_places() {
+    let disk = Arc::new(Faulty::new(1));
+    let mut rng = StdRng::seed_from_u64(1);
+    let mut next = 0;
+    for round in 0..5 {
+        let (seen, places, recovered) = recover(&disk, None).unwrap();
+        assert_eq!(seen, (0..next).collect::<Vec<_>>(), "round {round}");
+        let (log, landings) = start(recovered);
+        for (n, place, bytes) in places {
+            let mut got = vec![0; bytes];
+            log.file(place.file).unwrap().read(place.at.into(), &mut got).unwrap();
+            assert_eq!(got, payload(n, bytes));
+        }
+        let begin = next;
+        for _ in 0..300 {
+            push(&log, next, rng.random_range(0..3000)).unwrap();
+            next += 1;
+        }
+        log.close();
+        let landed = landings.lock().unwrap();
+        assert_eq!(landed.iter().map(|l| l.1).collect::<Vec<_>>(), (begin..next).collect::<Vec<_>>());
+        assert!(landed.is_sorted_by_key(|l| l.0.next));
+    }
+}
+
+/// Writes until the power fails in the middle of some write, starts again, and holds what is there against what was told to be durable.
+#[test]
+fn what_was_durable_survives_a_power_failure_at_any_write() {
+    let seed: u64 = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    println!("SEED={seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    for round in 0..150 {
+        let disk = Arc::new(Faulty::new(rng.random()));
+        let (mut next, mut told) = (0u64, 0u64);
+        for life in 0..4 {
+            let (seen, _, recovered) = recover(&disk, None).unwrap_or_else(|e| panic!("seed {seed} round {round} life {life}: {e}"));
+            assert_eq!(seen, (0..seen.len() as u64).collect::<Vec<_>>(), "seed {seed} round {round} life {life}");
+            assert!(seen.len() as u64 >= told, "seed {seed} round {round} life {life}: {} of {told} durable entries are there", seen.len());
+            next = seen.len() as u64;
+            let (log, landings) = start(recovered);
+            disk.fail_after(rng.random_range(1..40));
+            while push(&log, next, rng.random_range(0..20_000)).is_ok() {
+                next += 1;
+                if rng.random_bool(0.2) {
+                    std::thread::sleep(Duration::from_micros(rng.random_range(0..3000)));
+                }
+            }
+            drop(log);
+            told = landings.lock().unwrap().last().map_or(told.max(seen.len() as u64), |l| l.1 + 1);
+            disk.power_on();
+        }
+        assert!(next > 0);
+    }
+}
+
+/// A log of a few blocks that was closed in peace, and where its entries lie.
+fn quiet_log(disk: &Arc<Faulty>) -> u64 {
+    let (_, _, recovered) = recover(disk, None).unwrap();
+    let (log, landings) = start(recovered);
+    for n in 0..120 {
+        push(&log, n, 900).unwrap();
+        if n % 10 == 9 {
+            until("the block", || landings.lock().unwrap().len() as u64 == n + 1);
+        }
+    }
+    // The note that proves the last one.
+    let last = log.last();
+    until("the note", || log.durable() > last);
+    log.close();
+    120
+}
+
+#[test]
+fn a_flipped_bit_anywhere_in_durable_bytes_is_found() {
+    let disk = Arc::new(Faulty::new(3));
+    let entries = quiet_log(&disk);
+    let mut rng = StdRng::seed_from_u64(3);
+    let (_, places, _) = recover(&disk, None).unwrap();
+    for _ in 0..200 {
+        let (n, place, bytes) = places[rng.random_range(0..places.len())];
+        let (name, bit) = (disk.slot_of(place.file.0), rng.random_range(0..bytes as u64 * 8));
+        disk.flip(&name, u64::from(place.at) * 8 + bit);
+        let e = recover(&disk, None).err().unwrap_or_else(|| panic!("a flipped bit {bit} in entry {n} of {entries} was not found"));
+        assert!(matches!(e, Error::Damaged(_)), "{e}");
+        disk.flip(&name, u64::from(place.at) * 8 + bit);
+    }
+    recover(&disk, None).unwrap();
+}
+
+#[test]
+fn a_missing_file_is_refused_and_named() {
+    let disk = Arc::new(Faulty::new(4));
+    quiet_log(&disk);
+    let first = disk.slot_of(1);
+    disk.remove(&first).unwrap();
+    let e = recover(&disk, None).err().unwrap();
+    assert!(e.to_string().contains("block 1 is missing"), "{e}");
+}
+
+#[tokio::test]
+async fn a_sync_that_fails_stops_writing_and_says_so() {
+    let disk = Arc::new(Faulty::new(5));
+    let (_, _, recovered) = recover(&disk, None).unwrap();
+    let (log, landings) = start(recovered);
+    let seq = push(&log, 0, 100).unwrap();
+    log.wait(seq).await.unwrap();
+    disk.refuse_to_write();
+    let seq = push(&log, 1, 100).unwrap();
+    let e = log.wait(seq).await.unwrap_err();
+    assert!(matches!(&e, Error::Stopped(why) if why.contains("input/output")), "{e}");
+    assert!(matches!(push(&log, 2, 100), Err(Error::Stopped(_))));
+    // What is durable can still be read.
+    let place = landings.lock().unwrap()[0].2;
+    let mut got = vec![0; 100];
+    log.file(place.file).unwrap().read(place.at.into(), &mut got).unwrap();
+    assert_eq!(got, payload(0, 100));
+    // And the disk that works again is not trusted before a new start.
+    disk.power_on();
+    assert!(push(&log, 3, 1).is_err());
+    drop(log);
+    let (seen, ..) = recover(&disk, None).unwrap();
+    assert_eq!(seen[0], 0);
+}
+
+#[test]
+fn a_full_disk_makes_writers_wait_until_a_file_is_released() {
+    let disk = Arc::new(Faulty::new(6));
+    let (_, _, recovered) = recover(&disk, None).unwrap();
+    let (log, landings) = start(recovered);
+    disk.space_for(3);
+    for n in 0..200 {
+        push(&log, n, 4000).unwrap();
+    }
+    until("a full disk", || log.is_full());
+    let before = landings.lock().unwrap().len();
+    assert!(before < 200);
+    let (files, _) = log.files();
+    for no in files {
+        log.release(no);
+    }
+    until("more entries", || landings.lock().unwrap().len() > before);
+    disk.space_for(1000);
+    until("all entries", || landings.lock().unwrap().len() == 200);
+}
+
+#[test]
+fn a_mark_skips_what_is_before_it_and_released_files_are_used_again() {
+    let disk = Arc::new(Faulty::new(7));
+    let (_, _, recovered) = recover(&disk, None).unwrap();
+    let (log, landings) = start(recovered);
+    let mut mark = None;
+    for n in 0..1000u64 {
+        push(&log, n, 2000).unwrap();
+        if n % 100 == 99 {
+            // More may be pushed behind a cut.
+            log.cut();
+            until("the entries", || landings.lock().unwrap().len() as u64 == n + 1);
+            let (last, ..) = *landings.lock().unwrap().last().unwrap();
+            mark = Some((last, n + 1));
+            let file = last.file;
+            for no in log.files().0.into_iter().filter(|no| *no < file) {
+                log.release(no);
+            }
+        }
+    }
+    let (mark, covered) = mark.unwrap();
+    push(&log, 1000, 10).unwrap();
+    push(&log, 1001, 10).unwrap();
+    log.close();
+    let (seen, ..) = recover(&disk, Some(mark)).unwrap();
+    assert_eq!(seen, (covered..1002).collect::<Vec<_>>());
+    assert!(disk.list().unwrap().len() < 10, "2 MB went through {} files of 128 KiB", disk.list().unwrap().len());
+    assert!(mark.file > FileNo(10));
+}
+
+#[test]
+fn a_folder_of_this_machine_keeps_them_too() {
+    let folder = tempfile::tempdir().unwrap();
+    for life in 0..3u64 {
+        let disk = Arc::new(Folder::open(folder.path()).unwrap());
+        assert!(Folder::open(folder.path()).is_err(), "a folder is used once at a time");
+        let mut seen = 0;
+        let recovered = Recovered::open(disk, options(), None, |_, _, _, _| {
+            seen += 1;
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(seen, life * 50);
+        let (log, landings) = start(recovered);
+        for n in 0..50 {
+            push(&log, n, 7000).unwrap();
+        }
+        until("the entries", || landings.lock().unwrap().len() == 50);
+        let (_, n, place) = landings.lock().unwrap()[33];
+        let mut got = vec![0; 7000];
+        let file = log.file(place.file).unwrap();
+        assert!(file.read_now(place.at.into(), &mut got), "just written, so the kernel has it");
+        assert_eq!(got, payload(n, 7000));
+    }
+}

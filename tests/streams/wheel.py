@@ -1,0 +1,157 @@
+"""Drives a stream server with Pravega's own Python client, as it comes from PyPI.
+
+    wheel.py CONTROLLER COMMAND ...
+
+Commands print what the test reads, and fail with a traceback. The client stops its process on an answer that it doesn't know, so that ending
+well says much.
+"""
+
+import asyncio
+import sys
+import time
+
+import pravega_client
+
+
+def manager():
+    return pravega_client.StreamManager("tcp://" + sys.argv[1])
+
+
+def check(found, expected, what):
+    assert found == expected, f"{what}: {found!r} instead of {expected!r}"
+
+
+async def read(reader, count, seconds=90):
+    """Exactly `count` events, or what came within the time."""
+    events = []
+    end = time.monotonic() + seconds
+    while len(events) < count and time.monotonic() < end:
+        try:
+            part = await asyncio.wait_for(reader.get_segment_slice_async(), 5)
+        except asyncio.TimeoutError:
+            continue
+        for event in part:
+            events.append(event.data())
+        reader.release_segment(part)
+    return events
+
+
+def read_all(m, scope, stream, group, count, seconds=90):
+    readers = m.create_reader_group(group, scope, stream)
+    reader = readers.create_reader("r-" + group)
+    events = asyncio.run(read(reader, count, seconds))
+    reader.reader_offline()
+    return events
+
+
+def events(m):
+    m.create_scope("s")
+    check(m.create_stream("s", "plain", 3), True, "a new stream")
+    check(m.create_stream("s", "plain", 3), False, "the same stream again")
+    writer = m.create_writer("s", "plain")
+    for i in range(1000):
+        writer.write_event(f"{i % 10}:{i}", routing_key=str(i % 10))
+    writer.flush()
+    found = [e.decode() for e in read_all(m, "s", "plain", "plain-readers", 1000)]
+    check(len(found), 1000, "events read")
+    for key in range(10):
+        mine = [int(e.split(":")[1]) for e in found if e.startswith(f"{key}:")]
+        check(mine, list(range(key, 1000, 10)), f"events of key {key}")
+
+
+def transactions(m):
+    m.create_stream("s", "txn", 2)
+    writer = m.create_transaction_writer("s", "txn", 1)
+    kept = writer.begin_txn()
+    for i in range(20):
+        kept.write_event(f"kept {i}", "k")
+    check(kept.is_open(), True, "an open transaction")
+    dropped = writer.begin_txn()
+    dropped.write_event("dropped", "k")
+    dropped.abort()
+    kept.commit()
+    found = sorted(e.decode() for e in read_all(m, "s", "txn", "txn-readers", 21, 12))
+    check(found, sorted(f"kept {i}" for i in range(20)), "events of the committed transaction")
+    check(writer.get_txn(kept.get_txn_id()).is_open(), False, "the committed transaction")
+
+
+def bytes_(m):
+    m.create_stream("s", "bytes", 1)
+    stream = m.create_byte_stream("s", "bytes")
+    data = bytes(range(256)) * 4096
+    check(stream.write(data), len(data), "bytes written")
+    stream.flush()
+    check(stream.current_tail_offset(), len(data), "tail")
+    stream.seek(1000, 0)
+    part = bytearray(5000)
+    got = 0
+    while got < len(part):
+        rest = memoryview(part)[got:]
+        buffer = bytearray(len(rest))
+        n = stream.readinto(buffer)
+        part[got : got + n] = buffer[:n]
+        got += n
+    check(bytes(part), data[1000:6000], "bytes in the middle")
+    stream.truncate(4096)
+    check(stream.current_head_offset(), 4096, "head after truncation")
+
+
+def large(m):
+    m.create_stream("s", "large", 1)
+    writer = m.create_writer("s", "large")
+    sizes = [3_000_000, 9_000_000, 17, 12_000_000]
+    for n, size in enumerate(sizes):
+        writer.write_event_bytes(bytes([n]) * size)
+    writer.flush()
+    found = read_all(m, "s", "large", "large-readers", len(sizes), 180)
+    check([(e[0], len(e)) for e in found], list(enumerate(sizes)), "large events")
+
+
+def cuts(m):
+    m.create_stream("s", "cut", 1)
+    writer = m.create_writer("s", "cut")
+    for i in range(50):
+        writer.write_event(f"{i}")
+    writer.flush()
+    group = m.create_reader_group("cut-first", "s", "cut")
+    reader = group.create_reader("r1")
+    check(len(asyncio.run(read(reader, 50))), 50, "events before the cut")
+    reader.reader_offline()
+    cut = group.get_streamcut()
+    for i in range(50, 80):
+        writer.write_event(f"{i}")
+    writer.flush()
+    second = m.create_reader_group("cut-second", "s", "cut", stream_cut=cut)
+    found = asyncio.run(read(second.create_reader("r2"), 30))
+    check([e.decode() for e in found], [str(i) for i in range(50, 80)], "events after the cut")
+    tail = m.create_reader_group("cut-tail", "s", "cut", True)
+    reader = tail.create_reader("r3")
+    writer.write_event("newest")
+    writer.flush()
+    check(asyncio.run(read(reader, 1)), [b"newest"], "events from the tail")
+
+
+def end(m):
+    streams = {s.split("/")[-1] for s in m.list_stream("s")} if isinstance(m.list_stream("s"), list) else set()
+    assert {"plain", "txn", "bytes"} <= streams, streams
+    m.create_stream_with_policy("s", "tagged", pravega_client.StreamScalingPolicy.fixed_scaling_policy(1), pravega_client.StreamRetentionPolicy.none(), ["blue"])
+    check(m.get_stream_tags("s", "tagged"), ["blue"], "tags")
+    writer = m.create_writer("s", "tagged")
+    writer.write_event("last")
+    writer.flush()
+    m.seal_stream("s", "tagged")
+    check(read_all(m, "s", "tagged", "sealed-readers", 1), [b"last"], "events of a sealed stream")
+    m.delete_stream("s", "tagged")
+    assert "tagged" not in str(m.list_stream("s"))
+    m.create_scope("empty")
+    check(m.delete_scope("empty"), True, "an empty scope")
+    assert "s" in m.list_scope()
+
+
+COMMANDS = {"events": events, "transactions": transactions, "bytes": bytes_, "large": large, "cuts": cuts, "end": end}
+
+if __name__ == "__main__":
+    for name in sys.argv[2].split(","):
+        began = time.monotonic()
+        COMMANDS[name](manager())
+        print(f"{name}: {time.monotonic() - began:.1f} s", flush=True)
