@@ -358,7 +358,7 @@ impl Agent {
             size: ours.size,
             args: ours.args.clone(),
             env: ours.env.clone(),
-            memory_max: if ours.memory_max_bytes == 0 { MEMORY_DEFAULT.min(self.memory_bytes) } else { ours.memory_max_bytes },
+            memory_max: if ours.memory_max_bytes == 0 { MEMORY_DEFAULT } else { ours.memory_max_bytes },
             budget: self.budget.clone(),
             mounts,
             output: held.printer.clone(),

@@ -192,6 +192,7 @@ mod tests {
         let (first, mut sent) = way(0);
         printer.attach(&first, 0);
         printer.write(mpi::Rank(3), false, 7, &vec![b'x'; PIECE_MAX + 5]);
+        printer.flushed(); // the second piece would wait for more, for a moment
         let pieces = vec![(7, PIECE_MAX), (7 + PIECE_MAX as u64, 5)];
         assert_eq!(got(&mut sent), (pieces.clone(), false));
         let (second, mut sent) = way(1);

@@ -382,7 +382,7 @@ impl Hub {
         self.state.save(Some(&job), None).await?;
         world.tell_start(&job, &(0..job.np).collect::<Vec<_>>());
         world.jobs.insert(n, job.clone());
-        let old: Vec<u64> = world.jobs.range(..n.saturating_sub(JOBS_KEPT)).filter(|(_, j)| j.state.ended()).map(|(n, _)| *n).collect();
+        let old: Vec<u64> = world.jobs.range(..=n.saturating_sub(JOBS_KEPT)).filter(|(_, j)| j.state.ended()).map(|(n, _)| *n).collect();
         old.iter().for_each(|n| drop(world.jobs.remove(n)));
         self.events.add("job.submitted", &job.id, format!("{} with {} ranks at {}", job.name, job.np, job.involved().join(", "))).await;
         Ok(job)

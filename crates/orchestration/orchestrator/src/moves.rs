@@ -111,7 +111,7 @@ impl Hub {
         };
         self.state.save(None, Some(&migration)).await?;
         world.migrations.insert(migration.id, migration.clone());
-        let old = ..migration.id.saturating_sub(MIGRATIONS_KEPT);
+        let old = ..=migration.id.saturating_sub(MIGRATIONS_KEPT);
         let old: Vec<u64> = world.migrations.range(old).filter(|(_, m)| !m.open() && !m.followed()).map(|(id, _)| *id).collect();
         old.iter().for_each(|id| drop(world.migrations.remove(id)));
         self.events.add("migration.started", &job.id, format!("migration {}: {from} to {to}", migration.id)).await;
