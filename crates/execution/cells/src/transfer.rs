@@ -247,6 +247,7 @@ impl Departure {
     /// The ranks stay here; the destination gives up what it has.
     pub fn abandon(&mut self, why: &str) {
         self.stream.interrupt = Interrupt::default();
+        self.stream.stall_max = STALL_STOPPED_MAX;
         // It notices a closed connection as well.
         let _ = self.stream.send(kind::DROP, &[why.as_bytes()]);
         self.count();

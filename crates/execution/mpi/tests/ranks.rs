@@ -465,7 +465,7 @@ impl Wire for Out {
 #[test]
 fn what_is_sent_while_a_rank_leaves_is_swept() {
     const SENDERS: u32 = 3;
-    for round in 0..400 {
+    for round in 0..1000 {
         let out = Out::default();
         let left = out.0.clone();
         let fabric = Arc::new(Fabric::new(SENDERS + 1, Box::new(out)));

@@ -233,19 +233,23 @@ impl Hub {
         });
     }
 
-    /// Looks at the clocks, five times a second: time limits of jobs, moves that nobody closes.
+    /// Looks at the clocks, four times a second: time limits of jobs, moves that nobody closes.
     pub fn keep_time(self: &Arc<Hub>) {
         let hub = self.clone();
         tokio::spawn(async move {
             let mut stop = hub.stop.subscribe();
             loop {
+                let began = Instant::now();
                 tokio::select! {
                     _ = stop.wait_for(|stop| *stop) => return,
-                    () = tokio::time::sleep(Duration::from_millis(200)) => {}
+                    () = tokio::time::sleep(NAP) => {}
                 }
                 let now = now_ms();
                 let late: Vec<(String, u64)> = {
                     let mut world = hub.world.lock().await;
+                    if began.elapsed() > NAP + STILL {
+                        world.stopping.clear(); // ranks may have said meanwhile that they have stopped
+                    }
                     if let Err(error) = hub.end_silent_moves(&mut world, now).await {
                         tracing::error!(%error, "close moves");
                     }

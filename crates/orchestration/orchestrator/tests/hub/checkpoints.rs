@@ -143,9 +143,8 @@ async fn a_job_of_which_a_rank_has_exited_makes_no_more_and_says_so() {
         edge.rank(rank, 1, Exited, 0).await;
     }
     let told = async || hub.hub.events.last(0, 20).await.unwrap().into_iter().filter(|e| e.kind == "checkpoint.over").collect::<Vec<_>>();
-    while told().await.is_empty() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let said = async { while told().await.is_empty() { tokio::time::sleep(Duration::from_millis(10)).await } };
+    tokio::time::timeout(Duration::from_secs(20), said).await.expect("it is said");
     let refused = hub.hub.checkpoint("job-1").await.unwrap_err().to_string();
     assert!(refused.contains("rank 0 has exited") || refused.contains("rank 1 has exited"), "{refused}");
     let order = tokio::time::timeout(Duration::from_millis(1500), edge.order()).await;
