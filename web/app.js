@@ -7,7 +7,7 @@
 "use strict";
 
 const POLL_MS = 1000, TIMEOUT_MS = 5000, STORE_POLL_MS = 4000;
-const EVENTS_MAX = 200, BUCKETS_MAX = 30, MIGRATIONS_SHOWN = 4, RECOMMENDATIONS_SHOWN = 8, JOBS_SHOWN = 40, LANES_MAX = 16;
+const EVENTS_MAX = 200, BUCKETS_MAX = 30, MIGRATIONS_SHOWN = 4, MIGRATIONS_ASKED = 50, RECOMMENDATIONS_SHOWN = 8, JOBS_SHOWN = 40, LANES_MAX = 16;
 const FLIGHT_MS = 1500, ARC_STAYS_MS = 6000;
 
 const $ = (id) => document.getElementById(id);
@@ -98,7 +98,9 @@ async function poll() {
   if (polling) { again = true; return; }
   polling = true;
   const parts = ["sites", "jobs", "migrations", "recommendations"];
-  const answers = await Promise.allSettled(parts.map((name) => ask(`/v1/${name}`)));
+  // What has not ended comes always; of the rest, as many as are shown.
+  const asked = ["sites", `jobs?limit=${JOBS_SHOWN}`, `migrations?limit=${MIGRATIONS_ASKED}`, "recommendations"];
+  const answers = await Promise.allSettled(asked.map((name) => ask(`/v1/${name}`)));
   const failures = answers.filter((answer) => answer.status === "rejected").map((answer) => answer.reason);
   answers.forEach((answer, i) => { if (answer.status === "fulfilled" && Array.isArray(answer.value)) hub[parts[i]] = answer.value; });
   if (failures.some((error) => error instanceof Locked)) locked();
@@ -167,7 +169,7 @@ function notice(parts) {
 function draw() {
   const running = hub.jobs.filter((job) => job.state === "running" || job.state === "pending");
   const ranks = running.reduce((sum, job) => sum + (job.ranks?.length ?? 0), 0);
-  text($("summary"), [plural(hub.sites.length, "site"), `${plural(running.length, "job")} running`, plural(ranks, "rank"), plural(hub.migrations.length, "migration")].join("  ·  "));
+  text($("summary"), [plural(hub.sites.length, "site"), `${plural(running.length, "job")} running`, plural(ranks, "rank"), plural(Math.max(0, ...hub.migrations.map((m) => m.id)), "migration")].join("  ·  "));
   hub.sites.forEach((site) => place(siteOrder, site.name));
   [...hub.jobs].sort((a, b) => a.created_ms - b.created_ms).forEach((job) => place(jobOrder, job.id));
   drawSites();

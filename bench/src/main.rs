@@ -110,6 +110,7 @@ fn instantiate() -> Result<Vec<Value>> {
         args: vec!["program".into()],
         env: Vec::new(),
         memory_max: 1 << 30,
+        budget: Default::default(),
         mounts: Mounts::default(),
         output: Arc::new(Discard),
         fabric,

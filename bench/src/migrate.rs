@@ -3,7 +3,7 @@
 use crate::{compile, figure, median};
 use anyhow::{Context, Result, anyhow};
 use base::{SiteId, identity::{Authority, site_name}};
-use cells::link::{ALPN, At, Route};
+use cells::link::{ALPN, At, Interrupt, Route};
 use cells::transfer::{Arrival, Departure, Figures, Offer, Word};
 use cells::wasi::{Mounts, Output};
 use cells::{Cell, Control, Ended, Engine, Link, Program, Spec, engine};
@@ -80,6 +80,7 @@ impl Bench {
             args: vec!["rewrite".into()],
             env: Vec::new(),
             memory_max: 1 << 30,
+            budget: Arc::default(),
             mounts: Mounts::default(),
             output: self.output.clone(),
             fabric: self.ends[at].fabric.clone(),
@@ -132,7 +133,7 @@ impl Bench {
                 arrival.running(0);
                 Ok((thread, control))
             });
-            let mut departure = Departure::open(&source.link, &destination.site, &destination.address, &offer, &self.engine, &self.program)?;
+            let mut departure = Departure::open(&source.link, &destination.site, &destination.address, &offer, &self.engine, &self.program, &Interrupt::default())?;
             if ahead {
                 departure.ahead(&[(RANK, control.clone())], || true)?;
             }

@@ -20,15 +20,17 @@ mod load;
 mod moves;
 mod printer;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use crate::{args, failure::fail, place::Place, share, table, up};
 use anyhow::Context;
 use base::{Kind, SiteId, identity};
-use cells::{Engine, Link, Program};
+use cells::{Budget, Engine, Link, Program};
 use orchestrator::proto::{self, hub_client::HubClient};
 use sha2::{Digest, Sha256};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -45,6 +47,8 @@ pub struct Agent {
     cores: Vec<usize>,
     affinity: String,
     memory_bytes: u64,
+    /// Of the ranks' memory, all together at most `memory_bytes`.
+    budget: Arc<Budget>,
     slots: u32,
     engine: Engine,
     link: Link,
@@ -73,7 +77,7 @@ struct Config {
 const RETRY: Duration = Duration::from_millis(300);
 /// For a TLS handshake on the data port.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
-/// How often copies are looked for that nobody needs.
+/// How often it is looked for what nobody needs any more.
 const SWEEP: Duration = Duration::from_secs(60);
 /// Programs that are kept ready.
 const PROGRAMS_MAX: usize = 64;
@@ -151,6 +155,7 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
     let cores = ask.cores.as_ref().map_or(all.0, |c| c.0.clone());
     let affinity = format!("core{} {} of this machine", if cores.len() > 1 { "s" } else { "" }, share::Cores(cores.clone()));
     let engine = Engine::new(&cells::engine::Options { cache: Some(data.join("cache")), cells_max: cells_max(ask.slots) })?;
+    let memory_bytes = ask.memory.map_or_else(share::memory, |m| m.0);
     let agent = Arc::new(Agent {
         link: Link::new(ask.site.clone(), dialer.clone()),
         site: ask.site,
@@ -158,7 +163,8 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
         instance: format!("{:016x}", rand::random::<u64>()),
         cores,
         affinity,
-        memory_bytes: ask.memory.map_or_else(share::memory, |m| m.0),
+        memory_bytes,
+        budget: Arc::new(Budget::new(memory_bytes)),
         slots: ask.slots,
         engine,
         node,
@@ -173,16 +179,22 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
         expected: Mutex::default(),
     });
     tokio::spawn(listen(agent.clone(), listener, acceptor));
-    let node = agent.node.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(SWEEP).await;
-            if let Err(error) = node.sweep().await {
-                tracing::debug!(%error, "copies that nobody needs were not looked for");
-            }
-        }
-    });
+    tokio::spawn(sweep(agent.clone()));
     Ok(agent)
+}
+
+/// Drops from time to time what nobody needs: copies of objects, and jobs that have no rank here since the last time.
+async fn sweep(agent: Arc<Agent>) {
+    let mut before = BTreeSet::new();
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        if let Err(error) = agent.node.sweep().await {
+            tracing::debug!(%error, "copies that nobody needs were not looked for");
+        }
+        let empty = agent.empty();
+        empty.intersection(&before).for_each(|job| agent.let_go(job));
+        before = empty;
+    }
 }
 
 /// Takes in connections of other sites and the hub, each served by a task of its own.

@@ -5,6 +5,9 @@ use base::{Kind, clock::now_ms};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
+/// Objects in one answer of the hub: the most that it gives.
+const PAGE: usize = 10_000;
+
 /// `bucket/key` in its two parts.
 fn split(object: &str) -> anyhow::Result<(&str, &str)> {
     let parts = object.trim_start_matches('/').split_once('/').filter(|(b, k)| !b.is_empty() && !k.is_empty());
@@ -79,9 +82,25 @@ pub async fn buckets(client: &Client, output: Output) -> anyhow::Result<u8> {
     })
 }
 
+/// All objects of a bucket whose key is `prefix` or lies below it, however many pages of the hub's list that are.
 pub async fn list(client: &Client, bucket: &str, prefix: &str) -> anyhow::Result<Value> {
-    let call = Call::to("objects").push(bucket);
-    client.get(if prefix.is_empty() { call } else { call.ask("prefix", prefix) }).await
+    let (mut objects, mut after) = (Vec::new(), None);
+    loop {
+        let mut call = Call::to("objects").push(bucket).ask("limit", PAGE);
+        if !prefix.is_empty() {
+            call = call.ask("prefix", prefix);
+        }
+        if let Some(after) = after {
+            call = call.ask("after", after);
+        }
+        let page: Vec<Value> = client.get(call).await?;
+        let whole = page.len() < PAGE;
+        after = page.last().and_then(|o| o["key"].as_str()).map(str::to_string);
+        objects.extend(page);
+        if whole || after.is_none() {
+            return Ok(Value::Array(objects));
+        }
+    }
 }
 
 pub async fn objects(client: &Client, bucket: &str, prefix: &str, output: Output) -> anyhow::Result<u8> {
@@ -107,6 +126,23 @@ pub async fn objects(client: &Client, bucket: &str, prefix: &str, output: Output
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_list_goes_on_over_all_pages() {
+        use axum::{Json, Router, extract::Query, routing::get};
+        use std::collections::HashMap;
+        let page = |Query(ask): Query<HashMap<String, String>>| async move {
+            let limit: usize = ask["limit"].parse().unwrap();
+            let from = ask.get("after").map_or(0, |key| key[2..].parse::<usize>().unwrap() + 1);
+            let keys = (from..25_000).take(limit.min(10_000)).map(|n| serde_json::json!({"key": format!("a/{n:05}"), "size": 1}));
+            Json(if ask["prefix"] == "a" { keys.collect() } else { Vec::<Value>::new() })
+        };
+        let client = crate::client::tests::fake(Router::new().route("/v1/objects/out", get(page))).await;
+        let all = list(&client, "out", "a").await.unwrap();
+        let all = all.as_array().unwrap();
+        assert_eq!((all.len(), all[24_999]["key"].as_str()), (25_000, Some("a/24999")));
+        assert_eq!(list(&client, "out", "b").await.unwrap(), serde_json::json!([]));
+    }
 
     #[test]
     fn an_object_has_a_bucket_and_a_key() {

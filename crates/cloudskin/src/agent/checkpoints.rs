@@ -14,6 +14,14 @@ use std::{sync::Arc, time::{Duration, Instant}};
 /// For all ranks to come to a safe point, and for what they sent to arrive.
 const STOP_MAX: Duration = Duration::from_secs(20);
 
+/// What an agent has written for a checkpoint.
+#[derive(Default)]
+struct Written {
+    bytes: u64,
+    /// Why a snapshot is at this site only, if it was to be at another one, too.
+    alone: Option<String>,
+}
+
 impl Agent {
     /// `Checkpoint`. Ranks are told to stop and to go on here, on the thread that obeys, so that no order overtakes the one before it: else a
     /// RESUME could come before its STOP, and the ranks stood still for ever. Only what waits has a thread of its own.
@@ -28,7 +36,7 @@ impl Agent {
         let (agent, asked) = (self.clone(), order.clone());
         let spawned = background("checkpoint", move || {
             let done = ready.and_then(|job| match asked.phase() {
-                Phase::Stop => agent.await_stop(&job).map(|()| 0),
+                Phase::Stop => agent.await_stop(&job).map(|()| Written::default()),
                 _ => agent.write_all(&job, &asked),
             });
             agent.answer(&asked, done);
@@ -38,12 +46,16 @@ impl Agent {
         }
     }
 
-    /// Tells the hub how this agent's part went: bytes written, or why not.
-    fn answer(&self, order: &CheckpointOrder, done: anyhow::Result<u64>) {
+    /// Tells the hub how this agent's part went: what was written, or why not.
+    fn answer(&self, order: &CheckpointOrder, done: anyhow::Result<Written>) {
         let mut step = CheckpointStep { checkpoint: order.checkpoint, job: order.job.clone(), phase: order.phase, ok: true, ..Default::default() };
         step.ranks = self.job(&order.job).map_or(Vec::new(), |job| job.all().iter().map(|h| h.rank).collect());
         match done {
-            Ok(bytes) => step.bytes = bytes,
+            Ok(Written { bytes, alone }) => {
+                step.bytes = bytes;
+                step.copies = if order.copy_site.is_empty() || alone.is_some() { 1 } else { 2 };
+                step.reason = alone.unwrap_or_default();
+            }
             Err(e) => (step.ok, step.reason) = (false, crate::failure::line(&e)),
         }
         self.outbox.send(Body::Checkpoint(step));
@@ -65,14 +77,14 @@ impl Agent {
         Ok(())
     }
 
-    fn write_all(self: &Arc<Self>, job: &Arc<Job>, order: &CheckpointOrder) -> anyhow::Result<u64> {
+    fn write_all(self: &Arc<Self>, job: &Arc<Job>, order: &CheckpointOrder) -> anyhow::Result<Written> {
         let bucket = geds::BucketName::new(CHECKPOINTS)?;
         let store = self.node.blocking();
         store.create_bucket(&bucket)?;
-        let mut bytes = 0;
+        let mut done = Written::default();
         for held in job.all() {
             let snapshot = self.snapshot(job, &held)?;
-            bytes += snapshot.len() as u64;
+            done.bytes += snapshot.len() as u64;
             let key = geds::Key::new(format!("{}/rank-{}", order.prefix, held.rank))?;
             let mut writer = store.create(&bucket, &key)?;
             writer.write_at(0, &snapshot)?;
@@ -84,12 +96,12 @@ impl Agent {
                     geds::PeerClient::dial(&self.dialer, &site, &order.copy_address).await?.keep(&bucket, &key).await?;
                     anyhow::Ok(())
                 });
-                if let Err(error) = copied {
-                    tracing::warn!(%key, site = order.copy_site, %error, "the snapshot has no second copy");
+                if let Err(e) = copied {
+                    done.alone.get_or_insert_with(|| format!("rank {} has no second copy at {}: {}", held.rank, order.copy_site, crate::failure::line(&e)));
                 }
             }
         }
-        Ok(bytes)
+        Ok(done)
     }
 
     fn snapshot(self: &Arc<Self>, job: &Arc<Job>, held: &Arc<Held>) -> anyhow::Result<Vec<u8>> {

@@ -13,11 +13,11 @@
 use super::{Agent, background, load::Meter, lock, printer::{Late, Printer}};
 use anyhow::Context;
 use base::clock::now_ms;
-use cells::{Bucket, Cell, Control, DOING, Ended, Spec, engine, link::{At, Route}, snapshot::Snapshot, wasi::Mounts};
+use cells::{Bucket, Cell, Control, DOING, Ended, Program, Spec, engine, link::{At, Interrupt, Route}, snapshot::Snapshot, wasi::Mounts};
 use mpi::{Fabric, Rank};
 use orchestrator::proto::{self, JobSpec, Place, RankEvent, rank_event::State};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, atomic::{AtomicU64, Ordering}},
     time::{Duration, Instant},
@@ -29,8 +29,25 @@ const MEMORY_DEFAULT: u64 = 1 << 30;
 const SPIN: u32 = 2000;
 /// Ranks stand behind the agent itself when both want a core, so that a full site still answers and moves.
 const NICE: i32 = 5;
+/// For memory to be given back that a job started again needs.
+const ROOM_MAX: Duration = Duration::from_secs(5);
+/// How often who waits for a rank to stop looks whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(100);
 /// Bucket of the snapshots.
 pub const CHECKPOINTS: &str = "checkpoints";
+
+/// A snapshot can't be read, or not be gone on with.
+#[derive(Debug)]
+struct Unusable {
+    rank: u32,
+    prefix: String,
+}
+
+impl std::fmt::Display for Unusable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the snapshot of rank {} in checkpoint {} can't be used", self.rank, self.prefix)
+    }
+}
 
 /// A job that has, or had, ranks here.
 pub struct Job {
@@ -142,15 +159,15 @@ impl Held {
 
     /// Waits until a halted rank stands still, and leaves its cell where it is.
     pub fn stand_still(&self, until: Instant) -> anyhow::Result<()> {
-        self.wait(until).map(drop)
+        self.wait(until, &Interrupt::default()).map(drop)
     }
 
-    /// Waits until a halted rank stands still and gives its cell.
-    pub fn stopped(&self, until: Instant) -> anyhow::Result<Box<Cell>> {
-        Ok(self.wait(until)?.take().expect("`wait` found it so, and the lock is still held"))
+    /// Waits until a halted rank stands still and gives its cell. Fails soon after the interrupt is raised, too.
+    pub fn stopped(&self, until: Instant, interrupt: &Interrupt) -> anyhow::Result<Box<Cell>> {
+        Ok(self.wait(until, interrupt)?.take().expect("`wait` found it so, and the lock is still held"))
     }
 
-    fn wait(&self, until: Instant) -> anyhow::Result<MutexGuard<'_, Standing>> {
+    fn wait(&self, until: Instant, interrupt: &Interrupt) -> anyhow::Result<MutexGuard<'_, Standing>> {
         let mut state = lock(&self.state);
         let mut meter = Meter::default();
         meter.look(self.control.thread.load(Ordering::Relaxed));
@@ -162,6 +179,9 @@ impl Held {
                 _ if !state.halt => anyhow::bail!("rank {} was told to go on meanwhile", self.rank),
                 _ => {}
             }
+            if let Some(why) = interrupt.raised() {
+                anyhow::bail!(why);
+            }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 // Calls that wait for messages come back for a stop. So who sleeps all the same is in a call that doesn't.
@@ -172,7 +192,7 @@ impl Held {
                 };
                 anyhow::bail!("rank {} did not come to a safe point in time: {why}", self.rank);
             }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0;
+            state = self.changed.wait_timeout(state, left.min(LOOK)).unwrap_or_else(|e| e.into_inner()).0;
         }
     }
 
@@ -268,7 +288,8 @@ impl Agent {
             let (agent, job_, held_, from) = (self.clone(), job.clone(), held.clone(), order.from_checkpoint.clone());
             let spawned = background("rank's start", move || {
                 if let Err(e) = agent.begin(&job_, &held_, &from) {
-                    agent.fail(&job_, &held_, crate::failure::line(&e));
+                    let failed = RankEvent { bad_checkpoint: e.is::<Unusable>(), ..Agent::failed(&job_, &held_, crate::failure::line(&e)) };
+                    agent.end(&job_, &held_, failed);
                 }
             });
             if let Err(e) = spawned {
@@ -279,7 +300,11 @@ impl Agent {
 
     /// The rank can't run, which isn't its program's doing.
     fn fail(&self, job: &Job, held: &Held, message: String) {
-        self.end(job, held, RankEvent { exit_code: 1, message, ..job.event(held, State::Failed) });
+        self.end(job, held, Self::failed(job, held, message));
+    }
+
+    fn failed(job: &Job, held: &Held, message: String) -> RankEvent {
+        RankEvent { exit_code: 1, message, ..job.event(held, State::Failed) }
     }
 
     /// Makes a rank's cell, new or from a checkpoint, and runs it.
@@ -291,15 +316,29 @@ impl Agent {
             job.fabric.arrive(Rank(held.rank), Vec::new());
             cell
         } else {
-            let (bucket, key) = (geds::BucketName::new(CHECKPOINTS)?, geds::Key::new(format!("{from}/rank-{}", held.rank))?);
-            let object = self.node.blocking().open(&bucket, &key).with_context(|| format!("read the checkpoint of rank {}", held.rank))?;
-            let snapshot = Snapshot::read(object.bytes())?;
-            let mut cell = snapshot.thaw(&self.engine, &program, &spec, held.control.clone())?;
-            cell.arrive(&snapshot.frozen);
-            cell
+            self.thaw(held, &program, &spec, from)?
         };
         self.launch(job, held, Box::new(cell));
         Ok(())
+    }
+
+    /// A rank's cell from the checkpoint with this prefix. Fails with [`Unusable`] when another checkpoint may do better.
+    fn thaw(&self, held: &Held, program: &Arc<Program>, spec: &Spec, from: &str) -> anyhow::Result<Cell> {
+        let unusable = || Unusable { rank: held.rank, prefix: from.into() };
+        let (bucket, key) = (geds::BucketName::new(CHECKPOINTS)?, geds::Key::new(format!("{from}/rank-{}", held.rank))?);
+        let object = self.node.blocking().open(&bucket, &key).with_context(unusable)?;
+        let snapshot = Snapshot::read(object.bytes()).with_context(unusable)?;
+        let until = within(ROOM_MAX);
+        let mut cell = loop {
+            match snapshot.thaw(&self.engine, program, spec, held.control.clone()) {
+                // Ranks of the job's older life may still be on their way out, with their memory.
+                Err(cells::Error::Resources(_)) if Instant::now() < until => std::thread::sleep(LOOK),
+                Err(e @ (cells::Error::Resources(_) | cells::Error::Killed(_))) => return Err(e.into()),
+                thawed => break thawed.with_context(unusable)?,
+            }
+        };
+        cell.arrive(&snapshot.frozen);
+        Ok(cell)
     }
 
     /// What a rank's cell is made of.
@@ -319,7 +358,8 @@ impl Agent {
             size: ours.size,
             args: ours.args.clone(),
             env: ours.env.clone(),
-            memory_max: if ours.memory_max_bytes == 0 { MEMORY_DEFAULT.min(self.memory_bytes) } else { ours.memory_max_bytes },
+            memory_max: if ours.memory_max_bytes == 0 { MEMORY_DEFAULT } else { ours.memory_max_bytes },
+            budget: self.budget.clone(),
             mounts,
             output: held.printer.clone(),
             fabric: job.fabric.clone(),
@@ -338,7 +378,8 @@ impl Agent {
         lock(&held.state).phase = Phase::Running;
         held.printer.event(job.event(held, State::Running));
         let (agent, job_, held_) = (self.clone(), job.clone(), held.clone());
-        let thread = std::thread::Builder::new().name(format!("rank {}", held.rank)).stack_size(engine::THREAD_STACK);
+        // Of a thread's name 15 bytes are seen from outside, where `top -H` shows which job takes a core.
+        let thread = std::thread::Builder::new().name(format!("r{} {}", held.rank, job.spec.job)).stack_size(engine::THREAD_STACK);
         let spawned = thread.spawn(move || {
             // SAFETY: setpriority has no memory effects; 0 means the calling thread here (Linux takes a thread's number for PRIO_PROCESS).
             unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
@@ -465,8 +506,26 @@ impl Agent {
         if let Some(job) = job {
             self.end_job(&job, "the job has ended");
         }
-        // Those that are open end soon, and take themselves away.
-        lock(&self.moves).retain(|_, m| m.job() != id || m.open());
+        self.no_moves_of(id);
+    }
+
+    /// Drops what is known of a job, if no rank of it is here and nothing of it is under way: ranks that were to come did not, or all have left. Should
+    /// they come after all, the hub says again what is needed; messages for them that come here meanwhile are sent again where they are.
+    pub fn let_go(&self, id: &str) {
+        let mut jobs = lock(&self.jobs);
+        // Who else has the job may be about to put a rank into it.
+        let idle = |job: &Arc<Job>| Arc::strong_count(job) == 1 && lock(&job.ranks).is_empty() && self.moving(id).is_empty();
+        if let Some(job) = jobs.get(id).filter(|job| idle(job)).cloned() {
+            jobs.remove(id);
+            self.link.close(&(job.spec.job.clone(), job.spec.life));
+            drop(jobs);
+            self.no_moves_of(id);
+        }
+    }
+
+    /// Jobs here that have no rank here.
+    pub fn empty(&self) -> BTreeSet<String> {
+        lock(&self.jobs).iter().filter(|(_, job)| lock(&job.ranks).is_empty()).map(|(id, _)| id.clone()).collect()
     }
 
     /// `Routes`: ranks that are elsewhere by now, in a later epoch, are not ours.

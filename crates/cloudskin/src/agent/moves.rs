@@ -12,12 +12,13 @@
 //! ```
 //!
 //! Until the verdict the ranks are the source's: whatever goes wrong, they go on here. After `Ready` only the verdict counts, at both ends, however
-//! long it takes. When the source can't say "go" any more, the hub says it.
+//! long it takes. When the source can't say "go" any more, the hub says it. Before `Ready` nobody but the source knows that its ranks stand still, so
+//! whatever it waits for then ends soon: with a time limit when the destination hangs, at once when the hub calls the move off, as it does also when the job is cancelled.
 
 use super::{Agent, background, cells_max, jobs::{Held, Job, Phase, within}, lock};
 use anyhow::Context;
 use base::SiteId;
-use cells::{Cell, link::At, transfer::{Arrival, Departure, Figures, Offer, Word}};
+use cells::{Cell, link::{At, Interrupt}, transfer::{Arrival, Departure, Figures, Offer, Word}};
 use mpi::Rank;
 use orchestrator::proto::{Expect, Migrate, MigrationEnd, MigrationReady, MigrationVerdict, from_agent::Body};
 use std::{
@@ -37,7 +38,8 @@ const BACK_MAX: Duration = Duration::from_secs(1);
 pub enum Move {
     /// The hub has said that these ranks will come here, and from where. Nothing of them is here yet.
     Expected(Expect),
-    Leaving { job: String, ranks: Vec<u32>, ready: bool, verdict: mpsc::Sender<MigrationVerdict> },
+    /// `interrupt` ends its waits as long as it is not `ready`.
+    Leaving { job: String, ranks: Vec<u32>, ready: bool, verdict: mpsc::Sender<MigrationVerdict>, interrupt: Interrupt },
     /// Restored here; the hub may decide instead of the source.
     Arriving { job: String, ranks: Vec<u32>, verdict: Option<tokio::sync::oneshot::Sender<MigrationVerdict>> },
     /// Ended; the source's last word, if this was the source.
@@ -59,6 +61,8 @@ impl Move {
     /// Tells who waits for it here. The first verdict counts.
     fn decide(&mut self, verdict: MigrationVerdict) {
         match self {
+            // The hub commits nothing before it was asked: what comes earlier calls the move off.
+            Move::Leaving { ready: false, interrupt, .. } if !verdict.commit => interrupt.raise(&verdict.reason),
             Move::Leaving { verdict: to, .. } => drop(to.send(verdict)),
             Move::Arriving { verdict: to, .. } => {
                 if let Some(to) = to.take() {
@@ -107,6 +111,11 @@ impl Agent {
             Move::Expected(_) | Move::Over { .. } => Vec::new(),
         });
         ranks.collect()
+    }
+
+    /// Forgets the job's moves. Those that are open end soon, and take themselves away.
+    pub fn no_moves_of(&self, job: &str) {
+        lock(&self.moves).retain(|_, m| m.job() != job || m.open());
     }
 
     /// Moves whose verdict is awaited, for the hub.
@@ -179,6 +188,18 @@ impl Agent {
         }
     }
 
+    /// From here on only the hub knows whose the ranks are. Fails if the move was called off before.
+    fn begin_to_ask(&self, migration: u64, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let mut moves = lock(&self.moves);
+        if let Some(why) = interrupt.raised() {
+            anyhow::bail!(why);
+        }
+        if let Some(Move::Leaving { ready, .. }) = moves.get_mut(&migration) {
+            *ready = true;
+        }
+        Ok(())
+    }
+
     /// Remembers how a move ended, as long as its job is known here.
     fn over(&self, migration: u64, job: &str, end: Option<MigrationEnd>) {
         lock(&self.moves).insert(migration, Move::Over { job: job.into(), end: end.map(Box::new) });
@@ -190,6 +211,7 @@ impl Agent {
     /// `Migrate`: begins to move ranks away, on a thread of its own.
     pub fn depart(self: &Arc<Self>, order: Migrate) {
         let (verdict, verdicts) = mpsc::channel();
+        let interrupt = Interrupt::default();
         {
             let mut moves = lock(&self.moves);
             match moves.get(&order.migration) {
@@ -202,12 +224,12 @@ impl Agent {
                 }
                 Some(_) => return,
             }
-            let leaving = Move::Leaving { job: order.job.clone(), ranks: order.ranks.clone(), ready: false, verdict };
+            let leaving = Move::Leaving { job: order.job.clone(), ranks: order.ranks.clone(), ready: false, verdict, interrupt: interrupt.clone() };
             moves.insert(order.migration, leaving);
         }
         let (agent, asked, began) = (self.clone(), order.clone(), Instant::now());
         let spawned = background("migration", move || {
-            let outcome = agent.leave(&asked, &verdicts);
+            let outcome = agent.leave(&asked, &verdicts, &interrupt);
             agent.left(&asked, began, outcome);
         });
         if let Err(e) = spawned {
@@ -235,13 +257,19 @@ impl Agent {
         self.outbox.send(Body::MigrationEnd(end));
     }
 
-    fn leave(self: &Arc<Self>, order: &Migrate, verdicts: &mpsc::Receiver<MigrationVerdict>) -> Outcome {
+    fn leave(self: &Arc<Self>, order: &Migrate, verdicts: &mpsc::Receiver<MigrationVerdict>, interrupt: &Interrupt) -> Outcome {
         let mut figures = Figures::default();
-        let done = self.try_leave(order, verdicts, &mut figures);
+        let done = self.try_leave(order, verdicts, interrupt, &mut figures);
         Outcome { figures, done }
     }
 
-    fn try_leave(self: &Arc<Self>, order: &Migrate, verdicts: &mpsc::Receiver<MigrationVerdict>, figures: &mut Figures) -> anyhow::Result<()> {
+    fn try_leave(
+        self: &Arc<Self>,
+        order: &Migrate,
+        verdicts: &mpsc::Receiver<MigrationVerdict>,
+        interrupt: &Interrupt,
+        figures: &mut Figures,
+    ) -> anyhow::Result<()> {
         let job = self.job(&order.job).context("this agent holds no rank of the job")?;
         let held = |rank: &u32| job.held(*rank).filter(|h| h.running()).with_context(|| format!("rank {rank} is not running here"));
         let ranks: Vec<Arc<Held>> = order.ranks.iter().map(held).collect::<anyhow::Result<_>>()?;
@@ -254,20 +282,18 @@ impl Agent {
             ranks: order.ranks.clone(),
         };
         let to = SiteId::new(&order.to_site)?;
-        let mut departure = Departure::open(&self.link, &to, &order.to_address, &offer, &self.engine, &program)?;
+        let mut departure = Departure::open(&self.link, &to, &order.to_address, &offer, &self.engine, &program, interrupt)?;
 
         let controls: Vec<_> = ranks.iter().map(|h| (Rank(h.rank), h.control.clone())).collect();
         let running = || ranks.iter().all(|h| h.running());
         departure.ahead(&controls, running)?;
 
         let mut halted: Vec<(Arc<Held>, Option<Box<Cell>>)> = Vec::new();
-        let stopped = self.stop_and_send(&job, &ranks, &mut departure, &mut halted).and_then(|()| Ok(departure.restored()?));
-        let verdict = match stopped {
+        let stopped = self.stop_and_send(&job, &ranks, &mut departure, &mut halted, interrupt);
+        let held = stopped.and_then(|()| Ok(departure.restored()?)).and_then(|()| self.begin_to_ask(order.migration, interrupt));
+        let verdict = match held {
             Err(e) => MigrationVerdict { commit: false, reason: crate::failure::line(&e), ..Default::default() },
             Ok(()) => {
-                if let Some(Move::Leaving { ready, .. }) = lock(&self.moves).get_mut(&order.migration) {
-                    *ready = true;
-                }
                 // With what they printed unsaid, the session asks when it is said.
                 if ranks.iter().all(|h| h.printer.flushed()) {
                     self.outbox.send(Body::MigrationReady(MigrationReady { migration: order.migration, job: order.job.clone(), ranks: order.ranks.clone() }));
@@ -277,12 +303,13 @@ impl Agent {
             }
         };
         if !verdict.commit {
-            departure.abandon(&verdict.reason);
-            *figures = departure.figures.clone();
             for (held, cell) in halted {
                 job.fabric.release(Rank(held.rank));
                 self.unhalt(&job, &held, cell);
             }
+            // Only now: a destination that hangs takes its time to hear it.
+            departure.abandon(&verdict.reason);
+            *figures = departure.figures.clone();
             anyhow::bail!("{}", verdict.reason);
         }
         let epochs: Vec<(u32, u64)> = verdict.places.iter().map(|p| (p.rank, p.epoch)).collect();
@@ -309,6 +336,7 @@ impl Agent {
         ranks: &[Arc<Held>],
         departure: &mut Departure,
         halted: &mut Vec<(Arc<Held>, Option<Box<Cell>>)>,
+        interrupt: &Interrupt,
     ) -> anyhow::Result<()> {
         for held in ranks {
             held.halt(&job.fabric)?;
@@ -318,7 +346,7 @@ impl Agent {
         // All stand still before the first is written down: what a rank that still runs sends to one that is written down already would be in
         // the state of neither, and lost if this agent dies after the verdict.
         for (held, cell) in halted.iter_mut() {
-            *cell = Some(held.stopped(until)?);
+            *cell = Some(held.stopped(until, interrupt)?);
         }
         for cell in halted.iter_mut().filter_map(|(_, cell)| cell.as_mut()) {
             departure.rest(cell)?;
@@ -342,6 +370,8 @@ impl Agent {
                 arrival.refuse(&why);
             }
         }
+        // Nothing of a job stays where none of its ranks came to.
+        self.let_go(&offer.job);
     }
 
     /// Keeps room for this many more ranks, before anything is made for them: offers that come at once share what there is.

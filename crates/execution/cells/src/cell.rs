@@ -18,10 +18,11 @@ use crate::engine::{Engine, PAGE, Program, SafePoints};
 use crate::error::{Error, Result};
 use crate::mpi_host::Pending;
 use crate::wasi;
+use base::unit::Bytes;
 use mpi::{Fabric, Rank};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use wasmtime::{Caller, Instance, Memory, Mutability, ResourceLimiter, Store, StoreLimits, StoreLimitsBuilder, TypedFunc, UpdateDeadline, Val, WasmBacktrace};
 
@@ -33,7 +34,10 @@ pub struct Spec {
     pub size: u32,
     pub args: Vec<String>,
     pub env: Vec<String>,
+    /// Of this cell. Beyond it `memory.grow` says no, and the program decides.
     pub memory_max: u64,
+    /// Of all cells that share it. Beyond it the cell that asks fails.
+    pub budget: Arc<Budget>,
     pub mounts: wasi::Mounts,
     pub output: Arc<dyn wasi::Output>,
     pub fabric: Arc<Fabric>,
@@ -41,6 +45,68 @@ pub struct Spec {
     pub place: String,
     /// How often a waiting call looks for messages before it sleeps. 0 where ranks share cores.
     pub spin: u32,
+}
+
+/// Bytes of linear memory that cells may have together: what a site gives to its ranks. Without it they take what they want until the system ends
+/// the agent, and all ranks with it.
+#[derive(Debug)]
+pub struct Budget {
+    max: u64,
+    used: AtomicU64,
+}
+
+/// No bound.
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget::new(u64::MAX)
+    }
+}
+
+impl Budget {
+    pub fn new(max: u64) -> Budget {
+        Budget { max, used: AtomicU64::new(0) }
+    }
+
+    /// Bytes that cells have now.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+}
+
+/// A cell's part of a budget; given back with the cell.
+struct Share {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Share {
+    /// Takes what is missing to `bytes`, or gives back what is more. `Err`: what all have, and it can't be that much more.
+    fn resize(&mut self, bytes: u64) -> std::result::Result<(), u64> {
+        let Budget { max, used } = &*self.budget;
+        let new = |used: u64| (used - self.bytes).checked_add(bytes).filter(|new| *new <= *max || bytes <= self.bytes);
+        used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, new)?;
+        self.bytes = bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A site's memory is used up.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "site {place} has no memory for {} more: its ranks have {} of {}; start fewer ranks there, move some away (`cloudskin migrate`), or give its agent more with --memory",
+    Bytes(*more), Bytes(*used), Bytes(*max)
+)]
+struct Full {
+    place: String,
+    more: u64,
+    used: u64,
+    max: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,16 +132,22 @@ pub struct Host {
     /// Set for a cell that can be stopped.
     points: Option<SafePoints>,
     limits: StoreLimits,
+    share: Share,
 }
 
 /// The limits, and a note of how large the memory has become for who watches from outside.
 impl ResourceLimiter for Host {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let allowed = self.limits.memory_growing(current, desired, maximum)?;
-        if allowed {
-            self.control.memory_bytes.store(desired as u64, Ordering::Relaxed);
+        if !self.limits.memory_growing(current, desired, maximum)? {
+            return Ok(false);
         }
-        Ok(allowed)
+        let Share { budget, bytes } = &self.share;
+        let (max, more) = (budget.max, (desired as u64).saturating_sub(*bytes));
+        // An error and no plain refusal: whether another job is as large just now is nothing that a program can be written for, and one that does
+        // not look at what `malloc` gives would go on with a null pointer, which is a good address here.
+        self.share.resize(desired as u64).map_err(|used| Full { place: self.place.clone(), more, used, max })?;
+        self.control.memory_bytes.store(desired as u64, Ordering::Relaxed);
+        Ok(true)
     }
     fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         self.limits.table_growing(current, desired, maximum)
@@ -184,6 +256,7 @@ pub(crate) fn bare(engine: &Engine, program: &Program) -> Result<(Store<Host>, I
         args: Vec::new(),
         env: Vec::new(),
         memory_max: u64::MAX,
+        budget: Arc::default(),
         mounts: wasi::Mounts::default(),
         output: Arc::new(wasi::Discard),
         fabric: Arc::new(Fabric::new(1, Box::new(Nowhere))),
@@ -209,6 +282,7 @@ fn instantiate(engine: &Engine, program: &Program, spec: &Spec, control: Arc<Con
         size: spec.size,
         points: program.safe_points,
         limits: StoreLimitsBuilder::new().memory_size(limit).build(),
+        share: Share { budget: spec.budget.clone(), bytes: 0 },
     };
     let mut store = Store::new(&engine.inner(program.movable())?, host);
     store.limiter(|host| host);
@@ -224,6 +298,9 @@ fn instantiate(engine: &Engine, program: &Program, spec: &Spec, control: Arc<Con
         let control = &store.data().control;
         if control.killed() {
             return Error::Killed(control.reason());
+        }
+        if let Some(full) = e.downcast_ref::<Full>() {
+            return Error::Resources(full.to_string());
         }
         Error::Resources(format!("no room for the cell: {e:#}; raise its memory limit of {limit} bytes or start fewer ranks"))
     })?;
@@ -478,7 +555,10 @@ impl Cell {
             return Err(Error::Snapshot(format!("it says that its memory has {bytes} bytes; the program starts with {have}")));
         }
         let more = (bytes - have) / 65536;
-        self.memory.grow(&mut self.store, more).map_err(|e| Error::Resources(format!("no memory for a cell of {bytes} bytes: {e}")))?;
+        self.memory.grow(&mut self.store, more).map_err(|e| match e.downcast_ref::<Full>() {
+            Some(full) => Error::Resources(full.to_string()),
+            None => Error::Resources(format!("no memory for a cell of {bytes} bytes: {e}")),
+        })?;
         Ok(())
     }
 

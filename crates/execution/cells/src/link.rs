@@ -17,12 +17,13 @@ use base::SiteId;
 use mpi::{Fabric, Header, Message, Rank, Wire};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsStream;
 
 /// The protocol's name in a TLS handshake.
@@ -252,9 +253,12 @@ impl Link {
     }
 
     /// A connection for one migration, with its first frame sent. For plain threads.
-    pub(crate) fn open_move(&self, site: &SiteId, address: &str, offer: &[u8]) -> io::Result<Stream> {
+    pub(crate) fn open_move(&self, site: &SiteId, address: &str, offer: &[u8], interrupt: &Interrupt) -> io::Result<Stream> {
         let dialled = self.inner.handle.block_on(self.inner.dialer.dial(&identity::site_name(site), address, ALPN));
-        let mut stream = Stream::new(dialled.map_err(io::Error::other)?, self.inner.handle.clone());
+        let dialled = dialled.map_err(io::Error::other)?;
+        notice_silence(&dialled);
+        let mut stream = Stream::new(dialled, self.inner.handle.clone());
+        stream.interrupt = interrupt.clone();
         stream.send(kind::MOVE, &[offer])?;
         Ok(stream)
     }
@@ -424,6 +428,7 @@ async fn deliver(link: Weak<Inner>, site: SiteId, peer: Arc<Peer>, mut items: mp
         let address = lock(&peer.address).clone();
         let why = match dialer.dial(&name, &address, ALPN).await {
             Ok(stream) => {
+                notice_silence(&stream);
                 peer.up.store(true, Ordering::Release);
                 pause = RETRY_MIN;
                 if std::mem::take(&mut broken) {
@@ -473,43 +478,95 @@ async fn carry(link: &Weak<Inner>, peer: &Peer, stream: TlsStream<TcpStream>, it
             bytes.extend_from_slice(&frame_head(kind, head.len() + data.len())?);
             bytes.extend_from_slice(&head);
             if data.len() > BATCH {
-                put(&mut to, &bytes).await?;
+                put(&mut to, &bytes, STALL_MAX).await?;
                 bytes.clear();
-                put(&mut to, data).await?;
+                put(&mut to, data, STALL_MAX).await?;
             } else {
                 bytes.extend_from_slice(data);
                 if bytes.len() > BATCH {
-                    put(&mut to, &bytes).await?;
+                    put(&mut to, &bytes, STALL_MAX).await?;
                     bytes.clear();
                 }
             }
         }
-        put(&mut to, &bytes).await?;
+        put(&mut to, &bytes, STALL_MAX).await?;
         bytes.clear();
         let _ = peer.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(taken)));
     }
 }
 
-/// Writes, and gives up on a peer that takes nothing for [`STALL_MAX`]: then the connection is made anew.
-async fn put(to: &mut (impl AsyncWrite + Unpin), data: &[u8]) -> io::Result<()> {
-    let stalled = |_| io::Error::new(io::ErrorKind::TimedOut, format!("it took nothing for {} s", STALL_MAX.as_secs()));
-    for piece in data.chunks(BATCH) {
-        tokio::time::timeout(STALL_MAX, to.write_all(piece)).await.map_err(stalled)??;
+/// Writes, and gives up on a peer that takes nothing for `stall_max`: then the connection is made anew, or whoever waits goes on without it.
+async fn put(to: &mut (impl AsyncWrite + Unpin), mut data: &[u8], stall_max: Duration) -> io::Result<()> {
+    let stalled = |_| io::Error::new(io::ErrorKind::TimedOut, format!("it took nothing for {} s", stall_max.as_secs_f64()));
+    while !data.is_empty() {
+        let piece = &data[..data.len().min(BATCH)];
+        match tokio::time::timeout(stall_max, to.write(piece)).await.map_err(stalled)?? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            taken => data = &data[taken..],
+        }
     }
-    tokio::time::timeout(STALL_MAX, to.flush()).await.map_err(stalled)?
+    tokio::time::timeout(stall_max, to.flush()).await.map_err(stalled)?
+}
+
+/// Tells the kernel to give up on a peer that acknowledges nothing for [`STALL_MAX`]: one that has vanished with its machine or its network
+/// closes nothing, and what is written to it would be tried again for a quarter of an hour.
+fn notice_silence(stream: &TlsStream<TcpStream>) {
+    let ms = STALL_MAX.as_millis() as libc::c_uint;
+    let tcp = stream.get_ref().0;
+    // SAFETY: the descriptor is the stream's, which is borrowed; the kernel reads the four bytes of `ms`, whose size it is told.
+    let done = unsafe { libc::setsockopt(tcp.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, (&raw const ms).cast(), size_of_val(&ms) as libc::socklen_t) };
+    if done != 0 {
+        tracing::debug!(error = %io::Error::last_os_error(), "this system takes no time limit for a connection");
+    }
+}
+
+/// Ends the waits of a plain thread on a connection, from outside. Cheap to clone; the first reason counts.
+#[derive(Clone, Debug)]
+pub struct Interrupt(Arc<watch::Sender<Option<String>>>);
+
+impl Default for Interrupt {
+    fn default() -> Interrupt {
+        Interrupt(Arc::new(watch::Sender::new(None)))
+    }
+}
+
+impl Interrupt {
+    pub fn raise(&self, why: &str) {
+        self.0.send_if_modified(|reason| {
+            let first = reason.is_none();
+            reason.get_or_insert_with(|| why.into());
+            first
+        });
+    }
+
+    /// Why, if it has been raised.
+    pub fn raised(&self) -> Option<String> {
+        self.0.borrow().clone()
+    }
+
+    async fn wait(&self) -> io::Error {
+        let mut watch = self.0.subscribe();
+        let why = watch.wait_for(Option::is_some).await.expect("`self` holds the sender").clone();
+        io::Error::new(io::ErrorKind::Interrupted, why.unwrap_or_default())
+    }
 }
 
 /// A connection for frames, used by a plain thread.
 pub(crate) struct Stream {
     inner: TlsStream<TcpStream>,
     handle: tokio::runtime::Handle,
+    /// How long the other side may take nothing.
+    pub stall_max: Duration,
+    pub interrupt: Interrupt,
+    /// A frame was begun and not finished: what is written after it would be taken for its rest.
+    cut: bool,
     /// Bytes written, with frames' heads.
     pub sent: u64,
 }
 
 impl Stream {
     fn new(inner: TlsStream<TcpStream>, handle: tokio::runtime::Handle) -> Stream {
-        Stream { inner, handle, sent: 0 }
+        Stream { inner, handle, stall_max: STALL_MAX, interrupt: Interrupt::default(), cut: false, sent: 0 }
     }
 
     /// The name that the other side's certificate has proved.
@@ -517,25 +574,46 @@ impl Stream {
         identity::peer_name(&self.inner).unwrap_or_default()
     }
 
+    /// # Errors
+    /// Also when the other side takes nothing for [`Stream::stall_max`], and when the interrupt is raised: then nothing can be sent any more.
     pub fn send(&mut self, kind: u8, parts: &[&[u8]]) -> io::Result<()> {
         let length = parts.iter().map(|p| p.len()).sum();
         let head = frame_head(kind, length)?;
-        self.handle.clone().block_on(async {
-            self.inner.write_all(&head).await?;
-            for part in parts {
-                self.inner.write_all(part).await?;
+        if std::mem::replace(&mut self.cut, true) {
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "a frame before it was not sent whole"));
+        }
+        let (inner, stall_max, interrupt) = (&mut self.inner, self.stall_max, &self.interrupt);
+        self.handle.block_on(async {
+            let frame = async {
+                put(inner, &head, stall_max).await?;
+                for part in parts {
+                    put(inner, part, stall_max).await?;
+                }
+                Ok(())
+            };
+            tokio::select! {
+                biased;
+                done = frame => done,
+                why = interrupt.wait() => Err(why),
             }
-            self.inner.flush().await
         })?;
+        self.cut = false;
         self.sent += (head.len() + length) as u64;
         Ok(())
     }
 
+    /// # Errors
+    /// Also when nothing comes for so long, and when the interrupt is raised: then the stream must not be read again.
     pub fn receive(&mut self, longest: Duration) -> io::Result<(u8, Vec<u8>)> {
-        self.handle.clone().block_on(async {
-            match tokio::time::timeout(longest, read_frame(&mut self.inner)).await {
-                Ok(frame) => frame,
-                Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("the other side was silent for {} s", longest.as_secs()))),
+        let (inner, interrupt) = (&mut self.inner, &self.interrupt);
+        self.handle.block_on(async {
+            tokio::select! {
+                biased;
+                frame = tokio::time::timeout(longest, read_frame(inner)) => match frame {
+                    Ok(frame) => frame,
+                    Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("the other side was silent for {} s", longest.as_secs()))),
+                },
+                why = interrupt.wait() => Err(why),
             }
         })
     }

@@ -37,6 +37,7 @@ pub fn run(engine: &Engine, program: &Arc<Program>, job: &Job) -> Result<Vec<End
             args: job.args.clone(),
             env: job.env.clone(),
             memory_max: job.memory_max,
+            budget: Arc::default(),
             mounts: job.mounts.clone(),
             output: job.output.clone(),
             fabric: fabric.clone(),

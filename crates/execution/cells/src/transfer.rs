@@ -19,13 +19,14 @@
 //! Rounds end when one was small, when they do not get smaller, or after [`ROUNDS_MAX`].
 //!
 //! What this decides: nothing but when pre-copy ends. Whether the ranks go or stay is the agents' and their hub's business.
-//! All calls here wait; they are for plain threads.
+//! All calls here wait; they are for plain threads. A destination that hangs or vanishes need not close its connection, so no wait of the source is
+//! without an end: each has its limit, a short one once ranks stand still, and an [`Interrupt`] ends all of them when the move is called off.
 
 use crate::cell::{Cell, Frozen};
 use crate::control::Control;
 use crate::engine::{Engine, PAGE, Program};
 use crate::error::{Error, Result};
-use crate::link::{Link, Stream};
+use crate::link::{Interrupt, Link, Stream};
 use crate::snapshot::{changed, put_pages, write_pages};
 use base::SiteId;
 use mpi::Rank;
@@ -47,6 +48,9 @@ const WINDOW: usize = 1 << 20;
 const ACCEPT_MAX: Duration = Duration::from_secs(120);
 /// Until it has restored the ranks, or runs them.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// How long the destination may take nothing while ranks stand still for it.
+const STALL_STOPPED_MAX: Duration = Duration::from_secs(3);
 
 mod kind {
     pub const ACCEPT: u8 = 16;
@@ -137,13 +141,14 @@ pub struct Departure {
 }
 
 impl Departure {
-    /// Dials the destination and waits until it is ready to take pages.
-    pub fn open(link: &Link, to: &SiteId, address: &str, offer: &Offer, engine: &Engine, program: &Program) -> Result<Departure> {
+    /// Dials the destination and waits until it is ready to take pages. `interrupt` ends this and what follows, until [`Departure::go`] or
+    /// [`Departure::abandon`].
+    pub fn open(link: &Link, to: &SiteId, address: &str, offer: &Offer, engine: &Engine, program: &Program, interrupt: &Interrupt) -> Result<Departure> {
         if !program.movable() {
             return Err(Error::NotMovable("the program was not built with safe points; compile it with `cloudskin cc`".into()));
         }
         let body = postcard::to_allocvec(offer).map_err(|e| Error::Refused(e.to_string()))?;
-        let mut stream = link.open_move(to, address, &body).map_err(wire("reach the destination"))?;
+        let mut stream = link.open_move(to, address, &body, interrupt).map_err(wire("reach the destination"))?;
         match stream.receive(ACCEPT_MAX).map_err(wire("wait for the destination to accept"))? {
             (kind::ACCEPT, _) => {}
             (kind, body) => return Err(unexpected(kind, &body)),
@@ -185,6 +190,7 @@ impl Departure {
     /// Sends what is left of a stopped cell. Its rank is held from here on: [`mpi::Fabric::release`] if it is to go on here after all, or
     /// [`mpi::Fabric::depart`] when it has left.
     pub fn rest(&mut self, cell: &mut Cell) -> Result<()> {
+        self.stream.stall_max = STALL_STOPPED_MAX;
         let at = self.stream.sent;
         self.stopped_at_bytes.get_or_insert(at);
         let rank = cell.rank();
@@ -215,6 +221,7 @@ impl Departure {
     /// the time to let the ranks depart from here.
     pub fn go(&mut self, epochs: &[(u32, u64)], told: impl FnOnce()) -> Result<()> {
         let body = postcard::to_allocvec(epochs).map_err(|e| Error::Refused(e.to_string()))?;
+        self.stream.interrupt = Interrupt::default();
         let sent = self.stream.send(kind::GO, &[&body]);
         self.count();
         told();
@@ -239,6 +246,8 @@ impl Departure {
 
     /// The ranks stay here; the destination gives up what it has.
     pub fn abandon(&mut self, why: &str) {
+        self.stream.interrupt = Interrupt::default();
+        self.stream.stall_max = STALL_STOPPED_MAX;
         // It notices a closed connection as well.
         let _ = self.stream.send(kind::DROP, &[why.as_bytes()]);
         self.count();

@@ -168,6 +168,7 @@ fn moved(store: &Store, meanwhile: impl FnOnce(), there: &[&str]) -> Result<(End
         args: vec!["reader".into()],
         env: Vec::new(),
         memory_max: 1 << 30,
+        budget: Arc::default(),
         mounts: Mounts { folders: folders.iter().map(|n| (n.to_string(), Arc::new(store.bucket(n)) as _)).collect(), workdir: None },
         output: log.clone(),
         fabric: fabric.clone(),

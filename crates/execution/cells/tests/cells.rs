@@ -112,6 +112,7 @@ fn run(wasm: &[u8], size: u32, args: &[&str], root: Option<&Path>, moves: u32, s
         args: std::iter::once("program").chain(args.iter().copied()).map(str::to_string).collect(),
         env: vec!["LANG=C".into()],
         memory_max: 1 << 30,
+        budget: Arc::default(),
         mounts: mounts.clone(),
         output: log.clone(),
         fabric: agents.fabrics[agent].get().unwrap().clone(),
@@ -410,6 +411,7 @@ fn alone(args: &[&str], output: Arc<dyn Output>) -> Spec {
         args: args.iter().map(|a| a.to_string()).collect(),
         env: Vec::new(),
         memory_max: 1 << 30,
+        budget: Arc::default(),
         mounts: Mounts::default(),
         output,
         fabric,
@@ -581,6 +583,65 @@ fn a_crafted_snapshot_does_not_panic() {
         assert!(refused > 100 && ran > 100, "{refused} refused, {ran} ran");
     };
     std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn(body).unwrap().join().unwrap();
+}
+
+/// Cells that share a budget: the one that would take more than is left fails, and the others go on with what they have.
+#[test]
+fn who_takes_more_memory_than_is_left_fails_alone() {
+    const MIB: u64 = 1 << 20;
+    const PAGES: u64 = MIB / 65536;
+    // Grows to 30 MiB, says so, and 30 more when it is told to go on.
+    let text = format!(
+        r#"(module (import "wasi_snapshot_preview1" "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") {})
+            (func (export "_start")
+                (drop (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+                (drop (memory.grow (i32.const {})))
+                (drop (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#,
+        30 * PAGES,
+        30 * PAGES
+    );
+    let program = the_engine().load(&wat::parse_str(text).unwrap()).unwrap();
+    /// Holds the program at its first call until it is let go.
+    struct Gate(Mutex<Option<(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>)>>);
+    impl Output for Gate {
+        fn write(&self, _: Rank, _: bool, _: u64, _: &[u8]) {
+            if let Some((here, go)) = self.0.lock().unwrap().take() {
+                here.send(()).unwrap();
+                go.recv().unwrap();
+            }
+        }
+    }
+    let budget = Arc::new(cells::Budget::new(100 * MIB));
+    let start = || -> cells::Result<_> {
+        let (here, is_here) = std::sync::mpsc::channel();
+        let (go, told) = std::sync::mpsc::channel();
+        let spec = Spec { budget: budget.clone(), ..alone(&[], Arc::new(Gate(Mutex::new(Some((here, told)))))) };
+        let mut cell = Cell::new(the_engine(), &program, &spec, Arc::default())?;
+        let thread = std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn(move || cell.run()).unwrap();
+        is_here.recv_timeout(Duration::from_secs(30)).unwrap();
+        Ok((go, thread))
+    };
+    let (first, second) = (start().unwrap(), start().unwrap());
+    assert_eq!(budget.used(), 60 * MIB);
+    first.0.send(()).unwrap();
+    assert_eq!(first.1.join().unwrap(), Ended::Exited(0), "there is room for one of them to grow");
+    assert_eq!(budget.used(), 30 * MIB, "and it gives back what it had");
+    let (third, fourth) = (start().unwrap(), start().unwrap());
+    let refused = start().err().expect("a fifth has no room to begin in").to_string();
+    for part in ["site edge", "30.0 MiB more", "90.0 MiB of 100.0 MiB", "--memory", "cloudskin migrate"] {
+        assert!(refused.contains(part), "{part:?} is not in {refused}");
+    }
+    second.0.send(()).unwrap();
+    match second.1.join().unwrap() {
+        Ended::Failed { message, .. } => assert!(message.starts_with("rank 1: site edge has no memory for 30.0 MiB more"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+    for (go, thread) in [third, fourth] {
+        go.send(()).unwrap();
+        let _ = thread.join().unwrap();
+    }
+    assert_eq!(budget.used(), 0);
 }
 
 /// The numbers of `docs/reference/limits.md`.

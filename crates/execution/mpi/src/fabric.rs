@@ -47,6 +47,7 @@ impl Bell {
         *lock(&self.thread) = Some(std::thread::current());
     }
 
+    /// A fence (`SeqCst`) comes first: what the caller looks at afterwards it sees as it is after what it published before.
     #[inline]
     pub fn ring(&self) {
         // Pairs with the fence in `wait`: either the sleeper sees what we published before, or we see that it sleeps.
@@ -78,6 +79,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Mailbox {
     place: AtomicU8,
     rings: Box<[OnceLock<Box<Ring>>]>,
+    /// Counts each leaving of the rank, and each message that was put into a ring while it was away; `swept` is how much of that [`Fabric::sweep`] has seen to.
+    strays: AtomicU64,
+    swept: AtomicU64,
     /// What came over the wire.
     arrived: Mutex<Inbox>,
     arrived_len: AtomicUsize,
@@ -155,6 +159,8 @@ impl Fabric {
         let mailbox = |_| Mailbox {
             place: AtomicU8::new(Place::Away as u8),
             rings: (0..size).map(|_| OnceLock::new()).collect(),
+            strays: AtomicU64::new(0),
+            swept: AtomicU64::new(0),
             arrived: Mutex::default(),
             arrived_len: AtomicUsize::new(0),
             all_prompt: AtomicBool::new(false),
@@ -193,6 +199,11 @@ impl Fabric {
                 return false;
             }
             to.bell.ring();
+            // The rank may have left while its ring was written. The fence in `ring` pairs with that in `sweep`: either the sweep after its leaving sees
+            // what we pushed, or we see that the rank is away and leave a mark for the next one.
+            if to.place.load(Ordering::Relaxed) == Place::Away as u8 {
+                to.strays.fetch_add(1, Ordering::Release);
+            }
         } else {
             let from = self.mailbox(header.src);
             let held = from.unacknowledged_bytes.load(Ordering::Relaxed);
@@ -415,6 +426,8 @@ impl Fabric {
         let mailbox = self.mailbox(rank);
         let kept = {
             let mut inbox = lock(&mailbox.arrived);
+            // Before the place: who finds the rank away finds its rings to be swept, too, and waits for who is at it.
+            mailbox.strays.fetch_add(1, Ordering::Release);
             mailbox.place.store(Place::Away as u8, Ordering::Release);
             mailbox.arrived_len.store(0, Ordering::Release);
             std::mem::take(&mut *inbox).queue
@@ -429,13 +442,19 @@ impl Fabric {
 
     /// Passes on what local ranks had put into the ring of a rank that is away. The agent calls it every few milliseconds
     /// while it holds ranks of the job, and before it takes the snapshot of a rank (whose last sends may lie in such a ring).
+    /// When nothing was put there since the last time, it costs a look at each rank.
     pub fn sweep(&self) {
         for (rank, mailbox) in self.mailboxes.iter().enumerate() {
             let rank = Rank(rank as u32);
-            if self.place(rank) != Place::Away {
+            // In this order: who sees the rank away sees the mark of its leaving, and if no more marks are there than were swept, a sweep that began
+            // after the last of them has ended, with all that it had to send.
+            if self.place(rank) != Place::Away || mailbox.strays.load(Ordering::Acquire) == mailbox.swept.load(Ordering::Acquire) {
                 continue;
             }
             let _right = lock(&mailbox.consumer);
+            // Counted before the rings are looked at: who marks later is found by the next sweep.
+            let marks = mailbox.strays.load(Ordering::Acquire);
+            fence(Ordering::SeqCst); // see `send`
             for (src, ring) in mailbox.rings.iter().enumerate() {
                 let Some(ring) = ring.get() else { continue };
                 while let Some(message) =
@@ -444,6 +463,7 @@ impl Fabric {
                     self.send_away(message);
                 }
             }
+            mailbox.swept.store(marks, Ordering::Release);
         }
     }
 }

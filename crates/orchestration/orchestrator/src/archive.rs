@@ -15,7 +15,6 @@ use crate::{
     hub::{Hub, hex},
     jobs::{Job, Work},
     objects::CHECKPOINTS,
-    placement,
 };
 use base::Kind;
 use serde::{Deserialize, Serialize};
@@ -69,7 +68,7 @@ impl Hub {
         let (checkpoint, work) = {
             let world = self.world.lock().await;
             let checkpoint = world.checkpoint(id)?.clone();
-            let work = world.job(&checkpoint.job)?.work();
+            let work = self.job(&world, &checkpoint.job).await?.work();
             (checkpoint, work)
         };
         let path = self.modules.find(&work.module)?;
@@ -116,7 +115,7 @@ impl Hub {
             let (manifest, ranks) = tokio::task::spawn_blocking(move || unpacking.unpack(format, bytes)).await.map_err(Error::internal)??;
             let (n, places) = {
                 let mut world = hub.world.lock().await;
-                let places = placement::place(manifest.work.np, site.as_deref(), &world.rooms()).map_err(|m| Error::new(Kind::FailedPrecondition, m))?;
+                let places = world.place(manifest.work.np, site.as_deref())?;
                 let n = world.new_job();
                 world.restoring.insert(n);
                 (n, places)
@@ -138,7 +137,7 @@ impl Hub {
         }
         let mut world = self.world.lock().await;
         // The room may be gone meanwhile; the snapshots are read from wherever they are.
-        let places = placement::place(manifest.work.np, site, &world.rooms()).map_err(|m| Error::new(Kind::FailedPrecondition, m))?;
+        let places = world.place(manifest.work.np, site)?;
         let job = self.admit(&mut world, n, manifest.work.clone(), &places, prefix).await?;
         world.restoring.remove(&n);
         let message = format!("from a file of checkpoint {} of {} ({})", manifest.checkpoint, manifest.job, manifest.work.name);

@@ -6,8 +6,11 @@
 //! ```
 //!
 //! Only a checkpoint that is in SQLite counts. When ranks are lost, the job starts again from its last one on the sites that
-//! live, all ranks with a new epoch, so that whatever an older life of it still says is out of date. The snapshots themselves
+//! live, all ranks with a new epoch, so that whatever an older life of it still says is out of date. If that one can't be read or not be gone on with,
+//! an agent says so, and the one before is taken. The snapshots themselves
 //! are objects that the agents write and read (`<prefix>/rank-<n>` in bucket `checkpoints`); no byte of them passes through here.
+//!
+//! A checkpoint needs all ranks at work: as soon as the first has exited no more are made of the job, which is said as an event.
 //!
 //! Of a running job the last [`KEPT`] are kept, of one that has ended none, but for those that a user asked for: they stay until a
 //! user deletes them. A sweep compares the bucket with what is still wanted, so one that fails half-way is made good by the next.
@@ -48,10 +51,17 @@ pub struct Checkpoint {
     /// Of the keys in bucket `checkpoints`.
     pub prefix: String,
     pub bytes: u64,
+    /// Sites that have each of its snapshots at least. With 1 it is of no use when a site with ranks of the job is lost.
+    #[serde(default = "one")]
+    pub copies: u32,
     pub at_ms: u64,
     /// A user asked for it: it stays until a user deletes it.
     #[serde(default)]
     pub kept: bool,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// A checkpoint that is being made. A hub that starts anew forgets it; agents whose session was cut resume by themselves.
@@ -61,6 +71,8 @@ pub struct Making {
     sites: BTreeSet<String>,
     /// Of `sites`, those that have not answered in this phase.
     waiting: BTreeSet<String>,
+    /// Why a snapshot is at one site only.
+    alone: Option<String>,
     tell: Option<oneshot::Sender<Result<Checkpoint, Error>>>,
 }
 
@@ -79,7 +91,11 @@ impl Hub {
     async fn begin_checkpoint(&self, world: &mut World, id: &str, tell: Option<oneshot::Sender<Result<Checkpoint, Error>>>) -> Result<(), Error> {
         let job = world.job(id)?;
         if job.state != JobState::Running || job.cancelling.is_some() || job.ranks.iter().any(|r| r.state != RankState::Running) {
-            return Err(refuse(format!("not all ranks of job {id} are running; a checkpoint needs all of them")));
+            let why = match job.ranks.iter().find(|r| r.state == RankState::Exited) {
+                Some(r) => format!("rank {} has exited", r.rank),
+                None => "not all ranks are running".into(),
+            };
+            return Err(refuse(format!("{why}; a checkpoint of job {id} needs all of its ranks at work")));
         }
         if let Some(m) = world.migrations.values().find(|m| m.job == id && m.open()) {
             return Err(refuse(format!("migration {} of job {id} is under way; try again when it has ended", m.id)));
@@ -92,8 +108,8 @@ impl Hub {
             return Err(refuse(format!("site {away:?}, where job {id} has ranks, is not connected")));
         }
         let n = self.state.new_checkpoint().await?;
-        let checkpoint = Checkpoint { id: n, job: id.into(), prefix: format!("{id}/{n}"), bytes: 0, at_ms: now_ms(), kept: tell.is_some() };
-        let making = Making { checkpoint, phase: Phase::Stop, waiting: sites.clone(), sites, tell };
+        let checkpoint = Checkpoint { id: n, job: id.into(), prefix: format!("{id}/{n}"), bytes: 0, copies: u32::MAX, at_ms: now_ms(), kept: tell.is_some() };
+        let making = Making { checkpoint, phase: Phase::Stop, waiting: sites.clone(), sites, alone: None, tell };
         making.order(world, Phase::Stop);
         world.making.insert(n, making);
         Ok(())
@@ -108,6 +124,12 @@ impl Hub {
         }
         making.waiting.remove(site);
         making.checkpoint.bytes = making.checkpoint.bytes.saturating_add(step.bytes);
+        if making.phase == Phase::Write {
+            making.checkpoint.copies = making.checkpoint.copies.min(step.copies.max(1));
+            if !step.reason.is_empty() {
+                making.alone.get_or_insert_with(|| format!("site {site:?}: {}", step.reason));
+            }
+        }
         if !making.waiting.is_empty() {
             return Ok(());
         }
@@ -130,7 +152,9 @@ impl Hub {
         world.checkpoints.insert(done.checkpoint.id, done.checkpoint.clone());
         self.sweep.notify_one();
         let c = done.checkpoint;
-        self.events.add("checkpoint.done", &c.job, format!("checkpoint {}: {} bytes", c.id, c.bytes)).await;
+        let alone = done.alone.unwrap_or_else(|| "no other site was connected".into());
+        let but = if c.copies < 2 { format!(", at one site only, with which it would be lost ({alone})") } else { String::new() };
+        self.events.add("checkpoint.done", &c.job, format!("checkpoint {}: {} bytes{but}", c.id, c.bytes)).await;
         if let Some(tell) = done.tell {
             let _ = tell.send(Ok(c));
         }
@@ -164,7 +188,9 @@ impl Hub {
         }
         let due = |j: &&Job| {
             let last = world.tried.get(&j.n).copied().or(j.started_ms).unwrap_or(now_ms);
-            j.state == JobState::Running && j.cancelling.is_none() && j.checkpoint_every_ms > 0 && last.saturating_add(j.checkpoint_every_ms) <= now_ms
+            // Of a job of which a rank has exited none can be made; an event has said so.
+            let whole = !j.ranks.iter().any(|r| r.state == RankState::Exited);
+            j.state == JobState::Running && j.cancelling.is_none() && j.checkpoint_every_ms > 0 && whole && last.saturating_add(j.checkpoint_every_ms) <= now_ms
         };
         let jobs: Vec<(u64, String)> = world.jobs.values().filter(due).map(|j| (j.n, j.id.clone())).collect();
         for (n, id) in jobs {
@@ -175,13 +201,26 @@ impl Hub {
         }
     }
 
-    /// Ranks of the job are lost: starts all of it from its last checkpoint. `None`: it can't, and the job has to fail; the
+    /// A job can't be started again from the checkpoint from which it was to be: starts it from the one before. `Err`: there is none, or it can't.
+    pub async fn fall_back(&self, world: &mut World, job: Job, why: &str) -> Result<Result<(), String>, Error> {
+        let bad = job.from_checkpoint.clone();
+        self.events.add("checkpoint.unusable", &job.id, format!("checkpoint {bad}: {why}")).await;
+        world.unusable.entry(job.n).or_default().insert(bad.clone());
+        self.recover(world, job, &format!("checkpoint {bad} can't be used: {why}")).await
+    }
+
+    /// Ranks of the job are lost: starts all of it from its last checkpoint that is any use. `Err`: it can't, and the job has to fail; the
     /// text says why.
     pub async fn recover(&self, world: &mut World, mut job: Job, why: &str) -> Result<Result<(), String>, Error> {
-        let own = world.checkpoints.values().rev().find(|c| c.job == job.id).map(|c| c.prefix.clone());
+        let own = world.checkpoints.values().rev().filter(|c| c.job == job.id).map(|c| c.prefix.clone());
         // One that began from a file and has none of its own begins there again.
-        let Some(last) = own.or_else(|| Some(job.from_checkpoint.clone()).filter(|prefix| !prefix.is_empty())) else {
-            return Ok(Err("it has no checkpoint to go on from; `cloudskin run --checkpoint-every 10s` makes some".into()));
+        let first = Some(job.from_checkpoint.clone()).filter(|prefix| !prefix.is_empty());
+        let unusable = world.unusable.get(&job.n);
+        let Some(last) = own.chain(first).find(|prefix| !unusable.is_some_and(|u| u.contains(prefix))) else {
+            return Ok(Err(match unusable {
+                Some(_) => "no other checkpoint of the job is left".into(),
+                None => "it has no checkpoint to go on from; `cloudskin run --checkpoint-every 10s` makes some".into(),
+            }));
         };
         if job.cancelling.is_some() {
             return Ok(Err("it was to end anyway".into()));
@@ -228,6 +267,10 @@ fn stale(world: &World) -> Vec<u64> {
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     let mut stale = Vec::new();
     for c in world.checkpoints.values().rev().filter(|c| !c.kept) {
+        if number(&c.job).and_then(|n| world.unusable.get(&n)).is_some_and(|u| u.contains(&c.prefix)) {
+            stale.push(c.id);
+            continue;
+        }
         let newer = seen.entry(&c.job).or_default();
         if *newer >= KEPT || world.job(&c.job).map_or(true, |j| j.state.ended()) {
             stale.push(c.id);

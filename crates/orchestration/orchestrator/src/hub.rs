@@ -12,19 +12,21 @@ use crate::{
     archive::ArchiveFormat,
     checkpoints::{Checkpoint, Making},
     events::Events,
-    jobs::{Job, JobState, Work},
+    jobs::{Job, JobState, RankState, Work},
     logs::Logs,
     migrations::{Migration, MigrationState},
     modules::{self, Modules},
     objects::Objects,
     placement::{self, Room},
     proto::{self, ToAgent, to_agent::Body},
-    state::State,
+    state::{JOBS_KEPT, State},
 };
 use base::{Kind, clock::now_ms, identity::Authority};
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    fs::{File, TryLockError},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -78,6 +80,8 @@ pub struct World {
     /// Those that count.
     pub checkpoints: BTreeMap<u64, Checkpoint>,
     pub making: BTreeMap<u64, Making>,
+    /// Prefixes of checkpoints from which a job, by its number, could not be started again.
+    pub unusable: BTreeMap<u64, BTreeSet<String>>,
     /// Numbers of jobs whose snapshots are being written from a file.
     pub restoring: BTreeSet<u64>,
     /// When a job's last checkpoint of those it asked for was begun (Unix ms).
@@ -89,6 +93,8 @@ pub struct World {
     pub unconfirmed: BTreeSet<Held>,
     /// Migrations whose source waits for a verdict that waits for the destination's return.
     pub asked: BTreeSet<u64>,
+    /// Migrations that are done, and ranks at other sites are to follow.
+    pub followed: BTreeSet<u64>,
 }
 
 impl World {
@@ -144,9 +150,24 @@ impl World {
         there.map(|(name, site)| Room { site: name.clone(), slots: site.hello.slots, held: held(name) }).collect()
     }
 
+    /// The site of each of `np` ranks: the named one, or where there is room.
+    pub fn place(&self, np: u32, site: Option<&str>) -> Result<Vec<String>, Error> {
+        site.map(|name| self.site(name)).transpose()?;
+        placement::place(np, site, &self.rooms()).map_err(|why| Error::new(Kind::FailedPrecondition, why))
+    }
+
     /// A number that no job has, nor one that is being restored.
     pub fn new_job(&self) -> u64 {
         1 + self.jobs.last_key_value().map_or(0, |(n, _)| *n).max(self.restoring.last().copied().unwrap_or(0))
+    }
+
+    /// A site that has ever had a session.
+    pub fn site(&self, name: &str) -> Result<&Site, Error> {
+        self.sites.get(name).ok_or_else(|| {
+            let known: Vec<&str> = self.sites.keys().map(String::as_str).collect();
+            let known = if known.is_empty() { "none has joined yet".into() } else { format!("sites: {}", known.join(", ")) };
+            Error::new(Kind::NotFound, format!("there is no site {name:?}; {known}; `cloudskin site join {name}` makes one"))
+        })
     }
 
     pub fn checkpoint(&self, id: u64) -> Result<&Checkpoint, Error> {
@@ -223,6 +244,8 @@ impl Submit {
 }
 
 pub struct Hub {
+    /// The file by which the folder is this hub's alone; closed when the hub has been shut down.
+    pub lock: std::sync::Mutex<Option<File>>,
     pub world: Mutex<World>,
     pub state: State,
     pub events: Events,
@@ -256,11 +279,27 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// Two hubs on one folder would each believe in what the other doesn't know of.
+fn lock_folder(folder: &Path) -> Result<File, Error> {
+    let path = folder.join("lock");
+    let cannot = |e| Error::new(Kind::FailedPrecondition, format!("data folder {} can't be locked: {e}", folder.display()));
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(cannot)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let message = format!("another hub runs on the data folder {}; stop it, or give this one another folder with --data", folder.display());
+            Err(Error::new(Kind::FailedPrecondition, message))
+        }
+        Err(TryLockError::Error(e)) => Err(cannot(e)),
+    }
+}
+
 impl Hub {
     pub async fn open(options: Options) -> Result<Arc<Hub>, Error> {
         let folder = options.data.join("hub");
         std::fs::create_dir_all(&folder)
             .map_err(|e| Error::new(Kind::FailedPrecondition, format!("data folder {} can't be written: {e}", folder.display())))?;
+        let lock = lock_folder(&folder)?;
         let authority = Authority::open(&folder.join("ca")).map_err(Error::internal)?;
         let identity = authority.issue(base::identity::HUB).map_err(Error::internal)?;
         let path = folder.join("token");
@@ -288,10 +327,12 @@ impl Hub {
             };
             world.sites.insert(name, site);
         }
+        world.followed.extend(world.migrations.values().filter(|m| m.followed()).map(|m| m.id));
         for job in world.jobs.values().filter(|j| !j.state.ended()) {
             world.unconfirmed.extend(job.ranks.iter().filter(|r| r.state.alive()).map(|r| (job.n, r.rank, r.epoch)));
         }
         Ok(Arc::new(Hub {
+            lock: std::sync::Mutex::new(Some(lock)),
             world: Mutex::new(world),
             events: Events::new(state.clone()),
             state,
@@ -326,7 +367,7 @@ impl Hub {
         let work = ask.work()?;
         self.modules.find(&work.module)?;
         let mut world = self.world.lock().await;
-        let places = placement::place(work.np, site.as_deref(), &world.rooms()).map_err(|m| Error::new(Kind::FailedPrecondition, m))?;
+        let places = world.place(work.np, site.as_deref())?;
         let n = world.new_job();
         self.admit(&mut world, n, work, &places, String::new()).await
     }
@@ -341,20 +382,32 @@ impl Hub {
         self.state.save(Some(&job), None).await?;
         world.tell_start(&job, &(0..job.np).collect::<Vec<_>>());
         world.jobs.insert(n, job.clone());
+        let old: Vec<u64> = world.jobs.range(..=n.saturating_sub(JOBS_KEPT)).filter(|(_, j)| j.state.ended()).map(|(n, _)| *n).collect();
+        old.iter().for_each(|n| drop(world.jobs.remove(n)));
         self.events.add("job.submitted", &job.id, format!("{} with {} ranks at {}", job.name, job.np, job.involved().join(", "))).await;
         Ok(job)
     }
 
+    /// A job, also one that ended so long ago that it is in memory no more.
+    pub async fn job(&self, world: &World, id: &str) -> Result<Job, Error> {
+        match (world.job(id), number(id)) {
+            (Ok(job), _) => Ok(job.clone()),
+            (Err(missing), None) => Err(missing),
+            (Err(missing), Some(n)) => self.state.jobs(n.saturating_sub(1), 1).await?.remove(&n).ok_or(missing),
+        }
+    }
+
     pub async fn cancel(&self, id: &str, reason: &str, end: JobState) -> Result<Job, Error> {
         let mut world = self.world.lock().await;
-        let mut job = world.job(id)?.clone();
+        let mut job = self.job(&world, id).await?;
         if job.state.ended() || job.cancelling.is_some() {
             return Ok(job);
         }
         job.cancelling = Some((end, reason.into()));
         self.state.save(Some(&job), None).await?;
-        world.tell_cancel(&job);
         world.jobs.insert(job.n, job.clone());
+        self.call_off_moves_of(&mut world, id, reason).await?;
+        world.tell_cancel(&job);
         self.events.add("job.cancelling", id, reason).await;
         Ok(job)
     }
@@ -362,13 +415,27 @@ impl Hub {
     /// Takes in what an agent says of a rank.
     pub async fn rank(&self, world: &mut World, site: &str, event: &proto::RankEvent) -> Result<(), Error> {
         let Ok(job) = world.job(&event.job) else { return Ok(()) };
-        let mut job = job.clone();
-        let Some(failed) = job.rank_event(site, event, now_ms()) else { return Ok(()) };
+        let (mut job, mut event) = (job.clone(), event.clone());
+        let own = job.holds(event.rank, event.epoch) && job.ranks[event.rank as usize].site == site;
+        if own && event.bad_checkpoint && event.state() == proto::rank_event::State::Failed && job.cancelling.is_none() {
+            match self.fall_back(world, job.clone(), &event.message).await? {
+                Ok(()) => return Ok(()),
+                Err(not) => event.message = format!("{}; {not}", event.message),
+            }
+        }
+        let exited = |job: &Job| job.ranks.iter().filter(|r| r.state == RankState::Exited).count();
+        let before = exited(&job);
+        let Some(failed) = job.rank_event(site, &event, now_ms()) else { return Ok(()) };
         world.unconfirmed.remove(&(job.n, event.rank, event.epoch));
         let begun = job.started_ms.is_some() && world.jobs[&job.n].started_ms.is_none();
+        let no_more = before == 0 && exited(&job) == 1 && job.checkpoint_every_ms > 0 && job.cancelling.is_none() && job.np > 1;
         self.keep(world, job, failed).await?;
         if begun {
             self.events.add("job.started", &event.job, format!("at {site}")).await;
+        }
+        if no_more {
+            let message = format!("rank {} has exited, so no further checkpoint of the job is made: it goes on from the last one if ranks are lost", event.rank);
+            self.events.add("checkpoint.over", &event.job, message).await;
         }
         Ok(())
     }
@@ -384,13 +451,19 @@ impl Hub {
             self.fail_checkpoints(world, None, Some(&job.id), "the job ended").await;
             world.tried.remove(&job.n);
             world.stopping.remove(&job.n);
-            for site in job.involved() {
+            // Also where ranks of it were to come and didn't.
+            let mut sites: BTreeSet<String> = job.involved().into_iter().collect();
+            sites.extend(world.migrations.values().filter(|m| m.job == job.id).map(|m| m.to.clone()));
+            for site in sites {
                 world.tell(&site, Body::Forget(proto::Forget { job: job.id.clone() }));
             }
+            world.unusable.remove(&job.n);
             self.logs.close(job.n);
             self.sweep.notify_one();
             self.events.add("job.ended", &job.id, format!("{:?} {}", job.state, job.reason).to_lowercase().trim_end()).await;
         } else if cancel {
+            let why = job.cancelling.as_ref().map_or("", |c| &c.1);
+            self.call_off_moves_of(world, &job.id, why).await?;
             world.tell_cancel(&job);
             self.events.add("job.cancelling", &job.id, job.cancelling.map_or(String::new(), |c| c.1)).await;
         }

@@ -7,6 +7,8 @@ use crate::{
 use base::Kind;
 use serde::{Deserialize, Serialize};
 
+/// Placements kept of a job, which may move to and fro for months; more, if it has many ranks: each has one at least.
+const PLACEMENTS_MAX: usize = 4096;
 /// Characters kept of an agent's reason or backtrace.
 const TEXT_MAX: usize = 16 << 10;
 
@@ -233,6 +235,13 @@ impl Job {
             open.to_ms = Some(now_ms);
         }
         self.placements.push(Placement { rank, site: site.into(), from_ms: now_ms, to_ms: None });
+        if self.placements.len() > PLACEMENTS_MAX.max(4 * self.ranks.len()) {
+            // The oldest, but not the last word of a site: all that had ranks have to hear how the job ends.
+            let last = |p: &Placement| self.placements.iter().filter(|o| o.site == p.site).count() == 1;
+            if let Some(old) = self.placements.iter().position(|p| p.to_ms.is_some() && !last(p)) {
+                self.placements.remove(old);
+            }
+        }
     }
 
     /// Takes in what an agent says of a rank. `None` if it is out of date: another site's, or an older epoch. `Some(true)`
@@ -304,5 +313,40 @@ impl Job {
             self.ranks[*rank as usize].state = RankState::Lost;
         }
         self.cancelling.get_or_insert((JobState::Failed, reason.into()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_moves_for_ever_keeps_its_last_places_and_knows_all_its_sites() {
+        let work = Work {
+            name: "veg".into(),
+            tenant: "default".into(),
+            np: 2,
+            args: Vec::new(),
+            env: Vec::new(),
+            buckets: Vec::new(),
+            module: String::new(),
+            pinned: false,
+            workdir: "/out".into(),
+            memory_max_bytes: 0,
+            time_max_ms: 0,
+            checkpoint_every_ms: 0,
+        };
+        let mut job = Job::new(1, work, String::new(), 0);
+        for (rank, site) in [(0, "field"), (1, "edge")] {
+            job.put(rank, site, 1);
+        }
+        for n in 0..10_000 {
+            job.put(0, if n % 2 == 0 { "cloud" } else { "edge" }, n);
+        }
+        assert_eq!(job.placements.len(), PLACEMENTS_MAX);
+        assert_eq!(job.involved(), ["cloud", "edge", "field"]);
+        let open: Vec<(u32, &str)> = job.placements.iter().filter(|p| p.to_ms.is_none()).map(|p| (p.rank, p.site.as_str())).collect();
+        assert_eq!(open, [(1, "edge"), (0, "edge")], "where they are is never dropped");
+        assert_eq!(job.placements.last().unwrap().from_ms, 9_999);
     }
 }

@@ -135,10 +135,11 @@ impl Handle {
     pub async fn mint_join_token(&self, site: &str, ttl: Duration) -> Result<String, Error> {
         Ok(self.hub.mint(site, ttl).await?.0)
     }
-    /// Ends sessions and ports. What was told to anyone is on disk already.
+    /// Ends sessions and ports, and leaves the data folder to another hub. What was told to anyone is on disk already.
     pub async fn shutdown(&self) {
         let _ = self.hub.stop.send(true);
         self.hub.world.lock().await.sites.clear();
+        self.hub.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
     }
 }
 

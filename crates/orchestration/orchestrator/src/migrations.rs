@@ -25,6 +25,12 @@ pub struct Migration {
     pub state: MigrationState,
     pub reason: String,
     pub recommendation: Option<u64>,
+    /// Ranks at other sites that are to follow when it has ended.
+    #[serde(default)]
+    pub rest: Vec<u32>,
+    /// The migration in which they do.
+    #[serde(default)]
+    pub next: Option<u64>,
     /// When the new places were recorded, if they were (Unix ms).
     #[serde(default)]
     pub committed_ms: Option<u64>,
@@ -46,6 +52,11 @@ impl Migration {
             (None, MigrationState::Running) => None,
             (None, MigrationState::Failed) => Some(false),
         }
+    }
+
+    /// Whether its ranks have moved and others are to follow that don't yet.
+    pub fn followed(&self) -> bool {
+        !self.open() && self.verdict() == Some(true) && !self.rest.is_empty() && self.next.is_none()
     }
 
     /// Whether it still has something to wait for.

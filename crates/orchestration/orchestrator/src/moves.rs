@@ -13,6 +13,7 @@ use crate::{
     migrations::{Migration, MigrationState},
     placement,
     proto::{self, to_agent::Body},
+    state::MIGRATIONS_KEPT,
 };
 use base::{Kind, clock::now_ms};
 
@@ -28,58 +29,76 @@ impl World {
     }
 }
 
+/// How long ranks that are to follow others are kept from it before that is given up, in milliseconds: a checkpoint takes some time.
+const FOLLOW_MAX_MS: u64 = 60_000;
 /// How long a source may take to report after the commit, in milliseconds.
 const REPORT_MAX_MS: u64 = 60_000;
 
+fn refuse(message: String) -> Error {
+    Error::new(Kind::FailedPrecondition, message)
+}
+
 impl Hub {
-    /// Begins to move ranks of a job; all that still run when none are named. They must be at one site.
+    /// Begins to move ranks of a job; all that still run elsewhere when none are named. Each site's move in a migration of their own, one after the other:
+    /// the answer is the first, which names the ranks that follow.
     pub async fn migrate(&self, id: &str, to: &str, ranks: Option<Vec<u32>>, recommendation: Option<u64>) -> Result<Migration, Error> {
-        let refuse = |message: String| Error::new(Kind::FailedPrecondition, message);
         let mut world = self.world.lock().await;
-        let job = world.job(id)?.clone();
-        if job.state != JobState::Running || job.cancelling.is_some() {
-            return Err(refuse(format!("job {id} is not running; only running ranks can move")));
-        }
-        let rooms = world.rooms();
-        placement::fits(0, to, &rooms).map_err(refuse)?;
+        let job = world.job(id)?;
         let mut ranks = ranks.unwrap_or_else(|| {
             job.ranks.iter().filter(|r| r.state == RankState::Running && r.site != to).map(|r| r.rank).collect()
         });
         ranks.sort();
         ranks.dedup();
+        self.begin_move(&mut world, id, to, ranks, recommendation).await
+    }
+
+    async fn begin_move(&self, world: &mut World, id: &str, to: &str, ranks: Vec<u32>, recommendation: Option<u64>) -> Result<Migration, Error> {
+        let job = world.job(id)?.clone();
+        if job.state != JobState::Running || job.cancelling.is_some() {
+            return Err(refuse(format!("job {id} is not running; only running ranks can move")));
+        }
+        world.site(to)?;
+        let rooms = world.rooms();
+        placement::fits(0, to, &rooms).map_err(refuse)?;
         if let Some(bad) = ranks.iter().find(|r| job.ranks.get(**r as usize).is_none_or(|r| r.state != RankState::Running)) {
             let has = format!("it has ranks 0 to {}", job.np - 1);
             return Err(refuse(format!("rank {bad} of job {id} is not running; {has}")));
         }
+        let at = |rank: &u32| job.ranks[*rank as usize].site.as_str();
         let from = match ranks.first() {
-            Some(first) => job.ranks[*first as usize].site.clone(),
+            Some(first) => at(first).to_string(),
             None => return Err(refuse(format!("job {id} has no running rank away from site {to:?}"))),
         };
-        if ranks.iter().any(|r| job.ranks[*r as usize].site != from) {
-            return Err(refuse("the ranks are at several sites; name ranks of one site at a time".into()));
-        }
-        if from == to {
-            return Err(refuse(format!("the ranks are at site {to:?} already")));
+        if let Some(there) = ranks.iter().find(|r| at(r) == to) {
+            return Err(refuse(format!("rank {there} is at site {to:?} already")));
         }
         if let Some(other) = world.migrations.values().find(|m| m.job == job.id && m.open()) {
-            return Err(refuse(format!("migration {} of job {id} is still under way", other.id)));
+            return Err(refuse(format!("migration {} of job {id} is still under way; try again when it has ended", other.id)));
         }
         placement::fits(ranks.len() as u32, to, &rooms).map_err(refuse)?;
-        if !world.sites.get(&from).is_some_and(Site::connected) {
-            return Err(refuse(format!("site {from:?}, where the ranks are, is not connected; {}", placement::list(&rooms))));
+        if let Some(away) = ranks.iter().map(at).find(|site| !world.sites.get(*site).is_some_and(Site::connected)) {
+            return Err(refuse(format!("site {away:?}, where ranks are, is not connected; {}", placement::list(&rooms))));
         }
         if world.making.values().any(|m| m.job() == job.id) {
             return Err(refuse(format!("a checkpoint of job {id} is being made; try again when it is done")));
         }
+        // What was to follow an earlier move does what was asked last.
+        let earlier: Vec<u64> = world.followed.iter().copied().filter(|m| world.migrations[m].job == job.id).collect();
+        for m in earlier {
+            self.leave_rest(world, m).await?;
+        }
+        let (ranks, rest): (Vec<u32>, Vec<u32>) = ranks.iter().partition(|r| at(r) == from);
         let migration = Migration {
             id: world.migrations.last_key_value().map_or(1, |(n, _)| n + 1),
             job: job.id.clone(),
-            ranks: ranks.clone(),
+            ranks,
             from: from.clone(),
             to: to.into(),
             state: MigrationState::Running,
             reason: String::new(),
             recommendation,
+            rest,
+            next: None,
             committed_ms: None,
             started_ms: now_ms(),
             ended_ms: None,
@@ -92,11 +111,50 @@ impl Hub {
         };
         self.state.save(None, Some(&migration)).await?;
         world.migrations.insert(migration.id, migration.clone());
+        let old = ..=migration.id.saturating_sub(MIGRATIONS_KEPT);
+        let old: Vec<u64> = world.migrations.range(old).filter(|(_, m)| !m.open() && !m.followed()).map(|(id, _)| *id).collect();
+        old.iter().for_each(|id| drop(world.migrations.remove(id)));
         self.events.add("migration.started", &job.id, format!("migration {}: {from} to {to}", migration.id)).await;
-        if !self.send_order(&world, &migration) {
-            self.fail_migration(&mut world, migration.id, &format!("site {from:?} or {to:?} is not connected")).await?;
+        if !self.send_order(world, &migration) {
+            self.fail_migration(world, migration.id, &format!("site {from:?} or {to:?} is not connected")).await?;
         }
         Ok(world.migrations[&migration.id].clone())
+    }
+
+    /// Begins the moves that are to follow others. What can't begin now is tried again for [`FOLLOW_MAX_MS`].
+    pub async fn follow_moves(&self, world: &mut World, now_ms: u64) -> Result<(), Error> {
+        for id in world.followed.clone() {
+            let m = world.migrations[&id].clone();
+            let moves = |rank: &u32| world.job(&m.job).is_ok_and(|j| j.ranks[*rank as usize].state == RankState::Running && j.ranks[*rank as usize].site != m.to);
+            let ranks: Vec<u32> = m.rest.iter().copied().filter(moves).collect();
+            if ranks.is_empty() {
+                self.leave_rest(world, id).await?;
+                continue;
+            }
+            match self.begin_move(world, &m.job, &m.to, ranks.clone(), m.recommendation).await {
+                Ok(next) => {
+                    let m = Migration { next: Some(next.id), ..m };
+                    self.state.save(None, Some(&m)).await?;
+                    world.migrations.insert(id, m);
+                }
+                Err(why) if why.kind() == Kind::Internal => return Err(why),
+                Err(why) if m.ended_ms.is_none_or(|at| at + FOLLOW_MAX_MS < now_ms) => {
+                    self.leave_rest(world, id).await?;
+                    self.events.add("migration.failed", &m.job, format!("ranks {ranks:?} don't follow migration {id} to {}: {why}", m.to)).await;
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing follows this migration any more.
+    async fn leave_rest(&self, world: &mut World, id: u64) -> Result<(), Error> {
+        let m = Migration { rest: Vec::new(), ..world.migrations[&id].clone() };
+        self.state.save(None, Some(&m)).await?;
+        world.migrations.insert(id, m);
+        world.followed.remove(&id);
+        Ok(())
     }
 
     /// Ends a migration that is not committed, and tells the source to go on.
@@ -214,6 +272,9 @@ impl Hub {
         self.state.save(None, Some(&m)).await?;
         let kind = if state == MigrationState::Done { "migration.done" } else { "migration.failed" };
         self.events.add(kind, &m.job, format!("migration {}: {message}", m.id)).await;
+        if m.followed() {
+            world.followed.insert(m.id);
+        }
         world.migrations.insert(m.id, m);
         Ok(())
     }
@@ -234,6 +295,15 @@ impl Hub {
                 let reason = format!("{reason}; after the commit, so without its report");
                 self.close_move(world, m, MigrationState::Done, &reason, &reason).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// The ranks of the job have to stop: those that stand still for a move must not wait for its end.
+    pub async fn call_off_moves_of(&self, world: &mut World, job: &str, why: &str) -> Result<(), Error> {
+        let open: Vec<u64> = world.migrations.values().filter(|m| m.state == MigrationState::Running && m.job == job).map(|m| m.id).collect();
+        for id in open {
+            self.fail_migration(world, id, &format!("the job has to stop: {why}")).await?;
         }
         Ok(())
     }

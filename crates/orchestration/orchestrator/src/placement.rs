@@ -23,7 +23,7 @@ pub fn list(rooms: &[Room]) -> String {
 
 /// Whether `ranks` more ranks may go to the site `to`, or why not.
 pub fn fits(ranks: u32, to: &str, rooms: &[Room]) -> Result<(), String> {
-    let room = rooms.iter().find(|r| r.site == to).ok_or_else(|| format!("site {to:?} is not ready; {}", list(rooms)))?;
+    let room = rooms.iter().find(|r| r.site == to).ok_or_else(|| format!("site {to:?} is not connected; {}", list(rooms)))?;
     if room.free() < ranks {
         return Err(format!("{ranks} ranks don't fit at site {to:?}; {}", list(rooms)));
     }

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Silence alone says little on a busy machine: after [`Hub::late`] people see it, and only much later it counts. A connection that
-//! closes says that the agent's process has died, or that it will be back at once.
+//! closes says that the agent's process has died, or that it will be back at once. And a hub that stood still itself (stopped by a signal, paused with
+//! its machine) has heard nobody: time in which it did not run counts against nobody ([`awake`]).
 //!
 //! Another instance of the agent holds nothing of what the last one had. A hub that was started anew has all its sites
 //! away and waits [`Hub::grace`] for them. What may have been lost on a cut way is said again when the agent is back; every
@@ -23,13 +24,33 @@ use crate::{
     proto::{self, ToAgent, to_agent::Body},
 };
 use base::clock::now_ms;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::{Notify, mpsc};
 
 /// How long ranks may take to stop when they are told to, in milliseconds.
 pub const STOP_MAX_MS: u64 = 30_000;
 /// The least time that an agent has to come back: it tries again after at most two seconds.
 const AWAY_MIN: Duration = Duration::from_secs(3);
+
+/// Steps in which [`awake`] waits.
+const NAP: Duration = Duration::from_millis(250);
+/// A step that takes so much longer than it should says that the hub stood still.
+const STILL: Duration = Duration::from_secs(1);
+
+/// Waits until the hub has been running for `time`. If it stood still meanwhile, the wait begins anew: what others said in that time is still to be
+/// read, and who wanted to come back has still to be let in.
+pub async fn awake(time: Duration) {
+    let mut left = time;
+    while !left.is_zero() {
+        let (nap, began) = (left.min(NAP), Instant::now());
+        tokio::time::sleep(nap).await;
+        left = if began.elapsed() > nap + STILL { time } else { left - nap };
+    }
+}
 
 impl Hub {
     /// Three heartbeats: after so much silence a site is shown as late.
@@ -212,21 +233,28 @@ impl Hub {
         });
     }
 
-    /// Looks at the clocks, five times a second: time limits of jobs, moves that nobody closes.
+    /// Looks at the clocks, four times a second: time limits of jobs, moves that nobody closes.
     pub fn keep_time(self: &Arc<Hub>) {
         let hub = self.clone();
         tokio::spawn(async move {
             let mut stop = hub.stop.subscribe();
             loop {
+                let began = Instant::now();
                 tokio::select! {
                     _ = stop.wait_for(|stop| *stop) => return,
-                    () = tokio::time::sleep(Duration::from_millis(200)) => {}
+                    () = tokio::time::sleep(NAP) => {}
                 }
                 let now = now_ms();
                 let late: Vec<(String, u64)> = {
                     let mut world = hub.world.lock().await;
+                    if began.elapsed() > NAP + STILL {
+                        world.stopping.clear(); // ranks may have said meanwhile that they have stopped
+                    }
                     if let Err(error) = hub.end_silent_moves(&mut world, now).await {
                         tracing::error!(%error, "close moves");
+                    }
+                    if let Err(error) = hub.follow_moves(&mut world, now).await {
+                        tracing::error!(%error, "begin moves that follow others");
                     }
                     if let Err(error) = hub.end_stuck_jobs(&mut world, now).await {
                         tracing::error!(%error, "end jobs whose ranks don't stop");
@@ -260,13 +288,13 @@ impl Hub {
         Ok(())
     }
 
-    /// Does something after a while, unless the hub stops before.
+    /// Does something after a while ([`awake`]), unless the hub stops before.
     fn later(&self, after: Duration, then: impl Future<Output = Result<(), Error>> + Send + 'static) {
         let mut stop = self.stop.subscribe();
         tokio::spawn(async move {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => return,
-                () = tokio::time::sleep(after) => {}
+                () = awake(after) => {}
             }
             if let Err(error) = then.await {
                 tracing::error!(%error, "give up what is lost");

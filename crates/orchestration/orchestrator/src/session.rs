@@ -6,6 +6,7 @@
 use crate::{
     hub::{Hub, ORDERS_MAX, hex, number},
     modules,
+    presence::awake,
     proto::{self, FromAgent, JoinReply, JoinRequest, ToAgent, from_agent::Body as From, hub_server},
 };
 use base::{SiteId, clock::now_ms, identity};
@@ -113,15 +114,16 @@ async fn run(hub: Arc<Hub>, site: String, mut incoming: Streaming<FromAgent>, or
     let mut stop = hub.stop.subscribe();
     let (left, why) = loop {
         let message = tokio::select! {
+            biased;
             _ = stop.wait_for(|stop| *stop) => return,
             () = behind.notified() => break (patience, format!("it left {ORDERS_MAX} orders unread")),
-            message = tokio::time::timeout(patience, incoming.next()) => message,
+            message = incoming.next() => message,
+            () = awake(patience) => break (Duration::ZERO, format!("silent for {} ms", patience.as_millis())),
         };
         let body = match message {
-            Err(_) => break (Duration::ZERO, format!("silent for {} ms", patience.as_millis())),
-            Ok(None) => break (hub.away_max(), "it closed its session".into()),
-            Ok(Some(Err(status))) => break (hub.away_max(), status.message().to_string()),
-            Ok(Some(Ok(message))) => message.body,
+            None => break (hub.away_max(), "it closed its session".into()),
+            Some(Err(status)) => break (hub.away_max(), status.message().to_string()),
+            Some(Ok(message)) => message.body,
         };
         let mut world = hub.world.lock().await;
         match world.sites.get_mut(&site).filter(|s| s.session == session) {

@@ -1,7 +1,7 @@
 //! What the hub remembers: one SQLite file, `<data>/hub/hub.sqlite`, in WAL mode.
 //!
-//! Jobs and migrations are JSON documents under their key: the hub reads all of them at start and keeps them in memory, so
-//! SQLite's part is to make a change durable before anyone is told of it. What changes together is written in one
+//! Jobs and migrations are JSON documents under their key: the hub reads those that it works with at start and keeps them in memory, so
+//! SQLite's part is to make a change durable before anyone is told of it, and to know the old ones. What changes together is written in one
 //! transaction ([`State::save`]). Nothing here decides anything.
 
 use crate::{Error, advice::Advised, checkpoints::Checkpoint, jobs::Job, migrations::Migration, proto::Hello};
@@ -33,6 +33,9 @@ pub async fn pool(path: &Path) -> Result<SqlitePool, Error> {
     Ok(SqlitePoolOptions::new().max_connections(4).connect_with(options).await?)
 }
 
+/// Jobs that have ended, and migrations that have: so many of the newest numbers are in memory, all in SQLite.
+pub const JOBS_KEPT: u64 = 10_000;
+pub const MIGRATIONS_KEPT: u64 = 10_000;
 /// Recommendations kept: 20 KB each when the series are long, so at most some 200 MB.
 const RECOMMENDATIONS_KEPT: i64 = 10_000;
 
@@ -50,16 +53,33 @@ impl State {
         Ok(State { pool })
     }
 
-    /// Everything that was saved. A document that can't be read is an error: to go on without it would lose a job silently.
+    /// The jobs and migrations that the hub works with: all that have not ended, and the newest of the others ([`JOBS_KEPT`], [`MIGRATIONS_KEPT`]). A
+    /// document that can't be read is an error: to go on without it would lose a job silently.
     pub async fn load(&self) -> Result<(BTreeMap<u64, Job>, BTreeMap<u64, Migration>), Error> {
-        let (mut jobs, mut migrations) = (BTreeMap::new(), BTreeMap::new());
-        for row in sqlx::query("SELECT n, doc FROM hub_jobs").fetch_all(&self.pool).await? {
-            jobs.insert(row.get::<i64, _>(0) as u64, read("job", row.get(1))?);
-        }
-        for row in sqlx::query("SELECT n, doc FROM hub_migrations").fetch_all(&self.pool).await? {
-            migrations.insert(row.get::<i64, _>(0) as u64, read("migration", row.get(1))?);
-        }
-        Ok((jobs, migrations))
+        let newest = |table: &str, kept: u64, open: &str| {
+            format!("SELECT n, doc FROM {table} WHERE n > (SELECT COALESCE(MAX(n), 0) FROM {table}) - {kept} OR json_extract(doc, '$.state') IN ({open})")
+        };
+        let jobs = newest("hub_jobs", JOBS_KEPT, "'pending', 'running'");
+        let migrations = newest("hub_migrations", MIGRATIONS_KEPT, "'running', 'committed'");
+        Ok((self.documents("job", &jobs).await?, self.documents("migration", &migrations).await?))
+    }
+
+    /// Jobs after this number, by number, at most `limit`: also those that the hub has no more in memory.
+    pub async fn jobs(&self, after: u64, limit: usize) -> Result<BTreeMap<u64, Job>, Error> {
+        self.documents("job", &format!("SELECT n, doc FROM hub_jobs WHERE n > {after} ORDER BY n LIMIT {limit}")).await
+    }
+
+    /// The same for migrations, of one job if it is named.
+    pub async fn migrations(&self, job: Option<&str>, after: u64, limit: usize) -> Result<BTreeMap<u64, Migration>, Error> {
+        let rows = sqlx::query("SELECT n, doc FROM hub_migrations WHERE n > ?1 AND (?2 IS NULL OR json_extract(doc, '$.job') = ?2) ORDER BY n LIMIT ?3");
+        let rows = rows.bind(after as i64).bind(job).bind(limit as i64).fetch_all(&self.pool).await?;
+        rows.iter().map(|row| Ok((row.get::<i64, _>(0) as u64, read("migration", row.get(1))?))).collect()
+    }
+
+    /// What a query finds: number and document. The query is made of numbers and names of ours only.
+    async fn documents<T: serde::de::DeserializeOwned>(&self, what: &str, query: &str) -> Result<BTreeMap<u64, T>, Error> {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(query)).fetch_all(&self.pool).await?;
+        rows.iter().map(|row| Ok((row.get::<i64, _>(0) as u64, read(what, row.get(1))?))).collect()
     }
 
     /// Writes a job, a migration, or both, in one transaction; durable when it returns.

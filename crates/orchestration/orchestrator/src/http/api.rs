@@ -1,11 +1,11 @@
 //! The plain calls: a question, an answer in JSON.
 
-use super::{App, In, read, recommendations::Forecast};
+use super::{App, Asked, In, read, recommendations::Forecast};
 use crate::{
     Error,
     checkpoints::Checkpoint,
     events::Event,
-    hub::{Submit, World},
+    hub::{Submit, World, number},
     jobs::{Job, JobState},
     migrations::Migration,
     modules::{MODULE_MAX, Module},
@@ -22,6 +22,9 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::{OpenApi, ToSchema};
 
+/// Jobs and migrations in a list that nobody asked to be of another length, and at most.
+const LIST: usize = 500;
+const LIST_MAX: usize = 10_000;
 /// How long the bytes of a module may take to arrive.
 const UPLOAD_TIME_MAX: Duration = Duration::from_secs(300);
 
@@ -125,14 +128,41 @@ pub async fn submit(State(app): State<App>, In(ask): In<Submit>) -> Result<Respo
     Ok((StatusCode::CREATED, Json(job)).into_response())
 }
 
-#[utoipa::path(get, path = "/v1/jobs", responses((status = 200, body = [Job])), tag = "jobs")]
-pub async fn jobs(State(app): State<App>) -> Json<Vec<Job>> {
-    Json(app.hub.world.lock().await.jobs.values().cloned().collect())
+/// Which part of a list.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct JobsAsk {
+    /// Those after this one, such as `job-7`, from the oldest up; `job-0` begins with the first. Without it the newest, and all that have not ended.
+    after: Option<String>,
+    /// At most so many, not counted those that have not ended; 500 without it, and 10000 at most.
+    limit: Option<usize>,
+}
+
+/// In the order of their numbers.
+#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(JobsAsk), responses((status = 200, body = [Job]), (status = 400, body = ErrorBody)))]
+pub async fn jobs(State(app): State<App>, Asked(ask): Asked<JobsAsk>) -> Result<Json<Vec<Job>>, Error> {
+    let limit = ask.limit.unwrap_or(LIST).min(LIST_MAX);
+    let Some(after) = ask.after else {
+        let world = app.hub.world.lock().await;
+        return Ok(Json(newest(world.jobs.values(), limit, |job| !job.state.ended())));
+    };
+    let wrong = || Error::new(Kind::InvalidArgument, format!("after is {after:?}; give a job, such as job-7"));
+    let stored = app.hub.state.jobs(number(&after).ok_or_else(wrong)?, limit).await?;
+    let world = app.hub.world.lock().await;
+    Ok(Json(stored.into_iter().map(|(n, old)| world.jobs.get(&n).cloned().unwrap_or(old)).collect()))
+}
+
+/// The newest `limit`, and the others that are open, in the order in which all are.
+fn newest<'a, T: Clone + 'a>(all: impl DoubleEndedIterator<Item = &'a T>, limit: usize, open: impl Fn(&T) -> bool) -> Vec<T> {
+    let mut list: Vec<T> = all.rev().enumerate().filter(|(i, one)| *i < limit || open(one)).map(|(_, one)| one.clone()).collect();
+    list.reverse();
+    list
 }
 
 #[utoipa::path(get, path = "/v1/jobs/{id}", responses((status = 200, body = Job), (status = 404, body = ErrorBody)), tag = "jobs")]
 pub async fn job(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Job>, Error> {
-    Ok(Json(app.hub.world.lock().await.job(&id)?.clone()))
+    Ok(Json(app.hub.job(&*app.hub.world.lock().await, &id).await?))
 }
 
 /// Why a job is to stop.
@@ -149,7 +179,8 @@ pub async fn cancel(State(app): State<App>, Path(id): Path<String>, In(ask): In<
     Ok(Json(app.hub.cancel(&id, &reason, JobState::Cancelled).await?))
 }
 
-/// Where to move what.
+/// Where to move what. Ranks at several sites move site by site: the answer is the first of these migrations, its `rest` the ranks that follow when it
+/// has ended, its `next` the migration in which they then do.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MigrateAsk {
@@ -159,22 +190,44 @@ pub struct MigrateAsk {
 }
 
 #[utoipa::path(post, path = "/v1/jobs/{id}/migrate", tag = "migrations", request_body = MigrateAsk,
-    responses((status = 202, body = Migration), (status = 409, body = ErrorBody, description = "not running, or no room; lists the sites")))]
+    responses((status = 202, body = Migration), (status = 404, body = ErrorBody, description = "no such job, or no such site"),
+        (status = 409, body = ErrorBody, description = "not running, or no room; lists the sites")))]
 pub async fn migrate(State(app): State<App>, Path(id): Path<String>, In(ask): In<MigrateAsk>) -> Result<Response, Error> {
     let migration = app.hub.migrate(&id, &ask.to, ask.ranks, None).await?;
     Ok((StatusCode::ACCEPTED, Json(migration)).into_response())
 }
 
-#[utoipa::path(get, path = "/v1/migrations", responses((status = 200, body = [Migration])), tag = "migrations")]
-pub async fn migrations(State(app): State<App>) -> Json<Vec<Migration>> {
-    Json(app.hub.world.lock().await.migrations.values().cloned().collect())
+/// Which part of a list.
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct MigrationsAsk {
+    /// Only this job's.
+    job: Option<String>,
+    /// Those after this number, from the oldest up; 0 begins with the first. Without it the newest, and all that have not ended.
+    after: Option<u64>,
+    /// At most so many, not counted those that have not ended; 500 without it, and 10000 at most.
+    limit: Option<usize>,
+}
+
+/// In the order of their numbers.
+#[utoipa::path(get, path = "/v1/migrations", tag = "migrations", params(MigrationsAsk), responses((status = 200, body = [Migration]), (status = 400, body = ErrorBody)))]
+pub async fn migrations(State(app): State<App>, Asked(ask): Asked<MigrationsAsk>) -> Result<Json<Vec<Migration>>, Error> {
+    let limit = ask.limit.unwrap_or(LIST).min(LIST_MAX);
+    let Some(after) = ask.after else {
+        let world = app.hub.world.lock().await;
+        let own = world.migrations.values().filter(|m| ask.job.as_ref().is_none_or(|job| m.job == *job));
+        return Ok(Json(newest(own, limit, Migration::open)));
+    };
+    Ok(Json(app.hub.state.migrations(ask.job.as_deref(), after, limit).await?.into_values().collect()))
 }
 
 #[utoipa::path(get, path = "/v1/migrations/{n}", responses((status = 200, body = Migration), (status = 404, body = ErrorBody)), tag = "migrations")]
 pub async fn migration(State(app): State<App>, Path(n): Path<String>) -> Result<Json<Migration>, Error> {
-    let world = app.hub.world.lock().await;
-    let found = n.parse().ok().and_then(|n: u64| world.migrations.get(&n));
-    found.cloned().map(Json).ok_or_else(|| Error::new(Kind::NotFound, format!("there is no migration {n:?}")))
+    let missing = || Error::new(Kind::NotFound, format!("there is no migration {n:?}"));
+    let number: u64 = n.parse().map_err(|_| missing())?;
+    let mut stored = app.hub.state.migrations(None, number.saturating_sub(1), 1).await?;
+    stored.remove(&number).map(Json).ok_or_else(missing)
 }
 
 /// Answers when the checkpoint is durable.

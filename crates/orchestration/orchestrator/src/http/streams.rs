@@ -93,7 +93,7 @@ impl Tail {
 pub async fn logs(State(app): State<App>, Path(id): Path<String>, Asked(ask): Asked<LogsAsk>) -> Result<Response, Error> {
     let hub = app.hub;
     let world = hub.world.lock().await;
-    let job = world.job(&id)?;
+    let job = hub.job(&world, &id).await?;
     if let Some(rank) = ask.rank.filter(|r| *r >= job.np) {
         return Err(Error::new(Kind::InvalidArgument, format!("job {id} has no rank {rank}; it has 0 to {}", job.np - 1)));
     }

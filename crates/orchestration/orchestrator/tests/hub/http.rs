@@ -155,7 +155,7 @@ async fn a_job_lives_through_http() {
         }
     };
     both("running").await;
-    web.fails(web.post("/v1/jobs/job-1/migrate").json(&json!({"to": "moon"})), 409, "failed_precondition", "ready sites: cloud").await;
+    web.fails(web.post("/v1/jobs/job-1/migrate").json(&json!({"to": "moon"})), 404, "not_found", "`cloudskin site join moon`").await;
     let moving = web.post("/v1/jobs/job-1/migrate").json(&json!({"to": "cloud"})).send().await.unwrap();
     assert_eq!(moving.status(), 202);
     assert_eq!(moving.json::<Value>().await.unwrap()["state"], "running");

@@ -1,7 +1,9 @@
 //! The hub against fake agents that speak the real protocol over mutual TLS.
 
+mod checkpoints;
 mod fake;
 mod http;
+mod lists;
 mod objects;
 
 use fake::*;
@@ -11,7 +13,6 @@ use orchestrator::{
     migrations::MigrationState,
     proto::{
         self,
-        checkpoint_order::Phase,
         from_agent::Body as From,
         hub_client::HubClient,
         rank_event::State::{Cancelled, Exited, Running},
@@ -117,7 +118,7 @@ async fn a_cut_session_goes_on_and_another_instance_does_not() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let error = hub.hub.migrate("job-1", "edge", None, None).await.unwrap_err().to_string();
-    assert!(error.contains("ready sites: cloud (4 of 4"), "{error}");
+    assert!(error.contains("site \"edge\" is not connected; ready sites: cloud (4 of 4"), "{error}");
     let hello = proto::Hello { running: vec![held(0, 1), held(1, 1)], ..Default::default() };
     let mut edge = Agent::session(&hub, identity, "edge", hello).await;
     assert_eq!(edge.welcome.outputs.iter().map(|o| (o.rank, o.offset)).collect::<Vec<_>>(), [(0, 3), (1, 0)]);
@@ -354,7 +355,9 @@ async fn slots_are_counted_and_sites_are_named() {
         assert!(error.contains(expected), "{error}");
     };
     check(hub.hub.migrate("job-1", "cloud", None, None).await.map(drop), "cloud (1 of 4 slots free), edge (2 of 4 slots free)");
-    check(hub.hub.migrate("job-1", "moon", None, None).await.map(drop), "\"moon\" is not ready; ready sites: cloud");
+    let unknown = "there is no site \"moon\"; sites: cloud, edge; `cloudskin site join moon` makes one";
+    check(hub.hub.migrate("job-1", "moon", None, None).await.map(drop), unknown);
+    check(hub.hub.submit(ask(1, "moon")).await.map(drop), unknown);
     check(hub.hub.submit(ask(2, "cloud")).await.map(drop), "2 ranks don't fit");
     check(hub.hub.submit(Submit { module: "a".repeat(64), ..ask(1, "edge") }).await.map(drop), "/v1/modules");
 }
@@ -370,97 +373,6 @@ async fn a_job_that_takes_too_long_is_ended() {
     assert!(matches!(edge.order().await, Body::Cancel(c) if c.reason.contains("300 ms")));
     edge.rank(0, 1, Cancelled, 0).await;
     assert!(until(&hub, JobState::Failed).await.reason.contains("time_max"));
-}
-
-/// Takes the orders of a checkpoint at both sites and answers them; the bytes are 10 and 20.
-async fn write(edge: &mut Agent, cloud: &mut Agent) {
-    for phase in [Phase::Stop, Phase::Write] {
-        for (agent, bytes) in [(&mut *edge, 10), (&mut *cloud, 20)] {
-            let Body::Checkpoint(order) = agent.order().await else { panic!("no order to {phase:?}") };
-            assert_eq!(order.phase(), phase);
-            let bytes = if phase == Phase::Write { bytes } else { 0 };
-            agent.say(From::Checkpoint(proto::CheckpointStep { checkpoint: order.checkpoint, job: order.job, phase: phase as i32, ok: true, bytes, ..Default::default() })).await;
-        }
-    }
-    for agent in [edge, cloud] {
-        assert!(matches!(agent.order().await, Body::Checkpoint(o) if o.phase() == Phase::Resume));
-    }
-}
-
-/// A job of five ranks over both sites: four at the cloud, one at the edge.
-async fn spread(hub: &orchestrator::Handle) -> (Agent, Agent) {
-    let (mut edge, mut cloud) = (Agent::new(hub, "edge").await, Agent::new(hub, "cloud").await);
-    hub.hub.submit(Submit { site: None, ..ask(5, "") }).await.unwrap();
-    assert!(matches!(edge.order().await, Body::Start(s) if s.start.len() == 1 && s.from_checkpoint.is_empty()));
-    assert!(matches!(cloud.order().await, Body::Start(s) if s.start.len() == 4));
-    for rank in 0..4 {
-        cloud.rank(rank, 1, Running, 0).await;
-    }
-    edge.rank(4, 1, Running, 0).await;
-    while hub.hub.world.lock().await.job("job-1").unwrap().ranks.iter().any(|r| r.state != RankState::Running) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    (edge, cloud)
-}
-
-#[tokio::test]
-async fn a_job_goes_on_from_its_last_checkpoint() {
-    let folder = tempfile::tempdir().unwrap();
-    let hub = hub(folder.path()).await;
-    let (mut edge, mut cloud) = spread(&hub).await;
-    // One that a site can't write leaves the ranks running and the job without a checkpoint.
-    let making = tokio::spawn({ let hub = hub.hub.clone(); async move { hub.checkpoint("job-1").await } });
-    let Body::Checkpoint(stop) = edge.order().await else { panic!("no order to stop") };
-    assert!(matches!(cloud.order().await, Body::Checkpoint(_)));
-    let refused = hub.hub.migrate("job-1", "cloud", Some(vec![4]), None).await.unwrap_err().to_string();
-    assert!(refused.contains("slots") || refused.contains("checkpoint"), "{refused}");
-    edge.say(From::Checkpoint(proto::CheckpointStep { checkpoint: stop.checkpoint, job: stop.job, phase: stop.phase, reason: "disk full".into(), ..Default::default() })).await;
-    assert!(making.await.unwrap().unwrap_err().to_string().contains("disk full"));
-    for agent in [&mut edge, &mut cloud] {
-        assert!(matches!(agent.order().await, Body::Checkpoint(o) if o.phase() == Phase::Resume));
-    }
-    let making = tokio::spawn({ let hub = hub.hub.clone(); async move { hub.checkpoint("job-1").await } });
-    write(&mut edge, &mut cloud).await;
-    let checkpoint = making.await.unwrap().unwrap();
-    assert_eq!((checkpoint.bytes, checkpoint.prefix.as_str()), (30, "job-1/2"));
-    // A third site has room for what the edge held; the cloud alone has not.
-    let mut fog = Agent::new(&hub, "fog").await;
-    drop(edge);
-    assert!(matches!(cloud.order().await, Body::Cancel(c) if c.reason.contains("starts again")));
-    assert!(matches!(cloud.order().await, Body::Start(s) if s.from_checkpoint == "job-1/2" && s.spec.as_ref().unwrap().life == 1 && s.start.iter().all(|p| p.epoch == 2)));
-    assert!(matches!(fog.order().await, Body::Start(s) if s.start.len() == 1));
-    cloud.rank(0, 1, Cancelled, 0).await; // the older life's last words
-    for rank in 0..4 {
-        cloud.rank(rank, 2, Exited, 0).await;
-    }
-    fog.rank(4, 2, Exited, 0).await;
-    assert_eq!(until(&hub, JobState::Succeeded).await.restarts, 1);
-}
-
-#[tokio::test]
-async fn checkpoints_are_made_as_often_as_asked_and_outlive_the_hub() {
-    let folder = tempfile::tempdir().unwrap();
-    let first = hub(folder.path()).await;
-    let mut edge = Agent::new(&first, "edge").await;
-    first.hub.submit(Submit { checkpoint_every: Some("100ms".into()), ..ask(1, "edge") }).await.unwrap();
-    assert!(matches!(edge.order().await, Body::Start(_)));
-    edge.rank(0, 1, Running, 0).await;
-    for phase in [Phase::Stop, Phase::Write] {
-        let Body::Checkpoint(o) = edge.order().await else { panic!("no order to {phase:?}") };
-        edge.say(From::Checkpoint(proto::CheckpointStep { checkpoint: o.checkpoint, job: o.job, phase: phase as i32, ok: true, ..Default::default() })).await;
-    }
-    assert!(matches!(edge.order().await, Body::Checkpoint(o) if o.phase() == Phase::Resume));
-    first.shutdown().await;
-    let second = hub(folder.path()).await;
-    let hello = proto::Hello { instance: "2".into(), ..Default::default() };
-    let mut edge = Agent::session(&second, edge.cut(), "edge", hello).await; // the agent was started anew, too
-    loop {
-        match edge.order().await {
-            Body::Start(s) => break assert!(s.from_checkpoint == "job-1/1" && s.start[0].epoch == 2),
-            _ => {}
-        }
-    }
-    assert_eq!(until(&second, JobState::Pending).await.restarts, 1);
 }
 
 #[tokio::test]
@@ -514,4 +426,105 @@ async fn agents_fetch_modules() {
     assert_eq!(missing.code(), tonic::Code::NotFound);
     let bare = HubClient::new(channel(&hub, None).await).module(proto::ModuleRequest { sha256 }).await.err().unwrap();
     assert_eq!(bare.code(), tonic::Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_hub_that_stood_still_gives_nobody_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (mut edge, _cloud) = running(&hub).await;
+    // One that is cut off, and would be back at once if somebody let it in.
+    let fog = Agent::new(&hub, "fog").await.cut();
+    while hub.hub.world.lock().await.sites["fog"].connected() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for _ in 0..2 {
+        // Slow: nothing on this thread runs meanwhile, and that is hub, agents and all.
+        std::thread::sleep(hub.hub.away_max() + 2 * hub.hub.patience);
+        tokio::time::sleep(hub.hub.patience / 2).await;
+    }
+    let _fog = Agent::session(&hub, fog, "fog", proto::Hello::default()).await;
+    tokio::time::sleep(hub.hub.patience * 2).await;
+    let events = hub.hub.events.last(0, 100).await.unwrap();
+    assert!(!events.iter().any(|e| e.kind == "site.lost"), "{events:#?}");
+    for rank in 0..2 {
+        edge.rank(rank, 1, Exited, 0).await;
+    }
+    assert!(matches!(edge.order().await, Body::Forget(_)));
+    assert_eq!(until(&hub, JobState::Succeeded).await.restarts, 0);
+}
+
+#[tokio::test]
+async fn a_folder_has_one_hub() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = hub(folder.path()).await;
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let options = || orchestrator::Options { data: folder.path().into(), grpc: any, http: any, ..Default::default() };
+    let refused = orchestrator::Service::start(options()).await.err().expect("a second hub is refused");
+    let (message, place) = (refused.to_string(), folder.path().join("hub").display().to_string());
+    assert!(refused.kind() == base::Kind::FailedPrecondition && message.contains("another hub") && message.contains(&place), "{message}");
+    assert!(!message.contains('\n'), "{message}");
+    first.shutdown().await;
+    assert!(orchestrator::Service::start(options()).await.is_ok(), "the next one may have it");
+}
+
+#[tokio::test]
+async fn a_job_that_is_cancelled_does_not_wait_for_its_move() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (mut edge, mut cloud) = running(&hub).await;
+    let id = hub.hub.migrate("job-1", "cloud", None, None).await.unwrap().id;
+    assert!(matches!(edge.order().await, Body::Migrate(_)));
+    hub.hub.cancel("job-1", "enough", JobState::Cancelled).await.unwrap();
+    assert!(matches!(edge.order().await, Body::Verdict(v) if v.migration == id && !v.commit && v.reason.contains("enough")));
+    assert!(matches!(edge.order().await, Body::Cancel(_)));
+    assert!(matches!(cloud.order().await, Body::Verdict(v) if v.migration == id && !v.commit));
+    // The cloud held nothing of the job, and hears all the same that it need not wait for it.
+    for rank in 0..2 {
+        edge.rank(rank, 1, Cancelled, 0).await;
+    }
+    assert!(matches!(cloud.order().await, Body::Forget(f) if f.job == "job-1"));
+}
+
+/// Takes one site's part in a move that succeeds.
+async fn leave(agent: &mut Agent, ranks: &[u32], to: &str) -> u64 {
+    let Body::Migrate(order) = agent.order().await else { panic!("no order to move ranks {ranks:?}") };
+    assert_eq!((order.ranks.as_slice(), order.to_site.as_str()), (ranks, to));
+    agent.say(From::MigrationReady(proto::MigrationReady { migration: order.migration, job: order.job, ranks: order.ranks })).await;
+    assert!(matches!(agent.order().await, Body::Verdict(v) if v.commit));
+    agent.say(From::MigrationEnd(proto::MigrationEnd { migration: order.migration, ok: true, total_ms: 1.0, ..Default::default() })).await;
+    order.migration
+}
+
+#[tokio::test]
+async fn ranks_at_several_sites_move_one_site_after_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (mut edge, mut cloud) = running(&hub).await;
+    hub.hub.migrate("job-1", "cloud", Some(vec![1]), None).await.unwrap();
+    let apart = leave(&mut edge, &[1], "cloud").await;
+    closed(&hub, apart).await;
+    let _fog = Agent::new(&hub, "fog").await;
+
+    let first = hub.hub.migrate("job-1", "fog", None, None).await.unwrap();
+    assert_eq!((first.ranks.as_slice(), first.from.as_str(), first.rest.as_slice()), (&[0][..], "edge", &[1][..]));
+    let early = tokio::time::timeout(Duration::from_millis(600), cloud.order()).await;
+    assert!(early.is_err(), "one after the other: {early:?}");
+    assert_eq!(leave(&mut edge, &[0], "fog").await, first.id);
+    let second = leave(&mut cloud, &[1], "fog").await;
+    closed(&hub, second).await;
+    assert_eq!(closed(&hub, first.id).await.next, Some(second));
+    assert!(until(&hub, JobState::Running).await.ranks.iter().all(|r| r.site == "fog"));
+
+    // Where the first fails nothing follows.
+    hub.hub.migrate("job-1", "cloud", Some(vec![1]), None).await.unwrap();
+    let mut fog = _fog;
+    let apart = leave(&mut fog, &[1], "cloud").await;
+    closed(&hub, apart).await;
+    let first = hub.hub.migrate("job-1", "edge", None, None).await.unwrap();
+    let Body::Migrate(order) = fog.order().await else { panic!("no order to move") };
+    fog.say(From::MigrationEnd(proto::MigrationEnd { migration: order.migration, reason: "a rank did not stop".into(), ..Default::default() })).await;
+    assert_eq!(closed(&hub, first.id).await.state, MigrationState::Failed);
+    let more = tokio::time::timeout(Duration::from_millis(600), cloud.order()).await;
+    assert!(more.is_err(), "{more:?}");
 }

@@ -260,7 +260,7 @@ async fn a_checkpoint_travels_as_a_file() {
     foreign[0].1 = b"\0asm\x01\0\0\0\0\0".to_vec();
     let foreign = (format().write)(&serde_json::to_vec(&manifest).unwrap(), foreign);
     web.fails(web.post("/v1/restore").body(foreign), 400, "invalid_argument", "its manifest names").await;
-    web.fails(web.post("/v1/restore?site=moon").body(file.clone()), 409, "failed_precondition", "moon").await;
+    web.fails(web.post("/v1/restore?site=moon").body(file.clone()), 404, "not_found", "there is no site \"moon\"").await;
     assert_eq!(web.json("/v1/jobs").await.as_array().unwrap().len(), 2);
 
     // Lost before its first own checkpoint, it begins there again.

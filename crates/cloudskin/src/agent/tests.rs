@@ -1,0 +1,257 @@
+//! Agents with a hub, all in this process: what of an agent can't be seen with less than a hub, and hardly from outside.
+
+use super::*;
+use crate::place::Place;
+use base::{identity::site_name, unit::Bytes};
+use cells::toolchain::driver::{self, Lang};
+use orchestrator::{
+    Handle, Options, Service,
+    hub::Submit,
+    jobs::{Job, JobState, RankState},
+    migrations::Migration,
+    proto::{FromAgent, Hello, Telemetry, from_agent::Body},
+};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// A busy machine may take so long for what should happen soon.
+const PATIENCE: Duration = Duration::from_secs(60);
+const MIB: u64 = 1 << 20;
+
+struct Platform {
+    hub: Handle,
+    folder: tempfile::TempDir,
+    module: String,
+}
+
+/// A hub that knows `large.c`: 32 MiB of which it changes a little for ever, and 9 MiB that every rank has.
+async fn platform() -> Platform {
+    base::identity::install_crypto();
+    let folder = tempfile::tempdir().unwrap();
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let options = Options { data: folder.path().into(), grpc: any, http: any, advise: false, ..Default::default() };
+    let hub = Service::start(options).await.unwrap();
+    let module = tokio::task::spawn_blocking({ let hub = hub.clone(); move || hub.hub.modules.add(&large()).unwrap().sha256 }).await.unwrap();
+    Platform { hub, folder, module }
+}
+
+fn large() -> Vec<u8> {
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../execution/cells/tests/programs/large.c");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("large.wasm");
+    let args = [source.as_os_str(), "-O2".as_ref(), "-o".as_ref(), out.as_os_str()].map(|a| a.to_os_string());
+    assert_eq!(driver::main(Lang::C, args.to_vec()).unwrap(), 0);
+    std::fs::read(out).unwrap()
+}
+
+impl Platform {
+    async fn agent(&self, site: &str, memory: u64) -> Arc<Agent> {
+        let ask = args::Agent {
+            site: site.parse().unwrap(),
+            hub: self.hub.grpc_addr().to_string(),
+            join: Some(self.hub.mint_join_token(site, PATIENCE).await.unwrap()),
+            ca_sha256: Some(self.hub.hub.authority.fingerprint()),
+            cores: None,
+            listen: ([127, 0, 0, 1], 0).into(),
+            advertise: None,
+            memory: Some(Bytes(memory)),
+            slots: 4,
+        };
+        let agent = start(&Place::folder(self.folder.path().join(site)), ask).await.unwrap();
+        tokio::spawn(session::keep(agent.clone()));
+        self.until("the agent to be ready", async || self.hub.hub.world.lock().await.sites.get(site).is_some_and(|s| s.connected())).await;
+        agent
+    }
+
+    async fn until(&self, what: &str, mut met: impl AsyncFnMut() -> bool) {
+        let end = tokio::time::Instant::now() + PATIENCE;
+        while !met().await {
+            assert!(tokio::time::Instant::now() < end, "waited for {what}: {:#?}", self.hub.hub.events.last(0, 30).await.unwrap());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn job(&self, id: &str) -> Job {
+        self.hub.hub.world.lock().await.job(id).unwrap().clone()
+    }
+
+    async fn migration(&self, id: u64) -> Migration {
+        self.hub.hub.world.lock().await.migrations[&id].clone()
+    }
+
+    /// Starts a job, and waits until its ranks say that they compute.
+    async fn run(&self, np: u32, site: &str) -> String {
+        let ask = Submit { module: self.module.clone(), name: "large".into(), np, site: Some(site.into()), ..Default::default() };
+        let id = self.hub.hub.submit(ask).await.unwrap().id;
+        self.at_work(&id).await;
+        id
+    }
+
+    async fn at_work(&self, id: &str) {
+        self.until("ranks at work", async || {
+            let job = self.job(id).await;
+            assert!(!job.state.ended(), "{} {}", job.id, job.reason);
+            job.ranks.iter().all(|r| r.state == RankState::Running && r.doing == "compute")
+        })
+        .await;
+    }
+
+    async fn ended(&self, id: &str) -> Job {
+        self.until("the job to end", async || self.job(id).await.state.ended()).await;
+        self.job(id).await
+    }
+
+    /// A site whose agent takes in all of one move and says nothing after it has accepted it. The move is told when it comes.
+    async fn mute(&self, site: &str) -> Mute {
+        let own = self.hub.hub.authority.issue(&site_name(&site.parse().unwrap())).unwrap();
+        let acceptor = own.acceptor(&[cells::link::ALPN]).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let data_address = listener.local_addr().unwrap().to_string();
+        let (came, offered) = tokio::sync::oneshot::channel();
+        let data = tokio::spawn(async move {
+            let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+            let mut offer = vec![0; stream.read_u32_le().await.unwrap() as usize];
+            stream.read_exact(&mut offer).await.unwrap();
+            // One byte follows: ACCEPT.
+            stream.write_all(&[1, 0, 0, 0, 16]).await.unwrap();
+            stream.flush().await.unwrap();
+            let _ = came.send(());
+            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+        });
+        let channel = join::channel(&own.dialer().unwrap(), &self.hub.grpc_addr().to_string()).unwrap();
+        let (up, queue) = tokio::sync::mpsc::channel(16);
+        let hello = Hello { data_address, cores: 1.0, memory_bytes: 1 << 30, slots: 4, instance: "mute".into(), ..Default::default() };
+        up.send(FromAgent { body: Some(Body::Hello(hello)) }).await.unwrap();
+        let orders = HubClient::new(channel).session(tokio_stream::wrappers::ReceiverStream::new(queue)).await.unwrap().into_inner();
+        let beat = tokio::spawn(async move {
+            let _orders = orders;
+            while up.send(FromAgent { body: Some(Body::Telemetry(Telemetry::default())) }).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        });
+        self.until("the mute site to be ready", async || self.hub.hub.world.lock().await.sites.get(site).is_some_and(|s| s.connected())).await;
+        Mute { offered, session: beat, data }
+    }
+}
+
+struct Mute {
+    offered: tokio::sync::oneshot::Receiver<()>,
+    session: tokio::task::JoinHandle<()>,
+    data: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Mute {
+    fn drop(&mut self) {
+        self.session.abort();
+        self.data.abort();
+    }
+}
+
+/// The source waits half a minute for an answer of its destination by itself; this is less.
+const FREE: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranks_go_on_when_the_hub_gives_their_destination_up() {
+    let p = platform().await;
+    let _edge = p.agent("edge", 1 << 30).await;
+    let mut cloud = p.mute("cloud").await;
+    let job = p.run(2, "edge").await;
+    let m = p.hub.hub.migrate(&job, "cloud", None, None).await.unwrap().id;
+    (&mut cloud.offered).await.unwrap();
+    p.until("the ranks to stand still", async || p.job(&job).await.ranks.iter().all(|r| r.doing == "paused")).await;
+    // The site vanishes; the connection on which the ranks move does not close.
+    cloud.session.abort();
+    p.until("the move to fail", async || !p.migration(m).await.open()).await;
+    let began = Instant::now();
+    p.at_work(&job).await;
+    assert!(began.elapsed() < FREE, "{:?}", began.elapsed());
+    assert!(p.migration(m).await.reason.contains("\"cloud\" was lost"));
+    assert_eq!(p.job(&job).await.restarts, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_stands_still_for_a_move_can_be_cancelled() {
+    let p = platform().await;
+    let _edge = p.agent("edge", 1 << 30).await;
+    let mut cloud = p.mute("cloud").await;
+    let job = p.run(1, "edge").await;
+    let m = p.hub.hub.migrate(&job, "cloud", None, None).await.unwrap().id;
+    (&mut cloud.offered).await.unwrap();
+    p.until("the rank to stand still", async || p.job(&job).await.ranks[0].doing == "paused").await;
+    let began = Instant::now();
+    p.hub.hub.cancel(&job, "enough", JobState::Cancelled).await.unwrap();
+    let ended = p.ended(&job).await;
+    assert!(began.elapsed() < FREE, "{:?}", began.elapsed());
+    assert_eq!((ended.state, ended.reason.as_str(), ended.ranks[0].state), (JobState::Cancelled, "enough", RankState::Cancelled));
+    assert!(p.migration(m).await.reason.contains("enough"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_site_fails_who_asks_for_more_and_nobody_else() {
+    let p = platform().await;
+    let edge = p.agent("edge", 100 * MIB).await;
+    let fits = p.run(2, "edge").await;
+    let ask = Submit { module: p.module.clone(), name: "large".into(), np: 1, site: Some("edge".into()), memory_max: Some("8GiB".into()), ..Default::default() };
+    let more = p.hub.hub.submit(ask).await.unwrap().id;
+    let failed = p.ended(&more).await;
+    assert_eq!(failed.state, JobState::Failed);
+    for part in ["site edge has no memory", "100.0 MiB", "--memory", "cloudskin migrate"] {
+        assert!(failed.reason.contains(part), "{part:?} is not in: {}", failed.reason);
+    }
+    assert_eq!(p.job(&fits).await.state, JobState::Running);
+    p.hub.hub.cancel(&fits, "enough", JobState::Cancelled).await.unwrap();
+    p.ended(&fits).await;
+    p.until("the memory to be given back", async || edge.budget.used() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_could_not_come_leaves_nothing_behind() {
+    let p = platform().await;
+    let _edge = p.agent("edge", 1 << 30).await;
+    let cloud = p.agent("cloud", 20 * MIB).await;
+    let job = p.run(1, "edge").await;
+    let m = p.hub.hub.migrate(&job, "cloud", None, None).await.unwrap().id;
+    p.until("the move to fail", async || !p.migration(m).await.open()).await;
+    assert!(p.migration(m).await.reason.contains("site cloud has no memory"), "{}", p.migration(m).await.reason);
+    p.at_work(&job).await;
+    p.until("the cloud to let the job go", async || lock(&cloud.jobs).is_empty() && lock(&cloud.moves).is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_checkpoint_is_passed_over() {
+    let p = platform().await;
+    let edge = p.agent("edge", 1 << 30).await;
+    let job = p.run(1, "edge").await;
+    for n in 1..=2 {
+        let made = p.hub.hub.checkpoint(&job).await.unwrap();
+        assert_eq!((made.prefix.as_str(), made.copies), (&*format!("job-1/{n}"), 1), "no other site is there");
+    }
+    let (bucket, key) = (geds::BucketName::new("checkpoints").unwrap(), geds::Key::new("job-1/2/rank-0").unwrap());
+    edge.node.put(&bucket, &key, "damaged".into()).await.unwrap();
+    {
+        let mut world = p.hub.hub.world.lock().await;
+        let lost = world.job(&job).unwrap().clone();
+        p.hub.hub.recover(&mut world, lost, "a test wants it").await.unwrap().unwrap();
+    }
+    p.until("the job to begin for the third time", async || p.job(&job).await.restarts == 2).await;
+    p.at_work(&job).await;
+    assert_eq!(p.job(&job).await.from_checkpoint, "job-1/1");
+    let events = p.hub.hub.events.last(0, 20).await.unwrap();
+    let said = events.iter().find(|e| e.kind == "checkpoint.unusable").expect("it is said");
+    assert!(said.message.contains("job-1/2") && said.message.contains("rank 0"), "{}", said.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn threads_are_named_after_rank_and_job() {
+    let p = platform().await;
+    let _edge = p.agent("edge", 1 << 30).await;
+    let job = p.run(2, "edge").await;
+    let name = |task: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default();
+    let names: Vec<String> = std::fs::read_dir(Path::new("/proc/self/task")).unwrap().map(name).collect();
+    for rank in 0..2 {
+        assert!(names.iter().any(|n| n.trim() == format!("r{rank} {job}")), "{names:?}");
+    }
+}
