@@ -338,7 +338,7 @@ impl Agent {
         lock(&held.state).phase = Phase::Running;
         held.printer.event(job.event(held, State::Running));
         let (agent, job_, held_) = (self.clone(), job.clone(), held.clone());
-        let thread = std::thread::Builder::new().name(format!("rank {}", held.rank)).stack_size(engine::THREAD_STACK);
+        let thread = std::thread::Builder::new().name(format!("r{} {}", held.rank, job.spec.job)).stack_size(engine::THREAD_STACK);
         let spawned = thread.spawn(move || {
             // SAFETY: setpriority has no memory effects; 0 means the calling thread here (Linux takes a thread's number for PRIO_PROCESS).
             unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
