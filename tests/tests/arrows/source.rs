@@ -101,13 +101,16 @@ pub fn without_tests(text: &str) -> String {
     out.join(" ")
 }
 
+/// Words that no path has in it, and that may stand before one that begins with `::`.
+const KEYWORDS: [&str; 16] = ["as", "break", "const", "dyn", "else", "fn", "for", "if", "impl", "in", "let", "match", "mut", "ref", "return", "use"];
+
 /// All paths, such as `std::fs::File`; those of `use std::{fs, net::*}` one by one. A single word is one, too.
 pub fn paths(text: &str) -> Vec<String> {
     let tokens = tokens(text);
     let mut out = Vec::new();
     let mut at = 0;
     while at < tokens.len() {
-        let begins = tokens[at].chars().all(|c| c.is_alphanumeric() || c == '_') || tokens[at] == "::";
+        let begins = !KEYWORDS.contains(&tokens[at].as_str()) && tokens[at].chars().all(|c| c.is_alphanumeric() || c == '_') || tokens[at] == "::";
         if begins {
             at = tree(&tokens, at, "", &mut out);
         } else {
@@ -127,7 +130,11 @@ fn tree(tokens: &[Token], mut at: usize, before: &str, out: &mut Vec<String>) ->
             Some("{") if tokens[at - 1] == "::" => {
                 at += 1;
                 while at < tokens.len() && tokens[at] != "}" {
-                    at = if tokens[at] == "," { at + 1 } else { tree(tokens, at, &path, out) };
+                    at = match tokens[at].as_str() {
+                        "," => at + 1,
+                        "as" => at + 2,
+                        _ => tree(tokens, at, &path, out),
+                    };
                 }
                 return at + 1;
             }
@@ -155,12 +162,13 @@ fn tree(tokens: &[Token], mut at: usize, before: &str, out: &mut Vec<String>) ->
 fn paths_are_seen_however_they_are_written() {
     let check = |text: &str, expected: &[&str]| assert_eq!(paths(&without_tests(text)), expected, "{text}");
     check("std::fs::read(x)", &["std::fs::read", "x"]);
-    check("use ::std::net;", &["use", "std::net"]);
-    check("use std::{fs, net::{self, TcpStream}, io::*};", &["use", "std::fs", "std::net::self", "std::net::TcpStream", "std::io::*"]);
-    check("use std::{\n    // fs,\n    fs as files,\n};", &["use", "std::fs", "as", "files"]);
-    check("let s = \"std::fs\"; /* std::net /* x */ */ // tokio", &["let", "s"]);
+    check("use ::std::net;", &["std::net"]);
+    check("use std::fs as files; x as ::std::net", &["std::fs", "files", "x", "std::net"]);
+    check("use std::{fs, net::{self, TcpStream}, io::*};", &["std::fs", "std::net::self", "std::net::TcpStream", "std::io::*"]);
+    check("use std::{\n    // fs,\n    fs as files,\n};", &["std::fs"]);
+    check("let s = \"std::fs\"; /* std::net /* x */ */ // tokio", &["s"]);
     check("r#\"std::fs \" tokio\"# 'x' '\\n' '\\'' b\"tokio\" a", &["b", "a"]);
-    check("fn f<'a>(x: &'a str) -> tokio::X<'a> {}", &["fn", "f", "a", "x", "a", "str", "tokio::X", "a"]);
+    check("fn f<'a>(x: &'a str) -> tokio::X<'a> {}", &["f", "a", "x", "a", "str", "tokio::X", "a"]);
     check("Vec::<std::fs::File>::new()", &["Vec", "std::fs::File", "new"]);
     check("a\n#[cfg(test)]\nmod tests {\n    use std::fs;\n    fn f() { [1; 2]; }\n}\nb", &["a", "b"]);
     check("#[cfg(test)] use std::fs; c", &["c"]);
