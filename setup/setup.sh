@@ -11,6 +11,8 @@
 #   CLOUDSKIN_WASM_OPT=.../wasm-opt  of Binaryen 108 or newer
 #   CLOUDSKIN_SCENE=file.tif         a multi-band GeoTIFF in place of the Landsat scene
 #
+# CLOUDSKIN_TEST_NO_BROWSER=1 leaves Chromium out, and the tests in a browser with it: for Ubuntu's containers, where it can't be installed.
+#
 # What can't be had is named in one line on standard error, and the exit code is 1.
 
 set -u
@@ -21,6 +23,7 @@ here=$root/setup
 setup=$root/.setup
 want=${1:-run}
 zig_version=0.17.1
+wasm_opt_min=108
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() {
@@ -37,10 +40,12 @@ esac
 stamp=$setup/stamp.$want
 sum=$(cat "$here"/setup.sh "$here"/*.txt | cksum)
 environment="${CLOUDSKIN_ZIG:-} ${CLOUDSKIN_WASM_OPT:-} ${CLOUDSKIN_SCENE:-}"
+browser() { [ "${CLOUDSKIN_TEST_NO_BROWSER:-}" = 1 ] || command -v chromedriver >/dev/null; }
 if [ "$(cat "$stamp" 2>/dev/null)" = "$sum $environment" ] &&
     { [ -n "${CLOUDSKIN_ZIG:-}" ] || [ -x "$setup/toolchain/ziglang/zig" ]; } &&
     { [ -n "${CLOUDSKIN_WASM_OPT:-}" ] || command -v wasm-opt >/dev/null; } &&
-    [ -s "$setup/data/L7_ETMs.tif" ]; then
+    [ -s "$setup/data/L7_ETMs.tif" ] &&
+    { [ "$want" = run ] || browser; }; then
     exit 0
 fi
 mkdir -p "$setup" || fail "can't write to $setup"
@@ -98,6 +103,7 @@ python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
 if [ "$want" = test ]; then
     need libopenmpi-dev mpicc
     need openmpi-bin mpirun
+    need g++ g++
     need grass-core grass
     need bubblewrap bwrap
 fi
@@ -110,18 +116,32 @@ if [ ${#missing[@]} -gt 0 ]; then
         for package in "${missing[@]}"; do
             as_root apt-get install -q -y --no-install-recommends "$package" >>"$log" 2>&1 || lost+=("$package")
         done
-        [ ${#lost[@]} -eq 0 ] || fail "can't install ${lost[*]} (see $log); a local wasm-opt may be named by CLOUDSKIN_WASM_OPT"
+        remedy="install by hand what is missing, or add a package source that has it"
+        case " ${lost[*]} " in *" binaryen "*) remedy="$remedy; a local copy of Binaryen is named by CLOUDSKIN_WASM_OPT=.../wasm-opt" ;; esac
+        [ ${#lost[@]} -eq 0 ] || fail "can't install the package${lost[1]:+s} ${lost[*]} (see $log): $remedy"
     fi
 fi
-if [ "$want" = test ] && ! command -v chromedriver >/dev/null; then
-    # On Ubuntu chromium is a snap that a container can't install; the dashboard's tests then say that they were not run.
+if [ "$want" = test ] && ! browser; then
+    # On Ubuntu chromium is a snap that a container can't install.
     update_lists
     say "installing chromium"
     as_root apt-get install -q -y --no-install-recommends chromium chromium-driver >>"$log" 2>&1 ||
-        say "chromium and chromium-driver can't be installed; the tests in a browser are skipped"
+        say "chromium and chromium-driver can't be installed (see $log), and the tests in a browser will fail; CLOUDSKIN_TEST_NO_BROWSER=1 leaves them out"
 fi
 
 # --- the compiler ----------------------------------------------------------------------------------------------------
+
+# Before what takes long: nothing can be compiled without it, and older ones read other options.
+wasm_opt=${CLOUDSKIN_WASM_OPT:-$(command -v wasm-opt)}
+if [ -n "${CLOUDSKIN_WASM_OPT:-}" ]; then
+    [ -x "$CLOUDSKIN_WASM_OPT" ] || fail "CLOUDSKIN_WASM_OPT=$CLOUDSKIN_WASM_OPT is not a program"
+fi
+# "wasm-opt version 108" or "wasm-opt version 120 (version_120)".
+told=$("$wasm_opt" --version 2>>"$log" | head -n 1)
+wasm_opt_version=$(printf '%s\n' "$told" | sed -n 's/^wasm-opt version \([0-9][0-9]*\).*/\1/p')
+[ -n "$wasm_opt_version" ] || fail "$wasm_opt tells no version (it says '$told'); name Binaryen $wasm_opt_min or newer by CLOUDSKIN_WASM_OPT=.../wasm-opt"
+[ "$wasm_opt_version" -ge $wasm_opt_min ] ||
+    fail "$wasm_opt is of Binaryen $wasm_opt_version, and $wasm_opt_min or newer is needed; name one by CLOUDSKIN_WASM_OPT=.../wasm-opt"
 
 venv() {
     [ -x "$setup/venv/bin/pip" ] && "$setup/venv/bin/pip" --version >/dev/null 2>&1 && return
@@ -142,9 +162,6 @@ elif [ "$("$setup/toolchain/ziglang/zig" version 2>/dev/null)" != $zig_version ]
         fail "the compiler ziglang==$zig_version doesn't run here (see $log); name another copy by CLOUDSKIN_ZIG=.../zig"
     rm -rf "$setup/toolchain"
     mv "$setup/toolchain.new" "$setup/toolchain"
-fi
-if [ -n "${CLOUDSKIN_WASM_OPT:-}" ]; then
-    [ -x "$CLOUDSKIN_WASM_OPT" ] || fail "CLOUDSKIN_WASM_OPT=$CLOUDSKIN_WASM_OPT is not a program"
 fi
 
 # --- the scene: Landsat 7, 349 x 352 pixels, 6 bands, out of the package r-cran-stars -----------------------------------

@@ -1,9 +1,13 @@
 //! `kill -9` of an agent or the hub at any moment of a migration: each rank runs in exactly one place or is reported lost, and sealed
 //! objects are there.
 //!
-//! A round moves two jobs from one site to the other and kills the source, the destination or the hub at a random moment of that: one job
+//! A round moves two jobs from one site to the other and kills the source, the destination or the hub at a chosen moment of that: one job
 //! with checkpoints, which must end as if nothing had happened; one without, which must do the same, or fail and say which ranks were
 //! lost with which site. What is right is known from a run that nobody disturbed.
+//!
+//! Where ranks run is not asked of the platform, which might be wrong about it, but of the kernel: a running rank is a thread that is named
+//! after its rank and job. That also tells the moments apart, with the hub alive or not: before the ranks of a move stop they are at the
+//! source, then nowhere, and after the verdict at the destination.
 
 use crate::platform::{PATIENCE, Platform, both, compile, root};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -20,7 +24,13 @@ const RANKS: u32 = 2;
 /// A rank that runs in two places for longer than this does so by mistake: an older life may take a moment to notice that it is over.
 const OVERLAP_MAX: Duration = Duration::from_secs(1);
 /// Steps of the program; each sleeps for 10 ms.
-const STEPS: &str = "250";
+const STEPS: &str = "300";
+/// Ranks that run nowhere for this long, with a hub that is stopped, have been sent whole and wait for its verdict.
+const SENT_WHOLE: Duration = Duration::from_millis(400);
+/// How often a move is begun until it is met at the moment that is wanted; those that were not met go back first.
+const TRIES_MAX: u32 = 30;
+/// Ranks whose destination says nothing any more stand still no longer than this.
+const HELD_UP_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Victim {
@@ -29,10 +39,10 @@ enum Victim {
     Hub,
 }
 
-/// When the kill comes.
+/// When the kill comes: seen from the job without checkpoints, whose ranks stand still for its moves only.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Moment {
-    /// While memory goes ahead.
+    /// Before the ranks stop: while memory goes ahead.
     Early,
     /// Anywhere.
     Any,
@@ -59,35 +69,68 @@ fn output(p: &Platform, job: &str, folder: &str) -> Right {
     (0..RANKS).map(rank).collect()
 }
 
-/// How many threads with a rank's name live in both agents together.
-fn threads(p: &Platform) -> BTreeMap<String, usize> {
-    let mut found = BTreeMap::new();
+/// Where each rank's threads are, by their name: `r0 job-7`.
+fn threads(p: &Platform) -> BTreeMap<String, Vec<&'static str>> {
+    let mut found: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
     for part in ["edge", "cloud"] {
         let Some(pid) = p.pid_now(part) else { continue };
         let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { continue };
         for task in tasks.flatten() {
             let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-            if name.starts_with("rank ") {
-                *found.entry(name.trim().to_string()).or_default() += 1;
+            let name = name.trim();
+            if name.strip_prefix('r').and_then(|n| n.split_once(" job-")).is_some_and(|(rank, _)| rank.parse::<u32>().is_ok()) {
+                found.entry(name.to_string()).or_default().push(part);
             }
         }
     }
     found
 }
 
-/// Watches until `stop` that no rank runs more often than there are jobs. Says what it saw otherwise.
-fn watch(p: &Platform, jobs: usize, stop: &AtomicBool) -> Result<(), String> {
-    let mut since: Option<Instant> = None;
+/// Where the ranks of a job run, rank by rank.
+fn sites(p: &Platform, job: &str) -> Vec<Vec<&'static str>> {
+    let mut threads = threads(p);
+    (0..RANKS).map(|rank| threads.remove(&format!("r{rank} {job}")).unwrap_or_default()).collect()
+}
+
+fn all_at(p: &Platform, job: &str, site: &'static str) -> bool {
+    sites(p, job).iter().all(|at| *at == [site])
+}
+
+fn nowhere(p: &Platform, job: &str) -> bool {
+    sites(p, job).iter().all(Vec::is_empty)
+}
+
+/// Watches until `stop` that each rank of each job has one thread at most. Says what it saw otherwise.
+fn watch(p: &Platform, stop: &AtomicBool) -> Result<(), String> {
+    let mut since: BTreeMap<String, Instant> = BTreeMap::new();
     while !stop.load(Ordering::SeqCst) {
-        let seen = threads(p);
-        match seen.iter().find(|(_, n)| **n > jobs) {
-            Some(_) if since.is_some_and(|s| s.elapsed() > OVERLAP_MAX) => return Err(format!("{jobs} jobs run, and these threads: {seen:?}")),
-            Some(_) => drop(since.get_or_insert_with(Instant::now)),
-            None => since = None,
+        let twice: BTreeMap<String, Vec<&str>> = threads(p).into_iter().filter(|(_, at)| at.len() > 1).collect();
+        since.retain(|name, _| twice.contains_key(name));
+        for (name, at) in &twice {
+            if since.entry(name.clone()).or_insert_with(Instant::now).elapsed() > OVERLAP_MAX {
+                return Err(format!("{name} runs at {at:?} at once"));
+            }
         }
         std::thread::sleep(Duration::from_millis(25));
     }
     Ok(())
+}
+
+/// Does something while [`watch`] watches.
+fn watched<T>(p: &Platform, context: &str, work: impl FnOnce() -> T) -> T {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| watch(p, &stop));
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        stop.store(true, Ordering::SeqCst);
+        let seen = watcher.join().unwrap();
+        let done = done.unwrap_or_else(|why| {
+            eprintln!("{context}; where ranks run: {seen:?}");
+            std::panic::resume_unwind(why)
+        });
+        assert!(seen.is_ok(), "{context}: {}\n{}", seen.unwrap_err(), p.logs());
+        done
+    })
 }
 
 /// `cloudskin <args>`, again while the hub is away or busy with the job. Says what it printed, and whether it succeeded.
@@ -154,50 +197,88 @@ fn round(p: &Platform, n: u64, round: &Round, right: &Right) {
         p.submit(&program, &[&["--np", "2", "--site", from], options].concat(), &[&arg, STEPS])
     };
     let jobs = [start(&folders[0], &["--checkpoint-every", "1s"]), start(&folders[1], &[])];
+    // Also that the threads have the names by which they are looked for.
+    p.wait("the ranks without checkpoints to run", |p| all_at(p, &jobs[1], from));
     p.wait("a checkpoint", |p| p.json(&["get", "checkpoints"]).as_array().unwrap().iter().any(|c| c["job"] == jobs[0]));
+    watched(p, &context, || disturb(p, &jobs, round, part, &mut random, &context, &folders, right));
+}
 
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let watcher = scope.spawn(|| watch(p, jobs.len(), &stop));
-        let hurt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| disturb(p, &jobs, part, moment, to, &mut random, &context, &folders, right)));
-        stop.store(true, Ordering::SeqCst);
-        let seen = watcher.join().unwrap();
-        if let Err(why) = hurt {
-            eprintln!("{context}");
-            std::panic::resume_unwind(why);
+/// Begins to move jobs, and gives the numbers of the migrations.
+fn migrate(p: &Platform, jobs: &[String; 2], to: &str, context: &str) -> [String; 2] {
+    jobs.each_ref().map(|job| {
+        let (text, good) = insist(p, &["migrate", job, "--to", to, "-o", "json"]);
+        assert!(good, "{context}: {text}");
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["id"].to_string()
+    })
+}
+
+/// How migrations stand, when none of them is open any more.
+fn closed(p: &Platform, migrations: &[String]) -> bool {
+    migrations.iter().all(|m| ["done", "failed"].contains(&describe(p, "migration", m)["state"].as_str().unwrap()))
+}
+
+/// Moves the jobs until the move of the second is at `moment`, and gives the migrations. What is told to stand still for this stays so.
+fn aim(p: &Platform, jobs: &[String; 2], round: &Round, random: &mut StdRng, context: &str) -> [String; 2] {
+    let Round { moment, from, to, .. } = *round;
+    let sleep = |random: &mut StdRng, most_ms: u64| std::thread::sleep(Duration::from_micros(random.random_range(0..most_ms * 1000)));
+    for n in 1..=TRIES_MAX {
+        let migrations = migrate(p, jobs, to, context);
+        let met = match moment {
+            Moment::Any => {
+                sleep(random, 250);
+                true
+            }
+            Moment::Early => {
+                sleep(random, 3);
+                all_at(p, &jobs[1], from)
+            }
+            Moment::Ready => {
+                let end = Instant::now() + PATIENCE;
+                while !nowhere(p, &jobs[1]) && !all_at(p, &jobs[1], to) && Instant::now() < end {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                signal(p, "hub", libc::SIGSTOP);
+                let stopped = Instant::now();
+                let mut still = nowhere(p, &jobs[1]);
+                while still && stopped.elapsed() < SENT_WHOLE {
+                    std::thread::sleep(Duration::from_millis(5));
+                    still = nowhere(p, &jobs[1]);
+                }
+                if !still {
+                    signal(p, "hub", libc::SIGCONT);
+                }
+                still
+            }
+            Moment::Committed => {
+                let mut state = serde_json::Value::Null;
+                p.wait("a verdict", |p| {
+                    state = p.json(&["describe", "migration", &migrations[1]])["state"].take();
+                    state != "running"
+                });
+                assert_ne!(state, "failed", "{context}: nothing has happened yet\n{}", p.logs());
+                sleep(random, 10);
+                true
+            }
+        };
+        if met {
+            println!("{context}: met at move {n}");
+            return migrations;
         }
-        assert!(seen.is_ok(), "{context}: {}\n{}", seen.unwrap_err(), p.logs());
-    });
+        p.wait("what was missed to end", |p| closed(p, &migrations));
+        let back = migrate(p, jobs, from, context);
+        p.wait("the ranks to be back", |p| closed(p, &back));
+        assert!(all_at(p, &jobs[1], from), "{context}: {} is not back: {:?}\n{}", jobs[1], sites(p, &jobs[1]), p.logs());
+    }
+    panic!("{context}: {TRIES_MAX} moves, and none was met at {moment:?}");
 }
 
 #[allow(clippy::too_many_arguments)]
-fn disturb(p: &Platform, jobs: &[String; 2], part: &str, moment: Moment, to: &str, random: &mut StdRng, context: &str, folders: &[String; 2], right: &Right) {
+fn disturb(p: &Platform, jobs: &[String; 2], round: &Round, part: &str, random: &mut StdRng, context: &str, folders: &[String; 2], right: &Right) {
     let (old, ports) = (p.pid(part), ports(p));
-    let migrations: Vec<String> = jobs
-        .iter()
-        .map(|job| {
-            let (text, good) = insist(p, &["migrate", job, "--to", to, "-o", "json"]);
-            assert!(good, "{context}: {text}");
-            serde_json::from_str::<serde_json::Value>(&text).unwrap()["id"].to_string()
-        })
-        .collect();
-    let sleep = |random: &mut StdRng, most: u64| std::thread::sleep(Duration::from_micros(random.random_range(0..most * 1000)));
-    match moment {
-        Moment::Early => sleep(random, 15),
-        Moment::Any => sleep(random, 250),
-        Moment::Ready => {
-            sleep(random, 60);
-            signal(p, "hub", libc::SIGSTOP);
-            sleep(random, 400);
-        }
-        Moment::Committed => {
-            p.wait("a commit", |p| p.json(&["describe", "migration", &migrations[1]])["state"] != "running");
-            sleep(random, 10);
-        }
-    }
+    let migrations = aim(p, jobs, round, random, context);
     p.kill(part);
-    if moment == Moment::Ready && part != "hub" {
-        sleep(random, 100);
+    if round.moment == Moment::Ready && part != "hub" {
+        std::thread::sleep(Duration::from_micros(random.random_range(0..100_000)));
         signal(p, "hub", libc::SIGCONT);
     }
     p.wait("the killed part to be started again", |p| p.pid_now(part).is_some_and(|pid| pid != old));
@@ -234,7 +315,8 @@ fn disturb(p: &Platform, jobs: &[String; 2], part: &str, moment: Moment, to: &st
             assert!(!lost.is_empty() && reason.contains(&format!("ranks {lost:?}")), "{context}: ranks {lost:?} are lost, and the reason is: {reason}");
             assert!(reason.contains("--checkpoint-every"), "{context}: the reason does not say how to be safe: {reason}");
         }
-        ends.push(format!("{job} {state} after {} restarts, migration {}", told["restarts"], describe(p, "migration", &migrations[i])["state"]));
+        let migration = describe(p, "migration", &migrations[i]);
+        ends.push(format!("{job} {state} after {} restarts, migration {} {}", told["restarts"], migration["state"], migration["reason"]));
     }
     p.wait(&format!("all ranks to be gone ({context})"), |p| threads(p).is_empty());
     println!("{context}: {}", ends.join("; "));
@@ -288,4 +370,93 @@ fn ranks_are_in_one_place_or_lost_2() {
 #[test]
 fn ranks_are_in_one_place_or_lost_3() {
     kills(rand::random());
+}
+
+/// The steps that each rank has printed, as far as it is known by now.
+fn printed(p: &Platform, job: &str) -> Vec<usize> {
+    (0..RANKS).map(|r| p.ok(&["logs", job, "--rank", &r.to_string()]).lines().count()).collect()
+}
+
+/// Waits until each rank has printed two lines more: one for each ten steps, so the second is of steps that were made since.
+fn goes_on(p: &Platform, job: &str, context: &str) {
+    let (before, began) = (printed(p, job), Instant::now());
+    while printed(p, job).iter().zip(&before).any(|(now, before)| *now < before + 2) {
+        assert!(began.elapsed() < HELD_UP_MAX, "{context}: the ranks have stood still for {HELD_UP_MAX:?}\n{}", p.logs());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A destination that is stopped (`SIGSTOP`, or a machine that swaps, or a network that swallows everything) before it has confirmed.
+#[test]
+fn a_destination_that_stops_holds_nobody_up() {
+    let p = Platform::start();
+    // What is rewritten all the time is sent while the ranks stand still: long enough to stop the destination meanwhile.
+    let arguments = ["2500", "5", "65536"];
+    let start = |folder: &str| p.submit(&steps(), &["--np", "2", "--site", "edge", "--pinned"], &[&[folder], &arguments[..]].concat());
+    let (undisturbed, job) = (start("/out/right"), start("/out/held"));
+    p.wait("the ranks to run", |p| all_at(p, &job, "edge") && p.job(&job)["state"] == "running");
+    watched(&p, "a destination that stops", || {
+        for (stands, continued) in [(false, true), (true, true), (false, false), (true, false)] {
+            everyone_back(&p);
+            let context = format!("the destination stops {}, and {}", if stands { "while the ranks stand still" } else { "before they stop" }, if continued { "goes on" } else { "dies" });
+            let migration = stop_destination(&p, &job, stands, &context);
+            let stopped = Instant::now();
+            goes_on(&p, &job, &context);
+            println!("{context}: went on within {:?}", stopped.elapsed());
+            while !stands && stopped.elapsed() < HELD_UP_MAX {
+                goes_on(&p, &job, &context);
+            }
+            assert!(all_at(&p, &job, "edge"), "{context}: {:?}", sites(&p, &job));
+            if continued {
+                signal(&p, "cloud", libc::SIGCONT);
+            } else {
+                p.kill("cloud");
+            }
+            p.wait("the move to end", |p| closed(p, std::slice::from_ref(&migration)));
+            let told = describe(&p, "migration", &migration);
+            let reason = told["reason"].as_str().unwrap();
+            println!("{context}: {} {reason}", told["state"]);
+            if told["state"] == "done" && continued && !stands {
+                p.ok(&["migrate", &job, "--to", "edge", "--wait"]); // it was late, and that was all
+            } else {
+                assert!(told["state"] == "failed" && !reason.is_empty(), "{context}: {told:#}");
+            }
+        }
+        // Nothing is left of it: the next move is made.
+        everyone_back(&p);
+        let (text, good) = insist(&p, &["migrate", &job, "--to", "cloud", "--wait"]);
+        assert!(good, "{text}\n{}", p.logs());
+        assert!(all_at(&p, &job, "cloud"), "{:?}", sites(&p, &job));
+        for job in [&undisturbed, &job] {
+            p.succeeded(job);
+        }
+        assert_eq!(output(&p, &job, "held"), output(&p, &undisturbed, "right"));
+    });
+}
+
+/// Begins to move a job from the edge to the cloud and stops the cloud before it has confirmed: while the ranks run, or while they stand still.
+fn stop_destination(p: &Platform, job: &str, stands: bool, context: &str) -> String {
+    for n in 1..=TRIES_MAX {
+        let (text, good) = insist(p, &["migrate", job, "--to", "cloud", "-o", "json"]);
+        assert!(good, "{context}: {text}");
+        let migration = serde_json::from_str::<serde_json::Value>(&text).unwrap()["id"].to_string();
+        let end = Instant::now() + PATIENCE;
+        while stands && !nowhere(p, job) && !all_at(p, job, "cloud") && Instant::now() < end {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        signal(p, "cloud", libc::SIGSTOP);
+        let met = if stands { nowhere(p, job) } else { all_at(p, job, "edge") };
+        // Had it confirmed already, the hub would decide at once.
+        std::thread::sleep(SENT_WHOLE);
+        if met && describe(p, "migration", &migration)["state"] == "running" {
+            println!("{context}: met at move {n}");
+            return migration;
+        }
+        signal(p, "cloud", libc::SIGCONT);
+        p.wait("what was missed to end", |p| closed(p, std::slice::from_ref(&migration)));
+        if all_at(p, job, "cloud") {
+            p.ok(&["migrate", job, "--to", "edge", "--wait"]);
+        }
+    }
+    panic!("{context}: {TRIES_MAX} moves, and none was met");
 }

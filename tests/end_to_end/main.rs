@@ -3,10 +3,13 @@
 //! Needs what `setup/setup.sh test` installs. Each test has an installation of its own ([`platform::Platform`]), so they run side by side.
 
 mod platform;
+mod builds;
 mod dashboard;
 mod example;
 mod faults;
+mod help;
 mod kills;
 mod moves;
 mod programs;
 mod s3;
+mod set_up;

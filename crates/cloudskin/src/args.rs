@@ -95,7 +95,7 @@ pub enum Command {
     #[command(after_help = "Example: cloudskin inspect prog.wasm")]
     Inspect(Inspect),
     /// Watch a satellite image being computed at the edge and finish in the cloud
-    #[command(after_help = "Example: cloudskin demo --out pictures --keep\n\nExit code 0 only if the job moved and its output is that of the run that stayed, byte for byte.")]
+    #[command(after_help = "Example: cloudskin demo --out pictures --keep\n\nExit code 0 only if all ranks moved, the output is that of the run that stayed, byte for byte, and that run took longer.")]
     Demo(Demo),
     /// Print completions for a shell
     #[command(after_help = "Example: cloudskin completions bash > ~/.local/share/bash-completion/completions/cloudskin")]

@@ -451,6 +451,17 @@ fn verdict(moved: &Pass, sums: &Sums, stayed: Option<&(f64, Sums)>, done: &[Migr
     if done.is_empty() {
         return Err(fail(Kind::FailedPrecondition, "no migration of the job was completed; what the platform told of it is in the lines above"));
     }
+    let moves: BTreeSet<u32> = done.iter().flat_map(|m| m.ranks.iter().copied()).collect();
+    let stuck: Vec<String> = (0..RANKS).filter(|r| !moves.contains(r)).map(|r| r.to_string()).collect();
+    if !stuck.is_empty() {
+        return Err(fail(Kind::FailedPrecondition, format!("ranks {} of {} never moved; what the platform told of it is in the lines above", stuck.join(","), moved.job.id)));
+    }
+    if let Some((seconds, _)) = stayed
+        && *seconds <= moved.seconds
+    {
+        let told = format!("moving did not pay: {:.1} s moved, and only {seconds:.1} s when it stayed under the same load", moved.seconds);
+        return Err(fail(Kind::FailedPrecondition, format!("{told}; run it again when the machine has nothing else to do, or with more --rounds")));
+    }
     Ok(0)
 }
 
@@ -563,13 +574,29 @@ mod tests {
             assert_eq!(r[key], want, "{key}");
         }
         assert_eq!((&r["advice"]["reason"], r["placements"].as_array().unwrap().len()), (&json!("edge is full"), 2));
-        let text = summary(&pass(), &sums("ab"), Some(&other), &[m.clone()], &advice, Path::new("out")).unwrap();
+        let text = summary(&pass(), &sums("ab"), Some(&other), &[m], &advice, Path::new("out")).unwrap();
         for part in ["edge 0.0–9.0 s, cloud 9.0–20.0 s", "8.2 ms", "3.0 MiB for 2.0 MiB", "1.6 times as long", "equal, 1 files", "out/run.json"] {
             assert!(text.contains(part), "{part}\n{text}");
         }
-        assert_eq!(verdict(&pass(), &sums("ab"), Some(&other), &[m.clone()]).unwrap(), 0);
-        assert!(verdict(&pass(), &sums("ab"), Some(&other), &[]).is_err(), "no move");
-        let differs = verdict(&pass(), &sums("ab"), Some(&(32.0, sums("cd"))), &[m]).unwrap_err();
-        assert!(differs.to_string().contains("ndvi.png"), "{differs}");
+    }
+
+    #[test]
+    fn only_the_whole_story_is_a_success() {
+        let of = |ranks: &[u32]| Migration { id: 1, ranks: ranks.to_vec(), state: "done".into(), ..Default::default() };
+        let stayed = |seconds, sum| Some((seconds, sums(sum)));
+        let check = |stayed: Option<(f64, Sums)>, done: &[Migration], told: Option<&str>| match (verdict(&pass(), &sums("ab"), stayed.as_ref(), done), told) {
+            (Ok(code), None) => assert_eq!(code, 0),
+            (Err(e), Some(told)) => assert!(e.to_string().contains(told), "{e}"),
+            (other, told) => panic!("{other:?} and not {told:?}"),
+        };
+        check(stayed(32.0, "ab"), &[of(&[0, 1, 2, 3])], None);
+        check(stayed(32.0, "ab"), &[of(&[3]), of(&[0, 1, 2])], None);
+        check(None, &[of(&[0, 1, 2, 3])], None);
+        check(stayed(32.0, "ab"), &[], Some("no migration"));
+        check(stayed(32.0, "ab"), &[of(&[0]), of(&[0, 2])], Some("ranks 1,3 of job-1 never moved"));
+        check(stayed(32.0, "cd"), &[of(&[0, 1, 2, 3])], Some("ndvi.png"));
+        for seconds in [20.0, 19.0] {
+            check(stayed(seconds, "ab"), &[of(&[0, 1, 2, 3])], Some("moving did not pay: 20.0 s"));
+        }
     }
 }

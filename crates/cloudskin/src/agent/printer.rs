@@ -130,7 +130,8 @@ impl Printer {
 
 impl cells::wasi::Output for Printer {
     fn write(&self, _: mpi::Rank, stderr: bool, offset: u64, data: &[u8]) {
-        let mut state = super::lock(&self.state);
+        let mut held = super::lock(&self.state);
+        let state = &mut *held;
         let remind = state.unsent == 0;
         for (i, piece) in data.chunks(PIECE_MAX).enumerate() {
             let offset = offset + (i * PIECE_MAX) as u64;
@@ -153,7 +154,7 @@ impl cells::wasi::Output for Printer {
             }
             let full = state.unsent >= PIECES_MAX || state.kept.back().is_some_and(|(_, _, last)| last.len() >= PIECE_MAX / 2);
             if full || state.sent.is_none_or(|at| at.elapsed() >= GATHER) {
-                self.flush(&mut state);
+                self.flush(state);
             }
         }
         if remind && state.unsent > 0 {

@@ -582,6 +582,10 @@ const LACKING: &[(&[&str], &str)] = &[
     (&["undefined symbol: socket", "undefined symbol: connect", "undefined symbol: bind", "undefined symbol: getaddrinfo", "'netdb.h' file not found"],
         "sockets aren't supported in this version; ranks talk through MPI"),
     (&["'sys/ptrace.h'", "'sys/shm.h'", "'sys/ipc.h'", "undefined symbol: shm", "undefined symbol: mmap"], "shared memory between processes isn't supported in this version"),
+    (
+        &["undefined template 'std::basic_ifstream", "undefined template 'std::basic_ofstream", "undefined template 'std::basic_fstream", "undefined template 'std::basic_filebuf", "namespace 'std::filesystem'", "no member named 'filesystem'"],
+        "C++ file streams and std::filesystem aren't supported in this version; use <cstdio>",
+    ),
 ];
 
 fn explain(text: &str) -> Vec<&'static str> {
@@ -779,6 +783,7 @@ mod tests {
     fn failures_are_explained_once() {
         assert_eq!(explain("wasm-ld: error: a.o: undefined symbol: fork\n"), [LACKING[2].1]);
         assert_eq!(explain("a.cc:1:9: error: cannot use 'throw' with exceptions disabled\n"), [LACKING[0].1]);
+        assert_eq!(explain("a.cc:2:9: error: implicit instantiation of undefined template 'std::basic_fstream<char>'\n"), [LACKING[LACKING.len() - 1].1]);
         assert!(explain("a.c:3: error: expected ';'\n   3 | setjmp(x)\n").is_empty());
     }
 

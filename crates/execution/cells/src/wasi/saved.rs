@@ -154,6 +154,7 @@ mod tests {
             args: Vec::new(),
             env: Vec::new(),
             memory_max: 1 << 20,
+            budget: Arc::default(),
             mounts: Mounts { folders: vec![("data".into(), Arc::new(mount))], workdir: None },
             output: Arc::new(Discard),
             fabric: Arc::new(mpi::Fabric::new(1, Box::new(Nowhere))),
