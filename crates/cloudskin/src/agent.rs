@@ -117,7 +117,7 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
     let data = &place.data;
     up::writable(data)?;
     let file = data.join("cloudskin.toml");
-    let config: Config = base::config::load(file.exists().then_some(file.as_path()), std::env::vars())
+    let config: Config = base::config::load(file.exists().then_some(file.as_path()), std::env::vars_os())
         .map_err(|e| fail(Kind::InvalidArgument, e.to_string()))?;
     let listener = TcpListener::bind(ask.listen)
         .await

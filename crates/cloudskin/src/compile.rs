@@ -44,8 +44,8 @@ fn exec(args: &[OsString]) -> anyhow::Result<u8> {
     let Some(file) = args.first().map(Path::new) else {
         return Err(fail(Kind::InvalidArgument, "exec needs a program: cloudskin exec PROGRAM [ARGS]"));
     };
-    let np = std::env::var("CLOUDSKIN_NP").unwrap_or_else(|_| "1".into());
-    let size: u32 = np.parse().ok().filter(|n| (1..=64).contains(n)).with_context(|| format!("CLOUDSKIN_NP is {np:?}; give a number of ranks from 1 to 64"))?;
+    let np = std::env::var_os("CLOUDSKIN_NP").unwrap_or_else(|| "1".into());
+    let size: u32 = np.to_str().and_then(|n| n.parse().ok()).filter(|n| (1..=64).contains(n)).with_context(|| format!("CLOUDSKIN_NP is {np:?}; give a number of ranks from 1 to 64"))?;
     let bytes = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
     let text = |a: &OsString| a.to_str().map(str::to_string).with_context(|| format!("argument {a:?} is not UTF-8"));
     let folder = std::env::current_dir().context("find the current folder")?;
@@ -57,7 +57,7 @@ fn exec(args: &[OsString]) -> anyhow::Result<u8> {
     let job = cells::local::Job {
         size,
         args: args.iter().map(text).collect::<anyhow::Result<_>>()?,
-        env: std::env::vars().map(|(k, v)| format!("{k}={v}")).collect(),
+        env: environment(std::env::vars_os()),
         memory_max: 4 << 30,
         mounts: cells::wasi::Mounts {
             folders: vec![(String::new(), root)],
@@ -79,6 +79,11 @@ fn exec(args: &[OsString]) -> anyhow::Result<u8> {
         }
     }
     Ok(0)
+}
+
+/// What a cell gets of an environment: it takes text only, so a variable that is none stays outside.
+fn environment(vars: impl Iterator<Item = (OsString, OsString)>) -> Vec<String> {
+    vars.filter_map(|(name, value)| Some(format!("{}={}", name.to_str()?, value.to_str()?))).collect()
 }
 
 /// What a shell says of a program that was aborted: 128 and SIGABRT.
@@ -125,6 +130,14 @@ pub fn inspect(file: &Path) -> anyhow::Result<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_variable_that_is_no_text_stays_outside() {
+        use std::os::unix::ffi::OsStringExt;
+        let broken = || OsString::from_vec(vec![b'x', 0xff]);
+        let vars = [("A".into(), "ä=1".into()), ("B".into(), broken()), (broken(), "c".into()), ("D".into(), "".into())];
+        assert_eq!(environment(vars.into_iter()), ["A=ä=1", "D="]);
+    }
 
     #[test]
     fn what_is_no_module_is_refused_with_its_name() {
