@@ -36,7 +36,7 @@ pub const STOP_MAX_MS: u64 = 30_000;
 /// The least time that an agent has to come back: it tries again after at most two seconds.
 const AWAY_MIN: Duration = Duration::from_secs(3);
 
-/// Steps in which [`awake`] waits.
+/// Steps in which the hub waits, so that it notices when it stood still itself.
 const NAP: Duration = Duration::from_millis(250);
 /// A step that takes so much longer than it should says that the hub stood still.
 const STILL: Duration = Duration::from_secs(1);
@@ -244,10 +244,10 @@ impl Hub {
                     _ = stop.wait_for(|stop| *stop) => return,
                     () = tokio::time::sleep(NAP) => {}
                 }
-                let now = now_ms();
+                let (now, stood_still) = (now_ms(), began.elapsed() > NAP + STILL);
                 let late: Vec<(String, u64)> = {
                     let mut world = hub.world.lock().await;
-                    if began.elapsed() > NAP + STILL {
+                    if stood_still {
                         world.stopping.clear(); // ranks may have said meanwhile that they have stopped
                     }
                     if let Err(error) = hub.end_silent_moves(&mut world, now).await {
