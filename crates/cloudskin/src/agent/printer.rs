@@ -135,8 +135,9 @@ impl cells::wasi::Output for Printer {
         for (i, piece) in data.chunks(PIECE_MAX).enumerate() {
             let offset = offset + (i * PIECE_MAX) as u64;
             state.bytes += piece.len();
+            let waits = state.unsent > 0;
             match state.kept.back_mut() {
-                Some((at, to, last)) if state.unsent > 0 && *to == stderr && *at + last.len() as u64 == offset && last.len() + piece.len() <= PIECE_MAX => {
+                Some((at, to, last)) if waits && *to == stderr && *at + last.len() as u64 == offset && last.len() + piece.len() <= PIECE_MAX => {
                     last.extend_from_slice(piece);
                 }
                 _ => {

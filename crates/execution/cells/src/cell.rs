@@ -17,6 +17,7 @@ use crate::control::Control;
 use crate::engine::{Engine, PAGE, Program, SafePoints};
 use crate::error::{Error, Result};
 use crate::mpi_host::Pending;
+use crate::toolchain::FLAGS;
 use crate::wasi;
 use mpi::{Fabric, Rank};
 use serde::{Deserialize, Serialize};
@@ -66,14 +67,21 @@ pub struct Host {
     /// Set for a cell that can be stopped.
     points: Option<SafePoints>,
     limits: StoreLimits,
+    memory_max: usize,
+    /// Bytes of all its memories.
+    memories: usize,
 }
 
 /// The limits, and a note of how large the memory has become for who watches from outside.
 impl ResourceLimiter for Host {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let allowed = self.limits.memory_growing(current, desired, maximum)?;
+        // A program may have two memories, of which that with the flag words is small and doesn't count.
+        let others = self.memories.saturating_sub(current);
+        let within = others.saturating_add(desired) <= self.memory_max.saturating_add(FLAGS_BYTES);
+        let allowed = within && self.limits.memory_growing(current, desired, maximum)?;
         if allowed {
-            self.control.memory_bytes.store(desired as u64, Ordering::Relaxed);
+            self.memories = others + desired;
+            self.control.memory_bytes.fetch_max(desired as u64, Ordering::Relaxed);
         }
         Ok(allowed)
     }
@@ -162,6 +170,8 @@ enum Number {
     V128(u128),
 }
 
+/// The one page of the flag words.
+const FLAGS_BYTES: usize = 65536;
 /// Longest sleep of a rank that is at its end and waits for acknowledgements: bounds what a lost wake-up could cost.
 const DRAIN: Duration = Duration::from_millis(5);
 /// The same while something has no room to leave.
@@ -209,6 +219,8 @@ fn instantiate(engine: &Engine, program: &Program, spec: &Spec, control: Arc<Con
         size: spec.size,
         points: program.safe_points,
         limits: StoreLimitsBuilder::new().memory_size(limit).build(),
+        memory_max: limit,
+        memories: 0,
     };
     let mut store = Store::new(&engine.inner(program.movable())?, host);
     store.limiter(|host| host);
@@ -261,10 +273,10 @@ impl Cell {
     /// a stack of [`crate::engine::THREAD_STACK`] bytes.
     pub fn run(&mut self) -> Ended {
         let control = self.control();
-        let flags = self.program.safe_points.map(|p| p.flags);
-        // SAFETY: linear memory of the pool begins at a page, never moves and lives as long as the store, which outlives this call; `attached`
-        // ends with it, also by a panic.
-        let attached = unsafe { control.attach(self.memory.data_ptr(&self.store), self.memory.data_size(&self.store), flags) };
+        let flags = self.program.movable().then(|| self.instance.get_memory(&mut self.store, FLAGS).expect("`inspect` made sure that it is exported"));
+        // SAFETY: linear memory of the pool begins at a page, never moves and lives as long as the store, which outlives this call; that of the
+        // flags has a page, as `inspect` made sure. `attached` ends with the call, also by a panic.
+        let attached = unsafe { control.attach(self.memory.data_ptr(&self.store), flags.map(|f| f.data_ptr(&self.store))) };
         control.memory_bytes.store(self.memory.data_size(&self.store) as u64, Ordering::Relaxed);
         // SAFETY: gettid has no arguments and no failure.
         control.thread.store(unsafe { libc::syscall(libc::SYS_gettid) } as u32, Ordering::Relaxed);

@@ -90,6 +90,9 @@ fn fail(c: &Caller<'_, Host>, call: &str, comm: i32, e: mpi::Error) -> wasmtime:
 
 fn ready(c: &Caller<'_, Host>, call: &str) -> wasmtime::Result<()> {
     let flags = c.data().flags;
+    if c.data().control.killed() {
+        return Err(wasmtime::Error::msg("killed"));
+    }
     if flags.initialized && !flags.finalized {
         return Ok(());
     }

@@ -11,20 +11,26 @@ use mpi::{Fabric, Message, Rank, Wire};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn programs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs")
 }
 
-/// Compiles a C program once per test process.
+/// Compiles a program of one source.
 fn compile(source: &Path) -> Vec<u8> {
+    compile_all(source.file_stem().unwrap().to_str().unwrap(), &[source.to_path_buf()])
+}
+
+/// Compiles a program, one at a time in this process.
+fn compile_all(name: &str, sources: &[PathBuf]) -> Vec<u8> {
     static LOCK: Mutex<()> = Mutex::new(());
     let _one = LOCK.lock().unwrap_or_else(|e| e.into_inner());
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(source.file_stem().unwrap()).with_extension("wasm");
-    let args = [source.as_os_str(), "-O2".as_ref(), "-o".as_ref(), out.as_os_str()].map(|a| a.to_os_string());
-    let code = driver::main(Lang::C, args.to_vec()).unwrap_or_else(|e| panic!("cc {}: {e}", source.display()));
-    assert_eq!(code, 0, "cc {}", source.display());
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name).with_extension("wasm");
+    let lang = if sources.iter().any(|s| s.extension().is_some_and(|e| e == "cc")) { Lang::Cxx } else { Lang::C };
+    let args = ["-O2".into(), "-o".into(), out.clone().into_os_string()].into_iter().chain(sources.iter().map(|s| s.clone().into_os_string()));
+    let code = driver::main(lang, args.collect()).unwrap_or_else(|e| panic!("compile {name}: {e}"));
+    assert_eq!(code, 0, "compile {name}");
     std::fs::read(out).unwrap()
 }
 
@@ -468,18 +474,15 @@ fn endless_loops_without_safe_points_can_be_killed() {
     }
 }
 
-/// A module with all that a movable one has, and `flags` as the address of its stop words.
-fn marked(flags: u32, section: &str) -> Vec<u8> {
-    let json = format!(
-        r#"{{"version":1,"flags":{flags},"unwind":128,"unwind_bytes":4096,"polls":1,"die_checks":0,"globals":0,"toolchain":""}}"#
-    );
+/// A module with all that a movable one has, `flags` as the memory of its flag words, and more.
+fn marked(flags: &str, section: &str, start: &str, more: &str) -> Vec<u8> {
+    let json = r#"{"version":2,"unwind":128,"unwind_bytes":4096,"polls":1,"die_checks":0,"globals":0,"toolchain":""}"#;
     let text = format!(
-        r#"(module (memory (export "memory") 1) (func (export "_start"))
+        r#"(module (import "cloudskin" "poll" (func $poll)) (memory (export "memory") 1) {flags} (func $_start (export "_start") {start})
             (func (export "asyncify_start_unwind") (param i32)) (func (export "asyncify_stop_unwind"))
             (func (export "asyncify_start_rewind") (param i32)) (func (export "asyncify_stop_rewind"))
             (func (export "asyncify_get_state") (result i32) (i32.const 0))
-            (global (export "__cloudskin_flags") i32 (i32.const {flags}))
-            (global (export "__cloudskin_unwind") i32 (i32.const 128))
+            {more} (global (export "__cloudskin_unwind") i32 (i32.const 128))
             (@custom "{section}" "{}"))"#,
         json.replace('"', "\\\"")
     );
@@ -494,12 +497,67 @@ fn one_definition_of_movable() {
         assert_eq!(program, inspect::inspect(wasm).unwrap().movable());
         program
     };
-    assert!(movable(&marked(64, "cloudskin")));
+    assert!(movable(&marked(FLAGS, "cloudskin", "", "")));
     assert!(movable(&compile(&programs().join("loop.c"))));
-    assert!(!movable(&marked(64, "another")), "the exports alone make nothing movable");
-    for flags in [66, 65, 65536 - 8, 65536, u32::MAX - 15] {
-        assert!(!movable(&marked(flags, "cloudskin")), "flags at {flags}");
+    assert!(!movable(&marked(FLAGS, "another", "", "")), "the exports alone make nothing movable");
+    for flags in ["", r#"(memory 1 1)"#, r#"(memory (export "__cloudskin_flags") 1)"#, r#"(memory (export "__cloudskin_flags") 1 2)"#] {
+        assert!(!movable(&marked(flags, "cloudskin", "", "")), "flags in {flags}");
     }
+}
+
+/// A memory of its own for the flag words.
+const FLAGS: &str = r#"(memory $flags (export "__cloudskin_flags") 1 1)"#;
+
+/// A module that says it has safe points and loops without minding them: it ends all the same when it is told to.
+#[test]
+fn a_forged_mark_does_not_make_a_program_endless() {
+    let start = Instant::now();
+    let exponential: String = (0..60).map(|i| format!("(func $f{i} (call $f{}) (call $f{}))", i + 1, i + 1)).collect();
+    let look = "(if (i32.load $flags offset=4 (i32.const 0)) (then unreachable))";
+    for (what, start, more) in [
+        ("a bare loop", "(loop (br 0))", ""),
+        ("a look before the loop", &format!("{look} (loop (br 0))"), ""),
+        ("a look that clears the words", &format!("(loop (i32.store $flags (i32.const 4) (i32.const 0)) {look} (br 0))"), ""),
+        ("calls of calls", "(call $f0)", &format!("{exponential} (func $f60)")),
+        ("calls of tails", "(return_call $f0)", "(func $f0 (return_call $f1)) (func $f1 (return_call $f0))"),
+    ] {
+        let wasm = marked(FLAGS, "cloudskin", start, more);
+        let report = inspect::inspect(&wasm).unwrap();
+        assert!(!report.movable(), "{what}");
+        let program = the_engine().load(&wasm).unwrap();
+        let control: Arc<Control> = Arc::default();
+        let (theirs, spec) = (control.clone(), alone(&[], Arc::new(cells::wasi::Discard)));
+        let (end, ended) = std::sync::mpsc::channel();
+        let body = move || end.send(Cell::new(the_engine(), &program, &spec, theirs).unwrap().run());
+        std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn(body).unwrap();
+        assert!(ended.recv_timeout(Duration::from_millis(300)).is_err(), "{what} ends by itself");
+        control.kill("cancelled by its owner");
+        let ended = ended.recv_timeout(Duration::from_secs(2)).unwrap_or_else(|_| panic!("{what} still runs after it was killed"));
+        assert_eq!(ended, Ended::Killed("cancelled by its owner".into()), "{what}");
+    }
+    println!("{:?}", start.elapsed());
+}
+
+/// Whatever Binaryen makes of our checks, it is recognised: all that the toolchain makes of good programs can be moved.
+#[test]
+fn what_the_toolchain_makes_can_be_moved() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
+    let sources = |folder: &str| {
+        let files = std::fs::read_dir(root.join(folder)).unwrap().map(|e| e.unwrap().path());
+        files.filter(|f| f.extension().is_some_and(|e| e == "c" || e == "cc")).collect::<Vec<_>>()
+    };
+    let mut seen = 0;
+    for folder in ["tests/programs", "tests/programs/faults", "crates/execution/cells/tests/programs", "examples/tenant"] {
+        for source in sources(folder) {
+            let wasm = compile(&source);
+            let report = inspect::inspect(&wasm).unwrap();
+            assert!(report.movable(), "{}: {}", source.display(), report.fixed_because.join("; "));
+            seen += 1;
+        }
+    }
+    assert!(seen > 30);
+    let report = inspect::inspect(&compile_all("vegetation", &sources("examples/vegetation"))).unwrap();
+    assert!(report.movable(), "vegetation: {}", report.fixed_because.join("; "));
 }
 
 /// When a rank's thread panics, its memory is another cell's soon: who holds its control can't reach it any more.
