@@ -43,9 +43,12 @@ pub struct Spec {
     pub fabric: Arc<Fabric>,
     /// What `MPI_Get_processor_name` says.
     pub place: String,
-    /// How often a waiting call looks for messages before it sleeps. 0 where ranks share cores.
+    /// How often a waiting call looks for messages before it sleeps: [`SPIN`], or 0 where ranks share cores.
     pub spin: u32,
 }
+
+/// [`Spec::spin`] where every rank has a core to itself: some 50 µs, several times what a message takes.
+pub const SPIN: u32 = 2000;
 
 /// Bytes of linear memory that cells may have together: what a site gives to its ranks. Without it they take what they want until the system ends
 /// the agent, and all ranks with it.
