@@ -10,3 +10,4 @@ mod kills;
 mod moves;
 mod programs;
 mod s3;
+mod streams;
