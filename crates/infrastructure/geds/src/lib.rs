@@ -14,9 +14,13 @@
 //!
 //! What it does not do yet: append, spill by itself when space runs short, replicate before a seal is acknowledged, encrypt at rest.
 
+mod append;
+mod blocking;
 pub mod catalog;
 mod config;
 mod error;
+mod journal;
+mod leases;
 mod local;
 mod metrics;
 mod names;
@@ -25,14 +29,22 @@ mod node;
 mod peer;
 mod persist;
 pub mod rpc;
+mod segment;
+mod space;
+mod spill;
+mod writer;
 
-pub use catalog::{Catalog, Holder, Listing, NewObject, ObjectId, ObjectMeta, Page, Sealed, State};
+pub use append::Appendable;
+pub use blocking::Blocking;
+pub use catalog::{Catalog, Holder, Lease, LeaseHolder, Listing, NewObject, ObjectId, ObjectMeta, Page, Sealed, State};
 pub use config::Config;
 pub use error::{Error, Result};
 pub use local::Object;
 pub use namenode::Namenode;
 pub use names::{BucketName, Key};
-pub use node::{Blocking, Node, Options, Writer};
+pub use node::{Node, Options, Tuning, Usage};
 pub use peer::{ALPN, Download, PeerClient, Range};
 pub use persist::{Persist, S3Options, Secret};
 pub use rpc::RemoteCatalog;
+pub use spill::{BucketPolicy, Mode, Place, SpillOptions};
+pub use writer::{SealedHere, Writer};
