@@ -228,12 +228,6 @@ impl Segment {
         lock(&self.fill).head
     }
 
-    /// Blocks behind the head, which belong to no object.
-    pub fn tail(&self) -> u64 {
-        let fill = lock(&self.fill);
-        fill.blocks - fill.head
-    }
-
     /// Gives the tail back; nothing more is placed here.
     pub fn close(&self) {
         let mut fill = lock(&self.fill);

@@ -90,7 +90,8 @@ impl Space {
         }
     }
 
-    pub fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, Full> {
+    #[cfg(test)]
+    fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, Full> {
         self.take(bytes)?;
         Ok(Reservation { space: self.clone(), bytes })
     }

@@ -229,10 +229,12 @@ impl Spiller {
         lock(&self.breaker).allows(Instant::now())
     }
 
-    fn heard<T>(&self, answer: &Result<T>) {
+    /// `Ok(false)` says nothing of the store: there was nothing to do.
+    fn heard(&self, answer: &Result<bool>) {
         let mut breaker = lock(&self.breaker);
         match answer {
-            Ok(_) => breaker.succeeded(),
+            Ok(true) => breaker.succeeded(),
+            Ok(false) => {}
             Err(error) => {
                 if !breaker.is_open() {
                     tracing::warn!(%error, "the persistency tier fails; it is tried again after a pause, and nothing is freed meanwhile");
@@ -320,13 +322,15 @@ impl Inner {
             let at_a_time = self.spiller.allowed()?;
             if !memory {
                 // Full parts of what grows: nobody writes them again.
-                let answer = self.spill_heads().await;
-                let freed = *answer.as_ref().unwrap_or(&0);
+                let answer = self.spill_heads().await.map(|freed| freed > 0);
                 self.spiller.heard(&answer);
-                if freed > 0 {
-                    continue;
+                match answer {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(_) => {
+                        self.spiller.allowed()?;
+                    }
                 }
-                self.spiller.allowed()?;
             }
             let inner = self.clone();
             let skip = passed_over.clone();

@@ -223,9 +223,9 @@ impl Writer {
         })?;
         let memory = draft.in_memory();
         let local = draft.seal().map_err(|refused| inner.refused(&bucket, &key, memory, refused))?;
-        inner.sealing_begins(local.id);
-        let kept = inner.tier.keep(local);
-        let local = kept?;
+        let id = local.id;
+        inner.sealing_begins(id);
+        let local = inner.tier.keep(local).inspect_err(|_| inner.sealing_ends(id))?;
         let meta = ObjectMeta {
             bucket,
             key,
@@ -238,7 +238,7 @@ impl Writer {
             persisted: None,
             created_ms: base::clock::now_ms(),
         };
-        let object = Object::again(Arc::new(meta), local.clone(), inner.tier.age());
+        let object = Object::new(meta, local, inner.tier.age())?;
         let shown = inner.names.publish(object.clone());
         let (answer, done) = oneshot::channel();
         inner.publisher.send(Job { object: object.clone(), answer, shown, _place: place });

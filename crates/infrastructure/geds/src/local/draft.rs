@@ -317,7 +317,7 @@ impl Draft {
                 large.path = None;
                 let mut charge = std::mem::replace(&mut self.paid, space.overdraw(0));
                 charge.shrink(len.next_multiple_of(BLOCK));
-                let own = Own { path, map, mapping: Mutex::new(()), doomed: AtomicBool::new(true), _charge: charge };
+                let own = Own { path, map, mapping: Mutex::new(()), doomed: AtomicBool::new(false), _charge: charge };
                 (Where::Own(own), checksum)
             }
         };
