@@ -83,8 +83,9 @@ impl Hasher for IdHasher {
         unreachable!("ids are hashed as one number")
     }
     fn write_u128(&mut self, id: u128) {
-        // The low half counts, the high half tells nodes apart; the table wants the high bits of the hash to differ too.
-        self.0 = (id as u64 ^ (id >> 64) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        // The low half counts, the high half tells nodes apart. Within a shard the low bits are all the same, so the high ones are folded in.
+        let mixed = (id as u64 ^ (id >> 64) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = mixed ^ (mixed >> 32);
     }
 }
 type IdMap<V> = HashMap<ObjectId, V, BuildHasherDefault<IdHasher>>;
@@ -99,6 +100,8 @@ struct Arena {
     open: Mutex<Option<Arc<Segment>>>,
     all: Mutex<BTreeMap<u32, Arc<Segment>>>,
     next: AtomicU32,
+    /// A file was made since the folder was synced.
+    grown: AtomicBool,
     /// The limit, or what was there when the node was opened if that is more.
     ceiling: AtomicU64,
 }
@@ -114,6 +117,7 @@ impl Arena {
             open: Mutex::default(),
             all: Mutex::default(),
             next: AtomicU32::new(1),
+            grown: AtomicBool::new(false),
             ceiling: AtomicU64::new(limit),
         }
     }
@@ -134,6 +138,7 @@ impl Arena {
                 let number = self.next.fetch_add(1, SeqCst);
                 let path = self.folder.as_ref().map(|folder| folder.join(format!("{number:08x}")));
                 let segment = Arc::new(Segment::create(number, self.segment_bytes, path, &self.space)?);
+                self.grown.store(true, SeqCst);
                 lock(&self.all).insert(number, segment.clone());
                 *open = Some(segment);
             }
@@ -455,6 +460,12 @@ impl Tier {
         for segment in segments {
             segment.sync()?;
         }
+        if let Some(folder) = self.disk.folder.as_deref().filter(|_| self.disk.grown.swap(false, SeqCst)) {
+            if let Err(e) = step().and_then(|()| File::open(folder)?.sync_all()) {
+                self.disk.grown.store(true, SeqCst);
+                return Err(file("sync", folder)(e));
+            }
+        }
         let (handle, path) = {
             let journal = lock(&self.journal);
             (journal.handle()?, journal.path().to_path_buf())
@@ -526,6 +537,11 @@ impl Tier {
             moved.push((local.clone(), new));
         }
         Ok(())
+    }
+
+    /// Whether [`Tier::maintain`] has something to do.
+    pub fn wants_maintenance(&self) -> bool {
+        lock(&self.journal).wants_rewrite(self.recorded.load(SeqCst)) && !self.rewriting.load(SeqCst)
     }
 
     /// Rewrites the journal if most of it is dead. Blocks.

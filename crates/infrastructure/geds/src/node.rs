@@ -262,14 +262,12 @@ impl Node {
     }
 
     pub(crate) async fn create_with(&self, bucket: &BucketName, key: &Key, if_absent: bool) -> Result<Writer> {
-        if !lock(&self.inner.buckets).contains(bucket) {
+        if !self.inner.knows_bucket(bucket) {
             // Fails if the bucket isn't there: better now than after the data.
             self.inner.catalog.list(bucket, "", None, Page { limit: 1, ..Page::default() }).await?;
             lock(&self.inner.buckets).insert(bucket.clone());
         }
-        let memory = self.inner.tuning.policy(bucket).tier == Place::Memory;
-        let draft = self.inner.tier.create(self.inner.tier.new_id(), memory);
-        Ok(Writer { inner: self.inner.clone(), bucket: bucket.clone(), key: key.clone(), if_absent, draft })
+        Ok(self.inner.writer(bucket, key, if_absent))
     }
 
     /// Writes a whole object.
@@ -499,6 +497,17 @@ async fn write_chunk(mut draft: Draft, chunk: Bytes) -> Result<(Draft, Result<()
 }
 
 impl Inner {
+    pub fn knows_bucket(&self, bucket: &BucketName) -> bool {
+        lock(&self.buckets).contains(bucket)
+    }
+
+    /// A writer for a bucket that exists. Makes no system call.
+    pub fn writer(self: &Arc<Self>, bucket: &BucketName, key: &Key, if_absent: bool) -> Writer {
+        let memory = self.tuning.policy(bucket).tier == Place::Memory;
+        let draft = self.tier.create(self.tier.new_id(), memory);
+        Writer { inner: self.clone(), bucket: bucket.clone(), key: key.clone(), if_absent, draft }
+    }
+
     /// What the key means, if that can be said without asking. Makes no system call.
     pub fn known(&self, bucket: &BucketName, key: &Key) -> Option<Object> {
         let object = self.names.get(bucket, key, self.opened)?;
@@ -535,7 +544,11 @@ impl Inner {
 
     /// Forgets a copy; its bytes go with the last reader. Returns how many.
     pub fn free(&self, id: ObjectId) -> u64 {
-        self.tier.free(id)
+        let bytes = self.tier.free(id);
+        if self.tier.wants_maintenance() {
+            self.spiller.wake();
+        }
+        bytes
     }
 
     pub fn refused(&self, bucket: &BucketName, key: &Key, memory: bool, refused: Refused) -> Error {

@@ -266,7 +266,7 @@ impl Spiller {
 impl Inner {
     /// Wakes the spiller when the tier is above its high mark.
     pub(crate) fn watch_level(&self, memory: bool) {
-        if self.above(memory, self.tuning.spill.high) {
+        if self.persist.is_some() && self.tuning.spill.automatic && self.above(memory, self.tuning.spill.high) {
             self.spiller.wake();
         }
     }

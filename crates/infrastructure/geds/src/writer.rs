@@ -238,7 +238,10 @@ impl Writer {
             persisted: None,
             created_ms: base::clock::now_ms(),
         };
-        let object = Object::new(meta, local, inner.tier.age())?;
+        let object = Object::new(meta, local, inner.tier.age()).inspect_err(|_| {
+            inner.free(id);
+            inner.sealing_ends(id);
+        })?;
         let shown = inner.names.publish(object.clone());
         let (answer, done) = oneshot::channel();
         inner.publisher.send(Job { object: object.clone(), answer, shown, _place: place });
