@@ -32,6 +32,8 @@ const SHARDS: usize = 64;
 const ENTRIES_MAX: usize = 4096;
 
 struct Entry {
+    /// Bucket, NUL, key: in one piece, because each place that has to be looked at costs a tenth of a microsecond.
+    name: Box<[u8]>,
     meta: Arc<ObjectMeta>,
     local: Weak<Local>,
     /// `None`: until it is revoked.
@@ -80,6 +82,16 @@ pub(crate) struct Names {
     pending: AtomicUsize,
 }
 
+fn name_of(bucket: &BucketName, key: &Key) -> Box<[u8]> {
+    [bucket.as_str().as_bytes(), &[0], key.as_str().as_bytes()].concat().into()
+}
+
+/// Neither name has a NUL in it.
+fn is_name(name: &[u8], bucket: &BucketName, key: &Key) -> bool {
+    let (bucket, key) = (bucket.as_str().as_bytes(), key.as_str().as_bytes());
+    name.len() == bucket.len() + 1 + key.len() && name.ends_with(key) && name.starts_with(bucket)
+}
+
 fn hash(bucket: &BucketName, key: &Key) -> u64 {
     xxh3_64_with_seed(key.as_str().as_bytes(), xxh3_64(bucket.as_str().as_bytes()))
 }
@@ -108,7 +120,7 @@ impl Names {
             }
         }
         let entry = shard.leased.get(&hash)?;
-        if entry.meta.key != *key || entry.meta.bucket != *bucket {
+        if !is_name(&entry.name, bucket, key) {
             return None;
         }
         let now = Instant::now();
@@ -137,7 +149,7 @@ impl Names {
                 None => return,
             },
         };
-        let entry = Entry { meta: meta.clone(), local: Arc::downgrade(local), until };
+        let entry = Entry { name: name_of(&meta.bucket, &meta.key), meta: meta.clone(), local: Arc::downgrade(local), until };
         let mut shard = self.shard(ticket.hash);
         if shard.version != ticket.version {
             return;
