@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
 # Installs what CloudSkin needs besides Rust, on Debian and Ubuntu. Prints nothing when everything is there.
 #
-#   setup/setup.sh          the compiler for cells, Binaryen, the example scene, a C compiler and make
-#   setup/setup.sh test     also what the tests and benchmarks compare with: Open MPI, GRASS, Chromium, bubblewrap, SeaweedFS
+#   setup/setup.sh          the compiler for cells, the example scene, a C compiler and make
+#   setup/setup.sh test     also what the tests and benchmarks compare with: clang, Open MPI, GRASS, Chromium, bubblewrap, SeaweedFS
 #
 # Everything that isn't a system package goes to .setup/ below the repository, which may be deleted at any time. Packages
 # come from the sources that this machine already uses; none is added. Local copies are named by environment variables:
 #
 #   CLOUDSKIN_ZIG=.../zig            the program `zig` of an unpacked ziglang 0.17.1
-#   CLOUDSKIN_WASM_OPT=.../wasm-opt  of Binaryen 108 or newer
 #   CLOUDSKIN_SCENE=file.tif         a multi-band GeoTIFF in place of the Landsat scene
 #
 # What can't be had is named in one line on standard error, and the exit code is 1.
@@ -36,10 +35,9 @@ esac
 # The stamp holds the sum of all that decides what is installed, so a changed script runs again.
 stamp=$setup/stamp.$want
 sum=$(cat "$here"/setup.sh "$here"/*.txt | cksum)
-environment="${CLOUDSKIN_ZIG:-} ${CLOUDSKIN_WASM_OPT:-} ${CLOUDSKIN_SCENE:-}"
+environment="${CLOUDSKIN_ZIG:-} ${CLOUDSKIN_SCENE:-}"
 if [ "$(cat "$stamp" 2>/dev/null)" = "$sum $environment" ] &&
     { [ -n "${CLOUDSKIN_ZIG:-}" ] || [ -x "$setup/toolchain/ziglang/zig" ]; } &&
-    { [ -n "${CLOUDSKIN_WASM_OPT:-}" ] || command -v wasm-opt >/dev/null; } &&
     [ -s "$setup/data/L7_ETMs.tif" ]; then
     exit 0
 fi
@@ -84,7 +82,7 @@ update_lists() {
     as_root apt-get update -q >>"$log" 2>&1 || say "apt-get update failed; going on with the lists that are there"
 }
 
-command -v apt-get >/dev/null || fail "no apt-get: this script knows Debian and Ubuntu; install gcc, make, binaryen, python3 with pip, curl and unzip by hand and set CLOUDSKIN_ZIG, CLOUDSKIN_WASM_OPT and CLOUDSKIN_SCENE"
+command -v apt-get >/dev/null || fail "no apt-get: this script knows Debian and Ubuntu; install gcc, make, python3 with pip, curl and unzip by hand and set CLOUDSKIN_ZIG and CLOUDSKIN_SCENE"
 
 need gcc gcc
 need libc6-dev
@@ -92,10 +90,10 @@ need make make
 need curl curl
 need unzip unzip
 need python3 python3
-[ -n "${CLOUDSKIN_WASM_OPT:-}" ] || need binaryen wasm-opt
 # pip that isn't Debian's (pyenv, conda) does as well; a venv brings its own.
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
 if [ "$want" = test ]; then
+    need clang clang
     need libopenmpi-dev mpicc
     need openmpi-bin mpirun
     need grass-core grass
@@ -110,7 +108,7 @@ if [ ${#missing[@]} -gt 0 ]; then
         for package in "${missing[@]}"; do
             as_root apt-get install -q -y --no-install-recommends "$package" >>"$log" 2>&1 || lost+=("$package")
         done
-        [ ${#lost[@]} -eq 0 ] || fail "can't install ${lost[*]} (see $log); a local wasm-opt may be named by CLOUDSKIN_WASM_OPT"
+        [ ${#lost[@]} -eq 0 ] || fail "can't install ${lost[*]} (see $log)"
     fi
 fi
 if [ "$want" = test ] && ! command -v chromedriver >/dev/null; then
@@ -142,9 +140,6 @@ elif [ "$("$setup/toolchain/ziglang/zig" version 2>/dev/null)" != $zig_version ]
         fail "the compiler ziglang==$zig_version doesn't run here (see $log); name another copy by CLOUDSKIN_ZIG=.../zig"
     rm -rf "$setup/toolchain"
     mv "$setup/toolchain.new" "$setup/toolchain"
-fi
-if [ -n "${CLOUDSKIN_WASM_OPT:-}" ]; then
-    [ -x "$CLOUDSKIN_WASM_OPT" ] || fail "CLOUDSKIN_WASM_OPT=$CLOUDSKIN_WASM_OPT is not a program"
 fi
 
 # --- the scene: Landsat 7, 349 x 352 pixels, 6 bands, out of the package r-cran-stars -----------------------------------

@@ -1,8 +1,9 @@
 //! Benchmarks: ours and a peer in turn in one run, a line of JSON per figure.
 //!
-//! `cargo run --release -p bench -- instantiate` (or `pingpong`, `migrate`, `all`). Exit code 0 when it could measure, whatever it found; what can't be measured
+//! `cargo run --release -p bench -- instantiate` (or `kernels`, `instrumentation`, `pingpong`, `migrate`, `all`). Exit code 0 when it could measure, whatever it found; what can't be measured
 //! here is a line with `"not_run"` and the reason. `all` also writes `bench/report.md`.
 
+mod kernels;
 mod migrate;
 
 use anyhow::{Context, Result, bail};
@@ -18,10 +19,16 @@ use std::time::Instant;
 
 fn main() -> Result<()> {
     let name = std::env::args().nth(1).unwrap_or_default();
-    let all: [(&str, fn() -> Result<Vec<Value>>); 3] = [("instantiate", instantiate), ("pingpong", pingpong), ("migrate", migrate::migrate)];
+    let all: [(&str, fn() -> Result<Vec<Value>>); 5] = [
+        ("instantiate", instantiate),
+        ("kernels", kernels::kernels_bench),
+        ("instrumentation", kernels::instrumentation),
+        ("pingpong", pingpong),
+        ("migrate", migrate::migrate),
+    ];
     let chosen: Vec<_> = all.iter().filter(|(n, _)| name == "all" || name == *n).collect();
     if chosen.is_empty() {
-        bail!("no benchmark {name:?}: choose instantiate, pingpong, migrate or all");
+        bail!("no benchmark {name:?}: choose instantiate, kernels, instrumentation, pingpong, migrate or all");
     }
     let mut figures = Vec::new();
     for (_, bench) in chosen {

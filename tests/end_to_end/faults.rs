@@ -360,7 +360,7 @@ fn the_set_up_names_what_it_cannot_get() {
     let check = |more: &[(&str, &Path)], parts: &[&str]| {
         let mut command = Command::new("bash");
         command.arg(tree.join("setup/setup.sh")).current_dir(tree);
-        for name in ["CLOUDSKIN_ZIG", "CLOUDSKIN_WASM_OPT", "CLOUDSKIN_SCENE"] {
+        for name in ["CLOUDSKIN_ZIG", "CLOUDSKIN_SCENE"] {
             command.env_remove(name);
         }
         command.envs([("http_proxy", nowhere), ("https_proxy", nowhere), ("HTTP_PROXY", nowhere), ("HTTPS_PROXY", nowhere)]);

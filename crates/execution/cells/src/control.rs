@@ -1,6 +1,7 @@
 //! The handle by which the agent stops, kills and watches a cell that runs on another thread.
 
 use crate::engine::PAGE;
+use crate::toolchain::STOP_WORDS;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
@@ -26,6 +27,9 @@ pub struct Control {
     /// What it is in: an index of [`crate::DOING`].
     pub doing: AtomicU32,
 }
+
+/// Bytes of the words of both kinds.
+const WORDS_BYTES: usize = 2 * 4 * STOP_WORDS as usize;
 
 /// A live linear memory, seen from outside its thread.
 struct View {
@@ -59,7 +63,7 @@ impl Control {
     /// never moves and never shrinks.
     pub(crate) unsafe fn attach(self: &Arc<Self>, base: *mut u8, len: usize, flags: Option<u32>) -> Attached {
         // `inspect` calls no program movable of which this isn't true; here it is what `word` relies on.
-        assert!(flags.is_none_or(|f| f % 4 == 0 && f as usize + 8 <= len), "the flag words at {flags:?} do not lie in the {len} bytes of memory");
+        assert!(flags.is_none_or(|f| f % 4 == 0 && f as usize + WORDS_BYTES <= len), "the flag words at {flags:?} do not lie in the {len} bytes of memory");
         *self.view() = Some(View { base, flags });
         if self.stop.load(Ordering::SeqCst) || self.kill.load(Ordering::SeqCst) {
             self.raise();
@@ -67,21 +71,24 @@ impl Control {
         Attached(self.clone())
     }
 
-    fn word(&self, index: u32, value: u32) {
+    /// Sets all words of a kind: 0 "stop", 1 "die".
+    fn words(&self, kind: u32, value: u32) {
         if let Some(View { base, flags: Some(flags) }) = &*self.view() {
-            // SAFETY: `attach` made sure that flags + 8 lies in the memory and is aligned, and while the lock is held `Attached` can't end, so
-            // the memory is this cell's. The guest reads the word with plain loads; a torn value is not possible for an aligned word, and a
-            // late one would only delay the stop.
-            let word = unsafe { &*base.add((*flags + 4 * index) as usize).cast::<AtomicU32>() };
-            word.store(value, Ordering::SeqCst);
+            for index in kind * STOP_WORDS..(kind + 1) * STOP_WORDS {
+                // SAFETY: `attach` made sure that all words lie in the memory and are aligned, and while the lock is held `Attached` can't end, so
+                // the memory is this cell's. The guest reads a word with plain loads; a torn value is not possible for an aligned word, and a
+                // late one would only delay the stop.
+                let word = unsafe { &*base.add((*flags + 4 * index) as usize).cast::<AtomicU32>() };
+                word.store(value, Ordering::Relaxed);
+            }
         }
     }
 
     fn raise(&self) {
         if self.kill.load(Ordering::SeqCst) {
-            self.word(1, 1);
+            self.words(1, 1);
         }
-        self.word(0, 1);
+        self.words(0, 1);
     }
 
     /// Asks the cell to stop at its next safe point. Wake it if it may be waiting.
@@ -99,7 +106,7 @@ impl Control {
     pub fn clear(&self) {
         self.stop.store(false, Ordering::SeqCst);
         if !self.killed() {
-            self.word(0, 0);
+            self.words(0, 0);
         }
     }
 

@@ -1,32 +1,41 @@
-//! Puts safe points into a linked module.
+//! Puts safe points into a linked module; `docs/design/safe-points.md` says how and why so.
 //!
-//! A cell can be stopped only where its stack can be unwound: in a blocking host call, or at a poll that this pass adds at
-//! loop headers and at the entry of recursive functions. A poll is a load and a branch that is never taken until the agent
-//! raises the flag. Polls go in after LLVM is done, because a call in a loop would keep it from vectorising.
+//! A cell can be stopped where its stack can be unwound: in a blocking host call, or at a poll that this pass adds at loop headers and at the entry of
+//! recursive functions. A poll is a load and a branch that is not taken until the agent sets the stop words; then the function stores what it
+//! needs, and returns. All of it happens after LLVM is done.
 //!
 //! ```text
-//! loop that contains a loop, or calls more than a small leaf:  if flags[0] { cloudskin.poll() }
-//! any other loop:                                              if flags[1] { unreachable }
-//! function on a cycle of direct calls:                         poll at its entry
+//! Outline::read   imports, exports, types, who calls whom, where loops are
+//! Calls           which functions can unwind: those that can reach a safe point
+//! body, live, emit   one such function anew; the others are copied
+//! assemble        two more globals, exports of all state, branch hints, the mark
 //! ```
 //!
-//! A tight innermost loop is not interrupted for a move, only killed: its time is bounded by the loop around it, and a call in
-//! it would cost more than all other polls together (the call clobbers every vector register). Recursion through function
-//! pointers alone has no poll either; such a cycle nearly always contains a loop or a host call.
+//! Nothing is renumbered: names, function pointers and types stay as the linker made them. Debug sections (DWARF) hold code offsets that would be wrong and are dropped.
 //!
-//! The pass copies code bytes and inserts; it never moves or renumbers anything, so names, function pointers and types
-//! stay as the linker made them. Debug sections (DWARF) hold code offsets that would be wrong and are dropped.
+//! Loops in short functions of the C library ([`QUIET`]) check only whether they are to die, so that their callers stay as they are. Recursion through
+//! function pointers alone has no poll; such a cycle nearly always contains a loop or a host call.
+
+mod body;
+mod emit;
+mod live;
+#[cfg(test)]
+#[path = "instrument/tests.rs"]
+mod differential;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use wasm_encoder::{CodeSection, CustomSection, ExportKind, ExportSection, Module, RawSection};
-use wasmparser::{ConstExpr, ExternalKind, FunctionBody, KnownCustom, Name, Operator, Parser, Payload, TypeRef, ValType};
+use wasm_encoder::{CodeSection, CustomSection, Encode, ExportKind, ExportSection, RawSection, SectionId};
+use wasmparser::{
+    BlockType, ConstExpr, ElementItems, ExternalKind, FuncType, FunctionBody, KnownCustom, Name, Operator, Parser, Payload, TypeRef, ValType, ValidPayload,
+};
 
-use super::{Error, FLAGS, FORMAT, GLOBAL_PREFIX, KEEP, Mark, SECTION, TABLE, UNWIND, UNWIND_BYTES};
+use super::blocking::can_block;
+use super::{Error, FLAGS, FORMAT, GLOBAL_PREFIX, Mark, SECTION, STATE, STOP_WORDS, TABLE, TOP, UNWIND, UNWIND_BYTES};
 
-/// A leaf is a function without loops and calls of at most this many bytes: a loop that calls only leaves is a tight loop.
-const LEAF_BYTES_MAX: usize = 256;
+/// The global `state` while the stack is unwound. 0: at work; numbers above: the safe point that a rewind goes to.
+pub const UNWINDING: i32 = 1;
 
 /// Short work inside the C library: a stop flag raised here is seen soon by the caller's loop. Polls here would make every
 /// `malloc` and `printf` unwindable, which costs more than it gives. They keep the die checks.
@@ -44,13 +53,13 @@ const QUIET: &[&str] = &[
     "__lttf2", "__letf2", "__gttf2", "__getf2", "__eqtf2", "__netf2", "__udivti3", "__umodti3", "__divti3", "__modti3",
     "__multi3", "__udivmodti4", "getenv", "__findenv", "__wasilibc_find_relpath", "__wasilibc_find_abspath",
     "__wasilibc_populate_preopens", "__wasilibc_init_preopens", "internal_register_preopened_fd", "__towrite", "__toread",
-    "__stdio_exit", "__ofl_add", "__ofl_lock", "__main_void", "__wasm_call_ctors", "__wasm_call_dtors", "__funcs_on_exit",
+    "__stdio_exit", "__ofl_add", "__ofl_lock", "__main_void", "__wasm_call_ctors", "__wasm_call_dtors", "__funcs_on_exit", "__stdio_write", "__stdio_read", "__stdio_seek", "__stdout_write", "__fwritex", "writev", "readv", "vsnprintf", "vasprintf",
 ];
 
 /// What the pass may leave out.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Check the die flag in innermost loops, so that a cell can be killed wherever it is.
+    /// Check the die words in the loops that have no poll, so that a cell can be killed wherever it is.
     pub die_checks: bool,
     /// For the mark, e.g. `ziglang 0.17.1`.
     pub toolchain: String,
@@ -62,25 +71,47 @@ impl Default for Options {
     }
 }
 
-/// Instruments `wasm`, as linked with `guests/runtime.c`, and makes it able to unwind (asyncify). The result carries the
-/// custom section [`SECTION`]. A module that can't be moved is [`Error::NotMovable`] with all reasons.
+/// Instruments `wasm`, as linked with `guests/runtime.c`. The result carries the custom section [`SECTION`]. A module that can't be moved is
+/// [`Error::NotMovable`] with all reasons.
 pub fn instrument(wasm: &[u8]) -> Result<Vec<u8>, Error> {
     instrument_with(wasm, &Options::default())
 }
 
 /// [`instrument`] with choices.
 pub fn instrument_with(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> {
-    let (polled, mark) = insert(wasm, options)?;
-    let mut out = super::asyncify::run(&polled)?;
+    let (mut out, mark) = insert(wasm, options)?;
     append_mark(&mut out, &mark);
     wasmparser::Validator::new_with_features(super::features())
         .validate_all(&out)
-        .map_err(|e| Error::Malformed(format!("after asyncify: {e}")))?;
+        .map_err(|e| Error::Malformed(format!("after instrumentation: {e}")))?;
     Ok(out)
 }
 
-/// The first half of [`instrument`]: polls and exports, no asyncify. Kept apart so that it can be tested alone.
-pub(crate) fn insert(wasm: &[u8], options: &Options) -> Result<(Vec<u8>, Mark), Error> {
+/// What the functions of one module share while they are written anew.
+struct Module {
+    flags: u32,
+    /// Indices of the globals.
+    state: u32,
+    top: u32,
+    unwind_end: u32,
+    /// Number of the next safe point in the module.
+    next_point: u32,
+    polls: u32,
+    die_checks: u32,
+    /// Types without parameters that blocks with several results need, by their results.
+    new_types: HashMap<Vec<ValType>, u32>,
+    first_new_type: u32,
+}
+
+impl Module {
+    fn type_of(&mut self, results: Vec<ValType>) -> u32 {
+        let next = self.first_new_type + self.new_types.len() as u32;
+        *self.new_types.entry(results).or_insert(next)
+    }
+}
+
+/// [`instrument_with`] without the mark in the module.
+fn insert(wasm: &[u8], options: &Options) -> Result<(Vec<u8>, Mark), Error> {
     wasmparser::Validator::new_with_features(super::features()).validate_all(wasm)?;
     let outline = Outline::read(wasm)?;
     if !outline.reasons.is_empty() {
@@ -90,79 +121,160 @@ pub(crate) fn insert(wasm: &[u8], options: &Options) -> Result<(Vec<u8>, Mark), 
         return Err(Error::NotMovable(vec!["it is already instrumented".into()]));
     }
     let missing = |name: &str| Error::NotMovable(vec![format!("it has no {name}: it was not linked by `cloudskin cc`")]);
-    let places = Places {
-        flags: outline.address_of(FLAGS).ok_or_else(|| missing(FLAGS))?,
-        poll: outline.poll.ok_or_else(|| missing("import cloudskin.poll"))?,
-        unwind: outline.address_of(UNWIND).ok_or_else(|| missing(UNWIND))?,
+    let flags = outline.address_of(FLAGS).ok_or_else(|| missing(FLAGS))?;
+    let unwind = outline.address_of(UNWIND).ok_or_else(|| missing(UNWIND))?;
+    let mut module = shared(&outline, flags, unwind);
+    let calls = Calls::new(&outline);
+    let (bodies, hints) = rewrite_all(wasm, &outline, &calls, &mut module, options)?;
+    let out = assemble(wasm, &outline, &module, unwind, &bodies, &hints)?;
+    let mark = Mark {
+        version: FORMAT,
+        flags,
+        unwind,
+        unwind_bytes: UNWIND_BYTES,
+        polls: module.polls,
+        die_checks: module.die_checks,
+        globals: outline.mutable_globals().count() as u32,
+        toolchain: options.toolchain.clone(),
     };
-    let recursive = recursive_functions(&outline);
-    let mut counts = Counts::default();
-    let bodies: Vec<Vec<u8>> = outline
-        .functions
-        .iter()
-        .enumerate()
-        .map(|(i, f)| rewrite(wasm, f, &outline, recursive.contains(&(i as u32)), &places, options, &mut counts))
-        .collect();
+    Ok((out, mark))
+}
 
-    let mut module = Module::new();
+fn shared(outline: &Outline, flags: u32, unwind: u32) -> Module {
+    Module {
+        flags,
+        state: outline.globals.len() as u32,
+        top: outline.globals.len() as u32 + 1,
+        unwind_end: unwind.saturating_add(UNWIND_BYTES),
+        next_point: UNWINDING as u32 + 1,
+        polls: 0,
+        die_checks: 0,
+        new_types: HashMap::new(),
+        first_new_type: outline.types.len() as u32,
+    }
+}
+
+type Hints = Vec<(u32, Vec<(u32, bool)>)>;
+
+/// All function bodies in order, and the hints of those that were written anew.
+fn rewrite_all(wasm: &[u8], outline: &Outline, calls: &Calls<'_>, module: &mut Module, options: &Options) -> Result<(Vec<Vec<u8>>, Hints), Error> {
+    let (mut bodies, mut hints) = (Vec::with_capacity(outline.functions.len()), Vec::new());
+    let mut validator = wasmparser::Validator::new_with_features(super::features());
+    for payload in Parser::new(0).parse_all(wasm) {
+        let ValidPayload::Func(to_validate, read) = validator.payload(&payload?)? else { continue };
+        let (function, index) = (&outline.functions[bodies.len()], outline.imported_functions + bodies.len() as u32);
+        if !calls.unwinds(index) {
+            bodies.push(with_die_checks(wasm, function, module, options));
+            continue;
+        }
+        let ty = calls.type_of(index);
+        let wanted = body::Wanted { poll_loops: !function.quiet, poll_entry: !function.quiet && calls.is_recursive(index) };
+        let body = body::read(to_validate.into_validator(Default::default()), &read, ty, calls, wanted)?;
+        let written = emit::write(wasm, module, &body, ty.results(), wanted.poll_loops, options.die_checks);
+        bodies.push(written.bytes);
+        hints.push((index, written.hints));
+    }
+    Ok((bodies, hints))
+}
+
+/// A function that can't be stopped, as it is, but that its loops may be told to die.
+fn with_die_checks(wasm: &[u8], function: &Function, module: &mut Module, options: &Options) -> Vec<u8> {
+    let mut out = Vec::with_capacity(function.body.len() + 16 * function.loops.len());
+    let mut copied = function.body.start;
+    for (n, inside) in function.loops.iter().enumerate().filter(|_| options.die_checks) {
+        out.extend_from_slice(&wasm[copied..*inside]);
+        copied = *inside;
+        emit::die_check(&mut out, module, n as u32);
+    }
+    out.extend_from_slice(&wasm[copied..function.body.end]);
+    out
+}
+
+fn assemble(wasm: &[u8], outline: &Outline, module: &Module, unwind: u32, bodies: &[Vec<u8>], hints: &Hints) -> Result<Vec<u8>, Error> {
+    let mut out = wasm_encoder::Module::new();
     for payload in Parser::new(0).parse_all(wasm) {
         match payload? {
-            // Present, because the address of the flags was found in it.
+            Payload::TypeSection(section) => {
+                let mut new: Vec<(&Vec<ValType>, &u32)> = module.new_types.iter().collect();
+                new.sort_by_key(|(_, index)| **index);
+                let entries: Vec<Vec<u8>> = new.iter().map(|(results, _)| function_type(results)).collect();
+                extended(&mut out, SectionId::Type, &wasm[section.range()], section.count(), &entries);
+            }
+            // Present, because the addresses of the flags are in it; so are the exports.
+            Payload::GlobalSection(section) => {
+                let global = |value: u32| {
+                    let mut entry = vec![0x7f, 1];
+                    wasm_encoder::ConstExpr::i32_const(value as i32).encode(&mut entry);
+                    entry
+                };
+                extended(&mut out, SectionId::Global, &wasm[section.range()], section.count(), &[global(0), global(unwind)]);
+            }
             Payload::ExportSection(_) => {
-                module.section(&exports(&outline));
+                out.section(&exports(outline, module));
             }
             Payload::CodeSectionStart { .. } => {
+                // The proposal wants it in front of the code.
+                out.section(&emit::hints(hints));
                 let mut code = CodeSection::new();
-                for body in &bodies {
+                for body in bodies {
                     code.raw(body);
                 }
-                module.section(&code);
+                out.section(&code);
             }
             Payload::CustomSection(section) => {
                 if !is_dropped(section.name()) {
-                    module.section(&CustomSection { name: section.name().into(), data: section.data().into() });
+                    out.section(&CustomSection { name: section.name().into(), data: section.data().into() });
                 }
             }
             other => {
                 if let Some((id, range)) = other.as_section() {
-                    module.section(&RawSection { id, data: &wasm[range] });
+                    out.section(&RawSection { id, data: &wasm[range] });
                 }
             }
         }
     }
-    let mark = Mark {
-        version: FORMAT,
-        flags: places.flags,
-        unwind: places.unwind,
-        unwind_bytes: UNWIND_BYTES,
-        polls: counts.polls,
-        die_checks: counts.die_checks,
-        globals: outline.mutable_globals().count() as u32,
-        toolchain: options.toolchain.clone(),
-    };
-    Ok((module.finish(), mark))
+    Ok(out.finish())
 }
 
-/// Debug sections hold offsets into code that has moved; `target_features` describes the code before asyncify, and binaryen
-/// reads features there that it then doesn't know.
+/// A section of `count` entries, with `more` at its end.
+fn extended(out: &mut wasm_encoder::Module, id: SectionId, section: &[u8], count: u32, more: &[Vec<u8>]) {
+    let mut old = Vec::new();
+    count.encode(&mut old);
+    // The count may be written in more bytes than it needs.
+    let skipped = section.iter().position(|b| b & 0x80 == 0).map_or(section.len(), |last| last + 1);
+    let mut data = Vec::with_capacity(section.len() + 16);
+    (count + more.len() as u32).encode(&mut data);
+    data.extend_from_slice(&section[skipped..]);
+    for entry in more {
+        data.extend_from_slice(entry);
+    }
+    out.section(&RawSection { id: id.into(), data: &data });
+}
+
+fn function_type(results: &[ValType]) -> Vec<u8> {
+    let mut entry = vec![0x60, 0];
+    (results.len() as u32).encode(&mut entry);
+    for ty in results {
+        emit::value_type(*ty).encode(&mut entry);
+    }
+    entry
+}
+
+/// Debug sections hold offsets into code that has moved, hints of another make as well.
 fn is_dropped(custom: &str) -> bool {
-    custom.starts_with(".debug_") || custom.starts_with("reloc.") || custom == "target_features" || custom == "sourceMappingURL"
+    custom.starts_with(".debug_") || custom.starts_with("reloc.") || custom == "target_features" || custom == "sourceMappingURL" || custom == "metadata.code.branch_hint"
 }
 
 /// A custom section may stand anywhere, so also at the end.
 fn append_mark(wasm: &mut Vec<u8>, mark: &Mark) {
     let data = serde_json::to_vec(mark).expect("a struct of numbers and a string always becomes JSON");
-    let mut body = Vec::with_capacity(data.len() + 16);
-    write_u32(&mut body, SECTION.len() as u32);
-    body.extend_from_slice(SECTION.as_bytes());
-    body.extend_from_slice(&data);
-    wasm.push(0);
-    write_u32(wasm, body.len() as u32);
-    wasm.extend_from_slice(&body);
+    let section = CustomSection { name: SECTION.into(), data: (&data).into() };
+    wasm.push(SectionId::Custom.into());
+    section.encode(wasm);
 }
 
-/// What was there, without the function that only held the import, plus all that a snapshot needs.
-fn exports(outline: &Outline) -> ExportSection {
+/// What was there, plus all that a snapshot needs.
+fn exports(outline: &Outline, module: &Module) -> ExportSection {
     let mut section = ExportSection::new();
     let mut have = HashSet::new();
     for (name, kind, index) in &outline.exports {
@@ -173,10 +285,8 @@ fn exports(outline: &Outline) -> ExportSection {
             ExternalKind::Global => ExportKind::Global,
             ExternalKind::Tag => ExportKind::Tag,
         };
-        if name != KEEP {
-            section.export(name, kind, *index);
-            have.insert(name.as_str());
-        }
+        section.export(name, kind, *index);
+        have.insert(name.as_str());
     }
     if outline.memories > 0 && !have.contains("memory") {
         section.export("memory", ExportKind::Memory, 0);
@@ -187,75 +297,94 @@ fn exports(outline: &Outline) -> ExportSection {
     for (number, index) in outline.mutable_globals().enumerate() {
         section.export(&format!("{GLOBAL_PREFIX}{number}"), ExportKind::Global, index);
     }
+    section.export(STATE, ExportKind::Global, module.state);
+    section.export(TOP, ExportKind::Global, module.top);
     section
 }
 
-struct Places {
-    flags: u32,
-    poll: u32,
-    unwind: u32,
+/// Who may unwind: those that can reach a safe point.
+struct Calls<'o> {
+    outline: &'o Outline,
+    recursive: HashSet<u32>,
+    /// By function, imports first.
+    functions: Vec<bool>,
+    /// By type: a call through the table may unwind.
+    indirect: Vec<bool>,
 }
 
-#[derive(Default)]
-struct Counts {
-    polls: u32,
-    die_checks: u32,
-}
-
-/// The body of one function with its checks put in.
-fn rewrite(
-    wasm: &[u8],
-    function: &Function,
-    outline: &Outline,
-    recursive: bool,
-    places: &Places,
-    options: &Options,
-    counts: &mut Counts,
-) -> Vec<u8> {
-    let quiet = function.quiet;
-    let mut out = Vec::with_capacity(function.body.len() + 16 * (function.loops.len() + 1));
-    let mut copied = function.body.start;
-    let mut poll = |out: &mut Vec<u8>| {
-        counts.polls += 1;
-        check_flag(out, places.flags);
-        out.push(0x10); // call
-        write_u32(out, places.poll);
-        out.push(0x0b); // end
-    };
-    if recursive && !quiet {
-        out.extend_from_slice(&wasm[copied..function.first_operator]);
-        copied = function.first_operator;
-        poll(&mut out);
+impl<'o> Calls<'o> {
+    fn new(outline: &'o Outline) -> Calls<'o> {
+        let recursive = recursive_functions(outline);
+        let count = outline.function_types.len();
+        // Equal types are one; the first of them stands for all.
+        let mut first_of: HashMap<&FuncType, usize> = HashMap::new();
+        let same: Vec<usize> =
+            outline.types.iter().enumerate().map(|(i, ty)| ty.as_ref().map_or(i, |ty| *first_of.entry(ty).or_insert(i))).collect();
+        // Who must be told when this one may unwind: nodes are functions, then types.
+        let mut told: Vec<Vec<usize>> = vec![Vec::new(); count + outline.types.len()];
+        for (i, function) in outline.functions.iter().enumerate() {
+            let index = outline.imported_functions as usize + i;
+            for callee in &function.calls {
+                told[*callee as usize].push(index);
+            }
+            for ty in &function.indirect_calls {
+                told[count + same[*ty as usize]].push(index);
+            }
+        }
+        for element in &outline.elements {
+            told[*element as usize].push(count + same[outline.function_types[*element as usize] as usize]);
+        }
+        let mut work: Vec<usize> = Vec::new();
+        let functions = outline.imports.iter().filter(|(_, _, kind)| *kind == "function");
+        work.extend(functions.enumerate().filter(|(_, (module, name, _))| can_block(module, name)).map(|(i, _)| i));
+        for (i, function) in outline.functions.iter().enumerate() {
+            if !function.quiet && (!function.loops.is_empty() || recursive.contains(&(i as u32))) {
+                work.push(outline.imported_functions as usize + i);
+            }
+        }
+        let mut unwinds = vec![false; told.len()];
+        while let Some(node) = work.pop() {
+            if !std::mem::replace(&mut unwinds[node], true) {
+                work.extend(&told[node]);
+            }
+        }
+        let indirect = same.iter().map(|ty| unwinds[count + ty]).collect();
+        unwinds.truncate(count);
+        Calls { outline, recursive, functions: unwinds, indirect }
     }
-    for l in &function.loops {
-        out.extend_from_slice(&wasm[copied..l.inside]);
-        copied = l.inside;
-        let tight = !l.has_loop && l.callees.iter().all(|callee| outline.is_leaf(*callee));
-        if !tight && !quiet {
-            poll(&mut out);
-        } else if options.die_checks {
-            counts.die_checks += 1;
-            check_flag(&mut out, places.flags + 4);
-            out.extend_from_slice(&[0x00, 0x0b]); // unreachable, end
+
+    fn unwinds(&self, function: u32) -> bool {
+        self.functions[function as usize]
+    }
+
+    fn type_unwinds(&self, ty: u32) -> bool {
+        self.indirect[ty as usize]
+    }
+
+    fn is_import(&self, function: u32) -> bool {
+        function < self.outline.imported_functions
+    }
+
+    fn is_recursive(&self, function: u32) -> bool {
+        self.recursive.contains(&(function - self.outline.imported_functions))
+    }
+
+    fn types(&self, index: u32) -> &'o FuncType {
+        self.outline.types[index as usize].as_ref().expect("validated: it is a function's type")
+    }
+
+    fn type_of(&self, function: u32) -> &'o FuncType {
+        self.types(self.outline.function_types[function as usize])
+    }
+
+    /// Parameters and results of a block.
+    fn block_type(&self, ty: BlockType) -> (Vec<ValType>, Vec<ValType>) {
+        match ty {
+            BlockType::Empty => (Vec::new(), Vec::new()),
+            BlockType::Type(ty) => (Vec::new(), vec![ty]),
+            BlockType::FuncType(index) => (self.types(index).params().to_vec(), self.types(index).results().to_vec()),
         }
     }
-    out.extend_from_slice(&wasm[copied..function.body.end]);
-    out
-}
-
-/// `i32.const 0; i32.load offset=address; if`. The address is the offset, so that no bounds check is needed at run time.
-fn check_flag(out: &mut Vec<u8>, address: u32) {
-    out.extend_from_slice(&[0x41, 0x00, 0x28, 0x02]);
-    write_u32(out, address);
-    out.extend_from_slice(&[0x04, 0x40]);
-}
-
-fn write_u32(out: &mut Vec<u8>, mut value: u32) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }
 
 /// Numbers (among the module's own functions) of those on a cycle of direct calls: Tarjan's strongly connected components,
@@ -316,21 +445,13 @@ fn recursive_functions(outline: &Outline) -> HashSet<u32> {
 struct Function {
     /// Byte range in the module: locals and code, without the size in front.
     body: Range<usize>,
-    first_operator: usize,
-    /// In the order of their headers.
-    loops: Vec<Loop>,
+    /// Where the first instruction inside of each loop starts, in this order.
+    loops: Vec<usize>,
     /// Direct callees, each once.
     calls: Vec<u32>,
-    calls_indirectly: bool,
+    /// Types of calls through the table, each once.
+    indirect_calls: Vec<u32>,
     quiet: bool,
-}
-
-struct Loop {
-    /// Where the first instruction inside the loop starts.
-    inside: usize,
-    has_loop: bool,
-    /// What is called in this loop but in no loop inside it; `None` is a call through a pointer.
-    callees: Vec<Option<u32>>,
 }
 
 /// What the pass and the inspection need to know of a module.
@@ -343,7 +464,7 @@ pub(crate) struct Outline {
     pub memory_imported: bool,
     pub tables: u32,
     pub has_start: bool,
-    /// The module carries the custom section or asyncify's exports.
+    /// The module carries the custom section or has been made able to unwind by another tool.
     pub marked: bool,
     /// The content of the custom section.
     pub mark: Option<Vec<u8>>,
@@ -353,11 +474,13 @@ pub(crate) struct Outline {
     types: Vec<Option<wasmparser::FuncType>>,
     function_types: Vec<u32>,
     imported_functions: u32,
-    poll: Option<u32>,
     functions: Vec<Function>,
+    /// Functions that the table may hold.
+    elements: Vec<u32>,
 }
 
 struct Global {
+    ty: ValType,
     mutable: bool,
     /// Value of an `i32.const` initialiser.
     i32_value: Option<u32>,
@@ -402,7 +525,7 @@ impl Outline {
                         if global.ty.mutable && matches!(global.ty.content_type, ValType::Ref(_)) {
                             o.reason("a mutable global holds a reference");
                         }
-                        o.globals.push(Global { mutable: global.ty.mutable, i32_value: i32_const(&global.init_expr) });
+                        o.globals.push(Global { ty: global.ty.content_type, mutable: global.ty.mutable, i32_value: i32_const(&global.init_expr) });
                     }
                 }
                 Payload::ExportSection(section) => {
@@ -415,6 +538,11 @@ impl Outline {
                 Payload::StartSection { .. } => {
                     o.has_start = true;
                     o.reason("it has a start function, which would run again in each copy");
+                }
+                Payload::ElementSection(section) => {
+                    for element in section {
+                        o.element(element?.items)?;
+                    }
                 }
                 Payload::CodeSectionEntry(body) => o.function(&body)?,
                 Payload::CustomSection(section) if section.name() == SECTION => {
@@ -459,17 +587,14 @@ impl Outline {
         self.globals.iter().enumerate().filter(|(_, g)| g.mutable).map(|(i, _)| i as u32)
     }
 
+    pub(crate) fn is_i32(&self, global: u32) -> bool {
+        self.globals.get(global as usize).is_some_and(|g| g.ty == ValType::I32)
+    }
+
     /// Type of an exported function.
     pub(crate) fn function_type(&self, export: &str) -> Option<&wasmparser::FuncType> {
         let index = self.exports.iter().find(|(name, kind, _)| name == export && *kind == ExternalKind::Func)?.2;
         self.types.get(*self.function_types.get(index as usize)? as usize)?.as_ref()
-    }
-
-    fn is_leaf(&self, callee: Option<u32>) -> bool {
-        let own = callee.and_then(|index| index.checked_sub(self.imported_functions));
-        own.and_then(|i| self.functions.get(i as usize)).is_some_and(|f| {
-            f.loops.is_empty() && f.calls.is_empty() && !f.calls_indirectly && f.body.len() <= LEAF_BYTES_MAX
-        })
     }
 
     fn reason(&mut self, reason: &str) {
@@ -481,9 +606,6 @@ impl Outline {
     fn import(&mut self, import: wasmparser::Import<'_>) {
         let kind = match import.ty {
             TypeRef::Func(ty) | TypeRef::FuncExact(ty) => {
-                if (import.module, import.name) == ("cloudskin", "poll") {
-                    self.poll = Some(self.imported_functions);
-                }
                 self.function_types.push(ty);
                 self.imported_functions += 1;
                 "function"
@@ -503,7 +625,7 @@ impl Outline {
                 if ty.mutable {
                     self.reason("it imports a mutable global");
                 }
-                self.globals.push(Global { mutable: ty.mutable, i32_value: None });
+                self.globals.push(Global { ty: ty.content_type, mutable: ty.mutable, i32_value: None });
                 "global"
             }
             TypeRef::Tag(_) => "tag",
@@ -528,41 +650,13 @@ impl Outline {
                 self.reason("a function keeps references in local variables");
             }
         }
+        let (mut loops, mut calls, mut indirect_calls) = (Vec::new(), HashSet::new(), HashSet::new());
         let mut operators = body.get_operators_reader()?;
-        let first_operator = operators.original_position();
-        let mut loops: Vec<Loop> = Vec::new();
-        let (mut calls, mut seen, mut calls_indirectly) = (Vec::new(), HashSet::new(), false);
-        // One entry per open block: the number of the loop that it is, or is in.
-        let mut open: Vec<Option<usize>> = vec![None];
         while !operators.eof() {
-            let operator = operators.read()?;
-            let within = open.last().copied().flatten();
-            match operator {
-                Operator::Block { .. } | Operator::If { .. } => open.push(within),
-                Operator::Loop { .. } => {
-                    if let Some(outer) = within {
-                        loops[outer].has_loop = true;
-                    }
-                    open.push(Some(loops.len()));
-                    loops.push(Loop { inside: operators.original_position(), has_loop: false, callees: Vec::new() });
-                }
-                Operator::End => {
-                    open.pop();
-                }
-                Operator::Call { function_index } | Operator::ReturnCall { function_index } => {
-                    if seen.insert(function_index) {
-                        calls.push(function_index);
-                    }
-                    if let Some(l) = within {
-                        loops[l].callees.push(Some(function_index));
-                    }
-                }
-                Operator::CallIndirect { .. } | Operator::ReturnCallIndirect { .. } => {
-                    calls_indirectly = true;
-                    if let Some(l) = within {
-                        loops[l].callees.push(None);
-                    }
-                }
+            match operators.read()? {
+                Operator::Loop { .. } => loops.push(operators.original_position()),
+                Operator::Call { function_index } | Operator::ReturnCall { function_index } => drop(calls.insert(function_index)),
+                Operator::CallIndirect { type_index, .. } | Operator::ReturnCallIndirect { type_index, .. } => drop(indirect_calls.insert(type_index)),
                 Operator::TableSet { .. }
                 | Operator::TableGrow { .. }
                 | Operator::TableFill { .. }
@@ -571,7 +665,28 @@ impl Outline {
                 _ => {}
             }
         }
-        self.functions.push(Function { body: body.range(), first_operator, loops, calls, calls_indirectly, quiet: false });
+        let (calls, indirect_calls) = (calls.into_iter().collect(), indirect_calls.into_iter().collect());
+        self.functions.push(Function { body: body.range(), loops, calls, indirect_calls, quiet: false });
+        Ok(())
+    }
+
+    fn element(&mut self, items: ElementItems<'_>) -> Result<(), Error> {
+        match items {
+            ElementItems::Functions(indices) => {
+                for index in indices {
+                    self.elements.push(index?);
+                }
+            }
+            ElementItems::Expressions(_, expressions) => {
+                for expression in expressions {
+                    for operator in expression?.get_operators_reader() {
+                        if let Operator::RefFunc { function_index } = operator? {
+                            self.elements.push(function_index);
+                        }
+                    }
+                }
+            }
+        }
         Ok(())
     }
 }
@@ -592,17 +707,16 @@ mod tests {
         let text = format!(
             r#"(module
                 (type $v (func))
-                (import "cloudskin" "poll" (func $poll))
+                (type $i (func (param i32) (result i32)))
                 (import "cloudskin_mpi" "MPI_Barrier" (func $barrier (param i32) (result i32)))
                 (memory 130)
                 (table 2 funcref)
                 (global $sp (mut i32) (i32.const 1024))
                 (global (export "__cloudskin_flags") i32 (i32.const 2048))
-                (global (export "__cloudskin_unwind") i32 (i32.const 4096))
+                (global (export "__cloudskin_unwind") i32 (i32.const 8192))
                 (global $t (mut f64) (f64.const 1))
-                (func (export "_start") (drop (call $barrier (i32.const 1))))
-                (func $keep (export "__cloudskin_keep") (call $poll))
-                (elem (i32.const 0) $keep $keep)
+                (func $start (export "_start") (drop (call $barrier (i32.const 1))))
+                (elem (i32.const 0) $start $start)
                 {functions})"#
         );
         wat::parse_str(text).unwrap()
@@ -616,23 +730,12 @@ mod tests {
     }
 
     #[test]
-    fn innermost_loops_only_check_for_death() {
-        check("(func (loop $a (br_if $a (i32.const 0))))", (0, 1));
-        check("(func (loop $a (loop $b (br_if $b (i32.const 0))) (br_if $a (i32.const 0))))", (1, 1));
-        check("(func (loop (block (if (i32.const 1) (then (loop) (loop))))))", (1, 2));
-        check("(func (loop (loop (loop))) (loop))", (2, 2));
+    fn every_loop_polls() {
+        check("(func (loop $a (br_if $a (i32.const 0))))", (1, 0));
+        check("(func (loop $a (loop $b (br_if $b (i32.const 0))) (br_if $a (i32.const 0))))", (2, 0));
+        check("(func (loop (block (if (i32.const 1) (then (loop) (loop))))))", (3, 0));
         check("(func (block) (if (i32.const 0) (then)))", (0, 0));
-    }
-
-    #[test]
-    fn a_loop_that_calls_polls_unless_it_calls_a_leaf() {
-        let leaf = "(func $leaf (result i32) (i32.const 7))";
-        check(&format!("{leaf} (func (loop (drop (call $leaf))))"), (0, 1));
-        check("(func (loop (drop (call $barrier (i32.const 1)))))", (1, 0));
-        check("(func (loop (call_indirect (type $v) (i32.const 0))))", (1, 0));
-        check(&format!("{leaf} (func $f (drop (call $leaf))) (func (loop (call $f)))"), (1, 0));
-        // The call is in the inner loop; the outer polls because it has a loop.
-        check("(func (loop (loop (drop (call $barrier (i32.const 1))))))", (2, 0));
+        check("(func (return) (loop (loop)))", (0, 0));
     }
 
     #[test]
@@ -647,6 +750,31 @@ mod tests {
     fn the_c_library_is_left_in_peace() {
         check("(func $malloc (loop (loop)))", (0, 2));
         check("(func $dlfree (call $dlfree))", (0, 0));
+        // It calls what the program gave it, so it can be stopped there; its loops are still its own.
+        check("(func $printf_core (loop (call_indirect (type $v) (i32.const 0))) (loop))", (0, 2));
+    }
+
+    /// Whether the function `$f` is written anew.
+    fn touched(functions: &str, expected: bool) {
+        let wasm = module(functions);
+        let outline = Outline::read(&wasm).unwrap();
+        let calls = Calls::new(&outline);
+        assert_eq!(calls.unwinds(2), expected, "{functions}");
+        let (out, _) = insert(&wasm, &Options::default()).unwrap();
+        let (before, after) = (&outline.functions[1].body, &Outline::read(&out).unwrap().functions[1].body);
+        assert_eq!(wasm[before.clone()] != out[after.clone()], expected, "{functions}");
+    }
+
+    #[test]
+    fn only_what_can_reach_a_safe_point_is_touched() {
+        touched("(func $f (result i32) (i32.add (i32.const 1) (i32.const 2)))", false);
+        touched("(func $f (result i32) (call $g)) (func $g (result i32) (i32.const 1))", false);
+        touched("(func $f (result i32) (call $g)) (func $g (result i32) (loop) (i32.const 1))", true);
+        touched("(func $f (result i32) (call $g)) (func $g (result i32) (call $barrier (i32.const 1)))", true);
+        // In the table is a function of the type $v that waits, and none of the type $i.
+        touched("(func $f (call_indirect (type $v) (i32.const 0)))", true);
+        touched("(func $f (drop (call_indirect (type $i) (i32.const 0) (i32.const 0))))", false);
+        touched("(func $f (call $malloc)) (func $malloc (loop))", false);
     }
 
     #[test]
@@ -656,22 +784,31 @@ mod tests {
     }
 
     #[test]
-    fn state_is_exported_and_the_helper_is_not() {
+    fn deep_nesting_does_not_overflow_the_stack() {
+        let depth = 20_000;
+        check(&format!("(func {} (drop (call $barrier (i32.const 1))) {})", "block ".repeat(depth), "end ".repeat(depth)), (0, 0));
+    }
+
+    #[test]
+    fn state_is_exported() {
         let (out, mark) = insert(&module(""), &Options::default()).unwrap();
         let outline = Outline::read(&out).unwrap();
         let names: Vec<&str> = outline.exports.iter().map(|(name, ..)| name.as_str()).collect();
         assert_eq!(
             names,
-            ["__cloudskin_flags", "__cloudskin_unwind", "_start", "memory", "__indirect_function_table", "__cloudskin_g0", "__cloudskin_g1"]
+            [
+                "__cloudskin_flags", "__cloudskin_unwind", "_start", "memory", "__indirect_function_table", "__cloudskin_g0", "__cloudskin_g1",
+                "__cloudskin_state", "__cloudskin_top"
+            ]
         );
-        assert_eq!((mark.flags, mark.unwind, mark.globals), (2048, 4096, 2));
+        assert_eq!((mark.flags, mark.unwind, mark.globals), (2048, 8192, 2));
     }
 
     #[test]
     fn death_checks_can_be_left_out() {
         let options = Options { die_checks: false, ..Options::default() };
-        let (_, mark) = insert(&module("(func (loop (loop)))"), &options).unwrap();
-        assert_eq!((mark.polls, mark.die_checks), (1, 0));
+        let (_, mark) = insert(&module("(func $malloc (loop (loop)))"), &options).unwrap();
+        assert_eq!((mark.polls, mark.die_checks), (0, 0));
     }
 
     fn refused(text: &str) -> String {
@@ -687,7 +824,9 @@ mod tests {
         );
         assert!(refused("(module (memory 1))").contains("__cloudskin_flags"));
         assert!(refused("(module (memory 1 1 shared))").contains("malformed"));
-        let twice = insert(&module(r#"(func (export "asyncify_start_unwind") (param i32))"#), &Options::default());
-        assert!(twice.unwrap_err().to_string().contains("already instrumented"));
+        let fails = |functions: &str| insert(&module(functions), &Options::default()).unwrap_err().to_string();
+        assert!(fails(r#"(func (export "asyncify_start_unwind") (param i32))"#).contains("already instrumented"));
+        assert!(fails("(func $f (return_call $g)) (func $g (loop))").contains("tail call"));
+        assert!(fails("(func (ref.null func) (loop) (drop))").contains("a reference is in use"));
     }
 }
