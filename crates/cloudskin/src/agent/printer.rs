@@ -130,7 +130,8 @@ impl Printer {
 
 impl cells::wasi::Output for Printer {
     fn write(&self, _: mpi::Rank, stderr: bool, offset: u64, data: &[u8]) {
-        let mut state = super::lock(&self.state);
+        let mut locked = super::lock(&self.state);
+        let state = &mut *locked;
         let remind = state.unsent == 0;
         for (i, piece) in data.chunks(PIECE_MAX).enumerate() {
             let offset = offset + (i * PIECE_MAX) as u64;

@@ -264,7 +264,10 @@ fn collectives(cell: &mut Cell) {
         cell.put(512, &(0..n).map(|i| me * 100 + i).collect::<Vec<_>>());
         let from = Layout { address: 512, counts: &counts, displacements: &displacements, datatype: INT };
         let f = cell.fabric();
-        let r = cell.state.alltoall(&mut cell.mem, &f, Some(&from), &layout, 1).unwrap();
+        let r = {
+            let (from, to) = (cell.state.shares(&from).unwrap(), cell.state.shares(&layout).unwrap());
+            cell.state.alltoall(&mut cell.mem, &f, Some(&from), &to, 1)
+        }.unwrap();
         cell.wait(r);
         assert_eq!(cell.get(256, n as usize), (0..n).map(|i| i * 100 + me).collect::<Vec<_>>());
         let f = cell.fabric();
@@ -282,7 +285,7 @@ fn collectives(cell: &mut Cell) {
         let r = cell.state.reduce(&mut cell.mem, &f, Cell::ints(0, 1), 64, 3, None, half).unwrap();
         cell.wait(r);
         assert_eq!(cell.get(64, 1), [members.iter().map(|m| m + 1).sum::<i32>()]);
-        cell.state.comms.free(half).unwrap();
+        cell.state.comm_free(half).unwrap();
     }
 }
 
