@@ -73,6 +73,13 @@ macro_rules! name {
 name!(BucketName, check_bucket, "A bucket, such as `scenes`.");
 name!(Key, check_key, "An object's name in its bucket, such as `2024/scene.tif`.");
 
+impl Key {
+    /// A name that was checked before.
+    pub(crate) fn known(name: Box<str>) -> Key {
+        Key(name.into())
+    }
+}
+
 fn check_bucket(name: &str) -> Result<()> {
     let alnum = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = name.as_bytes();
