@@ -52,12 +52,6 @@ pub enum Error {
         #[source]
         source: object_store::Error,
     },
-    #[error("namenode: {action}: {source}")]
-    Database {
-        action: &'static str,
-        #[source]
-        source: sqlx::Error,
-    },
     #[error("peer {peer}: {message}")]
     Peer { peer: String, message: String },
     #[error("peer {peer} breaks the protocol: {message}")]
@@ -108,7 +102,6 @@ impl Error {
                 }
                 _ => Kind::Unavailable,
             },
-            Error::Database { .. } => Kind::Internal,
             Error::Denied { .. } => Kind::PermissionDenied,
             Error::Remote { kind, .. } => *kind,
         }

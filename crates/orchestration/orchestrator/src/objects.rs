@@ -19,13 +19,13 @@ use base::{
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
-use geds::{BucketName, Catalog, Key, Namenode, ObjectMeta, Page, PeerClient, Range, rpc::Caller};
+use geds::{BucketName, Catalog, Imported, Key, Namenode, ObjectMeta, Page, PeerClient, Range};
 use serde::Serialize;
+use sqlx::Row;
 use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
-use tonic::{Request, Status};
 
 /// The bucket of snapshots.
 pub const CHECKPOINTS: &str = "checkpoints";
@@ -44,24 +44,69 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// Opens the catalog, `geds.sqlite` in the hub's folder: a file of its own, so that seals and the hub's own commits don't
-    /// wait for each other. `own` is the hub's identity.
+    /// Opens the catalog, `names` in the hub's folder. `own` is the hub's identity.
     pub async fn open(folder: &Path, own: &Identity) -> Result<Objects, Error> {
-        let catalog = Namenode::open(state::pool(&folder.join("geds.sqlite")).await?).await?;
+        let catalog = Namenode::open(folder.join("names")).await?;
+        take_over(&folder.join("geds.sqlite"), &catalog).await?;
         catalog.create_bucket(&BucketName::new(CHECKPOINTS)?).await?;
         Ok(Objects { catalog, dialer: own.dialer().map_err(Error::internal)? })
     }
 }
 
-/// Who calls the catalog, by the client's certificate.
-pub fn caller(request: &Request<()>) -> Result<Caller, Status> {
-    let certs = request.peer_certs().ok_or_else(|| Status::unauthenticated("a client certificate is needed; join first"))?;
-    let name = certs.first().and_then(|c| identity::name_of(c)).unwrap_or_default();
-    match identity::site_of(&name) {
-        _ if name == identity::HUB => Ok(Caller::Hub),
-        Some(site) => Ok(Caller::Site(site)),
-        None => Err(Status::permission_denied(format!("certificate {name:?} is neither a site's nor the hub's"))),
+/// Takes over the catalog of an installation that kept it in SQLite, if there is one, and puts its file aside. Broken off in its middle, it begins again:
+/// what was taken over is known.
+async fn take_over(file: &Path, catalog: &Namenode) -> Result<(), Error> {
+    if !file.exists() {
+        return Ok(());
     }
+    let pool = state::pool(file).await?;
+    for bucket in sqlx::query_scalar::<_, String>("SELECT name FROM geds_buckets").fetch_all(&pool).await? {
+        catalog.create_bucket(&BucketName::new(bucket)?).await?;
+    }
+    let rows = sqlx::query(
+        "SELECT o.bucket, o.key, o.id, o.epoch, o.size, o.checksum, o.persisted, o.created_ms, \
+         (SELECT group_concat(h.site) FROM geds_holders AS h WHERE h.id = o.id) AS sites FROM geds_objects AS o ORDER BY o.epoch",
+    );
+    let mut rows = rows.fetch(&pool);
+    let mut waiting = Vec::new();
+    let mut objects = 0;
+    loop {
+        let row = rows.next().await.transpose()?;
+        let end = row.is_none();
+        if let Some(row) = row {
+            let number = |column| row.try_get::<i64, _>(column).map(|n| u64::from_ne_bytes(n.to_ne_bytes()));
+            let sites: Option<String> = row.try_get("sites")?;
+            let object = ObjectMeta {
+                bucket: BucketName::new(row.try_get::<String, _>("bucket")?)?,
+                key: Key::new(row.try_get::<String, _>("key")?)?,
+                id: row.try_get::<String, _>("id")?.parse()?,
+                epoch: number("epoch")?,
+                size: number("size")?,
+                state: geds::State::Sealed,
+                checksum: number("checksum")?,
+                sites: Vec::new(),
+                persisted: row.try_get("persisted")?,
+                created_ms: number("created_ms")?,
+            };
+            // What is not a site's name was not written by us; a holder that nobody can dial is as good as none.
+            let sites = sites.iter().flat_map(|all| all.split(',')).filter_map(|site| SiteId::new(site).ok()).collect();
+            waiting.push(catalog.import(Imported { object, sites }));
+        }
+        // Together, so that they share the waits for the disk.
+        if end || waiting.len() == 1000 {
+            objects += waiting.len();
+            futures::future::try_join_all(waiting.drain(..)).await?;
+        }
+        if end {
+            break;
+        }
+    }
+    drop(rows);
+    pool.close().await;
+    let aside = file.with_extension("sqlite.imported");
+    std::fs::rename(file, &aside).map_err(|e| Error::internal(format!("put {} aside: {e}", file.display())))?;
+    tracing::info!(objects, aside = %aside.display(), "the catalog was taken over from SQLite");
+    Ok(())
 }
 
 /// An object as people see it.

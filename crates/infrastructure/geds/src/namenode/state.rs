@@ -229,7 +229,12 @@ impl Content {
         }
     }
     fn add_name(&mut self, name: u32) {
-        if self.name == NONE { self.name = name } else { drop(self.extra.get_or_insert_default().names.insert(name)) }
+        match self.name {
+            NONE => self.name = name,
+            _ => {
+                self.extra.get_or_insert_default().names.insert(name);
+            }
+        }
     }
     fn drop_name(&mut self, name: u32) {
         if self.name == name {

@@ -172,17 +172,12 @@ const BLOCK: usize = 512;
 #[derive(Default)]
 pub struct Order {
     blocks: Vec<Vec<u32>>,
-    len: usize,
 }
 
 impl Order {
     /// From slots that are in order already.
     pub fn from_sorted(slots: &[u32]) -> Order {
-        Order { blocks: slots.chunks(BLOCK * 3 / 4).map(<[u32]>::to_vec).collect(), len: slots.len() }
-    }
-
-    pub fn len(&self) -> usize {
-        self.len
+        Order { blocks: slots.chunks(BLOCK * 3 / 4).map(<[u32]>::to_vec).collect() }
     }
 
     /// The place of the first slot that is not less.
@@ -194,7 +189,6 @@ impl Order {
     }
 
     pub fn insert(&mut self, slot: u32, compare: impl FnMut(u32) -> Ordering) {
-        self.len += 1;
         let (mut block, mut at) = self.seek(compare);
         if block == self.blocks.len() {
             match self.blocks.last() {
@@ -223,7 +217,6 @@ impl Order {
             return false;
         }
         slots.remove(at);
-        self.len -= 1;
         let left = slots.len();
         if left == 0 {
             self.blocks.remove(block);
@@ -232,11 +225,6 @@ impl Order {
             self.blocks[block].extend(next);
         }
         true
-    }
-
-    /// The first slot that is not less.
-    pub fn first(&self, compare: impl FnMut(u32) -> Ordering) -> Option<u32> {
-        self.from(compare).next()
     }
 
     /// All slots that are not less, in order.
@@ -279,7 +267,6 @@ mod tests {
                 } else {
                     assert_eq!(order.remove(|slot| slot.cmp(&n)), model.remove(&n));
                 }
-                assert_eq!(order.len(), model.len());
                 if step % 997 == 0 {
                     let from = random.random_range(0..dense);
                     assert!(order.from(|slot| slot.cmp(&from)).eq(model.range(from..).copied()), "seed {seed}");

@@ -7,7 +7,6 @@ use base::{
     unit::Bytes as Size,
 };
 use geds::{ALPN, BucketName, Catalog, Key, Namenode, Node, Object, Options, Persist, SpillOptions, Tuning, Writer};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -25,13 +24,7 @@ pub fn site(name: &str) -> SiteId {
 }
 
 pub async fn namenode(folder: &Path) -> Namenode {
-    let options = SqliteConnectOptions::new()
-        .filename(folder.join("hub.db"))
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full);
-    let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await.unwrap();
-    Namenode::open(pool).await.unwrap()
+    Namenode::open(folder.join("names")).await.unwrap()
 }
 
 pub struct Installation {

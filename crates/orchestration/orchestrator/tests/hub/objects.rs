@@ -42,7 +42,7 @@ fn site(name: &str) -> SiteId {
 async fn store(hub: &Handle, name: &str, folder: &Path, limit: u64) -> Store {
     let own = hub.hub.authority.issue(&identity::site_name(&site(name))).unwrap();
     let proof = tonic::transport::Identity::from_pem(&own.cert_pem, &own.key_pem);
-    let catalog = RemoteCatalog::new(channel(hub, Some(proof.clone())).await);
+    let catalog = RemoteCatalog::new(own.dialer().unwrap(), hub.grpc_addr().to_string());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let data_address = listener.local_addr().unwrap().to_string();
     let options = geds::Options {
@@ -160,10 +160,14 @@ async fn the_port_shows_the_authority_and_sites_speak_for_themselves() {
     assert_eq!((sums.len(), &sums[1]), (2, &hub.hub.authority.fingerprint()));
 
     assert_eq!(edge.catalog.announce(&site("cloud"), "x:1").await.unwrap_err().kind(), Kind::PermissionDenied);
-    let nobody = RemoteCatalog::new(channel(&hub, None).await);
+    let (address, fingerprint) = (hub.grpc_addr().to_string(), hub.hub.authority.fingerprint());
+    let nobody = RemoteCatalog::over(move || {
+        let (address, fingerprint) = (address.clone(), fingerprint.clone());
+        async move { Ok(identity::dial_pinned(identity::HUB, &address, &fingerprint, geds::META_ALPN).await.unwrap()) }
+    });
     assert_eq!(nobody.buckets().await.unwrap_err().kind(), Kind::Unauthenticated);
     let user = hub.hub.authority.issue(identity::USER).unwrap();
-    let user = RemoteCatalog::new(channel(&hub, Some(tonic::transport::Identity::from_pem(&user.cert_pem, &user.key_pem))).await);
+    let user = RemoteCatalog::new(user.dialer().unwrap(), hub.grpc_addr().to_string());
     assert_eq!(user.buckets().await.unwrap_err().kind(), Kind::PermissionDenied);
 }
 
