@@ -17,6 +17,8 @@ mod server;
 mod snapshot;
 mod state;
 mod table;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use client::RemoteCatalog;

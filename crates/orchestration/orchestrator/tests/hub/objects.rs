@@ -325,3 +325,31 @@ async fn old_checkpoints_go_and_those_asked_for_stay() {
     become_(&["mine/1/rank-0"]).await;
     web.fails(web.delete("/v1/checkpoints/1"), 404, "not_found", "checkpoint 1").await;
 }
+
+#[tokio::test]
+async fn the_catalog_of_an_older_hub_is_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("hub")).unwrap();
+    let file = folder.path().join("hub/geds.sqlite");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    let schema = "CREATE TABLE geds_buckets (name TEXT PRIMARY KEY, created_ms INTEGER NOT NULL);
+        CREATE TABLE geds_objects (bucket TEXT, key TEXT, id TEXT, epoch INTEGER, size INTEGER, checksum INTEGER, persisted TEXT, created_ms INTEGER);
+        CREATE TABLE geds_holders (id TEXT, site TEXT);
+        INSERT INTO geds_buckets VALUES ('scenes', 1), ('empty', 1);
+        INSERT INTO geds_objects VALUES ('scenes', 'a/b', '0000000000000000000000000000000a', 41, 7, -1, NULL, 99);
+        INSERT INTO geds_holders VALUES ('0000000000000000000000000000000a', 'edge'), ('0000000000000000000000000000000a', 'cloud');";
+    sqlx::raw_sql(schema).execute(&pool).await.unwrap();
+    pool.close().await;
+    for start in 0..2 {
+        let hub = hub(folder.path()).await;
+        let catalog = &hub.hub.objects.catalog;
+        let names: Vec<String> = catalog.buckets().await.unwrap().into_iter().map(String::from).collect();
+        assert_eq!(names, ["checkpoints", "empty", "scenes"], "start {start}");
+        let meta = catalog.lookup(&BucketName::new("scenes").unwrap(), &Key::new("a/b").unwrap()).await.unwrap();
+        let sites: Vec<&str> = meta.sites.iter().map(|h| h.site.as_str()).collect();
+        assert_eq!((meta.epoch, meta.size, meta.checksum, sites, meta.created_ms), (41, 7, u64::MAX, vec!["cloud", "edge"], 99));
+        assert!(!file.exists() && file.with_extension("sqlite.imported").exists(), "put aside");
+        hub.shutdown().await;
+    }
+}
