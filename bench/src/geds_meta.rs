@@ -39,12 +39,8 @@ pub fn serve(folder: &Path) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let namenode = Namenode::open(folder.join("names")).await?;
-        let listener = tokio::net::UnixListener::bind(folder.join("socket"))?;
-        loop {
-            let (stream, _) = listener.accept().await?;
-            let namenode = namenode.clone();
-            tokio::spawn(async move { namenode.serve(stream, Caller::Hub).await });
-        }
+        namenode.listen(&folder.join("socket"), Caller::Hub).await?;
+        Ok(())
     })
 }
 

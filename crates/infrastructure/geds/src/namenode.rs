@@ -34,7 +34,8 @@ use commit::{Core, Item, Reply};
 use futures::{FutureExt, future::BoxFuture};
 use state::{Answer, Change};
 use std::{
-    path::PathBuf,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, Weak},
     thread::JoinHandle,
     time::Duration,
@@ -119,9 +120,42 @@ impl Namenode {
         server::serve(self, stream, caller).await
     }
 
+    /// Takes clients on a UNIX socket that only this user may open, until this is dropped. They may do what `caller` may.
+    pub async fn listen(&self, socket: &Path, caller: Caller) -> Result<()> {
+        let fail = |action: &'static str| move |source| Error::File { action, path: socket.into(), source };
+        match std::fs::remove_file(socket) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(fail("remove")(e)),
+            _ => {}
+        }
+        let listener = tokio::net::UnixListener::bind(socket).map_err(fail("listen on"))?;
+        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(fail("protect"))?;
+        let mut clients = tokio::task::JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(_) = clients.join_next(), if !clients.is_empty() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        let (namenode, caller) = (self.clone(), caller.clone());
+                        clients.spawn(async move {
+                            if let Err(error) = namenode.serve(stream, caller).await {
+                                tracing::debug!(%error, "a client of the namenode");
+                            }
+                        });
+                    }
+                    // Too many open files, for instance: better later than never.
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                    }
+                },
+            }
+        }
+    }
+
     /// Carries out a change: fence, revocations, log, state.
     async fn change(&self, change: Change) -> Result<Answer> {
         let core = self.core();
+        change.check()?;
         if let Some(answer) = server::known(core, &change) {
             return Ok(answer);
         }
@@ -176,7 +210,7 @@ impl Namenode {
 async fn expire(inner: Weak<Inner>) {
     loop {
         tokio::time::sleep(EXPIRY_EVERY).await;
-        let Some(inner) = inner.upgrade() else { return };
+        let Some(inner) = inner.upgrade().filter(|inner| !inner.core.is_stopped()) else { return };
         let namenode = Namenode { inner };
         let (names, dead) = {
             let state = namenode.core().read();

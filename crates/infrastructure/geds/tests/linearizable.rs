@@ -133,14 +133,7 @@ fn process_that_is_killed() {
         let folder = Path::new(&folder);
         // Small snapshots, so that kills fall into them too.
         let namenode = Namenode::open_with(folder.join("names"), 16 << 10).await.unwrap();
-        let socket = folder.join("socket");
-        let _ = std::fs::remove_file(&socket);
-        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let namenode = namenode.clone();
-            tokio::spawn(async move { namenode.serve(stream, Caller::Hub).await });
-        }
+        namenode.listen(&folder.join("socket"), Caller::Hub).await.unwrap();
     });
 }
 

@@ -242,15 +242,11 @@ fn a_holder_that_says_nothing_delays_a_change_for_one_term_slow() {
     let namenode = runtime.block_on(common::namenode(temp.path()));
     runtime.block_on(fill(&namenode, &["a", "b"]));
     let socket = temp.path().join("socket");
-    let listener = runtime.block_on(async { tokio::net::UnixListener::bind(&socket).unwrap() });
-    let serving = namenode.clone();
-    runtime.spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let namenode = serving.clone();
-            tokio::spawn(async move { namenode.serve(stream, Caller::Hub).await });
-        }
-    });
+    let (serving, path) = (namenode.clone(), socket.clone());
+    runtime.spawn(async move { serving.listen(&path, Caller::Hub).await });
+    while !socket.exists() {
+        std::thread::yield_now();
+    }
     // It has a runtime of its own, which stands still after the lease.
     let frozen = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let reader = RemoteCatalog::local(&socket);
@@ -290,7 +286,8 @@ async fn snapshots_and_logs_together_are_the_state() {
         }
         for n in 0..3000u128 {
             let id = life * 3000 + n + 1;
-            let seal = namenode.seal(&b, &key(&format!("{}/{}", n % 7, n * 31 % 1000)), new(id));
+            let name = key(&format!("{}/{}", n % 7, n * 31 % 1000));
+            let seal = namenode.seal(&b, &name, new(id));
             if n % 64 == 63 { drop(seal.await.unwrap()) } else { drop(futures::FutureExt::now_or_never(seal)) }
         }
         namenode.copy_prefix(&b, "1", &b, "copy").await.unwrap();

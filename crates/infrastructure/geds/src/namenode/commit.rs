@@ -132,6 +132,10 @@ impl Core {
         self.wake.notify_one();
     }
 
+    pub fn is_stopped(&self) -> bool {
+        self.stopping.load(Relaxed)
+    }
+
     /// What waits, at most a batch of it; `None`: it is over.
     fn take(&self) -> Option<Vec<Item>> {
         let mut queue = lock(&self.queue);

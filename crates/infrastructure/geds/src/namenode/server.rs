@@ -260,7 +260,7 @@ impl Connection {
 
     fn change(&mut self, request: u64, change: Change, deadline_ms: u32) {
         self.outbox.pending.fetch_add(1, Relaxed);
-        if let Err(e) = self.caller.allowed(&change) {
+        if let Err(e) = self.caller.allowed(&change).and_then(|()| change.check()) {
             return self.outbox.answer(request, Err(e));
         }
         if let Some(answer) = known(&self.core, &change) {

@@ -29,6 +29,8 @@ const GONE_MS: u64 = 600_000;
 const GONE_MAX: usize = 262_144;
 /// The longest place in the persistency tier and the longest name of a job or tenant, in bytes.
 const TEXT_BYTES_MAX: usize = 1024;
+/// Ids in one command.
+const IDS_MAX: usize = 10_000;
 
 /// What can be asked to be changed. Written to the log as it is: variants and fields are only ever added at the end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -171,6 +173,37 @@ impl Record for Content {
         // Epochs begin with 1. A content has no name for a moment, while its last one is taken away.
         self.epoch == 0
     }
+}
+
+impl Change {
+    /// Refuses what is too long to be written to the log, whatever the state would say to it.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Change::Seal(seal) => {
+                check_metadata(&seal.metadata)?;
+                seal.job.as_deref().map_or(Ok(()), |job| bounded("job", job))
+            }
+            Change::SetMetadata { metadata, .. } => check_metadata(metadata),
+            Change::MarkPersisted { location, .. } => bounded("place in the persistency tier", location),
+            Change::Announce { address, .. } => bounded("address", address),
+            Change::SetTenant { tenant, .. } | Change::SetQuota { tenant, .. } => bounded("tenant", tenant),
+            Change::KeepJob { job, .. } | Change::DropJob { job } => bounded("job", job),
+            Change::RemovePrefix { prefix, .. } => Prefix::new(prefix).map(|_| ()),
+            Change::RenamePrefix { from, to, .. } | Change::CopyPrefix { from, to, .. } => Moving::new(from, to).map(|_| ()),
+            Change::Collected { ids, .. } if ids.len() > IDS_MAX => {
+                Err(Error::BadValue { what: "number of ids", value: ids.len().to_string(), rule: "tell of at most 10000 at a time" })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn check_metadata(metadata: &[u8]) -> Result<()> {
+    if metadata.len() <= METADATA_BYTES_MAX {
+        return Ok(());
+    }
+    let value = format!("{} bytes", metadata.len());
+    Err(Error::BadValue { what: "user metadata", value, rule: "it has at most 16384 bytes; put more into an object" })
 }
 
 fn halves(id: u128) -> [u64; 2] {
@@ -671,7 +704,6 @@ impl State {
                 Ok(Answer::Done)
             }
             Change::Announce { site, address } => {
-                bounded("address", address)?;
                 let number = self.site(site)?;
                 self.sites[number as usize].address = address.clone();
                 Ok(Answer::Done)
@@ -699,7 +731,6 @@ impl State {
             Change::RenamePrefix { bucket, from, to_bucket, to } => self.rename_prefix(bucket, from, to_bucket, to),
             Change::CopyPrefix { bucket, from, to_bucket, to } => self.copy_prefix(bucket, from, to_bucket, to),
             Change::MarkPersisted { bucket, key, epoch, location } => {
-                bounded("place in the persistency tier", location)?;
                 let name = self.need_epoch(bucket, key, *epoch)?;
                 self.contents.get_mut(self.names.get(name).content).set_persisted(location);
                 Ok(Answer::Object(self.meta(name)))
@@ -712,7 +743,6 @@ impl State {
             }
             Change::DropHolder { bucket, key, epoch, site } => self.drop_holder(bucket, key, *epoch, site),
             Change::SetMetadata { bucket, key, metadata } => {
-                Self::check_metadata(metadata)?;
                 let name = self.need(bucket, key)?;
                 self.extra(name, |extra| extra.metadata = metadata.as_slice().into());
                 self.tell(bucket, Happened::Changed { key: key.clone() });
@@ -724,7 +754,6 @@ impl State {
                 Ok(Answer::Done)
             }
             Change::KeepJob { job, until_ms } => {
-                bounded("job", job)?;
                 let number = match self.job_of.get(job) {
                     Some(number) => *number,
                     None => {
@@ -795,7 +824,6 @@ impl State {
     }
 
     fn tenant(&mut self, tenant: &str) -> Result<u32> {
-        bounded("tenant", tenant)?;
         if let Some(number) = self.tenants.iter().position(|known| known.name == tenant) {
             return Ok(number as u32);
         }
@@ -828,14 +856,6 @@ impl State {
             () => return Ok(()),
         };
         Err(Error::Quota { bucket: bucket.name.to_string(), key: key.into(), tenant: tenant.name.clone(), what, wanted, limit })
-    }
-
-    fn check_metadata(metadata: &[u8]) -> Result<()> {
-        if metadata.len() <= METADATA_BYTES_MAX {
-            return Ok(());
-        }
-        let value = format!("{} bytes", metadata.len());
-        Err(Error::BadValue { what: "user metadata", value, rule: "it has at most 16384 bytes; put more into an object" })
     }
 
     fn count(&mut self, bucket: u32, objects: i64, bytes: i128) {
@@ -1026,7 +1046,6 @@ impl State {
         if seal.if_absent && old.is_some() {
             return Err(Error::Exists { bucket: seal.bucket.to_string(), key: seal.key.to_string() });
         }
-        Self::check_metadata(&seal.metadata)?;
         let freed = old.map(|old| self.contents.get(self.names.get(old).content).size);
         self.check_quota(bucket, seal.key.as_str(), 1, seal.size, freed)?;
         let job = match &seal.job {
