@@ -26,11 +26,14 @@ pub fn open(hub: Arc<Hub>, listener: TcpListener) -> Result<ReceiverStream<io::R
     let (grpc, incoming) = mpsc::channel(WAITING_MAX);
     let mut stop = hub.stop.subscribe();
     tokio::spawn(async move {
+        let mut stopped = std::pin::pin!(async move {
+            let _ = stop.wait_for(|stop| *stop).await;
+        });
         // Dropped with this task, connections end with the hub.
         let mut connections = tokio::task::JoinSet::new();
         loop {
             tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => return,
+                () = &mut stopped => return,
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((tcp, _)) => {

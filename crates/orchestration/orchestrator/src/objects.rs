@@ -15,7 +15,7 @@ use crate::{
 };
 use base::{
     Kind, SiteId,
-    identity::{self, Dialer, Identity},
+    identity::{Dialer, Identity},
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
