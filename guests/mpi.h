@@ -290,9 +290,11 @@ typedef struct MPI_Status {
 #define MPI_PACKED ((MPI_Datatype)37)
 #define MPI_LB ((MPI_Datatype)38)
 #define MPI_UB ((MPI_Datatype)39)
+#define MPI_C_LONG_DOUBLE_COMPLEX ((MPI_Datatype)40)
 #define MPI_CXX_BOOL MPI_C_BOOL
 #define MPI_CXX_FLOAT_COMPLEX MPI_C_FLOAT_COMPLEX
 #define MPI_CXX_DOUBLE_COMPLEX MPI_C_DOUBLE_COMPLEX
+#define MPI_CXX_LONG_DOUBLE_COMPLEX MPI_C_LONG_DOUBLE_COMPLEX
 
 /* Functions that a program hands over. The agent calls them through the module's function table. */
 typedef void(MPI_User_function)(void *invec, void *inoutvec, int *len, MPI_Datatype *type);

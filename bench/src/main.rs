@@ -4,6 +4,7 @@
 //! here is a line with `"not_run"` and the reason. `all` also writes `bench/report.md`.
 
 mod migrate;
+mod platform;
 
 use anyhow::{Context, Result, bail};
 use cells::toolchain::driver::{self, Lang};
@@ -177,7 +178,7 @@ fn pingpong() -> Result<Vec<Value>> {
             memory_max: 1 << 30,
             mounts: Mounts::default(),
             output: text.clone(),
-            spin: 100_000,
+            spin: cells::SPIN, // as an agent whose ranks have a core each
         };
         let ended = local::run(&engine, &program, &job)?;
         let printed = String::from_utf8(text.0.lock().unwrap_or_else(|e| e.into_inner()).clone())?;

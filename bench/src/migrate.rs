@@ -1,4 +1,5 @@
-//! How long a rank stands still while it moves between two agents' ends over mutual TLS on loopback; the same without pre-copy beside it.
+//! How long a rank stands still while it moves between two agents' ends over mutual TLS on loopback; the same without pre-copy beside it, and
+//! the same once more as users have it, through a platform whose hub decides ([`crate::platform`]).
 
 use crate::{compile, figure, median};
 use anyhow::{Context, Result, anyhow};
@@ -8,7 +9,7 @@ use cells::transfer::{Arrival, Departure, Figures, Offer, Word};
 use cells::wasi::{Mounts, Output};
 use cells::{Cell, Control, Ended, Engine, Link, Program, Spec, engine};
 use mpi::{Fabric, Rank};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -189,10 +190,12 @@ pub fn migrate() -> Result<Vec<Value>> {
     let runs = ours.len();
     let worst = ours.iter().copied().fold(0.0, f64::max);
     let (downtime, copied) = (median(ours), median(copied));
-    Ok(vec![
+    let mut figures = vec![
         figure("migrate.downtime.p50", "ms", "<= 50", downtime, Some(copied), runs, downtime <= 50.0),
         figure("migrate.downtime.max", "ms", "<= 50", worst, None, runs, worst <= 50.0),
         figure("migrate.total.p50", "ms", "reported", median(totals), None, runs, true),
         figure("migrate.moved-while-stopped.p50", "KiB", "reported", median(stopped_bytes), Some(state as f64 / 1024.0), runs, true),
-    ])
+    ];
+    figures.extend(crate::platform::downtime(RUNS, copied).unwrap_or_else(|e| vec![json!({"name": "migrate.platform_downtime", "not_run": format!("{e:#}")})]));
+    Ok(figures)
 }

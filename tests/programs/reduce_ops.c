@@ -96,6 +96,11 @@ static void check_others(int rank, int ranks)
 {
     CHECK_ARITHMETIC(float, MPI_FLOAT);
     CHECK_ARITHMETIC(double, MPI_DOUBLE);
+    CHECK_ARITHMETIC(long double, MPI_LONG_DOUBLE);
+    CHECK(double _Complex, MPI_C_DOUBLE_COMPLEX, MPI_SUM, a + b);
+    CHECK(double _Complex, MPI_C_DOUBLE_COMPLEX, MPI_PROD, a *b);
+    CHECK(long double _Complex, MPI_C_LONG_DOUBLE_COMPLEX, MPI_SUM, a + b);
+    CHECK(long double _Complex, MPI_C_LONG_DOUBLE_COMPLEX, MPI_PROD, a *b);
     CHECK(uint8_t, MPI_BYTE, MPI_BAND, a &b);
     CHECK(uint8_t, MPI_BYTE, MPI_BOR, a | b);
     CHECK(uint8_t, MPI_BYTE, MPI_BXOR, a ^ b);
@@ -104,6 +109,7 @@ static void check_others(int rank, int ranks)
     CHECK_PLACES(long, MPI_LONG_INT);
     CHECK_PLACES(float, MPI_FLOAT_INT);
     CHECK_PLACES(double, MPI_DOUBLE_INT);
+    CHECK_PLACES(long double, MPI_LONG_DOUBLE_INT);
 }
 
 int main(int argc, char **argv)

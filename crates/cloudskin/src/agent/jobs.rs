@@ -25,8 +25,6 @@ use std::{
 
 /// Memory of a rank whose job says nothing.
 const MEMORY_DEFAULT: u64 = 1 << 30;
-/// How often a waiting rank looks for messages before it sleeps, where every rank has a core to itself.
-const SPIN: u32 = 2000;
 /// Ranks stand behind the agent itself when both want a core, so that a full site still answers and moves.
 const NICE: i32 = 5;
 /// For memory to be given back that a job started again needs.
@@ -364,7 +362,7 @@ impl Agent {
             output: held.printer.clone(),
             fabric: job.fabric.clone(),
             place: self.site.to_string(),
-            spin: if self.living() <= self.cores.len() { SPIN } else { 0 },
+            spin: if self.living() <= self.cores.len() { cells::SPIN } else { 0 },
         })
     }
 

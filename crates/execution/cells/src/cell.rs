@@ -17,6 +17,7 @@ use crate::control::Control;
 use crate::engine::{Engine, PAGE, Program, SafePoints};
 use crate::error::{Error, Result};
 use crate::mpi_host::Pending;
+use crate::toolchain::FLAGS;
 use crate::wasi;
 use base::unit::Bytes;
 use mpi::{Fabric, Rank};
@@ -43,9 +44,12 @@ pub struct Spec {
     pub fabric: Arc<Fabric>,
     /// What `MPI_Get_processor_name` says.
     pub place: String,
-    /// How often a waiting call looks for messages before it sleeps. 0 where ranks share cores.
+    /// How often a waiting call looks for messages before it sleeps: [`SPIN`], or 0 where ranks share cores.
     pub spin: u32,
 }
+
+/// [`Spec::spin`] where every rank has a core to itself: some 50 µs, several times what a message takes.
+pub const SPIN: u32 = 2000;
 
 /// Bytes of linear memory that cells may have together: what a site gives to its ranks. Without it they take what they want until the system ends
 /// the agent, and all ranks with it.
@@ -133,21 +137,35 @@ pub struct Host {
     points: Option<SafePoints>,
     limits: StoreLimits,
     share: Share,
+    memory_max: usize,
+    /// Bytes of all its memories, and what they were before one of them was last allowed to grow.
+    memories: usize,
+    memories_before: usize,
 }
 
 /// The limits, and a note of how large the memory has become for who watches from outside.
 impl ResourceLimiter for Host {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        if !self.limits.memory_growing(current, desired, maximum)? {
+        // A movable program has two memories, of which that with the flag words is one page and is not the job's to pay for.
+        let flags = if self.points.is_some() { FLAGS_BYTES } else { 0 };
+        let memories = self.memories.saturating_sub(current).saturating_add(desired);
+        let wanted = memories.saturating_sub(flags);
+        if wanted > self.memory_max || !self.limits.memory_growing(current, desired, maximum)? {
             return Ok(false);
         }
         let Share { budget, bytes } = &self.share;
-        let (max, more) = (budget.max, (desired as u64).saturating_sub(*bytes));
+        let (max, more) = (budget.max, (wanted as u64).saturating_sub(*bytes));
         // An error and no plain refusal: whether another job is as large just now is nothing that a program can be written for, and one that does
         // not look at what `malloc` gives would go on with a null pointer, which is a good address here.
-        self.share.resize(desired as u64).map_err(|used| Full { place: self.place.clone(), more, used, max })?;
-        self.control.memory_bytes.store(desired as u64, Ordering::Relaxed);
+        self.share.resize(wanted as u64).map_err(|used| Full { place: self.place.clone(), more, used, max })?;
+        self.memories_before = std::mem::replace(&mut self.memories, memories);
+        self.control.memory_bytes.store(wanted as u64, Ordering::Relaxed);
         Ok(true)
+    }
+    /// It was allowed, and there was no room for it after all. What it was counted with is taken back at the next growth.
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.memories = self.memories_before;
+        self.limits.memory_grow_failed(error)
     }
     fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         self.limits.table_growing(current, desired, maximum)
@@ -234,6 +252,8 @@ enum Number {
     V128(u128),
 }
 
+/// The one page of the flag words.
+const FLAGS_BYTES: usize = 65536;
 /// Longest sleep of a rank that is at its end and waits for acknowledgements: bounds what a lost wake-up could cost.
 const DRAIN: Duration = Duration::from_millis(5);
 /// The same while something has no room to leave.
@@ -283,6 +303,9 @@ fn instantiate(engine: &Engine, program: &Program, spec: &Spec, control: Arc<Con
         points: program.safe_points,
         limits: StoreLimitsBuilder::new().memory_size(limit).build(),
         share: Share { budget: spec.budget.clone(), bytes: 0 },
+        memory_max: limit,
+        memories: 0,
+        memories_before: 0,
     };
     let mut store = Store::new(&engine.inner(program.movable())?, host);
     store.limiter(|host| host);
@@ -338,10 +361,10 @@ impl Cell {
     /// a stack of [`crate::engine::THREAD_STACK`] bytes.
     pub fn run(&mut self) -> Ended {
         let control = self.control();
-        let flags = self.program.safe_points.map(|p| p.flags);
-        // SAFETY: linear memory of the pool begins at a page, never moves and lives as long as the store, which outlives this call; `attached`
-        // ends with it, also by a panic.
-        let attached = unsafe { control.attach(self.memory.data_ptr(&self.store), self.memory.data_size(&self.store), flags) };
+        let flags = self.program.movable().then(|| self.instance.get_memory(&mut self.store, FLAGS).expect("`inspect` made sure that it is exported"));
+        // SAFETY: linear memory of the pool begins at a page, never moves and lives as long as the store, which outlives this call; that of the
+        // flags has a page, as `inspect` made sure. `attached` ends with the call, also by a panic.
+        let attached = unsafe { control.attach(self.memory.data_ptr(&self.store), flags.map(|f| f.data_ptr(&self.store))) };
         control.memory_bytes.store(self.memory.data_size(&self.store) as u64, Ordering::Relaxed);
         // SAFETY: gettid has no arguments and no failure.
         control.thread.store(unsafe { libc::syscall(libc::SYS_gettid) } as u32, Ordering::Relaxed);

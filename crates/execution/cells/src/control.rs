@@ -27,13 +27,14 @@ pub struct Control {
     pub doing: AtomicU32,
 }
 
-/// A live linear memory, seen from outside its thread.
+/// A live cell's memories, seen from outside its thread.
 struct View {
     base: *mut u8,
-    flags: Option<u32>,
+    /// Two words: stop, die.
+    flags: Option<*const AtomicU32>,
 }
 
-// SAFETY: the pointer is only used under `Control::memory`'s lock, and `Attached` takes it away before the memory is given back.
+// SAFETY: the pointers are only used under `Control::memory`'s lock, and `Attached` takes it away before the memory is given back.
 unsafe impl Send for View {}
 
 /// While it lives, a cell's memory can be reached through its [`Control`]. Its end takes the memory away, also when a panic ends the cell's thread:
@@ -52,14 +53,14 @@ impl Control {
         self.memory.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Called by the cell's thread when its memory of `len` bytes exists. `flags`: the address of the stop words.
+    /// Called by the cell's thread when its memories exist. `flags`: where its flag words are.
     ///
     /// # Safety
-    /// `len` bytes from `base` on must stay mapped and writable, and `base` aligned to 4, until the answer is dropped; linear memory of the pool
-    /// never moves and never shrinks.
-    pub(crate) unsafe fn attach(self: &Arc<Self>, base: *mut u8, len: usize, flags: Option<u32>) -> Attached {
-        // `inspect` calls no program movable of which this isn't true; here it is what `word` relies on.
-        assert!(flags.is_none_or(|f| f % 4 == 0 && f as usize + 8 <= len), "the flag words at {flags:?} do not lie in the {len} bytes of memory");
+    /// Eight bytes from `flags` on must stay mapped and writable, and what is at `base` must be the cell's memory, until the answer is dropped. The
+    /// words must be aligned. Linear memory of the pool never moves and never shrinks.
+    pub(crate) unsafe fn attach(self: &Arc<Self>, base: *mut u8, flags: Option<*mut u8>) -> Attached {
+        let flags = flags.map(|f| f.cast_const().cast::<AtomicU32>());
+        assert!(flags.is_none_or(|f| f.is_aligned()), "the flag words are not aligned");
         *self.view() = Some(View { base, flags });
         if self.stop.load(Ordering::SeqCst) || self.kill.load(Ordering::SeqCst) {
             self.raise();
@@ -67,21 +68,21 @@ impl Control {
         Attached(self.clone())
     }
 
-    fn word(&self, index: u32, value: u32) {
-        if let Some(View { base, flags: Some(flags) }) = &*self.view() {
-            // SAFETY: `attach` made sure that flags + 8 lies in the memory and is aligned, and while the lock is held `Attached` can't end, so
-            // the memory is this cell's. The guest reads the word with plain loads; a torn value is not possible for an aligned word, and a
-            // late one would only delay the stop.
-            let word = unsafe { &*base.add((*flags + 4 * index) as usize).cast::<AtomicU32>() };
-            word.store(value, Ordering::SeqCst);
+    /// Sets one of the flag words as long as the lock of `view` is held.
+    fn word(view: &Option<View>, index: usize, value: u32) {
+        if let Some(View { flags: Some(flags), .. }) = view {
+            // SAFETY: both words are there and aligned, by the promise to `attach`; while the lock is held `Attached` can't end, so they are
+            // this cell's. The guest reads them with atomic loads.
+            unsafe { &*flags.add(index) }.store(value, Ordering::SeqCst);
         }
     }
 
     fn raise(&self) {
-        if self.kill.load(Ordering::SeqCst) {
-            self.word(1, 1);
+        let view = self.view();
+        if self.killed() {
+            Control::word(&view, 1, 1);
         }
-        self.word(0, 1);
+        Control::word(&view, 0, 1);
     }
 
     /// Asks the cell to stop at its next safe point. Wake it if it may be waiting.
@@ -98,8 +99,10 @@ impl Control {
     /// The stop was seen, or is not wanted any more.
     pub fn clear(&self) {
         self.stop.store(false, Ordering::SeqCst);
+        // Under the lock that `raise` takes: what was set by a kill stays set.
+        let view = self.view();
         if !self.killed() {
-            self.word(0, 0);
+            Control::word(&view, 0, 0);
         }
     }
 

@@ -4,9 +4,10 @@
 //! checksum: a file of another engine is simply another name, and a damaged one is compiled again. Memory comes from a pool of 4 GiB reservations
 //! with guard pages, so a bounds check costs nothing, and starts as a copy-on-write image of the module's data.
 //!
-//! Programs with safe points look at the agent's flag words themselves. A program without them (`fixed`) would loop for ever whatever is asked of
-//! it, so it is compiled for a second engine, whose code looks at a clock at each loop header and function: `Half`. That costs such programs
-//! a little and the others nothing. What is movable is decided by `toolchain::inspect` alone, here as at submission.
+//! Programs with safe points look at the agent's flag words themselves, which `toolchain::verify` has proved. A program without them (`fixed`), or
+//! of which that can't be proved, would loop for ever whatever is asked of it, so it is compiled for a second engine, whose code looks at a clock
+//! at each loop header and function: `Half`. That costs such programs some speed and the others nothing. What is movable is decided by
+//! `toolchain::inspect` alone, here as at submission.
 
 use crate::cell::Host;
 use crate::error::{Error, Result};
@@ -64,8 +65,7 @@ struct Half {
 pub struct Program {
     pub sha256: String,
     pub(crate) pre: InstancePre<Host>,
-    /// Address of the words by which a running cell is asked to stop, and of the area where its stack is kept meanwhile.
-    /// `None`: not built by `cloudskin cc`, so it runs but can't be moved.
+    /// The area where a cell's stack is kept while it is stopped. `None`: not built by `cloudskin cc`, so it runs but can't be moved.
     pub(crate) safe_points: Option<SafePoints>,
     /// It begins in the folder that PWD names.
     pub(crate) knows_workdir: bool,
@@ -75,7 +75,6 @@ pub struct Program {
 /// Where a movable program keeps what the agent must reach. Checked by [`inspect`]: inside of the memory that the program starts with, and aligned to 16.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SafePoints {
-    pub flags: u32,
     pub unwind: u32,
     pub unwind_len: u32,
 }
@@ -90,11 +89,13 @@ impl Half {
         let mut pool = PoolingAllocationConfig::default();
         // Slots of the pool are address space; only those that have been used hold memory.
         pool.total_core_instances(options.cells_max)
-            .total_memories(options.cells_max)
+            // The program's own and that of its flag words.
+            .total_memories(2 * options.cells_max)
+            .max_memories_per_module(2)
             .total_tables(options.cells_max)
             .table_elements(100_000)
             .max_memory_size(1 << 32)
-            .max_unused_warm_slots(options.cells_max)
+            .max_unused_warm_slots(2 * options.cells_max)
             .linear_memory_keep_resident(1 << 20)
             .table_keep_resident(1 << 16);
         let mut config = Config::new();
@@ -191,7 +192,7 @@ impl Engine {
         let known = |module: &str, name: &str| self.provides(module, name);
         let report = inspect::check(wasm, MODULE_MAX, &known).map_err(|e: Refusal| Error::Module(e.to_string()))?;
         let safe_points = match &report.mark {
-            Some(mark) if report.movable() => Some(SafePoints { flags: mark.flags, unwind: mark.unwind, unwind_len: mark.unwind_bytes }),
+            Some(mark) if report.movable() => Some(SafePoints { unwind: mark.unwind, unwind_len: mark.unwind_bytes }),
             _ => None,
         };
         let sha256: String = Sha256::digest(wasm).iter().map(|b| format!("{b:02x}")).collect();

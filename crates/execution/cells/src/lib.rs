@@ -26,7 +26,7 @@ pub mod transfer;
 pub mod wasi;
 
 pub use bucket::Bucket;
-pub use cell::{Budget, Cell, Ended, Spec};
+pub use cell::{Budget, Cell, Ended, SPIN, Spec};
 pub use control::Control;
 pub use engine::{Engine, Program};
 pub use error::{Error, Result};

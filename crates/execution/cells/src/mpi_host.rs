@@ -90,6 +90,9 @@ fn fail(c: &Caller<'_, Host>, call: &str, comm: i32, e: mpi::Error) -> wasmtime:
 
 fn ready(c: &Caller<'_, Host>, call: &str) -> wasmtime::Result<()> {
     let flags = c.data().flags;
+    if c.data().control.killed() {
+        return Err(wasmtime::Error::msg("killed"));
+    }
     if flags.initialized && !flags.finalized {
         return Ok(());
     }
@@ -735,6 +738,8 @@ fn link_environment(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         // A cell has one thread: at most MPI_THREAD_SERIALIZED can matter to it.
         always(&mut c, |mem, _| put_i32(mem, provided, required.clamp(0, 2)))
     })?;
+    // The only thread of a rank is the one that called `MPI_Init`.
+    l.func_wrap(MODULE, "MPI_Is_thread_main", |mut c: Caller<'_, Host>, flag: u32| always(&mut c, |mem, _| put_i32(mem, flag, 1)))?;
     l.func_wrap(MODULE, "MPI_Query_thread", |mut c: Caller<'_, Host>, provided: u32| always(&mut c, |mem, _| put_i32(mem, provided, 2)))?;
     l.func_wrap(MODULE, "MPI_Initialized", |mut c: Caller<'_, Host>, flag: u32| {
         always(&mut c, |mem, host| put_i32(mem, flag, i32::from(host.flags.initialized)))

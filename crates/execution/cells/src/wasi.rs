@@ -315,13 +315,16 @@ impl Mem<'_> {
     }
 }
 
-fn call(c: &mut Caller<'_, Host>, f: impl FnOnce(&mut Mem<'_>, &mut State) -> Result<()>) -> i32 {
+fn call(c: &mut Caller<'_, Host>, f: impl FnOnce(&mut Mem<'_>, &mut State) -> Result<()>) -> wasmtime::Result<i32> {
     let memory = c.data().memory.expect("a running cell has its memory");
     let (mem, host) = memory.data_and_store_mut(c);
-    match f(&mut Mem(mem), &mut host.wasi) {
+    if host.control.killed() {
+        return Err(wasmtime::Error::msg("killed"));
+    }
+    Ok(match f(&mut Mem(mem), &mut host.wasi) {
         Ok(()) => 0,
         Err(e) => e as i32,
-    }
+    })
 }
 
 fn put_stat(m: &mut Mem<'_>, at: u32, kind: u8, size: u64) -> Result<()> {
@@ -468,7 +471,7 @@ fn readdir(m: &mut Mem<'_>, s: &mut State, fd: u32, buffer: u32, len: u32, cooki
 pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     macro_rules! offer {
         ($name:literal, ($($arg:ident: $type:ty),*), $body:expr) => {
-            l.func_wrap(MODULE, $name, |mut c: Caller<'_, Host>, $($arg: $type),*| -> i32 {
+            l.func_wrap(MODULE, $name, |mut c: Caller<'_, Host>, $($arg: $type),*| -> wasmtime::Result<i32> {
                 call(&mut c, |m, s| {
                     #[allow(clippy::redundant_closure_call)]
                     ($body)(m, s)
@@ -636,6 +639,7 @@ fn poll_oneoff(c: &mut Caller<'_, Host>, subscriptions: u32, events: u32, n: u32
         }
         Ok(())
     });
+    let code = code?;
     if code != 0 {
         return Ok(code);
     }
@@ -647,7 +651,7 @@ fn poll_oneoff(c: &mut Caller<'_, Host>, subscriptions: u32, events: u32, n: u32
     } else {
         ready.retain(|(_, kind)| *kind != 0);
     }
-    Ok(call(c, |m, _| {
+    call(c, |m, _| {
         for (i, (user, kind)) in ready.iter().enumerate() {
             let mut event = [0u8; 32];
             event[..8].copy_from_slice(&user.to_le_bytes());
@@ -655,7 +659,7 @@ fn poll_oneoff(c: &mut Caller<'_, Host>, subscriptions: u32, events: u32, n: u32
             m.put(events + 32 * i as u32, &event)?;
         }
         m.put_u32(into, ready.len() as u32)
-    }))
+    })
 }
 
 #[cfg(test)]

@@ -11,20 +11,26 @@ use mpi::{Fabric, Message, Rank, Wire};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn programs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs")
 }
 
-/// Compiles a C program once per test process.
+/// Compiles a program of one source.
 fn compile(source: &Path) -> Vec<u8> {
+    compile_all(source.file_stem().unwrap().to_str().unwrap(), &[source.to_path_buf()])
+}
+
+/// Compiles a program, one at a time in this process.
+fn compile_all(name: &str, sources: &[PathBuf]) -> Vec<u8> {
     static LOCK: Mutex<()> = Mutex::new(());
     let _one = LOCK.lock().unwrap_or_else(|e| e.into_inner());
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(source.file_stem().unwrap()).with_extension("wasm");
-    let args = [source.as_os_str(), "-O2".as_ref(), "-o".as_ref(), out.as_os_str()].map(|a| a.to_os_string());
-    let code = driver::main(Lang::C, args.to_vec()).unwrap_or_else(|e| panic!("cc {}: {e}", source.display()));
-    assert_eq!(code, 0, "cc {}", source.display());
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name).with_extension("wasm");
+    let lang = if sources.iter().any(|s| s.extension().is_some_and(|e| e == "cc")) { Lang::Cxx } else { Lang::C };
+    let args = ["-O2".into(), "-o".into(), out.clone().into_os_string()].into_iter().chain(sources.iter().map(|s| s.clone().into_os_string()));
+    let code = driver::main(lang, args.collect()).unwrap_or_else(|e| panic!("compile {name}: {e}"));
+    assert_eq!(code, 0, "compile {name}");
     std::fs::read(out).unwrap()
 }
 
@@ -90,6 +96,21 @@ struct Run {
     moves: usize,
 }
 
+/// A run that takes longer stands still.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// A rank that is not there any more. When its thread panics the others end too, so that a test fails and doesn't wait for ever.
+struct Leaves(Arc<std::sync::atomic::AtomicU32>, Vec<Arc<Control>>);
+
+impl Drop for Leaves {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+        if std::thread::panicking() {
+            self.1.iter().for_each(|c| c.kill("another rank panicked"));
+        }
+    }
+}
+
 /// Runs a program on `size` ranks. Each rank is stopped and moved to the other agent up to `moves` times, after random pauses.
 fn run(wasm: &[u8], size: u32, args: &[&str], root: Option<&Path>, moves: u32, seed: u64) -> Run {
     let engine = the_engine();
@@ -129,6 +150,7 @@ fn run(wasm: &[u8], size: u32, args: &[&str], root: Option<&Path>, moves: u32, s
                 let all = controls.clone();
                 let spec = &spec;
                 let body = move || {
+                    let _leaves = Leaves(running, all.clone());
                     let mut cell = Cell::new(engine, &program, &spec(rank, 0), control.clone()).unwrap();
                     let mut moved = 0;
                     loop {
@@ -138,7 +160,6 @@ fn run(wasm: &[u8], size: u32, args: &[&str], root: Option<&Path>, moves: u32, s
                                 cell = relocate(engine, &program, cell, &agents, rank, &|agent| spec(rank, agent), control.clone());
                             }
                             ended => {
-                                running.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
                                 if !matches!(ended, Ended::Exited(0)) {
                                     all.iter().for_each(|c| c.kill("another rank failed"));
                                 }
@@ -152,10 +173,22 @@ fn run(wasm: &[u8], size: u32, args: &[&str], root: Option<&Path>, moves: u32, s
             .collect();
         let mut random = StdRng::seed_from_u64(seed);
         let mut left = moves * size;
+        let (begin, mut told) = (Instant::now(), false);
         while running.load(std::sync::atomic::Ordering::SeqCst) > 0 {
+            if begin.elapsed() > LONGEST && !std::mem::replace(&mut told, true) {
+                for (agent, f) in agents.fabrics.iter().map(|f| f.get().unwrap()).enumerate() {
+                    for rank in (0..size).map(Rank) {
+                        let held: Vec<_> = f.unacknowledged(rank).iter().map(|m| (m.header.dst, m.header.seq)).collect();
+                        eprintln!("agent {agent}, {rank:?}: {:?}, messages wait: {}, unacknowledged: {held:?}", f.place(rank), f.waiting(rank));
+                    }
+                }
+                controls.iter().for_each(|c| c.kill("it took too long"));
+            }
             std::thread::sleep(Duration::from_micros(random.random_range(50..3000)));
-            for f in &agents.fabrics {
-                f.get().unwrap().sweep();
+            for f in agents.fabrics.iter().map(|f| f.get().unwrap()) {
+                f.sweep();
+                // An acknowledgement that met its rank on the move is lost, as it may be between agents.
+                f.resend_old(64, |_| false);
             }
             if left > 0 {
                 left -= 1;
@@ -422,17 +455,23 @@ fn alone(args: &[&str], output: Arc<dyn Output>) -> Spec {
 
 #[test]
 fn endless_loops_can_be_killed() {
-    let wasm = compile(&programs().join("faults.c"));
-    for what in ["spin", "recursion", "wait"] {
-        let program = the_engine().load(&wasm).unwrap();
+    let forever = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/programs/faults/forever.c");
+    let mine = |name: &str| programs().join(name);
+    for (source, what) in
+        [(mine("faults.c"), "spin"), (mine("faults.c"), "recursion"), (mine("faults.c"), "wait"), (forever, ""), (mine("pure.c"), "after"), (mine("pure.c"), "within")]
+    {
+        let program = the_engine().load(&compile(&source)).unwrap();
         let control: Arc<Control> = Arc::default();
-        let spec = alone(&["faults", what], Arc::new(cells::wasi::Discard));
-        let mut cell = Cell::new(the_engine(), &program, &spec, control.clone()).unwrap();
-        let thread = std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn(move || cell.run()).unwrap();
-        std::thread::sleep(Duration::from_millis(100));
-        assert!(!thread.is_finished(), "{what} ends by itself");
+        let (theirs, spec) = (control.clone(), alone(&["faults", what], Arc::new(cells::wasi::Discard)));
+        let (end, ended) = std::sync::mpsc::channel();
+        let body = move || end.send(Cell::new(the_engine(), &program, &spec, theirs).unwrap().run());
+        std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn(body).unwrap();
+        let what = format!("{} {what}", source.display());
+        assert!(ended.recv_timeout(Duration::from_millis(300)).is_err(), "{what} ends by itself");
         control.kill("time limit of 100ms reached");
-        assert_eq!(thread.join().unwrap(), Ended::Killed("time limit of 100ms reached".into()), "{what}");
+        // A thread that can't be ended would keep the test from saying so: it is not waited for.
+        let ended = ended.recv_timeout(Duration::from_secs(5)).unwrap_or_else(|_| panic!("{what} still runs 5 s after it was killed"));
+        assert_eq!(ended, Ended::Killed("time limit of 100ms reached".into()), "{what}");
     }
 }
 
@@ -470,18 +509,15 @@ fn endless_loops_without_safe_points_can_be_killed() {
     }
 }
 
-/// A module with all that a movable one has, and `flags` as the address of its stop words.
-fn marked(flags: u32, section: &str) -> Vec<u8> {
-    let json = format!(
-        r#"{{"version":1,"flags":{flags},"unwind":128,"unwind_bytes":4096,"polls":1,"die_checks":0,"globals":0,"toolchain":""}}"#
-    );
+/// A module with all that a movable one has, `flags` as the memory of its flag words, and more.
+fn marked(flags: &str, section: &str, start: &str, more: &str) -> Vec<u8> {
+    let json = r#"{"version":2,"unwind":128,"unwind_bytes":4096,"polls":1,"die_checks":0,"globals":0,"toolchain":""}"#;
     let text = format!(
-        r#"(module (memory (export "memory") 1) (func (export "_start"))
+        r#"(module (import "cloudskin" "poll" (func $poll)) (memory (export "memory") 1) {flags} (func $_start (export "_start") {start})
             (func (export "asyncify_start_unwind") (param i32)) (func (export "asyncify_stop_unwind"))
             (func (export "asyncify_start_rewind") (param i32)) (func (export "asyncify_stop_rewind"))
             (func (export "asyncify_get_state") (result i32) (i32.const 0))
-            (global (export "__cloudskin_flags") i32 (i32.const {flags}))
-            (global (export "__cloudskin_unwind") i32 (i32.const 128))
+            {more} (global (export "__cloudskin_unwind") i32 (i32.const 128))
             (@custom "{section}" "{}"))"#,
         json.replace('"', "\\\"")
     );
@@ -496,12 +532,67 @@ fn one_definition_of_movable() {
         assert_eq!(program, inspect::inspect(wasm).unwrap().movable());
         program
     };
-    assert!(movable(&marked(64, "cloudskin")));
+    assert!(movable(&marked(FLAGS, "cloudskin", "", "")));
     assert!(movable(&compile(&programs().join("loop.c"))));
-    assert!(!movable(&marked(64, "another")), "the exports alone make nothing movable");
-    for flags in [66, 65, 65536 - 8, 65536, u32::MAX - 15] {
-        assert!(!movable(&marked(flags, "cloudskin")), "flags at {flags}");
+    assert!(!movable(&marked(FLAGS, "another", "", "")), "the exports alone make nothing movable");
+    for flags in ["", r#"(memory 1 1)"#, r#"(memory (export "__cloudskin_flags") 1)"#, r#"(memory (export "__cloudskin_flags") 1 2)"#] {
+        assert!(!movable(&marked(flags, "cloudskin", "", "")), "flags in {flags}");
     }
+}
+
+/// A memory of its own for the flag words.
+const FLAGS: &str = r#"(memory $flags (export "__cloudskin_flags") 1 1)"#;
+
+/// A module that says it has safe points and loops without minding them: it ends all the same when it is told to.
+#[test]
+fn a_forged_mark_does_not_make_a_program_endless() {
+    let start = Instant::now();
+    let exponential: String = (0..60).map(|i| format!("(func $f{i} (call $f{}) (call $f{}))", i + 1, i + 1)).collect();
+    let look = "(if (i32.atomic.load $flags offset=4 (i32.const 0)) (then unreachable))";
+    for (what, start, more) in [
+        ("a bare loop", "(loop (br 0))", ""),
+        ("a look before the loop", &format!("{look} (loop (br 0))"), ""),
+        ("a look that clears the words", &format!("(loop (i32.store $flags (i32.const 4) (i32.const 0)) {look} (br 0))"), ""),
+        ("calls of calls", "(call $f0)", &format!("{exponential} (func $f60)")),
+        ("calls of tails", "(return_call $f0)", "(func $f0 (return_call $f1)) (func $f1 (return_call $f0))"),
+    ] {
+        let wasm = marked(FLAGS, "cloudskin", start, more);
+        let report = inspect::inspect(&wasm).unwrap();
+        assert!(!report.movable(), "{what}");
+        let program = the_engine().load(&wasm).unwrap();
+        let control: Arc<Control> = Arc::default();
+        let (theirs, spec) = (control.clone(), alone(&[], Arc::new(cells::wasi::Discard)));
+        let (end, ended) = std::sync::mpsc::channel();
+        let body = move || end.send(Cell::new(the_engine(), &program, &spec, theirs).unwrap().run());
+        std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn(body).unwrap();
+        assert!(ended.recv_timeout(Duration::from_millis(300)).is_err(), "{what} ends by itself");
+        control.kill("cancelled by its owner");
+        let ended = ended.recv_timeout(Duration::from_secs(2)).unwrap_or_else(|_| panic!("{what} still runs after it was killed"));
+        assert_eq!(ended, Ended::Killed("cancelled by its owner".into()), "{what}");
+    }
+    println!("{:?}", start.elapsed());
+}
+
+/// Whatever Binaryen makes of our checks, it is recognised: all that the toolchain makes of good programs can be moved.
+#[test]
+fn what_the_toolchain_makes_can_be_moved() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
+    let sources = |folder: &str| {
+        let files = std::fs::read_dir(root.join(folder)).unwrap().map(|e| e.unwrap().path());
+        files.filter(|f| f.extension().is_some_and(|e| e == "c" || e == "cc")).collect::<Vec<_>>()
+    };
+    let mut seen = 0;
+    for folder in ["tests/programs", "tests/programs/faults", "crates/execution/cells/tests/programs", "examples/tenant"] {
+        for source in sources(folder) {
+            let wasm = compile(&source);
+            let report = inspect::inspect(&wasm).unwrap();
+            assert!(report.movable(), "{}: {}", source.display(), report.fixed_because.join("; "));
+            seen += 1;
+        }
+    }
+    assert!(seen > 30);
+    let report = inspect::inspect(&compile_all("vegetation", &sources("examples/vegetation"))).unwrap();
+    assert!(report.movable(), "vegetation: {}", report.fixed_because.join("; "));
 }
 
 /// When a rank's thread panics, its memory is another cell's soon: who holds its control can't reach it any more.

@@ -41,8 +41,12 @@ pub enum Basic {
     F64Int,
     I32Int,
     I16Int,
-    /// Several kinds, or one without arithmetic here (long double).
+    /// Several kinds, so that there is no arithmetic.
     Mixed,
+    /// `long double`, which has 128 bits (IEEE 754 binary128) in WebAssembly.
+    F128,
+    C128,
+    F128Int,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,7 +217,7 @@ static PREDEFINED: LazyLock<Vec<Option<Datatype>>> = LazyLock::new(|| {
         Some(b(8, U64)),
         Some(b(4, F32)),
         Some(b(8, F64)),
-        Some(b(16, Mixed)), // LONG_DOUBLE: no arithmetic
+        Some(b(16, F128)), // LONG_DOUBLE
         Some(b(1, Bool)),
         Some(b(1, I8)),
         Some(b(2, I16)),
@@ -233,10 +237,11 @@ static PREDEFINED: LazyLock<Vec<Option<Datatype>>> = LazyLock::new(|| {
         p(4, 0, I32Int), // LONG_INT
         p(4, 0, I32Int), // 2INT
         p(2, 2, I16Int),
-        p(16, 0, Mixed), // LONG_DOUBLE_INT
+        p(16, 0, F128Int),
         Some(b(1, Byte)), // PACKED
         Some(Datatype { size: 0, extent: 0, blocks: Vec::new(), ..b(0, Mixed) }), // LB
         Some(Datatype { size: 0, extent: 0, blocks: Vec::new(), ..b(0, Mixed) }), // UB
+        Some(b(32, C128)),
     ]
 });
 

@@ -91,9 +91,22 @@ pub struct Mailbox {
     unacknowledged: Mutex<Vec<Kept>>,
     unacknowledged_bytes: AtomicUsize,
     /// Who pops the rings: the rank's thread while it is here, the sweeper when it is away.
-    consumer: Mutex<()>,
+    consumer: Apart<Mutex<()>>,
     pub bell: Bell,
-    pub meter: Meter,
+    pub meter: Apart<Meter>,
+}
+
+/// On cache lines of its own. A rank that looks for messages writes these all the time, and its senders read what would lie beside them.
+#[derive(Default)]
+#[repr(align(128))]
+pub struct Apart<T>(T);
+
+impl<T> std::ops::Deref for Apart<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
 }
 
 /// What came over the wire for one rank and waits for it.
@@ -166,9 +179,9 @@ impl Fabric {
             all_prompt: AtomicBool::new(false),
             unacknowledged: Mutex::default(),
             unacknowledged_bytes: AtomicUsize::new(0),
-            consumer: Mutex::default(),
+            consumer: Apart::default(),
             bell: Bell::default(),
-            meter: Meter::default(),
+            meter: Apart::default(),
         };
         Fabric { mailboxes: (0..size).map(mailbox).collect(), wire }
     }

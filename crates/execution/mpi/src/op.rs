@@ -2,7 +2,9 @@
 
 use crate::datatype::Basic;
 use crate::error::{Class, Error, Result};
+use rustc_apfloat::{Float, ieee::Quad};
 use serde::{Deserialize, Serialize};
+use std::ops::{Add, Mul, Sub};
 
 /// A predefined operation, with the number of `guests/mpi.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +64,29 @@ macro_rules! number {
     )*};
 }
 number!(i8, i16, i32, i64, u8, u16, u32, u64, f32, f64);
+
+/// A `long double` of the guest: IEEE 754 binary128, rounded to nearest.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+struct F128(Quad);
+
+impl Number for F128 {
+    const SIZE: usize = 16;
+    fn read(b: &[u8]) -> F128 {
+        F128(Quad::from_bits(u128::from_le_bytes(b.try_into().expect("the chunk has the number's size"))))
+    }
+    fn write(self, b: &mut [u8]) {
+        b.copy_from_slice(&self.0.to_bits().to_le_bytes());
+    }
+}
+macro_rules! quad {
+    ($($trait:ident $f:ident),*) => {$(
+        impl $trait for F128 {
+            type Output = F128;
+            fn $f(self, other: F128) -> F128 { F128($trait::$f(self.0, other.0).value) }
+        }
+    )*};
+}
+quad!(Add add, Sub sub, Mul mul);
 
 #[inline]
 fn zip<T: Number>(into: &mut [u8], from: &[u8], f: impl Fn(T, T) -> T) {
@@ -125,11 +150,7 @@ fn locate<T: Number>(op: Op, into: &mut [u8], from: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn complex<T: Number + std::ops::Add<Output = T> + std::ops::Mul<Output = T> + std::ops::Sub<Output = T>>(
-    op: Op,
-    into: &mut [u8],
-    from: &[u8],
-) -> Result<()> {
+fn complex<T: Number + Add<Output = T> + Mul<Output = T> + Sub<Output = T>>(op: Op, into: &mut [u8], from: &[u8]) -> Result<()> {
     let n = T::SIZE;
     for (a, b) in into.chunks_exact_mut(2 * n).zip(from.chunks_exact(2 * n)) {
         let (ar, ai, br, bi) = (T::read(&a[..n]), T::read(&a[n..]), T::read(&b[..n]), T::read(&b[n..]));
@@ -159,14 +180,17 @@ pub fn apply(op: Op, basic: Basic, into: &mut [u8], from: &[u8]) -> Result<()> {
         Basic::U64 => integer!(u64, op, into, from),
         Basic::F32 => float!(f32, op, into, from),
         Basic::F64 => float!(f64, op, into, from),
+        Basic::F128 => float!(F128, op, into, from),
         Basic::Byte => match op {
             Op::Band | Op::Bor | Op::Bxor | Op::Replace => integer!(u8, op, into, from),
             _ => return Err(unfit(op, "MPI_BYTE")),
         },
         Basic::C32 => complex::<f32>(op, into, from)?,
         Basic::C64 => complex::<f64>(op, into, from)?,
+        Basic::C128 => complex::<F128>(op, into, from)?,
         Basic::F32Int => locate::<f32>(op, into, from)?,
         Basic::F64Int => locate::<f64>(op, into, from)?,
+        Basic::F128Int => locate::<F128>(op, into, from)?,
         Basic::I32Int => locate::<i32>(op, into, from)?,
         Basic::I16Int => locate::<i16>(op, into, from)?,
         Basic::Mixed => return Err(unfit(op, "this datatype")),
@@ -185,8 +209,10 @@ fn apply_size(basic: Basic) -> Option<usize> {
         Basic::I16 | Basic::U16 => 2,
         Basic::I32 | Basic::U32 | Basic::F32 => 4,
         Basic::I64 | Basic::U64 | Basic::F64 | Basic::C32 | Basic::F32Int | Basic::I32Int => 8,
-        Basic::C64 => 16,
+        Basic::C64 | Basic::F128 => 16,
+        Basic::C128 => 32,
         Basic::F64Int => 12,
+        Basic::F128Int => 20,
         Basic::I16Int => 6,
         Basic::Mixed => return None,
     })
@@ -207,7 +233,22 @@ mod tests {
             apply(Op::MaxLoc, Basic::F64Int, &mut a, &pair(y.0, y.1)).unwrap();
             assert_eq!(a, pair(best.0, best.1));
         }
-        assert!(check(Op::Band, Basic::F64).is_err());
+        // 2^64 + 1 has 65 digits: more than a double or the long double of a PC holds. Bits by the layout of binary128.
+        let power = |n: u128| ((16383 + n) << 112).to_le_bytes();
+        let mut a = power(64).to_vec();
+        apply(Op::Sum, Basic::F128, &mut a, &power(0)).unwrap();
+        assert_eq!(a, (((16383 + 64) << 112) + (1u128 << 48)).to_le_bytes());
+        apply(Op::Prod, Basic::F128, &mut a, &power(3)).unwrap();
+        assert_eq!(a, (((16383 + 67) << 112) + (1u128 << 48)).to_le_bytes());
+        // A maximum with what is not a number keeps what was there first, as for the other kinds; on a tie the lower place wins.
+        let nan = (0x7fff_8000u128 << 96).to_le_bytes();
+        let mut a = power(0).to_vec();
+        apply(Op::Max, Basic::F128, &mut a, &nan).unwrap();
+        assert_eq!(a, power(0));
+        let mut a = [&power(1)[..], &7i32.to_le_bytes()].concat();
+        apply(Op::MaxLoc, Basic::F128Int, &mut a, &[&power(1)[..], &3i32.to_le_bytes()].concat()).unwrap();
+        assert_eq!(a[16..], 3i32.to_le_bytes());
+        assert!(check(Op::Band, Basic::F64).is_err() && check(Op::Land, Basic::F128).is_err());
         assert!(check(Op::Sum, Basic::Mixed).is_err());
         assert!(check(Op::Land, Basic::I16).is_ok());
     }

@@ -25,13 +25,25 @@ use axum::{
     routing::{get, post},
 };
 use base::Kind;
+use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 use tokio::sync::Semaphore;
 
 /// Bytes of a JSON body.
 const JSON_MAX: usize = 1 << 20;
+/// For the rest of a body that was refused, in bytes and time.
+const REST_MAX: usize = 1 << 30;
+const REST_TIME_MAX: Duration = Duration::from_secs(10);
 /// Modules that are taken in at once; the next ones wait.
 const UPLOADS_MAX: usize = 2;
 
@@ -76,6 +88,7 @@ pub fn router(hub: Arc<Hub>, advertise: String, dashboard: Vec<Asset>) -> Router
         .fallback(file)
         .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), authorize))
+        .layer(middleware::from_fn(hear_out))
         .with_state(app)
 }
 
@@ -121,6 +134,38 @@ async fn authorize(State(app): State<App>, request: Request, next: Next) -> Resp
         return answer;
     }
     next.run(request).await
+}
+
+/// Reads on for a while what a refused request still sends: who is cut off in the middle of sending sees a broken connection, and not the answer that
+/// says why.
+async fn hear_out(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    // The handler and the task below have it in common.
+    let body = Arc::new(Mutex::new(body.into_data_stream()));
+    let asked = Arc::new(AtomicBool::new(!parts.headers.contains_key(header::EXPECT)));
+    let pieces = {
+        let (body, asked) = (body.clone(), asked.clone());
+        move |cx: &mut Context<'_>| {
+            asked.store(true, Ordering::Relaxed);
+            body.lock().unwrap_or_else(|e| e.into_inner()).poll_next_unpin(cx)
+        }
+    };
+    let response = next.run(Request::from_parts(parts, Body::from_stream(futures::stream::poll_fn(pieces)))).await;
+    let refused = response.status().is_client_error() || response.status().is_server_error();
+    // A client that asks first (`Expect: 100-continue`) has sent nothing, and is not made to.
+    if refused && asked.load(Ordering::Relaxed) {
+        let mut left = REST_MAX;
+        tokio::spawn(tokio::time::timeout(REST_TIME_MAX, futures::future::poll_fn(move |cx| {
+            loop {
+                // An error may come again and again, so it ends this as the end does.
+                match std::task::ready!(body.lock().unwrap_or_else(|e| e.into_inner()).poll_next_unpin(cx)) {
+                    Some(Ok(piece)) if piece.len() < left => left -= piece.len(),
+                    _ => return Poll::Ready(()),
+                }
+            }
+        })));
+    }
+    response
 }
 
 async fn not_allowed(request: Request) -> Response {

@@ -8,8 +8,7 @@
 //!   instrument + asyncify: prog, a WebAssembly file under exactly that name
 //! ```
 //!
-//! So `make CC="cloudskin cc"` and `./configure --host=wasm32-wasi CC="cloudskin cc" AR="cloudskin ar"` work. A produced file can't be
-//! started by the shell, so `configure` must be told `--host`; without it, it stops with "cannot run C compiled programs".
+//! So `make CC="cloudskin cc"` and `CC="cloudskin cc" AR="cloudskin ar" RANLIB="cloudskin ranlib" ./configure` work.
 //!
 //! Each compilation has `-O3` unless the arguments name a level. `long` has 32 bits. What cells lack in this version is said
 //! plainly: OpenMP, threads, shared libraries, C++ exceptions, setjmp, Fortran. No DWARF is kept (the code moves after linking), but

@@ -2,17 +2,17 @@
 //! the agent has, can its ranks be moved.
 //!
 //! The bytes are foreign: the size limit comes first, everything after it works on validated bytes. What the module claims about
-//! itself (the custom section) is believed only as far as its globals, exports and memory say the same. Nothing is run.
+//! itself (the custom section) is believed only as far as its globals, exports, memory and code say the same. Nothing is run.
 
 use wasmparser::ValType;
 
 use super::instrument::Outline;
-use super::{FLAGS, FORMAT, GLOBAL_PREFIX, Mark, TABLE, UNWIND};
+use super::{FLAGS, FORMAT, GLOBAL_PREFIX, Mark, TABLE, UNWIND, verify};
 
+/// Values that a function may give. A compiler for C gives one.
+const RESULTS_MAX: usize = 16;
 /// Bytes in a page of linear memory.
 const PAGE_BYTES: u64 = 64 << 10;
-/// Bytes of flag words at [`Mark::flags`].
-const FLAGS_BYTES: u64 = 64;
 /// The custom section holds a few numbers; more than this isn't ours.
 const MARK_BYTES_MAX: usize = 64 << 10;
 
@@ -29,6 +29,10 @@ pub enum Refusal {
     NoStart,
     #[error("the module doesn't export its one memory as `memory`")]
     NoMemory,
+    #[error("the module shares memory {0} between threads, which agents don't run yet; build it without -pthread")]
+    Shared(usize),
+    #[error("the module has {0} memories, at most 2 are taken")]
+    Memories(usize),
     #[error("the module needs what agents don't have: {}", .0.join(", "))]
     MissingImports(Vec<String>),
     #[error("the module was made for format {found}, this agent takes format {FORMAT}: compile it again with this version's `cloudskin cc`")]
@@ -91,6 +95,7 @@ pub fn check(wasm: &[u8], max_bytes: usize, known_import: &dyn Fn(&str, &str) ->
 /// Reads a module; an `Err` is a module that no agent could run.
 pub fn inspect(wasm: &[u8]) -> Result<Report, Refusal> {
     magic(wasm)?;
+    few_results(wasm)?;
     wasmparser::Validator::new_with_features(super::features())
         .validate_all(wasm)
         .map_err(|e| Refusal::Invalid(e.to_string()))?;
@@ -99,13 +104,19 @@ pub fn inspect(wasm: &[u8]) -> Result<Report, Refusal> {
     if !start.params().is_empty() || !start.results().is_empty() {
         return Err(Refusal::NoStart);
     }
-    let memory = match &outline.memory {
+    let memory = match outline.memories.first() {
         Some(memory) if outline.exports.iter().any(|(n, k, i)| n == "memory" && *k == wasmparser::ExternalKind::Memory && *i == 0) => memory,
         _ => return Err(Refusal::NoMemory),
     };
+    if let Some(shared) = outline.memories.iter().position(|m| m.shared) {
+        return Err(Refusal::Shared(shared));
+    }
+    if outline.memories.len() > 2 {
+        return Err(Refusal::Memories(outline.memories.len()));
+    }
     let memory_min_bytes = memory.initial.saturating_mul(PAGE_BYTES);
     let mut fixed_because = outline.reasons.clone();
-    let mark = read_mark(&outline, memory_min_bytes, &mut fixed_because)?;
+    let mark = read_mark(wasm, &outline, memory_min_bytes, &mut fixed_because)?;
     let mut imports: Vec<Import> = outline
         .imports
         .iter()
@@ -122,6 +133,26 @@ pub fn inspect(wasm: &[u8]) -> Result<Report, Refusal> {
         memory_max_bytes: memory.maximum.map(|pages| pages.saturating_mul(PAGE_BYTES)),
         mark,
     })
+}
+
+/// Refuses functions that give so many values that a small module would need a large checker: each call puts them on its stack.
+fn few_results(wasm: &[u8]) -> Result<(), Refusal> {
+    let broken = |e: wasmparser::BinaryReaderError| Refusal::Invalid(e.to_string());
+    for payload in wasmparser::Parser::new(0).parse_all(wasm) {
+        match payload.map_err(broken)? {
+            wasmparser::Payload::TypeSection(section) => {
+                for ty in section.into_iter_err_on_gc_types() {
+                    let results = ty.map_err(broken)?.results().len();
+                    if results > RESULTS_MAX {
+                        return Err(Refusal::Invalid(format!("a function gives {results} values, at most {RESULTS_MAX} are taken")));
+                    }
+                }
+            }
+            wasmparser::Payload::CodeSectionStart { .. } => break,
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The first eight bytes: magic number, version 1, layer "core module".
@@ -141,7 +172,7 @@ fn magic(wasm: &[u8]) -> Result<(), Refusal> {
 }
 
 /// The custom section, compared with what the module really has. What doesn't fit goes to `reasons`.
-fn read_mark(outline: &Outline, memory_bytes: u64, reasons: &mut Vec<String>) -> Result<Option<Mark>, Refusal> {
+fn read_mark(wasm: &[u8], outline: &Outline, memory_bytes: u64, reasons: &mut Vec<String>) -> Result<Option<Mark>, Refusal> {
     let Some(data) = outline.mark.as_ref() else {
         reasons.push("it was not made by `cloudskin cc`: it has no safe points".into());
         return Ok(None);
@@ -160,12 +191,15 @@ fn read_mark(outline: &Outline, memory_bytes: u64, reasons: &mut Vec<String>) ->
     }
     let mark: Mark = serde_json::from_slice(data).map_err(unreadable)?;
     let mut wrong = Vec::new();
-    for (name, claimed, bytes) in [(FLAGS, mark.flags, FLAGS_BYTES), (UNWIND, mark.unwind, u64::from(mark.unwind_bytes))] {
-        if outline.address_of(name) != Some(claimed) {
-            wrong.push(format!("its global {name} and its mark differ"));
-        } else if u64::from(claimed) + bytes > memory_bytes || claimed % 16 != 0 {
-            wrong.push(format!("{name} at {claimed} with {bytes} bytes doesn't lie in its memory"));
-        }
+    let exported = |name: &str, kind| outline.exports.iter().find(|(n, k, _)| n == name && *k == kind).map(|e| e.2);
+    let one_page = |m: &wasmparser::MemoryType| (m.initial, m.maximum, m.page_size_log2) == (1, Some(1), None);
+    if exported(FLAGS, wasmparser::ExternalKind::Memory) != Some(1) || outline.memories.len() != 2 || !one_page(&outline.memories[1]) {
+        wrong.push(format!("it doesn't export a second memory of one page as {FLAGS}"));
+    }
+    if outline.address_of(UNWIND) != Some(mark.unwind) {
+        wrong.push(format!("its global {UNWIND} and its mark differ"));
+    } else if u64::from(mark.unwind) + u64::from(mark.unwind_bytes) > memory_bytes || mark.unwind % 16 != 0 {
+        wrong.push(format!("{UNWIND} at {} with {} bytes doesn't lie in its memory", mark.unwind, mark.unwind_bytes));
     }
     if mark.unwind_bytes < 1024 {
         wrong.push(format!("its unwind area has only {} bytes", mark.unwind_bytes));
@@ -183,7 +217,6 @@ fn read_mark(outline: &Outline, memory_bytes: u64, reasons: &mut Vec<String>) ->
     if !outline.function_type("asyncify_get_state").is_some_and(|ty| ty.params().is_empty() && ty.results() == [ValType::I32]) {
         wrong.push("it doesn't export asyncify_get_state".into());
     }
-    let exported = |name: &str, kind| outline.exports.iter().find(|(n, k, _)| n == name && *k == kind).map(|e| e.2);
     let mutable: std::collections::HashSet<u32> = outline.mutable_globals().collect();
     // Asyncify adds two of its own, which are zero whenever a snapshot is taken.
     let saved: std::collections::HashSet<u32> = (0..mark.globals.min(mutable.len() as u32))
@@ -195,6 +228,11 @@ fn read_mark(outline: &Outline, memory_bytes: u64, reasons: &mut Vec<String>) ->
     }
     if outline.tables > 0 && exported(TABLE, wasmparser::ExternalKind::Table).is_none() {
         wrong.push(format!("it doesn't export its table as {TABLE}"));
+    }
+    if wrong.is_empty()
+        && let Err(reason) = verify::can_be_ended(wasm, outline, 1)
+    {
+        wrong.push(reason);
     }
     if !wrong.is_empty() {
         reasons.append(&mut wrong);
@@ -265,13 +303,16 @@ mod tests {
             Refusal::NoStart
         );
         assert_eq!(check_text(r#"(module (memory 1) (func (export "_start")))"#).unwrap_err(), Refusal::NoMemory);
+        let more = |more: &str| check_text(&format!(r#"(module (memory (export "memory") 1) {more} (func (export "_start")))"#)).unwrap_err();
+        assert_eq!(more("(memory 1) (memory 1)"), Refusal::Memories(3));
+        assert_eq!(more("(memory 1 1 shared)"), Refusal::Shared(1));
     }
 
     fn marked(json: &str) -> Result<Report, Refusal> {
         let json = json.replace('"', "\\\"");
         check_text(&format!(
             r#"(module (memory (export "memory") 1) (func (export "_start"))
-                (global (export "__cloudskin_flags") i32 (i32.const 64))
+                (memory (export "__cloudskin_flags") 1 1)
                 (global (export "__cloudskin_unwind") i32 (i32.const 128))
                 (@custom "cloudskin" "{json}"))"#
         ))
@@ -281,7 +322,7 @@ mod tests {
     fn a_mark_is_not_believed() {
         assert_eq!(marked(r#"{"version":7}"#).unwrap_err(), Refusal::Format { found: 7 });
         assert!(matches!(marked("{").unwrap_err(), Refusal::Invalid(_)));
-        let report = marked(r#"{"version":1,"flags":64,"unwind":4000000000,"unwind_bytes":4294967295,"polls":1,"die_checks":0,"globals":4294967295,"toolchain":""}"#).unwrap();
+        let report = marked(r#"{"version":2,"unwind":4000000000,"unwind_bytes":4294967295,"polls":1,"die_checks":0,"globals":4294967295,"toolchain":""}"#).unwrap();
         assert!(!report.movable() && report.mark.is_none());
         let all = report.fixed_because.join("; ");
         assert!(all.contains("__cloudskin_unwind and its mark differ") && all.contains("asyncify_start_unwind"), "{all}");

@@ -16,6 +16,8 @@
 //!
 //! The pass copies code bytes and inserts; it never moves or renumbers anything, so names, function pointers and types
 //! stay as the linker made them. Debug sections (DWARF) hold code offsets that would be wrong and are dropped.
+//!
+//! After asyncify the flags leave the program's memory: see [`super::flags`].
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -62,27 +64,34 @@ impl Default for Options {
     }
 }
 
-/// Instruments `wasm`, as linked with `guests/runtime.c`, and makes it able to unwind (asyncify). The result carries the
-/// custom section [`SECTION`]. A module that can't be moved is [`Error::NotMovable`] with all reasons.
+/// Instruments `wasm`, as linked with `guests/runtime.c`, makes it able to unwind (asyncify) and takes the flags out of its reach. The result
+/// carries the custom section [`SECTION`]. A module that can't be moved is [`Error::NotMovable`] with all reasons.
 pub fn instrument(wasm: &[u8]) -> Result<Vec<u8>, Error> {
     instrument_with(wasm, &Options::default())
 }
 
 /// [`instrument`] with choices.
 pub fn instrument_with(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> {
-    let (polled, mark) = insert(wasm, options)?;
-    let mut out = super::asyncify::run(&polled)?;
+    let (polled, mut mark) = insert(wasm, options)?;
+    let flags = Outline::read(wasm)?.address_of(FLAGS).expect("`insert` found it");
+    let (mut out, checks) = super::flags::separate(&super::asyncify::run(&polled)?, flags)?;
+    mark.die_checks += checks;
     append_mark(&mut out, &mark);
     wasmparser::Validator::new_with_features(super::features())
         .validate_all(&out)
         .map_err(|e| Error::Malformed(format!("after asyncify: {e}")))?;
+    // What is proved at submission is proved here, where its author can still do something about it.
+    super::verify::can_be_ended(&out, &Outline::read(&out)?, 1).map_err(|reason| Error::NotMovable(vec![reason]))?;
     Ok(out)
 }
 
 /// The first half of [`instrument`]: polls and exports, no asyncify. Kept apart so that it can be tested alone.
 pub(crate) fn insert(wasm: &[u8], options: &Options) -> Result<(Vec<u8>, Mark), Error> {
     wasmparser::Validator::new_with_features(super::features()).validate_all(wasm)?;
-    let outline = Outline::read(wasm)?;
+    let mut outline = Outline::read(wasm)?;
+    if outline.memories.len() != 1 {
+        outline.reasons.push(format!("it has {} memories instead of one", outline.memories.len()));
+    }
     if !outline.reasons.is_empty() {
         return Err(Error::NotMovable(outline.reasons));
     }
@@ -132,7 +141,6 @@ pub(crate) fn insert(wasm: &[u8], options: &Options) -> Result<(Vec<u8>, Mark), 
     }
     let mark = Mark {
         version: FORMAT,
-        flags: places.flags,
         unwind: places.unwind,
         unwind_bytes: UNWIND_BYTES,
         polls: counts.polls,
@@ -161,24 +169,17 @@ fn append_mark(wasm: &mut Vec<u8>, mark: &Mark) {
     wasm.extend_from_slice(&body);
 }
 
-/// What was there, without the function that only held the import, plus all that a snapshot needs.
+/// What was there, without the function that only held the import and the present place of the flags, plus all that a snapshot needs.
 fn exports(outline: &Outline) -> ExportSection {
     let mut section = ExportSection::new();
     let mut have = HashSet::new();
     for (name, kind, index) in &outline.exports {
-        let kind = match kind {
-            ExternalKind::Func | ExternalKind::FuncExact => ExportKind::Func,
-            ExternalKind::Table => ExportKind::Table,
-            ExternalKind::Memory => ExportKind::Memory,
-            ExternalKind::Global => ExportKind::Global,
-            ExternalKind::Tag => ExportKind::Tag,
-        };
-        if name != KEEP {
-            section.export(name, kind, *index);
+        if name != KEEP && name != FLAGS {
+            section.export(name, export_kind(*kind), *index);
             have.insert(name.as_str());
         }
     }
-    if outline.memories > 0 && !have.contains("memory") {
+    if !have.contains("memory") {
         section.export("memory", ExportKind::Memory, 0);
     }
     if outline.tables > 0 && !have.contains(TABLE) {
@@ -188,6 +189,16 @@ fn exports(outline: &Outline) -> ExportSection {
         section.export(&format!("{GLOBAL_PREFIX}{number}"), ExportKind::Global, index);
     }
     section
+}
+
+pub(super) fn export_kind(kind: ExternalKind) -> ExportKind {
+    match kind {
+        ExternalKind::Func | ExternalKind::FuncExact => ExportKind::Func,
+        ExternalKind::Table => ExportKind::Table,
+        ExternalKind::Memory => ExportKind::Memory,
+        ExternalKind::Global => ExportKind::Global,
+        ExternalKind::Tag => ExportKind::Tag,
+    }
 }
 
 struct Places {
@@ -250,7 +261,7 @@ fn check_flag(out: &mut Vec<u8>, address: u32) {
     out.extend_from_slice(&[0x04, 0x40]);
 }
 
-fn write_u32(out: &mut Vec<u8>, mut value: u32) {
+pub(super) fn write_u32(out: &mut Vec<u8>, mut value: u32) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -313,19 +324,32 @@ fn recursive_functions(outline: &Outline) -> HashSet<u32> {
 }
 
 /// One function of the module's own.
-struct Function {
+pub(crate) struct Function {
     /// Byte range in the module: locals and code, without the size in front.
-    body: Range<usize>,
-    first_operator: usize,
+    pub body: Range<usize>,
+    pub first_operator: usize,
     /// In the order of their headers.
-    loops: Vec<Loop>,
+    pub loops: Vec<Loop>,
     /// Direct callees, each once.
     calls: Vec<u32>,
     calls_indirectly: bool,
+    /// Instructions of it that may each take as long as a loop: copying and filling memory.
+    pub bulk: u32,
     quiet: bool,
 }
 
-struct Loop {
+impl Function {
+    fn is_leaf(&self) -> bool {
+        self.loops.is_empty() && self.calls.is_empty() && !self.calls_indirectly && self.body.len() <= LEAF_BYTES_MAX
+    }
+
+    /// It takes so little time that nobody needs to end it.
+    pub(super) fn is_short(&self) -> bool {
+        self.is_leaf() && self.bulk == 0
+    }
+}
+
+pub(crate) struct Loop {
     /// Where the first instruction inside the loop starts.
     inside: usize,
     has_loop: bool,
@@ -338,9 +362,7 @@ struct Loop {
 pub(crate) struct Outline {
     pub imports: Vec<(String, String, &'static str)>,
     pub exports: Vec<(String, ExternalKind, u32)>,
-    pub memories: u32,
-    pub memory: Option<wasmparser::MemoryType>,
-    pub memory_imported: bool,
+    pub memories: Vec<wasmparser::MemoryType>,
     pub tables: u32,
     pub has_start: bool,
     /// The module carries the custom section or asyncify's exports.
@@ -349,18 +371,18 @@ pub(crate) struct Outline {
     pub mark: Option<Vec<u8>>,
     /// Why the module can't be moved, apart from missing instrumentation.
     pub reasons: Vec<String>,
-    globals: Vec<Global>,
+    pub globals: Vec<Global>,
     types: Vec<Option<wasmparser::FuncType>>,
     function_types: Vec<u32>,
-    imported_functions: u32,
-    poll: Option<u32>,
-    functions: Vec<Function>,
+    pub imported_functions: u32,
+    pub poll: Option<u32>,
+    pub functions: Vec<Function>,
 }
 
-struct Global {
-    mutable: bool,
+pub(crate) struct Global {
+    pub mutable: bool,
     /// Value of an `i32.const` initialiser.
-    i32_value: Option<u32>,
+    pub i32_value: Option<u32>,
 }
 
 impl Outline {
@@ -416,7 +438,7 @@ impl Outline {
                     o.has_start = true;
                     o.reason("it has a start function, which would run again in each copy");
                 }
-                Payload::CodeSectionEntry(body) => o.function(&body)?,
+                Payload::CodeSectionEntry(body) => o.body(&body)?,
                 Payload::CustomSection(section) if section.name() == SECTION => {
                     o.marked = true;
                     o.mark = Some(section.data().to_vec());
@@ -439,9 +461,6 @@ impl Outline {
         for (i, function) in o.functions.iter_mut().enumerate() {
             function.quiet = names.get(&(o.imported_functions + i as u32)).copied().unwrap_or(false);
         }
-        if o.memories != 1 {
-            o.reasons.push(format!("it has {} memories instead of one", o.memories));
-        }
         if o.tables > 1 {
             o.reasons.push(format!("it has {} tables, only one can be restored", o.tables));
         }
@@ -459,17 +478,29 @@ impl Outline {
         self.globals.iter().enumerate().filter(|(_, g)| g.mutable).map(|(i, _)| i as u32)
     }
 
+    /// Number of an exported function.
+    pub(crate) fn function(&self, export: &str) -> Option<u32> {
+        self.exports.iter().find(|(name, kind, _)| name == export && *kind == ExternalKind::Func).map(|e| e.2)
+    }
+
     /// Type of an exported function.
     pub(crate) fn function_type(&self, export: &str) -> Option<&wasmparser::FuncType> {
-        let index = self.exports.iter().find(|(name, kind, _)| name == export && *kind == ExternalKind::Func)?.2;
-        self.types.get(*self.function_types.get(index as usize)? as usize)?.as_ref()
+        self.type_of(self.function(export)?)
+    }
+
+    /// Type of a function by its number.
+    pub(crate) fn type_of(&self, function: u32) -> Option<&wasmparser::FuncType> {
+        self.type_at(*self.function_types.get(function as usize)?)
+    }
+
+    /// Function type by its own number.
+    pub(crate) fn type_at(&self, index: u32) -> Option<&wasmparser::FuncType> {
+        self.types.get(index as usize)?.as_ref()
     }
 
     fn is_leaf(&self, callee: Option<u32>) -> bool {
         let own = callee.and_then(|index| index.checked_sub(self.imported_functions));
-        own.and_then(|i| self.functions.get(i as usize)).is_some_and(|f| {
-            f.loops.is_empty() && f.calls.is_empty() && !f.calls_indirectly && f.body.len() <= LEAF_BYTES_MAX
-        })
+        own.and_then(|i| self.functions.get(i as usize)).is_some_and(Function::is_leaf)
     }
 
     fn reason(&mut self, reason: &str) {
@@ -494,7 +525,6 @@ impl Outline {
                 "table"
             }
             TypeRef::Memory(memory) => {
-                self.memory_imported = true;
                 self.reason("it imports its memory");
                 self.memory(memory);
                 "memory"
@@ -512,17 +542,16 @@ impl Outline {
     }
 
     fn memory(&mut self, memory: wasmparser::MemoryType) {
-        self.memories += 1;
         if memory.memory64 {
             self.reason("its memory has 64-bit addresses");
         }
         if memory.shared {
             self.reason("its memory is shared between threads");
         }
-        self.memory.get_or_insert(memory);
+        self.memories.push(memory);
     }
 
-    fn function(&mut self, body: &FunctionBody<'_>) -> Result<(), Error> {
+    fn body(&mut self, body: &FunctionBody<'_>) -> Result<(), Error> {
         for local in body.get_locals_reader()? {
             if matches!(local?.1, ValType::Ref(_)) {
                 self.reason("a function keeps references in local variables");
@@ -531,7 +560,7 @@ impl Outline {
         let mut operators = body.get_operators_reader()?;
         let first_operator = operators.original_position();
         let mut loops: Vec<Loop> = Vec::new();
-        let (mut calls, mut seen, mut calls_indirectly) = (Vec::new(), HashSet::new(), false);
+        let (mut calls, mut seen, mut calls_indirectly, mut bulk) = (Vec::new(), HashSet::new(), false, 0);
         // One entry per open block: the number of the loop that it is, or is in.
         let mut open: Vec<Option<usize>> = vec![None];
         while !operators.eof() {
@@ -563,6 +592,7 @@ impl Outline {
                         loops[l].callees.push(None);
                     }
                 }
+                Operator::MemoryCopy { .. } | Operator::MemoryFill { .. } | Operator::MemoryInit { .. } => bulk += 1,
                 Operator::TableSet { .. }
                 | Operator::TableGrow { .. }
                 | Operator::TableFill { .. }
@@ -571,14 +601,16 @@ impl Outline {
                 _ => {}
             }
         }
-        self.functions.push(Function { body: body.range(), first_operator, loops, calls, calls_indirectly, quiet: false });
+        self.functions.push(Function { body: body.range(), first_operator, loops, calls, calls_indirectly, bulk, quiet: false });
         Ok(())
     }
 }
 
 fn i32_const(init: &ConstExpr<'_>) -> Option<u32> {
-    match init.get_operators_reader().read() {
-        Ok(Operator::I32Const { value }) => Some(value as u32),
+    // More than one instruction computes with it.
+    let mut operators = init.get_operators_reader();
+    match (operators.read(), operators.read()) {
+        (Ok(Operator::I32Const { value }), Ok(Operator::End)) => Some(value as u32),
         _ => None,
     }
 }
@@ -662,9 +694,9 @@ mod tests {
         let names: Vec<&str> = outline.exports.iter().map(|(name, ..)| name.as_str()).collect();
         assert_eq!(
             names,
-            ["__cloudskin_flags", "__cloudskin_unwind", "_start", "memory", "__indirect_function_table", "__cloudskin_g0", "__cloudskin_g1"]
+            ["__cloudskin_unwind", "_start", "memory", "__indirect_function_table", "__cloudskin_g0", "__cloudskin_g1"]
         );
-        assert_eq!((mark.flags, mark.unwind, mark.globals), (2048, 4096, 2));
+        assert_eq!((mark.unwind, mark.globals), (4096, 2));
     }
 
     #[test]
@@ -686,7 +718,7 @@ mod tests {
             "the module can't be moved: its memory has 64-bit addresses; it changes its function table while it runs"
         );
         assert!(refused("(module (memory 1))").contains("__cloudskin_flags"));
-        assert!(refused("(module (memory 1 1 shared))").contains("malformed"));
+        assert!(refused("(module (memory 1 1 shared))").contains("shared between threads"));
         let twice = insert(&module(r#"(func (export "asyncify_start_unwind") (param i32))"#), &Options::default());
         assert!(twice.unwrap_err().to_string().contains("already instrumented"));
     }

@@ -6,11 +6,12 @@
 //! prog.c --clang--> prog.o --wasm-ld + guests/runtime.c--> plain module      driver, compiler
 //!        --instrument: polls at loop headers, exports of all state-->        instrument
 //!        --binaryen's asyncify: every stack that can reach a poll unwinds--> asyncify
-//!        --custom section "cloudskin": where flags and unwind area lie-->    prog (a WebAssembly file)
+//!        --the flags to a memory of their own, checks at function entries--> flags
+//!        --custom section "cloudskin": where the unwind area lies-->         prog (a WebAssembly file)
 //! ```
 //!
 //! [`inspect`] reads such a file back when it is submitted: is it well-formed, does it ask only for what the agent has, can
-//! it be moved.
+//! it be moved. It believes nothing: that the program can be ended wherever it is, `verify` proves from the code.
 //!
 //! What this doesn't do: it runs no module, it brings no compiler (`make setup` installs the pinned one), and it knows
 //! neither threads, OpenMP, C++ exceptions nor setjmp; a program that needs them gets a sentence that says so.
@@ -18,9 +19,11 @@
 pub mod asyncify;
 pub mod compiler;
 pub mod driver;
+mod flags;
 pub mod inspect;
 pub mod instrument;
 mod mismatch;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -29,8 +32,9 @@ use serde::{Deserialize, Serialize};
 /// Name of the custom section that marks a module made by this toolchain.
 pub const SECTION: &str = "cloudskin";
 /// Version of what [`Mark`] says and of the contract between module and agent. Another version is refused.
-pub const FORMAT: u32 = 1;
-/// Exported immutable global: address of the flag words. Word 0 (offset 0) is "stop", word 1 (offset 4) is "die".
+pub const FORMAT: u32 = 2;
+/// Exported memory of one page, the second, which the program only ever reads: its flag words. Word 0 (offset 0) is "stop", word 1 (offset 4) is
+/// "die". In a linked module it is a global with the address of the words in the program's own memory, until they leave it.
 pub const FLAGS: &str = "__cloudskin_flags";
 /// Exported immutable global: address of the unwind area, where asyncify keeps the stack of a stopped cell.
 pub const UNWIND: &str = "__cloudskin_unwind";
@@ -50,15 +54,13 @@ pub const TABLE: &str = "__indirect_function_table";
 pub struct Mark {
     /// [`FORMAT`] of the toolchain that made the module.
     pub version: u32,
-    /// Address of the flag words.
-    pub flags: u32,
     /// Address of the unwind area.
     pub unwind: u32,
     /// Size of the unwind area in bytes.
     pub unwind_bytes: u32,
     /// Number of places where the module polls the stop flag.
     pub polls: u32,
-    /// Number of innermost loops that check only the die flag.
+    /// Number of innermost loops and functions that check only the die flag.
     pub die_checks: u32,
     /// Number of exported mutable globals.
     pub globals: u32,
@@ -99,8 +101,9 @@ impl From<wasmparser::BinaryReaderError> for Error {
     }
 }
 
-/// The instructions that a module may use: what wasmtime 48 accepts as it stands, without threads and exceptions.
+/// The instructions that a module may use: what wasmtime 48 accepts as it stands, without exceptions. Of threads only the atomic instructions:
+/// `inspect` refuses memory that is shared.
 pub(crate) fn features() -> wasmparser::WasmFeatures {
     use wasmparser::WasmFeatures as F;
-    F::WASM2 | F::RELAXED_SIMD | F::TAIL_CALL | F::EXTENDED_CONST | F::MULTI_MEMORY | F::MEMORY64
+    F::WASM2 | F::RELAXED_SIMD | F::TAIL_CALL | F::EXTENDED_CONST | F::MULTI_MEMORY | F::MEMORY64 | F::THREADS
 }

@@ -62,7 +62,6 @@ pub async fn restore(State(app): State<App>, Asked(ask): Asked<RestoreAsk>, head
     let told = objects::length(&headers).unwrap_or(0);
     let mut content = objects::content(body);
     if told > ARCHIVE_MAX {
-        objects::drain(content);
         return Err(too_large(told));
     }
     let _turn = app.hub.archiving.acquire().await.map_err(Error::internal)?;

@@ -35,11 +35,6 @@ pub fn content(body: Body) -> Content {
     .boxed()
 }
 
-/// Reads on what nobody wants, for a while: who is cut off in the middle of sending may never see the answer that says why.
-pub fn drain(mut content: Content) {
-    tokio::spawn(tokio::time::timeout(SILENCE_MAX, async move { while content.next().await.is_some_and(|c| c.is_ok()) {} }));
-}
-
 /// What the header says of a body's length, in bytes.
 pub fn length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
@@ -84,11 +79,7 @@ pub struct PutAsk {
         (status = 429, body = ErrorBody, description = "no room at the site"), (status = 503, body = ErrorBody, description = "the site is not connected")))]
 pub async fn put(State(app): State<App>, Path((bucket, key)): Path<(String, String)>, Asked(ask): Asked<PutAsk>, headers: HeaderMap, body: Body) -> Result<Json<Object>, Error> {
     let mut content = content(body);
-    let kept = app.hub.put_object(&bucket, &key, ask.site.as_deref(), length(&headers), &mut content).await;
-    if kept.is_err() {
-        drain(content);
-    }
-    kept.map(Json)
+    app.hub.put_object(&bucket, &key, ask.site.as_deref(), length(&headers), &mut content).await.map(Json)
 }
 
 /// An answer of bytes that nobody should keep or take for a page.
