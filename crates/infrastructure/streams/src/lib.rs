@@ -3,14 +3,13 @@
 //! ```text
 //!   gRPC 9090 ── controller ──┐                     ┌── log ── disk      every change, once, in order
 //!                             ├── store: one lock ──┤
-//!   TCP 12345 ── wire ────────┘   segments, catalog
+//!   TCP 12345 ── wire ────────┘   segments, catalog └── tier ── geds     immutable chunks in a folder or S3
 //! ```
 //!
 //! The life of an event, the log's format and the reasons stand in `docs/design/streams.md`. In one sentence: a change is decided and applied
 //! in memory under one lock, its record goes to the one log, and every reply waits for the record that it depends on to be on disk.
 //!
-//! What it does not do yet: long-term storage (all bytes stay in the log's files), scaling by itself, TLS and access control. What it will not do: replicate
-//! to another machine.
+//! What it does not do: replicate to another machine.
 
 pub mod access;
 pub mod catalog;
@@ -24,6 +23,7 @@ pub mod segment;
 pub mod server;
 pub mod store;
 pub mod table;
+mod tier;
 pub mod wire;
 
 pub use server::{Options, Server};

@@ -10,6 +10,7 @@ use crate::{
     disk::{Disk, DiskFile},
     log::{self, FileNo, Log, Mark, Recovered, Seq},
     segment::{self, Extent, Landed, Physical, Record, SegmentId, Source, State},
+    tier::Tier,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -78,6 +79,7 @@ struct Inner {
 struct Shared {
     state: Mutex<State>,
     checkpoint: Mutex<Checkpointing>,
+    tier: OnceLock<Arc<Tier>>,
     /// Rung when the backlog has become smaller.
     drained: Notify,
     backlog_max: u64,
@@ -199,6 +201,7 @@ impl Store {
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             checkpoint: Mutex::new(Checkpointing { older, newer: mark, which, ..Checkpointing::default() }),
+            tier: OnceLock::new(),
             drained: Notify::new(),
             backlog_max: options.backlog_max,
             appended_bytes: AtomicU64::new(0),
@@ -228,6 +231,10 @@ impl Store {
 
     pub fn options(&self) -> &Options {
         &self.0.options
+    }
+
+    pub(crate) fn set_tier(&self, tier: Arc<Tier>) {
+        let _ = self.0.shared.tier.set(tier);
     }
 
     /// Looks at the state. What is seen may not be durable: tell it with [`Store::look`].
@@ -397,7 +404,10 @@ impl Store {
                     let file = self.0.log.file(place.file).ok_or_else(|| Error::Damaged(format!("file {} is not open", place.file.0)))?;
                     Ok(Piece { extent, from: From::File(file, place.at) })
                 }
-                Source::Chunk(..) => Ok(Piece { extent, from: From::Chunk }),
+                Source::Chunk(chunk, at) => {
+                    let location = state.chunks[&chunk].location.clone();
+                    Ok(Piece { extent, from: From::Chunk { location, bytes: state.chunks[&chunk].bytes, at } })
+                }
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(Plan::Read { pieces, skip, bytes: bytes as usize, at_tail: offset + bytes == landed.durable })
@@ -416,11 +426,22 @@ impl Store {
             match &piece.from {
                 From::File(file, place) if !late => late |= !file.read_now((*place).into(), part),
                 From::File(..) => {}
-                From::Chunk => chunked = true,
+                From::Chunk { .. } => chunked = true,
             }
         }
         if chunked {
-            return Err(Error::NotFound(format!("bytes of {name} are in long-term storage, which this version can't read; start the version that put them there")));
+            let tier = self.0.shared.tier.get().ok_or_else(|| {
+                Error::NotFound(format!("bytes of {name} are in long-term storage, and none is configured; start with the same one as before"))
+            })?;
+            let mut at = 0;
+            for piece in &pieces {
+                let len = piece.extent.len as usize;
+                if let From::Chunk { location, bytes, at: from } = &piece.from {
+                    let got = tier.read(location, *bytes, *from, piece.extent.len).await?;
+                    out[at..at + len].copy_from_slice(&got);
+                }
+                at += len;
+            }
         }
         let finish = move |pieces: Vec<Piece>, mut out: Vec<u8>, late: bool| {
             let mut at = 0;
@@ -444,6 +465,21 @@ impl Store {
         Ok(Bytes::from(out).slice(skip..skip + bytes))
     }
 
+    /// Where a segment stands, of durable bytes only; for the flusher.
+    pub(crate) async fn read_extents(&self, name: &str, extents: Vec<Extent>) -> Result<Bytes> {
+        let bytes = extents.iter().map(|e| e.len as usize).sum();
+        let pieces = extents
+            .into_iter()
+            .map(|extent| match extent.source {
+                Source::Log(place) => {
+                    let file = self.0.log.file(place.file).ok_or_else(|| Error::Damaged(format!("file {} is not open", place.file.0)))?;
+                    Ok(Piece { extent, from: From::File(file, place.at) })
+                }
+                Source::Chunk(..) => Err(Error::Invalid("a chunk is not flushed again".into())),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        self.fetch(name, pieces, 0, bytes).await
+    }
 }
 
 enum Plan {
@@ -459,7 +495,7 @@ struct Piece {
 
 enum From {
     File(Arc<dyn DiskFile>, u32),
-    Chunk,
+    Chunk { location: String, bytes: u32, at: u32 },
 }
 
 impl Shared {
