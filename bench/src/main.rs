@@ -1,9 +1,10 @@
 //! Benchmarks: ours and a peer in turn in one run, a line of JSON per figure.
 //!
-//! `cargo run --release -p bench -- instantiate` (or `pingpong`, `migrate`, `all`). Exit code 0 when it could measure, whatever it found; what can't be measured
+//! `cargo run --release -p bench -- instantiate` (or `pingpong`, `migrate`, `stream-latency`, `stream-throughput`, `all`). Exit code 0 when it could measure, whatever it found; what can't be measured
 //! here is a line with `"not_run"` and the reason. `all` also writes `bench/report.md`.
 
 mod migrate;
+mod streams;
 
 use anyhow::{Context, Result, bail};
 use cells::toolchain::driver::{self, Lang};
@@ -18,10 +19,16 @@ use std::time::Instant;
 
 fn main() -> Result<()> {
     let name = std::env::args().nth(1).unwrap_or_default();
-    let all: [(&str, fn() -> Result<Vec<Value>>); 3] = [("instantiate", instantiate), ("pingpong", pingpong), ("migrate", migrate::migrate)];
+    let all: [(&str, fn() -> Result<Vec<Value>>); 5] = [
+        ("instantiate", instantiate),
+        ("pingpong", pingpong),
+        ("migrate", migrate::migrate),
+        ("stream-latency", streams::latency),
+        ("stream-throughput", streams::throughput),
+    ];
     let chosen: Vec<_> = all.iter().filter(|(n, _)| name == "all" || name == *n).collect();
     if chosen.is_empty() {
-        bail!("no benchmark {name:?}: choose instantiate, pingpong, migrate or all");
+        bail!("no benchmark {name:?}: choose instantiate, pingpong, migrate, stream-latency, stream-throughput or all");
     }
     let mut figures = Vec::new();
     for (_, bench) in chosen {

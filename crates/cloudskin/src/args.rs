@@ -88,6 +88,9 @@ pub enum Command {
     /// Put, get, list, remove and spill objects
     #[command(subcommand, after_help = "Example: cloudskin store put scene.tif scenes/scene.tif --site edge")]
     Store(Store),
+    /// Streams: serve them, and create, write, read, scale and end them
+    #[command(subcommand, after_help = "Example: cloudskin stream serve   and, in another terminal,   cloudskin stream create road/camera")]
+    Stream(Stream),
     /// Say why a move was advised
     #[command(after_help = "Example: cloudskin explain 1\n         cloudskin explain job-1")]
     Explain(Explain),
@@ -331,6 +334,159 @@ pub struct Cancel {
     /// What the others shall read
     #[arg(long)]
     pub reason: Option<String>,
+}
+
+/// A stream by its full name.
+#[derive(Clone, Debug)]
+pub struct StreamName {
+    pub scope: String,
+    pub name: String,
+}
+
+impl std::str::FromStr for StreamName {
+    type Err = String;
+    fn from_str(text: &str) -> Result<StreamName, String> {
+        match text.split_once('/') {
+            Some((scope, name)) if !scope.is_empty() && !name.is_empty() && !name.contains('/') => Ok(StreamName { scope: scope.into(), name: name.into() }),
+            _ => Err("write SCOPE/STREAM, such as road/camera".into()),
+        }
+    }
+}
+impl std::fmt::Display for StreamName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.scope, self.name)
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct StreamServer {
+    /// The controller's port of the stream server
+    #[arg(long, default_value = "127.0.0.1:9090", env = "CLOUDSKIN_STREAM_SERVER", value_name = "ADDR")]
+    pub server: String,
+}
+
+#[derive(Debug, Args)]
+pub struct StreamServe {
+    /// Folder of the log [default: streams in the installation's folder]
+    #[arg(long, value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+    /// Address of the controller (gRPC); port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDR")]
+    pub controller: SocketAddr,
+    /// Address of the segment store; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:12345", value_name = "ADDR")]
+    pub segments: SocketAddr,
+    /// Host name or address under which clients reach the segment store [default: the one it listens at]
+    #[arg(long, value_name = "HOST")]
+    pub publish: Option<String>,
+    /// Long-term storage, file:<folder> or s3:<bucket> [default: chunks in the log's folder; S3's keys are those of GEDS]
+    #[arg(long, value_name = "WHERE")]
+    pub long_term: Option<String>,
+    /// What may wait for long-term storage before writers wait
+    #[arg(long, default_value = "8GiB", value_name = "SIZE")]
+    pub backlog: Bytes,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Stream {
+    /// Run a stream server; Pravega's clients connect to it as to Pravega
+    #[command(after_help = "Example: cloudskin stream serve --long-term s3:streams\n\nThere is no authentication yet: leave both ports on this machine or in a network that you trust.")]
+    Serve(StreamServe),
+    /// Create a stream, and its scope if need be
+    #[command(after_help = "Example: cloudskin stream create road/camera --segments 4")]
+    Create {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        /// Segments that it has at first, and at least
+        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        segments: u32,
+        /// Scale by itself at this many events/s and segment
+        #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
+        rate: Option<u32>,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// Append each line of standard input as an event; ends when all are durable
+    #[command(after_help = "Example: sensor | cloudskin stream append field/moisture --key sensor-7")]
+    Append {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        /// Routing key of all events, which keeps them in order [default: a key of its own for each]
+        #[arg(long)]
+        key: Option<String>,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// Print what comes from now on, an event a line
+    #[command(after_help = "Example: cloudskin stream tail field/moisture -o json")]
+    Tail {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// Print all events from the beginning, an event a line
+    #[command(after_help = "Example: cloudskin stream read field/moisture > events.txt")]
+    Read {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        /// Go on with what comes
+        #[arg(short, long)]
+        follow: bool,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// Share a stream's keys out among another number of segments
+    #[command(after_help = "Example: cloudskin stream scale road/camera 4")]
+    Scale {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        /// Segments from now on
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        segments: u32,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// Forget what was written so far
+    #[command(after_help = "Example: cloudskin stream truncate road/camera")]
+    Truncate {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// End a stream: it can be read, and not written any more
+    #[command(after_help = "Example: cloudskin stream seal road/camera")]
+    Seal {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// Seal and remove a stream with all its events
+    #[command(after_help = "Example: cloudskin stream rm road/camera")]
+    Rm {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// List streams and their number of segments
+    #[command(after_help = "Example: cloudskin stream ls road")]
+    Ls {
+        /// Only those of this scope
+        scope: Option<String>,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// Show a stream's segments: where they begin and end, and their keys
+    #[command(after_help = "Example: cloudskin stream stat road/camera -o json")]
+    Stat {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        #[command(flatten)]
+        server: StreamServer,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -13,6 +13,7 @@
 
 pub mod access;
 pub mod catalog;
+pub mod client;
 pub mod controller;
 pub mod disk;
 mod error;
@@ -23,9 +24,10 @@ pub mod segment;
 pub mod server;
 pub mod store;
 pub mod table;
-mod tier;
+pub mod tier;
 pub mod wire;
 
+pub use client::Client;
 pub use server::{Options, Server};
 pub use store::Store;
 pub use error::{Error, Result};

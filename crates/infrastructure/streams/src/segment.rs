@@ -53,6 +53,11 @@ impl Extent {
     pub fn end(&self) -> u64 {
         self.start + u64::from(self.len)
     }
+
+    /// Its bytes, if only the log has them.
+    pub fn in_log(&self) -> u64 {
+        if matches!(self.source, Source::Log(_)) { self.len.into() } else { 0 }
+    }
 }
 
 /// A part of an append that becomes an extent: length and checksum.
@@ -133,6 +138,8 @@ pub struct Landed {
     pub ended: bool,
     /// Long-term storage has the bytes before this offset.
     pub flushed: u64,
+    /// Bytes that only the log has.
+    pub unflushed: u64,
     pub extents: VecDeque<Extent>,
     #[serde(skip)]
     pub waiting: Arc<Notify>,
@@ -263,6 +270,7 @@ impl Landed {
     fn push(&mut self, extent: Extent, live: &mut Live) {
         debug_assert_eq!(extent.start, self.durable);
         live.add(&extent);
+        self.unflushed += extent.in_log();
         self.durable = extent.end();
         // Appends that lie beside each other in a block are one extent.
         if let (Some(last), Source::Log(place)) = (self.extents.back_mut(), extent.source)
@@ -285,6 +293,7 @@ impl Landed {
             && first.end() <= self.start
         {
             live.remove(first);
+            self.unflushed -= first.in_log();
             self.extents.pop_front();
         }
         self.flushed = self.flushed.max(self.start.min(self.durable));
@@ -420,6 +429,7 @@ impl State {
                 for extent in gone.landed.extents {
                     segment.landed.extents.push_back(Extent { start: extent.start + shift, ..extent });
                 }
+                segment.landed.unflushed += gone.landed.unflushed;
                 segment.landed.durable = shift + gone.landed.durable;
                 segment.landed.waiting.notify_waiters();
             }
@@ -445,6 +455,7 @@ impl State {
                 let rest = landed.extents.split_off(to.max(from));
                 for old in landed.extents.split_off(from) {
                     live.remove(&old);
+                    landed.unflushed -= old.in_log();
                 }
                 landed.extents.extend(new);
                 landed.extents.extend(rest);
@@ -481,6 +492,9 @@ impl State {
         let mut live = Live::default();
         for segment in self.segments.values() {
             let landed = &segment.landed;
+            if landed.extents.iter().map(Extent::in_log).sum::<u64>() != landed.unflushed {
+                return wrong(&segment.name, format!("the count of its {} bytes in the log is wrong", landed.unflushed));
+            }
             let mut at = None;
             for extent in &landed.extents {
                 live.add(extent);

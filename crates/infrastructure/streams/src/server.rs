@@ -1,6 +1,7 @@
 //! Both ports over one store, as a service.
 
-use crate::{Error, Result, Store, access::Access, controller::Controller, disk::Folder, store, wire};
+use crate::{Error, Result, Store, access::Access, controller::Controller, disk::Folder, store, tier, tier::Tier, wire};
+use geds::Persist;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use tokio::{net::TcpListener, sync::watch};
 
@@ -15,6 +16,9 @@ pub struct Options {
     pub segments: SocketAddr,
     /// The host name or address under which clients reach the segment store; `None`: the one it listens at.
     pub publish: Option<String>,
+    /// Long-term storage; `None`: everything stays in the log.
+    pub long_term: Option<Persist>,
+    pub tier: tier::Options,
     pub store: store::Options,
 }
 
@@ -26,6 +30,8 @@ impl Options {
             controller: ([127, 0, 0, 1], 9090).into(),
             segments: ([127, 0, 0, 1], 12345).into(),
             publish: None,
+            long_term: None,
+            tier: tier::Options::default(),
             store: store::Options::default(),
         }
     }
@@ -34,6 +40,7 @@ impl Options {
 /// A server that has recovered and is bound to its ports.
 pub struct Server {
     store: Store,
+    tier: Option<Arc<Tier>>,
     controller: TcpListener,
     segments: TcpListener,
     options: Options,
@@ -53,7 +60,11 @@ impl Server {
             Store::open(Arc::new(disk), store)
         });
         let store = opened.await.map_err(|e| Error::Invalid(format!("recovery ended early: {e}")))??;
-        Ok(Server { store, controller, segments, options })
+        let tier = options.long_term.clone().map(|persist| Arc::new(Tier::new(persist, options.tier.clone())));
+        if let Some(tier) = &tier {
+            store.set_tier(tier.clone());
+        }
+        Ok(Server { store, tier, controller, segments, options })
     }
 
     pub fn store(&self) -> Store {
@@ -77,6 +88,7 @@ impl Server {
         }
         let controller = Controller::new(self.store.clone(), host, segments.port());
         let sweep = tokio::spawn(controller.clone().sweep());
+        let flusher = self.tier.map(|tier| tokio::spawn(tier.run(self.store.clone())));
         let wire = tokio::spawn(wire::server::run(self.segments, None, self.store.clone(), Access::open(), shutdown.clone()));
         let mut until = shutdown.clone();
         let grpc = tonic::transport::Server::builder()
@@ -89,6 +101,9 @@ impl Server {
         let served = grpc.await;
         let _ = wire.await;
         sweep.abort();
+        if let Some(flusher) = flusher {
+            flusher.abort();
+        }
         let store = self.store.clone();
         let _ = tokio::task::spawn_blocking(move || store.close()).await;
         served.map_err(|e| Error::Invalid(format!("the controller's port: {e}")))

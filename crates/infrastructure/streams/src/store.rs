@@ -52,6 +52,8 @@ impl Default for Options {
 
 /// The most bytes that one read returns.
 pub const READ_MAX: usize = 2 << 20;
+/// How far ahead of a reader long-term storage is asked.
+const AHEAD: u64 = 16 << 20;
 /// How often the housekeeping thread looks at what there is to do.
 const TICK: Duration = Duration::from_millis(100);
 /// Two files are written in turn, so that one is always whole.
@@ -233,7 +235,8 @@ impl Store {
         &self.0.options
     }
 
-    pub(crate) fn set_tier(&self, tier: Arc<Tier>) {
+    /// Where bytes are that the log does not have any more.
+    pub fn set_tier(&self, tier: Arc<Tier>) {
         let _ = self.0.shared.tier.set(tier);
     }
 
@@ -410,6 +413,18 @@ impl Store {
                 }
             })
             .collect::<Result<Vec<_>>>()?;
+        // Who reads in order will want what follows.
+        if let (true, Some(tier)) = (pieces.iter().any(|p| matches!(p.from, From::Chunk { .. })), self.0.shared.tier.get()) {
+            let mut seen = None;
+            for extent in landed.covering(offset + bytes, AHEAD) {
+                if let Source::Chunk(chunk, at) = extent.source
+                    && seen != Some((chunk, at / READ_MAX as u32))
+                {
+                    seen = Some((chunk, at / READ_MAX as u32));
+                    tier.prefetch(state.chunks[&chunk].location.clone(), state.chunks[&chunk].bytes, at);
+                }
+            }
+        }
         Ok(Plan::Read { pieces, skip, bytes: bytes as usize, at_tail: offset + bytes == landed.durable })
     }
 
