@@ -71,7 +71,7 @@ def transactions(m):
     dropped.write_event("dropped", "k")
     dropped.abort()
     kept.commit()
-    found = sorted(e.decode() for e in read_all(m, "s", "txn", "txn-readers", 21, 12))
+    found = sorted(e.decode() for e in read_all(m, "s", "txn", "txn-readers", 21, 6))
     check(found, sorted(f"kept {i}" for i in range(20)), "events of the committed transaction")
     check(writer.get_txn(kept.get_txn_id()).is_open(), False, "the committed transaction")
 
