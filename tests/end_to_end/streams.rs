@@ -73,6 +73,36 @@ fn pravegas_python_client_does_all_that_it_can() {
     run(&mut server.wheel(&["events,transactions,bytes,large,cuts,end"]));
 }
 
+/// An authority's certificate and, signed by it, one for `localhost` with its key.
+fn certificates(folder: &Path) {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+    let (authority, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.distinguished_name.push(DnType::CommonName, "a test's authority");
+    let ca = params.self_signed(&authority).unwrap().pem();
+    let issuer = Issuer::from_ca_cert_pem(&ca, authority).unwrap();
+    let own = CertificateParams::new(vec!["localhost".to_string()]).unwrap().signed_by(&key, &issuer).unwrap();
+    for (name, pem) in [("ca.pem", ca), ("own.pem", own.pem()), ("own.key", key.serialize_pem())] {
+        std::fs::write(folder.join(name), pem).unwrap();
+    }
+}
+
+#[test]
+fn pravegas_python_client_does_the_same_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let server = Server::start(&["--publish", "localhost", "--tls-cert", &path("own.pem"), "--tls-key", &path("own.key")]);
+    let address = format!("tls://localhost:{}", server.ports[0].rsplit(':').next().unwrap());
+    let mut wheel = Command::new(root().join(".setup/venv/bin/python"));
+    wheel.arg(root().join("tests/streams/wheel.py")).args([&address, "events,bytes"]).env("pravega_client_tls_cert_path", path("ca.pem"));
+    run(&mut wheel);
+    // Without TLS there is no way in.
+    let plain = server.cli(&["ls"]).output().unwrap();
+    assert!(!plain.status.success());
+}
+
 #[test]
 fn what_the_python_client_was_told_is_durable_survives_kills_once_and_in_order() {
     let seed: u64 = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);

@@ -382,6 +382,15 @@ pub struct StreamServe {
     /// Long-term storage, file:<folder> or s3:<bucket> [default: chunks in the log's folder; S3's keys are those of GEDS]
     #[arg(long, value_name = "WHERE")]
     pub long_term: Option<String>,
+    /// Certificate (and its chain) for TLS on both ports, PEM; its name is what --publish says
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Scale streams that have a rate within seconds, and not by Pravega's rule of minutes
+    #[arg(long)]
+    pub scale_fast: bool,
     /// What may wait for long-term storage before writers wait
     #[arg(long, default_value = "8GiB", value_name = "SIZE")]
     pub backlog: Bytes,

@@ -92,10 +92,14 @@ async fn serve(place: &Place, o: args::StreamServe) -> anyhow::Result<u8> {
         Some(persist) => Some(persist),
         None => Some(geds::Persist::folder(data.join("chunks")).map_err(|e| fail(e.kind(), e.to_string()))?),
     };
+    options.tls = o.tls_cert.zip(o.tls_key).map(|(certificate, key)| streams::server::Tls { certificate, key });
+    if o.scale_fast {
+        options.scaling = streams::scale::Profile::fast();
+    }
     options.store.backlog_max = o.backlog.0;
-    // Whole files, and some for what is on its way when the bound is reached.
+    // Blocks are padded, files are left before they are full, and the last two checkpoints keep some.
     let file = options.store.log.file_bytes;
-    options.store.log.files_max = (o.backlog.0 / file) as usize + 8;
+    options.store.log.files_max = (o.backlog.0 / file) as usize * 5 / 4 + 16;
     let server = streams::Server::bind(options).await.map_err(failed)?;
     let (controller, segments) = server.addresses().map_err(failed)?;
     table::say(&format!("streams ready: controller on {controller}, segments on {segments}; the log is in {}\n", data.display()))?;

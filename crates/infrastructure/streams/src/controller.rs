@@ -155,7 +155,8 @@ impl Controller {
     }
 
     async fn change<T>(&self, decide: impl FnOnce(&State) -> Plan<T>) -> Result<T> {
-        self.store.room().await?;
+        // Not the backlog's bound: what is deleted or truncated makes room.
+        self.store.log().room(self.store.options().queued_max).await?;
         self.store.change(decide).await
     }
 

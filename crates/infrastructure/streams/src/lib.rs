@@ -20,6 +20,8 @@ mod error;
 pub mod log;
 pub mod plan;
 pub mod proto;
+pub mod retention;
+pub mod scale;
 pub mod segment;
 pub mod server;
 pub mod store;

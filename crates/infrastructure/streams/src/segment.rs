@@ -128,6 +128,15 @@ pub struct Segment {
     pub table: Option<Table>,
     #[serde(skip)]
     pub landed: Landed,
+    /// What was appended since the start of the process.
+    #[serde(skip)]
+    pub load: Load,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    pub events: u64,
+    pub bytes: u64,
 }
 
 /// The durable side of a segment.
@@ -239,6 +248,7 @@ impl Segment {
             attributes: HashMap::new(),
             table: table.then(Table::default),
             landed: Landed::default(),
+            load: Load::default(),
         }
     }
 
@@ -481,6 +491,8 @@ impl State {
                 segment.landed = landed;
             }
         }
+        // Their end had been decided, and has landed.
+        self.segments.retain(|_, s| !s.deleted);
         for chunk in self.chunks.keys() {
             self.live.chunk_bytes.entry(*chunk).or_default();
         }

@@ -1,8 +1,10 @@
 //! Both ports over one store, as a service.
 
-use crate::{Error, Result, Store, access::Access, controller::Controller, disk::Folder, store, tier, tier::Tier, wire};
+use crate::{Error, Result, Store, access::Access, controller::Controller, disk::Folder, retention, scale::{Profile, Scaler}, store, tier, tier::Tier, wire};
 use geds::Persist;
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::{Path, PathBuf}, sync::Arc};
+use tokio_rustls::{TlsAcceptor, rustls, rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject}};
+use tonic::transport::{Identity, ServerTlsConfig};
 use tokio::{net::TcpListener, sync::watch};
 
 /// What a server needs to know.
@@ -16,9 +18,13 @@ pub struct Options {
     pub segments: SocketAddr,
     /// The host name or address under which clients reach the segment store; `None`: the one it listens at.
     pub publish: Option<String>,
+    /// TLS on both ports.
+    pub tls: Option<Tls>,
     /// Long-term storage; `None`: everything stays in the log.
     pub long_term: Option<Persist>,
     pub tier: tier::Options,
+    /// When streams with a policy scale by themselves.
+    pub scaling: Profile,
     pub store: store::Options,
 }
 
@@ -30,10 +36,39 @@ impl Options {
             controller: ([127, 0, 0, 1], 9090).into(),
             segments: ([127, 0, 0, 1], 12345).into(),
             publish: None,
+            tls: None,
             long_term: None,
             tier: tier::Options::default(),
+            scaling: Profile::pravega(),
             store: store::Options::default(),
         }
+    }
+}
+
+/// A certificate with its chain, and its key, as PEM files.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Tls {
+    fn read(path: &Path) -> Result<Vec<u8>> {
+        std::fs::read(path).map_err(Error::file("read", path))
+    }
+
+    fn acceptor(&self) -> Result<TlsAcceptor> {
+        base::identity::install_crypto();
+        let bad = |path: &Path, e: String| Error::Invalid(format!("{} can't be used for TLS: {e}", path.display()));
+        let certificates: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&Tls::read(&self.certificate)?).collect();
+        let certificates = certificates.map_err(|e| bad(&self.certificate, e.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(&Tls::read(&self.key)?).map_err(|e| bad(&self.key, e.to_string()))?;
+        let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key);
+        Ok(TlsAcceptor::from(Arc::new(config.map_err(|e| bad(&self.certificate, e.to_string()))?)))
+    }
+
+    fn identity(&self) -> Result<ServerTlsConfig> {
+        Ok(ServerTlsConfig::new().identity(Identity::from_pem(Tls::read(&self.certificate)?, Tls::read(&self.key)?)))
     }
 }
 
@@ -41,6 +76,7 @@ impl Options {
 pub struct Server {
     store: Store,
     tier: Option<Arc<Tier>>,
+    tls: Option<TlsAcceptor>,
     controller: TcpListener,
     segments: TcpListener,
     options: Options,
@@ -52,6 +88,7 @@ impl Server {
         let listen = async |what: &'static str, address: SocketAddr| {
             TcpListener::bind(address).await.map_err(Error::file(what, address.to_string()))
         };
+        let tls = options.tls.as_ref().map(Tls::acceptor).transpose()?;
         let controller = listen("listen for the controller at", options.controller).await?;
         let segments = listen("listen for segments at", options.segments).await?;
         let (data, store) = (options.data.clone(), options.store.clone());
@@ -64,7 +101,7 @@ impl Server {
         if let Some(tier) = &tier {
             store.set_tier(tier.clone());
         }
-        Ok(Server { store, tier, controller, segments, options })
+        Ok(Server { store, tier, tls, controller, segments, options })
     }
 
     pub fn store(&self) -> Store {
@@ -88,10 +125,16 @@ impl Server {
         }
         let controller = Controller::new(self.store.clone(), host, segments.port());
         let sweep = tokio::spawn(controller.clone().sweep());
+        let scaler = tokio::spawn(Scaler::new(self.store.clone(), self.options.scaling.clone()).run());
+        let keeper = tokio::spawn(retention::run(self.store.clone()));
         let flusher = self.tier.map(|tier| tokio::spawn(tier.run(self.store.clone())));
-        let wire = tokio::spawn(wire::server::run(self.segments, None, self.store.clone(), Access::open(), shutdown.clone()));
+        let wire = tokio::spawn(wire::server::run(self.segments, self.tls, self.store.clone(), Access::open(), shutdown.clone()));
         let mut until = shutdown.clone();
-        let grpc = tonic::transport::Server::builder()
+        let mut grpc = tonic::transport::Server::builder();
+        if let Some(tls) = &self.options.tls {
+            grpc = grpc.tls_config(tls.identity()?).map_err(|e| Error::Invalid(format!("TLS of the controller's port: {e}")))?;
+        }
+        let grpc = grpc
             .concurrency_limit_per_connection(256)
             .tcp_nodelay(true)
             .add_service(controller.service())
@@ -101,6 +144,8 @@ impl Server {
         let served = grpc.await;
         let _ = wire.await;
         sweep.abort();
+        scaler.abort();
+        keeper.abort();
         if let Some(flusher) = flusher {
             flusher.abort();
         }

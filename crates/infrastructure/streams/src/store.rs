@@ -20,7 +20,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    thread::Thread,
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 use tokio::sync::Notify;
@@ -30,7 +30,7 @@ pub struct Options {
     pub log: log::Options,
     /// Bytes on their way to the disk, over all connections; at this many, appends wait.
     pub queued_max: u64,
-    /// Bytes that only the log has; at this many, appends wait for long-term storage.
+    /// Bytes that only the log has; at this many, or when nearly all of the log's files are in use, appends wait for long-term storage.
     pub backlog_max: u64,
     /// Keys and values of all tables; updates beyond are refused.
     pub table_bytes_max: u64,
@@ -54,6 +54,8 @@ impl Default for Options {
 pub const READ_MAX: usize = 2 << 20;
 /// How far ahead of a reader long-term storage is asked.
 const AHEAD: u64 = 16 << 20;
+/// Files that appends leave to what is on its way and to the flusher's records: without those, no file would ever become free.
+const FILES_KEPT: usize = 6;
 /// How often the housekeeping thread looks at what there is to do.
 const TICK: Duration = Duration::from_millis(100);
 /// Two files are written in turn, so that one is always whole.
@@ -74,7 +76,7 @@ struct Inner {
     log: Log<Physical>,
     options: Options,
     disk: Arc<dyn Disk>,
-    housekeeper: OnceLock<Thread>,
+    housekeeper: Mutex<Option<JoinHandle<()>>>,
     closing: AtomicBool,
 }
 
@@ -211,19 +213,23 @@ impl Store {
         });
         let sink = shared.clone();
         let log = Log::start(recovered, move |mark, landed| sink.land(mark, landed))?;
-        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: OnceLock::new(), closing: AtomicBool::new(false) });
+        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: Mutex::new(None), closing: AtomicBool::new(false) });
         let weak = Arc::downgrade(&inner);
         let keeper = std::thread::Builder::new()
             .name("log-keeper".into())
             .spawn(move || keep_house(&weak))
             .map_err(Error::file("start a thread for", "checkpoints"))?;
-        let _ = inner.housekeeper.set(keeper.thread().clone());
+        *lock(&inner.housekeeper) = Some(keeper);
         Ok(Store(inner))
     }
 
     /// Writes what was pushed and stops.
     pub fn close(&self) {
         self.0.closing.store(true, Relaxed);
+        if let Some(keeper) = lock(&self.0.housekeeper).take() {
+            keeper.thread().unpark();
+            let _ = keeper.join();
+        }
         self.0.log.close();
     }
 
@@ -291,7 +297,8 @@ impl Store {
         log.room(options.queued_max).await?;
         loop {
             let drained = shared.drained.notified();
-            if lock(&shared.state).live.unflushed < options.backlog_max {
+            let files = log.files_used() + FILES_KEPT < options.log.files_max;
+            if files && lock(&shared.state).live.unflushed < options.backlog_max {
                 return Ok(());
             }
             drained.await;
@@ -310,7 +317,7 @@ impl Store {
             }
             segment.writable()?;
             // Of a block that was stored in part, which can't come from one writer's connection, nothing can be taken.
-            if previous != segment::NO_VALUE && append.expected.is_none() && append.event - i64::from(append.events) < previous {
+            if previous != segment::NO_VALUE && append.expected.is_none() && append.event.saturating_sub(append.events.into()) < previous {
                 return Err(Error::EventNumber { segment: append.segment.into(), event: append.event, last: previous });
             }
             if let Some(expected) = append.expected
@@ -325,6 +332,12 @@ impl Store {
         let pushed = match decided {
             Ok((Some(record), done)) => {
                 let bytes = append.data.len() as u64;
+                if let Record::Append { id, .. } = &record
+                    && let Some(segment) = state.segments.get_mut(id)
+                {
+                    segment.load.events += u64::from(append.events);
+                    segment.load.bytes += bytes;
+                }
                 let pushed = self.push(&mut state, record, append.data);
                 if pushed.is_ok() {
                     self.0.shared.appended_bytes.fetch_add(bytes, Relaxed);
@@ -564,7 +577,11 @@ impl Inner {
         let ready = {
             let state = lock(&self.shared.state);
             let mut checkpoint = lock(&self.shared.checkpoint);
-            let due = bytes - checkpoint.at_bytes >= self.options.checkpoint_bytes;
+            // Files become free only by checkpoints, so a log that is nearly full needs one however little was written.
+            let (files, _) = self.log.files();
+            let free = files.iter().filter(|f| !state.live.files.contains_key(f)).count();
+            let full = files.len() + 2 * FILES_KEPT >= self.options.log.files_max && free > 1;
+            let due = bytes - checkpoint.at_bytes >= self.options.checkpoint_bytes || full;
             if due && checkpoint.begun.is_none() && checkpoint.ready.is_none() {
                 let start = Instant::now();
                 checkpoint.at_bytes = bytes;
@@ -598,6 +615,7 @@ impl Inner {
         for file in files {
             if file < older.file && !lock(&self.shared.state).live.files.contains_key(&file) {
                 self.log.release(file);
+                self.shared.drained.notify_waiters();
             }
         }
     }

@@ -201,7 +201,8 @@ impl Tier {
             let due: Vec<Due> = store.peek(|state| {
                 since.retain(|id, _| state.segments.contains_key(id));
                 // Half full: whatever can leave shall leave.
-                let press = state.live.unflushed > store.options().backlog_max / 2;
+                let (files, most) = (store.log().files_used(), store.options().log.files_max);
+                let press = state.live.unflushed > store.options().backlog_max / 2 || files > most / 2;
                 let mut due = Vec::new();
                 for (id, segment) in &state.segments {
                     let bytes = segment.landed.unflushed;

@@ -145,7 +145,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
             let last = box_.take(durable, &mut out);
             if !out.is_empty() {
                 writer.write_all(&out).await.map_err(|e| e.to_string())?;
-                box_.emptied.notify_one();
+                box_.emptied.notify_waiters();
                 if out.capacity() > 1 << 20 {
                     out = BytesMut::new();
                 }
