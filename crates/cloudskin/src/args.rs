@@ -416,7 +416,7 @@ pub enum Stream {
         server: StreamServer,
     },
     /// Append each line of standard input as an event; ends when all are durable
-    #[command(after_help = "Example: sensor | cloudskin stream append field/moisture --key sensor-7")]
+    #[command(after_help = "Example: cloudskin stream append field/moisture --key sensor-7 < readings.txt")]
     Append {
         /// SCOPE/STREAM
         stream: StreamName,

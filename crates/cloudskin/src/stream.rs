@@ -81,7 +81,7 @@ async fn serve(place: &Place, o: args::StreamServe) -> anyhow::Result<u8> {
     }
     let mut options = streams::Options::new(&data);
     (options.controller, options.segments, options.publish) = (o.controller, o.segments, o.publish);
-    let mut geds: geds::Config = base::config::load::<BTreeMap<String, geds::Config>>(None, std::env::vars().filter(|(k, _)| k.starts_with("CLOUDSKIN_GEDS__")))
+    let mut geds: geds::Config = base::config::load::<BTreeMap<String, geds::Config>>(None, std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("CLOUDSKIN_GEDS__")))
         .map_err(|e| fail(Kind::InvalidArgument, e.to_string()))?
         .remove("geds")
         .unwrap_or_default();

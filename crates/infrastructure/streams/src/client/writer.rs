@@ -196,13 +196,15 @@ impl Router {
         if current.is_empty() {
             return Err(Error::StreamSealed(format!("{}/{}", self.scope, self.stream)));
         }
-        let mut new = 0;
+        // One that is not written to any more may not have heard of it: its writer hears when it writes. It takes nothing new, and gives back what it has.
+        let old = self.segments.iter().position(|s| current.iter().all(|r| r.segment != s.range.segment));
+        if let Some(i) = old {
+            return Box::pin(self.replace(i)).await;
+        }
         for range in current {
-            // Ranges that a segment has which is about to be replaced are not written to beside it.
-            if self.segments.iter().any(|s| s.range.overlaps(&range)) {
+            if self.segments.iter().any(|s| s.range.segment == range.segment) {
                 continue;
             }
-            new += 1;
             let (queue, pending) = mpsc::unbounded_channel();
             let task = SegmentTask {
                 client: self.client.clone(),
@@ -216,14 +218,6 @@ impl Router {
             };
             let back = tokio::spawn(task.run(pending));
             self.segments.push(Segment { range, queue, back });
-        }
-        if new == 0 {
-            // The other half of a range that was merged is not sealed for its writer yet; it will hear of it.
-            let i = self.segments.iter().position(|s| s.queue.is_closed());
-            match i {
-                Some(i) => Box::pin(self.replace(i)).await?,
-                None => tokio::time::sleep(Duration::from_millis(5)).await,
-            }
         }
         Ok(())
     }
