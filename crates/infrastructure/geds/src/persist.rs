@@ -190,6 +190,12 @@ impl Persist {
         self.store.get_range(&Location::from(location), range).await.map_err(failed("read", location))
     }
 
+    /// All bytes of an object.
+    pub async fn read_all(&self, location: &str) -> Result<Bytes> {
+        let got = self.store.get(&Location::from(location)).await.map_err(failed("read", location))?;
+        got.bytes().await.map_err(failed("read", location))
+    }
+
     /// The names of objects below a name, which ends at a `/` of theirs.
     pub async fn list(&self, below: &str) -> Result<Vec<String>> {
         let found: Vec<_> = self.store.list(Some(&Location::from(below))).try_collect().await.map_err(failed("list", below))?;
@@ -234,6 +240,7 @@ mod tests {
         assert!(persist.create("a/b/1", Bytes::from_static(b"0123456789")).await.unwrap());
         assert!(!persist.create("a/b/1", Bytes::from_static(b"other")).await.unwrap());
         assert_eq!(persist.read("a/b/1", 3..6).await.unwrap(), "345");
+        assert_eq!(persist.read_all("a/b/1").await.unwrap(), "0123456789");
         assert_eq!(persist.list("a/b").await.unwrap(), ["a/b/1"]);
         persist.delete("a/b/1").await.unwrap();
         assert!(persist.read("a/b/1", 0..1).await.is_err());

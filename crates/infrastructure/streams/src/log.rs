@@ -181,6 +181,8 @@ struct Shared<N> {
     block_bytes: AtomicU64,
     full: AtomicBool,
     used: AtomicU64,
+    /// The log's own number, and how often it has been opened.
+    identity: (u64, u64),
 }
 
 /// Handle of the log; dropping it writes what was pushed and stops.
@@ -229,6 +231,7 @@ impl<N: Send + 'static> Log<N> {
             blocks: AtomicU64::new(0),
             block_bytes: AtomicU64::new(0),
             full: AtomicBool::new(false),
+            identity: (mark.log, mark.epoch + 1),
             options,
         });
         let spawn = |name: String, work: Box<dyn FnOnce() + Send>| {
@@ -353,6 +356,16 @@ impl<N: Send + 'static> Log<N> {
     /// The files in use, oldest first, and the size of each.
     pub fn files(&self) -> (Vec<FileNo>, u64) {
         (lock(&self.shared.slots).used.keys().copied().collect(), self.shared.options.file_bytes)
+    }
+
+    /// The log's own number, and how often it has been opened.
+    pub fn identity(&self) -> (u64, u64) {
+        self.shared.identity
+    }
+
+    /// Nothing is written any more, for a reason that the log can't know.
+    pub fn stop(&self, why: &str) {
+        self.shared.stop(why.into());
     }
 
     /// Closes the open block: what is pushed from now on comes after it. Returns its number.

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
+    time::Instant,
 };
 use tokio::sync::Notify;
 
@@ -46,6 +47,8 @@ pub struct Extent {
     pub start: u64,
     pub len: u32,
     pub crc: u32,
+    /// An append ends here: what lies before can stand without what comes after.
+    pub whole: bool,
     pub source: Source,
 }
 
@@ -105,7 +108,8 @@ pub enum Record {
 #[derive(Clone, Debug)]
 pub enum Physical {
     Nothing,
-    Append { id: SegmentId, pieces: Vec<Piece> },
+    /// `arrived` is when the process had its bytes.
+    Append { id: SegmentId, pieces: Vec<Piece>, arrived: Instant },
     Seal(SegmentId),
     Truncate(SegmentId, u64),
     Delete(SegmentId),
@@ -150,8 +154,20 @@ pub struct Landed {
     /// Bytes that only the log has.
     pub unflushed: u64,
     pub extents: VecDeque<Extent>,
+    /// What the newest block with bytes of this segment brought.
+    #[serde(skip)]
+    pub fresh: Option<Fresh>,
     #[serde(skip)]
     pub waiting: Arc<Notify>,
+}
+
+/// Where a block's bytes begin in a segment, and when the first of them arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Fresh {
+    /// The block before.
+    after: Seq,
+    pub start: u64,
+    pub arrived: Instant,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -184,7 +200,7 @@ pub struct Live {
 impl Record {
     pub fn physical(&self) -> Physical {
         match self {
-            Record::Append { id, pieces, .. } => Physical::Append { id: *id, pieces: pieces.clone() },
+            Record::Append { id, pieces, .. } => Physical::Append { id: *id, pieces: pieces.clone(), arrived: Instant::now() },
             Record::Seal { id } => Physical::Seal(*id),
             Record::Truncate { id, start } => Physical::Truncate(*id, *start),
             Record::Delete { id } => Physical::Delete(*id),
@@ -292,6 +308,7 @@ impl Landed {
         {
             last.crc = log::crc32c_join(last.crc, extent.crc, extent.len.into());
             last.len += extent.len;
+            last.whole = extent.whole;
             return;
         }
         self.extents.push_back(extent);
@@ -393,14 +410,19 @@ impl State {
         let State { segments, live, .. } = self;
         match physical {
             Physical::Nothing => {}
-            Physical::Append { id, pieces } => {
+            Physical::Append { id, pieces, arrived } => {
                 let Some(segment) = segments.get_mut(&id) else { return };
+                if segment.landed.fresh.is_none_or(|f| f.after != live.landed) {
+                    segment.landed.fresh = Some(Fresh { after: live.landed, start: segment.landed.durable, arrived });
+                }
                 let mut at = place.at;
-                for piece in pieces {
+                let count = pieces.len();
+                for (i, piece) in pieces.into_iter().enumerate() {
                     let extent = Extent {
                         start: segment.landed.durable,
                         len: piece.len,
                         crc: piece.crc,
+                        whole: i + 1 == count,
                         source: Source::Log(Place { file: place.file, at }),
                     };
                     at += piece.len;
@@ -452,8 +474,10 @@ impl State {
                 let to = landed.extents.partition_point(|e| e.end() <= end);
                 let mut new = Vec::with_capacity(pieces.len());
                 let (mut offset, mut at) = (start, 0);
-                for piece in pieces {
-                    let extent = Extent { start: offset, len: piece.len, crc: piece.crc, source: Source::Chunk(chunk, at) };
+                let count = pieces.len();
+                for (i, piece) in pieces.into_iter().enumerate() {
+                    // A chunk ends where an append does; inside, nobody needs to know.
+                    let extent = Extent { start: offset, len: piece.len, crc: piece.crc, whole: i + 1 == count, source: Source::Chunk(chunk, at) };
                     offset += u64::from(piece.len);
                     at += piece.len;
                     // What was truncated meanwhile needs no extent.

@@ -9,6 +9,7 @@ use crate::{
     Error, Result,
     disk::{Disk, DiskFile},
     log::{self, FileNo, Log, Mark, Recovered, Seq},
+    metrics::Metrics,
     segment::{self, Extent, Landed, Physical, Record, SegmentId, Source, State},
     tier::Tier,
 };
@@ -18,12 +19,12 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -87,8 +88,27 @@ struct Shared {
     /// Rung when the backlog has become smaller.
     drained: Notify,
     backlog_max: u64,
-    appended_bytes: AtomicU64,
-    appended_events: AtomicU64,
+    metrics: Metrics,
+    rate: Mutex<Rate>,
+}
+
+/// Bytes appended per second, a mean that forgets.
+struct Rate {
+    at: Instant,
+    bytes: u64,
+    mean: f64,
+}
+
+/// What would happen if long-term storage were away from now on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outage {
+    /// Bytes that only the log has, and how many there may be.
+    pub backlog_bytes: u64,
+    pub backlog_max: u64,
+    /// Bytes appended per second of late.
+    pub rate: f64,
+    /// Until writers wait, at this rate; `None` without writers.
+    pub left: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -104,13 +124,44 @@ struct Checkpointing {
     /// Bytes of the log when the last one was begun.
     at_bytes: u64,
     which: usize,
+    /// Who asked for one: those that the next one is for, and those that the one that was begun is for.
+    wanted: Vec<oneshot::Sender<Arc<Checkpoint>>>,
+    begun_for: Vec<oneshot::Sender<Arc<Checkpoint>>>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Checkpoint {
-    mark: Mark,
+/// The whole state as of one block.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Checkpoint {
+    pub mark: Mark,
     decided: Vec<u8>,
     landed: Vec<u8>,
+}
+
+impl Checkpoint {
+    pub fn new(mark: Mark, state: &State) -> Checkpoint {
+        Checkpoint { mark, decided: encode(state), landed: encode(&state.landed()) }
+    }
+
+    pub fn state(&self) -> std::result::Result<State, postcard::Error> {
+        let mut state: State = postcard::from_bytes(&self.decided)?;
+        let landed: Vec<(SegmentId, Landed)> = postcard::from_bytes(&self.landed)?;
+        state.set_landed(landed);
+        Ok(state)
+    }
+
+    /// As a file has it, with a checksum.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; 4];
+        bytes.extend_from_slice(&encode(self));
+        let crc = log::crc32c(&bytes[4..]).to_le_bytes();
+        bytes[..4].copy_from_slice(&crc);
+        bytes
+    }
+
+    pub fn parse(bytes: &[u8]) -> Option<Checkpoint> {
+        let (crc, body) = bytes.split_at_checked(4)?;
+        (crc == log::crc32c(body).to_le_bytes()).then(|| postcard::from_bytes(body).ok())?
+    }
 }
 
 /// One append as it comes from a connection.
@@ -166,7 +217,7 @@ impl Store {
         for (i, name) in CHECKPOINTS.into_iter().enumerate() {
             match disk.get(name).map_err(Error::file("read", name))? {
                 None => {}
-                Some(bytes) => match read_checkpoint(&bytes) {
+                Some(bytes) => match Checkpoint::parse(&bytes) {
                     Some(checkpoint) => found.push((i, checkpoint)),
                     None => tracing::warn!(%name, "a checkpoint is damaged; the other one is used"),
                 },
@@ -180,9 +231,7 @@ impl Store {
         let mut mark = None;
         if let Some((i, checkpoint)) = newest {
             let bad = |e| Error::Damaged(format!("{} makes no sense: {e}", CHECKPOINTS[i]));
-            state = postcard::from_bytes(&checkpoint.decided).map_err(bad)?;
-            let landed: Vec<(SegmentId, Landed)> = postcard::from_bytes(&checkpoint.landed).map_err(bad)?;
-            state.set_landed(landed);
+            state = checkpoint.state().map_err(bad)?;
             mark = Some(checkpoint.mark);
         }
         let mut replayed = 0u64;
@@ -208,8 +257,8 @@ impl Store {
             tier: OnceLock::new(),
             drained: Notify::new(),
             backlog_max: options.backlog_max,
-            appended_bytes: AtomicU64::new(0),
-            appended_events: AtomicU64::new(0),
+            metrics: Metrics::default(),
+            rate: Mutex::new(Rate { at: Instant::now(), bytes: 0, mean: 0.0 }),
         });
         let sink = shared.clone();
         let log = Log::start(recovered, move |mark, landed| sink.land(mark, landed))?;
@@ -239,6 +288,43 @@ impl Store {
 
     pub fn options(&self) -> &Options {
         &self.0.options
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.shared.metrics
+    }
+
+    /// How long it could go on without long-term storage.
+    pub fn outage(&self) -> Outage {
+        let Inner { shared, log, options, .. } = &*self.0;
+        let (backlog_bytes, backlog_max) = (lock(&shared.state).live.unflushed, options.backlog_max);
+        let rate = lock(&shared.rate).mean;
+        // Small blocks are padded, so files may run out before bytes do.
+        let files = options.log.files_max.saturating_sub(FILES_KEPT + log.files_used()) as u64;
+        let room = backlog_max.saturating_sub(backlog_bytes).min(files * options.log.file_bytes);
+        let left = (rate >= 1.0).then(|| Duration::from_secs_f64((room as f64 / rate).min(1e9)));
+        Outage { backlog_bytes, backlog_max, rate, left }
+    }
+
+    /// Takes a checkpoint of what is there now, and gives it when it is on the disk.
+    pub(crate) async fn checkpoint(&self) -> Result<Arc<Checkpoint>> {
+        let (done, mut taken) = oneshot::channel();
+        lock(&self.0.shared.checkpoint).wanted.push(done);
+        let mut progress = self.0.log.progress();
+        tokio::select! {
+            taken = &mut taken => taken.map_err(|_| Error::Stopped("no checkpoint could be written".into())),
+            // Of what does not land there is no checkpoint.
+            () = async { drop(progress.wait_for(|p| p.stopped.is_some()).await) } => Err(self.0.log.wait(Seq(u64::MAX)).await.err().unwrap_or_else(|| Error::Stopped("it is closing".into()))),
+        }
+    }
+
+    /// Puts a checkpoint into an empty folder, to be opened from there.
+    pub(crate) fn begin_with(disk: &dyn Disk, checkpoint: &Checkpoint) -> Result<()> {
+        let names = disk.list().map_err(Error::file("list", "the log's folder"))?;
+        if let Some(there) = names.iter().find(|n| n.starts_with("log-") || n.starts_with("checkpoint-")) {
+            return Err(Error::Conflict(format!("the folder has {there} already: start without --restore, or name an empty folder")));
+        }
+        disk.put(CHECKPOINTS[0], &checkpoint.bytes()).map_err(Error::file("write", CHECKPOINTS[0]))
     }
 
     /// Where bytes are that the log does not have any more.
@@ -295,11 +381,15 @@ impl Store {
     pub async fn room(&self) -> Result<()> {
         let Inner { log, options, shared, .. } = &*self.0;
         log.room(options.queued_max).await?;
+        let mut waited = false;
         loop {
             let drained = shared.drained.notified();
             let files = log.files_used() + FILES_KEPT < options.log.files_max;
             if files && lock(&shared.state).live.unflushed < options.backlog_max {
                 return Ok(());
+            }
+            if !std::mem::replace(&mut waited, true) {
+                shared.metrics.held.fetch_add(1, Relaxed);
             }
             drained.await;
         }
@@ -340,8 +430,8 @@ impl Store {
                 }
                 let pushed = self.push(&mut state, record, append.data);
                 if pushed.is_ok() {
-                    self.0.shared.appended_bytes.fetch_add(bytes, Relaxed);
-                    self.0.shared.appended_events.fetch_add(append.events.into(), Relaxed);
+                    self.0.shared.metrics.bytes.fetch_add(bytes, Relaxed);
+                    self.0.shared.metrics.events.fetch_add(append.events.into(), Relaxed);
                 }
                 pushed.map(|seq| (seq, done))
             }
@@ -356,12 +446,13 @@ impl Store {
 
     /// Events and bytes appended since the start.
     pub fn appended(&self) -> (u64, u64) {
-        (self.0.shared.appended_events.load(Relaxed), self.0.shared.appended_bytes.load(Relaxed))
+        (self.metrics().events.load(Relaxed), self.metrics().bytes.load(Relaxed))
     }
 
     /// Reads up to `max` bytes (and [`READ_MAX`]) at `offset`. At the tail it waits for up to `wait` and then returns nothing.
     pub async fn read(&self, name: &str, offset: u64, max: usize, wait: Duration) -> Result<Read> {
         let until = tokio::time::Instant::now() + wait;
+        let mut waited = false;
         loop {
             // Asked for before looking, so that what lands in between is not missed.
             let waiting = {
@@ -377,11 +468,16 @@ impl Store {
             match self.plan(name, offset, max) {
                 Err(e) => return self.settle(self.gate(|_| Err(e))).await,
                 Ok(Plan::End) => return Ok(Read { data: Bytes::new(), at_tail: true, end: true }),
-                Ok(Plan::Read { pieces, skip, bytes, at_tail }) => {
+                Ok(Plan::Read { pieces, skip, bytes, at_tail, arrived }) => {
                     let data = self.fetch(name, pieces, skip, bytes).await?;
+                    self.metrics().read_bytes.fetch_add(data.len() as u64, Relaxed);
+                    if let (true, Some(arrived)) = (waited, arrived) {
+                        self.metrics().end_to_end.note(arrived.elapsed());
+                    }
                     return Ok(Read { data, at_tail, end: false });
                 }
                 Ok(Plan::Wait) => {
+                    waited = true;
                     if tokio::time::timeout_at(until, landed).await.is_err() {
                         return Ok(Read { data: Bytes::new(), at_tail: true, end: false });
                     }
@@ -407,7 +503,7 @@ impl Store {
             return Ok(if landed.ended && offset == landed.durable { Plan::End } else { Plan::Wait });
         }
         if max == 0 {
-            return Ok(Plan::Read { pieces: Vec::new(), skip: 0, bytes: 0, at_tail: false });
+            return Ok(Plan::Read { pieces: Vec::new(), skip: 0, bytes: 0, at_tail: false, arrived: None });
         }
         let max = max.min(READ_MAX) as u64;
         let bytes = max.min(landed.durable - offset);
@@ -438,7 +534,8 @@ impl Store {
                 }
             }
         }
-        Ok(Plan::Read { pieces, skip, bytes: bytes as usize, at_tail: offset + bytes == landed.durable })
+        let arrived = landed.fresh.filter(|f| f.start == offset).map(|f| f.arrived);
+        Ok(Plan::Read { pieces, skip, bytes: bytes as usize, at_tail: offset + bytes == landed.durable, arrived })
     }
 
     /// The bytes of extents that follow each other, without the first `skip`.
@@ -511,7 +608,8 @@ impl Store {
 }
 
 enum Plan {
-    Read { pieces: Vec<Piece>, skip: usize, bytes: usize, at_tail: bool },
+    /// `arrived`: when the first byte did, if it is the newest block's.
+    Read { pieces: Vec<Piece>, skip: usize, bytes: usize, at_tail: bool, arrived: Option<Instant> },
     Wait,
     End,
 }
@@ -554,11 +652,6 @@ impl Checkpointing {
     }
 }
 
-fn read_checkpoint(bytes: &[u8]) -> Option<Checkpoint> {
-    let (crc, body) = bytes.split_at_checked(4)?;
-    (crc == log::crc32c(body).to_le_bytes()).then(|| postcard::from_bytes(body).ok())?
-}
-
 /// Takes checkpoints and releases files of the log that nothing needs.
 fn keep_house(weak: &Weak<Inner>) {
     loop {
@@ -571,8 +664,23 @@ fn keep_house(weak: &Weak<Inner>) {
     }
 }
 
+/// What [`Outage::rate`] forgets with.
+const RATE_WINDOW: Duration = Duration::from_secs(10);
+
 impl Inner {
+    fn measure(&self) {
+        let mut rate = lock(&self.shared.rate);
+        let (now, bytes) = (Instant::now(), self.shared.metrics.bytes.load(Relaxed));
+        let seconds = (now - rate.at).as_secs_f64();
+        if seconds > 0.0 {
+            let lately = (bytes - rate.bytes) as f64 / seconds;
+            rate.mean += (lately - rate.mean) * (1.0 - (-seconds / RATE_WINDOW.as_secs_f64()).exp());
+            (rate.at, rate.bytes) = (now, bytes);
+        }
+    }
+
     fn keep_house(&self) {
+        self.measure();
         let (_, bytes) = self.log.written();
         let ready = {
             let state = lock(&self.shared.state);
@@ -581,12 +689,13 @@ impl Inner {
             let (files, _) = self.log.files();
             let free = files.iter().filter(|f| !state.live.files.contains_key(f)).count();
             let full = files.len() + 2 * FILES_KEPT >= self.options.log.files_max && free > 1;
-            let due = bytes - checkpoint.at_bytes >= self.options.checkpoint_bytes || full;
+            let due = bytes - checkpoint.at_bytes >= self.options.checkpoint_bytes || full || !checkpoint.wanted.is_empty();
             if due && checkpoint.begun.is_none() && checkpoint.ready.is_none() {
                 let start = Instant::now();
                 checkpoint.at_bytes = bytes;
                 let seq = self.log.cut();
                 checkpoint.begun = Some((seq, encode(&*state)));
+                checkpoint.begun_for = std::mem::take(&mut checkpoint.wanted);
                 if let (true, Some(mark)) = (state.live.landed == seq, checkpoint.last_mark) {
                     checkpoint.finish(&state, mark);
                 }
@@ -595,19 +704,22 @@ impl Inner {
             checkpoint.ready.take()
         };
         if let Some(ready) = ready {
-            let mut bytes = vec![0; 4];
-            bytes.extend_from_slice(&encode(&ready));
-            let crc = log::crc32c(&bytes[4..]).to_le_bytes();
-            bytes[..4].copy_from_slice(&crc);
+            let bytes = ready.bytes();
             let name = CHECKPOINTS[lock(&self.shared.checkpoint).which];
             match self.disk.put(name, &bytes) {
                 Ok(()) => {
                     let mut checkpoint = lock(&self.shared.checkpoint);
                     checkpoint.which = 1 - checkpoint.which;
                     checkpoint.older = checkpoint.newer.replace(ready.mark);
+                    let ready = Arc::new(ready);
+                    // Who does not wait any more does not need it.
+                    checkpoint.begun_for.drain(..).for_each(|to| drop(to.send(ready.clone())));
                 }
                 // The log stays longer, that is all; the next one is tried when as much has been written again.
-                Err(e) => tracing::warn!(error = %e, %name, "no checkpoint was written"),
+                Err(e) => {
+                    lock(&self.shared.checkpoint).begun_for.clear();
+                    tracing::warn!(error = %e, %name, "no checkpoint was written");
+                }
             }
         }
         let Some(older) = lock(&self.shared.checkpoint).older else { return };

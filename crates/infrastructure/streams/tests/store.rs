@@ -276,7 +276,14 @@ async fn a_flipped_bit_is_not_read_as_data() {
 }
 
 fn quick() -> tier::Options {
-    tier::Options { chunk_bytes: 300 << 10, flush_bytes: 100 << 10, flush_after: Duration::from_millis(300), cache_bytes: 1 << 20, uploads: 2 }
+    tier::Options {
+        chunk_bytes: 300 << 10,
+        flush_bytes: 100 << 10,
+        flush_after: Duration::from_millis(300),
+        cache_bytes: 1 << 20,
+        uploads: 2,
+        manifest_every: Duration::from_millis(50),
+    }
 }
 
 async fn until(what: &str, mut done: impl FnMut() -> bool) {
@@ -319,18 +326,21 @@ async fn bytes_go_to_long_term_storage_and_come_back() {
     // Truncation and deletion remove chunks.
     let (store, flusher) = streams_with(&disk, folder.path());
     let persist = geds::Persist::folder(folder.path()).unwrap();
-    let before = persist.list("streams").await.unwrap().len();
+    let chunks = format!("streams/{:016x}/chunks", store.log().identity().0);
+    let before = persist.list(&chunks).await.unwrap().len();
     store.change(|s| Ok((Some(Record::Truncate { id: s.find("seg-0")?.0, start: 1_500_000 }), ()))).await.unwrap();
     store.change(|s| Ok((Some(Record::Delete { id: s.find("seg-1")?.0 }), ()))).await.unwrap();
     until("chunks to be removed", || store.peek(|s| s.chunks.len() < before / 3)).await;
-    until("their objects to be gone", || std::fs::read_dir(folder.path().join("streams/1")).map_or(0, |d| d.count()) == 0).await;
+    until("their objects to be gone", || std::fs::read_dir(folder.path().join(&chunks).join("1")).map_or(0, |d| d.count()) == 0).await;
     assert_eq!(read(&store, "seg-0", 1_500_000).await, expected["seg-0"][1_500_000..]);
     assert!(matches!(store.read("seg-0", 1_499_999, 1, Duration::ZERO).await, Err(Error::Truncated { start: 1_500_000, .. })));
     flusher.abort();
 }
 
 fn streams_with(disk: &Arc<Faulty>, folder: &std::path::Path) -> (Store, tokio::task::JoinHandle<()>) {
-    let store = open(disk);
+    let options = options();
+    // Room for events that are larger than a chunk may be.
+    let store = Store::open(disk.clone(), Options { log: log::Options { file_bytes: 1 << 20, ..options.log }, ..options }).unwrap();
     let tier = Arc::new(Tier::new(geds::Persist::folder(folder).unwrap(), quick()));
     store.set_tier(tier.clone());
     let flusher = tokio::spawn(tier.run(store.clone()));
@@ -371,4 +381,111 @@ async fn an_outage_fills_the_log_to_its_bound_then_writers_wait_and_nothing_is_l
     assert_eq!(read(&store, "a", 0).await, expected);
     assert!(!tier.is_away());
     flusher.abort();
+}
+
+/// The number of a log's manifest files and the highest of their names.
+fn manifests(folder: &std::path::Path) -> (usize, String) {
+    let logs: Vec<_> = std::fs::read_dir(folder.join("streams")).map_or(Vec::new(), |d| d.map(|e| e.unwrap().path()).collect());
+    let names: Vec<String> = logs
+        .iter()
+        .flat_map(|l| std::fs::read_dir(l.join("manifest")).into_iter().flatten())
+        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|n| !n.contains('#'))
+        .collect();
+    (names.len(), names.into_iter().max().unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_disk_is_replaced_by_what_long_term_storage_has() {
+    let (disk, folder) = (Arc::new(Faulty::new(9)), tempfile::tempdir().unwrap());
+    let (store, flusher) = streams_with(&disk, folder.path());
+    store.change(|s| plan::create_scope(s, "s")).await.unwrap();
+    store.change(|s| plan::create_stream(s, "s", "t", Config::default(), 1)).await.unwrap();
+    let segment = "s/t/0.#epoch.0";
+    // Appends of many pieces each, and chunks that could end in one.
+    let events: Vec<Vec<u8>> = (0..20u8).map(|n| vec![n; 290_000 + usize::from(n)]).collect();
+    for (n, event) in events.iter().enumerate() {
+        append(&store, segment, 1, n as i64 + 1, event).await.unwrap();
+    }
+    until("a flush", || store.peek(|s| s.live.unflushed == 0)).await;
+    let (id, _) = store.change(|s| plan::begin_txn(s, "s", "t", 10_000, 1)).await.unwrap();
+    append(&store, &id.segment(segment), 2, 1, &[9; 200_000]).await.unwrap();
+    until("a flush of what is not committed", || store.peek(|s| s.live.unflushed == 0)).await;
+    let newest = manifests(folder.path()).1;
+    until("the next manifest", || manifests(folder.path()).1 > newest).await;
+    flusher.abort();
+    let _ = flusher.await;
+    // These are nowhere but on the disk that is lost.
+    append(&store, segment, 1, 21, b"late").await.unwrap();
+    store.close();
+    drop((store, disk));
+
+    let fresh = Arc::new(Faulty::new(10));
+    let persist = geds::Persist::folder(folder.path()).unwrap();
+    let log = streams::manifest::restore(&persist, None, fresh.clone()).await.unwrap();
+    assert!(streams::manifest::restore(&persist, Some(log + 1), Arc::new(Faulty::new(11))).await.is_err(), "another log");
+    let (store, flusher) = streams_with(&fresh, folder.path());
+    assert_eq!(store.log().identity().0, log);
+    store.peek(|s| s.check().unwrap());
+    let found = read(&store, segment, 0).await;
+    let all = events.concat();
+    assert_eq!(found.len(), all.len());
+    assert!(found == all);
+    let stream = store.peek(|s| s.catalog.stream("s", "t").unwrap().clone());
+    assert_eq!(stream.txn_state(id), Some(TxnState::Aborted));
+    assert!(store.peek(|s| s.names.keys().all(|n| !n.contains("transaction"))));
+    // It goes on, also after another loss.
+    append(&store, segment, 1, 22, &[7; 150_000]).await.unwrap();
+    until("a flush", || store.peek(|s| s.live.unflushed == 0)).await;
+    let newest = manifests(folder.path()).1;
+    append(&store, segment, 1, 23, b"x").await.unwrap();
+    until("the next manifest", || manifests(folder.path()).1 > newest).await;
+    assert!(manifests(folder.path()).0 <= 3, "old ones are removed");
+    flusher.abort();
+    let _ = flusher.await;
+    store.close();
+    drop(store);
+    // A folder with a log is not overwritten.
+    let e = streams::manifest::restore(&persist, None, fresh.clone()).await.unwrap_err().to_string();
+    assert!(e.contains("already"), "{e}");
+    let third = Arc::new(Faulty::new(12));
+    streams::manifest::restore(&persist, Some(log), third.clone()).await.unwrap();
+    let store = open(&third);
+    let (tier, _) = (Arc::new(Tier::new(persist, quick())), ());
+    store.set_tier(tier);
+    let found = read(&store, segment, all.len() as u64).await;
+    assert!(found.starts_with(&[7; 150_000]), "{} bytes", found.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_servers_with_one_log_the_earlier_one_stops_and_removes_nothing() {
+    let (disk, folder) = (Arc::new(Faulty::new(13)), tempfile::tempdir().unwrap());
+    let (first, flusher) = streams_with(&disk, folder.path());
+    create(&first, "a");
+    let data: Vec<u8> = (0..400_000u32).map(|n| n as u8).collect();
+    append(&first, "a", 1, 1, &data).await.unwrap();
+    until("a flush", || first.peek(|s| s.live.unflushed == 0)).await;
+    let newest = manifests(folder.path()).1;
+    append(&first, "a", 1, 2, b"more").await.unwrap();
+    until("the next manifest", || manifests(folder.path()).1 > newest).await;
+    // A second server with a copy of the log, as after a machine was restored from its snapshot.
+    let copy = Arc::new(disk.copy());
+    let (second, _flusher) = streams_with(&copy, folder.path());
+    append(&second, "a", 1, 3, b"of the second").await.unwrap();
+    // The first one wants to remove what the second one reads.
+    let newest = manifests(folder.path()).1;
+    let _ = first.change(|s| Ok((Some(Record::Truncate { id: s.find("a")?.0, start: 400_000 }), ()))).await;
+    until("the first one to stop", || flusher.is_finished()).await;
+    let e = append(&first, "a", 1, 4, b"lost").await.unwrap_err().to_string();
+    assert!(e.contains("another server"), "{e}");
+    append(&second, "a", 1, 4, b"!").await.unwrap();
+    until("the second one's manifest", || manifests(folder.path()).1 > newest).await;
+    let found = read(&second, "a", 0).await;
+    assert_eq!(found.len(), 400_000 + 4 + 13 + 1);
+    assert!(found[..400_000] == data);
+    // A copy of the first one's log from before is refused at once.
+    let late = Arc::new(disk.copy());
+    let (third, flusher) = streams_with(&late, folder.path());
+    until("the third one to stop", || flusher.is_finished()).await;
+    assert!(append(&third, "a", 9, 1, b"x").await.is_err());
 }
