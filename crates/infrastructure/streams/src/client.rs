@@ -20,11 +20,46 @@ use crate::{
     proto::{controller_service_client::ControllerServiceClient, *},
 };
 use std::collections::BTreeMap;
-use tonic::transport::Channel;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use std::sync::Arc;
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{ClientConfig, RootCertStore, pki_types::{CertificateDer, pem::PemObject}},
+};
+use tonic::{
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Certificate, Channel, ClientTlsConfig},
+};
 
 #[derive(Clone)]
 pub struct Client {
-    controller: ControllerServiceClient<Channel>,
+    controller: ControllerServiceClient<InterceptedService<Channel, Credentials>>,
+    tls: Option<TlsConnector>,
+    /// The server asks for tokens.
+    tokens: bool,
+}
+
+/// How a server wants to be spoken to.
+#[derive(Clone, Default)]
+pub struct Login {
+    /// PEM of the authority that signed the server's certificate; with it, both ports are spoken to with TLS.
+    pub authority: Option<Vec<u8>>,
+    /// Name and password.
+    pub user: Option<(String, String)>,
+}
+
+/// Adds name and password to each call.
+#[derive(Clone)]
+struct Credentials(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Credentials {
+    fn call(&mut self, mut request: tonic::Request<()>) -> std::result::Result<tonic::Request<()>, tonic::Status> {
+        if let Some(header) = &self.0 {
+            request.metadata_mut().insert("authorization", header.clone());
+        }
+        Ok(request)
+    }
 }
 
 fn failed(what: &str) -> impl FnOnce(tonic::Status) -> Error {
@@ -32,6 +67,7 @@ fn failed(what: &str) -> impl FnOnce(tonic::Status) -> Error {
     move |s| match s.code() {
         tonic::Code::NotFound => Error::NotFound(s.message().into()),
         tonic::Code::InvalidArgument => Error::Invalid(s.message().into()),
+        tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => Error::Denied(s.message().into()),
         tonic::Code::Unavailable => Error::Stopped(format!("{what}: {}", s.message()).into()),
         _ => Error::Conflict(format!("{what}: {}", s.message())),
     }
@@ -47,13 +83,53 @@ fn ranges(of: Vec<SegmentRange>) -> Vec<Range> {
 }
 
 impl Client {
-    /// `address` is the controller's `host:port`.
+    /// `address` is the controller's `host:port`. Without TLS and a user.
     pub async fn connect(address: &str) -> Result<Client> {
-        let address = address.trim_start_matches("tcp://");
+        Client::open(address, &Login::default()).await
+    }
+
+    pub async fn open(address: &str, login: &Login) -> Result<Client> {
+        let address = address.trim_start_matches("tcp://").trim_start_matches("tls://");
         let bad = |e: tonic::transport::Error| Error::Stopped(format!("no stream server answers at {address} ({e}); start one with `cloudskin stream serve`").into());
-        let endpoint = Channel::from_shared(format!("http://{address}")).map_err(|e| Error::Invalid(format!("{address:?} is not an address: {e}")))?;
+        let scheme = if login.authority.is_some() { "https" } else { "http" };
+        let mut endpoint = Channel::from_shared(format!("{scheme}://{address}")).map_err(|e| Error::Invalid(format!("{address:?} is not an address: {e}")))?;
+        let mut tls = None;
+        if let Some(pem) = &login.authority {
+            base::identity::install_crypto();
+            let invalid = |e: String| Error::Invalid(format!("the authority's certificate can't be used: {e}"));
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                roots.add(certificate.map_err(|e| invalid(e.to_string()))?).map_err(|e| invalid(e.to_string()))?;
+            }
+            tls = Some(TlsConnector::from(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())));
+            endpoint = endpoint.tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))).map_err(|e| invalid(e.to_string()))?;
+        }
+        let credentials = match &login.user {
+            None => None,
+            Some((name, password)) => {
+                let header = format!("Basic {}", STANDARD.encode(format!("{name}:{password}")));
+                Some(header.parse().map_err(|_| Error::Invalid("a name and password that can't be sent".into()))?)
+            }
+        };
         let channel = endpoint.tcp_nodelay(true).connect().await.map_err(bad)?;
-        Ok(Client { controller: ControllerServiceClient::new(channel) })
+        let tokens = credentials.is_some();
+        Ok(Client { controller: ControllerServiceClient::with_interceptor(channel, Credentials(credentials)), tls, tokens })
+    }
+
+    /// A connection to the stream's segment store, and the token to show there.
+    async fn dial(&self, scope: &str, stream: &str) -> Result<(connection::Connection, String)> {
+        let token = self.token(scope, stream).await?;
+        Ok((connection::Connection::connect(&self.segments_at(scope, stream).await?, self.tls.as_ref()).await?, token))
+    }
+
+    /// What the segment store wants to be shown; empty where nobody asks.
+    async fn token(&self, scope: &str, stream: &str) -> Result<String> {
+        if !self.tokens {
+            return Ok(String::new());
+        }
+        let request = StreamInfo { scope: scope.into(), stream: stream.into(), access_operation: stream_info::AccessOperation::Any as i32 };
+        let told = self.controller.clone().get_delegation_token(request).await.map_err(failed("get a token"))?;
+        Ok(told.into_inner().delegation_token)
     }
 
     pub async fn create_scope(&self, scope: &str) -> Result<bool> {
@@ -168,18 +244,18 @@ impl Client {
 
     /// The cut at the end of what is written: where each current segment ends now.
     pub async fn tail(&self, scope: &str, stream: &str) -> Result<BTreeMap<SegmentNo, u64>> {
-        let mut connection = connection::Connection::connect(&self.segments_at(scope, stream).await?).await?;
+        let (mut connection, token) = self.dial(scope, stream).await?;
         let mut cut = BTreeMap::new();
         for range in self.current(scope, stream).await? {
-            cut.insert(range.segment, connection.info(&range.segment.name(scope, stream)).await?.1);
+            cut.insert(range.segment, connection.info(&range.segment.name(scope, stream), &token).await?.1);
         }
         Ok(cut)
     }
 
     /// Start and length of a segment, and whether it is sealed.
     pub async fn segment(&self, scope: &str, stream: &str, segment: SegmentNo) -> Result<(u64, u64, bool)> {
-        let mut connection = connection::Connection::connect(&self.segments_at(scope, stream).await?).await?;
-        connection.info(&segment.name(scope, stream)).await
+        let (mut connection, token) = self.dial(scope, stream).await?;
+        connection.info(&segment.name(scope, stream), &token).await
     }
 
     pub async fn scopes(&self) -> Result<Vec<String>> {

@@ -4,12 +4,10 @@ use crate::{Error, Result, wire::codec};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::sync::Arc;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
 };
+use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
 /// A reply, as far as this client tells them apart.
 #[derive(Debug)]
@@ -44,13 +42,13 @@ fn lost(what: &str) -> impl FnOnce(std::io::Error) -> Error {
 
 pub(super) struct Receiver {
     address: String,
-    half: OwnedReadHalf,
+    half: Box<dyn AsyncRead + Send + Sync + Unpin>,
     buffer: BytesMut,
 }
 
 pub(super) struct Sender {
     address: String,
-    half: OwnedWriteHalf,
+    half: Box<dyn AsyncWrite + Send + Sync + Unpin>,
 }
 
 pub(super) struct Connection {
@@ -60,7 +58,9 @@ pub(super) struct Connection {
 
 impl Sender {
     pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        self.half.write_all(bytes).await.map_err(lost(&self.address))
+        self.half.write_all(bytes).await.map_err(lost(&self.address))?;
+        // TLS keeps what it has not sent.
+        self.half.flush().await.map_err(lost(&self.address))
     }
 }
 
@@ -121,6 +121,11 @@ fn parse(kind: i32, mut p: Bytes) -> Option<Reply> {
                 _ => Error::Truncated { segment, start: p.try_get_i64().ok()? as u64, offset: 0 },
             })
         }
+        60 => {
+            p.try_get_i64().ok()?;
+            text(&mut p)?;
+            Reply::Failed(Error::Denied("the segment store did not take the token: it is not for this segment, or too old".into()))
+        }
         61 => {
             p.try_get_i64().ok()?;
             text(&mut p)?;
@@ -131,10 +136,21 @@ fn parse(kind: i32, mut p: Bytes) -> Option<Reply> {
 }
 
 impl Connection {
-    pub async fn connect(address: &str) -> Result<Connection> {
+    pub async fn connect(address: &str, tls: Option<&TlsConnector>) -> Result<Connection> {
         let stream = TcpStream::connect(address).await.map_err(lost(address))?;
         stream.set_nodelay(true).map_err(lost(address))?;
-        let (read, write) = stream.into_split();
+        let (read, write): (Box<dyn AsyncRead + Send + Sync + Unpin>, Box<dyn AsyncWrite + Send + Sync + Unpin>) = match tls {
+            None => {
+                let (read, write) = stream.into_split();
+                (Box::new(read), Box::new(write))
+            }
+            Some(tls) => {
+                let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+                let name = ServerName::try_from(host.to_string()).map_err(|e| Error::Invalid(format!("{host:?} is not a server's name: {e}")))?;
+                let (read, write) = tokio::io::split(tls.connect(name, stream).await.map_err(lost(address))?);
+                (Box::new(read), Box::new(write))
+            }
+        };
         let mut connection = Connection {
             receiver: Receiver { address: address.into(), half: read, buffer: BytesMut::new() },
             sender: Sender { address: address.into(), half: write },
@@ -159,12 +175,12 @@ impl Connection {
     }
 
     /// Start, length and whether it is sealed.
-    pub async fn info(&mut self, segment: &str) -> Result<(u64, u64, bool)> {
+    pub async fn info(&mut self, segment: &str, token: &str) -> Result<(u64, u64, bool)> {
         let mut request = BytesMut::new();
         frame(&mut request, 11, |f| {
             f.put_i64(1);
             string(f, segment);
-            string(f, "");
+            string(f, token);
         });
         match self.ask(&request).await? {
             Reply::Info { start, length, sealed } => Ok((start, length, sealed)),

@@ -75,9 +75,17 @@ impl Reader {
 
     async fn start(&mut self, segment: SegmentNo, offset: u64) -> Result<()> {
         if self.started.insert(segment) {
-            let connection = Connection::connect(&self.client.segments_at(&self.scope, &self.stream).await?).await?;
-            let name = segment.name(&self.scope, &self.stream);
-            self.tasks.spawn(read(connection, name, segment, offset, self.sender.clone()));
+            let (connection, token) = self.client.dial(&self.scope, &self.stream).await?;
+            let task = SegmentTask {
+                client: self.client.clone(),
+                scope: self.scope.clone(),
+                stream: self.stream.clone(),
+                name: segment.name(&self.scope, &self.stream),
+                connection,
+                token,
+                pieces: self.sender.clone(),
+            };
+            self.tasks.spawn(task.read(segment, offset));
         }
         Ok(())
     }
@@ -140,37 +148,53 @@ impl Reader {
     }
 }
 
-async fn read(mut connection: Connection, name: String, segment: SegmentNo, mut at: u64, pieces: mpsc::Sender<Piece>) -> Result<()> {
-    loop {
-        let mut request = BytesMut::new();
-        frame(&mut request, 9, |f| {
-            string(f, &name);
-            f.put_i64(at as i64);
-            f.put_i32(READ_BYTES);
-            string(f, "");
-            f.put_i64(at as i64);
-        });
-        match connection.ask(&request).await {
-            Ok(Reply::Read { offset, end, data }) => {
-                if offset as u64 != at {
-                    return Err(Error::Invalid(format!("{name} was read at {offset} instead of {at}")));
+struct SegmentTask {
+    client: Client,
+    scope: String,
+    stream: String,
+    name: String,
+    connection: Connection,
+    token: String,
+    pieces: mpsc::Sender<Piece>,
+}
+
+impl SegmentTask {
+    async fn read(mut self, segment: SegmentNo, mut at: u64) -> Result<()> {
+        let mut renewed = false;
+        loop {
+            let mut request = BytesMut::new();
+            frame(&mut request, 9, |f| {
+                string(f, &self.name);
+                f.put_i64(at as i64);
+                f.put_i32(READ_BYTES);
+                string(f, &self.token);
+                f.put_i64(at as i64);
+            });
+            match self.connection.ask(&request).await {
+                Ok(Reply::Read { offset, end, data }) => {
+                    if offset as u64 != at {
+                        return Err(Error::Invalid(format!("{} was read at {offset} instead of {at}", self.name)));
+                    }
+                    renewed = false;
+                    let n = data.len() as u64;
+                    let gone = n > 0 && self.pieces.send(Piece::Bytes(segment, at, data)).await.is_err();
+                    at += n;
+                    if gone || end {
+                        let _ = self.pieces.send(Piece::End(segment)).await;
+                        return Ok(());
+                    }
                 }
-                let n = data.len() as u64;
-                let gone = n > 0 && pieces.send(Piece::Bytes(segment, at, data)).await.is_err();
-                at += n;
-                if gone || end {
-                    let _ = pieces.send(Piece::End(segment)).await;
+                Ok(other) => return Err(Error::Invalid(format!("the segment store answered a read of {} with {other:?}", self.name))),
+                // Truncated as a whole: what follows it may be there.
+                Err(Error::NoSegment(_)) => {
+                    let _ = self.pieces.send(Piece::End(segment)).await;
                     return Ok(());
                 }
+                Err(Error::Truncated { start, .. }) if start > at => at = start,
+                // The token has become too old; a new one that is refused as well says something else.
+                Err(Error::Denied(_)) if !std::mem::replace(&mut renewed, true) => self.token = self.client.token(&self.scope, &self.stream).await?,
+                Err(e) => return Err(e),
             }
-            Ok(other) => return Err(Error::Invalid(format!("the segment store answered a read of {name} with {other:?}"))),
-            // Truncated as a whole: what follows it may be there.
-            Err(Error::NoSegment(_)) => {
-                let _ = pieces.send(Piece::End(segment)).await;
-                return Ok(());
-            }
-            Err(Error::Truncated { start, .. }) if start > at => at = start,
-            Err(e) => return Err(e),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Client,
-    connection::{Connection, Reply, frame, string},
+    connection::{Reply, frame, string},
     key_position,
 };
 use crate::{Error, Result, catalog::Range};
@@ -21,6 +21,10 @@ const BLOCK_EVENTS: usize = 10_000;
 const EVENT_MAX: usize = 8 << 20;
 /// Between tries to connect again.
 const PAUSE: Duration = Duration::from_millis(100);
+
+fn cost(data: &Bytes) -> u32 {
+    (data.len() + EVENT_COST) as u32
+}
 
 /// Called with an event's tag when it is durable.
 pub type Acknowledged = Arc<dyn Fn(u64) + Send + Sync>;
@@ -74,19 +78,31 @@ impl Writer {
         if event.len() > EVENT_MAX {
             return Err(Error::TooLarge { what: "an event".into(), limit: EVENT_MAX as u64, wanted: event.len() as u64 });
         }
-        let cost = (event.len() + EVENT_COST) as u32;
+        let mut data = BytesMut::with_capacity(event.len() + 8);
+        data.put_i32(0);
+        data.put_i32(event.len() as i32);
+        data.put_slice(event);
+        self.enqueue(key, data.freeze(), tag).await
+    }
+
+    /// Takes bytes as they are, without an event's header: for a stream that is read as bytes.
+    pub async fn append_bytes(&mut self, key: &str, bytes: &[u8], tag: u64) -> Result<()> {
+        if bytes.len() > EVENT_MAX {
+            return Err(Error::TooLarge { what: "an append".into(), limit: EVENT_MAX as u64, wanted: bytes.len() as u64 });
+        }
+        self.enqueue(key, Bytes::copy_from_slice(bytes), tag).await
+    }
+
+    async fn enqueue(&mut self, key: &str, data: Bytes, tag: u64) -> Result<()> {
+        let cost = cost(&data);
         let mut failed = self.failed.clone();
         let permit = tokio::select! {
             permit = self.room.acquire_many(cost) => permit.map_err(|_| Error::Stopped("the writer is closed".into()))?,
             e = failed.wait_for(Option::is_some) => return Err(e.ok().and_then(|e| e.clone()).unwrap_or_else(|| Error::Stopped("the writer is closed".into()))),
         };
         permit.forget();
-        let mut data = BytesMut::with_capacity(event.len() + 8);
-        data.put_i32(0);
-        data.put_i32(event.len() as i32);
-        data.put_slice(event);
         self.written += 1;
-        let pending = Pending { position: key_position(key), data: data.freeze(), tag };
+        let pending = Pending { position: key_position(key), data, tag };
         self.queue.send(pending).map_err(|_| self.why())
     }
 
@@ -266,7 +282,7 @@ impl SegmentTask {
             && let Some((_, done)) = self.unacknowledged.pop_front()
         {
             count += 1;
-            bytes += done.data.len() - 8 + EVENT_COST;
+            bytes += cost(&done.data) as usize;
             if let Some(tell) = &self.shared.acknowledged {
                 tell(done.tag);
             }
@@ -292,20 +308,19 @@ impl SegmentTask {
     }
 
     async fn connected(&mut self, pending: &mut mpsc::UnboundedReceiver<Pending>) -> Result<()> {
-        let address = self.client.segments_at(&self.scope, &self.stream).await?;
-        let mut connection = Connection::connect(&address).await?;
+        let (mut connection, token) = self.client.dial(&self.scope, &self.stream).await?;
         let mut out = BytesMut::new();
         frame(&mut out, 1, |f| {
             f.put_i64(0);
             f.put_u128(self.id);
             string(f, &self.name);
-            string(f, "");
+            string(f, &token);
         });
         let Reply::Setup { last } = connection.ask(&out).await? else {
             return Err(Error::Invalid(format!("the segment store did not set up appends to {}", self.name)));
         };
         self.acknowledge(last);
-        let Connection { mut receiver, mut sender } = connection;
+        let super::connection::Connection { mut receiver, mut sender } = connection;
         // What was sent before and is not there, in blocks as ever.
         let again = std::mem::take(&mut self.unacknowledged);
         let mut again = again.into_iter().peekable();
