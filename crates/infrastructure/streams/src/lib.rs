@@ -3,7 +3,8 @@
 //! ```text
 //!   gRPC 9090 ── controller ──┐                     ┌── log ── disk      every change, once, in order
 //!                             ├── store: one lock ──┤
-//!   TCP 12345 ── wire ────────┘   segments, catalog └── tier ── geds     immutable chunks in a folder or S3
+//!   TCP 12345 ── wire ────────┘   segments, catalog └── tier ── geds     immutable chunks and their manifest, in a folder or S3
+//!   HTTP ──────── http ────── metrics, what there is, advice
 //! ```
 //!
 //! The life of an event, the log's format and the reasons stand in `docs/design/streams.md`. In one sentence: a change is decided and applied
@@ -17,7 +18,10 @@ pub mod client;
 pub mod controller;
 pub mod disk;
 mod error;
+pub mod http;
 pub mod log;
+pub mod manifest;
+pub mod metrics;
 pub mod plan;
 pub mod proto;
 pub mod retention;
@@ -27,6 +31,7 @@ pub mod server;
 pub mod store;
 pub mod table;
 pub mod tier;
+pub mod video;
 pub mod wire;
 
 pub use client::Client;

@@ -147,6 +147,7 @@ pub struct Scaler {
     store: Store,
     profile: Arc<Profile>,
     advice: Arc<Mutex<HashMap<(String, String), (u32, Instant)>>>,
+    rates: Arc<Mutex<BTreeMap<String, f64>>>,
 }
 
 /// How often rates are looked at.
@@ -154,7 +155,7 @@ const TICK: Duration = Duration::from_secs(1);
 
 impl Scaler {
     pub fn new(store: Store, profile: Profile) -> Scaler {
-        Scaler { store, profile: Arc::new(profile), advice: Arc::default() }
+        Scaler { store, profile: Arc::new(profile), advice: Arc::default(), rates: Arc::default() }
     }
 
     /// Asks for at least this many segments until `until`. Later advice takes the place of earlier.
@@ -164,9 +165,29 @@ impl Scaler {
         advice.insert((scope.into(), stream.into()), (segments, until));
     }
 
+    /// Events per second of each segment that is written to, by name, over the shortest window.
+    pub fn rates(&self) -> BTreeMap<String, f64> {
+        self.rates.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Notes the rates of all segments that are written to, also of streams that do not scale.
+    fn measure(&self, meters: &mut BTreeMap<String, Meter>, passed: Duration) {
+        let loads: BTreeMap<String, f64> = self.store.peek(|state| {
+            let streams = state.catalog.streams().filter(|(_, _, s)| !s.sealed);
+            let names = streams.flat_map(|(scope, name, s)| s.current().segments.iter().map(move |r| r.segment.name(scope, name)));
+            names.map(|n| (state.segment(&n).map_or(0.0, |s| s.load.events as f64), n)).map(|(load, n)| (n, load)).collect()
+        });
+        meters.retain(|name, _| loads.contains_key(name));
+        for (name, load) in loads {
+            meters.entry(name).or_insert_with(|| Meter::new(&self.profile, load)).update(&self.profile, load, passed);
+        }
+        *self.rates.lock().unwrap_or_else(|e| e.into_inner()) = meters.iter().map(|(n, m)| (n.clone(), m.rate())).collect();
+    }
+
     /// Scales until it is dropped.
     pub async fn run(self) {
         let mut meters: BTreeMap<(String, String, SegmentNo), Meter> = BTreeMap::new();
+        let mut of_events = BTreeMap::new();
         let mut last = Instant::now();
         let mut tick = tokio::time::interval(TICK);
         loop {
@@ -174,6 +195,7 @@ impl Scaler {
             let now = Instant::now();
             let now_ms = base::clock::now_ms();
             let passed = now - std::mem::replace(&mut last, now);
+            self.measure(&mut of_events, passed);
             let advice = {
                 let mut advice = self.advice.lock().unwrap_or_else(|e| e.into_inner());
                 advice.retain(|_, (_, until)| *until > now);

@@ -5,8 +5,10 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::{net::SocketAddr, time::Duration};
 use streams::{
     Client, Options, Server,
-    client::{From, Reader, Writer},
+    access::{self, Rule},
+    client::{From, Login, Reader, Writer},
     proto::ScalingPolicy,
+    server::Users,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -17,21 +19,29 @@ use tokio::{
 struct Running {
     controller: SocketAddr,
     segments: SocketAddr,
+    http: SocketAddr,
     _stop: watch::Sender<bool>,
     _folder: tempfile::TempDir,
 }
 
 async fn server() -> Running {
+    server_with(|_| {}).await
+}
+
+async fn server_with(change: impl FnOnce(&mut Options)) -> Running {
     let folder = tempfile::tempdir().unwrap();
-    let mut options = Options::new(folder.path());
+    let mut options = Options::new(folder.path().join("streams"));
+    options.http = Some(([127, 0, 0, 1], 0).into());
+    change(&mut options);
     options.controller.set_port(0);
     options.segments.set_port(0);
     options.store.log.file_bytes = 20 << 20;
     let server = Server::bind(options).await.unwrap();
     let (controller, segments) = server.addresses().unwrap();
+    let http = server.http_address().unwrap();
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(server.run(stopped));
-    Running { controller, segments, _stop: stop, _folder: folder }
+    Running { controller, segments, http, _stop: stop, _folder: folder }
 }
 
 async fn client(running: &Running) -> Client {
@@ -182,4 +192,104 @@ async fn order_per_key_over_scaling_up_and_down() {
         let all: Vec<u64> = (0..n).filter(|n| n % 20 == key).collect();
         assert_eq!(keys[&key], all, "key {key}");
     }
+}
+
+/// What HTTP answers: status and body.
+async fn http(to: SocketAddr, method: &str, path: &str, user: Option<&str>, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    let user = user.map(|u| format!("authorization: Basic {u}\r\n")).unwrap_or_default();
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{user}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_do_what_their_rules_say_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users");
+    let user = |name: &str, rules: &[&str]| access::line(name, &format!("{name}'s"), &rules.iter().map(|r| r.parse::<Rule>().unwrap()).collect::<Vec<_>>()).unwrap();
+    let lines = [
+        user("admin", &["prn::*,READ_UPDATE"]),
+        user("writer", &["prn::/scope:s/stream:t,READ_UPDATE"]),
+        user("reader", &["prn::/scope:s/stream:t,READ", "prn::/scope:s/stream:scaled,READ"]),
+    ];
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    // Tokens that end while they are used.
+    let running = server_with(|o| o.users = Some(Users { file, token_life: Duration::from_secs(2) })).await;
+    let address = running.controller.to_string();
+    let login = async |name: &str, password: &str| Client::open(&address, &Login { user: Some((name.into(), password.into())), ..Login::default() }).await.unwrap();
+    let admin = login("admin", "admin's").await;
+    admin.create_scope("s").await.unwrap();
+    admin.create_stream("s", "t", segments(2)).await.unwrap();
+    admin.create_stream("s", "other", segments(1)).await.unwrap();
+
+    let denied = |e: streams::Error| assert_eq!(e.kind(), base::Kind::PermissionDenied, "{e}");
+    denied(Client::connect(&address).await.unwrap().scopes().await.unwrap_err());
+    denied(login("admin", "writer's").await.scopes().await.unwrap_err());
+    denied(login("nobody", "x").await.scopes().await.unwrap_err());
+    let (writer, reader) = (login("writer", "writer's").await, login("reader", "reader's").await);
+    denied(writer.scopes().await.unwrap_err());
+    denied(writer.current("s", "other").await.unwrap_err());
+    denied(reader.seal("s", "t").await.unwrap_err());
+    // Who may read can't write: the token says so to the segment store.
+    let mut wrong = Writer::open(&reader, "s", "t", None).await.unwrap();
+    wrong.append("k", b"x", 0).await.unwrap();
+    denied(wrong.flush().await.unwrap_err());
+
+    // Two tokens' lives of writing and reading, with what comes at its time.
+    let mut stream = Writer::open(&writer, "s", "t", None).await.unwrap();
+    let (mut events, mut seen) = (Reader::open(&reader, "s", "t", From::Head).await.unwrap(), Vec::new());
+    for n in 0..25u64 {
+        stream.append(&n.to_string(), &n.to_be_bytes(), n).await.unwrap();
+        stream.flush().await.unwrap();
+        let event = tokio::time::timeout(Duration::from_secs(30), events.next()).await.unwrap().unwrap().unwrap();
+        seen.push(u64::from_be_bytes(event.data[..].try_into().unwrap()));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, (0..25).collect::<Vec<_>>());
+
+    // Without a token nothing is told of a segment.
+    let name = "s/t/0.#epoch.0";
+    let info = [&9i64.to_be_bytes()[..], &(name.len() as u16).to_be_bytes(), name.as_bytes(), &0u16.to_be_bytes()].concat();
+    let got = say(running.segments, &frame(11, &info)).await;
+    assert_eq!((&got[..4], &got[8..16]), (&60i32.to_be_bytes()[..], &9i64.to_be_bytes()[..]), "the token check failed");
+
+    // The same over HTTP, and metrics for everyone.
+    assert_eq!(http(running.http, "GET", "/v1/streams", None, "").await.0, 401);
+    assert_eq!(http(running.http, "GET", "/v1/streams", Some("d3JpdGVyOndyaXRlcidz"), "").await.0, 403, "writer:writer's");
+    let (status, body) = http(running.http, "GET", "/v1/streams", Some("YWRtaW46YWRtaW4ncw=="), "").await;
+    assert!(status == 200 && body.contains("\"stream\":\"s/t\""), "{status} {body}");
+    let (status, text) = http(running.http, "GET", "/metrics", None, "").await;
+    assert_eq!(status, 200);
+    let value = |name: &str| -> f64 { text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok()).unwrap_or_else(|| panic!("no {name} in\n{text}")) };
+    assert_eq!(value("cloudskin_streams_appended_events_total "), 25.0);
+    assert_eq!(value("cloudskin_streams_write_seconds_count "), 25.0);
+    assert!(value("cloudskin_streams_end_to_end_seconds_count ") >= 20.0, "{text}");
+    assert!(value("cloudskin_streams_refused_total ") >= 7.0);
+    assert!(value("cloudskin_streams_outage_left_seconds ") > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn advice_adds_segments_within_the_policy() {
+    let running = server_with(|o| o.scaling = streams::scale::Profile::fast()).await;
+    let client = client(&running).await;
+    let policy = ScalingPolicy { scale_type: 2, target_rate: 1000, scale_factor: 2, min_num_segments: 1 };
+    client.create_stream("s", "elastic", policy).await.unwrap();
+    client.create_stream("s", "fixed", segments(1)).await.unwrap();
+    let advise = async |body: &str| http(running.http, "POST", "/v1/advice", None, body).await;
+    assert_eq!(advise(r#"{"stream": "s/none", "segments": 3, "for": "60s"}"#).await.0, 404);
+    assert_eq!(advise(r#"{"stream": "s/fixed", "segments": 3, "for": "60s"}"#).await.0, 409);
+    let (status, told) = advise(r#"{"stream": "s/elastic", "segments": 3, "until": 7}"#).await;
+    assert!(status == 422 && told.contains("until"), "{status} {told}");
+    assert_eq!(advise(r#"{"stream": "s/elastic", "segments": 3, "for": "60s"}"#).await.0, 204);
+    let end = std::time::Instant::now() + Duration::from_secs(30);
+    while client.current("s", "elastic").await.unwrap().len() != 3 {
+        assert!(std::time::Instant::now() < end, "advice was not followed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(client.current("s", "fixed").await.unwrap().len(), 1);
 }
