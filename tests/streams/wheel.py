@@ -17,7 +17,9 @@ import pravega_client
 def manager():
     """`tls://` in front of the address asks for TLS; the authority's certificate is where the client's own variable says."""
     tls = sys.argv[1].startswith("tls://")
-    return pravega_client.StreamManager(sys.argv[1] if tls else "tcp://" + sys.argv[1], False, tls)
+    # The user and the password are in the client's own variables as well.
+    user = "pravega_client_auth_method" in os.environ
+    return pravega_client.StreamManager(sys.argv[1] if tls else "tcp://" + sys.argv[1], user, tls)
 
 
 def check(found, expected, what):

@@ -31,7 +31,7 @@ pub enum Output {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start a hub and two agents, `edge` and `cloud`, on this machine
+    /// Start a hub, two agents, `edge` and `cloud`, and a stream server on this machine
     #[command(after_help = "Example: cloudskin up --http 127.0.0.1:7070\n\nCtrl-C stops everything; jobs, objects and sites are found again at the next start.")]
     Up(Up),
     /// Stop what `up` started
@@ -123,6 +123,12 @@ pub struct Up {
     /// Ranks that each agent takes at once
     #[arg(long, default_value_t = 16)]
     pub slots: u32,
+    /// Address of the edge's stream server (Pravega's controller) [default: 127.0.0.1:9090, or a free port if that one is taken]
+    #[arg(long, value_name = "ADDR", conflicts_with = "no_streams")]
+    pub streams: Option<SocketAddr>,
+    /// Start no stream server
+    #[arg(long)]
+    pub no_streams: bool,
     /// Go on in the background; `cloudskin down` stops it
     #[arg(long)]
     pub detach: bool,
@@ -139,6 +145,9 @@ pub struct Hub {
     /// host:port under which agents on other machines reach it [default: the address of --grpc]
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
+    /// HTTP address of a stream server, for the dashboard
+    #[arg(long, value_name = "ADDR")]
+    pub streams: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]
@@ -360,9 +369,19 @@ impl std::fmt::Display for StreamName {
 
 #[derive(Debug, Args)]
 pub struct StreamServer {
-    /// The controller's port of the stream server
-    #[arg(long, default_value = "127.0.0.1:9090", env = "CLOUDSKIN_STREAM_SERVER", value_name = "ADDR")]
-    pub server: String,
+    /// The controller's port of the stream server [default: that of `cloudskin up`, else 127.0.0.1:9090]
+    #[arg(long, env = "CLOUDSKIN_STREAM_SERVER", value_name = "ADDR")]
+    pub server: Option<String>,
+    /// Certificate of the authority that signed the server's, PEM: speaks TLS
+    #[arg(long, env = "CLOUDSKIN_STREAM_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// User, where the server asks for one; the password is in the environment, CLOUDSKIN_STREAM_PASSWORD
+    #[arg(long, env = "CLOUDSKIN_STREAM_USER", value_name = "NAME")]
+    pub user: Option<String>,
+}
+
+fn log_number(text: &str) -> Result<u64, String> {
+    u64::from_str_radix(text, 16).map_err(|_| format!("{text:?} is not a log's number, which has 16 hexadecimal digits"))
 }
 
 #[derive(Debug, Args)]
@@ -388,6 +407,19 @@ pub struct StreamServe {
     /// The certificate's key, PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+    /// Where HTTP tells of metrics and streams [default: nowhere]
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<SocketAddr>,
+    /// File with users and what they may do, as `stream user` writes it [default: everyone may do everything]
+    #[arg(long, value_name = "FILE")]
+    pub users: Option<PathBuf>,
+    /// How long a client may go on with a token before it asks for another
+    #[arg(long, default_value = "10m", value_name = "TIME")]
+    pub token_life: Span,
+    /// Begin an empty folder with what long-term storage has [LOG: of which log, if there are several]
+    #[arg(long, value_name = "LOG", num_args = 0..=1, value_parser = log_number)]
+    #[allow(clippy::option_option, reason = "not given, given, and given with a value")]
+    pub restore: Option<Option<u64>>,
     /// Scale streams that have a rate within seconds, and not by Pravega's rule of minutes
     #[arg(long)]
     pub scale_fast: bool,
@@ -399,8 +431,19 @@ pub struct StreamServe {
 #[derive(Debug, Subcommand)]
 pub enum Stream {
     /// Run a stream server; Pravega's clients connect to it as to Pravega
-    #[command(after_help = "Example: cloudskin stream serve --long-term s3:streams\n\nThere is no authentication yet: leave both ports on this machine or in a network that you trust.")]
+    #[command(after_help = "Example: cloudskin stream serve --long-term s3:streams\n\nWithout --users whoever reaches its ports may do everything, and without --tls-cert can read passwords on the way.")]
     Serve(StreamServe),
+    /// Add a user to a users' file, or change one; the password is in CLOUDSKIN_STREAM_PASSWORD, or the first line of standard input
+    #[command(after_help = "Example: cloudskin stream user users.txt ada --allow 'prn::/scope:road/*,READ_UPDATE' --allow 'prn::/scope:road,READ'\n\nA server reads the file when it starts.")]
+    User {
+        /// The file, made if it is not there
+        file: PathBuf,
+        /// The user's name
+        name: String,
+        /// RESOURCE,READ or RESOURCE,READ_UPDATE; a * at a resource's end stands for anything; prn::* is everything
+        #[arg(long, required = true, value_name = "RULE")]
+        allow: Vec<streams::access::Rule>,
+    },
     /// Create a stream, and its scope if need be
     #[command(after_help = "Example: cloudskin stream create road/camera --segments 4")]
     Create {
@@ -425,6 +468,36 @@ pub enum Stream {
         key: Option<String>,
         #[command(flatten)]
         server: StreamServer,
+    },
+    /// Take MPEG-TS from standard input or TCP, a frame an event, with an index for players
+    #[command(after_help = "Example: cloudskin stream ingest road/camera < camera.ts\n\nFrom a camera: gst-launch-1.0 -q v4l2src ! videoconvert ! x264enc tune=zerolatency key-int-max=30 ! mpegtsmux ! fdsink | cloudskin stream ingest road/camera\nThe server's --http then has it to watch: http://…/video/road/camera/")]
+    Ingest {
+        /// SCOPE/STREAM, made if it is not there, as SCOPE/STREAM-index is
+        stream: StreamName,
+        /// Wait here for encoders, one at a time, instead of reading standard input
+        #[arg(long, value_name = "ADDR")]
+        tcp: Option<SocketAddr>,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// Hand each event to a program and write what it answers as another stream, until the stream or the program ends
+    #[command(after_help = "Example: cloudskin stream map road/plates road/known -- python3 look_up.py\n\nThe program gets an event a line on standard input and writes an event a line. With --binary each event, in and out, has four bytes\nin front that tell its length, the highest first. What the program keeps to itself until its end comes then.")]
+    Map {
+        /// SCOPE/STREAM to read, from now on
+        from: StreamName,
+        /// SCOPE/STREAM to write, made if it is not there
+        to: StreamName,
+        /// Begin with the oldest event
+        #[arg(long)]
+        all: bool,
+        /// Events are bytes with their length in front, not lines
+        #[arg(long)]
+        binary: bool,
+        #[command(flatten)]
+        server: StreamServer,
+        /// The program and its arguments
+        #[arg(last = true, required = true, value_name = "PROGRAM")]
+        program: Vec<std::ffi::OsString>,
     },
     /// Print what comes from now on, an event a line
     #[command(after_help = "Example: cloudskin stream tail field/moisture -o json")]
