@@ -24,10 +24,10 @@ use tokio::{
 
 /// Length of a run that counts, and what goes before it.
 const SECONDS: u64 = 10;
-const WARM: u64 = 2;
+pub const WARM: u64 = 2;
 
 /// A server process. Dropped, it ends.
-struct Running(Child);
+pub struct Running(pub Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -37,9 +37,10 @@ impl Drop for Running {
 }
 
 /// Latencies in µs, sorted.
-type Latencies = Vec<u64>;
+pub type Latencies = Vec<u64>;
 
-fn at(sorted: &Latencies, part: f64) -> f64 {
+/// The latency below which this part of them lies, ms.
+pub fn at(sorted: &Latencies, part: f64) -> f64 {
     sorted.get(((sorted.len() as f64 * part) as usize).min(sorted.len().saturating_sub(1))).copied().unwrap_or(u64::MAX) as f64 / 1000.0
 }
 
@@ -60,29 +61,36 @@ async fn paced(start: Instant, rate: u64, mut send: impl AsyncFnMut(u64) -> Resu
 
 /// Notes how long after its due time an event was durable.
 #[derive(Clone)]
-struct Clock {
-    start: Instant,
+pub struct Clock {
+    pub start: Instant,
     seen: Arc<Mutex<Latencies>>,
 }
 
 impl Clock {
-    fn new(start: Instant) -> Clock {
+    pub fn new(start: Instant) -> Clock {
         Clock { start, seen: Arc::default() }
     }
-    fn note(&self, due_us: u64) {
+    pub fn note(&self, due_us: u64) {
         if due_us >= WARM * 1_000_000 {
             let took = (self.start.elapsed().as_micros() as u64).saturating_sub(due_us);
             self.seen.lock().unwrap_or_else(|e| e.into_inner()).push(took);
         }
     }
-    fn sorted(&self) -> Latencies {
+    /// What was noted since the last call.
+    pub fn sorted(&self) -> Latencies {
         let mut all = std::mem::take(&mut *self.seen.lock().unwrap_or_else(|e| e.into_inner()));
         all.sort_unstable();
         all
     }
 }
 
-fn serve(folder: &Path) -> Result<(Running, String)> {
+/// A stream server with its log in `folder`, and its controller's address.
+pub fn serve(folder: &Path, options: &[&str]) -> Result<(Running, String)> {
+    serve_with(folder, options, &[])
+}
+
+/// [`serve`], with more in its environment.
+pub fn serve_with(folder: &Path, options: &[&str], environment: &[(String, String)]) -> Result<(Running, String)> {
     let program = std::env::current_exe()?.with_file_name("cloudskin");
     if !program.exists() {
         bail!("{} is not there; build it first", program.display());
@@ -90,6 +98,8 @@ fn serve(folder: &Path) -> Result<(Running, String)> {
     let mut child = Command::new(program)
         .args(["stream", "serve", "--controller", "127.0.0.1:0", "--segments", "127.0.0.1:0", "--folder"])
         .arg(folder)
+        .args(options)
+        .envs(environment.iter().cloned())
         .stdout(Stdio::piped())
         .spawn()?;
     let mut line = String::new();
@@ -99,7 +109,7 @@ fn serve(folder: &Path) -> Result<(Running, String)> {
     Ok((running, address.to_string()))
 }
 
-async fn fresh(address: &str, stream: &str) -> Result<Client> {
+pub async fn fresh(address: &str, stream: &str) -> Result<Client> {
     let client = Client::connect(address).await?;
     client.create_scope("bench").await?;
     client.create_stream("bench", stream, ScalingPolicy { min_num_segments: 1, ..ScalingPolicy::default() }).await?;
@@ -107,7 +117,7 @@ async fn fresh(address: &str, stream: &str) -> Result<Client> {
 }
 
 fn ours(runtime: &Runtime, folder: &Path, rate: u64, bytes: usize) -> Result<Latencies> {
-    let (_server, address) = serve(&folder.join("ours"))?;
+    let (_server, address) = serve(&folder.join("ours"), &[])?;
     runtime.block_on(async {
         let client = fresh(&address, "latency").await?;
         let clock = Clock::new(Instant::now());
@@ -274,7 +284,7 @@ fn device_bandwidth(folder: &Path) -> Result<f64> {
     Ok((PIECES * (4 << 20)) as f64 / 1e6 / start.elapsed().as_secs_f64())
 }
 
-fn runtime() -> Result<Runtime> {
+pub fn runtime() -> Result<Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
 }
 
@@ -312,7 +322,7 @@ pub fn throughput() -> Result<Vec<Value>> {
     for (bytes, count) in [(100usize, 3_000_000u64), (10_000, 60_000)] {
         let folder = tempfile::tempdir_in(crate::root().join("target"))?;
         let raw = device_bandwidth(folder.path())?;
-        let (_server, address) = serve(&folder.path().join("ours"))?;
+        let (_server, address) = serve(&folder.path().join("ours"), &[])?;
         let seconds = runtime.block_on(async {
             let client = fresh(&address, "throughput").await?;
             let mut writer = Writer::open(&client, "bench", "throughput", None).await?;
