@@ -470,8 +470,12 @@ async fn of_two_servers_with_one_log_the_earlier_one_stops_and_removes_nothing()
     until("the next manifest", || manifests(folder.path()).1 > newest).await;
     // A second server with a copy of the log, as after a machine was restored from its snapshot.
     let copy = Arc::new(disk.copy());
-    let (second, _flusher) = streams_with(&copy, folder.path());
+    let second = open(&copy);
+    let tier = Arc::new(Tier::new(geds::Persist::folder(folder.path()).unwrap(), quick()));
+    second.set_tier(tier.clone());
+    tokio::spawn(tier.clone().run(second.clone()));
     append(&second, "a", 1, 3, b"of the second").await.unwrap();
+    until("the second one's first manifest", || tier.manifest_age().is_some()).await;
     // The first one wants to remove what the second one reads.
     let newest = manifests(folder.path()).1;
     let _ = first.change(|s| Ok((Some(Record::Truncate { id: s.find("a")?.0, start: 400_000 }), ()))).await;
