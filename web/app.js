@@ -6,13 +6,13 @@
 // It never changes anything in the hub, keeps nothing in the browser, and puts text into the page only as text.
 "use strict";
 
-const POLL_MS = 1000, TIMEOUT_MS = 5000, STORE_POLL_MS = 4000;
+const POLL_MS = 1000, TIMEOUT_MS = 5000, STORE_POLL_MS = 4000, STREAMS_POLL_MS = 2000;
 const EVENTS_MAX = 200, BUCKETS_MAX = 30, MIGRATIONS_SHOWN = 4, MIGRATIONS_ASKED = 50, RECOMMENDATIONS_SHOWN = 8, JOBS_SHOWN = 40, LANES_MAX = 16;
 const FLIGHT_MS = 1500, ARC_STAYS_MS = 6000;
 
 const $ = (id) => document.getElementById(id);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
-const hub = { sites: [], jobs: [], migrations: [], recommendations: [], store: [] };
+const hub = { sites: [], jobs: [], migrations: [], recommendations: [], store: [], streams: null };
 let clockOff = 0;      // hub's clock minus ours, milliseconds
 let answeredAt = 0;    // when the hub last answered, our clock
 let polling = false, again = false, known = false;
@@ -119,6 +119,11 @@ async function pollStore() {
   } catch { /* poll() reports a hub that does not answer; the last summary stays. */ }
 }
 
+async function pollStreams() {
+  try { hub.streams = await ask("/v1/streams"); } catch (error) { if (error.answered) hub.streams = { streams: [], stopped: error.message }; else return; }
+  drawStreams();
+}
+
 function live(failures) {
   answeredAt = Date.now();
   const latest = Math.max(0, ...hub.sites.map((site) => site.last_seen_ms ?? 0));
@@ -132,6 +137,7 @@ function live(failures) {
   if (first) {
     document.body.dataset.ready = "true";
     pollStore();
+    pollStreams();
     listen();
   }
 }
@@ -454,6 +460,33 @@ function drawGantt(svg, job) {
   attribute(svg, "aria-label", `rank 0 was at ${told || "no site"}; ${plural(job.np, "rank")} in all`);
 }
 
+// ---- Streams ----------------------------------------------------------------------------------------------------------
+
+function drawStreams() {
+  const told = hub.streams;
+  $("streams-section").hidden = !told;
+  if (!told) return;
+  none("streams", told.streams.length === 0);
+  $("streams-table").hidden = told.streams.length === 0;
+  sync($("streams"), told.streams, (stream) => stream.stream, (stream) => make("tr", { role: "row", "data-stream": stream.stream }, make("th", { scope: "row", role: "rowheader" }, stream.stream), ...["segments", "rate", "size", "log"].map((name) => make("td", { role: "cell", class: `number ${name}` }))), (row, stream) => {
+    text(part(row, ".segments"), stream.sealed ? "sealed" : String(stream.segments));
+    text(part(row, ".rate"), number(stream.events_per_second, stream.events_per_second < 10 ? 1 : 0));
+    text(part(row, ".size"), bytes(stream.bytes));
+    text(part(row, ".log"), bytes(stream.log_bytes));
+  });
+  const away = Boolean(told.stopped || told.long_term?.away);
+  attribute($("streams-tiers"), "data-away", String(away));
+  const words = [];
+  if (told.stopped) words.push(told.stopped);
+  else {
+    if (told.long_term) words.push(told.long_term.away ? "Long-term storage does not answer" : `${bytes(told.long_term.flushed_bytes)} went to long-term storage`);
+    words.push(`${bytes(told.backlog_bytes)} of ${bytes(told.backlog_max_bytes)} wait in the log`);
+    if (told.outage_left_seconds !== null && told.outage_left_seconds < 7 * 86400) words.push(`${told.long_term?.away ? "writers wait in" : "an outage could last"} ${duration(told.outage_left_seconds * 1000)} at this rate`);
+    if (told.write_p99_ms !== null) words.push(`an event is durable within ${number(told.write_p50_ms, 1)} ms (p50), ${number(told.write_p99_ms, 1)} ms (p99)`);
+  }
+  text($("streams-tiers"), words.join("  ·  "));
+}
+
 // ---- Recommendations, store, events -----------------------------------------------------------------------------------
 
 function drawRecommendations() {
@@ -527,3 +560,4 @@ function drawEvents() {
 async function everySecond() { await poll(); setTimeout(everySecond, POLL_MS); }
 everySecond();
 setInterval(() => { if (document.body.dataset.state === "live") pollStore(); }, STORE_POLL_MS);
+setInterval(() => { if (document.body.dataset.state === "live") pollStreams(); }, STREAMS_POLL_MS);

@@ -1,10 +1,12 @@
 //! Benchmarks: ours and a peer in turn in one run, a line of JSON per figure.
 //!
-//! `cargo run --release -p bench -- instantiate` (or `pingpong`, `migrate`, `all`). Exit code 0 when it could measure, whatever it found; what can't be measured
+//! `cargo run --release -p bench -- instantiate` (or another of the names in `main`, or `all`). Exit code 0 when it could measure, whatever it found; what can't be measured
 //! here is a line with `"not_run"` and the reason. `all` also writes `bench/report.md`.
 
 mod migrate;
 mod platform;
+mod stream_life;
+mod streams;
 
 use anyhow::{Context, Result, bail};
 use cells::toolchain::driver::{self, Lang};
@@ -19,10 +21,21 @@ use std::time::Instant;
 
 fn main() -> Result<()> {
     let name = std::env::args().nth(1).unwrap_or_default();
-    let all: [(&str, fn() -> Result<Vec<Value>>); 3] = [("instantiate", instantiate), ("pingpong", pingpong), ("migrate", migrate::migrate)];
+    let all: [(&str, fn() -> Result<Vec<Value>>); 10] = [
+        ("instantiate", instantiate),
+        ("pingpong", pingpong),
+        ("migrate", migrate::migrate),
+        ("stream-latency", streams::latency),
+        ("stream-throughput", streams::throughput),
+        ("stream-video", stream_life::video),
+        ("stream-scale", stream_life::scale),
+        ("stream-catchup", stream_life::catchup),
+        ("stream-outage", stream_life::outage),
+        ("stream-footprint", stream_life::footprint),
+    ];
     let chosen: Vec<_> = all.iter().filter(|(n, _)| name == "all" || name == *n).collect();
     if chosen.is_empty() {
-        bail!("no benchmark {name:?}: choose instantiate, pingpong, migrate or all");
+        bail!("no benchmark {name:?}: choose {} or all", all.map(|(name, _)| name).join(", "));
     }
     let mut figures = Vec::new();
     for (_, bench) in chosen {

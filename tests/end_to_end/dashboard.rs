@@ -17,7 +17,7 @@ const TAB: &str = "\u{e004}";
 const ENTER: &str = "\u{e007}";
 
 /// A browser with one window. Dropped, it ends.
-struct Browser {
+pub struct Browser {
     driver: Child,
     /// Of its session.
     url: String,
@@ -26,7 +26,7 @@ struct Browser {
 
 impl Browser {
     /// `None`, with a line that says so, if the user wants to do without.
-    fn start() -> Option<Browser> {
+    pub fn start() -> Option<Browser> {
         if std::env::var_os("CLOUDSKIN_TEST_NO_BROWSER").is_some_and(|v| v == "1") {
             eprintln!("NOT RUN: CLOUDSKIN_TEST_NO_BROWSER=1");
             return None;
@@ -69,12 +69,12 @@ impl Browser {
     }
 
     /// Opens a page; with the platform's address and token, as `cloudskin up` prints them.
-    fn open(&self, address: &str) {
+    pub fn open(&self, address: &str) {
         self.post("url", json!({"url": address}));
     }
 
     /// What a script returns.
-    fn js(&self, script: &str) -> Value {
+    pub fn js(&self, script: &str) -> Value {
         self.post("execute/sync", json!({"script": script, "args": []}))
     }
 
@@ -85,7 +85,7 @@ impl Browser {
     }
 
     /// Waits until all of `words` are to be seen below `selector`.
-    fn sees(&self, selector: &str, words: &[&str]) {
+    pub fn sees(&self, selector: &str, words: &[&str]) {
         let mut text = String::new();
         self.wait(|| format!("{words:?} in {selector}, where there is {:?}", self.text(selector)), || {
             text = self.text(selector);
@@ -93,7 +93,7 @@ impl Browser {
         });
     }
 
-    fn wait(&self, what: impl Fn() -> String, mut done: impl FnMut() -> bool) {
+    pub fn wait(&self, what: impl Fn() -> String, mut done: impl FnMut() -> bool) {
         let end = Instant::now() + PATIENCE;
         while !done() {
             if Instant::now() > end {
@@ -112,7 +112,7 @@ impl Browser {
     }
 
     /// What the browser shows, as `target/tmp/dashboard-<name>.png`.
-    fn picture(&self, name: &str) {
+    pub fn picture(&self, name: &str) {
         let coded = call("GET", &format!("{}/screenshot", self.url), None);
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("dashboard-{name}"));
         std::fs::write(file.with_extension("base64"), coded.as_str().unwrap()).unwrap();

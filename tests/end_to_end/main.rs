@@ -13,3 +13,4 @@ mod moves;
 mod programs;
 mod s3;
 mod set_up;
+mod streams;

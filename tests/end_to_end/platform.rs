@@ -88,12 +88,18 @@ pub struct Platform {
 }
 
 impl Platform {
+    /// Without a stream server, which writes its log's first file with zeros.
     pub fn start() -> Platform {
         Platform::start_with(|_| {})
     }
 
     /// `change` may add options and environment to `cloudskin up`.
     pub fn start_with(change: impl FnOnce(&mut Command)) -> Platform {
+        Platform::start_all(|up| change(up.arg("--no-streams")))
+    }
+
+    /// With all that a user gets.
+    pub fn start_all(change: impl FnOnce(&mut Command)) -> Platform {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new(CLOUDSKIN);
         command.args(["up", "--http", "127.0.0.1:0", "--data"]).arg(folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -122,7 +128,7 @@ impl Platform {
     /// What hub and agents have written to their logs.
     pub fn logs(&self) -> String {
         let read = |name: &str| std::fs::read_to_string(self.data().join("logs").join(name)).unwrap_or_default();
-        ["hub", "edge", "cloud"].map(|n| format!("--- {n}\n{}", read(&format!("{n}.log")))).concat()
+        ["hub", "edge", "cloud", "streams"].map(|n| format!("--- {n}\n{}", read(&format!("{n}.log")))).concat()
     }
 
     /// The process id of `up`, `hub`, `edge` or `cloud`.

@@ -11,10 +11,10 @@ use std::time::Instant;
 
 const BUCKET: &str = "spilled";
 const ACCESS: &str = "testkey";
-const SECRET: &str = "testsecret";
+pub const SECRET: &str = "testsecret";
 
 /// An S3 server. Dropped, it ends.
-struct S3 {
+pub struct S3 {
     folder: tempfile::TempDir,
     /// Of master, volume, filer and S3, and of each one's gRPC.
     ports: [u16; 8],
@@ -23,7 +23,7 @@ struct S3 {
 
 impl S3 {
     /// With one empty bucket.
-    fn start() -> S3 {
+    pub fn start() -> S3 {
         let held = [(); 8].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let mut s3 = S3 { folder: tempfile::tempdir().unwrap(), ports: held.map(|l| l.local_addr().unwrap().port()), server: None };
         let users = format!(
@@ -35,7 +35,7 @@ impl S3 {
         s3
     }
 
-    fn up(&mut self) {
+    pub fn up(&mut self) {
         let weed = root().join(".setup/venv/bin/weed");
         assert!(weed.exists(), "{} is missing: run setup/setup.sh test", weed.display());
         let folder = self.folder.path();
@@ -61,7 +61,7 @@ impl S3 {
     }
 
     /// `kill -9`: asked to end, it takes its time.
-    fn down(&mut self) {
+    pub fn down(&mut self) {
         if let Some(mut server) = self.server.take() {
             server.kill().unwrap();
             server.wait().unwrap();
@@ -95,12 +95,21 @@ impl S3 {
         contents
     }
 
+    /// What a process needs in its environment to use the bucket.
+    pub fn environment(&self, secret: &str) -> [(&'static str, String); 5] {
+        [
+            ("CLOUDSKIN_GEDS__PERSIST", format!("s3:{BUCKET}")),
+            ("CLOUDSKIN_GEDS__S3_ENDPOINT", self.endpoint()),
+            ("CLOUDSKIN_GEDS__S3_ALLOW_HTTP", "true".into()),
+            ("CLOUDSKIN_GEDS__S3_ACCESS_KEY", ACCESS.into()),
+            ("CLOUDSKIN_GEDS__S3_SECRET_KEY", secret.into()),
+        ]
+    }
+
     /// A platform that spills to this server.
     fn platform(&self, secret: &str) -> Platform {
         Platform::start_with(|up| {
-            up.env("CLOUDSKIN_GEDS__PERSIST", format!("s3:{BUCKET}"));
-            up.env("CLOUDSKIN_GEDS__S3_ENDPOINT", self.endpoint()).env("CLOUDSKIN_GEDS__S3_ALLOW_HTTP", "true");
-            up.env("CLOUDSKIN_GEDS__S3_ACCESS_KEY", ACCESS).env("CLOUDSKIN_GEDS__S3_SECRET_KEY", secret);
+            up.envs(self.environment(secret));
         })
     }
 }

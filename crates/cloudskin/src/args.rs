@@ -31,7 +31,7 @@ pub enum Output {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Start a hub and two agents, `edge` and `cloud`, on this machine
+    /// Start a hub, two agents, `edge` and `cloud`, and a stream server on this machine
     #[command(after_help = "Example: cloudskin up --http 127.0.0.1:7070\n\nCtrl-C stops everything; jobs, objects and sites are found again at the next start.")]
     Up(Up),
     /// Stop what `up` started
@@ -88,6 +88,9 @@ pub enum Command {
     /// Put, get, list, remove and spill objects
     #[command(subcommand, after_help = "Example: cloudskin store put scene.tif scenes/scene.tif --site edge")]
     Store(Store),
+    /// Streams: serve them, and create, write, read, scale and end them
+    #[command(subcommand, after_help = "Example: cloudskin stream serve   and, in another terminal,   cloudskin stream create road/camera")]
+    Stream(Stream),
     /// Say why a move was advised
     #[command(after_help = "Example: cloudskin explain 1\n         cloudskin explain job-1")]
     Explain(Explain),
@@ -120,6 +123,12 @@ pub struct Up {
     /// Ranks that each agent takes at once
     #[arg(long, default_value_t = 16)]
     pub slots: u32,
+    /// Address of the edge's stream server (Pravega's controller) [default: 127.0.0.1:9090, or a free port if that one is taken]
+    #[arg(long, value_name = "ADDR", conflicts_with = "no_streams")]
+    pub streams: Option<SocketAddr>,
+    /// Start no stream server
+    #[arg(long)]
+    pub no_streams: bool,
     /// Go on in the background; `cloudskin down` stops it
     #[arg(long)]
     pub detach: bool,
@@ -136,6 +145,9 @@ pub struct Hub {
     /// host:port under which agents on other machines reach it [default: the address of --grpc]
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
+    /// HTTP address of a stream server, for the dashboard
+    #[arg(long, value_name = "ADDR")]
+    pub streams: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]
@@ -331,6 +343,232 @@ pub struct Cancel {
     /// What the others shall read
     #[arg(long)]
     pub reason: Option<String>,
+}
+
+/// A stream by its full name.
+#[derive(Clone, Debug)]
+pub struct StreamName {
+    pub scope: String,
+    pub name: String,
+}
+
+impl std::str::FromStr for StreamName {
+    type Err = String;
+    fn from_str(text: &str) -> Result<StreamName, String> {
+        match text.split_once('/') {
+            Some((scope, name)) if !scope.is_empty() && !name.is_empty() && !name.contains('/') => Ok(StreamName { scope: scope.into(), name: name.into() }),
+            _ => Err("write SCOPE/STREAM, such as road/camera".into()),
+        }
+    }
+}
+impl std::fmt::Display for StreamName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.scope, self.name)
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct StreamServer {
+    /// The controller's port of the stream server [default: that of `cloudskin up`, else 127.0.0.1:9090]
+    #[arg(long, env = "CLOUDSKIN_STREAM_SERVER", value_name = "ADDR")]
+    pub server: Option<String>,
+    /// Certificate of the authority that signed the server's, PEM: speaks TLS
+    #[arg(long, env = "CLOUDSKIN_STREAM_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// User, where the server asks for one; the password is in the environment, CLOUDSKIN_STREAM_PASSWORD
+    #[arg(long, env = "CLOUDSKIN_STREAM_USER", value_name = "NAME")]
+    pub user: Option<String>,
+}
+
+fn log_number(text: &str) -> Result<u64, String> {
+    u64::from_str_radix(text, 16).map_err(|_| format!("{text:?} is not a log's number, which has 16 hexadecimal digits"))
+}
+
+#[derive(Debug, Args)]
+pub struct StreamServe {
+    /// Folder of the log [default: streams in the installation's folder]
+    #[arg(long, value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+    /// Address of the controller (gRPC); port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDR")]
+    pub controller: SocketAddr,
+    /// Address of the segment store; port 0 takes a free one
+    #[arg(long, default_value = "127.0.0.1:12345", value_name = "ADDR")]
+    pub segments: SocketAddr,
+    /// Host name or address under which clients reach the segment store [default: the one it listens at]
+    #[arg(long, value_name = "HOST")]
+    pub publish: Option<String>,
+    /// Long-term storage, file:<folder> or s3:<bucket> [default: chunks in the log's folder; S3's keys are those of GEDS]
+    #[arg(long, value_name = "WHERE")]
+    pub long_term: Option<String>,
+    /// Certificate (and its chain) for TLS on both ports, PEM; its name is what --publish says
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Where HTTP tells of metrics and streams [default: nowhere]
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<SocketAddr>,
+    /// File with users and what they may do, as `stream user` writes it [default: everyone may do everything]
+    #[arg(long, value_name = "FILE")]
+    pub users: Option<PathBuf>,
+    /// How long a client may go on with a token before it asks for another
+    #[arg(long, default_value = "10m", value_name = "TIME")]
+    pub token_life: Span,
+    /// Begin an empty folder with what long-term storage has [LOG: of which log, if there are several]
+    #[arg(long, value_name = "LOG", num_args = 0..=1, value_parser = log_number)]
+    #[allow(clippy::option_option, reason = "not given, given, and given with a value")]
+    pub restore: Option<Option<u64>>,
+    /// Scale streams that have a rate within seconds, and not by Pravega's rule of minutes
+    #[arg(long)]
+    pub scale_fast: bool,
+    /// What may wait for long-term storage before writers wait
+    #[arg(long, default_value = "8GiB", value_name = "SIZE")]
+    pub backlog: Bytes,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Stream {
+    /// Run a stream server; Pravega's clients connect to it as to Pravega
+    #[command(after_help = "Example: cloudskin stream serve --long-term s3:streams\n\nWithout --users whoever reaches its ports may do everything, and without --tls-cert can read passwords on the way.")]
+    Serve(StreamServe),
+    /// Add a user to a users' file, or change one; the password is in CLOUDSKIN_STREAM_PASSWORD, or the first line of standard input
+    #[command(after_help = "Example: cloudskin stream user users.txt ada --allow 'prn::/scope:road/*,READ_UPDATE' --allow 'prn::/scope:road,READ'\n\nA server reads the file when it starts.")]
+    User {
+        /// The file, made if it is not there
+        file: PathBuf,
+        /// The user's name
+        name: String,
+        /// RESOURCE,READ or RESOURCE,READ_UPDATE; a * at a resource's end stands for anything; prn::* is everything
+        #[arg(long, required = true, value_name = "RULE")]
+        allow: Vec<streams::access::Rule>,
+    },
+    /// Create a stream, and its scope if need be
+    #[command(after_help = "Example: cloudskin stream create road/camera --segments 4")]
+    Create {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        /// Segments that it has at first, and at least
+        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        segments: u32,
+        /// Scale by itself at this many events/s and segment
+        #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
+        rate: Option<u32>,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// Append each line of standard input as an event; ends when all are durable
+    #[command(after_help = "Example: cloudskin stream append field/moisture --key sensor-7 < readings.txt")]
+    Append {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        /// Routing key of all events, which keeps them in order [default: a key of its own for each]
+        #[arg(long)]
+        key: Option<String>,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// Take MPEG-TS from standard input or TCP, a frame an event, with an index for players
+    #[command(after_help = "Example: cloudskin stream ingest road/camera < camera.ts\n\nFrom a camera: gst-launch-1.0 -q v4l2src ! videoconvert ! x264enc tune=zerolatency key-int-max=30 ! mpegtsmux ! fdsink | cloudskin stream ingest road/camera\nThe server's --http then has it to watch: http://…/video/road/camera/")]
+    Ingest {
+        /// SCOPE/STREAM, made if it is not there, as SCOPE/STREAM-index is
+        stream: StreamName,
+        /// Wait here for encoders, one at a time, instead of reading standard input
+        #[arg(long, value_name = "ADDR")]
+        tcp: Option<SocketAddr>,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// Hand each event to a program and write what it answers as another stream, until the stream or the program ends
+    #[command(after_help = "Example: cloudskin stream map road/plates road/known -- python3 look_up.py\n\nThe program gets an event a line on standard input and writes an event a line. With --binary each event, in and out, has four bytes\nin front that tell its length, the highest first. What the program keeps to itself until its end comes then.")]
+    Map {
+        /// SCOPE/STREAM to read, from now on
+        from: StreamName,
+        /// SCOPE/STREAM to write, made if it is not there
+        to: StreamName,
+        /// Begin with the oldest event
+        #[arg(long)]
+        all: bool,
+        /// Events are bytes with their length in front, not lines
+        #[arg(long)]
+        binary: bool,
+        #[command(flatten)]
+        server: StreamServer,
+        /// The program and its arguments
+        #[arg(last = true, required = true, value_name = "PROGRAM")]
+        program: Vec<std::ffi::OsString>,
+    },
+    /// Print what comes from now on, an event a line
+    #[command(after_help = "Example: cloudskin stream tail field/moisture -o json")]
+    Tail {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// Print all events from the beginning, an event a line
+    #[command(after_help = "Example: cloudskin stream read field/moisture > events.txt")]
+    Read {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        /// Go on with what comes
+        #[arg(short, long)]
+        follow: bool,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// Share a stream's keys out among another number of segments
+    #[command(after_help = "Example: cloudskin stream scale road/camera 4")]
+    Scale {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        /// Segments from now on
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        segments: u32,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// Forget what was written so far
+    #[command(after_help = "Example: cloudskin stream truncate road/camera")]
+    Truncate {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// End a stream: it can be read, and not written any more
+    #[command(after_help = "Example: cloudskin stream seal road/camera")]
+    Seal {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// Seal and remove a stream with all its events
+    #[command(after_help = "Example: cloudskin stream rm road/camera")]
+    Rm {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// List streams and their number of segments
+    #[command(after_help = "Example: cloudskin stream ls road")]
+    Ls {
+        /// Only those of this scope
+        scope: Option<String>,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// Show a stream's segments: where they begin and end, and their keys
+    #[command(after_help = "Example: cloudskin stream stat road/camera -o json")]
+    Stat {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        #[command(flatten)]
+        server: StreamServer,
+    },
 }
 
 #[derive(Debug, Subcommand)]

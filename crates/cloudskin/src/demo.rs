@@ -125,7 +125,7 @@ impl Platform {
         let usual = SocketAddr::from(([127, 0, 0, 1], 7070));
         let http = http.unwrap_or_else(|| if std::net::TcpListener::bind(usual).is_ok() { usual } else { SocketAddr::from(([127, 0, 0, 1], 0)) });
         let mut command = Command::new(std::env::current_exe().context("find this executable")?);
-        command.arg("up").arg("--data").arg(data).args(["--http", &http.to_string()]).stdin(Stdio::null()).kill_on_drop(true).process_group(0);
+        command.arg("up").arg("--data").arg(data).args(["--http", &http.to_string(), "--no-streams"]).stdin(Stdio::null()).kill_on_drop(true).process_group(0);
         die_with_parent(&mut command);
         let mut platform = Platform { child: command.spawn().context("start `cloudskin up`")?, place: Place::folder(data.into()) };
         let end = Instant::now() + START_MAX;

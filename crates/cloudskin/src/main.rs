@@ -22,6 +22,7 @@ mod role;
 mod share;
 mod show;
 mod store;
+mod stream;
 mod table;
 mod up;
 
@@ -89,6 +90,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Restore(o) => jobs::restore(&place.client()?, o, output).await,
         Command::Cancel(o) => jobs::cancel(&place.client()?, o, output).await,
         Command::Store(o) => store::store(&place.client()?, o, output).await,
+        Command::Stream(o) => stream::stream(&place, o, output).await,
         Command::Explain(o) => show::explain(&place.client()?, o, output).await,
         Command::Inspect(o) => compile::inspect(&o.file),
         Command::Demo(o) => demo::demo(&place, o).await,

@@ -25,7 +25,10 @@ pub struct Running {
     pub http: String,
     pub grpc: String,
     pub token_file: PathBuf,
-    /// Process ids by name: up, hub, edge, cloud.
+    /// Controller's address of the edge's stream server.
+    #[serde(default)]
+    pub streams: Option<String>,
+    /// Process ids by name: up, hub, edge, cloud, streams.
     pub pids: BTreeMap<String, u32>,
 }
 
@@ -35,6 +38,15 @@ pub struct Ready {
     pub pid: u32,
     pub http: String,
     pub grpc: String,
+}
+
+/// `ready.json` in the folder of a stream server: where it listens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StreamsReady {
+    pub pid: u32,
+    pub controller: String,
+    pub segments: String,
+    pub http: Option<String>,
 }
 
 impl Place {

@@ -26,6 +26,19 @@ fn check() -> anyhow::Result<Check> {
     }))
 }
 
+/// Asks a stream server what it has, for the dashboard.
+fn streams(at: std::net::SocketAddr) -> orchestrator::Streams {
+    const ANSWER_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+    let client = reqwest::Client::new();
+    std::sync::Arc::new(move || {
+        let request = client.get(format!("http://{at}/v1/streams")).timeout(ANSWER_MAX);
+        Box::pin(async move {
+            let told = async { request.send().await?.error_for_status()?.json().await };
+            told.await.map_err(|e: reqwest::Error| format!("the stream server at {at} does not answer: {e}"))
+        })
+    })
+}
+
 pub async fn hub(place: &Place, hub: args::Hub) -> anyhow::Result<u8> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     up::writable(&place.data)?;
@@ -39,6 +52,7 @@ pub async fn hub(place: &Place, hub: args::Hub) -> anyhow::Result<u8> {
         check_module: Some(check()?),
         archive: Some(ArchiveFormat { write: Archive::write, read: |bytes| Archive::read(bytes).map_err(|e| e.to_string()) }),
         dashboard: DASHBOARD.to_vec(),
+        streams: hub.streams.map(streams),
         ..Default::default()
     };
     let handle = orchestrator::Service::start(options).await.map_err(|e| fail(e.kind(), e.to_string()))?;

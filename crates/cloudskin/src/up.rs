@@ -1,9 +1,10 @@
-//! `cloudskin up`: a hub and two agents on this machine, each a process of its own, watched until the end.
+//! `cloudskin up`: a hub, two agents and a stream server on this machine, each a process of its own, watched until the end.
 //!
 //! ```text
 //! up ── hub          <data>/hub     writes hub/ready.json when its ports are open
 //!    ├─ agent edge   <data>/edge    joins once with a token, afterwards with its certificate
-//!    └─ agent cloud  <data>/cloud
+//!    ├─ agent cloud  <data>/cloud
+//!    └─ streams      <data>/streams the edge's stream server; it needs nobody, so it starts first
 //! ```
 //!
 //! A process that dies is started again after a second, with the same folder and ports; one that dies again and again
@@ -15,7 +16,7 @@ use crate::{
     args,
     client::{Call, Client},
     failure::{fail, kind, line},
-    place::{self, Place, Ready, Running},
+    place::{self, Place, Ready, Running, StreamsReady},
     share::{self, Cores},
     table,
 };
@@ -166,6 +167,9 @@ pub async fn up(place: &Place, options: args::Up) -> anyhow::Result<u8> {
     let held = lock(&data)?;
     free("HTTP", "--http", options.http)?;
     free("the hub", "--grpc", options.grpc)?;
+    if let Some(address) = options.streams {
+        free("the stream server", "--streams", address)?;
+    }
     if options.detach {
         drop(held);
         return detach(&data, &options).await;
@@ -191,7 +195,13 @@ pub async fn up(place: &Place, options: args::Up) -> anyhow::Result<u8> {
 
 async fn watch(data: &Path, options: &args::Up, parts: &mut Vec<Part>) -> anyhow::Result<()> {
     let text = data.display().to_string();
-    let hub_args = |http: &str, grpc: &str| ["hub", "--data", &text, "--http", http, "--grpc", grpc].map(String::from).to_vec();
+    let streams = if options.no_streams { None } else { Some(stream_server(data, options.streams).await?) };
+    let told = streams.as_ref().and_then(|(_, ready)| ready.http.clone());
+    let hub_args = |http: &str, grpc: &str| {
+        let mut args = ["hub", "--data", &text, "--http", http, "--grpc", grpc].map(String::from).to_vec();
+        args.extend(told.iter().flat_map(|http| ["--streams".to_string(), http.clone()]));
+        args
+    };
     parts.push(Part::new("hub", data, hub_args(&options.http.to_string(), &options.grpc.to_string())));
     parts[0].start()?;
     let ready = hub_ready(data, &mut parts[0]).await?;
@@ -217,14 +227,21 @@ async fn watch(data: &Path, options: &args::Up, parts: &mut Vec<Part>) -> anyhow
     if edge == cloud {
         table::say("this machine has one core, so edge and cloud share it: filling the edge slows the cloud too\n")?;
     }
-    note(data, &ready, &token_file, parts)?;
+    let mut controller = None;
+    if let Some((part, ready)) = streams {
+        table::say(&format!("streams ready  pid {}  Pravega's controller {}, segment store {}\n", part.pid(), ready.controller, ready.segments))?;
+        controller = Some(ready.controller);
+        parts.push(part);
+    }
+    let running = Running { http: ready.http, grpc: ready.grpc, token_file, streams: controller, pids: BTreeMap::new() };
+    note(data, &running, parts)?;
     table::say(&format!("dashboard  {}\n", client.dashboard()))?;
     loop {
         sleep(TICK).await;
         for i in 0..parts.len() {
             if let Some(status) = parts[i].dead() {
                 revive(&mut parts[i], &status).await?;
-                note(data, &ready, &token_file, parts)?;
+                note(data, &running, parts)?;
             }
         }
     }
@@ -255,6 +272,34 @@ async fn hub_ready(data: &Path, hub: &mut Part) -> anyhow::Result<Ready> {
         }
         if Instant::now() > end {
             return Err(fail(Kind::DeadlineExceeded, format!("the hub was not ready within {START_MAX:?}; its log is {}", hub.log.display())));
+        }
+        sleep(TICK).await;
+    }
+}
+
+/// Starts the stream server and waits until it has said where it listens; a restarted one is told to listen there again.
+async fn stream_server(data: &Path, at: Option<SocketAddr>) -> anyhow::Result<(Part, StreamsReady)> {
+    const USUAL: &str = "127.0.0.1:9090";
+    let folder = data.join("streams");
+    let args = |controller: &str, segments: &str, http: &str| {
+        let folder = folder.display().to_string();
+        ["stream", "serve", "--folder", &folder, "--controller", controller, "--segments", segments, "--http", http].map(String::from).to_vec()
+    };
+    let taken = || std::net::TcpListener::bind(USUAL).is_err();
+    let controller = at.map_or_else(|| if taken() { "127.0.0.1:0".into() } else { USUAL.to_string() }, |a| a.to_string());
+    let mut part = Part::new("streams", data, args(&controller, "127.0.0.1:0", "127.0.0.1:0"));
+    part.start()?;
+    let end = Instant::now() + START_MAX;
+    loop {
+        if let Some(status) = part.dead() {
+            return Err(fail(Kind::FailedPrecondition, format!("the stream server did not start ({status}): {}", part.last_words())));
+        }
+        if let Some(ready) = place::read::<StreamsReady>(&folder.join("ready.json"))?.filter(|r| r.pid == part.pid()) {
+            part.args = args(&ready.controller, &ready.segments, ready.http.as_deref().unwrap_or("127.0.0.1:0"));
+            return Ok((part, ready));
+        }
+        if Instant::now() > end {
+            return Err(fail(Kind::DeadlineExceeded, format!("the stream server was not ready within {START_MAX:?}; its log is {}", part.log.display())));
         }
         sleep(TICK).await;
     }
@@ -302,10 +347,10 @@ async fn agents_ready(client: &Client, parts: &mut [Part]) -> anyhow::Result<()>
     }
 }
 
-fn note(data: &Path, ready: &Ready, token_file: &Path, parts: &[Part]) -> anyhow::Result<()> {
+fn note(data: &Path, running: &Running, parts: &[Part]) -> anyhow::Result<()> {
     let mut pids: BTreeMap<String, u32> = parts.iter().map(|p| (p.name.to_string(), p.pid())).collect();
     pids.insert("up".into(), std::process::id());
-    let up = Running { http: ready.http.clone(), grpc: ready.grpc.clone(), token_file: token_file.into(), pids };
+    let up = Running { pids, ..running.clone() };
     write(&data.join("up.json"), &serde_json::to_value(up)?)
 }
 
@@ -324,6 +369,8 @@ async fn detach(data: &Path, options: &args::Up) -> anyhow::Result<u8> {
     let mut command = std::process::Command::new(std::env::current_exe().context("find this executable")?);
     command.arg("up").arg("--data").arg(data);
     command.args(["--http", &options.http.to_string(), "--grpc", &options.grpc.to_string(), "--slots", &options.slots.to_string()]);
+    command.args(options.streams.iter().flat_map(|a| ["--streams".to_string(), a.to_string()]));
+    command.args(options.no_streams.then_some("--no-streams"));
     command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut child = command.spawn().context("start in the background")?;
@@ -405,7 +452,7 @@ mod tests {
     async fn down_finds_nothing_to_stop() {
         let folder = crate::files::tests::temp("down");
         assert_eq!(kind(&down(&Place::folder(folder.clone())).await.unwrap_err()), Kind::NotFound);
-        let stale = Running { http: "127.0.0.1:1".into(), grpc: String::new(), token_file: folder.join("t"), pids: [("up".into(), 1)].into() };
+        let stale = Running { http: "127.0.0.1:1".into(), grpc: String::new(), token_file: folder.join("t"), streams: None, pids: [("up".into(), 1)].into() };
         write(&folder.join("up.json"), &serde_json::to_value(stale).unwrap()).unwrap();
         assert_eq!(kind(&down(&Place::folder(folder.clone())).await.unwrap_err()), Kind::NotFound, "a stale number is not signalled");
         assert!(!folder.join("up.json").exists());

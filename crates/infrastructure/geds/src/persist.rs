@@ -7,7 +7,7 @@ use crate::{Error, ObjectId, Result};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
-    BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig, WriteMultipart, aws::AmazonS3Builder, local::LocalFileSystem,
+    BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, RetryConfig, WriteMultipart, aws::AmazonS3Builder, local::LocalFileSystem,
     path::Path as Location,
 };
 use serde::Deserialize;
@@ -175,6 +175,33 @@ impl Persist {
         Ok(self.store.head(&Location::from(location)).await.map_err(failed("look up", location))?.size)
     }
 
+    /// Writes an object under a name of the caller's, unless there is one: `false` then. It is there as a whole or not at all.
+    pub async fn create(&self, location: &str, content: Bytes) -> Result<bool> {
+        let path = Location::from(location);
+        match self.store.put_opts(&path, content.into(), PutMode::Create.into()).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(e) => Err(failed("write", location)(e)),
+        }
+    }
+
+    /// Some bytes of an object.
+    pub async fn read(&self, location: &str, range: std::ops::Range<u64>) -> Result<Bytes> {
+        self.store.get_range(&Location::from(location), range).await.map_err(failed("read", location))
+    }
+
+    /// All bytes of an object.
+    pub async fn read_all(&self, location: &str) -> Result<Bytes> {
+        let got = self.store.get(&Location::from(location)).await.map_err(failed("read", location))?;
+        got.bytes().await.map_err(failed("read", location))
+    }
+
+    /// The names of objects below a name, which ends at a `/` of theirs.
+    pub async fn list(&self, below: &str) -> Result<Vec<String>> {
+        let found: Vec<_> = self.store.list(Some(&Location::from(below))).try_collect().await.map_err(failed("list", below))?;
+        Ok(found.into_iter().map(|o| o.location.to_string()).collect())
+    }
+
     /// Removes what `ObjectMeta::persisted` names. That it is gone already is fine.
     pub async fn delete(&self, location: &str) -> Result<()> {
         match self.store.delete(&Location::from(location)).await {
@@ -204,6 +231,19 @@ mod tests {
             ..S3Options::default()
         };
         Persist::s3(options).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_object_is_made_once_and_read_in_parts() {
+        let folder = tempfile::tempdir().unwrap();
+        let persist = Persist::folder(folder.path()).unwrap();
+        assert!(persist.create("a/b/1", Bytes::from_static(b"0123456789")).await.unwrap());
+        assert!(!persist.create("a/b/1", Bytes::from_static(b"other")).await.unwrap());
+        assert_eq!(persist.read("a/b/1", 3..6).await.unwrap(), "345");
+        assert_eq!(persist.read_all("a/b/1").await.unwrap(), "0123456789");
+        assert_eq!(persist.list("a/b").await.unwrap(), ["a/b/1"]);
+        persist.delete("a/b/1").await.unwrap();
+        assert!(persist.read("a/b/1", 0..1).await.is_err());
     }
 
     #[tokio::test]

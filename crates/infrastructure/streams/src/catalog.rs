@@ -112,6 +112,15 @@ pub struct Stream {
     /// The last transactions that ended, newest last.
     pub ended: VecDeque<(TxnId, TxnState)>,
     pub next_number: u32,
+    /// Cuts by which retention truncates, oldest first.
+    pub marks: Vec<Mark>,
+}
+
+/// Where a stream's tail was at a time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mark {
+    pub at_ms: u64,
+    pub cut: BTreeMap<SegmentNo, u64>,
 }
 
 /// As Java's client keeps a reader group: the configuration as it was sent, and its generation.
@@ -157,6 +166,7 @@ pub enum Change {
     DeleteStream { scope: String, stream: String },
     NewEpoch { scope: String, stream: String, epoch: Epoch },
     Truncate { scope: String, stream: String, cut: BTreeMap<SegmentNo, u64> },
+    Mark { scope: String, stream: String, mark: Mark },
     BeginTxn { scope: String, stream: String, id: TxnId, txn: Txn },
     EndTxn { scope: String, stream: String, id: TxnId, state: TxnState },
     SetGroup { scope: String, group: String, to: Option<Group> },
@@ -200,6 +210,7 @@ impl Catalog {
                     open: BTreeMap::new(),
                     ended: VecDeque::new(),
                     next_number,
+                    marks: Vec::new(),
                 };
                 self.scopes.get_mut(&scope).expect("a stream is made in a scope").streams.insert(stream, new);
             }
@@ -217,7 +228,26 @@ impl Catalog {
                 stream.next_number = stream.next_number.max(last);
                 stream.epochs.push(epoch);
             }
-            Change::Truncate { scope, stream, cut } => self.stream_mut(&scope, &stream).head = cut,
+            Change::Truncate { scope, stream, cut } => {
+                let stream = self.stream_mut(&scope, &stream);
+                // Marks up to the new head are of no use; those behind it reach everything that it doesn't.
+                if let Some(i) = stream.marks.iter().rposition(|m| m.cut == cut) {
+                    stream.marks.drain(..=i);
+                }
+                stream.head = cut;
+            }
+            Change::Mark { scope, stream, mark } => {
+                let marks = &mut self.stream_mut(&scope, &stream).marks;
+                if marks.len() >= crate::retention::MARKS_MAX {
+                    // Every second of the older half.
+                    let mut n = 0;
+                    marks.retain(|_| {
+                        n += 1;
+                        n > crate::retention::MARKS_MAX / 2 || n % 2 == 1
+                    });
+                }
+                marks.push(mark);
+            }
             Change::BeginTxn { scope, stream, id, txn } => {
                 self.next_txn = self.next_txn.max(id.low + 1);
                 self.stream_mut(&scope, &stream).open.insert(id, txn);

@@ -6,6 +6,7 @@
 
 use crate::{
     Error, Result, Store,
+    access::{self, Access, Want},
     catalog::{Config, Group, KeyValueTable, Range, Retention, Scaling, SegmentNo, Stream, TxnId, TxnState, even},
     plan::{self, Plan},
     proto::*,
@@ -15,7 +16,7 @@ use base::{Kind, clock::now_ms};
 use prost::Message;
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 use tonic::{Request, Response, Status};
@@ -30,6 +31,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Controller {
     store: Store,
+    access: Access,
     /// Where clients reach the segment store.
     uri: NodeUri,
     leases: Arc<Mutex<HashMap<TxnId, Instant>>>,
@@ -48,6 +50,15 @@ fn info(scope: &str, stream: &str) -> Option<StreamInfo> {
     Some(StreamInfo { scope: scope.into(), stream: stream.into(), access_operation: 0 })
 }
 
+/// What a request is about, as rules of access name it.
+fn of_stream(info: &Option<StreamInfo>) -> String {
+    info.as_ref().map_or_else(access::root, |i| access::stream(&i.scope, &i.stream))
+}
+
+fn of_scope(info: &Option<ScopeInfo>) -> String {
+    info.as_ref().map_or_else(access::root, |i| access::scope(&i.scope))
+}
+
 fn segment_id(scope: &str, stream: &str, segment: SegmentNo) -> Option<SegmentId> {
     Some(SegmentId { stream_info: info(scope, stream), segment_id: segment.0 })
 }
@@ -56,8 +67,8 @@ fn range(scope: &str, stream: &str, range: &Range) -> SegmentRange {
     SegmentRange { segment_id: segment_id(scope, stream, range.segment), min_key: range.low, max_key: range.high }
 }
 
-fn ranges(scope: &str, stream: &str, of: &[Range]) -> SegmentRanges {
-    SegmentRanges { segment_ranges: of.iter().map(|r| range(scope, stream, r)).collect(), delegation_token: String::new() }
+fn ranges(scope: &str, stream: &str, of: &[Range], delegation_token: String) -> SegmentRanges {
+    SegmentRanges { segment_ranges: of.iter().map(|r| range(scope, stream, r)).collect(), delegation_token }
 }
 
 fn cut(of: HashMap<i64, i64>) -> std::result::Result<BTreeMap<SegmentNo, u64>, Status> {
@@ -122,8 +133,8 @@ fn page<'a>(all: impl Iterator<Item = &'a String>, token: Option<ContinuationTok
 
 impl Controller {
     /// `host` and `port` are where clients find the segment store.
-    pub fn new(store: Store, host: String, port: u16) -> Controller {
-        Controller { store, uri: NodeUri { endpoint: host, port: port.into() }, leases: Arc::default() }
+    pub fn new(store: Store, access: Access, host: String, port: u16) -> Controller {
+        Controller { store, access, uri: NodeUri { endpoint: host, port: port.into() }, leases: Arc::default() }
     }
 
     pub fn service(self) -> controller_service_server::ControllerServiceServer<Controller> {
@@ -154,8 +165,38 @@ impl Controller {
         }
     }
 
+    /// The message of a request, if its sender may do this with the resource that it names.
+    async fn enter<T>(&self, request: Request<T>, resource: impl FnOnce(&T) -> String, want: Want) -> std::result::Result<T, Status> {
+        Ok(self.enter_as(request, resource, want).await?.1)
+    }
+
+    /// [`Controller::enter`], and who that is.
+    async fn enter_as<T>(&self, request: Request<T>, resource: impl FnOnce(&T) -> String, want: Want) -> std::result::Result<(Option<String>, T), Status> {
+        if self.access.is_open() {
+            return Ok((None, request.into_inner()));
+        }
+        let refused = || self.store.metrics().refused.fetch_add(1, Relaxed);
+        let header = request.metadata().get("authorization").and_then(|v| v.to_str().ok()).map(str::to_string);
+        let message = request.into_inner();
+        let resource = resource(&message);
+        let user = self.access.user(header.as_deref()).await.map_err(|why| {
+            refused();
+            Status::unauthenticated(why)
+        })?;
+        if self.access.most(user.as_deref(), &resource).is_none_or(|most| most < want) {
+            refused();
+            return Err(Status::permission_denied(format!("user {:?} may not {} {resource}", user.unwrap_or_default(), if want == Want::Read { "read" } else { "change" })));
+        }
+        Ok((user, message))
+    }
+
+    fn token(&self, user: &Option<String>, scope: &str, stream: &str, want: Want) -> String {
+        self.access.token(user.as_deref(), &access::stream(scope, stream), want, now_ms())
+    }
+
     async fn change<T>(&self, decide: impl FnOnce(&State) -> Plan<T>) -> Result<T> {
-        self.store.room().await?;
+        // Not the backlog's bound: what is deleted or truncated makes room.
+        self.store.log().room(self.store.options().queued_max).await?;
         self.store.change(decide).await
     }
 
@@ -187,7 +228,7 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn create_scope(&self, request: Request<ScopeInfo>) -> Answer<CreateScopeStatus> {
         use create_scope_status::Status as S;
-        let scope = request.into_inner().scope;
+        let scope = self.enter(request, |_| access::root(), Want::Update).await?.scope;
         let done = self.change(|state| plan::create_scope(state, &scope)).await;
         let status = told(done, S::Success as i32, |e| match e {
             Error::ScopeExists(_) => Some(S::ScopeExists as i32),
@@ -198,29 +239,29 @@ impl controller_service_server::ControllerService for Controller {
     }
 
     async fn check_scope_exists(&self, request: Request<ScopeInfo>) -> Answer<ExistsResponse> {
-        let scope = request.into_inner().scope;
+        let scope = self.enter(request, |r| access::scope(&r.scope), Want::Read).await?.scope;
         let exists = self.store.look(|s| Ok(s.catalog.scopes.contains_key(&scope))).await.map_err(|e| status(&e))?;
         Ok(Response::new(ExistsResponse { exists }))
     }
 
     async fn list_scopes(&self, request: Request<ScopesRequest>) -> Answer<ScopesResponse> {
-        let token = request.into_inner().continuation_token;
+        let token = self.enter(request, |_| access::root(), Want::Read).await?.continuation_token;
         let look = self.store.look(|s| Ok(page(s.catalog.scopes.keys(), token)));
         let (scopes, continuation_token) = look.await.map_err(|e| status(&e))?;
         Ok(Response::new(ScopesResponse { scopes, continuation_token }))
     }
 
     async fn delete_scope(&self, request: Request<ScopeInfo>) -> Answer<DeleteScopeStatus> {
-        self.drop_scope(request.into_inner().scope, false).await
+        self.drop_scope(self.enter(request, |_| access::root(), Want::Update).await?.scope, false).await
     }
 
     async fn delete_scope_recursive(&self, request: Request<ScopeInfo>) -> Answer<DeleteScopeStatus> {
-        self.drop_scope(request.into_inner().scope, true).await
+        self.drop_scope(self.enter(request, |_| access::root(), Want::Update).await?.scope, true).await
     }
 
     async fn create_stream(&self, request: Request<StreamConfig>) -> Answer<CreateStreamStatus> {
         use create_stream_status::Status as S;
-        let request = request.into_inner();
+        let request = self.enter(request, |r| access::scope(r.stream_info.as_ref().map_or("", |i| &i.scope)), Want::Update).await?;
         let (scope, stream) = names(request.stream_info.clone())?;
         let config = config(request);
         let done = self.change(|state| plan::create_stream(state, &scope, &stream, config, now_ms())).await;
@@ -234,38 +275,38 @@ impl controller_service_server::ControllerService for Controller {
     }
 
     async fn check_stream_exists(&self, request: Request<StreamInfo>) -> Answer<ExistsResponse> {
-        let request = request.into_inner();
+        let request = self.enter(request, |r| access::stream(&r.scope, &r.stream), Want::Read).await?;
         let look = self.store.look(|s| Ok(s.catalog.stream(&request.scope, &request.stream).is_some()));
         Ok(Response::new(ExistsResponse { exists: look.await.map_err(|e| status(&e))? }))
     }
 
     async fn get_stream_configuration(&self, request: Request<StreamInfo>) -> Answer<StreamConfig> {
-        let StreamInfo { scope, stream, .. } = request.into_inner();
+        let StreamInfo { scope, stream, .. } = self.enter(request, |r| access::stream(&r.scope, &r.stream), Want::Read).await?;
         Ok(Response::new(self.stream(&scope, &stream, |s| to_config(&scope, &stream, &s.config)).await?))
     }
 
     async fn update_stream(&self, request: Request<StreamConfig>) -> Answer<UpdateStreamStatus> {
-        let request = request.into_inner();
+        let request = self.enter(request, |r| of_stream(&r.stream_info), Want::Update).await?;
         let (scope, stream) = names(request.stream_info.clone())?;
         let config = config(request);
         self.updated(self.change(|state| plan::update_stream(state, &scope, &stream, config)).await)
     }
 
     async fn truncate_stream(&self, request: Request<StreamCut>) -> Answer<UpdateStreamStatus> {
-        let request = request.into_inner();
+        let request = self.enter(request, |r| of_stream(&r.stream_info), Want::Update).await?;
         let (scope, stream) = names(request.stream_info)?;
         let cut = cut(request.cut)?;
         self.updated(self.change(|state| plan::truncate_stream(state, &scope, &stream, cut)).await)
     }
 
     async fn seal_stream(&self, request: Request<StreamInfo>) -> Answer<UpdateStreamStatus> {
-        let StreamInfo { scope, stream, .. } = request.into_inner();
+        let StreamInfo { scope, stream, .. } = self.enter(request, |r| access::stream(&r.scope, &r.stream), Want::Update).await?;
         self.updated(self.change(|state| plan::seal_stream(state, &scope, &stream)).await)
     }
 
     async fn delete_stream(&self, request: Request<StreamInfo>) -> Answer<DeleteStreamStatus> {
         use delete_stream_status::Status as S;
-        let StreamInfo { scope, stream, .. } = request.into_inner();
+        let StreamInfo { scope, stream, .. } = self.enter(request, |r| access::stream(&r.scope, &r.stream), Want::Update).await?;
         let done = self.change(|state| plan::delete_stream(state, &scope, &stream)).await;
         let status = told(done, S::Success as i32, |e| match e {
             Error::NoStream(_) | Error::NoScope(_) => Some(S::StreamNotFound as i32),
@@ -276,38 +317,39 @@ impl controller_service_server::ControllerService for Controller {
     }
 
     async fn list_streams_in_scope(&self, request: Request<StreamsInScopeRequest>) -> Answer<StreamsInScopeResponse> {
-        let request = request.into_inner();
+        let request = self.enter(request, |r| of_scope(&r.scope), Want::Read).await?;
         self.streams(request.scope, None, request.continuation_token).await
     }
 
     async fn list_streams_in_scope_for_tag(&self, request: Request<StreamsInScopeWithTagRequest>) -> Answer<StreamsInScopeResponse> {
-        let request = request.into_inner();
+        let request = self.enter(request, |r| of_scope(&r.scope), Want::Read).await?;
         self.streams(request.scope, Some(request.tag), request.continuation_token).await
     }
 
     async fn get_current_segments(&self, request: Request<StreamInfo>) -> Answer<SegmentRanges> {
-        let StreamInfo { scope, stream, .. } = request.into_inner();
+        let (user, StreamInfo { scope, stream, .. }) = self.enter_as(request, |r| access::stream(&r.scope, &r.stream), Want::Read).await?;
         // A sealed stream has none that are written to.
         let current = self.stream(&scope, &stream, |s| if s.sealed { Vec::new() } else { s.current().segments.clone() }).await?;
-        Ok(Response::new(ranges(&scope, &stream, &current)))
+        Ok(Response::new(ranges(&scope, &stream, &current, self.token(&user, &scope, &stream, Want::Update))))
     }
 
     async fn get_epoch_segments(&self, request: Request<GetEpochSegmentsRequest>) -> Answer<SegmentRanges> {
-        let request = request.into_inner();
+        let (user, request) = self.enter_as(request, |r| of_stream(&r.stream_info), Want::Read).await?;
         let (scope, stream) = names(request.stream_info)?;
         let found = self.stream(&scope, &stream, |s| s.epochs.get(request.epoch as usize).map(|e| e.segments.clone())).await?;
         let found = found.ok_or_else(|| Status::not_found(format!("stream {scope}/{stream} has no epoch {}", request.epoch)))?;
-        Ok(Response::new(ranges(&scope, &stream, &found)))
+        Ok(Response::new(ranges(&scope, &stream, &found, self.token(&user, &scope, &stream, Want::Update))))
     }
 
     async fn get_segments(&self, request: Request<GetSegmentsRequest>) -> Answer<SegmentsAtTime> {
-        let (scope, stream) = names(request.into_inner().stream_info)?;
+        let (user, request) = self.enter_as(request, |r| of_stream(&r.stream_info), Want::Read).await?;
+        let (scope, stream) = names(request.stream_info)?;
         let head = self.stream(&scope, &stream, Stream::head).await?;
         let at = |(segment, offset): (SegmentNo, u64)| segments_at_time::SegmentLocation {
             segment_id: segment_id(&scope, &stream, segment),
             offset: offset as i64,
         };
-        Ok(Response::new(SegmentsAtTime { segments: head.into_iter().map(at).collect(), delegation_token: String::new() }))
+        Ok(Response::new(SegmentsAtTime { segments: head.into_iter().map(at).collect(), delegation_token: self.token(&user, &scope, &stream, Want::Update) }))
     }
 
     async fn get_segments_immediatly_following(&self, request: Request<SegmentId>) -> Answer<SuccessorResponse> {
@@ -315,7 +357,7 @@ impl controller_service_server::ControllerService for Controller {
     }
 
     async fn get_segments_immediately_following(&self, request: Request<SegmentId>) -> Answer<SuccessorResponse> {
-        let request = request.into_inner();
+        let (user, request) = self.enter_as(request, |r| of_stream(&r.stream_info), Want::Read).await?;
         let (scope, stream) = names(request.stream_info)?;
         let found = self.stream(&scope, &stream, |s| s.successors(SegmentNo(request.segment_id))).await?;
         let found = found.ok_or_else(|| Status::not_found(format!("stream {scope}/{stream} has no segment {}", request.segment_id)))?;
@@ -323,21 +365,21 @@ impl controller_service_server::ControllerService for Controller {
             segment: Some(range(&scope, &stream, &r)),
             value: before.into_iter().map(|s| s.0).collect(),
         };
-        Ok(Response::new(SuccessorResponse { segments: found.into_iter().map(entry).collect(), delegation_token: String::new() }))
+        Ok(Response::new(SuccessorResponse { segments: found.into_iter().map(entry).collect(), delegation_token: self.token(&user, &scope, &stream, Want::Update) }))
     }
 
     async fn get_segments_between(&self, request: Request<StreamCutRange>) -> Answer<StreamCutRangeResponse> {
-        let request = request.into_inner();
+        let (user, request) = self.enter_as(request, |r| of_stream(&r.stream_info), Want::Read).await?;
         let (scope, stream) = names(request.stream_info)?;
         let (from, to) = (cut(request.from)?, cut(request.to)?);
         let found = self.stream(&scope, &stream, |s| s.between(&from, &to)).await?;
         let segments = found.into_iter().filter_map(|s| segment_id(&scope, &stream, s)).collect();
-        Ok(Response::new(StreamCutRangeResponse { segments, delegation_token: String::new() }))
+        Ok(Response::new(StreamCutRangeResponse { segments, delegation_token: self.token(&user, &scope, &stream, Want::Update) }))
     }
 
     async fn scale(&self, request: Request<ScaleRequest>) -> Answer<ScaleResponse> {
         use scale_response::ScaleStreamStatus as S;
-        let request = request.into_inner();
+        let request = self.enter(request, |r| of_stream(&r.stream_info), Want::Update).await?;
         let (scope, stream) = names(request.stream_info)?;
         let seal: Vec<SegmentNo> = request.sealed_segments.into_iter().map(SegmentNo).collect();
         let new: Vec<(f64, f64)> = request.new_key_ranges.iter().map(|r| (r.start, r.end)).collect();
@@ -356,7 +398,7 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn check_scale(&self, request: Request<ScaleStatusRequest>) -> Answer<ScaleStatusResponse> {
         use scale_status_response::ScaleStatus as S;
-        let request = request.into_inner();
+        let request = self.enter(request, |r| of_stream(&r.stream_info), Want::Read).await?;
         let (scope, stream) = names(request.stream_info)?;
         let now = self.stream(&scope, &stream, Stream::epoch_number).await?;
         // A scale is done when it is answered.
@@ -364,26 +406,27 @@ impl controller_service_server::ControllerService for Controller {
         Ok(Response::new(ScaleStatusResponse { status: if known { S::Success } else { S::InvalidInput } as i32 }))
     }
 
-    async fn get_uri(&self, _: Request<SegmentId>) -> Answer<NodeUri> {
+    async fn get_uri(&self, request: Request<SegmentId>) -> Answer<NodeUri> {
+        self.enter(request, |r| of_stream(&r.stream_info), Want::Read).await?;
         Ok(Response::new(self.uri.clone()))
     }
 
     async fn is_segment_valid(&self, request: Request<SegmentId>) -> Answer<SegmentValidityResponse> {
-        let request = request.into_inner();
+        let request = self.enter(request, |r| of_stream(&r.stream_info), Want::Read).await?;
         let (scope, stream) = names(request.stream_info)?;
         let written = |s: &Stream| !s.sealed && s.current().segments.iter().any(|r| r.segment.0 == request.segment_id);
         Ok(Response::new(SegmentValidityResponse { response: self.stream(&scope, &stream, written).await? }))
     }
 
     async fn is_stream_cut_valid(&self, request: Request<StreamCut>) -> Answer<StreamCutValidityResponse> {
-        let request = request.into_inner();
+        let request = self.enter(request, |r| of_stream(&r.stream_info), Want::Read).await?;
         let (scope, stream) = names(request.stream_info)?;
         let cut = cut(request.cut)?;
         Ok(Response::new(StreamCutValidityResponse { response: self.stream(&scope, &stream, |s| s.is_cut(&cut)).await? }))
     }
 
     async fn create_transaction(&self, request: Request<CreateTxnRequest>) -> Answer<CreateTxnResponse> {
-        let request = request.into_inner();
+        let (user, request) = self.enter_as(request, |r| of_stream(&r.stream_info), Want::Update).await?;
         let (scope, stream) = names(request.stream_info)?;
         let done = self.change(|state| plan::begin_txn(state, &scope, &stream, request.lease, now_ms())).await;
         let (id, active) = done.map_err(|e| status(&e))?;
@@ -391,25 +434,25 @@ impl controller_service_server::ControllerService for Controller {
         Ok(Response::new(CreateTxnResponse {
             txn_id: Some(crate::proto::TxnId { high_bits: id.high, low_bits: id.low }),
             active_segments: active.iter().map(|r| range(&scope, &stream, r)).collect(),
-            delegation_token: String::new(),
+            delegation_token: self.token(&user, &scope, &stream, Want::Update),
         }))
     }
 
     async fn commit_transaction(&self, request: Request<TxnRequest>) -> Answer<TxnStatus> {
-        let request = request.into_inner();
+        let request = self.enter(request, |r| of_stream(&r.stream_info), Want::Update).await?;
         let ((scope, stream), id) = (names(request.stream_info)?, txn(request.txn_id)?);
         self.ended(self.change(|state| plan::commit_txn(state, &scope, &stream, id, now_ms())).await)
     }
 
     async fn abort_transaction(&self, request: Request<TxnRequest>) -> Answer<TxnStatus> {
-        let request = request.into_inner();
+        let request = self.enter(request, |r| of_stream(&r.stream_info), Want::Update).await?;
         let ((scope, stream), id) = (names(request.stream_info)?, txn(request.txn_id)?);
         self.ended(self.change(|state| plan::abort_txn(state, &scope, &stream, id)).await)
     }
 
     async fn ping_transaction(&self, request: Request<PingTxnRequest>) -> Answer<PingTxnStatus> {
         use ping_txn_status::Status as S;
-        let request = request.into_inner();
+        let request = self.enter(request, |r| of_stream(&r.stream_info), Want::Update).await?;
         let ((scope, stream), id) = (names(request.stream_info)?, txn(request.txn_id)?);
         let status = match self.stream(&scope, &stream, |s| s.txn_state(id)).await? {
             Some(TxnState::Open) if !(1..=plan::LEASE_MAX_MS).contains(&request.lease) => S::LeaseTooLarge,
@@ -426,7 +469,7 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn check_transaction_state(&self, request: Request<TxnRequest>) -> Answer<TxnState_> {
         use txn_state::State as S;
-        let request = request.into_inner();
+        let request = self.enter(request, |r| of_stream(&r.stream_info), Want::Read).await?;
         let ((scope, stream), id) = (names(request.stream_info)?, txn(request.txn_id)?);
         let state = match self.stream(&scope, &stream, |s| s.txn_state(id)).await? {
             Some(TxnState::Open) => S::Open,
@@ -439,7 +482,7 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn list_completed_transactions(&self, request: Request<ListCompletedTxnRequest>) -> Answer<ListCompletedTxnResponse> {
         use txn_response::Status as S;
-        let (scope, stream) = names(request.into_inner().stream_info)?;
+        let (scope, stream) = names(self.enter(request, |r| of_stream(&r.stream_info), Want::Read).await?.stream_info)?;
         let one = |(id, state): &(TxnId, TxnState)| TxnResponse {
             txn_id: Some(crate::proto::TxnId { high_bits: id.high, low_bits: id.low }),
             status: if *state == TxnState::Committed { S::Committed } else { S::Aborted } as i32,
@@ -448,8 +491,12 @@ impl controller_service_server::ControllerService for Controller {
         Ok(Response::new(ListCompletedTxnResponse { response }))
     }
 
-    async fn get_delegation_token(&self, _: Request<StreamInfo>) -> Answer<DelegationToken> {
-        Ok(Response::new(DelegationToken { delegation_token: String::new() }))
+    async fn get_delegation_token(&self, request: Request<StreamInfo>) -> Answer<DelegationToken> {
+        use stream_info::AccessOperation as A;
+        let (user, request) = self.enter_as(request, |r| access::stream(&r.scope, &r.stream), Want::Read).await?;
+        let want = if request.access_operation() == A::Read { Want::Read } else { Want::Update };
+        let delegation_token = self.token(&user, &request.scope, &request.stream, want);
+        Ok(Response::new(DelegationToken { delegation_token }))
     }
 
     async fn remove_writer(&self, _: Request<RemoveWriterRequest>) -> Answer<RemoveWriterResponse> {
@@ -462,7 +509,7 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn create_reader_group(&self, request: Request<ReaderGroupConfiguration>) -> Answer<CreateReaderGroupResponse> {
         use create_reader_group_response::Status as S;
-        let request = request.into_inner();
+        let request = self.enter(request, |r| access::group_of(&r.scope, &r.reader_group_name), Want::Update).await?;
         let (scope, group) = (request.scope.clone(), request.reader_group_name.clone());
         let done = self.change(|state| plan::create_group(state, &scope, &group, request.encode_to_vec(), now_ms())).await;
         let (status, config) = match done {
@@ -476,7 +523,7 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn get_reader_group_config(&self, request: Request<ReaderGroupInfo>) -> Answer<ReaderGroupConfigResponse> {
         use reader_group_config_response::Status as S;
-        let request = request.into_inner();
+        let request = self.enter(request, |r| access::group_of(&r.scope, &r.reader_group), Want::Read).await?;
         let look = self.store.look(|s| Ok(s.catalog.scopes.get(&request.scope).and_then(|s| s.groups.get(&request.reader_group)).cloned()));
         let (status, config) = match look.await.map_err(|e| status(&e))? {
             Some(group) => (S::Success, Some(group_config(&group)?)),
@@ -487,7 +534,7 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn update_reader_group(&self, request: Request<ReaderGroupConfiguration>) -> Answer<UpdateReaderGroupResponse> {
         use update_reader_group_response::Status as S;
-        let request = request.into_inner();
+        let request = self.enter(request, |r| access::group_of(&r.scope, &r.reader_group_name), Want::Update).await?;
         let (scope, group) = (request.scope.clone(), request.reader_group_name.clone());
         let done = self.change(|state| plan::update_group(state, &scope, &group, request.generation, request.encode_to_vec())).await;
         let (status, generation) = match done {
@@ -501,7 +548,7 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn delete_reader_group(&self, request: Request<ReaderGroupInfo>) -> Answer<DeleteReaderGroupStatus> {
         use delete_reader_group_status::Status as S;
-        let request = request.into_inner();
+        let request = self.enter(request, |r| access::group_of(&r.scope, &r.reader_group), Want::Update).await?;
         let done = self.change(|state| plan::delete_group(state, &request.scope, &request.reader_group)).await;
         let status = told(done, S::Success as i32, |e| matches!(e, Error::NotFound(_)).then_some(S::RgNotFound as i32))?;
         Ok(Response::new(DeleteReaderGroupStatus { status }))
@@ -509,7 +556,7 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn list_subscribers(&self, request: Request<StreamInfo>) -> Answer<SubscribersResponse> {
         use subscribers_response::Status as S;
-        let StreamInfo { scope, stream, .. } = request.into_inner();
+        let StreamInfo { scope, stream, .. } = self.enter(request, |r| access::stream(&r.scope, &r.stream), Want::Read).await?;
         let look = self.store.look(|s| {
             plan::find(s, &scope, &stream)?;
             Ok(s.catalog.scopes[&scope].groups.clone())
@@ -538,7 +585,7 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn create_key_value_table(&self, request: Request<KeyValueTableConfig>) -> Answer<CreateKeyValueTableStatus> {
         use create_key_value_table_status::Status as S;
-        let request = request.into_inner();
+        let request = self.enter(request, |r| access::scope(&r.scope), Want::Update).await?;
         let table = KeyValueTable {
             partitions: request.partition_count,
             primary_key: request.primary_key_length,
@@ -556,14 +603,14 @@ impl controller_service_server::ControllerService for Controller {
     }
 
     async fn get_current_segments_key_value_table(&self, request: Request<KeyValueTableInfo>) -> Answer<SegmentRanges> {
-        let KeyValueTableInfo { scope, kvt_name } = request.into_inner();
+        let (user, KeyValueTableInfo { scope, kvt_name }) = self.enter_as(request, |r| access::table(&r.scope, &r.kvt_name), Want::Read).await?;
         let table = self.table(&scope, &kvt_name).await?.ok_or_else(|| Status::not_found(format!("table {scope}/{kvt_name} does not exist")))?;
-        Ok(Response::new(ranges(&scope, &kvt_name, &even(table.partitions as u32, 0, 0))))
+        Ok(Response::new(ranges(&scope, &kvt_name, &even(table.partitions as u32, 0, 0), self.access.token(user.as_deref(), &access::table(&scope, &kvt_name), Want::Update, now_ms()))))
     }
 
     async fn list_key_value_tables_in_scope(&self, request: Request<KvTablesInScopeRequest>) -> Answer<KvTablesInScopeResponse> {
         use kv_tables_in_scope_response::Status as S;
-        let request = request.into_inner();
+        let request = self.enter(request, |r| of_scope(&r.scope), Want::Read).await?;
         let scope = request.scope.unwrap_or_default().scope;
         let look = self.store.look(|s| {
             let found = s.catalog.scopes.get(&scope).ok_or_else(|| Error::NoScope(scope.clone()))?;
@@ -580,7 +627,7 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn get_key_value_table_configuration(&self, request: Request<KeyValueTableInfo>) -> Answer<KeyValueTableConfigResponse> {
         use key_value_table_config_response::Status as S;
-        let KeyValueTableInfo { scope, kvt_name } = request.into_inner();
+        let KeyValueTableInfo { scope, kvt_name } = self.enter(request, |r| access::table(&r.scope, &r.kvt_name), Want::Read).await?;
         let found = self.table(&scope, &kvt_name).await?;
         let status = if found.is_some() { S::Success } else { S::TableNotFound } as i32;
         let config = found.map(|t| KeyValueTableConfig {
@@ -596,7 +643,7 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn delete_key_value_table(&self, request: Request<KeyValueTableInfo>) -> Answer<DeleteKvTableStatus> {
         use delete_kv_table_status::Status as S;
-        let request = request.into_inner();
+        let request = self.enter(request, |r| access::table(&r.scope, &r.kvt_name), Want::Update).await?;
         let done = self.change(|state| plan::delete_table(state, &request.scope, &request.kvt_name)).await;
         let status = told(done, S::Success as i32, |e| matches!(e, Error::NotFound(_)).then_some(S::TableNotFound as i32))?;
         Ok(Response::new(DeleteKvTableStatus { status }))

@@ -63,6 +63,8 @@ pub enum Error {
     Conflict(String),
     #[error("{0}")]
     Denied(String),
+    #[error("long-term storage belongs to another server now: {0}; stop this one, its streams go on there")]
+    Fenced(String),
     #[error("long-term storage: {0}")]
     Storage(Arc<geds::Error>),
 }
@@ -83,6 +85,7 @@ impl Error {
             | Error::ScopeNotEmpty(_)
             | Error::StreamSealed(_)
             | Error::StreamNotSealed(_)
+            | Error::Fenced(_)
             | Error::Conflict(_) => Kind::FailedPrecondition,
             Error::BeyondEnd { .. } | Error::EventNumber { .. } | Error::NotATable(_) | Error::IsATable(_) | Error::Invalid(_) => {
                 Kind::InvalidArgument

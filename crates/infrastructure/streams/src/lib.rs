@@ -3,29 +3,38 @@
 //! ```text
 //!   gRPC 9090 ── controller ──┐                     ┌── log ── disk      every change, once, in order
 //!                             ├── store: one lock ──┤
-//!   TCP 12345 ── wire ────────┘   segments, catalog
+//!   TCP 12345 ── wire ────────┘   segments, catalog └── tier ── geds     immutable chunks and their manifest, in a folder or S3
+//!   HTTP ──────── http ────── metrics, what there is, advice
 //! ```
 //!
 //! The life of an event, the log's format and the reasons stand in `docs/design/streams.md`. In one sentence: a change is decided and applied
 //! in memory under one lock, its record goes to the one log, and every reply waits for the record that it depends on to be on disk.
 //!
-//! What it does not do yet: long-term storage (all bytes stay in the log's files), scaling by itself, TLS and access control. What it will not do: replicate
-//! to another machine.
+//! What it does not do: replicate to another machine.
 
 pub mod access;
 pub mod catalog;
+pub mod client;
 pub mod controller;
 pub mod disk;
 mod error;
+pub mod http;
 pub mod log;
+pub mod manifest;
+pub mod metrics;
 pub mod plan;
 pub mod proto;
+pub mod retention;
+pub mod scale;
 pub mod segment;
 pub mod server;
 pub mod store;
 pub mod table;
+pub mod tier;
+pub mod video;
 pub mod wire;
 
+pub use client::Client;
 pub use server::{Options, Server};
 pub use store::Store;
 pub use error::{Error, Result};

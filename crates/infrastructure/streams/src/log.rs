@@ -180,6 +180,9 @@ struct Shared<N> {
     blocks: AtomicU64,
     block_bytes: AtomicU64,
     full: AtomicBool,
+    used: AtomicU64,
+    /// The log's own number, and how often it has been opened.
+    identity: (u64, u64),
 }
 
 /// Handle of the log; dropping it writes what was pushed and stops.
@@ -213,6 +216,7 @@ impl<N: Send + 'static> Log<N> {
             }),
             bell: Condvar::new(),
             chain: Mutex::new(Chain { log: mark.log, epoch: mark.epoch + 1, link: mark.link, next: mark.next, file, at: mark.at.into(), last_file }),
+            used: AtomicU64::new(slots.used.len() as u64),
             slots: Mutex::new(Slots { made, ..slots }),
             slot_bell: Condvar::new(),
             files: RwLock::new(files),
@@ -227,6 +231,7 @@ impl<N: Send + 'static> Log<N> {
             blocks: AtomicU64::new(0),
             block_bytes: AtomicU64::new(0),
             full: AtomicBool::new(false),
+            identity: (mark.log, mark.epoch + 1),
             options,
         });
         let spawn = |name: String, work: Box<dyn FnOnce() + Send>| {
@@ -343,9 +348,24 @@ impl<N: Send + 'static> Log<N> {
         self.shared.files.read().unwrap_or_else(|e| e.into_inner()).get(&no).cloned()
     }
 
+    /// How many files are in use.
+    pub fn files_used(&self) -> usize {
+        self.shared.used.load(Relaxed) as usize
+    }
+
     /// The files in use, oldest first, and the size of each.
     pub fn files(&self) -> (Vec<FileNo>, u64) {
         (lock(&self.shared.slots).used.keys().copied().collect(), self.shared.options.file_bytes)
+    }
+
+    /// The log's own number, and how often it has been opened.
+    pub fn identity(&self) -> (u64, u64) {
+        self.shared.identity
+    }
+
+    /// Nothing is written any more, for a reason that the log can't know.
+    pub fn stop(&self, why: &str) {
+        self.shared.stop(why.into());
     }
 
     /// Closes the open block: what is pushed from now on comes after it. Returns its number.
@@ -363,6 +383,7 @@ impl<N: Send + 'static> Log<N> {
         self.shared.files.write().unwrap_or_else(|e| e.into_inner()).remove(&no);
         let mut slots = lock(&self.shared.slots);
         let Some(slot) = slots.used.remove(&no) else { return };
+        self.shared.used.store(slots.used.len() as u64, Relaxed);
         if slot.file.bytes() == self.shared.options.file_bytes {
             slots.free.push(slot);
         } else if let Err(e) = self.shared.disk.remove(&slot.name) {
@@ -624,6 +645,7 @@ impl<N: Send + 'static> Shared<N> {
                 self.full.store(false, Relaxed);
                 self.files.write().unwrap_or_else(|e| e.into_inner()).insert(no, slot.file.clone());
                 slots.used.insert(no, slot.clone());
+                self.used.store(slots.used.len() as u64, Relaxed);
                 self.slot_bell.notify_all();
                 return Ok(slot.file);
             }

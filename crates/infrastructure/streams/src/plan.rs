@@ -173,6 +173,20 @@ pub fn truncate_stream(state: &State, scope: &str, stream: &str, cut: BTreeMap<S
     Ok((Some(Record::Many(records)), ()))
 }
 
+/// Notes where the tail is, for retention.
+pub fn mark(state: &State, scope: &str, stream: &str, at_ms: u64) -> Plan<()> {
+    let found = find(state, scope, stream)?;
+    let mut cut = BTreeMap::new();
+    for range in &found.current().segments {
+        cut.insert(range.segment, state.segment(&range.segment.name(scope, stream))?.length);
+    }
+    // A tail that has not moved is marked already, and gets older with its mark.
+    if found.marks.last().is_some_and(|m| m.cut == cut) {
+        return Ok((None, ()));
+    }
+    Ok((Some(catalog(Change::Mark { scope: scope.into(), stream: stream.into(), mark: catalog::Mark { at_ms, cut } })), ()))
+}
+
 /// Replaces segments by others with the same keys. Answers the number of the epoch that ends, and the new segments.
 pub fn scale(state: &State, scope: &str, stream: &str, seal_: &[SegmentNo], ranges: &[(f64, f64)], at_ms: u64) -> Plan<(u32, Vec<Range>)> {
     let found = find(state, scope, stream)?;

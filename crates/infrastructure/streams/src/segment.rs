@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
+    time::Instant,
 };
 use tokio::sync::Notify;
 
@@ -46,12 +47,19 @@ pub struct Extent {
     pub start: u64,
     pub len: u32,
     pub crc: u32,
+    /// An append ends here: what lies before can stand without what comes after.
+    pub whole: bool,
     pub source: Source,
 }
 
 impl Extent {
     pub fn end(&self) -> u64 {
         self.start + u64::from(self.len)
+    }
+
+    /// Its bytes, if only the log has them.
+    pub fn in_log(&self) -> u64 {
+        if matches!(self.source, Source::Log(_)) { self.len.into() } else { 0 }
     }
 }
 
@@ -100,7 +108,8 @@ pub enum Record {
 #[derive(Clone, Debug)]
 pub enum Physical {
     Nothing,
-    Append { id: SegmentId, pieces: Vec<Piece> },
+    /// `arrived` is when the process had its bytes.
+    Append { id: SegmentId, pieces: Vec<Piece>, arrived: Instant },
     Seal(SegmentId),
     Truncate(SegmentId, u64),
     Delete(SegmentId),
@@ -123,6 +132,15 @@ pub struct Segment {
     pub table: Option<Table>,
     #[serde(skip)]
     pub landed: Landed,
+    /// What was appended since the start of the process.
+    #[serde(skip)]
+    pub load: Load,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    pub events: u64,
+    pub bytes: u64,
 }
 
 /// The durable side of a segment.
@@ -133,9 +151,23 @@ pub struct Landed {
     pub ended: bool,
     /// Long-term storage has the bytes before this offset.
     pub flushed: u64,
+    /// Bytes that only the log has.
+    pub unflushed: u64,
     pub extents: VecDeque<Extent>,
+    /// What the newest block with bytes of this segment brought.
+    #[serde(skip)]
+    pub fresh: Option<Fresh>,
     #[serde(skip)]
     pub waiting: Arc<Notify>,
+}
+
+/// Where a block's bytes begin in a segment, and when the first of them arrived.
+#[derive(Clone, Copy, Debug)]
+pub struct Fresh {
+    /// The block before.
+    after: Seq,
+    pub start: u64,
+    pub arrived: Instant,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -168,7 +200,7 @@ pub struct Live {
 impl Record {
     pub fn physical(&self) -> Physical {
         match self {
-            Record::Append { id, pieces, .. } => Physical::Append { id: *id, pieces: pieces.clone() },
+            Record::Append { id, pieces, .. } => Physical::Append { id: *id, pieces: pieces.clone(), arrived: Instant::now() },
             Record::Seal { id } => Physical::Seal(*id),
             Record::Truncate { id, start } => Physical::Truncate(*id, *start),
             Record::Delete { id } => Physical::Delete(*id),
@@ -232,6 +264,7 @@ impl Segment {
             attributes: HashMap::new(),
             table: table.then(Table::default),
             landed: Landed::default(),
+            load: Load::default(),
         }
     }
 
@@ -263,6 +296,7 @@ impl Landed {
     fn push(&mut self, extent: Extent, live: &mut Live) {
         debug_assert_eq!(extent.start, self.durable);
         live.add(&extent);
+        self.unflushed += extent.in_log();
         self.durable = extent.end();
         // Appends that lie beside each other in a block are one extent.
         if let (Some(last), Source::Log(place)) = (self.extents.back_mut(), extent.source)
@@ -274,6 +308,7 @@ impl Landed {
         {
             last.crc = log::crc32c_join(last.crc, extent.crc, extent.len.into());
             last.len += extent.len;
+            last.whole = extent.whole;
             return;
         }
         self.extents.push_back(extent);
@@ -285,6 +320,7 @@ impl Landed {
             && first.end() <= self.start
         {
             live.remove(first);
+            self.unflushed -= first.in_log();
             self.extents.pop_front();
         }
         self.flushed = self.flushed.max(self.start.min(self.durable));
@@ -374,14 +410,19 @@ impl State {
         let State { segments, live, .. } = self;
         match physical {
             Physical::Nothing => {}
-            Physical::Append { id, pieces } => {
+            Physical::Append { id, pieces, arrived } => {
                 let Some(segment) = segments.get_mut(&id) else { return };
+                if segment.landed.fresh.is_none_or(|f| f.after != live.landed) {
+                    segment.landed.fresh = Some(Fresh { after: live.landed, start: segment.landed.durable, arrived });
+                }
                 let mut at = place.at;
-                for piece in pieces {
+                let count = pieces.len();
+                for (i, piece) in pieces.into_iter().enumerate() {
                     let extent = Extent {
                         start: segment.landed.durable,
                         len: piece.len,
                         crc: piece.crc,
+                        whole: i + 1 == count,
                         source: Source::Log(Place { file: place.file, at }),
                     };
                     at += piece.len;
@@ -420,6 +461,7 @@ impl State {
                 for extent in gone.landed.extents {
                     segment.landed.extents.push_back(Extent { start: extent.start + shift, ..extent });
                 }
+                segment.landed.unflushed += gone.landed.unflushed;
                 segment.landed.durable = shift + gone.landed.durable;
                 segment.landed.waiting.notify_waiters();
             }
@@ -432,8 +474,10 @@ impl State {
                 let to = landed.extents.partition_point(|e| e.end() <= end);
                 let mut new = Vec::with_capacity(pieces.len());
                 let (mut offset, mut at) = (start, 0);
-                for piece in pieces {
-                    let extent = Extent { start: offset, len: piece.len, crc: piece.crc, source: Source::Chunk(chunk, at) };
+                let count = pieces.len();
+                for (i, piece) in pieces.into_iter().enumerate() {
+                    // A chunk ends where an append does; inside, nobody needs to know.
+                    let extent = Extent { start: offset, len: piece.len, crc: piece.crc, whole: i + 1 == count, source: Source::Chunk(chunk, at) };
                     offset += u64::from(piece.len);
                     at += piece.len;
                     // What was truncated meanwhile needs no extent.
@@ -445,6 +489,7 @@ impl State {
                 let rest = landed.extents.split_off(to.max(from));
                 for old in landed.extents.split_off(from) {
                     live.remove(&old);
+                    landed.unflushed -= old.in_log();
                 }
                 landed.extents.extend(new);
                 landed.extents.extend(rest);
@@ -470,6 +515,8 @@ impl State {
                 segment.landed = landed;
             }
         }
+        // Their end had been decided, and has landed.
+        self.segments.retain(|_, s| !s.deleted);
         for chunk in self.chunks.keys() {
             self.live.chunk_bytes.entry(*chunk).or_default();
         }
@@ -481,6 +528,9 @@ impl State {
         let mut live = Live::default();
         for segment in self.segments.values() {
             let landed = &segment.landed;
+            if landed.extents.iter().map(Extent::in_log).sum::<u64>() != landed.unflushed {
+                return wrong(&segment.name, format!("the count of its {} bytes in the log is wrong", landed.unflushed));
+            }
             let mut at = None;
             for extent in &landed.extents {
                 live.add(extent);

@@ -1,7 +1,20 @@
-//! Both ports over one store, as a service.
+//! All ports over one store, as a service.
 
-use crate::{Error, Result, Store, access::Access, controller::Controller, disk::Folder, store, wire};
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use crate::{
+    Error, Result, Store,
+    access::Access,
+    controller::Controller,
+    disk::Folder,
+    http, manifest, retention,
+    scale::{Profile, Scaler},
+    store, tier,
+    tier::Tier,
+    wire,
+};
+use geds::Persist;
+use std::{net::SocketAddr, path::{Path, PathBuf}, sync::Arc, time::Duration};
+use tokio_rustls::{TlsAcceptor, rustls, rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject}};
+use tonic::transport::{Identity, ServerTlsConfig};
 use tokio::{net::TcpListener, sync::watch};
 
 /// What a server needs to know.
@@ -15,6 +28,19 @@ pub struct Options {
     pub segments: SocketAddr,
     /// The host name or address under which clients reach the segment store; `None`: the one it listens at.
     pub publish: Option<String>,
+    /// Where metrics and what there is can be read; `None`: nowhere.
+    pub http: Option<SocketAddr>,
+    /// TLS on the controller's and the segment store's port.
+    pub tls: Option<Tls>,
+    /// Who may do what; `None`: everyone everything.
+    pub users: Option<Users>,
+    /// Long-term storage; `None`: everything stays in the log.
+    pub long_term: Option<Persist>,
+    pub tier: tier::Options,
+    /// Begin an empty folder with what long-term storage has, of this log if there are several there.
+    pub restore: Option<Option<u64>>,
+    /// When streams with a policy scale by themselves.
+    pub scaling: Profile,
     pub store: store::Options,
 }
 
@@ -26,16 +52,61 @@ impl Options {
             controller: ([127, 0, 0, 1], 9090).into(),
             segments: ([127, 0, 0, 1], 12345).into(),
             publish: None,
+            http: None,
+            tls: None,
+            users: None,
+            long_term: None,
+            tier: tier::Options::default(),
+            restore: None,
+            scaling: Profile::pravega(),
             store: store::Options::default(),
         }
+    }
+}
+
+/// A users' file, and how long a token is good.
+#[derive(Clone, Debug)]
+pub struct Users {
+    pub file: PathBuf,
+    pub token_life: Duration,
+}
+
+/// A certificate with its chain, and its key, as PEM files.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Tls {
+    fn read(path: &Path) -> Result<Vec<u8>> {
+        std::fs::read(path).map_err(Error::file("read", path))
+    }
+
+    fn acceptor(&self) -> Result<TlsAcceptor> {
+        base::identity::install_crypto();
+        let bad = |path: &Path, e: String| Error::Invalid(format!("{} can't be used for TLS: {e}", path.display()));
+        let certificates: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&Tls::read(&self.certificate)?).collect();
+        let certificates = certificates.map_err(|e| bad(&self.certificate, e.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(&Tls::read(&self.key)?).map_err(|e| bad(&self.key, e.to_string()))?;
+        let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key);
+        Ok(TlsAcceptor::from(Arc::new(config.map_err(|e| bad(&self.certificate, e.to_string()))?)))
+    }
+
+    fn identity(&self) -> Result<ServerTlsConfig> {
+        Ok(ServerTlsConfig::new().identity(Identity::from_pem(Tls::read(&self.certificate)?, Tls::read(&self.key)?)))
     }
 }
 
 /// A server that has recovered and is bound to its ports.
 pub struct Server {
     store: Store,
+    tier: Option<Arc<Tier>>,
+    tls: Option<TlsAcceptor>,
+    access: Access,
     controller: TcpListener,
     segments: TcpListener,
+    http: Option<TcpListener>,
     options: Options,
 }
 
@@ -45,15 +116,30 @@ impl Server {
         let listen = async |what: &'static str, address: SocketAddr| {
             TcpListener::bind(address).await.map_err(Error::file(what, address.to_string()))
         };
+        let tls = options.tls.as_ref().map(Tls::acceptor).transpose()?;
         let controller = listen("listen for the controller at", options.controller).await?;
         let segments = listen("listen for segments at", options.segments).await?;
+        let http = match options.http {
+            Some(address) => Some(listen("listen for HTTP at", address).await?),
+            None => None,
+        };
         let (data, store) = (options.data.clone(), options.store.clone());
-        let opened = tokio::task::spawn_blocking(move || {
-            let disk = Folder::open(&data).map_err(Error::file("open", &data))?;
-            Store::open(Arc::new(disk), store)
-        });
+        let disk = Arc::new(Folder::open(&data).map_err(Error::file("open", &data))?);
+        if let Some(log) = options.restore {
+            let from = options.long_term.as_ref().ok_or_else(|| Error::Invalid("there is no long-term storage to restore from".into()))?;
+            manifest::restore(from, log, disk.clone()).await?;
+        }
+        let access = match &options.users {
+            Some(users) => Access::load(&users.file, &data.join("token.key"), users.token_life)?,
+            None => Access::open(),
+        };
+        let opened = tokio::task::spawn_blocking(move || Store::open(disk, store));
         let store = opened.await.map_err(|e| Error::Invalid(format!("recovery ended early: {e}")))??;
-        Ok(Server { store, controller, segments, options })
+        let tier = options.long_term.clone().map(|persist| Arc::new(Tier::new(persist, options.tier.clone())));
+        if let Some(tier) = &tier {
+            store.set_tier(tier.clone());
+        }
+        Ok(Server { store, tier, tls, access, controller, segments, http, options })
     }
 
     pub fn store(&self) -> Store {
@@ -66,6 +152,11 @@ impl Server {
         Ok((of(&self.controller)?, of(&self.segments)?))
     }
 
+    /// Where metrics are, if anywhere.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref()?.local_addr().ok()
+    }
+
     /// Serves until `shutdown` is true, then writes what was accepted.
     pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<()> {
         let (_, segments) = self.addresses()?;
@@ -75,11 +166,23 @@ impl Server {
         for name in left {
             self.store.change(|s| Ok((s.find(&name).ok().map(|(id, _)| crate::segment::Record::Delete { id }), ()))).await?;
         }
-        let controller = Controller::new(self.store.clone(), host, segments.port());
+        let controller = Controller::new(self.store.clone(), self.access.clone(), host, segments.port());
         let sweep = tokio::spawn(controller.clone().sweep());
-        let wire = tokio::spawn(wire::server::run(self.segments, None, self.store.clone(), Access::open(), shutdown.clone()));
+        let scaler = Scaler::new(self.store.clone(), self.options.scaling.clone());
+        let told = self.http.map(|listener| {
+            let app = http::App { store: self.store.clone(), tier: self.tier.clone(), scaler: scaler.clone(), access: self.access.clone() };
+            tokio::spawn(http::run(listener, app, shutdown.clone()))
+        });
+        let scaler = tokio::spawn(scaler.run());
+        let keeper = tokio::spawn(retention::run(self.store.clone()));
+        let flusher = self.tier.map(|tier| tokio::spawn(tier.run(self.store.clone())));
+        let wire = tokio::spawn(wire::server::run(self.segments, self.tls, self.store.clone(), self.access.clone(), shutdown.clone()));
         let mut until = shutdown.clone();
-        let grpc = tonic::transport::Server::builder()
+        let mut grpc = tonic::transport::Server::builder();
+        if let Some(tls) = &self.options.tls {
+            grpc = grpc.tls_config(tls.identity()?).map_err(|e| Error::Invalid(format!("TLS of the controller's port: {e}")))?;
+        }
+        let grpc = grpc
             .concurrency_limit_per_connection(256)
             .tcp_nodelay(true)
             .add_service(controller.service())
@@ -89,6 +192,14 @@ impl Server {
         let served = grpc.await;
         let _ = wire.await;
         sweep.abort();
+        scaler.abort();
+        keeper.abort();
+        if let Some(told) = told {
+            told.abort();
+        }
+        if let Some(flusher) = flusher {
+            flusher.abort();
+        }
         let store = self.store.clone();
         let _ = tokio::task::spawn_blocking(move || store.close()).await;
         served.map_err(|e| Error::Invalid(format!("the controller's port: {e}")))

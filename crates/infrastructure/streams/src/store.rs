@@ -9,7 +9,9 @@ use crate::{
     Error, Result,
     disk::{Disk, DiskFile},
     log::{self, FileNo, Log, Mark, Recovered, Seq},
+    metrics::Metrics,
     segment::{self, Extent, Landed, Physical, Record, SegmentId, Source, State},
+    tier::Tier,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -17,19 +19,19 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
-    thread::Thread,
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 #[derive(Clone, Debug)]
 pub struct Options {
     pub log: log::Options,
     /// Bytes on their way to the disk, over all connections; at this many, appends wait.
     pub queued_max: u64,
-    /// Bytes that only the log has; at this many, appends wait for long-term storage.
+    /// Bytes that only the log has; at this many, or when nearly all of the log's files are in use, appends wait for long-term storage.
     pub backlog_max: u64,
     /// Keys and values of all tables; updates beyond are refused.
     pub table_bytes_max: u64,
@@ -51,6 +53,10 @@ impl Default for Options {
 
 /// The most bytes that one read returns.
 pub const READ_MAX: usize = 2 << 20;
+/// How far ahead of a reader long-term storage is asked.
+const AHEAD: u64 = 16 << 20;
+/// Files that appends leave to what is on its way and to the flusher's records: without those, no file would ever become free.
+const FILES_KEPT: usize = 6;
 /// How often the housekeeping thread looks at what there is to do.
 const TICK: Duration = Duration::from_millis(100);
 /// Two files are written in turn, so that one is always whole.
@@ -71,18 +77,38 @@ struct Inner {
     log: Log<Physical>,
     options: Options,
     disk: Arc<dyn Disk>,
-    housekeeper: OnceLock<Thread>,
+    housekeeper: Mutex<Option<JoinHandle<()>>>,
     closing: AtomicBool,
 }
 
 struct Shared {
     state: Mutex<State>,
     checkpoint: Mutex<Checkpointing>,
+    tier: OnceLock<Arc<Tier>>,
     /// Rung when the backlog has become smaller.
     drained: Notify,
     backlog_max: u64,
-    appended_bytes: AtomicU64,
-    appended_events: AtomicU64,
+    metrics: Metrics,
+    rate: Mutex<Rate>,
+}
+
+/// Bytes appended per second, a mean that forgets.
+struct Rate {
+    at: Instant,
+    bytes: u64,
+    mean: f64,
+}
+
+/// What would happen if long-term storage were away from now on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outage {
+    /// Bytes that only the log has, and how many there may be.
+    pub backlog_bytes: u64,
+    pub backlog_max: u64,
+    /// Bytes appended per second of late.
+    pub rate: f64,
+    /// Until writers wait, at this rate; `None` without writers.
+    pub left: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -98,13 +124,44 @@ struct Checkpointing {
     /// Bytes of the log when the last one was begun.
     at_bytes: u64,
     which: usize,
+    /// Who asked for one: those that the next one is for, and those that the one that was begun is for.
+    wanted: Vec<oneshot::Sender<Arc<Checkpoint>>>,
+    begun_for: Vec<oneshot::Sender<Arc<Checkpoint>>>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Checkpoint {
-    mark: Mark,
+/// The whole state as of one block.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Checkpoint {
+    pub mark: Mark,
     decided: Vec<u8>,
     landed: Vec<u8>,
+}
+
+impl Checkpoint {
+    pub fn new(mark: Mark, state: &State) -> Checkpoint {
+        Checkpoint { mark, decided: encode(state), landed: encode(&state.landed()) }
+    }
+
+    pub fn state(&self) -> std::result::Result<State, postcard::Error> {
+        let mut state: State = postcard::from_bytes(&self.decided)?;
+        let landed: Vec<(SegmentId, Landed)> = postcard::from_bytes(&self.landed)?;
+        state.set_landed(landed);
+        Ok(state)
+    }
+
+    /// As a file has it, with a checksum.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; 4];
+        bytes.extend_from_slice(&encode(self));
+        let crc = log::crc32c(&bytes[4..]).to_le_bytes();
+        bytes[..4].copy_from_slice(&crc);
+        bytes
+    }
+
+    pub fn parse(bytes: &[u8]) -> Option<Checkpoint> {
+        let (crc, body) = bytes.split_at_checked(4)?;
+        (crc == log::crc32c(body).to_le_bytes()).then(|| postcard::from_bytes(body).ok())?
+    }
 }
 
 /// One append as it comes from a connection.
@@ -160,7 +217,7 @@ impl Store {
         for (i, name) in CHECKPOINTS.into_iter().enumerate() {
             match disk.get(name).map_err(Error::file("read", name))? {
                 None => {}
-                Some(bytes) => match read_checkpoint(&bytes) {
+                Some(bytes) => match Checkpoint::parse(&bytes) {
                     Some(checkpoint) => found.push((i, checkpoint)),
                     None => tracing::warn!(%name, "a checkpoint is damaged; the other one is used"),
                 },
@@ -174,9 +231,7 @@ impl Store {
         let mut mark = None;
         if let Some((i, checkpoint)) = newest {
             let bad = |e| Error::Damaged(format!("{} makes no sense: {e}", CHECKPOINTS[i]));
-            state = postcard::from_bytes(&checkpoint.decided).map_err(bad)?;
-            let landed: Vec<(SegmentId, Landed)> = postcard::from_bytes(&checkpoint.landed).map_err(bad)?;
-            state.set_landed(landed);
+            state = checkpoint.state().map_err(bad)?;
             mark = Some(checkpoint.mark);
         }
         let mut replayed = 0u64;
@@ -199,26 +254,31 @@ impl Store {
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             checkpoint: Mutex::new(Checkpointing { older, newer: mark, which, ..Checkpointing::default() }),
+            tier: OnceLock::new(),
             drained: Notify::new(),
             backlog_max: options.backlog_max,
-            appended_bytes: AtomicU64::new(0),
-            appended_events: AtomicU64::new(0),
+            metrics: Metrics::default(),
+            rate: Mutex::new(Rate { at: Instant::now(), bytes: 0, mean: 0.0 }),
         });
         let sink = shared.clone();
         let log = Log::start(recovered, move |mark, landed| sink.land(mark, landed))?;
-        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: OnceLock::new(), closing: AtomicBool::new(false) });
+        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: Mutex::new(None), closing: AtomicBool::new(false) });
         let weak = Arc::downgrade(&inner);
         let keeper = std::thread::Builder::new()
             .name("log-keeper".into())
             .spawn(move || keep_house(&weak))
             .map_err(Error::file("start a thread for", "checkpoints"))?;
-        let _ = inner.housekeeper.set(keeper.thread().clone());
+        *lock(&inner.housekeeper) = Some(keeper);
         Ok(Store(inner))
     }
 
     /// Writes what was pushed and stops.
     pub fn close(&self) {
         self.0.closing.store(true, Relaxed);
+        if let Some(keeper) = lock(&self.0.housekeeper).take() {
+            keeper.thread().unpark();
+            let _ = keeper.join();
+        }
         self.0.log.close();
     }
 
@@ -228,6 +288,48 @@ impl Store {
 
     pub fn options(&self) -> &Options {
         &self.0.options
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.shared.metrics
+    }
+
+    /// How long it could go on without long-term storage.
+    pub fn outage(&self) -> Outage {
+        let Inner { shared, log, options, .. } = &*self.0;
+        let (backlog_bytes, backlog_max) = (lock(&shared.state).live.unflushed, options.backlog_max);
+        let rate = lock(&shared.rate).mean;
+        // Small blocks are padded, so files may run out before bytes do.
+        let files = options.log.files_max.saturating_sub(FILES_KEPT + log.files_used()) as u64;
+        let room = backlog_max.saturating_sub(backlog_bytes).min(files * options.log.file_bytes);
+        let left = (rate >= 1.0).then(|| Duration::from_secs_f64((room as f64 / rate).min(1e9)));
+        Outage { backlog_bytes, backlog_max, rate, left }
+    }
+
+    /// Takes a checkpoint of what is there now, and gives it when it is on the disk.
+    pub(crate) async fn checkpoint(&self) -> Result<Arc<Checkpoint>> {
+        let (done, mut taken) = oneshot::channel();
+        lock(&self.0.shared.checkpoint).wanted.push(done);
+        let mut progress = self.0.log.progress();
+        tokio::select! {
+            taken = &mut taken => taken.map_err(|_| Error::Stopped("no checkpoint could be written".into())),
+            // Of what does not land there is no checkpoint.
+            () = async { drop(progress.wait_for(|p| p.stopped.is_some()).await) } => Err(self.0.log.wait(Seq(u64::MAX)).await.err().unwrap_or_else(|| Error::Stopped("it is closing".into()))),
+        }
+    }
+
+    /// Puts a checkpoint into an empty folder, to be opened from there.
+    pub(crate) fn begin_with(disk: &dyn Disk, checkpoint: &Checkpoint) -> Result<()> {
+        let names = disk.list().map_err(Error::file("list", "the log's folder"))?;
+        if let Some(there) = names.iter().find(|n| n.starts_with("log-") || n.starts_with("checkpoint-")) {
+            return Err(Error::Conflict(format!("the folder has {there} already: start without --restore, or name an empty folder")));
+        }
+        disk.put(CHECKPOINTS[0], &checkpoint.bytes()).map_err(Error::file("write", CHECKPOINTS[0]))
+    }
+
+    /// Where bytes are that the log does not have any more.
+    pub fn set_tier(&self, tier: Arc<Tier>) {
+        let _ = self.0.shared.tier.set(tier);
     }
 
     /// Looks at the state. What is seen may not be durable: tell it with [`Store::look`].
@@ -279,10 +381,15 @@ impl Store {
     pub async fn room(&self) -> Result<()> {
         let Inner { log, options, shared, .. } = &*self.0;
         log.room(options.queued_max).await?;
+        let mut waited = false;
         loop {
             let drained = shared.drained.notified();
-            if lock(&shared.state).live.unflushed < options.backlog_max {
+            let files = log.files_used() + FILES_KEPT < options.log.files_max;
+            if files && lock(&shared.state).live.unflushed < options.backlog_max {
                 return Ok(());
+            }
+            if !std::mem::replace(&mut waited, true) {
+                shared.metrics.held.fetch_add(1, Relaxed);
             }
             drained.await;
         }
@@ -300,7 +407,7 @@ impl Store {
             }
             segment.writable()?;
             // Of a block that was stored in part, which can't come from one writer's connection, nothing can be taken.
-            if previous != segment::NO_VALUE && append.expected.is_none() && append.event - i64::from(append.events) < previous {
+            if previous != segment::NO_VALUE && append.expected.is_none() && append.event.saturating_sub(append.events.into()) < previous {
                 return Err(Error::EventNumber { segment: append.segment.into(), event: append.event, last: previous });
             }
             if let Some(expected) = append.expected
@@ -315,10 +422,16 @@ impl Store {
         let pushed = match decided {
             Ok((Some(record), done)) => {
                 let bytes = append.data.len() as u64;
+                if let Record::Append { id, .. } = &record
+                    && let Some(segment) = state.segments.get_mut(id)
+                {
+                    segment.load.events += u64::from(append.events);
+                    segment.load.bytes += bytes;
+                }
                 let pushed = self.push(&mut state, record, append.data);
                 if pushed.is_ok() {
-                    self.0.shared.appended_bytes.fetch_add(bytes, Relaxed);
-                    self.0.shared.appended_events.fetch_add(append.events.into(), Relaxed);
+                    self.0.shared.metrics.bytes.fetch_add(bytes, Relaxed);
+                    self.0.shared.metrics.events.fetch_add(append.events.into(), Relaxed);
                 }
                 pushed.map(|seq| (seq, done))
             }
@@ -333,12 +446,13 @@ impl Store {
 
     /// Events and bytes appended since the start.
     pub fn appended(&self) -> (u64, u64) {
-        (self.0.shared.appended_events.load(Relaxed), self.0.shared.appended_bytes.load(Relaxed))
+        (self.metrics().events.load(Relaxed), self.metrics().bytes.load(Relaxed))
     }
 
     /// Reads up to `max` bytes (and [`READ_MAX`]) at `offset`. At the tail it waits for up to `wait` and then returns nothing.
     pub async fn read(&self, name: &str, offset: u64, max: usize, wait: Duration) -> Result<Read> {
         let until = tokio::time::Instant::now() + wait;
+        let mut waited = false;
         loop {
             // Asked for before looking, so that what lands in between is not missed.
             let waiting = {
@@ -354,11 +468,16 @@ impl Store {
             match self.plan(name, offset, max) {
                 Err(e) => return self.settle(self.gate(|_| Err(e))).await,
                 Ok(Plan::End) => return Ok(Read { data: Bytes::new(), at_tail: true, end: true }),
-                Ok(Plan::Read { pieces, skip, bytes, at_tail }) => {
+                Ok(Plan::Read { pieces, skip, bytes, at_tail, arrived }) => {
                     let data = self.fetch(name, pieces, skip, bytes).await?;
+                    self.metrics().read_bytes.fetch_add(data.len() as u64, Relaxed);
+                    if let (true, Some(arrived)) = (waited, arrived) {
+                        self.metrics().end_to_end.note(arrived.elapsed());
+                    }
                     return Ok(Read { data, at_tail, end: false });
                 }
                 Ok(Plan::Wait) => {
+                    waited = true;
                     if tokio::time::timeout_at(until, landed).await.is_err() {
                         return Ok(Read { data: Bytes::new(), at_tail: true, end: false });
                     }
@@ -384,7 +503,7 @@ impl Store {
             return Ok(if landed.ended && offset == landed.durable { Plan::End } else { Plan::Wait });
         }
         if max == 0 {
-            return Ok(Plan::Read { pieces: Vec::new(), skip: 0, bytes: 0, at_tail: false });
+            return Ok(Plan::Read { pieces: Vec::new(), skip: 0, bytes: 0, at_tail: false, arrived: None });
         }
         let max = max.min(READ_MAX) as u64;
         let bytes = max.min(landed.durable - offset);
@@ -397,10 +516,26 @@ impl Store {
                     let file = self.0.log.file(place.file).ok_or_else(|| Error::Damaged(format!("file {} is not open", place.file.0)))?;
                     Ok(Piece { extent, from: From::File(file, place.at) })
                 }
-                Source::Chunk(..) => Ok(Piece { extent, from: From::Chunk }),
+                Source::Chunk(chunk, at) => {
+                    let location = state.chunks[&chunk].location.clone();
+                    Ok(Piece { extent, from: From::Chunk { location, bytes: state.chunks[&chunk].bytes, at } })
+                }
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(Plan::Read { pieces, skip, bytes: bytes as usize, at_tail: offset + bytes == landed.durable })
+        // Who reads in order will want what follows.
+        if let (true, Some(tier)) = (pieces.iter().any(|p| matches!(p.from, From::Chunk { .. })), self.0.shared.tier.get()) {
+            let mut seen = None;
+            for extent in landed.covering(offset + bytes, AHEAD) {
+                if let Source::Chunk(chunk, at) = extent.source
+                    && seen != Some((chunk, at / READ_MAX as u32))
+                {
+                    seen = Some((chunk, at / READ_MAX as u32));
+                    tier.prefetch(state.chunks[&chunk].location.clone(), state.chunks[&chunk].bytes, at);
+                }
+            }
+        }
+        let arrived = landed.fresh.filter(|f| f.start == offset).map(|f| f.arrived);
+        Ok(Plan::Read { pieces, skip, bytes: bytes as usize, at_tail: offset + bytes == landed.durable, arrived })
     }
 
     /// The bytes of extents that follow each other, without the first `skip`.
@@ -416,11 +551,22 @@ impl Store {
             match &piece.from {
                 From::File(file, place) if !late => late |= !file.read_now((*place).into(), part),
                 From::File(..) => {}
-                From::Chunk => chunked = true,
+                From::Chunk { .. } => chunked = true,
             }
         }
         if chunked {
-            return Err(Error::NotFound(format!("bytes of {name} are in long-term storage, which this version can't read; start the version that put them there")));
+            let tier = self.0.shared.tier.get().ok_or_else(|| {
+                Error::NotFound(format!("bytes of {name} are in long-term storage, and none is configured; start with the same one as before"))
+            })?;
+            let mut at = 0;
+            for piece in &pieces {
+                let len = piece.extent.len as usize;
+                if let From::Chunk { location, bytes, at: from } = &piece.from {
+                    let got = tier.read(location, *bytes, *from, piece.extent.len).await?;
+                    out[at..at + len].copy_from_slice(&got);
+                }
+                at += len;
+            }
         }
         let finish = move |pieces: Vec<Piece>, mut out: Vec<u8>, late: bool| {
             let mut at = 0;
@@ -444,10 +590,26 @@ impl Store {
         Ok(Bytes::from(out).slice(skip..skip + bytes))
     }
 
+    /// Where a segment stands, of durable bytes only; for the flusher.
+    pub(crate) async fn read_extents(&self, name: &str, extents: Vec<Extent>) -> Result<Bytes> {
+        let bytes = extents.iter().map(|e| e.len as usize).sum();
+        let pieces = extents
+            .into_iter()
+            .map(|extent| match extent.source {
+                Source::Log(place) => {
+                    let file = self.0.log.file(place.file).ok_or_else(|| Error::Damaged(format!("file {} is not open", place.file.0)))?;
+                    Ok(Piece { extent, from: From::File(file, place.at) })
+                }
+                Source::Chunk(..) => Err(Error::Invalid("a chunk is not flushed again".into())),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        self.fetch(name, pieces, 0, bytes).await
+    }
 }
 
 enum Plan {
-    Read { pieces: Vec<Piece>, skip: usize, bytes: usize, at_tail: bool },
+    /// `arrived`: when the first byte did, if it is the newest block's.
+    Read { pieces: Vec<Piece>, skip: usize, bytes: usize, at_tail: bool, arrived: Option<Instant> },
     Wait,
     End,
 }
@@ -459,7 +621,7 @@ struct Piece {
 
 enum From {
     File(Arc<dyn DiskFile>, u32),
-    Chunk,
+    Chunk { location: String, bytes: u32, at: u32 },
 }
 
 impl Shared {
@@ -490,11 +652,6 @@ impl Checkpointing {
     }
 }
 
-fn read_checkpoint(bytes: &[u8]) -> Option<Checkpoint> {
-    let (crc, body) = bytes.split_at_checked(4)?;
-    (crc == log::crc32c(body).to_le_bytes()).then(|| postcard::from_bytes(body).ok())?
-}
-
 /// Takes checkpoints and releases files of the log that nothing needs.
 fn keep_house(weak: &Weak<Inner>) {
     loop {
@@ -507,18 +664,38 @@ fn keep_house(weak: &Weak<Inner>) {
     }
 }
 
+/// What [`Outage::rate`] forgets with.
+const RATE_WINDOW: Duration = Duration::from_secs(10);
+
 impl Inner {
+    fn measure(&self) {
+        let mut rate = lock(&self.shared.rate);
+        let (now, bytes) = (Instant::now(), self.shared.metrics.bytes.load(Relaxed));
+        let seconds = (now - rate.at).as_secs_f64();
+        if seconds > 0.0 {
+            let lately = (bytes - rate.bytes) as f64 / seconds;
+            rate.mean += (lately - rate.mean) * (1.0 - (-seconds / RATE_WINDOW.as_secs_f64()).exp());
+            (rate.at, rate.bytes) = (now, bytes);
+        }
+    }
+
     fn keep_house(&self) {
+        self.measure();
         let (_, bytes) = self.log.written();
         let ready = {
             let state = lock(&self.shared.state);
             let mut checkpoint = lock(&self.shared.checkpoint);
-            let due = bytes - checkpoint.at_bytes >= self.options.checkpoint_bytes;
+            // Files become free only by checkpoints, so a log that is nearly full needs one however little was written.
+            let (files, _) = self.log.files();
+            let free = files.iter().filter(|f| !state.live.files.contains_key(f)).count();
+            let full = files.len() + 2 * FILES_KEPT >= self.options.log.files_max && free > 1;
+            let due = bytes - checkpoint.at_bytes >= self.options.checkpoint_bytes || full || !checkpoint.wanted.is_empty();
             if due && checkpoint.begun.is_none() && checkpoint.ready.is_none() {
                 let start = Instant::now();
                 checkpoint.at_bytes = bytes;
                 let seq = self.log.cut();
                 checkpoint.begun = Some((seq, encode(&*state)));
+                checkpoint.begun_for = std::mem::take(&mut checkpoint.wanted);
                 if let (true, Some(mark)) = (state.live.landed == seq, checkpoint.last_mark) {
                     checkpoint.finish(&state, mark);
                 }
@@ -527,19 +704,22 @@ impl Inner {
             checkpoint.ready.take()
         };
         if let Some(ready) = ready {
-            let mut bytes = vec![0; 4];
-            bytes.extend_from_slice(&encode(&ready));
-            let crc = log::crc32c(&bytes[4..]).to_le_bytes();
-            bytes[..4].copy_from_slice(&crc);
+            let bytes = ready.bytes();
             let name = CHECKPOINTS[lock(&self.shared.checkpoint).which];
             match self.disk.put(name, &bytes) {
                 Ok(()) => {
                     let mut checkpoint = lock(&self.shared.checkpoint);
                     checkpoint.which = 1 - checkpoint.which;
                     checkpoint.older = checkpoint.newer.replace(ready.mark);
+                    let ready = Arc::new(ready);
+                    // Who does not wait any more does not need it.
+                    checkpoint.begun_for.drain(..).for_each(|to| drop(to.send(ready.clone())));
                 }
                 // The log stays longer, that is all; the next one is tried when as much has been written again.
-                Err(e) => tracing::warn!(error = %e, %name, "no checkpoint was written"),
+                Err(e) => {
+                    lock(&self.shared.checkpoint).begun_for.clear();
+                    tracing::warn!(error = %e, %name, "no checkpoint was written");
+                }
             }
         }
         let Some(older) = lock(&self.shared.checkpoint).older else { return };
@@ -547,6 +727,7 @@ impl Inner {
         for file in files {
             if file < older.file && !lock(&self.shared.state).live.files.contains_key(&file) {
                 self.log.release(file);
+                self.shared.drained.notify_waiters();
             }
         }
     }

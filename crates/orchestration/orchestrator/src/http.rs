@@ -14,7 +14,7 @@ pub mod objects;
 pub mod recommendations;
 pub mod streams;
 
-use crate::{Asset, Error, hub::Hub};
+use crate::{Asset, Error, Streams, hub::Hub};
 use axum::{
     Router,
     body::{Body, Bytes},
@@ -55,11 +55,12 @@ pub struct App {
     pub advertise: Arc<str>,
     pub uploads: Arc<Semaphore>,
     dashboard: Arc<[Asset]>,
+    pub streams: Option<Streams>,
 }
 
 /// All of HTTP.
-pub fn router(hub: Arc<Hub>, advertise: String, dashboard: Vec<Asset>) -> Router {
-    let app = App { hub, advertise: advertise.into(), uploads: Arc::new(Semaphore::new(UPLOADS_MAX)), dashboard: dashboard.into() };
+pub fn router(hub: Arc<Hub>, advertise: String, dashboard: Vec<Asset>, streams: Option<Streams>) -> Router {
+    let app = App { hub, advertise: advertise.into(), uploads: Arc::new(Semaphore::new(UPLOADS_MAX)), dashboard: dashboard.into(), streams };
     Router::new()
         .route("/v1/sites", get(api::sites))
         .route("/v1/modules", post(api::add_module))
@@ -80,6 +81,7 @@ pub fn router(hub: Arc<Hub>, advertise: String, dashboard: Vec<Asset>) -> Router
         .route("/v1/buckets", get(objects::buckets))
         .route("/v1/objects/{bucket}", get(objects::objects))
         .route("/v1/objects/{bucket}/{*key}", get(objects::get).put(objects::put).delete(objects::delete).post(objects::act))
+        .route("/v1/streams", get(api::streams))
         .route("/v1/join-tokens", post(api::join_token))
         .route("/v1/events", get(streams::events))
         .route("/v1/events.json", get(streams::events_json))

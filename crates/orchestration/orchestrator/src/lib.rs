@@ -92,7 +92,12 @@ pub struct Options {
     pub learning: learning::Options,
     /// The files behind `GET /`.
     pub dashboard: Vec<Asset>,
+    /// What a stream server tells of itself. `None`: there is none.
+    pub streams: Option<Streams>,
 }
+
+/// Asks a stream server what it has: its answer, or why there is none. The hub passes it on and reads nothing of it.
+pub type Streams = std::sync::Arc<dyn Fn() -> futures::future::BoxFuture<'static, Result<serde_json::Value, String>> + Send + Sync>;
 
 impl Default for Options {
     fn default() -> Options {
@@ -109,6 +114,7 @@ impl Default for Options {
             learning: learning::Options::default(),
             archive: None,
             dashboard: Vec::new(),
+            streams: None,
         }
     }
 }
@@ -152,7 +158,7 @@ impl Service {
         base::identity::install_crypto();
         let (listener, grpc) = bind(options.grpc, "agents").await?;
         let (web, http) = bind(options.http, "HTTP").await?;
-        let dashboard = std::mem::take(&mut options.dashboard);
+        let (dashboard, streams) = (std::mem::take(&mut options.dashboard), options.streams.take());
         let advertise = options.advertise.take().unwrap_or_else(|| grpc.to_string());
         let hub = hub::Hub::open(options).await?;
         // The authority's certificate goes with the hub's own: who joins knows the authority by its fingerprint only.
@@ -176,7 +182,7 @@ impl Service {
                 tracing::error!(%error, "gRPC server");
             }
         });
-        let (app, mut stop) = (http::router(hub.clone(), advertise, dashboard), hub.stop.subscribe());
+        let (app, mut stop) = (http::router(hub.clone(), advertise, dashboard, streams), hub.stop.subscribe());
         tokio::spawn(async move {
             let stopped = async move {
                 let _ = stop.wait_for(|stop| *stop).await;

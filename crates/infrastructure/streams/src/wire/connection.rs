@@ -14,6 +14,7 @@ use crate::{
     Error, Result, Store,
     access::{Access, Refused, Want},
     log::Seq,
+    metrics::Histogram,
     segment::{Record, State},
     store::{Append, Gated, Info, READ_MAX},
     table::Change,
@@ -21,8 +22,8 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex},
-    time::Duration,
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -54,7 +55,8 @@ struct Outbox {
 
 #[derive(Default)]
 struct Queues {
-    gated: VecDeque<(Seq, Reply)>,
+    /// With when what is acknowledged arrived.
+    gated: VecDeque<(Seq, Reply, Option<Instant>)>,
     ready: VecDeque<Reply>,
     bytes: usize,
     /// No more comes: write what is left, then end.
@@ -77,10 +79,10 @@ impl Outbox {
         self.queues.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn gated(&self, seq: Seq, reply: Reply) {
+    fn gated(&self, seq: Seq, reply: Reply, arrived: Option<Instant>) {
         let mut queues = self.queues();
         // One acknowledgement says the same as two of one writer that leave together.
-        if let (Some((last, Reply::DataAppended { writer, event, id, length, .. })), Reply::DataAppended { writer: w, event: e, id: i, length: l, .. }) =
+        if let (Some((last, Reply::DataAppended { writer, event, id, length, .. }, _)), Reply::DataAppended { writer: w, event: e, id: i, length: l, .. }) =
             (queues.gated.back_mut(), &reply)
             && writer == w
             && *last == seq
@@ -89,9 +91,9 @@ impl Outbox {
             return;
         }
         // A later reply may depend on less, but replies keep their order.
-        let seq = queues.gated.back().map_or(seq, |(last, _)| seq.max(*last));
+        let seq = queues.gated.back().map_or(seq, |(last, _, _)| seq.max(*last));
         queues.bytes += weight(&reply);
-        queues.gated.push_back((seq, reply));
+        queues.gated.push_back((seq, reply, arrived));
         drop(queues);
         self.filled.notify_one();
     }
@@ -115,11 +117,15 @@ impl Outbox {
     }
 
     /// What may leave now, as bytes; and whether that was the last.
-    fn take(&self, durable: Seq, out: &mut BytesMut) -> bool {
+    fn take(&self, durable: Seq, out: &mut BytesMut, write: &Histogram) -> bool {
         let mut queues = self.queues();
         while out.len() < OUTBOX_MAX {
-            let gated = queues.gated.front().is_some_and(|(seq, _)| *seq <= durable);
-            let Some(reply) = (if gated { queues.gated.pop_front().map(|(_, r)| r) } else { queues.ready.pop_front() }) else { break };
+            let gated = queues.gated.front().is_some_and(|(seq, ..)| *seq <= durable);
+            let next = if gated { queues.gated.pop_front().map(|(_, reply, arrived)| (reply, arrived)) } else { queues.ready.pop_front().map(|r| (r, None)) };
+            let Some((reply, arrived)) = next else { break };
+            if let Some(arrived) = arrived {
+                write.note(arrived.elapsed());
+            }
             queues.bytes -= weight(&reply);
             reply.put(out);
         }
@@ -131,7 +137,7 @@ impl Outbox {
 pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store: Store, access: Access) -> Result<(), String> {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let outbox = Arc::new(Outbox::default());
-    let (box_, progress) = (outbox.clone(), store.log().progress());
+    let (box_, progress, told) = (outbox.clone(), store.log().progress(), store.clone());
     let mut writing = tokio::spawn(async move {
         let mut progress = progress;
         let mut out = BytesMut::new();
@@ -142,10 +148,10 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
                 (now.durable, now.stopped.is_some())
             };
             out.clear();
-            let last = box_.take(durable, &mut out);
+            let last = box_.take(durable, &mut out, &told.metrics().write);
             if !out.is_empty() {
                 writer.write_all(&out).await.map_err(|e| e.to_string())?;
-                box_.emptied.notify_one();
+                box_.emptied.notify_waiters();
                 if out.capacity() > 1 << 20 {
                     out = BytesMut::new();
                 }
@@ -200,6 +206,8 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
 struct Writer {
     segment: String,
     last: i64,
+    /// When its token ends, ms since 1970.
+    until_ms: u64,
 }
 
 struct Connection {
@@ -247,13 +255,11 @@ impl Connection {
             Request::KeepAlive => self.outbox.ready(Reply::KeepAlive),
             Request::Padding => {}
             Request::SetupAppend { id, writer, segment, token } => {
-                if !self.allowed(id, &token, &segment, Want::Update) {
-                    return Ok(());
-                }
+                let Some(until_ms) = self.may(id, &token, &segment, Want::Update) else { return Ok(()) };
                 if self.writers.len() >= WRITERS_MAX && !self.writers.contains_key(&writer) {
                     return Err(format!("more than {WRITERS_MAX} writers on one connection"));
                 }
-                self.writers.insert(writer, Writer { segment: segment.clone(), last: 0 });
+                self.writers.insert(writer, Writer { segment: segment.clone(), last: 0, until_ms });
                 let gated = self.store.gate(|state| {
                     let found = state.segment(&segment)?;
                     if found.table.is_some() {
@@ -318,11 +324,17 @@ impl Connection {
 
     /// Whether the token allows it; if not, the reply has been given.
     fn allowed(&self, id: i64, token: &str, segment: &str, want: Want) -> bool {
-        match self.access.segment(token, segment, want) {
-            Ok(()) => true,
+        self.may(id, token, segment, want).is_some()
+    }
+
+    /// Until when the token allows it, ms since 1970.
+    fn may(&self, id: i64, token: &str, segment: &str, want: Want) -> Option<u64> {
+        match self.access.segment(token, segment, want, base::clock::now_ms()) {
+            Ok(until_ms) => Some(until_ms),
             Err(Refused { why, expired }) => {
+                self.store.metrics().refused.fetch_add(1, Relaxed);
                 self.outbox.ready(Reply::TokenFailed { id, why, expired });
-                false
+                None
             }
         }
     }
@@ -332,11 +344,16 @@ impl Connection {
             Ok(out) => make(out),
             Err(e) => failure(id, segment, -1, e),
         };
-        self.outbox.gated(gated.seq, reply);
+        self.outbox.gated(gated.seq, reply, None);
     }
 
     async fn append(&mut self, id: i64, writer: u128, event: i64, events: u32, expected: Option<u64>, data: Bytes) -> Result<(), String> {
+        let arrived = Instant::now();
         let state = self.writers.get_mut(&writer).ok_or("an append before its setup")?;
+        // The client comes back with a new token; what was acknowledged stays.
+        if !self.access.is_open() && state.until_ms <= base::clock::now_ms() {
+            return Err(format!("the token for {} has expired", state.segment));
+        }
         if event < state.last {
             return Err(format!("event number {event} after {}", state.last));
         }
@@ -352,7 +369,8 @@ impl Connection {
             Err(e @ Error::Stopped(_)) => return Err(e.to_string()),
             Err(e) => (failure(id, &segment, -1, e), None),
         };
-        self.outbox.gated(seq, reply);
+        let arrived = matches!(reply, Reply::DataAppended { .. }).then_some(arrived);
+        self.outbox.gated(seq, reply, arrived);
         if let Some(end) = end {
             return Err(end);
         }

@@ -2,7 +2,10 @@
 
 use super::connection;
 use crate::{Store, access::Access};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 use tokio::{net::TcpListener, sync::Semaphore, sync::watch, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -35,6 +38,8 @@ pub async fn run(listener: TcpListener, tls: Option<TlsAcceptor>, store: Store, 
         let _ = stream.set_nodelay(true);
         let (store, access, tls) = (store.clone(), access.clone(), tls.clone());
         connections.spawn(async move {
+            store.metrics().connections.fetch_add(1, Relaxed);
+            let counted = store.clone();
             let ended = match tls {
                 None => connection::serve(stream, store, access).await,
                 Some(tls) => match tokio::time::timeout(HANDSHAKE_MAX, tls.accept(stream)).await {
@@ -46,6 +51,7 @@ pub async fn run(listener: TcpListener, tls: Option<TlsAcceptor>, store: Store, 
             if let Err(why) = ended {
                 tracing::info!(%peer, %why, "connection closed");
             }
+            counted.metrics().connections.fetch_sub(1, Relaxed);
             drop(place);
         });
     }

@@ -41,6 +41,13 @@ impl Faulty {
         };
         Faulty { state: Arc::new(Mutex::new(state)) }
     }
+    /// Another disk with what this one has.
+    pub fn copy(&self) -> Faulty {
+        let state = self.state.lock().unwrap();
+        let files = state.files.iter().map(|(n, f)| (n.clone(), Arc::new(Mutex::new(f.lock().unwrap().clone())))).collect();
+        let state = State { files, small: state.small.clone(), rng: StdRng::seed_from_u64(1), writes_left: None, off: false, refuses: false, files_max: state.files_max };
+        Faulty { state: Arc::new(Mutex::new(state)) }
+    }
     /// The power fails in the `n`th write from now; writes that are under way beside it are hit as well.
     pub fn fail_after(&self, n: u32) {
         self.state.lock().unwrap().writes_left = Some(n);

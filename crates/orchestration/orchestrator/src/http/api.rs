@@ -106,6 +106,16 @@ pub async fn sites(State(app): State<App>) -> Json<Vec<Site>> {
     Json(sites)
 }
 
+/// What the stream server tells of itself, as it tells it; null where the hub knows of none.
+#[utoipa::path(get, path = "/v1/streams", tag = "streams",
+    responses((status = 200, body = Object), (status = 503, body = ErrorBody, description = "it does not answer")))]
+pub async fn streams(State(app): State<App>) -> Result<Json<serde_json::Value>, Error> {
+    match &app.streams {
+        None => Ok(Json(serde_json::Value::Null)),
+        Some(ask) => ask().await.map(Json).map_err(|why| Error::new(Kind::Unavailable, why)),
+    }
+}
+
 #[utoipa::path(post, path = "/v1/modules", tag = "jobs", request_body(content = Vec<u8>, content_type = "application/wasm"),
     responses((status = 200, body = Module), (status = 400, body = ErrorBody, description = "it can't run here; says why")))]
 pub async fn add_module(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Json<Module>, Error> {
@@ -275,7 +285,7 @@ pub async fn join_token(State(app): State<App>, In(ask): In<JoinAsk>) -> Result<
 #[openapi(
     info(title = "CloudSkin hub", description = "Sites, jobs, migrations and events. Times are Unix milliseconds."),
     paths(
-        super::recommendations::recommendations, super::recommendations::recommendation, sites, add_module, submit, jobs, job, cancel, migrate, checkpoint, migrations, migration, join_token, super::streams::logs,
+        super::recommendations::recommendations, super::recommendations::recommendation, sites, add_module, submit, jobs, job, cancel, migrate, checkpoint, migrations, migration, join_token, streams, super::streams::logs,
         super::streams::events, super::streams::events_json, super::objects::buckets, super::objects::objects, super::objects::put,
         super::objects::get, super::objects::delete, super::objects::act, super::checkpoints::checkpoints, super::checkpoints::delete, super::checkpoints::archive,
         super::checkpoints::restore

@@ -1,0 +1,365 @@
+//! Streams on the command line: serve them, create, write, read, scale and end them, take video in, and put a program between two of them.
+//!
+//! `serve` is a role, as `hub` and `agent` are: it runs until it is told to stop. All other commands speak to a server's controller port, here or
+//! elsewhere; they would speak to a Pravega cluster just as well.
+
+use crate::{args::{self, Output, Stream, StreamName}, failure::fail, place::{Place, StreamsReady}, table, up};
+use anyhow::Context;
+use base::Kind;
+use serde_json::json;
+use std::{collections::BTreeMap, ffi::OsString, io::{BufRead, Write}, net::SocketAddr, os::fd::AsFd, os::unix::fs::OpenOptionsExt, path::Path, process::Stdio};
+use streams::{Client, access, client::{From, Login, Reader, Writer}, proto::ScalingPolicy, video::ingest::Ingester};
+use tokio::{io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader}, signal::unix::{SignalKind, signal}};
+
+fn failed(e: streams::Error) -> anyhow::Error {
+    fail(e.kind(), e.to_string())
+}
+
+pub async fn stream(place: &Place, command: Stream, output: Output) -> anyhow::Result<u8> {
+    match command {
+        Stream::Serve(o) => serve(place, o).await,
+        Stream::User { file, name, allow } => user(&file, &name, &allow),
+        Stream::Create { stream, segments, rate, server } => {
+            let client = server.connect(place).await?;
+            let scaling = match rate {
+                None => ScalingPolicy { min_num_segments: segments as i32, ..ScalingPolicy::default() },
+                Some(rate) => ScalingPolicy { scale_type: 2, target_rate: rate as i32, scale_factor: 2, min_num_segments: segments as i32 },
+            };
+            client.create_scope(&stream.scope).await.map_err(failed)?;
+            if !client.create_stream(&stream.scope, &stream.name, scaling).await.map_err(failed)? {
+                return Err(fail(Kind::AlreadyExists, format!("stream {stream} exists already")));
+            }
+            table::say(&format!("{stream}: created with {segments} segments\n"))?;
+            Ok(0)
+        }
+        Stream::Append { stream, key, server } => append(&server.connect(place).await?, &stream, key).await,
+        Stream::Ingest { stream, tcp, server } => ingest(&server.connect(place).await?, &stream, tcp).await,
+        Stream::Map { from, to, all, binary, server, program } => {
+            let start = if all { From::Head } else { From::Tail };
+            map(&server.connect(place).await?, (&from, &to), start, binary, &program).await
+        }
+        Stream::Tail { stream, server } => read(&server.connect(place).await?, &stream, From::Tail, true, output).await,
+        Stream::Read { stream, follow, server } => read(&server.connect(place).await?, &stream, From::Head, follow, output).await,
+        Stream::Scale { stream, segments, server } => {
+            let new = server.connect(place).await?.scale(&stream.scope, &stream.name, segments).await.map_err(failed)?;
+            table::say(&format!("{stream}: {} segments\n", new.len()))?;
+            Ok(0)
+        }
+        Stream::Truncate { stream, server } => {
+            let client = server.connect(place).await?;
+            let cut = client.tail(&stream.scope, &stream.name).await.map_err(failed)?;
+            client.truncate(&stream.scope, &stream.name, &cut).await.map_err(failed)?;
+            table::say(&format!("{stream}: what was written so far is forgotten\n"))?;
+            Ok(0)
+        }
+        Stream::Seal { stream, server } => {
+            server.connect(place).await?.seal(&stream.scope, &stream.name).await.map_err(failed)?;
+            table::say(&format!("{stream}: sealed\n"))?;
+            Ok(0)
+        }
+        Stream::Rm { stream, server } => {
+            let client = server.connect(place).await?;
+            client.seal(&stream.scope, &stream.name).await.map_err(failed)?;
+            client.delete(&stream.scope, &stream.name).await.map_err(failed)?;
+            table::say(&format!("{stream}: removed\n"))?;
+            Ok(0)
+        }
+        Stream::Ls { scope, server } => ls(&server.connect(place).await?, scope, output).await,
+        Stream::Stat { stream, server } => stat(&server.connect(place).await?, &stream, output).await,
+    }
+}
+
+impl args::StreamServer {
+    async fn connect(&self, place: &Place) -> anyhow::Result<Client> {
+        let address = match &self.server {
+            Some(address) => address.clone(),
+            None => place.running()?.and_then(|up| up.streams).unwrap_or_else(|| "127.0.0.1:9090".into()),
+        };
+        let authority = match &self.ca {
+            Some(file) => Some(std::fs::read(file).with_context(|| format!("read the authority's certificate {}", file.display()))?),
+            None => None,
+        };
+        let user = match &self.user {
+            Some(name) => Some((name.clone(), password()?)),
+            None => None,
+        };
+        Client::open(&address, &Login { authority, user }).await.map_err(failed)
+    }
+}
+
+/// From the environment, where other users of the machine can't read it.
+fn password() -> anyhow::Result<String> {
+    std::env::var("CLOUDSKIN_STREAM_PASSWORD").map_err(|_| fail(Kind::Unauthenticated, "the user's password is not in the environment: set CLOUDSKIN_STREAM_PASSWORD"))
+}
+
+fn user(file: &Path, name: &str, allow: &[access::Rule]) -> anyhow::Result<u8> {
+    let password = match password() {
+        Ok(password) => password,
+        Err(_) => std::io::stdin().lock().lines().next().transpose().context("read the password")?.unwrap_or_default(),
+    };
+    if password.is_empty() {
+        return Err(fail(Kind::InvalidArgument, "the password is empty; give it in CLOUDSKIN_STREAM_PASSWORD or on standard input"));
+    }
+    let line = access::line(name, &password, allow).map_err(failed)?;
+    let before = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(e).with_context(|| format!("read {}", file.display())),
+    };
+    let kept = before.lines().filter(|l| l.split(':').next() != Some(name)).chain([line.as_str()]);
+    let text: String = kept.map(|l| format!("{l}\n")).collect();
+    let part = file.with_extension("part");
+    let context = || format!("write {}", file.display());
+    let mut out = std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&part).with_context(context)?;
+    out.write_all(text.as_bytes()).and_then(|()| std::fs::rename(&part, file)).with_context(context)?;
+    table::say(&format!("{name}: may {}\n", allow.iter().map(|r| format!("{},{}", r.resource, r.want)).collect::<Vec<_>>().join(" and ")))?;
+    Ok(0)
+}
+
+async fn serve(place: &Place, o: args::StreamServe) -> anyhow::Result<u8> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let data = o.folder.unwrap_or_else(|| place.data.join("streams"));
+    let loopback = |a: &SocketAddr| a.ip().is_loopback();
+    if o.publish.is_none() && o.segments.ip().is_unspecified() {
+        return Err(fail(Kind::InvalidArgument, format!("clients can't reach {}: say --publish HOST", o.segments)));
+    }
+    if o.users.is_none() && !(loopback(&o.controller) && loopback(&o.segments)) {
+        tracing::warn!("whoever reaches these ports may read and write all streams; --users says who may do what");
+    }
+    if o.users.is_some() && o.tls_cert.is_none() && !(loopback(&o.controller) && loopback(&o.segments)) {
+        tracing::warn!("passwords can be read on their way; --tls-cert and --tls-key encrypt it");
+    }
+    let mut options = streams::Options::new(&data);
+    (options.controller, options.segments, options.publish) = (o.controller, o.segments, o.publish);
+    (options.http, options.restore) = (o.http, o.restore);
+    options.users = o.users.map(|file| streams::server::Users { file, token_life: o.token_life.0 });
+    let mut geds: geds::Config = base::config::load::<BTreeMap<String, geds::Config>>(None, std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("CLOUDSKIN_GEDS__")))
+        .map_err(|e| fail(Kind::InvalidArgument, e.to_string()))?
+        .remove("geds")
+        .unwrap_or_default();
+    if let Some(to) = o.long_term {
+        geds.persist = Some(to);
+    }
+    options.long_term = match geds.persist().map_err(|e| fail(e.kind(), e.to_string()))? {
+        Some(persist) => Some(persist),
+        None => Some(geds::Persist::folder(data.join("chunks")).map_err(|e| fail(e.kind(), e.to_string()))?),
+    };
+    options.tls = o.tls_cert.zip(o.tls_key).map(|(certificate, key)| streams::server::Tls { certificate, key });
+    if o.scale_fast {
+        options.scaling = streams::scale::Profile::fast();
+    }
+    options.store.backlog_max = o.backlog.0;
+    // Blocks are padded, files are left before they are full, and the last two checkpoints keep some.
+    let file = options.store.log.file_bytes;
+    options.store.log.files_max = (o.backlog.0 / file) as usize * 5 / 4 + 16;
+    let server = streams::Server::bind(options).await.map_err(failed)?;
+    let (controller, segments) = server.addresses().map_err(failed)?;
+    let http = server.http_address().map(|a| a.to_string());
+    let note = data.join("ready.json");
+    let ready = StreamsReady { pid: std::process::id(), controller: controller.to_string(), segments: segments.to_string(), http: http.clone() };
+    up::write(&note, &serde_json::to_value(ready)?)?;
+    let told = http.map(|a| format!(", metrics on http://{a}/metrics")).unwrap_or_default();
+    table::say(&format!("streams ready: controller on {controller}, segments on {segments}{told}; the log is in {}\n", data.display()))?;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        let _ = stop.send(true);
+    });
+    let ended = server.run(stopped).await;
+    let _ = std::fs::remove_file(note);
+    ended.map_err(failed)?;
+    Ok(0)
+}
+
+async fn append(client: &Client, stream: &StreamName, key: Option<String>) -> anyhow::Result<u8> {
+    let mut writer = Writer::open(client, &stream.scope, &stream.name, None).await.map_err(failed)?;
+    // Lines come from a thread of their own: reading a terminal can't be waited for otherwise.
+    let (lines, mut line) = tokio::sync::mpsc::channel(1024);
+    std::thread::spawn(move || {
+        for read in std::io::stdin().lock().split(b'\n') {
+            if lines.blocking_send(read).is_err() {
+                return;
+            }
+        }
+    });
+    let mut events = 0u64;
+    while let Some(event) = line.recv().await {
+        let event = event.context("read standard input")?;
+        let own = events.to_string();
+        writer.append(key.as_deref().unwrap_or(&own), &event, events).await.map_err(failed)?;
+        events += 1;
+    }
+    writer.flush().await.map_err(failed)?;
+    table::say(&format!("{stream}: {events} events\n"))?;
+    Ok(0)
+}
+
+async fn ingest(client: &Client, stream: &StreamName, tcp: Option<SocketAddr>) -> anyhow::Result<u8> {
+    let mut ingester = Ingester::open(client, &stream.scope, &stream.name).await.map_err(failed)?;
+    let told = |taken: streams::video::ingest::Taken| table::say(&format!("{stream}: {} frames, {} bytes\n", taken.frames, taken.bytes));
+    let Some(address) = tcp else {
+        let input = std::io::stdin().as_fd().try_clone_to_owned().context("read standard input")?;
+        let taken = ingester.run(tokio::fs::File::from_std(input.into())).await.map_err(failed)?;
+        told(taken)?;
+        return match taken.frames {
+            0 => Err(fail(Kind::InvalidArgument, "there was no video in it: MPEG-TS with H.264, H.265 or MPEG-2 is understood")),
+            _ => Ok(0),
+        };
+    };
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(|e| fail(Kind::FailedPrecondition, format!("encoders can't be awaited on {address}: {e}; choose another address with --tcp")))?;
+    table::say(&format!("{stream}: waiting for an encoder on {}\n", listener.local_addr()?))?;
+    loop {
+        let (encoder, _) = listener.accept().await?;
+        told(ingester.run(encoder).await.map_err(failed)?)?;
+    }
+}
+
+/// The longest event of [`map`], bytes.
+const MAPPED_MAX: u32 = 8 << 20;
+
+/// From one stream through a program into another. Ends with the program, whose exit code it gives.
+async fn map(client: &Client, (from, to): (&StreamName, &StreamName), start: From, binary: bool, program: &[OsString]) -> anyhow::Result<u8> {
+    client.create_scope(&to.scope).await.map_err(failed)?;
+    client.create_stream(&to.scope, &to.name, ScalingPolicy { min_num_segments: 1, ..ScalingPolicy::default() }).await.map_err(failed)?;
+    let mut reader = Reader::open(client, &from.scope, &from.name, start).await.map_err(failed)?;
+    let mut writer = Writer::open(client, &to.scope, &to.name, None).await.map_err(failed)?;
+    let name = program[0].to_string_lossy().into_owned();
+    let mut command = tokio::process::Command::new(&program[0]);
+    command.args(&program[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|e| fail(Kind::NotFound, format!("{name} can't be started: {e}")))?;
+    let mut input = child.stdin.take().context("its standard input")?;
+    let mut output = BufReader::new(child.stdout.take().context("its standard output")?);
+    let feeding = async {
+        while let Some(event) = reader.next().await.map_err(failed)? {
+            let length = (event.data.len() as u32).to_be_bytes();
+            let whole = if binary { [&length[..], &event.data].concat() } else { [&event.data, &b"\n"[..]].concat() };
+            // A program that has heard enough has ended, or will.
+            if input.write_all(&whole).await.is_err() {
+                break;
+            }
+        }
+        drop(input);
+        anyhow::Ok(())
+    };
+    let taking = async {
+        let mut written = 0u64;
+        loop {
+            let mut event = Vec::new();
+            if binary {
+                let mut length = [0; 4];
+                match output.read_exact(&mut length).await {
+                    Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => break,
+                    read => read.with_context(|| format!("read what {name} writes"))?,
+                };
+                let length = u32::from_be_bytes(length);
+                if length > MAPPED_MAX {
+                    return Err(fail(Kind::InvalidArgument, format!("{name} writes an event of {length} bytes, and {MAPPED_MAX} are the most; does it write lengths?")));
+                }
+                event.resize(length as usize, 0);
+                output.read_exact(&mut event).await.with_context(|| format!("read what {name} writes"))?;
+            } else {
+                if (&mut output).take(u64::from(MAPPED_MAX) + 1).read_until(b'\n', &mut event).await.with_context(|| format!("read what {name} writes"))? == 0 {
+                    break;
+                }
+                if event.last() == Some(&b'\n') {
+                    event.pop();
+                }
+            }
+            writer.append("map", &event, written).await.map_err(failed)?;
+            written += 1;
+        }
+        writer.flush().await.map_err(failed)?;
+        anyhow::Ok(written)
+    };
+    // A stream that goes on does not hold up a program that has ended.
+    let (mut taking, mut feeding) = (std::pin::pin!(taking), std::pin::pin!(feeding));
+    let written = tokio::select! {
+        written = &mut taking => written?,
+        fed = &mut feeding => {
+            fed?;
+            taking.await?
+        }
+    };
+    let status = child.wait().await?;
+    table::say(&format!("{to}: {written} events\n"))?;
+    Ok(status.code().map_or(1, |c| c as u8))
+}
+
+/// Prints events, one a line; with `-o json`, with where they lie.
+async fn read(client: &Client, stream: &StreamName, from: From, follow: bool, output: Output) -> anyhow::Result<u8> {
+    let end = client.tail(&stream.scope, &stream.name).await.map_err(failed)?;
+    let mut left: BTreeMap<_, u64> = end.into_iter().filter(|(_, o)| *o > 0).collect();
+    let head = client.head(&stream.scope, &stream.name).await.map_err(failed)?;
+    left.retain(|segment, end| head.get(segment).is_none_or(|start| start < end));
+    let sealed = client.current(&stream.scope, &stream.name).await.map_err(failed)?.is_empty();
+    if !follow && !sealed && left.is_empty() {
+        return Ok(0);
+    }
+    let mut reader = Reader::open(client, &stream.scope, &stream.name, from).await.map_err(failed)?;
+    while let Some(event) = reader.next().await.map_err(failed)? {
+        let next = event.offset + 8 + event.data.len() as u64;
+        if output == Output::Table {
+            table::bytes(&[&event.data, &b"\n"[..]].concat())?;
+        } else {
+            let line = json!({"segment": event.segment.0, "offset": event.offset, "event": String::from_utf8_lossy(&event.data)});
+            table::say(&format!("{line}\n"))?;
+        }
+        if left.get(&event.segment).is_some_and(|end| next >= *end) {
+            left.remove(&event.segment);
+            if !follow && !sealed && left.is_empty() {
+                return Ok(0);
+            }
+        }
+    }
+    Ok(0)
+}
+
+async fn ls(client: &Client, scope: Option<String>, output: Output) -> anyhow::Result<u8> {
+    let scopes = match scope {
+        Some(scope) => vec![scope],
+        None => client.scopes().await.map_err(failed)?,
+    };
+    let mut rows = Vec::new();
+    for scope in scopes {
+        for stream in client.streams(&scope).await.map_err(failed)? {
+            let segments = client.current(&scope, &stream).await.map_err(failed)?.len();
+            rows.push((format!("{scope}/{stream}"), segments));
+        }
+    }
+    let told = json!(rows.iter().map(|(name, n)| json!({"stream": name, "segments": n})).collect::<Vec<_>>());
+    table::print(output, &told, || {
+        let state = |n: &usize| if *n == 0 { "sealed".into() } else { n.to_string() };
+        Ok(table::table(&["STREAM", "SEGMENTS"], &rows.iter().map(|(name, n)| vec![name.clone(), state(n)]).collect::<Vec<_>>()))
+    })
+}
+
+async fn stat(client: &Client, stream: &StreamName, output: Output) -> anyhow::Result<u8> {
+    let head = client.head(&stream.scope, &stream.name).await.map_err(failed)?;
+    let current = client.current(&stream.scope, &stream.name).await.map_err(failed)?;
+    let (mut todo, mut seen): (Vec<_>, BTreeMap<_, _>) = (head.keys().copied().collect(), BTreeMap::new());
+    while let Some(segment) = todo.pop() {
+        if seen.contains_key(&segment) {
+            continue;
+        }
+        seen.insert(segment, client.segment(&stream.scope, &stream.name, segment).await.map_err(failed)?);
+        todo.extend(client.successors(&stream.scope, &stream.name, segment).await.map_err(failed)?.into_iter().map(|(r, _)| r.segment));
+    }
+    let range = |segment| current.iter().find(|r| r.segment == segment).map(|r| (r.low, r.high));
+    let told = json!({
+        "stream": stream.to_string(),
+        "sealed": current.is_empty(),
+        "segments": seen.iter().map(|(s, (start, length, sealed))| json!({
+            "segment": s.0, "name": s.name(&stream.scope, &stream.name), "start": start, "length": length, "sealed": sealed, "keys": range(*s),
+        })).collect::<Vec<_>>(),
+    });
+    table::print(output, &told, || {
+        let row = |(s, (start, length, sealed)): (&streams::catalog::SegmentNo, &(u64, u64, bool))| {
+            let keys = range(*s).map_or("-".into(), |(low, high)| format!("{low:.3} to {high:.3}"));
+            vec![s.name(&stream.scope, &stream.name), start.to_string(), length.to_string(), if *sealed { "yes" } else { "no" }.into(), keys]
+        };
+        Ok(table::table(&["SEGMENT", "START", "LENGTH", "SEALED", "KEYS"], &seen.iter().map(row).collect::<Vec<_>>()))
+    })
+}

@@ -1,0 +1,342 @@
+//! A small native client: what the command line and the benchmarks need. Programs have Pravega's own clients.
+//!
+//! * [`Client`]: the controller;
+//! * [`Writer`]: events with routing keys, in order per key, once, over lost connections and scales;
+//! * [`Reader`]: a whole stream from its head or its tail, successors after all their predecessors.
+//!
+//! A writer has one task that routes and one per segment. A segment's task gives back what is not acknowledged when its segment is sealed, and the
+//! router sends that to the successors before anything newer.
+
+mod connection;
+mod reader;
+mod writer;
+
+pub use reader::{Event, From, Reader};
+pub use writer::{Acknowledged, Writer};
+
+use crate::{
+    Error, Result,
+    catalog::{Range, SegmentNo},
+    proto::{controller_service_client::ControllerServiceClient, *},
+};
+use std::collections::BTreeMap;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use std::sync::Arc;
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{ClientConfig, RootCertStore, pki_types::{CertificateDer, pem::PemObject}},
+};
+use tonic::{
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Certificate, Channel, ClientTlsConfig},
+};
+
+#[derive(Clone)]
+pub struct Client {
+    controller: ControllerServiceClient<InterceptedService<Channel, Credentials>>,
+    tls: Option<TlsConnector>,
+    /// The server asks for tokens.
+    tokens: bool,
+}
+
+/// How a server wants to be spoken to.
+#[derive(Clone, Default)]
+pub struct Login {
+    /// PEM of the authority that signed the server's certificate; with it, both ports are spoken to with TLS.
+    pub authority: Option<Vec<u8>>,
+    /// Name and password.
+    pub user: Option<(String, String)>,
+}
+
+/// Adds name and password to each call.
+#[derive(Clone)]
+struct Credentials(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Credentials {
+    fn call(&mut self, mut request: tonic::Request<()>) -> std::result::Result<tonic::Request<()>, tonic::Status> {
+        if let Some(header) = &self.0 {
+            request.metadata_mut().insert("authorization", header.clone());
+        }
+        Ok(request)
+    }
+}
+
+fn failed(what: &str) -> impl FnOnce(tonic::Status) -> Error {
+    let what = what.to_string();
+    move |s| match s.code() {
+        tonic::Code::NotFound => Error::NotFound(s.message().into()),
+        tonic::Code::InvalidArgument => Error::Invalid(s.message().into()),
+        tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => Error::Denied(s.message().into()),
+        tonic::Code::Unavailable => Error::Stopped(format!("{what}: {}", s.message()).into()),
+        _ => Error::Conflict(format!("{what}: {}", s.message())),
+    }
+}
+
+fn stream_info(scope: &str, stream: &str) -> Option<StreamInfo> {
+    Some(StreamInfo { scope: scope.into(), stream: stream.into(), access_operation: 0 })
+}
+
+fn ranges(of: Vec<SegmentRange>) -> Vec<Range> {
+    let one = |r: SegmentRange| Some(Range { segment: SegmentNo(r.segment_id?.segment_id), low: r.min_key, high: r.max_key });
+    of.into_iter().filter_map(one).collect()
+}
+
+impl Client {
+    /// `address` is the controller's `host:port`. Without TLS and a user.
+    pub async fn connect(address: &str) -> Result<Client> {
+        Client::open(address, &Login::default()).await
+    }
+
+    pub async fn open(address: &str, login: &Login) -> Result<Client> {
+        let address = address.trim_start_matches("tcp://").trim_start_matches("tls://");
+        let bad = |e: tonic::transport::Error| Error::Stopped(format!("no stream server answers at {address} ({e}); start one with `cloudskin stream serve`").into());
+        let scheme = if login.authority.is_some() { "https" } else { "http" };
+        let mut endpoint = Channel::from_shared(format!("{scheme}://{address}")).map_err(|e| Error::Invalid(format!("{address:?} is not an address: {e}")))?;
+        let mut tls = None;
+        if let Some(pem) = &login.authority {
+            base::identity::install_crypto();
+            let invalid = |e: String| Error::Invalid(format!("the authority's certificate can't be used: {e}"));
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                roots.add(certificate.map_err(|e| invalid(e.to_string()))?).map_err(|e| invalid(e.to_string()))?;
+            }
+            tls = Some(TlsConnector::from(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())));
+            endpoint = endpoint.tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))).map_err(|e| invalid(e.to_string()))?;
+        }
+        let credentials = match &login.user {
+            None => None,
+            Some((name, password)) => {
+                let header = format!("Basic {}", STANDARD.encode(format!("{name}:{password}")));
+                Some(header.parse().map_err(|_| Error::Invalid("a name and password that can't be sent".into()))?)
+            }
+        };
+        let channel = endpoint.tcp_nodelay(true).connect().await.map_err(bad)?;
+        let tokens = credentials.is_some();
+        Ok(Client { controller: ControllerServiceClient::with_interceptor(channel, Credentials(credentials)), tls, tokens })
+    }
+
+    /// A connection to the stream's segment store, and the token to show there.
+    async fn dial(&self, scope: &str, stream: &str) -> Result<(connection::Connection, String)> {
+        let token = self.token(scope, stream).await?;
+        Ok((connection::Connection::connect(&self.segments_at(scope, stream).await?, self.tls.as_ref()).await?, token))
+    }
+
+    /// What the segment store wants to be shown; empty where nobody asks.
+    async fn token(&self, scope: &str, stream: &str) -> Result<String> {
+        if !self.tokens {
+            return Ok(String::new());
+        }
+        let request = StreamInfo { scope: scope.into(), stream: stream.into(), access_operation: stream_info::AccessOperation::Any as i32 };
+        let told = self.controller.clone().get_delegation_token(request).await.map_err(failed("get a token"))?;
+        Ok(told.into_inner().delegation_token)
+    }
+
+    pub async fn create_scope(&self, scope: &str) -> Result<bool> {
+        use create_scope_status::Status as S;
+        let told = self.controller.clone().create_scope(ScopeInfo { scope: scope.into() }).await.map_err(failed("create scope"))?.into_inner();
+        match told.status() {
+            S::Success => Ok(true),
+            S::ScopeExists => Ok(false),
+            S::InvalidScopeName => Err(Error::Invalid(format!("scope name {scope:?} is not valid"))),
+            S::Failure => Err(Error::Conflict(format!("scope {scope} could not be created"))),
+        }
+    }
+
+    pub async fn create_stream(&self, scope: &str, stream: &str, scaling: ScalingPolicy) -> Result<bool> {
+        use create_stream_status::Status as S;
+        let request = StreamConfig { stream_info: stream_info(scope, stream), scaling_policy: Some(scaling), ..StreamConfig::default() };
+        let told = self.controller.clone().create_stream(request).await.map_err(failed("create stream"))?.into_inner();
+        match told.status() {
+            S::Success => Ok(true),
+            S::StreamExists => Ok(false),
+            S::ScopeNotFound => Err(Error::NoScope(scope.into())),
+            S::InvalidStreamName => Err(Error::Invalid(format!("stream name {stream:?} is not valid"))),
+            S::Failure => Err(Error::Conflict(format!("stream {scope}/{stream} could not be created"))),
+        }
+    }
+
+    /// The segments that are written to; none of a sealed stream.
+    pub async fn current(&self, scope: &str, stream: &str) -> Result<Vec<Range>> {
+        let request = StreamInfo { scope: scope.into(), stream: stream.into(), access_operation: 0 };
+        let told = self.controller.clone().get_current_segments(request).await.map_err(failed("current segments"))?;
+        Ok(ranges(told.into_inner().segment_ranges))
+    }
+
+    /// Where the stream begins.
+    pub async fn head(&self, scope: &str, stream: &str) -> Result<BTreeMap<SegmentNo, u64>> {
+        let request = GetSegmentsRequest { stream_info: stream_info(scope, stream), timestamp: 0 };
+        let told = self.controller.clone().get_segments(request).await.map_err(failed("head segments"))?.into_inner();
+        Ok(told.segments.into_iter().filter_map(|s| Some((SegmentNo(s.segment_id?.segment_id), s.offset as u64))).collect())
+    }
+
+    /// The segments after one, each with all segments that it follows.
+    pub async fn successors(&self, scope: &str, stream: &str, segment: SegmentNo) -> Result<Vec<(Range, Vec<SegmentNo>)>> {
+        let request = SegmentId { stream_info: stream_info(scope, stream), segment_id: segment.0 };
+        let told = self.controller.clone().get_segments_immediately_following(request).await.map_err(failed("successors"))?.into_inner();
+        let one = |e: successor_response::SegmentEntry| {
+            let range = ranges(vec![e.segment?]).pop()?;
+            Some((range, e.value.into_iter().map(SegmentNo).collect()))
+        };
+        Ok(told.segments.into_iter().filter_map(one).collect())
+    }
+
+    /// Where the segment store is.
+    pub async fn segments_at(&self, scope: &str, stream: &str) -> Result<String> {
+        let request = SegmentId { stream_info: stream_info(scope, stream), segment_id: 0 };
+        let uri = self.controller.clone().get_uri(request).await.map_err(failed("find the segment store"))?.into_inner();
+        Ok(format!("{}:{}", uri.endpoint, uri.port))
+    }
+
+    /// Shares the key space out evenly among `segments` new segments.
+    pub async fn scale(&self, scope: &str, stream: &str, segments: u32) -> Result<Vec<Range>> {
+        use scale_response::ScaleStreamStatus as S;
+        let current = self.current(scope, stream).await?;
+        let even = crate::catalog::even(segments.max(1), 0, 0);
+        let request = ScaleRequest {
+            stream_info: stream_info(scope, stream),
+            sealed_segments: current.iter().map(|r| r.segment.0).collect(),
+            new_key_ranges: even.iter().map(|r| scale_request::KeyRangeEntry { start: r.low, end: r.high }).collect(),
+            scale_timestamp: base::clock::now_ms() as i64,
+        };
+        let told = self.controller.clone().scale(request).await.map_err(failed("scale"))?.into_inner();
+        match told.status() {
+            S::Started => Ok(ranges(told.segments)),
+            _ => Err(Error::Conflict(format!("stream {scope}/{stream} was not scaled: it is sealed, or was scaled at the same time"))),
+        }
+    }
+
+    fn updated(what: &str, scope: &str, stream: &str, status: update_stream_status::Status) -> Result<()> {
+        use update_stream_status::Status as S;
+        match status {
+            S::Success => Ok(()),
+            S::StreamNotFound => Err(Error::NoStream(format!("{scope}/{stream}"))),
+            S::ScopeNotFound => Err(Error::NoScope(scope.into())),
+            S::StreamSealed => Err(Error::StreamSealed(format!("{scope}/{stream}"))),
+            S::Failure => Err(Error::Invalid(format!("{what} {scope}/{stream} was refused; see the server's log"))),
+        }
+    }
+
+    pub async fn seal(&self, scope: &str, stream: &str) -> Result<()> {
+        let request = StreamInfo { scope: scope.into(), stream: stream.into(), access_operation: 0 };
+        let told = self.controller.clone().seal_stream(request).await.map_err(failed("seal"))?.into_inner();
+        Self::updated("to seal", scope, stream, told.status())
+    }
+
+    pub async fn delete(&self, scope: &str, stream: &str) -> Result<()> {
+        use delete_stream_status::Status as S;
+        let request = StreamInfo { scope: scope.into(), stream: stream.into(), access_operation: 0 };
+        let told = self.controller.clone().delete_stream(request).await.map_err(failed("delete"))?.into_inner();
+        match told.status() {
+            S::Success => Ok(()),
+            S::StreamNotFound => Err(Error::NoStream(format!("{scope}/{stream}"))),
+            S::StreamNotSealed => Err(Error::StreamNotSealed(format!("{scope}/{stream}"))),
+            S::Failure => Err(Error::Conflict(format!("stream {scope}/{stream} was not deleted"))),
+        }
+    }
+
+    pub async fn truncate(&self, scope: &str, stream: &str, cut: &BTreeMap<SegmentNo, u64>) -> Result<()> {
+        let cut = cut.iter().map(|(s, o)| (s.0, *o as i64)).collect();
+        let request = StreamCut { stream_info: stream_info(scope, stream), cut };
+        let told = self.controller.clone().truncate_stream(request).await.map_err(failed("truncate"))?.into_inner();
+        Self::updated("to truncate", scope, stream, told.status())
+    }
+
+    /// The cut at the end of what is written: where each current segment ends now.
+    pub async fn tail(&self, scope: &str, stream: &str) -> Result<BTreeMap<SegmentNo, u64>> {
+        let (mut connection, token) = self.dial(scope, stream).await?;
+        let mut cut = BTreeMap::new();
+        for range in self.current(scope, stream).await? {
+            cut.insert(range.segment, connection.info(&range.segment.name(scope, stream), &token).await?.1);
+        }
+        Ok(cut)
+    }
+
+    /// Start and length of a segment, and whether it is sealed.
+    pub async fn segment(&self, scope: &str, stream: &str, segment: SegmentNo) -> Result<(u64, u64, bool)> {
+        let (mut connection, token) = self.dial(scope, stream).await?;
+        connection.info(&segment.name(scope, stream), &token).await
+    }
+
+    pub async fn scopes(&self) -> Result<Vec<String>> {
+        let (mut all, mut token) = (Vec::new(), String::new());
+        loop {
+            let request = ScopesRequest { continuation_token: Some(ContinuationToken { token }) };
+            let told = self.controller.clone().list_scopes(request).await.map_err(failed("list scopes"))?.into_inner();
+            if told.scopes.is_empty() {
+                return Ok(all);
+            }
+            all.extend(told.scopes);
+            token = told.continuation_token.unwrap_or_default().token;
+        }
+    }
+
+    pub async fn streams(&self, scope: &str) -> Result<Vec<String>> {
+        use streams_in_scope_response::Status as S;
+        let (mut all, mut token) = (Vec::new(), String::new());
+        loop {
+            let request = StreamsInScopeRequest {
+                scope: Some(ScopeInfo { scope: scope.into() }),
+                continuation_token: Some(ContinuationToken { token }),
+            };
+            let told = self.controller.clone().list_streams_in_scope(request).await.map_err(failed("list streams"))?.into_inner();
+            if told.status() == S::ScopeNotFound {
+                return Err(Error::NoScope(scope.into()));
+            }
+            if told.streams.is_empty() {
+                return Ok(all);
+            }
+            all.extend(told.streams.into_iter().map(|s| s.stream));
+            token = told.continuation_token.unwrap_or_default().token;
+        }
+    }
+}
+
+/// Where a routing key lies in the key space, from 0 to 1: as Pravega's clients have it, so that a key's events stay in order whichever writes them.
+pub fn key_position(key: &str) -> f64 {
+    let units: Vec<u8> = key.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let hash = murmur3_high(&units, 1_741_865_571);
+    // The upper bits as the fraction of a number from 1 to 2.
+    f64::from_bits((hash >> 12) | 0x3ff0_0000_0000_0000) - 1.0
+}
+
+/// The first half of MurmurHash3 for x64 with 128 bits.
+fn murmur3_high(data: &[u8], seed: u64) -> u64 {
+    const C1: u64 = 0x87c3_7b91_1142_53d5;
+    const C2: u64 = 0x4cf5_ad43_2745_937f;
+    let mix1 = |k: u64| k.wrapping_mul(C1).rotate_left(31).wrapping_mul(C2);
+    let mix2 = |k: u64| k.wrapping_mul(C2).rotate_left(33).wrapping_mul(C1);
+    let end = |mut h: u64| {
+        h = (h ^ (h >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        h = (h ^ (h >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        h ^ (h >> 33)
+    };
+    let word = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
+    let (mut h1, mut h2) = (seed, seed);
+    let blocks = data.chunks_exact(16);
+    let tail = blocks.remainder();
+    for block in blocks {
+        h1 = (h1 ^ mix1(word(&block[..8]))).rotate_left(27).wrapping_add(h2).wrapping_mul(5).wrapping_add(0x52dc_e729);
+        h2 = (h2 ^ mix2(word(&block[8..]))).rotate_left(31).wrapping_add(h1).wrapping_mul(5).wrapping_add(0x3849_5ab5);
+    }
+    if tail.len() > 8 {
+        h2 ^= mix2(word(&tail[8..]));
+    }
+    if !tail.is_empty() {
+        h1 ^= mix1(word(&tail[..tail.len().min(8)]));
+    }
+    h1 ^= data.len() as u64;
+    h2 ^= data.len() as u64;
+    h1 = h1.wrapping_add(h2);
+    h2 = h2.wrapping_add(h1);
+    end(h1).wrapping_add(end(h2))
+}
+
+#[cfg(test)]
+mod tests {
+    /// The value that Pravega's own clients test for.
+    #[test]
+    fn keys_lie_where_pravegas_clients_put_them() {
+        assert!((super::key_position("hello") - 0.658716230571337).abs() < 1e-12, "{}", super::key_position("hello"));
+    }
+}

@@ -1,0 +1,190 @@
+//! A connection to the segment store, from the client's side: requests as bytes, and the few replies that this client asks for.
+
+use crate::{Error, Result, wire::codec};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use std::sync::Arc;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
+
+/// A reply, as far as this client tells them apart.
+#[derive(Debug)]
+pub(super) enum Reply {
+    Hello,
+    Setup { last: i64 },
+    Appended { event: i64 },
+    Read { offset: i64, end: bool, data: Bytes },
+    Info { start: u64, length: u64, sealed: bool },
+    Failed(Error),
+}
+
+/// Writes one frame; `fields` writes its payload.
+pub(super) fn frame(out: &mut BytesMut, kind: i32, fields: impl FnOnce(&mut BytesMut)) {
+    let begin = out.len();
+    out.put_i32(kind);
+    out.put_i32(0);
+    fields(out);
+    let length = (out.len() - begin - codec::FRAME_HEADER) as i32;
+    out[begin + 4..begin + 8].copy_from_slice(&length.to_be_bytes());
+}
+
+pub(super) fn string(out: &mut BytesMut, text: &str) {
+    out.put_u16(text.len() as u16);
+    out.put_slice(text.as_bytes());
+}
+
+fn lost(what: &str) -> impl FnOnce(std::io::Error) -> Error {
+    let path = what.to_string();
+    move |e| Error::File { action: "talk to", path: path.into(), source: Arc::new(e) }
+}
+
+pub(super) struct Receiver {
+    address: String,
+    half: Box<dyn AsyncRead + Send + Sync + Unpin>,
+    buffer: BytesMut,
+}
+
+pub(super) struct Sender {
+    address: String,
+    half: Box<dyn AsyncWrite + Send + Sync + Unpin>,
+}
+
+pub(super) struct Connection {
+    pub receiver: Receiver,
+    pub sender: Sender,
+}
+
+impl Sender {
+    pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.half.write_all(bytes).await.map_err(lost(&self.address))?;
+        // TLS keeps what it has not sent.
+        self.half.flush().await.map_err(lost(&self.address))
+    }
+}
+
+impl Receiver {
+    /// The next reply.
+    pub async fn next(&mut self) -> Result<Reply> {
+        loop {
+            if let Some((kind, payload)) = codec::frame(&mut self.buffer).map_err(|e| Error::Invalid(e.to_string()))? {
+                return parse(kind, payload).ok_or_else(|| Error::Invalid(format!("a reply of type {kind} from {} is cut off", self.address)));
+            }
+            self.buffer.reserve(256 << 10);
+            if self.half.read_buf(&mut self.buffer).await.map_err(lost(&self.address))? == 0 {
+                return Err(lost(&self.address)(std::io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+}
+
+fn text(left: &mut Bytes) -> Option<String> {
+    let n = left.try_get_u16().ok()? as usize;
+    (n <= left.len()).then(|| String::from_utf8_lossy(&left.split_to(n)).into_owned())
+}
+
+fn parse(kind: i32, mut p: Bytes) -> Option<Reply> {
+    Some(match kind {
+        -127 => Reply::Hello,
+        2 => {
+            p.try_get_i64().ok()?;
+            text(&mut p)?;
+            p.try_get_u128().ok()?;
+            Reply::Setup { last: p.try_get_i64().ok()? }
+        }
+        7 => {
+            p.try_get_u128().ok()?;
+            Reply::Appended { event: p.try_get_i64().ok()? }
+        }
+        10 => {
+            text(&mut p)?;
+            let offset = p.try_get_i64().ok()?;
+            let (_tail, end) = (p.try_get_u8().ok()?, p.try_get_u8().ok()? != 0);
+            let n = p.try_get_i32().ok()? as usize;
+            Reply::Read { offset, end, data: (n <= p.len()).then(|| p.split_to(n))? }
+        }
+        12 => {
+            p.try_get_i64().ok()?;
+            text(&mut p)?;
+            let (_there, sealed, _deleted) = (p.try_get_u8().ok()?, p.try_get_u8().ok()? != 0, p.try_get_u8().ok()?);
+            p.try_get_i64().ok()?;
+            let length = p.try_get_i64().ok()? as u64;
+            Reply::Info { start: p.try_get_i64().ok()? as u64, length, sealed }
+        }
+        51 | 53 | 56 => {
+            p.try_get_i64().ok()?;
+            let segment = text(&mut p)?;
+            Reply::Failed(match kind {
+                51 => Error::Sealed { segment, offset: 0 },
+                53 => Error::NoSegment(segment),
+                _ => Error::Truncated { segment, start: p.try_get_i64().ok()? as u64, offset: 0 },
+            })
+        }
+        60 => {
+            p.try_get_i64().ok()?;
+            text(&mut p)?;
+            Reply::Failed(Error::Denied("the segment store did not take the token: it is not for this segment, or too old".into()))
+        }
+        61 => {
+            p.try_get_i64().ok()?;
+            text(&mut p)?;
+            Reply::Failed(Error::Conflict(text(&mut p)?))
+        }
+        kind => Reply::Failed(Error::Conflict(format!("the segment store answered with type {kind}"))),
+    })
+}
+
+impl Connection {
+    pub async fn connect(address: &str, tls: Option<&TlsConnector>) -> Result<Connection> {
+        let stream = TcpStream::connect(address).await.map_err(lost(address))?;
+        stream.set_nodelay(true).map_err(lost(address))?;
+        let (read, write): (Box<dyn AsyncRead + Send + Sync + Unpin>, Box<dyn AsyncWrite + Send + Sync + Unpin>) = match tls {
+            None => {
+                let (read, write) = stream.into_split();
+                (Box::new(read), Box::new(write))
+            }
+            Some(tls) => {
+                let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+                let name = ServerName::try_from(host.to_string()).map_err(|e| Error::Invalid(format!("{host:?} is not a server's name: {e}")))?;
+                let (read, write) = tokio::io::split(tls.connect(name, stream).await.map_err(lost(address))?);
+                (Box::new(read), Box::new(write))
+            }
+        };
+        let mut connection = Connection {
+            receiver: Receiver { address: address.into(), half: read, buffer: BytesMut::new() },
+            sender: Sender { address: address.into(), half: write },
+        };
+        let mut hello = BytesMut::new();
+        frame(&mut hello, -127, |f| {
+            f.put_i32(codec::VERSION);
+            f.put_i32(codec::OLDEST_VERSION);
+        });
+        match connection.ask(&hello).await? {
+            Reply::Hello => Ok(connection),
+            other => Err(Error::Invalid(format!("{address} is not a segment store: it said {other:?}"))),
+        }
+    }
+
+    pub async fn ask(&mut self, request: &[u8]) -> Result<Reply> {
+        self.sender.send(request).await?;
+        match self.receiver.next().await? {
+            Reply::Failed(e) => Err(e),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Start, length and whether it is sealed.
+    pub async fn info(&mut self, segment: &str, token: &str) -> Result<(u64, u64, bool)> {
+        let mut request = BytesMut::new();
+        frame(&mut request, 11, |f| {
+            f.put_i64(1);
+            string(f, segment);
+            string(f, token);
+        });
+        match self.ask(&request).await? {
+            Reply::Info { start, length, sealed } => Ok((start, length, sealed)),
+            other => Err(Error::Invalid(format!("the segment store answered {other:?} to a question about {segment}"))),
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! All events of a stream. Segments are read side by side; a segment begins when all that it follows have ended, so a key's events come in order.
+
+use super::{
+    Client,
+    connection::{Connection, Reply, frame, string},
+};
+use crate::{Error, Result, catalog::SegmentNo};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use std::collections::{HashMap, HashSet};
+use tokio::{sync::mpsc, task::JoinSet};
+
+/// Bytes asked for at once.
+const READ_BYTES: i32 = 1 << 20;
+/// Pieces that wait for the program, over all segments.
+const PIECES_MAX: usize = 8;
+
+/// Where to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    Head,
+    Tail,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub segment: SegmentNo,
+    /// Offset of the event in its segment.
+    pub offset: u64,
+    pub data: Bytes,
+}
+
+enum Piece {
+    Bytes(SegmentNo, u64, Bytes),
+    End(SegmentNo),
+}
+
+pub struct Reader {
+    client: Client,
+    scope: String,
+    stream: String,
+    pieces: mpsc::Receiver<Piece>,
+    sender: mpsc::Sender<Piece>,
+    tasks: JoinSet<Result<()>>,
+    /// An event's first part, and where it begins.
+    rest: HashMap<SegmentNo, (u64, BytesMut)>,
+    ended: HashSet<SegmentNo>,
+    started: HashSet<SegmentNo>,
+    ready: std::collections::VecDeque<Event>,
+}
+
+impl Reader {
+    pub async fn open(client: &Client, scope: &str, stream: &str, from: From) -> Result<Reader> {
+        let (sender, pieces) = mpsc::channel(PIECES_MAX);
+        let mut reader = Reader {
+            client: client.clone(),
+            scope: scope.into(),
+            stream: stream.into(),
+            pieces,
+            sender,
+            tasks: JoinSet::new(),
+            rest: HashMap::new(),
+            ended: HashSet::new(),
+            started: HashSet::new(),
+            ready: Default::default(),
+        };
+        let begin = match from {
+            From::Head => client.head(scope, stream).await?,
+            From::Tail => client.tail(scope, stream).await?,
+        };
+        for (segment, offset) in begin {
+            reader.start(segment, offset).await?;
+        }
+        Ok(reader)
+    }
+
+    async fn start(&mut self, segment: SegmentNo, offset: u64) -> Result<()> {
+        if self.started.insert(segment) {
+            let (connection, token) = self.client.dial(&self.scope, &self.stream).await?;
+            let task = SegmentTask {
+                client: self.client.clone(),
+                scope: self.scope.clone(),
+                stream: self.stream.clone(),
+                name: segment.name(&self.scope, &self.stream),
+                connection,
+                token,
+                pieces: self.sender.clone(),
+            };
+            self.tasks.spawn(task.read(segment, offset));
+        }
+        Ok(())
+    }
+
+    /// The next event; `None` when the stream is sealed and all has been read.
+    pub async fn next(&mut self) -> Result<Option<Event>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(Some(event));
+            }
+            if self.ended.len() == self.started.len() {
+                return Ok(None);
+            }
+            tokio::select! {
+                biased;
+                piece = self.pieces.recv() => match piece {
+                    Some(Piece::Bytes(segment, offset, data)) => self.cut(segment, offset, data)?,
+                    Some(Piece::End(segment)) => {
+                        self.ended.insert(segment);
+                        for (next, before) in self.client.successors(&self.scope, &self.stream, segment).await? {
+                            if before.iter().all(|b| self.ended.contains(b)) {
+                                self.start(next.segment, 0).await?;
+                            }
+                        }
+                    }
+                    None => return Ok(None),
+                },
+                Some(task) = self.tasks.join_next() => {
+                    task.map_err(|e| Error::Stopped(format!("a reader's task ended: {e}").into()))??;
+                }
+            }
+        }
+    }
+
+    fn cut(&mut self, segment: SegmentNo, offset: u64, data: Bytes) -> Result<()> {
+        let (mut at, mut left) = match self.rest.remove(&segment) {
+            None => (offset, data),
+            Some((at, mut part)) => {
+                part.extend_from_slice(&data);
+                (at, part.freeze())
+            }
+        };
+        while left.len() >= 8 {
+            let (kind, length) = (i32::from_be_bytes(left[..4].try_into().expect("four bytes")), i32::from_be_bytes(left[4..8].try_into().expect("four bytes")));
+            if kind != 0 || length < 0 {
+                return Err(Error::Invalid(format!("{}/{} has no events at {at} of segment {}: it was written as bytes", self.scope, self.stream, segment.0)));
+            }
+            let whole = 8 + length as usize;
+            if left.len() < whole {
+                break;
+            }
+            left.advance(8);
+            self.ready.push_back(Event { segment, offset: at, data: left.split_to(whole - 8) });
+            at += whole as u64;
+        }
+        if !left.is_empty() {
+            self.rest.insert(segment, (at, BytesMut::from(&left[..])));
+        }
+        Ok(())
+    }
+}
+
+struct SegmentTask {
+    client: Client,
+    scope: String,
+    stream: String,
+    name: String,
+    connection: Connection,
+    token: String,
+    pieces: mpsc::Sender<Piece>,
+}
+
+impl SegmentTask {
+    async fn read(mut self, segment: SegmentNo, mut at: u64) -> Result<()> {
+        let mut renewed = false;
+        loop {
+            let mut request = BytesMut::new();
+            frame(&mut request, 9, |f| {
+                string(f, &self.name);
+                f.put_i64(at as i64);
+                f.put_i32(READ_BYTES);
+                string(f, &self.token);
+                f.put_i64(at as i64);
+            });
+            match self.connection.ask(&request).await {
+                Ok(Reply::Read { offset, end, data }) => {
+                    if offset as u64 != at {
+                        return Err(Error::Invalid(format!("{} was read at {offset} instead of {at}", self.name)));
+                    }
+                    renewed = false;
+                    let n = data.len() as u64;
+                    let gone = n > 0 && self.pieces.send(Piece::Bytes(segment, at, data)).await.is_err();
+                    at += n;
+                    if gone || end {
+                        let _ = self.pieces.send(Piece::End(segment)).await;
+                        return Ok(());
+                    }
+                }
+                Ok(other) => return Err(Error::Invalid(format!("the segment store answered a read of {} with {other:?}", self.name))),
+                // Truncated as a whole: what follows it may be there.
+                Err(Error::NoSegment(_)) => {
+                    let _ = self.pieces.send(Piece::End(segment)).await;
+                    return Ok(());
+                }
+                Err(Error::Truncated { start, .. }) if start > at => at = start,
+                // The token has become too old; a new one that is refused as well says something else.
+                Err(Error::Denied(_)) if !std::mem::replace(&mut renewed, true) => self.token = self.client.token(&self.scope, &self.stream).await?,
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}

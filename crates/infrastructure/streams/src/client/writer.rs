@@ -1,0 +1,381 @@
+//! Events into a stream: in order per key, once, however often the connection is lost or the stream scaled.
+
+use super::{
+    Client,
+    connection::{Reply, frame, string},
+    key_position,
+};
+use crate::{Error, Result, catalog::Range};
+use bytes::{BufMut, Bytes, BytesMut};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+
+/// Bytes that are not acknowledged; a writer that has more waits.
+const IN_FLIGHT_MAX: usize = 32 << 20;
+/// What an event counts besides its bytes, so that small ones have a bound too.
+const EVENT_COST: usize = 64;
+/// A block of events that is sent at once, bytes and events.
+const BLOCK_BYTES: usize = 1 << 20;
+const BLOCK_EVENTS: usize = 10_000;
+/// Largest event, bytes.
+const EVENT_MAX: usize = 8 << 20;
+/// Between tries to connect again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+fn cost(data: &Bytes) -> u32 {
+    (data.len() + EVENT_COST) as u32
+}
+
+/// Called with an event's tag when it is durable.
+pub type Acknowledged = Arc<dyn Fn(u64) + Send + Sync>;
+
+struct Pending {
+    position: f64,
+    data: Bytes,
+    tag: u64,
+}
+
+#[derive(Default)]
+struct Done {
+    acknowledged: std::sync::atomic::AtomicU64,
+    changed: Notify,
+}
+
+/// Writes to one stream. [`Writer::flush`] before it is dropped, or what is not sent is lost.
+pub struct Writer {
+    queue: mpsc::UnboundedSender<Pending>,
+    room: Arc<Semaphore>,
+    done: Arc<Done>,
+    failed: watch::Receiver<Option<Error>>,
+    written: u64,
+}
+
+impl Writer {
+    /// `acknowledged` hears of each event that is durable.
+    pub async fn open(client: &Client, scope: &str, stream: &str, acknowledged: Option<Acknowledged>) -> Result<Writer> {
+        if client.current(scope, stream).await?.is_empty() {
+            return Err(Error::StreamSealed(format!("{scope}/{stream}")));
+        }
+        let (queue, pending) = mpsc::unbounded_channel();
+        let (fail, failed) = watch::channel(None);
+        let (room, done) = (Arc::new(Semaphore::new(IN_FLIGHT_MAX)), Arc::new(Done::default()));
+        let router = Router {
+            client: client.clone(),
+            scope: scope.into(),
+            stream: stream.into(),
+            segments: Vec::new(),
+            shared: Shared { room: room.clone(), done: done.clone(), acknowledged },
+        };
+        tokio::spawn(async move {
+            let ended = router.run(pending).await;
+            let _ = fail.send(Some(ended.err().unwrap_or_else(|| Error::Stopped("the writer is closed".into()))));
+        });
+        Ok(Writer { queue, room, done, failed, written: 0 })
+    }
+
+    /// Takes an event; waits while too many are not acknowledged. `tag` is what [`Acknowledged`] hears.
+    pub async fn append(&mut self, key: &str, event: &[u8], tag: u64) -> Result<()> {
+        if event.len() > EVENT_MAX {
+            return Err(Error::TooLarge { what: "an event".into(), limit: EVENT_MAX as u64, wanted: event.len() as u64 });
+        }
+        let mut data = BytesMut::with_capacity(event.len() + 8);
+        data.put_i32(0);
+        data.put_i32(event.len() as i32);
+        data.put_slice(event);
+        self.enqueue(key, data.freeze(), tag).await
+    }
+
+    /// Takes bytes as they are, without an event's header: for a stream that is read as bytes.
+    pub async fn append_bytes(&mut self, key: &str, bytes: &[u8], tag: u64) -> Result<()> {
+        if bytes.len() > EVENT_MAX {
+            return Err(Error::TooLarge { what: "an append".into(), limit: EVENT_MAX as u64, wanted: bytes.len() as u64 });
+        }
+        self.enqueue(key, Bytes::copy_from_slice(bytes), tag).await
+    }
+
+    async fn enqueue(&mut self, key: &str, data: Bytes, tag: u64) -> Result<()> {
+        let cost = cost(&data);
+        let mut failed = self.failed.clone();
+        let permit = tokio::select! {
+            permit = self.room.acquire_many(cost) => permit.map_err(|_| Error::Stopped("the writer is closed".into()))?,
+            e = failed.wait_for(Option::is_some) => return Err(e.ok().and_then(|e| e.clone()).unwrap_or_else(|| Error::Stopped("the writer is closed".into()))),
+        };
+        permit.forget();
+        self.written += 1;
+        let pending = Pending { position: key_position(key), data, tag };
+        self.queue.send(pending).map_err(|_| self.why())
+    }
+
+    fn why(&self) -> Error {
+        self.failed.borrow().clone().unwrap_or_else(|| Error::Stopped("the writer is closed".into()))
+    }
+
+    /// Waits until everything taken is durable.
+    pub async fn flush(&self) -> Result<()> {
+        let mut failed = self.failed.clone();
+        loop {
+            let changed = self.done.changed.notified();
+            if self.done.acknowledged.load(std::sync::atomic::Ordering::Acquire) >= self.written {
+                return Ok(());
+            }
+            tokio::select! {
+                () = changed => {}
+                _ = failed.wait_for(Option::is_some) => return Err(self.why()),
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Shared {
+    room: Arc<Semaphore>,
+    done: Arc<Done>,
+    acknowledged: Option<Acknowledged>,
+}
+
+struct Segment {
+    range: Range,
+    queue: mpsc::UnboundedSender<Pending>,
+    /// What was not acknowledged when the segment was sealed.
+    back: tokio::task::JoinHandle<Result<Vec<Pending>>>,
+}
+
+struct Router {
+    client: Client,
+    scope: String,
+    stream: String,
+    segments: Vec<Segment>,
+    shared: Shared,
+}
+
+impl Router {
+    async fn run(mut self, mut pending: mpsc::UnboundedReceiver<Pending>) -> Result<()> {
+        loop {
+            // A segment that was sealed while nothing new came must give back what it has, too.
+            let ended = self.segments.iter().position(|s| s.back.is_finished());
+            if let Some(i) = ended {
+                self.replace(i).await?;
+                continue;
+            }
+            let ended = async {
+                if self.segments.is_empty() {
+                    return std::future::pending().await;
+                }
+                let all = self.segments.iter().map(|s| Box::pin(s.queue.closed()));
+                futures::future::select_all(all).await;
+            };
+            let event = tokio::select! {
+                event = pending.recv() => event,
+                () = ended => {
+                    // Its task is about to end.
+                    if let Some(i) = self.segments.iter().position(|s| s.queue.is_closed()) {
+                        self.replace(i).await?;
+                    }
+                    continue;
+                }
+            };
+            let Some(event) = event else { return Ok(()) };
+            self.route(event).await?;
+        }
+    }
+
+    async fn route(&mut self, mut event: Pending) -> Result<()> {
+        loop {
+            let found = self.segments.iter().position(|s| s.range.low <= event.position && event.position < s.range.high);
+            let Some(i) = found else {
+                self.refresh().await?;
+                continue;
+            };
+            match self.segments[i].queue.send(event) {
+                Ok(()) => return Ok(()),
+                Err(e) => {
+                    event = e.0;
+                    self.replace(i).await?;
+                }
+            }
+        }
+    }
+
+    /// A segment has ended: what it gives back goes to its successors before anything newer.
+    async fn replace(&mut self, i: usize) -> Result<()> {
+        let ended = self.segments.swap_remove(i);
+        drop(ended.queue);
+        let back = ended.back.await.map_err(|e| Error::Stopped(format!("a writer's task ended: {e}").into()))??;
+        for event in back {
+            Box::pin(self.route(event)).await?;
+        }
+        Ok(())
+    }
+
+    async fn refresh(&mut self) -> Result<()> {
+        let current = self.client.current(&self.scope, &self.stream).await?;
+        if current.is_empty() {
+            return Err(Error::StreamSealed(format!("{}/{}", self.scope, self.stream)));
+        }
+        // One that is not written to any more may not have heard of it: its writer hears when it writes. It takes nothing new, and gives back what it has.
+        let old = self.segments.iter().position(|s| current.iter().all(|r| r.segment != s.range.segment));
+        if let Some(i) = old {
+            return Box::pin(self.replace(i)).await;
+        }
+        for range in current {
+            if self.segments.iter().any(|s| s.range.segment == range.segment) {
+                continue;
+            }
+            let (queue, pending) = mpsc::unbounded_channel();
+            let task = SegmentTask {
+                client: self.client.clone(),
+                scope: self.scope.clone(),
+                stream: self.stream.clone(),
+                name: range.segment.name(&self.scope, &self.stream),
+                id: rand::random(),
+                next: 1,
+                unacknowledged: VecDeque::new(),
+                shared: self.shared.clone(),
+            };
+            let back = tokio::spawn(task.run(pending));
+            self.segments.push(Segment { range, queue, back });
+        }
+        Ok(())
+    }
+}
+
+struct SegmentTask {
+    client: Client,
+    scope: String,
+    stream: String,
+    name: String,
+    id: u128,
+    /// Number of the next event.
+    next: i64,
+    unacknowledged: VecDeque<(i64, Pending)>,
+    shared: Shared,
+}
+
+impl SegmentTask {
+    /// Writes until the segment is sealed or the queue ends; gives back what is not acknowledged.
+    async fn run(mut self, mut pending: mpsc::UnboundedReceiver<Pending>) -> Result<Vec<Pending>> {
+        loop {
+            match self.connected(&mut pending).await {
+                Ok(()) => return Ok(Vec::new()),
+                Err(Error::Sealed { .. } | Error::NoSegment(_)) => {
+                    pending.close();
+                    while let Ok(event) = pending.try_recv() {
+                        self.unacknowledged.push_back((0, event));
+                    }
+                    return Ok(self.unacknowledged.into_iter().map(|(_, event)| event).collect());
+                }
+                Err(Error::File { source, .. }) => {
+                    tracing::debug!(segment = %self.name, error = %source, "connection lost; trying again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(Error::Stopped(_)) => tokio::time::sleep(PAUSE).await,
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, event: i64) {
+        let mut count = 0;
+        let mut bytes = 0;
+        while let Some((number, _)) = self.unacknowledged.front()
+            && *number <= event
+            && let Some((_, done)) = self.unacknowledged.pop_front()
+        {
+            count += 1;
+            bytes += cost(&done.data) as usize;
+            if let Some(tell) = &self.shared.acknowledged {
+                tell(done.tag);
+            }
+        }
+        self.shared.done.acknowledged.fetch_add(count, std::sync::atomic::Ordering::Release);
+        self.shared.room.add_permits(bytes);
+        self.shared.done.changed.notify_waiters();
+    }
+
+    fn block(&self, out: &mut BytesMut, from: usize) {
+        let events = self.unacknowledged.range(from..);
+        let bytes: usize = events.clone().map(|(_, e)| e.data.len()).sum();
+        let last = self.unacknowledged.back().map_or(0, |(n, _)| *n);
+        frame(out, 4, |f| {
+            f.put_u128(self.id);
+            f.put_i32(bytes as i32);
+            f.put_i32(bytes as i32);
+            events.clone().for_each(|(_, e)| f.put_slice(&e.data));
+            f.put_i32(events.len() as i32);
+            f.put_i64(last);
+            f.put_i64(last);
+        });
+    }
+
+    async fn connected(&mut self, pending: &mut mpsc::UnboundedReceiver<Pending>) -> Result<()> {
+        let (mut connection, token) = self.client.dial(&self.scope, &self.stream).await?;
+        let mut out = BytesMut::new();
+        frame(&mut out, 1, |f| {
+            f.put_i64(0);
+            f.put_u128(self.id);
+            string(f, &self.name);
+            string(f, &token);
+        });
+        let Reply::Setup { last } = connection.ask(&out).await? else {
+            return Err(Error::Invalid(format!("the segment store did not set up appends to {}", self.name)));
+        };
+        self.acknowledge(last);
+        let super::connection::Connection { mut receiver, mut sender } = connection;
+        // What was sent before and is not there, in blocks as ever.
+        let again = std::mem::take(&mut self.unacknowledged);
+        let mut again = again.into_iter().peekable();
+        while again.peek().is_some() {
+            let from = self.unacknowledged.len();
+            let mut bytes = 0;
+            while let Some(event) = again.next_if(|(_, e)| bytes == 0 || bytes + e.data.len() <= BLOCK_BYTES) {
+                bytes += event.1.data.len();
+                self.unacknowledged.push_back(event);
+            }
+            out.clear();
+            self.block(&mut out, from);
+            if let Err(e) = sender.send(&out).await {
+                self.unacknowledged.extend(again);
+                return Err(e);
+            }
+        }
+        loop {
+            tokio::select! {
+                biased;
+                reply = receiver.next() => match reply? {
+                    Reply::Appended { event } => self.acknowledge(event),
+                    Reply::Failed(e) => return Err(e),
+                    other => return Err(Error::Invalid(format!("the segment store answered an append with {other:?}"))),
+                },
+                event = pending.recv() => {
+                    let Some(event) = event else {
+                        // Nothing more comes; what is under way is waited for by flush.
+                        while !self.unacknowledged.is_empty() {
+                            match receiver.next().await? {
+                                Reply::Appended { event } => self.acknowledge(event),
+                                Reply::Failed(e) => return Err(e),
+                                other => return Err(Error::Invalid(format!("the segment store answered an append with {other:?}"))),
+                            }
+                        }
+                        return Ok(());
+                    };
+                    let from = self.unacknowledged.len();
+                    let mut bytes = event.data.len();
+                    self.take(event);
+                    while bytes < BLOCK_BYTES && self.unacknowledged.len() - from < BLOCK_EVENTS {
+                        let Ok(event) = pending.try_recv() else { break };
+                        bytes += event.data.len();
+                        self.take(event);
+                    }
+                    out.clear();
+                    self.block(&mut out, from);
+                    sender.send(&out).await?;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, event: Pending) {
+        self.unacknowledged.push_back((self.next, event));
+        self.next += 1;
+    }
+}

@@ -1,0 +1,413 @@
+//! Long-term storage: bytes leave the log as immutable chunks in a folder or S3, and come back through a bounded cache.
+//!
+//! ```text
+//!   extents in the log ─▶ one chunk, 4 to 16 MiB, or what is 30 s old ─▶ put, read back ─▶ record `Flushed` ─▶ extents in the chunk
+//! ```
+//!
+//! A chunk's name has a random part and is never used twice, so nothing is overwritten, whoever else writes there. A chunk ends where an append does. The
+//! catalogue of chunks is the state itself: log and checkpoints, and every now and then a copy beside the chunks, the [`manifest`]. Its numbered names are
+//! also the fence: who finds the next number taken has been replaced, and stops. A chunk is removed when neither an extent nor the manifest points into it.
+//!
+//! While the storage is away, nothing happens here except a try now and then: bytes stay in the log, which readers read. What the log may
+//! hold is the store's bound, and at that bound appends wait.
+
+use crate::{
+    Error, Result, Store,
+    log::{Seq, crc32c},
+    manifest::{self, Owner},
+    segment::{ChunkId, EXTENT_BYTES, Extent, Landed, Record, SegmentId, pieces},
+};
+use bytes::Bytes;
+use geds::Persist;
+use rand::Rng;
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{sync::OnceCell, task::JoinSet};
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The largest chunk, bytes.
+    pub chunk_bytes: usize,
+    /// A segment is flushed when it has this many bytes that only the log has …
+    pub flush_bytes: u64,
+    /// … or has had some for this long.
+    pub flush_after: Duration,
+    /// What is kept in memory of what was read.
+    pub cache_bytes: usize,
+    /// Chunks on their way at a time.
+    pub uploads: usize,
+    /// Between two manifests, at least.
+    pub manifest_every: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            chunk_bytes: 16 << 20,
+            flush_bytes: 4 << 20,
+            flush_after: Duration::from_secs(30),
+            cache_bytes: 64 << 20,
+            uploads: 2,
+            manifest_every: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What is fetched at once; a chunk has up to four of them.
+const BLOCK: u32 = 4 << 20;
+/// How often the flusher looks at what there is to do.
+const TICK: Duration = Duration::from_millis(250);
+/// Pauses between tries while the storage is away: from, to.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// Chunks that are removed in one look.
+const REMOVE_MAX: usize = 64;
+/// A manifest may cost this many bytes per second in the mean; a larger one comes less often.
+const MANIFEST_RATE: f64 = 1e6;
+
+type Key = (String, u32);
+
+#[derive(Default)]
+struct Cache {
+    blocks: HashMap<Key, Arc<OnceCell<Bytes>>>,
+    /// Oldest first.
+    order: VecDeque<(Key, usize)>,
+    bytes: usize,
+}
+
+pub struct Tier {
+    persist: Persist,
+    options: Options,
+    cache: Mutex<Cache>,
+    away: AtomicBool,
+    flushed_bytes: AtomicU64,
+    fetched_bytes: AtomicU64,
+    /// When the last manifest was written.
+    told_at: Mutex<Option<Instant>>,
+}
+
+fn storage(e: geds::Error) -> Error {
+    Error::Storage(Arc::new(e))
+}
+
+impl Tier {
+    pub fn new(persist: Persist, options: Options) -> Tier {
+        Tier {
+            persist,
+            options,
+            cache: Mutex::default(),
+            away: AtomicBool::new(false),
+            flushed_bytes: AtomicU64::new(0),
+            fetched_bytes: AtomicU64::new(0),
+            told_at: Mutex::new(None),
+        }
+    }
+
+    /// The storage did not answer the last time.
+    pub fn is_away(&self) -> bool {
+        self.away.load(Relaxed)
+    }
+
+    /// How old the last manifest of this process is.
+    pub fn manifest_age(&self) -> Option<Duration> {
+        lock(&self.told_at).map(|at| at.elapsed())
+    }
+
+    /// What long-term storage is called.
+    pub fn name(&self) -> String {
+        self.persist.to_string()
+    }
+
+    /// Bytes flushed and fetched since the start.
+    pub fn moved(&self) -> (u64, u64) {
+        (self.flushed_bytes.load(Relaxed), self.fetched_bytes.load(Relaxed))
+    }
+
+    /// Some bytes of a chunk that has `bytes` bytes.
+    pub async fn read(self: &Arc<Self>, location: &str, bytes: u32, at: u32, len: u32) -> Result<Bytes> {
+        let (first, last) = (at / BLOCK, (at + len - 1) / BLOCK);
+        let begin = self.block(location, bytes, first).await?;
+        let from = (at - first * BLOCK) as usize;
+        if first == last {
+            return Ok(begin.slice(from..from + len as usize));
+        }
+        // An extent is shorter than a block, so it lies in at most two.
+        let end = self.block(location, bytes, last).await?;
+        let left = len as usize - (begin.len() - from);
+        Ok([&begin[from..], &end[..left]].concat().into())
+    }
+
+    /// Begins to fetch what will be read soon.
+    pub fn prefetch(self: &Arc<Self>, location: String, bytes: u32, at: u32) {
+        let block = at / BLOCK;
+        if !lock(&self.cache).blocks.contains_key(&(location.clone(), block)) {
+            let tier = self.clone();
+            tokio::spawn(async move {
+                // Whoever needs it tries again and hears what is wrong.
+                let _ = tier.block(&location, bytes, block).await;
+            });
+        }
+    }
+
+    async fn block(&self, location: &str, bytes: u32, block: u32) -> Result<Bytes> {
+        let key = (location.to_string(), block);
+        let range = u64::from(block * BLOCK)..u64::from(bytes.min((block + 1) * BLOCK));
+        let cell = {
+            let mut cache = lock(&self.cache);
+            match cache.blocks.get(&key) {
+                Some(cell) => cell.clone(),
+                None => {
+                    let cell = Arc::new(OnceCell::new());
+                    let size = (range.end - range.start) as usize;
+                    cache.blocks.insert(key.clone(), cell.clone());
+                    cache.order.push_back((key.clone(), size));
+                    cache.bytes += size;
+                    while cache.bytes > self.options.cache_bytes
+                        && let Some((old, size)) = cache.order.pop_front()
+                    {
+                        cache.blocks.remove(&old);
+                        cache.bytes -= size;
+                    }
+                    cell
+                }
+            }
+        };
+        // Readers of the same block wait for one fetch.
+        let wanted = (range.end - range.start) as usize;
+        let got = cell
+            .get_or_try_init(|| async {
+                let got = self.persist.read(location, range).await.map_err(storage)?;
+                self.fetched_bytes.fetch_add(got.len() as u64, Relaxed);
+                match got.len() == wanted {
+                    true => Ok(got),
+                    false => Err(Error::Damaged(format!("{location} in long-term storage has {} of {wanted} bytes", got.len()))),
+                }
+            })
+            .await?;
+        Ok(got.clone())
+    }
+
+    /// Flushes and removes until it is dropped, or until another server has taken over.
+    pub async fn run(self: Arc<Self>, store: Store) {
+        let mut flusher = Flusher { tier: self.clone(), store, since: HashMap::new(), owner: None, told: None, unneeded: Vec::new() };
+        let mut pause = PAUSE.0;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            match flusher.look().await {
+                Ok(()) => {
+                    if self.away.swap(false, Relaxed) {
+                        tracing::info!(storage = %self.persist, "long-term storage is back");
+                    }
+                    pause = PAUSE.0;
+                }
+                Err(Error::Stopped(_)) => return,
+                Err(e @ Error::Fenced(_)) => {
+                    tracing::error!(error = %e, "nothing is written any more");
+                    flusher.store.log().stop(&e.to_string());
+                    return;
+                }
+                Err(e) => {
+                    if !self.away.swap(true, Relaxed) {
+                        tracing::warn!(error = %e, storage = %self.persist, "long-term storage is away; bytes stay in the log");
+                    }
+                    let jitter = rand::rng().random_range(0.5..1.0);
+                    tokio::time::sleep(pause.mul_f64(jitter)).await;
+                    pause = (pause * 2).min(PAUSE.1);
+                }
+            }
+        }
+    }
+
+    async fn flush(&self, store: &Store, due: Due) -> Result<()> {
+        let Some(first) = due.extents.first().map(|e| e.start) else { return Ok(()) };
+        let began = Instant::now();
+        let data = store.read_extents(&due.name, due.extents).await?;
+        let folder = manifest::chunks(store.log().identity().0);
+        let location = format!("{folder}/{}/{first}-{}-{:016x}", due.id.0, data.len(), rand::random::<u64>());
+        // That it is there already is our own upload, whose answer was lost; what is there says so or not.
+        self.persist.create(&location, data.clone()).await.map_err(storage)?;
+        let back = self.persist.read(&location, 0..data.len() as u64).await.map_err(storage)?;
+        if crc32c(&back) != crc32c(&data) {
+            return Err(Error::Damaged(format!("{location} came back from long-term storage with other content")));
+        }
+        let pieces = pieces(&data);
+        let bytes = data.len() as u64;
+        let recorded = store
+            .change(|state| {
+                let there = state.segments.get(&due.id).is_some_and(|s| !s.deleted && s.length >= first + bytes);
+                let chunk = ChunkId(state.next_chunk);
+                let record = Record::Flushed { chunk, id: due.id, location: location.clone(), start: first, pieces };
+                Ok((there.then_some(record), there))
+            })
+            .await?;
+        if recorded {
+            self.flushed_bytes.fetch_add(bytes, Relaxed);
+            store.metrics().flush.note(began.elapsed());
+        } else {
+            // Deleted or merged meanwhile; its bytes went with it.
+            self.persist.delete(&location).await.map_err(storage)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the flusher knows from one look to the next.
+struct Flusher {
+    tier: Arc<Tier>,
+    store: Store,
+    /// Since when a segment has bytes that only the log has.
+    since: HashMap<SegmentId, Instant>,
+    owner: Option<Owner>,
+    /// Up to which block the last manifest tells, when it was written, and its bytes.
+    told: Option<(Seq, Instant, usize)>,
+    /// Chunks that the last manifest does not point to.
+    unneeded: Vec<ChunkId>,
+}
+
+impl Flusher {
+    /// Flushes what is due, all of it, then removes what is not needed.
+    async fn look(&mut self) -> Result<()> {
+        if self.owner.is_none() {
+            let (log, epoch) = self.store.log().identity();
+            // A block of this opening, or the next one would count the same and take us for a stranger.
+            self.store.change(|_| Ok((Some(Record::Many(Vec::new())), ()))).await?;
+            self.owner = Some(Owner::claim(self.tier.persist.clone(), log, epoch).await?);
+            self.tell().await?;
+            self.sweep(log).await?;
+        }
+        let now = Instant::now();
+        loop {
+            let due = self.due(now);
+            if due.is_empty() {
+                break;
+            }
+            let mut uploads = JoinSet::new();
+            let mut queue = due.into_iter();
+            // While it is away one try at a time is enough.
+            let at_a_time = if self.tier.is_away() { 1 } else { self.tier.options.uploads.max(1) };
+            loop {
+                while uploads.len() < at_a_time
+                    && let Some(due) = queue.next()
+                {
+                    self.since.remove(&due.id);
+                    let (tier, store) = (self.tier.clone(), self.store.clone());
+                    uploads.spawn(async move { tier.flush(&store, due).await });
+                }
+                match uploads.join_next().await {
+                    None => break,
+                    Some(done) => done.map_err(|e| Error::Invalid(format!("a flush ended early: {e}")))??,
+                }
+            }
+        }
+        let news = self.told.is_none_or(|(seq, at, bytes)| {
+            let pause = self.tier.options.manifest_every.max(Duration::from_secs_f64(bytes as f64 / MANIFEST_RATE));
+            seq != self.store.log().last() && at.elapsed() >= pause
+        });
+        if news {
+            self.tell().await?;
+        }
+        self.remove().await
+    }
+
+    fn due(&mut self, now: Instant) -> Vec<Due> {
+        let (options, store, since) = (&self.tier.options, &self.store, &mut self.since);
+        store.peek(|state| {
+            since.retain(|id, _| state.segments.contains_key(id));
+            // Half full: whatever can leave shall leave.
+            let (files, most) = (store.log().files_used(), store.options().log.files_max);
+            let press = state.live.unflushed > store.options().backlog_max / 2 || files > most / 2;
+            let mut due = Vec::new();
+            for (id, segment) in &state.segments {
+                let bytes = segment.landed.unflushed;
+                if bytes == 0 || segment.deleted {
+                    since.remove(id);
+                    continue;
+                }
+                let first = *since.entry(*id).or_insert(now);
+                if bytes >= options.flush_bytes || press || now.duration_since(first) >= options.flush_after {
+                    due.push(Due { id: *id, name: segment.name.clone(), extents: take(&segment.landed, options.chunk_bytes) });
+                }
+            }
+            due
+        })
+    }
+
+    /// Writes the next manifest.
+    async fn tell(&mut self) -> Result<()> {
+        let Some(owner) = &mut self.owner else { return Ok(()) };
+        let (seq, began) = (self.store.log().last(), Instant::now());
+        let checkpoint = self.store.checkpoint().await?;
+        // Some milliseconds per 10 MB, and nobody waits for it.
+        let cut = tokio::task::spawn_blocking(move || manifest::cut(&checkpoint));
+        let cut = cut.await.map_err(|e| Error::Invalid(format!("a manifest was not made: {e}")))??;
+        let bytes = owner.publish(cut.checkpoint).await?;
+        self.unneeded = cut.unneeded;
+        self.told = Some((seq, began, bytes));
+        *lock(&self.tier.told_at) = Some(began);
+        Ok(())
+    }
+
+    async fn remove(&mut self) -> Result<()> {
+        let batch = self.unneeded.split_off(self.unneeded.len().saturating_sub(REMOVE_MAX));
+        let dead: Vec<(ChunkId, String)> =
+            self.store.peek(|state| batch.iter().filter_map(|id| Some((*id, state.chunks.get(id)?.location.clone()))).collect());
+        for (chunk, location) in dead {
+            if let Err(e) = self.tier.persist.delete(&location).await {
+                self.unneeded.extend(batch);
+                return Err(storage(e));
+            }
+            self.store.change(|state| Ok((state.chunks.contains_key(&chunk).then_some(Record::ChunkGone { chunk }), ()))).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes chunks that were put there and not recorded before an earlier process ended.
+    async fn sweep(&self, log: u64) -> Result<()> {
+        let there = self.tier.persist.list(&manifest::chunks(log)).await.map_err(storage)?;
+        let known: HashSet<String> = self.store.peek(|state| state.chunks.values().map(|c| c.location.clone()).collect());
+        let lost: Vec<String> = there.into_iter().filter(|l| !known.contains(l)).collect();
+        if !lost.is_empty() {
+            tracing::info!(chunks = lost.len(), "removed chunks that nothing points to");
+        }
+        for location in lost {
+            self.tier.persist.delete(&location).await.map_err(storage)?;
+        }
+        Ok(())
+    }
+}
+
+struct Due {
+    id: SegmentId,
+    name: String,
+    extents: Vec<Extent>,
+}
+
+/// The first run of extents in the log, up to a chunk's size, and to the end of an append: what a manifest tells must make sense without the rest.
+fn take(landed: &Landed, max: usize) -> Vec<Extent> {
+    let begin = landed.extents.partition_point(|e| e.end() <= landed.flushed);
+    let run: Vec<Extent> = landed.extents.range(begin..).skip_while(|e| e.in_log() == 0).take_while(|e| e.in_log() > 0).copied().collect();
+    let (mut bytes, mut whole) = (0, 0);
+    for (i, extent) in run.iter().enumerate() {
+        bytes += extent.len as usize;
+        if bytes > max && whole > 0 {
+            break;
+        }
+        if extent.whole {
+            whole = i + 1;
+        }
+    }
+    run[..whole].to_vec()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+const _: () = assert!(EXTENT_BYTES < BLOCK as usize);

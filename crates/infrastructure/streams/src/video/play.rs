@@ -1,0 +1,287 @@
+//! Video out of a stream: HLS for any player, live or from a time on, and a page that plays it in a browser.
+//!
+//! | path below `/video/SCOPE/STREAM/` | is |
+//! | --- | --- |
+//! | ` ` | the page |
+//! | `live.m3u8` | the newest parts |
+//! | `from.m3u8?at=MS` | from this time on (ms since 1970, UTC), as far as it goes |
+//! | `START-END.ts` | the packets of the frames between two offsets |
+//! | `clip.ts?from=MS&to=MS` | a time's packets, to keep |
+//!
+//! A part is what lies between two entries of the index, so it begins with a frame that a player can begin with. What comes after the last entry is not told of
+//! until the next one: a player is behind by as much as the encoder puts between two such frames, and by what it keeps in reserve itself.
+
+use super::{ENTRY, Entry, HEADER, index_name, packets, tai, utc};
+use crate::{
+    Error, Result, Store,
+    access::{self, Want},
+    catalog::SegmentNo,
+    http::{App, refuse},
+};
+use axum::{
+    Router,
+    extract::{Path, Query, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use bytes::{Bytes, BytesMut};
+use futures::stream;
+use serde::Deserialize;
+use std::{collections::VecDeque, fmt::Write, time::Duration};
+use tokio::sync::Semaphore;
+
+/// Parts in a live playlist.
+const LIVE_PARTS: u64 = 6;
+/// Parts in a playlist from a time on; who wants more asks for what comes after.
+const PARTS_MAX: u64 = 3600;
+/// A part beyond this many bytes is refused.
+const BYTES_MAX: u64 = 64 << 20;
+/// Parts that are read at once; the next ones wait.
+static READS: Semaphore = Semaphore::const_new(4);
+
+pub fn router() -> Router<App> {
+    Router::new()
+        .route("/{scope}/{stream}/", get(page))
+        .route("/{scope}/{stream}/live.m3u8", get(live))
+        .route("/{scope}/{stream}/from.m3u8", get(from))
+        .route("/{scope}/{stream}/clip.ts", get(clip))
+        .route("/{scope}/{stream}/{part}", get(part))
+}
+
+fn answer(e: Error) -> Response {
+    refuse(StatusCode::from_u16(e.kind().http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &e.to_string())
+}
+
+/// A stream with video, for someone who may read it.
+struct Video {
+    store: Store,
+    data: String,
+    index: String,
+}
+
+impl Video {
+    async fn open(app: &App, headers: &HeaderMap, scope: &str, stream: &str) -> std::result::Result<Video, Response> {
+        app.may(headers, &access::stream(scope, stream), Want::Read).await?;
+        let name = |stream: &str| SegmentNo(0).name(scope, stream);
+        let video = Video { store: app.store.clone(), data: name(stream), index: name(&index_name(stream)) };
+        let there = video.store.peek(|s| s.segment(&video.data).is_ok() && s.segment(&video.index).is_ok());
+        match there {
+            true => Ok(video),
+            false => Err(refuse(StatusCode::NOT_FOUND, &format!("{scope}/{stream} is not a stream with video; `cloudskin stream ingest {scope}/{stream}` makes one"))),
+        }
+    }
+
+    /// All bytes from `start` to `end`.
+    async fn read(&self, segment: &str, start: u64, end: u64) -> Result<Bytes> {
+        let mut out = BytesMut::new();
+        while start + (out.len() as u64) < end {
+            let at = start + out.len() as u64;
+            let read = self.store.read(segment, at, (end - at) as usize, Duration::ZERO).await?;
+            if read.data.is_empty() {
+                return Err(Error::BeyondEnd { segment: segment.into(), length: at, offset: end });
+            }
+            out.extend_from_slice(&read.data);
+        }
+        Ok(out.freeze())
+    }
+
+    /// Numbers of the first entry and of the one after the last.
+    fn entries(&self) -> Result<(u64, u64)> {
+        self.store.peek(|s| {
+            // Where the data begins later than the index, the entries before are of no use, but their numbers stay.
+            let index = s.segment(&self.index)?;
+            Ok((index.landed.start.div_ceil(ENTRY as u64), index.landed.durable / ENTRY as u64))
+        })
+    }
+
+    async fn some(&self, from: u64, to: u64) -> Result<Vec<Entry>> {
+        Ok(Entry::parse(&self.read(&self.index, from * ENTRY as u64, to * ENTRY as u64).await?))
+    }
+
+    /// The number of the last entry that is not after a time, or of the first one.
+    async fn find(&self, tai_ns: u64) -> Result<u64> {
+        let (first, end) = self.entries()?;
+        let (mut low, mut high) = (first, end);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let entry = self.some(middle, middle + 1).await?;
+            match entry.first().is_some_and(|e| e.tai_ns <= tai_ns) {
+                true => low = middle + 1,
+                false => high = middle,
+            }
+        }
+        Ok(low.saturating_sub(1).max(first))
+    }
+
+    /// A playlist of parts that begin with these entries.
+    async fn playlist(&self, from: u64, to: u64, live: bool) -> Result<String> {
+        let (_, end) = self.entries()?;
+        let (start, length, ended) = self.store.peek(|s| {
+            let data = s.segment(&self.data)?;
+            Ok((data.landed.start, data.landed.durable, data.landed.ended))
+        })?;
+        // One more, where the last part ends.
+        let entries = self.some(from, (to + 1).min(end)).await?;
+        let mut parts: Vec<(u64, Entry, u64, f64)> = Vec::new();
+        for (n, pair) in entries.windows(2).enumerate() {
+            let seconds = pair[1].tai_ns.saturating_sub(pair[0].tai_ns) as f64 / 1e9;
+            parts.push((from + n as u64, pair[0], pair[1].offset, seconds));
+        }
+        let all = ended && to >= end;
+        if let (true, Some(last)) = (all, entries.last()) {
+            let seconds = parts.last().map_or(1.0, |p| p.3);
+            parts.push((end - 1, *last, length, seconds));
+        }
+        parts.retain(|(_, entry, ..)| entry.offset >= start);
+        let longest = parts.iter().map(|p| p.3).fold(1.0, f64::max).ceil();
+        let sequence = parts.first().map_or(from, |p| p.0);
+        let mut out = format!("#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:{longest}\n#EXT-X-MEDIA-SEQUENCE:{sequence}\n#EXT-X-INDEPENDENT-SEGMENTS\n");
+        if !live {
+            out.push_str("#EXT-X-PLAYLIST-TYPE:EVENT\n");
+        }
+        for (i, (_, entry, end, seconds)) in parts.iter().enumerate() {
+            if i > 0 && entry.flags & super::DISCONTINUITY != 0 {
+                out.push_str("#EXT-X-DISCONTINUITY\n");
+            }
+            let _ = writeln!(out, "#EXT-X-PROGRAM-DATE-TIME:{}\n#EXTINF:{seconds:.6},\n{}-{end}.ts", date(utc(entry.tai_ns) / 1_000_000), entry.offset);
+        }
+        if all {
+            out.push_str("#EXT-X-ENDLIST\n");
+        }
+        Ok(out)
+    }
+
+    async fn frames(&self, start: u64, end: u64) -> Result<Bytes> {
+        if end <= start || end - start > BYTES_MAX {
+            return Err(Error::TooLarge { what: "a part of a video".into(), limit: BYTES_MAX, wanted: end.saturating_sub(start) });
+        }
+        let _turn = READS.acquire().await.map_err(|e| Error::Invalid(e.to_string()))?;
+        let bytes = self.read(&self.data, start, end).await?;
+        packets(bytes).ok_or_else(|| Error::Invalid(format!("{} has no frames from {start} to {end}; frames have {HEADER} bytes before their packets", self.data)))
+    }
+}
+
+/// ISO 8601 with milliseconds, of ms since 1970.
+fn date(ms: u64) -> String {
+    let (days, rest) = (ms / 86_400_000, ms % 86_400_000);
+    // Days since the first of March of the year 0: leap days then come last in their year.
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let day = z % 146_097;
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let (y, m, d) = (year + era * 400 + u64::from(month >= 10), if month < 10 { month + 3 } else { month - 9 }, of_year - (153 * month + 2) / 5 + 1);
+    let (h, min, s) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60);
+    format!("{y:04}-{m:02}-{d:02}T{h:02}:{min:02}:{s:02}.{:03}Z", rest % 1000)
+}
+
+fn text(kind: &'static str, body: impl Into<axum::body::Body>) -> Response {
+    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")], body.into()).into_response()
+}
+
+const PLAYLIST: &str = "application/vnd.apple.mpegurl";
+const PACKETS: &str = "video/mp2t";
+
+async fn live(State(app): State<App>, headers: HeaderMap, Path((scope, stream)): Path<(String, String)>) -> Response {
+    let video = match Video::open(&app, &headers, &scope, &stream).await {
+        Ok(video) => video,
+        Err(answer) => return answer,
+    };
+    let playlist = async {
+        let (first, end) = video.entries()?;
+        video.playlist(end.saturating_sub(LIVE_PARTS + 1).max(first), end, true).await
+    };
+    playlist.await.map_or_else(answer, |p| text(PLAYLIST, p))
+}
+
+#[derive(Deserialize)]
+struct At {
+    at: u64,
+}
+
+fn of_ms(ms: u64) -> u64 {
+    tai(ms.saturating_mul(1_000_000).min(u64::MAX / 2))
+}
+
+async fn from(State(app): State<App>, headers: HeaderMap, Path((scope, stream)): Path<(String, String)>, Query(At { at }): Query<At>) -> Response {
+    let video = match Video::open(&app, &headers, &scope, &stream).await {
+        Ok(video) => video,
+        Err(answer) => return answer,
+    };
+    let playlist = async {
+        let from = video.find(of_ms(at)).await?;
+        let (_, end) = video.entries()?;
+        video.playlist(from, end.min(from + PARTS_MAX), false).await
+    };
+    playlist.await.map_or_else(answer, |p| text(PLAYLIST, p))
+}
+
+#[derive(Deserialize)]
+struct Clip {
+    from: u64,
+    to: u64,
+}
+
+async fn clip(State(app): State<App>, headers: HeaderMap, Path((scope, stream)): Path<(String, String)>, Query(ask): Query<Clip>) -> Response {
+    let video = match Video::open(&app, &headers, &scope, &stream).await {
+        Ok(video) => video,
+        Err(answer) => return answer,
+    };
+    let found = async {
+        let (from, to) = (video.find(of_ms(ask.from)).await?, video.find(of_ms(ask.to)).await? + 1);
+        let (_, end) = video.entries()?;
+        let entries = video.some(from, (to + 1).min(end)).await?;
+        if entries.is_empty() {
+            return Err(Error::NotFound(format!("{scope}/{stream} has no video yet")));
+        }
+        let mut parts: VecDeque<(u64, u64)> = entries.windows(2).map(|pair| (pair[0].offset, pair[1].offset)).collect();
+        if entries.len() as u64 <= to - from {
+            // Up to what came last.
+            parts.push_back((entries[entries.len() - 1].offset, video.store.peek(|s| s.segment(&video.data).map(|s| s.landed.durable))?));
+        }
+        Ok(parts)
+    };
+    let parts = match found.await {
+        Ok(parts) => parts,
+        Err(e) => return answer(e),
+    };
+    // A part at a time, however long the clip is.
+    let bytes = stream::unfold((video, parts), |(video, mut parts)| async move {
+        let (start, end) = parts.pop_front()?;
+        let read = video.frames(start, end).await;
+        if read.is_err() {
+            parts.clear();
+        }
+        Some((read, (video, parts)))
+    });
+    text(PACKETS, axum::body::Body::from_stream(bytes))
+}
+
+async fn part(State(app): State<App>, headers: HeaderMap, Path((scope, stream, part)): Path<(String, String, String)>) -> Response {
+    let range = part.strip_suffix(".ts").and_then(|p| p.split_once('-')).and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    let Some((start, end)) = range else { return refuse(StatusCode::NOT_FOUND, &format!("a video has no {part}")) };
+    let video = match Video::open(&app, &headers, &scope, &stream).await {
+        Ok(video) => video,
+        Err(answer) => return answer,
+    };
+    video.frames(start, end).await.map_or_else(answer, |bytes| text(PACKETS, bytes))
+}
+
+async fn page(State(app): State<App>, headers: HeaderMap, Path((scope, stream)): Path<(String, String)>) -> Response {
+    match Video::open(&app, &headers, &scope, &stream).await {
+        Ok(_) => text("text/html; charset=utf-8", include_str!("player.html")),
+        Err(answer) => answer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn dates() {
+        for (ms, told) in [(0, "1970-01-01T00:00:00.000Z"), (951_782_400_001, "2000-02-29T00:00:00.001Z"), (1_798_761_599_999, "2026-12-31T23:59:59.999Z")] {
+            assert_eq!(super::date(ms), told);
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Both ports against clients that are wrong, slow or gone. The server must still serve the next one.
+
+use bytes::{BufMut, BytesMut};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use std::{net::SocketAddr, time::Duration};
+use streams::{
+    Client, Options, Server,
+    access::{self, Rule},
+    client::{From, Login, Reader, Writer},
+    proto::ScalingPolicy,
+    server::Users,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+};
+
+struct Running {
+    controller: SocketAddr,
+    segments: SocketAddr,
+    http: SocketAddr,
+    _stop: watch::Sender<bool>,
+    _folder: tempfile::TempDir,
+}
+
+async fn server() -> Running {
+    server_with(|_| {}).await
+}
+
+async fn server_with(change: impl FnOnce(&mut Options)) -> Running {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = Options::new(folder.path().join("streams"));
+    options.http = Some(([127, 0, 0, 1], 0).into());
+    change(&mut options);
+    options.controller.set_port(0);
+    options.segments.set_port(0);
+    options.store.log.file_bytes = 20 << 20;
+    let server = Server::bind(options).await.unwrap();
+    let (controller, segments) = server.addresses().unwrap();
+    let http = server.http_address().unwrap();
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(server.run(stopped));
+    Running { controller, segments, http, _stop: stop, _folder: folder }
+}
+
+async fn client(running: &Running) -> Client {
+    let client = Client::connect(&running.controller.to_string()).await.unwrap();
+    client.create_scope("s").await.unwrap();
+    client
+}
+
+fn segments(n: i32) -> ScalingPolicy {
+    ScalingPolicy { min_num_segments: n, ..ScalingPolicy::default() }
+}
+
+/// The server still does what it is for.
+async fn works(running: &Running, name: &str) {
+    let client = client(running).await;
+    assert!(client.create_stream("s", name, segments(2)).await.unwrap());
+    let mut writer = Writer::open(&client, "s", name, None).await.unwrap();
+    for n in 0..100u64 {
+        writer.append(&n.to_string(), &n.to_be_bytes(), n).await.unwrap();
+    }
+    writer.flush().await.unwrap();
+    client.seal("s", name).await.unwrap();
+    let mut reader = Reader::open(&client, "s", name, From::Head).await.unwrap();
+    let mut seen = Vec::new();
+    while let Some(event) = reader.next().await.unwrap() {
+        seen.push(u64::from_be_bytes(event.data[..].try_into().unwrap()));
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, (0..100).collect::<Vec<_>>());
+}
+
+fn frame(kind: i32, payload: &[u8]) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    out.put_i32(kind);
+    out.put_i32(payload.len() as i32);
+    out.put_slice(payload);
+    out.to_vec()
+}
+
+/// Sends bytes and returns what comes until the server closes, or for a short time.
+async fn say(to: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    // The server may close before it has read everything.
+    let _ = stream.write_all(bytes).await;
+    let _ = stream.shutdown().await;
+    let mut got = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut got)).await;
+    got
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_on_both_ports() {
+    let running = server().await;
+    let mut rng = StdRng::seed_from_u64(11);
+    let hello = frame(-127, &[0, 0, 0, 15, 0, 0, 0, 5]);
+    for round in 0..300 {
+        let kind = [1, 3, 4, 5, 9, 11, 20, 28, 30, 34, 36, 38, 40, 58, 68, 70, 71, 74, 76, 78, 83, 85, 88, 89, 90, 100, -1, -2, 12345][rng.random_range(0..29)];
+        let payload: Vec<u8> = (0..rng.random_range(0..120)).map(|_| if rng.random_bool(0.7) { 0 } else { rng.random() }).collect();
+        let mut bytes = if rng.random_bool(0.7) { hello.clone() } else { Vec::new() };
+        bytes.extend(frame(kind, &payload));
+        if rng.random_bool(0.2) {
+            bytes.truncate(rng.random_range(0..bytes.len()));
+        }
+        let to = if round % 4 == 0 { running.controller } else { running.segments };
+        say(to, &bytes).await;
+    }
+    // Lengths that are lies.
+    for length in [i32::MAX, -1, i32::MIN, 0x0100_0000] {
+        let mut bytes = hello.clone();
+        bytes.extend(4i32.to_be_bytes());
+        bytes.extend(length.to_be_bytes());
+        let got = say(running.segments, &bytes).await;
+        assert!(got.len() <= 16, "nothing but hello is answered");
+    }
+    works(&running, "after").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_command_and_a_missing_segment_are_answered() {
+    let running = server().await;
+    let text = |s: &str| [&(s.len() as u16).to_be_bytes()[..], s.as_bytes()].concat();
+    let got = say(running.segments, &frame(123, &7i64.to_be_bytes())).await;
+    assert_eq!((&got[..4], &got[8..16]), (&57i32.to_be_bytes()[..], &7i64.to_be_bytes()[..]), "unsupported, with the request's number");
+    let info = [&9i64.to_be_bytes()[..], &text("no/such/segment"), &text("")].concat();
+    let got = say(running.segments, &frame(11, &info)).await;
+    assert_eq!((&got[..4], &got[8..16]), (&53i32.to_be_bytes()[..], &9i64.to_be_bytes()[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_never_takes_its_replies_holds_up_nobody() {
+    let running = server().await;
+    let client = client(&running).await;
+    client.create_stream("s", "slow", segments(1)).await.unwrap();
+    let mut writer = Writer::open(&client, "s", "slow", None).await.unwrap();
+    for n in 0..30u64 {
+        writer.append("k", &vec![n as u8; 1 << 20], n).await.unwrap();
+    }
+    writer.flush().await.unwrap();
+    // Thousands of reads of a megabyte each, and a hundred at the tail, none of which is ever taken.
+    let mut stream = TcpStream::connect(running.segments).await.unwrap();
+    let mut read = BytesMut::new();
+    let name = "s/slow/0.#epoch.0";
+    for n in 0..4000i64 {
+        let offset = if n % 10 == 0 { 30 * ((1i64 << 20) + 8) } else { n % 20 * (1 << 20) };
+        let payload = [&(name.len() as u16).to_be_bytes()[..], name.as_bytes(), &offset.to_be_bytes(), &(1i32 << 20).to_be_bytes(), &0u16.to_be_bytes(), &n.to_be_bytes()].concat();
+        read.extend_from_slice(&frame(9, &payload));
+    }
+    let sent = tokio::time::timeout(Duration::from_secs(3), stream.write_all(&read)).await;
+    let memory = std::fs::read_to_string("/proc/self/status").unwrap();
+    let resident: u64 = memory.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(resident < 400 << 10, "{resident} kB are in use, though {} bytes of requests were taken", if sent.is_ok() { read.len() } else { 0 });
+    works(&running, "beside").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn order_per_key_over_scaling_up_and_down() {
+    let running = server().await;
+    let client = client(&running).await;
+    client.create_stream("s", "scaled", segments(1)).await.unwrap();
+    let c = client.clone();
+    let reading = tokio::spawn(async move {
+        let mut reader = Reader::open(&c, "s", "scaled", From::Head).await.unwrap();
+        let mut keys: std::collections::HashMap<u64, Vec<u64>> = Default::default();
+        while let Some(event) = reader.next().await.unwrap() {
+            let n = u64::from_be_bytes(event.data[..].try_into().unwrap());
+            keys.entry(n % 20).or_default().push(n);
+        }
+        keys
+    });
+    let mut writer = Writer::open(&client, "s", "scaled", None).await.unwrap();
+    let mut n = 0u64;
+    for to in [4, 2, 7, 1] {
+        for _ in 0..3000 {
+            writer.append(&(n % 20).to_string(), &n.to_be_bytes(), n).await.unwrap();
+            n += 1;
+        }
+        client.scale("s", "scaled", to).await.unwrap();
+        assert_eq!(client.current("s", "scaled").await.unwrap().len(), to as usize);
+    }
+    for _ in 0..1000 {
+        writer.append(&(n % 20).to_string(), &n.to_be_bytes(), n).await.unwrap();
+        n += 1;
+    }
+    writer.flush().await.unwrap();
+    client.seal("s", "scaled").await.unwrap();
+    let keys = tokio::time::timeout(Duration::from_secs(60), reading).await.unwrap().unwrap();
+    for key in 0..20 {
+        let all: Vec<u64> = (0..n).filter(|n| n % 20 == key).collect();
+        assert_eq!(keys[&key], all, "key {key}");
+    }
+}
+
+/// What HTTP answers: status and body.
+async fn http(to: SocketAddr, method: &str, path: &str, user: Option<&str>, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    let user = user.map(|u| format!("authorization: Basic {u}\r\n")).unwrap_or_default();
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{user}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_do_what_their_rules_say_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users");
+    let user = |name: &str, rules: &[&str]| access::line(name, &format!("{name}'s"), &rules.iter().map(|r| r.parse::<Rule>().unwrap()).collect::<Vec<_>>()).unwrap();
+    let lines = [
+        user("admin", &["prn::*,READ_UPDATE"]),
+        user("writer", &["prn::/scope:s/stream:t,READ_UPDATE"]),
+        user("reader", &["prn::/scope:s/stream:t,READ", "prn::/scope:s/stream:scaled,READ"]),
+    ];
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    // Tokens that end while they are used.
+    let running = server_with(|o| o.users = Some(Users { file, token_life: Duration::from_secs(2) })).await;
+    let address = running.controller.to_string();
+    let login = async |name: &str, password: &str| Client::open(&address, &Login { user: Some((name.into(), password.into())), ..Login::default() }).await.unwrap();
+    let admin = login("admin", "admin's").await;
+    admin.create_scope("s").await.unwrap();
+    admin.create_stream("s", "t", segments(2)).await.unwrap();
+    admin.create_stream("s", "other", segments(1)).await.unwrap();
+
+    let denied = |e: streams::Error| assert_eq!(e.kind(), base::Kind::PermissionDenied, "{e}");
+    denied(Client::connect(&address).await.unwrap().scopes().await.unwrap_err());
+    denied(login("admin", "writer's").await.scopes().await.unwrap_err());
+    denied(login("nobody", "x").await.scopes().await.unwrap_err());
+    let (writer, reader) = (login("writer", "writer's").await, login("reader", "reader's").await);
+    denied(writer.scopes().await.unwrap_err());
+    denied(writer.current("s", "other").await.unwrap_err());
+    denied(reader.seal("s", "t").await.unwrap_err());
+    // Who may read can't write: the token says so to the segment store.
+    let mut wrong = Writer::open(&reader, "s", "t", None).await.unwrap();
+    wrong.append("k", b"x", 0).await.unwrap();
+    denied(wrong.flush().await.unwrap_err());
+
+    // Two tokens' lives of writing and reading, with what comes at its time.
+    let mut stream = Writer::open(&writer, "s", "t", None).await.unwrap();
+    let (mut events, mut seen) = (Reader::open(&reader, "s", "t", From::Head).await.unwrap(), Vec::new());
+    for n in 0..25u64 {
+        stream.append(&n.to_string(), &n.to_be_bytes(), n).await.unwrap();
+        stream.flush().await.unwrap();
+        let event = tokio::time::timeout(Duration::from_secs(30), events.next()).await.unwrap().unwrap().unwrap();
+        seen.push(u64::from_be_bytes(event.data[..].try_into().unwrap()));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, (0..25).collect::<Vec<_>>());
+
+    // Without a token nothing is told of a segment.
+    let name = "s/t/0.#epoch.0";
+    let info = [&9i64.to_be_bytes()[..], &(name.len() as u16).to_be_bytes(), name.as_bytes(), &0u16.to_be_bytes()].concat();
+    let got = say(running.segments, &frame(11, &info)).await;
+    assert_eq!((&got[..4], &got[8..16]), (&60i32.to_be_bytes()[..], &9i64.to_be_bytes()[..]), "the token check failed");
+
+    // The same over HTTP, and metrics for everyone.
+    assert_eq!(http(running.http, "GET", "/v1/streams", None, "").await.0, 401);
+    assert_eq!(http(running.http, "GET", "/v1/streams", Some("d3JpdGVyOndyaXRlcidz"), "").await.0, 403, "writer:writer's");
+    let (status, body) = http(running.http, "GET", "/v1/streams", Some("YWRtaW46YWRtaW4ncw=="), "").await;
+    assert!(status == 200 && body.contains("\"stream\":\"s/t\""), "{status} {body}");
+    let (status, text) = http(running.http, "GET", "/metrics", None, "").await;
+    assert_eq!(status, 200);
+    let value = |name: &str| -> f64 { text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok()).unwrap_or_else(|| panic!("no {name} in\n{text}")) };
+    assert_eq!(value("cloudskin_streams_appended_events_total "), 25.0);
+    assert_eq!(value("cloudskin_streams_write_seconds_count "), 25.0);
+    assert!(value("cloudskin_streams_end_to_end_seconds_count ") >= 20.0, "{text}");
+    assert!(value("cloudskin_streams_refused_total ") >= 7.0);
+    assert!(value("cloudskin_streams_outage_left_seconds ") > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn advice_adds_segments_within_the_policy() {
+    let running = server_with(|o| o.scaling = streams::scale::Profile::fast()).await;
+    let client = client(&running).await;
+    let policy = ScalingPolicy { scale_type: 2, target_rate: 1000, scale_factor: 2, min_num_segments: 1 };
+    client.create_stream("s", "elastic", policy).await.unwrap();
+    client.create_stream("s", "fixed", segments(1)).await.unwrap();
+    let advise = async |body: &str| http(running.http, "POST", "/v1/advice", None, body).await;
+    assert_eq!(advise(r#"{"stream": "s/none", "segments": 3, "for": "60s"}"#).await.0, 404);
+    assert_eq!(advise(r#"{"stream": "s/fixed", "segments": 3, "for": "60s"}"#).await.0, 409);
+    let (status, told) = advise(r#"{"stream": "s/elastic", "segments": 3, "until": 7}"#).await;
+    assert!(status == 422 && told.contains("until"), "{status} {told}");
+    assert_eq!(advise(r#"{"stream": "s/elastic", "segments": 3, "for": "60s"}"#).await.0, 204);
+    let end = std::time::Instant::now() + Duration::from_secs(30);
+    while client.current("s", "elastic").await.unwrap().len() != 3 {
+        assert!(std::time::Instant::now() < end, "advice was not followed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(client.current("s", "fixed").await.unwrap().len(), 1);
+}

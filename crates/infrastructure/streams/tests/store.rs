@@ -1,0 +1,495 @@
+//! The store over a disk that fails, over long-term storage that is away, and against what it promises: once, in order, all or nothing.
+
+mod faulty;
+
+use bytes::Bytes;
+use faulty::Faulty;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use streams::{
+    Error, Store,
+    catalog::{Config, SegmentNo, TxnState},
+    log, plan,
+    segment::Record,
+    store::{Append, Options},
+    tier::{self, Tier},
+};
+
+fn options() -> Options {
+    Options {
+        log: log::Options { file_bytes: 256 << 10, files_max: 4000, hands: 3, note_after: Duration::from_millis(2) },
+        checkpoint_bytes: 300 << 10,
+        ..Options::default()
+    }
+}
+
+fn open(disk: &Arc<Faulty>) -> Store {
+    Store::open(disk.clone(), options()).unwrap()
+}
+
+fn create(store: &Store, name: &str) {
+    let _ = store.commit(|s| Ok((Some(Record::Create { id: s.new_id(0), name: name.into(), table: false, at_ms: 1 }), ())));
+}
+
+async fn append(store: &Store, segment: &str, writer: u128, event: i64, data: &[u8]) -> streams::Result<u64> {
+    let append = Append { segment, writer, event, events: 1, expected: None, data: Bytes::copy_from_slice(data) };
+    store.settle(store.append(append)).await.map(|a| a.length)
+}
+
+/// All bytes from `from` to the end.
+async fn read(store: &Store, segment: &str, from: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    loop {
+        let read = store.read(segment, from + out.len() as u64, 10_000, Duration::ZERO).await.unwrap();
+        if read.data.is_empty() {
+            return out;
+        }
+        out.extend_from_slice(&read.data);
+    }
+}
+
+#[tokio::test]
+async fn an_event_is_stored_once_also_over_a_restart() {
+    let disk = Arc::new(Faulty::new(1));
+    let store = open(&disk);
+    create(&store, "a");
+    assert_eq!(append(&store, "a", 7, 1, b"one").await.unwrap(), 3);
+    assert_eq!(append(&store, "a", 7, 1, b"one").await.unwrap(), 3, "sent again");
+    assert_eq!(append(&store, "a", 8, 1, b"two").await.unwrap(), 6, "another writer's");
+    store.close();
+    drop(store);
+    let store = open(&disk);
+    assert_eq!(append(&store, "a", 7, 1, b"one").await.unwrap(), 6, "sent again after a restart");
+    assert_eq!(append(&store, "a", 7, 2, b"three").await.unwrap(), 11);
+    assert_eq!(read(&store, "a", 0).await, b"onetwothree");
+    // A block of which a part was stored can't be taken apart.
+    let part = Append { segment: "a", writer: 7, event: 4, events: 3, expected: None, data: Bytes::from_static(b"x") };
+    assert!(matches!(store.settle(store.append(part)).await, Err(Error::EventNumber { last: 2, .. })));
+}
+
+#[tokio::test]
+async fn a_conditional_append_needs_its_place() {
+    let store = open(&Arc::new(Faulty::new(2)));
+    create(&store, "a");
+    let at = |event, expected| Append { segment: "a", writer: 1, event, events: 1, expected: Some(expected), data: Bytes::from_static(b"1234") };
+    store.settle(store.append(at(1, 0))).await.unwrap();
+    assert!(matches!(store.settle(store.append(at(2, 0))).await, Err(Error::NotAt { length: 4, .. })));
+    store.settle(store.append(at(2, 4))).await.unwrap();
+    assert_eq!(read(&store, "a", 2).await, b"341234");
+}
+
+#[tokio::test]
+async fn a_reader_at_the_tail_hears_of_bytes_and_of_the_end() {
+    let store = open(&Arc::new(Faulty::new(3)));
+    create(&store, "a");
+    let (s, began) = (store.clone(), Instant::now());
+    let waiting = tokio::spawn(async move { s.read("a", 0, 100, Duration::from_secs(20)).await });
+    tokio::task::yield_now().await;
+    append(&store, "a", 1, 1, b"hello").await.unwrap();
+    let got = waiting.await.unwrap().unwrap();
+    assert_eq!((&got.data[..], got.at_tail, got.end), (&b"hello"[..], true, false));
+    let s = store.clone();
+    let waiting = tokio::spawn(async move { s.read("a", 5, 100, Duration::from_secs(20)).await });
+    tokio::task::yield_now().await;
+    store.change(|s| Ok((Some(Record::Seal { id: s.find("a")?.0 }), ()))).await.unwrap();
+    assert!(waiting.await.unwrap().unwrap().end);
+    assert!(matches!(append(&store, "a", 1, 2, b"x").await, Err(Error::Sealed { offset: 5, .. })));
+    assert!(store.read("a", 5, 9, Duration::from_millis(1)).await.unwrap().end);
+    assert!(matches!(store.read("a", 6, 9, Duration::ZERO).await, Err(Error::BeyondEnd { .. })));
+    assert!(began.elapsed() < Duration::from_secs(15), "it woke up, it did not time out");
+}
+
+#[tokio::test]
+async fn scaling_and_a_transaction_that_began_before() {
+    let disk = Arc::new(Faulty::new(4));
+    let store = open(&disk);
+    store.change(|s| plan::create_scope(s, "s")).await.unwrap();
+    store.change(|s| plan::create_stream(s, "s", "t", Config::default(), 1)).await.unwrap();
+    append(&store, "s/t/0.#epoch.0", 1, 1, b"before ").await.unwrap();
+    let (id, ranges) = store.change(|s| plan::begin_txn(s, "s", "t", 10_000, 1)).await.unwrap();
+    assert!(id.low >= 0 && id.high >= 0 && ranges.len() == 1);
+    append(&store, &id.segment("s/t/0.#epoch.0"), 2, 1, b"kept").await.unwrap();
+    let (epoch, new) = store.change(|s| plan::scale(s, "s", "t", &[SegmentNo(0)], &[(0.0, 0.5), (0.5, 1.0)], 2)).await.unwrap();
+    assert_eq!((epoch, new.len()), (0, 2));
+    assert!(matches!(append(&store, "s/t/0.#epoch.0", 1, 2, b"x").await, Err(Error::Sealed { .. })));
+    // Ranges that are not those of what they replace.
+    let bad = store.change(|s| plan::scale(s, "s", "t", &[new[0].segment], &[(0.0, 0.6)], 2)).await;
+    assert!(matches!(bad, Err(Error::Conflict(_))));
+    append(&store, "s/t/1.#epoch.1", 1, 1, b"between").await.unwrap();
+    store.change(|s| plan::commit_txn(s, "s", "t", id, 3)).await.unwrap();
+    store.close();
+    drop(store);
+    let store = open(&disk);
+    store.peek(|s| s.check().unwrap());
+    let stream = store.peek(|s| s.catalog.stream("s", "t").unwrap().clone());
+    assert_eq!(stream.txn_state(id), Some(TxnState::Committed));
+    assert_eq!(stream.epochs.len(), 4, "one by scaling, two for the transaction");
+    assert_eq!(read(&store, "s/t/3.#epoch.2", 0).await, b"kept");
+    let after = |n| stream.successors(n).unwrap().into_iter().map(|(r, p)| (r.segment.number(), p.len())).collect::<Vec<_>>();
+    assert_eq!(after(SegmentNo::new(1, 1)), [(3, 2)]);
+    assert_eq!(after(SegmentNo::new(2, 3)), [(4, 1), (5, 1)]);
+    append(&store, "s/t/4.#epoch.3", 1, 1, b"after").await.unwrap();
+    // And one that is not committed leaves nothing.
+    let (id, _) = store.change(|s| plan::begin_txn(s, "s", "t", 10_000, 4)).await.unwrap();
+    append(&store, &id.segment("s/t/4.#epoch.3"), 2, 1, b"dropped").await.unwrap();
+    store.change(|s| plan::abort_txn(s, "s", "t", id)).await.unwrap();
+    assert!(store.change(|s| plan::commit_txn(s, "s", "t", id, 5)).await.is_err());
+    assert_eq!(read(&store, "s/t/4.#epoch.3", 0).await, b"after");
+}
+
+/// Appends, merges, truncations and deletions at random, with the power failing; the bytes of each segment are held against a model of what was
+/// acknowledged, and what was under way is there as a whole or not at all.
+#[test]
+fn what_was_acknowledged_is_there_after_power_failures() {
+    let seed: u64 = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    println!("SEED={seed}");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let mut rng = StdRng::seed_from_u64(seed);
+    for round in 0..12 {
+        let disk = Arc::new(Faulty::new(rng.random()));
+        // Of each segment: what was acknowledged, and what was sent after that.
+        let mut model: HashMap<String, (Vec<u8>, Vec<u8>)> = HashMap::new();
+        let mut events: HashMap<String, i64> = HashMap::new();
+        for life in 0..6 {
+            let at = format!("seed {seed} round {round} life {life}");
+            let store = open(&disk);
+            store.peek(|s| s.check()).unwrap_or_else(|e| panic!("{at}: {e}"));
+            runtime.block_on(async {
+                for (name, (sure, maybe)) in &mut model {
+                    let found = read(&store, name, 0).await;
+                    assert!(found.len() >= sure.len() && found[..sure.len()] == sure[..], "{at}: {name} has {} of {} bytes", found.len(), sure.len());
+                    assert!(maybe.starts_with(&found[sure.len()..]), "{at}: {name} has bytes that were not sent");
+                    let last = store.peek(|s| s.segment(name).unwrap().attribute(1));
+                    // Each append is one event of as many bytes as its number says.
+                    assert_eq!(found.len(), (1..=last.max(0)).map(|e| e as usize % 700).sum::<usize>(), "{at}: {name}");
+                    events.insert(name.clone(), last.max(0));
+                    (*sure, *maybe) = (found, Vec::new());
+                }
+                for n in 0..3 {
+                    let name = format!("seg-{n}");
+                    // It may be there though nobody heard of it.
+                    if store.peek(|s| s.segment(&name).is_ok()) || store.change(|s| streams_create(s, &name)).await.is_ok() {
+                        model.entry(name.clone()).or_default();
+                        events.entry(name).or_insert(0);
+                    }
+                }
+                disk.fail_after(rng.random_range(1..120));
+                let mut pending = Vec::new();
+                'life: loop {
+                    let name = format!("seg-{}", rng.random_range(0..3));
+                    let Some(event) = events.get_mut(&name) else { break };
+                    *event += 1;
+                    let data = vec![*event as u8; *event as usize % 700];
+                    let gated = store.append(Append { segment: &name, writer: 1, event: *event, events: 1, expected: None, data: data.clone().into() });
+                    if gated.result.is_err() {
+                        break;
+                    }
+                    model.get_mut(&name).unwrap().1.extend(&data);
+                    pending.push((name, data.len(), gated));
+                    if rng.random_bool(0.1) {
+                        for (name, bytes, gated) in pending.drain(..) {
+                            if store.settle(gated).await.is_err() {
+                                break 'life;
+                            }
+                            let (sure, maybe) = model.get_mut(&name).unwrap();
+                            sure.extend(maybe.drain(..bytes));
+                        }
+                    }
+                }
+            });
+            store.close();
+            drop(store);
+            disk.power_on();
+        }
+    }
+}
+
+fn streams_create(s: &streams::segment::State, name: &str) -> plan::Plan<()> {
+    Ok((Some(Record::Create { id: s.new_id(0), name: name.into(), table: false, at_ms: 1 }), ()))
+}
+
+#[tokio::test]
+async fn checkpoints_free_the_log_and_hold_what_they_must() {
+    let disk = Arc::new(Faulty::new(5));
+    let store = open(&disk);
+    create(&store, "kept");
+    let mut expected = Vec::new();
+    for n in 1..=10i64 {
+        let data = vec![n as u8; 50_000];
+        append(&store, "kept", 1, n, &data).await.unwrap();
+        expected.extend(data);
+    }
+    for n in 1..=40i64 {
+        create(&store, &format!("gone-{n}"));
+        append(&store, &format!("gone-{n}"), 1, 1, &[7; 100_000]).await.unwrap();
+        let name = format!("gone-{n}");
+        store.change(|s| Ok((Some(Record::Delete { id: s.find(&name)?.0 }), ()))).await.unwrap();
+    }
+    use streams::disk::Disk;
+    let end = Instant::now() + Duration::from_secs(60);
+    let mut event = 100;
+    // 4.5 MB went through; 0.5 MB must stay, and what came after the older checkpoint.
+    while store.log().files_used() > 9 || !disk.list().unwrap().iter().any(|n| n.starts_with("checkpoint-b")) {
+        assert!(Instant::now() < end, "{} files are in use", store.log().files_used());
+        append(&store, "kept", 1, event, b"").await.unwrap();
+        event += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    store.close();
+    drop(store);
+    let store = open(&disk);
+    assert_eq!(read(&store, "kept", 0).await, expected);
+    store.peek(|s| assert_eq!(s.segments.len(), 1, "what was deleted is gone"));
+    // One checkpoint damaged: the other one and more of the log.
+    store.close();
+    drop(store);
+    for name in ["checkpoint-a", "checkpoint-b"] {
+        let good = disk.get(name).unwrap().unwrap();
+        let mut bad = good.clone();
+        bad[good.len() / 2] ^= 1;
+        disk.put(name, &bad).unwrap();
+        let store = open(&disk);
+        assert_eq!(read(&store, "kept", 0).await, expected, "without {name}");
+        store.close();
+        drop(store);
+        if disk.get(name).unwrap().unwrap() == bad {
+            disk.put(name, &good).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_not_read_as_data() {
+    let disk = Arc::new(Faulty::new(6));
+    let store = open(&disk);
+    create(&store, "a");
+    append(&store, "a", 1, 1, &[5; 3000]).await.unwrap();
+    let place = store.peek(|s| s.segment("a").unwrap().landed.extents[0].source);
+    let streams::segment::Source::Log(place) = place else { panic!("{place:?}") };
+    disk.flip(&disk.slot_of(place.file.0), (u64::from(place.at) + 1000) * 8);
+    let e = store.read("a", 0, 10, Duration::ZERO).await.unwrap_err();
+    assert!(matches!(e, Error::Damaged(_)), "{e}");
+}
+
+fn quick() -> tier::Options {
+    tier::Options {
+        chunk_bytes: 300 << 10,
+        flush_bytes: 100 << 10,
+        flush_after: Duration::from_millis(300),
+        cache_bytes: 1 << 20,
+        uploads: 2,
+        manifest_every: Duration::from_millis(50),
+    }
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < end, "waited for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_go_to_long_term_storage_and_come_back() {
+    let (disk, folder) = (Arc::new(Faulty::new(7)), tempfile::tempdir().unwrap());
+    let mut expected = HashMap::new();
+    for life in 0..3i64 {
+        let server = streams_with(&disk, folder.path());
+        let (store, flusher) = server;
+        for n in 0..2 {
+            let name = format!("seg-{n}");
+            if life == 0 {
+                create(&store, &name);
+            }
+            let all: &mut Vec<u8> = expected.entry(name.clone()).or_default();
+            for i in 1..=40i64 {
+                let data: Vec<u8> = (0..20_000).map(|b| (b as i64 * i + life + n) as u8).collect();
+                append(&store, &name, 1, life * 40 + i, &data).await.unwrap();
+                all.extend(&data);
+            }
+        }
+        until("the log to be flushed", || store.peek(|s| s.live.unflushed == 0)).await;
+        store.peek(|s| s.check()).unwrap();
+        for (name, all) in &expected {
+            assert_eq!(&read(&store, name, 0).await, all, "{name} in life {life}");
+            assert_eq!(read(&store, name, 123_456).await, all[123_456..]);
+        }
+        flusher.abort();
+        store.close();
+        drop(store);
+    }
+    // Truncation and deletion remove chunks.
+    let (store, flusher) = streams_with(&disk, folder.path());
+    let persist = geds::Persist::folder(folder.path()).unwrap();
+    let chunks = format!("streams/{:016x}/chunks", store.log().identity().0);
+    let before = persist.list(&chunks).await.unwrap().len();
+    store.change(|s| Ok((Some(Record::Truncate { id: s.find("seg-0")?.0, start: 1_500_000 }), ()))).await.unwrap();
+    store.change(|s| Ok((Some(Record::Delete { id: s.find("seg-1")?.0 }), ()))).await.unwrap();
+    until("chunks to be removed", || store.peek(|s| s.chunks.len() < before / 3)).await;
+    until("their objects to be gone", || std::fs::read_dir(folder.path().join(&chunks).join("1")).map_or(0, |d| d.count()) == 0).await;
+    assert_eq!(read(&store, "seg-0", 1_500_000).await, expected["seg-0"][1_500_000..]);
+    assert!(matches!(store.read("seg-0", 1_499_999, 1, Duration::ZERO).await, Err(Error::Truncated { start: 1_500_000, .. })));
+    flusher.abort();
+}
+
+fn streams_with(disk: &Arc<Faulty>, folder: &std::path::Path) -> (Store, tokio::task::JoinHandle<()>) {
+    let options = options();
+    // Room for events that are larger than a chunk may be.
+    let store = Store::open(disk.clone(), Options { log: log::Options { file_bytes: 1 << 20, ..options.log }, ..options }).unwrap();
+    let tier = Arc::new(Tier::new(geds::Persist::folder(folder).unwrap(), quick()));
+    store.set_tier(tier.clone());
+    let flusher = tokio::spawn(tier.run(store.clone()));
+    (store, flusher)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_fills_the_log_to_its_bound_then_writers_wait_and_nothing_is_lost() {
+    let (disk, folder) = (Arc::new(Faulty::new(8)), tempfile::tempdir().unwrap());
+    let store = Store::open(disk.clone(), Options { backlog_max: 1 << 20, ..options() }).unwrap();
+    let chunks = folder.path().join("chunks");
+    let tier = Arc::new(Tier::new(geds::Persist::folder(&chunks).unwrap(), quick()));
+    store.set_tier(tier.clone());
+    // A file where the folder was: every upload fails.
+    std::fs::remove_dir_all(&chunks).unwrap();
+    std::fs::write(&chunks, "").unwrap();
+    let flusher = tokio::spawn(tier.clone().run(store.clone()));
+    create(&store, "a");
+    let (s, mut expected) = (store.clone(), Vec::new());
+    for n in 1..=200u32 {
+        expected.extend([n as u8; 20_000]);
+    }
+    let writing = tokio::spawn(async move {
+        for n in 1..=200i64 {
+            s.room().await.unwrap();
+            append(&s, "a", 1, n, &[n as u8; 20_000]).await.unwrap();
+        }
+    });
+    until("the bound", || store.peek(|s| s.live.unflushed >= 1 << 20)).await;
+    until("the storage to be missed", || tier.is_away()).await;
+    let held = store.peek(|s| s.segment("a").unwrap().length);
+    assert!(held < 2 << 20 && !writing.is_finished(), "{held} bytes were taken");
+    assert_eq!(read(&store, "a", 0).await, expected[..held as usize], "what is there can be read");
+    std::fs::remove_file(&chunks).unwrap();
+    std::fs::create_dir(&chunks).unwrap();
+    writing.await.unwrap();
+    until("the log to be flushed", || store.peek(|s| s.live.unflushed == 0)).await;
+    assert_eq!(read(&store, "a", 0).await, expected);
+    assert!(!tier.is_away());
+    flusher.abort();
+}
+
+/// The number of a log's manifest files and the highest of their names.
+fn manifests(folder: &std::path::Path) -> (usize, String) {
+    let logs: Vec<_> = std::fs::read_dir(folder.join("streams")).map_or(Vec::new(), |d| d.map(|e| e.unwrap().path()).collect());
+    let names: Vec<String> = logs
+        .iter()
+        .flat_map(|l| std::fs::read_dir(l.join("manifest")).into_iter().flatten())
+        .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|n| !n.contains('#'))
+        .collect();
+    (names.len(), names.into_iter().max().unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_disk_is_replaced_by_what_long_term_storage_has() {
+    let (disk, folder) = (Arc::new(Faulty::new(9)), tempfile::tempdir().unwrap());
+    let (store, flusher) = streams_with(&disk, folder.path());
+    store.change(|s| plan::create_scope(s, "s")).await.unwrap();
+    store.change(|s| plan::create_stream(s, "s", "t", Config::default(), 1)).await.unwrap();
+    let segment = "s/t/0.#epoch.0";
+    // Appends of many pieces each, and chunks that could end in one.
+    let events: Vec<Vec<u8>> = (0..20u8).map(|n| vec![n; 290_000 + usize::from(n)]).collect();
+    for (n, event) in events.iter().enumerate() {
+        append(&store, segment, 1, n as i64 + 1, event).await.unwrap();
+    }
+    until("a flush", || store.peek(|s| s.live.unflushed == 0)).await;
+    let (id, _) = store.change(|s| plan::begin_txn(s, "s", "t", 10_000, 1)).await.unwrap();
+    append(&store, &id.segment(segment), 2, 1, &[9; 200_000]).await.unwrap();
+    until("a flush of what is not committed", || store.peek(|s| s.live.unflushed == 0)).await;
+    let newest = manifests(folder.path()).1;
+    until("the next manifest", || manifests(folder.path()).1 > newest).await;
+    flusher.abort();
+    let _ = flusher.await;
+    // These are nowhere but on the disk that is lost.
+    append(&store, segment, 1, 21, b"late").await.unwrap();
+    store.close();
+    drop((store, disk));
+
+    let fresh = Arc::new(Faulty::new(10));
+    let persist = geds::Persist::folder(folder.path()).unwrap();
+    let log = streams::manifest::restore(&persist, None, fresh.clone()).await.unwrap();
+    assert!(streams::manifest::restore(&persist, Some(log + 1), Arc::new(Faulty::new(11))).await.is_err(), "another log");
+    let (store, flusher) = streams_with(&fresh, folder.path());
+    assert_eq!(store.log().identity().0, log);
+    store.peek(|s| s.check().unwrap());
+    let found = read(&store, segment, 0).await;
+    let all = events.concat();
+    assert_eq!(found.len(), all.len());
+    assert!(found == all);
+    let stream = store.peek(|s| s.catalog.stream("s", "t").unwrap().clone());
+    assert_eq!(stream.txn_state(id), Some(TxnState::Aborted));
+    assert!(store.peek(|s| s.names.keys().all(|n| !n.contains("transaction"))));
+    // It goes on, also after another loss.
+    append(&store, segment, 1, 22, &[7; 150_000]).await.unwrap();
+    until("a flush", || store.peek(|s| s.live.unflushed == 0)).await;
+    let newest = manifests(folder.path()).1;
+    append(&store, segment, 1, 23, b"x").await.unwrap();
+    until("the next manifest", || manifests(folder.path()).1 > newest).await;
+    assert!(manifests(folder.path()).0 <= 3, "old ones are removed");
+    flusher.abort();
+    let _ = flusher.await;
+    store.close();
+    drop(store);
+    // A folder with a log is not overwritten.
+    let e = streams::manifest::restore(&persist, None, fresh.clone()).await.unwrap_err().to_string();
+    assert!(e.contains("already"), "{e}");
+    let third = Arc::new(Faulty::new(12));
+    streams::manifest::restore(&persist, Some(log), third.clone()).await.unwrap();
+    let store = open(&third);
+    let (tier, _) = (Arc::new(Tier::new(persist, quick())), ());
+    store.set_tier(tier);
+    let found = read(&store, segment, all.len() as u64).await;
+    assert!(found.starts_with(&[7; 150_000]), "{} bytes", found.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_servers_with_one_log_the_earlier_one_stops_and_removes_nothing() {
+    let (disk, folder) = (Arc::new(Faulty::new(13)), tempfile::tempdir().unwrap());
+    let (first, flusher) = streams_with(&disk, folder.path());
+    create(&first, "a");
+    let data: Vec<u8> = (0..400_000u32).map(|n| n as u8).collect();
+    append(&first, "a", 1, 1, &data).await.unwrap();
+    until("a flush", || first.peek(|s| s.live.unflushed == 0)).await;
+    let newest = manifests(folder.path()).1;
+    append(&first, "a", 1, 2, b"more").await.unwrap();
+    until("the next manifest", || manifests(folder.path()).1 > newest).await;
+    // A second server with a copy of the log, as after a machine was restored from its snapshot.
+    let copy = Arc::new(disk.copy());
+    let second = open(&copy);
+    let tier = Arc::new(Tier::new(geds::Persist::folder(folder.path()).unwrap(), quick()));
+    second.set_tier(tier.clone());
+    tokio::spawn(tier.clone().run(second.clone()));
+    append(&second, "a", 1, 3, b"of the second").await.unwrap();
+    until("the second one's first manifest", || tier.manifest_age().is_some()).await;
+    // The first one wants to remove what the second one reads.
+    let newest = manifests(folder.path()).1;
+    let _ = first.change(|s| Ok((Some(Record::Truncate { id: s.find("a")?.0, start: 400_000 }), ()))).await;
+    until("the first one to stop", || flusher.is_finished()).await;
+    let e = append(&first, "a", 1, 4, b"lost").await.unwrap_err().to_string();
+    assert!(e.contains("another server"), "{e}");
+    append(&second, "a", 1, 4, b"!").await.unwrap();
+    until("the second one's manifest", || manifests(folder.path()).1 > newest).await;
+    let found = read(&second, "a", 0).await;
+    assert_eq!(found.len(), 400_000 + 4 + 13 + 1);
+    assert!(found[..400_000] == data);
+    // A copy of the first one's log from before is refused at once.
+    let late = Arc::new(disk.copy());
+    let (third, flusher) = streams_with(&late, folder.path());
+    until("the third one to stop", || flusher.is_finished()).await;
+    assert!(append(&third, "a", 9, 1, b"x").await.is_err());
+}

@@ -1,0 +1,418 @@
+//! Streams as their users have them: `cloudskin stream serve` as a process, Pravega's own Python client, real kills.
+
+use crate::dashboard::Browser;
+use crate::platform::{CLOUDSKIN, PATIENCE, Platform, root, run};
+use crate::s3::{S3, SECRET};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A stream server. Dropped, it ends.
+struct Server {
+    folder: tempfile::TempDir,
+    child: Child,
+    /// Of the controller and of the segment store.
+    ports: [String; 2],
+}
+
+/// Starts a server at these addresses and gives the ones that it has.
+fn serve(folder: &Path, ports: &[String; 2], options: &[&str]) -> (Child, [String; 2]) {
+    serve_with(folder, ports, options, &[])
+}
+
+/// [`serve`], with more in its environment.
+fn serve_with(folder: &Path, ports: &[String; 2], options: &[&str], environment: &[(&str, String)]) -> (Child, [String; 2]) {
+    let mut command = Command::new(CLOUDSKIN);
+    command.args(["stream", "serve", "--controller", &ports[0], "--segments", &ports[1], "--folder"]).arg(folder.join("streams"));
+    command.args(options).env_remove("CLOUDSKIN_GEDS__PERSIST").envs(environment.iter().cloned());
+    let mut child = command.stdout(Stdio::piped()).stderr(std::fs::File::options().create(true).append(true).open(folder.join("log")).unwrap()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let log = || std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+    let words: Vec<&str> = line.split([' ', ',', ';', '\n']).collect();
+    let after = |word: &str| words.iter().position(|w| *w == word).map(|i| words[i + 2].to_string()).unwrap_or_else(|| panic!("no server: {line:?}\n{}", log()));
+    (child, [after("controller"), after("segments")])
+}
+
+impl Server {
+    fn start(options: &[&str]) -> Server {
+        Server::start_with(options, &[])
+    }
+
+    fn start_with(options: &[&str], environment: &[(&str, String)]) -> Server {
+        let folder = tempfile::tempdir().unwrap();
+        let any = ["127.0.0.1:0".to_string(), "127.0.0.1:0".to_string()];
+        let (child, ports) = serve_with(folder.path(), &any, options, environment);
+        Server { folder, child, ports }
+    }
+
+    /// `kill -9`, and again at the same addresses.
+    fn kill_and_restart(&mut self, options: &[&str]) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let began = Instant::now();
+        (self.child, self.ports) = serve(self.folder.path(), &self.ports, options);
+        assert!(began.elapsed() < Duration::from_secs(30), "recovery took {:?}", began.elapsed());
+    }
+
+    fn wheel(&self, arguments: &[&str]) -> Command {
+        let python = root().join(".setup/venv/bin/python");
+        let mut command = Command::new(python);
+        command.arg(root().join("tests/streams/wheel.py")).arg(&self.ports[0]).args(arguments).env_remove("PYTHONPATH");
+        command
+    }
+
+    fn cli(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(CLOUDSKIN);
+        command.arg("stream").args(arguments).args(["--server", &self.ports[0]]);
+        command
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn pravegas_python_client_does_all_that_it_can() {
+    let server = Server::start(&[]);
+    run(&mut server.wheel(&["events,transactions,bytes,large,cuts,end"]));
+}
+
+/// An authority's certificate and, signed by it, one for `localhost` with its key.
+fn certificates(folder: &Path) {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+    let (authority, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.distinguished_name.push(DnType::CommonName, "a test's authority");
+    let ca = params.self_signed(&authority).unwrap().pem();
+    let issuer = Issuer::from_ca_cert_pem(&ca, authority).unwrap();
+    let own = CertificateParams::new(vec!["localhost".to_string()]).unwrap().signed_by(&key, &issuer).unwrap();
+    for (name, pem) in [("ca.pem", ca), ("own.pem", own.pem()), ("own.key", key.serialize_pem())] {
+        std::fs::write(folder.join(name), pem).unwrap();
+    }
+}
+
+#[test]
+fn pravegas_python_client_does_the_same_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let server = Server::start(&["--publish", "localhost", "--tls-cert", &path("own.pem"), "--tls-key", &path("own.key")]);
+    let address = format!("tls://localhost:{}", server.ports[0].rsplit(':').next().unwrap());
+    let mut wheel = Command::new(root().join(".setup/venv/bin/python"));
+    wheel.arg(root().join("tests/streams/wheel.py")).args([&address, "events,bytes"]).env("pravega_client_tls_cert_path", path("ca.pem"));
+    run(&mut wheel);
+    // Without TLS there is no way in.
+    let plain = server.cli(&["ls"]).output().unwrap();
+    assert!(!plain.status.success());
+}
+
+#[test]
+fn pravegas_python_client_needs_a_user_where_one_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let add = |name: &str, rules: &[&str]| {
+        let mut command = Command::new(CLOUDSKIN);
+        command.args(["stream", "user", &path("users"), name]).args(rules.iter().flat_map(|r| ["--allow", r])).env("CLOUDSKIN_STREAM_PASSWORD", "1111_aaaa");
+        run(&mut command)
+    };
+    add("admin", &["prn::/,READ"]);
+    add("guest", &["prn::/scope:s/stream:none,READ"]);
+    add("admin", &["prn::/,READ_UPDATE", "prn::/scope:s,READ_UPDATE", "prn::/scope:s/*,READ_UPDATE"]);
+    let users = std::fs::read_to_string(path("users")).unwrap();
+    assert!(users.lines().count() == 2 && !users.contains("1111_aaaa"), "{users}");
+    // Tokens that the client has to renew all the time.
+    let options = ["--publish", "localhost", "--tls-cert", &path("own.pem"), "--tls-key", &path("own.key"), "--users", &path("users"), "--token-life", "7s"];
+    let server = Server::start(&options);
+    let address = format!("tls://localhost:{}", server.ports[0].rsplit(':').next().unwrap());
+    let wheel = |commands: &str, user: &str, password: &str| {
+        let mut wheel = Command::new(root().join(".setup/venv/bin/python"));
+        wheel.arg(root().join("tests/streams/wheel.py")).args([&address, commands]).env("pravega_client_tls_cert_path", path("ca.pem"));
+        wheel.env("pravega_client_auth_method", "Basic").env("pravega_client_auth_username", user).env("pravega_client_auth_password", password);
+        wheel
+    };
+    run(&mut wheel("events,transactions,bytes,large", "admin", "1111_aaaa"));
+    for (user, password) in [("admin", "1111_aaab"), ("guest", "1111_aaaa"), ("nobody", "")] {
+        let refused = wheel("cuts", user, password).output().unwrap();
+        assert!(!refused.status.success(), "{user}");
+    }
+    // The same with our own client.
+    let cli = |password: &str, arguments: &[&str]| {
+        let mut command = Command::new(CLOUDSKIN);
+        command.arg("stream").args(arguments).args(["--server", &address, "--ca", &path("ca.pem"), "--user", "admin"]).env("CLOUDSKIN_STREAM_PASSWORD", password);
+        command
+    };
+    assert!(run(&mut cli("1111_aaaa", &["ls", "s"])).contains("s/bytes"));
+    let refused = cli("x", &["ls", "s"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(77), "{}", String::from_utf8_lossy(&refused.stderr));
+}
+
+#[test]
+fn what_the_python_client_was_told_is_durable_survives_kills_once_and_in_order() {
+    let seed: u64 = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    let kills: u32 = std::env::var("KILLS").ok().and_then(|s| s.parse().ok()).unwrap_or(200);
+    println!("SEED={seed} KILLS={kills}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut server = Server::start(&[]);
+    let stop = server.folder.path().join("stop");
+    let mut writer = server.wheel(&["hammer", stop.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
+    let mut durable = || -> Option<u64> { lines.next()?.ok()?.strip_prefix("durable ")?.parse().ok() };
+    let mut told = 0;
+    for kill in 0..kills {
+        // Somewhere after the first event that this life has made durable, in the middle of others.
+        for _ in 0..rng.random_range(1..10) {
+            told = durable().unwrap_or_else(|| panic!("seed {seed}: the writer ended after kill {kill}"));
+        }
+        std::thread::sleep(Duration::from_micros(rng.random_range(0..30_000)));
+        server.kill_and_restart(&[]);
+    }
+    std::fs::write(&stop, "").unwrap();
+    while let Some(n) = durable() {
+        told = n;
+    }
+    assert!(writer.wait().unwrap().success());
+    assert!(told > 0);
+    run(&mut server.wheel(&["audit", &told.to_string()]));
+}
+
+#[test]
+fn a_reader_stays_with_a_stream_that_is_scaled() {
+    let server = Server::start(&[]);
+    run(&mut server.cli(&["create", "s/scaled", "--segments", "1"]));
+    let append = |from: u64, count: u64| {
+        let mut child = server.cli(&["append", "s/scaled", "--key", "one"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        (from..from + count).for_each(|n| writeln!(input, "{n}").unwrap());
+        drop(input);
+        assert!(child.wait().unwrap().success());
+    };
+    let mut reader = server.wheel(&["stay", "500"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(reader.stdout.take().unwrap()).lines().map(|l| l.unwrap());
+    assert_eq!(lines.next().unwrap(), "reading");
+    for (i, segments) in ["3", "1", "4", "2"].into_iter().enumerate() {
+        append(i as u64 * 100, 100);
+        run(&mut server.cli(&["scale", "s/scaled", segments]));
+    }
+    append(400, 100);
+    let seen: Vec<u64> = lines.map(|l| l.parse().unwrap()).collect();
+    assert_eq!(seen, (0..500).collect::<Vec<_>>());
+    assert!(reader.wait().unwrap().success());
+}
+
+#[test]
+fn the_command_line_writes_reads_and_tells() {
+    let server = Server::start(&[]);
+    run(&mut server.cli(&["create", "s/lines", "--segments", "2"]));
+    let again = server.cli(&["create", "s/lines"]).output().unwrap();
+    assert_eq!(again.status.code(), Some(73), "it exists already");
+    let mut child = server.cli(&["append", "s/lines", "--key", "k"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"first\nsecond\nthird\n").unwrap();
+    let told = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&told.stdout), "s/lines: 3 events\n");
+    assert_eq!(run(&mut server.cli(&["read", "s/lines"])), "first\nsecond\nthird\n");
+    let stat: serde_json::Value = serde_json::from_str(&run(&mut server.cli(&["stat", "s/lines", "-o", "json"]))).unwrap();
+    let lengths: u64 = stat["segments"].as_array().unwrap().iter().map(|s| s["length"].as_u64().unwrap()).sum();
+    assert_eq!(lengths, 3 * 8 + 16);
+    run(&mut server.cli(&["truncate", "s/lines"]));
+    assert_eq!(run(&mut server.cli(&["read", "s/lines"])), "");
+    run(&mut server.cli(&["seal", "s/lines"]));
+    assert!(run(&mut server.cli(&["ls", "s"])).contains("sealed"));
+    run(&mut server.cli(&["rm", "s/lines"]));
+    let gone = server.cli(&["stat", "s/lines"]).output().unwrap();
+    assert_eq!(gone.status.code(), Some(66), "it does not exist");
+}
+
+fn curl(url: &str) -> Vec<u8> {
+    Command::new("curl").args(["-s", "--max-time", "20", url]).output().unwrap().stdout
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The address of a server's HTTP, from what it left in its folder.
+fn http(folder: &Path) -> String {
+    let ready: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("ready.json")).unwrap()).unwrap();
+    format!("http://{}", ready["http"].as_str().unwrap())
+}
+
+#[test]
+fn slow_a_lost_folder_is_replaced_by_what_long_term_storage_has() {
+    let storage = tempfile::tempdir().unwrap();
+    let long_term = format!("file:{}", storage.path().display());
+    let mut server = Server::start(&["--long-term", &long_term, "--http", "127.0.0.1:0"]);
+    run(&mut server.cli(&["create", "s/kept", "--segments", "2"]));
+    let lines: String = (0..60_000).map(|n| format!("{n} {}\n", "x".repeat(100))).collect();
+    let mut child = server.cli(&["append", "s/kept", "--key", "k"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+    let folder = server.folder.path().join("streams");
+    let told = || serde_json::from_slice::<serde_json::Value>(&curl(&format!("{}/v1/streams", http(&folder)))).unwrap_or_default();
+    until("the log to be flushed", || told()["streams"][0]["log_bytes"] == 0 && told()["streams"][0]["bytes"].as_u64() > Some(6_000_000));
+    let log = std::fs::read_dir(storage.path().join("streams")).unwrap().next().unwrap().unwrap().path();
+    let newest = || std::fs::read_dir(log.join("manifest")).unwrap().map(|e| e.unwrap().file_name()).max();
+    let before = newest();
+    until("the next manifest", || newest() != before);
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+    // A folder that is not empty is not overwritten.
+    let again = Command::new(CLOUDSKIN).args(["stream", "serve", "--restore", "--long-term", &long_term, "--controller", "127.0.0.1:0", "--segments", "127.0.0.1:0", "--folder"]).arg(&folder).output().unwrap();
+    assert!(!again.status.success() && String::from_utf8_lossy(&again.stderr).contains("--restore"), "{}", String::from_utf8_lossy(&again.stderr));
+    std::fs::remove_dir_all(&folder).unwrap();
+    (server.child, server.ports) = serve(server.folder.path(), &server.ports, &["--long-term", &long_term, "--restore"]);
+    assert!(run(&mut server.cli(&["read", "s/kept"])) == lines, "other bytes than before");
+}
+
+#[test]
+fn up_serves_streams_at_the_edge_and_the_dashboard_shows_them() {
+    let platform = Platform::start_all(|up| {
+        up.args(["--streams", "127.0.0.1:0"]);
+    });
+    platform.ok(&["stream", "create", "road/camera", "--segments", "2"]);
+    let append = |text: &str| {
+        let mut child = platform.command(&["stream", "append", "road/camera", "--key", "k"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+    };
+    append("one\ntwo\n");
+    assert_eq!(platform.ok(&["stream", "read", "road/camera"]), "one\ntwo\n");
+    if let Some(browser) = Browser::start() {
+        let log = std::fs::read_to_string(platform.data().join("up.json")).unwrap();
+        let up: serde_json::Value = serde_json::from_str(&log).unwrap();
+        let token = std::fs::read_to_string(platform.data().join("hub/token")).unwrap();
+        browser.open(&format!("http://{}/?token={}", up["http"].as_str().unwrap(), token.trim()));
+        browser.sees("[data-stream='road/camera']", &["road/camera", "2", "22 B"]);
+        browser.sees("#streams-tiers", &["wait in the log"]);
+        browser.picture("streams");
+    }
+    // It comes back at the same address, with what was acknowledged.
+    platform.kill("streams");
+    until("the stream server to be back", || platform.command(&["stream", "read", "road/camera"]).output().unwrap().stdout == b"one\ntwo\n");
+    append("three\n");
+    assert_eq!(platform.ok(&["stream", "read", "road/camera"]), "one\ntwo\nthree\n");
+    let plain = Platform::start();
+    assert!(plain.pid_now("hub").is_some() && !std::fs::read_to_string(plain.data().join("up.json")).unwrap().contains("\"streams\":\""), "none was asked for");
+}
+
+#[test]
+fn a_camera_is_taken_in_and_played_in_a_browser() {
+    let server = Server::start(&["--http", "127.0.0.1:0"]);
+    let video = format!("{}/video/s/camera", http(&server.folder.path().join("streams")));
+    let encode = "videotestsrc is-live=true pattern=smpte ! video/x-raw,width=320,height=240,framerate=30/1 ! openh264enc gop-size=30 ! h264parse ! mpegtsmux ! fdsink";
+    let mut camera = Command::new("gst-launch-1.0").arg("-q").args(encode.split(' ')).stdout(Stdio::piped()).spawn().expect("gst-launch-1.0; `setup/setup.sh test` installs it");
+    let mut ingest = server.cli(&["ingest", "s/camera"]).stdin(camera.stdout.take().unwrap()).stdout(Stdio::piped()).spawn().unwrap();
+    let playlist = || String::from_utf8_lossy(&curl(&format!("{video}/live.m3u8"))).into_owned();
+    until("four parts of video", || playlist().matches("#EXTINF").count() >= 4);
+    let list = playlist();
+    let durations: Vec<f64> = list.lines().filter_map(|l| l.strip_prefix("#EXTINF:")?.trim_end_matches(',').parse().ok()).collect();
+    assert!(durations.iter().all(|d| (0.9..1.1).contains(d)), "a picture to begin with each 30 pictures: {durations:?}");
+    // Each part is whole packets, and the second one can be decoded without the first.
+    let name = list.lines().filter(|l| l.ends_with(".ts")).nth(1).unwrap();
+    let part = curl(&format!("{video}/{name}"));
+    assert!(part.len() > 188 && part.len() % 188 == 0 && part.chunks(188).all(|p| p[0] == 0x47), "{} bytes", part.len());
+    let file = server.folder.path().join("part.ts");
+    std::fs::write(&file, &part).unwrap();
+    let count = format!("filesrc location={} ! tsdemux ! h264parse ! openh264dec ! fakesink silent=false", file.display());
+    let decoded = run(Command::new("gst-launch-1.0").arg("-v").args(count.split(' ')));
+    let pictures = decoded.lines().filter(|l| l.contains("chain")).count();
+    assert!((28..=30).contains(&pictures), "{pictures} pictures in a part of a second\n{decoded}");
+    if let Some(browser) = Browser::start() {
+        browser.open(&format!("{video}/"));
+        browser.wait(|| format!("the video to play: {}", browser.js("return document.getElementById('told').textContent")), || browser.js("const v = document.querySelector('video'); return v.videoWidth === 320 && v.currentTime > 0.5") == true);
+        // The test picture's first bar is grey and its third one cyan.
+        let colours = browser.js("const v = document.querySelector('video'), c = document.createElement('canvas'); c.width = 320; c.height = 240; const x = c.getContext('2d'); x.drawImage(v, 0, 0); return [20, 110].map((at) => [...x.getImageData(at, 60, 1, 1).data.slice(0, 3)])");
+        let at = |bar: usize, part: usize| colours[bar][part].as_i64().unwrap();
+        assert!((at(0, 0) - at(0, 2)).abs() < 40 && at(0, 0) > 120, "{colours}");
+        assert!(at(1, 0) < 80 && at(1, 1) > 120 && at(1, 2) > 120, "{colours}");
+        browser.picture("video");
+    }
+    // A clip of a time, and the history from a time on.
+    let began = list.lines().find_map(|l| l.strip_prefix("#EXT-X-PROGRAM-DATE-TIME:")).unwrap().to_string();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let clip = curl(&format!("{video}/clip.ts?from={}&to={now}", now - 2500));
+    assert!(clip.len() % 188 == 0 && clip.len() > part.len(), "{} bytes", clip.len());
+    let from = String::from_utf8_lossy(&curl(&format!("{video}/from.m3u8?at=0"))).into_owned();
+    assert!(from.contains(&began) && from.contains("PLAYLIST-TYPE:EVENT") && !from.contains("ENDLIST"), "{from}");
+    camera.kill().unwrap();
+    camera.wait().unwrap();
+    assert!(ingest.wait().unwrap().success());
+    run(&mut server.cli(&["seal", "s/camera"]));
+    until("the end to be told", || playlist().contains("#EXT-X-ENDLIST"));
+}
+
+#[test]
+fn slow_an_s3_that_goes_away_is_waited_for_and_has_everything_in_the_end() {
+    let mut s3 = S3::start();
+    let mut server = Server::start_with(&["--http", "127.0.0.1:0"], &s3.environment(SECRET));
+    run(&mut server.cli(&["create", "s/kept"]));
+    let append = |server: &Server, from: u32| {
+        let lines: String = (from..from + 50_000).map(|n| format!("{n} {}\n", "x".repeat(100))).collect();
+        let mut child = server.cli(&["append", "s/kept", "--key", "k"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+        lines
+    };
+    let folder = server.folder.path().join("streams");
+    let told = || serde_json::from_slice::<serde_json::Value>(&curl(&format!("{}/v1/streams", http(&folder)))).unwrap_or_default();
+    let mut all = append(&server, 0);
+    until("the first part to be in S3", || told()["long_term"]["flushed_bytes"].as_u64() > Some(4 << 20));
+    s3.down();
+    all += &append(&server, 50_000);
+    until("S3 to be missed", || told()["long_term"]["away"] == true);
+    let figures = String::from_utf8_lossy(&curl(&format!("{}/metrics", http(&folder)))).into_owned();
+    assert!(figures.contains("cloudskin_streams_long_term_away 1"), "{figures}");
+    // While it is away, even a restart loses nothing; what S3 has can't be read, and the rest can.
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+    (server.child, server.ports) = serve_with(server.folder.path(), &server.ports, &["--http", "127.0.0.1:0"], &s3.environment(SECRET));
+    all += &append(&server, 100_000);
+    s3.up();
+    until("everything to be in S3", || told()["long_term"]["away"] == false && told()["streams"][0]["log_bytes"] == 0);
+    assert!(run(&mut server.cli(&["read", "s/kept"])) == all, "other bytes than were written");
+    // And from S3 alone, once a manifest says so: after this one there is nothing new to tell.
+    let quiet = || String::from_utf8_lossy(&curl(&format!("{}/metrics", http(&folder)))).lines().find_map(|l| l.strip_prefix("cloudskin_streams_manifest_age_seconds ")?.parse::<f64>().ok());
+    let flushed = Instant::now();
+    until("a manifest", || quiet().is_some_and(|age| age < flushed.elapsed().as_secs_f64()));
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    (server.child, server.ports) = serve_with(server.folder.path(), &server.ports, &["--restore"], &s3.environment(SECRET));
+    assert!(run(&mut server.cli(&["read", "s/kept"])) == all, "other bytes than before");
+}
+
+#[test]
+fn a_program_between_two_streams() {
+    let server = Server::start(&[]);
+    run(&mut server.cli(&["create", "s/in"]));
+    let mut child = server.cli(&["append", "s/in", "--key", "k"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"one\ntwo\nthree\n").unwrap();
+    assert!(child.wait().unwrap().success());
+    // A program that answers at once, while the stream goes on, and ends by itself.
+    let mut quick = server.cli(&["map", "s/in", "s/first", "--all"]);
+    assert_eq!(run(quick.args(["--", "head", "-n", "2"])), "s/first: 2 events\n");
+    assert_eq!(run(&mut server.cli(&["read", "s/first"])), "one\ntwo\n");
+    // One that keeps everything to itself until there is no more.
+    run(&mut server.cli(&["seal", "s/in"]));
+    run(server.cli(&["map", "s/in", "s/loud", "--all"]).args(["--", "tr", "a-z", "A-Z"]));
+    assert_eq!(run(&mut server.cli(&["read", "s/loud"])), "ONE\nTWO\nTHREE\n");
+    // Bytes with lengths, which `cat` gives back as they are; and the program's own exit code.
+    run(server.cli(&["map", "s/in", "s/same", "--all", "--binary"]).args(["--", "cat"]));
+    assert_eq!(run(&mut server.cli(&["read", "s/same"])), "one\ntwo\nthree\n");
+    let failed = server.cli(&["map", "s/in", "s/none", "--all"]).args(["--", "sh", "-c", "exit 7"]).output().unwrap();
+    assert_eq!(failed.status.code(), Some(7));
+    let missing = server.cli(&["map", "s/in", "s/none"]).args(["--", "no-such-program"]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(66), "{}", String::from_utf8_lossy(&missing.stderr));
+}
