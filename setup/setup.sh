@@ -2,7 +2,7 @@
 # Installs what CloudSkin needs besides Rust, on Debian and Ubuntu. Prints nothing when everything is there.
 #
 #   setup/setup.sh          the compiler for cells, Binaryen, the example scene, a C compiler and make
-#   setup/setup.sh test     also what the tests and benchmarks compare with: Open MPI, GRASS, Chromium, bubblewrap, SeaweedFS
+#   setup/setup.sh test     also what the tests and benchmarks compare with: Open MPI, GRASS, Chromium, bubblewrap, Redis, SeaweedFS
 #
 # Everything that isn't a system package goes to .setup/ below the repository, which may be deleted at any time. Packages
 # come from the sources that this machine already uses; none is added. Local copies are named by environment variables:
@@ -106,6 +106,7 @@ if [ "$want" = test ]; then
     need g++ g++
     need grass-core grass
     need bubblewrap bwrap
+    need redis-server redis-server
 fi
 if [ ${#missing[@]} -gt 0 ]; then
     update_lists

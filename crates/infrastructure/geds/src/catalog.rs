@@ -6,9 +6,9 @@
 
 use crate::{BucketName, Error, Key, Result};
 use base::SiteId;
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 /// The most objects and prefixes on a page of a listing.
 pub const PAGE_MAX: u32 = 1000;
@@ -147,6 +147,25 @@ pub struct Listing {
     pub next: Option<String>,
 }
 
+/// Leave to answer what a key means without asking: which id and epoch, not where the copies lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// How long it holds, from when it was asked for. `None`: until it is revoked, which only a catalog in the same process may promise.
+    pub term: Option<Duration>,
+}
+
+/// Who keeps leased answers.
+///
+/// The rule: before a change of a key (replaced, deleted, renamed from or to) is **committed**, the catalog grants no more leases for it and
+/// every lease on it is void, because its holder has returned from `revoke` or its term is over. From the commit on it may grant again. A holder uses an
+/// answer once and does not keep it if anything that may concern it was revoked since it asked.
+pub trait LeaseHolder: Send + Sync + 'static {
+    /// From the return on, the key is not answered from here.
+    fn revoke(&self, bucket: &BucketName, key: &Key);
+    /// The same for all keys.
+    fn revoke_all(&self);
+}
+
 /// The namenode, near or far.
 ///
 /// A prefix ends at a segment: `foo` means the key `foo` and all below `foo/`, never `foobar`.
@@ -159,6 +178,15 @@ pub trait Catalog: Send + Sync + 'static {
     /// Makes an object visible, durably. The same id again is the same seal.
     fn seal<'a>(&'a self, bucket: &'a BucketName, key: &'a Key, new: NewObject) -> BoxFuture<'a, Result<Sealed>>;
     fn lookup<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<ObjectMeta>>;
+    /// A lookup that may come with a lease; `None`: the answer must not be kept.
+    fn lease<'a>(
+        &'a self,
+        _holder: &'a Arc<dyn LeaseHolder>,
+        bucket: &'a BucketName,
+        key: &'a Key,
+    ) -> BoxFuture<'a, Result<(ObjectMeta, Option<Lease>)>> {
+        async move { Ok((self.lookup(bucket, key).await?, None)) }.boxed()
+    }
     /// The object with this id, whatever it is called now.
     fn find(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<ObjectMeta>>>;
     /// What a site is recorded to hold, in the order of ids, from after `start_after`.

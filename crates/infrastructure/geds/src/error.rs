@@ -21,10 +21,17 @@ pub enum Error {
     Stale { bucket: String, key: String, epoch: u64, current: u64 },
     #[error("site {site} has the only copy of {bucket}/{key}: spill it or copy it before it is dropped")]
     OnlyCopy { bucket: String, key: String, site: String },
+    /// `setting`: which of [`crate::Config`] would help.
     #[error(
-        "no space for {bucket}/{key}: {wanted} bytes wanted, {used} of {limit} bytes used; spill objects or raise `limit` in [geds]"
+        "no space for {bucket}/{key}: {wanted} bytes wanted, {used} of {limit} bytes used; spill objects or raise `{setting}` in [geds]"
     )]
-    NoSpace { bucket: String, key: String, wanted: u64, used: u64, limit: u64 },
+    NoSpace { bucket: String, key: String, wanted: u64, used: u64, limit: u64, setting: &'static str },
+    #[error("object {bucket}/{key} has {length} bytes, so the next write goes to {length} and not to {offset}")]
+    WrongOffset { bucket: String, key: String, offset: u64, length: u64 },
+    #[error("object {bucket}/{key} is sealed; nothing more can be appended")]
+    SealedAlready { bucket: String, key: String },
+    #[error("{what} was not done within {seconds} s: {rest}")]
+    Late { what: String, seconds: u64, rest: String },
     #[error("object {bucket}/{key} is damaged {place}: {found}")]
     Damaged { bucket: String, key: String, place: String, found: String },
     #[error("object {bucket}/{key} can't be reached: {tried}")]
@@ -68,7 +75,12 @@ impl Error {
             Error::BadName { .. } | Error::BadValue { .. } | Error::Protocol { .. } => Kind::InvalidArgument,
             Error::NoBucket { .. } | Error::NotFound { .. } => Kind::NotFound,
             Error::Exists { .. } => Kind::AlreadyExists,
-            Error::Stale { .. } | Error::OnlyCopy { .. } | Error::NoPersist { .. } => Kind::FailedPrecondition,
+            Error::Stale { .. }
+            | Error::OnlyCopy { .. }
+            | Error::NoPersist { .. }
+            | Error::WrongOffset { .. }
+            | Error::SealedAlready { .. } => Kind::FailedPrecondition,
+            Error::Late { .. } => Kind::DeadlineExceeded,
             Error::NoSpace { .. } => Kind::ResourceExhausted,
             Error::Damaged { .. } => Kind::DataLoss,
             Error::Unreachable { .. } | Error::Peer { .. } => Kind::Unavailable,

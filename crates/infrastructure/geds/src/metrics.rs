@@ -29,6 +29,9 @@ counters! {
     served_bytes "cloudskin_geds_served_bytes_total" "Bytes read by peers.";
     spilled "cloudskin_geds_spilled_total" "Objects moved to the persistency tier.";
     spilled_bytes "cloudskin_geds_spilled_bytes_total" "Bytes moved to the persistency tier.";
+    uploaded "cloudskin_geds_uploaded_total" "Objects uploaded to the persistency tier, and read back.";
+    uploaded_bytes "cloudskin_geds_uploaded_bytes_total" "Bytes of the objects uploaded to the persistency tier.";
+    waited "cloudskin_geds_waits_total" "Writes that had to wait for room.";
     refused "cloudskin_geds_no_space_total" "Writes refused because the limit was reached.";
 }
 

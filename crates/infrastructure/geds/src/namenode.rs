@@ -2,17 +2,21 @@
 //!
 //! Every change is one transaction that takes the write lock at its start, so two callers never read the same state and both
 //! change it. An answer is given after the commit is on disk; [`Namenode::open`] refuses a database that would answer earlier.
-//! It never dials anyone: freeing what was replaced is up to the caller, who gets it returned.
+//! It never dials anyone: freeing what was replaced is up to the caller, who gets it returned. Leases it grants to holders in its own process only.
 
 use crate::{
-    BucketName, Catalog, Error, Holder, Key, Listing, NewObject, ObjectId, ObjectMeta, Page, Result, Sealed, State,
+    BucketName, Catalog, Error, Holder, Key, Lease, LeaseHolder, Listing, NewObject, ObjectId, ObjectMeta, Page, Result,
+    Sealed, State,
     catalog::PAGE_MAX,
     names::Prefix,
 };
 use base::{SiteId, clock::now_ms};
 use futures::{FutureExt, future::BoxFuture};
 use sqlx::{Row, Sqlite, SqliteConnection, SqlitePool, Transaction, sqlite::SqliteRow};
-use std::sync::Arc;
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, Weak},
+};
 
 /// Rows read at a time while a listing skips over folders.
 const BATCH: i64 = 256;
@@ -23,6 +27,51 @@ pub struct Namenode {
     pool: SqlitePool,
     /// Writers queue here instead of polling SQLite's lock.
     writing: Arc<tokio::sync::Mutex<()>>,
+    leases: Arc<Mutex<Leases>>,
+}
+
+/// Who in this process keeps answers, and which keys are being changed. A revocation is a call that can't get lost, so nobody notes which key is leased to
+/// whom: all holders are told.
+#[derive(Default)]
+struct Leases {
+    holders: Vec<Weak<dyn LeaseHolder>>,
+    changing: HashSet<(BucketName, Key)>,
+}
+
+/// Keys for which no lease is granted. One that is dropped without [`Fence::lift`] stays up until the next change of its keys is done: the change was
+/// abandoned in its middle, and the database may still carry it out.
+struct Fence<'a> {
+    leases: &'a Mutex<Leases>,
+    keys: Vec<(BucketName, Key)>,
+}
+
+fn locked(leases: &Mutex<Leases>) -> MutexGuard<'_, Leases> {
+    leases.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl<'a> Fence<'a> {
+    /// To be put up before the commit.
+    fn new(leases: &'a Mutex<Leases>, bucket: &BucketName, keys: &[&Key]) -> Fence<'a> {
+        let keys: Vec<_> = keys.iter().map(|key| (bucket.clone(), (*key).clone())).collect();
+        let holders: Vec<_> = {
+            let mut leases = locked(leases);
+            leases.changing.extend(keys.iter().cloned());
+            leases.holders.retain(|holder| holder.strong_count() > 0);
+            leases.holders.iter().filter_map(Weak::upgrade).collect()
+        };
+        for holder in holders {
+            keys.iter().for_each(|(bucket, key)| holder.revoke(bucket, key));
+        }
+        Fence { leases, keys }
+    }
+
+    /// The change has been committed, or will never be.
+    fn lift(self) {
+        let mut leases = locked(self.leases);
+        self.keys.iter().for_each(|key| {
+            leases.changing.remove(key);
+        });
+    }
 }
 
 fn db(action: &'static str) -> impl Fn(sqlx::Error) -> Error {
@@ -50,7 +99,7 @@ impl Namenode {
                 rule: "an acknowledged seal must survive a power cut; open the pool with SqliteSynchronous::Full",
             });
         }
-        let namenode = Namenode { pool, writing: Arc::default() };
+        let namenode = Namenode { pool, writing: Arc::default(), leases: Arc::default() };
         let _turn = namenode.writing.lock().await;
         sqlx::raw_sql(include_str!("../migrations/1.sql"))
             .execute(&namenode.pool)
@@ -227,9 +276,14 @@ impl Catalog for Namenode {
             if new.if_absent && replaced.is_some() {
                 return Err(Error::Exists { bucket: bucket.to_string(), key: key.to_string() });
             }
-            if let Some(old) = &replaced {
-                remove(&mut tx, old.id).await?;
-            }
+            let fence = match &replaced {
+                Some(old) => {
+                    let fence = Fence::new(&self.leases, bucket, &[key]);
+                    remove(&mut tx, old.id).await?;
+                    Some(fence)
+                }
+                None => None,
+            };
             let epoch: i64 = sqlx::query_scalar("UPDATE geds_epoch SET value = value + 1 RETURNING value")
                 .fetch_one(&mut *tx)
                 .await
@@ -256,6 +310,9 @@ impl Catalog for Namenode {
                 .map_err(db("record a holder"))?;
             let object = need(&mut tx, bucket, key).await?;
             tx.commit().await.map_err(db("commit a seal"))?;
+            if let Some(fence) = fence {
+                fence.lift();
+            }
             Ok(Sealed { object, replaced })
         }
         .boxed()
@@ -266,6 +323,28 @@ impl Catalog for Namenode {
             // A transaction, so that the object and its holders are of one moment.
             let mut tx = self.pool.begin().await.map_err(db("begin"))?;
             need(&mut tx, bucket, key).await
+        }
+        .boxed()
+    }
+
+    fn lease<'a>(
+        &'a self,
+        holder: &'a Arc<dyn LeaseHolder>,
+        bucket: &'a BucketName,
+        key: &'a Key,
+    ) -> BoxFuture<'a, Result<(ObjectMeta, Option<Lease>)>> {
+        async move {
+            // Before the look: a change that is committed after it finds the holder.
+            let granted = {
+                let mut leases = locked(&self.leases);
+                let new = Arc::downgrade(holder);
+                if !leases.holders.iter().any(|known| known.ptr_eq(&new)) {
+                    leases.holders.push(new);
+                }
+                leases.changing.is_empty() || !leases.changing.contains(&(bucket.clone(), key.clone()))
+            };
+            let meta = self.lookup(bucket, key).await?;
+            Ok((meta, granted.then_some(Lease { term: None })))
         }
         .boxed()
     }
@@ -359,8 +438,10 @@ impl Catalog for Namenode {
             let _turn = self.writing.lock().await;
             let mut tx = self.begin().await?;
             let meta = need(&mut tx, bucket, key).await?;
+            let fence = Fence::new(&self.leases, bucket, &[key]);
             remove(&mut tx, meta.id).await?;
             tx.commit().await.map_err(db("commit a delete"))?;
+            fence.lift();
             Ok(meta)
         }
         .boxed()
@@ -375,6 +456,7 @@ impl Catalog for Namenode {
                 return Ok(Sealed { object, replaced: None });
             }
             let replaced = get(&mut tx, bucket, to).await?;
+            let fence = Fence::new(&self.leases, bucket, &[from, to]);
             if let Some(old) = &replaced {
                 remove(&mut tx, old.id).await?;
             }
@@ -387,6 +469,7 @@ impl Catalog for Namenode {
                 .map_err(db("rename"))?;
             let object = need(&mut tx, bucket, to).await?;
             tx.commit().await.map_err(db("commit a rename"))?;
+            fence.lift();
             Ok(Sealed { object, replaced })
         }
         .boxed()

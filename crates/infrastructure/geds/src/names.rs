@@ -111,6 +111,10 @@ impl Prefix {
         Ok(Prefix { exact: (name.len() == text.len()).then(|| name.to_string()), below: format!("{name}/") })
     }
 
+    pub fn contains(&self, key: &str) -> bool {
+        self.exact.as_deref() == Some(key) || key.starts_with(&self.below)
+    }
+
     /// The first string after everything below the prefix. `None`: no end.
     pub fn end(&self) -> Option<String> {
         // '0' is the character after '/'.
@@ -154,6 +158,8 @@ mod tests {
         check("foo", Some("foo"), "foo/", Some("foo0"));
         check("foo/", None, "foo/", Some("foo0"));
         check("a/b", Some("a/b"), "a/b/", Some("a/b0"));
+        let foo = Prefix::new("foo").unwrap();
+        assert!(foo.contains("foo") && foo.contains("foo/a") && !foo.contains("foobar"));
         for bad in ["/", "a//", "../x", "a\0"] {
             assert!(Prefix::new(bad).is_err(), "{bad:?}");
         }

@@ -345,7 +345,7 @@ async fn send_object<S: Io>(node: &Node, wire: &mut Wire<S>, object: &Object, of
 async fn start(node: &Node, bucket: &BucketName, key: &Key, size: Option<u64>, if_absent: bool) -> Result<Writer> {
     let mut writer = node.create_with(bucket, key, if_absent).await?;
     if let Some(size) = size {
-        writer.reserve(size)?;
+        writer.room(size).await?;
     }
     Ok(writer)
 }
@@ -359,6 +359,10 @@ async fn take<S: Io>(wire: &mut Wire<S>, writer: Writer) -> Result<Result<Reply>
             Some(Frame::Data(data)) => {
                 // After a failure the rest is read and dropped, so that the answer finds the client listening.
                 if let Ok(mut writer) = state {
+                    if let Err(e) = writer.room(writer.len().saturating_add(data.len() as u64)).await {
+                        state = Err(e);
+                        continue;
+                    }
                     let written = tokio::task::spawn_blocking(move || {
                         let at = writer.len();
                         writer.write_at(at, &data).map(|()| writer)
