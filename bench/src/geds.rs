@@ -9,7 +9,6 @@ use anyhow::{Context, Result, bail};
 use base::{SiteId, identity::{Authority, site_name}, unit::Bytes};
 use geds::{Blocking, BucketName, Key, Namenode, Node, Options, SealedHere, Tuning};
 use serde_json::{Value, json};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -42,19 +41,13 @@ impl Store {
         let database = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let node = runtime.block_on(async {
-            let options = SqliteConnectOptions::new()
-                .filename(database.path().join("hub.db"))
-                .create_if_missing(true)
-                .journal_mode(SqliteJournalMode::Wal)
-                .synchronous(SqliteSynchronous::Full);
-            let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
             let site = SiteId::new("edge")?;
             let dialer = Authority::open(&database.path().join("ca"))?.issue(&site_name(&site))?.dialer()?;
             let options = Options {
                 folder: folder.path().join("objects"),
                 limit: Bytes(4 << 30),
                 dialer,
-                catalog: Arc::new(Namenode::open(pool).await?),
+                catalog: Arc::new(Namenode::open(database.path().join("names")).await?),
                 persist: None,
                 address: String::new(),
                 site,

@@ -1,9 +1,10 @@
 //! Benchmarks: ours and a peer in turn in one run, a line of JSON per figure.
 //!
-//! `cargo run --release -p bench -- instantiate` (or `pingpong`, `migrate`, `geds-read`, `geds-scan`, `geds-write`, `all`). Exit code 0 when it could measure, whatever it found; what can't be measured
+//! `cargo run --release -p bench -- instantiate` (or `pingpong`, `migrate`, `geds-read`, `geds-scan`, `geds-write`, `geds-meta`, `all`). Exit code 0 when it could measure, whatever it found; what can't be measured
 //! here is a line with `"not_run"` and the reason. `all` also writes `bench/report.md`.
 
 mod geds;
+mod geds_meta;
 mod migrate;
 
 use anyhow::{Context, Result, bail};
@@ -19,17 +20,21 @@ use std::time::Instant;
 
 fn main() -> Result<()> {
     let name = std::env::args().nth(1).unwrap_or_default();
-    let all: [(&str, fn() -> Result<Vec<Value>>); 6] = [
+    if name == geds_meta::SERVER {
+        return geds_meta::serve(Path::new(&std::env::args().nth(2).context("the server of geds-meta needs a folder")?));
+    }
+    let all: [(&str, fn() -> Result<Vec<Value>>); 7] = [
         ("instantiate", instantiate),
         ("pingpong", pingpong),
         ("migrate", migrate::migrate),
         ("geds-read", geds::read),
         ("geds-scan", geds::scan),
         ("geds-write", geds::write),
+        ("geds-meta", geds_meta::geds_meta),
     ];
     let chosen: Vec<_> = all.iter().filter(|(n, _)| name == "all" || name == *n).collect();
     if chosen.is_empty() {
-        bail!("no benchmark {name:?}: choose instantiate, pingpong, migrate, geds-read, geds-scan, geds-write or all");
+        bail!("no benchmark {name:?}: choose instantiate, pingpong, migrate, geds-read, geds-scan, geds-write, geds-meta or all");
     }
     let mut figures = Vec::new();
     for (_, bench) in chosen {

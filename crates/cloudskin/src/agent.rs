@@ -148,7 +148,7 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
             folder: data.join("objects"),
             limit: config.geds.limit,
             dialer: dialer.clone(),
-            catalog: Arc::new(geds::RemoteCatalog::new(channel.clone())),
+            catalog: Arc::new(geds::RemoteCatalog::new(dialer.clone(), ask.hub.clone())),
             persist: config.geds.persist()?,
             address: address.clone(),
         };

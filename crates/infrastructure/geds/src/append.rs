@@ -13,7 +13,7 @@
 //! then freed. A seal copies all of it into an ordinary object, which the catalog records; until then only this node knows it.
 
 use crate::{
-    BucketName, Error, Key, Node, ObjectId, ObjectMeta, Persist, Result, Writer,
+    Attributes, BucketName, Error, Key, Node, ObjectId, ObjectMeta, Persist, Result, Writer,
     local::{Refused, Tier, file},
     node::{Inner, compute},
     segment::allocate,
@@ -624,7 +624,7 @@ impl Appendable {
         .await??;
         let draft = inner.tier.create(id, false);
         let (bucket, key) = (growing.bucket.clone(), growing.key.clone());
-        let mut writer = Writer { inner: inner.clone(), bucket, key, if_absent: true, draft };
+        let mut writer = Writer { inner: inner.clone(), bucket, key, if_absent: true, attributes: Attributes::default(), draft };
         writer.room(growing.len()).await?;
         let mut at = 0;
         while at < growing.len() {

@@ -126,6 +126,17 @@ impl Blocking {
             }
         })
     }
+    /// See [`Node::delete_prefix`]. Tried again, it counts what is left only.
+    pub fn delete_prefix(&self, bucket: &BucketName, prefix: &str) -> Result<(u64, u64)> {
+        self.patient(|_| self.node.delete_prefix(bucket, prefix))
+    }
+    /// See [`Node::rename_prefix`]. Tried once: done twice it would mean something else.
+    pub fn rename_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str) -> Result<(u64, u64)> {
+        self.wait(self.node.rename_prefix(bucket, from, to_bucket, to))
+    }
+    pub fn attributes(&self, bucket: &BucketName, key: &Key) -> Result<crate::Attributes> {
+        self.patient(|_| self.node.attributes(bucket, key))
+    }
     pub fn spill(&self, bucket: &BucketName, prefix: &str) -> Result<(u64, u64)> {
         self.wait(self.node.spill(bucket, prefix))
     }

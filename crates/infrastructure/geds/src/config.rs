@@ -27,7 +27,7 @@ pub struct Config {
     pub mode: Mode,
     /// Where objects of such buckets lie at first: `disk` or `memory`.
     pub tier: Place,
-    /// `mode` and `tier` by bucket: `[geds.buckets.scenes]`.
+    /// `mode`, `tier` and `lifetime` by bucket: `[geds.buckets.scenes]`.
     pub buckets: HashMap<BucketName, BucketPolicy>,
     /// How long the end of an agent may be put off by what is to be uploaded first.
     pub drain: Span,
@@ -88,7 +88,7 @@ impl Config {
                 low: self.spill_low,
                 bandwidth: self.spill_bandwidth.map(|bytes| bytes.0),
             },
-            policy: BucketPolicy { mode: self.mode, tier: self.tier },
+            policy: BucketPolicy { mode: self.mode, tier: self.tier, ..BucketPolicy::default() },
             buckets: self.buckets.clone(),
         })
     }

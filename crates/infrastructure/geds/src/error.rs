@@ -52,16 +52,19 @@ pub enum Error {
         #[source]
         source: object_store::Error,
     },
-    #[error("namenode: {action}: {source}")]
-    Database {
-        action: &'static str,
-        #[source]
-        source: sqlx::Error,
-    },
     #[error("peer {peer}: {message}")]
     Peer { peer: String, message: String },
     #[error("peer {peer} breaks the protocol: {message}")]
     Protocol { peer: String, message: String },
+    #[error("no room for {bucket}/{key}: tenant {tenant:?} would have {wanted} {what}, its quota is {limit}; delete objects or raise the quota")]
+    Quota { bucket: String, key: String, tenant: String, what: &'static str, wanted: u64, limit: u64 },
+    #[error("job {job:?} holds no lease on its objects, or it has run out; begin or extend it before sealing objects for it")]
+    NoJob { job: String },
+    /// A file of the namenode is not what was written. Nothing was changed.
+    #[error("{path} is damaged at byte {offset}: {found}; restore the folder from a copy, or move the file away to start without what it has")]
+    DamagedLog { path: PathBuf, offset: u64, found: String },
+    #[error("the namenode takes no more changes: {why}; start it again")]
+    Broken { why: String },
     #[error("{who} may not {what}")]
     Denied { who: String, what: String },
     /// An error of the hub or of a peer, with its kind kept.
@@ -81,6 +84,10 @@ impl Error {
             | Error::WrongOffset { .. }
             | Error::SealedAlready { .. } => Kind::FailedPrecondition,
             Error::Late { .. } => Kind::DeadlineExceeded,
+            Error::Quota { .. } => Kind::ResourceExhausted,
+            Error::NoJob { .. } => Kind::FailedPrecondition,
+            Error::DamagedLog { .. } => Kind::DataLoss,
+            Error::Broken { .. } => Kind::Unavailable,
             Error::NoSpace { .. } => Kind::ResourceExhausted,
             Error::Damaged { .. } => Kind::DataLoss,
             Error::Unreachable { .. } | Error::Peer { .. } => Kind::Unavailable,
@@ -95,7 +102,6 @@ impl Error {
                 }
                 _ => Kind::Unavailable,
             },
-            Error::Database { .. } => Kind::Internal,
             Error::Denied { .. } => Kind::PermissionDenied,
             Error::Remote { kind, .. } => *kind,
         }

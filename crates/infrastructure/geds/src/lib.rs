@@ -18,6 +18,7 @@
 mod append;
 mod blocking;
 pub mod catalog;
+mod collect;
 mod config;
 mod error;
 mod journal;
@@ -29,7 +30,6 @@ mod namenode;
 mod node;
 mod peer;
 mod persist;
-pub mod rpc;
 mod segment;
 mod space;
 mod spill;
@@ -37,15 +37,17 @@ mod writer;
 
 pub use append::Appendable;
 pub use blocking::Blocking;
-pub use catalog::{Catalog, Holder, Lease, LeaseHolder, Listing, NewObject, ObjectId, ObjectMeta, Page, Sealed, State};
+pub use catalog::{
+    Attributes, Catalog, Event, Garbage, Happened, Holder, Lease, LeaseHolder, Listing, NewObject, ObjectId, ObjectMeta, Page, Sealed, State,
+    Watched,
+};
 pub use config::Config;
 pub use error::{Error, Result};
 pub use local::Object;
-pub use namenode::Namenode;
+pub use namenode::{Caller, Imported, META_ALPN, Namenode, RemoteCatalog};
 pub use names::{BucketName, Key};
 pub use node::{Node, Options, Tuning, Usage};
 pub use peer::{ALPN, Download, PeerClient, Range};
 pub use persist::{Persist, S3Options, Secret};
-pub use rpc::RemoteCatalog;
-pub use spill::{BucketPolicy, Mode, Place, SpillOptions};
+pub use spill::{BucketPolicy, Lifetime, Mode, Place, SpillOptions};
 pub use writer::{SealedHere, Writer};

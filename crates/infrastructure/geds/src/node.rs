@@ -10,12 +10,13 @@
 //! When the limit is near, the spiller makes room (`spill.rs`); when it is reached, writers wait (`writer.rs`).
 
 use crate::{
-    Blocking, BucketName, Catalog, Error, Holder, Key, LeaseHolder, Listing, NewObject, Object, ObjectId, ObjectMeta, Page,
+    Attributes, Blocking, BucketName, Catalog, Error, Holder, Key, LeaseHolder, Listing, NewObject, Object, ObjectId, ObjectMeta, Page,
     PeerClient, Persist, Result, State, Writer,
     append::Appendables,
+    collect::Collector,
     leases::{Names, Wanted},
     local::{Draft, Local, Refused, Tier},
-    metrics::{self, Counters, add},
+    metrics::{self, Buckets, Counters, Timings, add},
     names::Prefix,
     peer,
     spill::{BucketPolicy, Mode, Pace, Place, SpillOptions, Spiller},
@@ -121,6 +122,7 @@ pub(crate) struct Inner {
     pub holder: Arc<dyn LeaseHolder>,
     pub publisher: Publisher,
     pub spiller: Spiller,
+    pub collector: Collector,
     pub appendables: Appendables,
     opened: Instant,
     /// Seals whose answer is awaited or was lost: the catalog may not know them yet.
@@ -130,6 +132,8 @@ pub(crate) struct Inner {
     /// Buckets that are known to exist. They are never removed.
     buckets: Mutex<HashSet<BucketName>>,
     pub counters: Counters,
+    pub timings: Timings,
+    by_bucket: Buckets,
     pub handle: Handle,
 }
 
@@ -204,6 +208,13 @@ impl Node {
         for meta in lost {
             match catalog.drop_holder(&meta.bucket, &meta.key, meta.epoch, &site).await {
                 Ok(_) => tracing::warn!(bucket = %meta.bucket, key = %meta.key, "the copy on this site is lost; others have it"),
+                // It ended with the process that had it, as its bucket's tier says: it is not there, and nobody should be told that it is.
+                Err(Error::OnlyCopy { .. } | Error::Remote { kind: Kind::FailedPrecondition, .. })
+                    if tuning.policy(&meta.bucket).tier == Place::Memory =>
+                {
+                    forget(&*catalog, meta.clone(), &site).await?;
+                    tracing::info!(bucket = %meta.bucket, key = %meta.key, "an object in memory has ended with the process that had it");
+                }
                 Err(e) => {
                     tracing::error!(bucket = %meta.bucket, key = %meta.key, error = %e, "the copy on this site is lost");
                 }
@@ -222,12 +233,15 @@ impl Node {
             holder: names.clone(),
             names,
             publisher: Publisher::start(weak.clone()),
+            collector: Collector::start(weak.clone()),
             appendables,
             opened: Instant::now(),
             sealing: Mutex::default(),
             turns: Mutex::default(),
             buckets: Mutex::default(),
             counters: Counters::default(),
+            timings: Timings::default(),
+            by_bucket: Buckets::default(),
             handle: Handle::current(),
         });
         inner.spiller.run(Arc::downgrade(&inner));
@@ -238,6 +252,11 @@ impl Node {
 
     pub fn site(&self) -> &SiteId {
         &self.inner.site
+    }
+
+    /// What is set for a bucket on this node.
+    pub fn policy(&self, bucket: &BucketName) -> BucketPolicy {
+        self.inner.tuning.policy(bucket)
     }
 
     /// Makes sure that a bucket exists. True: it is new.
@@ -329,8 +348,10 @@ impl Node {
     /// Removes an object. Who has it open keeps it; other holders and the persistency tier are told in the background.
     pub async fn delete(&self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
         self.inner.names.settle(Wanted::Key(bucket, key)).await;
-        let meta = self.inner.catalog.delete(bucket, key).await?;
-        self.inner.release(meta.clone());
+        let (meta, last) = self.inner.catalog.remove(bucket, key).await?;
+        if last {
+            self.inner.release(meta.clone());
+        }
         Ok(meta)
     }
 
@@ -403,6 +424,11 @@ impl Node {
         self.inner.tier.segment_bytes()
     }
 
+    /// Waits until everything that was sealed here before is published, or has failed to be.
+    pub async fn settle(&self) {
+        self.inner.names.settle(Wanted::All).await;
+    }
+
     /// The same calls for threads that compute.
     pub fn blocking(&self) -> Blocking {
         Blocking { node: self.clone() }
@@ -422,6 +448,8 @@ impl Node {
         gauge(&mut out, "cloudskin_geds_spill_queue", "Objects that wait for their upload.", inner.spiller.queued());
         gauge(&mut out, "cloudskin_geds_spill_breaker_open", "1 while the persistency tier fails.", u64::from(inner.spiller.breaker_open()));
         inner.counters.text(&mut out);
+        inner.timings.text(&mut out);
+        inner.by_bucket.text(&mut out);
         out
     }
 
@@ -486,6 +514,24 @@ impl Node {
     }
 }
 
+/// Takes all names of a content away whose only copy, at this site, is lost.
+async fn forget(catalog: &dyn Catalog, meta: ObjectMeta, site: &SiteId) -> Result<()> {
+    let mut meta = meta;
+    loop {
+        match catalog.lose(&meta.bucket, &meta.key, meta.epoch, site).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            // Deleted, moved or replaced meanwhile; if it has a name still, that one is next.
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::FailedPrecondition) => {}
+            Err(e) => return Err(e),
+        }
+        match catalog.find(meta.id).await? {
+            Some(next) if next.sites.iter().any(|holder| holder.site == *site) => meta = next,
+            _ => return Ok(()),
+        }
+    }
+}
+
 fn usage(tier: &Tier, memory: bool) -> Usage {
     let space = tier.space(memory);
     Usage { used: space.used(), charged: space.charged(), limit: space.limit }
@@ -509,7 +555,7 @@ impl Inner {
     pub fn writer(self: &Arc<Self>, bucket: &BucketName, key: &Key, if_absent: bool) -> Writer {
         let memory = self.tuning.policy(bucket).tier == Place::Memory;
         let draft = self.tier.create(self.tier.new_id(), memory);
-        Writer { inner: self.clone(), bucket: bucket.clone(), key: key.clone(), if_absent, draft }
+        Writer { inner: self.clone(), bucket: bucket.clone(), key: key.clone(), if_absent, attributes: Attributes::default(), draft }
     }
 
     /// What the key means, if that can be said without asking. Makes no system call.
@@ -535,7 +581,7 @@ impl Inner {
         lock(&self.sealing).contains(&id)
     }
 
-    fn turn(&self, id: ObjectId) -> Arc<tokio::sync::Mutex<()>> {
+    pub fn turn(&self, id: ObjectId) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = lock(&self.turns);
         if let Some(turn) = turns.get(&id).and_then(Weak::upgrade) {
             return turn;
@@ -574,7 +620,7 @@ impl Inner {
     }
 
     /// Frees the copies of an object that the catalog has forgotten: here at once, elsewhere in the background.
-    fn release(self: &Arc<Self>, meta: ObjectMeta) {
+    pub fn release(self: &Arc<Self>, meta: ObjectMeta) {
         self.free(meta.id);
         let inner = self.clone();
         self.handle.spawn(async move {
@@ -610,19 +656,29 @@ impl Inner {
     }
 
     /// Tells the catalog of an object that is durable here. Runs to its end once started: its outcome decides about the object.
-    pub async fn commit(self: Arc<Self>, bucket: BucketName, key: Key, local: Arc<Local>, if_absent: bool) -> Result<ObjectMeta> {
+    pub async fn commit(
+        self: Arc<Self>,
+        bucket: BucketName,
+        key: Key,
+        local: Arc<Local>,
+        if_absent: bool,
+        attributes: Attributes,
+    ) -> Result<ObjectMeta> {
         let (id, size, checksum) = (local.id, local.size, local.checksum);
         drop(local);
         let mut wait = SEAL_WAIT;
         let mut attempt = 0;
+        let began = Instant::now();
         loop {
             attempt += 1;
             let new = NewObject { id, size, checksum, site: self.site.clone(), if_absent };
-            match self.catalog.seal(&bucket, &key, new).await {
+            match self.catalog.seal_with(&bucket, &key, new, attributes.clone()).await {
                 Ok(sealed) => {
                     self.sealing_ends(id);
                     add(&self.counters.sealed, 1);
                     add(&self.counters.sealed_bytes, size);
+                    self.timings.seal.add(began.elapsed());
+                    self.by_bucket.sealed(&bucket, size);
                     if let Some(old) = sealed.replaced {
                         self.release(old);
                     }
@@ -681,6 +737,16 @@ impl Inner {
         if let Some(local) = self.tier.get(meta.id) {
             return self.map(meta.clone(), local).await;
         }
+        let began = Instant::now();
+        let fetched = self.fetch_held(meta).await;
+        if fetched.is_ok() {
+            self.timings.fetch.add(began.elapsed());
+        }
+        fetched
+    }
+
+    /// The same, within the object's turn and not here.
+    async fn fetch_held(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Object> {
         let mut tried = Vec::new();
         let others = meta.sites.iter().filter(|holder| holder.site != self.site);
         for holder in others {
@@ -743,7 +809,7 @@ impl Inner {
     async fn draft(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Draft> {
         let draft = self.tier.create(meta.id, false);
         let (bucket, key) = (meta.bucket.clone(), meta.key.clone());
-        let mut writer = Writer { inner: self.clone(), bucket, key, if_absent: false, draft };
+        let mut writer = Writer { inner: self.clone(), bucket, key, if_absent: false, attributes: Attributes::default(), draft };
         writer.room(meta.size).await?;
         Ok(writer.draft)
     }
@@ -821,6 +887,7 @@ impl Inner {
         let object = self.map(meta.clone(), local.clone()).await?;
         // What the pace costs comes on top.
         let longest = PERSIST_SILENCE * 4 + Duration::from_secs(meta.size / PERSIST_RATE_MIN) + pace.at_most(meta.size);
+        let began = Instant::now();
         let put = persist.put(meta.id, Bytes::from_owner(object), meta.checksum, pace);
         let location = tokio::time::timeout(longest, put).await.map_err(|_| Error::Remote {
             kind: Kind::DeadlineExceeded,
@@ -829,6 +896,7 @@ impl Inner {
         match self.catalog.mark_persisted(&meta.bucket, &meta.key, meta.epoch, &location).await {
             Ok(now) => {
                 local.persisted.store(true, SeqCst);
+                self.timings.upload.add(began.elapsed());
                 add(&self.counters.uploaded, 1);
                 add(&self.counters.uploaded_bytes, meta.size);
                 Ok(Some(now))

@@ -20,7 +20,7 @@ use crate::{
 };
 use base::Kind;
 use futures::StreamExt;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{HashSet, VecDeque},
     sync::{
@@ -38,7 +38,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// What a bucket's objects owe the persistency tier.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Nothing: they are uploaded only when room is wanted.
@@ -60,11 +60,23 @@ pub enum Place {
     Memory,
 }
 
+/// How long objects stay that cells write into a bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lifetime {
+    /// Until they are deleted.
+    #[default]
+    Kept,
+    /// Until the job that wrote them has ended.
+    Job,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BucketPolicy {
     pub mode: Mode,
     pub tier: Place,
+    pub lifetime: Lifetime,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,7 @@
 //! A writer that finds no room lets the tier compact, wakes the spiller and waits, for as long as [`crate::Tuning::wait`] says.
 
 use crate::{
-    BucketName, Error, Key, ObjectId, ObjectMeta, Result, State,
+    Attributes, BucketName, Error, Key, ObjectId, ObjectMeta, Result, State,
     leases::{PUBLISH_WAIT, Wanted},
     local::{Draft, Local, Object, Refused},
     metrics::add,
@@ -17,10 +17,10 @@ use crate::{
 };
 use base::Kind;
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Condvar, Mutex, Weak},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -38,6 +38,7 @@ pub struct Writer {
     pub(crate) bucket: BucketName,
     pub(crate) key: Key,
     pub(crate) if_absent: bool,
+    pub(crate) attributes: Attributes,
     pub(crate) draft: Draft,
 }
 
@@ -73,6 +74,26 @@ impl Writer {
         self.draft.id
     }
 
+    /// Bytes of the user's own that go with the name: at most 16 KiB, or the seal is refused.
+    pub fn set_metadata(&mut self, metadata: Vec<u8>) {
+        self.attributes.metadata = metadata;
+    }
+
+    /// The object goes by itself when this time has passed from now on. The namenode looks four times a second.
+    pub fn expire_after(&mut self, time: Duration) {
+        let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.attributes.expires_ms = base::clock::now_ms().saturating_add(ms);
+    }
+
+    /// The object goes when the job's lease ends. The seal is refused if there is no such lease; see [`crate::Catalog::keep_job`].
+    pub fn lease_to(&mut self, job: impl Into<String>) {
+        self.attributes.job = Some(job.into());
+    }
+
+    pub(crate) fn set_attributes(&mut self, attributes: Attributes) {
+        self.attributes = attributes;
+    }
+
     fn refused(&self, refused: Refused) -> Error {
         self.inner.refused(&self.bucket, &self.key, self.draft.in_memory(), refused)
     }
@@ -102,7 +123,10 @@ impl Writer {
                 Instant::now() + self.inner.tuning.wait
             });
             self.inner.spiller.wake();
-            if !space.wait(end) {
+            let began = Instant::now();
+            let came = space.wait(end);
+            self.inner.timings.wait.add(began.elapsed());
+            if !came {
                 return Err(self.refused(refused));
             }
         }
@@ -127,7 +151,10 @@ impl Writer {
                 Instant::now() + self.inner.tuning.wait
             });
             self.inner.spiller.wake();
-            if !self.inner.tier.space(memory).wait_async(end).await {
+            let began = Instant::now();
+            let came = self.inner.tier.space(memory).wait_async(end).await;
+            self.inner.timings.wait.add(began.elapsed());
+            if !came {
                 return Err(self.refused(refused));
             }
         }
@@ -167,7 +194,7 @@ impl Writer {
 
     /// Seals only what has this checksum, if one is given.
     pub(crate) async fn seal_if(self, checksum: Option<u64>) -> Result<ObjectMeta> {
-        let Writer { inner, bucket, key, if_absent, draft } = self;
+        let Writer { inner, bucket, key, if_absent, attributes, draft } = self;
         let memory = draft.in_memory();
         let local = compute(move || draft.seal()).await?.map_err(|refused| inner.refused(&bucket, &key, memory, refused))?;
         if let Some(wanted) = checksum.filter(|wanted| *wanted != local.checksum) {
@@ -186,20 +213,20 @@ impl Writer {
                 move || inner.keep_durably(local)
             })
             .await??;
-            inner.commit(bucket, key, local, if_absent).await
+            inner.commit(bucket, key, local, if_absent, attributes).await
         })
         .await)?
     }
 
     /// [`Writer::seal`] for a plain thread. Panics on a thread of the runtime.
     pub fn seal_blocking(self) -> Result<ObjectMeta> {
-        let Writer { inner, bucket, key, if_absent, draft } = self;
+        let Writer { inner, bucket, key, if_absent, attributes, draft } = self;
         let memory = draft.in_memory();
         let local = draft.seal().map_err(|refused| inner.refused(&bucket, &key, memory, refused))?;
         let handle = inner.handle.clone();
         handle.block_on(inner.names.settle(Wanted::Key(&bucket, &key)));
         let local = inner.keep_durably(local)?;
-        handle.block_on(inner.commit(bucket, key, local, if_absent))
+        handle.block_on(inner.commit(bucket, key, local, if_absent, attributes))
     }
 
     /// Makes the object visible on this node, and publishes it behind the caller's back.
@@ -208,7 +235,7 @@ impl Writer {
     /// take it away. Publications of one key keep their order. With 4096 of them under way it waits for a place, so not to be called on a thread of
     /// the runtime. Not for a writer of [`crate::Node::create_new`]: only the catalog knows whether a key is taken.
     pub fn seal_here(self) -> Result<SealedHere> {
-        let Writer { inner, bucket, key, if_absent, draft } = self;
+        let Writer { inner, bucket, key, if_absent, attributes, draft } = self;
         if if_absent {
             return Err(Error::BadValue {
                 what: "seal_here of",
@@ -244,7 +271,7 @@ impl Writer {
         })?;
         let shown = inner.names.publish(object.clone());
         let (answer, done) = oneshot::channel();
-        inner.publisher.send(Job { object: object.clone(), answer, shown, _place: place });
+        inner.publisher.send(Job { object: object.clone(), attributes, answer, shown, _place: place });
         inner.watch_level(memory);
         Ok(SealedHere { object, done })
     }
@@ -257,6 +284,7 @@ impl Writer {
 
 struct Job {
     object: Object,
+    attributes: Attributes,
     answer: oneshot::Sender<Result<ObjectMeta>>,
     shown: watch::Sender<bool>,
     _place: Place,
@@ -327,7 +355,7 @@ impl Publisher {
     }
 }
 
-/// One sync for all that wait in a lane, then the catalog, one after another.
+/// One sync for all that wait in a lane, then the catalog: those of one key one after another, others together, so that they share its waits for the disk.
 async fn publish(inner: &Arc<Inner>, jobs: &mut VecDeque<Job>) {
     let locals: Vec<Arc<Local>> = jobs.iter().map(|job| job.object.parts().1.clone()).collect();
     let synced = compute({
@@ -335,21 +363,31 @@ async fn publish(inner: &Arc<Inner>, jobs: &mut VecDeque<Job>) {
         move || locals.iter().try_for_each(|local| local.sync()).and_then(|()| inner.tier.sync())
     });
     let synced = synced.await.and_then(|done| done);
-    while let Some(job) = jobs.pop_front() {
-        let (meta, local) = job.object.parts();
-        let done = match &synced {
-            Ok(()) => inner.clone().commit(meta.bucket.clone(), meta.key.clone(), local.clone(), false).await,
-            Err(e) => {
-                inner.sealing_ends(local.id);
-                inner.free(local.id);
-                Err(Error::Remote { kind: e.kind(), message: format!("{}/{} is not durable: {e}", meta.bucket, meta.key) })
-            }
-        };
-        if let Err(error) = &done {
-            tracing::warn!(bucket = %meta.bucket, key = %meta.key, %error, "an object that was sealed here was not published");
-        }
-        inner.names.published(&meta.bucket, &meta.key, meta.id);
-        let _ = job.shown.send(true); // nobody may wait
-        let _ = job.answer.send(done); // nor want the answer
+    while !jobs.is_empty() {
+        let mut keys = HashSet::new();
+        let first_again = jobs.iter().position(|job| {
+            let meta = job.object.meta();
+            !keys.insert((meta.bucket.clone(), meta.key.clone()))
+        });
+        let together = jobs.drain(..first_again.unwrap_or(jobs.len()));
+        futures::future::join_all(together.map(|job| publish_one(inner, job, &synced))).await;
     }
+}
+
+async fn publish_one(inner: &Arc<Inner>, job: Job, synced: &Result<()>) {
+    let (meta, local) = job.object.parts();
+    let done = match synced {
+        Ok(()) => inner.clone().commit(meta.bucket.clone(), meta.key.clone(), local.clone(), false, job.attributes).await,
+        Err(e) => {
+            inner.sealing_ends(local.id);
+            inner.free(local.id);
+            Err(Error::Remote { kind: e.kind(), message: format!("{}/{} is not durable: {e}", meta.bucket, meta.key) })
+        }
+    };
+    if let Err(error) = &done {
+        tracing::warn!(bucket = %meta.bucket, key = %meta.key, %error, "an object that was sealed here was not published");
+    }
+    inner.names.published(&meta.bucket, &meta.key, meta.id);
+    let _ = job.shown.send(true); // nobody may wait
+    let _ = job.answer.send(done); // nor want the answer
 }

@@ -783,7 +783,8 @@ fn child_that_seals() {
 async fn acknowledged_seals_survive_a_kill() {
     use std::io::BufRead;
     for round in 0..4u64 {
-        let here = Installation::new().await;
+        let mut here = Installation::new().await;
+        here.lend_namenode().await;
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child_that_seals", "--ignored", "--nocapture", "--test-threads=1"])
             .env("GEDS_TEST_FOLDER", here.temp.path())
@@ -811,6 +812,7 @@ async fn acknowledged_seals_survive_a_kill() {
             keep(line);
         }
         assert!(acknowledged.len() > 4);
+        here.take_namenode_back().await;
         let edge = here.node("edge").await;
         let mut size = 0;
         for (name, (n, epoch)) in &acknowledged {

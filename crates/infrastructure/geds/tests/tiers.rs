@@ -26,7 +26,7 @@ fn metric(node: &Node, name: &str) -> u64 {
 }
 
 fn policy(mode: Mode, tier: Place) -> BucketPolicy {
-    BucketPolicy { mode, tier }
+    BucketPolicy { mode, tier, ..BucketPolicy::default() }
 }
 
 /// A persistency tier that can be out of order.
@@ -232,7 +232,7 @@ async fn a_writer_waits_until_its_deadline_or_until_there_is_room() {
     let never = in_thread(move || node.create(&bucket("data"), &key("never")).unwrap().reserve(2 << 20)).await;
     assert_eq!(never.unwrap_err().kind(), Kind::ResourceExhausted);
     assert!(began.elapsed() < Duration::from_millis(300));
-    drop(edge);
+    edge.stop().await;
 
     here.tuning.wait = LONG;
     let edge = here.node("edge").await;

@@ -21,6 +21,9 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 /// The most that is allocated for a large file ahead of its writes.
 const AHEAD_BYTES_MAX: u64 = 16 << 20;
 
+/// What is hashed and written at a time: a part of the cache that a processor has for itself.
+const PIECE: usize = 256 << 10;
+
 pub(super) enum Body {
     /// Up to what is small.
     Buffer(Vec<u8>),
@@ -49,14 +52,19 @@ impl Large {
         if offset != self.hashed {
             self.hash = None;
         }
-        if let Err(e) = step().and_then(|()| self.file.write_all_at(data, offset)) {
-            // Some of it may be in the file.
-            self.hash = None;
-            return Err(file("write", &self.shown())(e));
-        }
-        if let Some(hash) = &mut self.hash {
-            hash.update(data);
-            self.hashed += data.len() as u64;
+        // Piece by piece, so that what the hash has looked at is still near the processor when the system copies it.
+        let mut at = offset;
+        for piece in data.chunks(PIECE) {
+            if let Some(hash) = &mut self.hash {
+                hash.update(piece);
+                self.hashed += piece.len() as u64;
+            }
+            if let Err(e) = step().and_then(|()| self.file.write_all_at(piece, at)) {
+                // Some of it may be in the file.
+                self.hash = None;
+                return Err(file("write", &self.shown())(e));
+            }
+            at += piece.len() as u64;
         }
         Ok(())
     }

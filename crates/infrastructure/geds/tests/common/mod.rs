@@ -7,7 +7,6 @@ use base::{
     unit::Bytes as Size,
 };
 use geds::{ALPN, BucketName, Catalog, Key, Namenode, Node, Object, Options, Persist, SpillOptions, Tuning, Writer};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -25,13 +24,7 @@ pub fn site(name: &str) -> SiteId {
 }
 
 pub async fn namenode(folder: &Path) -> Namenode {
-    let options = SqliteConnectOptions::new()
-        .filename(folder.join("hub.db"))
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full);
-    let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await.unwrap();
-    Namenode::open(pool).await.unwrap()
+    Namenode::open(folder.join("names")).await.unwrap()
 }
 
 pub struct Installation {
@@ -94,6 +87,15 @@ impl Installation {
         }
     }
 
+    /// Lets another process have the namenode.
+    pub async fn lend_namenode(&self) {
+        self.namenode.close().await;
+    }
+    pub async fn take_namenode_back(&mut self) {
+        self.namenode = namenode(self.temp.path()).await;
+        self.catalog = Arc::new(self.namenode.clone());
+    }
+
     pub fn with_folder_persist(mut self) -> Installation {
         self.persist = Some(Persist::folder(self.persist_path()).unwrap());
         self
@@ -127,7 +129,15 @@ impl Installation {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let acceptor = self.authority.issue(&site_name(&site(name))).unwrap().acceptor(&[ALPN]).unwrap();
-        let node = Node::open_with(self.options(name, address.clone()), self.tuning.clone()).await.unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let node = loop {
+            match Node::open_with(self.options(name, address.clone()), self.tuning.clone()).await {
+                Ok(node) => break node,
+                // The tasks of the one before end a moment after it.
+                Err(geds::Error::BadValue { what: "folder", .. }) if std::time::Instant::now() < end => tokio::task::yield_now().await,
+                Err(e) => panic!("{e}"),
+            }
+        };
         let weak = node.clone();
         let accept = tokio::spawn(async move {
             // Dropped with this task, connections end with their node.
