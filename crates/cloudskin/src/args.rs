@@ -583,6 +583,40 @@ pub enum Store {
         /// Where its bytes shall lie
         #[arg(long)]
         site: Option<SiteId>,
+        /// Fail if the key is taken, instead of replacing
+        #[arg(long)]
+        if_absent: bool,
+        /// How long it stays, such as 90s or 2h [default: until it is removed]
+        #[arg(long)]
+        ttl: Option<base::unit::Span>,
+        /// Your own words to go with it, at most 16 KiB
+        #[arg(long)]
+        metadata: Option<String>,
+        /// It goes when this job ends
+        #[arg(long)]
+        job: Option<String>,
+    },
+    /// Show what an object is: size, places, metadata, when it goes
+    #[command(after_help = "Example: cloudskin store stat out/ndvi.png")]
+    Stat {
+        /// BUCKET/KEY
+        object: String,
+    },
+    /// Give an object, or all below a folder, other names in one step; no data moves
+    #[command(after_help = "Example: cloudskin store mv out/run-7 archive/run-7")]
+    Mv {
+        /// BUCKET/KEY, or BUCKET/FOLDER for all below it
+        from: String,
+        /// BUCKET/KEY, or BUCKET/FOLDER
+        to: String,
+    },
+    /// Give an object, or all below a folder, further names; no data is copied
+    #[command(after_help = "Example: cloudskin store cp out/run-7 best/run-7")]
+    Cp {
+        /// BUCKET/KEY, or BUCKET/FOLDER for all below it
+        from: String,
+        /// BUCKET/KEY, or BUCKET/FOLDER
+        to: String,
     },
     /// Fetch an object into a file (`-`: stdout)
     #[command(after_help = "Example: cloudskin store get out/ndvi.png ndvi.png")]
@@ -603,6 +637,9 @@ pub enum Store {
     Rm {
         /// BUCKET/KEY
         object: String,
+        /// Remove all below it too, in one step
+        #[arg(long, short)]
+        recursive: bool,
     },
     /// Move an object's bytes to the persistency tier
     #[command(after_help = "Example: cloudskin store spill scenes/scene.tif")]

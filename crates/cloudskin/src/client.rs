@@ -41,6 +41,10 @@ impl Call {
     pub fn object(bucket: &str, key: &str) -> Call {
         Call::to("objects").push(bucket).then(key.split('/'))
     }
+    /// The parts of a key behind what is there.
+    pub fn segments(self, key: &str) -> Call {
+        self.then(key.split('/'))
+    }
     pub fn push(self, segment: &str) -> Call {
         self.then([segment])
     }

@@ -1,6 +1,6 @@
-//! Objects on the command line: put, get, list, remove, spill.
+//! Objects on the command line: put, get, look at, list, rename, copy, remove, spill.
 
-use crate::{api::Object, args::{Output, Store}, client::{Call, Client, DURABLE}, failure::fail, files, progress, table};
+use crate::{api::{Counted, Detail, Object}, args::{Output, Store}, client::{Call, Client, DURABLE}, failure::fail, files, progress, table};
 use base::{Kind, clock::now_ms};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ fn split(object: &str) -> anyhow::Result<(&str, &str)> {
 
 pub async fn store(client: &Client, command: Store, output: Output) -> anyhow::Result<u8> {
     match command {
-        Store::Put { file, object, site } => {
+        Store::Put { file, object, site, if_absent, ttl, metadata, job } => {
             let object = match (object.ends_with('/'), file.file_name()) {
                 (true, Some(name)) => format!("{object}{}", name.to_string_lossy()),
                 _ => object,
@@ -25,6 +25,18 @@ pub async fn store(client: &Client, command: Store, output: Output) -> anyhow::R
             let mut call = Call::object(bucket, key);
             if let Some(site) = site {
                 call = call.ask("site", site);
+            }
+            if if_absent {
+                call = call.ask("if_absent", true);
+            }
+            if let Some(ttl) = ttl {
+                call = call.ask("ttl", ttl);
+            }
+            if let Some(metadata) = metadata {
+                call = call.ask("metadata", metadata);
+            }
+            if let Some(job) = job {
+                call = call.ask("job", job);
             }
             let told: Value = files::send(client, reqwest::Method::PUT, call, &file).await?;
             table::print(output, &told, || {
@@ -52,7 +64,22 @@ pub async fn store(client: &Client, command: Store, output: Output) -> anyhow::R
             let (bucket, prefix) = bucket.split_once('/').unwrap_or((bucket, ""));
             objects(client, bucket, prefix, output).await
         }
-        Store::Rm { object } => {
+        Store::Stat { object } => {
+            let (bucket, key) = split(&object)?;
+            let told: Value = client.get(Call::to("stat").push(bucket).segments(key)).await?;
+            table::print(output, &told, || Ok(detail(serde_json::from_value(told.clone())?, now_ms())))
+        }
+        Store::Mv { from, to } => rename(client, "rename", &from, &to, output).await,
+        Store::Cp { from, to } => rename(client, "copy", &from, &to, output).await,
+        Store::Rm { object, recursive: true } => {
+            let (bucket, prefix) = split(&object)?;
+            let told = client.delete(Call::to("objects").push(bucket).ask("prefix", prefix)).await?;
+            table::print(output, &told, || {
+                let counted: Counted = serde_json::from_value(told.clone())?;
+                Ok(format!("{bucket}/{prefix}: {} objects of {} removed\n", counted.objects, progress::moved(counted.bytes)))
+            })
+        }
+        Store::Rm { object, recursive: false } => {
             let (bucket, key) = split(&object)?;
             client.delete(Call::object(bucket, key)).await?;
             table::say(&format!("{bucket}/{key}: removed\n"))?;
@@ -64,6 +91,37 @@ pub async fn store(client: &Client, command: Store, output: Output) -> anyhow::R
             table::print(output, &told, || Ok(format!("{bucket}/{key}: in the persistency tier\n")))
         }
     }
+}
+
+async fn rename(client: &Client, action: &str, from: &str, to: &str, output: Output) -> anyhow::Result<u8> {
+    let ((bucket, from), (to_bucket, to)) = (split(from)?, split(to)?);
+    let call = Call::to("objects").push(bucket).ask("action", action).ask("from", from).ask("to_bucket", to_bucket).ask("to", to);
+    let told: Value = client.post(call, &Value::Null, Some(DURABLE)).await?;
+    table::print(output, &told, || {
+        let counted: Counted = serde_json::from_value(told.clone())?;
+        let what = if action == "copy" { "also" } else { "now" };
+        Ok(format!("{bucket}/{from}: {} objects of {} are {what} at {to_bucket}/{to}\n", counted.objects, progress::moved(counted.bytes)))
+    })
+}
+
+/// An object as a page.
+fn detail(d: Detail, now: u64) -> String {
+    let mut lines = vec![("object", format!("{}/{}", d.object.bucket, d.object.key)), ("size", format!("{} ({} bytes)", progress::moved(d.object.size), d.object.size))];
+    let place = match (d.object.sites.is_empty(), d.object.persisted) {
+        (false, true) => format!("{}, persistency tier", d.object.sites.join(", ")),
+        (false, false) => d.object.sites.join(", "),
+        (true, _) => "persistency tier".into(),
+    };
+    lines.extend([("where", place), ("epoch", d.epoch.to_string()), ("xxh3", d.checksum), ("age", table::age(d.object.created_ms, now))]);
+    if let Some(at) = d.expires_ms {
+        // Seconds are enough for people; the namenode looks four times in one.
+        lines.push(("expires", format!("in {} s", at.saturating_sub(now).div_ceil(1000))));
+    }
+    lines.extend(d.job.map(|job| ("goes with", job)));
+    if !d.metadata.is_empty() {
+        lines.push(("metadata", d.metadata));
+    }
+    lines.into_iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect()
 }
 
 async fn stream(client: &Client, call: Call) -> anyhow::Result<u8> {
@@ -142,6 +200,16 @@ mod tests {
         let all = all.as_array().unwrap();
         assert_eq!((all.len(), all[24_999]["key"].as_str()), (25_000, Some("a/24999")));
         assert_eq!(list(&client, "out", "b").await.unwrap(), serde_json::json!([]));
+    }
+
+    #[test]
+    fn a_page_says_what_an_object_is_and_when_it_goes() {
+        let told = serde_json::json!({"bucket": "out", "key": "a", "size": 2048, "sites": ["edge"], "persisted": true, "epoch": 7, "checksum": "0f",
+            "metadata": "colour=red", "expires_ms": 61_500, "job": "job-3", "created_ms": 1_000});
+        let page = detail(serde_json::from_value(told).unwrap(), 1_000);
+        for line in ["object     out/a", "where      edge, persistency tier", "expires    in 61 s", "goes with  job-3", "metadata   colour=red"] {
+            assert!(page.lines().any(|l| l == line), "{line:?} in {page}");
+        }
     }
 
     #[test]

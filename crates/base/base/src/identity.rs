@@ -231,6 +231,25 @@ impl Identity {
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
 
+    /// Accepts strangers too: who shows no certificate has no name, who shows one must be of this installation. The authority's certificate goes
+    /// along, so that who joins can check it.
+    pub fn door(&self, alpn: &[&str]) -> Result<TlsAcceptor, Error> {
+        let (mut chain, key, roots) = self.parts()?;
+        chain.push(CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).map_err(|e| self.used(e))?);
+        let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(roots, provider())
+            .allow_unauthenticated()
+            .build()
+            .map_err(|e| self.used(e))?;
+        let mut config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|e| self.used(e))?
+            .with_client_cert_verifier(clients)
+            .with_single_cert(chain, key)
+            .map_err(|e| self.used(e))?;
+        config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+
     /// Makes connections as this identity.
     pub fn dialer(&self) -> Result<Dialer, Error> {
         let (chain, key, roots) = self.parts()?;

@@ -345,7 +345,8 @@ impl Agent {
         let mut mounts = Mounts::default();
         for name in &ours.buckets {
             let bucket = geds::BucketName::new(name.as_str())?;
-            mounts.folders.push((name.clone(), Arc::new(Bucket { store: self.node.blocking(), name: bucket })));
+            let lease = (self.node.policy(&bucket).lifetime == geds::Lifetime::Job).then(|| ours.job.clone());
+            mounts.folders.push((name.clone(), Arc::new(Bucket { store: self.node.blocking(), name: bucket, lease })));
         }
         let mut steps = ours.workdir.split('/').filter(|s| !s.is_empty());
         if let Some(at) = steps.next().and_then(|first| ours.buckets.iter().position(|b| b == first)) {

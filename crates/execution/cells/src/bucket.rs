@@ -17,6 +17,8 @@ const LIST_MAX: usize = 1 << 20;
 pub struct Bucket {
     pub store: Blocking,
     pub name: BucketName,
+    /// The job with whose end the objects go that are written here; `None`: they stay.
+    pub lease: Option<String>,
 }
 
 /// What the guest is told. The log has the rest: an error number names neither the object nor the remedy.
@@ -130,6 +132,9 @@ impl Mount for Bucket {
             other => other,
         }
         .map_err(errno)?;
+        if let Some(job) = &self.lease {
+            writer.lease_to(job);
+        }
         if keep {
             let present = self.store.open(&self.name, &key).map_err(errno)?;
             writer.write_at(0, present.bytes()).map_err(errno)?;

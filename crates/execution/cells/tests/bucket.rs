@@ -10,7 +10,6 @@ use cells::wasi::{Errno, Mount, Mounts, Output, Stat};
 use cells::{Bucket, Cell, Control, Ended, Engine, Spec, engine, snapshot};
 use geds::{BucketName, Namenode, Node, Options};
 use mpi::{Fabric, Message, Rank, Wire};
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -24,15 +23,13 @@ fn store(limit: u64) -> Store {
     let temp = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let node = runtime.block_on(async {
-        let file = SqliteConnectOptions::new().filename(temp.path().join("hub.db")).create_if_missing(true);
-        let pool = SqlitePoolOptions::new().connect_with(file.synchronous(SqliteSynchronous::Full)).await.unwrap();
         let site = SiteId::new("edge").unwrap();
         let authority = Authority::open(&temp.path().join("ca")).unwrap();
         let options = Options {
             folder: temp.path().join("edge"),
             limit: Bytes(limit),
             dialer: authority.issue(&site_name(&site)).unwrap().dialer().unwrap(),
-            catalog: Arc::new(Namenode::open(pool).await.unwrap()),
+            catalog: Arc::new(Namenode::open(temp.path().join("names")).await.unwrap()),
             persist: None,
             address: String::new(),
             site,
@@ -44,7 +41,7 @@ fn store(limit: u64) -> Store {
 
 impl Store {
     fn bucket(&self, name: &str) -> Bucket {
-        Bucket { store: self.node.blocking(), name: BucketName::new(name).unwrap() }
+        Bucket { store: self.node.blocking(), name: BucketName::new(name).unwrap(), lease: None }
     }
     fn buckets(&self) -> Vec<String> {
         self.node.blocking().buckets().unwrap().iter().map(|b| b.to_string()).collect()

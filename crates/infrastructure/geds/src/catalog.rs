@@ -6,9 +6,9 @@
 
 use crate::{BucketName, Error, Key, Result};
 use base::SiteId;
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 /// The most objects and prefixes on a page of a listing.
 pub const PAGE_MAX: u32 = 1000;
@@ -147,6 +147,76 @@ pub struct Listing {
     pub next: Option<String>,
 }
 
+/// The longest user metadata, in bytes.
+pub const METADATA_BYTES_MAX: usize = 16 << 10;
+
+/// What a name carries besides its object; a copy takes it along, a new seal does not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attributes {
+    /// The user's own, at most [`METADATA_BYTES_MAX`].
+    pub metadata: Vec<u8>,
+    /// Unix milliseconds after which the name is removed; 0: never. The namenode looks four times a second.
+    pub expires_ms: u64,
+    /// The name goes when this job's lease ends. The lease must be held, see [`Catalog::keep_job`].
+    pub job: Option<String>,
+}
+
+/// Something of which copies may still lie about, although it has no name any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Garbage {
+    pub id: ObjectId,
+    /// Where it is in the persistency tier.
+    pub location: Option<String>,
+}
+
+/// What has happened in a bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Happened {
+    /// The key means this content now: it was written, or another name of it was moved or copied here.
+    Sealed { key: Key, id: ObjectId, epoch: u64, size: u64 },
+    Removed { key: Key },
+    /// Its user metadata was changed.
+    Changed { key: Key },
+    /// All under the prefix may be new.
+    PrefixSealed { prefix: String },
+    PrefixRemoved { prefix: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts the bucket's changes; never skips one.
+    pub seq: u64,
+    pub what: Happened,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watched {
+    pub events: Vec<Event>,
+    /// Where the next watch goes on.
+    pub next: u64,
+    /// What lies between is not known any more: list the bucket anew, then watch from `next`.
+    pub resync: bool,
+}
+
+/// Leave to answer what a key means without asking: which id and epoch, not where the copies lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// How long it holds, from when it was asked for. `None`: until it is revoked, which only a catalog in the same process may promise.
+    pub term: Option<Duration>,
+}
+
+/// Who keeps leased answers.
+///
+/// The rule: before a change of a key (replaced, deleted, renamed from or to) is **committed**, the catalog grants no more leases for it and
+/// every lease on it is void, because its holder has returned from `revoke` or its term is over. From the commit on it may grant again. A holder uses an
+/// answer once and does not keep it if anything that may concern it was revoked since it asked.
+pub trait LeaseHolder: Send + Sync + 'static {
+    /// From the return on, the key is not answered from here.
+    fn revoke(&self, bucket: &BucketName, key: &Key);
+    /// The same for all keys.
+    fn revoke_all(&self);
+}
+
 /// The namenode, near or far.
 ///
 /// A prefix ends at a segment: `foo` means the key `foo` and all below `foo/`, never `foobar`.
@@ -159,6 +229,15 @@ pub trait Catalog: Send + Sync + 'static {
     /// Makes an object visible, durably. The same id again is the same seal.
     fn seal<'a>(&'a self, bucket: &'a BucketName, key: &'a Key, new: NewObject) -> BoxFuture<'a, Result<Sealed>>;
     fn lookup<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<ObjectMeta>>;
+    /// A lookup that may come with a lease; `None`: the answer must not be kept.
+    fn lease<'a>(
+        &'a self,
+        _holder: &'a Arc<dyn LeaseHolder>,
+        bucket: &'a BucketName,
+        key: &'a Key,
+    ) -> BoxFuture<'a, Result<(ObjectMeta, Option<Lease>)>> {
+        async move { Ok((self.lookup(bucket, key).await?, None)) }.boxed()
+    }
     /// The object with this id, whatever it is called now.
     fn find(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<ObjectMeta>>>;
     /// What a site is recorded to hold, in the order of ids, from after `start_after`.
@@ -197,4 +276,116 @@ pub trait Catalog: Send + Sync + 'static {
         epoch: u64,
         site: &'a SiteId,
     ) -> BoxFuture<'a, Result<ObjectMeta>>;
+
+    // What only the namenode with a log can. A catalog that can't says so.
+
+    /// [`Catalog::seal`] of a name with attributes.
+    fn seal_with<'a>(
+        &'a self,
+        bucket: &'a BucketName,
+        key: &'a Key,
+        new: NewObject,
+        attributes: Attributes,
+    ) -> BoxFuture<'a, Result<Sealed>> {
+        match attributes == Attributes::default() {
+            true => self.seal(bucket, key, new),
+            false => cannot("seal with attributes"),
+        }
+    }
+    fn attributes<'a>(&'a self, _bucket: &'a BucketName, _key: &'a Key) -> BoxFuture<'a, Result<Attributes>> {
+        cannot("keep attributes")
+    }
+    /// [`Catalog::delete`] that also tells whether the content has no other name, so that its copies should be freed.
+    fn remove<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<(ObjectMeta, bool)>> {
+        async move { Ok((self.delete(bucket, key).await?, true)) }.boxed()
+    }
+    /// [`Catalog::rename`], also into another bucket; with `if_absent` it fails with `AlreadyExists` if the key is taken.
+    fn rename_to<'a>(
+        &'a self,
+        _bucket: &'a BucketName,
+        _from: &'a Key,
+        _to_bucket: &'a BucketName,
+        _to: &'a Key,
+        _if_absent: bool,
+    ) -> BoxFuture<'a, Result<Sealed>> {
+        cannot("rename between buckets")
+    }
+    /// Gives a content another name. No data moves; it goes when its last name goes.
+    fn copy<'a>(
+        &'a self,
+        _bucket: &'a BucketName,
+        _from: &'a Key,
+        _to_bucket: &'a BucketName,
+        _to: &'a Key,
+        _if_absent: bool,
+    ) -> BoxFuture<'a, Result<Sealed>> {
+        cannot("copy")
+    }
+    /// Removes all names under a prefix in one step. Objects and bytes of them; their copies become [`Garbage`].
+    fn remove_prefix<'a>(&'a self, _bucket: &'a BucketName, _prefix: &'a str) -> BoxFuture<'a, Result<(u64, u64)>> {
+        cannot("remove a prefix")
+    }
+    /// Moves all names under a prefix in one step; what had their new names is replaced and becomes [`Garbage`].
+    fn rename_prefix<'a>(
+        &'a self,
+        _bucket: &'a BucketName,
+        _from: &'a str,
+        _to_bucket: &'a BucketName,
+        _to: &'a str,
+    ) -> BoxFuture<'a, Result<(u64, u64)>> {
+        cannot("rename a prefix")
+    }
+    fn copy_prefix<'a>(
+        &'a self,
+        _bucket: &'a BucketName,
+        _from: &'a str,
+        _to_bucket: &'a BucketName,
+        _to: &'a str,
+    ) -> BoxFuture<'a, Result<(u64, u64)>> {
+        cannot("copy a prefix")
+    }
+    fn set_metadata<'a>(&'a self, _bucket: &'a BucketName, _key: &'a Key, _metadata: Vec<u8>) -> BoxFuture<'a, Result<()>> {
+        cannot("keep user metadata")
+    }
+    /// Sets when a name expires, in Unix milliseconds; 0: never.
+    fn touch<'a>(&'a self, _bucket: &'a BucketName, _key: &'a Key, _expires_ms: u64) -> BoxFuture<'a, Result<()>> {
+        cannot("let objects expire")
+    }
+    /// Begins or extends a job's lease on the objects that are sealed for it; 0: until it is dropped.
+    fn keep_job<'a>(&'a self, _job: &'a str, _until_ms: u64) -> BoxFuture<'a, Result<()>> {
+        cannot("lease objects to jobs")
+    }
+    /// Ends a job's lease: its objects go, in one step.
+    fn drop_job<'a>(&'a self, _job: &'a str) -> BoxFuture<'a, Result<(u64, u64)>> {
+        cannot("lease objects to jobs")
+    }
+    /// Puts a bucket on a tenant's account.
+    fn set_tenant<'a>(&'a self, _bucket: &'a BucketName, _tenant: &'a str) -> BoxFuture<'a, Result<()>> {
+        cannot("keep accounts")
+    }
+    /// Limits what a tenant's buckets may have together; `u64::MAX`: no limit. What is there stays.
+    fn set_quota<'a>(&'a self, _tenant: &'a str, _objects_max: u64, _bytes_max: u64) -> BoxFuture<'a, Result<()>> {
+        cannot("keep accounts")
+    }
+    /// A page, by id, of what this site should free and then acknowledge; without a site, of what should leave the persistency tier.
+    fn garbage<'a>(&'a self, _site: Option<&'a SiteId>, _start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<Garbage>>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+    /// A site has lost its copy: it is taken from the record, and if it was the only one, the name goes too. False: the content has another name, which is
+    /// to be asked for next.
+    fn lose<'a>(&'a self, _bucket: &'a BucketName, _key: &'a Key, _epoch: u64, _site: &'a SiteId) -> BoxFuture<'a, Result<bool>> {
+        cannot("forget what is lost")
+    }
+    fn collected<'a>(&'a self, _site: Option<&'a SiteId>, _ids: &'a [ObjectId]) -> BoxFuture<'a, Result<()>> {
+        cannot("collect garbage")
+    }
+    /// What has happened in a bucket after a number; waits this long for something to happen. [`u64::MAX`]: says where the bucket is now.
+    fn watch<'a>(&'a self, _bucket: &'a BucketName, _after: u64, _wait: Duration) -> BoxFuture<'a, Result<Watched>> {
+        cannot("watch")
+    }
+}
+
+fn cannot<'a, T>(what: &str) -> BoxFuture<'a, Result<T>> {
+    let message = format!("this catalog can't {what}");
+    async move { Err(Error::Remote { kind: base::Kind::Unimplemented, message }) }.boxed()
 }

@@ -21,10 +21,17 @@ pub enum Error {
     Stale { bucket: String, key: String, epoch: u64, current: u64 },
     #[error("site {site} has the only copy of {bucket}/{key}: spill it or copy it before it is dropped")]
     OnlyCopy { bucket: String, key: String, site: String },
+    /// `setting`: which of [`crate::Config`] would help.
     #[error(
-        "no space for {bucket}/{key}: {wanted} bytes wanted, {used} of {limit} bytes used; spill objects or raise `limit` in [geds]"
+        "no space for {bucket}/{key}: {wanted} bytes wanted, {used} of {limit} bytes used; spill objects or raise `{setting}` in [geds]"
     )]
-    NoSpace { bucket: String, key: String, wanted: u64, used: u64, limit: u64 },
+    NoSpace { bucket: String, key: String, wanted: u64, used: u64, limit: u64, setting: &'static str },
+    #[error("object {bucket}/{key} has {length} bytes, so the next write goes to {length} and not to {offset}")]
+    WrongOffset { bucket: String, key: String, offset: u64, length: u64 },
+    #[error("object {bucket}/{key} is sealed; nothing more can be appended")]
+    SealedAlready { bucket: String, key: String },
+    #[error("{what} was not done within {seconds} s: {rest}")]
+    Late { what: String, seconds: u64, rest: String },
     #[error("object {bucket}/{key} is damaged {place}: {found}")]
     Damaged { bucket: String, key: String, place: String, found: String },
     #[error("object {bucket}/{key} can't be reached: {tried}")]
@@ -45,16 +52,19 @@ pub enum Error {
         #[source]
         source: object_store::Error,
     },
-    #[error("namenode: {action}: {source}")]
-    Database {
-        action: &'static str,
-        #[source]
-        source: sqlx::Error,
-    },
     #[error("peer {peer}: {message}")]
     Peer { peer: String, message: String },
     #[error("peer {peer} breaks the protocol: {message}")]
     Protocol { peer: String, message: String },
+    #[error("no room for {bucket}/{key}: tenant {tenant:?} would have {wanted} {what}, its quota is {limit}; delete objects or raise the quota")]
+    Quota { bucket: String, key: String, tenant: String, what: &'static str, wanted: u64, limit: u64 },
+    #[error("job {job:?} holds no lease on its objects, or it has run out; begin or extend it before sealing objects for it")]
+    NoJob { job: String },
+    /// A file of the namenode is not what was written. Nothing was changed.
+    #[error("{path} is damaged at byte {offset}: {found}; restore the folder from a copy, or move the file away to start without what it has")]
+    DamagedLog { path: PathBuf, offset: u64, found: String },
+    #[error("the namenode takes no more changes: {why}; start it again")]
+    Broken { why: String },
     #[error("{who} may not {what}")]
     Denied { who: String, what: String },
     /// An error of the hub or of a peer, with its kind kept.
@@ -68,7 +78,16 @@ impl Error {
             Error::BadName { .. } | Error::BadValue { .. } | Error::Protocol { .. } => Kind::InvalidArgument,
             Error::NoBucket { .. } | Error::NotFound { .. } => Kind::NotFound,
             Error::Exists { .. } => Kind::AlreadyExists,
-            Error::Stale { .. } | Error::OnlyCopy { .. } | Error::NoPersist { .. } => Kind::FailedPrecondition,
+            Error::Stale { .. }
+            | Error::OnlyCopy { .. }
+            | Error::NoPersist { .. }
+            | Error::WrongOffset { .. }
+            | Error::SealedAlready { .. } => Kind::FailedPrecondition,
+            Error::Late { .. } => Kind::DeadlineExceeded,
+            Error::Quota { .. } => Kind::ResourceExhausted,
+            Error::NoJob { .. } => Kind::FailedPrecondition,
+            Error::DamagedLog { .. } => Kind::DataLoss,
+            Error::Broken { .. } => Kind::Unavailable,
             Error::NoSpace { .. } => Kind::ResourceExhausted,
             Error::Damaged { .. } => Kind::DataLoss,
             Error::Unreachable { .. } | Error::Peer { .. } => Kind::Unavailable,
@@ -83,7 +102,6 @@ impl Error {
                 }
                 _ => Kind::Unavailable,
             },
-            Error::Database { .. } => Kind::Internal,
             Error::Denied { .. } => Kind::PermissionDenied,
             Error::Remote { kind, .. } => *kind,
         }

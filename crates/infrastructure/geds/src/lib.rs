@@ -7,16 +7,22 @@
 //!   Writer ──┴─ seal ──► sealed file ── map ──► Object ◄── Node ┴──── peers over mutual TLS, `geds/1`
 //! ```
 //!
-//! One object's life: [`Node::create`] makes a private file, [`Writer::write_at`] fills it, [`Writer::seal`] makes it durable and *then*
-//! visible. A sealed object never changes again, so readers map it and hold no lock; writing the same key again is another object
-//! with a higher epoch. Any node opens it: from its own disk, else from a holder, else from the persistency tier, and keeps the copy.
-//! [`Node::spill`] uploads, verifies, records and only then frees; the last copy is never dropped.
+//! One object's life: [`Node::create`] makes a private draft, [`Writer::write_at`] fills it, [`Writer::seal`] makes it durable and *then*
+//! visible ([`Writer::seal_here`]: visible on this node at once, everywhere later). A sealed object never changes again, so readers map it and hold no lock; writing the
+//! same key again is another object with a higher epoch. Any node opens it: from its own disk or memory, else from a holder, else from the persistency tier, and keeps the
+//! copy. Spilling uploads, verifies, records and only then frees; the last copy is never dropped. An [`Appendable`] grows on one node until it is sealed.
 //!
-//! What it does not do yet: append, spill by itself when space runs short, replicate before a seal is acknowledged, encrypt at rest.
+//! `docs/design/geds.md` says why it is so. What it does not do yet: share a node's tier between processes, replicate before a seal is acknowledged, encrypt at rest,
+//! show an appendable object to other nodes before it is sealed.
 
+mod append;
+mod blocking;
 pub mod catalog;
+mod collect;
 mod config;
 mod error;
+mod journal;
+mod leases;
 mod local;
 mod metrics;
 mod names;
@@ -24,15 +30,26 @@ mod namenode;
 mod node;
 mod peer;
 mod persist;
-pub mod rpc;
+mod segment;
+mod shared;
+mod space;
+mod spill;
+mod writer;
 
-pub use catalog::{Catalog, Holder, Listing, NewObject, ObjectId, ObjectMeta, Page, Sealed, State};
+pub use append::Appendable;
+pub use blocking::Blocking;
+pub use catalog::{
+    Attributes, Catalog, Event, Garbage, Happened, Holder, Lease, LeaseHolder, Listing, NewObject, ObjectId, ObjectMeta, Page, Sealed, State,
+    Watched,
+};
 pub use config::Config;
 pub use error::{Error, Result};
 pub use local::Object;
-pub use namenode::Namenode;
+pub use namenode::{Caller, Imported, META_ALPN, Namenode, RemoteCatalog};
 pub use names::{BucketName, Key};
-pub use node::{Blocking, Node, Options, Writer};
+pub use node::{Node, Options, Tuning, Usage};
 pub use peer::{ALPN, Download, PeerClient, Range};
+pub use shared::{Shared, SharedOptions};
 pub use persist::{Persist, S3Options, Secret};
-pub use rpc::RemoteCatalog;
+pub use spill::{BucketPolicy, Lifetime, Mode, Place, SpillOptions};
+pub use writer::{SealedHere, Writer};

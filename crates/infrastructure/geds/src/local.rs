@@ -1,87 +1,220 @@
-//! The local tier: one file per object in a folder, and mappings of it.
+//! The local tier: what this node holds, on its disk and in its memory.
 //!
 //! ```text
 //! <folder>/lock                                    held by the node that uses the folder
-//! <folder>/open/<copy>                             being written; worth nothing after a restart
-//! <folder>/sealed/<id>-<size>-<checksum>-<copy>    never changes again; all in hexadecimal
+//! <folder>/open/<copy>                             a large object being written; worth nothing after a restart
+//! <folder>/sealed/<id>-<size>-<checksum>-<copy>    a large object; never changes again; all in hexadecimal
+//! <folder>/segments/<number>                       small objects, one behind the other
+//! <folder>/journal                                 which small object lies where
 //! ```
 //!
-//! `copy` is random: an object that is spilled while it is read and then fetched again has two files for a while, and the old one must
-//! not take the new one with it when its last reader goes.
+//! A small object is a buffer until it is sealed, then a range of a segment and a record in the journal. A large one is a file from the moment it is too
+//! large for a segment, and its name is its record. `copy` is random: an object that is spilled while it is read and then fetched again has two files for a
+//! while, and the old one must not take the new one with it when its last reader goes.
 //!
-//! A file is durable before it is renamed to `sealed/`, and it is there before the catalog hears of it. A file that the catalog doesn't
-//! know is a seal that nobody was told of. Nothing here talks to the catalog or the network.
+//! What is kept survives a kill at once, and a power cut after [`Tier::sync`]. What the catalog doesn't know is a seal that nobody was told of. Nothing here
+//! talks to the catalog or the network, or knows a bucket or a key.
 
-use crate::{Error, ObjectId, ObjectMeta, Result};
-use memmap2::Mmap;
+mod draft;
+mod object;
+
+pub(crate) use draft::{Draft, Refused};
+pub use object::Object;
+pub(crate) use object::Local;
+
+use crate::{
+    Error, ObjectId, Result,
+    journal::{Journal, Place, Record},
+    segment::{Segment, padded},
+    space::{Reservation, Space},
+};
+use draft::Body;
+use object::{Own, Where};
 use std::{
+    collections::{BTreeMap, HashMap},
     fs::{self, File, OpenOptions},
+    hash::{BuildHasherDefault, Hasher},
     io,
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+        Arc, Condvar, Mutex, MutexGuard, OnceLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst},
     },
+    time::Instant,
 };
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// What is read at a time to compute a checksum.
 const CHUNK: usize = 1 << 20;
+/// The largest segment, and what is small in it.
+const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+const SEGMENT_BYTES_MIN: u64 = 64 << 10;
+const SMALL_BYTES_MAX: u64 = 1 << 20;
+/// A large file's blocks come in multiples of this, and so does its charge.
+const BLOCK: u64 = 4096;
+const SHARDS: usize = 64;
 
 pub(crate) fn file(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Error + use<> {
     let path = path.to_path_buf();
     move |source| Error::File { action, path: path.clone(), source }
 }
 
-/// The bytes that objects on this disk use or have reserved. Never more than the limit.
-pub(crate) struct Space {
-    pub limit: u64,
-    used: AtomicU64,
+/// Every change of the disk passes here first, so that a test can end the "process" before any of them.
+#[cfg(not(test))]
+pub(crate) fn step() -> io::Result<()> {
+    Ok(())
+}
+#[cfg(test)]
+pub(crate) use tests::{step, tears};
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What the locks here guard is changed by single operations of maps and numbers, so a panic elsewhere leaves it whole.
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
-impl Space {
-    pub fn used(&self) -> u64 {
-        self.used.load(SeqCst)
+/// Ids are random already.
+#[derive(Default)]
+struct IdHasher(u64);
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("ids are hashed as one number")
+    }
+    fn write_u128(&mut self, id: u128) {
+        // The low half counts, the high half tells nodes apart. Within a shard the low bits are all the same, so the high ones are folded in.
+        let mixed = (id as u64 ^ (id >> 64) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}
+type IdMap<V> = HashMap<ObjectId, V, BuildHasherDefault<IdHasher>>;
+
+/// Disk or memory: a space with segments in it.
+struct Arena {
+    space: Arc<Space>,
+    /// `None`: memory.
+    folder: Option<PathBuf>,
+    segment_bytes: u64,
+    small_max: u64,
+    open: Mutex<Option<Arc<Segment>>>,
+    all: Mutex<BTreeMap<u32, Arc<Segment>>>,
+    next: AtomicU32,
+    /// A file was made since the folder was synced.
+    grown: AtomicBool,
+    /// The limit, or what was there when the node was opened if that is more.
+    ceiling: AtomicU64,
+}
+
+impl Arena {
+    fn new(limit: u64, folder: Option<PathBuf>) -> Arena {
+        let segment_bytes = (limit / 16).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX).next_multiple_of(BLOCK);
+        Arena {
+            space: Space::new(limit),
+            folder,
+            segment_bytes,
+            small_max: SMALL_BYTES_MAX.min(segment_bytes / 4),
+            open: Mutex::default(),
+            all: Mutex::default(),
+            next: AtomicU32::new(1),
+            grown: AtomicBool::new(false),
+            ceiling: AtomicU64::new(limit),
+        }
     }
 
-    /// Takes `wanted` bytes, or tells how many are used.
-    fn take(&self, wanted: u64) -> Result<(), u64> {
-        self.used
-            .fetch_update(SeqCst, SeqCst, |used| used.checked_add(wanted).filter(|sum| *sum <= self.limit))
-            .map(|_| ())
+    /// Puts bytes behind the last object, into a new segment if need be.
+    fn place(&self, id: ObjectId, data: &[u8], paid: Reservation) -> Result<(Arc<Segment>, u64)> {
+        let len = data.len() as u64;
+        assert!(len <= self.small_max && paid.bytes() == padded(len), "what is placed is small and paid for");
+        let (segment, offset) = {
+            let mut open = lock(&self.open);
+            loop {
+                if let Some(segment) = &*open {
+                    if let Some(offset) = segment.take(len, self.segment_bytes / 4)? {
+                        break (segment.clone(), offset);
+                    }
+                    segment.close();
+                }
+                let number = self.next.fetch_add(1, SeqCst);
+                let path = self.folder.as_ref().map(|folder| folder.join(format!("{number:08x}")));
+                let segment = Arc::new(Segment::create(number, self.segment_bytes, path, &self.space)?);
+                self.grown.store(true, SeqCst);
+                lock(&self.all).insert(number, segment.clone());
+                *open = Some(segment);
+            }
+        };
+        if let Err(e) = segment.write(offset, data, paid) {
+            segment.release(len);
+            return Err(e);
+        }
+        lock(&segment.ids).push(id);
+        Ok((segment, offset))
     }
 
-    fn give(&self, bytes: u64) {
-        let before = self.used.fetch_sub(bytes, SeqCst);
-        assert!(before >= bytes, "more space given back ({bytes}) than was taken ({before})");
+    /// Lets go of segments without a live object.
+    fn tidy(&self) {
+        lock(&self.all).retain(|_, segment| {
+            let empty = segment.is_closed() && segment.live() == 0;
+            if empty {
+                segment.doom();
+            }
+            !empty
+        });
+    }
+
+    /// Closes the open segment if less than half of it lives.
+    fn close_if_stale(&self) {
+        let mut open = lock(&self.open);
+        if open.as_ref().is_some_and(|segment| segment.live() * 2 < segment.head()) {
+            open.take().inspect(|segment| segment.close());
+        }
     }
 }
 
-/// The folder of one node.
-pub(crate) struct Folder {
+/// Who waits for a sync, and who does it.
+#[derive(Default)]
+struct Syncs {
+    /// Everything written up to this count is durable.
+    done: u64,
+    running: bool,
+}
+
+/// The objects of one node.
+pub(crate) struct Tier {
     path: PathBuf,
-    pub space: Arc<Space>,
+    disk: Arena,
+    memory: Option<Arena>,
+    objects: Vec<Mutex<IdMap<Arc<Local>>>>,
+    journal: Mutex<Journal>,
+    /// Objects that the journal has to know.
+    recorded: AtomicU64,
+    written: AtomicU64,
+    syncs: Mutex<Syncs>,
+    synced: Condvar,
+    compacting: Mutex<()>,
+    rewriting: AtomicBool,
+    ids: AtomicU64,
+    id_base: u128,
+    started: Instant,
     /// Held as long as the folder is used.
     _lock: File,
 }
 
-impl Folder {
-    /// Opens the folder, removes what was being written, and returns what was sealed.
-    pub fn open(path: &Path, limit: u64) -> Result<(Folder, Vec<Arc<Local>>)> {
-        let space = Arc::new(Space { limit, used: AtomicU64::new(0) });
-        for path in [path.to_path_buf(), path.join("open"), path.join("sealed")] {
+impl Tier {
+    /// Opens the folder, removes what was being written, and takes back what was sealed. `memory`: the limit of the memory tier.
+    pub fn open(path: &Path, limit: u64, memory: Option<u64>) -> Result<Arc<Tier>> {
+        for path in ["", "open", "sealed", "segments"].map(|name| path.join(name)) {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(file("create", &path))?;
         }
         let lock_path = path.join("lock");
-        let lock = OpenOptions::new()
+        let lock_file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .mode(0o600)
             .open(&lock_path)
             .map_err(file("open", &lock_path))?;
-        lock.try_lock().map_err(|e| match e {
+        lock_file.try_lock().map_err(|e| match e {
             fs::TryLockError::Error(source) => file("lock", &lock_path)(source),
             fs::TryLockError::WouldBlock => Error::BadValue {
                 what: "folder",
@@ -89,15 +222,38 @@ impl Folder {
                 rule: "another node uses it; give each node its own",
             },
         })?;
-        let open = path.join("open");
-        for entry in fs::read_dir(&open).map_err(file("list", &open))? {
-            let path = entry.map_err(file("list", &open))?.path();
+        for path in list(&path.join("open"))? {
             fs::remove_file(&path).map_err(file("remove", &path))?;
         }
-        let mut found = Vec::new();
-        let sealed = path.join("sealed");
-        for entry in fs::read_dir(&sealed).map_err(file("list", &sealed))? {
-            let path = entry.map_err(file("list", &sealed))?.path();
+        let (journal, replayed) = Journal::open(&path.join("journal"))?;
+        if replayed.torn > 0 {
+            tracing::warn!(records = replayed.torn, "the journal has records that were not written to their end; nobody was told of them");
+        }
+        let tier = Tier {
+            disk: Arena::new(limit, Some(path.join("segments"))),
+            memory: memory.map(|limit| Arena::new(limit, None)),
+            objects: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            journal: Mutex::new(journal),
+            recorded: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            syncs: Mutex::default(),
+            synced: Condvar::new(),
+            compacting: Mutex::new(()),
+            rewriting: AtomicBool::new(false),
+            ids: AtomicU64::new(0),
+            id_base: ObjectId::random()?.0 << 48,
+            started: Instant::now(),
+            path: path.into(),
+            _lock: lock_file,
+        };
+        tier.take_back_large()?;
+        tier.take_back_small(replayed.places)?;
+        tier.disk.ceiling.fetch_max(tier.disk.space.charged(), SeqCst);
+        Ok(Arc::new(tier))
+    }
+
+    fn take_back_large(&self) -> Result<()> {
+        for path in list(&self.path.join("sealed"))? {
             let Some((id, size, checksum)) = path.file_name().and_then(|n| n.to_str()).and_then(parse) else {
                 tracing::warn!(path = %path.display(), "not an object; left alone");
                 continue;
@@ -110,37 +266,310 @@ impl Folder {
                 continue;
             }
             // What is there is counted even above the limit, so that nothing new comes until there is room.
-            space.used.fetch_add(size, SeqCst);
-            found.push(Arc::new(Local::new(path, id, size, checksum, false, space.clone())));
+            let charge = self.disk.space.overdraw(size.next_multiple_of(BLOCK));
+            let own = Own { path: Some(path), map: OnceLock::new(), mapping: Mutex::new(()), doomed: AtomicBool::new(false), _charge: charge };
+            self.insert_found(Local::new(self, id, size, checksum, Where::Own(own), false, &self.disk.space));
         }
-        Ok((Folder { path: path.into(), space, _lock: lock }, found))
+        Ok(())
     }
 
-    /// A new private file for an object.
-    pub fn create(&self, id: ObjectId) -> Result<Draft> {
-        let copy = ObjectId::random()?;
-        let path = self.path.join("open").join(copy.to_string());
-        let made = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(file("create", &path))?;
-        Ok(Draft {
-            id,
-            copy,
-            path,
-            sealed: self.path.join("sealed"),
-            file: made,
-            len: 0,
-            reserved: 0,
-            hash: Some(Box::new(Xxh3::new())),
-            hashed: 0,
-            done: false,
-            space: self.space.clone(),
-        })
+    fn take_back_small(&self, places: HashMap<ObjectId, Place>) -> Result<()> {
+        let arena = &self.disk;
+        let mut heads: HashMap<u32, u64> = HashMap::new();
+        let mut last = 0;
+        for place in places.values() {
+            last = last.max(place.segment);
+            let head = heads.entry(place.segment).or_default();
+            *head = (*head).max(place.offset.saturating_add(padded(place.size)));
+        }
+        for path in list(&self.path.join("segments"))? {
+            let name = path.file_name().and_then(|n| n.to_str()).filter(|n| n.len() == 8);
+            let Some(number) = name.and_then(|n| u32::from_str_radix(n, 16).ok()) else {
+                tracing::warn!(path = %path.display(), "not a segment; left alone");
+                continue;
+            };
+            last = last.max(number);
+            match heads.get(&number) {
+                None => fs::remove_file(&path).map_err(file("remove", &path))?,
+                Some(head) => {
+                    let length = fs::metadata(&path).map_err(file("look up", &path))?.len();
+                    let segment = Segment::reopen(number, arena.segment_bytes, &path, (*head).min(length), &arena.space)?;
+                    lock(&arena.all).insert(number, Arc::new(segment));
+                }
+            }
+        }
+        arena.next.store(last + 1, SeqCst);
+        let all = lock(&arena.all).clone();
+        for (id, place) in places {
+            // A segment that is gone had no live object; then only the record of the drop is missing.
+            let Some(segment) = all.get(&place.segment) else { continue };
+            if place.offset.saturating_add(padded(place.size)) > segment.head() {
+                tracing::error!(%id, segment = place.segment, offset = place.offset, "an object lies behind the end of its segment; it is lost");
+                continue;
+            }
+            segment.adopt(id, place.size);
+            let at = Where::Segment { segment: segment.clone(), offset: place.offset, memory: false };
+            self.insert_found(Local::new(self, id, place.size, place.checksum, at, false, &arena.space));
+            self.recorded.fetch_add(1, SeqCst);
+        }
+        // The last one goes on if there is room in it; the others are full.
+        let mut open = lock(&arena.open);
+        for (number, segment) in all.iter().rev() {
+            if open.is_none() && *number == last && segment.head() < segment.capacity / 2 {
+                *open = Some(segment.clone());
+            } else {
+                segment.close();
+            }
+        }
+        Ok(())
     }
+
+    fn insert_found(&self, local: Local) {
+        local.kept.store(true, SeqCst);
+        let id = local.id;
+        if let Some(twice) = lock(self.shard(id)).insert(id, Arc::new(local)) {
+            // Two files of one object, from a spill and a fetch that a kill fell between: one is enough.
+            twice.doom();
+        }
+    }
+
+    fn shard(&self, id: ObjectId) -> &Mutex<IdMap<Arc<Local>>> {
+        &self.objects[(id.0 as u64 ^ (id.0 >> 64) as u64) as usize % SHARDS]
+    }
+
+    /// A new id: 80 random bits of this node, counted up. No system call.
+    pub fn new_id(&self) -> ObjectId {
+        ObjectId(self.id_base | u128::from(self.ids.fetch_add(1, Relaxed) & ((1 << 48) - 1)))
+    }
+
+    pub fn get(&self, id: ObjectId) -> Option<Arc<Local>> {
+        lock(self.shard(id)).get(&id).cloned()
+    }
+
+    /// Everything that is here now.
+    pub fn all(&self) -> Vec<Arc<Local>> {
+        self.objects.iter().flat_map(|shard| lock(shard).values().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    pub fn ids(&self) -> Vec<ObjectId> {
+        self.objects.iter().flat_map(|shard| lock(shard).keys().copied().collect::<Vec<_>>()).collect()
+    }
+
+    /// How many objects are here.
+    pub fn count(&self) -> u64 {
+        self.objects.iter().map(|shard| lock(shard).len() as u64).sum()
+    }
+
+    fn arena(&self, memory: bool) -> &Arena {
+        self.memory.as_ref().filter(|_| memory).unwrap_or(&self.disk)
+    }
+
+    /// The space of the memory tier, or of the disk.
+    pub fn space(&self, memory: bool) -> &Arc<Space> {
+        &self.arena(memory).space
+    }
+
+    pub fn has_memory(&self) -> bool {
+        self.memory.is_some()
+    }
+
+    /// Bytes of the largest segment: what the disk in use may pass the limit by.
+    pub fn segment_bytes(&self) -> u64 {
+        self.disk.segment_bytes
+    }
+
+    /// Seconds since the tier was opened.
+    pub fn age(&self) -> u32 {
+        self.started.elapsed().as_secs() as u32
+    }
+
+    /// A new object, in memory if it is wanted there and there is such a tier.
+    pub fn create(self: &Arc<Self>, id: ObjectId, memory: bool) -> Draft {
+        let memory = memory && self.memory.is_some();
+        let paid = self.space(memory).overdraw(0);
+        Draft { id, tier: self.clone(), memory, body: Body::Buffer(Vec::new()), len: 0, counted: 0, paid }
+    }
+
+    /// Records a sealed object and makes it one of this node's. It survives a kill from here on, and a power cut after [`Tier::sync`].
+    pub fn keep(&self, local: Local) -> Result<Arc<Local>> {
+        let local = Arc::new(local);
+        let mut shard = lock(self.shard(local.id));
+        if let Some(record) = local.record() {
+            lock(&self.journal).append(record)?;
+            self.recorded.fetch_add(1, SeqCst);
+        }
+        local.kept.store(true, SeqCst);
+        let before = shard.insert(local.id, local.clone());
+        drop(shard);
+        self.written.fetch_add(1, SeqCst);
+        if let Some(before) = before {
+            before.doom();
+            self.recorded.fetch_sub(u64::from(before.record().is_some()), SeqCst);
+        }
+        Ok(local)
+    }
+
+    /// Forgets an object; its bytes go with the last reader. Returns its size.
+    pub fn free(&self, id: ObjectId) -> u64 {
+        let mut shard = lock(self.shard(id));
+        let Some(local) = shard.remove(&id) else { return 0 };
+        if local.record().is_some() {
+            self.recorded.fetch_sub(1, SeqCst);
+            if let Err(e) = lock(&self.journal).append(Record::Drop(id)) {
+                // It comes back at the next start, when the catalog says that nobody wants it.
+                tracing::warn!(%id, error = %e, "the journal does not know that an object is gone");
+            }
+        }
+        drop(shard);
+        local.doom();
+        let size = local.size;
+        drop(local);
+        self.disk.tidy();
+        if let Some(memory) = &self.memory {
+            memory.tidy();
+        }
+        size
+    }
+
+    /// Makes everything that was kept before this call durable. Many callers share one sync. Blocks.
+    pub fn sync(&self) -> Result<()> {
+        let mine = self.written.load(SeqCst);
+        let mut syncs = lock(&self.syncs);
+        while syncs.done < mine {
+            if syncs.running {
+                syncs = self.synced.wait(syncs).unwrap_or_else(|e| e.into_inner());
+                continue;
+            }
+            syncs.running = true;
+            drop(syncs);
+            let covered = self.written.load(SeqCst);
+            let done = self.sync_now();
+            syncs = lock(&self.syncs);
+            syncs.running = false;
+            if done.is_ok() {
+                syncs.done = syncs.done.max(covered);
+            }
+            self.synced.notify_all();
+            done?;
+        }
+        Ok(())
+    }
+
+    fn sync_now(&self) -> Result<()> {
+        let segments: Vec<_> = lock(&self.disk.all).values().cloned().collect();
+        for segment in segments {
+            segment.sync()?;
+        }
+        if let Some(folder) = self.disk.folder.as_deref().filter(|_| self.disk.grown.swap(false, SeqCst)) {
+            if let Err(e) = step().and_then(|()| File::open(folder)?.sync_all()) {
+                self.disk.grown.store(true, SeqCst);
+                return Err(file("sync", folder)(e));
+            }
+        }
+        let (handle, path) = {
+            let journal = lock(&self.journal);
+            (journal.handle()?, journal.path().to_path_buf())
+        };
+        step().and_then(|()| handle.sync_data()).map_err(file("sync", &path))?;
+        Ok(())
+    }
+
+    /// Makes room out of what is dead: empty segments go, and of those that are mostly dead the live objects move. Blocks.
+    pub fn reclaim(&self, memory: bool) -> Result<()> {
+        let _turn = lock(&self.compacting);
+        let arena = self.arena(memory);
+        arena.close_if_stale();
+        arena.tidy();
+        let mut victims: Vec<_> =
+            lock(&arena.all).values().filter(|s| s.is_closed() && s.live() * 2 < s.head()).cloned().collect();
+        victims.sort_by_key(|segment| segment.live());
+        for victim in victims {
+            // Readers may keep the victim for long, and its copies are paid for above the limit: by less than half a segment at a time.
+            if arena.space.charged() + victim.live() > arena.ceiling.load(SeqCst) + arena.segment_bytes / 2 {
+                break;
+            }
+            self.compact(arena, &victim)?;
+            drop(victim);
+            arena.tidy();
+        }
+        Ok(())
+    }
+
+    /// Moves the live objects of a segment to the open one. Who reads them goes on reading the old place.
+    fn compact(&self, arena: &Arena, victim: &Arc<Segment>) -> Result<()> {
+        let ids = lock(&victim.ids).clone();
+        let mut moved = Vec::new();
+        let copied = ids.into_iter().try_for_each(|id| self.copy(arena, victim, id, &mut moved));
+        // The old places must not go before the new ones are safe.
+        self.written.fetch_add(1, SeqCst);
+        let synced = if arena.folder.is_some() { self.sync() } else { Ok(()) };
+        if synced.is_err() {
+            victim.pin();
+        }
+        for (old, new) in moved {
+            let mut shard = lock(self.shard(old.id));
+            if let Some(now) = shard.get_mut(&old.id).filter(|now| Arc::ptr_eq(now, &old)) {
+                new.kept.store(true, SeqCst);
+                *now = Arc::new(new);
+            }
+        }
+        copied.and(synced)
+    }
+
+    fn copy(&self, arena: &Arena, victim: &Arc<Segment>, id: ObjectId, moved: &mut Vec<(Arc<Local>, Local)>) -> Result<()> {
+        let Some(local) = self.get(id) else { return Ok(()) };
+        let Where::Segment { segment, offset, memory } = &local.place else { return Ok(()) };
+        if !Arc::ptr_eq(segment, victim) {
+            return Ok(());
+        }
+        let paid = arena.space.overdraw(padded(local.size));
+        let (segment, offset) = arena.place(id, victim.bytes(*offset, local.size), paid)?;
+        let place = Where::Segment { segment, offset, memory: *memory };
+        let new = Local::new(self, id, local.size, local.checksum, place, local.is_ready(), &arena.space);
+        new.used_at.store(local.used_at.load(Relaxed), Relaxed);
+        new.persisted.store(local.persisted.load(SeqCst), SeqCst);
+        // Under the lock, so that the record of a free can't come before that of the move.
+        let shard = lock(self.shard(id));
+        if shard.get(&id).is_some_and(|now| Arc::ptr_eq(now, &local)) {
+            if let Some(record) = new.record() {
+                lock(&self.journal).append(record)?;
+            }
+            moved.push((local.clone(), new));
+        }
+        Ok(())
+    }
+
+    /// Whether [`Tier::maintain`] has something to do.
+    pub fn wants_maintenance(&self) -> bool {
+        lock(&self.journal).wants_rewrite(self.recorded.load(SeqCst)) && !self.rewriting.load(SeqCst)
+    }
+
+    /// Rewrites the journal if most of it is dead. Blocks.
+    pub fn maintain(&self) -> Result<()> {
+        let (path, mark) = {
+            let journal = lock(&self.journal);
+            if !journal.wants_rewrite(self.recorded.load(SeqCst)) || self.rewriting.swap(true, SeqCst) {
+                return Ok(());
+            }
+            (journal.path().to_path_buf(), journal.mark())
+        };
+        // What changes from here on is recorded behind the mark, and the last record counts.
+        let live = self.objects.iter().flat_map(|shard| {
+            let found: Vec<_> = lock(shard).values().filter_map(|local| local.record()).collect();
+            found.into_iter().filter_map(|record| match record {
+                Record::Put(id, place) => Some((id, place)),
+                Record::Drop(_) => None,
+            })
+        });
+        let done = Journal::prepare(&path, live).and_then(|new| lock(&self.journal).replace(new, mark));
+        self.rewriting.store(false, SeqCst);
+        done
+    }
+}
+
+fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).map_err(file("list", folder))?;
+    entries.map(|entry| entry.map(|e| e.path()).map_err(file("list", folder))).collect()
 }
 
 /// `<id>-<size>-<checksum>-<copy>`
@@ -153,288 +582,5 @@ fn parse(name: &str) -> Option<(ObjectId, u64, u64)> {
     parts.next().is_none().then_some((id, size, checksum))
 }
 
-/// A file being written. Dropped unsealed, it is gone.
-pub(crate) struct Draft {
-    pub id: ObjectId,
-    copy: ObjectId,
-    path: PathBuf,
-    sealed: PathBuf,
-    file: File,
-    len: u64,
-    reserved: u64,
-    /// Of the first `hashed` bytes, as long as all writes came in order; then sealing needs no second look at the data.
-    hash: Option<Box<Xxh3>>,
-    hashed: u64,
-    done: bool,
-    space: Arc<Space>,
-}
-
-/// Why a write was refused: the caller knows the object's name.
-pub(crate) enum Refused {
-    NoSpace { wanted: u64, used: u64, limit: u64 },
-    Error(Error),
-}
-
-impl Draft {
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Makes sure that `len` bytes may be written.
-    pub fn reserve(&mut self, len: u64) -> Result<(), Refused> {
-        if let Some(more) = len.checked_sub(self.reserved) {
-            self.space
-                .take(more)
-                .map_err(|used| Refused::NoSpace { wanted: more, used, limit: self.space.limit })?;
-            self.reserved = len;
-        }
-        Ok(())
-    }
-
-    pub fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), Refused> {
-        if data.is_empty() {
-            return Ok(());
-        }
-        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= i64::MAX as u64).ok_or_else(|| {
-            Refused::Error(Error::BadValue {
-                what: "offset",
-                value: offset.to_string(),
-                rule: "offset and length together stay below 2^63",
-            })
-        })?;
-        self.reserve(end)?;
-        if offset != self.hashed {
-            self.hash = None;
-        }
-        if let Err(e) = self.file.write_all_at(data, offset) {
-            // Some of it may be in the file.
-            self.hash = None;
-            return Err(Refused::Error(file("write", &self.path)(e)));
-        }
-        if let Some(hash) = &mut self.hash {
-            hash.update(data);
-            self.hashed = end;
-        }
-        self.len = self.len.max(end);
-        Ok(())
-    }
-
-    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        let mut done = 0;
-        while done < buf.len() {
-            match self.file.read_at(&mut buf[done..], offset.saturating_add(done as u64)) {
-                Ok(0) => break,
-                Ok(n) => done += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(file("read", &self.path)(e)),
-            }
-        }
-        Ok(done)
-    }
-
-    pub fn set_len(&mut self, len: u64) -> Result<(), Refused> {
-        if len == self.len {
-            return Ok(());
-        }
-        self.reserve(len)?;
-        self.file.set_len(len).map_err(|e| Refused::Error(file("resize", &self.path)(e)))?;
-        self.hash = None;
-        if len == 0 {
-            (self.hash, self.hashed) = (Some(Box::new(Xxh3::new())), 0);
-        }
-        self.len = len;
-        self.space.give(self.reserved - len);
-        self.reserved = len;
-        Ok(())
-    }
-
-    fn checksum(&self) -> Result<u64> {
-        if let Some(hash) = self.hash.as_ref().filter(|_| self.hashed == self.len) {
-            return Ok(hash.digest());
-        }
-        let mut hash = Xxh3::new();
-        let mut buf = vec![0; CHUNK];
-        let mut at = 0;
-        while at < self.len {
-            let n = self.read_at(at, &mut buf)?;
-            if n == 0 {
-                return Err(file("read", &self.path)(io::ErrorKind::UnexpectedEof.into()));
-            }
-            hash.update(&buf[..n]);
-            at += n as u64;
-        }
-        Ok(hash.digest())
-    }
-
-    /// Makes the file durable and puts it among the sealed. Still doomed: `keep` it when the catalog has it.
-    pub fn seal(mut self) -> Result<Local> {
-        // A write that failed in its middle may have left more than was acknowledged.
-        self.file.set_len(self.len).map_err(file("resize", &self.path))?;
-        let checksum = self.checksum()?;
-        self.file.sync_all().map_err(file("sync", &self.path))?;
-        let name = format!("{}-{:x}-{checksum:016x}-{}", self.id, self.len, self.copy);
-        let path = self.sealed.join(name);
-        fs::rename(&self.path, &path).map_err(file("rename", &self.path))?;
-        // From here on the space belongs to `Local`.
-        self.done = true;
-        self.space.give(self.reserved - self.len);
-        let local = Local::new(path, self.id, self.len, checksum, true, self.space.clone());
-        local.doomed.store(true, SeqCst);
-        File::open(&self.sealed).and_then(|folder| folder.sync_all()).map_err(file("sync", &self.sealed))?;
-        Ok(local)
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if !self.done {
-            if let Err(e) = fs::remove_file(&self.path) {
-                tracing::warn!(path = %self.path.display(), error = %e, "an abandoned write can't be removed");
-            }
-            self.space.give(self.reserved);
-        }
-    }
-}
-
-/// A sealed file of this node. Its space is taken until the last handle is gone.
-pub(crate) struct Local {
-    pub id: ObjectId,
-    pub size: u64,
-    pub checksum: u64,
-    path: PathBuf,
-    /// Remove the file with the last handle.
-    doomed: AtomicBool,
-    /// The content is known to match the checksum: it was sealed or fetched by this process.
-    verified: AtomicBool,
-    map: OnceLock<Option<Mmap>>,
-    mapping: Mutex<()>,
-    space: Arc<Space>,
-}
-
-impl Local {
-    fn new(path: PathBuf, id: ObjectId, size: u64, checksum: u64, verified: bool, space: Arc<Space>) -> Local {
-        Local {
-            id,
-            size,
-            checksum,
-            path,
-            doomed: AtomicBool::new(false),
-            verified: AtomicBool::new(verified),
-            map: OnceLock::new(),
-            mapping: Mutex::new(()),
-            space,
-        }
-    }
-
-    /// The file stays when the last handle goes.
-    pub fn keep(&self) {
-        self.doomed.store(false, SeqCst);
-    }
-
-    /// The file goes with the last handle.
-    pub fn doom(&self) {
-        self.doomed.store(true, SeqCst);
-    }
-
-    /// Mapping it takes no time: it has been mapped or needs no check.
-    pub fn is_ready(&self) -> bool {
-        self.verified.load(SeqCst)
-    }
-
-    /// Maps the file; after a restart it is checked first. `Err` holds what was found.
-    fn map(&self) -> Result<&[u8], Result<String, Error>> {
-        if let Some(map) = self.map.get() {
-            return Ok(map.as_deref().unwrap_or(&[]));
-        }
-        let _turn = self.mapping.lock().unwrap_or_else(|e| e.into_inner());
-        if self.map.get().is_none() {
-            let map = if self.size == 0 { None } else { Some(self.map_file()?) };
-            if !self.verified.load(SeqCst) {
-                let found = xxh3_64(map.as_deref().unwrap_or(&[]));
-                if found != self.checksum {
-                    return Err(Ok(format!("its checksum is {found:016x}, not {:016x}", self.checksum)));
-                }
-                self.verified.store(true, SeqCst);
-            }
-            let _ = self.map.set(map);
-        }
-        Ok(self.map.get().and_then(|map| map.as_deref()).unwrap_or(&[]))
-    }
-
-    fn map_file(&self) -> Result<Mmap, Result<String, Error>> {
-        let opened = File::open(&self.path).map_err(|e| Err(file("open", &self.path)(e)))?;
-        let length = opened.metadata().map_err(|e| Err(file("look up", &self.path)(e)))?.len();
-        if length != self.size {
-            return Err(Ok(format!("its file has {length} bytes, not {}", self.size)));
-        }
-        // SAFETY: a mapping is sound as long as the file is neither changed nor cut. The file is 0600 in a folder of mode 0700 that this
-        // process has locked, no code here opens a file in `sealed/` for writing, and removing a file leaves its mapping whole. Another
-        // program of the same user could still change it; such a program could as well change this process.
-        unsafe { Mmap::map(&opened) }.map_err(|e| Err(file("map", &self.path)(e)))
-    }
-}
-
-impl Drop for Local {
-    fn drop(&mut self) {
-        if *self.doomed.get_mut() {
-            if let Err(e) = fs::remove_file(&self.path) {
-                tracing::warn!(path = %self.path.display(), error = %e, "an object that was freed can't be removed");
-            }
-        }
-        self.space.give(self.size);
-    }
-}
-
-/// A sealed object, mapped. Its bytes stay as they are for as long as a handle lives, whatever happens to the key meanwhile.
-#[derive(Clone)]
-pub struct Object {
-    meta: Arc<ObjectMeta>,
-    local: Arc<Local>,
-}
-
-impl Object {
-    pub(crate) fn new(meta: ObjectMeta, local: Arc<Local>) -> Result<Object> {
-        match local.map() {
-            Ok(_) => Ok(Object { meta: Arc::new(meta), local }),
-            Err(Ok(found)) => Err(Error::Damaged {
-                bucket: meta.bucket.to_string(),
-                key: meta.key.to_string(),
-                place: "on this site".into(),
-                found,
-            }),
-            Err(Err(e)) => Err(e),
-        }
-    }
-
-    pub fn meta(&self) -> &ObjectMeta {
-        &self.meta
-    }
-    /// Bytes.
-    pub fn len(&self) -> u64 {
-        self.local.size
-    }
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    pub fn bytes(&self) -> &[u8] {
-        self.local.map.get().and_then(|map| map.as_deref()).unwrap_or(&[])
-    }
-    /// Copies from `offset` on; the number of bytes copied is smaller than the buffer only at the end of the object.
-    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> usize {
-        let rest = usize::try_from(offset).ok().and_then(|at| self.bytes().get(at..)).unwrap_or(&[]);
-        let n = rest.len().min(buf.len());
-        buf[..n].copy_from_slice(&rest[..n]);
-        n
-    }
-}
-
-impl AsRef<[u8]> for Object {
-    fn as_ref(&self) -> &[u8] {
-        self.bytes()
-    }
-}
-impl std::fmt::Debug for Object {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Object({}/{} epoch {})", self.meta.bucket, self.meta.key, self.meta.epoch)
-    }
-}
+#[cfg(test)]
+mod tests;

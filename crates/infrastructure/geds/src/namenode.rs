@@ -1,302 +1,453 @@
-//! The namenode: the catalog in the hub's SQLite database.
+//! The namenode: the catalog in memory, durable through a log. It lives in the hub.
 //!
-//! Every change is one transaction that takes the write lock at its start, so two callers never read the same state and both
-//! change it. An answer is given after the commit is on disk; [`Namenode::open`] refuses a database that would answer earlier.
-//! It never dials anyone: freeing what was replaced is up to the caller, who gets it returned.
+//! ```text
+//!  Catalog (in process) ─┐                                           ┌─▶ look: `state`, under a shared lock
+//!  `serve` (wire) ───────┼─▶ fence, revoke (`leases`) ─▶ queue ──────┴─▶ `commit`: one thread: `log`, then `state`, then the answer; `snapshot`
+//! ```
+//!
+//! A change is answered when it is on disk and applied, in that order; so nobody ever sees what a crash takes back, and all see the same. It never dials
+//! anyone: freeing what was replaced is up to the caller, who gets it returned; what goes in bulk becomes garbage that nodes collect. The design and its
+//! reasons are in `docs/design/namenode.md`.
+
+mod client;
+mod commit;
+mod leases;
+mod log;
+mod server;
+mod snapshot;
+mod state;
+mod table;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use client::RemoteCatalog;
+pub use server::Caller;
+pub use wire::META_ALPN;
 
 use crate::{
-    BucketName, Catalog, Error, Holder, Key, Listing, NewObject, ObjectId, ObjectMeta, Page, Result, Sealed, State,
-    catalog::PAGE_MAX,
-    names::Prefix,
+    Attributes, BucketName, Catalog, Error, Garbage, Key, Lease, LeaseHolder, Listing, Mode, NewObject, ObjectId, ObjectMeta, Page, Result,
+    Sealed, Watched,
 };
-use base::{SiteId, clock::now_ms};
+use base::{Kind, SiteId, clock::now_ms};
+use commit::{Core, Item, Reply};
 use futures::{FutureExt, future::BoxFuture};
-use sqlx::{Row, Sqlite, SqliteConnection, SqlitePool, Transaction, sqlite::SqliteRow};
-use std::sync::Arc;
+use state::{Answer, Change};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, Weak},
+    thread::JoinHandle,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
+};
 
-/// Rows read at a time while a listing skips over folders.
-const BATCH: i64 = 256;
+/// Bytes of log after which a snapshot is made, if the last one is not longer: read in a second at a restart.
+const SNAPSHOT_AFTER: u64 = 64 << 20;
+/// How often expired names are looked for, and how many go at a time.
+const EXPIRY_EVERY: Duration = Duration::from_millis(250);
+const EXPIRY_MAX: usize = 1000;
 
-/// Cheap to clone; all clones share the pool.
+/// Cheap to clone; all clones are the same. The last one that is dropped closes the folder.
 #[derive(Clone)]
 pub struct Namenode {
-    pool: SqlitePool,
-    /// Writers queue here instead of polling SQLite's lock.
-    writing: Arc<tokio::sync::Mutex<()>>,
+    inner: Arc<Inner>,
 }
 
-fn db(action: &'static str) -> impl Fn(sqlx::Error) -> Error {
-    move |source| Error::Database { action, source }
+struct Inner {
+    core: Arc<Core>,
+    committer: Mutex<Option<JoinHandle<()>>>,
 }
 
-macro_rules! select {
-    ($rest:literal) => {
-        sqlx::query(concat!(
-            "SELECT bucket, key, id, epoch, size, checksum, persisted, created_ms FROM geds_objects AS o ",
-            $rest
-        ))
-    };
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.core.stop();
+        let committer = self.committer.get_mut().unwrap_or_else(|e| e.into_inner()).take();
+        // At most one batch and a block of a snapshot: whoever opens the folder next must find it closed.
+        if let Some(committer) = committer {
+            let _ = committer.join();
+        }
+    }
+}
+
+/// An object of an older catalog.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    pub object: ObjectMeta,
+    /// Its holders; their addresses are announced again.
+    pub sites: Vec<SiteId>,
 }
 
 impl Namenode {
-    /// Makes its tables, if they are not there, in a database that may have other tables too.
-    pub async fn open(pool: SqlitePool) -> Result<Namenode> {
-        let synchronous: i64 =
-            sqlx::query_scalar("PRAGMA synchronous").fetch_one(&pool).await.map_err(db("open the database"))?;
-        if synchronous < 2 {
-            return Err(Error::BadValue {
-                what: "PRAGMA synchronous",
-                value: synchronous.to_string(),
-                rule: "an acknowledged seal must survive a power cut; open the pool with SqliteSynchronous::Full",
-            });
+    /// Opens or makes the folder, which one process at a time may use. To be called in a tokio runtime.
+    pub async fn open(folder: impl Into<PathBuf>) -> Result<Namenode> {
+        Namenode::open_with(folder, SNAPSHOT_AFTER).await
+    }
+
+    /// [`Namenode::open`] with other snapshots: after this many bytes of log.
+    pub async fn open_with(folder: impl Into<PathBuf>, snapshot_after: u64) -> Result<Namenode> {
+        let folder = folder.into();
+        let ended = |e| Error::Remote { kind: Kind::Internal, message: format!("opening the namenode ended early: {e}") };
+        let (core, committer) = tokio::task::spawn_blocking(move || commit::open(folder, snapshot_after)).await.map_err(ended)??;
+        let path = committer.folder.clone();
+        let thread = std::thread::Builder::new().name("namenode".into()).spawn(move || committer.run());
+        let thread = thread.map_err(|source| Error::File { action: "start a thread for", path, source })?;
+        let inner = Arc::new(Inner { core, committer: Mutex::new(Some(thread)) });
+        tokio::spawn(expire(Arc::downgrade(&inner)));
+        Ok(Namenode { inner })
+    }
+
+    /// Finishes what waits and lets go of the folder. Afterwards it still knows what it knew, and takes no changes.
+    pub async fn close(&self) {
+        self.core().stop();
+        let committer = self.inner.committer.lock().unwrap_or_else(|e| e.into_inner()).take();
+        if let Some(committer) = committer {
+            // An error is a committer that panicked; it holds the folder no more either.
+            let _ = tokio::task::spawn_blocking(move || committer.join()).await;
         }
-        let namenode = Namenode { pool, writing: Arc::default() };
-        let _turn = namenode.writing.lock().await;
-        sqlx::raw_sql(include_str!("../migrations/1.sql"))
-            .execute(&namenode.pool)
-            .await
-            .map_err(db("make the tables"))?;
-        drop(_turn);
-        Ok(namenode)
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.inner.core
+    }
+
+    /// Answers a client until it hangs up. To be called after the TLS handshake has chosen [`META_ALPN`] and told who it is, or for a connection on a
+    /// UNIX socket that only the site's own user may open.
+    pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, caller: Caller) -> Result<()> {
+        server::serve(self, stream, caller).await
+    }
+
+    /// Takes clients on a UNIX socket that only this user may open, until this is dropped. They may do what `caller` may.
+    pub async fn listen(&self, socket: &Path, caller: Caller) -> Result<()> {
+        let fail = |action: &'static str| move |source| Error::File { action, path: socket.into(), source };
+        match std::fs::remove_file(socket) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(fail("remove")(e)),
+            _ => {}
+        }
+        let listener = tokio::net::UnixListener::bind(socket).map_err(fail("listen on"))?;
+        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(fail("protect"))?;
+        let mut clients = tokio::task::JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(_) = clients.join_next(), if !clients.is_empty() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        let (namenode, caller) = (self.clone(), caller.clone());
+                        clients.spawn(async move {
+                            if let Err(error) = namenode.serve(stream, caller).await {
+                                tracing::debug!(%error, "a client of the namenode");
+                            }
+                        });
+                    }
+                    // Too many open files, for instance: better later than never.
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Carries out a change: fence, revocations, log, state.
+    async fn change(&self, change: Change) -> Result<Answer> {
+        let core = self.core();
+        change.check()?;
+        if let Some(answer) = server::known(core, &change) {
+            return Ok(answer);
+        }
+        let (fence, waits) = server::fence(core, &change);
+        if let Some(waits) = waits {
+            waits.done().await;
+        }
+        let (waiting, answer) = oneshot::channel();
+        core.enqueue(Item { change, reply: Reply::Call(waiting), fence, deadline: None });
+        answer.await.unwrap_or_else(|_| Err(Error::Broken { why: "it ended while it worked on this".into() }))
     }
 
     /// Tells where a site's data port is (host:port). The hub calls it when an agent says hello.
     pub async fn set_site_address(&self, site: &SiteId, address: &str) -> Result<()> {
-        let _turn = self.writing.lock().await;
-        sqlx::query("INSERT INTO geds_sites (site, address) VALUES (?, ?) ON CONFLICT (site) DO UPDATE SET address = excluded.address")
-            .bind(site.as_str())
-            .bind(address)
-            .execute(&self.pool)
-            .await
-            .map_err(db("record a site's address"))?;
-        Ok(())
+        self.change(Change::Announce { site: site.clone(), address: address.into() }).await.map(|_| ())
     }
 
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>> {
-        self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(db("begin"))
+    /// Takes over an object of an older catalog, with its epoch. What is there already stays.
+    pub async fn import(&self, imported: Imported) -> Result<()> {
+        let Imported { object, sites } = imported;
+        let import = state::Import {
+            bucket: object.bucket,
+            key: object.key,
+            id: object.id.0,
+            epoch: object.epoch,
+            size: object.size,
+            checksum: object.checksum,
+            sites,
+            persisted: object.persisted,
+            created_ms: object.created_ms,
+        };
+        self.change(Change::Import(Box::new(import))).await.map(|_| ())
+    }
+
+    /// What a bucket's objects owe the persistency tier.
+    pub async fn set_mode(&self, bucket: &BucketName, mode: Mode) -> Result<()> {
+        self.change(Change::SetMode { bucket: bucket.clone(), mode }).await.map(|_| ())
+    }
+
+    /// A bucket's mode, and how many objects and bytes it has.
+    pub fn bucket_info(&self, bucket: &BucketName) -> Result<(Mode, u64, u64)> {
+        self.core().read().bucket_info(bucket)
+    }
+
+    /// The jobs that hold leases on objects.
+    pub fn jobs(&self) -> Vec<String> {
+        self.core().read().job_names()
+    }
+
+    /// Names, and contents, which may have several.
+    pub fn counts(&self) -> (usize, usize) {
+        self.core().read().counts()
     }
 }
 
-fn number(value: i64) -> u64 {
-    u64::from_ne_bytes(value.to_ne_bytes())
-}
-fn bits(value: u64) -> i64 {
-    i64::from_ne_bytes(value.to_ne_bytes())
-}
-
-fn meta_of(row: &SqliteRow) -> Result<ObjectMeta> {
-    let text = |column| row.try_get::<String, _>(column).map_err(db("read an object"));
-    let int = |column| row.try_get::<i64, _>(column).map(number).map_err(db("read an object"));
-    Ok(ObjectMeta {
-        bucket: BucketName::new(text("bucket")?)?,
-        key: Key::new(text("key")?)?,
-        id: text("id")?.parse()?,
-        epoch: int("epoch")?,
-        size: int("size")?,
-        state: State::Sealed,
-        checksum: int("checksum")?,
-        sites: Vec::new(),
-        persisted: row.try_get("persisted").map_err(db("read an object"))?,
-        created_ms: int("created_ms")?,
-    })
-}
-
-/// Fills in who holds the object.
-async fn with_sites(conn: &mut SqliteConnection, mut meta: ObjectMeta) -> Result<ObjectMeta> {
-    let rows = sqlx::query(
-        "SELECT h.site, COALESCE(s.address, '') AS address FROM geds_holders AS h \
-         LEFT JOIN geds_sites AS s ON s.site = h.site WHERE h.id = ? ORDER BY h.site",
-    )
-    .bind(meta.id.to_string())
-    .fetch_all(conn)
-    .await
-    .map_err(db("read holders"))?;
-    for row in rows {
-        let site: String = row.try_get("site").map_err(db("read holders"))?;
-        let address = row.try_get("address").map_err(db("read holders"))?;
-        // What is not a site's name was not written by us; a holder that nobody can dial is as good as none.
-        if let Ok(site) = SiteId::new(site) {
-            meta.sites.push(Holder { site, address });
+/// Removes names whose time is over, for as long as the namenode lives.
+async fn expire(inner: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(EXPIRY_EVERY).await;
+        let Some(inner) = inner.upgrade().filter(|inner| !inner.core.is_stopped()) else { return };
+        let namenode = Namenode { inner };
+        let (names, dead) = {
+            let state = namenode.core().read();
+            (state.expired(now_ms(), EXPIRY_MAX), state.has_dead_jobs(now_ms()))
+        };
+        if !names.is_empty() || dead {
+            if let Err(error) = namenode.change(Change::Expire { names }).await {
+                tracing::warn!(%error, "expired objects are still there");
+            }
         }
     }
-    Ok(meta)
 }
 
-async fn get(conn: &mut SqliteConnection, bucket: &BucketName, key: &Key) -> Result<Option<ObjectMeta>> {
-    let row = select!("WHERE bucket = ? AND key = ?")
-        .bind(bucket.as_str())
-        .bind(key.as_str())
-        .fetch_optional(&mut *conn)
-        .await
-        .map_err(db("look up"))?;
-    match row {
-        Some(row) => Ok(Some(with_sites(conn, meta_of(&row)?).await?)),
-        None => Ok(None),
+fn odd<T>(answer: Answer) -> Result<T> {
+    unreachable!("a change is answered with its own sort of answer, not {answer:?}")
+}
+
+fn object(answer: Answer) -> Result<ObjectMeta> {
+    match answer {
+        Answer::Object(object) => Ok(object),
+        other => odd(other),
     }
 }
-
-async fn get_id(conn: &mut SqliteConnection, id: ObjectId) -> Result<Option<ObjectMeta>> {
-    let row =
-        select!("WHERE id = ?").bind(id.to_string()).fetch_optional(&mut *conn).await.map_err(db("look up"))?;
-    match row {
-        Some(row) => Ok(Some(with_sites(conn, meta_of(&row)?).await?)),
-        None => Ok(None),
+fn sealed(answer: Answer) -> Result<Sealed> {
+    match answer {
+        Answer::Sealed { object, replaced } => Ok(Sealed { object, replaced }),
+        other => odd(other),
     }
 }
-
-fn not_found(bucket: &BucketName, key: &Key) -> Error {
-    Error::NotFound { bucket: bucket.to_string(), key: key.to_string() }
-}
-
-async fn need(conn: &mut SqliteConnection, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
-    get(conn, bucket, key).await?.ok_or_else(|| not_found(bucket, key))
-}
-
-async fn need_epoch(conn: &mut SqliteConnection, bucket: &BucketName, key: &Key, epoch: u64) -> Result<ObjectMeta> {
-    let meta = need(conn, bucket, key).await?;
-    if meta.epoch != epoch {
-        return Err(Error::Stale { bucket: bucket.to_string(), key: key.to_string(), epoch, current: meta.epoch });
+fn counted(answer: Answer) -> Result<(u64, u64)> {
+    match answer {
+        Answer::Counted { objects, bytes } => Ok((objects, bytes)),
+        other => odd(other),
     }
-    Ok(meta)
 }
-
-async fn need_bucket(conn: &mut SqliteConnection, bucket: &BucketName) -> Result<()> {
-    sqlx::query("SELECT 1 FROM geds_buckets WHERE name = ?")
-        .bind(bucket.as_str())
-        .fetch_optional(conn)
-        .await
-        .map_err(db("look up a bucket"))?
-        .map(|_| ())
-        .ok_or_else(|| Error::NoBucket { bucket: bucket.to_string() })
-}
-
-async fn remove(conn: &mut SqliteConnection, id: ObjectId) -> Result<()> {
-    for sql in ["DELETE FROM geds_holders WHERE id = ?", "DELETE FROM geds_objects WHERE id = ?"] {
-        sqlx::query(sql).bind(id.to_string()).execute(&mut *conn).await.map_err(db("remove an object"))?;
+fn removed(answer: Answer) -> Result<(ObjectMeta, bool)> {
+    match answer {
+        Answer::Removed { object, last } => Ok((object, last)),
+        other => odd(other),
     }
+}
+fn created(answer: Answer) -> Result<bool> {
+    match answer {
+        Answer::Created(new) => Ok(new),
+        other => odd(other),
+    }
+}
+fn done(_: Answer) -> Result<()> {
     Ok(())
 }
 
-/// One row of a listing: the key of an object, or the folder that it is in.
-fn folder_of<'a>(key: &'a str, below: &str, delimiter: Option<char>) -> Option<&'a str> {
-    let delimiter = delimiter?;
-    let rest = key.strip_prefix(below)?;
-    let at = rest.find(delimiter)?;
-    Some(&key[..below.len() + at + delimiter.len_utf8()])
+fn seal_change(bucket: &BucketName, key: &Key, new: NewObject, attributes: Attributes) -> Change {
+    Change::Seal(state::Seal {
+        bucket: bucket.clone(),
+        key: key.clone(),
+        id: new.id.0,
+        size: new.size,
+        checksum: new.checksum,
+        site: new.site,
+        if_absent: new.if_absent,
+        metadata: attributes.metadata,
+        expires_ms: attributes.expires_ms,
+        job: attributes.job,
+    })
+}
+
+/// The changes of the [`Catalog`], the same for the namenode itself and for who asks it: `$call` carries out a [`Change`].
+macro_rules! changes {
+    () => {
+        fn announce<'a>(&'a self, site: &'a SiteId, address: &'a str) -> BoxFuture<'a, Result<()>> {
+            self.does(Change::Announce { site: site.clone(), address: address.into() }, done)
+        }
+        fn create_bucket<'a>(&'a self, bucket: &'a BucketName) -> BoxFuture<'a, Result<bool>> {
+            self.does(Change::CreateBucket { bucket: bucket.clone() }, created)
+        }
+        fn seal<'a>(&'a self, bucket: &'a BucketName, key: &'a Key, new: NewObject) -> BoxFuture<'a, Result<Sealed>> {
+            self.does(seal_change(bucket, key, new, Attributes::default()), sealed)
+        }
+        fn seal_with<'a>(
+            &'a self,
+            bucket: &'a BucketName,
+            key: &'a Key,
+            new: NewObject,
+            attributes: Attributes,
+        ) -> BoxFuture<'a, Result<Sealed>> {
+            self.does(seal_change(bucket, key, new, attributes), sealed)
+        }
+        fn delete<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<ObjectMeta>> {
+            async move { Ok(self.remove(bucket, key).await?.0) }.boxed()
+        }
+        fn remove<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<(ObjectMeta, bool)>> {
+            self.does(Change::Remove { bucket: bucket.clone(), key: key.clone() }, removed)
+        }
+        fn rename<'a>(&'a self, bucket: &'a BucketName, from: &'a Key, to: &'a Key) -> BoxFuture<'a, Result<Sealed>> {
+            self.rename_to(bucket, from, bucket, to, false)
+        }
+        fn rename_to<'a>(
+            &'a self,
+            bucket: &'a BucketName,
+            from: &'a Key,
+            to_bucket: &'a BucketName,
+            to: &'a Key,
+            if_absent: bool,
+        ) -> BoxFuture<'a, Result<Sealed>> {
+            let (bucket, from, to_bucket, to) = (bucket.clone(), from.clone(), to_bucket.clone(), to.clone());
+            self.does(Change::Rename { bucket, from, to_bucket, to, if_absent }, sealed)
+        }
+        fn copy<'a>(
+            &'a self,
+            bucket: &'a BucketName,
+            from: &'a Key,
+            to_bucket: &'a BucketName,
+            to: &'a Key,
+            if_absent: bool,
+        ) -> BoxFuture<'a, Result<Sealed>> {
+            let (bucket, from, to_bucket, to) = (bucket.clone(), from.clone(), to_bucket.clone(), to.clone());
+            self.does(Change::Copy { bucket, from, to_bucket, to, if_absent }, sealed)
+        }
+        fn remove_prefix<'a>(&'a self, bucket: &'a BucketName, prefix: &'a str) -> BoxFuture<'a, Result<(u64, u64)>> {
+            self.does(Change::RemovePrefix { bucket: bucket.clone(), prefix: prefix.into() }, counted)
+        }
+        fn rename_prefix<'a>(
+            &'a self,
+            bucket: &'a BucketName,
+            from: &'a str,
+            to_bucket: &'a BucketName,
+            to: &'a str,
+        ) -> BoxFuture<'a, Result<(u64, u64)>> {
+            let (bucket, to_bucket) = (bucket.clone(), to_bucket.clone());
+            self.does(Change::RenamePrefix { bucket, from: from.into(), to_bucket, to: to.into() }, counted)
+        }
+        fn copy_prefix<'a>(
+            &'a self,
+            bucket: &'a BucketName,
+            from: &'a str,
+            to_bucket: &'a BucketName,
+            to: &'a str,
+        ) -> BoxFuture<'a, Result<(u64, u64)>> {
+            let (bucket, to_bucket) = (bucket.clone(), to_bucket.clone());
+            self.does(Change::CopyPrefix { bucket, from: from.into(), to_bucket, to: to.into() }, counted)
+        }
+        fn mark_persisted<'a>(
+            &'a self,
+            bucket: &'a BucketName,
+            key: &'a Key,
+            epoch: u64,
+            location: &'a str,
+        ) -> BoxFuture<'a, Result<ObjectMeta>> {
+            self.does(Change::MarkPersisted { bucket: bucket.clone(), key: key.clone(), epoch, location: location.into() }, object)
+        }
+        fn add_holder<'a>(
+            &'a self,
+            bucket: &'a BucketName,
+            key: &'a Key,
+            epoch: u64,
+            site: &'a SiteId,
+        ) -> BoxFuture<'a, Result<ObjectMeta>> {
+            self.does(Change::AddHolder { bucket: bucket.clone(), key: key.clone(), epoch, site: site.clone() }, object)
+        }
+        fn drop_holder<'a>(
+            &'a self,
+            bucket: &'a BucketName,
+            key: &'a Key,
+            epoch: u64,
+            site: &'a SiteId,
+        ) -> BoxFuture<'a, Result<ObjectMeta>> {
+            self.does(Change::DropHolder { bucket: bucket.clone(), key: key.clone(), epoch, site: site.clone() }, object)
+        }
+        fn set_metadata<'a>(&'a self, bucket: &'a BucketName, key: &'a Key, metadata: Vec<u8>) -> BoxFuture<'a, Result<()>> {
+            self.does(Change::SetMetadata { bucket: bucket.clone(), key: key.clone(), metadata }, done)
+        }
+        fn touch<'a>(&'a self, bucket: &'a BucketName, key: &'a Key, expires_ms: u64) -> BoxFuture<'a, Result<()>> {
+            self.does(Change::Touch { bucket: bucket.clone(), key: key.clone(), expires_ms }, done)
+        }
+        fn keep_job<'a>(&'a self, job: &'a str, until_ms: u64) -> BoxFuture<'a, Result<()>> {
+            self.does(Change::KeepJob { job: job.into(), until_ms }, done)
+        }
+        fn drop_job<'a>(&'a self, job: &'a str) -> BoxFuture<'a, Result<(u64, u64)>> {
+            self.does(Change::DropJob { job: job.into() }, counted)
+        }
+        fn set_tenant<'a>(&'a self, bucket: &'a BucketName, tenant: &'a str) -> BoxFuture<'a, Result<()>> {
+            self.does(Change::SetTenant { bucket: bucket.clone(), tenant: tenant.into() }, done)
+        }
+        fn set_quota<'a>(&'a self, tenant: &'a str, objects_max: u64, bytes_max: u64) -> BoxFuture<'a, Result<()>> {
+            self.does(Change::SetQuota { tenant: tenant.into(), objects_max, bytes_max }, done)
+        }
+        fn lose<'a>(&'a self, bucket: &'a BucketName, key: &'a Key, epoch: u64, site: &'a SiteId) -> BoxFuture<'a, Result<bool>> {
+            let change = Change::Lose { bucket: bucket.clone(), key: key.clone(), epoch, site: site.clone() };
+            self.does(change, |answer| Ok(removed(answer)?.1))
+        }
+        fn collected<'a>(&'a self, site: Option<&'a SiteId>, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<()>> {
+            self.does(Change::Collected { site: site.cloned(), ids: ids.iter().map(|id| id.0).collect() }, done)
+        }
+    };
+}
+use changes;
+
+impl Namenode {
+    fn does<T: Send + 'static>(&self, change: Change, answer: fn(Answer) -> Result<T>) -> BoxFuture<'_, Result<T>> {
+        async move { answer(self.change(change).await?) }.boxed()
+    }
 }
 
 impl Catalog for Namenode {
-    fn announce<'a>(&'a self, site: &'a SiteId, address: &'a str) -> BoxFuture<'a, Result<()>> {
-        self.set_site_address(site, address).boxed()
-    }
-
-    fn create_bucket<'a>(&'a self, bucket: &'a BucketName) -> BoxFuture<'a, Result<bool>> {
-        async move {
-            let _turn = self.writing.lock().await;
-            let done = sqlx::query("INSERT OR IGNORE INTO geds_buckets (name, created_ms) VALUES (?, ?)")
-                .bind(bucket.as_str())
-                .bind(bits(now_ms()))
-                .execute(&self.pool)
-                .await
-                .map_err(db("create a bucket"))?;
-            Ok(done.rows_affected() == 1)
-        }
-        .boxed()
-    }
+    changes!();
 
     fn buckets(&self) -> BoxFuture<'_, Result<Vec<BucketName>>> {
-        async move {
-            let names: Vec<String> = sqlx::query_scalar("SELECT name FROM geds_buckets ORDER BY name")
-                .fetch_all(&self.pool)
-                .await
-                .map_err(db("list buckets"))?;
-            names.into_iter().map(BucketName::new).collect()
-        }
-        .boxed()
+        async { Ok(self.core().read().bucket_names()) }.boxed()
     }
-
-    fn seal<'a>(&'a self, bucket: &'a BucketName, key: &'a Key, new: NewObject) -> BoxFuture<'a, Result<Sealed>> {
-        async move {
-            let _turn = self.writing.lock().await;
-            let mut tx = self.begin().await?;
-            need_bucket(&mut tx, bucket).await?;
-            if let Some(object) = get_id(&mut tx, new.id).await? {
-                return Ok(Sealed { object, replaced: None });
-            }
-            let replaced = get(&mut tx, bucket, key).await?;
-            if new.if_absent && replaced.is_some() {
-                return Err(Error::Exists { bucket: bucket.to_string(), key: key.to_string() });
-            }
-            if let Some(old) = &replaced {
-                remove(&mut tx, old.id).await?;
-            }
-            let epoch: i64 = sqlx::query_scalar("UPDATE geds_epoch SET value = value + 1 RETURNING value")
-                .fetch_one(&mut *tx)
-                .await
-                .map_err(db("give an epoch"))?;
-            sqlx::query(
-                "INSERT INTO geds_objects (bucket, key, id, epoch, size, checksum, persisted, created_ms) \
-                 VALUES (?, ?, ?, ?, ?, ?, NULL, ?)",
-            )
-            .bind(bucket.as_str())
-            .bind(key.as_str())
-            .bind(new.id.to_string())
-            .bind(epoch)
-            .bind(bits(new.size))
-            .bind(bits(new.checksum))
-            .bind(bits(now_ms()))
-            .execute(&mut *tx)
-            .await
-            .map_err(db("record an object"))?;
-            sqlx::query("INSERT INTO geds_holders (id, site) VALUES (?, ?)")
-                .bind(new.id.to_string())
-                .bind(new.site.as_str())
-                .execute(&mut *tx)
-                .await
-                .map_err(db("record a holder"))?;
-            let object = need(&mut tx, bucket, key).await?;
-            tx.commit().await.map_err(db("commit a seal"))?;
-            Ok(Sealed { object, replaced })
-        }
-        .boxed()
-    }
-
     fn lookup<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<ObjectMeta>> {
+        async move { self.core().read().lookup(bucket, key) }.boxed()
+    }
+    fn lease<'a>(
+        &'a self,
+        holder: &'a Arc<dyn LeaseHolder>,
+        bucket: &'a BucketName,
+        key: &'a Key,
+    ) -> BoxFuture<'a, Result<(ObjectMeta, Option<Lease>)>> {
         async move {
-            // A transaction, so that the object and its holders are of one moment.
-            let mut tx = self.pool.begin().await.map_err(db("begin"))?;
-            need(&mut tx, bucket, key).await
+            // Before the look: a change that is applied after it finds the holder.
+            let granted = self.core().leases.grant_local(holder, leases::hash(bucket, key));
+            let meta = self.core().read().lookup(bucket, key)?;
+            Ok((meta, granted.then_some(Lease { term: None })))
         }
         .boxed()
     }
-
     fn find(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<ObjectMeta>>> {
-        async move {
-            let mut tx = self.pool.begin().await.map_err(db("begin"))?;
-            get_id(&mut tx, id).await
-        }
-        .boxed()
+        async move { Ok(self.core().read().find(id)) }.boxed()
     }
-
     fn held<'a>(&'a self, site: &'a SiteId, start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<ObjectMeta>>> {
-        async move {
-            let mut tx = self.pool.begin().await.map_err(db("begin"))?;
-            let rows = select!("WHERE id IN (SELECT id FROM geds_holders WHERE site = ? AND id > ? ORDER BY id LIMIT ?) ORDER BY id")
-                .bind(site.as_str())
-                .bind(start_after.map(String::from).unwrap_or_default())
-                .bind(i64::from(PAGE_MAX))
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(db("list what a site holds"))?;
-            let mut held = Vec::with_capacity(rows.len());
-            for row in &rows {
-                held.push(with_sites(&mut tx, meta_of(row)?).await?);
-            }
-            Ok(held)
-        }
-        .boxed()
+        async move { Ok(self.core().read().held(site, start_after)) }.boxed()
     }
-
     fn list<'a>(
         &'a self,
         bucket: &'a BucketName,
@@ -304,165 +455,15 @@ impl Catalog for Namenode {
         delimiter: Option<char>,
         page: Page,
     ) -> BoxFuture<'a, Result<Listing>> {
-        async move {
-            let prefix = Prefix::new(prefix)?;
-            let limit = page.limit.clamp(1, PAGE_MAX) as usize;
-            let mut tx = self.pool.begin().await.map_err(db("begin"))?;
-            need_bucket(&mut tx, bucket).await?;
-            let mut listing = Listing::default();
-            let mut cursor = page.start_after;
-            loop {
-                let rows = select!(
-                    "WHERE bucket = ?1 AND key > ?2 AND (key = ?3 OR (key >= ?4 AND (?5 IS NULL OR key < ?5))) ORDER BY key LIMIT ?6"
-                )
-                .bind(bucket.as_str())
-                .bind(&cursor)
-                .bind(prefix.exact.as_deref())
-                .bind(&prefix.below)
-                .bind(prefix.end())
-                .bind(BATCH)
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(db("list"))?;
-                for row in &rows {
-                    let meta = meta_of(row)?;
-                    let folder = folder_of(meta.key.as_str(), &prefix.below, delimiter);
-                    let seen = folder.is_some_and(|folder| cursor.starts_with(folder));
-                    if !seen && listing.objects.len() + listing.prefixes.len() == limit {
-                        listing.next = Some(cursor);
-                        return Ok(listing);
-                    }
-                    match folder {
-                        // Skips what else is in the folder, but for keys with the last character of all: they are `seen`.
-                        Some(folder) => {
-                            if !seen {
-                                listing.prefixes.push(folder.to_string());
-                            }
-                            cursor = format!("{folder}{}", char::MAX).max(meta.key.to_string());
-                        }
-                        None => {
-                            cursor = meta.key.to_string();
-                            listing.objects.push(with_sites(&mut tx, meta).await?);
-                        }
-                    }
-                }
-                if rows.len() < BATCH as usize {
-                    return Ok(listing);
-                }
-            }
-        }
-        .boxed()
+        async move { self.core().read().list(bucket, prefix, delimiter, &page) }.boxed()
     }
-
-    fn delete<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<ObjectMeta>> {
-        async move {
-            let _turn = self.writing.lock().await;
-            let mut tx = self.begin().await?;
-            let meta = need(&mut tx, bucket, key).await?;
-            remove(&mut tx, meta.id).await?;
-            tx.commit().await.map_err(db("commit a delete"))?;
-            Ok(meta)
-        }
-        .boxed()
+    fn attributes<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<Attributes>> {
+        async move { self.core().read().attributes(bucket, key) }.boxed()
     }
-
-    fn rename<'a>(&'a self, bucket: &'a BucketName, from: &'a Key, to: &'a Key) -> BoxFuture<'a, Result<Sealed>> {
-        async move {
-            let _turn = self.writing.lock().await;
-            let mut tx = self.begin().await?;
-            let object = need(&mut tx, bucket, from).await?;
-            if from == to {
-                return Ok(Sealed { object, replaced: None });
-            }
-            let replaced = get(&mut tx, bucket, to).await?;
-            if let Some(old) = &replaced {
-                remove(&mut tx, old.id).await?;
-            }
-            sqlx::query("UPDATE geds_objects SET key = ? WHERE bucket = ? AND key = ?")
-                .bind(to.as_str())
-                .bind(bucket.as_str())
-                .bind(from.as_str())
-                .execute(&mut *tx)
-                .await
-                .map_err(db("rename"))?;
-            let object = need(&mut tx, bucket, to).await?;
-            tx.commit().await.map_err(db("commit a rename"))?;
-            Ok(Sealed { object, replaced })
-        }
-        .boxed()
+    fn garbage<'a>(&'a self, site: Option<&'a SiteId>, start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<Garbage>>> {
+        async move { Ok(self.core().read().garbage(site, start_after)) }.boxed()
     }
-
-    fn mark_persisted<'a>(
-        &'a self,
-        bucket: &'a BucketName,
-        key: &'a Key,
-        epoch: u64,
-        location: &'a str,
-    ) -> BoxFuture<'a, Result<ObjectMeta>> {
-        async move {
-            let _turn = self.writing.lock().await;
-            let mut tx = self.begin().await?;
-            let meta = need_epoch(&mut tx, bucket, key, epoch).await?;
-            sqlx::query("UPDATE geds_objects SET persisted = ? WHERE id = ?")
-                .bind(location)
-                .bind(meta.id.to_string())
-                .execute(&mut *tx)
-                .await
-                .map_err(db("record a persisted copy"))?;
-            tx.commit().await.map_err(db("commit a persisted copy"))?;
-            Ok(ObjectMeta { persisted: Some(location.into()), ..meta })
-        }
-        .boxed()
-    }
-
-    fn add_holder<'a>(
-        &'a self,
-        bucket: &'a BucketName,
-        key: &'a Key,
-        epoch: u64,
-        site: &'a SiteId,
-    ) -> BoxFuture<'a, Result<ObjectMeta>> {
-        async move {
-            let _turn = self.writing.lock().await;
-            let mut tx = self.begin().await?;
-            let meta = need_epoch(&mut tx, bucket, key, epoch).await?;
-            sqlx::query("INSERT OR IGNORE INTO geds_holders (id, site) VALUES (?, ?)")
-                .bind(meta.id.to_string())
-                .bind(site.as_str())
-                .execute(&mut *tx)
-                .await
-                .map_err(db("record a holder"))?;
-            let meta = need(&mut tx, bucket, key).await?;
-            tx.commit().await.map_err(db("commit a holder"))?;
-            Ok(meta)
-        }
-        .boxed()
-    }
-
-    fn drop_holder<'a>(
-        &'a self,
-        bucket: &'a BucketName,
-        key: &'a Key,
-        epoch: u64,
-        site: &'a SiteId,
-    ) -> BoxFuture<'a, Result<ObjectMeta>> {
-        async move {
-            let _turn = self.writing.lock().await;
-            let mut tx = self.begin().await?;
-            let meta = need_epoch(&mut tx, bucket, key, epoch).await?;
-            if meta.persisted.is_none() && !meta.sites.iter().any(|holder| holder.site != *site) {
-                return Err(Error::OnlyCopy { bucket: bucket.to_string(), key: key.to_string(), site: site.to_string() });
-            }
-            sqlx::query("DELETE FROM geds_holders WHERE id = ? AND site = ?")
-                .bind(meta.id.to_string())
-                .bind(site.as_str())
-                .execute(&mut *tx)
-                .await
-                .map_err(db("drop a holder"))?;
-            let meta = need(&mut tx, bucket, key).await?;
-            tx.commit().await.map_err(db("commit a dropped holder"))?;
-            Ok(meta)
-        }
-        .boxed()
+    fn watch<'a>(&'a self, bucket: &'a BucketName, after: u64, wait: Duration) -> BoxFuture<'a, Result<Watched>> {
+        async move { server::watch(self.core(), bucket, after, wait).await }.boxed()
     }
 }

@@ -73,6 +73,13 @@ macro_rules! name {
 name!(BucketName, check_bucket, "A bucket, such as `scenes`.");
 name!(Key, check_key, "An object's name in its bucket, such as `2024/scene.tif`.");
 
+impl Key {
+    /// A name that was checked before.
+    pub(crate) fn known(name: Box<str>) -> Key {
+        Key(name.into())
+    }
+}
+
 fn check_bucket(name: &str) -> Result<()> {
     let alnum = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = name.as_bytes();
@@ -111,10 +118,8 @@ impl Prefix {
         Ok(Prefix { exact: (name.len() == text.len()).then(|| name.to_string()), below: format!("{name}/") })
     }
 
-    /// The first string after everything below the prefix. `None`: no end.
-    pub fn end(&self) -> Option<String> {
-        // '0' is the character after '/'.
-        self.below.strip_suffix('/').map(|name| format!("{name}0"))
+    pub fn contains(&self, key: &str) -> bool {
+        self.exact.as_deref() == Some(key) || key.starts_with(&self.below)
     }
 }
 
@@ -146,14 +151,16 @@ mod tests {
 
     #[test]
     fn prefixes_end_at_segments() {
-        let check = |text: &str, exact: Option<&str>, below: &str, end: Option<&str>| {
+        let check = |text: &str, exact: Option<&str>, below: &str| {
             let prefix = Prefix::new(text).unwrap();
-            assert_eq!((prefix.exact.as_deref(), prefix.below.as_str(), prefix.end().as_deref()), (exact, below, end));
+            assert_eq!((prefix.exact.as_deref(), prefix.below.as_str()), (exact, below));
         };
-        check("", None, "", None);
-        check("foo", Some("foo"), "foo/", Some("foo0"));
-        check("foo/", None, "foo/", Some("foo0"));
-        check("a/b", Some("a/b"), "a/b/", Some("a/b0"));
+        check("", None, "");
+        check("foo", Some("foo"), "foo/");
+        check("foo/", None, "foo/");
+        check("a/b", Some("a/b"), "a/b/");
+        let foo = Prefix::new("foo").unwrap();
+        assert!(foo.contains("foo") && foo.contains("foo/a") && !foo.contains("foobar"));
         for bad in ["/", "a//", "../x", "a\0"] {
             assert!(Prefix::new(bad).is_err(), "{bad:?}");
         }

@@ -7,14 +7,20 @@
 //! seal: file durable → catalog → acknowledged. Fetch: file durable → catalog. Spill: uploaded and read back → catalog knows the upload →
 //! catalog forgets the copy → file removed. So the catalog never counts a copy that isn't there.
 //!
-//! It never spills by itself: when the limit is reached, writes are refused.
+//! When the limit is near, the spiller makes room (`spill.rs`); when it is reached, writers wait (`writer.rs`).
 
 use crate::{
-    BucketName, Catalog, Error, Holder, Key, Listing, NewObject, Object, ObjectId, ObjectMeta, Page, PeerClient, Persist,
-    Result, State,
-    local::{Draft, Folder, Local, Refused},
-    metrics::{self, Counters, add},
+    Attributes, Blocking, BucketName, Catalog, Error, Holder, Key, LeaseHolder, Listing, NewObject, Object, ObjectId, ObjectMeta, Page,
+    PeerClient, Persist, Result, State, Writer,
+    append::Appendables,
+    collect::Collector,
+    leases::{Names, Wanted},
+    local::{Draft, Local, Refused, Tier},
+    metrics::{self, Buckets, Counters, Timings, add},
+    names::Prefix,
     peer,
+    spill::{BucketPolicy, Mode, Pace, Place, SpillOptions, Spiller},
+    writer::Publisher,
 };
 use base::{Kind, SiteId, identity::Dialer, unit::Bytes as Size};
 use bytes::Bytes;
@@ -23,8 +29,8 @@ use std::{
     collections::{HashMap, HashSet},
     future::Future,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, Weak},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, Weak, atomic::Ordering::SeqCst},
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -36,11 +42,12 @@ const SEAL_TRIES: u32 = 8;
 const SEAL_WAIT: Duration = Duration::from_millis(100);
 /// How often an open starts again because the object moved or changed while it was being fetched.
 const OPEN_TRIES: u32 = 3;
-/// How long a plain thread's call goes on while the catalog or a holder is away, and the pause between its tries.
-const AWAY_MAX: Duration = Duration::from_secs(20);
-const AWAY_PAUSE: Duration = Duration::from_millis(200);
 /// How long the persistency tier may be silent in the middle of an object.
 const PERSIST_SILENCE: Duration = Duration::from_secs(30);
+/// What an upload may take besides: so many bytes per second are expected of any store.
+const PERSIST_RATE_MIN: u64 = 256 << 10;
+/// How long a writer waits for room, unless it is told otherwise. Below the silence that a peer bears.
+const WAIT: Duration = Duration::from_secs(8);
 
 /// What a node is made of.
 pub struct Options {
@@ -56,27 +63,78 @@ pub struct Options {
     pub address: String,
 }
 
+/// What may be set besides; every default works on a laptop.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// The limit of the memory tier; `None`: there is none.
+    pub memory: Option<Size>,
+    /// How long a writer waits for room before it is refused.
+    pub wait: Duration,
+    pub spill: SpillOptions,
+    /// For buckets that are not named below.
+    pub policy: BucketPolicy,
+    pub buckets: HashMap<BucketName, BucketPolicy>,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning {
+            memory: None,
+            wait: WAIT,
+            spill: SpillOptions::default(),
+            policy: BucketPolicy::default(),
+            buckets: HashMap::new(),
+        }
+    }
+}
+
+impl Tuning {
+    pub fn policy(&self, bucket: &BucketName) -> BucketPolicy {
+        self.buckets.get(bucket).copied().unwrap_or(self.policy)
+    }
+}
+
+/// How much of a tier is in use, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Objects, and what writers have reserved for them.
+    pub used: u64,
+    /// The same with padding and with what is dead but not given back yet: what the limit holds for.
+    pub charged: u64,
+    pub limit: u64,
+}
+
 /// Cheap to clone; all clones are the same node.
 #[derive(Clone)]
 pub struct Node {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 pub(crate) struct Inner {
-    site: SiteId,
+    pub site: SiteId,
     dialer: Dialer,
-    catalog: Arc<dyn Catalog>,
-    persist: Option<Persist>,
-    folder: Folder,
-    held: Mutex<HashMap<ObjectId, Arc<Local>>>,
+    pub catalog: Arc<dyn Catalog>,
+    pub persist: Option<Persist>,
+    pub tuning: Tuning,
+    pub tier: Arc<Tier>,
+    pub names: Arc<Names>,
+    /// The same, as the catalog knows it.
+    pub holder: Arc<dyn LeaseHolder>,
+    pub publisher: Publisher,
+    pub spiller: Spiller,
+    pub collector: Collector,
+    pub appendables: Appendables,
+    opened: Instant,
     /// Seals whose answer is awaited or was lost: the catalog may not know them yet.
     sealing: Mutex<HashSet<ObjectId>>,
     /// One fetch, spill or release of an object at a time.
     turns: Mutex<HashMap<ObjectId, Weak<tokio::sync::Mutex<()>>>>,
     /// Buckets that are known to exist. They are never removed.
     buckets: Mutex<HashSet<BucketName>>,
-    counters: Counters,
-    handle: Handle,
+    pub counters: Counters,
+    pub timings: Timings,
+    by_bucket: Buckets,
+    pub handle: Handle,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -85,72 +143,120 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Runs what may wait for a disk or hold a core.
-async fn compute<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+pub(crate) async fn compute<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     joined(tokio::task::spawn_blocking(work).await)
 }
 
-fn joined<T>(done: Result<T, tokio::task::JoinError>) -> Result<T> {
+pub(crate) fn joined<T>(done: Result<T, tokio::task::JoinError>) -> Result<T> {
     done.map_err(|e| Error::Remote { kind: Kind::Internal, message: format!("a task of the store ended early: {e}") })
 }
 
 impl Node {
+    /// [`Node::open_with`] the defaults. Where nothing can be spilled, waiting for room helps only if somebody deletes, so writers are refused at once.
+    pub async fn open(options: Options) -> Result<Node> {
+        let wait = if options.persist.is_some() { WAIT } else { Duration::ZERO };
+        Node::open_with(options, Tuning { wait, ..Tuning::default() }).await
+    }
+
     /// Opens the folder, takes back the objects that the catalog says are here, and removes what nobody was told of.
     ///
     /// Needs the catalog: without it nobody can tell an object from a leftover. Must be called in a tokio runtime, which the blocking
     /// calls use too.
-    pub async fn open(options: Options) -> Result<Node> {
+    pub async fn open_with(options: Options, tuning: Tuning) -> Result<Node> {
         let Options { site, folder, limit, dialer, catalog, persist, address } = options;
-        let (folder, found) = compute(move || Folder::open(&folder, limit.0)).await??;
+        let memory = tuning.memory.map(|size| size.0);
+        let (tier, appendables) = compute(move || {
+            let tier = Tier::open(&folder, limit.0, memory)?;
+            let appendables = Appendables::open(&folder.join("append"), &tier)?;
+            Ok::<_, Error>((tier, appendables))
+        })
+        .await??;
         if !address.is_empty() {
             catalog.announce(&site, &address).await?;
         }
-        let mut recorded = HashMap::new();
+        let mut unknown: HashSet<ObjectId> = tier.ids().into_iter().collect();
+        let mut lost = Vec::new();
+        let mut owed = Vec::new();
         let mut last = None;
         loop {
             let page = catalog.held(&site, last).await?;
             let Some(end) = page.last().map(|meta| meta.id) else { break };
             last = Some(end);
-            recorded.extend(page.into_iter().map(|meta| (meta.id, meta)));
-        }
-        let mut held = HashMap::new();
-        for local in found {
-            match recorded.remove(&local.id) {
-                Some(meta) if meta.size == local.size && meta.checksum == local.checksum => {
-                    held.insert(local.id, local);
+            for meta in page {
+                match tier.get(meta.id) {
+                    Some(local) if meta.size == local.size && meta.checksum == local.checksum => {
+                        unknown.remove(&meta.id);
+                        local.persisted.store(meta.persisted.is_some(), SeqCst);
+                        if meta.persisted.is_none() && tuning.policy(&meta.bucket).mode != Mode::Ephemeral {
+                            owed.push(meta.id);
+                        }
+                    }
+                    Some(_) => {
+                        tracing::error!(bucket = %meta.bucket, key = %meta.key, id = %meta.id, "an object is not what the catalog says; not used");
+                    }
+                    None => lost.push(meta),
                 }
-                Some(meta) => {
-                    tracing::error!(bucket = %meta.bucket, key = %meta.key, id = %meta.id, "an object is not what the catalog says; not used");
-                }
-                None => local.doom(),
             }
         }
-        for meta in recorded.into_values() {
+        compute({
+            let tier = tier.clone();
+            move || unknown.into_iter().for_each(|id| {
+                tier.free(id);
+            })
+        })
+        .await?;
+        for meta in lost {
             match catalog.drop_holder(&meta.bucket, &meta.key, meta.epoch, &site).await {
                 Ok(_) => tracing::warn!(bucket = %meta.bucket, key = %meta.key, "the copy on this site is lost; others have it"),
+                // It ended with the process that had it, as its bucket's tier says: it is not there, and nobody should be told that it is.
+                Err(Error::OnlyCopy { .. } | Error::Remote { kind: Kind::FailedPrecondition, .. })
+                    if tuning.policy(&meta.bucket).tier == Place::Memory =>
+                {
+                    forget(&*catalog, meta.clone(), &site).await?;
+                    tracing::info!(bucket = %meta.bucket, key = %meta.key, "an object in memory has ended with the process that had it");
+                }
                 Err(e) => {
                     tracing::error!(bucket = %meta.bucket, key = %meta.key, error = %e, "the copy on this site is lost");
                 }
             }
         }
-        tracing::info!(%site, objects = held.len(), bytes = folder.space.used(), "store opened");
-        let inner = Inner {
+        tracing::info!(%site, objects = tier.count(), bytes = tier.space(false).used(), "store opened");
+        let names = Names::new();
+        let inner = Arc::new_cyclic(|weak| Inner {
             site,
             dialer,
             catalog,
             persist,
-            folder,
-            held: Mutex::new(held),
+            spiller: Spiller::new(&tuning.spill),
+            tuning,
+            tier,
+            holder: names.clone(),
+            names,
+            publisher: Publisher::start(weak.clone()),
+            collector: Collector::start(weak.clone()),
+            appendables,
+            opened: Instant::now(),
             sealing: Mutex::default(),
             turns: Mutex::default(),
             buckets: Mutex::default(),
             counters: Counters::default(),
+            timings: Timings::default(),
+            by_bucket: Buckets::default(),
             handle: Handle::current(),
-        };
-        Ok(Node { inner: Arc::new(inner) })
+        });
+        inner.spiller.run(Arc::downgrade(&inner));
+        owed.into_iter().for_each(|id| inner.spiller.owe(id));
+        inner.watch_level(false);
+        Ok(Node { inner })
     }
 
     pub fn site(&self) -> &SiteId {
         &self.inner.site
+    }
+
+    /// What is set for a bucket on this node.
+    pub fn policy(&self, bucket: &BucketName) -> BucketPolicy {
+        self.inner.tuning.policy(bucket)
     }
 
     /// Makes sure that a bucket exists. True: it is new.
@@ -175,18 +281,18 @@ impl Node {
     }
 
     pub(crate) async fn create_with(&self, bucket: &BucketName, key: &Key, if_absent: bool) -> Result<Writer> {
-        if !lock(&self.inner.buckets).contains(bucket) {
+        if !self.inner.knows_bucket(bucket) {
             // Fails if the bucket isn't there: better now than after the data.
             self.inner.catalog.list(bucket, "", None, Page { limit: 1, ..Page::default() }).await?;
             lock(&self.inner.buckets).insert(bucket.clone());
         }
-        let draft = self.inner.folder.create(ObjectId::random()?)?;
-        Ok(Writer { inner: self.inner.clone(), bucket: bucket.clone(), key: key.clone(), if_absent, draft })
+        Ok(self.inner.writer(bucket, key, if_absent))
     }
 
     /// Writes a whole object.
     pub async fn put(&self, bucket: &BucketName, key: &Key, content: Bytes) -> Result<ObjectMeta> {
-        let writer = self.create(bucket, key).await?;
+        let mut writer = self.create(bucket, key).await?;
+        writer.room(content.len() as u64).await?;
         let (writer, done) = compute(move || {
             let mut writer = writer;
             let done = writer.write_at(0, &content);
@@ -199,40 +305,60 @@ impl Node {
 
     /// Opens what has the key now, wherever it lies.
     pub async fn open_object(&self, bucket: &BucketName, key: &Key) -> Result<Object> {
-        let mut meta = self.inner.catalog.lookup(bucket, key).await?;
-        for _ in 1..OPEN_TRIES {
-            let error = match self.inner.open(&meta).await {
-                Ok(object) => return Ok(object),
-                Err(e) => e,
+        let inner = &self.inner;
+        if let Some(object) = inner.known(bucket, key) {
+            return Ok(object);
+        }
+        let mut before = None;
+        for attempt in 1.. {
+            let ticket = inner.names.ticket(bucket, key);
+            let (meta, lease) = inner.catalog.lease(&inner.holder, bucket, key).await?;
+            // It may have been spilled, moved or replaced since the last try; only then is there hope.
+            let error = match before.take() {
+                Some((old, error)) if old == meta => return Err(error),
+                _ => match inner.open(&meta).await {
+                    Ok(object) => {
+                        if let Some(lease) = lease {
+                            inner.names.keep(ticket, &object, lease);
+                        }
+                        return Ok(object);
+                    }
+                    Err(e) => e,
+                },
             };
-            // It may have been spilled, moved or replaced since; only then is there hope.
-            let now = self.inner.catalog.lookup(bucket, key).await?;
-            if now == meta {
+            if attempt == OPEN_TRIES {
                 return Err(error);
             }
-            meta = now;
+            before = Some((meta, error));
         }
-        self.inner.open(&meta).await
+        unreachable!("the last try returns")
     }
 
     pub async fn stat(&self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
+        self.inner.names.settle(Wanted::Key(bucket, key)).await;
         self.inner.catalog.lookup(bucket, key).await
     }
 
     /// A page of the objects with a prefix; `foo` means `foo` and `foo/…`, never `foobar`.
     pub async fn list(&self, bucket: &BucketName, prefix: &str, delimiter: Option<char>, page: Page) -> Result<Listing> {
+        self.inner.names.settle(Wanted::Prefix(bucket, &Prefix::new(prefix)?)).await;
         self.inner.catalog.list(bucket, prefix, delimiter, page).await
     }
 
     /// Removes an object. Who has it open keeps it; other holders and the persistency tier are told in the background.
     pub async fn delete(&self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
-        let meta = self.inner.catalog.delete(bucket, key).await?;
-        self.inner.release(meta.clone());
+        self.inner.names.settle(Wanted::Key(bucket, key)).await;
+        let (meta, last) = self.inner.catalog.remove(bucket, key).await?;
+        if last {
+            self.inner.release(meta.clone());
+        }
         Ok(meta)
     }
 
     /// Gives an object another key at once, without moving data; what had that key is replaced.
     pub async fn rename(&self, bucket: &BucketName, from: &Key, to: &Key) -> Result<ObjectMeta> {
+        self.inner.names.settle(Wanted::Key(bucket, from)).await;
+        self.inner.names.settle(Wanted::Key(bucket, to)).await;
         let done = self.inner.catalog.rename(bucket, from, to).await?;
         if let Some(old) = done.replaced {
             self.inner.release(old);
@@ -247,36 +373,60 @@ impl Node {
         let persist = self.inner.persist.clone().ok_or_else(|| Error::NoPersist { bucket: bucket.to_string() })?;
         let (mut objects, mut bytes) = (0, 0);
         let mut page = Page::default();
+        self.inner.names.settle(Wanted::Prefix(bucket, &Prefix::new(prefix)?)).await;
         loop {
             let listing = self.inner.catalog.list(bucket, prefix, None, page).await?;
             for meta in &listing.objects {
-                if self.inner.spill(&persist, meta).await? {
+                if self.inner.spill(&persist, meta, &self.inner.spiller.free_pace).await? {
                     objects += 1;
                     bytes += meta.size;
                 }
             }
             match listing.next {
                 Some(next) => page = Page { start_after: next, ..Page::default() },
-                None => return Ok((objects, bytes)),
+                None => break,
             }
         }
+        // What is dead in half-empty segments is room too.
+        let inner = self.inner.clone();
+        compute(move || [false, true].map(|memory| inner.reclaim(memory))).await?;
+        Ok((objects, bytes))
     }
 
     /// Frees local copies that the catalog no longer knows, because the message to free them got lost. Returns the bytes.
     pub async fn sweep(&self) -> Result<u64> {
-        let ids: Vec<ObjectId> = lock(&self.inner.held).keys().copied().collect();
         let mut bytes = 0;
-        for id in ids {
-            if !lock(&self.inner.sealing).contains(&id) && self.inner.catalog.find(id).await?.is_none() {
+        for id in self.inner.tier.ids() {
+            if !self.inner.is_sealing(id) && self.inner.catalog.find(id).await?.is_none() {
                 bytes += self.inner.free(id);
             }
         }
         Ok(bytes)
     }
 
-    /// Bytes that objects on this node's disk use, with what writers have reserved and what is freed but still open.
+    /// Bytes of the objects on this node's disk, with what writers have reserved for theirs and what is freed but still open.
     pub fn used_bytes(&self) -> u64 {
-        self.inner.folder.space.used()
+        self.inner.tier.space(false).used()
+    }
+
+    /// The disk's usage. Never above the limit but for less than a segment; see [`Node::segment_bytes`].
+    pub fn disk(&self) -> Usage {
+        usage(&self.inner.tier, false)
+    }
+
+    /// The memory tier's usage; zeros if there is none.
+    pub fn memory(&self) -> Usage {
+        if self.inner.tier.has_memory() { usage(&self.inner.tier, true) } else { Usage::default() }
+    }
+
+    /// The size of a segment: the bytes on the disk are never more than the limit and this.
+    pub fn segment_bytes(&self) -> u64 {
+        self.inner.tier.segment_bytes()
+    }
+
+    /// Waits until everything that was sealed here before is published, or has failed to be.
+    pub async fn settle(&self) {
+        self.inner.names.settle(Wanted::All).await;
     }
 
     /// The same calls for threads that compute.
@@ -288,11 +438,18 @@ impl Node {
     pub fn metrics(&self) -> String {
         let mut out = String::new();
         let gauge = |out: &mut String, name, help, value| metrics::line(out, name, "gauge", help, value);
-        gauge(&mut out, "cloudskin_geds_used_bytes", "Bytes used or reserved on the local disk.", self.used_bytes());
-        gauge(&mut out, "cloudskin_geds_limit_bytes", "Bytes that may be used.", self.inner.folder.space.limit);
-        let objects = lock(&self.inner.held).len() as u64;
-        gauge(&mut out, "cloudskin_geds_objects", "Objects on the local disk.", objects);
-        self.inner.counters.text(&mut out);
+        let (disk, memory, inner) = (self.disk(), self.memory(), &self.inner);
+        gauge(&mut out, "cloudskin_geds_used_bytes", "Bytes used or reserved on the local disk.", disk.used);
+        gauge(&mut out, "cloudskin_geds_charged_bytes", "The same, with padding and what is not given back yet.", disk.charged);
+        gauge(&mut out, "cloudskin_geds_limit_bytes", "Bytes that may be charged.", disk.limit);
+        gauge(&mut out, "cloudskin_geds_memory_used_bytes", "Bytes used or reserved in the memory tier.", memory.used);
+        gauge(&mut out, "cloudskin_geds_memory_limit_bytes", "Bytes that the memory tier may hold.", memory.limit);
+        gauge(&mut out, "cloudskin_geds_objects", "Objects on this node.", inner.tier.count());
+        gauge(&mut out, "cloudskin_geds_spill_queue", "Objects that wait for their upload.", inner.spiller.queued());
+        gauge(&mut out, "cloudskin_geds_spill_breaker_open", "1 while the persistency tier fails.", u64::from(inner.spiller.breaker_open()));
+        inner.counters.text(&mut out);
+        inner.timings.text(&mut out);
+        inner.by_bucket.text(&mut out);
         out
     }
 
@@ -307,7 +464,7 @@ impl Node {
 
     /// A copy that is here, for a peer that knows what it wants.
     pub(crate) async fn copy(&self, bucket: &BucketName, key: &Key, id: ObjectId, epoch: u64) -> Result<Object> {
-        let local = self.inner.held(id).ok_or_else(|| Error::NotFound { bucket: bucket.to_string(), key: key.to_string() })?;
+        let local = self.inner.tier.get(id).ok_or_else(|| Error::NotFound { bucket: bucket.to_string(), key: key.to_string() })?;
         let meta = ObjectMeta {
             bucket: bucket.clone(),
             key: key.clone(),
@@ -320,7 +477,7 @@ impl Node {
             persisted: None,
             created_ms: 0,
         };
-        map(meta, local).await
+        self.inner.map(meta, local).await
     }
 
     /// Makes sure that this node holds a recorded copy of what has the key now. `Stale` if it was written again meanwhile.
@@ -330,7 +487,7 @@ impl Node {
         // Under its turn nobody frees the copy between the look and the record.
         let turn = self.inner.turn(meta.id);
         let _turn = turn.lock().await;
-        if self.inner.held(meta.id).is_none() {
+        if self.inner.tier.get(meta.id).is_none() {
             return Err(Error::Unreachable {
                 bucket: bucket.to_string(),
                 key: key.to_string(),
@@ -357,13 +514,31 @@ impl Node {
     }
 }
 
-/// Maps a local copy, on a thread of its own if its checksum has to be computed.
-async fn map(meta: ObjectMeta, local: Arc<Local>) -> Result<Object> {
-    if local.is_ready() { Object::new(meta, local) } else { compute(move || Object::new(meta, local)).await? }
+/// Takes all names of a content away whose only copy, at this site, is lost.
+async fn forget(catalog: &dyn Catalog, meta: ObjectMeta, site: &SiteId) -> Result<()> {
+    let mut meta = meta;
+    loop {
+        match catalog.lose(&meta.bucket, &meta.key, meta.epoch, site).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            // Deleted, moved or replaced meanwhile; if it has a name still, that one is next.
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::FailedPrecondition) => {}
+            Err(e) => return Err(e),
+        }
+        match catalog.find(meta.id).await? {
+            Some(next) if next.sites.iter().any(|holder| holder.site == *site) => meta = next,
+            _ => return Ok(()),
+        }
+    }
+}
+
+fn usage(tier: &Tier, memory: bool) -> Usage {
+    let space = tier.space(memory);
+    Usage { used: space.used(), charged: space.charged(), limit: space.limit }
 }
 
 /// Writes a chunk where waiting for the disk is allowed.
-async fn append(mut draft: Draft, chunk: Bytes) -> Result<(Draft, Result<(), Refused>)> {
+async fn write_chunk(mut draft: Draft, chunk: Bytes) -> Result<(Draft, Result<(), Refused>)> {
     compute(move || {
         let done = draft.write_at(draft.len(), &chunk);
         (draft, done)
@@ -372,11 +547,41 @@ async fn append(mut draft: Draft, chunk: Bytes) -> Result<(Draft, Result<(), Ref
 }
 
 impl Inner {
-    fn held(&self, id: ObjectId) -> Option<Arc<Local>> {
-        lock(&self.held).get(&id).cloned()
+    pub fn knows_bucket(&self, bucket: &BucketName) -> bool {
+        lock(&self.buckets).contains(bucket)
     }
 
-    fn turn(&self, id: ObjectId) -> Arc<tokio::sync::Mutex<()>> {
+    /// A writer for a bucket that exists. Makes no system call.
+    pub fn writer(self: &Arc<Self>, bucket: &BucketName, key: &Key, if_absent: bool) -> Writer {
+        let memory = self.tuning.policy(bucket).tier == Place::Memory;
+        let draft = self.tier.create(self.tier.new_id(), memory);
+        Writer { inner: self.clone(), bucket: bucket.clone(), key: key.clone(), if_absent, attributes: Attributes::default(), draft }
+    }
+
+    /// What the key means, if that can be said without asking. Makes no system call.
+    pub fn known(&self, bucket: &BucketName, key: &Key) -> Option<Object> {
+        let object = self.names.get(bucket, key, self.opened)?;
+        add(&self.counters.opened_local, 1);
+        Some(object)
+    }
+
+    /// Opens a local copy, on a thread of its own if its checksum has to be computed.
+    async fn map(&self, meta: ObjectMeta, local: Arc<Local>) -> Result<Object> {
+        let now = self.tier.age();
+        if local.is_ready() { Object::new(meta, local, now) } else { compute(move || Object::new(meta, local, now)).await? }
+    }
+
+    pub fn sealing_begins(&self, id: ObjectId) {
+        lock(&self.sealing).insert(id);
+    }
+    pub fn sealing_ends(&self, id: ObjectId) {
+        lock(&self.sealing).remove(&id);
+    }
+    pub fn is_sealing(&self, id: ObjectId) -> bool {
+        lock(&self.sealing).contains(&id)
+    }
+
+    pub fn turn(&self, id: ObjectId) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = lock(&self.turns);
         if let Some(turn) = turns.get(&id).and_then(Weak::upgrade) {
             return turn;
@@ -387,29 +592,35 @@ impl Inner {
         turn
     }
 
-    /// Forgets a copy; its file goes with the last reader. Returns its bytes.
-    fn free(&self, id: ObjectId) -> u64 {
-        match lock(&self.held).remove(&id) {
-            Some(local) => {
-                local.doom();
-                local.size
-            }
-            None => 0,
+    /// Forgets a copy; its bytes go with the last reader. Returns how many.
+    pub fn free(&self, id: ObjectId) -> u64 {
+        let bytes = self.tier.free(id);
+        if self.tier.wants_maintenance() {
+            self.spiller.wake();
         }
+        bytes
     }
 
-    fn refused(&self, bucket: &BucketName, key: &Key, refused: Refused) -> Error {
-        match refused {
-            Refused::Error(e) => e,
-            Refused::NoSpace { wanted, used, limit } => {
-                add(&self.counters.refused, 1);
-                Error::NoSpace { bucket: bucket.to_string(), key: key.to_string(), wanted, used, limit }
+    pub fn refused(&self, bucket: &BucketName, key: &Key, memory: bool, refused: Refused) -> Error {
+        let space = self.tier.space(memory);
+        let (wanted, used) = match refused {
+            Refused::Full(full) => (full.wanted, full.charged),
+            // The disk is full of other people's files: the same to the writer, and nothing is lost.
+            Refused::Error(Error::File { action: "allocate", source, .. })
+                if matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::ENOMEM)) =>
+            {
+                tracing::warn!(error = %source, "the device is full before the limit is reached; lower `limit` in [geds]");
+                (0, space.charged())
             }
-        }
+            Refused::Error(e) => return e,
+        };
+        add(&self.counters.refused, 1);
+        let setting = if memory { "memory" } else { "limit" };
+        Error::NoSpace { bucket: bucket.to_string(), key: key.to_string(), wanted, used, limit: space.limit, setting }
     }
 
     /// Frees the copies of an object that the catalog has forgotten: here at once, elsewhere in the background.
-    fn release(self: &Arc<Self>, meta: ObjectMeta) {
+    pub fn release(self: &Arc<Self>, meta: ObjectMeta) {
         self.free(meta.id);
         let inner = self.clone();
         self.handle.spawn(async move {
@@ -430,27 +641,48 @@ impl Inner {
         });
     }
 
-    /// Tells the catalog of a sealed file. Runs to its end once started: its outcome decides about the file.
-    async fn commit(self: Arc<Self>, bucket: BucketName, key: Key, local: Local, if_absent: bool) -> Result<ObjectMeta> {
+    /// Records a sealed object and makes it durable, before the catalog hears of it. Blocks.
+    pub fn keep_durably(&self, local: Local) -> Result<Arc<Local>> {
+        let id = local.id;
+        self.sealing_begins(id);
+        let kept = self.tier.keep(local).and_then(|local| {
+            local.sync().and_then(|()| self.tier.sync()).map(|()| local)
+        });
+        if kept.is_err() {
+            self.free(id);
+            self.sealing_ends(id);
+        }
+        kept
+    }
+
+    /// Tells the catalog of an object that is durable here. Runs to its end once started: its outcome decides about the object.
+    pub async fn commit(
+        self: Arc<Self>,
+        bucket: BucketName,
+        key: Key,
+        local: Arc<Local>,
+        if_absent: bool,
+        attributes: Attributes,
+    ) -> Result<ObjectMeta> {
         let (id, size, checksum) = (local.id, local.size, local.checksum);
-        // From the moment the catalog has it, peers may ask for it, and it must outlive this process.
-        local.keep();
-        lock(&self.sealing).insert(id);
-        lock(&self.held).insert(id, Arc::new(local));
+        drop(local);
         let mut wait = SEAL_WAIT;
         let mut attempt = 0;
+        let began = Instant::now();
         loop {
             attempt += 1;
             let new = NewObject { id, size, checksum, site: self.site.clone(), if_absent };
-            match self.catalog.seal(&bucket, &key, new).await {
+            match self.catalog.seal_with(&bucket, &key, new, attributes.clone()).await {
                 Ok(sealed) => {
-                    lock(&self.sealing).remove(&id);
+                    self.sealing_ends(id);
                     add(&self.counters.sealed, 1);
                     add(&self.counters.sealed_bytes, size);
+                    self.timings.seal.add(began.elapsed());
+                    self.by_bucket.sealed(&bucket, size);
                     if let Some(old) = sealed.replaced {
                         self.release(old);
                     }
-                    return Ok(sealed.object);
+                    return self.settle_debt(sealed.object).await;
                 }
                 Err(e) if e.is_uncertain() && attempt < SEAL_TRIES => {
                     tracing::warn!(%bucket, %key, attempt, error = %e, "the namenode's answer to a seal is missing; asking again");
@@ -461,7 +693,7 @@ impl Inner {
                 Err(e) if e.is_uncertain() => return Err(e),
                 Err(e) => {
                     self.free(id);
-                    lock(&self.sealing).remove(&id);
+                    self.sealing_ends(id);
                     return Err(e);
                 }
             }
@@ -470,8 +702,8 @@ impl Inner {
 
     /// Opens exactly this epoch.
     async fn open(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Object> {
-        if let Some(local) = self.held(meta.id) {
-            match map(meta.clone(), local).await {
+        if let Some(local) = self.tier.get(meta.id) {
+            match self.map(meta.clone(), local).await {
                 Ok(object) => {
                     add(&self.counters.opened_local, 1);
                     return Ok(object);
@@ -502,9 +734,19 @@ impl Inner {
     async fn fetch(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Object> {
         let turn = self.turn(meta.id);
         let _turn = turn.lock().await;
-        if let Some(local) = self.held(meta.id) {
-            return map(meta.clone(), local).await;
+        if let Some(local) = self.tier.get(meta.id) {
+            return self.map(meta.clone(), local).await;
         }
+        let began = Instant::now();
+        let fetched = self.fetch_held(meta).await;
+        if fetched.is_ok() {
+            self.timings.fetch.add(began.elapsed());
+        }
+        fetched
+    }
+
+    /// The same, within the object's turn and not here.
+    async fn fetch_held(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Object> {
         let mut tried = Vec::new();
         let others = meta.sites.iter().filter(|holder| holder.site != self.site);
         for holder in others {
@@ -533,20 +775,20 @@ impl Inner {
         Err(Error::Unreachable { bucket: meta.bucket.to_string(), key: meta.key.to_string(), tried: tried.join("; ") })
     }
 
-    async fn from_peer(&self, meta: &ObjectMeta, holder: &Holder) -> Result<Draft> {
+    async fn from_peer(self: &Arc<Self>, meta: &ObjectMeta, holder: &Holder) -> Result<Draft> {
         let mut client = PeerClient::dial(&self.dialer, &holder.site, &holder.address).await?;
         let mut download = client.get_copy(meta).await?;
-        let mut draft = self.draft(meta)?;
+        let mut draft = self.draft(meta).await?;
         while let Some(chunk) = download.chunk().await? {
             let done;
-            (draft, done) = append(draft, chunk).await?;
-            done.map_err(|refused| self.refused(&meta.bucket, &meta.key, refused))?;
+            (draft, done) = write_chunk(draft, chunk).await?;
+            done.map_err(|refused| self.refused(&meta.bucket, &meta.key, false, refused))?;
         }
         Ok(draft)
     }
 
-    async fn from_persist(&self, meta: &ObjectMeta, persist: &Persist, location: &str) -> Result<Draft> {
-        let mut draft = self.draft(meta)?;
+    async fn from_persist(self: &Arc<Self>, meta: &ObjectMeta, persist: &Persist, location: &str) -> Result<Draft> {
+        let mut draft = self.draft(meta).await?;
         let silent = |_| Error::Remote {
             kind: Kind::DeadlineExceeded,
             message: format!("{persist} sent nothing of {location} for {} s", PERSIST_SILENCE.as_secs()),
@@ -557,23 +799,26 @@ impl Inner {
                 return Err(damaged(meta, format!("in {persist}"), "it is longer than it should be".into()));
             }
             let done;
-            (draft, done) = append(draft, chunk).await?;
-            done.map_err(|refused| self.refused(&meta.bucket, &meta.key, refused))?;
+            (draft, done) = write_chunk(draft, chunk).await?;
+            done.map_err(|refused| self.refused(&meta.bucket, &meta.key, false, refused))?;
         }
         Ok(draft)
     }
 
-    /// A place for a copy, with its space reserved before the first byte comes.
-    fn draft(&self, meta: &ObjectMeta) -> Result<Draft> {
-        let mut draft = self.folder.create(meta.id)?;
-        draft.reserve(meta.size).map_err(|refused| self.refused(&meta.bucket, &meta.key, refused))?;
-        Ok(draft)
+    /// A place for a copy, with its space reserved before the first byte comes. Fetched copies lie on the disk.
+    async fn draft(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Draft> {
+        let draft = self.tier.create(meta.id, false);
+        let (bucket, key) = (meta.bucket.clone(), meta.key.clone());
+        let mut writer = Writer { inner: self.clone(), bucket, key, if_absent: false, attributes: Attributes::default(), draft };
+        writer.room(meta.size).await?;
+        Ok(writer.draft)
     }
 
     /// Seals what came, if it is what the catalog says.
     async fn receive(&self, meta: &ObjectMeta, draft: impl Future<Output = Result<Draft>>) -> Result<Local> {
         let draft = draft.await?;
-        let local = compute(move || draft.seal()).await??;
+        let local = compute(move || draft.seal()).await?;
+        let local = local.map_err(|refused| self.refused(&meta.bucket, &meta.key, false, refused))?;
         if local.size != meta.size || local.checksum != meta.checksum {
             let found = format!("{} bytes of {} came, with checksum {:016x}", local.size, meta.size, local.checksum);
             return Err(damaged(meta, "on its way or at its source".into(), found));
@@ -582,12 +827,13 @@ impl Inner {
     }
 
     /// Keeps a fetched copy if the object is still there, and opens it in any case.
-    async fn adopt(&self, meta: &ObjectMeta, local: Local) -> Result<Object> {
+    async fn adopt(self: &Arc<Self>, meta: &ObjectMeta, local: Local) -> Result<Object> {
         add(&self.counters.fetched, 1);
         add(&self.counters.fetched_bytes, local.size);
-        local.keep();
-        let local = Arc::new(local);
-        lock(&self.held).insert(meta.id, local.clone());
+        let inner = self.clone();
+        let local = compute(move || inner.keep_durably(local)).await??;
+        self.sealing_ends(meta.id);
+        local.persisted.store(meta.persisted.is_some(), SeqCst);
         match self.catalog.add_holder(&meta.bucket, &meta.key, meta.epoch, &self.site).await {
             Ok(_) => {}
             // If the catalog counts this copy, it must stay; if not, a sweep finds it.
@@ -599,31 +845,15 @@ impl Inner {
                 self.free(meta.id);
             }
         }
-        map(meta.clone(), local).await
+        self.map(meta.clone(), local).await
     }
 
     /// Uploads one object and frees the copy here. False: there was nothing to do, or the object changed meanwhile.
-    async fn spill(self: &Arc<Self>, persist: &Persist, meta: &ObjectMeta) -> Result<bool> {
+    pub async fn spill(self: &Arc<Self>, persist: &Persist, meta: &ObjectMeta, pace: &Pace) -> Result<bool> {
         let turn = self.turn(meta.id);
         let _turn = turn.lock().await;
-        let Some(local) = self.held(meta.id) else { return Ok(false) };
-        let uploaded = match &meta.persisted {
-            Some(location) => persist.size(location).await.is_ok_and(|size| size == meta.size),
-            None => false,
-        };
-        if !uploaded {
-            let object = map(meta.clone(), local).await?;
-            let location = persist.put(meta.id, Bytes::from_owner(object), meta.checksum).await?;
-            if let Err(e) = self.catalog.mark_persisted(&meta.bucket, &meta.key, meta.epoch, &location).await {
-                if e.is_uncertain() {
-                    return Err(e);
-                }
-                // Renamed, it may be uploaded by others at this same place; only what is gone for good is removed.
-                if self.catalog.find(meta.id).await?.is_none() {
-                    persist.delete(&location).await?;
-                }
-                return Ok(false);
-            }
+        if self.upload_held(persist, meta, pace).await?.is_none() {
+            return Ok(false);
         }
         match self.catalog.drop_holder(&meta.bucket, &meta.key, meta.epoch, &self.site).await {
             Ok(_) => {}
@@ -635,199 +865,54 @@ impl Inner {
         add(&self.counters.spilled_bytes, meta.size);
         Ok(true)
     }
+
+    /// Sees to it that the persistency tier has an object of which a copy is here. `None`: it is not here, or changed meanwhile.
+    pub async fn upload(self: &Arc<Self>, persist: &Persist, meta: &ObjectMeta, pace: &Pace) -> Result<Option<ObjectMeta>> {
+        let turn = self.turn(meta.id);
+        let _turn = turn.lock().await;
+        self.upload_held(persist, meta, pace).await
+    }
+
+    /// Upload, verify, record; within the object's turn.
+    async fn upload_held(self: &Arc<Self>, persist: &Persist, meta: &ObjectMeta, pace: &Pace) -> Result<Option<ObjectMeta>> {
+        let Some(local) = self.tier.get(meta.id) else { return Ok(None) };
+        let there = match &meta.persisted {
+            Some(location) => persist.size(location).await.is_ok_and(|size| size == meta.size),
+            None => false,
+        };
+        if there {
+            local.persisted.store(true, SeqCst);
+            return Ok(Some(meta.clone()));
+        }
+        let object = self.map(meta.clone(), local.clone()).await?;
+        // What the pace costs comes on top.
+        let longest = PERSIST_SILENCE * 4 + Duration::from_secs(meta.size / PERSIST_RATE_MIN) + pace.at_most(meta.size);
+        let began = Instant::now();
+        let put = persist.put(meta.id, Bytes::from_owner(object), meta.checksum, pace);
+        let location = tokio::time::timeout(longest, put).await.map_err(|_| Error::Remote {
+            kind: Kind::DeadlineExceeded,
+            message: format!("{persist} did not take {}/{} within {} s", meta.bucket, meta.key, longest.as_secs()),
+        })??;
+        match self.catalog.mark_persisted(&meta.bucket, &meta.key, meta.epoch, &location).await {
+            Ok(now) => {
+                local.persisted.store(true, SeqCst);
+                self.timings.upload.add(began.elapsed());
+                add(&self.counters.uploaded, 1);
+                add(&self.counters.uploaded_bytes, meta.size);
+                Ok(Some(now))
+            }
+            Err(e) if e.is_uncertain() => Err(e),
+            Err(_) => {
+                // Renamed, it may be uploaded by others at this same place; only what is gone for good is removed.
+                if self.catalog.find(meta.id).await?.is_none() {
+                    persist.delete(&location).await?;
+                }
+                Ok(None)
+            }
+        }
+    }
 }
 
 fn damaged(meta: &ObjectMeta, place: String, found: String) -> Error {
     Error::Damaged { bucket: meta.bucket.to_string(), key: meta.key.to_string(), place, found }
-}
-
-/// An object being written. Its calls wait for the disk, so tasks should make them through `spawn_blocking` when they are large.
-///
-/// Dropped without [`Writer::seal`], nothing remains of it.
-pub struct Writer {
-    inner: Arc<Inner>,
-    bucket: BucketName,
-    key: Key,
-    if_absent: bool,
-    draft: Draft,
-}
-
-impl Writer {
-    pub fn bucket(&self) -> &BucketName {
-        &self.bucket
-    }
-    pub fn key(&self) -> &Key {
-        &self.key
-    }
-    pub fn id(&self) -> ObjectId {
-        self.draft.id
-    }
-
-    /// Writes anywhere; a gap reads as zeros. Refused as a whole if the space limit would be passed.
-    pub fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<()> {
-        self.draft.write_at(offset, data).map_err(|refused| self.inner.refused(&self.bucket, &self.key, refused))
-    }
-
-    /// Takes the space for `len` bytes before they are written.
-    pub fn reserve(&mut self, len: u64) -> Result<()> {
-        self.draft.reserve(len).map_err(|refused| self.inner.refused(&self.bucket, &self.key, refused))
-    }
-
-    /// Reads what was written; fewer bytes than asked for only at the end.
-    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        if offset >= self.len() {
-            return Ok(0);
-        }
-        let n = buf.len().min(usize::try_from(self.len() - offset).unwrap_or(usize::MAX));
-        self.draft.read_at(offset, &mut buf[..n])
-    }
-
-    /// Bytes.
-    pub fn len(&self) -> u64 {
-        self.draft.len()
-    }
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Cuts the object or extends it with zeros.
-    pub fn set_len(&mut self, len: u64) -> Result<()> {
-        self.draft.set_len(len).map_err(|refused| self.inner.refused(&self.bucket, &self.key, refused))
-    }
-
-    /// Makes the object durable, then visible.
-    pub async fn seal(self) -> Result<ObjectMeta> {
-        self.seal_if(None).await
-    }
-
-    /// Seals only what has this checksum, if one is given.
-    pub(crate) async fn seal_if(self, checksum: Option<u64>) -> Result<ObjectMeta> {
-        let Writer { inner, bucket, key, if_absent, draft } = self;
-        let local = compute(move || draft.seal()).await??;
-        if let Some(wanted) = checksum.filter(|wanted| *wanted != local.checksum) {
-            return Err(Error::Damaged {
-                bucket: bucket.to_string(),
-                key: key.to_string(),
-                place: "on its way".into(),
-                found: format!("checksum {:016x} came, {wanted:016x} was sent", local.checksum),
-            });
-        }
-        // A task of its own, so that a caller who stops waiting doesn't stop it half-way.
-        joined(tokio::spawn(inner.commit(bucket, key, local, if_absent)).await)?
-    }
-
-    /// [`Writer::seal`] for a plain thread. Panics on a thread of the runtime.
-    pub fn seal_blocking(self) -> Result<ObjectMeta> {
-        let Writer { inner, bucket, key, if_absent, draft } = self;
-        let local = draft.seal()?;
-        let handle = inner.handle.clone();
-        handle.block_on(inner.commit(bucket, key, local, if_absent))
-    }
-
-    /// Drops what was written.
-    pub fn abort(self) {}
-}
-
-/// A node's calls for plain threads. They panic on a thread of the runtime, which must not be blocked.
-///
-/// A program knows nothing of hubs that start again and agents that come back: what fails because somebody is away is tried again for
-/// [`AWAY_MAX`].
-#[derive(Clone)]
-pub struct Blocking {
-    node: Node,
-}
-
-impl Blocking {
-    fn wait<T>(&self, call: impl Future<Output = T>) -> T {
-        self.node.inner.handle.block_on(call)
-    }
-
-    /// Calls until the answer is not that somebody is away. The call is told whether an earlier one may have had its effect.
-    fn patient<T, F: Future<Output = Result<T>>>(&self, call: impl Fn(bool) -> F) -> Result<T> {
-        self.wait(async {
-            let end = tokio::time::Instant::now() + AWAY_MAX;
-            let mut again = false;
-            loop {
-                match call(again).await {
-                    Err(e) if matches!(e.kind(), Kind::Unavailable | Kind::DeadlineExceeded) && tokio::time::Instant::now() < end => {
-                        tracing::debug!(error = %e, "tried again");
-                        again = true;
-                        tokio::time::sleep(AWAY_PAUSE).await;
-                    }
-                    answer => return answer,
-                }
-            }
-        })
-    }
-
-    pub fn node(&self) -> &Node {
-        &self.node
-    }
-    pub fn create_bucket(&self, bucket: &BucketName) -> Result<bool> {
-        self.patient(|_| self.node.create_bucket(bucket))
-    }
-    pub fn buckets(&self) -> Result<Vec<BucketName>> {
-        self.patient(|_| self.node.buckets())
-    }
-    pub fn create(&self, bucket: &BucketName, key: &Key) -> Result<Writer> {
-        self.patient(|_| self.node.create(bucket, key))
-    }
-    pub fn create_new(&self, bucket: &BucketName, key: &Key) -> Result<Writer> {
-        self.patient(|_| self.node.create_new(bucket, key))
-    }
-    pub fn seal(&self, writer: Writer) -> Result<ObjectMeta> {
-        writer.seal_blocking()
-    }
-
-    /// After the catalog's answer, an object that is here is mapped by this very thread.
-    pub fn open(&self, bucket: &BucketName, key: &Key) -> Result<Object> {
-        let inner = &self.node.inner;
-        let meta = self.patient(|_| inner.catalog.lookup(bucket, key))?;
-        if let Some(local) = inner.held(meta.id) {
-            match Object::new(meta, local) {
-                Ok(object) => {
-                    add(&inner.counters.opened_local, 1);
-                    return Ok(object);
-                }
-                Err(Error::Damaged { .. }) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        self.patient(|_| self.node.open_object(bucket, key))
-    }
-    pub fn stat(&self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
-        self.patient(|_| self.node.stat(bucket, key))
-    }
-    pub fn list(&self, bucket: &BucketName, prefix: &str, delimiter: Option<char>, page: Page) -> Result<Listing> {
-        self.patient(|_| self.node.list(bucket, prefix, delimiter, page.clone()))
-    }
-    pub fn delete(&self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
-        let meta = self.stat(bucket, key)?;
-        self.patient(|again| {
-            let known = meta.clone();
-            async move {
-                match self.node.delete(bucket, key).await {
-                    // By the call whose answer was lost.
-                    Err(e) if again && e.kind() == Kind::NotFound => Ok(known),
-                    answer => answer,
-                }
-            }
-        })
-    }
-    pub fn rename(&self, bucket: &BucketName, from: &Key, to: &Key) -> Result<ObjectMeta> {
-        let meta = self.stat(bucket, from)?;
-        self.patient(|again| async move {
-            match self.node.rename(bucket, from, to).await {
-                Err(e) if again && e.kind() == Kind::NotFound => match self.node.stat(bucket, to).await {
-                    // By the call whose answer was lost.
-                    Ok(there) if there.id == meta.id => Ok(there),
-                    _ => Err(e),
-                },
-                answer => answer,
-            }
-        })
-    }
-    pub fn spill(&self, bucket: &BucketName, prefix: &str) -> Result<(u64, u64)> {
-        self.wait(self.node.spill(bucket, prefix))
-    }
 }

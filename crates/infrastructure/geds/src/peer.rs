@@ -11,7 +11,7 @@
 //! A length is checked before anything is allocated, and every wait has an end. The certificate's name decides what a peer may ask:
 //! sites read, ask for more copies and tell that copies may be freed; only the hub and users write, delete and spill.
 
-use crate::{BucketName, Error, Key, Node, Object, ObjectId, ObjectMeta, Result, Writer};
+use crate::{Attributes, BucketName, Error, Key, Node, Object, ObjectId, ObjectMeta, Result, Writer};
 use base::{
     Kind, SiteId,
     identity::{self, Dialer},
@@ -58,6 +58,7 @@ enum Request {
         /// Bytes to come, if known: then space is reserved at once.
         size: Option<u64>,
         if_absent: bool,
+        attributes: Attributes,
     },
     Commit {
         checksum: u64,
@@ -82,6 +83,7 @@ enum Request {
         bucket: BucketName,
         prefix: String,
     },
+    Metrics,
 }
 
 impl Request {
@@ -94,6 +96,7 @@ impl Request {
             Request::Keep { .. } => "ask for copies",
             Request::Remove { .. } => "delete objects",
             Request::Spill { .. } => "spill objects",
+            Request::Metrics => "read metrics",
         }
     }
 
@@ -115,6 +118,7 @@ enum Reply {
     Meta(ObjectMeta),
     Freed { bytes: u64 },
     Spilled { objects: u64, bytes: u64 },
+    Metrics { text: String },
     Failed { kind: Kind, message: String },
 }
 
@@ -283,8 +287,9 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(node: &Node,
                     Err(e) => Err(e),
                 }
             }
-            Request::Put { bucket, key, size, if_absent } => match start(node, &bucket, &key, size, if_absent).await {
-                Ok(writer) => {
+            Request::Put { bucket, key, size, if_absent, attributes } => match start(node, &bucket, &key, size, if_absent).await {
+                Ok(mut writer) => {
+                    writer.set_attributes(attributes);
                     wire.send(&Reply::Ready).await?;
                     take(&mut wire, writer).await?
                 }
@@ -301,6 +306,8 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(node: &Node,
             Request::Spill { bucket, prefix } => {
                 node.spill(&bucket, &prefix).await.map(|(objects, bytes)| Reply::Spilled { objects, bytes })
             }
+            // At most 40 KiB with all buckets that have lines of their own.
+            Request::Metrics => Ok(Reply::Metrics { text: node.metrics() }),
         };
         match done {
             Ok(reply) => wire.send(&reply).await?,
@@ -345,7 +352,7 @@ async fn send_object<S: Io>(node: &Node, wire: &mut Wire<S>, object: &Object, of
 async fn start(node: &Node, bucket: &BucketName, key: &Key, size: Option<u64>, if_absent: bool) -> Result<Writer> {
     let mut writer = node.create_with(bucket, key, if_absent).await?;
     if let Some(size) = size {
-        writer.reserve(size)?;
+        writer.room(size).await?;
     }
     Ok(writer)
 }
@@ -359,6 +366,10 @@ async fn take<S: Io>(wire: &mut Wire<S>, writer: Writer) -> Result<Result<Reply>
             Some(Frame::Data(data)) => {
                 // After a failure the rest is read and dropped, so that the answer finds the client listening.
                 if let Ok(mut writer) = state {
+                    if let Err(e) = writer.room(writer.len().saturating_add(data.len() as u64)).await {
+                        state = Err(e);
+                        continue;
+                    }
                     let written = tokio::task::spawn_blocking(move || {
                         let at = writer.len();
                         writer.write_at(at, &data).map(|()| writer)
@@ -483,7 +494,7 @@ impl PeerClient {
         Ok(Download { client: self, rest })
     }
 
-    /// Writes an object: it is sealed at the site when the stream has ended, or not at all. `size` reserves its space if it is known.
+    /// [`PeerClient::put_with`] no attributes.
     pub async fn put<E: fmt::Display>(
         &mut self,
         bucket: &BucketName,
@@ -492,7 +503,20 @@ impl PeerClient {
         if_absent: bool,
         content: impl Stream<Item = Result<Bytes, E>> + Send,
     ) -> Result<ObjectMeta> {
-        let request = Request::Put { bucket: bucket.clone(), key: key.clone(), size, if_absent };
+        self.put_with(bucket, key, size, if_absent, Attributes::default(), content).await
+    }
+
+    /// Writes an object: it is sealed at the site when the stream has ended, or not at all. `size` reserves its space if it is known.
+    pub async fn put_with<E: fmt::Display>(
+        &mut self,
+        bucket: &BucketName,
+        key: &Key,
+        size: Option<u64>,
+        if_absent: bool,
+        attributes: Attributes,
+        content: impl Stream<Item = Result<Bytes, E>> + Send,
+    ) -> Result<ObjectMeta> {
+        let request = Request::Put { bucket: bucket.clone(), key: key.clone(), size, if_absent, attributes };
         match self.ask(&request).await? {
             Reply::Ready => self.busy = true,
             _ => return self.odd(),
@@ -537,6 +561,14 @@ impl PeerClient {
     pub async fn stat(&mut self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
         match self.ask(&Request::Stat { bucket: bucket.clone(), key: key.clone() }).await? {
             Reply::Meta(meta) => Ok(meta),
+            _ => self.odd(),
+        }
+    }
+
+    /// The site's metrics, as Prometheus reads them.
+    pub async fn metrics(&mut self) -> Result<String> {
+        match self.ask(&Request::Metrics).await? {
+            Reply::Metrics { text } => Ok(text),
             _ => self.odd(),
         }
     }

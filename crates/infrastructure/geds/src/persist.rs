@@ -3,7 +3,7 @@
 //! An object lies under its id, so nothing is ever overwritten and a name from outside never becomes a path. Who uploads reads the
 //! object back before anyone relies on it. Nothing here decides what is uploaded or removed.
 
-use crate::{Error, ObjectId, Result};
+use crate::{Error, ObjectId, Result, spill::Pace};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
@@ -127,12 +127,13 @@ impl Persist {
         Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name })
     }
 
-    /// Uploads an object and reads it back. The location is worth recording only when this returned.
-    pub(crate) async fn put(&self, id: ObjectId, content: Bytes, checksum: u64) -> Result<String> {
+    /// Uploads an object, not faster than `pace`, and reads it back. The location is worth recording only when this returned.
+    pub(crate) async fn put(&self, id: ObjectId, content: Bytes, checksum: u64, pace: &Pace) -> Result<String> {
         let location = format!("objects/{id}");
         let path = Location::from(location.as_str());
         let size = content.len();
         if size <= PART_BYTES {
+            pace.wait(size as u64).await;
             self.store.put(&path, content.into()).await.map_err(failed("write", &location))?;
         } else {
             let upload = self.store.put_multipart(&path).await.map_err(failed("write", &location))?;
@@ -145,7 +146,9 @@ impl Persist {
                     }
                     return Err(failed("write", &location)(source));
                 }
-                upload.put(content.slice(at..size.min(at + PART_BYTES)));
+                let part = content.slice(at..size.min(at + PART_BYTES));
+                pace.wait(part.len() as u64).await;
+                upload.put(part);
             }
             upload.finish().await.map_err(failed("write", &location))?;
         }

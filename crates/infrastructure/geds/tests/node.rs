@@ -63,13 +63,18 @@ async fn write_seal_read() {
     assert!(object.is_empty() && object.bytes().is_empty());
 
     // Names on disk are ids, private to the owner.
-    for entry in std::fs::read_dir(here.folder("edge").join("sealed")).unwrap() {
-        let entry = entry.unwrap();
-        let name = entry.file_name().into_string().unwrap();
-        assert!(name.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'), "{name}");
-        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    put(&edge, "large", &content(9, 3 << 20)).await;
+    for folder in ["sealed", "segments"] {
+        let folder = here.folder("edge").join(folder);
+        assert!(folder.read_dir().unwrap().count() > 0);
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            assert!(name.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'), "{name}");
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        }
     }
-    assert!(edge.metrics().contains("cloudskin_geds_sealed_total 4\n"), "{}", edge.metrics());
+    assert!(edge.metrics().contains("cloudskin_geds_sealed_total 5\n"), "{}", edge.metrics());
 }
 
 #[tokio::test]
@@ -88,7 +93,7 @@ async fn a_bucket_must_exist_and_a_key_may_be_taken_once() {
     first.seal().await.unwrap();
     assert_eq!(second.seal().await.unwrap_err().kind(), Kind::AlreadyExists);
     assert_eq!(get(&edge, "one").await.unwrap().bytes(), b"first");
-    assert_eq!(files(&here.folder("edge")), (0, 1), "the loser leaves nothing");
+    assert_eq!(count(&edge), 1, "the loser leaves nothing");
     assert_eq!(edge.used_bytes(), 5);
 }
 
@@ -136,7 +141,7 @@ async fn holders_are_told_to_free() {
     put(&cloud, "replaced", b"4").await;
     until("edge frees both", || edge.used_bytes() == 0).await;
     assert_eq!(cloud.used_bytes(), 1);
-    assert_eq!(files(&here.folder("edge")), (0, 0));
+    assert_eq!(count(&edge), 0);
 
     // A rename moves nothing and replaces what was there.
     put(&edge, "from", b"12").await;
@@ -167,7 +172,8 @@ async fn a_restart_takes_objects_back_and_removes_leftovers() {
     here.namenode.delete(&bucket("data"), &key("gone")).await.unwrap();
 
     let edge = here.node("edge").await;
-    assert_eq!(files(&folder), (0, 3), "two objects and the stranger");
+    assert_eq!(files(&folder), (0, 1), "only the stranger");
+    assert_eq!(count(&edge), 2);
     assert_eq!(edge.used_bytes(), 100_005);
     assert_eq!(get(&edge, "kept").await.unwrap().bytes(), data);
     assert_eq!(get(&edge, "elsewhere").await.unwrap().bytes(), b"moved");
@@ -184,8 +190,8 @@ async fn dropped_writers_leave_nothing() {
     let mut dropped = create(&edge, "a").await;
     dropped.write_at(0, &[1; 1000]).unwrap();
     let mut aborted = create(&edge, "b").await;
-    aborted.write_at(0, &[1; 1000]).unwrap();
-    assert_eq!((edge.used_bytes(), files(&here.folder("edge"))), (2000, (2, 0)));
+    aborted.write_at(0, &vec![1; 3 << 20]).unwrap();
+    assert_eq!((edge.used_bytes(), files(&here.folder("edge"))), (1000 + (3 << 20), (1, 0)));
     drop(dropped);
     aborted.abort();
     assert_eq!((edge.used_bytes(), files(&here.folder("edge"))), (0, (0, 0)));
@@ -208,8 +214,7 @@ async fn readers_keep_the_epoch_that_they_opened() {
     drop(old);
     assert_eq!(clone.bytes(), old_data);
     drop(clone);
-    assert_eq!(edge.used_bytes(), 0);
-    assert_eq!(files(&here.folder("edge")), (0, 0));
+    assert_eq!((edge.used_bytes(), count(&edge)), (0, 0));
 }
 
 #[tokio::test]
@@ -253,7 +258,9 @@ async fn spill_and_read_back() {
 
 #[tokio::test]
 async fn a_spilled_object_may_come_back_while_it_is_still_read() {
-    let here = Installation::new().await.with_folder_persist();
+    let mut here = Installation::new().await.with_folder_persist();
+    // A catalog without leases: with one, the copy that is still read is opened again instead.
+    here.catalog = Flaky::new(&here.namenode, 0, 0);
     let edge = here.node("edge").await;
     put(&edge, "k", b"content").await;
     let before = get(&edge, "k").await.unwrap();
@@ -266,7 +273,7 @@ async fn a_spilled_object_may_come_back_while_it_is_still_read() {
     edge.stop().await;
     let edge = here.node("edge").await;
     assert_eq!(get(&edge, "k").await.unwrap().bytes(), b"content");
-    assert_eq!(files(&here.folder("edge")), (0, 1));
+    assert_eq!(count(&edge), 1);
 }
 
 #[tokio::test]
@@ -320,10 +327,12 @@ async fn damage_is_found_and_another_copy_is_used() {
     get(&cloud, "two").await.unwrap();
     put(&cloud, "one", &data).await;
     cloud.stop().await;
-    for entry in std::fs::read_dir(here.folder("cloud").join("sealed")).unwrap() {
+    for entry in std::fs::read_dir(here.folder("cloud").join("segments")).unwrap() {
         let path = entry.unwrap().path();
         let mut bytes = std::fs::read(&path).unwrap();
+        // Both objects, which lie one behind the other.
         bytes[40_000] ^= 1;
+        bytes[90_000] ^= 1;
         std::fs::write(&path, bytes).unwrap();
     }
     let cloud = here.node("cloud").await;
@@ -366,7 +375,7 @@ async fn the_limit_is_hard() {
     let error = writer.write_at(400, &[2; 1]).unwrap_err();
     assert_eq!(error.kind(), Kind::ResourceExhausted);
     let text = error.to_string();
-    assert!(["data/b", "1 bytes wanted", "1000 of 1000", "spill", "`limit`"].iter().all(|part| text.contains(part)), "{text}");
+    assert!(["data/b", "8 bytes wanted", "1000 of 1000", "spill", "`limit`"].iter().all(|part| text.contains(part)), "{text}");
     assert!(writer.set_len(401).is_err());
     assert_eq!(writer.len(), 400);
     // The same bytes again take no more space, and a smaller object gives some back.
@@ -384,15 +393,15 @@ async fn the_limit_is_hard() {
     // Offsets that overflow are refused, not wrapped.
     let mut writer = create(&edge, "c").await;
     assert_eq!(writer.write_at(u64::MAX, b"x").unwrap_err().kind(), Kind::InvalidArgument);
-    // Many at once don't pass it.
+    // Many at once don't pass it. Each takes a multiple of 8 bytes.
     edge.delete(&bucket("data"), &key("b")).await.unwrap();
     let node = edge.node.clone();
     let writes = futures::future::join_all((0..30).map(|n| {
         let node = node.clone();
         async move { node.put(&bucket("data"), &key(&format!("many/{n}")), vec![0; 90].into()).await.is_ok() }
     }));
-    assert_eq!(writes.await.into_iter().filter(|done| *done).count(), 11);
-    assert_eq!(edge.used_bytes(), 990);
+    assert_eq!(writes.await.into_iter().filter(|done| *done).count(), 10);
+    assert_eq!((edge.used_bytes(), edge.disk().charged), (900, 960));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -691,7 +700,7 @@ async fn a_lost_answer_to_a_seal_is_asked_for_again() {
     edge.stop().await;
     let edge = here.node("edge").await;
     assert_eq!(get(&edge, "k").await.unwrap().bytes(), b"newer");
-    assert_eq!(files(&here.folder("edge")), (0, 1), "what it replaced is gone");
+    assert_eq!(count(&edge), 1, "what it replaced is gone");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -774,7 +783,8 @@ fn child_that_seals() {
 async fn acknowledged_seals_survive_a_kill() {
     use std::io::BufRead;
     for round in 0..4u64 {
-        let here = Installation::new().await;
+        let mut here = Installation::new().await;
+        here.lend_namenode().await;
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child_that_seals", "--ignored", "--nocapture", "--test-threads=1"])
             .env("GEDS_TEST_FOLDER", here.temp.path())
@@ -802,6 +812,7 @@ async fn acknowledged_seals_survive_a_kill() {
             keep(line);
         }
         assert!(acknowledged.len() > 4);
+        here.take_namenode_back().await;
         let edge = here.node("edge").await;
         let mut size = 0;
         for (name, (n, epoch)) in &acknowledged {

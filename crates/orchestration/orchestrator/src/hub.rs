@@ -22,6 +22,7 @@ use crate::{
     state::{JOBS_KEPT, State},
 };
 use base::{Kind, clock::now_ms, identity::Authority};
+use geds::Catalog;
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -331,12 +332,19 @@ impl Hub {
         for job in world.jobs.values().filter(|j| !j.state.ended()) {
             world.unconfirmed.extend(job.ranks.iter().filter(|r| r.state.alive()).map(|r| (job.n, r.rank, r.epoch)));
         }
+        let objects = Objects::open(&folder, &identity).await?;
+        // Of a hub that ended between the end of a job and the end of its lease.
+        for job in objects.catalog.jobs() {
+            if !world.job(&job).is_ok_and(|j| !j.state.ended()) {
+                objects.catalog.drop_job(&job).await?;
+            }
+        }
         Ok(Arc::new(Hub {
             lock: std::sync::Mutex::new(Some(lock)),
             world: Mutex::new(world),
             events: Events::new(state.clone()),
             state,
-            objects: Objects::open(&folder, &identity).await?,
+            objects,
             archive: options.archive,
             archiving: Semaphore::new(1),
             sweep: Notify::new(),
@@ -379,6 +387,8 @@ impl Hub {
         for (rank, site) in places.iter().enumerate() {
             job.put(rank as u32, site, now);
         }
+        // Before anyone can write for it. A lease whose job is never written down ends at the next start.
+        self.objects.catalog.keep_job(&job.id, 0).await?;
         self.state.save(Some(&job), None).await?;
         world.tell_start(&job, &(0..job.np).collect::<Vec<_>>());
         world.jobs.insert(n, job.clone());
@@ -458,6 +468,9 @@ impl Hub {
                 world.tell(&site, Body::Forget(proto::Forget { job: job.id.clone() }));
             }
             world.unusable.remove(&job.n);
+            if let Err(error) = self.objects.catalog.drop_job(&job.id).await {
+                tracing::warn!(job = job.id, %error, "the objects that were to go with the job stay until the hub's next start");
+            }
             self.logs.close(job.n);
             self.sweep.notify_one();
             self.events.add("job.ended", &job.id, format!("{:?} {}", job.state, job.reason).to_lowercase().trim_end()).await;

@@ -12,6 +12,7 @@
 pub mod advice;
 pub mod archive;
 pub mod checkpoints;
+mod door;
 pub mod events;
 pub mod http;
 pub mod hub;
@@ -29,7 +30,7 @@ pub mod state;
 
 use base::Kind;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig, server::TcpIncoming};
+use tonic::transport::Server;
 
 /// What went wrong, for people, and of what sort it is.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +145,7 @@ impl Handle {
     /// Ends sessions and ports, and leaves the data folder to another hub. What was told to anyone is on disk already.
     pub async fn shutdown(&self) {
         let _ = self.hub.stop.send(true);
+        self.hub.objects.catalog.close().await;
         self.hub.world.lock().await.sites.clear();
         self.hub.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
     }
@@ -161,23 +163,13 @@ impl Service {
         let (dashboard, streams) = (std::mem::take(&mut options.dashboard), options.streams.take());
         let advertise = options.advertise.take().unwrap_or_else(|| grpc.to_string());
         let hub = hub::Hub::open(options).await?;
-        // The authority's certificate goes with the hub's own: who joins knows the authority by its fingerprint only.
-        let chain = format!("{}{}", hub.identity.cert_pem, hub.identity.ca_pem);
-        let tls = ServerTlsConfig::new()
-            .identity(Identity::from_pem(chain, &hub.identity.key_pem))
-            .client_ca_root(Certificate::from_pem(hub.authority.ca_pem()))
-            .client_auth_optional(true);
-        let router = Server::builder()
-            .tls_config(tls)
-            .map_err(Error::internal)?
-            .add_service(proto::hub_server::HubServer::new(session::Rpc(hub.clone())))
-            .add_service(geds::rpc::server(hub.objects.catalog.clone(), objects::caller));
+        let router = Server::builder().add_service(proto::hub_server::HubServer::new(session::Rpc(hub.clone())));
+        let incoming = door::open(hub.clone(), listener)?;
         let mut stop = hub.stop.subscribe();
         tokio::spawn(async move {
             let stopped = async move {
                 let _ = stop.wait_for(|stop| *stop).await;
             };
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopped).await {
                 tracing::error!(%error, "gRPC server");
             }

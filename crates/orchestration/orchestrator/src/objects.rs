@@ -15,17 +15,17 @@ use crate::{
 };
 use base::{
     Kind, SiteId,
-    identity::{self, Dialer, Identity},
+    identity::{Dialer, Identity},
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
-use geds::{BucketName, Catalog, Key, Namenode, ObjectMeta, Page, PeerClient, Range, rpc::Caller};
+use geds::{Attributes, BucketName, Catalog, Imported, Key, Namenode, ObjectMeta, Page, PeerClient, Range};
 use serde::Serialize;
+use sqlx::Row;
 use std::{
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
-use tonic::{Request, Status};
 
 /// The bucket of snapshots.
 pub const CHECKPOINTS: &str = "checkpoints";
@@ -44,24 +44,69 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// Opens the catalog, `geds.sqlite` in the hub's folder: a file of its own, so that seals and the hub's own commits don't
-    /// wait for each other. `own` is the hub's identity.
+    /// Opens the catalog, `names` in the hub's folder. `own` is the hub's identity.
     pub async fn open(folder: &Path, own: &Identity) -> Result<Objects, Error> {
-        let catalog = Namenode::open(state::pool(&folder.join("geds.sqlite")).await?).await?;
+        let catalog = Namenode::open(folder.join("names")).await?;
+        take_over(&folder.join("geds.sqlite"), &catalog).await?;
         catalog.create_bucket(&BucketName::new(CHECKPOINTS)?).await?;
         Ok(Objects { catalog, dialer: own.dialer().map_err(Error::internal)? })
     }
 }
 
-/// Who calls the catalog, by the client's certificate.
-pub fn caller(request: &Request<()>) -> Result<Caller, Status> {
-    let certs = request.peer_certs().ok_or_else(|| Status::unauthenticated("a client certificate is needed; join first"))?;
-    let name = certs.first().and_then(|c| identity::name_of(c)).unwrap_or_default();
-    match identity::site_of(&name) {
-        _ if name == identity::HUB => Ok(Caller::Hub),
-        Some(site) => Ok(Caller::Site(site)),
-        None => Err(Status::permission_denied(format!("certificate {name:?} is neither a site's nor the hub's"))),
+/// Takes over the catalog of an installation that kept it in SQLite, if there is one, and puts its file aside. Broken off in its middle, it begins again:
+/// what was taken over is known.
+async fn take_over(file: &Path, catalog: &Namenode) -> Result<(), Error> {
+    if !file.exists() {
+        return Ok(());
     }
+    let pool = state::pool(file).await?;
+    for bucket in sqlx::query_scalar::<_, String>("SELECT name FROM geds_buckets").fetch_all(&pool).await? {
+        catalog.create_bucket(&BucketName::new(bucket)?).await?;
+    }
+    let rows = sqlx::query(
+        "SELECT o.bucket, o.key, o.id, o.epoch, o.size, o.checksum, o.persisted, o.created_ms, \
+         (SELECT group_concat(h.site) FROM geds_holders AS h WHERE h.id = o.id) AS sites FROM geds_objects AS o ORDER BY o.epoch",
+    );
+    let mut rows = rows.fetch(&pool);
+    let mut waiting = Vec::new();
+    let mut objects = 0;
+    loop {
+        let row = rows.next().await.transpose()?;
+        let end = row.is_none();
+        if let Some(row) = row {
+            let number = |column| row.try_get::<i64, _>(column).map(|n| u64::from_ne_bytes(n.to_ne_bytes()));
+            let sites: Option<String> = row.try_get("sites")?;
+            let object = ObjectMeta {
+                bucket: BucketName::new(row.try_get::<String, _>("bucket")?)?,
+                key: Key::new(row.try_get::<String, _>("key")?)?,
+                id: row.try_get::<String, _>("id")?.parse()?,
+                epoch: number("epoch")?,
+                size: number("size")?,
+                state: geds::State::Sealed,
+                checksum: number("checksum")?,
+                sites: Vec::new(),
+                persisted: row.try_get("persisted")?,
+                created_ms: number("created_ms")?,
+            };
+            // What is not a site's name was not written by us; a holder that nobody can dial is as good as none.
+            let sites = sites.iter().flat_map(|all| all.split(',')).filter_map(|site| SiteId::new(site).ok()).collect();
+            waiting.push(catalog.import(Imported { object, sites }));
+        }
+        // Together, so that they share the waits for the disk.
+        if end || waiting.len() == 1000 {
+            objects += waiting.len();
+            futures::future::try_join_all(waiting.drain(..)).await?;
+        }
+        if end {
+            break;
+        }
+    }
+    drop(rows);
+    pool.close().await;
+    let aside = file.with_extension("sqlite.imported");
+    std::fs::rename(file, &aside).map_err(|e| Error::internal(format!("put {} aside: {e}", file.display())))?;
+    tracing::info!(objects, aside = %aside.display(), "the catalog was taken over from SQLite");
+    Ok(())
 }
 
 /// An object as people see it.
@@ -80,6 +125,40 @@ pub struct Object {
     /// Rises with each writing of the key.
     pub epoch: u64,
     pub created_ms: u64,
+}
+
+/// An object with what its name carries besides.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct Detail {
+    #[serde(flatten)]
+    pub object: Object,
+    /// xxh3 of the content, in hexadecimal.
+    pub checksum: String,
+    /// The user's own. What is no UTF-8 in it is replaced.
+    pub metadata: String,
+    /// When it goes by itself; absent: it stays.
+    pub expires_ms: Option<u64>,
+    /// It goes when this job ends.
+    pub job: Option<String>,
+}
+
+/// How many objects an operation was about, and their bytes.
+#[derive(Clone, Copy, Debug, Serialize, utoipa::ToSchema)]
+pub struct Counted {
+    pub objects: u64,
+    pub bytes: u64,
+}
+
+/// How an object is put.
+#[derive(Clone, Debug, Default)]
+pub struct Put {
+    /// At this site; without one, at the first connected one that takes it.
+    pub site: Option<String>,
+    /// Bytes, if that is known: lets a site refuse before the first one.
+    pub size: Option<u64>,
+    /// Fail if the key is taken.
+    pub if_absent: bool,
+    pub attributes: Attributes,
 }
 
 impl From<ObjectMeta> for Object {
@@ -145,6 +224,13 @@ impl Hub {
         PeerClient::dial(&self.objects.dialer, &store.site, &store.address).await
     }
 
+    /// The metrics of a site's store, as Prometheus reads them.
+    pub async fn store_metrics(&self, site: &str) -> Result<String, Error> {
+        let stores = self.stores().await;
+        let Some(store) = stores.iter().find(|s| s.site.as_str() == site) else { return Err(self.missing(site, &stores).await) };
+        Ok(self.dial(store).await?.metrics().await?)
+    }
+
     /// The connected sites to ask for an object: its holders, then the others if `others`.
     async fn near(&self, meta: &ObjectMeta, others: bool) -> Vec<Store> {
         let holds = |store: &Store| meta.sites.iter().any(|h| h.site == store.site);
@@ -155,12 +241,11 @@ impl Hub {
         holders
     }
 
-    /// Writes an object at a site; without one, at the first connected one that takes it. Makes the bucket. `size` in bytes, if it is
-    /// known, lets a site refuse before the first byte.
-    pub async fn put_object(&self, bucket: &str, key: &str, site: Option<&str>, size: Option<u64>, content: &mut Content) -> Result<Object, Error> {
+    /// Writes an object. Makes the bucket.
+    pub async fn put_object(&self, bucket: &str, key: &str, put: &Put, content: &mut Content) -> Result<Object, Error> {
         let (bucket, key) = (BucketName::new(bucket)?, Key::new(key)?);
         let mut stores = self.stores().await;
-        if let Some(site) = site {
+        if let Some(site) = put.site.as_deref() {
             let Some(store) = stores.iter().find(|s| s.site.as_str() == site).cloned() else { return Err(self.missing(site, &stores).await) };
             stores = vec![store];
         }
@@ -169,7 +254,10 @@ impl Hub {
         let mut content = content.inspect(|_| begun.store(true, Ordering::Relaxed));
         let (mut tried, last) = (Vec::new(), stores.len().wrapping_sub(1));
         for (i, store) in stores.iter().enumerate() {
-            let sent = async { self.dial(store).await?.put(&bucket, &key, size, false, &mut content).await };
+            let sent = async {
+                let mut client = self.dial(store).await?;
+                client.put_with(&bucket, &key, put.size, put.if_absent, put.attributes.clone(), &mut content).await
+            };
             match sent.await {
                 Ok(meta) => return Ok(meta.into()),
                 // What has been taken from the stream can't be sent again.
@@ -182,14 +270,44 @@ impl Hub {
 
     /// Writes bytes that are here as an object.
     pub async fn put_bytes(&self, bucket: &str, key: &str, site: &str, bytes: Vec<u8>) -> Result<Object, Error> {
-        let size = bytes.len() as u64;
+        let put = Put { site: Some(site.into()), size: Some(bytes.len() as u64), ..Put::default() };
         let mut content: Content = futures::stream::iter([Ok(bytes.into())]).boxed();
-        self.put_object(bucket, key, Some(site), Some(size), &mut content).await
+        self.put_object(bucket, key, &put, &mut content).await
     }
 
     /// What an object is.
     pub async fn stat_object(&self, bucket: &str, key: &str) -> Result<ObjectMeta, Error> {
         Ok(self.objects.catalog.lookup(&BucketName::new(bucket)?, &Key::new(key)?).await?)
+    }
+
+    /// What an object is, and what its name carries besides.
+    pub async fn describe_object(&self, bucket: &str, key: &str) -> Result<Detail, Error> {
+        let meta = self.stat_object(bucket, key).await?;
+        let Attributes { metadata, expires_ms, job } = self.objects.catalog.attributes(&meta.bucket, &meta.key).await?;
+        Ok(Detail {
+            checksum: format!("{:016x}", meta.checksum),
+            object: meta.into(),
+            metadata: String::from_utf8_lossy(&metadata).into_owned(),
+            expires_ms: (expires_ms > 0).then_some(expires_ms),
+            job,
+        })
+    }
+
+    /// Removes `prefix` and all below it in one step. Sites free their copies a few seconds later.
+    pub async fn delete_objects(&self, bucket: &str, prefix: &str) -> Result<Counted, Error> {
+        let (objects, bytes) = self.objects.catalog.remove_prefix(&BucketName::new(bucket)?, prefix).await?;
+        Ok(Counted { objects, bytes })
+    }
+
+    /// Gives `from` and all below it the names at `to` in one step, instead of their own or besides; no data is moved. Makes the bucket.
+    pub async fn rename_objects(&self, bucket: &str, from: &str, to_bucket: &str, to: &str, copy: bool) -> Result<Counted, Error> {
+        let (bucket, to_bucket, catalog) = (BucketName::new(bucket)?, BucketName::new(to_bucket)?, &self.objects.catalog);
+        catalog.create_bucket(&to_bucket).await?;
+        let (objects, bytes) = match copy {
+            true => catalog.copy_prefix(&bucket, from, &to_bucket, to).await?,
+            false => catalog.rename_prefix(&bucket, from, &to_bucket, to).await?,
+        };
+        Ok(Counted { objects, bytes })
     }
 
     /// Reads an object: what it is, and its bytes, exactly `size` of them unless the stream ends with an error.

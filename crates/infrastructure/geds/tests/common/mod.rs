@@ -6,8 +6,7 @@ use base::{
     identity::{Authority, Dialer, HUB, peer_name, protocol, site_name},
     unit::Bytes as Size,
 };
-use geds::{ALPN, BucketName, Catalog, Key, Namenode, Node, Object, Options, Persist, Writer};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use geds::{ALPN, BucketName, Catalog, Key, Namenode, Node, Object, Options, Persist, SpillOptions, Tuning, Writer};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -25,13 +24,7 @@ pub fn site(name: &str) -> SiteId {
 }
 
 pub async fn namenode(folder: &Path) -> Namenode {
-    let options = SqliteConnectOptions::new()
-        .filename(folder.join("hub.db"))
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full);
-    let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await.unwrap();
-    Namenode::open(pool).await.unwrap()
+    Namenode::open(folder.join("names")).await.unwrap()
 }
 
 pub struct Installation {
@@ -41,6 +34,8 @@ pub struct Installation {
     pub limit: u64,
     pub persist: Option<Persist>,
     pub catalog: Arc<dyn Catalog>,
+    /// Patient about nothing and spills only when asked, unless a test wants it otherwise.
+    pub tuning: Tuning,
 }
 
 /// A node with its accept loop, which ends when this is dropped or stopped.
@@ -83,8 +78,22 @@ impl Installation {
             namenode,
             limit: 64 << 20,
             persist: None,
+            tuning: Tuning {
+                wait: std::time::Duration::ZERO,
+                spill: SpillOptions { automatic: false, ..SpillOptions::default() },
+                ..Tuning::default()
+            },
             temp,
         }
+    }
+
+    /// Lets another process have the namenode.
+    pub async fn lend_namenode(&self) {
+        self.namenode.close().await;
+    }
+    pub async fn take_namenode_back(&mut self) {
+        self.namenode = namenode(self.temp.path()).await;
+        self.catalog = Arc::new(self.namenode.clone());
     }
 
     pub fn with_folder_persist(mut self) -> Installation {
@@ -120,7 +129,15 @@ impl Installation {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let acceptor = self.authority.issue(&site_name(&site(name))).unwrap().acceptor(&[ALPN]).unwrap();
-        let node = Node::open(self.options(name, address.clone())).await.unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let node = loop {
+            match Node::open_with(self.options(name, address.clone()), self.tuning.clone()).await {
+                Ok(node) => break node,
+                // The tasks of the one before end a moment after it.
+                Err(geds::Error::BadValue { what: "folder", .. }) if std::time::Instant::now() < end => tokio::task::yield_now().await,
+                Err(e) => panic!("{e}"),
+            }
+        };
         let weak = node.clone();
         let accept = tokio::spawn(async move {
             // Dropped with this task, connections end with their node.
@@ -162,7 +179,25 @@ pub async fn create(node: &Node, name: &str) -> Writer {
     node.create(&bucket("data"), &key(name)).await.unwrap()
 }
 
-/// Files of a node: (being written, sealed).
+/// Objects on a node.
+pub fn count(node: &Node) -> u64 {
+    let text = node.metrics();
+    let line = text.lines().find_map(|line| line.strip_prefix("cloudskin_geds_objects ")).unwrap();
+    line.parse().unwrap()
+}
+
+/// Bytes of blocks that a node's folder has on the disk, without its journal.
+pub fn on_disk(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    ["open", "sealed", "segments", "append"]
+        .iter()
+        .flat_map(|name| std::fs::read_dir(folder.join(name)).unwrap())
+        .filter_map(|entry| entry.unwrap().metadata().ok())
+        .map(|meta| meta.blocks() * 512)
+        .sum()
+}
+
+/// Files of a node's large objects: (being written, sealed).
 pub fn files(folder: &Path) -> (usize, usize) {
     let count = |name| std::fs::read_dir(folder.join(name)).unwrap().count();
     (count("open"), count("sealed"))

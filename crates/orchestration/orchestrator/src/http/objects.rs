@@ -3,7 +3,7 @@
 use super::{App, Asked, api::ErrorBody};
 use crate::{
     Error,
-    objects::{Content, LIST_MAX, Object},
+    objects::{Content, Counted, Detail, LIST_MAX, Object, Put},
 };
 use axum::{
     Json,
@@ -12,9 +12,9 @@ use axum::{
     http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
-use base::Kind;
+use base::{Kind, clock::now_ms, unit::Span};
 use futures::{StreamExt, stream};
-use geds::Catalog;
+use geds::{Attributes, Catalog};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -72,14 +72,39 @@ pub async fn objects(State(app): State<App>, Path(bucket): Path<String>, Asked(a
 pub struct PutAsk {
     /// Where to keep it; the first connected site that takes it without one.
     site: Option<String>,
+    /// Fail if the key is taken.
+    #[serde(default)]
+    if_absent: bool,
+    /// How long it stays, such as `90s` or `2h`; without it until it is deleted.
+    ttl: Option<String>,
+    /// The user's own, at most 16 KiB.
+    #[serde(default)]
+    metadata: String,
+    /// It goes when this job ends.
+    job: Option<String>,
+}
+
+impl PutAsk {
+    fn put(self, size: Option<u64>) -> Result<Put, Error> {
+        let expires_ms = match self.ttl {
+            None => 0,
+            Some(ttl) => {
+                let Span(time) = ttl.parse().map_err(|e| Error::new(Kind::InvalidArgument, format!("ttl: {e}")))?;
+                now_ms().saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+            }
+        };
+        let attributes = Attributes { metadata: self.metadata.into_bytes(), expires_ms, job: self.job };
+        Ok(Put { site: self.site, size, if_absent: self.if_absent, attributes })
+    }
 }
 
 #[utoipa::path(put, path = "/v1/objects/{bucket}/{key}", tag = "objects", params(PutAsk), request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses((status = 200, body = Object, description = "sealed; it replaces what had the key"), (status = 404, body = ErrorBody, description = "no such site"),
-        (status = 429, body = ErrorBody, description = "no room at the site"), (status = 503, body = ErrorBody, description = "the site is not connected")))]
+        (status = 409, body = ErrorBody, description = "the key is taken, or the job has ended"), (status = 429, body = ErrorBody, description = "no room at the site"), (status = 503, body = ErrorBody, description = "the site is not connected")))]
 pub async fn put(State(app): State<App>, Path((bucket, key)): Path<(String, String)>, Asked(ask): Asked<PutAsk>, headers: HeaderMap, body: Body) -> Result<Json<Object>, Error> {
     let mut content = content(body);
-    app.hub.put_object(&bucket, &key, ask.site.as_deref(), length(&headers), &mut content).await.map(Json)
+    let put = ask.put(length(&headers))?;
+    app.hub.put_object(&bucket, &key, &put, &mut content).await.map(Json)
 }
 
 /// An answer of bytes that nobody should keep or take for a page.
@@ -94,6 +119,59 @@ pub async fn get(State(app): State<App>, Path((bucket, key)): Path<(String, Stri
     let (object, bytes) = app.hub.get_object(&bucket, &key).await?;
     let length = [(header::CONTENT_LENGTH, object.size.to_string())];
     Ok((BYTES, length, Body::from_stream(bytes)).into_response())
+}
+
+/// The figures of a site's object store, for Prometheus.
+#[utoipa::path(get, path = "/v1/sites/{site}/metrics", tag = "objects",
+    responses((status = 200, body = String, content_type = "text/plain"), (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub async fn metrics(State(app): State<App>, Path(site): Path<String>) -> Result<Response, Error> {
+    let text = app.hub.store_metrics(&site).await?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}
+
+/// What an object is, without its bytes.
+#[utoipa::path(get, path = "/v1/stat/{bucket}/{key}", tag = "objects", responses((status = 200, body = Detail), (status = 404, body = ErrorBody)))]
+pub async fn stat(State(app): State<App>, Path((bucket, key)): Path<(String, String)>) -> Result<Json<Detail>, Error> {
+    Ok(Json(app.hub.describe_object(&bucket, &key).await?))
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PrefixAsk {
+    /// `a` is `a` and all below `a/`, never `ab`.
+    prefix: String,
+}
+
+#[utoipa::path(delete, path = "/v1/objects/{bucket}", tag = "objects", params(PrefixAsk),
+    responses((status = 200, body = Counted, description = "what was removed, in one step"), (status = 404, body = ErrorBody)))]
+pub async fn delete_all(State(app): State<App>, Path(bucket): Path<String>, Asked(ask): Asked<PrefixAsk>) -> Result<Json<Counted>, Error> {
+    Ok(Json(app.hub.delete_objects(&bucket, &ask.prefix).await?))
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct MoveAsk {
+    /// `rename`, or `copy`: under both names then.
+    action: String,
+    /// A key, or a folder of keys.
+    from: String,
+    /// The same bucket without it.
+    to_bucket: Option<String>,
+    to: String,
+}
+
+#[utoipa::path(post, path = "/v1/objects/{bucket}", tag = "objects", params(MoveAsk),
+    responses((status = 200, body = Counted, description = "what has new names, in one step; no data was moved"), (status = 404, body = ErrorBody)))]
+pub async fn move_all(State(app): State<App>, Path(bucket): Path<String>, Asked(ask): Asked<MoveAsk>) -> Result<Json<Counted>, Error> {
+    let copy = match ask.action.as_str() {
+        "rename" => false,
+        "copy" => true,
+        other => return Err(Error::new(Kind::InvalidArgument, format!("action {other:?} is not known; there are \"rename\" and \"copy\""))),
+    };
+    let to_bucket = ask.to_bucket.as_deref().unwrap_or(&bucket);
+    Ok(Json(app.hub.rename_objects(&bucket, &ask.from, to_bucket, &ask.to, copy).await?))
 }
 
 #[utoipa::path(delete, path = "/v1/objects/{bucket}/{key}", tag = "objects",

@@ -42,7 +42,7 @@ fn site(name: &str) -> SiteId {
 async fn store(hub: &Handle, name: &str, folder: &Path, limit: u64) -> Store {
     let own = hub.hub.authority.issue(&identity::site_name(&site(name))).unwrap();
     let proof = tonic::transport::Identity::from_pem(&own.cert_pem, &own.key_pem);
-    let catalog = RemoteCatalog::new(channel(hub, Some(proof.clone())).await);
+    let catalog = RemoteCatalog::new(own.dialer().unwrap(), hub.grpc_addr().to_string());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let data_address = listener.local_addr().unwrap().to_string();
     let options = geds::Options {
@@ -160,10 +160,14 @@ async fn the_port_shows_the_authority_and_sites_speak_for_themselves() {
     assert_eq!((sums.len(), &sums[1]), (2, &hub.hub.authority.fingerprint()));
 
     assert_eq!(edge.catalog.announce(&site("cloud"), "x:1").await.unwrap_err().kind(), Kind::PermissionDenied);
-    let nobody = RemoteCatalog::new(channel(&hub, None).await);
+    let (address, fingerprint) = (hub.grpc_addr().to_string(), hub.hub.authority.fingerprint());
+    let nobody = RemoteCatalog::over(move || {
+        let (address, fingerprint) = (address.clone(), fingerprint.clone());
+        async move { Ok(identity::dial_pinned(identity::HUB, &address, &fingerprint, geds::META_ALPN).await.unwrap()) }
+    });
     assert_eq!(nobody.buckets().await.unwrap_err().kind(), Kind::Unauthenticated);
     let user = hub.hub.authority.issue(identity::USER).unwrap();
-    let user = RemoteCatalog::new(channel(&hub, Some(tonic::transport::Identity::from_pem(&user.cert_pem, &user.key_pem))).await);
+    let user = RemoteCatalog::new(user.dialer().unwrap(), hub.grpc_addr().to_string());
     assert_eq!(user.buckets().await.unwrap_err().kind(), Kind::PermissionDenied);
 }
 
@@ -320,4 +324,88 @@ async fn old_checkpoints_go_and_those_asked_for_stay() {
     assert_eq!(answer(web.delete("/v1/checkpoints/1"), 200).await["job"], "job-1");
     become_(&["mine/1/rank-0"]).await;
     web.fails(web.delete("/v1/checkpoints/1"), 404, "not_found", "checkpoint 1").await;
+}
+
+#[tokio::test]
+async fn the_catalog_of_an_older_hub_is_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("hub")).unwrap();
+    let file = folder.path().join("hub/geds.sqlite");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    let schema = "CREATE TABLE geds_buckets (name TEXT PRIMARY KEY, created_ms INTEGER NOT NULL);
+        CREATE TABLE geds_objects (bucket TEXT, key TEXT, id TEXT, epoch INTEGER, size INTEGER, checksum INTEGER, persisted TEXT, created_ms INTEGER);
+        CREATE TABLE geds_holders (id TEXT, site TEXT);
+        INSERT INTO geds_buckets VALUES ('scenes', 1), ('empty', 1);
+        INSERT INTO geds_objects VALUES ('scenes', 'a/b', '0000000000000000000000000000000a', 41, 7, -1, NULL, 99);
+        INSERT INTO geds_holders VALUES ('0000000000000000000000000000000a', 'edge'), ('0000000000000000000000000000000a', 'cloud');";
+    sqlx::raw_sql(schema).execute(&pool).await.unwrap();
+    pool.close().await;
+    for start in 0..2 {
+        let hub = hub(folder.path()).await;
+        let catalog = &hub.hub.objects.catalog;
+        let names: Vec<String> = catalog.buckets().await.unwrap().into_iter().map(String::from).collect();
+        assert_eq!(names, ["checkpoints", "empty", "scenes"], "start {start}");
+        let meta = catalog.lookup(&BucketName::new("scenes").unwrap(), &Key::new("a/b").unwrap()).await.unwrap();
+        let sites: Vec<&str> = meta.sites.iter().map(|h| h.site.as_str()).collect();
+        assert_eq!((meta.epoch, meta.size, meta.checksum, sites, meta.created_ms), (41, 7, u64::MAX, vec!["cloud", "edge"], 99));
+        assert!(!file.exists() && file.with_extension("sqlite.imported").exists(), "put aside");
+        hub.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn names_carry_words_and_ends_and_move_in_one_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let web = Web::new(&hub);
+    let mut edge = store(&hub, "edge", folder.path(), 64 * MIB).await;
+    let put = |path: &str| web.put(&format!("/v1/objects/{path}")).body("ten bytes.");
+    answer(put("runs/7/model?if_absent=true&metadata=colour%3Dred"), 200).await;
+    web.fails(put("runs/7/model?if_absent=true"), 409, "already_exists", "runs/7/model").await;
+    let told = web.json("/v1/stat/runs/7/model").await;
+    assert_eq!((&told["key"], &told["size"], &told["metadata"]), (&json!("7/model"), &json!(10), &json!("colour=red")));
+    assert_eq!((&told["expires_ms"], &told["job"]), (&Value::Null, &Value::Null));
+    web.fails(web.get("/v1/stat/runs/none"), 404, "not_found", "runs/none").await;
+
+    answer(put("runs/7/log"), 200).await;
+    answer(put("runs/77"), 200).await;
+    assert_eq!(answer(web.post("/v1/objects/runs?action=copy&from=7&to_bucket=best&to=top"), 200).await, json!({"objects": 2, "bytes": 20}));
+    assert_eq!(answer(web.post("/v1/objects/runs?action=rename&from=7&to=old/7"), 200).await, json!({"objects": 2, "bytes": 20}));
+    web.fails(web.post("/v1/objects/runs?action=fly&from=7&to=8"), 400, "invalid_argument", "fly").await;
+    web.fails(web.post("/v1/objects/runs?action=rename&from=7&to=8"), 404, "not_found", "runs/7").await;
+    let list = |value: Value| -> Vec<String> { value.as_array().unwrap().iter().map(|o| o["key"].as_str().unwrap().to_string()).collect() };
+    assert_eq!(list(web.json("/v1/objects/runs").await), ["77", "old/7/log", "old/7/model"]);
+    assert_eq!(list(web.json("/v1/objects/best").await), ["top/log", "top/model"]);
+    assert_eq!(web.json("/v1/stat/best/top/model").await["metadata"], "colour=red");
+    assert_eq!(answer(web.delete("/v1/objects/runs?prefix=old"), 200).await, json!({"objects": 2, "bytes": 20}));
+    assert_eq!(web.get("/v1/objects/best/top/model").send().await.unwrap().text().await.unwrap(), "ten bytes.");
+    assert_eq!(edge.node.used_bytes(), 30, "copies share their bytes");
+
+    let metrics = web.get("/v1/sites/edge/metrics").send().await.unwrap().text().await.unwrap();
+    for line in ["cloudskin_geds_used_bytes 30", "cloudskin_geds_bucket_sealed_total{bucket=\"runs\"} 3", "cloudskin_geds_publish_seconds_count 3"] {
+        assert!(metrics.lines().any(|l| l == line), "{line} in {metrics}");
+    }
+    web.fails(web.get("/v1/sites/moon/metrics"), 404, "not_found", "moon").await;
+
+    // With a time, and with a job.
+    web.fails(put("runs/x?ttl=soon"), 400, "invalid_argument", "ttl").await;
+    web.fails(put("runs/x?job=job-1"), 409, "failed_precondition", "job-1").await;
+    answer(put("runs/short?ttl=1s"), 200).await;
+    assert!(web.json("/v1/stat/runs/short").await["expires_ms"].as_u64().unwrap() > base::clock::now_ms() - 1000);
+    hub.hub.submit(ask(1, "edge")).await.unwrap();
+    assert!(matches!(edge.agent.order().await, Body::Start(_)));
+    answer(put("runs/scratch?job=job-1"), 200).await;
+    assert_eq!(web.json("/v1/stat/runs/scratch").await["job"], "job-1");
+    edge.agent.rank(0, 1, Running, 0).await;
+    edge.agent.rank(0, 1, Exited, 0).await;
+    until(&hub, JobState::Succeeded).await;
+    web.fails(web.get("/v1/stat/runs/scratch"), 404, "not_found", "runs/scratch").await;
+    web.fails(put("runs/late?job=job-1"), 409, "failed_precondition", "job-1").await;
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    while edge.node.used_bytes() > 30 {
+        assert!(std::time::Instant::now() < end, "what nobody can name is still here: {} bytes", edge.node.used_bytes());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    web.fails(web.get("/v1/stat/runs/short"), 404, "not_found", "runs/short").await;
 }

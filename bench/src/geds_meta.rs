@@ -1,0 +1,179 @@
+//! `geds-meta`: the namenode in a process of its own, asked over its UNIX socket.
+//!
+//! A million durable creates and as many lookups, pipelined by tasks that each wait for their answer; the memory of the process before and after; one lookup at a
+//! time against a bare round trip of as many bytes over a socket of the same process, alternately.
+
+use crate::{figure, median};
+use anyhow::{Context, Result};
+use base::SiteId;
+use geds::{BucketName, Caller, Catalog, Key, Namenode, NewObject, ObjectId, RemoteCatalog};
+use serde_json::Value;
+use std::{
+    io::{Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// How this program is called to be the namenode.
+pub const SERVER: &str = "geds-meta-server";
+const KEYS: usize = 1_000_000;
+/// Creates and lookups on their way at a time.
+const CREATING: usize = 4096;
+const LOOKING: usize = 1024;
+const ROUND_TRIPS: usize = 20_000;
+/// Bytes of a lookup's question and answer with its frame, about.
+const QUESTION: usize = 48;
+const ANSWER: usize = 110;
+
+/// The namenode in `folder`, and a thread that answers bytes with bytes. Until it is killed.
+pub fn serve(folder: &Path) -> Result<()> {
+    let bare = UnixListener::bind(folder.join("bare"))?;
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = bare.accept() {
+            let mut question = [0; QUESTION];
+            while stream.read_exact(&mut question).is_ok() && stream.write_all(&[1; ANSWER]).is_ok() {}
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let namenode = Namenode::open(folder.join("names")).await?;
+        namenode.listen(&folder.join("socket"), Caller::Hub).await?;
+        Ok(())
+    })
+}
+
+struct Server(Child);
+
+impl Server {
+    fn start(folder: &Path) -> Result<Server> {
+        for socket in ["socket", "bare"] {
+            let _ = std::fs::remove_file(folder.join(socket));
+        }
+        Ok(Server(Command::new(std::env::current_exe()?).arg(SERVER).arg(folder).stdout(Stdio::null()).spawn()?))
+    }
+    /// Bytes that the process has in memory.
+    fn memory(&self) -> Result<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").trim().parse::<f64>()? * 1024.0)
+    }
+}
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn name(n: usize) -> Key {
+    // 30 bytes, not in order.
+    let n = n.wrapping_mul(7_368_787) % KEYS;
+    Key::new(format!("shuffle/stage-{:04}/part-{n:07}", n % 512)).expect("a valid key")
+}
+
+async fn meet(catalog: &RemoteCatalog) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        match catalog.create_bucket(&BucketName::new("data")?).await {
+            Ok(_) => return Ok(()),
+            Err(e) if start.elapsed() > Duration::from_secs(60) => return Err(e.into()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
+
+/// `tasks` tasks that share `n` calls. Calls per second.
+async fn pipelined<F: Future<Output = ()> + 'static>(tasks: usize, n: usize, call: impl Fn(usize) -> F + Clone + 'static) -> f64 {
+    let local = tokio::task::LocalSet::new();
+    let start = Instant::now();
+    for task in 0..tasks {
+        let call = call.clone();
+        local.spawn_local(async move {
+            for k in (task..n).step_by(tasks) {
+                call(k).await;
+            }
+        });
+    }
+    local.await;
+    n as f64 / start.elapsed().as_secs_f64()
+}
+
+pub fn geds_meta() -> Result<Vec<Value>> {
+    let folder = tempfile::tempdir()?;
+    let mut server = Server::start(folder.path())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let catalog = RemoteCatalog::local(folder.path().join("socket"));
+    let mut figures = Vec::new();
+    runtime.block_on(meet(&catalog))?;
+    let before = server.memory()?;
+
+    let creating = catalog.clone();
+    let creates = runtime.block_on(pipelined(CREATING, KEYS, move |n| {
+        let catalog = creating.clone();
+        async move {
+            let site = SiteId::new("edge").expect("a valid name");
+            let id = ObjectId((n as u128 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835));
+            let new = NewObject { id, size: 4096, checksum: n as u64, site, if_absent: true };
+            catalog.seal(&BucketName::new("data").expect("a valid name"), &name(n), new).await.expect("a create");
+        }
+    }));
+    figures.push(figure("geds-meta.creates", "1/s", ">= 50000", creates, None, KEYS, creates >= 50_000.0));
+    let per_key = (server.memory()? - before) / KEYS as f64;
+    figures.push(figure("geds-meta.memory-per-key", "B", "<= 200", per_key, None, KEYS, per_key <= 200.0));
+
+    let looking = catalog.clone();
+    let lookups = runtime.block_on(pipelined(LOOKING, KEYS, move |n| {
+        let catalog = looking.clone();
+        async move {
+            let found = catalog.lookup(&BucketName::new("data").expect("a valid name"), &name(n.wrapping_mul(31))).await;
+            found.expect("a lookup");
+        }
+    }));
+    figures.push(figure("geds-meta.lookups", "1/s", ">= 300000", lookups, None, KEYS, lookups >= 300_000.0));
+    let many = catalog.clone();
+    let batched = 100.0
+        * runtime.block_on(pipelined(16, KEYS / 100, move |n| {
+            let catalog = many.clone();
+            async move {
+                let bucket = BucketName::new("data").expect("a valid name");
+                let keys: Vec<_> = (0..100).map(|k| (bucket.clone(), name(n * 100 + k))).collect();
+                assert!(catalog.lookups(&keys).await.expect("lookups").iter().all(Option::is_some));
+            }
+        }));
+    figures.push(figure("geds-meta.lookups-in-hundreds", "1/s", ">= 300000", batched, None, KEYS, batched >= 300_000.0));
+
+    let mut bare = UnixStream::connect(folder.path().join("bare"))?;
+    let (mut ours, mut peer) = (Vec::new(), Vec::new());
+    let bucket = BucketName::new("data")?;
+    for round in 0..ROUND_TRIPS / 500 {
+        runtime.block_on(async {
+            for n in 0..500 {
+                let key = name(round * 500 + n);
+                let start = Instant::now();
+                catalog.lookup(&bucket, &key).await?;
+                ours.push(start.elapsed().as_secs_f64() * 1e6);
+            }
+            anyhow::Ok(())
+        })?;
+        let mut answer = [0; ANSWER];
+        for _ in 0..500 {
+            let start = Instant::now();
+            bare.write_all(&[1; QUESTION])?;
+            bare.read_exact(&mut answer)?;
+            peer.push(start.elapsed().as_secs_f64() * 1e6);
+        }
+    }
+    let (ours, peer) = (median(ours), median(peer));
+    figures.push(figure("geds-meta.lookup.p50", "µs", "ratio <= 1.3", ours, Some(peer), ROUND_TRIPS, ours / peer <= 1.3));
+
+    drop(server);
+    let start = Instant::now();
+    server = Server::start(folder.path())?;
+    runtime.block_on(meet(&catalog))?;
+    let restart = start.elapsed().as_secs_f64();
+    figures.push(figure("geds-meta.restart-after-kill", "s", "<= 3", restart, None, 1, restart <= 3.0));
+    drop(server);
+    Ok(figures)
+}

@@ -1,0 +1,454 @@
+//! The object store as a C library, `include/cloudskin_geds.h`: what the bindings of other languages stand on.
+//!
+//! A handle is a pointer to a value of ours. A call copies names, does its work through [`geds::Blocking`] and leaves its error with the calling thread. A panic ends at the
+//! border as `GEDS_INTERNAL`. Nothing here decides anything about objects.
+
+use base::{Kind, SiteId, unit::Bytes as Size};
+use geds::{BucketName, Error, Key, Object, ObjectMeta, Page, Shared, SharedOptions, Writer};
+use std::{
+    cell::RefCell,
+    ffi::{CStr, CString, c_char, c_int, c_void},
+    panic::{AssertUnwindSafe, catch_unwind},
+    ptr,
+    time::Duration,
+};
+
+/// `geds_info` of the header.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Info {
+    pub size: u64,
+    pub epoch: u64,
+    pub checksum: u64,
+    pub created_ms: u64,
+    pub expires_ms: u64,
+}
+
+impl Info {
+    fn of(meta: &ObjectMeta) -> Info {
+        Info { size: meta.size, epoch: meta.epoch, checksum: meta.checksum, created_ms: meta.created_ms, expires_ms: 0 }
+    }
+}
+
+/// `geds_store`
+pub struct Store(Shared);
+/// `geds_writer`
+pub struct Writing(Writer);
+/// `geds_object`
+pub struct Opened(Object);
+
+thread_local! {
+    static LAST: RefCell<(c_int, CString)> = RefCell::default();
+}
+
+fn refused(what: &'static str, rule: &'static str) -> Error {
+    Error::BadValue { what, value: "NULL".into(), rule }
+}
+
+/// Does a call's work. Its error stays with the thread; so does a panic, which must not leave for a frame that is not ours.
+fn call<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, c_int> {
+    let done = catch_unwind(AssertUnwindSafe(work));
+    let (code, message, result) = match done {
+        Ok(Ok(value)) => (0, String::new(), Ok(value)),
+        Ok(Err(e)) => (e.kind().grpc(), e.to_string(), Err(e.kind().grpc())),
+        Err(_) => (Kind::Internal.grpc(), "the store has a defect; its message is on stderr".into(), Err(Kind::Internal.grpc())),
+    };
+    // A NUL in a message can only come from a name with one, which no C string has.
+    LAST.with(|last| *last.borrow_mut() = (code, CString::new(message.replace('\0', " ")).unwrap_or_default()));
+    result
+}
+
+fn code(result: Result<(), c_int>) -> c_int {
+    result.err().unwrap_or(0)
+}
+
+fn handle<T>(result: Result<T, c_int>) -> *mut T {
+    result.map_or(ptr::null_mut(), |value| Box::into_raw(Box::new(value)))
+}
+
+/// # Safety
+/// A pointer that is not NULL is the start of a C string that outlives the call.
+unsafe fn text<'a>(pointer: *const c_char, what: &'static str) -> Result<&'a str, Error> {
+    if pointer.is_null() {
+        return Err(refused(what, "give a string"));
+    }
+    // SAFETY: not NULL, and the caller promises the rest.
+    let text = unsafe { CStr::from_ptr(pointer) };
+    text.to_str().map_err(|_| Error::BadValue { what, value: text.to_string_lossy().into_owned(), rule: "write UTF-8" })
+}
+
+/// # Safety
+/// As [`text`], for both.
+unsafe fn named(bucket: *const c_char, key: *const c_char) -> Result<(BucketName, Key), Error> {
+    // SAFETY: the caller's promise.
+    unsafe { Ok((BucketName::new(text(bucket, "bucket")?)?, Key::new(text(key, "key")?)?)) }
+}
+
+/// # Safety
+/// A handle that is not NULL came from this library and has not been given back.
+unsafe fn known<'a, T>(handle: *const T) -> Result<&'a T, Error> {
+    // SAFETY: the caller's promise.
+    unsafe { handle.as_ref() }.ok_or_else(|| refused("handle", "an earlier call failed; look at what it returned"))
+}
+
+/// # Safety
+/// `data` has `len` readable bytes that outlive the call, or `len` is 0.
+unsafe fn bytes<'a>(data: *const c_void, len: u64) -> Result<&'a [u8], Error> {
+    match usize::try_from(len) {
+        Ok(0) => Ok(&[]),
+        Ok(len) if !data.is_null() && len <= isize::MAX as usize => {
+            // SAFETY: the caller's promise, and neither NULL nor longer than an allocation can be.
+            Ok(unsafe { std::slice::from_raw_parts(data.cast(), len) })
+        }
+        _ => Err(refused("data", "give as many bytes as you say")),
+    }
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn geds_message() -> *const c_char {
+    LAST.with(|last| last.borrow().1.as_ptr())
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn geds_code() -> c_int {
+    LAST.with(|last| last.borrow().0)
+}
+
+/// # Safety
+/// See the header: strings end with NUL, and handles are ours.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_open(folder: *const c_char, site: *const c_char, limit: u64, memory: u64) -> *mut Store {
+    handle(call(|| {
+        // SAFETY: the caller's promise.
+        let (folder, site) = unsafe { (text(folder, "folder")?, text(site, "site")?) };
+        let site = SiteId::new(site).map_err(|e| Error::BadName { what: e.what, name: e.name, rule: "use small letters, digits and `-`" })?;
+        let memory = (memory > 0).then_some(Size(memory));
+        Shared::open(SharedOptions { folder: folder.into(), site, limit: Size(limit), memory }).map(Store)
+    }))
+}
+
+/// # Safety
+/// See the header. The store is gone afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_close(store: *mut Store) -> c_int {
+    if store.is_null() {
+        return 0;
+    }
+    // SAFETY: it came from `geds_open`, and the caller gives it back once.
+    let store = unsafe { Box::from_raw(store) };
+    code(call(|| store.0.close()))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_settle(store: *const Store) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        unsafe { known(store)? }.0.settle();
+        Ok(())
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_create_bucket(store: *const Store, bucket: *const c_char) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, bucket) = unsafe { (known(store)?, text(bucket, "bucket")?) };
+        store.0.blocking().create_bucket(&BucketName::new(bucket)?).map(|_| ())
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_create(store: *const Store, bucket: *const c_char, key: *const c_char, if_absent: c_int) -> *mut Writing {
+    handle(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, (bucket, key)) = unsafe { (known(store)?, named(bucket, key)?) };
+        let blocking = store.0.blocking();
+        if if_absent != 0 { blocking.create_new(&bucket, &key) } else { blocking.create(&bucket, &key) }.map(Writing)
+    }))
+}
+
+/// # Safety
+/// See the header: a writer belongs to one thread at a time.
+unsafe fn writing<'a>(writer: *mut Writing) -> Result<&'a mut Writer, Error> {
+    // SAFETY: the caller's promise.
+    unsafe { writer.as_mut() }.map(|writing| &mut writing.0).ok_or_else(|| refused("writer", "an earlier call failed; look at what it returned"))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_write(writer: *mut Writing, offset: u64, data: *const c_void, len: u64) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (writer, data) = unsafe { (writing(writer)?, bytes(data, len)?) };
+        writer.write_at(offset, data)
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_set_metadata(writer: *mut Writing, data: *const c_void, len: u64) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (writer, data) = unsafe { (writing(writer)?, bytes(data, len)?) };
+        writer.set_metadata(data.to_vec());
+        Ok(())
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_expire_after(writer: *mut Writing, ms: u64) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        unsafe { writing(writer)? }.expire_after(Duration::from_millis(ms));
+        Ok(())
+    }))
+}
+
+/// # Safety
+/// The writer came from `geds_create` and is given back once.
+unsafe fn given_back(writer: *mut Writing) -> Result<Writer, Error> {
+    if writer.is_null() {
+        return Err(refused("writer", "an earlier call failed; look at what it returned"));
+    }
+    // SAFETY: not NULL, and the caller's promise.
+    Ok(unsafe { Box::from_raw(writer) }.0)
+}
+
+/// # Safety
+/// See the header. The writer is gone afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_seal(writer: *mut Writing) -> c_int {
+    // SAFETY: the caller's promise.
+    code(call(|| unsafe { given_back(writer) }?.seal_blocking().map(|_| ())))
+}
+
+/// # Safety
+/// See the header. The writer is gone afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_seal_here(writer: *mut Writing) -> c_int {
+    // SAFETY: the caller's promise.
+    code(call(|| unsafe { given_back(writer) }?.seal_here().map(|_| ())))
+}
+
+/// # Safety
+/// See the header. The writer is gone afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_abort(writer: *mut Writing) {
+    // SAFETY: the caller's promise. NULL is nothing to abort.
+    let _ = call(|| unsafe { given_back(writer) }.map(Writer::abort));
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_put(store: *const Store, bucket: *const c_char, key: *const c_char, data: *const c_void, len: u64, if_absent: c_int) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, (bucket, key), data) = unsafe { (known(store)?, named(bucket, key)?, bytes(data, len)?) };
+        let blocking = store.0.blocking();
+        let mut writer = if if_absent != 0 { blocking.create_new(&bucket, &key) } else { blocking.create(&bucket, &key) }?;
+        writer.write_at(0, data)?;
+        writer.seal_blocking().map(|_| ())
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_get(store: *const Store, bucket: *const c_char, key: *const c_char) -> *mut Opened {
+    handle(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, (bucket, key)) = unsafe { (known(store)?, named(bucket, key)?) };
+        store.0.blocking().open(&bucket, &key).map(Opened)
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_data(object: *const Opened) -> *const c_void {
+    // SAFETY: the caller's promise. The bytes are mapped for as long as the handle lives.
+    let bytes = unsafe { object.as_ref() }.map_or(&[][..], |object| object.0.bytes());
+    if bytes.is_empty() { ptr::null() } else { bytes.as_ptr().cast() }
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_len(object: *const Opened) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { object.as_ref() }.map_or(0, |object| object.0.len())
+}
+
+/// # Safety
+/// See the header. The object is gone afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_release(object: *mut Opened) {
+    if !object.is_null() {
+        // SAFETY: it came from `geds_get`, and the caller gives it back once.
+        drop(unsafe { Box::from_raw(object) });
+    }
+}
+
+/// # Safety
+/// See the header; `info` has room for one.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_stat(store: *const Store, bucket: *const c_char, key: *const c_char, info: *mut Info) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, (bucket, key)) = unsafe { (known(store)?, named(bucket, key)?) };
+        let blocking = store.0.blocking();
+        let meta = blocking.stat(&bucket, &key)?;
+        let expires_ms = blocking.attributes(&bucket, &key)?.expires_ms;
+        if !info.is_null() {
+            // SAFETY: not NULL, and the caller's promise.
+            unsafe { info.write(Info { expires_ms, ..Info::of(&meta) }) };
+        }
+        Ok(())
+    }))
+}
+
+/// # Safety
+/// See the header; `data` has room for `room` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_metadata(store: *const Store, bucket: *const c_char, key: *const c_char, data: *mut c_void, room: u64, len: *mut u64) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, (bucket, key)) = unsafe { (known(store)?, named(bucket, key)?) };
+        let metadata = store.0.blocking().attributes(&bucket, &key)?.metadata;
+        let n = metadata.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+        if !data.is_null() {
+            // SAFETY: not NULL, room for `room` bytes, and ours do not overlap with the caller's.
+            unsafe { ptr::copy_nonoverlapping(metadata.as_ptr(), data.cast(), n) };
+        }
+        // SAFETY: the caller's promise.
+        unsafe { tell(len, metadata.len() as u64) };
+        Ok(())
+    }))
+}
+
+/// # Safety
+/// A pointer that is not NULL has room for a number.
+unsafe fn tell(pointer: *mut u64, value: u64) {
+    if !pointer.is_null() {
+        // SAFETY: not NULL, and the caller's promise.
+        unsafe { pointer.write(value) };
+    }
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_delete(store: *const Store, bucket: *const c_char, key: *const c_char) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, (bucket, key)) = unsafe { (known(store)?, named(bucket, key)?) };
+        store.0.blocking().delete(&bucket, &key).map(|_| ())
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_rename(store: *const Store, bucket: *const c_char, from: *const c_char, to: *const c_char) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, (bucket, from), to) = unsafe { (known(store)?, named(bucket, from)?, text(to, "key")?) };
+        store.0.blocking().rename(&bucket, &from, &Key::new(to)?).map(|_| ())
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_delete_prefix(store: *const Store, bucket: *const c_char, prefix: *const c_char, objects: *mut u64, size: *mut u64) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, bucket, prefix) = unsafe { (known(store)?, text(bucket, "bucket")?, text(prefix, "prefix")?) };
+        let removed = store.0.blocking().delete_prefix(&BucketName::new(bucket)?, prefix)?;
+        // SAFETY: the caller's promise.
+        unsafe {
+            tell(objects, removed.0);
+            tell(size, removed.1);
+        }
+        Ok(())
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_rename_prefix(
+    store: *const Store,
+    bucket: *const c_char,
+    from: *const c_char,
+    to: *const c_char,
+    objects: *mut u64,
+    size: *mut u64,
+) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, bucket, from, to) = unsafe { (known(store)?, text(bucket, "bucket")?, text(from, "prefix")?, text(to, "prefix")?) };
+        let bucket = BucketName::new(bucket)?;
+        let moved = store.0.blocking().rename_prefix(&bucket, from, &bucket, to)?;
+        // SAFETY: the caller's promise.
+        unsafe {
+            tell(objects, moved.0);
+            tell(size, moved.1);
+        }
+        Ok(())
+    }))
+}
+
+/// What is called for each name of a list.
+type Each = unsafe extern "C" fn(context: *mut c_void, name: *const c_char, info: *const Info) -> c_int;
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_list(
+    store: *const Store,
+    bucket: *const c_char,
+    prefix: *const c_char,
+    folders: c_int,
+    each: Option<Each>,
+    context: *mut c_void,
+) -> c_int {
+    let listed = call(|| {
+        // SAFETY: the caller's promise.
+        let (store, bucket, prefix) = unsafe { (known(store)?, text(bucket, "bucket")?, text(prefix, "prefix")?) };
+        let each = each.ok_or_else(|| refused("function", "say what is to be called for each name"))?;
+        let (blocking, bucket) = (store.0.blocking(), BucketName::new(bucket)?);
+        let mut page = Page::default();
+        loop {
+            let listing = blocking.list(&bucket, prefix, (folders != 0).then_some('/'), page)?;
+            let mut names: Vec<(String, Option<Info>)> = listing.objects.iter().map(|meta| (meta.key.to_string(), Some(Info::of(meta)))).collect();
+            names.extend(listing.prefixes.into_iter().map(|folder| (folder, None)));
+            names.sort_by(|a, b| a.0.cmp(&b.0));
+            for (name, info) in names {
+                // No key has a NUL in it.
+                let name = CString::new(name).unwrap_or_default();
+                // SAFETY: the function is the caller's, and both pointers hold during the call.
+                let answer = unsafe { each(context, name.as_ptr(), info.as_ref().map_or(ptr::null(), ptr::from_ref)) };
+                if answer != 0 {
+                    return Ok(answer);
+                }
+            }
+            match listing.next {
+                Some(next) => page = Page { start_after: next, ..Page::default() },
+                None => return Ok(0),
+            }
+        }
+    });
+    listed.unwrap_or_else(|code| code)
+}

@@ -1,0 +1,669 @@
+//! Appendable objects: they grow at their end, can be read meanwhile, and go on growing when their head was spilled.
+//!
+//! ```text
+//! <folder>/append/<id>.log       what it is called, its parts, its committed length: records with checksums, one behind the other
+//! <folder>/append/<id>.<n>       part n: bytes n × part size and on
+//!
+//! │ part 0: away │ part 1: away │ part 2: here, full │ part 3: here, grows │
+//!                                                         committed ▲
+//! ```
+//!
+//! An append writes the bytes behind the committed length and then a record that moves it. Bytes below it never change, so readers take no lock of the writer. After a
+//! kill everything that was acknowledged is there, after a power cut what [`Appendable::sync`] had returned for. A full part may be uploaded: verified, then recorded,
+//! then freed. A seal copies all of it into an ordinary object, which the catalog records; until then only this node knows it.
+
+use crate::{
+    Attributes, BucketName, Error, Key, Node, ObjectId, ObjectMeta, Persist, Result, Writer,
+    local::{Refused, Tier, file},
+    node::{Inner, compute},
+    segment::allocate,
+    space::Reservation,
+};
+use bytes::Bytes;
+use futures::TryStreamExt;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashMap,
+    fs::{self, File, OpenOptions},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Instant,
+};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// A part is a quarter of a segment, so at most 16 MiB.
+const PARTS_PER_SEGMENT: u64 = 4;
+/// Blocks of a part are allocated so many bytes ahead.
+const GROWTH: u64 = 256 << 10;
+/// The longest record: a name and numbers.
+const RECORD_BYTES_MAX: usize = 4096;
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Record {
+    Name { bucket: BucketName, key: Key, part_bytes: u64 },
+    /// Part `n` begins; it will be uploaded under this id.
+    Part { n: u64, id: ObjectId },
+    Committed { len: u64 },
+    /// Uploaded and read back.
+    Away { n: u64, location: String },
+    /// It becomes this object. If the catalog has that, this one is over.
+    Sealing { id: ObjectId },
+}
+
+enum Place {
+    Here { file: Arc<File>, blocks: u64 },
+    Away { location: String },
+}
+
+struct Part {
+    id: ObjectId,
+    place: Place,
+}
+
+struct State {
+    log: Arc<File>,
+    log_len: u64,
+    parts: Vec<Part>,
+    sealing: Option<ObjectId>,
+    sealed: bool,
+    paid: Reservation,
+}
+
+pub(crate) struct Growing {
+    id: ObjectId,
+    bucket: BucketName,
+    key: Key,
+    part_bytes: u64,
+    folder: PathBuf,
+    committed: AtomicU64,
+    /// One append, spill or seal at a time; taken before `state`, which is never held during a wait.
+    turn: Mutex<()>,
+    state: Mutex<State>,
+}
+
+/// All that grow on this node.
+pub(crate) struct Appendables {
+    folder: PathBuf,
+    all: Mutex<HashMap<(BucketName, Key), Arc<Growing>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+fn frame(record: &Record) -> Result<Vec<u8>> {
+    let mut out = vec![0; 12];
+    out = postcard::to_extend(record, out).map_err(|e| Error::BadValue {
+        what: "record of an appendable object",
+        value: e.to_string(),
+        rule: "names and numbers can be written",
+    })?;
+    let len = (out.len() - 12) as u32;
+    let sum = xxh3_64(&out[12..]);
+    out[..4].copy_from_slice(&len.to_le_bytes());
+    out[4..12].copy_from_slice(&sum.to_le_bytes());
+    Ok(out)
+}
+
+/// The first record and its length in the log, if it is whole.
+fn unframe(bytes: &[u8]) -> Option<(Record, usize)> {
+    let len = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
+    let sum = u64::from_le_bytes(bytes.get(4..12)?.try_into().ok()?);
+    let body = bytes.get(12..12 + len).filter(|_| len <= RECORD_BYTES_MAX)?;
+    if len == 0 || sum != xxh3_64(body) {
+        return None;
+    }
+    Some((postcard::from_bytes(body).ok()?, 12 + len))
+}
+
+impl Appendables {
+    /// Takes back what grew here. What was not committed is not there.
+    pub fn open(folder: &Path, tier: &Tier) -> Result<Appendables> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(file("create", folder))?;
+        let mut all = HashMap::new();
+        let (mut logs, mut parts) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(folder).map_err(file("list", folder))? {
+            let path = entry.map_err(file("list", folder))?.path();
+            let name = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.split_once('.'));
+            match name.and_then(|(id, rest)| Some((id.parse::<ObjectId>().ok()?, rest.to_string()))) {
+                Some((id, rest)) if rest == "log" => logs.push(id),
+                Some((id, rest)) => parts.push((id, rest, path)),
+                None => tracing::warn!(path = %path.display(), "not a part of an appendable object; left alone"),
+            }
+        }
+        for id in logs {
+            match Growing::reopen(folder, id, tier)? {
+                Some(growing) => {
+                    all.insert((growing.bucket.clone(), growing.key.clone()), Arc::new(growing));
+                }
+                None => {
+                    // Ended before it had a name.
+                    let path = folder.join(format!("{id}.log"));
+                    fs::remove_file(&path).map_err(file("remove", &path))?;
+                }
+            }
+        }
+        for (id, rest, path) in parts {
+            let wanted = all.values().any(|growing| growing.id == id && growing.has_here(&rest));
+            if !wanted {
+                fs::remove_file(&path).map_err(file("remove", &path))?;
+            }
+        }
+        Ok(Appendables { folder: folder.into(), all: Mutex::new(all) })
+    }
+
+    fn get(&self, bucket: &BucketName, key: &Key) -> Option<Arc<Growing>> {
+        lock(&self.all).get(&(bucket.clone(), key.clone())).cloned()
+    }
+
+    fn every(&self) -> Vec<Arc<Growing>> {
+        lock(&self.all).values().cloned().collect()
+    }
+
+    fn forget(&self, growing: &Growing) {
+        lock(&self.all).remove(&(growing.bucket.clone(), growing.key.clone()));
+    }
+}
+
+impl Growing {
+    fn create(folder: &Path, id: ObjectId, bucket: &BucketName, key: &Key, tier: &Tier) -> Result<Growing> {
+        let path = folder.join(format!("{id}.log"));
+        let log = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path).map_err(file("create", &path))?;
+        let part_bytes = tier.segment_bytes() / PARTS_PER_SEGMENT;
+        let state = State {
+            log: Arc::new(log),
+            log_len: 0,
+            parts: Vec::new(),
+            sealing: None,
+            sealed: false,
+            paid: tier.space(false).overdraw(0),
+        };
+        let growing = Growing {
+            id,
+            bucket: bucket.clone(),
+            key: key.clone(),
+            part_bytes,
+            folder: folder.into(),
+            committed: AtomicU64::new(0),
+            turn: Mutex::new(()),
+            state: Mutex::new(state),
+        };
+        growing.record(&Record::Name { bucket: bucket.clone(), key: key.clone(), part_bytes })?;
+        Ok(growing)
+    }
+
+    fn reopen(folder: &Path, id: ObjectId, tier: &Tier) -> Result<Option<Growing>> {
+        let path = folder.join(format!("{id}.log"));
+        let log = OpenOptions::new().read(true).write(true).open(&path).map_err(file("open", &path))?;
+        let bytes = fs::read(&path).map_err(file("read", &path))?;
+        let mut at = 0;
+        let mut name = None;
+        let (mut ids, mut away, mut committed, mut sealing) = (HashMap::new(), HashMap::new(), 0, None);
+        while let Some((record, len)) = unframe(&bytes[at..]) {
+            at += len;
+            match record {
+                Record::Name { bucket, key, part_bytes } => name = Some((bucket, key, part_bytes.max(1))),
+                Record::Part { n, id } => {
+                    ids.insert(n, id);
+                }
+                Record::Committed { len } => committed = len,
+                Record::Away { n, location } => {
+                    away.insert(n, location);
+                }
+                Record::Sealing { id } => sealing = Some(id),
+            }
+        }
+        if at < bytes.len() {
+            tracing::warn!(path = %path.display(), "the last record was not written to its end; it was not acknowledged");
+            log.set_len(at as u64).map_err(file("resize", &path))?;
+        }
+        let Some((bucket, key, part_bytes)) = name else { return Ok(None) };
+        let mut parts = Vec::new();
+        let mut here = 0;
+        for n in 0..committed.div_ceil(part_bytes) {
+            let lost = || Error::Damaged {
+                bucket: bucket.to_string(),
+                key: key.to_string(),
+                place: "on this site".into(),
+                found: format!("part {n} of the appendable object is missing"),
+            };
+            let part_id = *ids.get(&n).ok_or_else(lost)?;
+            let place = match away.remove(&n) {
+                Some(location) => Place::Away { location },
+                None => {
+                    let path = folder.join(format!("{id}.{n}"));
+                    let opened = OpenOptions::new().read(true).write(true).open(&path).map_err(file("open", &path))?;
+                    let blocks = opened.metadata().map_err(file("look up", &path))?.len();
+                    if blocks < (committed - n * part_bytes).min(part_bytes) {
+                        return Err(lost());
+                    }
+                    here += blocks;
+                    Place::Here { file: Arc::new(opened), blocks }
+                }
+            };
+            parts.push(Part { id: part_id, place });
+        }
+        let space = tier.space(false);
+        space.use_more(here);
+        let state =
+            State { log: Arc::new(log), log_len: at as u64, parts, sealing, sealed: false, paid: space.overdraw(here) };
+        Ok(Some(Growing {
+            id,
+            bucket,
+            key,
+            part_bytes,
+            folder: folder.into(),
+            committed: AtomicU64::new(committed),
+            turn: Mutex::new(()),
+            state: Mutex::new(state),
+        }))
+    }
+
+    fn path(&self, name: impl std::fmt::Display) -> PathBuf {
+        self.folder.join(format!("{}.{name}", self.id))
+    }
+
+    fn has_here(&self, n: &str) -> bool {
+        let state = lock(&self.state);
+        let part = n.parse::<usize>().ok().and_then(|n| state.parts.get(n));
+        matches!(part, Some(Part { place: Place::Here { .. }, .. }))
+    }
+
+    fn len(&self) -> u64 {
+        self.committed.load(SeqCst)
+    }
+
+    fn record(&self, record: &Record) -> Result<()> {
+        let bytes = frame(record)?;
+        let mut state = lock(&self.state);
+        let at = state.log_len;
+        state.log.write_all_at(&bytes, at).map_err(file("write", &self.path("log")))?;
+        state.log_len += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Blocks for the bytes of part `n` up to `end` in it, paid for. The first error is a refusal for lack of room.
+    fn prepare(&self, tier: &Tier, n: u64, end: u64) -> Result<Arc<File>, Refused> {
+        let mut state = lock(&self.state);
+        if n as usize == state.parts.len() {
+            drop(state);
+            let id = tier.new_id();
+            self.record(&Record::Part { n, id })?;
+            let path = self.path(n);
+            let made = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path);
+            let place = Place::Here { file: Arc::new(made.map_err(file("create", &path))?), blocks: 0 };
+            state = lock(&self.state);
+            state.parts.push(Part { id, place });
+        }
+        let State { parts, paid, .. } = &mut *state;
+        let Place::Here { file: part, blocks } = &mut parts[n as usize].place else {
+            unreachable!("only full parts are away, and appends go behind them")
+        };
+        if end > *blocks {
+            let to = end.next_multiple_of(GROWTH).min(self.part_bytes);
+            paid.grow(paid.bytes() + (to - *blocks))?;
+            tier.space(false).use_more(to - *blocks);
+            if let Err(e) = allocate(part, *blocks, to) {
+                let charge = paid.bytes() - (to - *blocks);
+                paid.shrink(charge);
+                tier.space(false).use_less(to - *blocks);
+                return Err(file("allocate", &self.path(n))(e).into());
+            }
+            *blocks = to;
+        }
+        Ok(part.clone())
+    }
+
+    /// Where the bytes from `offset` on lie: (part, offset in it, bytes of it).
+    fn piece(&self, offset: u64, len: u64) -> (u64, u64, u64) {
+        let (n, at) = (offset / self.part_bytes, offset % self.part_bytes);
+        (n, at, len.min(self.part_bytes - at))
+    }
+
+    fn sync(&self) -> Result<()> {
+        let (log, files) = {
+            let state = lock(&self.state);
+            let files: Vec<_> = state
+                .parts
+                .iter()
+                .filter_map(|part| match &part.place {
+                    Place::Here { file, .. } => Some(file.clone()),
+                    Place::Away { .. } => None,
+                })
+                .collect();
+            (state.log.clone(), files)
+        };
+        for part in files {
+            part.sync_data().map_err(file("sync", &self.path("part")))?;
+        }
+        log.sync_data().map_err(file("sync", &self.path("log")))?;
+        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(file("sync", &self.folder))
+    }
+
+    /// Lets go of the file of a part, which `Record::Away` has been written for.
+    fn free_part(&self, tier: &Tier, n: usize, location: String) -> Result<u64> {
+        let path = self.path(n);
+        let mut state = lock(&self.state);
+        let State { parts, paid, .. } = &mut *state;
+        let Place::Here { blocks, .. } = parts[n].place else { return Ok(0) };
+        parts[n].place = Place::Away { location };
+        fs::remove_file(&path).map_err(file("remove", &path))?;
+        paid.shrink(paid.bytes() - blocks);
+        tier.space(false).use_less(blocks);
+        Ok(blocks)
+    }
+
+    /// Removes the files; returns where parts lie in the persistency tier.
+    fn remove(&self, tier: &Tier) -> Result<Vec<String>> {
+        let mut state = lock(&self.state);
+        state.sealed = true;
+        // The log last: without it nobody finds the parts, and the next start removes them.
+        let log = self.path("log");
+        fs::remove_file(&log).map_err(file("remove", &log))?;
+        let (mut away, mut here) = (Vec::new(), 0);
+        for (n, part) in std::mem::take(&mut state.parts).into_iter().enumerate() {
+            match part.place {
+                Place::Away { location } => away.push(location),
+                Place::Here { blocks, .. } => {
+                    here += blocks;
+                    let path = self.path(n);
+                    fs::remove_file(&path).map_err(file("remove", &path))?;
+                }
+            }
+        }
+        state.paid.shrink(0);
+        tier.space(false).use_less(here);
+        Ok(away)
+    }
+}
+
+/// An object that grows. Cheap to clone; all clones are the same object.
+#[derive(Clone)]
+pub struct Appendable {
+    inner: Arc<Inner>,
+    growing: Arc<Growing>,
+}
+
+impl Node {
+    /// Opens what grows under this key on this node, or begins it. Fails with `FailedPrecondition` if the key has a sealed object.
+    pub async fn appendable(&self, bucket: &BucketName, key: &Key) -> Result<Appendable> {
+        let inner = self.inner.clone();
+        if let Some(growing) = inner.appendables.get(bucket, key) {
+            let was = lock(&growing.state).sealing;
+            match was {
+                // A seal was under way when the process ended. The catalog knows whether it was done.
+                Some(id) if inner.catalog.find(id).await?.is_some() => {
+                    Appendable { inner: inner.clone(), growing }.discard().await?;
+                }
+                _ => return Ok(Appendable { inner, growing }),
+            }
+        }
+        match self.stat(bucket, key).await {
+            Ok(_) => return Err(Error::SealedAlready { bucket: bucket.to_string(), key: key.to_string() }),
+            Err(e) if e.kind() == base::Kind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        // Says that the bucket is missing, if it is.
+        self.create(bucket, key).await?.abort();
+        let (bucket, key) = (bucket.clone(), key.clone());
+        compute(move || {
+            let mut all = lock(&inner.appendables.all);
+            if let Some(growing) = all.get(&(bucket.clone(), key.clone())).cloned() {
+                return Ok(Appendable { inner: inner.clone(), growing });
+            }
+            let id = inner.tier.new_id();
+            let growing = Arc::new(Growing::create(&inner.appendables.folder, id, &bucket, &key, &inner.tier)?);
+            all.insert((bucket, key), growing.clone());
+            drop(all);
+            Ok(Appendable { inner: inner.clone(), growing })
+        })
+        .await?
+    }
+}
+
+impl Appendable {
+    pub fn bucket(&self) -> &BucketName {
+        &self.growing.bucket
+    }
+    pub fn key(&self) -> &Key {
+        &self.growing.key
+    }
+
+    /// Committed bytes; what is below is there to be read and never changes.
+    pub fn len(&self) -> u64 {
+        self.growing.len()
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn sealed(&self) -> Error {
+        Error::SealedAlready { bucket: self.growing.bucket.to_string(), key: self.growing.key.to_string() }
+    }
+
+    /// Appends at `offset`, which must be the length: else [`Error::WrongOffset`] tells it and nothing is changed. Returns the new length. All of
+    /// `data` is there or nothing of it, after a kill too. Blocks: for the disk, and for room as a [`Writer`] does.
+    pub fn append_blocking(&self, offset: u64, data: &[u8]) -> Result<u64> {
+        let growing = &self.growing;
+        let _turn = lock(&growing.turn);
+        if lock(&growing.state).sealed {
+            return Err(self.sealed());
+        }
+        let length = growing.len();
+        if offset != length {
+            let (bucket, key) = (growing.bucket.to_string(), growing.key.to_string());
+            return Err(Error::WrongOffset { bucket, key, offset, length });
+        }
+        let mut at = length;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let (n, start, len) = growing.piece(at, rest.len() as u64);
+            let part = self.room(n, start + len)?;
+            part.write_all_at(&rest[..len as usize], start).map_err(file("write", &growing.path(n)))?;
+            rest = &rest[len as usize..];
+            at += len;
+        }
+        if at > length {
+            growing.record(&Record::Committed { len: at })?;
+            growing.committed.store(at, SeqCst);
+        }
+        self.inner.watch_level(false);
+        Ok(at)
+    }
+
+    fn room(&self, n: u64, end: u64) -> Result<Arc<File>> {
+        let inner = &self.inner;
+        let mut deadline = None;
+        loop {
+            let refused = match self.growing.prepare(&inner.tier, n, end) {
+                Ok(part) => return Ok(part),
+                Err(refused) => refused,
+            };
+            let full = matches!(refused, Refused::Full(_));
+            if full {
+                inner.reclaim(false);
+                if let Ok(part) = self.growing.prepare(&inner.tier, n, end) {
+                    return Ok(part);
+                }
+                inner.spiller.wake();
+            }
+            let end_of_wait = *deadline.get_or_insert_with(|| Instant::now() + inner.tuning.wait);
+            if !full || !inner.tier.space(false).wait(end_of_wait) {
+                return Err(inner.refused(&self.growing.bucket, &self.growing.key, false, refused));
+            }
+        }
+    }
+
+    /// [`Appendable::append_blocking`] for a task.
+    pub async fn append(&self, offset: u64, data: Bytes) -> Result<u64> {
+        let this = self.clone();
+        compute(move || this.append_blocking(offset, &data)).await?
+    }
+
+    /// What was appended before this call survives a power cut when it returns.
+    pub async fn sync(&self) -> Result<()> {
+        let growing = self.growing.clone();
+        compute(move || growing.sync()).await?
+    }
+
+    /// Bytes from `offset` on; fewer than `len` only at the committed end, and none behind it. What was spilled comes from the persistency tier.
+    pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
+        enum From {
+            Here(Arc<File>),
+            Away(String),
+        }
+        let growing = &self.growing;
+        let end = offset.saturating_add(len).min(growing.len());
+        let mut out = Vec::with_capacity(end.saturating_sub(offset).min(growing.part_bytes) as usize);
+        let mut at = offset;
+        while at < end {
+            let (n, start, len) = growing.piece(at, end - at);
+            let from = match lock(&growing.state).parts.get(n as usize).map(|part| &part.place) {
+                Some(Place::Here { file, .. }) => From::Here(file.clone()),
+                Some(Place::Away { location }) => From::Away(location.clone()),
+                None => return Err(self.sealed()),
+            };
+            match from {
+                From::Here(part) => {
+                    let path = growing.path(n);
+                    let piece = compute(move || {
+                        let mut piece = vec![0; len as usize];
+                        part.read_exact_at(&mut piece, start).map_err(file("read", &path)).map(|()| piece)
+                    });
+                    out.extend_from_slice(&piece.await??);
+                }
+                From::Away(location) => {
+                    let persist = self.persist()?;
+                    let stream = persist.get(&location).await?;
+                    let whole = stream.try_fold(Vec::new(), async |mut whole, chunk| {
+                        whole.extend_from_slice(&chunk);
+                        Ok(whole)
+                    });
+                    let whole = whole.await?;
+                    let piece = whole.get(start as usize..(start + len) as usize).ok_or_else(|| Error::Damaged {
+                        bucket: growing.bucket.to_string(),
+                        key: growing.key.to_string(),
+                        place: format!("in {persist}"),
+                        found: format!("part {n} has {} bytes of {}", whole.len(), growing.part_bytes),
+                    })?;
+                    out.extend_from_slice(piece);
+                }
+            }
+            at += len;
+        }
+        Ok(out.into())
+    }
+
+    fn persist(&self) -> Result<Persist> {
+        self.inner.persist.clone().ok_or_else(|| Error::NoPersist { bucket: self.growing.bucket.to_string() })
+    }
+
+    /// Moves the full parts to the persistency tier; the last one stays and goes on growing. Returns the bytes that left this node.
+    pub async fn spill_head(&self) -> Result<u64> {
+        let persist = self.persist()?;
+        let growing = &self.growing;
+        let mut freed = 0;
+        for n in 0..(growing.len() / growing.part_bytes) as usize {
+            let found = match lock(&growing.state).parts.get(n) {
+                Some(Part { id, place: Place::Here { file, .. } }) => Some((*id, file.clone())),
+                _ => None,
+            };
+            let Some((id, part)) = found else { continue };
+            let (path, len) = (growing.path(n), growing.part_bytes as usize);
+            let content = compute(move || {
+                let mut content = vec![0; len];
+                part.read_exact_at(&mut content, 0).map_err(file("read", &path)).map(|()| content)
+            });
+            let content = content.await??;
+            let sum = xxh3_64(&content);
+            // The id is the part's own, so a second try after a crash writes the same bytes to the same place.
+            let location = persist.put(id, content.into(), sum, &self.inner.spiller.pace).await?;
+            let (growing, inner) = (growing.clone(), self.inner.clone());
+            let done = compute(move || {
+                let _turn = lock(&growing.turn);
+                if lock(&growing.state).sealed {
+                    return Ok(0);
+                }
+                growing.record(&Record::Away { n: n as u64, location: location.clone() })?;
+                growing.sync()?;
+                growing.free_part(&inner.tier, n, location)
+            });
+            freed += done.await??;
+        }
+        Ok(freed)
+    }
+
+    /// Ends the growth: all of it becomes an ordinary object under the key, durable and visible everywhere. Appends from now on fail. Needs room for a copy of the whole.
+    /// On an error it goes on as it was.
+    pub async fn seal(&self) -> Result<ObjectMeta> {
+        let growing = &self.growing;
+        if std::mem::replace(&mut lock(&growing.state).sealed, true) {
+            return Err(self.sealed());
+        }
+        let done = self.copy().await;
+        match &done {
+            Ok(_) => self.discard().await?,
+            Err(_) => lock(&growing.state).sealed = false,
+        }
+        done
+    }
+
+    async fn copy(&self) -> Result<ObjectMeta> {
+        let (inner, growing) = (&self.inner, &self.growing);
+        // An append that began before has ended, and none begins.
+        let (waited, id) = (growing.clone(), inner.tier.new_id());
+        compute(move || {
+            drop(lock(&waited.turn));
+            lock(&waited.state).sealing = Some(id);
+            waited.record(&Record::Sealing { id })
+        })
+        .await??;
+        let draft = inner.tier.create(id, false);
+        let (bucket, key) = (growing.bucket.clone(), growing.key.clone());
+        let mut writer = Writer { inner: inner.clone(), bucket, key, if_absent: true, attributes: Attributes::default(), draft };
+        writer.room(growing.len()).await?;
+        let mut at = 0;
+        while at < growing.len() {
+            let (_, _, len) = growing.piece(at, growing.len() - at);
+            let piece = self.read(at, len).await?;
+            at += len;
+            let write = move || writer.write_at(writer.len(), &piece).map(|()| writer);
+            writer = compute(write).await??;
+        }
+        writer.seal().await
+    }
+
+    /// Removes it with everything that it left in the persistency tier.
+    pub async fn discard(&self) -> Result<()> {
+        let (growing, inner) = (self.growing.clone(), self.inner.clone());
+        let away = compute(move || {
+            let _turn = lock(&growing.turn);
+            let away = growing.remove(&inner.tier)?;
+            inner.appendables.forget(&growing);
+            Ok::<_, Error>(away)
+        });
+        for location in away.await?? {
+            if let Some(persist) = &self.inner.persist {
+                if let Err(e) = persist.delete(&location).await {
+                    tracing::warn!(%location, error = %e, "a part of a removed object stays in the persistency tier");
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Uploads full parts of what grows here, to make room. Returns the bytes.
+    pub(crate) async fn spill_heads(self: &Arc<Self>) -> Result<u64> {
+        let mut freed = 0;
+        for growing in self.appendables.every() {
+            freed += Appendable { inner: self.clone(), growing }.spill_head().await?;
+        }
+        Ok(freed)
+    }
+}

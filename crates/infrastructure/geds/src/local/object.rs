@@ -1,0 +1,237 @@
+//! A sealed object of this node, and the handle that readers have of it.
+
+use super::{Tier, file, lock, step};
+use crate::{
+    Error, ObjectId, ObjectMeta, Result,
+    journal::{Place, Record},
+    segment::Segment,
+    space::{Reservation, Space},
+};
+use memmap2::Mmap;
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst},
+    },
+};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// A large object's own file or memory.
+pub(super) struct Own {
+    /// `None`: memory, mapped already.
+    pub path: Option<PathBuf>,
+    pub map: OnceLock<Option<Mmap>>,
+    pub mapping: Mutex<()>,
+    /// Remove the file with the last handle.
+    pub doomed: AtomicBool,
+    pub _charge: Reservation,
+}
+
+pub(super) enum Where {
+    Segment { segment: Arc<Segment>, offset: u64, memory: bool },
+    Own(Own),
+}
+
+/// A sealed object of this node. Its bytes are there until the last handle is gone.
+pub(crate) struct Local {
+    pub id: ObjectId,
+    pub size: u64,
+    pub checksum: u64,
+    pub(super) place: Where,
+    /// Recorded, or found: it is this node's until it is freed.
+    pub(super) kept: AtomicBool,
+    /// The content is known to match the checksum: it was sealed or fetched by this process.
+    verified: AtomicBool,
+    /// When it was last opened, in seconds of [`Tier::age`].
+    pub used_at: AtomicU32,
+    /// The persistency tier has it and the catalog knows.
+    pub persisted: AtomicBool,
+    space: Arc<Space>,
+}
+
+impl Local {
+    pub(super) fn new(tier: &Tier, id: ObjectId, size: u64, checksum: u64, place: Where, verified: bool, space: &Arc<Space>) -> Local {
+        space.use_more(size);
+        Local {
+            id,
+            size,
+            checksum,
+            place,
+            kept: AtomicBool::new(false),
+            verified: AtomicBool::new(verified),
+            used_at: AtomicU32::new(tier.age()),
+            persisted: AtomicBool::new(false),
+            space: space.clone(),
+        }
+    }
+
+    /// What the journal has to say of it, if anything.
+    pub(super) fn record(&self) -> Option<Record> {
+        match &self.place {
+            Where::Segment { segment, offset, memory: false } => {
+                let place = Place { segment: segment.number, offset: *offset, size: self.size, checksum: self.checksum };
+                Some(Record::Put(self.id, place))
+            }
+            _ => None,
+        }
+    }
+
+    pub fn in_memory(&self) -> bool {
+        match &self.place {
+            Where::Segment { memory, .. } => *memory,
+            Where::Own(own) => own.path.is_none(),
+        }
+    }
+
+    /// Its file goes with the last handle; a segment forgets it then in any case.
+    pub(super) fn doom(&self) {
+        if let Where::Own(own) = &self.place {
+            own.doomed.store(true, SeqCst);
+        }
+    }
+
+    /// Makes a large object's file durable: those in segments are, after [`Tier::sync`]. Blocks.
+    pub fn sync(&self) -> Result<()> {
+        if let Where::Own(Own { path: Some(path), .. }) = &self.place {
+            step().and_then(|()| File::open(path)?.sync_all()).map_err(file("sync", path))?;
+            let folder = path.parent().unwrap_or(Path::new("."));
+            step().and_then(|()| File::open(folder)?.sync_all()).map_err(file("sync", folder))?;
+        }
+        Ok(())
+    }
+
+    /// Opening it takes no time: nothing has to be checked.
+    pub fn is_ready(&self) -> bool {
+        self.verified.load(SeqCst)
+    }
+
+    fn touch(&self, now: u32) {
+        self.used_at.store(now, Relaxed);
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        match &self.place {
+            Where::Segment { segment, offset, .. } => segment.bytes(*offset, self.size),
+            Where::Own(own) => own.map.get().and_then(|map| map.as_deref()).unwrap_or(&[]),
+        }
+    }
+
+    /// Makes sure that it is mapped and, after a restart, that it is what it was. `Err` holds what was found.
+    pub(super) fn check(&self) -> Result<(), Result<String, Error>> {
+        if let Where::Own(own) = &self.place {
+            if own.map.get().is_none() {
+                let _turn = lock(&own.mapping);
+                if own.map.get().is_none() {
+                    let map = if self.size == 0 { None } else { Some(self.map_file(own)?) };
+                    let _ = own.map.set(map);
+                }
+            }
+        }
+        if !self.verified.load(SeqCst) {
+            let found = xxh3_64(self.bytes());
+            if found != self.checksum {
+                return Err(Ok(format!("its checksum is {found:016x}, not {:016x}", self.checksum)));
+            }
+            self.verified.store(true, SeqCst);
+        }
+        Ok(())
+    }
+
+    fn map_file(&self, own: &Own) -> Result<Mmap, Result<String, Error>> {
+        let path = own.path.as_deref().unwrap_or(Path::new("memory"));
+        let opened = File::open(path).map_err(|e| Err(file("open", path)(e)))?;
+        let length = opened.metadata().map_err(|e| Err(file("look up", path)(e)))?.len();
+        if length != self.size {
+            return Err(Ok(format!("its file has {length} bytes, not {}", self.size)));
+        }
+        // SAFETY: a mapping is sound as long as the file is neither changed nor cut. The file is 0600 in a folder of mode 0700 that this
+        // process has locked, no code here opens a file in `sealed/` for writing, and removing a file leaves its mapping whole. Another
+        // program of the same user could still change it; such a program could as well change this process.
+        unsafe { Mmap::map(&opened) }.map_err(|e| Err(file("map", path)(e)))
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        match &mut self.place {
+            Where::Segment { segment, .. } => segment.release(self.size),
+            Where::Own(own) => {
+                if let (true, Some(path)) = (*own.doomed.get_mut() || !*self.kept.get_mut(), &own.path) {
+                    if let Err(e) = step().and_then(|()| fs::remove_file(path)) {
+                        tracing::warn!(path = %path.display(), error = %e, "an object that was freed can't be removed");
+                    }
+                }
+            }
+        }
+        self.space.use_less(self.size);
+    }
+}
+
+/// A sealed object, mapped. Its bytes stay as they are for as long as a handle lives, whatever happens to the key meanwhile.
+#[derive(Clone)]
+pub struct Object {
+    meta: Arc<ObjectMeta>,
+    local: Arc<Local>,
+}
+
+impl Object {
+    pub(crate) fn new(meta: ObjectMeta, local: Arc<Local>, now: u32) -> Result<Object> {
+        match local.check() {
+            Ok(()) => {
+                local.touch(now);
+                Ok(Object { meta: Arc::new(meta), local })
+            }
+            Err(Ok(found)) => Err(Error::Damaged {
+                bucket: meta.bucket.to_string(),
+                key: meta.key.to_string(),
+                place: "on this site".into(),
+                found,
+            }),
+            Err(Err(e)) => Err(e),
+        }
+    }
+
+    /// One that was opened before.
+    pub(crate) fn again(meta: Arc<ObjectMeta>, local: Arc<Local>, now: u32) -> Object {
+        local.touch(now);
+        Object { meta, local }
+    }
+
+    pub(crate) fn parts(&self) -> (&Arc<ObjectMeta>, &Arc<Local>) {
+        (&self.meta, &self.local)
+    }
+
+    pub fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.local.size
+    }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    pub fn bytes(&self) -> &[u8] {
+        self.local.bytes()
+    }
+    /// Copies from `offset` on; the number of bytes copied is smaller than the buffer only at the end of the object.
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> usize {
+        let rest = usize::try_from(offset).ok().and_then(|at| self.bytes().get(at..)).unwrap_or(&[]);
+        let n = rest.len().min(buf.len());
+        buf[..n].copy_from_slice(&rest[..n]);
+        n
+    }
+}
+
+impl AsRef<[u8]> for Object {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Object({}/{} epoch {})", self.meta.bucket, self.meta.key, self.meta.epoch)
+    }
+}

@@ -1,0 +1,459 @@
+//! The catalog of a namenode elsewhere: many calls at a time over one connection.
+//!
+//! A call puts its question where the connection's task takes it, together with whatever else waits, and sleeps until its answer comes. A
+//! connection that is lost fails what was on its way with `Unavailable`, since nobody knows whether it was done; the next call dials again. Looking is
+//! asked again by itself, once; changing never is.
+//!
+//! The connection is also the session: leases are void when it ends, and revocations come over it.
+
+use super::{
+    changes, counted, created, done, object, removed, seal_change, sealed,
+    state::{Answer, Change},
+    wire::{self, Ask, META_ALPN, Meta, Question, TOLD_BYTES_MAX, Told},
+};
+use crate::{
+    Attributes, BucketName, Catalog, Error, Garbage, Key, Lease, LeaseHolder, Listing, NewObject, ObjectId, ObjectMeta, Page, Result,
+    Sealed, Watched,
+};
+use base::{
+    Kind, SiteId,
+    identity::{self, Dialer},
+};
+use futures::{FutureExt, future::BoxFuture};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, Weak},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::{Notify, oneshot},
+};
+
+/// How long a call may take, the wait for a connection included.
+const CALL_MAX: Duration = Duration::from_secs(10);
+/// How often a quiet connection says that it is there, and how long the namenode may be silent.
+const PING_EVERY: Duration = Duration::from_secs(2);
+const SILENCE: Duration = Duration::from_secs(6);
+/// Calls on their way over one connection.
+const CALLS_MAX: usize = 65_536;
+const READ_BYTES: usize = 256 << 10;
+
+trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+type Dial = dyn Fn() -> BoxFuture<'static, Result<Box<dyn Io>>> + Send + Sync;
+
+/// Asks a namenode. Cheap to clone; all clones share the connection.
+#[derive(Clone)]
+pub struct RemoteCatalog {
+    client: Arc<Client>,
+}
+
+struct Client {
+    dial: Box<Dial>,
+    connection: tokio::sync::Mutex<Weak<Connection>>,
+    /// The same, for who finds it alive.
+    current: Mutex<Option<Arc<Connection>>>,
+    holders: Arc<Mutex<Vec<Weak<dyn LeaseHolder>>>>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let Some(connection) = lock(&self.current).take() {
+            connection.close("nobody needs it any more");
+        }
+    }
+}
+
+struct Connection {
+    talk: Mutex<Talk>,
+    ready: Notify,
+}
+
+#[derive(Default)]
+struct Talk {
+    out: Vec<u8>,
+    next: u64,
+    waiting: HashMap<u64, oneshot::Sender<Result<Told>>>,
+    /// Why it is over.
+    over: Option<String>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+fn away(message: impl std::fmt::Display) -> Error {
+    Error::Remote { kind: Kind::Unavailable, message: format!("the namenode can't be reached: {message}") }
+}
+
+fn odd<T>() -> Result<T> {
+    Err(Error::Protocol { peer: "the namenode".into(), message: "an answer to another question".into() })
+}
+
+impl RemoteCatalog {
+    /// The hub's namenode at `address` (host:port), over mutual TLS.
+    pub fn new(dialer: Dialer, address: impl Into<String>) -> RemoteCatalog {
+        let address = address.into();
+        RemoteCatalog::over(move || {
+            let (dialer, address) = (dialer.clone(), address.clone());
+            async move {
+                let stream = dialer.dial(identity::HUB, &address, META_ALPN).await.map_err(away)?;
+                match identity::protocol(&stream).as_deref() {
+                    Some(META_ALPN) => Ok(stream),
+                    _ => Err(away(format!("what listens on {address} does not speak {META_ALPN}"))),
+                }
+            }
+        })
+    }
+
+    /// A namenode of the same machine, on a UNIX socket.
+    pub fn local(socket: impl Into<PathBuf>) -> RemoteCatalog {
+        let socket = socket.into();
+        RemoteCatalog::over(move || {
+            let socket = socket.clone();
+            async move { tokio::net::UnixStream::connect(&socket).await.map_err(|e| away(format!("{}: {e}", socket.display()))) }
+        })
+    }
+
+    /// Over connections that `dial` makes.
+    pub fn over<S, F>(dial: impl Fn() -> F + Send + Sync + 'static) -> RemoteCatalog
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Future<Output = Result<S>> + Send + 'static,
+    {
+        let dial = move || {
+            let stream = dial();
+            async move { Ok(Box::new(stream.await?) as Box<dyn Io>) }.boxed()
+        };
+        let client = Client { dial: Box::new(dial), connection: tokio::sync::Mutex::default(), current: Mutex::default(), holders: Arc::default() };
+        RemoteCatalog { client: Arc::new(client) }
+    }
+
+    /// The connection, made anew if the last one is over.
+    async fn connection(&self) -> Result<Arc<Connection>> {
+        let alive = |connection: &Arc<Connection>| lock(&connection.talk).over.is_none();
+        if let Some(connection) = lock(&self.client.current).clone().filter(alive) {
+            return Ok(connection);
+        }
+        // One dials, the others wait for it.
+        let mut turn = self.client.connection.lock().await;
+        if let Some(connection) = turn.upgrade().filter(alive) {
+            return Ok(connection);
+        }
+        let stream = (self.client.dial)().await?;
+        let connection = Arc::new(Connection { talk: Mutex::default(), ready: Notify::new() });
+        *turn = Arc::downgrade(&connection);
+        *lock(&self.client.current) = Some(connection.clone());
+        tokio::spawn(run(connection.clone(), stream, self.client.holders.clone()));
+        Ok(connection)
+    }
+
+    async fn ask(&self, question: Question, max: Duration) -> Result<Told> {
+        let ask = Ask { deadline_ms: max.as_millis() as u32, question };
+        let asked = async {
+            let connection = self.connection().await?;
+            let answer = connection.send(&ask)?;
+            answer.await.unwrap_or_else(|_| Err(away("the connection ended")))
+        };
+        let late = |_| Error::Remote { kind: Kind::DeadlineExceeded, message: format!("the namenode did not answer within {} s", max.as_secs()) };
+        match tokio::time::timeout(max, asked).await.map_err(late)?? {
+            Told::Failed { kind, message } => Err(Error::Remote { kind, message }),
+            told => Ok(told),
+        }
+    }
+
+    /// Asks again, once, if the connection was lost: looking twice does no harm.
+    async fn look(&self, question: impl Fn() -> Question) -> Result<Told> {
+        match self.ask(question(), CALL_MAX).await {
+            Err(e) if e.kind() == Kind::Unavailable => self.ask(question(), CALL_MAX).await,
+            answer => answer,
+        }
+    }
+
+    async fn change(&self, change: Change) -> Result<Answer> {
+        Ok(match self.ask(Question::Change(change), CALL_MAX).await? {
+            Told::Done => Answer::Done,
+            Told::Created(new) => Answer::Created(new),
+            Told::Object(object) => Answer::Object(object.try_into()?),
+            Told::Sealed { object, replaced } => {
+                Answer::Sealed { object: object.try_into()?, replaced: replaced.map(ObjectMeta::try_from).transpose()? }
+            }
+            Told::Removed { object, last } => Answer::Removed { object: object.try_into()?, last },
+            Told::Counted { objects, bytes } => Answer::Counted { objects, bytes },
+            _ => return odd(),
+        })
+    }
+
+    fn does<T: Send + 'static>(&self, change: Change, answer: fn(Answer) -> Result<T>) -> BoxFuture<'_, Result<T>> {
+        async move {
+            let told = self.change(change).await?;
+            answer(told)
+        }
+        .boxed()
+    }
+
+    /// Several lookups in one question, at most 1000. `None` for what is not there.
+    pub async fn lookups(&self, keys: &[(BucketName, Key)]) -> Result<Vec<Option<ObjectMeta>>> {
+        match self.look(|| Question::Lookups(keys.to_vec())).await? {
+            Told::Objects(objects) if objects.len() == keys.len() => {
+                objects.into_iter().map(|object| object.map(ObjectMeta::try_from).transpose()).collect()
+            }
+            _ => odd(),
+        }
+    }
+}
+
+impl Connection {
+    fn send(&self, ask: &Ask) -> Result<oneshot::Receiver<Result<Told>>> {
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut talk = lock(&self.talk);
+            if let Some(why) = &talk.over {
+                return Err(away(why));
+            }
+            if talk.waiting.len() >= CALLS_MAX {
+                let message = format!("{CALLS_MAX} calls wait for the namenode already; try again later");
+                return Err(Error::Remote { kind: Kind::ResourceExhausted, message });
+            }
+            let at = talk.out.len();
+            talk.next += 1;
+            let request = talk.next;
+            wire::put(&mut talk.out, request, ask);
+            if talk.out.len() - at - 4 > wire::ASK_BYTES_MAX {
+                talk.out.truncate(at);
+                return Err(Error::BadValue { what: "question", value: "over 1 MiB".into(), rule: "ask for less at a time" });
+            }
+            talk.waiting.insert(request, sender);
+        }
+        self.ready.notify_one();
+        Ok(receiver)
+    }
+
+    fn close(&self, why: &str) {
+        let waiting = {
+            let mut talk = lock(&self.talk);
+            talk.over.get_or_insert_with(|| why.into());
+            std::mem::take(&mut talk.waiting)
+        };
+        self.ready.notify_one();
+        for (_, sender) in waiting {
+            let _ = sender.send(Err(away(format!("{why}; it may have been done or not"))));
+        }
+    }
+}
+
+/// Carries questions and answers until the connection ends.
+async fn run(connection: Arc<Connection>, mut stream: Box<dyn Io>, holders: Arc<Mutex<Vec<Weak<dyn LeaseHolder>>>>) {
+    let why = talk(&connection, &mut stream, &holders).await.err().unwrap_or_default();
+    connection.close(&why);
+    // What was leased over it can't be revoked any more.
+    each(&holders, |holder| holder.revoke_all());
+}
+
+fn each(holders: &Mutex<Vec<Weak<dyn LeaseHolder>>>, tell: impl Fn(&dyn LeaseHolder)) {
+    let all: Vec<_> = lock(holders).iter().filter_map(Weak::upgrade).collect();
+    all.iter().for_each(|holder| tell(&**holder));
+}
+
+async fn talk(connection: &Connection, stream: &mut Box<dyn Io>, holders: &Mutex<Vec<Weak<dyn LeaseHolder>>>) -> Result<(), String> {
+    let (mut input, mut out) = (bytes::BytesMut::with_capacity(READ_BYTES), Vec::new());
+    let mut heard = tokio::time::Instant::now();
+    let mut ping = tokio::time::interval(PING_EVERY);
+    ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        {
+            let mut talk = lock(&connection.talk);
+            if let Some(why) = &talk.over {
+                return Err(why.clone());
+            }
+            if out.is_empty() { std::mem::swap(&mut talk.out, &mut out) } else { out.append(&mut talk.out) }
+        }
+        if !out.is_empty() {
+            let write = async {
+                stream.write_all(&out).await?;
+                stream.flush().await
+            };
+            match tokio::time::timeout(SILENCE, write).await {
+                Ok(Ok(())) => out.clear(),
+                Ok(Err(e)) => return Err(e.to_string()),
+                Err(_) => return Err(format!("it took nothing for {} s", SILENCE.as_secs())),
+            }
+        }
+        input.reserve(READ_BYTES);
+        tokio::select! {
+            biased;
+            () = connection.ready.notified() => {}
+            read = stream.read_buf(&mut input) => match read {
+                Ok(0) => return Err("it hung up".into()),
+                Ok(_) => {
+                    heard = tokio::time::Instant::now();
+                    take(connection, &mut input, &mut out, holders)?;
+                }
+                Err(e) => return Err(e.to_string()),
+            },
+            _ = ping.tick() => {
+                if heard.elapsed() > SILENCE {
+                    return Err(format!("it was silent for {} s", SILENCE.as_secs()));
+                }
+                wire::put(&mut out, u64::MAX, &Ask { deadline_ms: 0, question: Question::Ping });
+            }
+        }
+    }
+}
+
+/// Hands out all answers that are whole, and carries out revocations.
+fn take(connection: &Connection, input: &mut bytes::BytesMut, out: &mut Vec<u8>, holders: &Mutex<Vec<Weak<dyn LeaseHolder>>>) -> Result<(), String> {
+    let mut at = 0;
+    let mut answers = Vec::new();
+    while let Some((request, body, len)) = wire::next(&input[at..], TOLD_BYTES_MAX)? {
+        match (request, wire::read::<Told>(body)?) {
+            (0, Told::Revoke { number, key }) => {
+                match &key {
+                    Some((bucket, key)) => each(holders, |holder| holder.revoke(bucket, key)),
+                    None => each(holders, |holder| holder.revoke_all()),
+                }
+                wire::put(out, u64::MAX, &Ask { deadline_ms: 0, question: Question::Revoked { number } });
+            }
+            (request, told) => answers.push((request, told)),
+        }
+        at += len;
+    }
+    bytes::Buf::advance(input, at);
+    if !answers.is_empty() {
+        let waiting: Vec<_> = {
+            let mut talk = lock(&connection.talk);
+            answers.into_iter().filter_map(|(request, told)| Some((talk.waiting.remove(&request)?, told))).collect()
+        };
+        for (sender, told) in waiting {
+            // Who doesn't wait any more doesn't want to know.
+            let _ = sender.send(Ok(told));
+        }
+    }
+    Ok(())
+}
+
+fn metas(objects: Vec<Option<Meta>>) -> Result<Vec<ObjectMeta>> {
+    objects.into_iter().flatten().map(ObjectMeta::try_from).collect()
+}
+
+impl Catalog for RemoteCatalog {
+    changes!();
+
+    fn buckets(&self) -> BoxFuture<'_, Result<Vec<BucketName>>> {
+        async {
+            match self.look(|| Question::Buckets).await? {
+                Told::Buckets(buckets) => Ok(buckets),
+                _ => odd(),
+            }
+        }
+        .boxed()
+    }
+    fn lookup<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<ObjectMeta>> {
+        async move {
+            match self.look(|| Question::Lookup { bucket: bucket.clone(), key: key.clone() }).await? {
+                Told::Object(object) => object.try_into(),
+                _ => odd(),
+            }
+        }
+        .boxed()
+    }
+    fn lease<'a>(
+        &'a self,
+        holder: &'a Arc<dyn LeaseHolder>,
+        bucket: &'a BucketName,
+        key: &'a Key,
+    ) -> BoxFuture<'a, Result<(ObjectMeta, Option<Lease>)>> {
+        async move {
+            {
+                let mut holders = lock(&self.client.holders);
+                let new = Arc::downgrade(holder);
+                if !holders.iter().any(|known| known.ptr_eq(&new)) {
+                    holders.retain(|known| known.strong_count() > 0);
+                    holders.push(new);
+                }
+            }
+            match self.look(|| Question::Lease { bucket: bucket.clone(), key: key.clone() }).await? {
+                Told::Leased { object, term_ms } => {
+                    let lease = term_ms.map(|ms| Lease { term: Some(Duration::from_millis(u64::from(ms))) });
+                    Ok((object.try_into()?, lease))
+                }
+                _ => odd(),
+            }
+        }
+        .boxed()
+    }
+    fn find(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<ObjectMeta>>> {
+        async move {
+            match self.look(|| Question::Find { id: id.0 }).await? {
+                Told::Found(object) => object.map(ObjectMeta::try_from).transpose(),
+                _ => odd(),
+            }
+        }
+        .boxed()
+    }
+    fn held<'a>(&'a self, site: &'a SiteId, start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<ObjectMeta>>> {
+        async move {
+            match self.look(|| Question::Held { site: site.clone(), start_after: start_after.map(|id| id.0) }).await? {
+                Told::Objects(objects) => metas(objects),
+                _ => odd(),
+            }
+        }
+        .boxed()
+    }
+    fn list<'a>(
+        &'a self,
+        bucket: &'a BucketName,
+        prefix: &'a str,
+        delimiter: Option<char>,
+        page: Page,
+    ) -> BoxFuture<'a, Result<Listing>> {
+        async move {
+            let question = || Question::List {
+                bucket: bucket.clone(),
+                prefix: prefix.into(),
+                delimiter,
+                start_after: page.start_after.clone(),
+                limit: page.limit,
+            };
+            match self.look(question).await? {
+                Told::Listing { objects, prefixes, next } => {
+                    let objects = objects.into_iter().map(ObjectMeta::try_from).collect::<Result<_>>()?;
+                    Ok(Listing { objects, prefixes, next })
+                }
+                _ => odd(),
+            }
+        }
+        .boxed()
+    }
+    fn attributes<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<Attributes>> {
+        async move {
+            match self.look(|| Question::Attributes { bucket: bucket.clone(), key: key.clone() }).await? {
+                Told::Attributes(attributes) => Ok(attributes),
+                _ => odd(),
+            }
+        }
+        .boxed()
+    }
+    fn garbage<'a>(&'a self, site: Option<&'a SiteId>, start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<Garbage>>> {
+        async move {
+            match self.look(|| Question::Garbage { site: site.cloned(), start_after: start_after.map(|id| id.0) }).await? {
+                Told::Garbage(garbage) => Ok(garbage),
+                _ => odd(),
+            }
+        }
+        .boxed()
+    }
+    fn watch<'a>(&'a self, bucket: &'a BucketName, after: u64, wait: Duration) -> BoxFuture<'a, Result<Watched>> {
+        async move {
+            let question = Question::Watch { bucket: bucket.clone(), after, wait_ms: wait.as_millis().min(60_000) as u32 };
+            match self.ask(question, wait + CALL_MAX).await? {
+                Told::Watched(watched) => Ok(watched),
+                _ => odd(),
+            }
+        }
+        .boxed()
+    }
+}

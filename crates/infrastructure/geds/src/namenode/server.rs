@@ -1,0 +1,367 @@
+//! A connection to the namenode, its end.
+//!
+//! One task for each: reads what is there, answers what needs no disk at once, hands changes to the committer, and writes all that is ready in one
+//! call. A connection is a session: leases belong to it, revocations go over it. Who calls is told by who accepted it; nobody's word is trusted,
+//! and a site may record copies only for itself.
+
+use super::{
+    Namenode,
+    commit::{Core, Item, Reply, late},
+    leases::{Holder, Session, TERM, hash},
+    state::Answer,
+    state::Change,
+    wire::{self, ASK_BYTES_MAX, Ask, LOOKUPS_MAX, Question, Told},
+};
+use crate::{BucketName, Error, Key, ObjectId, Page, Result};
+use base::SiteId;
+use std::{
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::Notify,
+};
+
+/// A peer that says nothing for so long is gone; clients ping every two seconds.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long it may take to accept what it is told.
+const WRITE_MAX: Duration = Duration::from_secs(10);
+/// Requests of one connection without an answer; then nothing more is read.
+const PENDING_MAX: usize = 65_536;
+/// Bytes that are told in one call, about: then reading has its turn.
+const READ_BYTES: usize = 64 << 10;
+/// The longest wait of a watch.
+const WATCH_MAX: Duration = Duration::from_secs(60);
+/// Events in one answer.
+const EVENTS_MAX: usize = 1000;
+
+/// Who calls, as the connection proves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// May do everything.
+    Hub,
+    /// May do everything but speak for other sites.
+    Site(SiteId),
+    /// May do nothing, and is told so. The name in its certificate, if it has one.
+    Stranger(Option<String>),
+}
+
+impl Caller {
+    /// Who has this name in its certificate.
+    pub fn of(name: Option<&str>) -> Caller {
+        match name.map(|name| (name, base::identity::site_of(name))) {
+            Some((base::identity::HUB, _)) => Caller::Hub,
+            Some((_, Some(site))) => Caller::Site(site),
+            Some((name, None)) => Caller::Stranger(Some(name.into())),
+            None => Caller::Stranger(None),
+        }
+    }
+
+    fn refused(&self) -> Option<Error> {
+        match self {
+            Caller::Stranger(Some(name)) => Some(Error::Denied { who: format!("{name:?}"), what: "ask the namenode: it is neither a site nor the hub".into() }),
+            Caller::Stranger(None) => {
+                let message = "a client certificate is needed to ask the namenode; join first".into();
+                Some(Error::Remote { kind: base::Kind::Unauthenticated, message })
+            }
+            _ => None,
+        }
+    }
+
+    fn speaks_for(&self, wanted: &SiteId) -> Result<()> {
+        match self {
+            Caller::Site(site) if site != wanted => {
+                Err(Error::Denied { who: format!("site {site}"), what: format!("change what is recorded of site {wanted}") })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn allowed(&self, change: &Change) -> Result<()> {
+        match change {
+            Change::Announce { site, .. } | Change::AddHolder { site, .. } | Change::DropHolder { site, .. } | Change::Lose { site, .. } => self.speaks_for(site),
+            Change::Collected { site: Some(site), .. } => self.speaks_for(site),
+            Change::Seal(seal) => self.speaks_for(&seal.site),
+            Change::Expire { .. } | Change::Leasing | Change::Import(_) => {
+                Err(Error::Denied { who: "a client".into(), what: "give the namenode's own orders".into() })
+            }
+            Change::SetQuota { .. } | Change::SetTenant { .. } if *self != Caller::Hub => {
+                Err(Error::Denied { who: format!("{self:?}"), what: "change quotas: only the hub may".into() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What is to be said on a connection.
+#[derive(Default)]
+pub struct Outbox {
+    bytes: Mutex<Vec<u8>>,
+    ready: Notify,
+    pending: AtomicUsize,
+}
+
+impl Outbox {
+    fn put(&self, request: u64, told: &Told) {
+        wire::put(&mut self.bytes.lock().unwrap_or_else(|e| e.into_inner()), request, told);
+    }
+    pub fn answer_quietly(&self, request: u64, answer: Result<Answer>) {
+        self.put(request, &told(answer));
+        self.pending.fetch_sub(1, Relaxed);
+    }
+    pub fn answer(&self, request: u64, answer: Result<Answer>) {
+        self.answer_quietly(request, answer);
+        self.wake();
+    }
+    pub fn wake(&self) {
+        self.ready.notify_one();
+    }
+    fn take(&self, into: &mut Vec<u8>) {
+        let mut bytes = self.bytes.lock().unwrap_or_else(|e| e.into_inner());
+        if into.is_empty() { std::mem::swap(&mut *bytes, into) } else { into.append(&mut bytes) }
+    }
+}
+
+impl Session for Outbox {
+    fn revoke(&self, number: u64, key: Option<(&BucketName, &Key)>) {
+        let key = key.map(|(bucket, key)| (bucket.clone(), key.clone()));
+        self.put(0, &Told::Revoke { number, key });
+        self.wake();
+    }
+}
+
+fn told<T: Into<Told>>(answer: Result<T>) -> Told {
+    answer.map_or_else(Told::from, T::into)
+}
+
+struct Connection {
+    namenode: Namenode,
+    core: Arc<Core>,
+    caller: Caller,
+    outbox: Arc<Outbox>,
+    holder: Arc<Holder>,
+    /// What waits for revocations or for something to happen; it ends with the connection.
+    waiting: tokio::task::JoinSet<()>,
+}
+
+/// Answers until the peer hangs up, breaks the protocol or falls silent.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(namenode: &Namenode, mut stream: S, caller: Caller) -> Result<()> {
+    let outbox = Arc::new(Outbox::default());
+    let session: Arc<dyn Session> = outbox.clone();
+    let mut connection = Connection {
+        namenode: namenode.clone(),
+        core: namenode.core().clone(),
+        holder: Holder::new(Arc::downgrade(&session) as Weak<dyn Session>),
+        outbox: outbox.clone(),
+        caller,
+        waiting: tokio::task::JoinSet::new(),
+    };
+    let gone = |message: String| Error::Peer { peer: "a client of the namenode".into(), message };
+    let (mut input, mut out) = (bytes::BytesMut::with_capacity(READ_BYTES), Vec::new());
+    loop {
+        outbox.take(&mut out);
+        if !out.is_empty() {
+            let write = async {
+                stream.write_all(&out).await?;
+                stream.flush().await
+            };
+            match tokio::time::timeout(WRITE_MAX, write).await {
+                Ok(Ok(())) => out.clear(),
+                Ok(Err(e)) => return Err(gone(e.to_string())),
+                Err(_) => return Err(gone(format!("it took nothing for {} s", WRITE_MAX.as_secs()))),
+            }
+            if out.capacity() > 1 << 20 {
+                out = Vec::new();
+            }
+        }
+        input.reserve(READ_BYTES);
+        let full = outbox.pending.load(Relaxed) + connection.waiting.len() >= PENDING_MAX;
+        tokio::select! {
+            biased;
+            () = outbox.ready.notified() => {}
+            read = stream.read_buf(&mut input), if !full => match read {
+                Ok(0) => return Ok(()),
+                Ok(_) => connection.answer(&mut input, &mut out)?,
+                // A peer that is killed does not say goodbye in TLS.
+                Err(e) if matches!(e.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset) => return Ok(()),
+                Err(e) => return Err(gone(e.to_string())),
+            },
+            Some(_) = connection.waiting.join_next(), if !connection.waiting.is_empty() => {}
+            () = tokio::time::sleep(SILENCE), if !full => return Err(gone(format!("it was silent for {} s", SILENCE.as_secs()))),
+        }
+    }
+}
+
+impl Connection {
+    /// Takes all whole frames from the input.
+    fn answer(&mut self, input: &mut bytes::BytesMut, out: &mut Vec<u8>) -> Result<()> {
+        let broken = |message: String| Error::Protocol { peer: "a client of the namenode".into(), message };
+        let mut at = 0;
+        while let Some((request, body, len)) = wire::next(&input[at..], ASK_BYTES_MAX).map_err(broken)? {
+            match wire::read::<Ask>(body) {
+                Ok(ask) => self.one(request, ask, out),
+                // A bad name is the asker's mistake, not the end of the connection: the frame's length still holds.
+                Err(message) => wire::put(out, request, &Told::from(broken(message))),
+            }
+            at += len;
+        }
+        bytes::Buf::advance(input, at);
+        Ok(())
+    }
+
+    fn one(&mut self, request: u64, ask: Ask, out: &mut Vec<u8>) {
+        if let Some(refused) = self.caller.refused() {
+            return wire::put(out, request, &Told::from(refused));
+        }
+        let answer = match ask.question {
+            Question::Lookup { bucket, key } => told(self.core.read().lookup(&bucket, &key).map(|meta| Told::Object(meta.into()))),
+            Question::Change(change) => return self.change(request, change, ask.deadline_ms),
+            Question::Lease { bucket, key } => return self.lease(request, bucket, key, out),
+            Question::Lookups(keys) if keys.len() > LOOKUPS_MAX => {
+                Error::BadValue { what: "number of keys", value: keys.len().to_string(), rule: "ask for at most 1000 at a time" }.into()
+            }
+            Question::Lookups(keys) => {
+                let state = self.core.read();
+                Told::Objects(keys.iter().map(|(bucket, key)| state.lookup(bucket, key).ok().map(Into::into)).collect())
+            }
+            Question::Find { id } => Told::Found(self.core.read().find(ObjectId(id)).map(Into::into)),
+            Question::Held { site, start_after } => told(self.caller.speaks_for(&site).map(|()| {
+                let held = self.core.read().held(&site, start_after.map(ObjectId));
+                Told::Objects(held.into_iter().map(|meta| Some(meta.into())).collect())
+            })),
+            Question::List { bucket, prefix, delimiter, start_after, limit } => {
+                told(self.core.read().list(&bucket, &prefix, delimiter, &Page { start_after, limit }))
+            }
+            Question::Buckets => Told::Buckets(self.core.read().bucket_names()),
+            Question::Attributes { bucket, key } => told(self.core.read().attributes(&bucket, &key).map(Told::Attributes)),
+            Question::Garbage { site, start_after } => {
+                let may = site.as_ref().map_or(Ok(()), |site| self.caller.speaks_for(site));
+                told(may.map(|()| Told::Garbage(self.core.read().garbage(site.as_ref(), start_after.map(ObjectId)))))
+            }
+            Question::Watch { bucket, after, wait_ms } => {
+                let wait = Duration::from_millis(u64::from(wait_ms)).min(WATCH_MAX);
+                let (core, outbox) = (self.core.clone(), self.outbox.clone());
+                self.waiting.spawn(async move {
+                    let seen = watch(&core, &bucket, after, wait).await;
+                    outbox.put(request, &told(seen.map(Told::Watched)));
+                    outbox.wake();
+                });
+                return;
+            }
+            Question::Revoked { number } => return self.holder.confirm(number),
+            Question::Ping => Told::Done,
+        };
+        wire::put(out, request, &answer);
+    }
+
+    fn change(&mut self, request: u64, change: Change, deadline_ms: u32) {
+        self.outbox.pending.fetch_add(1, Relaxed);
+        if let Err(e) = self.caller.allowed(&change).and_then(|()| change.check()) {
+            return self.outbox.answer(request, Err(e));
+        }
+        if let Some(answer) = known(&self.core, &change) {
+            return self.outbox.answer(request, Ok(answer));
+        }
+        let deadline = Instant::now() + Duration::from_millis(u64::from(deadline_ms));
+        let (fence, waits) = fence(&self.core, &change);
+        let reply = Reply::Wire(self.outbox.clone(), request);
+        let item = Item { change, reply, fence, deadline: Some(deadline) };
+        match waits {
+            None => self.core.enqueue(item),
+            Some(waits) => {
+                let core = self.core.clone();
+                self.waiting.spawn(async move {
+                    match tokio::time::timeout_at(deadline.into(), waits.done()).await {
+                        Ok(()) => core.enqueue(item),
+                        Err(_) => {
+                            drop(item.fence);
+                            item.reply.send(Err(late()));
+                        }
+                    }
+                });
+            }
+        }
+    }
+
+    fn lease(&mut self, request: u64, bucket: BucketName, key: Key, out: &mut Vec<u8>) {
+        if !self.core.read().leasing() {
+            // The mark must be on disk before the first lease is out.
+            let (namenode, outbox, core) = (self.namenode.clone(), self.outbox.clone(), self.core.clone());
+            self.waiting.spawn(async move {
+                let marked = namenode.change(Change::Leasing).await;
+                let answer = marked.and_then(|_| core.read().lookup(&bucket, &key));
+                outbox.put(request, &told(answer.map(|meta| Told::Leased { object: meta.into(), term_ms: None })));
+                outbox.wake();
+            });
+            return;
+        }
+        let state = self.core.read();
+        let granted = state.has(&bucket, &key) && {
+            drop(state);
+            self.core.leases.grant(&self.holder, hash(&bucket, &key))
+        };
+        let term_ms = granted.then_some(TERM.as_millis() as u32);
+        let answer = self.core.read().lookup(&bucket, &key);
+        wire::put(out, request, &told(answer.map(|meta| Told::Leased { object: meta.into(), term_ms })));
+    }
+}
+
+/// What a change would be answered without being carried out, because it changes nothing.
+pub fn known(core: &Core, change: &Change) -> Option<Answer> {
+    match change {
+        Change::CreateBucket { bucket } if core.read().has_bucket(bucket) => Some(Answer::Created(false)),
+        Change::Announce { site, address } if core.read().address(site) == Some(address) => Some(Answer::Done),
+        Change::Leasing if core.read().leasing() => Some(Answer::Done),
+        _ => None,
+    }
+}
+
+/// Puts up the fence that a change needs. The waits, if there is anything to wait for.
+pub fn fence(core: &Core, change: &Change) -> (Option<super::leases::Fence>, Option<super::leases::Waits>) {
+    let (keys, existing): (Option<Vec<(&BucketName, &Key)>>, bool) = match change {
+        Change::Seal(seal) => (Some(vec![(&seal.bucket, &seal.key)]), core.read().has(&seal.bucket, &seal.key)),
+        Change::Remove { bucket, key } | Change::Lose { bucket, key, .. } => (Some(vec![(bucket, key)]), true),
+        Change::Rename { bucket, from, to_bucket, to, .. } => (Some(vec![(bucket, from), (to_bucket, to)]), true),
+        Change::Copy { to_bucket, to, .. } => (Some(vec![(to_bucket, to)]), core.read().has(to_bucket, to)),
+        Change::RemovePrefix { .. } | Change::RenamePrefix { .. } | Change::CopyPrefix { .. } | Change::DropJob { .. } => (None, true),
+        Change::Expire { names } => (Some(names.iter().map(|(bucket, key)| (bucket, key)).collect()), true),
+        // They change nothing of what a key means.
+        Change::CreateBucket { .. }
+        | Change::SetMode { .. }
+        | Change::SetTenant { .. }
+        | Change::SetQuota { .. }
+        | Change::Announce { .. }
+        | Change::MarkPersisted { .. }
+        | Change::AddHolder { .. }
+        | Change::DropHolder { .. }
+        | Change::SetMetadata { .. }
+        | Change::Touch { .. }
+        | Change::KeepJob { .. }
+        | Change::Collected { .. }
+        | Change::Leasing
+        | Change::Import(_) => return (None, None),
+    };
+    let (fence, waits) = core.leases.fence(keys.as_deref(), existing);
+    (Some(fence), (!waits.is_empty()).then_some(waits))
+}
+
+/// See [`crate::Catalog::watch`].
+pub async fn watch(core: &Core, bucket: &BucketName, after: u64, wait: Duration) -> Result<crate::Watched> {
+    let end = tokio::time::Instant::now() + wait;
+    loop {
+        // Registered before the look, so that nothing happens between the two.
+        let mut changed = std::pin::pin!(core.changed.notified());
+        changed.as_mut().enable();
+        let seen = core.read().watched(bucket, after, EVENTS_MAX)?;
+        if seen.resync || !seen.events.is_empty() {
+            return Ok(seen);
+        }
+        if tokio::time::timeout_at(end, changed).await.is_err() {
+            return Ok(seen);
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What is said on a connection to the namenode, `geds-meta/1`.
+//!
+//! ```text
+//! frame     bytes u32 │ request u64 │ body in postcard       little endian; a client's up to 1 MiB, the namenode's up to 8 MiB
+//! client    Ask { deadline, question }; request numbers are the client's own, not 0
+//! namenode  one Told for each request, in any order; number 0: a revocation, to be confirmed
+//! ```
+//!
+//! Here are only the messages and where a frame begins and ends. A length is checked before anything is allocated for it.
+
+use super::state::{Answer, Change};
+use crate::{
+    Attributes, BucketName, Error, Garbage, Holder, Key, Listing, ObjectId, ObjectMeta, Result, State, Watched,
+};
+use base::{Kind, SiteId};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// The protocol's name in the TLS handshake.
+pub const META_ALPN: &str = "geds-meta/1";
+
+pub const ASK_BYTES_MAX: usize = 1 << 20;
+pub const TOLD_BYTES_MAX: usize = 8 << 20;
+/// Keys in one question.
+pub const LOOKUPS_MAX: usize = 1000;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Ask {
+    /// Milliseconds; what has not begun by then is not done.
+    pub deadline_ms: u32,
+    pub question: Question,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Question {
+    Lookup { bucket: BucketName, key: Key },
+    Lease { bucket: BucketName, key: Key },
+    Change(Change),
+    /// What of these is there.
+    Lookups(Vec<(BucketName, Key)>),
+    Find { id: u128 },
+    Held { site: SiteId, start_after: Option<u128> },
+    List { bucket: BucketName, prefix: String, delimiter: Option<char>, start_after: String, limit: u32 },
+    Buckets,
+    Attributes { bucket: BucketName, key: Key },
+    Garbage { site: Option<SiteId>, start_after: Option<u128> },
+    Watch { bucket: BucketName, after: u64, wait_ms: u32 },
+    /// The revocation with this number is carried out. It has no answer.
+    Revoked { number: u64 },
+    Ping,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Told {
+    Failed { kind: Kind, message: String },
+    Object(Meta),
+    Leased { object: Meta, term_ms: Option<u32> },
+    Sealed { object: Meta, replaced: Option<Meta> },
+    Removed { object: Meta, last: bool },
+    Created(bool),
+    Counted { objects: u64, bytes: u64 },
+    Done,
+    Found(Option<Meta>),
+    Objects(Vec<Option<Meta>>),
+    Listing { objects: Vec<Meta>, prefixes: Vec<String>, next: Option<String> },
+    Buckets(Vec<BucketName>),
+    Attributes(Attributes),
+    Garbage(Vec<Garbage>),
+    Watched(Watched),
+    /// No key: all of them.
+    Revoke { number: u64, key: Option<(BucketName, Key)> },
+}
+
+/// An object's facts, as they travel.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Meta {
+    bucket: String,
+    key: String,
+    id: u128,
+    epoch: u64,
+    size: u64,
+    checksum: u64,
+    sites: Vec<(String, String)>,
+    persisted: Option<String>,
+    created_ms: u64,
+}
+
+impl From<ObjectMeta> for Meta {
+    fn from(meta: ObjectMeta) -> Meta {
+        Meta {
+            bucket: meta.bucket.into(),
+            key: meta.key.into(),
+            id: meta.id.0,
+            epoch: meta.epoch,
+            size: meta.size,
+            checksum: meta.checksum,
+            sites: meta.sites.into_iter().map(|holder| (holder.site.into(), holder.address)).collect(),
+            persisted: meta.persisted,
+            created_ms: meta.created_ms,
+        }
+    }
+}
+
+impl TryFrom<Meta> for ObjectMeta {
+    type Error = Error;
+    fn try_from(meta: Meta) -> Result<ObjectMeta> {
+        let mut sites = Vec::with_capacity(meta.sites.len());
+        for (site, address) in meta.sites {
+            let site = SiteId::new(site).map_err(|e| Error::BadName { what: e.what, name: e.name, rule: "it must be a DNS label" })?;
+            sites.push(Holder { site, address });
+        }
+        Ok(ObjectMeta {
+            bucket: BucketName::new(meta.bucket)?,
+            key: Key::new(meta.key)?,
+            id: ObjectId(meta.id),
+            epoch: meta.epoch,
+            size: meta.size,
+            state: State::Sealed,
+            checksum: meta.checksum,
+            sites,
+            persisted: meta.persisted,
+            created_ms: meta.created_ms,
+        })
+    }
+}
+
+impl From<Listing> for Told {
+    fn from(listing: Listing) -> Told {
+        let objects = listing.objects.into_iter().map(Meta::from).collect();
+        Told::Listing { objects, prefixes: listing.prefixes, next: listing.next }
+    }
+}
+
+impl From<Answer> for Told {
+    fn from(answer: Answer) -> Told {
+        match answer {
+            Answer::Done => Told::Done,
+            Answer::Created(new) => Told::Created(new),
+            Answer::Object(object) => Told::Object(object.into()),
+            Answer::Sealed { object, replaced } => Told::Sealed { object: object.into(), replaced: replaced.map(Meta::from) },
+            Answer::Removed { object, last } => Told::Removed { object: object.into(), last },
+            Answer::Counted { objects, bytes } => Told::Counted { objects, bytes },
+        }
+    }
+}
+
+impl From<Error> for Told {
+    fn from(error: Error) -> Told {
+        Told::Failed { kind: error.kind(), message: error.to_string().chars().take(4096).collect() }
+    }
+}
+
+/// Appends a frame.
+pub fn put(out: &mut Vec<u8>, request: u64, body: &impl Serialize) {
+    let at = out.len();
+    out.extend([0; 4]);
+    out.extend(request.to_le_bytes());
+    *out = postcard::to_extend(body, std::mem::take(out)).expect("a vector takes everything");
+    let len = (out.len() - at - 4) as u32;
+    out[at..at + 4].copy_from_slice(&len.to_le_bytes());
+}
+
+/// The first frame: its request, its body and how long it is. `None`: it is not whole yet.
+pub fn next(bytes: &[u8], max: usize) -> Result<Option<(u64, &[u8], usize)>, String> {
+    let Some(head) = bytes.get(..4) else { return Ok(None) };
+    let len = u32::from_le_bytes(head.try_into().expect("four bytes")) as usize;
+    if len < 8 || len > max {
+        return Err(format!("a frame of {len} bytes; 8 to {max} are allowed"));
+    }
+    let Some(frame) = bytes.get(4..4 + len) else { return Ok(None) };
+    let request = u64::from_le_bytes(frame[..8].try_into().expect("eight bytes"));
+    Ok(Some((request, &frame[8..], 4 + len)))
+}
+
+pub fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    match postcard::take_from_bytes(body) {
+        Ok((value, [])) => Ok(value),
+        Ok((_, rest)) => Err(format!("{} bytes too many in a message", rest.len())),
+        Err(e) => Err(format!("a message can't be read: {e}")),
+    }
+}

@@ -1,0 +1,655 @@
+//! When objects go to the persistency tier, and when their copies here go.
+//!
+//! ```text
+//! sealed ─┬─ ephemeral ───────────────▶ uploaded only when room is wanted
+//!         ├─ write-behind ─▶ queue ───▶ uploaded soon, within the bandwidth, not while the breaker is open
+//!         └─ write-through ───────────▶ uploaded before the seal returns
+//! room wanted (above `high`, or a writer waits) ─▶ victims: uploaded ones first, then idle × size ─▶ upload, verify, commit, free ─▶ until `low`
+//! ```
+//!
+//! The decisions are functions of their arguments: [`victims`], [`Breaker`], [`Pace`]. One task per node acts on them; it has nothing to do when
+//! nobody writes. The queue holds ids, so it is never longer than what the node holds; after a restart the catalog says what is still to be uploaded. The steps of an
+//! upload and a spill are in `node.rs`, the store's own retries in `persist.rs`.
+
+use crate::{
+    BucketName, Error, Key, ObjectId, ObjectMeta, Page, Result,
+    leases::Wanted,
+    local::Local,
+    names::Prefix,
+    node::{Inner, Node, compute},
+};
+use base::Kind;
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::Ordering::{Relaxed, SeqCst},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::Notify;
+
+/// Uploads at a time.
+const UPLOADS: usize = 4;
+/// The first pause after a failure, and the longest; each is twice the one before.
+const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// What a bucket's objects owe the persistency tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Nothing: they are uploaded only when room is wanted.
+    #[default]
+    Ephemeral,
+    /// They are uploaded soon after they are sealed.
+    WriteBehind,
+    /// A seal returns when they are uploaded and verified.
+    WriteThrough,
+}
+
+/// Where a bucket's objects lie at first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    #[default]
+    Disk,
+    /// In the memory tier, if the node has one. They end with the process, unless they were uploaded.
+    Memory,
+}
+
+/// How long objects stay that cells write into a bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lifetime {
+    /// Until they are deleted.
+    #[default]
+    Kept,
+    /// Until the job that wrote them has ended.
+    Job,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BucketPolicy {
+    pub mode: Mode,
+    pub tier: Place,
+    pub lifetime: Lifetime,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct SpillOptions {
+    /// Spill without being asked, when there is a persistency tier.
+    pub automatic: bool,
+    /// The share of the limit above which objects are spilled, and the share at which that ends.
+    pub high: f64,
+    pub low: f64,
+    /// Bytes per second of uploads that nobody waits for.
+    pub bandwidth: Option<u64>,
+}
+
+impl Default for SpillOptions {
+    fn default() -> SpillOptions {
+        SpillOptions { automatic: true, high: 0.80, low: 0.65, bandwidth: None }
+    }
+}
+
+// --- decisions --------------------------------------------------------------------------------------------------------------------
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate {
+    pub id: ObjectId,
+    pub size: u64,
+    /// Seconds since it was opened.
+    pub idle: u32,
+    pub persisted: bool,
+}
+
+/// What to spill to free `bytes`: what is uploaded already first, for it costs nothing; then what has been idle for long and is large.
+pub(crate) fn victims(mut all: Vec<Candidate>, bytes: u64) -> Vec<ObjectId> {
+    let worth = |c: &Candidate| (c.persisted, (u128::from(c.idle) + 1) * u128::from(c.size.max(1)));
+    all.sort_by(|a, b| worth(b).cmp(&worth(a)).then(a.id.cmp(&b.id)));
+    let mut sum = 0;
+    let chosen = all.iter().take_while(|c| {
+        let more = sum < bytes;
+        sum += c.size.max(1);
+        more
+    });
+    chosen.map(|c| c.id).collect()
+}
+
+/// Keeps a store that fails from being asked all the time: closed, open until a time, then one try that decides.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Breaker {
+    failures: u32,
+    until: Option<Instant>,
+}
+
+impl Breaker {
+    /// How many may try now; if none, when.
+    pub fn allows(&self, now: Instant) -> Result<usize, Instant> {
+        match self.until {
+            None => Ok(UPLOADS),
+            Some(until) if now >= until => Ok(1),
+            Some(until) => Err(until),
+        }
+    }
+
+    pub fn succeeded(&mut self) {
+        *self = Breaker::default();
+    }
+
+    pub fn failed(&mut self, now: Instant) {
+        if self.until.is_some_and(|until| now < until) {
+            return; // one of several that were under way
+        }
+        let pause = PAUSE.saturating_mul(1 << self.failures.min(10)).min(PAUSE_MAX);
+        self.failures = self.failures.saturating_add(1);
+        self.until = Some(now + pause);
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.until.is_some()
+    }
+}
+
+/// A bandwidth: who wants to send is told when.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    bytes_per_second: Option<u64>,
+    free_at: Mutex<Option<Instant>>,
+}
+
+impl Pace {
+    pub fn new(bytes_per_second: Option<u64>) -> Pace {
+        Pace { bytes_per_second, free_at: Mutex::new(None) }
+    }
+
+    fn book(&self, bytes: u64, now: Instant) -> Duration {
+        let Some(rate) = self.bytes_per_second else { return Duration::ZERO };
+        let mut free_at = self.free_at.lock().unwrap_or_else(|e| e.into_inner());
+        let start = free_at.map_or(now, |at| at.max(now));
+        *free_at = Some(start + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64));
+        start - now
+    }
+
+    /// How long `bytes` take at most, with what was booked before.
+    pub fn at_most(&self, bytes: u64) -> Duration {
+        let Some(rate) = self.bytes_per_second else { return Duration::ZERO };
+        let free_at = self.free_at.lock().unwrap_or_else(|e| e.into_inner());
+        let before = free_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+        before + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64) * UPLOADS as u32
+    }
+
+    /// Waits until `bytes` may be sent. What was booked before is waited for, so the mean over time is the bandwidth.
+    pub async fn wait(&self, bytes: u64) {
+        let wait = self.book(bytes, Instant::now());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+// --- acting -----------------------------------------------------------------------------------------------------------------------
+
+pub(crate) struct Spiller {
+    wake: Arc<Notify>,
+    /// To be uploaded, in the order of their seals.
+    queue: Mutex<VecDeque<ObjectId>>,
+    breaker: Mutex<Breaker>,
+    pub pace: Pace,
+    pub free_pace: Pace,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Spiller {
+    pub fn new(options: &SpillOptions) -> Spiller {
+        Spiller {
+            wake: Arc::default(),
+            queue: Mutex::default(),
+            breaker: Mutex::default(),
+            pace: Pace::new(options.bandwidth),
+            free_pace: Pace::new(None),
+        }
+    }
+
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Uploads it when its turn comes.
+    pub fn owe(&self, id: ObjectId) {
+        lock(&self.queue).push_back(id);
+        self.wake();
+    }
+
+    /// Objects that wait for their upload.
+    pub fn queued(&self) -> u64 {
+        lock(&self.queue).len() as u64
+    }
+
+    pub fn breaker_open(&self) -> bool {
+        lock(&self.breaker).is_open()
+    }
+
+    fn allowed(&self) -> Result<usize, Instant> {
+        lock(&self.breaker).allows(Instant::now())
+    }
+
+    /// `Ok(false)` says nothing of the store: there was nothing to do.
+    fn heard(&self, answer: &Result<bool>) {
+        let mut breaker = lock(&self.breaker);
+        match answer {
+            Ok(true) => breaker.succeeded(),
+            Ok(false) => {}
+            Err(error) => {
+                if !breaker.is_open() {
+                    tracing::warn!(%error, "the persistency tier fails; it is tried again after a pause, and nothing is freed meanwhile");
+                }
+                breaker.failed(Instant::now());
+            }
+        }
+    }
+
+    /// Ends with the node.
+    pub fn run(&self, node: Weak<Inner>) {
+        let wake = self.wake.clone();
+        tokio::spawn(async move {
+            let mut again: Option<Instant> = None;
+            loop {
+                match again {
+                    None => wake.notified().await,
+                    Some(at) => {
+                        let _ = tokio::time::timeout_at(at.into(), wake.notified()).await; // either will do
+                    }
+                }
+                let Some(inner) = node.upgrade() else { return };
+                again = inner.spill_round().await;
+            }
+        });
+    }
+}
+
+impl Inner {
+    /// Wakes the spiller when the tier is above its high mark.
+    pub(crate) fn watch_level(&self, memory: bool) {
+        if self.persist.is_some() && self.tuning.spill.automatic && self.above(memory, self.tuning.spill.high) {
+            self.spiller.wake();
+        }
+    }
+
+    fn above(&self, memory: bool, share: f64) -> bool {
+        let space = self.tier.space(memory);
+        space.charged() as f64 > space.limit as f64 * share
+    }
+
+    /// Compacts. What fails is told in the log: the writer that wanted room hears that there is none.
+    pub(crate) fn reclaim(&self, memory: bool) {
+        if let Err(error) = self.tier.reclaim(memory) {
+            tracing::warn!(%error, "segments can't be compacted");
+        }
+    }
+
+    /// Does what is due. Returns when to look again, if nobody wakes the task before.
+    async fn spill_round(self: &Arc<Self>) -> Option<Instant> {
+        let inner = self.clone();
+        let maintained = compute(move || inner.tier.maintain()).await;
+        if let Err(error) = maintained.and_then(|done| done) {
+            tracing::warn!(%error, "the journal can't be rewritten");
+        }
+        if self.persist.is_none() || !self.tuning.spill.automatic {
+            return None;
+        }
+        let mut again = None;
+        for memory in [false, true] {
+            if memory && !self.tier.has_memory() {
+                continue;
+            }
+            if let Err(at) = self.make_room(memory).await {
+                again = Some(at);
+            }
+        }
+        if let Err(at) = self.upload_queued().await {
+            again = Some(at);
+        }
+        again
+    }
+
+    fn wants_room(&self, memory: bool, started: bool) -> bool {
+        let options = &self.tuning.spill;
+        self.tier.space(memory).waiting() > 0 || self.above(memory, if started { options.low } else { options.high })
+    }
+
+    /// Spills until the low mark. An error says when to try again.
+    async fn make_room(self: &Arc<Self>, memory: bool) -> Result<(), Instant> {
+        let mut started = false;
+        let mut passed_over = HashSet::new();
+        while self.wants_room(memory, started) {
+            started = true;
+            let at_a_time = self.spiller.allowed()?;
+            if !memory {
+                // Full parts of what grows: nobody writes them again.
+                let answer = self.spill_heads().await.map(|freed| freed > 0);
+                self.spiller.heard(&answer);
+                match answer {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(_) => {
+                        self.spiller.allowed()?;
+                    }
+                }
+            }
+            let inner = self.clone();
+            let skip = passed_over.clone();
+            let chosen = compute(move || {
+                inner.reclaim(memory);
+                inner.choose(memory, &skip)
+            });
+            let chosen = chosen.await.unwrap_or_default();
+            if chosen.is_empty() {
+                return Ok(());
+            }
+            let mut spilled = futures::stream::iter(chosen.into_iter().map(|id| async move { (id, self.spill_id(id).await) }))
+                .buffer_unordered(at_a_time);
+            while let Some((id, answer)) = spilled.next().await {
+                self.spiller.heard(&answer);
+                match answer {
+                    Ok(true) => {}
+                    // Changed or not known yet; another time.
+                    Ok(false) => {
+                        passed_over.insert(id);
+                    }
+                    Err(_) => break,
+                }
+            }
+            drop(spilled);
+            let inner = self.clone();
+            let _ = compute(move || inner.reclaim(memory)).await; // what it frees is seen above
+        }
+        Ok(())
+    }
+
+    fn choose(&self, memory: bool, passed_over: &HashSet<ObjectId>) -> Vec<ObjectId> {
+        let space = self.tier.space(memory);
+        let low = (space.limit as f64 * self.tuning.spill.low) as u64;
+        // A writer that waits below the low mark wants much: then a part at a time.
+        let bytes = space.charged().saturating_sub(low).max(if space.waiting() > 0 { space.limit / 16 } else { 0 });
+        let now = self.tier.age();
+        let candidates = self.tier.all().into_iter().filter(|local| local.in_memory() == memory && !passed_over.contains(&local.id));
+        let candidates = candidates.map(|local: Arc<Local>| Candidate {
+            id: local.id,
+            size: local.size,
+            idle: now.saturating_sub(local.used_at.load(Relaxed)),
+            persisted: local.persisted.load(SeqCst),
+        });
+        victims(candidates.filter(|c| !self.is_sealing(c.id)).collect(), bytes)
+    }
+
+    /// Uploads and frees. False: it is not here any more, or the catalog does not know it.
+    async fn spill_id(self: &Arc<Self>, id: ObjectId) -> Result<bool> {
+        let Some(persist) = self.persist.clone() else { return Ok(false) };
+        match self.catalog.find(id).await? {
+            Some(meta) => self.spill(&persist, &meta, &self.spiller.free_pace).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Uploads without freeing. False: there was nothing to do.
+    async fn upload_id(self: &Arc<Self>, id: ObjectId) -> Result<bool> {
+        let Some(persist) = self.persist.clone() else { return Ok(false) };
+        match self.catalog.find(id).await? {
+            Some(meta) => Ok(self.upload(&persist, &meta, &self.spiller.pace).await?.is_some()),
+            None => Ok(false),
+        }
+    }
+
+    async fn upload_queued(self: &Arc<Self>) -> Result<(), Instant> {
+        loop {
+            if lock(&self.spiller.queue).is_empty() {
+                return Ok(());
+            }
+            let at_a_time = self.spiller.allowed()?;
+            let batch: Vec<_> = {
+                let mut queue = lock(&self.spiller.queue);
+                let n = queue.len().min(at_a_time);
+                queue.drain(..n).collect()
+            };
+            let answers = futures::future::join_all(batch.iter().map(|id| self.upload_id(*id))).await;
+            for (id, answer) in batch.into_iter().zip(answers).rev() {
+                self.spiller.heard(&answer);
+                if answer.is_err() {
+                    lock(&self.spiller.queue).push_front(id);
+                }
+            }
+            // Room comes first.
+            for memory in [false, true] {
+                if (!memory || self.tier.has_memory()) && self.wants_room(memory, false) {
+                    self.make_room(memory).await?;
+                }
+            }
+        }
+    }
+
+    /// What a seal owes, once the catalog has it.
+    pub(crate) async fn settle_debt(self: &Arc<Self>, meta: ObjectMeta) -> Result<ObjectMeta> {
+        if self.persist.is_none() {
+            return Ok(meta);
+        }
+        match self.tuning.policy(&meta.bucket).mode {
+            Mode::Ephemeral => Ok(meta),
+            Mode::WriteBehind => {
+                self.spiller.owe(meta.id);
+                Ok(meta)
+            }
+            Mode::WriteThrough => {
+                let Some(persist) = self.persist.clone() else { return Ok(meta) };
+                match self.upload(&persist, &meta, &self.spiller.free_pace).await {
+                    Ok(now) => Ok(now.unwrap_or(meta)),
+                    Err(e) => {
+                        self.spiller.owe(meta.id);
+                        Err(Error::Remote {
+                            kind: e.kind(),
+                            message: format!("{}/{} is sealed, but not yet in the persistency tier: {e}", meta.bucket, meta.key),
+                        })
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn late(what: String, deadline: Duration, rest: impl Into<String>) -> Error {
+    Error::Late { what, seconds: deadline.as_secs(), rest: rest.into() }
+}
+
+impl Node {
+    /// Uploads this node's copies of the objects with a prefix that are not in the persistency tier yet, and keeps them. Returns how many objects and bytes that were.
+    ///
+    /// A store that fails is tried again until the deadline; then the error names what was wrong. What changes meanwhile is passed over.
+    pub async fn flush(&self, bucket: &BucketName, prefix: &str, deadline: Duration) -> Result<(u64, u64)> {
+        let inner = &self.inner;
+        let persist = inner.persist.clone().ok_or_else(|| Error::NoPersist { bucket: bucket.to_string() })?;
+        let end = Instant::now() + deadline;
+        let what = || format!("the flush of {bucket}/{prefix}");
+        inner.names.settle(Wanted::Prefix(bucket, &Prefix::new(prefix)?)).await;
+        let (mut objects, mut bytes) = (0, 0);
+        let mut page = Page::default();
+        loop {
+            let listing = inner.catalog.list(bucket, prefix, None, page).await?;
+            let owed = listing.objects.iter().filter(|meta| meta.persisted.is_none() && inner.tier.get(meta.id).is_some());
+            let mut uploads = futures::stream::iter(owed.map(|meta| {
+                let persist = &persist;
+                async move { (meta.size, inner.upload_until(persist, meta, end).await) }
+            }))
+            .buffer_unordered(UPLOADS);
+            while let Some((size, answer)) = uploads.next().await {
+                match answer {
+                    Ok(Some(_)) => {
+                        objects += 1;
+                        bytes += size;
+                    }
+                    Ok(None) => {}
+                    Err(e) => return Err(late(what(), deadline, format!("{objects} objects were uploaded; {e}"))),
+                }
+            }
+            drop(uploads);
+            match listing.next {
+                Some(next) => page = Page { start_after: next, ..Page::default() },
+                None => return Ok((objects, bytes)),
+            }
+        }
+    }
+
+    /// Waits until what has the key now is in the persistency tier, and sees to it if it is here.
+    pub async fn wait_durable(&self, bucket: &BucketName, key: &Key, deadline: Duration) -> Result<ObjectMeta> {
+        let inner = &self.inner;
+        let persist = inner.persist.clone().ok_or_else(|| Error::NoPersist { bucket: bucket.to_string() })?;
+        let end = Instant::now() + deadline;
+        inner.names.settle(Wanted::Key(bucket, key)).await;
+        loop {
+            let meta = inner.catalog.lookup(bucket, key).await?;
+            if meta.persisted.is_some() {
+                return Ok(meta);
+            }
+            if inner.tier.get(meta.id).is_some() {
+                match inner.upload_until(&persist, &meta, end).await {
+                    Ok(Some(meta)) => return Ok(meta),
+                    Ok(None) => continue,
+                    Err(e) => return Err(late(format!("the upload of {bucket}/{key}"), deadline, e.to_string())),
+                }
+            }
+            if Instant::now() >= end {
+                return Err(late(format!("the upload of {bucket}/{key}"), deadline, "the site that holds it has not uploaded it"));
+            }
+            tokio::time::sleep(Duration::from_millis(50).min(end.saturating_duration_since(Instant::now()))).await;
+        }
+    }
+
+    /// Brings away what would be lost or owed when the process ends, for SIGTERM: publishes what was sealed here, and uploads what write-behind owes and what lies
+    /// in memory. What lies on the disk stays there for the next start. Returns how many objects were uploaded.
+    pub async fn drain(&self, deadline: Duration) -> Result<u64> {
+        let inner = &self.inner;
+        let end = Instant::now() + deadline;
+        let settled = tokio::time::timeout(deadline, inner.names.settle(Wanted::All)).await;
+        settled.map_err(|_| late("the drain".into(), deadline, "objects that were sealed here are not published"))?;
+        let in_memory: Vec<_> =
+            inner.tier.all().iter().filter(|l| l.in_memory() && !l.persisted.load(SeqCst)).map(|l| l.id).collect();
+        let Some(persist) = inner.persist.clone() else {
+            return match in_memory.len() {
+                0 => Ok(0),
+                n => Err(late("the drain".into(), deadline, format!("{n} objects in memory have nowhere to go; set `persist` in [geds]"))),
+            };
+        };
+        let mut owed: Vec<_> = lock(&inner.spiller.queue).iter().copied().collect();
+        owed.extend(in_memory);
+        let (mut done, mut failed, mut last) = (0, 0, String::new());
+        let mut uploads = futures::stream::iter(owed.into_iter().map(|id| {
+            let persist = &persist;
+            async move {
+                match inner.catalog.find(id).await? {
+                    Some(meta) => Ok(inner.upload_until(persist, &meta, end).await?.is_some()),
+                    None => Ok::<_, Error>(false),
+                }
+            }
+        }))
+        .buffer_unordered(UPLOADS);
+        while let Some(answer) = uploads.next().await {
+            match answer {
+                Ok(uploaded) => done += u64::from(uploaded),
+                Err(e) => (failed, last) = (failed + 1, e.to_string()),
+            }
+        }
+        match failed {
+            0 => Ok(done),
+            _ => Err(late("the drain".into(), deadline, format!("{done} objects were uploaded, {failed} were not: {last}"))),
+        }
+    }
+}
+
+impl Inner {
+    /// Tries until `end`. `None`: it changed meanwhile, or is not here.
+    async fn upload_until(self: &Arc<Self>, persist: &crate::Persist, meta: &ObjectMeta, end: Instant) -> Result<Option<ObjectMeta>> {
+        let mut pause = PAUSE;
+        let mut last: Option<Error> = None;
+        loop {
+            let rest = end.saturating_duration_since(Instant::now());
+            let answer = match tokio::time::timeout(rest, self.upload(persist, meta, &self.spiller.free_pace)).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    return Err(last.unwrap_or_else(|| Error::Remote {
+                        kind: Kind::DeadlineExceeded,
+                        message: format!("{persist} did not take {}/{} in time", meta.bucket, meta.key),
+                    }));
+                }
+            };
+            match answer {
+                Ok(done) => return Ok(done),
+                Err(e) if Instant::now() + pause >= end => return Err(e),
+                Err(e) => last = Some(e),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+}
+
+impl Drop for Spiller {
+    fn drop(&mut self) {
+        // The task sees that the node is gone.
+        self.wake.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn victims_are_uploaded_ones_then_idle_and_large_ones() {
+        let c = |id: u128, size, idle, persisted| Candidate { id: ObjectId(id), size, idle, persisted };
+        let all = vec![c(1, 100, 0, false), c(2, 100, 50, false), c(3, 10, 3, true), c(4, 1000, 9, false), c(5, 10, 900, false)];
+        let chosen = |bytes| victims(all.clone(), bytes).iter().map(|id| id.0).collect::<Vec<_>>();
+        assert_eq!(chosen(0), []);
+        assert_eq!(chosen(10), [3]);
+        assert_eq!(chosen(11), [3, 4]);
+        assert_eq!(chosen(1011), [3, 4, 5]);
+        assert_eq!(chosen(u64::MAX), [3, 4, 5, 2, 1]);
+    }
+
+    #[test]
+    fn a_store_that_fails_is_asked_less_and_less_until_one_try_works() {
+        let mut breaker = Breaker::default();
+        let mut now = Instant::now();
+        let start = now;
+        assert_eq!(breaker.allows(now), Ok(UPLOADS));
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            breaker.failed(now);
+            let until = breaker.allows(now).unwrap_err();
+            pauses.push((until - now).as_millis());
+            now = until;
+            assert_eq!(breaker.allows(now), Ok(1), "one may try");
+        }
+        assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000]);
+        assert!(now > start && breaker.is_open());
+        breaker.succeeded();
+        assert_eq!(breaker.allows(now), Ok(UPLOADS));
+    }
+
+    #[test]
+    fn a_bandwidth_is_kept_over_time() {
+        let pace = Pace::new(Some(1_000_000));
+        let now = Instant::now();
+        assert_eq!(pace.book(500_000, now), Duration::ZERO);
+        assert_eq!(pace.book(250_000, now).as_millis(), 500);
+        assert_eq!(pace.book(1, now).as_millis(), 750);
+        // What was not used is not saved up.
+        assert_eq!(pace.book(1, now + Duration::from_secs(60)), Duration::ZERO);
+        assert_eq!(Pace::new(None).book(u64::MAX, now), Duration::ZERO);
+    }
+}

@@ -1,0 +1,360 @@
+//! What the namenode does beyond the plain catalog: attributes, copies, prefixes, jobs, quotas, garbage, watches, leases, restarts.
+
+mod common;
+
+use base::Kind;
+use common::{bucket, key, site};
+use geds::{Attributes, BucketName, Caller, Catalog, Error, Happened, Key, LeaseHolder, Namenode, NewObject, ObjectId, Page, RemoteCatalog};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+fn new(id: u128) -> NewObject {
+    NewObject { id: ObjectId(id), size: 10, checksum: 7, site: site("edge"), if_absent: false }
+}
+
+fn remote(namenode: &Namenode) -> RemoteCatalog {
+    let namenode = namenode.clone();
+    RemoteCatalog::over(move || {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let namenode = namenode.clone();
+        tokio::spawn(async move { namenode.serve(theirs, Caller::Hub).await });
+        async move { Ok(ours) }
+    })
+}
+
+async fn keys(catalog: &dyn Catalog, prefix: &str) -> Vec<String> {
+    let listing = catalog.list(&bucket("data"), prefix, None, Page::default()).await.unwrap();
+    listing.objects.into_iter().map(|meta| meta.key.into()).collect()
+}
+
+async fn fill(catalog: &dyn Catalog, names: &[&str]) {
+    catalog.create_bucket(&bucket("data")).await.unwrap();
+    for (n, name) in names.iter().enumerate() {
+        catalog.seal(&bucket("data"), &key(name), new(n as u128 + 1)).await.unwrap();
+    }
+}
+
+fn kind<T>(answer: geds::Result<T>) -> Kind {
+    answer.err().map(|e: Error| e.kind()).expect("an error")
+}
+
+async fn suite(catalog: &dyn Catalog) {
+    let (b, other) = (bucket("data"), bucket("other"));
+    catalog.create_bucket(&other).await.unwrap();
+    fill(catalog, &["foo", "foo/1", "foo/2/x", "foobar", "foo-bar"]).await;
+
+    // Prefixes end at segments, and move as one.
+    assert_eq!(catalog.rename_prefix(&b, "foo", &b, "moved").await.unwrap(), (3, 30));
+    assert_eq!(keys(catalog, "").await, ["foo-bar", "foobar", "moved", "moved/1", "moved/2/x"]);
+    assert_eq!(catalog.lookup(&b, &key("moved/2/x")).await.unwrap().id, ObjectId(3));
+    // Into itself.
+    assert_eq!(catalog.rename_prefix(&b, "moved", &b, "moved/2").await.unwrap().0, 3);
+    assert_eq!(keys(catalog, "moved").await, ["moved/2", "moved/2/1", "moved/2/2/x"]);
+    assert_eq!(catalog.rename_prefix(&b, "moved/2", &b, "foo").await.unwrap().0, 3);
+    // A copy has the same content, under both names; nothing is freed before the last one goes.
+    assert_eq!(catalog.copy_prefix(&b, "foo", &other, "new").await.unwrap(), (3, 30));
+    let copy = catalog.lookup(&other, &key("new/1")).await.unwrap();
+    assert_eq!(copy.id, catalog.lookup(&b, &key("foo/1")).await.unwrap().id);
+    let (gone, last) = catalog.remove(&b, &key("foo/1")).await.unwrap();
+    assert_eq!((gone.id, last), (copy.id, false));
+    assert_eq!(catalog.find(copy.id).await.unwrap().unwrap().key, key("new/1"));
+    assert!(catalog.remove(&other, &key("new/1")).await.unwrap().1);
+    assert!(catalog.find(copy.id).await.unwrap().is_none());
+    // Over a name that shares its content: nothing is replaced that others need.
+    let done = catalog.copy(&b, &key("foo"), &b, &key("foobar"), false).await.unwrap();
+    assert_eq!(done.replaced.unwrap().id, ObjectId(4));
+    assert!(catalog.copy(&b, &key("foo-bar"), &b, &key("foobar"), false).await.unwrap().replaced.is_none());
+    assert_eq!(kind(catalog.copy(&b, &key("foo"), &b, &key("foobar"), true).await), Kind::AlreadyExists);
+    assert_eq!(kind(catalog.rename_to(&b, &key("foo"), &other, &key("new"), true).await), Kind::AlreadyExists);
+    assert_eq!(kind(catalog.rename_prefix(&b, "none", &b, "x").await), Kind::NotFound);
+    let long = "x".repeat(1024);
+    assert_eq!(kind(catalog.rename_prefix(&b, "foo", &b, &long).await), Kind::InvalidArgument);
+    assert_eq!(keys(catalog, "").await, ["foo", "foo-bar", "foo/2/x", "foobar"], "nothing was done of what failed");
+
+    // What goes in bulk is garbage until its holders say that it is freed; what has a name elsewhere is none.
+    assert_eq!(catalog.remove_prefix(&b, "foo").await.unwrap(), (2, 20));
+    assert_eq!(catalog.remove_prefix(&b, "foo").await.unwrap(), (0, 0));
+    assert!(catalog.garbage(Some(&site("edge")), None).await.unwrap().is_empty(), "`new` and `new/2/x` share them");
+    let epoch = catalog.lookup(&other, &key("new")).await.unwrap().epoch;
+    catalog.mark_persisted(&other, &key("new"), epoch, "objects/somewhere").await.unwrap();
+    assert_eq!(catalog.remove_prefix(&other, "").await.unwrap(), (2, 20));
+    let ids = |garbage: Vec<geds::Garbage>| garbage.into_iter().map(|g| (g.id.0, g.location)).collect::<Vec<_>>();
+    let here = ids(catalog.garbage(Some(&site("edge")), None).await.unwrap());
+    assert_eq!(here.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(ids(catalog.garbage(Some(&site("edge")), Some(ObjectId(1))).await.unwrap()).len(), 1);
+    assert_eq!(ids(catalog.garbage(None, None).await.unwrap()), [(1, Some("objects/somewhere".to_string()))]);
+    catalog.collected(Some(&site("edge")), &[ObjectId(1), ObjectId(3)]).await.unwrap();
+    assert!(catalog.garbage(Some(&site("edge")), None).await.unwrap().is_empty());
+    catalog.collected(None, &[ObjectId(1)]).await.unwrap();
+    assert!(catalog.garbage(None, None).await.unwrap().is_empty());
+
+    // Attributes, time to live, jobs.
+    let extra = Attributes { metadata: b"colour=red".to_vec(), job: Some("job-7".into()), ..Attributes::default() };
+    assert_eq!(kind(catalog.seal_with(&b, &key("j/1"), new(20), extra.clone()).await), Kind::FailedPrecondition);
+    catalog.keep_job("job-7", 0).await.unwrap();
+    catalog.seal_with(&b, &key("j/1"), new(20), extra.clone()).await.unwrap();
+    assert_eq!(catalog.attributes(&b, &key("j/1")).await.unwrap(), extra);
+    catalog.rename(&b, &key("j/1"), &key("j/2")).await.unwrap();
+    assert_eq!(catalog.attributes(&b, &key("j/2")).await.unwrap(), extra, "they go with the name");
+    catalog.set_metadata(&b, &key("j/2"), b"blue".to_vec()).await.unwrap();
+    assert_eq!(kind(catalog.set_metadata(&b, &key("j/2"), vec![0; 16385]).await), Kind::InvalidArgument);
+    assert_eq!(catalog.attributes(&b, &key("j/2")).await.unwrap().metadata, b"blue");
+    assert_eq!(catalog.drop_job("job-7").await.unwrap(), (1, 10));
+    assert_eq!(kind(catalog.lookup(&b, &key("j/2")).await), Kind::NotFound);
+    let until = base::clock::now_ms() + 300;
+    catalog.keep_job("job-8", until).await.unwrap();
+    let soon = Attributes { expires_ms: until, ..Attributes::default() };
+    catalog.seal_with(&b, &key("t/ttl"), new(21), soon).await.unwrap();
+    catalog.seal_with(&b, &key("t/job"), new(22), Attributes { job: Some("job-8".into()), ..Attributes::default() }).await.unwrap();
+    catalog.seal(&b, &key("t/kept"), new(23)).await.unwrap();
+    catalog.touch(&b, &key("t/kept"), until).await.unwrap();
+    catalog.touch(&b, &key("t/kept"), 0).await.unwrap();
+    assert_eq!(keys(catalog, "t").await.len(), 3);
+    let start = Instant::now();
+    while keys(catalog, "t").await != ["t/kept"] {
+        assert!(start.elapsed().as_secs() < 20, "they never expire");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(base::clock::now_ms() >= until, "not before its time");
+
+    // Quotas: what would pass them is refused and names the tenant, and nothing is lost.
+    catalog.set_tenant(&b, "farm").await.unwrap();
+    // Three names of ten bytes each are there: `foobar` and `foo-bar`, which share their content, and `t/kept`.
+    catalog.set_quota("farm", 5, 40).await.unwrap();
+    catalog.seal(&b, &key("q/1"), new(30)).await.unwrap();
+    let full = catalog.seal(&b, &key("q/2"), NewObject { size: 21, ..new(31) }).await.unwrap_err();
+    assert_eq!(full.kind(), Kind::ResourceExhausted);
+    assert!(["farm", "data/q/2", "61 bytes"].iter().all(|part| full.to_string().contains(part)), "{full}");
+    catalog.seal(&b, &key("q/1"), NewObject { size: 9, ..new(32) }).await.unwrap();
+    catalog.remove_prefix(&b, "q").await.unwrap();
+    catalog.set_quota("farm", u64::MAX, u64::MAX).await.unwrap();
+
+    // A seal whose answer was lost is not done again over what came after it.
+    catalog.seal(&b, &key("again"), new(40)).await.unwrap();
+    let second = catalog.seal(&b, &key("again"), new(41)).await.unwrap();
+    let told = catalog.seal(&b, &key("again"), new(40)).await.unwrap();
+    assert_eq!((told.object.id, told.replaced), (ObjectId(40), None));
+    assert_eq!(catalog.lookup(&b, &key("again")).await.unwrap().id, second.object.id);
+}
+
+#[tokio::test]
+async fn near() {
+    let temp = tempfile::tempdir().unwrap();
+    suite(&common::namenode(temp.path()).await).await;
+}
+
+#[tokio::test]
+async fn over_the_wire() {
+    let temp = tempfile::tempdir().unwrap();
+    suite(&remote(&common::namenode(temp.path()).await)).await;
+}
+
+#[tokio::test]
+async fn a_watch_misses_nothing_and_says_so_when_it_must() {
+    let temp = tempfile::tempdir().unwrap();
+    let near = common::namenode(temp.path()).await;
+    let far = remote(&near);
+    let b = bucket("data");
+    assert_eq!(kind(far.watch(&b, 0, Duration::ZERO).await), Kind::NotFound);
+    fill(&near, &["a", "b"]).await;
+    let seen = far.watch(&b, 0, Duration::ZERO).await.unwrap();
+    assert_eq!((seen.events.len(), seen.next, seen.resync), (2, 2, false));
+    let waiting = tokio::spawn({
+        let far = far.clone();
+        async move { far.watch(&bucket("data"), 2, Duration::from_secs(30)).await }
+    });
+    near.create_bucket(&bucket("else")).await.unwrap();
+    near.seal(&bucket("else"), &key("x"), new(50)).await.unwrap();
+    near.delete(&b, &key("a")).await.unwrap();
+    let seen = waiting.await.unwrap().unwrap();
+    assert_eq!(seen.events.iter().map(|e| (e.seq, e.what.clone())).collect::<Vec<_>>(), [(3, Happened::Removed { key: key("a") })]);
+    let now = far.watch(&b, u64::MAX, Duration::ZERO).await.unwrap();
+    assert_eq!((now.next, now.resync), (3, true));
+    // The token is good after a restart, which replays its log.
+    drop(far);
+    near.close().await;
+    let near = common::namenode(temp.path()).await;
+    near.rename_prefix(&b, "b", &b, "c").await.unwrap();
+    let seen = near.watch(&b, 3, Duration::ZERO).await.unwrap();
+    assert_eq!((seen.events.len(), seen.next), (2, 5));
+}
+
+#[derive(Default)]
+struct Revoked(AtomicU64);
+impl LeaseHolder for Revoked {
+    fn revoke(&self, _: &BucketName, _: &Key) {
+        self.0.fetch_add(1, SeqCst);
+    }
+    fn revoke_all(&self) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_is_void_before_the_change_is_seen() {
+    let temp = tempfile::tempdir().unwrap();
+    let near = common::namenode(temp.path()).await;
+    fill(&near, &["a", "b", "p/1"]).await;
+    let (reader, writer) = (remote(&near), remote(&near));
+    let revoked = Arc::new(Revoked::default());
+    let holder: Arc<dyn LeaseHolder> = revoked.clone();
+    let b = bucket("data");
+    // The first asks for the mark and gets none.
+    assert!(reader.lease(&holder, &b, &key("a")).await.unwrap().1.is_none());
+    let changes: [&dyn Fn() -> futures::future::BoxFuture<'static, ()>; 3] = [
+        &|| {
+            let writer = writer.clone();
+            Box::pin(async move { drop(writer.seal(&bucket("data"), &key("a"), new(90)).await.unwrap()) })
+        },
+        &|| {
+            let writer = writer.clone();
+            Box::pin(async move { drop(writer.rename(&bucket("data"), &key("b"), &key("a")).await.unwrap()) })
+        },
+        &|| {
+            let writer = writer.clone();
+            Box::pin(async move { assert_eq!(writer.remove_prefix(&bucket("data"), "p").await.unwrap().0, 1) })
+        },
+    ];
+    for (n, change) in changes.into_iter().enumerate() {
+        let before = revoked.0.load(SeqCst);
+        let (_, lease) = reader.lease(&holder, &b, &key("a")).await.unwrap();
+        assert_eq!(lease.unwrap().term, Some(Duration::from_secs(5)));
+        change().await;
+        assert!(revoked.0.load(SeqCst) > before, "change {n} was acknowledged and the lease still held");
+    }
+    // What is not leased any more is not asked about.
+    let before = revoked.0.load(SeqCst);
+    writer.seal(&b, &key("a"), new(91)).await.unwrap();
+    assert_eq!(revoked.0.load(SeqCst), before);
+    // In process.
+    let local: Arc<dyn LeaseHolder> = Arc::new(Revoked::default());
+    assert_eq!(near.lease(&local, &b, &key("a")).await.unwrap().1.unwrap().term, None);
+}
+
+#[test]
+fn a_holder_that_says_nothing_delays_a_change_for_one_term_slow() {
+    let temp = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let namenode = runtime.block_on(common::namenode(temp.path()));
+    runtime.block_on(fill(&namenode, &["a", "b"]));
+    let socket = temp.path().join("socket");
+    let (serving, path) = (namenode.clone(), socket.clone());
+    runtime.spawn(async move { serving.listen(&path, Caller::Hub).await });
+    while !socket.exists() {
+        std::thread::yield_now();
+    }
+    // It has a runtime of its own, which stands still after the lease.
+    let frozen = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let reader = RemoteCatalog::local(&socket);
+    let holder: Arc<dyn LeaseHolder> = Arc::new(Revoked::default());
+    let lease = frozen.block_on(async {
+        reader.lease(&holder, &bucket("data"), &key("a")).await.unwrap();
+        reader.lease(&holder, &bucket("data"), &key("a")).await.unwrap().1
+    });
+    let term = lease.unwrap().term.unwrap();
+    let start = Instant::now();
+    runtime.block_on(namenode.seal(&bucket("data"), &key("b"), new(80))).unwrap();
+    assert!(start.elapsed() < term / 2, "another key is not delayed");
+    runtime.block_on(namenode.seal(&bucket("data"), &key("a"), new(81))).unwrap();
+    let took = start.elapsed();
+    assert!(took > term * 9 / 10, "changed after {took:?}, while a lease of {term:?} held");
+    // A namenode that starts again knows nothing of leases, but that there may be some.
+    runtime.block_on(namenode.close());
+    let again = runtime.block_on(common::namenode(temp.path()));
+    let start = Instant::now();
+    runtime.block_on(again.seal(&bucket("data"), &key("new"), new(82))).unwrap();
+    assert!(start.elapsed() < term / 2, "what was not there is not delayed");
+    runtime.block_on(again.delete(&bucket("data"), &key("a"))).unwrap();
+    assert!(start.elapsed() > term * 9 / 10, "leases of the life before hold");
+}
+
+#[tokio::test]
+async fn snapshots_and_logs_together_are_the_state() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path().join("names");
+    let b = bucket("data");
+    let mut expected = None;
+    for life in 0..4u128 {
+        let namenode = Namenode::open_with(&folder, 20_000).await.unwrap();
+        namenode.create_bucket(&b).await.unwrap();
+        if let Some(expected) = expected.take() {
+            assert!(all(&namenode).await == expected, "life {life}");
+        }
+        for n in 0..3000u128 {
+            let id = life * 3000 + n + 1;
+            let name = key(&format!("{}/{}", n % 7, n * 31 % 1000));
+            let seal = namenode.seal(&b, &name, new(id));
+            if n % 64 == 63 { drop(seal.await.unwrap()) } else { drop(futures::FutureExt::now_or_never(seal)) }
+        }
+        namenode.copy_prefix(&b, "1", &b, "copy").await.unwrap();
+        namenode.rename_prefix(&b, "2", &b, "moved").await.unwrap();
+        namenode.remove_prefix(&b, "3").await.unwrap();
+        expected = Some(all(&namenode).await);
+        namenode.close().await;
+    }
+    let files: Vec<String> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(files.iter().any(|name| name.starts_with("snapshot-")), "{files:?}");
+    assert!(files.len() < 8, "old files are removed: {files:?}");
+    // A damaged snapshot is refused and left.
+    let snapshot = files.iter().find(|name| name.starts_with("snapshot-")).unwrap();
+    let mut bytes = std::fs::read(folder.join(snapshot)).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(folder.join(snapshot), &bytes).unwrap();
+    let error = Namenode::open(&folder).await.err().unwrap();
+    assert_eq!(error.kind(), Kind::DataLoss);
+    assert!(error.to_string().contains(snapshot), "{error}");
+}
+
+async fn all(catalog: &dyn Catalog) -> Vec<(String, u128, u64)> {
+    let (mut all, mut start_after) = (Vec::new(), String::new());
+    loop {
+        let listing = catalog.list(&bucket("data"), "", None, Page { start_after, limit: 1000 }).await.unwrap();
+        all.extend(listing.objects.into_iter().map(|meta| (meta.key.to_string(), meta.id.0, meta.epoch)));
+        match listing.next {
+            Some(next) => start_after = next,
+            None => return all,
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_the_protocol_ends_a_connection_and_nothing_else() {
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let seed = rand::random::<u64>();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let temp = tempfile::tempdir().unwrap();
+    let namenode = common::namenode(temp.path()).await;
+    fill(&namenode, &["a"]).await;
+    for length in [0u32, 7, (1 << 20) + 1, u32::MAX] {
+        let (mut ours, theirs) = tokio::io::duplex(4096);
+        let serving = namenode.clone();
+        let served = tokio::spawn(async move { serving.serve(theirs, Caller::Hub).await });
+        ours.write_all(&length.to_le_bytes()).await.unwrap();
+        assert_eq!(kind(served.await.unwrap()), Kind::InvalidArgument, "{length}");
+    }
+    for _ in 0..2000 {
+        let (mut ours, theirs) = tokio::io::duplex(1 << 16);
+        let serving = namenode.clone();
+        let served = tokio::spawn(async move { serving.serve(theirs, Caller::Site(site("edge"))).await });
+        for _ in 0..random.random_range(1..4) {
+            let body: Vec<u8> = (0..random.random_range(0..200)).map(|_| random.random::<u8>() % if random.random() { 8 } else { 255 }).collect();
+            let mut frame = (body.len() as u32 + 8).to_le_bytes().to_vec();
+            frame.extend(random.random::<u64>().to_le_bytes());
+            frame.extend(body);
+            ours.write_all(&frame).await.unwrap();
+        }
+        ours.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        ours.read_to_end(&mut rest).await.unwrap();
+        served.await.unwrap().unwrap();
+    }
+    assert_eq!(namenode.lookup(&bucket("data"), &key("a")).await.unwrap().id, ObjectId(1));
+}

@@ -1,0 +1,481 @@
+//! What a user of a node could notice of its tiers: names answered without asking, seals in two steps, room, memory, spilling, growing objects.
+//!
+//! Tests named `defect_…` are of defects of the original that are listed in `docs/design/geds.md`.
+
+mod common;
+
+use base::{Kind, unit::Bytes as Size};
+use common::*;
+use geds::{BucketPolicy, Catalog, Error, Key, Mode, Node, Object, Place, SpillOptions, Tuning};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+const MIB: usize = 1 << 20;
+const LONG: Duration = Duration::from_secs(60);
+
+fn metric(node: &Node, name: &str) -> u64 {
+    let text = node.metrics();
+    let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or_else(|| panic!("{name}"));
+    found.parse().unwrap()
+}
+
+fn policy(mode: Mode, tier: Place) -> BucketPolicy {
+    BucketPolicy { mode, tier, ..BucketPolicy::default() }
+}
+
+/// A persistency tier that can be out of order.
+struct Store {
+    objects: PathBuf,
+}
+
+impl Store {
+    fn of(here: &Installation) -> Store {
+        Store { objects: here.persist_path().join("objects") }
+    }
+    fn fail(&self) {
+        std::fs::create_dir_all(&self.objects).unwrap();
+        std::fs::rename(&self.objects, self.objects.with_extension("away")).unwrap();
+        std::fs::write(&self.objects, b"not a folder").unwrap();
+    }
+    fn mend(&self) {
+        std::fs::remove_file(&self.objects).unwrap();
+        std::fs::rename(self.objects.with_extension("away"), &self.objects).unwrap();
+    }
+    fn count(&self) -> usize {
+        std::fs::read_dir(&self.objects).map_or(0, |entries| entries.count())
+    }
+}
+
+async fn in_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+// --- names ------------------------------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defect_06_a_key_that_changed_elsewhere_is_never_answered_from_memory() {
+    let here = Installation::new().await;
+    let (edge, cloud) = (here.node("edge").await, here.node("cloud").await);
+    put(&edge, "k", b"old").await;
+    let object = get(&edge, "k").await.unwrap();
+    let again = get(&edge, "k").await.unwrap();
+    assert_eq!(object.bytes().as_ptr(), again.bytes().as_ptr());
+    put(&cloud, "k", b"new").await;
+    assert_eq!(get(&edge, "k").await.unwrap().bytes(), b"new");
+    assert_eq!(object.bytes(), b"old");
+    cloud.rename(&bucket("data"), &key("k"), &key("moved")).await.unwrap();
+    assert_eq!(get(&edge, "k").await.unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(get(&edge, "moved").await.unwrap().bytes(), b"new");
+    put(&edge, "other", b"other").await;
+    get(&edge, "other").await.unwrap();
+    cloud.rename(&bucket("data"), &key("other"), &key("moved")).await.unwrap();
+    assert_eq!(get(&edge, "moved").await.unwrap().bytes(), b"other");
+    cloud.delete(&bucket("data"), &key("moved")).await.unwrap();
+    assert_eq!(get(&edge, "moved").await.unwrap_err().kind(), Kind::NotFound);
+
+    // Under load: who has read a value, or heard that it was written, never reads an older one.
+    put(&edge, "n", &0u64.to_le_bytes()).await;
+    let (known, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let readers: Vec<_> = [&edge, &cloud, &edge]
+        .iter()
+        .map(|node| {
+            let (node, known, done) = (node.blocking(), known.clone(), done.clone());
+            std::thread::spawn(move || {
+                let mut reads = 0;
+                while !done.load(SeqCst) {
+                    let least = known.load(SeqCst);
+                    // Between the look-up and the fetch it may have been replaced, again and again.
+                    let Ok(object) = node.open(&bucket("data"), &key("n")) else { continue };
+                    let value = u64::from_le_bytes(object.bytes().try_into().unwrap());
+                    assert!(value >= least, "{value} after {least}");
+                    known.fetch_max(value, SeqCst);
+                    reads += 1;
+                }
+                reads
+            })
+        })
+        .collect();
+    for n in 1..=150u64 {
+        put(if n % 2 == 0 { &edge } else { &cloud }, "n", &n.to_le_bytes()).await;
+        known.fetch_max(n, SeqCst);
+    }
+    done.store(true, SeqCst);
+    for reader in readers {
+        assert!(in_thread(|| reader.join()).await.unwrap() > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seal_is_visible_here_at_once_and_everywhere_when_it_says_so() {
+    let here = Installation::new().await;
+    let (edge, cloud) = (here.node("edge").await, here.node("cloud").await);
+    let blocking = edge.blocking();
+    let sealed = in_thread(move || {
+        let (b, k) = (bucket("data"), key("k"));
+        let mut sealed = Vec::new();
+        for n in 0..20u8 {
+            let mut writer = blocking.create(&b, &k).unwrap();
+            writer.write_at(0, &[n; 100]).unwrap();
+            sealed.push(writer.seal_here().unwrap());
+            assert_eq!(blocking.open(&b, &k).unwrap().bytes(), [n; 100], "this thread reads what it wrote");
+        }
+        // Large ones and empty ones too.
+        let mut writer = blocking.create(&b, &key("large")).unwrap();
+        writer.write_at(0, &content(1, 3 * MIB)).unwrap();
+        sealed.push(writer.seal_here().unwrap());
+        assert!(blocking.open(&b, &key("large")).unwrap().bytes() == content(1, 3 * MIB));
+        sealed.push(blocking.create(&b, &key("empty")).unwrap().seal_here().unwrap());
+        assert!(blocking.open(&b, &key("empty")).unwrap().is_empty());
+        let refused = blocking.create_new(&b, &k).unwrap().seal_here().err().unwrap();
+        assert_eq!(refused.kind(), Kind::InvalidArgument);
+        sealed
+    })
+    .await;
+    // What is asked of the catalog waits for what this node has sealed.
+    assert_eq!(edge.stat(&bucket("data"), &key("large")).await.unwrap().size, 3 << 20);
+    assert_eq!(edge.list(&bucket("data"), "", None, Default::default()).await.unwrap().objects.len(), 3);
+    let mut epoch = 0;
+    for sealed in sealed {
+        let meta = sealed.everywhere().await.unwrap();
+        if meta.key == key("k") {
+            assert!(meta.epoch > epoch, "in the order of the seals");
+            epoch = meta.epoch;
+        }
+    }
+    assert_eq!(get(&cloud, "k").await.unwrap().bytes(), [19; 100]);
+    assert_eq!(get(&edge, "k").await.unwrap().meta().epoch, epoch);
+    edge.stop().await;
+    until("the node is gone", || here.folder("edge").join("lock").metadata().is_ok()).await;
+    assert_eq!(here.node("edge").await.used_bytes(), 100 + (3 << 20));
+}
+
+// --- room -------------------------------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defect_16_a_writer_that_outruns_the_store_waits_and_the_disk_is_never_overrun() {
+    let mut here = Installation::new().await.with_folder_persist();
+    here.limit = 2 << 20;
+    here.tuning = Tuning { wait: LONG, ..Tuning::default() };
+    let edge = here.node("edge").await;
+    let (done, folder, most) = (Arc::new(AtomicBool::new(false)), here.folder("edge"), Arc::new(AtomicU64::new(0)));
+    let sampler = std::thread::spawn({
+        let (done, most, folder) = (done.clone(), most.clone(), folder.clone());
+        move || {
+            while !done.load(SeqCst) {
+                most.fetch_max(on_disk_or_less(&folder), SeqCst);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+    });
+    let threads: Vec<_> = (0..3u64)
+        .map(|t| {
+            let node = edge.blocking();
+            std::thread::spawn(move || {
+                for n in 0..40u64 {
+                    let mut writer = node.create(&bucket("data"), &key(&format!("{t}/{n}"))).unwrap();
+                    // Small ones, and ones with files of their own.
+                    let data = content(t * 100 + n, if n % 8 == 0 { 300_000 } else { 60_000 });
+                    for (i, chunk) in data.chunks(50_000).enumerate() {
+                        writer.write_at(i as u64 * 50_000, chunk).unwrap();
+                    }
+                    writer.seal_blocking().unwrap();
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        in_thread(|| thread.join()).await.unwrap();
+    }
+    done.store(true, SeqCst);
+    in_thread(|| sampler.join()).await.unwrap();
+    let most = most.load(SeqCst);
+    assert!(most <= here.limit + edge.segment_bytes(), "{most} bytes were on the disk");
+    assert!(most > here.limit / 2, "and it was used");
+    assert!(metric(&edge, "cloudskin_geds_spilled_total") > 50);
+    for t in 0..3 {
+        for n in 0..40 {
+            let object = get(&edge, &format!("{t}/{n}")).await.unwrap();
+            assert!(object.bytes() == content(t * 100 + n, if n % 8 == 0 { 300_000 } else { 60_000 }), "{t}/{n}");
+        }
+    }
+}
+
+/// Files may go while they are looked at.
+fn on_disk_or_less(folder: &std::path::Path) -> u64 {
+    std::panic::catch_unwind(|| on_disk(folder)).unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_waits_until_its_deadline_or_until_there_is_room() {
+    let mut here = Installation::new().await;
+    here.limit = 1 << 20;
+    here.tuning = Tuning { wait: Duration::from_millis(300), ..Tuning::default() };
+    let edge = here.node("edge").await;
+    for n in 0..10 {
+        put(&edge, &format!("{n}"), &content(n, 100_000)).await;
+    }
+    let began = Instant::now();
+    let error = edge.put(&bucket("data"), &key("late"), content(1, 100_000).into()).await.unwrap_err();
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    let Error::NoSpace { bucket: b, key: k, used, limit, .. } = &error else { panic!("{error}") };
+    assert_eq!((b.as_str(), k.as_str(), *limit), ("data", "late", 1 << 20));
+    assert!(*used > 1_000_000, "{used}");
+    // What can never fit is told at once.
+    let began = Instant::now();
+    let node = edge.blocking();
+    let never = in_thread(move || node.create(&bucket("data"), &key("never")).unwrap().reserve(2 << 20)).await;
+    assert_eq!(never.unwrap_err().kind(), Kind::ResourceExhausted);
+    assert!(began.elapsed() < Duration::from_millis(300));
+    edge.stop().await;
+
+    here.tuning.wait = LONG;
+    let edge = here.node("edge").await;
+    let node = edge.blocking();
+    let writer = std::thread::spawn(move || {
+        let mut writer = node.create(&bucket("data"), &key("patient")).unwrap();
+        writer.write_at(0, &content(77, 250_000)).unwrap();
+        writer.seal_blocking().unwrap();
+    });
+    until("it waits", || metric(&edge, "cloudskin_geds_waits_total") == 1).await;
+    for n in [1, 3, 5] {
+        edge.delete(&bucket("data"), &key(&format!("{n}"))).await.unwrap();
+    }
+    in_thread(|| writer.join()).await.unwrap();
+    assert!(get(&edge, "patient").await.unwrap().bytes() == content(77, 250_000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_of_the_store_costs_nothing_but_time() {
+    let mut here = Installation::new().await.with_folder_persist();
+    here.limit = 1 << 20;
+    here.tuning = Tuning { wait: Duration::from_millis(400), ..Tuning::default() };
+    let (edge, store) = (here.node("edge").await, Store::of(&here));
+    store.fail();
+    let mut sealed = 0;
+    // The disk is used to its end before anybody is refused.
+    let refused = loop {
+        match edge.put(&bucket("data"), &key(&format!("{sealed}")), content(sealed, 50_000).into()).await {
+            Ok(_) => sealed += 1,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(refused.kind(), Kind::ResourceExhausted);
+    assert!(sealed * 50_000 >= (1 << 20) * 90 / 100, "{sealed} objects");
+    assert_eq!(metric(&edge, "cloudskin_geds_spill_breaker_open"), 1);
+    for n in 0..sealed {
+        assert!(get(&edge, &format!("{n}")).await.unwrap().bytes() == content(n, 50_000), "the only copy of {n} is kept");
+    }
+    store.mend();
+    until("it drains by itself", || edge.disk().charged <= (1 << 20) * 66 / 100).await;
+    assert_eq!(metric(&edge, "cloudskin_geds_spill_breaker_open"), 0);
+    put(&edge, "more", &content(9, 200_000)).await;
+    for n in 0..sealed {
+        assert!(get(&edge, &format!("{n}")).await.unwrap().bytes() == content(n, 50_000), "{n}");
+    }
+}
+
+// --- tiers and modes --------------------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_is_for_who_wants_it_and_is_drained_before_the_end() {
+    let mut here = Installation::new().await.with_folder_persist();
+    here.namenode.create_bucket(&bucket("quick")).await.unwrap();
+    here.tuning.memory = Some(Size(4 << 20));
+    here.tuning.buckets.insert(bucket("quick"), policy(Mode::Ephemeral, Place::Memory));
+    let edge = here.node("edge").await;
+    let quick = |n: u64| Key::new(format!("{n}")).unwrap();
+    for n in 0..3 {
+        edge.put(&bucket("quick"), &quick(n), content(n, 500_000 * (n as usize + 1)).into()).await.unwrap();
+    }
+    put(&edge, "slow", b"on the disk").await;
+    assert_eq!((edge.memory().used, edge.used_bytes()), (3_000_000, 11));
+    let full = edge.put(&bucket("quick"), &quick(9), content(1, 2 * MIB).into()).await.unwrap_err();
+    assert!(full.to_string().contains("`memory`"), "{full}");
+    let read = async |node: &Node, n: u64| -> geds::Result<Object> { node.open_object(&bucket("quick"), &quick(n)).await };
+    assert!(read(&edge, 2).await.unwrap().bytes() == content(2, 1_500_000));
+    assert_eq!(edge.drain(LONG).await.unwrap(), 3);
+    assert_eq!(edge.drain(LONG).await.unwrap(), 0, "once is enough");
+    edge.stop().await;
+    let edge = here.node("edge").await;
+    assert_eq!(edge.memory().used, 0);
+    for n in 0..3 {
+        assert!(read(&edge, n).await.unwrap().bytes() == content(n, 500_000 * (n as usize + 1)), "{n}");
+    }
+    assert_eq!(get(&edge, "slow").await.unwrap().bytes(), b"on the disk");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn write_behind_and_write_through_owe_the_store_what_they_say() {
+    let mut here = Installation::new().await.with_folder_persist();
+    here.tuning = Tuning { spill: SpillOptions { bandwidth: Some(100 << 20), ..SpillOptions::default() }, ..Tuning::default() };
+    for (name, mode) in [("behind", Mode::WriteBehind), ("through", Mode::WriteThrough)] {
+        here.namenode.create_bucket(&bucket(name)).await.unwrap();
+        here.tuning.buckets.insert(bucket(name), policy(mode, Place::Disk));
+    }
+    let (edge, store) = (here.node("edge").await, Store::of(&here));
+    let put_in = async |node: &Node, b: &str, n: u64| node.put(&bucket(b), &key(&format!("{n}")), content(n, 10_000).into()).await;
+    assert!(put_in(&edge, "through", 1).await.unwrap().persisted.is_some());
+    put_in(&edge, "behind", 2).await.unwrap();
+    let meta = edge.wait_durable(&bucket("behind"), &key("2"), LONG).await.unwrap();
+    assert!(meta.persisted.is_some() && meta.sites.len() == 1, "uploaded, and still here: {meta:?}");
+    put(&edge, "ephemeral", b"stays").await;
+    until("both are uploaded", || store.count() == 2).await;
+
+    // Away: what is owed is remembered, what was promised at once fails and is there all the same.
+    store.fail();
+    let error = put_in(&edge, "through", 3).await.unwrap_err();
+    assert!(error.to_string().contains("through/3 is sealed, but not yet"), "{error}");
+    put_in(&edge, "behind", 4).await.unwrap();
+    until("the breaker opens", || metric(&edge, "cloudskin_geds_spill_breaker_open") == 1).await;
+    let late = edge.flush(&bucket("behind"), "", Duration::from_millis(700)).await.unwrap_err();
+    assert_eq!(late.kind(), Kind::DeadlineExceeded);
+    assert!(late.to_string().contains("flush of behind/"), "{late}");
+    assert_eq!(edge.wait_durable(&bucket("behind"), &key("4"), Duration::from_millis(300)).await.unwrap_err().kind(), Kind::DeadlineExceeded);
+    // A restart does not forget it.
+    edge.stop().await;
+    let edge = here.node("edge").await;
+    store.mend();
+    assert_eq!(edge.flush(&bucket("through"), "", LONG).await.unwrap_or((1, 10_000)), (1, 10_000));
+    edge.wait_durable(&bucket("behind"), &key("4"), LONG).await.unwrap();
+    until("all are uploaded", || store.count() == 4).await;
+    assert_eq!(edge.stat(&bucket("data"), &key("ephemeral")).await.unwrap().persisted, None);
+    assert_eq!(edge.flush(&bucket("data"), "", LONG).await.unwrap(), (1, 5));
+}
+
+// --- growing ----------------------------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defect_04_an_appendable_object_grows_on_after_its_head_was_spilled() {
+    let mut here = Installation::new().await.with_folder_persist();
+    here.limit = 4 << 20; // parts of 64 KiB
+    let (edge, cloud) = (here.node("edge").await, here.node("cloud").await);
+    let (b, k) = (bucket("data"), key("log"));
+    let data = content(1, 500_000);
+    let log = edge.appendable(&b, &k).await.unwrap();
+    let mut at = 0;
+    for chunk in [0..1, 1..70_000, 70_000..70_000, 70_000..300_000] {
+        at = log.append(at, data[chunk.clone()].to_vec().into()).await.unwrap();
+        assert_eq!((at, log.len()), (chunk.end as u64, chunk.end as u64));
+        assert!(log.read(0, u64::MAX).await.unwrap() == data[..at as usize], "readable while it grows");
+    }
+    for wrong in [0, at - 1, at + 1] {
+        let error = log.append(wrong, vec![1].into()).await.unwrap_err();
+        assert!(matches!(error, Error::WrongOffset { length, offset, .. } if length == at && offset == wrong), "{error}");
+    }
+    assert_eq!(log.read(at, 10).await.unwrap().len(), 0);
+    let before = edge.used_bytes();
+    assert_eq!(log.spill_head().await.unwrap(), 4 * 65_536);
+    assert_eq!(edge.used_bytes(), before - 4 * 65_536);
+    assert_eq!(log.spill_head().await.unwrap(), 0);
+    at = log.append(at, data[300_000..400_000].to_vec().into()).await.unwrap();
+    assert!(log.read(65_000, 300_000).await.unwrap() == data[65_000..365_000]);
+    log.sync().await.unwrap();
+
+    // A restart finds it as it was; half an append behind it is not there.
+    drop(log);
+    edge.stop().await;
+    let folder = here.folder("edge").join("append");
+    let newest = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).find(|p| p.extension().is_some_and(|e| e == "log")).unwrap();
+    let mut bytes = std::fs::read(&newest).unwrap();
+    bytes.extend_from_slice(&[5, 0, 0, 0, 1, 2, 3]);
+    std::fs::write(&newest, bytes).unwrap();
+    let edge = here.node("edge").await;
+    let log = edge.appendable(&b, &k).await.unwrap();
+    assert_eq!(log.len(), at);
+    log.append(at, data[400_000..].to_vec().into()).await.unwrap();
+    assert!(log.read(0, u64::MAX).await.unwrap() == data);
+    assert_eq!(get(&cloud, "log").await.unwrap_err().kind(), Kind::NotFound, "not sealed yet");
+
+    let meta = log.seal().await.unwrap();
+    assert_eq!(meta.size, 500_000);
+    assert!(get(&cloud, "log").await.unwrap().bytes() == data);
+    for error in [log.append(500_000, vec![1].into()).await.unwrap_err(), edge.appendable(&b, &k).await.err().unwrap()] {
+        assert!(matches!(error, Error::SealedAlready { .. }), "{error}");
+    }
+    assert_eq!((edge.used_bytes(), Store::of(&here).count(), folder.read_dir().unwrap().count()), (500_000, 0, 0), "nothing is left of the parts");
+    // Dropped without a seal it leaves nothing either.
+    let other = edge.appendable(&b, &key("other")).await.unwrap();
+    other.append(0, vec![7; 100].into()).await.unwrap();
+    other.discard().await.unwrap();
+    assert_eq!((edge.used_bytes(), folder.read_dir().unwrap().count()), (500_000, 0));
+    assert!(edge.appendable(&bucket("nowhere"), &k).await.err().is_some_and(|e| e.kind() == Kind::NotFound));
+}
+
+// --- what the original got wrong --------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn defect_03_an_overwrite_touches_neither_readers_nor_the_new_object() {
+    let here = Installation::new().await;
+    let edge = here.node("edge").await;
+    for len in [1000, 3 * MIB] {
+        put(&edge, "k", &content(1, len)).await;
+        let old = get(&edge, "k").await.unwrap();
+        put(&edge, "k", &content(2, len)).await;
+        assert!(old.bytes() == content(1, len));
+        drop(old);
+        assert!(get(&edge, "k").await.unwrap().bytes() == content(2, len), "the old handle takes nothing with it");
+    }
+}
+
+#[tokio::test]
+async fn defect_07_a_node_that_starts_again_has_its_objects() {
+    let here = Installation::new().await;
+    let edge = here.node("edge").await;
+    for (n, len) in [0, 1, 100_000, 3 * MIB].into_iter().enumerate() {
+        put(&edge, &format!("{n}"), &content(n as u64, len)).await;
+    }
+    edge.stop().await;
+    let edge = here.node("edge").await;
+    for (n, len) in [0, 1, 100_000, 3 * MIB].into_iter().enumerate() {
+        assert!(get(&edge, &format!("{n}")).await.unwrap().bytes() == content(n as u64, len), "{n}");
+    }
+    assert_eq!(metric(&edge, "cloudskin_geds_fetched_total"), 0);
+}
+
+#[tokio::test]
+async fn defect_09_bytes_are_bytes_and_stay_where_they_are() {
+    let here = Installation::new().await;
+    let edge = here.node("edge").await;
+    let spaces = b" \t\n\0 two  spaces \r\n".repeat(100);
+    put(&edge, "spaces", &spaces).await;
+    put(&edge, "empty", b"").await;
+    let object = get(&edge, "spaces").await.unwrap();
+    let address = object.bytes().as_ptr();
+    // Much else is written, and segments grow.
+    for n in 0..50 {
+        put(&edge, &format!("{n}"), &content(n, 50_000)).await;
+    }
+    assert_eq!((object.bytes().as_ptr(), object.bytes()), (address, &spaces[..]));
+    assert!(get(&edge, "empty").await.unwrap().bytes().is_empty());
+}
+
+#[tokio::test]
+async fn defect_11_and_14_open_handles_and_bad_objects_keep_nothing_from_being_spilled() {
+    let here = Installation::new().await.with_folder_persist();
+    let edge = here.node("edge").await;
+    put(&edge, "open", b"open").await;
+    put(&edge, "shut", b"shut").await;
+    let handles: Vec<_> = (0..5).map(|_| get(&edge, "open")).collect();
+    let handles = futures::future::join_all(handles).await;
+    // One of them is gone from the catalog while it is spilled.
+    assert_eq!(edge.spill(&bucket("data"), "").await.unwrap(), (2, 8));
+    drop(handles);
+    assert_eq!((edge.used_bytes(), count(&edge)), (0, 0));
+}
+
+#[tokio::test]
+async fn defect_02_a_prefix_ends_at_a_segment() {
+    let here = Installation::new().await.with_folder_persist();
+    let edge = here.node("edge").await;
+    for name in ["foo", "foo/a", "foobar", "foobar/a"] {
+        put(&edge, name, b"x").await;
+    }
+    assert_eq!(edge.flush(&bucket("data"), "foo", LONG).await.unwrap(), (2, 2));
+    assert_eq!(edge.stat(&bucket("data"), &key("foobar")).await.unwrap().persisted, None);
+}

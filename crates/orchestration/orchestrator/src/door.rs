@@ -1,0 +1,72 @@
+//! The hub's port: TLS, then by what the caller wants to speak: gRPC of the sessions (`h2`), or the namenode's own protocol (`geds-meta/1`).
+//!
+//! Who has no certificate may come in, because that is how one joins; what he may do then is up to who answers.
+
+use crate::{Error, hub::Hub};
+use base::identity;
+use geds::{Caller, META_ALPN};
+use std::{io, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// How long a TLS handshake may take.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// Connections on their way to gRPC.
+const WAITING_MAX: usize = 64;
+/// The pause after a connection that could not be accepted: too many open files, for instance.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Takes in connections until the hub stops. What speaks gRPC comes out of the stream.
+pub fn open(hub: Arc<Hub>, listener: TcpListener) -> Result<ReceiverStream<io::Result<TlsStream<TcpStream>>>, Error> {
+    let acceptor = hub.identity.door(&["h2", META_ALPN]).map_err(Error::internal)?;
+    let (grpc, incoming) = mpsc::channel(WAITING_MAX);
+    let mut stop = hub.stop.subscribe();
+    tokio::spawn(async move {
+        let mut stopped = std::pin::pin!(async move {
+            let _ = stop.wait_for(|stop| *stop).await;
+        });
+        // Dropped with this task, connections end with the hub.
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            tokio::select! {
+                () = &mut stopped => return,
+                Some(_) = connections.join_next(), if !connections.is_empty() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((tcp, _)) => {
+                        let (acceptor, hub, grpc) = (acceptor.clone(), hub.clone(), grpc.clone());
+                        connections.spawn(async move {
+                            let _ = tcp.set_nodelay(true);
+                            match tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(tcp)).await {
+                                Ok(Ok(stream)) => serve(&hub, stream, &grpc).await,
+                                Ok(Err(error)) => tracing::debug!(%error, "a connection was refused"),
+                                Err(_) => tracing::debug!("a connection said nothing and was closed"),
+                            }
+                        });
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                },
+            }
+        }
+    });
+    Ok(ReceiverStream::new(incoming))
+}
+
+async fn serve(hub: &Hub, stream: TlsStream<TcpStream>, grpc: &mpsc::Sender<io::Result<TlsStream<TcpStream>>>) {
+    if stream.get_ref().1.alpn_protocol() != Some(META_ALPN.as_bytes()) {
+        // An error is a server that has stopped; the connection closes.
+        let _ = grpc.send(Ok(stream)).await;
+        return;
+    }
+    let stream = stream.into();
+    let name = identity::peer_name(&stream);
+    if let Err(error) = hub.objects.catalog.serve(stream, Caller::of(name.as_deref())).await {
+        tracing::debug!(name, %error, "a client of the namenode");
+    }
+}
