@@ -411,3 +411,39 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 const _: () = assert!(EXTENT_BYTES < BLOCK as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{log::{FileNo, Place}, segment::Source};
+
+    /// Extents of these lengths, and whether an append ends with them, of which only the log has the bytes.
+    fn landed(of: &[(u32, bool)]) -> Landed {
+        let mut landed = Landed::default();
+        for (len, whole) in of {
+            let source = Source::Log(Place { file: FileNo(1), at: 0 });
+            landed.extents.push_back(Extent { start: landed.durable, len: *len, crc: 0, whole: *whole, source });
+            landed.durable += u64::from(*len);
+        }
+        landed
+    }
+
+    fn check(of: &[(u32, bool)], max: usize, expected: usize) {
+        assert_eq!(take(&landed(of), max).len(), expected, "{of:?} in chunks of {max}");
+    }
+
+    #[test]
+    fn a_chunk_ends_where_an_append_does() {
+        check(&[(100, true), (100, true), (100, true)], 250, 2);
+        check(&[(100, true), (100, false), (100, true)], 250, 1);
+        check(&[(100, false), (100, false), (100, true), (50, true)], 250, 3);
+        check(&[(100, true), (100, false), (100, true)], 1000, 3);
+        // What is behind a part that long-term storage has comes in the next one.
+        let mut some = landed(&[(100, true), (100, true), (100, true)]);
+        some.extents[1].source = Source::Chunk(ChunkId(1), 0);
+        assert_eq!(take(&some, 1000), [some.extents[0]]);
+        some.extents[0].source = Source::Chunk(ChunkId(0), 0);
+        some.flushed = 100;
+        assert_eq!(take(&some, 1000), [some.extents[2]]);
+    }
+}
