@@ -4,7 +4,7 @@
 //! time against a bare round trip of as many bytes over a socket of the same process, alternately.
 
 use crate::{figure, median};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use base::SiteId;
 use geds::{BucketName, Caller, Catalog, Key, Namenode, NewObject, ObjectId, RemoteCatalog};
 use serde_json::Value;
@@ -84,20 +84,30 @@ async fn meet(catalog: &RemoteCatalog) -> Result<()> {
     }
 }
 
-/// `tasks` tasks that share `n` calls. Calls per second.
-async fn pipelined<F: Future<Output = ()> + 'static>(tasks: usize, n: usize, call: impl Fn(usize) -> F + Clone + 'static) -> f64 {
+/// `tasks` tasks that share `n` calls. Calls per second; a call that fails is no figure.
+async fn pipelined<F: Future<Output = Result<()>> + 'static>(tasks: usize, n: usize, call: impl Fn(usize) -> F + Clone + 'static) -> Result<f64> {
     let local = tokio::task::LocalSet::new();
     let start = Instant::now();
-    for task in 0..tasks {
-        let call = call.clone();
-        local.spawn_local(async move {
-            for k in (task..n).step_by(tasks) {
-                call(k).await;
+    let all: Vec<_> = (0..tasks)
+        .map(|task| {
+            let call = call.clone();
+            local.spawn_local(async move {
+                for k in (task..n).step_by(tasks) {
+                    call(k).await?;
+                }
+                anyhow::Ok(())
+            })
+        })
+        .collect();
+    local
+        .run_until(async {
+            for task in all {
+                task.await??;
             }
-        });
-    }
-    local.await;
-    n as f64 / start.elapsed().as_secs_f64()
+            anyhow::Ok(())
+        })
+        .await?;
+    Ok(n as f64 / start.elapsed().as_secs_f64())
 }
 
 pub fn geds_meta() -> Result<Vec<Value>> {
@@ -113,12 +123,13 @@ pub fn geds_meta() -> Result<Vec<Value>> {
     let creates = runtime.block_on(pipelined(CREATING, KEYS, move |n| {
         let catalog = creating.clone();
         async move {
-            let site = SiteId::new("edge").expect("a valid name");
+            let site = SiteId::new("edge")?;
             let id = ObjectId((n as u128 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835));
             let new = NewObject { id, size: 4096, checksum: n as u64, site, if_absent: true };
-            catalog.seal(&BucketName::new("data").expect("a valid name"), &name(n), new).await.expect("a create");
+            catalog.seal(&BucketName::new("data")?, &name(n), new).await?;
+            Ok(())
         }
-    }));
+    }))?;
     figures.push(figure("geds-meta.creates", "1/s", ">= 50000", creates, None, KEYS, creates >= 50_000.0));
     let per_key = (server.memory()? - before) / KEYS as f64;
     figures.push(figure("geds-meta.memory-per-key", "B", "<= 200", per_key, None, KEYS, per_key <= 200.0));
@@ -127,21 +138,22 @@ pub fn geds_meta() -> Result<Vec<Value>> {
     let lookups = runtime.block_on(pipelined(LOOKING, KEYS, move |n| {
         let catalog = looking.clone();
         async move {
-            let found = catalog.lookup(&BucketName::new("data").expect("a valid name"), &name(n.wrapping_mul(31))).await;
-            found.expect("a lookup");
+            catalog.lookup(&BucketName::new("data")?, &name(n.wrapping_mul(31))).await?;
+            Ok(())
         }
-    }));
+    }))?;
     figures.push(figure("geds-meta.lookups", "1/s", ">= 300000", lookups, None, KEYS, lookups >= 300_000.0));
     let many = catalog.clone();
     let batched = 100.0
         * runtime.block_on(pipelined(16, KEYS / 100, move |n| {
             let catalog = many.clone();
             async move {
-                let bucket = BucketName::new("data").expect("a valid name");
+                let bucket = BucketName::new("data")?;
                 let keys: Vec<_> = (0..100).map(|k| (bucket.clone(), name(n * 100 + k))).collect();
-                assert!(catalog.lookups(&keys).await.expect("lookups").iter().all(Option::is_some));
+                ensure!(catalog.lookups(&keys).await?.iter().all(Option::is_some), "a key that was created is not found");
+                Ok(())
             }
-        }));
+        }))?;
     figures.push(figure("geds-meta.lookups-in-hundreds", "1/s", ">= 300000", batched, None, KEYS, batched >= 300_000.0));
 
     let mut bare = UnixStream::connect(folder.path().join("bare"))?;

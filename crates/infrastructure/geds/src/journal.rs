@@ -11,11 +11,10 @@
 
 use crate::{
     Error, ObjectId, Result,
-    local::{file, step},
+    local::{IdMap, file, step},
     segment::allocate,
 };
 use std::{
-    collections::HashMap,
     fs::{self, File, OpenOptions},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -94,7 +93,7 @@ impl Record {
 /// What a journal said when it was opened.
 #[derive(Default)]
 pub(crate) struct Replayed {
-    pub places: HashMap<ObjectId, Place>,
+    pub places: IdMap<Place>,
     /// Slots that hold something, but no record.
     pub torn: u64,
 }

@@ -74,7 +74,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Ids are random already.
 #[derive(Default)]
-struct IdHasher(u64);
+pub(crate) struct IdHasher(u64);
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {
         self.0
@@ -88,7 +88,7 @@ impl Hasher for IdHasher {
         self.0 = mixed ^ (mixed >> 32);
     }
 }
-type IdMap<V> = HashMap<ObjectId, V, BuildHasherDefault<IdHasher>>;
+pub(crate) type IdMap<V> = HashMap<ObjectId, V, BuildHasherDefault<IdHasher>>;
 
 /// Disk or memory: a space with segments in it.
 struct Arena {
@@ -273,7 +273,9 @@ impl Tier {
         Ok(())
     }
 
-    fn take_back_small(&self, places: HashMap<ObjectId, Place>) -> Result<()> {
+    fn take_back_small(&self, places: IdMap<Place>) -> Result<()> {
+        // With a million of them, growing step by step would take as long as all the rest.
+        self.objects.iter().for_each(|shard| lock(shard).reserve(places.len() / SHARDS + places.len() / SHARDS / 8));
         let arena = &self.disk;
         let mut heads: HashMap<u32, u64> = HashMap::new();
         let mut last = 0;

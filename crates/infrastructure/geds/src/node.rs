@@ -18,7 +18,7 @@ use crate::{
     local::{Draft, Local, Refused, Tier},
     metrics::{self, Buckets, Counters, Timings, add},
     names::Prefix,
-    peer,
+    peer::{self, Peers},
     spill::{BucketPolicy, Mode, Pace, Place, SpillOptions, Spiller},
     writer::Publisher,
 };
@@ -113,6 +113,7 @@ pub struct Node {
 pub(crate) struct Inner {
     pub site: SiteId,
     dialer: Dialer,
+    peers: Peers,
     pub catalog: Arc<dyn Catalog>,
     pub persist: Option<Persist>,
     pub tuning: Tuning,
@@ -225,6 +226,7 @@ impl Node {
         let inner = Arc::new_cyclic(|weak| Inner {
             site,
             dialer,
+            peers: Peers::default(),
             catalog,
             persist,
             spiller: Spiller::new(&tuning.spill),
@@ -776,7 +778,23 @@ impl Inner {
     }
 
     async fn from_peer(self: &Arc<Self>, meta: &ObjectMeta, holder: &Holder) -> Result<Draft> {
+        // One that is kept may have died meanwhile, which shows only when it is used: a new one decides.
+        if let Some(mut client) = self.peers.take(holder) {
+            match self.download(meta, &mut client).await {
+                Err(Error::Peer { .. }) => {}
+                other => {
+                    self.peers.put_back(holder, client);
+                    return other;
+                }
+            }
+        }
         let mut client = PeerClient::dial(&self.dialer, &holder.site, &holder.address).await?;
+        let draft = self.download(meta, &mut client).await;
+        self.peers.put_back(holder, client);
+        draft
+    }
+
+    async fn download(self: &Arc<Self>, meta: &ObjectMeta, client: &mut PeerClient) -> Result<Draft> {
         let mut download = client.get_copy(meta).await?;
         let mut draft = self.draft(meta).await?;
         while let Some(chunk) = download.chunk().await? {

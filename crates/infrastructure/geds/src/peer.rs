@@ -11,7 +11,7 @@
 //! A length is checked before anything is allocated, and every wait has an end. The certificate's name decides what a peer may ask:
 //! sites read, ask for more copies and tell that copies may be freed; only the hub and users write, delete and spill.
 
-use crate::{Attributes, BucketName, Error, Key, Node, Object, ObjectId, ObjectMeta, Result, Writer};
+use crate::{Attributes, BucketName, Error, Holder, Key, Node, Object, ObjectId, ObjectMeta, Result, Writer};
 use base::{
     Kind, SiteId,
     identity::{self, Dialer},
@@ -19,7 +19,12 @@ use base::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{fmt, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -36,8 +41,11 @@ const CHUNK_BYTES: usize = 256 << 10;
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long a client waits for what takes the other side work: a seal, a spill, an object that must be fetched first.
 const WORK: Duration = Duration::from_secs(600);
-/// How long a connection may be idle between requests.
+/// How long a connection may be idle between requests, and how long the asking side keeps one for later.
 const IDLE: Duration = Duration::from_secs(60);
+const KEPT: Duration = Duration::from_secs(45);
+/// Connections to one site that are kept.
+const KEPT_MAX: usize = 4;
 
 const HEADER: u8 = 0;
 const DATA: u8 = 1;
@@ -401,6 +409,39 @@ pub struct PeerClient {
     wire: Wire<Box<dyn Io>>,
     /// In the middle of something that wasn't ended: the next bytes can't be told apart any more.
     busy: bool,
+}
+
+/// Connections that nobody uses just now. A handshake costs a hundred times what a small object does.
+#[derive(Default)]
+pub(crate) struct Peers {
+    idle: Mutex<HashMap<(SiteId, String), Vec<(Instant, PeerClient)>>>,
+}
+
+impl Peers {
+    /// A connection that was used before, if there is one that the other side has not closed for its idleness.
+    pub fn take(&self, holder: &Holder) -> Option<PeerClient> {
+        let mut idle = self.idle.lock().unwrap_or_else(|e| e.into_inner());
+        let connections = idle.get_mut(&(holder.site.clone(), holder.address.clone()))?;
+        connections.retain(|(since, _)| since.elapsed() < KEPT);
+        connections.pop().map(|(_, client)| client)
+    }
+
+    /// Keeps a connection for the next one, if it stands between two requests.
+    pub fn put_back(&self, holder: &Holder, client: PeerClient) {
+        if client.busy {
+            return;
+        }
+        let mut idle = self.idle.lock().unwrap_or_else(|e| e.into_inner());
+        // Sites that are gone or have moved.
+        idle.retain(|_, connections| {
+            connections.retain(|(since, _)| since.elapsed() < KEPT);
+            !connections.is_empty()
+        });
+        let connections = idle.entry((holder.site.clone(), holder.address.clone())).or_default();
+        if connections.len() < KEPT_MAX {
+            connections.push((Instant::now(), client));
+        }
+    }
 }
 
 impl PeerClient {

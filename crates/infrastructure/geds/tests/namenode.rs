@@ -184,6 +184,32 @@ async fn a_watch_misses_nothing_and_says_so_when_it_must() {
     assert_eq!((seen.events.len(), seen.next), (2, 5));
 }
 
+/// Questions and answers are many times what the line between the two holds. If each end waited for the other to take what it has to say, both would wait for ever.
+#[tokio::test]
+async fn many_questions_at_a_time_do_not_stop_each_other() {
+    let temp = tempfile::tempdir().unwrap();
+    let namenode = common::namenode(temp.path()).await;
+    namenode.create_bucket(&bucket("data")).await.unwrap();
+    let far = RemoteCatalog::over(move || {
+        let (ours, theirs) = tokio::io::duplex(1 << 10);
+        let namenode = namenode.clone();
+        tokio::spawn(async move { namenode.serve(theirs, Caller::Hub).await });
+        async move { Ok(ours) }
+    });
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..3000u128 {
+        let far = far.clone();
+        tasks.spawn(async move {
+            let name = key(&format!("{}/{n}", "long".repeat(50)));
+            far.seal(&bucket("data"), &name, new(n + 1)).await.unwrap();
+            assert_eq!(far.lookup(&bucket("data"), &name).await.unwrap().id, ObjectId(n + 1));
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+}
+
 #[derive(Default)]
 struct Revoked(AtomicU64);
 impl LeaseHolder for Revoked {

@@ -748,6 +748,31 @@ async fn a_sweep_frees_what_nobody_told_us_of() {
     assert_eq!(edge.used_bytes(), 4);
 }
 
+#[tokio::test]
+async fn a_connection_to_a_peer_is_used_again_and_made_anew_when_it_is_dead() {
+    let here = Installation::new().await;
+    let (edge, cloud) = (here.node("edge").await, here.node("cloud").await);
+    for n in 0..20 {
+        put(&edge, &format!("{n}"), &content(n, 3000)).await;
+    }
+    for n in 0..10 {
+        assert_eq!(get(&cloud, &format!("{n}")).await.unwrap().bytes(), content(n, 3000));
+    }
+    assert_eq!(edge.met.load(std::sync::atomic::Ordering::SeqCst), 1, "one connection for ten objects");
+    // The edge starts again, at another address.
+    edge.stop().await;
+    let edge = here.node("edge").await;
+    for n in 10..15 {
+        assert_eq!(get(&cloud, &format!("{n}")).await.unwrap().bytes(), content(n, 3000));
+    }
+    assert_eq!(edge.met.load(std::sync::atomic::Ordering::SeqCst), 1);
+    edge.hang_up().await;
+    for n in 15..20 {
+        assert_eq!(get(&cloud, &format!("{n}")).await.unwrap().bytes(), content(n, 3000));
+    }
+    assert_eq!(edge.met.load(std::sync::atomic::Ordering::SeqCst), 2, "the dead one was noticed, and one made anew");
+}
+
 /// Not a test: the process that `acknowledged_seals_survive_a_kill` kills.
 #[test]
 #[ignore = "started by acknowledged_seals_survive_a_kill"]

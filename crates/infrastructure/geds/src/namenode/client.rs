@@ -9,7 +9,7 @@
 use super::{
     changes, counted, created, done, object, removed, seal_change, sealed,
     state::{Answer, Change},
-    wire::{self, Ask, META_ALPN, Meta, Question, TOLD_BYTES_MAX, Told},
+    wire::{self, Ask, META_ALPN, Meta, Question, TOLD_BYTES_MAX, Told, Writing},
 };
 use crate::{
     Attributes, BucketName, Catalog, Error, Garbage, Key, Lease, LeaseHolder, Listing, NewObject, ObjectId, ObjectMeta, Page, Result,
@@ -27,7 +27,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     sync::{Notify, oneshot},
 };
 
@@ -259,7 +259,8 @@ fn each(holders: &Mutex<Vec<Weak<dyn LeaseHolder>>>, tell: impl Fn(&dyn LeaseHol
 }
 
 async fn talk(connection: &Connection, stream: &mut Box<dyn Io>, holders: &Mutex<Vec<Weak<dyn LeaseHolder>>>) -> Result<(), String> {
-    let (mut input, mut out) = (bytes::BytesMut::with_capacity(READ_BYTES), Vec::new());
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let (mut input, mut out) = (bytes::BytesMut::with_capacity(READ_BYTES), Writing::default());
     let mut heard = tokio::time::Instant::now();
     let mut ping = tokio::time::interval(PING_EVERY);
     ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -269,28 +270,19 @@ async fn talk(connection: &Connection, stream: &mut Box<dyn Io>, holders: &Mutex
             if let Some(why) = &talk.over {
                 return Err(why.clone());
             }
-            if out.is_empty() { std::mem::swap(&mut talk.out, &mut out) } else { out.append(&mut talk.out) }
-        }
-        if !out.is_empty() {
-            let write = async {
-                stream.write_all(&out).await?;
-                stream.flush().await
-            };
-            match tokio::time::timeout(SILENCE, write).await {
-                Ok(Ok(())) => out.clear(),
-                Ok(Err(e)) => return Err(e.to_string()),
-                Err(_) => return Err(format!("it took nothing for {} s", SILENCE.as_secs())),
-            }
+            out.append(&mut talk.out);
         }
         input.reserve(READ_BYTES);
+        let busy = !out.is_done();
         tokio::select! {
             biased;
+            stepped = out.step(&mut writer), if busy => stepped.map_err(|e| e.to_string())?,
             () = connection.ready.notified() => {}
-            read = stream.read_buf(&mut input) => match read {
+            read = reader.read_buf(&mut input) => match read {
                 Ok(0) => return Err("it hung up".into()),
                 Ok(_) => {
                     heard = tokio::time::Instant::now();
-                    take(connection, &mut input, &mut out, holders)?;
+                    take(connection, &mut input, out.bytes(), holders)?;
                 }
                 Err(e) => return Err(e.to_string()),
             },
@@ -298,7 +290,7 @@ async fn talk(connection: &Connection, stream: &mut Box<dyn Io>, holders: &Mutex
                 if heard.elapsed() > SILENCE {
                     return Err(format!("it was silent for {} s", SILENCE.as_secs()));
                 }
-                wire::put(&mut out, u64::MAX, &Ask { deadline_ms: 0, question: Question::Ping });
+                wire::put(out.bytes(), u64::MAX, &Ask { deadline_ms: 0, question: Question::Ping });
             }
         }
     }

@@ -10,7 +10,7 @@ use super::{
     leases::{Holder, Session, TERM, hash},
     state::Answer,
     state::Change,
-    wire::{self, ASK_BYTES_MAX, Ask, LOOKUPS_MAX, Question, Told},
+    wire::{self, ASK_BYTES_MAX, Ask, LOOKUPS_MAX, Question, Told, Writing},
 };
 use crate::{BucketName, Error, Key, ObjectId, Page, Result};
 use base::SiteId;
@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     sync::Notify,
 };
 
@@ -30,8 +30,9 @@ use tokio::{
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long it may take to accept what it is told.
 const WRITE_MAX: Duration = Duration::from_secs(10);
-/// Requests of one connection without an answer; then nothing more is read.
+/// Requests of one connection without an answer, and bytes of answers that it has not taken; then nothing more is read.
 const PENDING_MAX: usize = 65_536;
+const OUT_BYTES_MAX: usize = 8 << 20;
 /// Bytes that are told in one call, about: then reading has its turn.
 const READ_BYTES: usize = 64 << 10;
 /// The longest wait of a watch.
@@ -120,9 +121,8 @@ impl Outbox {
     pub fn wake(&self) {
         self.ready.notify_one();
     }
-    fn take(&self, into: &mut Vec<u8>) {
-        let mut bytes = self.bytes.lock().unwrap_or_else(|e| e.into_inner());
-        if into.is_empty() { std::mem::swap(&mut *bytes, into) } else { into.append(&mut bytes) }
+    fn take(&self, into: &mut Writing) {
+        into.append(&mut self.bytes.lock().unwrap_or_else(|e| e.into_inner()));
     }
 }
 
@@ -161,37 +161,38 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(namenode: &Namenode, mut s
         waiting: tokio::task::JoinSet::new(),
     };
     let gone = |message: String| Error::Peer { peer: "a client of the namenode".into(), message };
-    let (mut input, mut out) = (bytes::BytesMut::with_capacity(READ_BYTES), Vec::new());
+    let (mut reader, mut writer) = tokio::io::split(&mut stream);
+    let (mut input, mut out) = (bytes::BytesMut::with_capacity(READ_BYTES), Writing::default());
+    let mut stuck = None;
     loop {
         outbox.take(&mut out);
-        if !out.is_empty() {
-            let write = async {
-                stream.write_all(&out).await?;
-                stream.flush().await
-            };
-            match tokio::time::timeout(WRITE_MAX, write).await {
-                Ok(Ok(())) => out.clear(),
-                Ok(Err(e)) => return Err(gone(e.to_string())),
-                Err(_) => return Err(gone(format!("it took nothing for {} s", WRITE_MAX.as_secs()))),
-            }
-            if out.capacity() > 1 << 20 {
-                out = Vec::new();
-            }
-        }
         input.reserve(READ_BYTES);
-        let full = outbox.pending.load(Relaxed) + connection.waiting.len() >= PENDING_MAX;
+        let busy = !out.is_done();
+        let full = outbox.pending.load(Relaxed) + connection.waiting.len() >= PENDING_MAX || out.left() >= OUT_BYTES_MAX;
+        // Since when nobody has taken anything, or nobody has said anything.
+        let end = match busy {
+            true => *stuck.get_or_insert_with(|| tokio::time::Instant::now() + WRITE_MAX),
+            false => tokio::time::Instant::now() + SILENCE,
+        };
         tokio::select! {
             biased;
+            stepped = out.step(&mut writer), if busy => {
+                stepped.map_err(|e| gone(e.to_string()))?;
+                stuck = None;
+            }
             () = outbox.ready.notified() => {}
-            read = stream.read_buf(&mut input), if !full => match read {
+            read = reader.read_buf(&mut input), if !full => match read {
                 Ok(0) => return Ok(()),
-                Ok(_) => connection.answer(&mut input, &mut out)?,
+                Ok(_) => connection.answer(&mut input, out.bytes())?,
                 // A peer that is killed does not say goodbye in TLS.
                 Err(e) if matches!(e.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset) => return Ok(()),
                 Err(e) => return Err(gone(e.to_string())),
             },
             Some(_) = connection.waiting.join_next(), if !connection.waiting.is_empty() => {}
-            () = tokio::time::sleep(SILENCE), if !full => return Err(gone(format!("it was silent for {} s", SILENCE.as_secs()))),
+            () = tokio::time::sleep_until(end), if busy || !full => {
+                let (what, time) = if busy { ("it took nothing", WRITE_MAX) } else { ("it was silent", SILENCE) };
+                return Err(gone(format!("{what} for {} s", time.as_secs())));
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::{
 };
 use base::{Kind, SiteId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 /// The protocol's name in the TLS handshake.
 pub const META_ALPN: &str = "geds-meta/1";
@@ -146,6 +147,59 @@ impl From<Answer> for Told {
 impl From<Error> for Told {
     fn from(error: Error) -> Told {
         Told::Failed { kind: error.kind(), message: error.to_string().chars().take(4096).collect() }
+    }
+}
+
+/// What is to be written on a connection, and how far that has come.
+///
+/// Both ends read while they write. If both waited for the other to take what they have to say, nobody would read, and many small questions would be on
+/// their way for ever.
+#[derive(Default)]
+pub struct Writing {
+    bytes: Vec<u8>,
+    written: usize,
+    flush: bool,
+}
+
+impl Writing {
+    /// Takes over all of `more`, which is empty afterwards.
+    pub fn append(&mut self, more: &mut Vec<u8>) {
+        if self.bytes.is_empty() { std::mem::swap(&mut self.bytes, more) } else { self.bytes().append(more) }
+    }
+    /// To put more behind what is there.
+    pub fn bytes(&mut self) -> &mut Vec<u8> {
+        // A connection that is never quiet must not keep all that it ever said.
+        if self.written > 1 << 20 {
+            self.bytes.drain(..self.written);
+            self.written = 0;
+        }
+        &mut self.bytes
+    }
+    /// Bytes that nobody has taken yet.
+    pub fn left(&self) -> usize {
+        self.bytes.len() - self.written
+    }
+    pub fn is_done(&self) -> bool {
+        self.left() == 0 && !self.flush
+    }
+
+    /// One step. Dropped before it is done, nothing of it has happened.
+    pub async fn step(&mut self, stream: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()> {
+        if self.left() > 0 {
+            match stream.write(&self.bytes[self.written..]).await? {
+                0 => return Err(std::io::ErrorKind::WriteZero.into()),
+                n => self.written += n,
+            }
+            if self.left() == 0 {
+                self.written = 0;
+                self.flush = true;
+                if self.bytes.capacity() > 1 << 20 { self.bytes = Vec::new() } else { self.bytes.clear() }
+            }
+            return Ok(());
+        }
+        stream.flush().await?;
+        self.flush = false;
+        Ok(())
     }
 }
 

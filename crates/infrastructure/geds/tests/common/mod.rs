@@ -42,6 +42,10 @@ pub struct Installation {
 pub struct Running {
     pub node: Node,
     pub address: String,
+    /// Connections taken in so far.
+    pub met: Arc<std::sync::atomic::AtomicUsize>,
+    hang_up: Arc<tokio::sync::Notify>,
+    hung_up: Arc<tokio::sync::Notify>,
     accept: tokio::task::JoinHandle<()>,
 }
 
@@ -58,6 +62,12 @@ impl Drop for Running {
 }
 
 impl Running {
+    /// Closes all connections that were taken in.
+    pub async fn hang_up(&self) {
+        self.hang_up.notify_one();
+        self.hung_up.notified().await;
+    }
+
     /// Ends the node as a kill would, as far as its folder and port are concerned.
     pub async fn stop(self) {
         self.accept.abort();
@@ -139,11 +149,23 @@ impl Installation {
             }
         };
         let weak = node.clone();
+        let met = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = met.clone();
+        let (hang_up, hung_up) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+        let (ask, done) = (hang_up.clone(), hung_up.clone());
         let accept = tokio::spawn(async move {
             // Dropped with this task, connections end with their node.
             let mut connections = tokio::task::JoinSet::new();
             loop {
-                let (tcp, _) = listener.accept().await.unwrap();
+                let (tcp, _) = tokio::select! {
+                    accepted = listener.accept() => accepted.unwrap(),
+                    () = ask.notified() => {
+                        connections.shutdown().await;
+                        done.notify_one();
+                        continue;
+                    }
+                };
+                counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                 let (acceptor, node) = (acceptor.clone(), weak.clone());
                 connections.spawn(async move {
                     let Ok(tls) = acceptor.accept(tcp).await else { return };
@@ -154,7 +176,7 @@ impl Installation {
                 });
             }
         });
-        Running { node, address, accept }
+        Running { node, address, met, hang_up, hung_up, accept }
     }
 }
 
