@@ -50,7 +50,7 @@ fn an_ordinary_program_starts_at_the_edge_and_finishes_in_the_cloud_slow() {
     let folder = tempfile::tempdir().unwrap();
     let (data, out) = (folder.path().join("data"), folder.path().join("out"));
     let mut demo = Command::new(CLOUDSKIN);
-    // Fewer rounds than by default, and the other tenant sooner: the same story in half of the time.
+    // The other tenant sooner than by default: the same story in less time.
     demo.args(["demo", "--http", "127.0.0.1:0", "--rounds", "20", "--tenant-after", "3s", "--data"]).arg(&data).arg("--out").arg(&out);
     let output = demo.env_remove("CLOUDSKIN_DATA").output().unwrap();
     let printed = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
