@@ -4,12 +4,16 @@
 //! What is pending travels with the cell, and the same call, made again by the rewinding guest, finds it. Calls that are in the header and not
 //! here stop the job with their name.
 
+mod calls;
+mod communicators;
+mod objects;
 mod pending;
+mod types;
 
 use crate::cell::{self, End, Host, Mode};
 use mpi::collective::{IN_PLACE, Layout};
-use mpi::rank::{Mode as SendMode, Prepared, UNDEFINED};
-use mpi::{Class, Fabric, Rank, State, Status};
+use mpi::rank::{Mode as SendMode, Prepared, ROOT, UNDEFINED};
+use mpi::{Class, Fabric, State, Status};
 pub(crate) use pending::Pending;
 use pending::{all, any, complete, look, some};
 use std::sync::atomic::Ordering;
@@ -79,15 +83,9 @@ fn count(n: i32) -> mpi::Result<u32> {
 }
 
 /// What an error does: the program is told if it asked for that, else the job stops.
-fn fail(c: &Caller<'_, Host>, call: &str, comm: i32, e: mpi::Error) -> wasmtime::Result<i32> {
-    let comms = &c.data().mpi.comms;
-    let returns = comms.get(comm).or_else(|_| comms.get(mpi::comm::WORLD)).is_ok_and(|c| c.errors_return);
-    if returns {
-        return Ok(e.class as i32);
-    }
-    Err(wasmtime::Error::msg(format!("{call}: {e}")))
+fn fail(c: &mut Caller<'_, Host>, call: &str, comm: i32, e: mpi::Error) -> wasmtime::Result<i32> {
+    calls::raise(c, call, comm, e.class as i32, &e.message)
 }
-
 fn ready(c: &Caller<'_, Host>, call: &str) -> wasmtime::Result<()> {
     let flags = c.data().flags;
     if c.data().control.killed() {
@@ -134,16 +132,19 @@ fn block(
         }
     }
     match wait(c, doing)? {
-        Ok(()) => Ok(0),
+        Ok(()) => {
+            calls::settle(c)?;
+            Ok(0)
+        }
         Err(e) => fail(c, call, comm, e),
     }
 }
 
 /// Waits for what is pending. Comes back early, with the guest unwinding, when the cell is asked to stop.
 fn wait(c: &mut Caller<'_, Host>, doing: u32) -> wasmtime::Result<mpi::Result<()>> {
-    let (mem, host) = parts(c);
     let mut spins = 0;
     loop {
+        let (mem, host) = parts(c);
         match look(mem, host) {
             Ok(true) => {
                 host.pending = None;
@@ -151,6 +152,10 @@ fn wait(c: &mut Caller<'_, Host>, doing: u32) -> wasmtime::Result<mpi::Result<()
                     host.control.doing.store(0, Ordering::Relaxed);
                 }
                 return Ok(Ok(()));
+            }
+            Ok(false) if host.mpi.calls() => {
+                calls::serve(c)?;
+                continue;
             }
             Ok(false) => {}
             Err(e) => {
@@ -187,12 +192,19 @@ fn wait(c: &mut Caller<'_, Host>, doing: u32) -> wasmtime::Result<mpi::Result<()
 fn ask(c: &mut Caller<'_, Host>, call: &str, f: impl FnOnce(&mut [u8], &mut State) -> mpi::Result<bool>) -> wasmtime::Result<i32> {
     ready(c, call)?;
     let (mem, host) = parts(c);
-    let result = host.mpi.progress(mem, &host.fabric).and_then(|()| f(mem, &mut host.mpi));
+    let mut result = host.mpi.progress(mem, &host.fabric);
+    if result.is_ok() && host.mpi.calls() {
+        calls::serve(c)?;
+    }
+    let (mem, host) = parts(c);
+    result = result.and_then(|()| f(mem, &mut host.mpi)).map(|done| {
+        if !done && host.spin == 0 {
+            std::thread::yield_now();
+        }
+    });
     match result {
-        Ok(done) => {
-            if !done && host.spin == 0 {
-                std::thread::yield_now();
-            }
+        Ok(()) => {
+            calls::settle(c)?;
             Ok(0)
         }
         Err(e) => fail(c, call, mpi::comm::WORLD, e),
@@ -208,6 +220,10 @@ fn poll(mut c: Caller<'_, Host>) -> wasmtime::Result<()> {
     let control = c.data().control.clone();
     if control.killed() {
         return Err(wasmtime::Error::msg("killed"));
+    }
+    if c.data().inside > 0 {
+        // MPI has called this function: the stop has to wait until it is through.
+        return Ok(());
     }
     if control.stopping() && c.data().can_stop() {
         c.data_mut().pending = Some(Pending::Poll);
@@ -324,6 +340,36 @@ fn link_point_to_point(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     l.func_wrap(MODULE, "MPI_Probe", |mut c: Caller<'_, Host>, source: i32, tag: i32, comm: i32, status: u32| {
         block(&mut c, "MPI_Probe", comm, 3, |_, _, _| Ok(Pending::Probe { source, tag, comm, status }))
     })?;
+    l.func_wrap(MODULE, "MPI_Mprobe", |mut c: Caller<'_, Host>, source: i32, tag: i32, comm: i32, message: u32, status: u32| {
+        block(&mut c, "MPI_Mprobe", comm, 3, |_, _, _| Ok(Pending::Match { source, tag, comm, message, status }))
+    })?;
+    l.func_wrap(MODULE, "MPI_Improbe", |mut c: Caller<'_, Host>, source: i32, tag: i32, comm: i32, flag: u32, message: u32, status: u32| {
+        ask(&mut c, "MPI_Improbe", |mem, m| {
+            let found = m.match_message(source, tag, comm)?;
+            put_i32(mem, flag, i32::from(found.is_some()))?;
+            if let Some((handle, s)) = &found {
+                put_i32(mem, message, *handle)?;
+                put_status(mem, status, s)?;
+            }
+            Ok(found.is_some())
+        })
+    })?;
+    l.func_wrap(MODULE, "MPI_Mrecv", |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, message: u32, status: u32| {
+        block(&mut c, "MPI_Mrecv", 1, 1, |mem, m, f| {
+            let buffer = m.checked(buf, n, t)?;
+            let request = m.receive_message(mem, f, buffer, get_i32(mem, message)?)?;
+            put_i32(mem, message, 0)?;
+            Ok(one(request, status))
+        })
+    })?;
+    l.func_wrap(MODULE, "MPI_Imrecv", |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, message: u32, request: u32| {
+        local(&mut c, "MPI_Imrecv", 1, |mem, m, f| {
+            let buffer = m.checked(buf, n, t)?;
+            let r = m.receive_message(mem, f, buffer, get_i32(mem, message)?)?;
+            put_i32(mem, message, 0)?;
+            put_i32(mem, request, r)
+        })
+    })?;
     l.func_wrap(MODULE, "MPI_Iprobe", |mut c: Caller<'_, Host>, source: i32, tag: i32, comm: i32, flag: u32, status: u32| {
         ask(&mut c, "MPI_Iprobe", |mem, m| {
             let found = m.probe(source, tag, comm)?;
@@ -397,10 +443,38 @@ fn link_requests(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         })
     })?;
     l.func_wrap(MODULE, "MPI_Request_free", |mut c: Caller<'_, Host>, handle: u32| {
-        local(&mut c, "MPI_Request_free", 1, |mem, m, _| {
-            m.release(get_i32(mem, handle)?)?;
+        let code = local(&mut c, "MPI_Request_free", 1, |mem, m, _| {
+            let request = get_i32(mem, handle)?;
+            if m.general_done(request)
+                && let Some(general) = m.general(request)
+            {
+                m.after.push((mpi::rank::General { query: 0, ..general }, 0));
+            }
+            m.release(request)?;
             put_i32(mem, handle, 0)
+        })?;
+        calls::settle(&mut c)?;
+        Ok(code)
+    })?;
+    l.func_wrap(MODULE, "MPI_Request_get_status", |mut c: Caller<'_, Host>, request: i32, flag: u32, status: u32| {
+        ask(&mut c, "MPI_Request_get_status", |mem, m| {
+            let done = m.done(request)?;
+            put_i32(mem, flag, i32::from(done))?;
+            if done {
+                let s = m.status(request)?;
+                put_status(mem, status, &s)?;
+            }
+            Ok(done)
         })
+    })?;
+    l.func_wrap(MODULE, "MPI_Grequest_start", |mut c: Caller<'_, Host>, query: u32, free: u32, cancel: u32, extra: u32, into: u32| {
+        local(&mut c, "MPI_Grequest_start", 1, |mem, m, _| {
+            let request = m.general_start(mpi::rank::General { query, free, cancel, extra })?;
+            put_i32(mem, into, request)
+        })
+    })?;
+    l.func_wrap(MODULE, "MPI_Grequest_complete", |mut c: Caller<'_, Host>, request: i32| {
+        local(&mut c, "MPI_Grequest_complete", 1, |_, m, _| m.general_complete(request))
     })?;
     l.func_wrap(MODULE, "MPI_Buffer_attach", |mut c: Caller<'_, Host>, buffer: u32, size: i32| {
         local(&mut c, "MPI_Buffer_attach", 1, |mem, m, _| m.attach(mem, buffer, size))
@@ -409,6 +483,14 @@ fn link_requests(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         block(&mut c, "MPI_Buffer_detach", 1, 1, |_, _, _| Ok(Pending::Detach { address, size }))
     })?;
     l.func_wrap(MODULE, "MPI_Cancel", |mut c: Caller<'_, Host>, handle: u32| {
+        ready(&c, "MPI_Cancel")?;
+        let (mem, host) = parts(&mut c);
+        if let Ok(request) = get_i32(mem, handle)
+            && let Some(general) = host.mpi.general(request)
+        {
+            let done = host.mpi.general_done(request);
+            return calls::guest::<_, i32>(&mut c, general.cancel, (general.extra, i32::from(done)));
+        }
         local(&mut c, "MPI_Cancel", 1, |mem, m, _| m.cancel(get_i32(mem, handle)?))
     })?;
     l.func_wrap(MODULE, "MPI_Test_cancelled", |mut c: Caller<'_, Host>, status: u32, flag: u32| {
@@ -417,20 +499,6 @@ fn link_requests(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             put_i32(mem, flag, cancelled)
         })
     })?;
-    for name in ["MPI_Get_count", "MPI_Get_elements"] {
-        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, status: u32, t: i32, into: u32| {
-            local(&mut c, name, 1, |mem, m, _| {
-                let (low, high) = (get_i32(mem, status + 16)? as u32, get_i32(mem, status + 20)? as u32);
-                let (bytes, size) = (u64::from(low) | u64::from(high) << 32, u64::from(m.datatype(t)?.size));
-                let n = match size {
-                    0 => 0,
-                    _ if bytes % size != 0 => UNDEFINED,
-                    _ => i32::try_from(bytes / size).unwrap_or(UNDEFINED),
-                };
-                put_i32(mem, into, n)
-            })
-        })?;
-    }
     Ok(())
 }
 
@@ -456,12 +524,14 @@ macro_rules! collective {
 
 type Started = mpi::Result<i32>;
 
+/// Ranks that have a share in a collective: the other side's of an inter-communicator.
 fn size_of(m: &State, comm: i32) -> mpi::Result<u32> {
-    Ok(m.comms.get(comm)?.size())
+    Ok(m.comms.get(comm)?.peers().len() as u32)
 }
 
 fn is_root(m: &State, comm: i32, root: i32) -> mpi::Result<bool> {
-    Ok(m.comms.get(comm)?.me as i32 == root)
+    let comm = m.comms.get(comm)?;
+    Ok(if comm.remote.is_some() { root == ROOT } else { comm.me as i32 == root })
 }
 
 /// A buffer that may be `MPI_IN_PLACE`, whose count and type then don't matter.
@@ -502,12 +572,12 @@ fn link_collectives(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         });
     collective!(l, "MPI_Reduce_scatter_block", "MPI_Ireduce_scatter_block", (sb: u32, rb: u32, n: i32, t: i32, op: i32, comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, sb, rb, n, t, op, comm| -> Started {
-            let counts = vec![n; size_of(m, comm)? as usize];
+            let counts = vec![n; m.comms.get(comm)?.size() as usize];
             m.reduce_scatter(mem, f, sb, rb, &counts, t, op, comm)
         });
     collective!(l, "MPI_Reduce_scatter", "MPI_Ireduce_scatter", (sb: u32, rb: u32, counts: u32, t: i32, op: i32, comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, sb, rb, counts, t, op, comm| -> Started {
-            let counts = ints(mem, counts, size_of(m, comm)?)?;
+            let counts = ints(mem, counts, m.comms.get(comm)?.size())?;
             m.reduce_scatter(mem, f, sb, rb, &counts, t, op, comm)
         });
     collective!(l, "MPI_Gather", "MPI_Igather", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, root: i32, comm: i32), comm,
@@ -569,145 +639,74 @@ fn link_collectives(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             let ((sc, sd), (rc, rd)) = (State::even(sn, n), State::even(rn, n));
             let from = Layout { address: sb, counts: &sc, displacements: &sd, datatype: st };
             let to = Layout { address: rb, counts: &rc, displacements: &rd, datatype: rt };
-            m.alltoall(mem, f, (sb != IN_PLACE).then_some(&from), &to, comm)
+            let to = m.shares(&to)?;
+            let from = if sb == IN_PLACE { None } else { Some(m.shares(&from)?) };
+            m.alltoall(mem, f, from.as_deref(), &to, comm)
         });
     collective!(l, "MPI_Alltoallv", "MPI_Ialltoallv", (sb: u32, sc: u32, sd: u32, st: i32, rb: u32, rc: u32, rd: u32, rt: i32, comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sc, sd, st, rb, rc, rd, rt, comm| -> Started {
             let n = size_of(m, comm)?;
             let (rc, rd) = (ints(mem, rc, n)?, ints(mem, rd, n)?);
             let to = Layout { address: rb, counts: &rc, displacements: &rd, datatype: rt };
+            let to = m.shares(&to)?;
             if sb == IN_PLACE {
                 return m.alltoall(mem, f, None, &to, comm);
             }
             let (sc, sd) = (ints(mem, sc, n)?, ints(mem, sd, n)?);
             let from = Layout { address: sb, counts: &sc, displacements: &sd, datatype: st };
+            let from = m.shares(&from)?;
             m.alltoall(mem, f, Some(&from), &to, comm)
+        });
+    collective!(l, "MPI_Alltoallw", "MPI_Ialltoallw", (sb: u32, sc: u32, sd: u32, st: u32, rb: u32, rc: u32, rd: u32, rt: u32, comm: i32), comm,
+        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sc, sd, st, rb, rc, rd, rt, comm| -> Started {
+            let n = size_of(m, comm)?;
+            let to = types::buffers(mem, m, rb, n, rc, rd, rt)?;
+            let from = if sb == IN_PLACE { None } else { Some(types::buffers(mem, m, sb, n, sc, sd, st)?) };
+            m.alltoall(mem, f, from.as_deref(), &to, comm)
         });
     Ok(())
 }
 
-fn link_communicators(l: &mut Linker<Host>) -> wasmtime::Result<()> {
-    l.func_wrap(MODULE, "MPI_Comm_rank", |mut c: Caller<'_, Host>, comm: i32, into: u32| {
-        local(&mut c, "MPI_Comm_rank", comm, |mem, m, _| put_i32(mem, into, m.comms.get(comm)?.me as i32))
-    })?;
-    l.func_wrap(MODULE, "MPI_Comm_size", |mut c: Caller<'_, Host>, comm: i32, into: u32| {
-        local(&mut c, "MPI_Comm_size", comm, |mem, m, _| put_i32(mem, into, m.comms.get(comm)?.size() as i32))
-    })?;
-    l.func_wrap(MODULE, "MPI_Comm_dup", |mut c: Caller<'_, Host>, comm: i32, into: u32| {
-        block(&mut c, "MPI_Comm_dup", comm, 2, |mem, m, f| {
-            let key = m.comms.get(comm)?.me as i32;
-            Ok(one(m.comm_split(mem, f, comm, 0, key, into)?, 0))
-        })
-    })?;
-    l.func_wrap(MODULE, "MPI_Comm_split", |mut c: Caller<'_, Host>, comm: i32, color: i32, key: i32, into: u32| {
-        block(&mut c, "MPI_Comm_split", comm, 2, |mem, m, f| Ok(one(m.comm_split(mem, f, comm, color, key, into)?, 0)))
-    })?;
-    l.func_wrap(MODULE, "MPI_Comm_free", |mut c: Caller<'_, Host>, handle: u32| {
-        local(&mut c, "MPI_Comm_free", 1, |mem, m, _| {
-            m.comms.free(get_i32(mem, handle)?)?;
-            put_i32(mem, handle, 0)
-        })
-    })?;
-    l.func_wrap(MODULE, "MPI_Comm_compare", |mut c: Caller<'_, Host>, a: i32, b: i32, into: u32| {
-        local(&mut c, "MPI_Comm_compare", a, |mem, m, _| {
-            let (x, y) = (m.comms.get(a)?, m.comms.get(b)?);
-            let sorted = |g: &[Rank]| {
-                let mut g = g.to_vec();
-                g.sort();
-                g
-            };
-            let result = match () {
-                _ if a == b => 0,
-                _ if x.group == y.group => 1,
-                _ if sorted(&x.group) == sorted(&y.group) => 2,
-                _ => 3,
-            };
-            put_i32(mem, into, result)
-        })
-    })?;
-    for name in ["MPI_Comm_set_errhandler", "MPI_Errhandler_set"] {
-        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, comm: i32, handler: i32| {
-            local(&mut c, name, comm, |_, m, _| {
-                m.comms.get_mut(comm)?.errors_return = match handler {
-                    1 => false,
-                    2 => true,
-                    _ => return Err(mpi::Error::new(Class::Arg, format!("error handler {handler} is not valid"))),
-                };
-                Ok(())
-            })
-        })?;
-    }
-    Ok(())
-}
-
-fn link_types(l: &mut Linker<Host>) -> wasmtime::Result<()> {
-    macro_rules! make {
-        ($name:literal, ($($arg:ident: $type:ty),*), $make:expr) => {
-            l.func_wrap(MODULE, $name, |mut c: Caller<'_, Host>, $($arg: $type,)* into: u32| {
-                local(&mut c, $name, 1, |mem, m, _| {
-                    #[allow(clippy::redundant_closure_call)]
-                    let handle: mpi::Result<i32> = ($make)(&*mem, m, $($arg),*);
-                    put_i32(mem, into, handle?)
-                })
-            })?;
-        };
-    }
-    make!("MPI_Type_contiguous", (n: i32, t: i32), |_: &[u8], m: &mut State, n, t| m.types.make_contiguous(n, t));
-    make!("MPI_Type_vector", (n: i32, block: i32, stride: i32, t: i32), |_: &[u8], m: &mut State, n, block, stride, t| {
-        m.types.make_vector(n, block, stride, false, t)
-    });
-    for name in ["MPI_Type_create_hvector", "MPI_Type_hvector"] {
-        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, n: i32, block: i32, stride: i32, t: i32, into: u32| {
-            local(&mut c, name, 1, |mem, m, _| {
-                let handle = m.types.make_vector(n, block, stride, true, t)?;
-                put_i32(mem, into, handle)
-            })
-        })?;
-    }
-    for (name, in_bytes) in [("MPI_Type_indexed", false), ("MPI_Type_create_hindexed", true)] {
-        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, n: i32, lengths: u32, displacements: u32, t: i32, into: u32| {
-            local(&mut c, name, 1, |mem, m, _| {
-                let piece = |i| Ok((element(mem, lengths, i)?, element(mem, displacements, i)?, t));
-                let handle = m.types.make_pieces(n, in_bytes, piece)?;
-                put_i32(mem, into, handle)
-            })
-        })?;
-    }
-    for name in ["MPI_Type_create_struct", "MPI_Type_struct"] {
-        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, n: i32, lengths: u32, displacements: u32, types: u32, into: u32| {
-            local(&mut c, name, 1, |mem, m, _| {
-                let piece = |i| Ok((element(mem, lengths, i)?, element(mem, displacements, i)?, element(mem, types, i)?));
-                let handle = m.types.make_pieces(n, true, piece)?;
-                put_i32(mem, into, handle)
-            })
-        })?;
-    }
-    make!("MPI_Type_create_resized", (t: i32, lower: i32, extent: i32), |_: &[u8], m: &mut State, t, lower, extent| {
-        m.types.make_resized(t, lower, extent)
-    });
-    make!("MPI_Type_dup", (t: i32), |_: &[u8], m: &mut State, t| m.types.duplicate(t));
-    l.func_wrap(MODULE, "MPI_Type_commit", |mut c: Caller<'_, Host>, handle: u32| {
-        local(&mut c, "MPI_Type_commit", 1, |mem, m, _| m.types.commit(get_i32(mem, handle)?))
-    })?;
-    l.func_wrap(MODULE, "MPI_Type_free", |mut c: Caller<'_, Host>, handle: u32| {
-        local(&mut c, "MPI_Type_free", 1, |mem, m, _| {
-            m.types.free(get_i32(mem, handle)?)?;
-            put_i32(mem, handle, 0)
-        })
-    })?;
-    l.func_wrap(MODULE, "MPI_Type_size", |mut c: Caller<'_, Host>, t: i32, into: u32| {
-        local(&mut c, "MPI_Type_size", 1, |mem, m, _| put_i32(mem, into, m.datatype(t)?.size as i32))
-    })?;
-    l.func_wrap(MODULE, "MPI_Type_get_extent", |mut c: Caller<'_, Host>, t: i32, lower: u32, extent: u32| {
-        local(&mut c, "MPI_Type_get_extent", 1, |mem, m, _| {
-            let (l, e) = (m.datatype(t)?.lower_bound, m.datatype(t)?.extent);
-            put_i32(mem, lower, l)?;
-            put_i32(mem, extent, e)
-        })
-    })?;
-    l.func_wrap(MODULE, "MPI_Get_address", |mut c: Caller<'_, Host>, location: u32, into: u32| {
-        local(&mut c, "MPI_Get_address", 1, |mem, _, _| put_i32(mem, into, location as i32))
-    })?;
+/// Collectives among the neighbours of a topology.
+fn link_neighbours(l: &mut Linker<Host>) -> wasmtime::Result<()> {
+    use communicators::neighbours;
+    collective!(l, "MPI_Neighbor_allgather", "MPI_Ineighbor_allgather", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, comm: i32), comm,
+        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, comm| -> Started {
+            let (counts, displacements) = State::even(rn, neighbours(m, comm)?.0);
+            let to = m.shares(&Layout { address: rb, counts: &counts, displacements: &displacements, datatype: rt })?;
+            let from = m.checked(sb, sn, st)?;
+            m.neighbour(mem, f, &[from], &to, comm)
+        });
+    collective!(l, "MPI_Neighbor_allgatherv", "MPI_Ineighbor_allgatherv", (sb: u32, sn: i32, st: i32, rb: u32, rc: u32, rd: u32, rt: i32, comm: i32), comm,
+        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, rc, rd, rt, comm| -> Started {
+            let n = neighbours(m, comm)?.0;
+            let (counts, displacements) = (ints(mem, rc, n)?, ints(mem, rd, n)?);
+            let to = m.shares(&Layout { address: rb, counts: &counts, displacements: &displacements, datatype: rt })?;
+            let from = m.checked(sb, sn, st)?;
+            m.neighbour(mem, f, &[from], &to, comm)
+        });
+    collective!(l, "MPI_Neighbor_alltoall", "MPI_Ineighbor_alltoall", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, comm: i32), comm,
+        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, comm| -> Started {
+            let (into, out) = neighbours(m, comm)?;
+            let ((sc, sd), (rc, rd)) = (State::even(sn, out), State::even(rn, into));
+            let from = m.shares(&Layout { address: sb, counts: &sc, displacements: &sd, datatype: st })?;
+            let to = m.shares(&Layout { address: rb, counts: &rc, displacements: &rd, datatype: rt })?;
+            m.neighbour(mem, f, &from, &to, comm)
+        });
+    collective!(l, "MPI_Neighbor_alltoallv", "MPI_Ineighbor_alltoallv", (sb: u32, sc: u32, sd: u32, st: i32, rb: u32, rc: u32, rd: u32, rt: i32, comm: i32), comm,
+        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sc, sd, st, rb, rc, rd, rt, comm| -> Started {
+            let (into, out) = neighbours(m, comm)?;
+            let (sc, sd, rc, rd) = (ints(mem, sc, out)?, ints(mem, sd, out)?, ints(mem, rc, into)?, ints(mem, rd, into)?);
+            let from = m.shares(&Layout { address: sb, counts: &sc, displacements: &sd, datatype: st })?;
+            let to = m.shares(&Layout { address: rb, counts: &rc, displacements: &rd, datatype: rt })?;
+            m.neighbour(mem, f, &from, &to, comm)
+        });
+    collective!(l, "MPI_Neighbor_alltoallw", "MPI_Ineighbor_alltoallw", (sb: u32, sc: u32, sd: u32, st: u32, rb: u32, rc: u32, rd: u32, rt: u32, comm: i32), comm,
+        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sc, sd, st, rb, rc, rd, rt, comm| -> Started {
+            let (into, out) = neighbours(m, comm)?;
+            let (from, to) = (types::buffers(mem, m, sb, out, sc, sd, st)?, types::buffers(mem, m, rb, into, rc, rd, rt)?);
+            m.neighbour(mem, f, &from, &to, comm)
+        });
     Ok(())
 }
 
@@ -748,6 +747,13 @@ fn link_environment(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         always(&mut c, |mem, host| put_i32(mem, flag, i32::from(host.flags.finalized)))
     })?;
     l.func_wrap(MODULE, "MPI_Finalize", |mut c: Caller<'_, Host>| {
+        if c.data().mode == Mode::Running {
+            ready(&c, "MPI_Finalize")?;
+            // As MPI says: what hangs on MPI_COMM_SELF goes first, the newest before the others.
+            for comm in [mpi::comm::SELF, mpi::comm::WORLD] {
+                calls::delete_attributes(&mut c, mpi::attribute::On::Comm, comm)?;
+            }
+        }
         let code = block(&mut c, "MPI_Finalize", 1, 4, |mem, m, f| Ok(Pending::Finalize { barrier: m.barrier(mem, f, mpi::comm::WORLD)? }))?;
         if c.data().mode == Mode::Running {
             c.data_mut().flags.finalized = true;
@@ -770,13 +776,20 @@ fn link_environment(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     l.func_wrap(MODULE, "MPI_Get_library_version", |mut c: Caller<'_, Host>, text: u32, length: u32| {
         always(&mut c, |mem, _| put_text(mem, text, length, concat!("CloudSkin ", env!("CARGO_PKG_VERSION")), 256))
     })?;
-    l.func_wrap(MODULE, "MPI_Error_string", |mut c: Caller<'_, Host>, code: i32, text: u32, length: u32| {
-        always(&mut c, |mem, _| put_text(mem, text, length, Class::text(code), 512))
-    })?;
-    l.func_wrap(MODULE, "MPI_Error_class", |mut c: Caller<'_, Host>, code: i32, class: u32| {
-        always(&mut c, |mem, _| put_i32(mem, class, code))
-    })?;
+    l.func_wrap(MODULE, "MPI_Is_thread_main", |mut c: Caller<'_, Host>, flag: u32| always(&mut c, |mem, _| put_i32(mem, flag, 1)))?;
+    l.func_wrap(MODULE, "MPI_Pcontrol", |_: Caller<'_, Host>, _level: i32, _more: u32| 0)?;
     Ok(())
+}
+
+/// A text of the guest's, of at most `max` bytes.
+fn text(mem: &[u8], address: u32, max: usize) -> mpi::Result<String> {
+    let rest = mem.get(address as usize..).unwrap_or_default();
+    let rest = &rest[..rest.len().min(max + 1)];
+    let end = rest.iter().position(|b| *b == 0).ok_or_else(|| {
+        let class = if rest.is_empty() { Class::Buffer } else { Class::Arg };
+        mpi::Error::new(class, format!("the text at {address:#x} has no end within {max} bytes"))
+    })?;
+    Ok(String::from_utf8_lossy(&rest[..end]).into_owned())
 }
 
 /// Offers MPI and the safe point to modules.
@@ -787,8 +800,10 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     link_point_to_point(l)?;
     link_requests(l)?;
     link_collectives(l)?;
-    link_communicators(l)?;
-    link_types(l)
+    link_neighbours(l)?;
+    communicators::link(l)?;
+    objects::link(l)?;
+    types::link(l)
 }
 
 /// Gives each MPI call that the module imports and nobody offers a body that stops the job with its name.

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::compiler::{COMPILE, Compiler, LINK_LIBRARIES, STACK_BYTES, Scratch, TARGET, TOOLCHAIN, write_atomically};
-use super::{Error, FLAGS, KEEP, UNWIND, WORKDIR, instrument, mismatch};
+use super::{Error, FLAGS, KEEP, ROOM, UNWIND, WORKDIR, instrument, mismatch};
 
 /// The language that the driver assumes when linking, and for its default libraries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -468,7 +468,7 @@ impl Plan {
             };
         }
         command.arg(compiler.runtime()?).args(LINK_LIBRARIES);
-        for symbol in [FLAGS, UNWIND, WORKDIR, KEEP] {
+        for symbol in [FLAGS, UNWIND, WORKDIR, KEEP, ROOM] {
             command.arg(format!("-Wl,--export={symbol}"));
         }
         if !self.has_stack {
