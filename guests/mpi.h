@@ -291,6 +291,23 @@ typedef struct MPI_Status {
 #define MPI_LB ((MPI_Datatype)38)
 #define MPI_UB ((MPI_Datatype)39)
 #define MPI_C_LONG_DOUBLE_COMPLEX ((MPI_Datatype)40)
+/* Fortran's types, for messages to and from what others have written. */
+#define MPI_INTEGER MPI_INT
+#define MPI_INTEGER1 MPI_INT8_T
+#define MPI_INTEGER2 MPI_INT16_T
+#define MPI_INTEGER4 MPI_INT32_T
+#define MPI_INTEGER8 MPI_INT64_T
+#define MPI_REAL MPI_FLOAT
+#define MPI_REAL4 MPI_FLOAT
+#define MPI_REAL8 MPI_DOUBLE
+#define MPI_DOUBLE_PRECISION MPI_DOUBLE
+#define MPI_COMPLEX MPI_C_FLOAT_COMPLEX
+#define MPI_COMPLEX8 MPI_C_FLOAT_COMPLEX
+#define MPI_COMPLEX16 MPI_C_DOUBLE_COMPLEX
+#define MPI_DOUBLE_COMPLEX MPI_C_DOUBLE_COMPLEX
+#define MPI_LOGICAL MPI_INT
+#define MPI_CHARACTER MPI_CHAR
+#define MPI_2INTEGER MPI_2INT
 #define MPI_CXX_BOOL MPI_C_BOOL
 #define MPI_CXX_FLOAT_COMPLEX MPI_C_FLOAT_COMPLEX
 #define MPI_CXX_DOUBLE_COMPLEX MPI_C_DOUBLE_COMPLEX
@@ -346,6 +363,24 @@ typedef int(MPI_Grequest_cancel_function)(void *extra_state, int complete);
 #define MPI_Info_f2c(handle) ((MPI_Info)(handle))
 #define MPI_Errhandler_c2f(handle) ((MPI_Fint)(handle))
 #define MPI_Errhandler_f2c(handle) ((MPI_Errhandler)(handle))
+#define MPI_Message_c2f(handle) ((MPI_Fint)(handle))
+#define MPI_Message_f2c(handle) ((MPI_Message)(handle))
+#define PMPI_Comm_c2f MPI_Comm_c2f
+#define PMPI_Comm_f2c MPI_Comm_f2c
+#define PMPI_Group_c2f MPI_Group_c2f
+#define PMPI_Group_f2c MPI_Group_f2c
+#define PMPI_Type_c2f MPI_Type_c2f
+#define PMPI_Type_f2c MPI_Type_f2c
+#define PMPI_Op_c2f MPI_Op_c2f
+#define PMPI_Op_f2c MPI_Op_f2c
+#define PMPI_Request_c2f MPI_Request_c2f
+#define PMPI_Request_f2c MPI_Request_f2c
+#define PMPI_Info_c2f MPI_Info_c2f
+#define PMPI_Info_f2c MPI_Info_f2c
+#define PMPI_Errhandler_c2f MPI_Errhandler_c2f
+#define PMPI_Errhandler_f2c MPI_Errhandler_f2c
+#define PMPI_Message_c2f MPI_Message_c2f
+#define PMPI_Message_f2c MPI_Message_f2c
 
 /* PMPI_X is the same import, so profiling wrappers may define MPI_X (clang warns that it ignores the import then) and call PMPI_X. */
 #define CLOUDSKIN_MPI(result, name, arguments)                                                                                 \
@@ -523,6 +558,58 @@ CLOUDSKIN_MPI(int, MPI_Ineighbor_alltoallw, (const void *sendbuf, const int send
     MPI_Datatype sendtypes[], void *recvbuf, const int recvcounts[], const MPI_Aint rdispls[], const MPI_Datatype recvtypes[],
     MPI_Comm comm, MPI_Request *request));
 
+/* Persistent collectives. */
+CLOUDSKIN_MPI(int, MPI_Barrier_init, (MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Bcast_init, (void *buf, int count, MPI_Datatype type, int root, MPI_Comm comm, MPI_Info info, MPI_Request
+              *request));
+CLOUDSKIN_MPI(int, MPI_Reduce_init, (const void *sendbuf, void *recvbuf, int count, MPI_Datatype type, MPI_Op op, int root,
+              MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Allreduce_init, (const void *sendbuf, void *recvbuf, int count, MPI_Datatype type, MPI_Op op, MPI_Comm
+              comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Scan_init, (const void *sendbuf, void *recvbuf, int count, MPI_Datatype type, MPI_Op op, MPI_Comm comm,
+              MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Exscan_init, (const void *sendbuf, void *recvbuf, int count, MPI_Datatype type, MPI_Op op, MPI_Comm comm,
+              MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Reduce_scatter_block_init, (const void *sendbuf, void *recvbuf, int recvcount, MPI_Datatype type, MPI_Op
+              op, MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Reduce_scatter_init, (const void *sendbuf, void *recvbuf, const int recvcounts[], MPI_Datatype type,
+              MPI_Op op, MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Gather_init, (const void *sendbuf, int sendcount, MPI_Datatype sendtype, void *recvbuf, int recvcount,
+              MPI_Datatype recvtype, int root, MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Gatherv_init, (const void *sendbuf, int sendcount, MPI_Datatype sendtype, void *recvbuf, const int
+              recvcounts[], const int displs[], MPI_Datatype recvtype, int root, MPI_Comm comm, MPI_Info info, MPI_Request
+              *request));
+CLOUDSKIN_MPI(int, MPI_Scatter_init, (const void *sendbuf, int sendcount, MPI_Datatype sendtype, void *recvbuf, int recvcount,
+              MPI_Datatype recvtype, int root, MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Scatterv_init, (const void *sendbuf, const int sendcounts[], const int displs[], MPI_Datatype sendtype,
+              void *recvbuf, int recvcount, MPI_Datatype recvtype, int root, MPI_Comm comm, MPI_Info info, MPI_Request
+              *request));
+CLOUDSKIN_MPI(int, MPI_Allgather_init, (const void *sendbuf, int sendcount, MPI_Datatype sendtype, void *recvbuf, int recvcount,
+              MPI_Datatype recvtype, MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Allgatherv_init, (const void *sendbuf, int sendcount, MPI_Datatype sendtype, void *recvbuf, const int
+              recvcounts[], const int displs[], MPI_Datatype recvtype, MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Alltoall_init, (const void *sendbuf, int sendcount, MPI_Datatype sendtype, void *recvbuf, int recvcount,
+              MPI_Datatype recvtype, MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Alltoallv_init, (const void *sendbuf, const int sendcounts[], const int sdispls[], MPI_Datatype sendtype,
+              void *recvbuf, const int recvcounts[], const int rdispls[], MPI_Datatype recvtype, MPI_Comm comm, MPI_Info info,
+              MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Alltoallw_init, (const void *sendbuf, const int sendcounts[], const int sdispls[], const MPI_Datatype
+              sendtypes[], void *recvbuf, const int recvcounts[], const int rdispls[], const MPI_Datatype recvtypes[], MPI_Comm
+              comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Neighbor_allgather_init, (const void *sendbuf, int sendcount, MPI_Datatype sendtype, void *recvbuf, int
+              recvcount, MPI_Datatype recvtype, MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Neighbor_allgatherv_init, (const void *sendbuf, int sendcount, MPI_Datatype sendtype, void *recvbuf,
+              const int recvcounts[], const int displs[], MPI_Datatype recvtype, MPI_Comm comm, MPI_Info info, MPI_Request
+              *request));
+CLOUDSKIN_MPI(int, MPI_Neighbor_alltoall_init, (const void *sendbuf, int sendcount, MPI_Datatype sendtype, void *recvbuf, int
+              recvcount, MPI_Datatype recvtype, MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Neighbor_alltoallv_init, (const void *sendbuf, const int sendcounts[], const int sdispls[], MPI_Datatype
+              sendtype, void *recvbuf, const int recvcounts[], const int rdispls[], MPI_Datatype recvtype, MPI_Comm comm,
+              MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Neighbor_alltoallw_init, (const void *sendbuf, const int sendcounts[], const MPI_Aint sdispls[], const
+              MPI_Datatype sendtypes[], void *recvbuf, const int recvcounts[], const MPI_Aint rdispls[], const MPI_Datatype
+              recvtypes[], MPI_Comm comm, MPI_Info info, MPI_Request *request));
+
 /* Reductions. */
 CLOUDSKIN_MPI(int, MPI_Op_create, (MPI_User_function *function, int commute, MPI_Op *op));
 CLOUDSKIN_MPI(int, MPI_Op_free, (MPI_Op *op));
@@ -536,6 +623,7 @@ CLOUDSKIN_MPI(int, MPI_Comm_compare, (MPI_Comm comm1, MPI_Comm comm2, int *resul
 CLOUDSKIN_MPI(int, MPI_Comm_dup, (MPI_Comm comm, MPI_Comm *newcomm));
 CLOUDSKIN_MPI(int, MPI_Comm_dup_with_info, (MPI_Comm comm, MPI_Info info, MPI_Comm *newcomm));
 CLOUDSKIN_MPI(int, MPI_Comm_idup, (MPI_Comm comm, MPI_Comm *newcomm, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Comm_idup_with_info, (MPI_Comm comm, MPI_Info info, MPI_Comm *newcomm, MPI_Request *request));
 CLOUDSKIN_MPI(int, MPI_Comm_create, (MPI_Comm comm, MPI_Group group, MPI_Comm *newcomm));
 CLOUDSKIN_MPI(int, MPI_Comm_create_group, (MPI_Comm comm, MPI_Group group, int tag, MPI_Comm *newcomm));
 CLOUDSKIN_MPI(int, MPI_Comm_split, (MPI_Comm comm, int color, int key, MPI_Comm *newcomm));
@@ -693,8 +781,11 @@ CLOUDSKIN_MPI(int, MPI_Graphdims_get, (MPI_Comm comm, int *nnodes, int *nedges))
 CLOUDSKIN_MPI(int, MPI_Graph_neighbors, (MPI_Comm comm, int rank, int maxneighbors, int neighbors[]));
 CLOUDSKIN_MPI(int, MPI_Graph_neighbors_count, (MPI_Comm comm, int rank, int *nneighbors));
 CLOUDSKIN_MPI(int, MPI_Graph_map, (MPI_Comm comm, int nnodes, const int index[], const int edges[], int *newrank));
-CLOUDSKIN_MPI(int, MPI_Dist_graph_create, (MPI_Comm comm, int n, const int sources[], const int degrees[], const int
-    destinations[], const int weights[], MPI_Info info, int reorder, MPI_Comm *newcomm));
+/* Linked into the program (runtime.c), not asked of the agent. */
+int MPI_Dist_graph_create(MPI_Comm comm, int n, const int sources[], const int degrees[], const int destinations[], const int
+    weights[], MPI_Info info, int reorder, MPI_Comm *newcomm);
+int PMPI_Dist_graph_create(MPI_Comm comm, int n, const int sources[], const int degrees[], const int destinations[], const int
+    weights[], MPI_Info info, int reorder, MPI_Comm *newcomm);
 CLOUDSKIN_MPI(int, MPI_Dist_graph_create_adjacent, (MPI_Comm comm, int indegree, const int sources[], const int sourceweights[],
     int outdegree, const int destinations[], const int destweights[], MPI_Info info, int reorder, MPI_Comm *newcomm));
 CLOUDSKIN_MPI(int, MPI_Dist_graph_neighbors, (MPI_Comm comm, int maxindegree, int sources[], int sourceweights[], int
@@ -707,6 +798,8 @@ CLOUDSKIN_MPI(int, MPI_Info_dup, (MPI_Info info, MPI_Info *newinfo));
 CLOUDSKIN_MPI(int, MPI_Info_free, (MPI_Info *info));
 CLOUDSKIN_MPI(int, MPI_Info_set, (MPI_Info info, const char *key, const char *value));
 CLOUDSKIN_MPI(int, MPI_Info_get, (MPI_Info info, const char *key, int valuelen, char *value, int *flag));
+CLOUDSKIN_MPI(int, MPI_Info_create_env, (int argc, char *argv[], MPI_Info *info));
+CLOUDSKIN_MPI(int, MPI_Info_get_string, (MPI_Info info, const char *key, int *buflen, char *value, int *flag));
 CLOUDSKIN_MPI(int, MPI_Info_get_valuelen, (MPI_Info info, const char *key, int *valuelen, int *flag));
 CLOUDSKIN_MPI(int, MPI_Info_get_nkeys, (MPI_Info info, int *nkeys));
 CLOUDSKIN_MPI(int, MPI_Info_get_nthkey, (MPI_Info info, int n, char *key));

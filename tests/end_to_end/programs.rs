@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Programs of `tests/programs` with arguments that keep them at work for a while, also at one site; `DIR` is a folder that they may write to.
-const PROGRAMS: [(&str, &[&str]); 21] = [
+const PROGRAMS: [(&str, &[&str]); 22] = [
     ("ring", &["20000"]),
     ("pingpong", &["30"]),
     ("wildcard", &["40000"]),
@@ -14,6 +14,7 @@ const PROGRAMS: [(&str, &[&str]); 21] = [
     ("reduce_ops", &["60"]),
     ("collectives", &["500"]),
     ("communicators", &["500"]),
+    ("objects", &["1500"]),
     ("datatypes", &["2500"]),
     ("heat", &["2500"]),
     ("matmul", &["576", "6"]),

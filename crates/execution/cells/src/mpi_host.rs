@@ -4,15 +4,20 @@
 //! What is pending travels with the cell, and the same call, made again by the rewinding guest, finds it. Calls that are in the header and not
 //! here stop the job with their name.
 
+mod calls;
+mod communicators;
+mod objects;
 mod pending;
+mod types;
 
 use crate::cell::{self, End, Host, Mode};
 use mpi::collective::{IN_PLACE, Layout};
-use mpi::rank::{Mode as SendMode, Prepared, UNDEFINED};
-use mpi::{Class, Fabric, Rank, State, Status};
+use mpi::rank::{Mode as SendMode, Prepared, ROOT, UNDEFINED};
+use mpi::{Class, Fabric, State, Status};
 pub(crate) use pending::Pending;
 use pending::{all, any, complete, look, some};
-use std::sync::atomic::Ordering;
+use std::collections::BTreeMap;
+use std::sync::{Arc, atomic::Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use wasmtime::{Caller, Linker, Module};
 
@@ -68,8 +73,12 @@ fn put_status(mem: &mut [u8], address: u32, s: &Status) -> mpi::Result<()> {
     if address == 0 {
         return Ok(());
     }
-    let words = [s.source, s.tag, s.error, i32::from(s.cancelled)].map(i32::to_le_bytes).concat();
-    put(mem, address, &words)?;
+    put(mem, address, &[s.source, s.tag].map(i32::to_le_bytes).concat())?;
+    // MPI leaves the error as it is where there is none.
+    if s.error != 0 {
+        put_i32(mem, address + 8, s.error)?;
+    }
+    put_i32(mem, address + 12, i32::from(s.cancelled))?;
     put(mem, address + 16, &s.bytes.to_le_bytes())
 }
 const STATUS: u32 = 24;
@@ -79,15 +88,9 @@ fn count(n: i32) -> mpi::Result<u32> {
 }
 
 /// What an error does: the program is told if it asked for that, else the job stops.
-fn fail(c: &Caller<'_, Host>, call: &str, comm: i32, e: mpi::Error) -> wasmtime::Result<i32> {
-    let comms = &c.data().mpi.comms;
-    let returns = comms.get(comm).or_else(|_| comms.get(mpi::comm::WORLD)).is_ok_and(|c| c.errors_return);
-    if returns {
-        return Ok(e.class as i32);
-    }
-    Err(wasmtime::Error::msg(format!("{call}: {e}")))
+fn fail(c: &mut Caller<'_, Host>, call: &str, comm: i32, e: mpi::Error) -> wasmtime::Result<i32> {
+    calls::raise(c, call, comm, e.class as i32, &e.message)
 }
-
 fn ready(c: &Caller<'_, Host>, call: &str) -> wasmtime::Result<()> {
     let flags = c.data().flags;
     if c.data().control.killed() {
@@ -108,6 +111,16 @@ fn local(
     f: impl FnOnce(&mut [u8], &mut State, &Fabric) -> mpi::Result<()>,
 ) -> wasmtime::Result<i32> {
     ready(c, call)?;
+    early(c, call, comm, f)
+}
+
+/// A call that doesn't wait and that is allowed before `MPI_Init` and after `MPI_Finalize`.
+fn early(
+    c: &mut Caller<'_, Host>,
+    call: &str,
+    comm: i32,
+    f: impl FnOnce(&mut [u8], &mut State, &Fabric) -> mpi::Result<()>,
+) -> wasmtime::Result<i32> {
     let (mem, host) = parts(c);
     match f(mem, &mut host.mpi, &host.fabric) {
         Ok(()) => Ok(0),
@@ -134,16 +147,19 @@ fn block(
         }
     }
     match wait(c, doing)? {
-        Ok(()) => Ok(0),
+        Ok(()) => {
+            calls::settle(c)?;
+            Ok(0)
+        }
         Err(e) => fail(c, call, comm, e),
     }
 }
 
 /// Waits for what is pending. Comes back early, with the guest unwinding, when the cell is asked to stop.
 fn wait(c: &mut Caller<'_, Host>, doing: u32) -> wasmtime::Result<mpi::Result<()>> {
-    let (mem, host) = parts(c);
     let mut spins = 0;
     loop {
+        let (mem, host) = parts(c);
         match look(mem, host) {
             Ok(true) => {
                 host.pending = None;
@@ -151,6 +167,10 @@ fn wait(c: &mut Caller<'_, Host>, doing: u32) -> wasmtime::Result<mpi::Result<()
                     host.control.doing.store(0, Ordering::Relaxed);
                 }
                 return Ok(Ok(()));
+            }
+            Ok(false) if host.mpi.calls() => {
+                calls::serve(c)?;
+                continue;
             }
             Ok(false) => {}
             Err(e) => {
@@ -187,12 +207,19 @@ fn wait(c: &mut Caller<'_, Host>, doing: u32) -> wasmtime::Result<mpi::Result<()
 fn ask(c: &mut Caller<'_, Host>, call: &str, f: impl FnOnce(&mut [u8], &mut State) -> mpi::Result<bool>) -> wasmtime::Result<i32> {
     ready(c, call)?;
     let (mem, host) = parts(c);
-    let result = host.mpi.progress(mem, &host.fabric).and_then(|()| f(mem, &mut host.mpi));
+    let mut result = host.mpi.progress(mem, &host.fabric);
+    if result.is_ok() && host.mpi.calls() {
+        calls::serve(c)?;
+    }
+    let (mem, host) = parts(c);
+    result = result.and_then(|()| f(mem, &mut host.mpi)).map(|done| {
+        if !done && host.spin == 0 {
+            std::thread::yield_now();
+        }
+    });
     match result {
-        Ok(done) => {
-            if !done && host.spin == 0 {
-                std::thread::yield_now();
-            }
+        Ok(()) => {
+            calls::settle(c)?;
             Ok(0)
         }
         Err(e) => fail(c, call, mpi::comm::WORLD, e),
@@ -208,6 +235,10 @@ fn poll(mut c: Caller<'_, Host>) -> wasmtime::Result<()> {
     let control = c.data().control.clone();
     if control.killed() {
         return Err(wasmtime::Error::msg("killed"));
+    }
+    if c.data().inside > 0 {
+        // MPI has called this function: the stop has to wait until it is through.
+        return Ok(());
     }
     if control.stopping() && c.data().can_stop() {
         c.data_mut().pending = Some(Pending::Poll);
@@ -324,6 +355,36 @@ fn link_point_to_point(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     l.func_wrap(MODULE, "MPI_Probe", |mut c: Caller<'_, Host>, source: i32, tag: i32, comm: i32, status: u32| {
         block(&mut c, "MPI_Probe", comm, 3, |_, _, _| Ok(Pending::Probe { source, tag, comm, status }))
     })?;
+    l.func_wrap(MODULE, "MPI_Mprobe", |mut c: Caller<'_, Host>, source: i32, tag: i32, comm: i32, message: u32, status: u32| {
+        block(&mut c, "MPI_Mprobe", comm, 3, |_, _, _| Ok(Pending::Match { source, tag, comm, message, status }))
+    })?;
+    l.func_wrap(MODULE, "MPI_Improbe", |mut c: Caller<'_, Host>, source: i32, tag: i32, comm: i32, flag: u32, message: u32, status: u32| {
+        ask(&mut c, "MPI_Improbe", |mem, m| {
+            let found = m.match_message(source, tag, comm)?;
+            put_i32(mem, flag, i32::from(found.is_some()))?;
+            if let Some((handle, s)) = &found {
+                put_i32(mem, message, *handle)?;
+                put_status(mem, status, s)?;
+            }
+            Ok(found.is_some())
+        })
+    })?;
+    l.func_wrap(MODULE, "MPI_Mrecv", |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, message: u32, status: u32| {
+        block(&mut c, "MPI_Mrecv", 1, 1, |mem, m, f| {
+            let buffer = m.checked(buf, n, t)?;
+            let request = m.receive_message(mem, f, buffer, get_i32(mem, message)?)?;
+            put_i32(mem, message, 0)?;
+            Ok(one(request, status))
+        })
+    })?;
+    l.func_wrap(MODULE, "MPI_Imrecv", |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, message: u32, request: u32| {
+        local(&mut c, "MPI_Imrecv", 1, |mem, m, f| {
+            let buffer = m.checked(buf, n, t)?;
+            let r = m.receive_message(mem, f, buffer, get_i32(mem, message)?)?;
+            put_i32(mem, message, 0)?;
+            put_i32(mem, request, r)
+        })
+    })?;
     l.func_wrap(MODULE, "MPI_Iprobe", |mut c: Caller<'_, Host>, source: i32, tag: i32, comm: i32, flag: u32, status: u32| {
         ask(&mut c, "MPI_Iprobe", |mem, m| {
             let found = m.probe(source, tag, comm)?;
@@ -382,25 +443,39 @@ fn link_requests(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             some(mem, m, handles, count(n)?, done, indices, statuses)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Start", |mut c: Caller<'_, Host>, handle: u32| {
-        local(&mut c, "MPI_Start", 1, |mem, m, f| {
-            let request = get_i32(mem, handle)?;
-            m.start(mem, f, request)
-        })
-    })?;
-    l.func_wrap(MODULE, "MPI_Startall", |mut c: Caller<'_, Host>, n: i32, handles: u32| {
-        local(&mut c, "MPI_Startall", 1, |mem, m, f| {
-            (0..count(n)?).try_for_each(|i| {
-                let request = element(mem, handles, i)?;
-                m.start(mem, f, request)
-            })
-        })
-    })?;
     l.func_wrap(MODULE, "MPI_Request_free", |mut c: Caller<'_, Host>, handle: u32| {
-        local(&mut c, "MPI_Request_free", 1, |mem, m, _| {
-            m.release(get_i32(mem, handle)?)?;
+        let code = local(&mut c, "MPI_Request_free", 1, |mem, m, _| {
+            let request = get_i32(mem, handle)?;
+            if m.general_done(request)
+                && let Some(general) = m.general(request)
+            {
+                m.after.push((mpi::rank::General { query: 0, ..general }, 0));
+            }
+            m.release(request)?;
             put_i32(mem, handle, 0)
+        })?;
+        calls::settle(&mut c)?;
+        Ok(code)
+    })?;
+    l.func_wrap(MODULE, "MPI_Request_get_status", |mut c: Caller<'_, Host>, request: i32, flag: u32, status: u32| {
+        ask(&mut c, "MPI_Request_get_status", |mem, m| {
+            let done = m.done(request)?;
+            put_i32(mem, flag, i32::from(done))?;
+            if done {
+                let s = m.status(request)?;
+                put_status(mem, status, &s)?;
+            }
+            Ok(done)
         })
+    })?;
+    l.func_wrap(MODULE, "MPI_Grequest_start", |mut c: Caller<'_, Host>, query: u32, free: u32, cancel: u32, extra: u32, into: u32| {
+        local(&mut c, "MPI_Grequest_start", 1, |mem, m, _| {
+            let request = m.general_start(mpi::rank::General { query, free, cancel, extra })?;
+            put_i32(mem, into, request)
+        })
+    })?;
+    l.func_wrap(MODULE, "MPI_Grequest_complete", |mut c: Caller<'_, Host>, request: i32| {
+        local(&mut c, "MPI_Grequest_complete", 1, |_, m, _| m.general_complete(request))
     })?;
     l.func_wrap(MODULE, "MPI_Buffer_attach", |mut c: Caller<'_, Host>, buffer: u32, size: i32| {
         local(&mut c, "MPI_Buffer_attach", 1, |mem, m, _| m.attach(mem, buffer, size))
@@ -409,6 +484,14 @@ fn link_requests(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         block(&mut c, "MPI_Buffer_detach", 1, 1, |_, _, _| Ok(Pending::Detach { address, size }))
     })?;
     l.func_wrap(MODULE, "MPI_Cancel", |mut c: Caller<'_, Host>, handle: u32| {
+        ready(&c, "MPI_Cancel")?;
+        let (mem, host) = parts(&mut c);
+        if let Ok(request) = get_i32(mem, handle)
+            && let Some(general) = host.mpi.general(request)
+        {
+            let done = host.mpi.general_done(request);
+            return calls::guest::<_, i32>(&mut c, general.cancel, (general.extra, i32::from(done)));
+        }
         local(&mut c, "MPI_Cancel", 1, |mem, m, _| m.cancel(get_i32(mem, handle)?))
     })?;
     l.func_wrap(MODULE, "MPI_Test_cancelled", |mut c: Caller<'_, Host>, status: u32, flag: u32| {
@@ -417,26 +500,17 @@ fn link_requests(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             put_i32(mem, flag, cancelled)
         })
     })?;
-    for name in ["MPI_Get_count", "MPI_Get_elements"] {
-        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, status: u32, t: i32, into: u32| {
-            local(&mut c, name, 1, |mem, m, _| {
-                let (low, high) = (get_i32(mem, status + 16)? as u32, get_i32(mem, status + 20)? as u32);
-                let (bytes, size) = (u64::from(low) | u64::from(high) << 32, u64::from(m.datatype(t)?.size));
-                let n = match size {
-                    0 => 0,
-                    _ if bytes % size != 0 => UNDEFINED,
-                    _ => i32::try_from(bytes / size).unwrap_or(UNDEFINED),
-                };
-                put_i32(mem, into, n)
-            })
-        })?;
-    }
     Ok(())
 }
 
-/// A collective under its blocking and its non-blocking name. `$start` makes the request.
+/// Makes a collective's request from the arguments of its call.
+type Starter = fn(&mut [u8], &mut State, &Fabric, &[u32]) -> Started;
+/// By the name of the call that prepares it.
+type Starters = BTreeMap<&'static str, Starter>;
+
+/// A collective under its blocking, its non-blocking and its persistent name. `$start` makes the request.
 macro_rules! collective {
-    ($l:ident, $name:literal, $name_i:literal, ($($arg:ident: $type:ty),*), $comm:ident, $start:expr) => {{
+    ($l:ident, $starters:ident, $name:literal, $name_i:literal, $name_init:literal, ($($arg:ident: $type:ty),*), $comm:ident, $start:expr) => {{
         $l.func_wrap(MODULE, $name, |mut c: Caller<'_, Host>, $($arg: $type),*| {
             block(&mut c, $name, $comm, 2, |mem, m, f| {
                 #[allow(clippy::redundant_closure_call)]
@@ -451,17 +525,31 @@ macro_rules! collective {
                 put_i32(mem, handle, request)
             })
         })?;
+        $starters.insert($name_init, |mem, m, f, args| {
+            let mut args = args.iter().copied();
+            $(let $arg = args.next().unwrap_or_default() as $type;)*
+            #[allow(clippy::redundant_closure_call)]
+            ($start)(mem, m, f, $($arg),*)
+        });
+        $l.func_wrap(MODULE, $name_init, |mut c: Caller<'_, Host>, $($arg: $type,)* _info: i32, handle: u32| {
+            local(&mut c, $name_init, $comm, |mem, m, _| {
+                let request = m.prepare_collective($name_init, vec![$($arg as u32),*], $comm)?;
+                put_i32(mem, handle, request)
+            })
+        })?;
     }};
 }
 
 type Started = mpi::Result<i32>;
 
+/// Ranks that have a share in a collective: the other side's of an inter-communicator.
 fn size_of(m: &State, comm: i32) -> mpi::Result<u32> {
-    Ok(m.comms.get(comm)?.size())
+    Ok(m.comms.get(comm)?.peers().len() as u32)
 }
 
 fn is_root(m: &State, comm: i32, root: i32) -> mpi::Result<bool> {
-    Ok(m.comms.get(comm)?.me as i32 == root)
+    let comm = m.comms.get(comm)?;
+    Ok(if comm.remote.is_some() { root == ROOT } else { comm.me as i32 == root })
 }
 
 /// A buffer that may be `MPI_IN_PLACE`, whose count and type then don't matter.
@@ -472,45 +560,45 @@ fn maybe_in_place(m: &State, address: u32, n: i32, t: i32) -> mpi::Result<mpi::d
     m.checked(address, n, t)
 }
 
-fn link_collectives(l: &mut Linker<Host>) -> wasmtime::Result<()> {
-    collective!(l, "MPI_Barrier", "MPI_Ibarrier", (comm: i32), comm,
+fn link_collectives(l: &mut Linker<Host>, starters: &mut Starters) -> wasmtime::Result<()> {
+    collective!(l, starters, "MPI_Barrier", "MPI_Ibarrier", "MPI_Barrier_init", (comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, comm| -> Started { m.barrier(mem, f, comm) });
-    collective!(l, "MPI_Bcast", "MPI_Ibcast", (buf: u32, n: i32, t: i32, root: i32, comm: i32), comm,
+    collective!(l, starters, "MPI_Bcast", "MPI_Ibcast", "MPI_Bcast_init", (buf: u32, n: i32, t: i32, root: i32, comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, buf, n, t, root, comm| -> Started {
             let buffer = m.checked(buf, n, t)?;
             m.bcast(mem, f, buffer, root, comm)
         });
-    collective!(l, "MPI_Reduce", "MPI_Ireduce", (sb: u32, rb: u32, n: i32, t: i32, op: i32, root: i32, comm: i32), comm,
+    collective!(l, starters, "MPI_Reduce", "MPI_Ireduce", "MPI_Reduce_init", (sb: u32, rb: u32, n: i32, t: i32, op: i32, root: i32, comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, sb, rb, n, t, op, root, comm| -> Started {
             let buffer = m.checked(sb, n, t)?;
             m.reduce(mem, f, buffer, rb, op, Some(root), comm)
         });
-    collective!(l, "MPI_Allreduce", "MPI_Iallreduce", (sb: u32, rb: u32, n: i32, t: i32, op: i32, comm: i32), comm,
+    collective!(l, starters, "MPI_Allreduce", "MPI_Iallreduce", "MPI_Allreduce_init", (sb: u32, rb: u32, n: i32, t: i32, op: i32, comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, sb, rb, n, t, op, comm| -> Started {
             let buffer = m.checked(sb, n, t)?;
             m.reduce(mem, f, buffer, rb, op, None, comm)
         });
-    collective!(l, "MPI_Scan", "MPI_Iscan", (sb: u32, rb: u32, n: i32, t: i32, op: i32, comm: i32), comm,
+    collective!(l, starters, "MPI_Scan", "MPI_Iscan", "MPI_Scan_init", (sb: u32, rb: u32, n: i32, t: i32, op: i32, comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, sb, rb, n, t, op, comm| -> Started {
             let buffer = m.checked(sb, n, t)?;
             m.scan(mem, f, buffer, rb, op, false, comm)
         });
-    collective!(l, "MPI_Exscan", "MPI_Iexscan", (sb: u32, rb: u32, n: i32, t: i32, op: i32, comm: i32), comm,
+    collective!(l, starters, "MPI_Exscan", "MPI_Iexscan", "MPI_Exscan_init", (sb: u32, rb: u32, n: i32, t: i32, op: i32, comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, sb, rb, n, t, op, comm| -> Started {
             let buffer = m.checked(sb, n, t)?;
             m.scan(mem, f, buffer, rb, op, true, comm)
         });
-    collective!(l, "MPI_Reduce_scatter_block", "MPI_Ireduce_scatter_block", (sb: u32, rb: u32, n: i32, t: i32, op: i32, comm: i32), comm,
+    collective!(l, starters, "MPI_Reduce_scatter_block", "MPI_Ireduce_scatter_block", "MPI_Reduce_scatter_block_init", (sb: u32, rb: u32, n: i32, t: i32, op: i32, comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, sb, rb, n, t, op, comm| -> Started {
-            let counts = vec![n; size_of(m, comm)? as usize];
+            let counts = vec![n; m.comms.get(comm)?.size() as usize];
             m.reduce_scatter(mem, f, sb, rb, &counts, t, op, comm)
         });
-    collective!(l, "MPI_Reduce_scatter", "MPI_Ireduce_scatter", (sb: u32, rb: u32, counts: u32, t: i32, op: i32, comm: i32), comm,
+    collective!(l, starters, "MPI_Reduce_scatter", "MPI_Ireduce_scatter", "MPI_Reduce_scatter_init", (sb: u32, rb: u32, counts: u32, t: i32, op: i32, comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, sb, rb, counts, t, op, comm| -> Started {
-            let counts = ints(mem, counts, size_of(m, comm)?)?;
+            let counts = ints(mem, counts, m.comms.get(comm)?.size())?;
             m.reduce_scatter(mem, f, sb, rb, &counts, t, op, comm)
         });
-    collective!(l, "MPI_Gather", "MPI_Igather", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, root: i32, comm: i32), comm,
+    collective!(l, starters, "MPI_Gather", "MPI_Igather", "MPI_Gather_init", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, root: i32, comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, root, comm| -> Started {
             let send = maybe_in_place(m, sb, sn, st)?;
             let (counts, displacements) = State::even(rn, size_of(m, comm)?);
@@ -518,7 +606,7 @@ fn link_collectives(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             let root_layout = is_root(m, comm, root)?.then_some(&layout);
             m.gather(mem, f, send, root_layout, root, comm)
         });
-    collective!(l, "MPI_Gatherv", "MPI_Igatherv", (sb: u32, sn: i32, st: i32, rb: u32, counts: u32, displs: u32, rt: i32, root: i32, comm: i32), comm,
+    collective!(l, starters, "MPI_Gatherv", "MPI_Igatherv", "MPI_Gatherv_init", (sb: u32, sn: i32, st: i32, rb: u32, counts: u32, displs: u32, rt: i32, root: i32, comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, counts, displs, rt, root, comm| -> Started {
             let send = maybe_in_place(m, sb, sn, st)?;
             if !is_root(m, comm, root)? {
@@ -529,7 +617,7 @@ fn link_collectives(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             let layout = Layout { address: rb, counts: &counts, displacements: &displacements, datatype: rt };
             m.gather(mem, f, send, Some(&layout), root, comm)
         });
-    collective!(l, "MPI_Scatter", "MPI_Iscatter", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, root: i32, comm: i32), comm,
+    collective!(l, starters, "MPI_Scatter", "MPI_Iscatter", "MPI_Scatter_init", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, root: i32, comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, root, comm| -> Started {
             let receive = maybe_in_place(m, rb, rn, rt)?;
             let (counts, displacements) = State::even(sn, size_of(m, comm)?);
@@ -537,7 +625,7 @@ fn link_collectives(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             let root_layout = is_root(m, comm, root)?.then_some(&layout);
             m.scatter(mem, f, root_layout, receive, root, comm)
         });
-    collective!(l, "MPI_Scatterv", "MPI_Iscatterv", (sb: u32, counts: u32, displs: u32, st: i32, rb: u32, rn: i32, rt: i32, root: i32, comm: i32), comm,
+    collective!(l, starters, "MPI_Scatterv", "MPI_Iscatterv", "MPI_Scatterv_init", (sb: u32, counts: u32, displs: u32, st: i32, rb: u32, rn: i32, rt: i32, root: i32, comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, sb, counts, displs, st, rb, rn, rt, root, comm| -> Started {
             let receive = maybe_in_place(m, rb, rn, rt)?;
             if !is_root(m, comm, root)? {
@@ -548,14 +636,14 @@ fn link_collectives(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             let layout = Layout { address: sb, counts: &counts, displacements: &displacements, datatype: st };
             m.scatter(mem, f, Some(&layout), receive, root, comm)
         });
-    collective!(l, "MPI_Allgather", "MPI_Iallgather", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, comm: i32), comm,
+    collective!(l, starters, "MPI_Allgather", "MPI_Iallgather", "MPI_Allgather_init", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, comm| -> Started {
             let send = maybe_in_place(m, sb, sn, st)?;
             let (counts, displacements) = State::even(rn, size_of(m, comm)?);
             let layout = Layout { address: rb, counts: &counts, displacements: &displacements, datatype: rt };
             m.allgather(mem, f, send, &layout, comm)
         });
-    collective!(l, "MPI_Allgatherv", "MPI_Iallgatherv", (sb: u32, sn: i32, st: i32, rb: u32, counts: u32, displs: u32, rt: i32, comm: i32), comm,
+    collective!(l, starters, "MPI_Allgatherv", "MPI_Iallgatherv", "MPI_Allgatherv_init", (sb: u32, sn: i32, st: i32, rb: u32, counts: u32, displs: u32, rt: i32, comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, counts, displs, rt, comm| -> Started {
             let send = maybe_in_place(m, sb, sn, st)?;
             let n = size_of(m, comm)?;
@@ -563,151 +651,80 @@ fn link_collectives(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             let layout = Layout { address: rb, counts: &counts, displacements: &displacements, datatype: rt };
             m.allgather(mem, f, send, &layout, comm)
         });
-    collective!(l, "MPI_Alltoall", "MPI_Ialltoall", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, comm: i32), comm,
+    collective!(l, starters, "MPI_Alltoall", "MPI_Ialltoall", "MPI_Alltoall_init", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, comm| -> Started {
             let n = size_of(m, comm)?;
             let ((sc, sd), (rc, rd)) = (State::even(sn, n), State::even(rn, n));
             let from = Layout { address: sb, counts: &sc, displacements: &sd, datatype: st };
             let to = Layout { address: rb, counts: &rc, displacements: &rd, datatype: rt };
-            m.alltoall(mem, f, (sb != IN_PLACE).then_some(&from), &to, comm)
+            let to = m.shares(&to)?;
+            let from = if sb == IN_PLACE { None } else { Some(m.shares(&from)?) };
+            m.alltoall(mem, f, from.as_deref(), &to, comm)
         });
-    collective!(l, "MPI_Alltoallv", "MPI_Ialltoallv", (sb: u32, sc: u32, sd: u32, st: i32, rb: u32, rc: u32, rd: u32, rt: i32, comm: i32), comm,
+    collective!(l, starters, "MPI_Alltoallv", "MPI_Ialltoallv", "MPI_Alltoallv_init", (sb: u32, sc: u32, sd: u32, st: i32, rb: u32, rc: u32, rd: u32, rt: i32, comm: i32), comm,
         |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sc, sd, st, rb, rc, rd, rt, comm| -> Started {
             let n = size_of(m, comm)?;
             let (rc, rd) = (ints(mem, rc, n)?, ints(mem, rd, n)?);
             let to = Layout { address: rb, counts: &rc, displacements: &rd, datatype: rt };
+            let to = m.shares(&to)?;
             if sb == IN_PLACE {
                 return m.alltoall(mem, f, None, &to, comm);
             }
             let (sc, sd) = (ints(mem, sc, n)?, ints(mem, sd, n)?);
             let from = Layout { address: sb, counts: &sc, displacements: &sd, datatype: st };
+            let from = m.shares(&from)?;
             m.alltoall(mem, f, Some(&from), &to, comm)
+        });
+    collective!(l, starters, "MPI_Alltoallw", "MPI_Ialltoallw", "MPI_Alltoallw_init", (sb: u32, sc: u32, sd: u32, st: u32, rb: u32, rc: u32, rd: u32, rt: u32, comm: i32), comm,
+        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sc, sd, st, rb, rc, rd, rt, comm| -> Started {
+            let n = size_of(m, comm)?;
+            let to = types::buffers(mem, m, rb, n, rc, rd, rt)?;
+            let from = if sb == IN_PLACE { None } else { Some(types::buffers(mem, m, sb, n, sc, sd, st)?) };
+            m.alltoall(mem, f, from.as_deref(), &to, comm)
         });
     Ok(())
 }
 
-fn link_communicators(l: &mut Linker<Host>) -> wasmtime::Result<()> {
-    l.func_wrap(MODULE, "MPI_Comm_rank", |mut c: Caller<'_, Host>, comm: i32, into: u32| {
-        local(&mut c, "MPI_Comm_rank", comm, |mem, m, _| put_i32(mem, into, m.comms.get(comm)?.me as i32))
-    })?;
-    l.func_wrap(MODULE, "MPI_Comm_size", |mut c: Caller<'_, Host>, comm: i32, into: u32| {
-        local(&mut c, "MPI_Comm_size", comm, |mem, m, _| put_i32(mem, into, m.comms.get(comm)?.size() as i32))
-    })?;
-    l.func_wrap(MODULE, "MPI_Comm_dup", |mut c: Caller<'_, Host>, comm: i32, into: u32| {
-        block(&mut c, "MPI_Comm_dup", comm, 2, |mem, m, f| {
-            let key = m.comms.get(comm)?.me as i32;
-            Ok(one(m.comm_split(mem, f, comm, 0, key, into)?, 0))
-        })
-    })?;
-    l.func_wrap(MODULE, "MPI_Comm_split", |mut c: Caller<'_, Host>, comm: i32, color: i32, key: i32, into: u32| {
-        block(&mut c, "MPI_Comm_split", comm, 2, |mem, m, f| Ok(one(m.comm_split(mem, f, comm, color, key, into)?, 0)))
-    })?;
-    l.func_wrap(MODULE, "MPI_Comm_free", |mut c: Caller<'_, Host>, handle: u32| {
-        local(&mut c, "MPI_Comm_free", 1, |mem, m, _| {
-            m.comms.free(get_i32(mem, handle)?)?;
-            put_i32(mem, handle, 0)
-        })
-    })?;
-    l.func_wrap(MODULE, "MPI_Comm_compare", |mut c: Caller<'_, Host>, a: i32, b: i32, into: u32| {
-        local(&mut c, "MPI_Comm_compare", a, |mem, m, _| {
-            let (x, y) = (m.comms.get(a)?, m.comms.get(b)?);
-            let sorted = |g: &[Rank]| {
-                let mut g = g.to_vec();
-                g.sort();
-                g
-            };
-            let result = match () {
-                _ if a == b => 0,
-                _ if x.group == y.group => 1,
-                _ if sorted(&x.group) == sorted(&y.group) => 2,
-                _ => 3,
-            };
-            put_i32(mem, into, result)
-        })
-    })?;
-    for name in ["MPI_Comm_set_errhandler", "MPI_Errhandler_set"] {
-        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, comm: i32, handler: i32| {
-            local(&mut c, name, comm, |_, m, _| {
-                m.comms.get_mut(comm)?.errors_return = match handler {
-                    1 => false,
-                    2 => true,
-                    _ => return Err(mpi::Error::new(Class::Arg, format!("error handler {handler} is not valid"))),
-                };
-                Ok(())
-            })
-        })?;
-    }
-    Ok(())
-}
-
-fn link_types(l: &mut Linker<Host>) -> wasmtime::Result<()> {
-    macro_rules! make {
-        ($name:literal, ($($arg:ident: $type:ty),*), $make:expr) => {
-            l.func_wrap(MODULE, $name, |mut c: Caller<'_, Host>, $($arg: $type,)* into: u32| {
-                local(&mut c, $name, 1, |mem, m, _| {
-                    #[allow(clippy::redundant_closure_call)]
-                    let handle: mpi::Result<i32> = ($make)(&*mem, m, $($arg),*);
-                    put_i32(mem, into, handle?)
-                })
-            })?;
-        };
-    }
-    make!("MPI_Type_contiguous", (n: i32, t: i32), |_: &[u8], m: &mut State, n, t| m.types.make_contiguous(n, t));
-    make!("MPI_Type_vector", (n: i32, block: i32, stride: i32, t: i32), |_: &[u8], m: &mut State, n, block, stride, t| {
-        m.types.make_vector(n, block, stride, false, t)
-    });
-    for name in ["MPI_Type_create_hvector", "MPI_Type_hvector"] {
-        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, n: i32, block: i32, stride: i32, t: i32, into: u32| {
-            local(&mut c, name, 1, |mem, m, _| {
-                let handle = m.types.make_vector(n, block, stride, true, t)?;
-                put_i32(mem, into, handle)
-            })
-        })?;
-    }
-    for (name, in_bytes) in [("MPI_Type_indexed", false), ("MPI_Type_create_hindexed", true)] {
-        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, n: i32, lengths: u32, displacements: u32, t: i32, into: u32| {
-            local(&mut c, name, 1, |mem, m, _| {
-                let piece = |i| Ok((element(mem, lengths, i)?, element(mem, displacements, i)?, t));
-                let handle = m.types.make_pieces(n, in_bytes, piece)?;
-                put_i32(mem, into, handle)
-            })
-        })?;
-    }
-    for name in ["MPI_Type_create_struct", "MPI_Type_struct"] {
-        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, n: i32, lengths: u32, displacements: u32, types: u32, into: u32| {
-            local(&mut c, name, 1, |mem, m, _| {
-                let piece = |i| Ok((element(mem, lengths, i)?, element(mem, displacements, i)?, element(mem, types, i)?));
-                let handle = m.types.make_pieces(n, true, piece)?;
-                put_i32(mem, into, handle)
-            })
-        })?;
-    }
-    make!("MPI_Type_create_resized", (t: i32, lower: i32, extent: i32), |_: &[u8], m: &mut State, t, lower, extent| {
-        m.types.make_resized(t, lower, extent)
-    });
-    make!("MPI_Type_dup", (t: i32), |_: &[u8], m: &mut State, t| m.types.duplicate(t));
-    l.func_wrap(MODULE, "MPI_Type_commit", |mut c: Caller<'_, Host>, handle: u32| {
-        local(&mut c, "MPI_Type_commit", 1, |mem, m, _| m.types.commit(get_i32(mem, handle)?))
-    })?;
-    l.func_wrap(MODULE, "MPI_Type_free", |mut c: Caller<'_, Host>, handle: u32| {
-        local(&mut c, "MPI_Type_free", 1, |mem, m, _| {
-            m.types.free(get_i32(mem, handle)?)?;
-            put_i32(mem, handle, 0)
-        })
-    })?;
-    l.func_wrap(MODULE, "MPI_Type_size", |mut c: Caller<'_, Host>, t: i32, into: u32| {
-        local(&mut c, "MPI_Type_size", 1, |mem, m, _| put_i32(mem, into, m.datatype(t)?.size as i32))
-    })?;
-    l.func_wrap(MODULE, "MPI_Type_get_extent", |mut c: Caller<'_, Host>, t: i32, lower: u32, extent: u32| {
-        local(&mut c, "MPI_Type_get_extent", 1, |mem, m, _| {
-            let (l, e) = (m.datatype(t)?.lower_bound, m.datatype(t)?.extent);
-            put_i32(mem, lower, l)?;
-            put_i32(mem, extent, e)
-        })
-    })?;
-    l.func_wrap(MODULE, "MPI_Get_address", |mut c: Caller<'_, Host>, location: u32, into: u32| {
-        local(&mut c, "MPI_Get_address", 1, |mem, _, _| put_i32(mem, into, location as i32))
-    })?;
+/// Collectives among the neighbours of a topology.
+fn link_neighbours(l: &mut Linker<Host>, starters: &mut Starters) -> wasmtime::Result<()> {
+    use communicators::neighbours;
+    collective!(l, starters, "MPI_Neighbor_allgather", "MPI_Ineighbor_allgather", "MPI_Neighbor_allgather_init", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, comm: i32), comm,
+        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, comm| -> Started {
+            let (counts, displacements) = State::even(rn, neighbours(m, comm)?.0);
+            let to = m.shares(&Layout { address: rb, counts: &counts, displacements: &displacements, datatype: rt })?;
+            let from = m.checked(sb, sn, st)?;
+            m.neighbour(mem, f, &[from], &to, comm)
+        });
+    collective!(l, starters, "MPI_Neighbor_allgatherv", "MPI_Ineighbor_allgatherv", "MPI_Neighbor_allgatherv_init", (sb: u32, sn: i32, st: i32, rb: u32, rc: u32, rd: u32, rt: i32, comm: i32), comm,
+        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, rc, rd, rt, comm| -> Started {
+            let n = neighbours(m, comm)?.0;
+            let (counts, displacements) = (ints(mem, rc, n)?, ints(mem, rd, n)?);
+            let to = m.shares(&Layout { address: rb, counts: &counts, displacements: &displacements, datatype: rt })?;
+            let from = m.checked(sb, sn, st)?;
+            m.neighbour(mem, f, &[from], &to, comm)
+        });
+    collective!(l, starters, "MPI_Neighbor_alltoall", "MPI_Ineighbor_alltoall", "MPI_Neighbor_alltoall_init", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, comm: i32), comm,
+        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, comm| -> Started {
+            let (into, out) = neighbours(m, comm)?;
+            let ((sc, sd), (rc, rd)) = (State::even(sn, out), State::even(rn, into));
+            let from = m.shares(&Layout { address: sb, counts: &sc, displacements: &sd, datatype: st })?;
+            let to = m.shares(&Layout { address: rb, counts: &rc, displacements: &rd, datatype: rt })?;
+            m.neighbour(mem, f, &from, &to, comm)
+        });
+    collective!(l, starters, "MPI_Neighbor_alltoallv", "MPI_Ineighbor_alltoallv", "MPI_Neighbor_alltoallv_init", (sb: u32, sc: u32, sd: u32, st: i32, rb: u32, rc: u32, rd: u32, rt: i32, comm: i32), comm,
+        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sc, sd, st, rb, rc, rd, rt, comm| -> Started {
+            let (into, out) = neighbours(m, comm)?;
+            let (sc, sd, rc, rd) = (ints(mem, sc, out)?, ints(mem, sd, out)?, ints(mem, rc, into)?, ints(mem, rd, into)?);
+            let from = m.shares(&Layout { address: sb, counts: &sc, displacements: &sd, datatype: st })?;
+            let to = m.shares(&Layout { address: rb, counts: &rc, displacements: &rd, datatype: rt })?;
+            m.neighbour(mem, f, &from, &to, comm)
+        });
+    collective!(l, starters, "MPI_Neighbor_alltoallw", "MPI_Ineighbor_alltoallw", "MPI_Neighbor_alltoallw_init", (sb: u32, sc: u32, sd: u32, st: u32, rb: u32, rc: u32, rd: u32, rt: u32, comm: i32), comm,
+        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sc, sd, st, rb, rc, rd, rt, comm| -> Started {
+            let (into, out) = neighbours(m, comm)?;
+            let (from, to) = (types::buffers(mem, m, sb, out, sc, sd, st)?, types::buffers(mem, m, rb, into, rc, rd, rt)?);
+            m.neighbour(mem, f, &from, &to, comm)
+        });
     Ok(())
 }
 
@@ -748,6 +765,13 @@ fn link_environment(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         always(&mut c, |mem, host| put_i32(mem, flag, i32::from(host.flags.finalized)))
     })?;
     l.func_wrap(MODULE, "MPI_Finalize", |mut c: Caller<'_, Host>| {
+        if c.data().mode == Mode::Running {
+            ready(&c, "MPI_Finalize")?;
+            // As MPI says: what hangs on MPI_COMM_SELF goes first, the newest before the others.
+            for comm in [mpi::comm::SELF, mpi::comm::WORLD] {
+                calls::delete_attributes(&mut c, mpi::attribute::On::Comm, comm)?;
+            }
+        }
         let code = block(&mut c, "MPI_Finalize", 1, 4, |mem, m, f| Ok(Pending::Finalize { barrier: m.barrier(mem, f, mpi::comm::WORLD)? }))?;
         if c.data().mode == Mode::Running {
             c.data_mut().flags.finalized = true;
@@ -770,11 +794,43 @@ fn link_environment(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     l.func_wrap(MODULE, "MPI_Get_library_version", |mut c: Caller<'_, Host>, text: u32, length: u32| {
         always(&mut c, |mem, _| put_text(mem, text, length, concat!("CloudSkin ", env!("CARGO_PKG_VERSION")), 256))
     })?;
-    l.func_wrap(MODULE, "MPI_Error_string", |mut c: Caller<'_, Host>, code: i32, text: u32, length: u32| {
-        always(&mut c, |mem, _| put_text(mem, text, length, Class::text(code), 512))
+    l.func_wrap(MODULE, "MPI_Pcontrol", |_: Caller<'_, Host>, _level: i32, _more: u32| 0)?;
+    Ok(())
+}
+
+/// A text of the guest's, of at most `max` bytes.
+fn text(mem: &[u8], address: u32, max: usize) -> mpi::Result<String> {
+    let rest = mem.get(address as usize..).unwrap_or_default();
+    let rest = &rest[..rest.len().min(max + 1)];
+    let end = rest.iter().position(|b| *b == 0).ok_or_else(|| {
+        let class = if rest.is_empty() { Class::Buffer } else { Class::Arg };
+        mpi::Error::new(class, format!("the text at {address:#x} has no end within {max} bytes"))
     })?;
-    l.func_wrap(MODULE, "MPI_Error_class", |mut c: Caller<'_, Host>, code: i32, class: u32| {
-        always(&mut c, |mem, _| put_i32(mem, class, code))
+    Ok(String::from_utf8_lossy(&rest[..end]).into_owned())
+}
+
+/// What begins persistent requests anew.
+fn link_starts(l: &mut Linker<Host>, starters: Starters) -> wasmtime::Result<()> {
+    let starters = Arc::new(starters);
+    let start = move |mem: &mut [u8], m: &mut State, f: &Fabric, request: i32| -> mpi::Result<()> {
+        let Some((call, args)) = m.prepared_collective(request)? else { return m.start(mem, f, request) };
+        let starter = starters.get(call.as_str()).ok_or_else(|| mpi::Error::new(Class::Request, format!("request {request} was prepared by {call}, which is not in this version")))?;
+        m.start_collective(request, |m| starter(mem, m, f, &args))
+    };
+    let one = start.clone();
+    l.func_wrap(MODULE, "MPI_Start", move |mut c: Caller<'_, Host>, handle: u32| {
+        local(&mut c, "MPI_Start", 1, |mem, m, f| {
+            let request = get_i32(mem, handle)?;
+            one(mem, m, f, request)
+        })
+    })?;
+    l.func_wrap(MODULE, "MPI_Startall", move |mut c: Caller<'_, Host>, n: i32, handles: u32| {
+        local(&mut c, "MPI_Startall", 1, |mem, m, f| {
+            (0..count(n)?).try_for_each(|i| {
+                let request = element(mem, handles, i)?;
+                start(mem, m, f, request)
+            })
+        })
     })?;
     Ok(())
 }
@@ -786,9 +842,39 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     link_sends(l)?;
     link_point_to_point(l)?;
     link_requests(l)?;
-    link_collectives(l)?;
-    link_communicators(l)?;
-    link_types(l)
+    let mut starters = Starters::new();
+    link_collectives(l, &mut starters)?;
+    link_neighbours(l, &mut starters)?;
+    link_starts(l, starters)?;
+    communicators::link(l)?;
+    objects::link(l)?;
+    types::link(l)
+}
+
+/// The MPI calls that a module imports and nobody offers, for a warning when it is compiled. The bytes are a module of our own linker's.
+pub(crate) fn missing(wasm: &[u8]) -> wasmtime::Result<Vec<String>> {
+    let mut names = std::collections::BTreeSet::new();
+    for payload in wasmparser::Parser::new(0).parse_all(wasm) {
+        if let wasmparser::Payload::ImportSection(imports) = payload.map_err(wasmtime::Error::new)? {
+            for import in imports.into_imports() {
+                let import = import.map_err(wasmtime::Error::new)?;
+                if import.module == MODULE {
+                    names.insert(import.name.to_string());
+                }
+            }
+        }
+    }
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut offered = Linker::new(&wasmtime::Engine::default());
+    link(&mut offered)?;
+    Ok(names.into_iter().filter(|name| is_free(&offered, name)).collect())
+}
+
+/// A name that is taken can't be defined again, which is how a linker is asked what it has.
+fn is_free(l: &Linker<Host>, name: &str) -> bool {
+    l.clone().func_wrap(MODULE, name, || ()).is_ok()
 }
 
 /// Gives each MPI call that the module imports and nobody offers a body that stops the job with its name.
@@ -796,9 +882,7 @@ pub(crate) fn link_missing(l: &mut Linker<Host>, module: &Module) -> wasmtime::R
     let mut linked = std::collections::BTreeSet::new();
     for import in module.imports().filter(|i| i.module() == MODULE) {
         let Some(ty) = import.ty().func().cloned() else { continue };
-        let mut probe = l.clone();
         let name = import.name().to_string();
-        // A name that is taken can't be defined again, which is how a linker is asked what it has.
         let stub = {
             let name = name.clone();
             move |_: Caller<'_, Host>, _: &[wasmtime::Val], _: &mut [wasmtime::Val]| -> wasmtime::Result<()> {
@@ -807,7 +891,7 @@ pub(crate) fn link_missing(l: &mut Linker<Host>, module: &Module) -> wasmtime::R
                 )))
             }
         };
-        if linked.insert(name.clone()) && probe.func_new(MODULE, &name, ty.clone(), stub.clone()).is_ok() {
+        if linked.insert(name.clone()) && is_free(l, &name) {
             l.func_new(MODULE, &name, ty, stub)?;
         }
     }

@@ -14,15 +14,19 @@
 //! | scan, exscan | linear chain | p − 1 |
 
 use crate::comm::{self, Comm};
-use crate::datatype::{Basic, Buffer, Datatype, pack, within};
+use crate::datatype::{self, Basic, Buffer, Datatype, pack, within};
 use crate::error::{Class, Error, Result};
 use crate::fabric::Fabric;
 use crate::message::Rank;
 use crate::op::{self, Op};
-use crate::rank::{Request, State, message};
+use crate::rank::{PROC_NULL, ROOT, Request, State, UNDEFINED, message};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
+/// Tags of what is no collective of a whole communicator: those of the program's, below all that collectives have.
+const GROUP_TAG: i32 = -2;
+const LEADER_TAG: i32 = -0x4000_0002;
+const TAG_MASK: i32 = 0x1fff_ffff;
 /// `MPI_IN_PLACE` as an address.
 pub const IN_PLACE: u32 = u32::MAX;
 
@@ -35,10 +39,35 @@ pub(crate) struct Part {
     pub len: u32,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// What combines two operands.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Operator {
+    Predefined(Op, Basic),
+    /// A function of the guest's, on elements of a datatype.
+    User { function: u32, commutes: bool, datatype: datatype::Handle },
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Step {
     /// `into = into ⊕ from`; with `first`, `into = from ⊕ into`.
-    Reduce { op: Op, basic: Basic, into: u32, from: u32, first: bool },
+    Reduce { op: Operator, into: u32, from: u32, first: bool },
+}
+
+/// A function of the guest's that a collective needs called, with packed operands: `second = first ⊕ second`.
+pub struct Call {
+    pub request: Request,
+    pub function: u32,
+    pub datatype: datatype::Handle,
+    pub first: Vec<u8>,
+    pub second: Vec<u8>,
+}
+
+/// What a collective does next.
+pub(crate) enum Next {
+    Round(Round),
+    /// Waits until a [`Call`] has been answered.
+    Call,
+    End,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -47,14 +76,40 @@ pub(crate) struct Round {
     pub receives: Vec<Part>,
     /// Done when all of this round has come.
     then: Vec<Step>,
+    /// Context and tag, if they are not the schedule's.
+    pub via: Option<(u32, i32)>,
 }
 
 /// What is left to do when the messages are through.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Finish {
     Nothing,
-    /// Make a communicator and write its handle to guest address `into`.
-    Split { comm: comm::Handle, color: i32, into: u32 },
+    Make(Box<Make>),
+}
+
+/// A communicator to be made of what has come.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Make {
+    /// Whose words lie in buffer 0, first the ranks of this side, then those of the other: (color, key, a context) each.
+    pub local: Vec<Rank>,
+    pub remote: Option<Vec<Rank>>,
+    pub how: How,
+    /// Guest address of the handle.
+    pub into: u32,
+    /// What the new one has of the old: error handler, topology, hints.
+    pub like: Comm,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum How {
+    /// Those of one color, by key.
+    Split { color: i32 },
+    /// A split of one color whose handle the program has already.
+    Keep { handle: comm::Handle },
+    /// Both sides in one; the color is `high`.
+    Merge,
+    /// An inter-communicator: buffer `context` begins with its context, buffer 1 has (after four bytes) the number of the other side's ranks and these.
+    Inter { context: u32 },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,20 +118,23 @@ pub(crate) struct Schedule {
     pub tag: i32,
     pub bufs: Vec<Vec<u8>>,
     pub outputs: Vec<(u32, u32, Buffer)>,
+    /// A datatype that steps need, held.
+    pub datatype: Option<datatype::Handle>,
     pub finish: Finish,
     /// What it takes while it is under way: see [`Schedule::seal`].
     pub bytes: usize,
     /// Messages of the present round that have not come or gone.
     pub pending: u32,
     rounds: VecDeque<Round>,
-    after: Vec<Step>,
+    after: VecDeque<Step>,
 }
 
 impl Schedule {
     /// Called when it is complete as a plan: counts what it takes. About, but the same number on each machine.
     pub(crate) fn seal(&mut self) -> usize {
         let parts: usize = self.rounds.iter().map(|r| 5 + r.sends.len() + r.receives.len() + r.then.len()).sum();
-        self.bytes = 256 + 16 * (parts + 2 * self.outputs.len()) + self.data_bytes();
+        let made = if let Finish::Make(m) = &self.finish { 256 + 4 * (2 * m.local.len() + m.remote.as_ref().map_or(0, Vec::len)) + crate::info::cost(&m.like.hints) } else { 0 };
+        self.bytes = 256 + 16 * (parts + 2 * self.outputs.len()) + self.data_bytes() + made;
         self.bytes
     }
 
@@ -109,16 +167,55 @@ impl Schedule {
         if self.bytes < self.data_bytes() {
             return wrong("takes more than it says");
         }
-        match self.finish {
-            Finish::Split { .. } if self.bufs.is_empty() => wrong("makes a communicator of nothing"),
-            _ => Ok(()),
+        if let Finish::Make(make) = &self.finish {
+            let all = || make.local.iter().chain(make.remote.iter().flatten());
+            if all().any(|r| r.0 >= size) || make.like.topology.as_ref().is_some_and(|t| t.check(make.local.len() as u32).is_err()) {
+                return wrong("makes a communicator of ranks that are not there");
+            }
+            let wanted = match make.how {
+                How::Inter { context } => self.bufs.len() >= 2 && self.has(context, 0, 4) && self.bufs[1].len() == 8 + 4 * size as usize,
+                _ => self.bufs.first().is_some_and(|b| b.len() == 12 * all().count()),
+            };
+            if !wanted {
+                return wrong("makes a communicator of nothing");
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it waits for a function of the guest's.
+    pub fn calls(&self) -> bool {
+        self.pending == 0 && matches!(self.after.front(), Some(Step::Reduce { op: Operator::User { .. }, .. }))
+    }
+
+    /// The operands of the function that it waits for.
+    pub fn call(&self, request: Request) -> Option<Call> {
+        let Some(Step::Reduce { op: Operator::User { function, datatype, .. }, into, from, first }) = self.after.front().copied() else { return None };
+        let (a, b) = if first { (from, into) } else { (into, from) };
+        let operand = |buf: u32| self.bufs.get(buf as usize).cloned();
+        Some(Call { request, function, datatype, first: operand(a)?, second: operand(b)? })
+    }
+
+    /// What the function has made of its operands.
+    pub fn answer(&mut self, result: Vec<u8>) {
+        if let Some(Step::Reduce { into, .. }) = self.after.pop_front()
+            && let Some(buf) = self.bufs.get_mut(into as usize)
+            && buf.len() == result.len()
+        {
+            *buf = result;
         }
     }
 
     /// Ends the present round and gives the next.
-    pub fn next_round(&mut self) -> Result<Option<Round>> {
-        for step in std::mem::take(&mut self.after) {
-            let Step::Reduce { op, basic, into, from, first } = step;
+    pub fn next(&mut self) -> Result<Next> {
+        while let Some(step) = self.after.front().copied() {
+            let Step::Reduce { op, into, from, first } = step;
+            if self.bufs[into as usize].is_empty() {
+                self.after.pop_front();
+                continue;
+            }
+            let Operator::Predefined(op, basic) = op else { return Ok(Next::Call) };
+            self.after.pop_front();
             let mut a = std::mem::take(&mut self.bufs[into as usize]);
             let done = if first {
                 let mut b = self.bufs[from as usize].clone();
@@ -132,9 +229,9 @@ impl Schedule {
             self.bufs[into as usize] = a;
             done?;
         }
-        let Some(mut round) = self.rounds.pop_front() else { return Ok(None) };
-        self.after = std::mem::take(&mut round.then);
-        Ok(Some(round))
+        let Some(mut round) = self.rounds.pop_front() else { return Ok(Next::End) };
+        self.after = std::mem::take(&mut round.then).into();
+        Ok(Next::Round(round))
     }
 }
 
@@ -160,6 +257,13 @@ impl Plan {
     }
     fn peer(&self, rank: u32) -> Rank {
         self.comm.group[rank as usize]
+    }
+    /// The other side of an inter-communicator.
+    fn remote(&self) -> Option<Vec<Rank>> {
+        self.comm.remote.clone()
+    }
+    fn whole(&self, peer: Rank, buf: u32) -> Part {
+        Part { peer, buf, at: 0, len: self.len(buf) as u32 }
     }
     fn buf(&mut self, data: Vec<u8>) -> u32 {
         self.schedule.bufs.push(data);
@@ -213,7 +317,7 @@ impl Plan {
 
     /// Binomial tree towards `root`. The order of operands depends on the number of ranks only, so a sum is the same at each run.
     /// `incoming`: a buffer as large as `buf` where it [`Plan::combines`]; each round has done with it when the next begins.
-    fn reduce(&mut self, root: u32, buf: u32, incoming: u32, op: Op, basic: Basic) {
+    fn reduce(&mut self, root: u32, buf: u32, incoming: u32, op: Operator) {
         let (n, me) = (self.size(), self.comm.me);
         let relative = (me + n - root) % n;
         let mut mask = 1;
@@ -225,26 +329,26 @@ impl Plan {
             }
             if relative + mask < n {
                 let from = self.part((relative + mask + root) % n, incoming);
-                let then = vec![Step::Reduce { op, basic, into: buf, from: incoming, first: false }];
+                let then = vec![Step::Reduce { op, into: buf, from: incoming, first: false }];
                 self.round(Round { receives: vec![from], then, ..Round::default() });
             }
             mask <<= 1;
         }
     }
 
-    fn allreduce(&mut self, buf: u32, incoming: u32, op: Op, basic: Basic) {
+    fn allreduce(&mut self, buf: u32, incoming: u32, op: Operator) {
         let (n, me) = (self.size(), self.comm.me);
         if !n.is_power_of_two() {
-            self.reduce(0, buf, incoming, op, basic);
+            self.reduce(0, buf, incoming, op);
             return self.bcast(0, buf);
         }
         let mut mask = 1;
         while mask < n {
             let other = me ^ mask;
             // The lower rank's operand comes first on both sides: both get the same bits.
-            let then = vec![Step::Reduce { op, basic, into: buf, from: incoming, first: other < me }];
+            let then = vec![Step::Reduce { op, into: buf, from: incoming, first: other < me }];
             let round =
-                Round { sends: vec![self.part(other, buf)], receives: vec![self.part(other, incoming)], then };
+                Round { sends: vec![self.part(other, buf)], receives: vec![self.part(other, incoming)], then, via: None };
             self.round(round);
             mask <<= 1;
         }
@@ -253,9 +357,9 @@ impl Plan {
 
 impl State {
     fn plan(&mut self, comm: comm::Handle) -> Result<Plan> {
+        let starting = self.starting;
         let c = self.comms.get_mut(comm)?;
-        let tag = (c.collectives & 0x7fff_ffff) as i32;
-        c.collectives = c.collectives.wrapping_add(1);
+        let tag = starting.map_or_else(|| c.next_tag(), |(_, tag)| tag);
         Ok(Plan {
             comm: c.clone(),
             schedule: Schedule {
@@ -263,11 +367,12 @@ impl State {
                 tag,
                 bufs: Vec::new(),
                 outputs: Vec::new(),
+                datatype: None,
                 finish: Finish::Nothing,
                 bytes: 0,
                 pending: 0,
                 rounds: VecDeque::new(),
-                after: Vec::new(),
+                after: VecDeque::new(),
             },
             bytes: 0,
         })
@@ -337,12 +442,17 @@ impl State {
         let mut plan = self.plan(comm)?;
         let (n, me) = (plan.size(), plan.comm.me);
         let empty = plan.buf(Vec::new());
+        if let Some(remote) = plan.remote() {
+            let all: Vec<Part> = remote.iter().map(|r| plan.whole(*r, empty)).collect();
+            plan.round(Round { sends: all.clone(), receives: all, ..Round::default() });
+            return self.begin(mem, fabric, plan.schedule);
+        }
         let mut distance = 1;
         while distance < n {
             let round = Round {
                 sends: vec![plan.part((me + distance) % n, empty)],
                 receives: vec![plan.part((me + n - distance) % n, empty)],
-                then: Vec::new(),
+                ..Round::default()
             };
             plan.round(round);
             distance *= 2;
@@ -352,6 +462,23 @@ impl State {
 
     pub fn bcast(&mut self, mem: &mut [u8], fabric: &Fabric, buffer: Buffer, root: i32, comm: comm::Handle) -> Result<Request> {
         let mut plan = self.plan(comm)?;
+        if let Some(remote) = plan.remote() {
+            match root {
+                PROC_NULL => {}
+                ROOT => {
+                    let buf = self.packed(mem, &mut plan, &buffer)?;
+                    let sends = remote.iter().map(|r| plan.whole(*r, buf)).collect();
+                    plan.round(Round { sends, ..Round::default() });
+                }
+                _ => {
+                    let from = plan.comm.world(root)?;
+                    let buf = self.incoming(mem, &mut plan, buffer)?;
+                    let receives = vec![plan.whole(from, buf)];
+                    plan.round(Round { receives, ..Round::default() });
+                }
+            }
+            return self.begin(mem, fabric, plan.schedule);
+        }
         let root = Self::root(&plan, root)?;
         let mine = plan.comm.me == root;
         let buf = if mine { self.packed(mem, &mut plan, &buffer)? } else { self.incoming(mem, &mut plan, buffer)? };
@@ -372,27 +499,91 @@ impl State {
         comm: comm::Handle,
     ) -> Result<Request> {
         let mut plan = self.plan(comm)?;
-        let (op, basic) = self.operation(op, &send)?;
+        if plan.remote().is_some() {
+            return self.reduce_between(mem, fabric, plan, send, receive, op, root);
+        }
+        let op = self.operation(&mut plan, op, &send)?;
         let from = if send.address == IN_PLACE { Buffer { address: receive, ..send } } else { send };
         let root = root.map(|root| Self::root(&plan, root)).transpose()?;
         let buf = self.packed(mem, &mut plan, &from)?;
-        if root.is_none_or(|root| root == plan.comm.me) {
-            self.output(mem, &mut plan, buf, 0, Buffer { address: receive, ..send })?;
-        }
-        let len = if plan.combines(root) { plan.len(buf) } else { 0 };
+        let me = plan.comm.me;
+        // Operands in the order of ranks: towards rank 0, and from there to the root.
+        let detour = root.filter(|r| *r != 0 && matches!(op, Operator::User { commutes: false, .. }));
+        let result = if root.is_none_or(|root| root == me) {
+            let result = if detour.is_some() { self.zeros(mem, &mut plan, self.bytes(mem, &from)?)? } else { buf };
+            self.output(mem, &mut plan, result, 0, Buffer { address: receive, ..send })?;
+            result
+        } else {
+            buf
+        };
+        let towards = if detour.is_some() { Some(0) } else { root };
+        let len = if plan.combines(towards) { plan.len(buf) } else { 0 };
         let incoming = self.zeros(mem, &mut plan, len)?;
-        match root {
-            None => plan.allreduce(buf, incoming, op, basic),
-            Some(root) => plan.reduce(root, buf, incoming, op, basic),
+        match towards {
+            None => plan.allreduce(buf, incoming, op),
+            Some(root) => plan.reduce(root, buf, incoming, op),
+        }
+        match detour {
+            Some(root) if me == 0 => {
+                let sends = vec![plan.part(root, buf)];
+                plan.round(Round { sends, ..Round::default() });
+            }
+            Some(root) if me == root => {
+                let receives = vec![plan.part(0, result)];
+                plan.round(Round { receives, ..Round::default() });
+            }
+            _ => {}
         }
         self.begin(mem, fabric, plan.schedule)
     }
 
-    fn operation(&self, op: i32, buffer: &Buffer) -> Result<(Op, Basic)> {
-        let op = Op::from_handle(op)?;
+    /// Reductions of an inter-communicator: each side gets what the other's operands make, at a root or at all.
+    #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
+    fn reduce_between(&mut self, mem: &mut [u8], fabric: &Fabric, mut plan: Plan, send: Buffer, receive: u32, op: i32, root: Option<i32>) -> Result<Request> {
+        let remote = plan.remote().unwrap_or_default();
+        let me = plan.comm.me;
+        if root == Some(PROC_NULL) {
+            return self.begin(mem, fabric, plan.schedule);
+        }
+        if root == Some(ROOT) {
+            let result = self.incoming(mem, &mut plan, Buffer { address: receive, ..send })?;
+            let receives = vec![plan.whole(remote[0], result)];
+            plan.round(Round { receives, ..Round::default() });
+            return self.begin(mem, fabric, plan.schedule);
+        }
+        let op = self.operation(&mut plan, op, &send)?;
+        let to = root.map(|r| plan.comm.world(r)).transpose()?;
+        let buf = self.packed(mem, &mut plan, &send)?;
+        let len = if plan.combines(Some(0)) { plan.len(buf) } else { 0 };
+        let incoming = self.zeros(mem, &mut plan, len)?;
+        plan.reduce(0, buf, incoming, op);
+        match to {
+            Some(to) if me == 0 => {
+                let sends = vec![plan.whole(to, buf)];
+                plan.round(Round { sends, ..Round::default() });
+            }
+            Some(_) => {}
+            None => {
+                let result = self.incoming(mem, &mut plan, Buffer { address: receive, ..send })?;
+                if me == 0 {
+                    let (sends, receives) = (vec![plan.whole(remote[0], buf)], vec![plan.whole(remote[0], result)]);
+                    plan.round(Round { sends, receives, ..Round::default() });
+                }
+                plan.bcast(0, result);
+            }
+        }
+        self.begin(mem, fabric, plan.schedule)
+    }
+
+    fn operation(&self, plan: &mut Plan, op: i32, buffer: &Buffer) -> Result<Operator> {
         let basic = self.types.committed(buffer.datatype)?.basic;
+        if let Some(user) = self.ops.get(op) {
+            plan.schedule.datatype = Some(buffer.datatype);
+            return Ok(Operator::User { function: user.function, commutes: user.commutes, datatype: buffer.datatype });
+        }
+        let op = Op::from_handle(op)?;
         op::check(op, basic)?;
-        Ok((op, basic))
+        Ok(Operator::Predefined(op, basic))
     }
 
     /// `MPI_Scan` and, with `exclusive`, `MPI_Exscan`.
@@ -408,7 +599,7 @@ impl State {
         comm: comm::Handle,
     ) -> Result<Request> {
         let mut plan = self.plan(comm)?;
-        let (op, basic) = self.operation(op, &send)?;
+        let op = self.operation(&mut plan, op, &send)?;
         let from = if send.address == IN_PLACE { Buffer { address: receive, ..send } } else { send };
         let upto = self.packed(mem, &mut plan, &from)?;
         let len = plan.len(upto);
@@ -416,7 +607,7 @@ impl State {
         let (n, me) = (plan.size(), plan.comm.me);
         if me > 0 {
             let from = plan.part(me - 1, before);
-            let then = vec![Step::Reduce { op, basic, into: upto, from: before, first: true }];
+            let then = vec![Step::Reduce { op, into: upto, from: before, first: true }];
             plan.round(Round { receives: vec![from], then, ..Round::default() });
         }
         if me + 1 < n {
@@ -448,13 +639,23 @@ impl State {
         let total = counts.iter().try_fold(0i32, |a, c| a.checked_add(*c));
         let total = total.ok_or_else(|| Error::new(Class::Count, "the counts add up to more than 2^31"))?;
         let all = self.checked(if send == IN_PLACE { receive } else { send }, total, datatype)?;
-        let (op, basic) = self.operation(op, &all)?;
+        let op = self.operation(&mut plan, op, &all)?;
         let size = self.types.get(datatype)?.size;
         let buf = self.packed(mem, &mut plan, &all)?;
         let len = if plan.combines(Some(0)) { plan.len(buf) } else { 0 };
         let incoming = self.zeros(mem, &mut plan, len)?;
-        plan.reduce(0, buf, incoming, op, basic);
+        plan.reduce(0, buf, incoming, op);
         let me = plan.comm.me;
+        let mut buf = buf;
+        if let Some(remote) = plan.remote()
+            && me == 0
+        {
+            let len = plan.len(buf);
+            let result = self.zeros(mem, &mut plan, len)?;
+            let (sends, receives) = (vec![plan.whole(remote[0], buf)], vec![plan.whole(remote[0], result)]);
+            plan.round(Round { sends, receives, ..Round::default() });
+            buf = result;
+        }
         let mut at = 0;
         let mut sends = Vec::new();
         for (i, count) in counts.iter().enumerate() {
@@ -486,9 +687,29 @@ impl State {
         comm: comm::Handle,
     ) -> Result<Request> {
         let mut plan = self.plan(comm)?;
+        let mut round = Round::default();
+        if let Some(remote) = plan.remote() {
+            match root {
+                PROC_NULL => {}
+                ROOT => {
+                    let layout = receive.ok_or_else(|| Error::new(Class::Arg, "the root gives no receive buffer"))?;
+                    for (i, peer) in remote.iter().enumerate() {
+                        let share = self.share(layout, i as u32)?;
+                        let buf = self.incoming(mem, &mut plan, share)?;
+                        round.receives.push(plan.whole(*peer, buf));
+                    }
+                }
+                _ => {
+                    let to = plan.comm.world(root)?;
+                    let buf = self.packed(mem, &mut plan, &send)?;
+                    round.sends.push(plan.whole(to, buf));
+                }
+            }
+            plan.round(round);
+            return self.begin(mem, fabric, plan.schedule);
+        }
         let root = Self::root(&plan, root)?;
         let me = plan.comm.me;
-        let mut round = Round::default();
         if me != root {
             let buf = self.packed(mem, &mut plan, &send)?;
             round.sends.push(plan.part(root, buf));
@@ -531,9 +752,29 @@ impl State {
         comm: comm::Handle,
     ) -> Result<Request> {
         let mut plan = self.plan(comm)?;
+        let mut round = Round::default();
+        if let Some(remote) = plan.remote() {
+            match root {
+                PROC_NULL => {}
+                ROOT => {
+                    let layout = send.ok_or_else(|| Error::new(Class::Arg, "the root gives no send buffer"))?;
+                    for (i, peer) in remote.iter().enumerate() {
+                        let share = self.share(layout, i as u32)?;
+                        let buf = self.packed(mem, &mut plan, &share)?;
+                        round.sends.push(plan.whole(*peer, buf));
+                    }
+                }
+                _ => {
+                    let from = plan.comm.world(root)?;
+                    let buf = self.incoming(mem, &mut plan, receive)?;
+                    round.receives.push(plan.whole(from, buf));
+                }
+            }
+            plan.round(round);
+            return self.begin(mem, fabric, plan.schedule);
+        }
         let root = Self::root(&plan, root)?;
         let me = plan.comm.me;
-        let mut round = Round::default();
         if me != root {
             let buf = self.incoming(mem, &mut plan, receive)?;
             round.receives.push(plan.part(root, buf));
@@ -566,6 +807,18 @@ impl State {
     ) -> Result<Request> {
         let mut plan = self.plan(comm)?;
         let (n, me) = (plan.size(), plan.comm.me);
+        if let Some(remote) = plan.remote() {
+            let buf = self.packed(mem, &mut plan, &send)?;
+            let mut round = Round::default();
+            for (i, peer) in remote.iter().enumerate() {
+                let share = self.share(receive, i as u32)?;
+                let incoming = self.incoming(mem, &mut plan, share)?;
+                round.sends.push(plan.whole(*peer, buf));
+                round.receives.push(plan.whole(*peer, incoming));
+            }
+            plan.round(round);
+            return self.begin(mem, fabric, plan.schedule);
+        }
         let mut bufs = Vec::new();
         for i in 0..n {
             let share = self.share(receive, i)?;
@@ -590,62 +843,210 @@ impl State {
         self.begin(mem, fabric, plan.schedule)
     }
 
-    /// `MPI_Alltoall` and `MPI_Alltoallv`. `send: None`: in place.
-    pub fn alltoall(
-        &mut self,
-        mem: &mut [u8],
-        fabric: &Fabric,
-        send: Option<&Layout<'_>>,
-        receive: &Layout<'_>,
-        comm: comm::Handle,
-    ) -> Result<Request> {
+    /// `MPI_Alltoall`, `MPI_Alltoallv`, `MPI_Alltoallw`: a buffer for each rank. `send: None`: in place.
+    pub fn alltoall(&mut self, mem: &mut [u8], fabric: &Fabric, send: Option<&[Buffer]>, receive: &[Buffer], comm: comm::Handle) -> Result<Request> {
         let mut plan = self.plan(comm)?;
-        let (n, me) = (plan.size(), plan.comm.me);
+        let peers = plan.comm.peers().to_vec();
+        let (n, me) = (peers.len(), plan.comm.me as usize);
+        let within = plan.comm.remote.is_none();
         let mut round = Round::default();
         // Each begins with its neighbour, so that not all send to rank 0 first.
         for i in (0..n).map(|i| (me + i) % n) {
-            let to = self.share(receive, i)?;
-            let from = match send {
-                Some(layout) => self.share(layout, i)?,
-                None => to,
-            };
-            if i == me {
+            let to = receive[i];
+            let from = send.map_or(to, |send| send[i]);
+            if i == me && within {
                 self.own(mem, &mut plan, &from, to)?;
                 continue;
             }
             let outgoing = self.packed(mem, &mut plan, &from)?;
             let incoming = self.incoming(mem, &mut plan, to)?;
-            round.sends.push(plan.part(i, outgoing));
-            round.receives.push(plan.part(i, incoming));
+            round.sends.push(plan.whole(peers[i], outgoing));
+            round.receives.push(plan.whole(peers[i], incoming));
         }
         plan.round(round);
         self.begin(mem, fabric, plan.schedule)
     }
 
-    /// `MPI_Comm_split`; `MPI_Comm_dup` is a split with one color. The handle is written to guest address `into` at the end.
-    pub fn comm_split(
+    /// The buffers of all ranks' shares.
+    pub fn shares(&self, layout: &Layout<'_>) -> Result<Vec<Buffer>> {
+        (0..layout.counts.len() as u32).map(|i| self.share(layout, i)).collect()
+    }
+
+    /// Neighbourhood collectives: a buffer to each neighbour and from each, in the topology's order. With one buffer to send, all get it.
+    pub fn neighbour(&mut self, mem: &mut [u8], fabric: &Fabric, send: &[Buffer], receive: &[Buffer], comm: comm::Handle) -> Result<Request> {
+        let mut plan = self.plan(comm)?;
+        let (sources, destinations) = plan.comm.topology()?.neighbours(plan.comm.me)?;
+        let mut round = Round::default();
+        for (i, to) in destinations.iter().enumerate().filter(|(_, to)| **to != PROC_NULL) {
+            let Some(share) = send.get(if send.len() == 1 { 0 } else { i }) else { continue };
+            let buf = self.packed(mem, &mut plan, share)?;
+            round.sends.push(plan.part(*to as u32, buf));
+        }
+        // In a grid of two, the neighbour before is the neighbour after: what it sends first, to the one before it, is for the receive after.
+        let grid = matches!(plan.comm.topology()?, crate::topology::Topology::Cart { .. });
+        for i in (0..sources.len()).map(|i| if grid { i ^ 1 } else { i }) {
+            let (Some(from), Some(share)) = (sources.get(i), receive.get(i)) else { continue };
+            if *from != PROC_NULL {
+                let buf = self.incoming(mem, &mut plan, *share)?;
+                round.receives.push(plan.part(*from as u32, buf));
+            }
+        }
+        plan.round(round);
+        self.begin(mem, fabric, plan.schedule)
+    }
+
+    /// All tell all (color, key, a context of their own); of that each makes the communicator.
+    fn make(&mut self, mem: &mut [u8], fabric: &Fabric, mut plan: Plan, color: i32, key: i32, how: How, into: u32) -> Result<Request> {
+        self.comms.room()?;
+        let mine = [color, key, self.comms.give_context(self.me)? as i32].map(i32::to_le_bytes).concat();
+        let (n, me) = (plan.size(), plan.comm.me);
+        let remote = plan.remote();
+        let all = n as usize + remote.as_ref().map_or(0, Vec::len);
+        let mut words = vec![0; 12 * all];
+        words[12 * me as usize..][..12].copy_from_slice(&mine);
+        let buf = plan.buf(words);
+        let part = |peer: Rank, of: u32| Part { peer, buf, at: 12 * of, len: 12 };
+        if let Some(remote) = &remote {
+            let others = (0..n).filter(|i| *i != me).map(|i| (plan.peer(i), i)).chain(remote.iter().copied().zip(n..)).collect::<Vec<_>>();
+            let sends = others.iter().map(|(peer, _)| part(*peer, me)).collect();
+            let receives = others.iter().map(|(peer, i)| part(*peer, *i)).collect();
+            plan.round(Round { sends, receives, ..Round::default() });
+        } else {
+            for step in 0..n.saturating_sub(1) {
+                let sends = vec![part(plan.peer((me + 1) % n), (me + n - step) % n)];
+                let receives = vec![part(plan.peer((me + n - 1) % n), (me + 2 * n - step - 1) % n)];
+                plan.round(Round { sends, receives, ..Round::default() });
+            }
+        }
+        let like = Comm { group: Vec::new(), remote: None, ..plan.comm.clone() };
+        plan.schedule.finish = Finish::Make(Box::new(Make { local: plan.comm.group.clone(), remote, how, into, like }));
+        self.begin(mem, fabric, plan.schedule)
+    }
+
+    /// `MPI_Comm_split`. The handle is written to guest address `into` at the end.
+    pub fn comm_split(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, color: i32, key: i32, into: u32) -> Result<Request> {
+        let mut plan = self.plan(comm)?;
+        (plan.comm.topology, plan.comm.hints) = (None, Vec::new());
+        self.make(mem, fabric, plan, color, key, How::Split { color }, into)
+    }
+
+    /// A split whose communicator has a topology, for `MPI_Cart_create` and its like: the first `ranks` are in it.
+    #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
+    pub fn comm_arrange(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, color: i32, topology: crate::topology::Topology, into: u32) -> Result<Request> {
+        let mut plan = self.plan(comm)?;
+        if plan.comm.remote.is_some() {
+            return Err(Error::new(Class::Comm, "an inter-communicator can't have a topology"));
+        }
+        (plan.comm.topology, plan.comm.hints) = (Some(Box::new(topology)), Vec::new());
+        let key = plan.comm.me as i32;
+        self.make(mem, fabric, plan, color, key, How::Split { color }, into)
+    }
+
+    /// `MPI_Comm_dup` and its like. The handle is there at once, and good when the request is complete. `hints`: in place of the old one's.
+    pub fn comm_dup(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, hints: Option<crate::info::Pairs>) -> Result<(Request, comm::Handle)> {
+        let mut plan = self.plan(comm)?;
+        self.comms.room()?;
+        if let Some(hints) = hints {
+            plan.comm.hints = hints;
+        }
+        let (key, handle) = (plan.comm.me as i32, self.comms.reserve());
+        Ok((self.make(mem, fabric, plan, 0, key, How::Keep { handle }, 0)?, handle))
+    }
+
+    /// `MPI_Comm_create`: all of the communicator call it, those in `group` get one.
+    pub fn comm_create(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, group: &[Rank], into: u32) -> Result<Request> {
+        let mut plan = self.plan(comm)?;
+        (plan.comm.topology, plan.comm.hints) = (None, Vec::new());
+        if let Some(r) = group.iter().find(|r| !plan.comm.group.contains(r)) {
+            return Err(Error::new(Class::Group, format!("rank {} of the world is in the group and not in the communicator", r.0)));
+        }
+        let inter = plan.comm.remote.is_some();
+        // Several groups at once have no rank in common: the lowest tells them apart.
+        let (color, key) = match group.iter().position(|r| *r == self.me) {
+            Some(key) => (if inter { 0 } else { group.iter().map(|r| r.0).min().unwrap_or(0) as i32 }, key as i32),
+            None => (UNDEFINED, 0),
+        };
+        self.make(mem, fabric, plan, color, key, How::Split { color }, into)
+    }
+
+    /// `MPI_Comm_create_group`: only those in `group` call it.
+    pub fn comm_create_group(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, group: &[Rank], tag: i32, into: u32) -> Result<Request> {
+        let of = self.comms.get(comm)?.clone();
+        let Some(key) = group.iter().position(|r| *r == self.me) else {
+            return Err(Error::new(Class::Group, "this rank is not in the group of the communicator that it makes"));
+        };
+        if of.remote.is_some() || group.iter().any(|r| !of.group.contains(r)) {
+            return Err(Error::new(Class::Group, "the group is not part of the communicator"));
+        }
+        let collectives = self.comms.get(comm)?.collectives;
+        let mut plan = self.plan(comm)?;
+        // The others don't count this one.
+        self.comms.get_mut(comm)?.collectives = collectives;
+        plan.schedule.tag = GROUP_TAG - (tag & TAG_MASK);
+        plan.comm = Comm { hints: Vec::new(), topology: None, ..plan.comm };
+        (plan.comm.group, plan.comm.me) = (group.to_vec(), key as u32);
+        self.make(mem, fabric, plan, 0, key as i32, How::Split { color: 0 }, into)
+    }
+
+    /// `MPI_Intercomm_merge`
+    pub fn intercomm_merge(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, high: bool, into: u32) -> Result<Request> {
+        let plan = self.plan(comm)?;
+        if plan.comm.remote.is_none() {
+            return Err(Error::new(Class::Comm, "only an inter-communicator can be merged"));
+        }
+        let key = plan.comm.me as i32;
+        self.make(mem, fabric, plan, i32::from(high), key, How::Merge, into)
+    }
+
+    /// `MPI_Intercomm_create`: the leaders tell each other their groups, and then each its own.
+    #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
+    pub fn intercomm_create(
         &mut self,
         mem: &mut [u8],
         fabric: &Fabric,
-        comm: comm::Handle,
-        color: i32,
-        key: i32,
+        local: comm::Handle,
+        leader: i32,
+        peer: comm::Handle,
+        remote_leader: i32,
+        tag: i32,
         into: u32,
     ) -> Result<Request> {
-        let mut plan = self.plan(comm)?;
-        let (n, me) = (plan.size(), plan.comm.me);
+        let mut plan = self.plan(local)?;
         self.comms.room()?;
-        let mine = [color, key, self.comms.next_context as i32].map(i32::to_le_bytes).concat();
-        let mut all = vec![0; 12 * n as usize];
-        all[12 * me as usize..][..12].copy_from_slice(&mine);
-        let buf = plan.buf(all);
-        let part = |plan: &Plan, peer: u32, of: u32| Part { peer: plan.peer(peer), buf, at: 12 * of, len: 12 };
-        for step in 0..n.saturating_sub(1) {
-            let sends = vec![part(&plan, (me + 1) % n, (me + n - step) % n)];
-            let receives = vec![part(&plan, (me + n - 1) % n, (me + 2 * n - step - 1) % n)];
-            plan.round(Round { sends, receives, ..Round::default() });
+        if plan.comm.remote.is_some() {
+            return Err(Error::new(Class::Comm, "the local communicator is an inter-communicator"));
         }
-        plan.schedule.finish = Finish::Split { comm, color, into };
+        let leader = Self::root(&plan, leader)?;
+        let (n, me) = (plan.size(), plan.comm.me);
+        let room = 8 + 4 * self.world_size() as usize;
+        let context = self.comms.give_context(self.me)?;
+        let decided = plan.buf(context.to_le_bytes().to_vec());
+        let theirs = plan.buf(vec![0; room]);
+        let both = |peer: Rank, of: u32| [Part { peer, buf: of, at: 0, len: 4 }, Part { peer, buf: theirs, at: 4, len: room as u32 - 4 }];
+        let mut context_in = decided;
+        if me == leader {
+            let via = self.comms.get(peer)?;
+            let other = via.world(remote_leader)?;
+            let mut mine = Vec::with_capacity(room);
+            mine.extend(context.to_le_bytes());
+            mine.extend(n.to_le_bytes());
+            plan.comm.group.iter().for_each(|r| mine.extend(r.0.to_le_bytes()));
+            mine.resize(room, 0);
+            let via = Some((via.context * 2 + 1, LEADER_TAG - (tag & TAG_MASK)));
+            let mine = plan.buf(mine);
+            let (sends, receives) = (vec![plan.whole(other, mine)], vec![plan.whole(other, theirs)]);
+            plan.round(Round { sends, receives, via, ..Round::default() });
+            // The context is that of the leader with the lower rank in the world.
+            let of = if self.me < other { decided } else { theirs };
+            let sends = (0..n).filter(|i| *i != me).flat_map(|i| both(plan.peer(i), of)).collect();
+            plan.round(Round { sends, ..Round::default() });
+            context_in = of;
+        } else {
+            let receives = both(plan.peer(leader), decided).to_vec();
+            plan.round(Round { receives, ..Round::default() });
+        }
+        let like = Comm { group: Vec::new(), topology: None, hints: Vec::new(), ..plan.comm.clone() };
+        plan.schedule.finish = Finish::Make(Box::new(Make { local: plan.comm.group.clone(), remote: None, how: How::Inter { context: context_in }, into, like }));
         self.begin(mem, fabric, plan.schedule)
     }
 

@@ -17,6 +17,8 @@ pub(crate) const DERIVED: i32 = 64;
 const BLOCKS_MAX: usize = 1 << 20;
 /// Bytes of all datatypes that one rank has made. They lie outside of its memory.
 const TYPES_BYTES_MAX: usize = 64 << 20;
+/// Levels of types within types: they are walked by recursion.
+const DEPTH_MAX: u16 = 1024;
 
 /// The kind of number behind a type, for reductions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +68,12 @@ pub struct Datatype {
     pub blocks: Vec<Block>,
     pub basic: Basic,
     pub committed: bool,
+    /// The largest alignment of its numbers, in bytes: a struct's extent is rounded up to it.
+    align: u8,
+    /// Its bounds were given (`MPI_Type_create_resized`, `MPI_LB`, `MPI_UB`), and count for types made of it in place of its bytes.
+    bounds_given: [bool; 2],
+    /// Types within types: how many levels.
+    depth: u16,
 }
 
 impl Datatype {
@@ -77,7 +85,21 @@ impl Datatype {
             blocks: vec![Block { offset: 0, len: size }],
             basic,
             committed: true,
+            align: match basic {
+                Basic::C32 => 4,
+                Basic::C64 => 8,
+                _ => size.clamp(1, 16) as u8,
+            },
+            bounds_given: [false; 2],
+            depth: 0,
         }
+    }
+
+    /// `MPI_LB` and `MPI_UB`: no bytes, but a bound.
+    fn marker(which: usize) -> Datatype {
+        let mut t = Datatype { size: 0, extent: 0, blocks: Vec::new(), ..Datatype::basic(1, Basic::Mixed) };
+        t.bounds_given[which] = true;
+        t
     }
 
     fn pair(first: u32, gap: u32, basic: Basic) -> Datatype {
@@ -89,7 +111,35 @@ impl Datatype {
         let align = first.max(4) as i32;
         let end = (first + gap + 4) as i32;
         t.extent = (end + align - 1) / align * align;
+        t.align = align as u8;
         t
+    }
+
+    /// Where its bytes begin, and how far it is from there to their end (`MPI_Type_get_true_extent`).
+    pub fn true_extent(&self) -> (i32, i32) {
+        let low = self.blocks.iter().map(|b| i64::from(b.offset)).min().unwrap_or(0);
+        let high = self.blocks.iter().map(|b| i64::from(b.offset) + i64::from(b.len)).max().unwrap_or(0);
+        (low as i32, i32::try_from(high - low).unwrap_or(i32::MAX))
+    }
+
+    /// Bytes of one number, where all are of one size.
+    fn unit(&self) -> Option<u32> {
+        Some(match self.basic {
+            Basic::I8 | Basic::U8 | Basic::Bool | Basic::Byte => 1,
+            Basic::I16 | Basic::U16 => 2,
+            Basic::I32 | Basic::U32 | Basic::F32 => 4,
+            Basic::I64 | Basic::U64 | Basic::F64 | Basic::C32 => 8,
+            Basic::C64 => 16,
+            _ => return None,
+        })
+    }
+
+    /// Rounds the extent up to the alignment, as a C compiler pads a struct.
+    fn pad(&mut self) {
+        let align = i64::from(self.align.max(1));
+        if !self.bounds_given[1] {
+            self.extent = i32::try_from((i64::from(self.extent) + align - 1) / align * align).unwrap_or(self.extent);
+        }
     }
 
     /// Whether consecutive elements are one run of bytes.
@@ -113,6 +163,7 @@ impl Datatype {
         let mut blocks: Vec<Block> = Vec::new();
         let (mut size, mut lower, mut upper) = (0u64, i128::MAX, i128::MIN);
         let mut basic: Option<Basic> = None;
+        let (mut align, mut given) = (1, [false; 2]);
         let mut add = |offset: i128, len: u64| -> Result<()> {
             let (offset, len) = (i32::try_from(offset).map_err(|_| too_large())?, u32::try_from(len).map_err(|_| too_large())?);
             match blocks.last_mut() {
@@ -129,6 +180,7 @@ impl Datatype {
                 Some(b) if b == inner.basic => b,
                 Some(_) => Basic::Mixed,
             });
+            align = align.max(inner.align);
             size += u64::from(inner.size) * u64::from(count);
             if size > u64::from(u32::MAX) {
                 return Err(too_large());
@@ -139,8 +191,19 @@ impl Datatype {
             let extent = i128::from(inner.extent);
             let last = displacement + extent * (i128::from(count) - 1);
             let (a, b) = (displacement.min(last), displacement.max(last));
-            lower = lower.min(a + i128::from(inner.lower_bound));
-            upper = upper.max(b + i128::from(inner.lower_bound) + extent);
+            let (low, high) = (a + i128::from(inner.lower_bound), b + i128::from(inner.lower_bound) + extent);
+            // A bound that was given outdoes those that only follow from bytes.
+            match (given[0], inner.bounds_given[0]) {
+                (false, true) => lower = low,
+                (true, false) => {}
+                _ => lower = lower.min(low),
+            }
+            match (given[1], inner.bounds_given[1]) {
+                (false, true) => upper = high,
+                (true, false) => {}
+                _ => upper = upper.max(high),
+            }
+            given = [given[0] | inner.bounds_given[0], given[1] | inner.bounds_given[1]];
             match inner.blocks.as_slice() {
                 [] => {}
                 // One run, however many there are.
@@ -154,7 +217,7 @@ impl Datatype {
                 }
             }
         }
-        if lower > upper {
+        if lower == i128::MAX || upper == i128::MIN {
             (lower, upper) = (0, 0);
         }
         blocks.shrink_to_fit();
@@ -165,6 +228,9 @@ impl Datatype {
             blocks,
             basic: basic.unwrap_or(Basic::Mixed),
             committed: false,
+            align,
+            bounds_given: given,
+            depth: 0,
         })
     }
 }
@@ -189,11 +255,74 @@ pub struct Table {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Derived {
     datatype: Datatype,
-    /// The program has not freed it.
-    named: bool,
+    contents: Contents,
+    name: Option<String>,
+    /// Handles of it that the program has: its maker's, and one for each time that `MPI_Type_get_contents` gave it.
+    names: u32,
     /// Operations that use it, and persistent requests.
     uses: u32,
 }
+
+/// How a type was made: what `MPI_Type_get_envelope` and `MPI_Type_get_contents` tell. The types in it are held.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contents {
+    /// `MPI_COMBINER_...` of `guests/mpi.h`.
+    pub combiner: i32,
+    pub integers: Vec<i32>,
+    pub addresses: Vec<i32>,
+    pub types: Vec<Handle>,
+}
+
+impl Contents {
+    pub fn new(combiner: i32, integers: Vec<i32>, addresses: Vec<i32>, types: Vec<Handle>) -> Contents {
+        Contents { combiner, integers, addresses, types }
+    }
+
+    fn cost(&self) -> usize {
+        4 * (self.integers.len() + self.addresses.len() + self.types.len())
+    }
+
+    /// What one element consists of, in order: so many of each type.
+    fn pieces(&self) -> Vec<(u64, Handle)> {
+        let int = |i: usize| self.integers.get(i).map_or(0, |n| u64::try_from(*n).unwrap_or(0));
+        let Some(first) = self.types.first().copied() else { return Vec::new() };
+        let count = int(0) as usize;
+        let lengths = || (1..=count).map(int);
+        match self.combiner {
+            combiner::CONTIGUOUS => vec![(int(0), first)],
+            combiner::VECTOR | combiner::HVECTOR | combiner::INDEXED_BLOCK | combiner::HINDEXED_BLOCK => vec![(int(0).saturating_mul(int(1)), first)],
+            combiner::INDEXED | combiner::HINDEXED => vec![(lengths().sum(), first)],
+            combiner::STRUCT => lengths().zip(self.types.iter().copied()).collect(),
+            _ => vec![(1, first)],
+        }
+    }
+}
+
+/// The numbers of `MPI_COMBINER_...` in `guests/mpi.h`.
+pub mod combiner {
+    pub const NAMED: i32 = 0;
+    pub const DUP: i32 = 1;
+    pub const CONTIGUOUS: i32 = 2;
+    pub const VECTOR: i32 = 3;
+    pub const HVECTOR: i32 = 4;
+    pub const INDEXED: i32 = 5;
+    pub const HINDEXED: i32 = 6;
+    pub const INDEXED_BLOCK: i32 = 7;
+    pub const HINDEXED_BLOCK: i32 = 8;
+    pub const STRUCT: i32 = 9;
+    pub const SUBARRAY: i32 = 10;
+    pub const DARRAY: i32 = 11;
+    pub const RESIZED: i32 = 12;
+}
+
+/// By handle, in the order of `guests/mpi.h`.
+const NAMES: [&str; 41] = [
+    "", "MPI_CHAR", "MPI_SIGNED_CHAR", "MPI_UNSIGNED_CHAR", "MPI_BYTE", "MPI_WCHAR", "MPI_SHORT", "MPI_UNSIGNED_SHORT", "MPI_INT", "MPI_UNSIGNED", "MPI_LONG",
+    "MPI_UNSIGNED_LONG", "MPI_LONG_LONG_INT", "MPI_UNSIGNED_LONG_LONG", "MPI_FLOAT", "MPI_DOUBLE", "MPI_LONG_DOUBLE", "MPI_C_BOOL", "MPI_INT8_T",
+    "MPI_INT16_T", "MPI_INT32_T", "MPI_INT64_T", "MPI_UINT8_T", "MPI_UINT16_T", "MPI_UINT32_T", "MPI_UINT64_T", "MPI_AINT", "MPI_COUNT", "MPI_OFFSET",
+    "MPI_C_FLOAT_COMPLEX", "MPI_C_DOUBLE_COMPLEX", "MPI_FLOAT_INT", "MPI_DOUBLE_INT", "MPI_LONG_INT", "MPI_2INT", "MPI_SHORT_INT", "MPI_LONG_DOUBLE_INT",
+    "MPI_PACKED", "MPI_LB", "MPI_UB", "MPI_C_LONG_DOUBLE_COMPLEX",
+];
 
 /// By handle, in the order of `guests/mpi.h`.
 static PREDEFINED: LazyLock<Vec<Option<Datatype>>> = LazyLock::new(|| {
@@ -239,14 +368,20 @@ static PREDEFINED: LazyLock<Vec<Option<Datatype>>> = LazyLock::new(|| {
         p(2, 2, I16Int),
         p(16, 0, F128Int),
         Some(b(1, Byte)), // PACKED
-        Some(Datatype { size: 0, extent: 0, blocks: Vec::new(), ..b(0, Mixed) }), // LB
-        Some(Datatype { size: 0, extent: 0, blocks: Vec::new(), ..b(0, Mixed) }), // UB
+        Some(Datatype::marker(0)), // LB
+        Some(Datatype::marker(1)), // UB
         Some(b(32, C128)),
     ]
 });
 
 fn invalid(handle: Handle) -> Error {
     Error::new(Class::Type, format!("datatype handle {handle} is not valid"))
+}
+
+impl Derived {
+    fn cost(&self) -> usize {
+        self.datatype.cost() + self.contents.cost() + self.name.as_ref().map_or(0, String::len)
+    }
 }
 
 impl Table {
@@ -260,14 +395,14 @@ impl Table {
 
     /// A type that the program may name.
     pub fn get(&self, handle: Handle) -> Result<&Datatype> {
-        if self.derived(handle).is_some_and(|d| !d.named) {
+        if self.derived(handle).is_some_and(|d| d.names == 0) {
             return Err(invalid(handle));
         }
         self.used(handle)
     }
 
     /// A type that an operation uses: the program may have freed it since.
-    pub(crate) fn used(&self, handle: Handle) -> Result<&Datatype> {
+    pub fn used(&self, handle: Handle) -> Result<&Datatype> {
         let found = match handle {
             DERIVED.. => self.derived(handle).map(|d| &d.datatype),
             _ => usize::try_from(handle).ok().and_then(|i| PREDEFINED.get(i)).and_then(Option::as_ref),
@@ -301,11 +436,20 @@ impl Table {
 
     /// Forgets a type that nobody needs any more.
     fn tidy(&mut self, handle: Handle) {
-        if let Some(Derived { datatype, named: false, uses: 0 }) = self.derived(handle) {
-            self.bytes -= datatype.cost();
+        // Those that it was made of may go with it, and so on: a list, so that depth takes no stack.
+        let mut check = vec![handle];
+        while let Some(handle) = check.pop() {
+            let Some(Derived { names: 0, uses: 0, .. }) = self.derived(handle) else { continue };
             let slot = (handle - DERIVED) as usize;
-            self.derived[slot] = None;
+            let Some(gone) = self.derived[slot].take() else { continue };
+            self.bytes -= gone.cost();
             self.taken = self.taken.min(slot);
+            for inner in gone.contents.types {
+                if let Some(d) = self.derived_mut(inner) {
+                    d.uses = d.uses.saturating_sub(1);
+                    check.push(inner);
+                }
+            }
         }
     }
 
@@ -319,27 +463,46 @@ impl Table {
                 return Err(Error::new(Class::Type, text));
             }
         }
-        let bytes: usize = self.derived.iter().flatten().map(|d| d.datatype.cost()).sum();
+        for (i, d) in self.derived.iter().enumerate() {
+            let Some(d) = d else { continue };
+            // Made of types that were there before, so that walking down ends.
+            if d.contents.types.iter().any(|t| self.used(*t).is_err() || self.used(*t).is_ok_and(|t| t.depth >= d.datatype.depth)) || d.datatype.depth > DEPTH_MAX {
+                return Err(Error::new(Class::Type, format!("datatype {} is made of one that is not there", DERIVED as usize + i)));
+            }
+        }
+        let bytes: usize = self.derived.iter().flatten().map(Derived::cost).sum();
         if bytes != self.bytes {
             return Err(Error::new(Class::Type, format!("datatypes of {bytes} bytes are counted as {}", self.bytes)));
         }
         Ok(())
     }
 
-    fn add(&mut self, t: Datatype) -> Result<Handle> {
-        let cost = t.cost();
-        if self.bytes + cost > TYPES_BYTES_MAX {
-            let text = format!("this rank's datatypes take {} bytes, and {cost} more are beyond {TYPES_BYTES_MAX}; free some with MPI_Type_free", self.bytes);
-            return Err(Error::new(Class::Type, text));
+    fn add(&mut self, mut datatype: Datatype, contents: Contents) -> Result<Handle> {
+        let inner = contents.types.iter().filter_map(|t| self.used(*t).ok()).map(|t| t.depth).max().unwrap_or(0);
+        datatype.depth = inner + 1;
+        if inner >= DEPTH_MAX {
+            return Err(Error::new(Class::Type, format!("datatypes within datatypes are more than {DEPTH_MAX} deep")));
         }
+        let made = Derived { datatype, contents, name: None, names: 1, uses: 0 };
+        let cost = made.cost();
+        self.room(cost)?;
         let slot = (self.taken..self.derived.len()).find(|i| self.derived[*i].is_none()).unwrap_or_else(|| {
             self.derived.push(None);
             self.derived.len() - 1
         });
         self.taken = slot + 1;
-        self.derived[slot] = Some(Derived { datatype: t, named: true, uses: 0 });
+        made.contents.types.clone().into_iter().for_each(|t| self.hold(t));
+        self.derived[slot] = Some(made);
         self.bytes += cost;
         Ok(DERIVED + slot as i32)
+    }
+
+    fn room(&self, cost: usize) -> Result<()> {
+        if self.bytes + cost > TYPES_BYTES_MAX {
+            let text = format!("this rank's datatypes take {} bytes, and {cost} more are beyond {TYPES_BYTES_MAX}; free some with MPI_Type_free", self.bytes);
+            return Err(Error::new(Class::Type, text));
+        }
+        Ok(())
     }
 
     pub fn commit(&mut self, handle: Handle) -> Result<()> {
@@ -353,7 +516,7 @@ impl Table {
     pub fn free(&mut self, handle: Handle) -> Result<()> {
         self.get(handle)?;
         match self.derived_mut(handle) {
-            Some(d) => d.named = false,
+            Some(d) => d.names = d.names.saturating_sub(1),
             None => return Err(Error::new(Class::Type, "a predefined datatype can't be freed")),
         }
         self.tidy(handle);
@@ -362,7 +525,7 @@ impl Table {
 
     pub fn duplicate(&mut self, handle: Handle) -> Result<Handle> {
         let t = self.get(handle)?.clone();
-        self.add(t)
+        self.add(t, Contents::new(combiner::DUP, vec![], vec![], vec![handle]))
     }
 
     fn count(n: i32) -> Result<u32> {
@@ -372,11 +535,15 @@ impl Table {
     /// `MPI_Type_contiguous`
     pub fn make_contiguous(&mut self, count: i32, inner: Handle) -> Result<Handle> {
         let t = Datatype::build(std::iter::once((0, Self::count(count)?, self.get(inner)?)))?;
-        self.add(t)
+        self.add(t, Contents::new(combiner::CONTIGUOUS, vec![count], vec![], vec![inner]))
     }
 
     /// `MPI_Type_vector` (`in_bytes` false: the stride counts elements) and `MPI_Type_create_hvector`.
     pub fn make_vector(&mut self, count: i32, block: i32, stride: i32, in_bytes: bool, inner: Handle) -> Result<Handle> {
+        let contents = match in_bytes {
+            false => Contents::new(combiner::VECTOR, vec![count, block, stride], vec![], vec![inner]),
+            true => Contents::new(combiner::HVECTOR, vec![count, block], vec![stride], vec![inner]),
+        };
         let (inner, count, block) = (self.get(inner)?, Self::count(count)?, Self::count(block)?);
         let stride = i128::from(stride) * if in_bytes { 1 } else { i128::from(inner.extent) };
         let pieces = |step: usize| (0..i128::from(count)).step_by(step).map(move |i| (i * stride, block, inner));
@@ -392,30 +559,239 @@ impl Table {
             _ if count as usize > BLOCKS_MAX => return Err(too_many()),
             _ => Datatype::build(pieces(1))?,
         };
-        self.add(t)
+        self.add(t, contents)
     }
 
-    /// `MPI_Type_indexed`, `MPI_Type_create_hindexed`, `MPI_Type_create_struct`: (block length, displacement, type) each.
-    pub fn make_pieces(&mut self, count: i32, in_bytes: bool, mut piece: impl FnMut(u32) -> Result<(i32, i32, Handle)>) -> Result<Handle> {
-        let count = Self::count(count)?;
-        if count as usize > BLOCKS_MAX {
+    /// `MPI_Type_indexed`, `MPI_Type_create_hindexed`, `MPI_Type_create_struct` and their like: (block length, displacement, type) each.
+    pub fn make_pieces(&mut self, count: i32, combiner: i32, mut piece: impl FnMut(u32) -> Result<(i32, i32, Handle)>) -> Result<Handle> {
+        let n = Self::count(count)?;
+        if n as usize > BLOCKS_MAX {
             return Err(too_many());
         }
-        let mut made = Vec::with_capacity(count as usize);
-        for i in 0..count {
-            let (block, displacement, inner) = piece(i)?;
-            let inner = self.get(inner)?;
+        let in_bytes = !matches!(combiner, combiner::INDEXED | combiner::INDEXED_BLOCK);
+        let (mut lengths, mut displacements, mut types) = (Vec::with_capacity(n as usize), Vec::with_capacity(n as usize), Vec::with_capacity(n as usize));
+        let mut made = Vec::with_capacity(n as usize);
+        for i in 0..n {
+            let (block, displacement, handle) = piece(i)?;
+            let inner = self.get(handle)?;
             let unit = if in_bytes { 1 } else { i128::from(inner.extent) };
             made.push((i128::from(displacement) * unit, Self::count(block)?, inner));
+            lengths.push(block);
+            displacements.push(displacement);
+            types.push(handle);
         }
-        let t = Datatype::build(made.into_iter())?;
-        self.add(t)
+        let mut t = Datatype::build(made.into_iter())?;
+        if combiner == combiner::STRUCT {
+            t.pad();
+        } else {
+            types.truncate(1);
+        }
+        if matches!(combiner, combiner::INDEXED_BLOCK | combiner::HINDEXED_BLOCK) {
+            lengths.truncate(1);
+        }
+        lengths.insert(0, count);
+        let addresses = if in_bytes { displacements } else { lengths.append(&mut displacements); Vec::new() };
+        self.add(t, Contents::new(combiner, lengths, addresses, types))
+    }
+
+    /// [`Table::make_pieces`] of one type; it is named even when there are no pieces.
+    pub fn make_blocks(&mut self, count: i32, combiner: i32, inner: Handle, mut piece: impl FnMut(u32) -> Result<(i32, i32)>) -> Result<Handle> {
+        let depth = self.get(inner)?.depth + 1;
+        let handle = self.make_pieces(count, combiner, |i| piece(i).map(|(block, displacement)| (block, displacement, inner)))?;
+        if count == 0 {
+            self.hold(inner);
+            if let Some(d) = self.derived_mut(handle) {
+                d.datatype.depth = depth;
+                d.contents.types = vec![inner];
+                let blocks = matches!(combiner, combiner::INDEXED_BLOCK | combiner::HINDEXED_BLOCK);
+                d.contents.integers = if blocks { vec![0, 0] } else { vec![0] };
+                self.bytes += 4 + if blocks { 4 } else { 0 };
+            }
+        }
+        Ok(handle)
     }
 
     /// `MPI_Type_create_resized`
     pub fn make_resized(&mut self, inner: Handle, lower_bound: i32, extent: i32) -> Result<Handle> {
-        let t = Datatype { lower_bound, extent, committed: false, ..self.get(inner)?.clone() };
-        self.add(t)
+        let of = self.get(inner)?;
+        let t = Datatype { lower_bound, extent, committed: false, bounds_given: [true; 2], ..of.clone() };
+        self.add(t, Contents::new(combiner::RESIZED, vec![], vec![lower_bound, extent], vec![inner]))
+    }
+
+    /// The parts of an array with these sizes that `runs` gives for each dimension: (first index, how many).
+    fn make_array(&mut self, sizes: &[i32], fortran: bool, inner: Handle, contents: Contents, runs: impl Fn(usize) -> Result<Vec<(u32, u32)>>) -> Result<Handle> {
+        let mut t = self.get(inner)?.clone();
+        let order: Vec<usize> = if fortran { (0..sizes.len()).collect() } else { (0..sizes.len()).rev().collect() };
+        for d in order {
+            let extent = i128::from(t.extent);
+            let runs = runs(d)?;
+            let mut next = Datatype::build(runs.iter().map(|(first, n)| (i128::from(*first) * extent, *n, &t)))?;
+            let too_large = |_| Error::new(Class::Type, "the array is larger than 2 GiB");
+            next.extent = i32::try_from(extent * i128::from(sizes[d])).map_err(too_large)?;
+            (next.lower_bound, next.bounds_given) = (0, [true; 2]);
+            t = next;
+        }
+        self.add(t, contents)
+    }
+
+    /// `MPI_Type_create_subarray`. `fortran`: the first index changes fastest.
+    pub fn make_subarray(&mut self, sizes: &[i32], subsizes: &[i32], starts: &[i32], fortran: bool, inner: Handle) -> Result<Handle> {
+        for ((size, part), start) in sizes.iter().zip(subsizes).zip(starts) {
+            if *size < 1 || *part < 1 || *start < 0 || i64::from(*start) + i64::from(*part) > i64::from(*size) {
+                return Err(Error::new(Class::Arg, format!("{part} elements from {start} on are no part of a dimension of {size}")));
+            }
+        }
+        let integers = [&[sizes.len() as i32], sizes, subsizes, starts, &[i32::from(fortran)]].concat();
+        let contents = Contents::new(combiner::SUBARRAY, integers, vec![], vec![inner]);
+        self.make_array(sizes, fortran, inner, contents, |d| Ok(vec![(starts[d] as u32, subsizes[d] as u32)]))
+    }
+
+    /// `MPI_Type_create_darray`: what process `rank` of `size` has of an array that is distributed over a grid of processes.
+    #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
+    pub fn make_darray(&mut self, size: i32, rank: i32, sizes: &[i32], distributions: &[i32], arguments: &[i32], grid: &[i32], fortran: bool, inner: Handle) -> Result<Handle> {
+        fn wrong<T>(text: String) -> Result<T> {
+            Err(Error::new(Class::Arg, text))
+        }
+        let processes = grid.iter().try_fold(1i32, |a, g| a.checked_mul(*g));
+        if grid.iter().any(|g| *g < 1) || processes != Some(size) || rank < 0 || rank >= size || sizes.iter().any(|s| *s < 1) {
+            return wrong(format!("rank {rank} of {size} is in no grid of {grid:?} processes"));
+        }
+        let integers = [&[size, rank, sizes.len() as i32], sizes, distributions, arguments, grid, &[i32::from(fortran)]].concat();
+        let contents = Contents::new(combiner::DARRAY, integers, vec![], vec![inner]);
+        // Processes are numbered with the last dimension fastest, whatever the order of the array.
+        let mut place = vec![0; grid.len()];
+        let mut left = rank;
+        for d in (0..grid.len()).rev() {
+            place[d] = left % grid[d];
+            left /= grid[d];
+        }
+        self.make_array(sizes, fortran, inner, contents, |d| {
+            let (n, p, me) = (i64::from(sizes[d]), i64::from(grid[d]), i64::from(place[d]));
+            let even = (n + p - 1) / p;
+            let block = match (distributions[d], arguments[d]) {
+                (2, _) => n,
+                (0, -1) => even,
+                (1, -1) => 1,
+                (0, a) if i64::from(a) * p < n => return wrong(format!("{p} blocks of {a} do not cover {n} elements")),
+                (0 | 1, a) if a > 0 => i64::from(a),
+                (kind, a) => return wrong(format!("distribution {kind} with argument {a} is none")),
+            };
+            if distributions[d] == 2 {
+                return Ok(vec![(0, n as u32)]);
+            }
+            let (mut runs, mut first) = (Vec::new(), me * block);
+            while first < n {
+                runs.push((first as u32, block.min(n - first) as u32));
+                if distributions[d] == 0 {
+                    break;
+                }
+                if runs.len() > BLOCKS_MAX {
+                    return Err(too_many());
+                }
+                first += block * p;
+            }
+            Ok(runs)
+        })
+    }
+
+    /// `MPI_Type_get_envelope`. `None`: a predefined type.
+    pub fn contents(&self, handle: Handle) -> Result<Option<&Contents>> {
+        self.get(handle)?;
+        Ok(self.derived(handle).map(|d| &d.contents))
+    }
+
+    /// One more handle for the program, by `MPI_Type_get_contents`.
+    pub fn name_again(&mut self, handle: Handle) {
+        if let Some(d) = self.derived_mut(handle) {
+            d.names = d.names.saturating_add(1);
+        }
+    }
+
+    /// `MPI_Type_get_name`
+    pub fn name(&self, handle: Handle) -> Result<&str> {
+        self.get(handle)?;
+        Ok(match self.derived(handle) {
+            Some(d) => d.name.as_deref().unwrap_or_default(),
+            None => NAMES.get(handle as usize).copied().unwrap_or_default(),
+        })
+    }
+
+    /// `MPI_Type_set_name` of a type that the program has made.
+    pub fn set_name(&mut self, handle: Handle, name: String) -> Result<()> {
+        self.get(handle)?;
+        self.room(name.len())?;
+        let Some(d) = self.derived_mut(handle) else { return Ok(()) };
+        let old = d.name.replace(name).map_or(0, |n| n.len());
+        let new = d.name.as_ref().map_or(0, String::len);
+        self.bytes = self.bytes + new - old;
+        Ok(())
+    }
+
+    /// The numbers of `bytes` packed bytes of a type, in order: `take(bytes of one, how many)` for each run. What is left of an incomplete one is
+    /// not told, but makes the result `false`.
+    pub fn numbers(&self, handle: Handle, bytes: u64, take: &mut impl FnMut(u32, u64)) -> Result<bool> {
+        let mut left = bytes;
+        let t = self.used(handle)?;
+        if t.size == 0 {
+            return Ok(bytes == 0);
+        }
+        while left > 0 {
+            let before = left;
+            if !self.numbers_of_one(handle, bytes == left, &mut left, take)? || left == before {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The numbers of one element, or of as many elements at once as are of one kind when `all`.
+    fn numbers_of_one(&self, handle: Handle, all: bool, left: &mut u64, take: &mut impl FnMut(u32, u64)) -> Result<bool> {
+        let t = self.used(handle)?;
+        if let Some(unit) = t.unit() {
+            let bytes = if all { *left } else { u64::from(t.size).min(*left) };
+            take(unit, bytes / u64::from(unit));
+            *left -= bytes;
+            return Ok(bytes.is_multiple_of(u64::from(unit)));
+        }
+        let Some(d) = self.derived(handle) else {
+            // Pairs, and the long double.
+            let parts: &[u32] = match handle {
+                31 | 33 | 34 => &[4, 4],
+                32 => &[8, 4],
+                35 => &[2, 4],
+                36 => &[16, 4],
+                37 => &[1],
+                _ => &[16],
+            };
+            for part in parts {
+                if *left < u64::from(*part) {
+                    return Ok(*left == 0);
+                }
+                take(*part, 1);
+                *left -= u64::from(*part);
+            }
+            return Ok(true);
+        };
+        for (count, inner) in d.contents.pieces() {
+            let of = self.used(inner)?;
+            let total = u64::from(of.size).saturating_mul(count);
+            // Arrays have as many as fill their bytes.
+            let total = if matches!(d.contents.combiner, combiner::SUBARRAY | combiner::DARRAY) { u64::from(t.size) } else { total };
+            let mut here = total.min(*left);
+            let begin = here;
+            while here > 0 {
+                let before = here;
+                let unit = of.unit().is_some();
+                if !self.numbers_of_one(inner, unit, &mut here, take)? || here == before {
+                    return Ok(false);
+                }
+            }
+            *left -= begin;
+            if *left == 0 {
+                break;
+            }
+        }
+        Ok(true)
     }
 }
 

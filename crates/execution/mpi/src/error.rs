@@ -33,12 +33,22 @@ classes! {
     Root = 8, "invalid root";
     Group = 9, "invalid group";
     Op = 10, "invalid reduce operation";
+    Topology = 11, "invalid topology";
+    Dims = 12, "invalid dimension argument";
     Arg = 13, "invalid argument";
     Truncate = 15, "message truncated on receive";
     Other = 16, "known error not in this list";
     Intern = 17, "internal MPI error";
     InStatus = 18, "error code is in status";
     Pending = 19, "pending request";
+    InfoKey = 31, "invalid key of an info";
+    InfoNoKey = 32, "key not in the info";
+    InfoValue = 33, "invalid value of an info";
+    Info = 34, "invalid info";
+    Keyval = 36, "invalid key of an attribute";
+    Name = 38, "invalid service name";
+    NoMem = 39, "out of memory";
+    UnsupportedDatarep = 51, "unsupported data representation";
 }
 
 impl Error {

@@ -3,19 +3,24 @@
 //! * [`rank::State`]: one rank's side; plain data that can be written down and go on elsewhere;
 //! * [`fabric::Fabric`]: what the ranks on one agent share; its [`fabric::Wire`] carries what goes to others;
 //! * [`collective`]: collectives as schedules of messages;
-//! * [`datatype`], [`op`]: what is sent, and how it is combined.
+//! * [`datatype`], [`op`]: what is sent, and how it is combined;
+//! * [`comm`], [`group`], [`topology`]: among whom; [`attribute`], [`info`]: what programs hang on these.
 //!
 //! Knows no WebAssembly (guest memory is a slice of bytes), no sockets, no clock. Nothing here waits.
 
+pub mod attribute;
 pub mod collective;
 pub mod comm;
 pub mod datatype;
 pub mod error;
 pub mod fabric;
+pub mod group;
+pub mod info;
 pub mod message;
 pub mod op;
 pub mod rank;
 mod ring;
+pub mod topology;
 
 pub use error::{Class, Error, Result};
 pub use fabric::{Fabric, Place, Wire};

@@ -47,6 +47,49 @@ impl Op {
     }
 }
 
+/// An operation of the program's: its function, called by whoever runs the rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// Number in the guest's function table.
+    pub function: u32,
+    pub commutes: bool,
+}
+
+/// First handle of an operation of the program's.
+const FIRST: i32 = 64;
+/// Operations of one rank at a time.
+const USERS_MAX: usize = 1 << 16;
+
+/// A rank's own operations.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Table(Vec<Option<User>>);
+
+impl Table {
+    pub fn add(&mut self, user: User) -> Result<i32> {
+        let slot = self.0.iter().position(Option::is_none).unwrap_or(self.0.len());
+        if slot >= USERS_MAX {
+            return Err(Error::new(Class::Op, format!("this rank has {USERS_MAX} operations; free some with MPI_Op_free")));
+        }
+        if slot == self.0.len() {
+            self.0.push(None);
+        }
+        self.0[slot] = Some(user);
+        Ok(FIRST + slot as i32)
+    }
+
+    pub fn get(&self, handle: i32) -> Option<User> {
+        *self.0.get(usize::try_from(i64::from(handle) - i64::from(FIRST)).ok()?)?
+    }
+
+    pub fn free(&mut self, handle: i32) -> Result<()> {
+        match self.get(handle) {
+            Some(_) => self.0[(handle - FIRST) as usize] = None,
+            None => return Err(Error::new(Class::Op, format!("operation handle {handle} can't be freed: the program has not made it"))),
+        }
+        Ok(())
+    }
+}
+
 trait Number: Copy + PartialOrd {
     const SIZE: usize;
     fn read(b: &[u8]) -> Self;

@@ -12,10 +12,13 @@
 //! memory, before room is made for it.
 
 mod check;
+mod create;
 mod mailbox;
+mod matched;
 
-use crate::collective::{Finish, Part, Schedule};
-use crate::comm;
+use crate::attribute;
+use crate::collective::{Call, Finish, Next, Part, Schedule};
+use crate::{comm, group, info, op};
 use crate::datatype::{self, Buffer};
 use crate::error::{Class, Error, Result};
 use crate::fabric::Fabric;
@@ -26,6 +29,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 pub const ANY_SOURCE: i32 = -1;
 pub const PROC_NULL: i32 = -2;
+/// `MPI_ROOT`: this rank is the root of an inter-communicator's collective.
+pub const ROOT: i32 = -3;
 pub const ANY_TAG: i32 = -1;
 pub const UNDEFINED: i32 = -32766;
 
@@ -84,16 +89,19 @@ pub enum Mode {
 }
 
 /// The arguments of a persistent request.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Prepared {
     Send { buffer: Buffer, to: i32, tag: i32, comm: comm::Handle, mode: Mode },
     Receive { buffer: Buffer, from: i32, tag: i32, comm: comm::Handle },
+    /// A collective, made anew from its call's name and arguments at each start. The tag is its own, since the ranks may start several in any order.
+    Collective { call: String, args: Vec<u32>, tag: i32 },
 }
 
 impl Prepared {
-    fn buffer(&self) -> &Buffer {
+    fn buffer(&self) -> Option<&Buffer> {
         match self {
-            Prepared::Send { buffer, .. } | Prepared::Receive { buffer, .. } => buffer,
+            Prepared::Send { buffer, .. } | Prepared::Receive { buffer, .. } => Some(buffer),
+            Prepared::Collective { .. } => None,
         }
     }
 }
@@ -103,6 +111,10 @@ enum Work {
     Send,
     Receive,
     Collective(Box<Schedule>),
+    /// A message that a matched probe has taken out, until it is received.
+    Matched(Box<matched::Matched>),
+    /// A generalized request that the program has not completed.
+    General,
     Done,
     /// A persistent request that has not been started, or has been waited for since.
     Inactive,
@@ -114,6 +126,24 @@ struct Slot {
     status: Status,
     /// Of a persistent request.
     prepared: Option<Box<Prepared>>,
+    /// Of a generalized request.
+    general: Option<General>,
+}
+
+/// The guest's functions of a generalized request, by their numbers in its function table, and what they are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct General {
+    pub query: u32,
+    pub free: u32,
+    pub cancel: u32,
+    pub extra: u32,
+}
+
+/// An error handler of the program's: its function, and how many handles and communicators have it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Handler {
+    pub function: u32,
+    pub uses: u32,
 }
 
 /// The guest's buffer for buffered sends. Only its size matters: the bytes wait here, where they can move, and never take more than it has.
@@ -181,6 +211,15 @@ pub struct State {
     pub me: Rank,
     pub comms: comm::Table,
     pub types: datatype::Table,
+    pub groups: group::Table,
+    pub infos: info::Table,
+    pub attributes: attribute::Table,
+    pub ops: op::Table,
+    pub handlers: Vec<Option<Handler>>,
+    /// Error codes that the program has added, from `MPI_ERR_LASTCODE` + 1 on: their class (0: a class itself) and text.
+    pub codes: Vec<(i32, String)>,
+    /// Guest address of the values that predefined attributes point to; 0: none yet.
+    pub constants: u32,
     slots: Vec<Option<Slot>>,
     free: Vec<Request>,
     posted: Vec<Posted>,
@@ -209,8 +248,23 @@ pub struct State {
     attached: Option<Attached>,
     /// Requests that the program has freed and that are not complete.
     orphans: Vec<Request>,
+    /// Generalized requests that have just been completed, and the guest address of their status: their functions are called before the call that
+    /// completed them ends.
+    #[serde(skip)]
+    pub after: Vec<(General, u32)>,
+    /// The persistent request whose collective is being made, and its tag.
+    #[serde(skip)]
+    pub(crate) starting: Option<(Request, i32)>,
     /// An error found while nobody was asking; given to the next call.
     failed: Option<(i32, String)>,
+}
+
+fn not_persistent(request: Request) -> Error {
+    Error::new(Class::Request, format!("request {request} is not persistent: only those of MPI_Send_init and its like can be started"))
+}
+
+fn started_already(request: Request) -> Error {
+    Error::new(Class::Request, format!("request {request} has been started already; complete it with MPI_Wait or MPI_Test first"))
 }
 
 impl State {
@@ -219,6 +273,13 @@ impl State {
             me,
             comms: comm::Table::new(me, size),
             types: datatype::Table::default(),
+            groups: group::Table::default(),
+            infos: info::Table::default(),
+            attributes: attribute::Table::default(),
+            ops: op::Table::default(),
+            handlers: Vec::new(),
+            codes: Vec::new(),
+            constants: 0,
             slots: Vec::new(),
             free: Vec::new(),
             posted: Vec::new(),
@@ -235,12 +296,14 @@ impl State {
             collectives: Vec::new(),
             attached: None,
             orphans: Vec::new(),
+            after: Vec::new(),
+            starting: None,
             failed: None,
         }
     }
 
     fn add(&mut self, work: Work) -> Result<Request> {
-        let slot = Some(Slot { work, status: Status::EMPTY, prepared: None });
+        let slot = Some(Slot { work, status: Status::EMPTY, prepared: None, general: None });
         if let Some(request) = self.free.pop() {
             self.slots[request as usize - 1] = slot;
             return Ok(request);
@@ -281,8 +344,8 @@ impl State {
     fn reclaim(&mut self, request: Request) {
         let slot = self.slots[request as usize - 1].take();
         self.free.push(request);
-        if let Some(prepared) = slot.and_then(|s| s.prepared) {
-            self.types.let_go(prepared.buffer().datatype);
+        if let Some(buffer) = slot.and_then(|s| s.prepared).as_deref().and_then(Prepared::buffer) {
+            self.types.let_go(buffer.datatype);
         }
     }
 
@@ -503,24 +566,56 @@ impl State {
             Prepared::Receive { buffer, from, tag, comm } => {
                 self.wanted(mem, buffer, from, tag, comm)?;
             }
+            Prepared::Collective { .. } => {}
         }
         let request = self.add(Work::Inactive)?;
         // The program may free its datatype while the request lives.
-        self.types.hold(prepared.buffer().datatype);
+        if let Some(buffer) = prepared.buffer() {
+            self.types.hold(buffer.datatype);
+        }
         self.slot(request)?.prepared = Some(Box::new(prepared));
         Ok(request)
+    }
+
+    /// `MPI_Barrier_init` and its like. What is wrong with the arguments is found at the start.
+    pub fn prepare_collective(&mut self, call: &str, args: Vec<u32>, comm: comm::Handle) -> Result<Request> {
+        let tag = self.comms.get_mut(comm)?.next_tag();
+        let request = self.add(Work::Inactive)?;
+        self.slot(request)?.prepared = Some(Box::new(Prepared::Collective { call: call.into(), args, tag }));
+        Ok(request)
+    }
+
+    /// The call that has prepared a persistent collective, and its arguments.
+    pub fn prepared_collective(&mut self, request: Request) -> Result<Option<(String, Vec<u32>)>> {
+        Ok(match self.slot(request)?.prepared.as_deref() {
+            Some(Prepared::Collective { call, args, .. }) => Some((call.clone(), args.clone())),
+            _ => None,
+        })
+    }
+
+    /// `MPI_Start` of a persistent collective: `begin` makes its plan, which becomes this request's.
+    pub fn start_collective(&mut self, request: Request, begin: impl FnOnce(&mut State) -> Result<Request>) -> Result<()> {
+        let slot = self.slot(request)?;
+        let Some(Prepared::Collective { tag, .. }) = slot.prepared.as_deref() else { return Err(not_persistent(request)) };
+        let tag = *tag;
+        if !matches!(slot.work, Work::Inactive) {
+            return Err(started_already(request));
+        }
+        self.starting = Some((request, tag));
+        let begun = begin(self);
+        self.starting = None;
+        begun.map(drop)
     }
 
     /// `MPI_Start`
     pub fn start(&mut self, mem: &mut [u8], fabric: &Fabric, request: Request) -> Result<()> {
         let slot = self.slot(request)?;
-        let Some(prepared) = slot.prepared.as_deref().copied() else {
-            return Err(Error::new(Class::Request, format!("request {request} is not persistent: only those of MPI_Send_init and its like can be started")));
-        };
+        let Some(prepared) = slot.prepared.as_deref().cloned() else { return Err(not_persistent(request)) };
         if !matches!(slot.work, Work::Inactive) {
-            return Err(Error::new(Class::Request, format!("request {request} has been started already; complete it with MPI_Wait or MPI_Test first")));
+            return Err(started_already(request));
         }
         match prepared {
+            Prepared::Collective { .. } => return Err(not_persistent(request)),
             Prepared::Send { buffer, to, tag, comm, mode } => {
                 let Some(header) = self.header(to, tag, comm, mode)? else {
                     self.slot(request)?.work = Work::Done;
@@ -550,7 +645,8 @@ impl State {
     pub fn release(&mut self, request: Request) -> Result<()> {
         match self.slot(request)?.work {
             Work::Done | Work::Inactive => self.reclaim(request),
-            Work::Send | Work::Receive | Work::Collective(_) => self.orphans.push(request),
+            Work::Matched(_) => return Err(Error::new(Class::Request, format!("request handle {request} is not valid"))),
+            Work::Send | Work::Receive | Work::Collective(_) | Work::General => self.orphans.push(request),
         }
         Ok(())
     }
@@ -564,7 +660,7 @@ impl State {
             match &mut slot.work {
                 Work::Send => slot.work = Work::Done,
                 Work::Collective(schedule) => schedule.pending -= 1,
-                Work::Receive | Work::Done | Work::Inactive => {}
+                _ => {}
             }
         }
     }
@@ -630,7 +726,8 @@ impl State {
                 let unpacked = datatype::unpack(mem, t, &buffer, &data[..data.len().min(room as usize)]);
                 self.types.let_go(buffer.datatype);
                 unpacked?;
-                let source = self.comms.get(comm).map_or(-1, |c| c.local(header.src));
+                let source = self.comms.used(comm).map_or(-1, |c| c.local(header.src));
+                self.let_go_of(comm);
                 if !fits {
                     self.failed = Some((
                         posted.request,
@@ -747,13 +844,22 @@ impl State {
         Ok(found)
     }
 
+    /// What a complete request says, without completing it (`MPI_Request_get_status`).
+    pub fn status(&mut self, request: Request) -> Result<Status> {
+        if request == 0 {
+            return Ok(Status::EMPTY);
+        }
+        Ok(self.slot(request)?.status)
+    }
+
     /// `MPI_Cancel` of a receive that has not been matched; anything else completes as usual.
     pub fn cancel(&mut self, request: Request) -> Result<()> {
         self.slot(request)?;
         if let Some(i) = self.posted.iter().position(|p| p.request == request) {
             let posted = self.posted.remove(i);
-            if let Target::Guest { buffer, .. } = posted.target {
+            if let Target::Guest { buffer, comm } = posted.target {
                 self.types.let_go(buffer.datatype);
+                self.let_go_of(comm);
             }
             let slot = self.slot(request)?;
             slot.work = Work::Done;
@@ -766,8 +872,15 @@ impl State {
     pub(crate) fn begin(&mut self, mem: &mut [u8], fabric: &Fabric, mut schedule: Schedule) -> Result<Request> {
         let bytes = schedule.seal();
         self.room(mem.len(), bytes, true)?;
-        let outputs: Vec<datatype::Handle> = schedule.outputs.iter().map(|(_, _, buffer)| buffer.datatype).collect();
-        let request = self.add(Work::Collective(Box::new(schedule)))?;
+        let outputs: Vec<datatype::Handle> = schedule.outputs.iter().map(|(_, _, buffer)| buffer.datatype).chain(schedule.datatype).collect();
+        let work = Work::Collective(Box::new(schedule));
+        let request = match self.starting {
+            Some((request, _)) => {
+                self.slot(request)?.work = work;
+                request
+            }
+            None => self.add(work)?,
+        };
         // The program may free its datatypes while the collective is under way.
         outputs.into_iter().for_each(|t| self.types.hold(t));
         self.collective_bytes += bytes;
@@ -778,7 +891,7 @@ impl State {
     }
 
     fn ready(&self, request: Request) -> bool {
-        matches!(&self.slots[request as usize - 1], Some(Slot { work: Work::Collective(s), .. }) if s.pending == 0)
+        matches!(&self.slots[request as usize - 1], Some(Slot { work: Work::Collective(s), .. }) if s.pending == 0 && !s.calls())
     }
 
     /// Runs the rounds of a collective as far as they go. `true`: it is complete.
@@ -788,13 +901,17 @@ impl State {
             if schedule.pending > 0 {
                 return Ok(false);
             }
-            let Some(round) = schedule.next_round()? else {
-                let Slot { work, .. } = self.slot(request)?;
-                let Work::Collective(schedule) = std::mem::replace(work, Work::Done) else { return Ok(true) };
-                self.complete(mem, *schedule)?;
-                return Ok(true);
+            let round = match schedule.next()? {
+                Next::Round(round) => round,
+                Next::Call => return Ok(false),
+                Next::End => {
+                    let Slot { work, .. } = self.slot(request)?;
+                    let Work::Collective(schedule) = std::mem::replace(work, Work::Done) else { return Ok(true) };
+                    self.complete(mem, *schedule)?;
+                    return Ok(true);
+                }
             };
-            let (context, tag) = (schedule.context, schedule.tag);
+            let (context, tag) = round.via.unwrap_or((schedule.context, schedule.tag));
             schedule.pending = (round.sends.len() + round.receives.len()) as u32;
             for p in &round.receives {
                 self.post(
@@ -829,35 +946,55 @@ impl State {
             });
             self.types.let_go(buffer.datatype);
         }
+        schedule.datatype.into_iter().for_each(|t| self.types.let_go(t));
         result?;
-        if let Finish::Split { comm, color, into } = schedule.finish {
-            let handle = self.split(comm, color, &schedule.bufs[0])?;
-            let at = into as usize;
-            mem.get_mut(at..at + 4)
-                .ok_or_else(|| Error::new(Class::Buffer, format!("result address {into:#x} is outside of memory")))?
-                .copy_from_slice(&handle.to_le_bytes());
+        match &schedule.finish {
+            Finish::Nothing => Ok(()),
+            Finish::Make(make) => self.create(mem, make, &schedule.bufs),
         }
-        Ok(())
     }
 
-    /// Makes the communicator of a split from every rank's (color, key, next context).
-    fn split(&mut self, parent: comm::Handle, color: i32, all: &[u8]) -> Result<comm::Handle> {
-        let word = |i: usize| i32::from_le_bytes(all[i * 4..i * 4 + 4].try_into().expect("four bytes"));
-        let parent = self.comms.get(parent)?.clone();
-        if all.len() != parent.group.len() * 12 {
-            return Err(Error::new(Class::Comm, "the communicator is not what it was when the split of it began"));
+    /// Whether a collective waits for a function of the guest's.
+    pub fn calls(&self) -> bool {
+        self.collectives.iter().any(|r| matches!(&self.slots[*r as usize - 1], Some(Slot { work: Work::Collective(s), .. }) if s.calls()))
+    }
+
+    /// A function of the guest's that a collective waits for. Whoever runs the rank calls it and gives [`State::answer`].
+    pub fn call(&self) -> Option<Call> {
+        let waits = |r: &&Request| matches!(&self.slots[**r as usize - 1], Some(Slot { work: Work::Collective(s), .. }) if s.calls());
+        let request = *self.collectives.iter().find(waits)?;
+        match &self.slots[request as usize - 1] {
+            Some(Slot { work: Work::Collective(s), .. }) => s.call(request),
+            _ => None,
         }
-        let context = (0..parent.group.len()).map(|i| word(i * 3 + 2) as u32).max().unwrap_or(0);
-        self.comms.next_context = context.wrapping_add(1);
-        if color == UNDEFINED {
-            return Ok(0);
+    }
+
+    /// What the function of a [`Call`] has made of its operands.
+    pub fn answer(&mut self, request: Request, result: Vec<u8>) {
+        if let Ok(Slot { work: Work::Collective(schedule), .. }) = self.slot(request) {
+            schedule.answer(result);
         }
-        let mut members: Vec<(i32, usize)> =
-            (0..parent.group.len()).filter(|i| word(i * 3) == color).map(|i| (word(i * 3 + 1), i)).collect();
-        members.sort();
-        let group: Vec<Rank> = members.iter().map(|(_, i)| parent.group[*i]).collect();
-        let me = group.iter().position(|r| *r == self.me).ok_or_else(|| Error::new(Class::Comm, "a rank is not in the group of its own color"))? as u32;
-        Ok(self.comms.add(comm::Comm { context, group, me, collectives: 0, errors_return: parent.errors_return }))
+    }
+
+    /// `MPI_Comm_free`: what has begun on it goes on.
+    pub fn comm_free(&mut self, handle: comm::Handle) -> Result<()> {
+        self.comms.free(handle, self.waits_on(handle))
+    }
+
+    fn waits_on(&self, handle: comm::Handle) -> bool {
+        self.posted.iter().any(|p| matches!(p.target, Target::Guest { comm, .. } if comm == handle))
+    }
+
+    /// A receive on this communicator has ended.
+    fn let_go_of(&mut self, handle: comm::Handle) {
+        if self.comms.is_freed(handle) && !self.waits_on(handle) {
+            self.comms.forget(handle);
+        }
+    }
+
+    /// Ranks of the job.
+    pub fn world_size(&self) -> u32 {
+        self.seq_out.len() as u32
     }
 
     /// How much a snapshot of this state holds of messages, in bytes.

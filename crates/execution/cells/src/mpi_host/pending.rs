@@ -19,6 +19,8 @@ pub(crate) enum Pending {
     Any { handles: u32, count: u32, index: u32, status: u32 },
     Some { handles: u32, count: u32, done: u32, indices: u32, statuses: u32 },
     Probe { source: i32, tag: i32, comm: i32, status: u32 },
+    /// `MPI_Mprobe`: the message's handle goes to `message`.
+    Match { source: i32, tag: i32, comm: i32, message: u32, status: u32 },
     /// The end of `MPI_Finalize`: all ranks have come, and what this one sent has arrived.
     Finalize { barrier: i32 },
     /// Nothing to wait for: a safe point in a loop.
@@ -58,6 +60,13 @@ pub(super) fn look(mem: &mut [u8], host: &mut Host) -> mpi::Result<bool> {
             Some(s) => put_status(mem, status, &s)?,
             None => return Ok(false),
         },
+        Pending::Match { source, tag, comm, message, status } => match mpi.match_message(source, tag, comm)? {
+            Some((handle, s)) => {
+                put_i32(mem, message, handle)?;
+                put_status(mem, status, &s)?;
+            }
+            None => return Ok(false),
+        },
         Pending::Finalize { barrier } => {
             let me = mpi.me;
             if barrier != 0 {
@@ -86,6 +95,11 @@ pub(super) fn look(mem: &mut [u8], host: &mut Host) -> mpi::Result<bool> {
 pub(super) fn complete(mem: &mut [u8], mpi: &mut State, request: i32, handle: u32, status: u32) -> mpi::Result<()> {
     if handle != 0 && !mpi.persistent(request)? {
         put_i32(mem, handle, 0)?;
+    }
+    if request != 0
+        && let Some(general) = mpi.general(request)
+    {
+        mpi.after.push((general, status));
     }
     let s = mpi.finish(request)?;
     put_status(mem, status, &s)

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::compiler::{COMPILE, Compiler, LINK_LIBRARIES, STACK_BYTES, Scratch, TARGET, TOOLCHAIN, write_atomically};
-use super::{Error, FLAGS, KEEP, UNWIND, WORKDIR, instrument, mismatch};
+use super::{Error, FLAGS, KEEP, ROOM, UNWIND, WORKDIR, instrument, mismatch};
 
 /// The language that the driver assumes when linking, and for its default libraries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -468,7 +468,7 @@ impl Plan {
             };
         }
         command.arg(compiler.runtime()?).args(LINK_LIBRARIES);
-        for symbol in [FLAGS, UNWIND, WORKDIR, KEEP] {
+        for symbol in [FLAGS, UNWIND, WORKDIR, KEEP, ROOM] {
             command.arg(format!("-Wl,--export={symbol}"));
         }
         if !self.has_stack {
@@ -485,6 +485,10 @@ impl Plan {
         // wasi-libc has a pthread_create that always fails, so that code which may do without threads links.
         if [&b"\x0epthread_create"[..], b"\x10__pthread_create"].iter().any(|name| contains(&linked, name)) {
             eprintln!("cloudskin: warning: the program calls pthread_create, which fails in a cell: threads aren't supported in this version");
+        }
+        // Code behind a flag that is never set may call anything, so this is no error.
+        for call in crate::mpi_host::missing(&linked).unwrap_or_default() {
+            eprintln!("cloudskin: warning: the program calls {call}, which is not in this version: a rank that comes to it stops the job (docs/reference/mpi.md lists what is there)");
         }
         let options = instrument::Options { toolchain: TOOLCHAIN.into(), ..Default::default() };
         let wasm = instrument::instrument_with(&linked, &options)?;

@@ -41,6 +41,8 @@ pub const UNWIND: &str = "__cloudskin_unwind";
 /// Size of the unwind area in `guests/runtime.c`, in bytes.
 pub const UNWIND_BYTES: u32 = 8 << 20;
 /// The function that exists only to bring the import `cloudskin.poll` into the module.
+/// The guest's own allocator, for the agent.
+pub(crate) const ROOM: &str = "__cloudskin_room";
 pub(crate) const KEEP: &str = "__cloudskin_keep";
 /// Exported: the module begins in the folder that PWD names, so no folder need be opened as `.` for it (see `guests/runtime.c`).
 pub const WORKDIR: &str = "__cloudskin_workdir";

@@ -29,6 +29,9 @@ impl State {
         }
         self.comms.check(self.me, size)?;
         self.types.check()?;
+        self.groups.check(size)?;
+        self.infos.check()?;
+        self.attributes.check()?;
         self.check_requests(size)?;
         self.check_messages(size)
     }
@@ -102,11 +105,12 @@ impl State {
 
     fn check_messages(&self, size: u32) -> Result<()> {
         let comes = |h: &Header| h.dst == self.me && h.src.0 < size;
+        let matched: Vec<&super::matched::Matched> = self.slots.iter().flatten().filter_map(|s| if let Work::Matched(m) = &s.work { Some(&**m) } else { None }).collect();
         let early = self.early.iter().all(|((src, seq), (h, _))| comes(h) && (*src, *seq) == (h.src, h.seq) && *seq <= SEQ_MAX);
-        if !early || !self.unexpected.iter().all(|(h, _)| comes(h)) {
+        if !early || !self.unexpected.iter().all(|(h, _)| comes(h)) || !matched.iter().all(|m| comes(&m.header)) {
             return wrong(format!("a message for another rank or from none waits at rank {}", self.me.0));
         }
-        let bytes: usize = self.unexpected.iter().chain(self.early.values()).map(|(_, data)| MESSAGE_OVERHEAD + data.len()).sum();
+        let bytes: usize = self.unexpected.iter().chain(self.early.values()).map(|(_, data)| data.len()).chain(matched.iter().map(|m| m.data.len())).map(|n| MESSAGE_OVERHEAD + n).sum();
         if self.unexpected_bytes < bytes || self.unexpected_bytes > isize::MAX as usize {
             return wrong(format!("{bytes} bytes without a receive are counted as {}", self.unexpected_bytes));
         }
