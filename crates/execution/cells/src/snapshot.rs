@@ -19,7 +19,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// Version of the format. Raised with every change of what is serialised.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 const CELL: &[u8; 8] = b"CSKSNAP\0";
 const JOB: &[u8; 8] = b"CSKARCH\0";
 const HEAD: usize = 36;
@@ -161,7 +161,7 @@ mod tests {
         refused(&|b| *b.last_mut().unwrap() ^= 1, "checksum");
         refused(&|b| b.truncate(b.len() - 1), "cut");
         refused(&|b| b[0] = 0, "not a checkpoint");
-        refused(&|b| b[8] = 9, "version 9, this CloudSkin reads version 4");
+        refused(&|b| b[8] = 9, "version 9, this CloudSkin reads version 5");
         refused(&|b| b.truncate(10), "not a checkpoint");
     }
 
