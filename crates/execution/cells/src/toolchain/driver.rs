@@ -765,6 +765,7 @@ mod tests {
         check("a.o -Wl,--start-group,x.a,-lm,-lq,--end-group", "Link |  |  |  | a.o x.a -lq");
         check("-static -fPIC -s -pipe -m64 -march=native a.c", "Link | a.c |  |  | #0");
         assert_eq!(parse(Lang::C, words("-march=native -m64 a.c")).unwrap().notes.len(), 2);
+        assert!(parse(Lang::C, words("a.c")).unwrap().safe_points && !parse(Lang::C, words("-fno-safe-points a.c")).unwrap().safe_points);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Puts safe points into a linked module; `docs/design/safe-points.md` says how and why so.
 //!
 //! A cell can be stopped where its stack can be unwound: in a blocking host call, or at a poll that this pass adds at loop headers and at the entry of
-//! recursive functions. A poll is a load and a branch that is not taken until the agent sets the stop words; then the function stores what it
+//! recursive functions. A poll is a load and a branch that is not taken until the agent sets the stop word; then the function stores what it
 //! needs, and returns. All of it happens after LLVM is done.
 //!
 //! ```text
@@ -13,7 +13,7 @@
 //!
 //! Nothing is renumbered: names, function pointers and types stay as the linker made them. Debug sections (DWARF) hold code offsets that would be wrong and are dropped.
 //!
-//! Loops in short functions of the C library ([`QUIET`]) check only whether they are to die, so that their callers stay as they are. Recursion through
+//! Loops in short functions of the C library (`outline::QUIET`) look only whether they are to die, so that their callers stay as they are. Recursion through
 //! function pointers alone has no poll; such a cycle nearly always contains a loop or a host call.
 
 mod body;
