@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
 # Installs what CloudSkin needs besides Rust, on Debian and Ubuntu. Prints nothing when everything is there.
 #
-#   setup/setup.sh          the compiler for cells, Binaryen, the example scene, a C compiler and make
-#   setup/setup.sh test     also what the tests and benchmarks compare with: Open MPI, GRASS, Chromium, bubblewrap, SeaweedFS, Redis, NATS, GStreamer
+#   setup/setup.sh          the compiler for cells, the example scene, a C compiler and make
+#   setup/setup.sh test     also what the tests and benchmarks compare with: clang, Open MPI, GRASS, Chromium, bubblewrap, SeaweedFS, Redis, NATS, GStreamer
 #
 # Everything that isn't a system package goes to .setup/ below the repository, which may be deleted at any time. Packages
 # come from the sources that this machine already uses; none is added. Local copies are named by environment variables:
 #
 #   CLOUDSKIN_ZIG=.../zig            the program `zig` of an unpacked ziglang 0.17.1
-#   CLOUDSKIN_WASM_OPT=.../wasm-opt  of Binaryen 108 or newer
 #   CLOUDSKIN_SCENE=file.tif         a multi-band GeoTIFF in place of the Landsat scene
 #
 # CLOUDSKIN_TEST_NO_BROWSER=1 leaves Chromium out, and the tests in a browser with it: for Ubuntu's containers, where it can't be installed.
@@ -23,7 +22,6 @@ here=$root/setup
 setup=$root/.setup
 want=${1:-run}
 zig_version=0.17.1
-wasm_opt_min=108
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() {
@@ -39,11 +37,10 @@ esac
 # The stamp holds the sum of all that decides what is installed, so a changed script runs again.
 stamp=$setup/stamp.$want
 sum=$(cat "$here"/*.sh "$here"/*.txt | cksum)
-environment="${CLOUDSKIN_ZIG:-} ${CLOUDSKIN_WASM_OPT:-} ${CLOUDSKIN_SCENE:-}"
+environment="${CLOUDSKIN_ZIG:-} ${CLOUDSKIN_SCENE:-}"
 browser() { [ "${CLOUDSKIN_TEST_NO_BROWSER:-}" = 1 ] || command -v chromedriver >/dev/null; }
 if [ "$(cat "$stamp" 2>/dev/null)" = "$sum $environment" ] &&
     { [ -n "${CLOUDSKIN_ZIG:-}" ] || [ -x "$setup/toolchain/ziglang/zig" ]; } &&
-    { [ -n "${CLOUDSKIN_WASM_OPT:-}" ] || command -v wasm-opt >/dev/null; } &&
     [ -s "$setup/data/L7_ETMs.tif" ] &&
     { [ "$want" = run ] || { browser && [ -f "$setup/suites/mpich/util/mtest.c" ]; }; }; then
     exit 0
@@ -89,7 +86,7 @@ update_lists() {
     as_root apt-get update -q >>"$log" 2>&1 || say "apt-get update failed; going on with the lists that are there"
 }
 
-command -v apt-get >/dev/null || fail "no apt-get: this script knows Debian and Ubuntu; install gcc, make, binaryen, python3 with pip, curl and unzip by hand and set CLOUDSKIN_ZIG, CLOUDSKIN_WASM_OPT and CLOUDSKIN_SCENE"
+command -v apt-get >/dev/null || fail "no apt-get: this script knows Debian and Ubuntu; install gcc, make, python3 with pip, curl and unzip by hand and set CLOUDSKIN_ZIG and CLOUDSKIN_SCENE"
 
 need gcc gcc
 need libc6-dev
@@ -97,10 +94,10 @@ need make make
 need curl curl
 need unzip unzip
 need python3 python3
-[ -n "${CLOUDSKIN_WASM_OPT:-}" ] || need binaryen wasm-opt
 # pip that isn't Debian's (pyenv, conda) does as well; a venv brings its own.
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
 if [ "$want" = test ]; then
+    need clang clang
     need libopenmpi-dev mpicc
     need openmpi-bin mpirun
     need g++ g++
@@ -121,7 +118,6 @@ if [ ${#missing[@]} -gt 0 ]; then
             as_root apt-get install -q -y --no-install-recommends "$package" >>"$log" 2>&1 || lost+=("$package")
         done
         remedy="install by hand what is missing, or add a package source that has it"
-        case " ${lost[*]} " in *" binaryen "*) remedy="$remedy; a local copy of Binaryen is named by CLOUDSKIN_WASM_OPT=.../wasm-opt" ;; esac
         [ ${#lost[@]} -eq 0 ] || fail "can't install the package${lost[1]:+s} ${lost[*]} (see $log): $remedy"
     fi
 fi
@@ -134,18 +130,6 @@ if [ "$want" = test ] && ! browser; then
 fi
 
 # --- the compiler ----------------------------------------------------------------------------------------------------
-
-# Before what takes long: nothing can be compiled without it, and older ones read other options.
-wasm_opt=${CLOUDSKIN_WASM_OPT:-$(command -v wasm-opt)}
-if [ -n "${CLOUDSKIN_WASM_OPT:-}" ]; then
-    [ -x "$CLOUDSKIN_WASM_OPT" ] || fail "CLOUDSKIN_WASM_OPT=$CLOUDSKIN_WASM_OPT is not a program"
-fi
-# "wasm-opt version 108" or "wasm-opt version 120 (version_120)".
-told=$("$wasm_opt" --version 2>>"$log" | head -n 1)
-wasm_opt_version=$(printf '%s\n' "$told" | sed -n 's/^wasm-opt version \([0-9][0-9]*\).*/\1/p')
-[ -n "$wasm_opt_version" ] || fail "$wasm_opt tells no version (it says '$told'); name Binaryen $wasm_opt_min or newer by CLOUDSKIN_WASM_OPT=.../wasm-opt"
-[ "$wasm_opt_version" -ge $wasm_opt_min ] ||
-    fail "$wasm_opt is of Binaryen $wasm_opt_version, and $wasm_opt_min or newer is needed; name one by CLOUDSKIN_WASM_OPT=.../wasm-opt"
 
 venv() {
     [ -x "$setup/venv/bin/pip" ] && "$setup/venv/bin/pip" --version >/dev/null 2>&1 && return

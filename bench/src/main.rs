@@ -5,6 +5,7 @@
 
 mod geds;
 mod geds_meta;
+mod kernels;
 mod migrate;
 mod platform;
 mod stream_life;
@@ -26,8 +27,10 @@ fn main() -> Result<()> {
     if name == geds_meta::SERVER {
         return geds_meta::serve(Path::new(&std::env::args().nth(2).context("the server of geds-meta needs a folder")?));
     }
-    let all: [(&str, fn() -> Result<Vec<Value>>); 14] = [
+    let all: [(&str, fn() -> Result<Vec<Value>>); 16] = [
         ("instantiate", instantiate),
+        ("kernels", kernels::kernels_bench),
+        ("instrumentation", kernels::instrumentation),
         ("pingpong", pingpong),
         ("migrate", migrate::migrate),
         ("geds-read", geds::read),

@@ -72,7 +72,7 @@ impl SetUp {
     fn fails(&self, more: &[(&str, &Path)], parts: &[&str]) -> String {
         let mut command = Command::new("bash");
         command.arg(self.tree().join("setup/setup.sh")).current_dir(self.tree());
-        for name in ["CLOUDSKIN_ZIG", "CLOUDSKIN_WASM_OPT", "CLOUDSKIN_SCENE"] {
+        for name in ["CLOUDSKIN_ZIG", "CLOUDSKIN_SCENE"] {
             command.env_remove(name);
         }
         command.envs(["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "PIP_INDEX_URL"].map(|name| (name, NOWHERE)));
@@ -108,36 +108,12 @@ fn it_names_what_it_cannot_get() {
 #[test]
 fn it_names_the_system_packages_that_no_source_has() {
     let s = SetUp::new();
-    let two = s.commands_without("two", &[("binaryen", "wasm-opt"), ("curl", "curl")]);
-    let said = s.fails(&[("PATH", &two)], &["packages curl binaryen", "install by hand", "CLOUDSKIN_WASM_OPT=.../wasm-opt"]);
+    let two = s.commands_without("two", &[("unzip", "unzip"), ("curl", "curl")]);
+    let said = s.fails(&[("PATH", &two)], &["packages curl unzip", "install by hand"]);
     let log = s.tree().join(".setup/log");
     assert!(said.contains(log.to_str().unwrap()), "it says where more is: {said}");
     let log = std::fs::read_to_string(&log).unwrap();
-    assert!(log.contains("Unable to locate package binaryen") && log.contains("Unable to locate package curl"), "apt was asked: {log}");
-    // A local copy, as it says, is as good; then only the other is missing, which has no variable.
-    let wasm_opt = s.script("wasm-opt", "echo wasm-opt version 120");
-    let said = s.fails(&[("PATH", &two), ("CLOUDSKIN_WASM_OPT", &wasm_opt)], &["the package curl "]);
-    assert!(!said.contains("binaryen") && !said.contains("CLOUDSKIN"), "{said}");
-}
-
-#[test]
-fn it_wants_a_binaryen_that_is_new_enough() {
-    let s = SetUp::new();
-    let version = |text: &str| s.script("wasm-opt", &format!("echo '{text}'"));
-    let remedy = ["108 or newer", "CLOUDSKIN_WASM_OPT=.../wasm-opt"];
-    for old in ["wasm-opt version 105", "wasm-opt version 99 (version_99)"] {
-        let wasm_opt = version(old);
-        let number = old.split(' ').nth(2).unwrap();
-        s.fails(&[("CLOUDSKIN_WASM_OPT", &wasm_opt)], &[&[wasm_opt.to_str().unwrap(), &format!("Binaryen {number}")], &remedy[..]].concat());
-    }
-    let wasm_opt = version("hello");
-    s.fails(&[("CLOUDSKIN_WASM_OPT", &wasm_opt)], &[&["tells no version", "hello"], &remedy[..]].concat());
-    // The same for the system's own.
-    let bin = s.commands_without("old", &[("none", "wasm-opt")]);
-    s.script("old/wasm-opt", "echo wasm-opt version 105");
-    s.fails(&[("PATH", &bin)], &[&["wasm-opt is of Binaryen 105"], &remedy[..]].concat());
-    // With one that is new enough it comes as far as to the compiler, which can't be had here.
-    for new in ["wasm-opt version 108", "wasm-opt version 120 (version_120-b)"] {
-        s.fails(&[("CLOUDSKIN_WASM_OPT", &version(new))], &["ziglang=="]);
-    }
+    assert!(log.contains("Unable to locate package unzip") && log.contains("Unable to locate package curl"), "apt was asked: {log}");
+    let one = s.commands_without("one", &[("curl", "curl")]);
+    s.fails(&[("PATH", &one)], &["the package curl "]);
 }

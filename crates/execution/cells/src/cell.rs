@@ -7,17 +7,17 @@
 //!         Stopped ──▶ freeze ──▶ state + pages ──▶ thaw, somewhere else ──▶ run
 //! ```
 //!
-//! A stop works through Binaryen's asyncify: a host call that may be a safe point calls `asyncify_start_unwind` and returns; the guest's functions
-//! save their locals into `__cloudskin_unwind` and return one after the other, until `_start` returns. To go on, `asyncify_start_rewind` and
-//! `_start` again: each function restores its locals and calls down to the same host call, which is told that it is called again by
-//! [`Mode::Rewinding`] and finds what it was doing in [`Host::pending`]. Machine code and native stack hold nothing meanwhile, so a cell may go on
-//! in another process, under another engine.
+//! A stop begins at a safe point: at a poll, of which nothing is heard here until `_start` has returned, or in a host call that waits, which sets the
+//! guest's global `state` and returns. The guest's functions save their locals into `__cloudskin_unwind` and return one after the other. To
+//! go on, `_start` is called again: each function takes its locals back and calls down to the safe point. If that is a host call, it is told that it is
+//! called again by [`Mode::Rewinding`] and finds what it was doing in [`Host::pending`]. Machine code and native stack hold nothing meanwhile,
+//! so a cell may go on in another process, under another engine. `docs/design/safe-points.md` has the guest's half.
 
 use crate::control::Control;
 use crate::engine::{Engine, PAGE, Program, SafePoints};
 use crate::error::{Error, Result};
 use crate::mpi_host::Pending;
-use crate::toolchain::FLAGS;
+use crate::toolchain::{FLAGS, STATE, instrument::UNWINDING};
 use crate::wasi;
 use base::unit::Bytes;
 use mpi::{Fabric, Rank};
@@ -310,9 +310,9 @@ fn instantiate(engine: &Engine, program: &Program, spec: &Spec, control: Arc<Con
         memories: 0,
         memories_before: 0,
     };
-    let mut store = Store::new(&engine.inner(program.movable())?, host);
+    let mut store = Store::new(&engine.inner(!program.ticks)?, host);
     store.limiter(|host| host);
-    if !program.movable() {
+    if program.ticks {
         // It has no flag words to look at: its engine's clock makes it look here instead, from its start function on.
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|store| match store.data().control.killed() {
@@ -385,35 +385,63 @@ impl Cell {
     }
 
     fn run_inner(&mut self) -> Ended {
-        if self.stopped {
-            self.stopped = false;
-            self.store.data_mut().mode = Mode::Rewinding;
-            let unwind = self.store.data().points.expect("only a movable cell stops").unwind;
-            let start = self.instance.get_typed_func::<u32, ()>(&mut self.store, "asyncify_start_rewind");
-            if let Err(e) = start.and_then(|f| f.call(&mut self.store, unwind)) {
-                return self.failure(e);
-            }
-        }
-        match self.start.call(&mut self.store, ()) {
-            Ok(()) if self.store.data().mode == Mode::Unwinding => {
-                let stop = self.instance.get_typed_func::<(), ()>(&mut self.store, "asyncify_stop_unwind");
-                if let Err(e) = stop.and_then(|f| f.call(&mut self.store, ())) {
-                    return self.failure(e);
+        loop {
+            if std::mem::take(&mut self.stopped) {
+                let host = self.store.data_mut();
+                if host.pending.is_some() {
+                    host.mode = Mode::Rewinding;
+                } else {
+                    // At a poll the guest is back without asking anybody.
+                    host.control.back.store(true, Ordering::SeqCst);
                 }
-                self.store.data_mut().mode = Mode::Running;
-                self.store.data().control.clear();
-                self.stopped = true;
-                Ended::Stopped
             }
-            Ok(()) => Ended::Exited(0),
-            Err(e) => match e.downcast_ref::<End>() {
-                Some(End::Exit(code)) => Ended::Exited(*code),
-                _ => self.failure(e),
-            },
+            match self.start.call(&mut self.store, ()) {
+                Ok(()) => {}
+                Err(e) => {
+                    return match e.downcast_ref::<End>() {
+                        Some(End::Exit(code)) => Ended::Exited(*code),
+                        _ => self.failure(e),
+                    };
+                }
+            }
+            match self.state() {
+                0 => return Ended::Exited(0),
+                UNWINDING => {}
+                other => {
+                    let rank = self.store.data().mpi.me.0;
+                    let message = format!("rank {rank}: its stack does not lead back to safe point {other}: it went on from a damaged snapshot, or has overwritten its unwind area");
+                    return Ended::Failed { message, backtrace: String::new(), code: None };
+                }
+            }
+            self.stopped = true;
+            let host = self.store.data_mut();
+            if host.mode != Mode::Unwinding {
+                host.left_work();
+            }
+            host.mode = Mode::Running;
+            if host.control.killed() {
+                return Ended::Killed(host.control.reason());
+            }
+            let asked = host.control.stopping();
+            host.control.clear();
+            if asked {
+                return Ended::Stopped;
+            }
+            // The stop was taken back while the guest was on its way out.
         }
     }
 
-    fn failure(&self, e: wasmtime::Error) -> Ended {
+    /// The guest's global `state`; 0 for a program without safe points.
+    fn state(&mut self) -> i32 {
+        if !self.program.movable() {
+            return 0;
+        }
+        let state = self.instance.get_global(&mut self.store, STATE).map(|global| global.get(&mut self.store));
+        state.and_then(|value| value.i32()).expect("`inspect` calls no program movable that does not export it as an i32")
+    }
+
+    fn failure(&mut self, e: wasmtime::Error) -> Ended {
+        let unwinding = self.state() == UNWINDING;
         let control = &self.store.data().control;
         if control.killed() {
             return Ended::Killed(control.reason());
@@ -427,7 +455,14 @@ impl Cell {
         });
         let rank = self.store.data().mpi.me.0;
         let code = e.downcast_ref::<End>().and_then(|end| if let End::Abort(code) = end { Some(*code) } else { None });
-        Ended::Failed { message: format!("rank {rank}: {}", e.root_cause()), backtrace, code }
+        let message = match self.store.data().points {
+            Some(points) if unwinding => format!(
+                "rank {rank}: can't be stopped here: its calls are nested so deeply that what they need does not fit in {} bytes",
+                points.unwind_len
+            ),
+            _ => format!("rank {rank}: {}", e.root_cause()),
+        };
+        Ended::Failed { message, backtrace, code }
     }
 
     /// What the rank has sent must be on its way before it goes. Messages that come meanwhile, acknowledgements and kills ring the bell.
@@ -607,30 +642,29 @@ impl Host {
     pub(crate) fn can_stop(&self) -> bool {
         self.points.is_some() && self.inside == 0
     }
+
+    fn left_work(&self) {
+        *self.control.left_at.lock().unwrap_or_else(|e| e.into_inner()) = Some(std::time::Instant::now());
+    }
 }
 
 /// Begins to unwind: the host call that asked for it returns at once and the guest follows.
 pub(crate) fn unwind(caller: &mut Caller<'_, Host>) -> wasmtime::Result<()> {
-    let SafePoints { unwind, unwind_len, .. } = caller.data().points.expect("asked by `can_stop`");
-    let memory = caller.data().memory.expect("a running cell has its memory");
-    // Asyncify's own header: the next free byte, and the end.
-    let (next, end) = (unwind + 8, unwind + unwind_len);
-    memory.write(&mut *caller, unwind as usize, &[next.to_le_bytes(), end.to_le_bytes()].concat())?;
     caller.data_mut().mode = Mode::Unwinding;
-    *caller.data().control.left_at.lock().unwrap_or_else(|e| e.into_inner()) = Some(std::time::Instant::now());
-    asyncify::<u32>(caller, "asyncify_start_unwind")?.call(caller, unwind)
+    caller.data().left_work();
+    set_state(caller, UNWINDING)
 }
 
-/// Tells asyncify that the call at which the stack was unwound has been reached again.
+/// The call at which the stack was unwound has been reached again: the guest is at work.
 pub(crate) fn rewound(caller: &mut Caller<'_, Host>) -> wasmtime::Result<()> {
     caller.data_mut().mode = Mode::Running;
-    asyncify::<()>(&mut *caller, "asyncify_stop_rewind")?.call(&mut *caller, ())?;
+    set_state(caller, 0)?;
     caller.data().control.back.store(true, Ordering::SeqCst);
     Ok(())
 }
 
-/// One of asyncify's own functions. Looked up when it is needed: stops are rare, starts of cells are not.
-fn asyncify<P: wasmtime::WasmParams>(caller: &mut Caller<'_, Host>, name: &str) -> wasmtime::Result<TypedFunc<P, ()>> {
-    let function = caller.get_export(name).and_then(wasmtime::Extern::into_func);
-    function.ok_or_else(|| wasmtime::Error::msg(format!("the module has lost its function {name}")))?.typed(&mut *caller)
+/// Looked up when it is needed: stops are rare, starts of cells are not.
+fn set_state(caller: &mut Caller<'_, Host>, state: i32) -> wasmtime::Result<()> {
+    let global = caller.get_export(STATE).and_then(wasmtime::Extern::into_global);
+    global.ok_or_else(|| wasmtime::Error::msg("the module has lost its global for the state"))?.set(&mut *caller, Val::I32(state))
 }

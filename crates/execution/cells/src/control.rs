@@ -13,6 +13,8 @@ pub struct Control {
     stop: AtomicBool,
     kill: AtomicBool,
     reason: Mutex<String>,
+    /// A stop has to wait: see [`Control::hold`]. Changed under the lock of `memory`.
+    held: AtomicBool,
     /// The cell's memory while it exists.
     memory: Mutex<Option<View>>,
     /// Linux thread id, for run-queue statistics; 0: not running.
@@ -82,7 +84,27 @@ impl Control {
         if self.killed() {
             Control::word(&view, 1, 1);
         }
-        Control::word(&view, 0, 1);
+        if self.killed() || !self.held.load(Ordering::SeqCst) {
+            Control::word(&view, 0, 1);
+        }
+    }
+
+    /// Called by the cell's thread when the host calls a function of the guest's: that can't be unwound, so no safe point in it sees a stop until
+    /// [`Control::release`]. A kill is seen.
+    pub(crate) fn hold(&self) {
+        let view = self.view();
+        self.held.store(true, Ordering::SeqCst);
+        if !self.killed() {
+            Control::word(&view, 0, 0);
+        }
+    }
+
+    pub(crate) fn release(&self) {
+        let view = self.view();
+        self.held.store(false, Ordering::SeqCst);
+        if self.stopping() || self.killed() {
+            Control::word(&view, 0, 1);
+        }
     }
 
     /// Asks the cell to stop at its next safe point. Wake it if it may be waiting.

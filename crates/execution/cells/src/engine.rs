@@ -69,13 +69,14 @@ pub struct Program {
     pub(crate) safe_points: Option<SafePoints>,
     /// It begins in the folder that PWD names.
     pub(crate) knows_workdir: bool,
+    /// Its code looks at its engine's clock, because it has no safe points.
+    pub(crate) ticks: bool,
     base: OnceLock<Vec<u128>>,
 }
 
 /// Where a movable program keeps what the agent must reach. Checked by [`inspect`]: inside of the memory that the program starts with, and aligned to 16.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SafePoints {
-    pub unwind: u32,
     pub unwind_len: u32,
 }
 
@@ -103,6 +104,8 @@ impl Half {
             .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
             .memory_init_cow(true)
             .epoch_interruption(ticks)
+            // Safe points are in the code all the time and taken rarely: the hints keep them out of the way.
+            .wasm_branch_hinting(true)
             .max_wasm_stack(GUEST_STACK)
             .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(64));
         let inner = wasmtime::Engine::new(&config).map_err(failed)?;
@@ -184,19 +187,35 @@ impl Engine {
 
     /// Whether the host has this import. Calls of MPI that are not there yet stop the job when they are made, with their name.
     pub fn provides(&self, module: &str, name: &str) -> bool {
-        module == "cloudskin_mpi" || wasi::NAMES.contains(&name) && module == wasi::MODULE || (module, name) == ("cloudskin", "poll")
+        module == "cloudskin_mpi" || wasi::NAMES.contains(&name) && module == wasi::MODULE
     }
 
     /// Checks a module ([`inspect::check`]) and compiles it, or takes it from the cache.
     pub fn load(&self, wasm: &[u8]) -> Result<Arc<Program>> {
+        let safe_points = self.check(wasm)?;
+        self.compile(wasm, safe_points, safe_points.is_none())
+    }
+
+    /// A program without safe points as it would run with them, for measurements: nothing ends it before its time.
+    pub fn load_bare(&self, wasm: &[u8]) -> Result<Arc<Program>> {
+        match self.check(wasm)? {
+            None => self.compile(wasm, None, false),
+            Some(_) => Err(Error::Module("it has safe points".into())),
+        }
+    }
+
+    fn check(&self, wasm: &[u8]) -> Result<Option<SafePoints>> {
         let known = |module: &str, name: &str| self.provides(module, name);
         let report = inspect::check(wasm, MODULE_MAX, &known).map_err(|e: Refusal| Error::Module(e.to_string()))?;
-        let safe_points = match &report.mark {
-            Some(mark) if report.movable() => Some(SafePoints { unwind: mark.unwind, unwind_len: mark.unwind_bytes }),
+        Ok(match &report.mark {
+            Some(mark) if report.movable() => Some(SafePoints { unwind_len: mark.unwind_bytes }),
             _ => None,
-        };
+        })
+    }
+
+    fn compile(&self, wasm: &[u8], safe_points: Option<SafePoints>, ticks: bool) -> Result<Arc<Program>> {
         let sha256: String = Sha256::digest(wasm).iter().map(|b| format!("{b:02x}")).collect();
-        let half = self.half(safe_points.is_some())?;
+        let half = self.half(!ticks)?;
         let path = half.cache_path(self.options.cache.as_ref(), &sha256);
         let module = match half.cached(path.as_ref()) {
             Some(module) => module,
@@ -206,7 +225,7 @@ impl Engine {
         mpi_host::link_missing(&mut linker, &module).map_err(failed)?;
         let knows_workdir = module.get_export(crate::toolchain::WORKDIR).is_some();
         let pre = linker.instantiate_pre(&module).map_err(|e| Error::Module(format!("{e:#}")))?;
-        Ok(Arc::new(Program { sha256, pre, safe_points, knows_workdir, base: OnceLock::new() }))
+        Ok(Arc::new(Program { sha256, pre, safe_points, knows_workdir, ticks, base: OnceLock::new() }))
     }
 }
 

@@ -226,28 +226,6 @@ fn ask(c: &mut Caller<'_, Host>, call: &str, f: impl FnOnce(&mut [u8], &mut Stat
     }
 }
 
-/// The loop's safe point: the host's half of what `cells::toolchain::instrument` puts into a module.
-fn poll(mut c: Caller<'_, Host>) -> wasmtime::Result<()> {
-    if c.data().mode == Mode::Rewinding {
-        c.data_mut().pending = None;
-        return cell::rewound(&mut c);
-    }
-    let control = c.data().control.clone();
-    if control.killed() {
-        return Err(wasmtime::Error::msg("killed"));
-    }
-    if c.data().inside > 0 {
-        // MPI has called this function: the stop has to wait until it is through.
-        return Ok(());
-    }
-    if control.stopping() && c.data().can_stop() {
-        c.data_mut().pending = Some(Pending::Poll);
-        return cell::unwind(&mut c);
-    }
-    control.clear();
-    Ok(())
-}
-
 /// Sleeps for WASI's `poll_oneoff`; can be stopped meanwhile. `true`: the guest is unwinding.
 pub(crate) fn sleep(c: &mut Caller<'_, Host>, ms: u64) -> wasmtime::Result<bool> {
     if c.data().mode == Mode::Rewinding {
@@ -835,9 +813,8 @@ fn link_starts(l: &mut Linker<Host>, starters: Starters) -> wasmtime::Result<()>
     Ok(())
 }
 
-/// Offers MPI and the safe point to modules.
+/// Offers MPI to modules.
 pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
-    l.func_wrap("cloudskin", "poll", poll)?;
     link_environment(l)?;
     link_sends(l)?;
     link_point_to_point(l)?;

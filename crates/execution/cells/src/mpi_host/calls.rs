@@ -1,6 +1,6 @@
 //! Functions of the guest's that MPI calls: reductions, copies of attributes, error handlers, generalized requests.
 //!
-//! They run inside of a host call, on the guest's stack, so a stop waits until they are through ([`Host::inside`]): asyncify can't unwind through the
+//! They run inside of a host call, on the guest's stack, so a stop waits until they are through ([`Host::inside`]): nothing unwinds through the
 //! host. What they are given lies in memory that the guest's own allocator has given (`__cloudskin_room` of `guests/runtime.c`).
 
 use super::{Host, get_i32, parts, put, put_i32};
@@ -28,9 +28,16 @@ fn function(c: &mut Caller<'_, Host>, number: u32) -> wasmtime::Result<Func> {
 fn invoke<P: WasmParams, R: WasmResults>(c: &mut Caller<'_, Host>, f: Func, args: P) -> wasmtime::Result<R> {
     let f = f.typed::<P, R>(&*c).map_err(|e| wasmtime::Error::msg(format!("a function that the program gave MPI has other parameters than MPI calls it with: {e}")))?;
     let pending = c.data_mut().pending.take();
+    let control = c.data().control.clone();
+    if c.data().inside == 0 {
+        control.hold();
+    }
     c.data_mut().inside += 1;
     let result = f.call(&mut *c, args);
     c.data_mut().inside -= 1;
+    if c.data().inside == 0 {
+        control.release();
+    }
     c.data_mut().pending = pending;
     result
 }

@@ -23,8 +23,6 @@ pub(crate) enum Pending {
     Match { source: i32, tag: i32, comm: i32, message: u32, status: u32 },
     /// The end of `MPI_Finalize`: all ranks have come, and what this one sent has arrived.
     Finalize { barrier: i32 },
-    /// Nothing to wait for: a safe point in a loop.
-    Poll,
     /// `MPI_Buffer_detach`: until nothing is left in the buffer. Where its address and size go.
     Detach { address: u32, size: u32 },
     /// Until so many milliseconds after 1970.
@@ -78,7 +76,6 @@ pub(super) fn look(mem: &mut [u8], host: &mut Host) -> mpi::Result<bool> {
             }
             return Ok(mpi.flushed() && fabric.all_acknowledged(me));
         }
-        Pending::Poll => {}
         Pending::Detach { address, size } => match mpi.detach()? {
             Some((at, len)) => {
                 put_i32(mem, address, at as i32)?;

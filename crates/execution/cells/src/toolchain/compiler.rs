@@ -21,7 +21,7 @@ const RUNTIME_C: &str = include_str!("../../../../../guests/runtime.c");
 /// What is written into each module's mark.
 pub const TOOLCHAIN: &str = "ziglang 0.17.1, clang 22";
 
-/// Exactly the instructions that Binaryen 108 knows: no multivalue, no reference types.
+/// Without multivalue and reference types: nothing in C needs them.
 pub(crate) const TARGET: &[&str] = &[
     "-target",
     "wasm32-wasi",

@@ -5,10 +5,12 @@
 //!   parse:    a Plan: what to compile, what to link, what was asked for that cells don't have
 //!   compile:  each source by the pinned clang, one run per source
 //!   link:     objects, libraries, the runtime
-//!   instrument + asyncify: prog, a WebAssembly file under exactly that name
+//!   instrument: prog, a WebAssembly file under exactly that name
 //! ```
 //!
 //! So `make CC="cloudskin cc"` and `CC="cloudskin cc" AR="cloudskin ar" RANLIB="cloudskin ranlib" ./configure` work.
+//!
+//! `-fno-safe-points` leaves the last step out: such a program runs, and can't be moved.
 //!
 //! Each compilation has `-O3` unless the arguments name a level. `long` has 32 bits. What cells lack in this version is said
 //! plainly: OpenMP, threads, shared libraries, C++ exceptions, setjmp, Fortran. No DWARF is kept (the code moves after linking), but
@@ -19,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::compiler::{COMPILE, Compiler, LINK_LIBRARIES, STACK_BYTES, Scratch, TARGET, TOOLCHAIN, write_atomically};
-use super::{Error, FLAGS, KEEP, ROOM, UNWIND, WORKDIR, instrument, mismatch};
+use super::{Error, ROOM, UNWIND, WORKDIR, instrument, mismatch};
 
 /// The language that the driver assumes when linking, and for its default libraries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +130,7 @@ struct Plan {
     all: Vec<String>,
     has_level: bool,
     has_stack: bool,
+    safe_points: bool,
     lang: Lang,
 }
 
@@ -162,6 +165,7 @@ fn parse(lang: Lang, args: Vec<String>) -> Result<Plan, Error> {
         all: args.clone(),
         has_level: false,
         has_stack: false,
+        safe_points: true,
         lang,
     };
     let mut language: Option<String> = None;
@@ -221,6 +225,8 @@ fn parse(lang: Lang, args: Vec<String>) -> Result<Plan, Error> {
             }
             "-static" | "-static-libgcc" | "-static-libstdc++" | "-pie" | "-no-pie" | "-rdynamic" | "-s" | "-g0" | "-pipe" | "-fPIC" | "-fpic"
             | "-fPIE" | "-fpie" | "-fno-exceptions" | "-no-canonical-prefixes" | "-fno-openmp" | "-nopie" => {}
+            "-fno-safe-points" => plan.safe_points = false,
+            "-fsafe-points" => plan.safe_points = true,
             "-m64" | "-mtune=native" | "-march=native" | "-mcpu=native" => plan.note(&arg, "cells run on any processor"),
             "-nostdlib" | "-nodefaultlibs" | "-nostartfiles" => {
                 return Err(Error::Usage(format!("{arg}: a cell needs its C library and start code; leave it out")));
@@ -468,7 +474,7 @@ impl Plan {
             };
         }
         command.arg(compiler.runtime()?).args(LINK_LIBRARIES);
-        for symbol in [FLAGS, UNWIND, WORKDIR, KEEP, ROOM] {
+        for symbol in [UNWIND, WORKDIR, ROOM] {
             command.arg(format!("-Wl,--export={symbol}"));
         }
         if !self.has_stack {
@@ -490,8 +496,7 @@ impl Plan {
         for call in crate::mpi_host::missing(&linked).unwrap_or_default() {
             eprintln!("cloudskin: warning: the program calls {call}, which is not in this version: a rank that comes to it stops the job (docs/reference/mpi.md lists what is there)");
         }
-        let options = instrument::Options { toolchain: TOOLCHAIN.into(), ..Default::default() };
-        let wasm = instrument::instrument_with(&linked, &options)?;
+        let wasm = if self.safe_points { instrument::instrument(&linked, TOOLCHAIN)? } else { linked };
         let launch = if output.extension().is_some_and(|e| e == "wasm") { None } else { launcher() };
         write_atomically(&output, &[launch.unwrap_or_default().as_bytes(), &wasm].concat())?;
         use std::os::unix::fs::PermissionsExt;
@@ -764,6 +769,7 @@ mod tests {
         check("a.o -Wl,--start-group,x.a,-lm,-lq,--end-group", "Link |  |  |  | a.o x.a -lq");
         check("-static -fPIC -s -pipe -m64 -march=native a.c", "Link | a.c |  |  | #0");
         assert_eq!(parse(Lang::C, words("-march=native -m64 a.c")).unwrap().notes.len(), 2);
+        assert!(parse(Lang::C, words("a.c")).unwrap().safe_points && !parse(Lang::C, words("-fno-safe-points a.c")).unwrap().safe_points);
     }
 
     #[test]

@@ -4,10 +4,8 @@
 //! The bytes are foreign: the size limit comes first, everything after it works on validated bytes. What the module claims about
 //! itself (the custom section) is believed only as far as its globals, exports, memory and code say the same. Nothing is run.
 
-use wasmparser::ValType;
-
-use super::instrument::Outline;
-use super::{FLAGS, FORMAT, GLOBAL_PREFIX, Mark, TABLE, UNWIND, verify};
+use super::outline::Outline;
+use super::{FLAGS, FORMAT, GLOBAL_PREFIX, Mark, STATE, TABLE, TOP, UNWIND, verify};
 
 /// Values that a function may give. A compiler for C gives one.
 const RESULTS_MAX: usize = 16;
@@ -204,33 +202,25 @@ fn read_mark(wasm: &[u8], outline: &Outline, memory_bytes: u64, reasons: &mut Ve
     if mark.unwind_bytes < 1024 {
         wrong.push(format!("its unwind area has only {} bytes", mark.unwind_bytes));
     }
-    for (name, params) in [
-        ("asyncify_start_unwind", &[ValType::I32][..]),
-        ("asyncify_stop_unwind", &[]),
-        ("asyncify_start_rewind", &[ValType::I32]),
-        ("asyncify_stop_rewind", &[]),
-    ] {
-        if !outline.function_type(name).is_some_and(|ty| ty.params() == params && ty.results().is_empty()) {
-            wrong.push(format!("it doesn't export {name}"));
+    let mutable: std::collections::HashSet<u32> = outline.mutable_globals().collect();
+    for name in [STATE, TOP] {
+        let global = exported(name, wasmparser::ExternalKind::Global);
+        if !global.is_some_and(|index| mutable.contains(&index) && outline.is_i32(index)) {
+            wrong.push(format!("it doesn't export its global {name}"));
         }
     }
-    if !outline.function_type("asyncify_get_state").is_some_and(|ty| ty.params().is_empty() && ty.results() == [ValType::I32]) {
-        wrong.push("it doesn't export asyncify_get_state".into());
-    }
-    let mutable: std::collections::HashSet<u32> = outline.mutable_globals().collect();
-    // Asyncify adds two of its own, which are zero whenever a snapshot is taken.
     let saved: std::collections::HashSet<u32> = (0..mark.globals.min(mutable.len() as u32))
         .filter_map(|n| exported(&format!("{GLOBAL_PREFIX}{n}"), wasmparser::ExternalKind::Global))
         .filter(|index| mutable.contains(index))
         .collect();
-    if saved.len() != mark.globals as usize || mutable.len() > saved.len() + 2 {
+    if saved.len() != mark.globals as usize || mutable.len() != saved.len() + 2 {
         wrong.push(format!("{} of its {} mutable globals are exported, {} were marked", saved.len(), mutable.len(), mark.globals));
     }
     if outline.tables > 0 && exported(TABLE, wasmparser::ExternalKind::Table).is_none() {
         wrong.push(format!("it doesn't export its table as {TABLE}"));
     }
     if wrong.is_empty()
-        && let Err(reason) = verify::can_be_ended(wasm, outline, 1)
+        && let Err(reason) = verify::can_be_ended(wasm, outline)
     {
         wrong.push(reason);
     }
@@ -322,9 +312,9 @@ mod tests {
     fn a_mark_is_not_believed() {
         assert_eq!(marked(r#"{"version":7}"#).unwrap_err(), Refusal::Format { found: 7 });
         assert!(matches!(marked("{").unwrap_err(), Refusal::Invalid(_)));
-        let report = marked(r#"{"version":2,"unwind":4000000000,"unwind_bytes":4294967295,"polls":1,"die_checks":0,"globals":4294967295,"toolchain":""}"#).unwrap();
+        let report = marked(r#"{"version":3,"unwind":4000000000,"unwind_bytes":4294967295,"polls":1,"die_checks":0,"globals":4294967295,"toolchain":""}"#).unwrap();
         assert!(!report.movable() && report.mark.is_none());
         let all = report.fixed_because.join("; ");
-        assert!(all.contains("__cloudskin_unwind and its mark differ") && all.contains("asyncify_start_unwind"), "{all}");
+        assert!(all.contains("__cloudskin_unwind and its mark differ") && all.contains("it doesn't export its global __cloudskin_state"), "{all}");
     }
 }

@@ -1,93 +1,78 @@
-//! Puts safe points into a linked module.
+//! Puts safe points into a linked module; `docs/design/safe-points.md` says how and why so.
 //!
-//! A cell can be stopped only where its stack can be unwound: in a blocking host call, or at a poll that this pass adds at
-//! loop headers and at the entry of recursive functions. A poll is a load and a branch that is never taken until the agent
-//! raises the flag. Polls go in after LLVM is done, because a call in a loop would keep it from vectorising.
+//! A cell can be stopped where its stack can be unwound: in a blocking host call, or at a poll that this pass adds at loop headers and at the entry of
+//! recursive functions. A poll is a load and a branch that is not taken until the agent sets the stop word; then the function stores what it
+//! needs, and returns. All of it happens after LLVM is done.
 //!
 //! ```text
-//! loop that contains a loop, or calls more than a small leaf:  if flags[0] { cloudskin.poll() }
-//! any other loop:                                              if flags[1] { unreachable }
-//! function on a cycle of direct calls:                         poll at its entry
+//! Outline::read   imports, exports, types, who calls whom, where loops are
+//! Calls           which functions can unwind: those that can reach a safe point
+//! body, live, emit   one such function anew; the others are copied
+//! assemble        two more globals, exports of all state, branch hints, the mark
 //! ```
 //!
-//! A tight innermost loop is not interrupted for a move, only killed: its time is bounded by the loop around it, and a call in
-//! it would cost more than all other polls together (the call clobbers every vector register). Recursion through function
-//! pointers alone has no poll either; such a cycle nearly always contains a loop or a host call.
+//! Nothing is renumbered: names, function pointers and types stay as the linker made them. Debug sections (DWARF) hold code offsets that would be wrong and are dropped.
 //!
-//! The pass copies code bytes and inserts; it never moves or renumbers anything, so names, function pointers and types
-//! stay as the linker made them. Debug sections (DWARF) hold code offsets that would be wrong and are dropped.
-//!
-//! After asyncify the flags leave the program's memory: see [`super::flags`].
+//! Loops in short functions of the C library (`outline::QUIET`) look only whether they are to die, so that their callers stay as they are. Recursion through
+//! function pointers alone has no poll; such a cycle nearly always contains a loop or a host call.
+
+mod body;
+mod emit;
+mod live;
+#[cfg(test)]
+#[path = "instrument/tests.rs"]
+mod differential;
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 
-use wasm_encoder::{CodeSection, CustomSection, ExportKind, ExportSection, Module, RawSection};
-use wasmparser::{ConstExpr, ExternalKind, FunctionBody, KnownCustom, Name, Operator, Parser, Payload, TypeRef, ValType};
+use wasm_encoder::{CodeSection, CustomSection, Encode, ExportKind, ExportSection, RawSection, SectionId, ValType as Value};
+use wasmparser::{BlockType, ExternalKind, FuncType, Parser, Payload, ValType, ValidPayload};
 
-use super::{Error, FLAGS, FORMAT, GLOBAL_PREFIX, KEEP, Mark, SECTION, TABLE, UNWIND, UNWIND_BYTES};
+use super::blocking::can_block;
+use super::outline::{Function, Outline, UNLOOKED_MAX};
+use super::{Error, FLAGS, FORMAT, GLOBAL_PREFIX, Mark, SECTION, STATE, TABLE, TOP, UNWIND, UNWIND_BYTES, flags, strip, verify};
 
-/// A leaf is a function without loops and calls of at most this many bytes: a loop that calls only leaves is a tight loop.
-const LEAF_BYTES_MAX: usize = 256;
+/// The global `state` while the stack is unwound. 0: at work; numbers above: the safe point that a rewind goes to.
+pub const UNWINDING: i32 = 1;
 
-/// Short work inside the C library: a stop flag raised here is seen soon by the caller's loop. Polls here would make every
-/// `malloc` and `printf` unwindable, which costs more than it gives. They keep the die checks.
-const QUIET: &[&str] = &[
-    "malloc", "free", "calloc", "realloc", "aligned_alloc", "posix_memalign", "dlmalloc", "dlfree", "dlrealloc", "dlcalloc",
-    "dlmemalign", "dlposix_memalign", "internal_memalign", "prepend_alloc", "dispose_chunk", "try_realloc_chunk", "sbrk",
-    "memcpy", "memmove", "memset", "memcmp", "memchr", "memrchr", "memmem", "strlen", "strnlen", "strcpy", "strncpy", "strcat",
-    "strncat", "strcmp", "strncmp", "strcasecmp", "strncasecmp", "strchr", "strchrnul", "strrchr", "strstr", "strspn",
-    "strcspn", "strtok", "strtok_r", "strdup", "strndup", "stpcpy", "stpncpy", "__strchrnul", "__stpcpy", "__stpncpy",
-    "__memrchr", "printf_core", "fmt_fp", "fmt_u", "fmt_x", "fmt_o", "pop_arg", "long_double_not_supported",
-    "vfprintf", "vsnprintf", "sn_write", "__floatscan", "decfloat", "hexfloat", "scanexp", "__intscan", "__shgetc",
-    "__shlim", "strtod", "strtof", "strtold", "strtol", "strtoul", "strtoll", "strtoull", "strtox", "atoi", "atol", "atoll",
-    "atof", "wcrtomb", "mbrtowc", "mbtowc", "wctomb", "mbsrtowcs", "wcslen", "frexp", "frexpl", "scalbn", "scalbnl", "ldexp",
-    "fmod", "fmodf", "fmodl", "__rem_pio2", "__rem_pio2f", "__rem_pio2_large", "__multf3", "__addtf3", "__subtf3", "__divtf3",
-    "__lttf2", "__letf2", "__gttf2", "__getf2", "__eqtf2", "__netf2", "__udivti3", "__umodti3", "__divti3", "__modti3",
-    "__multi3", "__udivmodti4", "getenv", "__findenv", "__wasilibc_find_relpath", "__wasilibc_find_abspath",
-    "__wasilibc_populate_preopens", "__wasilibc_init_preopens", "internal_register_preopened_fd", "__towrite", "__toread",
-    "__stdio_exit", "__ofl_add", "__ofl_lock", "__main_void", "__wasm_call_ctors", "__wasm_call_dtors", "__funcs_on_exit",
-];
-
-/// What the pass may leave out.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Check the die flag in innermost loops, so that a cell can be killed wherever it is.
-    pub die_checks: bool,
-    /// For the mark, e.g. `ziglang 0.17.1`.
-    pub toolchain: String,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options { die_checks: true, toolchain: String::new() }
-    }
-}
-
-/// Instruments `wasm`, as linked with `guests/runtime.c`, makes it able to unwind (asyncify) and takes the flags out of its reach. The result
-/// carries the custom section [`SECTION`]. A module that can't be moved is [`Error::NotMovable`] with all reasons.
-pub fn instrument(wasm: &[u8]) -> Result<Vec<u8>, Error> {
-    instrument_with(wasm, &Options::default())
-}
-
-/// [`instrument`] with choices.
-pub fn instrument_with(wasm: &[u8], options: &Options) -> Result<Vec<u8>, Error> {
-    let (polled, mut mark) = insert(wasm, options)?;
-    let flags = Outline::read(wasm)?.address_of(FLAGS).expect("`insert` found it");
-    let (mut out, checks) = super::flags::separate(&super::asyncify::run(&polled)?, flags)?;
-    mark.die_checks += checks;
+/// Instruments `wasm`, as linked with `guests/runtime.c`. The result carries the custom section [`SECTION`]. A module that can't be moved is
+/// [`Error::NotMovable`] with all reasons. `toolchain`: for the mark, e.g. `ziglang 0.17.1`.
+pub fn instrument(wasm: &[u8], toolchain: &str) -> Result<Vec<u8>, Error> {
+    wasmparser::Validator::new_with_features(super::features()).validate_all(wasm)?;
+    let (mut out, mark) = insert(&strip::strip(wasm)?, toolchain)?;
     append_mark(&mut out, &mark);
     wasmparser::Validator::new_with_features(super::features())
         .validate_all(&out)
-        .map_err(|e| Error::Malformed(format!("after asyncify: {e}")))?;
+        .map_err(|e| Error::Malformed(format!("after instrumentation: {e}")))?;
     // What is proved at submission is proved here, where its author can still do something about it.
-    super::verify::can_be_ended(&out, &Outline::read(&out)?, 1).map_err(|reason| Error::NotMovable(vec![reason]))?;
+    verify::can_be_ended(&out, &Outline::read(&out)?).map_err(|reason| Error::NotMovable(vec![reason]))?;
     Ok(out)
 }
 
-/// The first half of [`instrument`]: polls and exports, no asyncify. Kept apart so that it can be tested alone.
-pub(crate) fn insert(wasm: &[u8], options: &Options) -> Result<(Vec<u8>, Mark), Error> {
-    wasmparser::Validator::new_with_features(super::features()).validate_all(wasm)?;
+/// What the functions of one module share while they are written anew.
+struct Module {
+    /// Indices of the globals.
+    state: u32,
+    top: u32,
+    unwind_end: u32,
+    /// Number of the next safe point in the module.
+    next_point: u32,
+    polls: u32,
+    die_checks: u32,
+    /// Types without parameters that blocks with several results need, by their results.
+    new_types: HashMap<Vec<ValType>, u32>,
+    first_new_type: u32,
+}
+
+impl Module {
+    fn type_of(&mut self, results: Vec<ValType>) -> u32 {
+        let next = self.first_new_type + self.new_types.len() as u32;
+        *self.new_types.entry(results).or_insert(next)
+    }
+}
+
+/// [`instrument`] without the mark in the module.
+fn insert(wasm: &[u8], toolchain: &str) -> Result<(Vec<u8>, Mark), Error> {
     let mut outline = Outline::read(wasm)?;
     if outline.memories.len() != 1 {
         outline.reasons.push(format!("it has {} memories instead of one", outline.memories.len()));
@@ -98,182 +83,326 @@ pub(crate) fn insert(wasm: &[u8], options: &Options) -> Result<(Vec<u8>, Mark), 
     if outline.marked {
         return Err(Error::NotMovable(vec!["it is already instrumented".into()]));
     }
-    let missing = |name: &str| Error::NotMovable(vec![format!("it has no {name}: it was not linked by `cloudskin cc`")]);
-    let places = Places {
-        flags: outline.address_of(FLAGS).ok_or_else(|| missing(FLAGS))?,
-        poll: outline.poll.ok_or_else(|| missing("import cloudskin.poll"))?,
-        unwind: outline.address_of(UNWIND).ok_or_else(|| missing(UNWIND))?,
+    let missing = || Error::NotMovable(vec![format!("it has no {UNWIND}: it was not linked by `cloudskin cc`")]);
+    let unwind = outline.address_of(UNWIND).ok_or_else(missing)?;
+    let mut calls = Calls::new(&outline);
+    let (module, out) = loop {
+        let mut module = shared(&outline, unwind);
+        let (bodies, hints) = rewrite_all(wasm, &outline, &calls, &mut module)?;
+        let out = assemble(wasm, &outline, &module, unwind, &bodies, &hints)?;
+        // What was added may have made more of a function than it may do without a look.
+        let after = Outline::read(&out)?;
+        let heavy = after.heavy();
+        if heavy.is_empty() {
+            break (module, out);
+        }
+        heavy.into_iter().for_each(|f| calls.looks[f] = true);
     };
-    let recursive = recursive_functions(&outline);
-    let mut counts = Counts::default();
-    let bodies: Vec<Vec<u8>> = outline
-        .functions
-        .iter()
-        .enumerate()
-        .map(|(i, f)| rewrite(wasm, f, &outline, recursive.contains(&(i as u32)), &places, options, &mut counts))
-        .collect();
+    let mark = Mark {
+        version: FORMAT,
+        unwind,
+        unwind_bytes: UNWIND_BYTES,
+        polls: module.polls,
+        die_checks: module.die_checks,
+        globals: outline.mutable_globals().count() as u32,
+        toolchain: toolchain.into(),
+    };
+    Ok((out, mark))
+}
 
-    let mut module = Module::new();
+fn shared(outline: &Outline, unwind: u32) -> Module {
+    Module {
+        state: outline.globals.len() as u32,
+        top: outline.globals.len() as u32 + 1,
+        unwind_end: unwind.saturating_add(UNWIND_BYTES),
+        next_point: UNWINDING as u32 + 1,
+        polls: 0,
+        die_checks: 0,
+        new_types: HashMap::new(),
+        first_new_type: outline.types.len() as u32,
+    }
+}
+
+type Hints = Vec<(u32, Vec<(u32, bool)>)>;
+
+/// All function bodies in order, and the hints of those that have some.
+fn rewrite_all(wasm: &[u8], outline: &Outline, calls: &Calls<'_>, module: &mut Module) -> Result<(Vec<Vec<u8>>, Hints), Error> {
+    let (mut bodies, mut hints) = (Vec::with_capacity(outline.functions.len()), Vec::new());
+    let mut validator = wasmparser::Validator::new_with_features(super::features());
+    for payload in Parser::new(0).parse_all(wasm) {
+        let ValidPayload::Func(to_validate, read) = validator.payload(&payload?)? else { continue };
+        let (function, index) = (&outline.functions[bodies.len()], outline.imported_functions + bodies.len() as u32);
+        let written = if calls.unwinds(index) {
+            let ty = calls.type_of(index);
+            let wanted = body::Wanted { poll_loops: !function.quiet, entry: calls.entry(index), loops: &function.loops, bulk: &function.bulk };
+            let body = body::read(to_validate.into_validator(Default::default()), &read, ty, calls, wanted)?;
+            emit::write(wasm, module, &body, ty.results(), wanted.entry)
+        } else {
+            with_looks(wasm, function, calls.looks(index), module)
+        };
+        bodies.push(written.bytes);
+        if !written.hints.is_empty() {
+            hints.push((index, written.hints));
+        }
+    }
+    Ok((bodies, hints))
+}
+
+/// A function that can't be stopped, as it is, but that it may be told to die.
+fn with_looks(wasm: &[u8], function: &Function, at_entry: bool, module: &mut Module) -> emit::Written {
+    let loops = function.loops.iter().filter(|l| l.turns.is_none()).map(|l| l.inside);
+    let mut places: Vec<usize> = loops.chain(function.bulk.iter().copied()).chain(at_entry.then_some(function.first_operator)).collect();
+    places.sort_unstable();
+    places.dedup();
+    let mut written = emit::Written { bytes: Vec::with_capacity(function.body.len() + 16 * places.len()), hints: Vec::new() };
+    let mut copied = function.body.start;
+    for place in places {
+        written.bytes.extend_from_slice(&wasm[copied..place]);
+        copied = place;
+        module.die_checks += 1;
+        let branch = flags::die(&mut written.bytes);
+        written.hints.push((branch as u32, false));
+    }
+    written.bytes.extend_from_slice(&wasm[copied..function.body.end]);
+    written
+}
+
+fn assemble(wasm: &[u8], outline: &Outline, module: &Module, unwind: u32, bodies: &[Vec<u8>], hints: &Hints) -> Result<Vec<u8>, Error> {
+    let mut out = wasm_encoder::Module::new();
     for payload in Parser::new(0).parse_all(wasm) {
         match payload? {
-            // Present, because the address of the flags was found in it.
+            Payload::TypeSection(section) => {
+                let mut new: Vec<(&Vec<ValType>, &u32)> = module.new_types.iter().collect();
+                new.sort_by_key(|(_, index)| **index);
+                let entries: Vec<Vec<u8>> = new.iter().map(|(results, _)| function_type(results)).collect();
+                extended(&mut out, SectionId::Type, &wasm[section.range()], section.count(), &entries);
+            }
+            Payload::MemorySection(section) => {
+                // One page for the flag words, and no more.
+                extended(&mut out, SectionId::Memory, &wasm[section.range()], section.count(), &[vec![1, 1, 1]]);
+            }
+            // Present, because the address of the unwind area is in it; so are the exports.
+            Payload::GlobalSection(section) => {
+                let global = |value: u32| {
+                    let mut entry = vec![0x7f, 1];
+                    wasm_encoder::ConstExpr::i32_const(value as i32).encode(&mut entry);
+                    entry
+                };
+                extended(&mut out, SectionId::Global, &wasm[section.range()], section.count(), &[global(0), global(unwind)]);
+            }
             Payload::ExportSection(_) => {
-                module.section(&exports(&outline));
+                out.section(&exports(outline, module));
             }
             Payload::CodeSectionStart { .. } => {
+                // The proposal wants it in front of the code.
+                out.section(&emit::hints(hints));
                 let mut code = CodeSection::new();
-                for body in &bodies {
+                for body in bodies {
                     code.raw(body);
                 }
-                module.section(&code);
+                out.section(&code);
             }
             Payload::CustomSection(section) => {
                 if !is_dropped(section.name()) {
-                    module.section(&CustomSection { name: section.name().into(), data: section.data().into() });
+                    out.section(&CustomSection { name: section.name().into(), data: section.data().into() });
                 }
             }
             other => {
                 if let Some((id, range)) = other.as_section() {
-                    module.section(&RawSection { id, data: &wasm[range] });
+                    out.section(&RawSection { id, data: &wasm[range] });
                 }
             }
         }
     }
-    let mark = Mark {
-        version: FORMAT,
-        unwind: places.unwind,
-        unwind_bytes: UNWIND_BYTES,
-        polls: counts.polls,
-        die_checks: counts.die_checks,
-        globals: outline.mutable_globals().count() as u32,
-        toolchain: options.toolchain.clone(),
-    };
-    Ok((module.finish(), mark))
+    Ok(out.finish())
 }
 
-/// Debug sections hold offsets into code that has moved; `target_features` describes the code before asyncify, and binaryen
-/// reads features there that it then doesn't know.
+/// A section of `count` entries, with `more` at its end.
+fn extended(out: &mut wasm_encoder::Module, id: SectionId, section: &[u8], count: u32, more: &[Vec<u8>]) {
+    let mut old = Vec::new();
+    count.encode(&mut old);
+    // The count may be written in more bytes than it needs.
+    let skipped = section.iter().position(|b| b & 0x80 == 0).map_or(section.len(), |last| last + 1);
+    let mut data = Vec::with_capacity(section.len() + 16);
+    (count + more.len() as u32).encode(&mut data);
+    data.extend_from_slice(&section[skipped..]);
+    for entry in more {
+        data.extend_from_slice(entry);
+    }
+    out.section(&RawSection { id: id.into(), data: &data });
+}
+
+fn function_type(results: &[ValType]) -> Vec<u8> {
+    let mut entry = vec![0x60, 0];
+    (results.len() as u32).encode(&mut entry);
+    for ty in results {
+        value_type(*ty).encode(&mut entry);
+    }
+    entry
+}
+
+pub(super) fn value_type(ty: ValType) -> Value {
+    match ty {
+        ValType::I32 => Value::I32,
+        ValType::I64 => Value::I64,
+        ValType::F32 => Value::F32,
+        ValType::F64 => Value::F64,
+        ValType::V128 => Value::V128,
+        ValType::Ref(_) => Value::FUNCREF,
+    }
+}
+
+/// Debug sections hold offsets into code that has moved, hints of another make as well.
 fn is_dropped(custom: &str) -> bool {
-    custom.starts_with(".debug_") || custom.starts_with("reloc.") || custom == "target_features" || custom == "sourceMappingURL"
+    custom.starts_with(".debug_") || custom.starts_with("reloc.") || custom == "target_features" || custom == "sourceMappingURL" || custom == "metadata.code.branch_hint"
 }
 
 /// A custom section may stand anywhere, so also at the end.
 fn append_mark(wasm: &mut Vec<u8>, mark: &Mark) {
     let data = serde_json::to_vec(mark).expect("a struct of numbers and a string always becomes JSON");
-    let mut body = Vec::with_capacity(data.len() + 16);
-    write_u32(&mut body, SECTION.len() as u32);
-    body.extend_from_slice(SECTION.as_bytes());
-    body.extend_from_slice(&data);
-    wasm.push(0);
-    write_u32(wasm, body.len() as u32);
-    wasm.extend_from_slice(&body);
+    let section = CustomSection { name: SECTION.into(), data: (&data).into() };
+    wasm.push(SectionId::Custom.into());
+    section.encode(wasm);
 }
 
-/// What was there, without the function that only held the import and the present place of the flags, plus all that a snapshot needs.
-fn exports(outline: &Outline) -> ExportSection {
+/// What was there, plus all that a snapshot needs.
+fn exports(outline: &Outline, module: &Module) -> ExportSection {
     let mut section = ExportSection::new();
     let mut have = HashSet::new();
     for (name, kind, index) in &outline.exports {
-        if name != KEEP && name != FLAGS {
-            section.export(name, export_kind(*kind), *index);
-            have.insert(name.as_str());
-        }
+        let kind = match kind {
+            ExternalKind::Func | ExternalKind::FuncExact => ExportKind::Func,
+            ExternalKind::Table => ExportKind::Table,
+            ExternalKind::Memory => ExportKind::Memory,
+            ExternalKind::Global => ExportKind::Global,
+            ExternalKind::Tag => ExportKind::Tag,
+        };
+        section.export(name, kind, *index);
+        have.insert(name.as_str());
     }
     if !have.contains("memory") {
         section.export("memory", ExportKind::Memory, 0);
     }
+    section.export(FLAGS, ExportKind::Memory, flags::MEMORY);
     if outline.tables > 0 && !have.contains(TABLE) {
         section.export(TABLE, ExportKind::Table, 0);
     }
     for (number, index) in outline.mutable_globals().enumerate() {
         section.export(&format!("{GLOBAL_PREFIX}{number}"), ExportKind::Global, index);
     }
+    section.export(STATE, ExportKind::Global, module.state);
+    section.export(TOP, ExportKind::Global, module.top);
     section
 }
 
-pub(super) fn export_kind(kind: ExternalKind) -> ExportKind {
-    match kind {
-        ExternalKind::Func | ExternalKind::FuncExact => ExportKind::Func,
-        ExternalKind::Table => ExportKind::Table,
-        ExternalKind::Memory => ExportKind::Memory,
-        ExternalKind::Global => ExportKind::Global,
-        ExternalKind::Tag => ExportKind::Tag,
+/// Who may unwind: those that can reach a safe point.
+struct Calls<'o> {
+    outline: &'o Outline,
+    recursive: HashSet<u32>,
+    /// By function of the module's own: it must look at the flags when it begins.
+    looks: Vec<bool>,
+    /// By function, imports first.
+    functions: Vec<bool>,
+    /// By type: a call through the table may unwind.
+    indirect: Vec<bool>,
+}
+
+impl<'o> Calls<'o> {
+    fn new(outline: &'o Outline) -> Calls<'o> {
+        let recursive = recursive_functions(outline);
+        let count = outline.function_types.len();
+        // Equal types are one; the first of them stands for all.
+        let mut first_of: HashMap<&FuncType, usize> = HashMap::new();
+        let same: Vec<usize> =
+            outline.types.iter().enumerate().map(|(i, ty)| ty.as_ref().map_or(i, |ty| *first_of.entry(ty).or_insert(i))).collect();
+        // Who must be told when this one may unwind: nodes are functions, then types.
+        let mut told: Vec<Vec<usize>> = vec![Vec::new(); count + outline.types.len()];
+        for (i, function) in outline.functions.iter().enumerate() {
+            let index = outline.imported_functions as usize + i;
+            for (callee, _) in &function.calls {
+                told[*callee as usize].push(index);
+            }
+            for ty in &function.indirect_calls {
+                told[count + same[*ty as usize]].push(index);
+            }
+        }
+        for element in &outline.elements {
+            told[*element as usize].push(count + same[outline.function_types[*element as usize] as usize]);
+        }
+        let mut work: Vec<usize> = Vec::new();
+        let functions = outline.imports.iter().filter(|(_, _, kind)| *kind == "function");
+        work.extend(functions.enumerate().filter(|(_, (module, name, _))| can_block(module, name)).map(|(i, _)| i));
+        for (i, function) in outline.functions.iter().enumerate() {
+            if !function.quiet && (function.loops.iter().any(|l| l.turns.is_none()) || recursive.contains(&(i as u32))) {
+                work.push(outline.imported_functions as usize + i);
+            }
+        }
+        let mut unwinds = vec![false; told.len()];
+        while let Some(node) = work.pop() {
+            if !std::mem::replace(&mut unwinds[node], true) {
+                work.extend(&told[node]);
+            }
+        }
+        let indirect = same.iter().map(|ty| unwinds[count + ty]).collect();
+        unwinds.truncate(count);
+        // Who calls through the table may call itself; nothing is known of what that costs.
+        let mut looks: Vec<bool> = outline.functions.iter().enumerate().map(|(i, f)| !f.indirect_calls.is_empty() || recursive.contains(&(i as u32))).collect();
+        // With room for what is added.
+        outline.weights(&mut looks, UNLOOKED_MAX / 2);
+        Calls { outline, recursive, looks, functions: unwinds, indirect }
     }
-}
 
-struct Places {
-    flags: u32,
-    poll: u32,
-    unwind: u32,
-}
-
-#[derive(Default)]
-struct Counts {
-    polls: u32,
-    die_checks: u32,
-}
-
-/// The body of one function with its checks put in.
-fn rewrite(
-    wasm: &[u8],
-    function: &Function,
-    outline: &Outline,
-    recursive: bool,
-    places: &Places,
-    options: &Options,
-    counts: &mut Counts,
-) -> Vec<u8> {
-    let quiet = function.quiet;
-    let mut out = Vec::with_capacity(function.body.len() + 16 * (function.loops.len() + 1));
-    let mut copied = function.body.start;
-    let mut poll = |out: &mut Vec<u8>| {
-        counts.polls += 1;
-        check_flag(out, places.flags);
-        out.push(0x10); // call
-        write_u32(out, places.poll);
-        out.push(0x0b); // end
-    };
-    if recursive && !quiet {
-        out.extend_from_slice(&wasm[copied..function.first_operator]);
-        copied = function.first_operator;
-        poll(&mut out);
+    fn unwinds(&self, function: u32) -> bool {
+        self.functions[function as usize]
     }
-    for l in &function.loops {
-        out.extend_from_slice(&wasm[copied..l.inside]);
-        copied = l.inside;
-        let tight = !l.has_loop && l.callees.iter().all(|callee| outline.is_leaf(*callee));
-        if !tight && !quiet {
-            poll(&mut out);
-        } else if options.die_checks {
-            counts.die_checks += 1;
-            check_flag(&mut out, places.flags + 4);
-            out.extend_from_slice(&[0x00, 0x0b]); // unreachable, end
+
+    fn type_unwinds(&self, ty: u32) -> bool {
+        self.indirect[ty as usize]
+    }
+
+    fn is_import(&self, function: u32) -> bool {
+        function < self.outline.imported_functions
+    }
+
+    fn looks(&self, function: u32) -> bool {
+        self.looks[(function - self.outline.imported_functions) as usize]
+    }
+
+    /// What a function does when it is called.
+    fn entry(&self, function: u32) -> body::Entry {
+        let own = function - self.outline.imported_functions;
+        if !self.looks(function) {
+            body::Entry::Plain
+        } else if self.recursive.contains(&own) && !self.outline.functions[own as usize].quiet {
+            body::Entry::Poll
+        } else {
+            body::Entry::Die
         }
     }
-    out.extend_from_slice(&wasm[copied..function.body.end]);
-    out
-}
 
-/// `i32.const 0; i32.load offset=address; if`. The address is the offset, so that no bounds check is needed at run time.
-fn check_flag(out: &mut Vec<u8>, address: u32) {
-    out.extend_from_slice(&[0x41, 0x00, 0x28, 0x02]);
-    write_u32(out, address);
-    out.extend_from_slice(&[0x04, 0x40]);
-}
-
-pub(super) fn write_u32(out: &mut Vec<u8>, mut value: u32) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
+    fn types(&self, index: u32) -> &'o FuncType {
+        self.outline.types[index as usize].as_ref().expect("validated: it is a function's type")
     }
-    out.push(value as u8);
+
+    fn type_of(&self, function: u32) -> &'o FuncType {
+        self.types(self.outline.function_types[function as usize])
+    }
+
+    /// Parameters and results of a block.
+    fn block_type(&self, ty: BlockType) -> (Vec<ValType>, Vec<ValType>) {
+        match ty {
+            BlockType::Empty => (Vec::new(), Vec::new()),
+            BlockType::Type(ty) => (Vec::new(), vec![ty]),
+            BlockType::FuncType(index) => (self.types(index).params().to_vec(), self.types(index).results().to_vec()),
+        }
+    }
 }
 
 /// Numbers (among the module's own functions) of those on a cycle of direct calls: Tarjan's strongly connected components,
 /// without recursion, because call chains in foreign modules may be as long as they like.
 fn recursive_functions(outline: &Outline) -> HashSet<u32> {
     let n = outline.functions.len();
-    let own = |f: usize, k: usize| outline.functions[f].calls[k].checked_sub(outline.imported_functions).map(|i| i as usize);
+    let own = |f: usize, k: usize| outline.functions[f].calls[k].0.checked_sub(outline.imported_functions).map(|i| i as usize);
     const UNSEEN: u32 = u32::MAX;
     let (mut order, mut low) = (vec![UNSEEN; n], vec![0u32; n]);
     let (mut on_stack, mut stack, mut work) = (vec![false; n], Vec::new(), Vec::new());
@@ -323,298 +452,6 @@ fn recursive_functions(outline: &Outline) -> HashSet<u32> {
     found
 }
 
-/// One function of the module's own.
-pub(crate) struct Function {
-    /// Byte range in the module: locals and code, without the size in front.
-    pub body: Range<usize>,
-    pub first_operator: usize,
-    /// In the order of their headers.
-    pub loops: Vec<Loop>,
-    /// Direct callees, each once.
-    calls: Vec<u32>,
-    calls_indirectly: bool,
-    /// Instructions of it that may each take as long as a loop: copying and filling memory.
-    pub bulk: u32,
-    quiet: bool,
-}
-
-impl Function {
-    fn is_leaf(&self) -> bool {
-        self.loops.is_empty() && self.calls.is_empty() && !self.calls_indirectly && self.body.len() <= LEAF_BYTES_MAX
-    }
-
-    /// It takes so little time that nobody needs to end it.
-    pub(super) fn is_short(&self) -> bool {
-        self.is_leaf() && self.bulk == 0
-    }
-}
-
-pub(crate) struct Loop {
-    /// Where the first instruction inside the loop starts.
-    inside: usize,
-    has_loop: bool,
-    /// What is called in this loop but in no loop inside it; `None` is a call through a pointer.
-    callees: Vec<Option<u32>>,
-}
-
-/// What the pass and the inspection need to know of a module.
-#[derive(Default)]
-pub(crate) struct Outline {
-    pub imports: Vec<(String, String, &'static str)>,
-    pub exports: Vec<(String, ExternalKind, u32)>,
-    pub memories: Vec<wasmparser::MemoryType>,
-    pub tables: u32,
-    pub has_start: bool,
-    /// The module carries the custom section or asyncify's exports.
-    pub marked: bool,
-    /// The content of the custom section.
-    pub mark: Option<Vec<u8>>,
-    /// Why the module can't be moved, apart from missing instrumentation.
-    pub reasons: Vec<String>,
-    pub globals: Vec<Global>,
-    types: Vec<Option<wasmparser::FuncType>>,
-    function_types: Vec<u32>,
-    pub imported_functions: u32,
-    pub poll: Option<u32>,
-    pub functions: Vec<Function>,
-}
-
-pub(crate) struct Global {
-    pub mutable: bool,
-    /// Value of an `i32.const` initialiser.
-    pub i32_value: Option<u32>,
-}
-
-impl Outline {
-    /// Reads a module that has been validated.
-    pub(crate) fn read(wasm: &[u8]) -> Result<Outline, Error> {
-        let mut o = Outline::default();
-        let mut names: HashMap<u32, bool> = HashMap::new();
-        for payload in Parser::new(0).parse_all(wasm) {
-            match payload? {
-                Payload::TypeSection(section) => {
-                    for group in section {
-                        for ty in group?.into_types() {
-                            o.types.push(match ty.composite_type.inner {
-                                wasmparser::CompositeInnerType::Func(f) => Some(f),
-                                _ => None,
-                            });
-                        }
-                    }
-                }
-                Payload::ImportSection(section) => {
-                    for import in section.into_imports() {
-                        o.import(import?);
-                    }
-                }
-                Payload::FunctionSection(section) => {
-                    for ty in section {
-                        o.function_types.push(ty?);
-                    }
-                }
-                Payload::TableSection(section) => o.tables += section.count(),
-                Payload::MemorySection(section) => {
-                    for memory in section {
-                        o.memory(memory?);
-                    }
-                }
-                Payload::GlobalSection(section) => {
-                    for global in section {
-                        let global = global?;
-                        if global.ty.mutable && matches!(global.ty.content_type, ValType::Ref(_)) {
-                            o.reason("a mutable global holds a reference");
-                        }
-                        o.globals.push(Global { mutable: global.ty.mutable, i32_value: i32_const(&global.init_expr) });
-                    }
-                }
-                Payload::ExportSection(section) => {
-                    for export in section {
-                        let export = export?;
-                        o.marked |= export.name.starts_with("asyncify_");
-                        o.exports.push((export.name.to_string(), export.kind, export.index));
-                    }
-                }
-                Payload::StartSection { .. } => {
-                    o.has_start = true;
-                    o.reason("it has a start function, which would run again in each copy");
-                }
-                Payload::CodeSectionEntry(body) => o.body(&body)?,
-                Payload::CustomSection(section) if section.name() == SECTION => {
-                    o.marked = true;
-                    o.mark = Some(section.data().to_vec());
-                }
-                Payload::CustomSection(section) => {
-                    if let KnownCustom::Name(reader) = section.as_known() {
-                        // A broken name section only costs the names.
-                        for subsection in reader.into_iter().map_while(Result::ok) {
-                            if let Name::Function(map) = subsection {
-                                for naming in map.into_iter().map_while(Result::ok) {
-                                    names.insert(naming.index, QUIET.contains(&naming.name));
-                                }
-                            }
-                        }
-                    }
-                }
-                _ => {}
-            }
-        }
-        for (i, function) in o.functions.iter_mut().enumerate() {
-            function.quiet = names.get(&(o.imported_functions + i as u32)).copied().unwrap_or(false);
-        }
-        if o.tables > 1 {
-            o.reasons.push(format!("it has {} tables, only one can be restored", o.tables));
-        }
-        Ok(o)
-    }
-
-    /// Value of an exported immutable `i32` global.
-    pub(crate) fn address_of(&self, export: &str) -> Option<u32> {
-        let index = self.exports.iter().find(|(name, kind, _)| name == export && *kind == ExternalKind::Global)?.2;
-        self.globals.get(index as usize).filter(|g| !g.mutable)?.i32_value
-    }
-
-    /// Indices of the mutable globals.
-    pub(crate) fn mutable_globals(&self) -> impl Iterator<Item = u32> {
-        self.globals.iter().enumerate().filter(|(_, g)| g.mutable).map(|(i, _)| i as u32)
-    }
-
-    /// Number of an exported function.
-    pub(crate) fn function(&self, export: &str) -> Option<u32> {
-        self.exports.iter().find(|(name, kind, _)| name == export && *kind == ExternalKind::Func).map(|e| e.2)
-    }
-
-    /// Type of an exported function.
-    pub(crate) fn function_type(&self, export: &str) -> Option<&wasmparser::FuncType> {
-        self.type_of(self.function(export)?)
-    }
-
-    /// Type of a function by its number.
-    pub(crate) fn type_of(&self, function: u32) -> Option<&wasmparser::FuncType> {
-        self.type_at(*self.function_types.get(function as usize)?)
-    }
-
-    /// Function type by its own number.
-    pub(crate) fn type_at(&self, index: u32) -> Option<&wasmparser::FuncType> {
-        self.types.get(index as usize)?.as_ref()
-    }
-
-    fn is_leaf(&self, callee: Option<u32>) -> bool {
-        let own = callee.and_then(|index| index.checked_sub(self.imported_functions));
-        own.and_then(|i| self.functions.get(i as usize)).is_some_and(Function::is_leaf)
-    }
-
-    fn reason(&mut self, reason: &str) {
-        if !self.reasons.iter().any(|r| r == reason) {
-            self.reasons.push(reason.to_string());
-        }
-    }
-
-    fn import(&mut self, import: wasmparser::Import<'_>) {
-        let kind = match import.ty {
-            TypeRef::Func(ty) | TypeRef::FuncExact(ty) => {
-                if (import.module, import.name) == ("cloudskin", "poll") {
-                    self.poll = Some(self.imported_functions);
-                }
-                self.function_types.push(ty);
-                self.imported_functions += 1;
-                "function"
-            }
-            TypeRef::Table(_) => {
-                self.tables += 1;
-                self.reason("it imports its table");
-                "table"
-            }
-            TypeRef::Memory(memory) => {
-                self.reason("it imports its memory");
-                self.memory(memory);
-                "memory"
-            }
-            TypeRef::Global(ty) => {
-                if ty.mutable {
-                    self.reason("it imports a mutable global");
-                }
-                self.globals.push(Global { mutable: ty.mutable, i32_value: None });
-                "global"
-            }
-            TypeRef::Tag(_) => "tag",
-        };
-        self.imports.push((import.module.to_string(), import.name.to_string(), kind));
-    }
-
-    fn memory(&mut self, memory: wasmparser::MemoryType) {
-        if memory.memory64 {
-            self.reason("its memory has 64-bit addresses");
-        }
-        if memory.shared {
-            self.reason("its memory is shared between threads");
-        }
-        self.memories.push(memory);
-    }
-
-    fn body(&mut self, body: &FunctionBody<'_>) -> Result<(), Error> {
-        for local in body.get_locals_reader()? {
-            if matches!(local?.1, ValType::Ref(_)) {
-                self.reason("a function keeps references in local variables");
-            }
-        }
-        let mut operators = body.get_operators_reader()?;
-        let first_operator = operators.original_position();
-        let mut loops: Vec<Loop> = Vec::new();
-        let (mut calls, mut seen, mut calls_indirectly, mut bulk) = (Vec::new(), HashSet::new(), false, 0);
-        // One entry per open block: the number of the loop that it is, or is in.
-        let mut open: Vec<Option<usize>> = vec![None];
-        while !operators.eof() {
-            let operator = operators.read()?;
-            let within = open.last().copied().flatten();
-            match operator {
-                Operator::Block { .. } | Operator::If { .. } => open.push(within),
-                Operator::Loop { .. } => {
-                    if let Some(outer) = within {
-                        loops[outer].has_loop = true;
-                    }
-                    open.push(Some(loops.len()));
-                    loops.push(Loop { inside: operators.original_position(), has_loop: false, callees: Vec::new() });
-                }
-                Operator::End => {
-                    open.pop();
-                }
-                Operator::Call { function_index } | Operator::ReturnCall { function_index } => {
-                    if seen.insert(function_index) {
-                        calls.push(function_index);
-                    }
-                    if let Some(l) = within {
-                        loops[l].callees.push(Some(function_index));
-                    }
-                }
-                Operator::CallIndirect { .. } | Operator::ReturnCallIndirect { .. } => {
-                    calls_indirectly = true;
-                    if let Some(l) = within {
-                        loops[l].callees.push(None);
-                    }
-                }
-                Operator::MemoryCopy { .. } | Operator::MemoryFill { .. } | Operator::MemoryInit { .. } => bulk += 1,
-                Operator::TableSet { .. }
-                | Operator::TableGrow { .. }
-                | Operator::TableFill { .. }
-                | Operator::TableCopy { .. }
-                | Operator::TableInit { .. } => self.reason("it changes its function table while it runs"),
-                _ => {}
-            }
-        }
-        self.functions.push(Function { body: body.range(), first_operator, loops, calls, calls_indirectly, bulk, quiet: false });
-        Ok(())
-    }
-}
-
-fn i32_const(init: &ConstExpr<'_>) -> Option<u32> {
-    // More than one instruction computes with it.
-    let mut operators = init.get_operators_reader();
-    match (operators.read(), operators.read()) {
-        (Ok(Operator::I32Const { value }), Ok(Operator::End)) => Some(value as u32),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -624,90 +461,123 @@ mod tests {
         let text = format!(
             r#"(module
                 (type $v (func))
-                (import "cloudskin" "poll" (func $poll))
+                (type $i (func (param i32) (result i32)))
                 (import "cloudskin_mpi" "MPI_Barrier" (func $barrier (param i32) (result i32)))
                 (memory 130)
                 (table 2 funcref)
                 (global $sp (mut i32) (i32.const 1024))
-                (global (export "__cloudskin_flags") i32 (i32.const 2048))
-                (global (export "__cloudskin_unwind") i32 (i32.const 4096))
+                (global (export "__cloudskin_unwind") i32 (i32.const 8192))
                 (global $t (mut f64) (f64.const 1))
-                (func (export "_start") (drop (call $barrier (i32.const 1))))
-                (func $keep (export "__cloudskin_keep") (call $poll))
-                (elem (i32.const 0) $keep $keep)
+                (func $start (export "_start") (drop (call $barrier (i32.const 1))))
+                (elem (i32.const 0) $start $start)
                 {functions})"#
         );
         wat::parse_str(text).unwrap()
     }
 
+    /// Loops that turn a known number of times are what they were; copies of any length have a look before them.
+    #[test]
+    fn looks_are_where_they_are_needed() {
+        let few = "i32.const 7 local.set 0 i32.const 4 local.set 1 local.get 1 i32.const 7 i32.and i32.const 1 i32.add i32.const -1 i32.mul local.get 0 i32.add \
+            local.set 1 loop local.get 0 i32.const -1 i32.add local.tee 0 local.get 1 i32.ne br_if 0 end";
+        check(&format!("(func (local i32 i32) {few})"), (0, 0));
+        check(&format!("(func (local i32 i32) {few} (loop))"), (1, 0));
+        let fill = |length: &str| format!("(memory.fill (i32.const 0) (i32.const 0) {length})");
+        check(&format!("(func (param i32) {} {})", fill("(local.get 0)"), fill("(i32.const 65536)")), (0, 1));
+        check(&format!("(func (param i32) (loop {}))", fill("(local.get 0)")), (1, 1));
+        let leaf = |n: usize| format!("(func $leaf {}) (func $g (call $leaf))", "(nop)".repeat(n));
+        check(&leaf(2000), (0, 0));
+        check(&leaf(10_000), (0, 1));
+        check("(func (call_indirect (type $i) (i32.const 1) (i32.const 0)) drop)", (0, 1));
+    }
+
     /// (polls, die checks) that `functions` get; the result is a valid module.
     fn check(functions: &str, expected: (u32, u32)) {
-        let (out, mark) = insert(&module(functions), &Options::default()).unwrap();
+        let (out, mark) = insert(&module(functions), "").unwrap();
         wasmparser::Validator::new_with_features(super::super::features()).validate_all(&out).unwrap();
         assert_eq!((mark.polls, mark.die_checks), expected, "{functions}");
     }
 
     #[test]
-    fn innermost_loops_only_check_for_death() {
-        check("(func (loop $a (br_if $a (i32.const 0))))", (0, 1));
-        check("(func (loop $a (loop $b (br_if $b (i32.const 0))) (br_if $a (i32.const 0))))", (1, 1));
-        check("(func (loop (block (if (i32.const 1) (then (loop) (loop))))))", (1, 2));
-        check("(func (loop (loop (loop))) (loop))", (2, 2));
+    fn every_loop_polls() {
+        check("(func (loop $a (br_if $a (i32.const 0))))", (1, 0));
+        check("(func (loop $a (loop $b (br_if $b (i32.const 0))) (br_if $a (i32.const 0))))", (2, 1));
+        check("(func (loop (block (if (i32.const 1) (then (loop) (loop))))))", (3, 1));
         check("(func (block) (if (i32.const 0) (then)))", (0, 0));
-    }
-
-    #[test]
-    fn a_loop_that_calls_polls_unless_it_calls_a_leaf() {
-        let leaf = "(func $leaf (result i32) (i32.const 7))";
-        check(&format!("{leaf} (func (loop (drop (call $leaf))))"), (0, 1));
-        check("(func (loop (drop (call $barrier (i32.const 1)))))", (1, 0));
-        check("(func (loop (call_indirect (type $v) (i32.const 0))))", (1, 0));
-        check(&format!("{leaf} (func $f (drop (call $leaf))) (func (loop (call $f)))"), (1, 0));
-        // The call is in the inner loop; the outer polls because it has a loop.
-        check("(func (loop (loop (drop (call $barrier (i32.const 1))))))", (2, 0));
+        check("(func (return) (loop (loop)))", (0, 0));
     }
 
     #[test]
     fn recursion_polls_at_entry() {
-        check("(func $f (call $f))", (1, 0));
-        check("(func $f (call $g)) (func $g (call $h)) (func $h (call $f)) (func (call $f))", (3, 0));
+        check("(func $f (call $f))", (1, 1));
+        check("(func $f (call $g)) (func $g (call $h)) (func $h (call $f)) (func (call $f))", (3, 3));
         check("(func $f (call $g)) (func $g)", (0, 0));
-        check("(func $f (param i32) (local f64 i64) (loop (call $f (i32.const 1))))", (2, 0));
+        check("(func $f (param i32) (local f64 i64) (loop (call $f (i32.const 1))))", (2, 2));
     }
 
     #[test]
     fn the_c_library_is_left_in_peace() {
         check("(func $malloc (loop (loop)))", (0, 2));
-        check("(func $dlfree (call $dlfree))", (0, 0));
+        check("(func $dlfree (call $dlfree))", (0, 1));
+        // It calls what the program gave it, so it can be stopped there; its loops are still its own.
+        check("(func $printf_core (loop (call_indirect (type $v) (i32.const 0))) (loop))", (0, 3));
+    }
+
+    /// Whether the function `$f` is written anew.
+    fn touched(functions: &str, expected: bool) {
+        let wasm = module(functions);
+        let outline = Outline::read(&wasm).unwrap();
+        let calls = Calls::new(&outline);
+        assert_eq!(calls.unwinds(2), expected, "{functions}");
+        if !expected && calls.looks(2) {
+            return;
+        }
+        let (out, _) = insert(&wasm, "").unwrap();
+        let (before, after) = (&outline.functions[1].body, &Outline::read(&out).unwrap().functions[1].body);
+        assert_eq!(wasm[before.clone()] != out[after.clone()], expected, "{functions}");
+    }
+
+    #[test]
+    fn only_what_can_reach_a_safe_point_is_touched() {
+        touched("(func $f (result i32) (i32.add (i32.const 1) (i32.const 2)))", false);
+        touched("(func $f (result i32) (call $g)) (func $g (result i32) (i32.const 1))", false);
+        touched("(func $f (result i32) (call $g)) (func $g (result i32) (loop) (i32.const 1))", true);
+        touched("(func $f (result i32) (call $g)) (func $g (result i32) (call $barrier (i32.const 1)))", true);
+        // In the table is a function of the type $v that waits, and none of the type $i.
+        touched("(func $f (call_indirect (type $v) (i32.const 0)))", true);
+        touched("(func $f (drop (call_indirect (type $i) (i32.const 0) (i32.const 0))))", false);
+        touched("(func $f (call $malloc)) (func $malloc (loop))", false);
     }
 
     #[test]
     fn long_call_chains_do_not_overflow_the_stack() {
         let chain: String = (0..50_000).map(|i| format!("(func $f{i} (call $f{}))", (i + 1) % 50_000)).collect();
-        check(&chain, (50_000, 0));
+        check(&chain, (50_000, 50_000));
     }
 
     #[test]
-    fn state_is_exported_and_the_helper_is_not() {
-        let (out, mark) = insert(&module(""), &Options::default()).unwrap();
+    fn deep_nesting_does_not_overflow_the_stack() {
+        let depth = 20_000;
+        check(&format!("(func {} (drop (call $barrier (i32.const 1))) {})", "block ".repeat(depth), "end ".repeat(depth)), (0, 1));
+    }
+
+    #[test]
+    fn state_is_exported() {
+        let (out, mark) = insert(&module(""), "").unwrap();
         let outline = Outline::read(&out).unwrap();
         let names: Vec<&str> = outline.exports.iter().map(|(name, ..)| name.as_str()).collect();
         assert_eq!(
             names,
-            ["__cloudskin_unwind", "_start", "memory", "__indirect_function_table", "__cloudskin_g0", "__cloudskin_g1"]
+            [
+                "__cloudskin_unwind", "_start", "memory", "__cloudskin_flags", "__indirect_function_table", "__cloudskin_g0", "__cloudskin_g1",
+                "__cloudskin_state", "__cloudskin_top"
+            ]
         );
-        assert_eq!((mark.unwind, mark.globals), (4096, 2));
-    }
-
-    #[test]
-    fn death_checks_can_be_left_out() {
-        let options = Options { die_checks: false, ..Options::default() };
-        let (_, mark) = insert(&module("(func (loop (loop)))"), &options).unwrap();
-        assert_eq!((mark.polls, mark.die_checks), (1, 0));
+        assert_eq!((mark.unwind, mark.globals), (8192, 2));
     }
 
     fn refused(text: &str) -> String {
-        insert(&wat::parse_str(text).unwrap(), &Options::default()).unwrap_err().to_string()
+        insert(&wat::parse_str(text).unwrap(), "").unwrap_err().to_string()
     }
 
     #[test]
@@ -717,9 +587,11 @@ mod tests {
             message,
             "the module can't be moved: its memory has 64-bit addresses; it changes its function table while it runs"
         );
-        assert!(refused("(module (memory 1))").contains("__cloudskin_flags"));
+        assert!(refused("(module (memory 1))").contains("__cloudskin_unwind"));
         assert!(refused("(module (memory 1 1 shared))").contains("shared between threads"));
-        let twice = insert(&module(r#"(func (export "asyncify_start_unwind") (param i32))"#), &Options::default());
-        assert!(twice.unwrap_err().to_string().contains("already instrumented"));
+        let fails = |functions: &str| insert(&module(functions), "").unwrap_err().to_string();
+        assert!(fails(r#"(func (export "asyncify_start_unwind") (param i32))"#).contains("already instrumented"));
+        assert!(fails("(func $f (return_call $g)) (func $g (loop))").contains("tail call"));
+        assert!(fails("(func (ref.null func) (loop) (drop))").contains("a reference is in use"));
     }
 }

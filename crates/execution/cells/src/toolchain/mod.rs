@@ -4,10 +4,10 @@
 //!
 //! ```text
 //! prog.c --clang--> prog.o --wasm-ld + guests/runtime.c--> plain module      driver, compiler
-//!        --instrument: polls at loop headers, exports of all state-->        instrument
-//!        --binaryen's asyncify: every stack that can reach a poll unwinds--> asyncify
-//!        --the flags to a memory of their own, checks at function entries--> flags
-//!        --custom section "cloudskin": where the unwind area lies-->         prog (a WebAssembly file)
+//!        --long inner loops cut into pieces-->                               strip
+//!        --safe points: every stack that can reach one unwinds there,
+//!          exports of all state, flag words in a memory of their own,
+//!          custom section "cloudskin"-->                                     prog (a WebAssembly file): instrument, blocking, flags
 //! ```
 //!
 //! [`inspect`] reads such a file back when it is submitted: is it well-formed, does it ask only for what the agent has, can
@@ -16,13 +16,16 @@
 //! What this doesn't do: it runs no module, it brings no compiler (`make setup` installs the pinned one), and it knows
 //! neither threads, OpenMP, C++ exceptions nor setjmp; a program that needs them gets a sentence that says so.
 
-pub mod asyncify;
+pub mod blocking;
+mod bounded;
 pub mod compiler;
 pub mod driver;
 mod flags;
 pub mod inspect;
 pub mod instrument;
 mod mismatch;
+mod outline;
+mod strip;
 mod verify;
 
 use std::path::PathBuf;
@@ -32,18 +35,19 @@ use serde::{Deserialize, Serialize};
 /// Name of the custom section that marks a module made by this toolchain.
 pub const SECTION: &str = "cloudskin";
 /// Version of what [`Mark`] says and of the contract between module and agent. Another version is refused.
-pub const FORMAT: u32 = 2;
-/// Exported memory of one page, the second, which the program only ever reads: its flag words. Word 0 (offset 0) is "stop", word 1 (offset 4) is
-/// "die". In a linked module it is a global with the address of the words in the program's own memory, until they leave it.
+pub const FORMAT: u32 = 3;
+/// Exported memory of one page, the second, which the program only ever reads: its flag words. Word 0 (offset 0) is "stop", word 1 (offset 4) is "die".
 pub const FLAGS: &str = "__cloudskin_flags";
-/// Exported immutable global: address of the unwind area, where asyncify keeps the stack of a stopped cell.
+/// Exported immutable global: address of the unwind area, where the stack of a stopped cell is kept.
 pub const UNWIND: &str = "__cloudskin_unwind";
 /// Size of the unwind area in `guests/runtime.c`, in bytes.
 pub const UNWIND_BYTES: u32 = 8 << 20;
-/// The function that exists only to bring the import `cloudskin.poll` into the module.
 /// The guest's own allocator, for the agent.
 pub(crate) const ROOM: &str = "__cloudskin_room";
-pub(crate) const KEEP: &str = "__cloudskin_keep";
+/// Exported mutable global: 0 at work, [`instrument::UNWINDING`], or the safe point that is being gone back to.
+pub const STATE: &str = "__cloudskin_state";
+/// Exported mutable global: the next free byte of the unwind area.
+pub const TOP: &str = "__cloudskin_top";
 /// Exported: the module begins in the folder that PWD names, so no folder need be opened as `.` for it (see `guests/runtime.c`).
 pub const WORKDIR: &str = "__cloudskin_workdir";
 /// Exported mutable globals are called this and a number from 0 on.
@@ -62,9 +66,9 @@ pub struct Mark {
     pub unwind_bytes: u32,
     /// Number of places where the module polls the stop flag.
     pub polls: u32,
-    /// Number of innermost loops and functions that check only the die flag.
+    /// Number of other places that look only at the die flag.
     pub die_checks: u32,
-    /// Number of exported mutable globals.
+    /// Number of exported mutable globals of the program's own.
     pub globals: u32,
     /// The compiler, for people.
     pub toolchain: String,
@@ -77,8 +81,6 @@ pub enum Error {
     Usage(String),
     #[error("no compiler: looked for {0}; `make setup` installs it, or CLOUDSKIN_ZIG=.../zig names a copy of ziglang 0.17.1")]
     NoCompiler(String),
-    #[error("no wasm-opt: looked for {0}; `make setup` installs binaryen, or CLOUDSKIN_WASM_OPT=.../wasm-opt names a copy")]
-    NoWasmOpt(String),
     #[error("run {program}: {source}")]
     Spawn { program: PathBuf, source: std::io::Error },
     #[error("{program} failed: {output}")]

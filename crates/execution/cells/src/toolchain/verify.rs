@@ -4,27 +4,29 @@
 //! by hand can give it every mark and export of ours. What holds for a module that passes, whoever made it:
 //!
 //! 1. nothing in it writes to the flag words, so that a word that the agent has set stays set;
-//! 2. each turn of each loop loads a flag word and leaves its path, to a trap or the host's poll, if the word is set;
-//! 3. each function that is not short begins by looking at one.
+//! 2. each turn of each loop loads a flag word and leaves its path, to a trap or out of the function, if the word is set; but for loops of which the code
+//!    shows that they turn a bounded number of times ([`super::bounded`]);
+//! 3. each function begins by looking at one, unless it does little and calls only such as do little, not itself and nothing through the table;
+//! 4. what a function does between two looks, turns of bounded loops counted out and with what it calls, is bounded: [`LOOKED_MAX`].
 //!
-//! So between two looks there are only the instructions of one function, each once, and of short functions that it calls. Recursion, and calls
-//! of calls of calls, are covered by the third, deep ones also by the engine's limit of the stack.
+//! So between two looks there are at most so many instructions of each function on the stack, and the engine limits the stack.
 //!
 //! The second is shown by running each function that has loops over values of which only this is known: a number, or "not zero (zero) once the flag is
 //! set". Loops of WebAssembly are entered at their head only, so a turn ends at a branch to the head; on the way to each such branch there must have
 //! been a look since the head. What is joined at a label is the least of what is known on the ways to it; at a head nothing is known of variables. So
 //! one run over the code is enough, and takes time in proportion to it.
 //!
-//! Asyncify puts most of a function's code, and so the looks in it, under conditions on a global: 0 the program runs, 1 it unwinds, 2 it rewinds. If nobody
-//! but the host can change that global (it does so in asyncify's own functions, which nothing calls), it changes from 2 to 0 to 1 at most within a
-//! run, so whoever turns for ever does so with one value: three runs over the code, each with one of them. Code that Binaryen has changed beyond
-//! recognition would be refused, and the tests over all our programs would say so.
+//! A program that winds its stack up again takes other ways through its loops; each of them looks, too. Nothing is believed of the global that says so: a
+//! program may set it as it likes.
 
-use super::{flags::BULK_BYTES_MAX, instrument::Outline};
-use wasmparser::{BlockType, ExternalKind, FunctionBody, Operator, Parser, Payload};
+use super::flags::{self, is_flag};
+use super::outline::{Loop, Outline, UNLOOKED_MAX};
+use wasmparser::{BlockType, FunctionBody, Operator, Parser, Payload};
 
 /// Instructions of one function that copy or fill memory without a look just before: each may take as long as the memory is large.
-const BULK_MAX: u32 = 16;
+const BULK_MAX: usize = 16;
+/// Instructions between two looks of one function and what it calls: a tenth of a second.
+const LOOKED_MAX: u64 = 1 << 28;
 /// Blocks within blocks, and values at a time, in one function. Compilers make some hundreds.
 const DEPTH_MAX: usize = 100_000;
 const VALUES_MAX: usize = 1 << 20;
@@ -33,8 +35,8 @@ const BLOCK_VALUES_MAX: usize = 16;
 /// Variables at a time of which something is known. Beyond it the oldest is forgotten.
 const FACTS_MAX: usize = 4;
 
-/// What stands in the way of ending a program at any moment. `flags`: the number of the memory with the flag words.
-pub(crate) fn can_be_ended(wasm: &[u8], outline: &Outline, flags: u32) -> Result<(), String> {
+/// What stands in the way of ending a program at any moment.
+pub(crate) fn can_be_ended(wasm: &[u8], outline: &Outline) -> Result<(), String> {
     let broken = |e: wasmparser::BinaryReaderError| e.to_string();
     let mut bodies = Vec::with_capacity(outline.functions.len());
     for payload in Parser::new(0).parse_all(wasm) {
@@ -43,27 +45,25 @@ pub(crate) fn can_be_ended(wasm: &[u8], outline: &Outline, flags: u32) -> Result
         }
     }
     let named = |i: usize| format!("function {}", outline.imported_functions as usize + i);
+    let mut looks: Vec<bool> = outline.functions.iter().map(|f| f.looks).collect();
+    let weights = outline.weights(&mut looks, u64::MAX);
     for (i, (body, function)) in bodies.iter().zip(&outline.functions).enumerate() {
-        only_reads(body, flags).map_err(|e| format!("{} {e}", named(i)))?;
-        let bulk = bulk_without_look(body, flags).map_err(broken)?;
+        only_reads(body).map_err(|e| format!("{} {e}", named(i)))?;
+        let (bulk, weight) = (function.bulk.len(), weights[i]);
         if bulk > BULK_MAX {
             return Err(format!("{} copies or fills memory at {bulk} places without a look before it, at most {BULK_MAX} are taken", named(i)));
         }
-        if !function.is_short() && !begins_with_a_look(body, flags).map_err(broken)? {
+        let little = weight <= UNLOOKED_MAX && bulk == 0 && function.indirect_calls.is_empty();
+        if !function.looks && !little {
             return Err(format!("{} does not begin by looking at its flag words", named(i)));
         }
-    }
-    let state = state(wasm, outline, &bodies).map_err(broken)?;
-    for (i, (body, function)) in bodies.iter().zip(&outline.functions).enumerate() {
-        if function.loops.is_empty() {
-            continue;
+        if weight > LOOKED_MAX {
+            return Err(format!("{} does {weight} instructions without looking at its flag words, at most {LOOKED_MAX} are taken", named(i)));
         }
-        let states: &[Option<(u32, i32)>] = match state {
-            Some(global) => &[0, 1, 2].map(|value| Some((global, value))),
-            None => &[None],
-        };
-        for state in states {
-            Run::new(outline, flags, *state).function(body).map_err(|e| format!("{} {e}", named(i)))?;
+    }
+    for (i, (body, function)) in bodies.iter().zip(&outline.functions).enumerate() {
+        if function.loops.iter().any(|l| l.turns.is_none()) {
+            Run::new(outline, &function.loops).function(body).map_err(|e| format!("{} {e}", named(i)))?;
         }
     }
     Ok(())
@@ -101,158 +101,17 @@ fn memories(op: &Operator<'_>, mut found: impl FnMut(u32)) {
 
 /// The flag words are read by `i32.atomic.load` and by nothing else; least of all written. To a compiler, a plain load in a loop that writes nothing is
 /// the same as one before the loop, and it would do without.
-fn only_reads(body: &FunctionBody<'_>, flags: u32) -> Result<(), String> {
+fn only_reads(body: &FunctionBody<'_>) -> Result<(), String> {
     let mut operators = body.get_operators_reader().map_err(|e| e.to_string())?;
     while !operators.eof() {
         let op = operators.read().map_err(|e| e.to_string())?;
         let mut touches = false;
-        memories(&op, |memory| touches |= memory == flags);
+        memories(&op, |memory| touches |= memory == flags::MEMORY);
         if touches && !matches!(op, Operator::I32AtomicLoad { .. }) {
             return Err("does something else with its flag words than to look at them by i32.atomic.load".into());
         }
     }
     Ok(())
-}
-
-/// `i32.const; i32.atomic.load; if; unreachable; end`, as [`super::flags`] writes it.
-fn begins_with_a_look(body: &FunctionBody<'_>, flags: u32) -> wasmparser::Result<bool> {
-    let mut operators = body.get_operators_reader()?;
-    let mut next = || operators.read();
-    let (Operator::I32Const { value }, Operator::I32AtomicLoad { memarg }) = (next()?, next()?) else { return Ok(false) };
-    let look = is_flag(value, memarg, flags);
-    Ok(look && matches!((next()?, next()?), (Operator::If { blockty: BlockType::Empty }, Operator::Unreachable)) && matches!(next()?, Operator::End))
-}
-
-/// Instructions that copy or fill memory, of a length that is not small and with no look just before, as [`super::flags`] writes it.
-fn bulk_without_look(body: &FunctionBody<'_>, flags: u32) -> wasmparser::Result<u32> {
-    /// How far a look has come.
-    #[derive(Clone, Copy, PartialEq)]
-    enum Look {
-        No,
-        Constant(i32),
-        Loaded,
-        If,
-        Unreachable,
-        Done,
-    }
-    let mut operators = body.get_operators_reader()?;
-    let (mut look, mut found) = (Look::No, 0);
-    while !operators.eof() {
-        look = match (operators.read()?, look) {
-            (Operator::MemoryCopy { .. } | Operator::MemoryFill { .. } | Operator::MemoryInit { .. }, before) => {
-                let small = matches!(before, Look::Constant(bytes) if bytes as u32 <= BULK_BYTES_MAX);
-                found += u32::from(!small && before != Look::Done);
-                Look::No
-            }
-            (Operator::I32Const { value }, _) => Look::Constant(value),
-            (Operator::I32AtomicLoad { memarg }, Look::Constant(base)) if is_flag(base, memarg, flags) => Look::Loaded,
-            (Operator::If { blockty: BlockType::Empty }, Look::Loaded) => Look::If,
-            (Operator::Unreachable, Look::If) => Look::Unreachable,
-            (Operator::End, Look::Unreachable) => Look::Done,
-            _ => Look::No,
-        };
-    }
-    Ok(found)
-}
-
-/// The agent sets two words.
-fn is_flag(base: i32, memarg: wasmparser::MemArg, flags: u32) -> bool {
-    memarg.memory == flags && matches!(u64::from(base as u32) + memarg.offset, 0 | 4)
-}
-
-/// Asyncify's global, if nobody but the host can change it, and only to 0, 1 or 2.
-fn state(wasm: &[u8], outline: &Outline, bodies: &[FunctionBody<'_>]) -> wasmparser::Result<Option<u32>> {
-    let body_of = |function: u32| bodies.get(function.checked_sub(outline.imported_functions)? as usize);
-    let Some(body) = outline.function("asyncify_get_state").and_then(body_of) else { return Ok(None) };
-    let mut operators = body.get_operators_reader()?;
-    let (Operator::GlobalGet { global_index: state }, Operator::End) = (operators.read()?, operators.read()?) else { return Ok(None) };
-    let zero = outline.globals.get(state as usize).is_some_and(|g| g.i32_value == Some(0));
-    let hidden = !outline.exports.iter().any(|(_, kind, index)| *kind == ExternalKind::Global && *index == state);
-    if !zero || !hidden {
-        return Ok(None);
-    }
-    let switches: Vec<u32> = ["asyncify_start_unwind", "asyncify_stop_unwind", "asyncify_start_rewind", "asyncify_stop_rewind"]
-        .iter()
-        .filter_map(|name| outline.function(name))
-        .collect();
-    if outline.function("_start").is_some_and(|start| switches.contains(&start)) {
-        return Ok(None);
-    }
-    for (i, body) in bodies.iter().enumerate() {
-        // Straight through, and called by the host alone while the program stands: no run of the program sees it change.
-        let own = switches.contains(&(outline.imported_functions + i as u32)) && outline.functions[i].loops.is_empty();
-        let mut operators = body.get_operators_reader()?;
-        let mut before = Operator::Nop;
-        while !operators.eof() {
-            let op = operators.read()?;
-            let good = match op {
-                Operator::GlobalSet { global_index } if global_index == state => own && matches!(before, Operator::I32Const { value: 0..=2 }),
-                Operator::Call { function_index } | Operator::ReturnCall { function_index } | Operator::RefFunc { function_index } => {
-                    !switches.contains(&function_index)
-                }
-                _ => true,
-            };
-            if !good {
-                return Ok(None);
-            }
-            before = op;
-        }
-    }
-    // Nor through a pointer, or at the start.
-    for payload in Parser::new(0).parse_all(wasm) {
-        match payload? {
-            Payload::StartSection { func, .. } if switches.contains(&func) => return Ok(None),
-            Payload::ElementSection(section) => {
-                for element in section {
-                    match element?.items {
-                        wasmparser::ElementItems::Functions(functions) => {
-                            for function in functions {
-                                if switches.contains(&function?) {
-                                    return Ok(None);
-                                }
-                            }
-                        }
-                        wasmparser::ElementItems::Expressions(_, expressions) => {
-                            for expression in expressions {
-                                if names(&expression?, &switches)? {
-                                    return Ok(None);
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-            Payload::TableSection(section) => {
-                for table in section {
-                    if let wasmparser::TableInit::Expr(expression) = table?.init
-                        && names(&expression, &switches)?
-                    {
-                        return Ok(None);
-                    }
-                }
-            }
-            Payload::GlobalSection(section) => {
-                for global in section {
-                    if names(&global?.init_expr, &switches)? {
-                        return Ok(None);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok(Some(state))
-}
-
-/// Whether a constant expression names one of these functions.
-fn names(expression: &wasmparser::ConstExpr<'_>, functions: &[u32]) -> wasmparser::Result<bool> {
-    let mut operators = expression.get_operators_reader();
-    while !operators.eof() {
-        if matches!(operators.read()?, Operator::RefFunc { function_index } if functions.contains(&function_index)) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// What is known of a value.
@@ -377,6 +236,8 @@ enum Kind {
 
 struct Frame {
     kind: Kind,
+    /// It is a loop that needs no look.
+    bounded: bool,
     /// Values below it.
     height: usize,
     params: usize,
@@ -392,12 +253,13 @@ struct Frame {
 /// One run over one function.
 struct Run<'m> {
     outline: &'m Outline,
-    flags: u32,
-    /// A global and what it holds.
-    state: Option<(u32, i32)>,
+    /// Those that have not begun yet.
+    to_come: std::slice::Iter<'m, Loop>,
     stack: Vec<Value>,
     frames: Vec<Frame>,
     loops: usize,
+    /// The instruction is the head of a loop that needs no look.
+    bounded: bool,
     /// `None`: nothing comes here.
     known: Option<Known>,
     /// Blocks within the code to which nothing comes.
@@ -405,18 +267,19 @@ struct Run<'m> {
 }
 
 impl<'m> Run<'m> {
-    fn new(outline: &'m Outline, flags: u32, state: Option<(u32, i32)>) -> Run<'m> {
+    fn new(outline: &'m Outline, loops: &'m [Loop]) -> Run<'m> {
         let known = Some(Known { unseen: 0, facts: [NO_FACT; FACTS_MAX] });
-        Run { outline, flags, state, stack: Vec::new(), frames: Vec::new(), loops: 0, known, skipped: 0 }
+        Run { outline, to_come: loops.iter(), stack: Vec::new(), frames: Vec::new(), loops: 0, bounded: false, known, skipped: 0 }
     }
 
     fn function(mut self, body: &FunctionBody<'_>) -> Result<(), String> {
         let broken = |e: wasmparser::BinaryReaderError| e.to_string();
         let mut operators = body.get_operators_reader().map_err(broken)?;
         // Where a return goes doesn't matter: no loop is there.
-        self.frames.push(Frame { kind: Kind::Block, height: 0, params: 0, results: 0, loops: 0, end: None, otherwise: None });
+        self.frames.push(Frame { kind: Kind::Block, bounded: false, height: 0, params: 0, results: 0, loops: 0, end: None, otherwise: None });
         while !operators.eof() {
             let op = operators.read().map_err(broken)?;
+            self.bounded = matches!(op, Operator::Loop { .. }) && self.to_come.next().is_some_and(|l| l.turns.is_some());
             match self.known {
                 Some(known) => self.step(op, known)?,
                 None => self.skip(&op)?,
@@ -475,7 +338,7 @@ impl<'m> Run<'m> {
             return Err(format!("has more than {DEPTH_MAX} blocks within each other"));
         }
         self.replace(params, params)?;
-        self.frames.push(Frame { kind, height: self.stack.len() - params, params, results, loops: self.loops, end: None, otherwise });
+        self.frames.push(Frame { kind, bounded: self.bounded, height: self.stack.len() - params, params, results, loops: self.loops, end: None, otherwise });
         Ok(())
     }
 
@@ -484,7 +347,7 @@ impl<'m> Run<'m> {
         let at = self.frames.len().checked_sub(1 + depth as usize).ok_or("branches out of itself")?;
         let frame = &self.frames[at];
         if frame.kind == Kind::Loop {
-            return match frame.loops < known.unseen {
+            return match frame.bounded || frame.loops < known.unseen {
                 true => Ok(()),
                 false => Err("has a loop that may turn without looking at its flag words".into()),
             };
@@ -596,10 +459,6 @@ impl<'m> Run<'m> {
             Operator::Return | Operator::Unreachable | Operator::ReturnCall { .. } | Operator::ReturnCallIndirect { .. } => self.known = None,
             Operator::Call { function_index } => {
                 self.call(self.outline.type_of(function_index))?;
-                if Some(function_index) == self.outline.poll {
-                    known.unseen = self.loops;
-                    self.known = Some(known);
-                }
             }
             Operator::CallIndirect { type_index, .. } => {
                 self.pop()?;
@@ -614,13 +473,9 @@ impl<'m> Run<'m> {
                 known.set(local_index, value);
                 self.known = Some(known);
             }
-            Operator::GlobalGet { global_index } => {
-                let value = self.state.filter(|(global, _)| *global == global_index).map_or(Unknown, |(_, value)| Number(value));
-                self.stack.push(value);
-            }
             Operator::I32Const { value } => self.stack.push(Number(value)),
             Operator::I32AtomicLoad { memarg } => {
-                let flag = matches!(self.pop()?, Number(base) if is_flag(base, memarg, self.flags));
+                let flag = matches!(self.pop()?, Number(base) if is_flag(base, memarg));
                 self.stack.push(if flag { Flag } else { Unknown });
             }
             Operator::I32Eqz => {
@@ -684,12 +539,8 @@ mod tests {
     /// A module with a function `$f` that begins with a look, and whatever else.
     fn module(body: &str, more: &str) -> String {
         format!(
-            r#"(module (import "cloudskin" "poll" (func $poll)) (import "x" "any" (func $any (result i32)))
+            r#"(module (import "x" "any" (func $any (result i32)))
                 (memory 1) (memory $flags 1 1) (table 1 funcref) (global $state (mut i32) (i32.const 0)) (global $other (mut i32) (i32.const 0))
-                (func (export "asyncify_get_state") (result i32) (global.get $state))
-                (func $start_unwind (export "asyncify_start_unwind") (global.set $state (i32.const 1)))
-                (func (export "asyncify_start_rewind") (global.set $state (i32.const 2)))
-                (func (export "asyncify_stop_unwind") (export "asyncify_stop_rewind") (global.set $state (i32.const 0)))
                 (func $f (param $p i32) (local $x i32) (local $y i32) (if {LOOK} (then unreachable)) {body})
                 {more})"#
         )
@@ -699,7 +550,7 @@ mod tests {
     fn verdict(text: &str) -> Result<(), String> {
         let wasm = wat::parse_str(text).unwrap();
         wasmparser::Validator::new_with_features(super::super::features()).validate_all(&wasm).unwrap();
-        can_be_ended(&wasm, &Outline::read(&wasm).unwrap(), 1)
+        can_be_ended(&wasm, &Outline::read(&wasm).unwrap())
     }
 
     fn good(body: &str) {
@@ -714,8 +565,7 @@ mod tests {
     #[test]
     fn a_look_in_each_turn_is_seen() {
         good("(loop $l (if LOOK (then unreachable)) (br $l))");
-        good("(loop $l (if (i32.atomic.load $flags (i32.const 4)) (then (call $poll))) (br_if $l (call $any)))");
-        good("(loop $l (call $poll) (br $l))");
+        good("(loop $l (if (i32.atomic.load $flags (i32.const 4)) (then (return))) (br_if $l (call $any)))");
         good("(block $out (loop $l (br_if $out LOOK) (br $l)))");
         good("(loop $l (br_if $l (i32.eqz LOOK)))");
         good("(loop $l (if (i32.eqz LOOK) (then (br_if $l (call $any)))))");
@@ -766,38 +616,46 @@ mod tests {
         bad("(loop $a (if (call $any) (then (loop $b (if LOOK (then unreachable)) (br_if $b (call $any))))) (br $a))", turns);
     }
 
+    /// The way back in is a way like any other.
     #[test]
-    fn looks_under_asyncifys_condition_count_while_it_holds() {
-        let running = "(i32.eqz (global.get $state))";
-        let good_loop = format!(
-            "(loop $l (if {running} (then (local.set $x LOOK))) \
-               (if (i32.or (local.get $x) (i32.eq (global.get $state) (i32.const 2))) (then (call $poll))) \
-               (if {running} (then (br $l))))"
-        );
-        good(&good_loop);
-        bad(&good_loop.replace(&format!("(if {running} (then (br $l)))"), "(br $l)"), "may turn without looking");
-        let tampered = |more: &str| {
-            let e = verdict(&module(&good_loop, more)).expect_err(more);
-            assert!(e.contains("may turn without looking"), "{more}: {e}");
+    fn who_winds_the_stack_up_looks_too() {
+        let way_back = |inside: &str| {
+            format!(
+                "(loop $l (block $there (if (i32.or LOOK (global.get $state)) (then {inside} (br_if $there (global.get $state)) (return))) \
+                 (drop (call $any))) (br_if $l (call $any)))"
+            )
         };
-        tampered("(func (global.set $state (i32.const 1)))");
-        tampered("(func (if (i32.atomic.load $flags offset=4 (i32.const 0)) (then unreachable)) (call $start_unwind))");
-        tampered("(elem (i32.const 0) $start_unwind)");
-        tampered("(elem declare funcref (ref.func $start_unwind))");
-        tampered("(start $start_unwind)");
-        tampered(r#"(export "state" (global $state))"#);
-        tampered("(global funcref (ref.func $start_unwind))");
-        let changed = |from: &str, to: &str| {
-            let text = module(&good_loop, "");
-            assert!(text.contains(from), "{from}");
-            let e = verdict(&text.replace(from, to)).expect_err(to);
-            assert!(e.contains("may turn without looking"), "{to}: {e}");
-        };
-        changed("(global $state (mut i32) (i32.const 0))", "(global $state (mut i32) (i32.add (i32.const 0) (i32.const 5)))");
-        changed(r#"(func (export "asyncify_stop_unwind")"#, r#"(func (export "_start") (export "asyncify_stop_unwind")"#);
-        changed("(global.set $state (i32.const 2))", "(if LOOK (then unreachable)) (loop (global.set $state (i32.const 2)))".replace("LOOK", LOOK).as_str());
-        // Another global is nobody's promise.
-        bad(&good_loop.replace("$state", "$other"), "may turn without looking");
+        good(&way_back("(if LOOK (then unreachable))"));
+        bad(&way_back(""), "may turn without looking");
+        bad(&way_back("(if (call $any) (then unreachable))"), "may turn without looking");
+    }
+
+    /// `$i` counts down in as many turns as are said; `rest` is in each.
+    fn counted(turns: u32, rest: &str) -> String {
+        format!(
+            "local.get $x i32.const {} i32.and i32.const 1 i32.add i32.const -4 i32.mul local.get $p i32.add local.set $y \
+             loop {rest} local.get $p i32.const -4 i32.add local.tee $p local.get $y i32.ne br_if 0 end ",
+            turns - 1
+        )
+    }
+
+    #[test]
+    fn loops_that_are_counted_out_need_no_look() {
+        good(&counted(16384, ""));
+        bad(&counted(16384, "").replace("i32.and", "i32.or"), "may turn without looking");
+        good(&format!("loop LOOK if unreachable end {} br 0 end", counted(16, "")));
+        bad(&format!("loop {} br 0 end", counted(16, "")), "may turn without looking");
+        bad(&format!("loop {} br 0 end", counted(16, "LOOK if unreachable end")).replace(" br 0 end", " call $any br_if 0 end").replace("LOOK if unreachable end", "call $any if LOOK if unreachable end end"), "may turn without looking");
+        // A loop within that minds nothing.
+        bad(&counted(16, "loop call $any br_if 0 end"), "may turn without looking");
+        // Each turn of the inner one counts.
+        let nested = |n: u32| counted(16384, &counted(n, &"nop ".repeat(100)).replace("$y", "$b").replace("$p", "$a"));
+        let run = |n: u32| verdict(&module(&nested(n), "").replace("(local $y i32)", "(local $y i32) (local $a i32) (local $b i32)"));
+        assert_eq!(run(128), Ok(()));
+        assert!(run(256).unwrap_err().contains("at most 268435456 are taken"), "{:?}", run(256));
+        bad(&counted(2, "i32.const 0 i32.const 0 global.get $other memory.fill"), "instructions without looking");
+        good(&counted(2, "i32.const 0 i32.const 0 global.get $other LOOK if unreachable end memory.fill"));
+        bad(&counted(16384, "i32.const 0 i32.const 0 i32.const 65536 memory.fill").repeat(3), "instructions without looking");
     }
 
     #[test]
@@ -826,24 +684,36 @@ mod tests {
             assert!(e.contains("does not begin by looking"), "{more}: {e}");
         };
         found("(func $g (call $g))");
-        found("(func $g (call $h)) (func $h (call $f (i32.const 0)))");
+        found("(func $g (return_call $g))");
+        found("(func $g (call $h)) (func $h (call $g))");
         found("(func (call_indirect (i32.const 0)))");
-        found("(func (loop))");
-        found(&format!("(func (nop) (if {LOOK} (then unreachable)) (call $f (i32.const 0)))"));
-        found(&format!("(func (if {LOOK} (then (call $poll))) (call $f (i32.const 0)))"));
-        found(&format!("(func {})", "(drop (i32.const 1000000))".repeat(100)));
-        found("(func (memory.fill (i32.const 0) (i32.const 0) (i32.const 8)))");
-        let short = "(func $short (result i32) (i32.const 1))";
-        assert_eq!(verdict(&module("(drop (call $short))", short)), Ok(()));
-        let fills = "(memory.fill (i32.const 0) (i32.const 0) (global.get $other))".repeat(BULK_MAX as usize + 1);
+        found("(func (return_call_indirect (i32.const 0)))");
+        found(&format!("(func (nop) (if {LOOK} (then unreachable)) (call_indirect (i32.const 0)))"));
+        found(&format!("(func (if {LOOK} (then (return))) (call_indirect (i32.const 0)))"));
+        found(&format!("(func (if (i32.and {LOOK} (global.get $state)) (then (if {LOOK} (then unreachable)))) (call_indirect (i32.const 0)))"));
+        found(&format!("(func (if (i32.or {LOOK} (global.get $state)) (then (if {LOOK} (then nop)))) (call_indirect (i32.const 0)))"));
+        found(&format!("(func (loop (if {LOOK} (then unreachable)) (call_indirect (i32.const 0))))"));
+        found(&format!("(func {})", "(drop (i32.const 1000000))".repeat(10_000)));
+        found(&format!("(func {})", "(drop (call $any))".repeat(5)));
+        found("(func (memory.fill (i32.const 0) (i32.const 0) (global.get $other)))");
+        found(&format!("(func $f0 {}) {}", "nop ".repeat(100), (1..60).map(|i| format!("(func $f{i} (call $f{}) (call $f{}))", i - 1, i - 1)).collect::<String>()));
+        let fine = |more: &str| assert_eq!(verdict(&module("", more)), Ok(()), "{more}");
+        fine("(func $g (call $h) (call $h)) (func $h (result i32) (i32.const 1))".replace(" (result i32) (i32.const 1)", "").as_str());
+        fine("(func $g (call $f (i32.const 0)))");
+        fine(&format!("(func $g (if {LOOK} (then unreachable)) (call $g) (call_indirect (i32.const 0)))"));
+        fine(&format!("(func $g (block (block (if (i32.or {LOOK} (global.get $state)) (then (if {LOOK} (then unreachable)))))) (call $g))"));
+        // So much that even a look before it is not enough.
+        let many = format!("(func $many {})", "nop ".repeat(16_000)) + &format!("(func (if {LOOK} (then unreachable)) {})", "(call $many)".repeat(20_000));
+        assert!(verdict(&module("", &many)).unwrap_err().contains("instructions without looking"));
+        let fills = "(memory.fill (i32.const 0) (i32.const 0) (global.get $other))".repeat(BULK_MAX + 1);
         bad(&fills, "fills memory at 17 places without a look");
-        let looks = |n: u32| {
+        let looks = |n: usize| {
             let fill = "(i32.const 0) (i32.const 0) (global.get $other) (if LOOK (then unreachable)) memory.fill";
-            fill.repeat(n as usize)
+            fill.repeat(n)
         };
         good(&looks(BULK_MAX + 1));
         bad(&looks(BULK_MAX + 1).replace("(then unreachable)", "(then nop)"), "without a look");
-        good(&"(memory.fill (i32.const 0) (i32.const 0) (i32.const 8))".repeat(BULK_MAX as usize + 1));
+        good(&"(memory.fill (i32.const 0) (i32.const 0) (i32.const 8))".repeat(BULK_MAX + 1));
         let nested = format!("(loop {}{})", "(block ".repeat(DEPTH_MAX + 1), ")".repeat(DEPTH_MAX + 1));
         assert!(verdict(&module(&nested, "")).is_err_and(|e| e.contains("within each other")));
     }
