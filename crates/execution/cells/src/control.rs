@@ -12,6 +12,8 @@ use std::time::Instant;
 pub struct Control {
     stop: AtomicBool,
     kill: AtomicBool,
+    /// How many of the guest's functions a host call is waiting for.
+    held: AtomicU32,
     reason: Mutex<String>,
     /// A stop has to wait: see [`Control::hold`]. Changed under the lock of `memory`.
     held: AtomicBool,
@@ -83,6 +85,8 @@ impl Control {
         let view = self.view();
         if self.killed() {
             Control::word(&view, 1, 1);
+        } else if self.held.load(Ordering::SeqCst) > 0 {
+            return;
         }
         if self.killed() || !self.held.load(Ordering::SeqCst) {
             Control::word(&view, 0, 1);
@@ -104,6 +108,24 @@ impl Control {
         self.held.store(false, Ordering::SeqCst);
         if self.stopping() || self.killed() {
             Control::word(&view, 0, 1);
+        }
+    }
+
+    /// A host call is about to call a function of the guest's: until [`Control::release`] a stop waits, since a poll in that function would unwind into the
+    /// host. A kill does not wait; who calls must look for it when the function has returned.
+    pub fn hold(&self) {
+        self.held.fetch_add(1, Ordering::SeqCst);
+        let view = self.view();
+        if !self.killed() {
+            Control::word(&view, 0, 0);
+        }
+    }
+
+    /// The function has returned.
+    pub fn release(&self) {
+        self.held.fetch_sub(1, Ordering::SeqCst);
+        if self.stopping() {
+            self.raise();
         }
     }
 
@@ -170,5 +192,37 @@ impl Control {
 
     pub fn reason(&self) -> String {
         self.reason.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_waits_for_functions_that_the_host_calls() {
+        let control: Arc<Control> = Arc::default();
+        let words = [AtomicU32::new(0), AtomicU32::new(0)];
+        // SAFETY: the words live as long as what is attached; nobody looks at the memory.
+        let attached = unsafe { control.attach(std::ptr::null_mut(), Some(words.as_ptr().cast::<u8>().cast_mut())) };
+        let now = || [words[0].load(Ordering::SeqCst), words[1].load(Ordering::SeqCst)];
+        control.stop();
+        assert_eq!(now(), [1, 0]);
+        control.hold();
+        assert_eq!(now(), [0, 0]);
+        control.stop();
+        control.hold();
+        control.release();
+        assert_eq!(now(), [0, 0], "one function is still running");
+        control.release();
+        assert_eq!(now(), [1, 0]);
+        control.clear();
+        control.hold();
+        control.release();
+        assert_eq!(now(), [0, 0], "nobody has asked");
+        control.hold();
+        control.kill("cancelled");
+        assert_eq!(now(), [1, 1], "a kill waits for nothing");
+        drop(attached);
     }
 }

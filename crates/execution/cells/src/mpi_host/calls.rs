@@ -29,15 +29,11 @@ fn invoke<P: WasmParams, R: WasmResults>(c: &mut Caller<'_, Host>, f: Func, args
     let f = f.typed::<P, R>(&*c).map_err(|e| wasmtime::Error::msg(format!("a function that the program gave MPI has other parameters than MPI calls it with: {e}")))?;
     let pending = c.data_mut().pending.take();
     let control = c.data().control.clone();
-    if c.data().inside == 0 {
-        control.hold();
-    }
+    control.hold();
     c.data_mut().inside += 1;
     let result = f.call(&mut *c, args);
     c.data_mut().inside -= 1;
-    if c.data().inside == 0 {
-        control.release();
-    }
+    control.release();
     c.data_mut().pending = pending;
     result
 }
