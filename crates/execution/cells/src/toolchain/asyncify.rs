@@ -84,8 +84,8 @@ pub(crate) fn run(wasm: &[u8]) -> Result<Vec<u8>, Error> {
     args.push(format!("--pass-arg=asyncify-imports@{}", blocking.join(",")).into());
     // Asyncify leaves many locals and blocks behind; what runs after it doesn't know about unwinding and can't undo it.
     args.push("-O2".into());
-    // LLVM has inlined what is worth it; more would only take names out of backtraces.
-    args.extend(["-aimfs", "1", "-fimfs", "1", "-ocimfs", "1"].map(OsString::from));
+    // LLVM has inlined what is worth it; more would only take names out of backtraces: abort is a function of one instruction.
+    args.extend(["-aimfs", "0", "-fimfs", "1", "-ocimfs", "1"].map(OsString::from));
     args.extend([before.as_os_str().to_owned(), "-o".into(), after.as_os_str().to_owned()]);
     let output =
         Command::new(&program).args(&args).output().map_err(|source| Error::Spawn { program: program.clone(), source })?;
