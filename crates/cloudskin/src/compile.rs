@@ -71,7 +71,7 @@ fn exec(args: &[OsString]) -> anyhow::Result<u8> {
             cells::Ended::Exited(0) => {}
             cells::Ended::Exited(code) => return Ok(u8::try_from(code & 0xff).unwrap_or(1)),
             cells::Ended::Failed { message, backtrace, code } => {
-                eprint!("{message}\n{backtrace}");
+                eprint!("{message}\n{}{backtrace}", if backtrace.is_empty() { "" } else { "where it was, the innermost call first:\n" });
                 return Ok(code.map_or(ABORTED, |c| (c & 0xff) as u8));
             }
             // By the failure of another rank, which is reported.
