@@ -18,8 +18,9 @@ setup: ## install what is needed besides Rust (kept in .setup, system packages b
 
 build: setup ## compile the program: target/release/cloudskin
 	cargo build --release
-	@# The first program that is ever compiled waits for its C library to be built; better here than in front of a user.
+	@# The first programs that are ever compiled wait for the libraries of C and C++ to be built; better here than in front of a user.
 	@echo 'int main(void) { return 0; }' | target/release/cloudskin cc -x c - -o .setup/first.wasm
+	@printf '#include <iostream>\nint main() { std::cout << 1; }\n' | target/release/cloudskin c++ -x c++ - -o .setup/first.wasm
 
 run: build ## watch a job start at the edge and finish in the cloud; pictures in ./out
 	target/release/cloudskin demo $(ARGS)

@@ -115,14 +115,19 @@ fn a_cell_that_fails_takes_only_its_job_along() {
         let (job, said, code) = fails(&p, &program("trap"), &["--np", "2"], &[how]);
         says(&said, &["rank 1 of 2 failed", why]);
         assert_eq!((code, &frames(&job)[..5]), (1, &["decode_cell", "decode_row", "decode_strip", "read_scene", "main"][..]), "{said}");
-        assert!(said.contains("decode_strip"), "the backtrace is printed: {said}");
+        let lines: Vec<&str> = said.lines().collect();
+        let at = lines.iter().position(|l| l.contains(" failed: ")).unwrap();
+        assert!(lines[at + 1].contains("the innermost call first") && lines[at + 2].contains("0: decode_cell"), "the backtrace follows what failed: {said}");
     }
     let (job, _, code) = fails(&p, &program("trap"), &["--np", "2"], &["stack"]);
-    assert_eq!((code, frames(&job)[0]), (1, "endless"));
+    assert!(code == 1 && frames(&job)[0].starts_with("endless (and ") && frames(&job).len() < 10, "{job:#}");
 
     let (job, said, code) = fails(&p, &program("abort"), &["--np", "3"], &[]);
-    says(&said, &["rank 1 of 3 failed", "MPI_Abort with code 7"]);
-    assert_eq!((code, job["exit_code"].as_i64(), frames(&job)[0]), (7, Some(7), "main"), "as mpirun ends: {said}");
+    says(&said, &["rank 1 of 3 failed: MPI_Abort with code 7"]);
+    assert_eq!((code, job["exit_code"].as_i64(), job["backtrace"].as_str()), (7, Some(7), Some("")), "as mpirun ends: {said}");
+    let (job, said, _) = fails(&p, &program("trap"), &["--np", "2"], &["abort"]);
+    says(&said, &["rank 1 of 2 failed: it called abort()"]);
+    assert_eq!(&frames(&job)[..2], &["abort", "decode_cell"], "{said}");
 
     let (job, said, code) = fails(&p, &fault("hog"), &["--memory-max", "64MiB"], &[]);
     assert_eq!((code, job["state"].as_str()), (1, Some("failed")), "{said}");
@@ -140,7 +145,7 @@ fn any_loop_can_be_ended() {
     for module in [fault("forever"), program("spin")] {
         let began = Instant::now();
         let (job, said, code) = fails(&p, &module, &["--time-max", "1s"], &[]);
-        says(&said, &["longer than its time_max of 1000 ms"]);
+        says(&said, &["longer than its time_max of 1s"]);
         assert!(code == 1 && job["state"] == "failed" && began.elapsed() < Duration::from_secs(6), "{said} after {:?}", began.elapsed());
 
         let id = p.submit(&module, &["--site", "edge"], &[]);
@@ -336,6 +341,24 @@ fn an_agent_that_does_not_belong_here_is_told_so() {
     let args = ["agent", "--site", "field", "--hub", hub, "--join", token, "--ca-sha256", pin, "--data", data.to_str().unwrap()];
     let mut right = Command::new(CLOUDSKIN).args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     p.wait("the site that belongs here", |p| p.json(&["get", "sites"]).as_array().unwrap().iter().any(|s| s["name"] == "field" && s["state"] == "ready"));
-    right.kill().unwrap();
-    right.wait().unwrap();
+    // Its name is its own now: another with a good certificate, but not this one, is told so and goes.
+    let taken = p.fails(&["site", "join", "field"]);
+    assert!(taken.1 == 73 && taken.0.contains("connected from 127.0.0.1:") && taken.0.contains("site join field --replace"), "{taken:?}");
+    keep("namesake", &Authority::open(&p.data().join("hub/ca")).unwrap().issue("field.site.cloudskin").unwrap());
+    agent("namesake", "field", &[], &["the hub refuses this agent: another agent is site \"field\"", "connected from 127.0.0.1:", "another name", "--replace"]);
+    assert!(right.try_wait().unwrap().is_none(), "the one that belongs here has not noticed");
+    let (said, code) = p.fails(&["site", "rm", "field"]);
+    assert!(code == 73 && said.contains("end its agent first"), "{said}");
+    // Replaced, the old one goes with a word, and its name is the new one's.
+    let join = p.json(&["site", "join", "field", "--replace"]);
+    let data = folder.path().join("new field");
+    let args = ["agent", "--site", "field", "--hub", hub, "--join", join["token"].as_str().unwrap(), "--ca-sha256", pin, "--data", data.to_str().unwrap()];
+    let mut new = Command::new(CLOUDSKIN).args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    assert_eq!(right.wait().unwrap().code(), Some(77));
+    p.wait("the new agent", |p| p.json(&["get", "sites"]).as_array().unwrap().iter().any(|s| s["name"] == "field" && s["state"] == "ready"));
+    new.kill().unwrap();
+    new.wait().unwrap();
+    p.wait("the site to be free", |p| p.command(&["site", "rm", "field"]).output().unwrap().status.success());
+    let left = p.json(&["get", "sites"]);
+    assert!(left.as_array().unwrap().iter().all(|s| s["name"] != "field" && s.get("history").is_none()), "{left:#}");
 }

@@ -9,6 +9,7 @@ mod example;
 mod faults;
 mod help;
 mod kills;
+mod manners;
 mod moves;
 mod programs;
 mod s3;

@@ -1,6 +1,6 @@
 /* Trap: rank 1 dies four named functions deep, so that a backtrace should show main, read_scene, decode_strip, decode_row and
  * decode_cell; the others wait for it. Argument: how: trap (default), null (calls a null function pointer), bounds (reads far
- * outside of memory), divide (by zero), stack (recursion without end). */
+ * outside of memory), divide (by zero), stack (recursion without end), abort. */
 #include <inttypes.h>
 #include <mpi.h>
 #include <stdio.h>
@@ -34,6 +34,8 @@ KEEP int32_t decode_cell(const char *how, int32_t cell)
         return cell / zero;
     if (strcmp(how, "stack") == 0)
         return endless(cell);
+    if (strcmp(how, "abort") == 0)
+        abort();
     __builtin_trap();
 }
 

@@ -142,6 +142,16 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
         Some(address) => address.clone(),
         None => listener.local_addr()?.to_string(),
     };
+    loop {
+        let asked = HubClient::new(channel.clone()).recognise(proto::RecogniseRequest {}).await;
+        let Err(status) = asked else { break };
+        if matches!(status.code(), tonic::Code::PermissionDenied | tonic::Code::Unauthenticated) {
+            return Err(fail(Kind::Unauthenticated, format!("the hub refuses this agent: {}", status.message())));
+        }
+        join::meet(&dialer, data, &ask).await?;
+        tracing::warn!(error = status.message(), hub = ask.hub, "the hub can't be reached yet");
+        tokio::time::sleep(RETRY).await;
+    }
     let node = loop {
         let options = geds::Options {
             site: ask.site.clone(),

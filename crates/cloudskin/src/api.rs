@@ -60,6 +60,16 @@ pub struct Job {
     pub ranks: Vec<Rank>,
     pub placements: Vec<Placement>,
     pub output_bytes: u64,
+    pub checkpoint_every_ms: u64,
+    pub checkpoint_failed: Option<CheckpointFailed>,
+}
+
+/// Why no checkpoint was made when the last one was due.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct CheckpointFailed {
+    pub at_ms: u64,
+    pub reason: String,
 }
 
 impl Job {
@@ -123,6 +133,10 @@ impl Migration {
     pub fn ended(&self) -> bool {
         matches!(self.state.as_str(), "done" | "failed")
     }
+    /// Whether there are figures of it: one that never began has none.
+    pub fn measured(&self) -> bool {
+        self.ended() && self.total_ms.is_some_and(|t| t > 0.0)
+    }
     pub fn rank_list(&self) -> String {
         self.ranks.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
     }
@@ -182,6 +196,8 @@ pub struct Checkpoint {
     pub job: String,
     pub bytes: u64,
     pub at_ms: u64,
+    /// Places that have all of it; 0: it is gone.
+    pub copies: u32,
     /// A user asked for it, so it stays until a user deletes it.
     pub kept: bool,
 }

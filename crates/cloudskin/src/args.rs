@@ -43,7 +43,7 @@ pub enum Command {
     /// Run an agent alone; `cloudskin site join` prints the command to start it with
     #[command(after_help = "Example: cloudskin agent --site field --hub 10.0.0.1:7071 --join TOKEN --ca-sha256 HEX")]
     Agent(Agent),
-    /// Sites: let another machine join
+    /// Sites: let another machine join, or forget one
     #[command(subcommand, after_help = "Example: cloudskin site join field --ttl 10m")]
     Site(Site),
     /// Compile C to a module that can move (takes a C compiler's options)
@@ -76,11 +76,11 @@ pub enum Command {
     /// Move a running job, or some of its ranks, to another site
     #[command(after_help = "Example: cloudskin migrate job-1 --to cloud --rank 0 --rank 1 --wait")]
     Migrate(Migrate),
-    /// Write a running job's state down, and optionally fetch it as one file
-    #[command(after_help = "Example: cloudskin checkpoint job-1 --out job-1.snapshot")]
+    /// Write a running job's state down, and optionally fetch it as one file; fetch or remove a stored one
+    #[command(after_help = "Example: cloudskin checkpoint job-1 --out job-1.snapshot\n         cloudskin checkpoint 3 --out job-1.snapshot   fetches the stored checkpoint 3 of `cloudskin get checkpoints`\n         cloudskin checkpoint 3 --rm   removes it")]
     Checkpoint(Checkpoint),
-    /// Start a job from a checkpoint's file
-    #[command(after_help = "Example: cloudskin restore job-1.snapshot --site cloud")]
+    /// Start a job from a checkpoint: its file, or the number of a stored one
+    #[command(after_help = "Example: cloudskin restore job-1.snapshot --site cloud\n         cloudskin restore 3   from the stored checkpoint 3 of `cloudskin get checkpoints`")]
     Restore(Restore),
     /// Stop a job
     #[command(after_help = "Example: cloudskin cancel job-1 --reason \"wrong image\"")]
@@ -184,8 +184,14 @@ pub struct Agent {
 #[derive(Debug, Subcommand)]
 pub enum Site {
     /// Make a token for a new site and print the command for its machine
-    #[command(after_help = "Example: cloudskin site join field --ttl 10m")]
+    #[command(after_help = "Example: cloudskin site join field --ttl 10m\n\nA name is one agent's: that of a site that is known is refused, unless its agent is gone for good and --replace says so.")]
     Join(Join),
+    /// Forget a site whose agent has ended, and let it in no more
+    #[command(after_help = "Example: cloudskin site rm field\n\nWhat is stored only there stays in the lists, and can't be read.")]
+    Rm {
+        /// The site's name, as `cloudskin get sites` lists it
+        site: SiteId,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -195,6 +201,9 @@ pub struct Join {
     /// How long the token is good for
     #[arg(long, default_value = "10m")]
     pub ttl: Span,
+    /// The site's agent is gone for good: give up what it holds, and let another take its place
+    #[arg(long)]
+    pub replace: bool,
 }
 
 #[derive(Debug, Args)]
@@ -209,7 +218,7 @@ pub struct Run {
     #[arg(long)]
     pub name: Option<String>,
     /// A bucket that the program may use, as /BUCKET; repeatable
-    #[arg(long = "bucket", value_name = "BUCKET")]
+    #[arg(long = "bucket", value_name = "BUCKET", value_parser = bucket)]
     pub buckets: Vec<String>,
     /// An environment variable for the program; repeatable
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = key_value)]
@@ -217,8 +226,8 @@ pub struct Run {
     /// Whom to count the job to
     #[arg(long, default_value = "default")]
     pub tenant: String,
-    /// Most memory per rank, such as 512MiB
-    #[arg(long, value_name = "SIZE")]
+    /// Most memory per rank, such as 512MiB; 4GiB at most
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub memory_max: Option<Bytes>,
     /// Stop the job after this time, such as 10m
     #[arg(long, value_name = "TIME")]
@@ -243,6 +252,16 @@ pub struct Run {
     pub args: Vec<String>,
 }
 
+fn bucket(text: &str) -> Result<String, String> {
+    geds::BucketName::new(text).map(String::from).map_err(|e| e.to_string())
+}
+
+fn memory(text: &str) -> Result<Bytes, String> {
+    let size: Bytes = text.parse().map_err(|e: base::unit::BadUnit| e.to_string())?;
+    // From a page of WebAssembly's to all that it can address.
+    if (64 << 10..=4 << 30).contains(&size.0) { Ok(size) } else { Err("a rank can have 64KiB to 4GiB".into()) }
+}
+
 fn key_value(text: &str) -> Result<String, String> {
     match text.split_once('=') {
         Some((key, _)) if !key.is_empty() => Ok(text.into()),
@@ -256,6 +275,24 @@ pub struct Get {
     pub what: What,
     /// Only this one (of buckets: its objects)
     pub id: Option<String>,
+    /// Of jobs only those in this state
+    #[arg(long, value_enum)]
+    pub state: Option<JobState>,
+    /// Of events at most so many, the last ones
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub limit: u32,
+    /// With -o json or yaml also the last two minutes of each site's load
+    #[arg(long)]
+    pub history: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum JobState {
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+    Cancelled,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -320,16 +357,21 @@ pub struct Migrate {
 
 #[derive(Debug, Args)]
 pub struct Checkpoint {
-    /// The job's name, such as job-1
+    /// The job's name, such as job-1; or the number of a stored checkpoint
+    #[arg(value_name = "JOB OR NUMBER")]
     pub job: String,
     /// Fetch the checkpoint into this file
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Remove the stored checkpoint of this number
+    #[arg(long, conflicts_with = "out")]
+    pub rm: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct Restore {
-    /// A file that `cloudskin checkpoint --out` wrote
+    /// A file that `cloudskin checkpoint --out` wrote, or the number of a stored checkpoint (./3 is a file)
+    #[arg(value_name = "FILE OR NUMBER")]
     pub file: PathBuf,
     /// Where to start [default: where there is room]
     #[arg(long)]
@@ -605,17 +647,17 @@ pub enum Store {
     /// Give an object, or all below a folder, other names in one step; no data moves
     #[command(after_help = "Example: cloudskin store mv out/run-7 archive/run-7")]
     Mv {
-        /// BUCKET/KEY, or BUCKET/FOLDER for all below it
+        /// BUCKET/KEY, BUCKET/FOLDER for all below it, or BUCKET/ for all in the bucket
         from: String,
-        /// BUCKET/KEY, or BUCKET/FOLDER
+        /// BUCKET/KEY or BUCKET/FOLDER; with / at the end the last name of the first is added
         to: String,
     },
     /// Give an object, or all below a folder, further names; no data is copied
     #[command(after_help = "Example: cloudskin store cp out/run-7 best/run-7")]
     Cp {
-        /// BUCKET/KEY, or BUCKET/FOLDER for all below it
+        /// BUCKET/KEY, BUCKET/FOLDER for all below it, or BUCKET/ for all in the bucket
         from: String,
-        /// BUCKET/KEY, or BUCKET/FOLDER
+        /// BUCKET/KEY or BUCKET/FOLDER; with / at the end the last name of the first is added
         to: String,
     },
     /// Fetch an object into a file (`-`: stdout)
@@ -633,9 +675,9 @@ pub enum Store {
         bucket: Option<String>,
     },
     /// Remove an object
-    #[command(after_help = "Example: cloudskin store rm out/ndvi.png")]
+    #[command(after_help = "Example: cloudskin store rm out/ndvi.png\n         cloudskin store rm -r out/   for all in the bucket")]
     Rm {
-        /// BUCKET/KEY
+        /// BUCKET/KEY; with -r BUCKET/FOLDER or BUCKET/, too
         object: String,
         /// Remove all below it too, in one step
         #[arg(long, short)]
@@ -644,7 +686,7 @@ pub enum Store {
     /// Move an object's bytes to the persistency tier
     #[command(after_help = "Example: cloudskin store spill scenes/scene.tif")]
     Spill {
-        /// BUCKET/KEY, or BUCKET/PREFIX/ for all below it
+        /// BUCKET/KEY, BUCKET/FOLDER/ for all below it, or BUCKET/ for all in the bucket
         object: String,
     },
 }
@@ -739,6 +781,9 @@ mod tests {
             ("cloudskin run --env A p.wasm", "KEY=VALUE"),
             ("cloudskin agent --site e --hub h:1 --cores 3-1", "3-1"),
             ("cloudskin get ranks", "ranks"),
+            ("cloudskin run --bucket A_b p.wasm", "a-z"),
+            ("cloudskin run --memory-max 5GiB p.wasm", "4GiB"),
+            ("cloudskin run --memory-max 1Kb p.wasm", "64KiB"),
         ] {
             let e = parse(line).unwrap_err().to_string();
             assert!(e.contains(told), "{line}: {e}");

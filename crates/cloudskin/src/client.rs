@@ -80,17 +80,22 @@ impl Client {
         url.to_string()
     }
 
-    fn url(&self, call: &Call) -> Url {
+    /// # Errors
+    /// A segment that a URL does not keep: `a/../b` would be `b`, and act on what nobody named.
+    fn url(&self, call: &Call) -> anyhow::Result<Url> {
+        if let Some(bad) = call.path.iter().find(|segment| matches!(segment.as_str(), "." | "..")) {
+            return Err(fail(Kind::InvalidArgument, format!("{bad:?} can't be part of a name here")));
+        }
         let mut url = self.base.clone();
         url.path_segments_mut().expect("http URLs have a path").pop_if_empty().push("v1").extend(&call.path);
         if !call.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&call.query);
         }
-        url
+        Ok(url)
     }
 
-    fn request(&self, method: Method, call: &Call) -> RequestBuilder {
-        self.http.request(method, self.url(call)).bearer_auth(&self.token)
+    fn request(&self, method: Method, call: &Call) -> anyhow::Result<RequestBuilder> {
+        Ok(self.http.request(method, self.url(call)?).bearer_auth(&self.token))
     }
 
     async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
@@ -146,23 +151,23 @@ impl Client {
     }
 
     pub async fn get<T: DeserializeOwned>(&self, call: Call) -> anyhow::Result<T> {
-        self.json(self.request(Method::GET, &call).timeout(ANSWER)).await
+        self.json(self.request(Method::GET, &call)?.timeout(ANSWER)).await
     }
     pub async fn post<T: DeserializeOwned>(&self, call: Call, body: &Value, within: Option<Duration>) -> anyhow::Result<T> {
-        self.json(self.request(Method::POST, &call).json(body).timeout(within.unwrap_or(ANSWER))).await
+        self.json(self.request(Method::POST, &call)?.json(body).timeout(within.unwrap_or(ANSWER))).await
     }
     pub async fn delete(&self, call: Call) -> anyhow::Result<Value> {
-        self.json(self.request(Method::DELETE, &call).timeout(ANSWER)).await
+        self.json(self.request(Method::DELETE, &call)?.timeout(ANSWER)).await
     }
     /// Sends bytes as they come.
     pub async fn upload<T: DeserializeOwned>(&self, method: Method, call: Call, body: Body, bytes: u64) -> anyhow::Result<T> {
-        let request = self.request(method, &call);
+        let request = self.request(method, &call)?;
         let request = request.header("content-length", bytes).header("content-type", "application/octet-stream");
         self.json(request.body(body)).await
     }
     /// Receives bytes as they come.
     pub async fn download(&self, call: Call) -> anyhow::Result<Response> {
-        self.send(self.request(Method::GET, &call)).await
+        self.send(self.request(Method::GET, &call)?).await
     }
     /// A broken stream in the words of every other failure.
     pub async fn chunk(&self, response: &mut Response) -> anyhow::Result<Option<bytes::Bytes>> {
@@ -192,6 +197,16 @@ pub mod tests {
         let client = fake(Router::new().route("/v1/objects/{bucket}/{*key}", route)).await;
         let told: Vec<String> = client.get(Call::object("out", "a b/ü?#.tif").ask("site", "edge")).await.unwrap();
         assert_eq!(told, ["out", "a b/ü?#.tif", "Bearer secret"]);
+    }
+
+    #[tokio::test]
+    async fn what_a_url_would_drop_is_not_sent() {
+        let client = fake(Router::new().fallback(|| async { "1" })).await;
+        for call in [Call::object("data", "../x"), Call::to("jobs").push(".."), Call::to("jobs").push("."), Call::to("stat").push("data").segments("a/./b")] {
+            let e = client.get::<Value>(call).await.unwrap_err();
+            assert_eq!(crate::failure::kind(&e), Kind::InvalidArgument, "{e}");
+        }
+        assert_eq!(client.get::<Value>(Call::object("data", "..x/y.")).await.unwrap(), 1);
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ pub fn main(tool: &str, args: &[OsString]) -> anyhow::Result<u8> {
     };
     done.map_err(|e| {
         let kind = match &e {
-            Error::NoCompiler(_) | Error::NoWasmOpt(_) => Kind::FailedPrecondition,
+            Error::NoCompiler(_) => Kind::FailedPrecondition,
             Error::Io { source, .. } | Error::Spawn { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Kind::NotFound,
             Error::Usage(_) | Error::Malformed(_) | Error::NotMovable(_) | Error::Io { .. } => Kind::InvalidArgument,
             _ => Kind::Internal,
@@ -71,7 +71,7 @@ fn exec(args: &[OsString]) -> anyhow::Result<u8> {
             cells::Ended::Exited(0) => {}
             cells::Ended::Exited(code) => return Ok(u8::try_from(code & 0xff).unwrap_or(1)),
             cells::Ended::Failed { message, backtrace, code } => {
-                eprint!("{message}\n{backtrace}");
+                eprint!("{message}\n{}{backtrace}", if backtrace.is_empty() { "" } else { "where it was, the innermost call first:\n" });
                 return Ok(code.map_or(ABORTED, |c| (c & 0xff) as u8));
             }
             // By the failure of another rank, which is reported.

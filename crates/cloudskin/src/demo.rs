@@ -352,7 +352,7 @@ impl Stage<'_> {
                 let text = match m.state.as_str() {
                     "running" => format!("ranks {} move from {} to {} while they work", m.rank_list(), m.from, m.to),
                     "done" => format!("moved: stood still for {:.1} ms, {} sent for {} of state", m.downtime_ms.unwrap_or(0.0), table::size(m.moved_bytes), table::size(m.state_bytes)),
-                    "failed" => format!("the move failed: {}; {}", m.reason, jobs::whose(told)),
+                    "failed" => format!("the move failed: {}; {}", m.reason, jobs::whose(&m, &jobs::job(&self.client, id).await?)),
                     _ => continue,
                 };
                 self.tell(bar, &text);

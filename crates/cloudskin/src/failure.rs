@@ -44,11 +44,19 @@ pub fn kind(e: &anyhow::Error) -> Kind {
         .unwrap_or(Kind::Internal)
 }
 
+/// An error of the system without its number, which says nothing to people: `No such file or directory (os error 2)`.
+fn plain(cause: &str) -> String {
+    match cause.split_once(" (os error ").and_then(|(words, rest)| Some((words, rest.split_once(')')?))) {
+        Some((words, (number, rest))) if number.bytes().all(|b| b.is_ascii_digit()) => format!("{words}{}", plain(rest)),
+        _ => cause.into(),
+    }
+}
+
 /// The chain on one line. A cause that the line already tells is left out.
 pub fn line(e: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in e.chain().map(|c| c.to_string()) {
-        let cause = cause.trim().replace('\n', " ");
+        let cause = plain(cause.trim()).replace('\n', " ");
         if line.is_empty() {
             line = cause;
         } else if !line.contains(&cause) {
@@ -68,6 +76,10 @@ mod tests {
         let e = Err::<(), _>(fail(Kind::NotFound, "no job-9")).context("read logs: no job-9").context("show").unwrap_err();
         assert_eq!(line(&e), "show: read logs: no job-9");
         assert_eq!(kind(&e).exit(), 66);
+        let missing = Err::<(), _>(std::io::Error::from_raw_os_error(2)).context("read x").unwrap_err();
+        assert_eq!(line(&missing), "read x: No such file or directory");
+        assert_eq!(plain("a (os error 2); b (os error 13)"), "a; b");
+        assert_eq!(plain("(os error x)"), "(os error x)");
         let io = Err::<(), _>(std::io::Error::from(std::io::ErrorKind::PermissionDenied)).context("open x").unwrap_err();
         assert_eq!(kind(&io).exit(), 77);
         assert_eq!(kind(&anyhow::anyhow!("?")), Kind::Internal);

@@ -43,6 +43,7 @@ pub async fn run(client: &Client, run: args::Run, output: Output) -> anyhow::Res
             eprintln!("note: the program will not see {path}: the first part of a path is a bucket, whose name has only a-z, 0-9, - and .");
         }
     }
+    fits(&run)?;
     let module = upload(client, &run.module).await?;
     let told: Value = client.post(Call::to("jobs"), &request(&run, &module), None).await?;
     let id = told["id"].as_str().context("the hub's answer to a job has no id")?.to_string();
@@ -70,6 +71,20 @@ pub async fn run(client: &Client, run: args::Run, output: Output) -> anyhow::Res
         }
     }?;
     Ok(code(&ended))
+}
+
+/// Says at once that a program can't even begin with the memory that it is to have.
+fn fits(run: &args::Run) -> anyhow::Result<()> {
+    let Some(most) = run.memory_max else { return Ok(()) };
+    let named = || format!("module {}", run.module.display());
+    let bytes = std::fs::read(&run.module).with_context(named)?;
+    // What is no module, the hub says in more words.
+    let Ok(report) = cells::toolchain::inspect::inspect(cells::toolchain::driver::module(&bytes)) else { return Ok(()) };
+    if report.memory_min_bytes > most.0 {
+        let message = format!("{} needs {} to begin with; --memory-max is {most}", run.module.display(), base::unit::Bytes(report.memory_min_bytes));
+        return Err(fail(Kind::InvalidArgument, message));
+    }
+    Ok(())
 }
 
 /// The ways in which a user, a terminal that closes or a batch system ends a command.
@@ -143,12 +158,11 @@ fn buckets_of(workdir: &str, args: &[String]) -> Vec<String> {
 
 /// The exit code of a job that has ended, and the reason on stderr if it is not a plain exit.
 fn code(job: &Job) -> u8 {
-    if let Some(trace) = job.backtrace.as_deref().filter(|t| !t.is_empty()) {
-        eprintln!("{}", table::safe(trace.trim_end()));
-    }
     if job.state != "succeeded" {
-        let why = if job.reason.is_empty() { String::new() } else { format!(": {}", table::safe(&job.reason)) };
-        eprintln!("{} {}{why}", job.id, job.state);
+        eprintln!("{}", table::safe(&outcome(job)));
+    }
+    if let Some(trace) = job.backtrace.as_deref().filter(|t| !t.is_empty()) {
+        eprintln!("where it was, the innermost call first:\n{}", table::safe(trace.trim_end()));
     }
     match (job.state.as_str(), job.exit_code) {
         ("succeeded", None) => 0,
@@ -156,6 +170,12 @@ fn code(job: &Job) -> u8 {
         (_, Some(c)) if c & 0xff != 0 || job.state == "succeeded" => (c & 0xff) as u8,
         _ => 1,
     }
+}
+
+/// `job-1 failed: …`
+fn outcome(job: &Job) -> String {
+    let why = if job.reason.is_empty() { String::new() } else { format!(": {}", job.reason) };
+    format!("{} {}{why}", job.id, job.state)
 }
 
 /// Passes a job's output on until the job has ended. A hub that restarts is waited for; what was passed on already is skipped.
@@ -268,11 +288,11 @@ pub async fn until<T, F: Future<Output = anyhow::Result<T>>>(what: &str, within:
 }
 
 pub async fn migrate(client: &Client, ask: args::Migrate, output: Output) -> anyhow::Result<u8> {
-    let mut body = json!({"to": ask.to});
+    let mut body = json!({"to": ask.to, "wait": ask.wait});
     if !ask.ranks.is_empty() {
         body["ranks"] = json!(ask.ranks);
     }
-    let mut told: Value = client.post(Call::to("jobs").push(&ask.job).push("migrate"), &body, None).await?;
+    let mut told: Value = client.post(Call::to("jobs").push(&ask.job).push("migrate"), &body, ask.wait.then_some(DURABLE)).await?;
     let id = told["id"].to_string();
     if ask.wait {
         let asked = || client.get::<Value>(Call::to("migrations").push(&id));
@@ -283,21 +303,52 @@ pub async fn migrate(client: &Client, ask: args::Migrate, output: Output) -> any
         Ok(if ask.wait { show::migration(&m) } else { format!("migration {id} of {} (ranks {}) from {} to {}; see `cloudskin get migrations {id}`\n", m.job, m.rank_list(), m.from, m.to) })
     })?;
     if m.state == "failed" {
-        return Err(fail(Kind::FailedPrecondition, format!("migration {id} failed: {}; {}", m.reason, whose(&told))));
+        let job = job(client, &m.job).await?;
+        return Err(fail(Kind::FailedPrecondition, format!("migration {id} failed: {}; {}", m.reason, whose(&m, &job))));
     }
     Ok(0)
 }
 
-/// Whose the ranks of a migration that failed are: the destination's from the moment on at which the hub had recorded that.
-pub fn whose(migration: &Value) -> String {
-    let site = |end: &str| migration[end].as_str().unwrap_or("an unknown site").to_string();
-    match migration["committed_ms"].is_null() {
-        true => format!("the ranks run on at {}", site("from")),
-        false => format!("the ranks belong to {}", site("to")),
+/// What has become of the ranks of a migration that failed: where they are now, which may be anywhere by then, or how their job ended.
+pub fn whose(m: &Migration, job: &Job) -> String {
+    if job.ended() {
+        return outcome(job);
+    }
+    let mut at: Vec<&str> = job.ranks.iter().filter(|r| m.ranks.contains(&r.rank)).map(|r| r.site.as_str()).collect();
+    at.sort_unstable();
+    at.dedup();
+    let at = at.join(" and ");
+    match job.running() {
+        true => format!("the ranks run on at {at}"),
+        false if job.state == "pending" && job.restarts > 0 => format!("{} starts again from its last checkpoint, with these ranks at {at}", job.id),
+        false => format!("the ranks are at {at}"),
     }
 }
 
+/// A stored checkpoint: fetches it into a file, or removes it.
+async fn stored(client: &Client, id: &str, ask: &args::Checkpoint, output: Output) -> anyhow::Result<u8> {
+    if ask.rm {
+        let told = client.delete(Call::to("checkpoints").push(id)).await?;
+        return table::print(output, &told, || Ok(format!("checkpoint {id} of {}: removed\n", told["job"].as_str().unwrap_or_default())));
+    }
+    let Some(file) = &ask.out else {
+        return Err(fail(Kind::InvalidArgument, format!("{id} is a stored checkpoint's number: add --out FILE to fetch it, or --rm; `cloudskin restore {id}` starts a job from it")));
+    };
+    let bytes = files::fetch(client, Call::to("checkpoints").push(id).push("archive"), file).await.with_context(|| format!("fetch checkpoint {id}"))?;
+    table::print(output, &json!({"checkpoint": id, "file": file, "bytes": bytes}), || Ok(format!("{}: {}\n", file.display(), progress::moved(bytes))))
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
 pub async fn checkpoint(client: &Client, ask: args::Checkpoint, output: Output) -> anyhow::Result<u8> {
+    if is_number(&ask.job) {
+        return stored(client, &ask.job, &ask, output).await;
+    }
+    if ask.rm {
+        return Err(fail(Kind::InvalidArgument, format!("--rm removes a stored checkpoint: give its number instead of {:?}, as `cloudskin get checkpoints` lists it", ask.job)));
+    }
     let told: Value = client.post(Call::to("jobs").push(&ask.job).push("checkpoint"), &Value::Null, Some(DURABLE)).await?;
     let id = told["id"].as_str().map(str::to_string).unwrap_or_else(|| told["id"].to_string());
     let fetched = match &ask.out {
@@ -322,7 +373,10 @@ pub async fn restore(client: &Client, ask: args::Restore, output: Output) -> any
     if let Some(site) = &ask.site {
         call = call.ask("site", site);
     }
-    let told: Value = files::send(client, reqwest::Method::POST, call, &ask.file).await.with_context(|| format!("restore {}", ask.file.display()))?;
+    let told: Value = match ask.file.to_str().filter(|name| is_number(name)) {
+        Some(id) => client.post(call.ask("checkpoint", id), &Value::Null, Some(DURABLE)).await.with_context(|| format!("restore checkpoint {id}"))?,
+        None => files::send(client, reqwest::Method::POST, call, &ask.file).await.with_context(|| format!("restore {}", ask.file.display()))?,
+    };
     table::print(output, &told, || {
         let id = told["id"].as_str().unwrap_or_default();
         Ok(format!("{id}\nfollow it with `cloudskin logs {id} -f`\n"))
@@ -333,11 +387,8 @@ pub async fn cancel(client: &Client, ask: args::Cancel, output: Output) -> anyho
     let body = ask.reason.as_ref().map_or(json!({}), |r| json!({"reason": r}));
     let told: Value = client.post(Call::to("jobs").push(&ask.job).push("cancel"), &body, None).await?;
     table::print(output, &told, || {
-        let state = told["state"].as_str().unwrap_or_default();
-        Ok(match state {
-            "pending" | "running" => format!("{}: cancelling\n", ask.job),
-            state => format!("{}: {state}\n", ask.job),
-        })
+        let job: Job = serde_json::from_value(told.clone())?;
+        Ok(if job.ended() { format!("there is nothing to cancel: {}\n", outcome(&job)) } else { format!("{}: cancelling\n", job.id) })
     })
 }
 
@@ -399,12 +450,24 @@ mod tests {
         let m = json!({"id": 4, "job": "job-1", "ranks": [0], "from": "edge", "to": "cloud", "state": "running"});
         let done = json!({"id": 4, "job": "job-1", "ranks": [0], "from": "edge", "to": "cloud", "state": "failed", "reason": "site lost"});
         let router = Router::new()
-            .route("/v1/jobs/job-1/migrate", post(move |Json(body): Json<Value>| async move { assert_eq!(body, json!({"to": "cloud", "ranks": [0]})); Json(m) }))
+            .route("/v1/jobs/job-1/migrate", post(move |Json(body): Json<Value>| async move { assert_eq!(body, json!({"to": "cloud", "ranks": [0], "wait": true})); Json(m) }))
+            .route("/v1/jobs/job-1", get(|| async { Json(json!({"id": "job-1", "state": "running", "ranks": [{"rank": 0, "site": "edge", "state": "running"}]})) }))
             .route("/v1/migrations/4", get(move || async move { Json(done) }));
         let client = crate::client::tests::fake(router).await;
         let ask = args::Migrate { job: "job-1".into(), to: "cloud".parse().unwrap(), ranks: vec![0], wait: true };
         let e = migrate(&client, ask, Output::Json).await.unwrap_err();
         assert!(e.to_string().contains("site lost; the ranks run on at edge"), "{e}");
-        assert_eq!(whose(&json!({"from": "edge", "to": "cloud", "committed_ms": 7})), "the ranks belong to cloud");
+        // What it says is what is so now, whatever the move was to be.
+        let m = Migration { ranks: vec![0], from: "edge".into(), to: "cloud".into(), ..Default::default() };
+        let job = |told: Value| serde_json::from_value::<Job>(told).unwrap();
+        let rank = |state: &str| json!([{"rank": 0, "site": "cloud", "state": state}, {"rank": 1, "site": "edge", "state": "running"}]);
+        for (told, says) in [
+            (json!({"id": "job-1", "state": "running", "ranks": rank("running")}), "the ranks run on at cloud"),
+            (json!({"id": "job-1", "state": "pending", "restarts": 1, "ranks": rank("pending")}), "job-1 starts again from its last checkpoint, with these ranks at cloud"),
+            (json!({"id": "job-1", "state": "failed", "reason": "site edge was lost", "ranks": rank("lost")}), "job-1 failed: site edge was lost"),
+            (json!({"id": "job-1", "state": "succeeded", "ranks": rank("exited")}), "job-1 succeeded"),
+        ] {
+            assert_eq!(whose(&m, &job(told)), says);
+        }
     }
 }

@@ -75,6 +75,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Hub(o) => role::hub(&place, o).await,
         Command::Agent(o) => agent::run(&place, o).await,
         Command::Site(args::Site::Join(o)) => show::join(&place.client()?, o, output).await,
+        Command::Site(args::Site::Rm { site }) => show::remove_site(&place.client()?, &site, output).await,
         // Reached as `cloudskin --verbose cc …`: what stands before the tool's name was ours, the rest is the tool's.
         Command::Cc(raw) => compile::main("cc", &raw.args),
         Command::Cxx(raw) => compile::main("c++", &raw.args),
@@ -95,8 +96,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Inspect(o) => compile::inspect(&o.file),
         Command::Demo(o) => demo::demo(&place, o).await,
         Command::Completions(o) => {
-            clap_complete::generate(o.shell, &mut <Cli as clap::CommandFactory>::command(), "cloudskin", &mut std::io::stdout());
-            Ok(0)
+            let mut text = Vec::new();
+            clap_complete::generate(o.shell, &mut <Cli as clap::CommandFactory>::command(), "cloudskin", &mut text);
+            table::bytes(&text).map(|()| 0)
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     api::{Checkpoint, Event, Job, Migration, Recommendation, Site},
-    args::{Describable, Describe, Explain, Get, Join, Output, What},
+    args::{Describable, Describe, Explain, Get, Join, Output, Store, What},
     client::{Call, Client},
     failure::fail,
     gantt::gantt,
@@ -15,8 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Most events that `get events` shows: the last ones.
-const EVENTS_SHOWN: usize = 100;
+/// Events in one answer of the hub.
 const EVENTS_PAGE: u64 = 1000;
 
 fn parse<T: DeserializeOwned>(value: &Value) -> anyhow::Result<T> {
@@ -28,11 +27,17 @@ pub async fn get(client: &Client, get: Get, output: Output) -> anyhow::Result<u8
     let now = now_ms();
     match get.what {
         What::Sites => {
-            let told = only(client.get(Call::to("sites")).await?, "site", "name", id)?;
+            let mut told = only(client.get(Call::to("sites")).await?, "site", "name", id)?;
+            if !get.history {
+                without_history(&mut told);
+            }
             table::print(output, &told, || Ok(sites(&parse::<Vec<Site>>(&told)?, now)))
         }
         What::Jobs => {
-            let told = one_or_all(client, "jobs", id).await?;
+            let mut told = one_or_all(client, "jobs", id).await?;
+            if let (Some(state), Value::Array(jobs)) = (get.state, &mut told) {
+                jobs.retain(|j| j["state"] == format!("{state:?}").to_lowercase());
+            }
             table::print(output, &told, || Ok(jobs(&parse::<Vec<Job>>(&told)?, now)))
         }
         What::Migrations => {
@@ -45,10 +50,13 @@ pub async fn get(client: &Client, get: Get, output: Output) -> anyhow::Result<u8
         }
         What::Buckets => match id {
             None => store::buckets(client, output).await,
-            Some(bucket) => store::objects(client, bucket, "", output).await,
+            Some(bucket) => store::store(client, Store::Ls { bucket: Some(bucket.into()) }, output).await,
         },
         What::Events => {
-            let told = events(client, id).await?;
+            let (told, more) = events(client, id, get.limit as usize).await?;
+            if more && output == Output::Table {
+                eprintln!("the last {}; --limit shows more", get.limit);
+            }
             table::print(output, &told, || {
                 let rows: Vec<Vec<String>> = parse::<Vec<Event>>(&told)?
                     .into_iter()
@@ -62,9 +70,9 @@ pub async fn get(client: &Client, get: Get, output: Output) -> anyhow::Result<u8
             table::print(output, &told, || {
                 let rows: Vec<Vec<String>> = parse::<Vec<Checkpoint>>(&told)?
                     .into_iter()
-                    .map(|c| vec![c.id.to_string(), c.job, if c.kept { "you" } else { "its schedule" }.into(), moved(c.bytes), age(c.at_ms, now)])
+                    .map(|c| vec![c.id.to_string(), c.job, if c.kept { "you" } else { "its schedule" }.into(), moved(c.bytes), if c.copies == 0 { "gone".into() } else { c.copies.to_string() }, age(c.at_ms, now)])
                     .collect();
-                Ok(table::table(&["ID", "JOB", "ASKED BY", "SIZE", "AGE"], &rows))
+                Ok(table::table(&["ID", "JOB", "ASKED BY", "SIZE", "COPIES", "AGE"], &rows))
             })
         }
     }
@@ -88,8 +96,16 @@ fn only(list: Value, what: &str, key: &str, id: Option<&str>) -> anyhow::Result<
     Ok(Value::Array(found))
 }
 
-/// The last events; with a subject (`job-1`) only its.
-async fn events(client: &Client, subject: Option<&str>) -> anyhow::Result<Value> {
+/// The load of the last minutes is for charts: hundreds of lines for each site.
+fn without_history(sites: &mut Value) {
+    for site in sites.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        site.remove("history");
+    }
+}
+
+/// The last events, and whether there are more; with a subject (`job-1`) only its.
+async fn events(client: &Client, subject: Option<&str>, limit: usize) -> anyhow::Result<(Value, bool)> {
+    let mut more = false;
     let (mut since, mut kept) = (0, std::collections::VecDeque::new());
     loop {
         let page: Vec<Value> = client.get(Call::to("events.json").ask("since", since).ask("limit", EVENTS_PAGE)).await?;
@@ -98,13 +114,14 @@ async fn events(client: &Client, subject: Option<&str>) -> anyhow::Result<Value>
             if subject.is_none_or(|s| event["subject"] == s) {
                 kept.push_back(event);
             }
-            if kept.len() > EVENTS_SHOWN {
+            if kept.len() > limit {
                 kept.pop_front();
+                more = true;
             }
         }
         match last {
             Some(last) if last > since => since = last,
-            _ => return Ok(Value::Array(kept.into())),
+            _ => return Ok((Value::Array(kept.into()), more)),
         }
     }
 }
@@ -159,8 +176,8 @@ fn migrations(list: &[Migration]) -> String {
     let rows: Vec<Vec<String>> = list
         .iter()
         .map(|m| {
-            let end = |v: Option<f64>| if m.ended() { ms(v) } else { "-".into() };
-            let moved = if m.ended() { format!("{} of {}", size(m.moved_bytes), size(m.state_bytes)) } else { "-".into() };
+            let end = |v: Option<f64>| if m.measured() { ms(v) } else { "-".into() };
+            let moved = if m.measured() { format!("{} of {}", size(m.moved_bytes), size(m.state_bytes)) } else { "-".into() };
             vec![m.id.to_string(), m.job.clone(), m.rank_list(), m.from.clone(), m.to.clone(), m.state.clone(), end(m.downtime_ms), end(m.total_ms), moved, short(&m.reason, 60)]
         })
         .collect();
@@ -182,7 +199,9 @@ pub async fn describe(client: &Client, ask: Describe, output: Output) -> anyhow:
     let (name, now) = (ask.name.as_str(), now_ms());
     match ask.what {
         Describable::Site => {
-            let told = only(client.get(Call::to("sites")).await?, "site", "name", Some(name))?[0].clone();
+            let mut told = only(client.get(Call::to("sites")).await?, "site", "name", Some(name))?;
+            without_history(&mut told);
+            let told = told[0].clone();
             let all: Vec<Job> = client.get(Call::to("jobs")).await?;
             table::print(output, &told, || {
                 let s: Site = parse(&told)?;
@@ -209,7 +228,8 @@ pub async fn describe(client: &Client, ask: Describe, output: Output) -> anyhow:
         Describable::Job => {
             let told: Value = client.get(Call::to("jobs").push(name)).await?;
             let moves: Vec<Migration> = client.get(Call::to("migrations")).await?;
-            table::print(output, &told, || Ok(job(&parse(&told)?, &moves, now)))
+            let checkpoints: Vec<Checkpoint> = client.get(Call::to("checkpoints")).await?;
+            table::print(output, &told, || Ok(job(&parse(&told)?, &moves, &checkpoints, now)))
         }
         Describable::Migration => {
             let told: Value = client.get(Call::to("migrations").push(name)).await?;
@@ -218,7 +238,27 @@ pub async fn describe(client: &Client, ask: Describe, output: Output) -> anyhow:
     }
 }
 
-fn job(j: &Job, moves: &[Migration], now: u64) -> String {
+/// How a job stands with checkpoints: the last one, and why there is no newer one.
+fn checkpoints(j: &Job, all: &[Checkpoint], now: u64) -> String {
+    let mut parts = Vec::new();
+    if j.checkpoint_every_ms > 0 {
+        parts.push(format!("every {}", base::unit::Span(std::time::Duration::from_millis(j.checkpoint_every_ms))));
+    }
+    if let Some(c) = all.iter().rev().find(|c| c.job == j.id) {
+        let copies = match c.copies {
+            0 => "which is gone".to_string(),
+            1 => "at one place only".to_string(),
+            n => format!("at {n} places"),
+        };
+        parts.push(format!("the last is {}, {} ago, {copies}", c.id, age(c.at_ms, now)));
+    }
+    if let Some(failed) = &j.checkpoint_failed {
+        parts.push(format!("none was made {} ago: {}", age(failed.at_ms, now), failed.reason));
+    }
+    parts.join("; ")
+}
+
+fn job(j: &Job, moves: &[Migration], all: &[Checkpoint], now: u64) -> String {
     let mut text = pairs(&[
         ("job", j.id.clone()),
         ("name", j.name.clone()),
@@ -231,6 +271,7 @@ fn job(j: &Job, moves: &[Migration], now: u64) -> String {
         ("time", seconds(j.seconds(now))),
         ("exit code", j.exit_code.map(|c| c.to_string()).unwrap_or_default()),
         ("restarts", if j.restarts > 0 { j.restarts.to_string() } else { String::new() }),
+        ("checkpoints", checkpoints(j, all, now)),
         ("output", moved(j.output_bytes)),
         ("backtrace", j.backtrace.clone().unwrap_or_default()),
     ]);
@@ -252,8 +293,8 @@ fn job(j: &Job, moves: &[Migration], now: u64) -> String {
 }
 
 pub fn migration(m: &Migration) -> String {
-    let ms = |v: Option<f64>| v.filter(|_| m.ended()).map(|v| format!("{v:.1} ms")).unwrap_or_default();
-    let of = |v: Option<u64>| v.filter(|_| m.ended()).map(moved).unwrap_or_default();
+    let ms = |v: Option<f64>| v.filter(|_| m.measured()).map(|v| format!("{v:.1} ms")).unwrap_or_default();
+    let of = |v: Option<u64>| v.filter(|_| m.measured()).map(moved).unwrap_or_default();
     pairs(&[
         ("migration", m.id.to_string()),
         ("job", m.job.clone()),
@@ -267,7 +308,7 @@ pub fn migration(m: &Migration) -> String {
         ("state of ranks", of(m.state_bytes)),
         ("moved", of(m.moved_bytes)),
         ("moved stopped", of(m.moved_stopped_bytes)),
-        ("rounds", m.rounds.filter(|_| m.ended()).map(|r| r.to_string()).unwrap_or_default()),
+        ("rounds", m.rounds.filter(|_| m.measured()).map(|r| r.to_string()).unwrap_or_default()),
     ])
 }
 
@@ -311,7 +352,7 @@ pub fn advice(r: &Recommendation) -> String {
 }
 
 pub async fn join(client: &Client, join: Join, output: Output) -> anyhow::Result<u8> {
-    let ask = serde_json::json!({"site": join.site, "ttl": String::from(join.ttl)});
+    let ask = serde_json::json!({"site": join.site, "ttl": String::from(join.ttl), "replace": join.replace});
     let told: Value = client.post(Call::to("join-tokens"), &ask, None).await?;
     table::print(output, &told, || {
         let text = |key: &str| told[key].as_str().unwrap_or_default().to_string();
@@ -321,6 +362,11 @@ pub async fn join(client: &Client, join: Join, output: Output) -> anyhow::Result
             join.site, join.site, text("hub"), text("token"), text("ca_sha256")
         ))
     })
+}
+
+pub async fn remove_site(client: &Client, site: &base::SiteId, output: Output) -> anyhow::Result<u8> {
+    let told = client.delete(Call::to("sites").push(site.as_str())).await?;
+    table::print(output, &told, || Ok(format!("site {site}: removed\n")))
 }
 
 #[cfg(test)]
@@ -340,9 +386,14 @@ mod tests {
         .unwrap();
         let line = jobs(std::slice::from_ref(&j), 11_000);
         assert!(line.contains("job-1  vegetation  default  running  cloud 1, edge 1  10.0 s  -     10s"), "{line}");
-        let m = Migration { id: 3, job: "job-1".into(), ranks: vec![0], state: "done".into(), downtime_ms: Some(7.25), ..Default::default() };
-        let page = job(&j, &[m.clone(), Migration { job: "job-2".into(), id: 77, ..m }], 11_000);
-        for part in ["command:    vegetation /scenes/a.tif", "edge 0.0–5.0 s, cloud 5.0–10.0 s", "7.2 ms"] {
+        let m = Migration { id: 3, job: "job-1".into(), ranks: vec![0], state: "done".into(), downtime_ms: Some(7.25), total_ms: Some(9.0), ..Default::default() };
+        let none = Migration { state: "failed".into(), downtime_ms: Some(0.0), total_ms: Some(0.0), moved_bytes: Some(0), ..m.clone() };
+        assert!(migrations(&[none.clone()]).contains("failed  -         -      -") && !migration(&none).contains("downtime"), "{}", migrations(&[none]));
+        let failed = crate::api::CheckpointFailed { at_ms: 9000, reason: "no space".into() };
+        let j = Job { checkpoint_every_ms: 10_000, checkpoint_failed: Some(failed), ..j };
+        let saved = Checkpoint { id: 4, job: "job-1".into(), at_ms: 6000, copies: 2, ..Default::default() };
+        let page = job(&j, &[m.clone(), Migration { job: "job-2".into(), id: 77, ..m }], &[saved], 11_000);
+        for part in ["every 10s; the last is 4, 5s ago, at 2 places; none was made 2s ago: no space", "vegetation /scenes/a.tif", "edge 0.0–5.0 s, cloud 5.0–10.0 s", "7.2 ms"] {
             assert!(page.contains(part), "{part}\n{page}");
         }
         assert!(!page.contains("77"), "{page}");

@@ -1,17 +1,41 @@
 //! Objects on the command line: put, get, look at, list, rename, copy, remove, spill.
 
 use crate::{api::{Counted, Detail, Object}, args::{Output, Store}, client::{Call, Client, DURABLE}, failure::fail, files, progress, table};
-use base::{Kind, clock::now_ms};
+use base::{Kind, clock::now_ms, unit::count};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Objects in one answer of the hub: the most that it gives.
 const PAGE: usize = 10_000;
 
-/// `bucket/key` in its two parts.
+/// `bucket/key` in its two parts, both good names: what a hub would refuse never gets as far as a URL, in which `..` means something else.
 fn split(object: &str) -> anyhow::Result<(&str, &str)> {
     let parts = object.trim_start_matches('/').split_once('/').filter(|(b, k)| !b.is_empty() && !k.is_empty());
-    parts.ok_or_else(|| fail(Kind::InvalidArgument, format!("{object:?} names no object: write BUCKET/KEY, such as scenes/scene.tif")))
+    let (bucket, key) = parts.ok_or_else(|| fail(Kind::InvalidArgument, format!("{object:?} names no object: write BUCKET/KEY, such as scenes/scene.tif")))?;
+    geds::Key::new(key).map_err(|e| fail(Kind::InvalidArgument, e.to_string()))?;
+    check(bucket, key)?;
+    Ok((bucket, key))
+}
+
+/// The same of what is about all below a folder: `bucket/` is the whole bucket, `bucket/folder/` what is below it.
+fn split_all(objects: &str) -> anyhow::Result<(&str, &str)> {
+    let parts = objects.trim_start_matches('/').split_once('/').filter(|(b, _)| !b.is_empty());
+    let (bucket, prefix) = parts.ok_or_else(|| {
+        let message = format!("{objects:?} names no objects: write BUCKET/KEY, BUCKET/FOLDER for all below it, or BUCKET/ for the whole bucket");
+        fail(Kind::InvalidArgument, message)
+    })?;
+    check(bucket, prefix)?;
+    Ok((bucket, prefix))
+}
+
+/// Refuses names that no bucket and no object or folder has. Empty: all of the bucket.
+fn check(bucket: &str, prefix: &str) -> anyhow::Result<()> {
+    let bad = |e: geds::Error| fail(Kind::InvalidArgument, e.to_string());
+    geds::BucketName::new(bucket).map_err(bad)?;
+    if !prefix.is_empty() {
+        geds::Key::new(prefix.strip_suffix('/').unwrap_or(prefix)).map_err(bad)?;
+    }
+    Ok(())
 }
 
 pub async fn store(client: &Client, command: Store, output: Output) -> anyhow::Result<u8> {
@@ -62,6 +86,7 @@ pub async fn store(client: &Client, command: Store, output: Output) -> anyhow::R
         Store::Ls { bucket: Some(bucket) } => {
             let bucket = bucket.trim_start_matches('/');
             let (bucket, prefix) = bucket.split_once('/').unwrap_or((bucket, ""));
+            check(bucket, prefix)?;
             objects(client, bucket, prefix, output).await
         }
         Store::Stat { object } => {
@@ -72,18 +97,27 @@ pub async fn store(client: &Client, command: Store, output: Output) -> anyhow::R
         Store::Mv { from, to } => rename(client, "rename", &from, &to, output).await,
         Store::Cp { from, to } => rename(client, "copy", &from, &to, output).await,
         Store::Rm { object, recursive: true } => {
-            let (bucket, prefix) = split(&object)?;
+            let (bucket, prefix) = split_all(&object)?;
             let told = client.delete(Call::to("objects").push(bucket).ask("prefix", prefix)).await?;
             table::print(output, &told, || {
                 let counted: Counted = serde_json::from_value(told.clone())?;
-                Ok(format!("{bucket}/{prefix}: {} objects of {} removed\n", counted.objects, progress::moved(counted.bytes)))
+                Ok(format!("{bucket}/{prefix}: {} removed\n", much(&counted)))
             })
         }
         Store::Rm { object, recursive: false } => {
+            if split_all(&object)?.1.is_empty() || object.ends_with('/') {
+                return Err(fail(Kind::InvalidArgument, format!("{object} is all that is below it; `cloudskin store rm -r {object}` removes that")));
+            }
             let (bucket, key) = split(&object)?;
             client.delete(Call::object(bucket, key)).await?;
             table::say(&format!("{bucket}/{key}: removed\n"))?;
             Ok(0)
+        }
+        Store::Spill { object } if object.ends_with('/') => {
+            let (bucket, prefix) = split_all(&object)?;
+            let call = Call::to("objects").push(bucket).ask("action", "spill").ask("from", prefix);
+            let told: Value = client.post(call, &Value::Null, Some(DURABLE)).await?;
+            table::print(output, &told, || Ok(format!("{bucket}/{prefix}: {} moved to the persistency tier\n", much(&serde_json::from_value(told.clone())?))))
         }
         Store::Spill { object } => {
             let (bucket, key) = split(&object)?;
@@ -94,14 +128,33 @@ pub async fn store(client: &Client, command: Store, output: Output) -> anyhow::R
 }
 
 async fn rename(client: &Client, action: &str, from: &str, to: &str, output: Output) -> anyhow::Result<u8> {
-    let ((bucket, from), (to_bucket, to)) = (split(from)?, split(to)?);
+    let ((bucket, from), (to_bucket, to)) = (split_all(from)?, split_all(to)?);
+    let to = into(from, to);
+    let to = to.as_str();
     let call = Call::to("objects").push(bucket).ask("action", action).ask("from", from).ask("to_bucket", to_bucket).ask("to", to);
     let told: Value = client.post(call, &Value::Null, Some(DURABLE)).await?;
     table::print(output, &told, || {
         let counted: Counted = serde_json::from_value(told.clone())?;
         let what = if action == "copy" { "also" } else { "now" };
-        Ok(format!("{bucket}/{from}: {} objects of {} are {what} at {to_bucket}/{to}\n", counted.objects, progress::moved(counted.bytes)))
+        let verb = if counted.objects == 1 { "is" } else { "are" };
+        Ok(format!("{bucket}/{from}: {} {verb} {what} at {to_bucket}/{to}\n", much(&counted)))
     })
+}
+
+/// Where something goes that is to go into a folder: one that has a name of its own keeps it, as with `cp x folder/`.
+fn into(from: &str, to: &str) -> String {
+    let name = from.rsplit('/').next().unwrap_or(from);
+    if to.is_empty() || to.ends_with('/') { format!("{to}{name}") } else { to.into() }
+}
+
+/// `3 objects (1.5 MB)`
+fn much(counted: &Counted) -> String {
+    format!("{} ({})", count(counted.objects, "object"), progress::moved(counted.bytes))
+}
+
+/// A key in a list: a line break in it must not break the line, nor be left out.
+fn shown(key: &str) -> String {
+    key.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// An object as a page.
@@ -170,11 +223,11 @@ pub async fn objects(client: &Client, bucket: &str, prefix: &str, output: Output
             .into_iter()
             .map(|o| {
                 let tier = match (o.sites.is_empty(), o.persisted) {
-                    (false, true) => format!("{}, persisted", o.sites.join(",")),
-                    (false, false) => o.sites.join(","),
+                    (false, true) => format!("{}, persisted", o.sites.join(", ")),
+                    (false, false) => o.sites.join(", "),
                     (true, _) => "persisted".into(),
                 };
-                vec![o.key, progress::moved(o.size), o.state, tier, table::age(o.created_ms, now)]
+                vec![shown(&o.key), progress::moved(o.size), o.state, tier, table::age(o.created_ms, now)]
             })
             .collect();
         Ok(table::table(&["KEY", "SIZE", "STATE", "WHERE", "AGE"], &rows))
@@ -216,8 +269,27 @@ mod tests {
     fn an_object_has_a_bucket_and_a_key() {
         assert_eq!(split("scenes/a/b.tif").unwrap(), ("scenes", "a/b.tif"));
         assert_eq!(split("/scenes/b").unwrap(), ("scenes", "b"));
-        for bad in ["scenes", "scenes/", "/", ""] {
+        for bad in ["scenes", "scenes/", "/", "", "data/../x", "data/./x", "data/a//b", "data/a/", "../data/x", "Data/x"] {
             assert!(split(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_whole_bucket_or_folder_has_a_slash_at_its_end() {
+        for (text, parts) in [("data/", ("data", "")), ("/data/a/", ("data", "a/")), ("data/a", ("data", "a"))] {
+            assert_eq!(split_all(text).unwrap(), parts);
+        }
+        for bad in ["data", "/", "", "data/../", "data/..", "data//", "data/a//", ".."] {
+            assert!(split_all(bad).is_err(), "{bad}");
+        }
+        for (from, to, target) in [("", "", ""), ("a/x", "", "x"), ("a/x", "b/", "b/x"), ("a/x", "b", "b"), ("a/", "b/", "b/")] {
+            assert_eq!(into(from, to), target, "{from} to {to}");
+        }
+    }
+
+    #[test]
+    fn a_key_keeps_its_control_characters_in_a_list() {
+        assert_eq!(shown("a\nb\tü"), "a\\nb\\tü");
+        assert_eq!(much(&Counted { objects: 1, bytes: 5 }), format!("1 object ({})", progress::moved(5)));
     }
 }

@@ -36,6 +36,8 @@ const STEADY: Duration = Duration::from_secs(10);
 /// For a clean end; afterwards a process is killed.
 const STOP_MAX: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(50);
+/// For the hub's answer when all is about to stop.
+const FAREWELL_MAX: Duration = Duration::from_secs(3);
 
 /// One process: how to start it, and how it does.
 struct Part {
@@ -79,7 +81,9 @@ impl Part {
     fn dead(&mut self) -> Option<String> {
         let status = self.child.as_mut()?.try_wait().ok()??;
         self.child = None;
-        Some(status.to_string())
+        // Who was killed had no time to say why.
+        let killed = std::os::unix::process::ExitStatusExt::signal(&status).is_some();
+        Some(if killed { status.to_string() } else { format!("{status}: {}", self.last_words()) })
     }
 
     /// The last line that it wrote, which says why it ended.
@@ -182,6 +186,9 @@ pub async fn up(place: &Place, options: args::Up) -> anyhow::Result<u8> {
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),
     };
+    if outcome.is_ok() {
+        farewell(&Place::folder(data.clone())).await;
+    }
     let _ = fs::remove_file(data.join("up.json"));
     for part in parts.iter_mut().rev() {
         part.stop().await;
@@ -191,6 +198,36 @@ pub async fn up(place: &Place, options: args::Up) -> anyhow::Result<u8> {
     }
     drop(held);
     outcome.map(|()| 0)
+}
+
+/// Tells the hub that all is about to stop, so that it gives the true reason afterwards, and the user what becomes of the jobs that run.
+async fn farewell(place: &Place) {
+    let Ok(client) = place.client() else { return };
+    let asked = client.post::<Value>(Call::to("stopping"), &Value::Null, Some(FAREWELL_MAX)).await;
+    match asked {
+        Ok(told) => drop(table::say(&left(&told))),
+        Err(e) => tracing::debug!(why = line(&e), "the hub was not told of the stop"),
+    }
+}
+
+/// What becomes of the jobs that run when all is stopped.
+fn left(told: &Value) -> String {
+    let names = |kept: bool| {
+        let jobs = told.as_array().into_iter().flatten().filter(|j| j["checkpoint"] == kept);
+        jobs.filter_map(|j| j["job"].as_str()).collect::<Vec<_>>()
+    };
+    let mut text = String::new();
+    for (jobs, one, many) in [
+        (names(true), "runs; at the next start it goes on from its last checkpoint", "run; at the next start they go on from their last checkpoints"),
+        (names(false), "runs and has no checkpoint: it will have failed at the next start", "run and have no checkpoint: they will have failed at the next start"),
+    ] {
+        match jobs.len() {
+            0 => {}
+            1 => text += &format!("{} {one}\n", jobs[0]),
+            n => text += &format!("{n} jobs ({}) {many}\n", jobs.join(", ")),
+        }
+    }
+    text
 }
 
 async fn watch(data: &Path, options: &args::Up, parts: &mut Vec<Part>) -> anyhow::Result<()> {
@@ -210,7 +247,7 @@ async fn watch(data: &Path, options: &args::Up, parts: &mut Vec<Part>) -> anyhow
     let token_file = data.join("hub/token");
     let token = fs::read_to_string(&token_file).with_context(|| format!("read {}", token_file.display()))?;
     let client = Client::new(&ready.http, token.trim())?;
-    table::say(&format!("hub    ready  pid {}  agents dial {}\n", parts[0].pid(), ready.grpc))?;
+    table::say(&format!("hub      ready  pid {}  agents dial {}\n", parts[0].pid(), ready.grpc))?;
 
     let all = share::allowed()?;
     let (edge, cloud) = share::split(&all);
@@ -222,14 +259,14 @@ async fn watch(data: &Path, options: &args::Up, parts: &mut Vec<Part>) -> anyhow
     }
     agents_ready(&client, parts).await?;
     for (part, cores) in parts[1..].iter().zip([&edge, &cloud]) {
-        table::say(&format!("{:5}  ready  pid {}  core{} {cores} of {} (one machine, shared by affinity)\n", part.name, part.pid(), if cores.0.len() > 1 { "s" } else { "" }, all.0.len()))?;
+        table::say(&format!("{:7}  ready  pid {}  core{} {cores} of {} (one machine, shared by affinity)\n", part.name, part.pid(), if cores.0.len() > 1 { "s" } else { "" }, all.0.len()))?;
     }
     if edge == cloud {
         table::say("this machine has one core, so edge and cloud share it: filling the edge slows the cloud too\n")?;
     }
     let mut controller = None;
     if let Some((part, ready)) = streams {
-        table::say(&format!("streams ready  pid {}  Pravega's controller {}, segment store {}\n", part.pid(), ready.controller, ready.segments))?;
+        table::say(&format!("streams  ready  pid {}  Pravega's controller {}, segment store {}\n", part.pid(), ready.controller, ready.segments))?;
         controller = Some(ready.controller);
         parts.push(part);
     }
@@ -248,12 +285,11 @@ async fn watch(data: &Path, options: &args::Up, parts: &mut Vec<Part>) -> anyhow
 }
 
 async fn revive(part: &mut Part, status: &str) -> anyhow::Result<()> {
-    let words = part.last_words();
     part.deaths = if part.started.elapsed() < STEADY { part.deaths + 1 } else { 1 };
     if part.deaths >= DEATHS_MAX {
-        return Err(fail(Kind::Unavailable, format!("{} died {DEATHS_MAX} times in a row ({status}): {words}; its log is {}", part.name, part.log.display())));
+        return Err(fail(Kind::Unavailable, format!("{} died {DEATHS_MAX} times in a row: {status}; its log is {}", part.name, part.log.display())));
     }
-    eprintln!("{} died ({status}): {words}; it starts again in {} s", part.name, PAUSE.as_secs());
+    eprintln!("{} died: {status}; it starts again in {} s; its log is {}", part.name, PAUSE.as_secs(), part.log.display());
     sleep(PAUSE).await;
     part.start()?;
     eprintln!("{} started again, pid {}", part.name, part.pid());
@@ -264,7 +300,7 @@ async fn hub_ready(data: &Path, hub: &mut Part) -> anyhow::Result<Ready> {
     let end = Instant::now() + START_MAX;
     loop {
         if let Some(status) = hub.dead() {
-            return Err(fail(Kind::FailedPrecondition, format!("the hub did not start ({status}): {}", hub.last_words())));
+            return Err(fail(Kind::FailedPrecondition, format!("the hub did not start: {status}")));
         }
         // The file of an earlier hub has another process id.
         if let Some(ready) = place::read::<Ready>(&data.join("hub/ready.json"))?.filter(|r| r.pid == hub.pid()) {
@@ -292,7 +328,7 @@ async fn stream_server(data: &Path, at: Option<SocketAddr>) -> anyhow::Result<(P
     let end = Instant::now() + START_MAX;
     loop {
         if let Some(status) = part.dead() {
-            return Err(fail(Kind::FailedPrecondition, format!("the stream server did not start ({status}): {}", part.last_words())));
+            return Err(fail(Kind::FailedPrecondition, format!("the stream server did not start: {status}")));
         }
         if let Some(ready) = place::read::<StreamsReady>(&folder.join("ready.json"))?.filter(|r| r.pid == part.pid()) {
             part.args = args(&ready.controller, &ready.segments, ready.http.as_deref().unwrap_or("127.0.0.1:0"));
@@ -312,13 +348,16 @@ async fn agent(name: &'static str, data: &Path, cores: &Cores, memory: Bytes, sl
         "--slots", &slots.to_string(), "--listen", "127.0.0.1:0",
     ];
     let mut part = Part::new(name, data, args.map(String::from).to_vec());
-    let told: Value = client.post(Call::to("join-tokens"), &json!({"site": name, "ttl": "10m"}), None).await?;
-    let text = |key: &str| told[key].as_str().map(str::to_string).with_context(|| format!("the hub's answer to a join token has no {key}"));
     // A folder stands in for S3, unless the user has named something else.
     if std::env::var_os("CLOUDSKIN_GEDS__PERSIST").is_none() {
         part.secrets.push(("CLOUDSKIN_GEDS__PERSIST", format!("file:{}", data.join("bucket-store").display())));
     }
-    part.secrets.extend([("CLOUDSKIN_JOIN_TOKEN", text("token")?), ("CLOUDSKIN_CA_SHA256", text("ca_sha256")?)]);
+    // Once it has a certificate it needs no token. The names of `up`'s agents are its own: who has removed such a folder has ended that agent for good.
+    if !folder.join("identity/cert.pem").exists() {
+        let told: Value = client.post(Call::to("join-tokens"), &json!({"site": name, "ttl": "10m", "replace": true}), None).await?;
+        let text = |key: &str| told[key].as_str().map(str::to_string).with_context(|| format!("the hub's answer to a join token has no {key}"));
+        part.secrets.extend([("CLOUDSKIN_JOIN_TOKEN", text("token")?), ("CLOUDSKIN_CA_SHA256", text("ca_sha256")?)]);
+    }
     Ok(part)
 }
 
@@ -327,7 +366,7 @@ async fn agents_ready(client: &Client, parts: &mut [Part]) -> anyhow::Result<()>
     loop {
         for part in parts.iter_mut() {
             if let Some(status) = part.dead() {
-                return Err(fail(Kind::FailedPrecondition, format!("{} did not start ({status}): {}", part.name, part.last_words())));
+                return Err(fail(Kind::FailedPrecondition, format!("{} did not start: {status}", part.name)));
             }
         }
         let sites: Vec<Site> = match client.get(Call::to("sites")).await {
@@ -406,6 +445,7 @@ pub async fn down(place: &Place) -> anyhow::Result<u8> {
         Err(e) if kind(&e) != Kind::AlreadyExists => return Err(e),
         Err(e) => tracing::debug!(why = line(&e), "it runs"),
     }
+    farewell(place).await;
     // SAFETY: kill has no memory effects; the lock says that the process of this number, which wrote it, is alive.
     if unsafe { libc::kill(pid as i32, libc::SIGTERM) } != 0 {
         return Err(std::io::Error::last_os_error()).with_context(|| format!("stop process {pid}"));
@@ -436,6 +476,14 @@ mod tests {
         fs::write(&file, "").unwrap();
         let e = lock(&file).unwrap_err();
         assert!(e.to_string().contains("can't be written") && e.to_string().contains("--data"), "{e}");
+    }
+
+    #[test]
+    fn who_stops_all_is_told_what_becomes_of_the_jobs() {
+        let told = json!([{"job": "job-1", "checkpoint": true}, {"job": "job-2", "checkpoint": false}, {"job": "job-4", "checkpoint": false}]);
+        let text = left(&told);
+        assert!(text.contains("job-1 runs; at the next start it goes on from its last checkpoint\n") && text.contains("2 jobs (job-2, job-4) run and have no"), "{text}");
+        assert_eq!(left(&json!([])), "");
     }
 
     #[test]

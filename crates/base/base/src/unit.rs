@@ -14,6 +14,11 @@ pub struct BadUnit {
     pub example: &'static str,
 }
 
+/// So many of something, as people write it: `1 rank`, `2 ranks`.
+pub fn count(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 fn parse(text: &str, units: &[(&str, f64)]) -> Option<f64> {
     let text = text.trim();
     if text == "0" {
@@ -127,6 +132,11 @@ mod tests {
             assert!(bad.parse::<Bytes>().is_err(), "{bad}");
         }
         assert_eq!(Bytes(1536).to_string(), "1.5 KiB");
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!([count(0, "rank"), count(1, "rank"), count(2, "rank")], ["0 ranks", "1 rank", "2 ranks"]);
     }
 
     #[test]

@@ -85,7 +85,7 @@ pub async fn meet(dialer: &Dialer, data: &Path, ask: &args::Agent) -> anyhow::Re
         Ok(Err(why)) if ["invalid peer certificate", "fatal alert"].iter().any(|sign| why.contains(sign)) => {
             let (site, folder) = (&ask.site, data.join("identity"));
             let message = format!(
-                "the hub at {} and this agent don't take each other's certificates ({why}): that in {} is foreign or has expired; remove this folder and join again as `cloudskin site join {site}` says at the hub",
+                "the hub at {} and this agent don't take each other's certificates ({why}): that in {} is foreign or has expired; remove this folder and join again as `cloudskin site join {site} --replace` says at the hub",
                 ask.hub,
                 folder.display()
             );

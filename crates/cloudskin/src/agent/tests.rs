@@ -194,7 +194,7 @@ async fn a_full_site_fails_who_asks_for_more_and_nobody_else() {
     let p = platform().await;
     let edge = p.agent("edge", 100 * MIB).await;
     let fits = p.run(2, "edge").await;
-    let ask = Submit { module: p.module.clone(), name: "large".into(), np: 1, site: Some("edge".into()), memory_max: Some("8GiB".into()), ..Default::default() };
+    let ask = Submit { module: p.module.clone(), name: "large".into(), np: 1, site: Some("edge".into()), memory_max: Some("4GiB".into()), ..Default::default() };
     let more = p.hub.hub.submit(ask).await.unwrap().id;
     let failed = p.ended(&more).await;
     assert_eq!(failed.state, JobState::Failed);

@@ -446,23 +446,22 @@ impl Cell {
         if control.killed() {
             return Ended::Killed(control.reason());
         }
-        let backtrace = e.downcast_ref::<WasmBacktrace>().map_or(String::new(), |trace| {
-            let frames = trace.frames().iter().enumerate().map(|(i, f)| {
-                let name = f.func_name().map_or_else(|| format!("function {}", f.func_index()), str::to_string);
-                format!("{i:3}: {name}\n")
-            });
-            frames.collect()
-        });
         let rank = self.store.data().mpi.me.0;
         let code = e.downcast_ref::<End>().and_then(|end| if let End::Abort(code) = end { Some(*code) } else { None });
-        let message = match self.store.data().points {
-            Some(points) if unwinding => format!(
-                "rank {rank}: can't be stopped here: its calls are nested so deeply that what they need does not fit in {} bytes",
-                points.unwind_len
-            ),
-            _ => format!("rank {rank}: {}", e.root_cause()),
+        let name = |f: &wasmtime::FrameInfo| f.func_name().map_or_else(|| format!("function {}", f.func_index()), str::to_string);
+        let calls: Vec<String> = e.downcast_ref::<WasmBacktrace>().map_or(Vec::new(), |trace| trace.frames().iter().map(name).collect());
+        // The C library's abort is nothing but this trap.
+        let aborted = calls.first().is_some_and(|f| f == "abort") && e.downcast_ref::<wasmtime::Trap>() == Some(&wasmtime::Trap::UnreachableCodeReached);
+        let why = match self.store.data().points {
+            Some(points) if unwinding => {
+                format!("can't be stopped here: its calls are nested so deeply that what they need does not fit in {} bytes", points.unwind_len)
+            }
+            _ if aborted => "it called abort()".to_string(),
+            _ => e.root_cause().to_string(),
         };
-        Ended::Failed { message, backtrace, code }
+        // Who calls MPI_Abort knows where.
+        let backtrace = if code.is_some() { String::new() } else { fold(&calls) };
+        Ended::Failed { message: format!("rank {rank}: {why}"), backtrace, code }
     }
 
     /// What the rank has sent must be on its way before it goes. Messages that come meanwhile, acknowledgements and kills ring the bell.
@@ -667,4 +666,24 @@ pub(crate) fn rewound(caller: &mut Caller<'_, Host>) -> wasmtime::Result<()> {
 fn set_state(caller: &mut Caller<'_, Host>, state: i32) -> wasmtime::Result<()> {
     let global = caller.get_export(STATE).and_then(wasmtime::Extern::into_global);
     global.ok_or_else(|| wasmtime::Error::msg("the module has lost its global for the state"))?.set(&mut *caller, Val::I32(state))
+}
+
+/// Calls, a line each; those of a function that calls itself are one.
+fn fold(calls: &[String]) -> String {
+    let (mut text, mut at) = (String::new(), 0);
+    for same in calls.chunk_by(|a, b| a == b) {
+        let times = if same.len() > 1 { format!(" (and {} more of it)", same.len() - 1) } else { String::new() };
+        text += &format!("{at:3}: {}{times}\n", same[0]);
+        at += same.len();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn calls_of_a_function_by_itself_are_one_line() {
+        let calls = ["leaf", "walk", "walk", "walk", "main"].map(String::from);
+        assert_eq!(super::fold(&calls), "  0: leaf\n  1: walk (and 2 more of it)\n  4: main\n");
+    }
 }

@@ -15,8 +15,6 @@ pub struct Control {
     /// How many of the guest's functions a host call is waiting for.
     held: AtomicU32,
     reason: Mutex<String>,
-    /// A stop has to wait: see [`Control::hold`]. Changed under the lock of `memory`.
-    held: AtomicBool,
     /// The cell's memory while it exists.
     memory: Mutex<Option<View>>,
     /// Linux thread id, for run-queue statistics; 0: not running.
@@ -88,27 +86,7 @@ impl Control {
         } else if self.held.load(Ordering::SeqCst) > 0 {
             return;
         }
-        if self.killed() || !self.held.load(Ordering::SeqCst) {
-            Control::word(&view, 0, 1);
-        }
-    }
-
-    /// Called by the cell's thread when the host calls a function of the guest's: that can't be unwound, so no safe point in it sees a stop until
-    /// [`Control::release`]. A kill is seen.
-    pub(crate) fn hold(&self) {
-        let view = self.view();
-        self.held.store(true, Ordering::SeqCst);
-        if !self.killed() {
-            Control::word(&view, 0, 0);
-        }
-    }
-
-    pub(crate) fn release(&self) {
-        let view = self.view();
-        self.held.store(false, Ordering::SeqCst);
-        if self.stopping() || self.killed() {
-            Control::word(&view, 0, 1);
-        }
+        Control::word(&view, 0, 1);
     }
 
     /// A host call is about to call a function of the guest's: until [`Control::release`] a stop waits, since a poll in that function would unwind into the

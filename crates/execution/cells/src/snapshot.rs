@@ -47,7 +47,8 @@ fn open<'b>(magic: &[u8; 8], what: &str, bytes: &'b [u8]) -> Result<&'b [u8]> {
     let body = &bytes[HEAD..];
     let length = u64::from_le_bytes(bytes[12..20].try_into().expect("eight bytes"));
     if length != body.len() as u64 {
-        return Err(Error::Snapshot(format!("the {what} (format version {version}, this CloudSkin reads {VERSION}) is cut: {} of {length} bytes are there", body.len())));
+        let how = if (body.len() as u64) < length { format!("cut: {} of {length} bytes are there", body.len()) } else { format!("too long: it has {} bytes, and says that it has {length}", body.len()) };
+        return Err(Error::Snapshot(format!("the {what} (format version {version}, this CloudSkin reads {VERSION}) is {how}")));
     }
     if xxh3_128(body).to_le_bytes() != bytes[20..36] {
         return Err(Error::Snapshot(format!("the {what} (format version {version}, this CloudSkin reads {VERSION}) is damaged: its checksum is wrong; make it anew, or take another copy")));
@@ -160,6 +161,7 @@ mod tests {
         };
         refused(&|b| *b.last_mut().unwrap() ^= 1, "checksum");
         refused(&|b| b.truncate(b.len() - 1), "cut");
+        refused(&|b| b.push(0), "too long");
         refused(&|b| b[0] = 0, "not a checkpoint");
         refused(&|b| b[8] = 9, "version 9, this CloudSkin reads version 5");
         refused(&|b| b.truncate(10), "not a checkpoint");

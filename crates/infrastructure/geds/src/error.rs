@@ -11,7 +11,7 @@ pub enum Error {
     BadName { what: &'static str, name: String, rule: &'static str },
     #[error("{what} {value:?} is not valid: {rule}")]
     BadValue { what: &'static str, value: String, rule: &'static str },
-    #[error("bucket {bucket} does not exist; create it first")]
+    #[error("bucket {bucket} does not exist")]
     NoBucket { bucket: String },
     #[error("object {bucket}/{key} does not exist")]
     NotFound { bucket: String, key: String },

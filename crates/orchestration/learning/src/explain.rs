@@ -6,6 +6,7 @@
 use crate::forecast::Forecast;
 use crate::plane::Recommendation;
 use crate::policy::{replay, seconds};
+use base::unit::count;
 
 /// Several lines: what, why, how sure, what would have prevented it, and whether the stored inputs still give it.
 pub fn explain(recommendation: &Recommendation) -> String {
@@ -29,8 +30,8 @@ pub fn explain(recommendation: &Recommendation) -> String {
     let (cores_from, cores_to) = (inputs.from.view.cores, inputs.to.view.cores);
     let mut lines = vec![
         format!(
-            "recommendation {id}: move {job} ({} ranks) from {from} to {to}; it would run {:.1} times as fast",
-            inputs.job.ranks, decision.gain
+            "recommendation {id}: move {job} ({}) from {from} to {to}; it would run {:.1} times as fast",
+            count(inputs.job.ranks as u64, "rank"), decision.gain
         ),
         format!(
             "  seen: {from} has {:.1} cores of demand for {cores_from}, {:.1} of it from {job}; {to} has {:.1} for {cores_to}; gain {:.2}",

@@ -29,7 +29,7 @@ pub use sensor::{JobLoad, Observation, Series};
 /// What can go wrong here. None of it stops the plane: a forecast that fails becomes the reactive one.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
-    #[error("{model} has {have} usable samples and needs {need}; wait for more telemetry")]
+    #[error("{model} has {} and needs {need}; wait for more telemetry", base::unit::count(*have as u64, "usable sample"))]
     TooFew {
         model: String,
         have: usize,

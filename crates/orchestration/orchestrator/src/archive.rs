@@ -1,4 +1,4 @@
-//! A checkpoint as one file, and a job that starts from such a file, here or at another hub.
+//! A checkpoint as one file, and a job that starts from such a file, here or at another hub, or from a checkpoint that is stored here.
 //!
 //! ```text
 //! manifest     JSON: what the job is to do ([`Work`]), and where it comes from
@@ -14,6 +14,7 @@ use crate::{
     checkpoints::Checkpoint,
     hub::{Hub, hex},
     jobs::{Job, Work},
+    modules::MODULE_MAX,
     objects::CHECKPOINTS,
 };
 use base::Kind;
@@ -61,28 +62,34 @@ impl Hub {
         self.archive.ok_or_else(|| Error::new(Kind::Unimplemented, "this hub has no file format for checkpoints"))
     }
 
-    /// A checkpoint's file.
-    pub async fn archive(&self, id: u64) -> Result<Vec<u8>, Error> {
-        let format = self.format()?;
-        let _turn = self.archiving.acquire().await.map_err(Error::internal)?;
+    /// What a stored checkpoint is made of: its manifest, and the snapshot of each rank. `room`: bytes that there may be of them.
+    async fn collect(&self, id: u64, mut room: u64) -> Result<(Manifest, Vec<Vec<u8>>), Error> {
         let (checkpoint, work) = {
             let world = self.world.lock().await;
             let checkpoint = world.checkpoint(id)?.clone();
             let work = self.job(&world, &checkpoint.job).await?.work();
             (checkpoint, work)
         };
-        let path = self.modules.find(&work.module)?;
-        let module = tokio::fs::read(&path).await.map_err(|e| Error::internal(format!("read the module {}: {e}", path.display())))?;
-        let mut room = ARCHIVE_MAX.saturating_sub(module.len() as u64);
-        let mut parts = vec![(MODULE.to_string(), module)];
+        let mut ranks = Vec::new();
         for rank in 0..work.np {
-            let name = format!("rank-{rank}");
-            let bytes = self.get_bytes(CHECKPOINTS, &format!("{}/{name}", checkpoint.prefix), room).await?;
+            let bytes = self.get_bytes(CHECKPOINTS, &format!("{}/rank-{rank}", checkpoint.prefix), room).await?;
             room -= bytes.len() as u64;
-            parts.push((name, bytes));
+            ranks.push(bytes);
         }
         let Checkpoint { job, at_ms, .. } = checkpoint;
-        let manifest = serde_json::to_vec(&Manifest { job, checkpoint: id, at_ms, work }).expect("a manifest is plain data");
+        Ok((Manifest { job, checkpoint: id, at_ms, work }, ranks))
+    }
+
+    /// A checkpoint's file.
+    pub async fn archive(&self, id: u64) -> Result<Vec<u8>, Error> {
+        let format = self.format()?;
+        let _turn = self.archiving.acquire().await.map_err(Error::internal)?;
+        let (manifest, ranks) = self.collect(id, ARCHIVE_MAX - MODULE_MAX as u64).await?;
+        let path = self.modules.find(&manifest.work.module)?;
+        let module = tokio::fs::read(&path).await.map_err(|e| Error::internal(format!("read the module {}: {e}", path.display())))?;
+        let ranks = ranks.into_iter().enumerate().map(|(rank, bytes)| (format!("rank-{rank}"), bytes));
+        let parts: Vec<Part> = std::iter::once((MODULE.to_string(), module)).chain(ranks).collect();
+        let manifest = serde_json::to_vec(&manifest).expect("a manifest is plain data");
         tokio::task::spawn_blocking(move || (format.write)(&manifest, parts)).await.map_err(Error::internal)
     }
 
@@ -113,19 +120,34 @@ impl Hub {
         let work = tokio::spawn(async move {
             let (format, unpacking) = (hub.format()?, hub.clone());
             let (manifest, ranks) = tokio::task::spawn_blocking(move || unpacking.unpack(format, bytes)).await.map_err(Error::internal)??;
-            let (n, places) = {
-                let mut world = hub.world.lock().await;
-                let places = world.place(manifest.work.np, site.as_deref())?;
-                let n = world.new_job();
-                world.restoring.insert(n);
-                (n, places)
-            };
-            let done = hub.write_and_start(n, &manifest, ranks, &places, site.as_deref()).await;
-            if done.is_err() {
-                hub.world.lock().await.restoring.remove(&n);
-                hub.sweep.notify_one();
-            }
-            done
+            hub.begin_restored(manifest, ranks, site).await
+        });
+        work.await.map_err(Error::internal)?
+    }
+
+    async fn begin_restored(&self, manifest: Manifest, ranks: Vec<Vec<u8>>, site: Option<String>) -> Result<Job, Error> {
+        let (n, places) = {
+            let mut world = self.world.lock().await;
+            let places = world.place(manifest.work.np, site.as_deref())?;
+            let n = world.new_job();
+            world.restoring.insert(n);
+            (n, places)
+        };
+        let done = self.write_and_start(n, &manifest, ranks, &places, site.as_deref()).await;
+        if done.is_err() {
+            self.world.lock().await.restoring.remove(&n);
+            self.sweep.notify_one();
+        }
+        done
+    }
+
+    /// Starts a job from a checkpoint that is stored here; that one stays as it is.
+    pub async fn restore_stored(self: &Arc<Hub>, id: u64, site: Option<String>) -> Result<Job, Error> {
+        let hub = self.clone();
+        let work = tokio::spawn(async move {
+            let _turn = hub.archiving.acquire().await.map_err(Error::internal)?;
+            let (manifest, ranks) = hub.collect(id, ARCHIVE_MAX).await?;
+            hub.begin_restored(manifest, ranks, site).await
         });
         work.await.map_err(Error::internal)?
     }
@@ -140,7 +162,7 @@ impl Hub {
         let places = world.place(manifest.work.np, site)?;
         let job = self.admit(&mut world, n, manifest.work.clone(), &places, prefix).await?;
         world.restoring.remove(&n);
-        let message = format!("from a file of checkpoint {} of {} ({})", manifest.checkpoint, manifest.job, manifest.work.name);
+        let message = format!("from checkpoint {} of {} ({})", manifest.checkpoint, manifest.job, manifest.work.name);
         self.events.add("checkpoint.restored", &job.id, message).await;
         Ok(job)
     }

@@ -18,7 +18,7 @@
 use crate::{
     Error,
     hub::{Hub, Site, World, number},
-    jobs::{Job, JobState, RankState},
+    jobs::{CheckpointFailed, Job, JobState, RankState},
     objects::CHECKPOINTS,
     placement,
     proto::{self, checkpoint_order::Phase, to_agent::Body},
@@ -51,7 +51,11 @@ pub struct Checkpoint {
     /// Of the keys in bucket `checkpoints`.
     pub prefix: String,
     pub bytes: u64,
-    /// Sites that have each of its snapshots at least. With 1 it is of no use when a site with ranks of the job is lost.
+    /// Its snapshots, one of each rank.
+    #[serde(default)]
+    pub ranks: u32,
+    /// Places (sites, the persistency tier) that have each of its snapshots at least. With 1 it is of no use when a site with ranks of the job is lost,
+    /// with 0 it is of no use at all.
     #[serde(default = "one")]
     pub copies: u32,
     pub at_ms: u64,
@@ -74,6 +78,13 @@ pub struct Making {
     /// Why a snapshot is at one site only.
     alone: Option<String>,
     tell: Option<oneshot::Sender<Result<Checkpoint, Error>>>,
+}
+
+/// Notes with the job that a checkpoint of it was not made. In memory: it is news, not state.
+fn missed(world: &mut World, job: &str, reason: &str) {
+    if let Some(job) = number(job).and_then(|n| world.jobs.get_mut(&n)) {
+        job.checkpoint_failed = Some(CheckpointFailed { at_ms: now_ms(), reason: reason.into() });
+    }
 }
 
 fn refuse(message: impl Into<String>) -> Error {
@@ -108,7 +119,7 @@ impl Hub {
             return Err(refuse(format!("site {away:?}, where job {id} has ranks, is not connected")));
         }
         let n = self.state.new_checkpoint().await?;
-        let checkpoint = Checkpoint { id: n, job: id.into(), prefix: format!("{id}/{n}"), bytes: 0, copies: u32::MAX, at_ms: now_ms(), kept: tell.is_some() };
+        let checkpoint = Checkpoint { id: n, job: id.into(), prefix: format!("{id}/{n}"), bytes: 0, ranks: job.np, copies: u32::MAX, at_ms: now_ms(), kept: tell.is_some() };
         let making = Making { checkpoint, phase: Phase::Stop, waiting: sites.clone(), sites, alone: None, tell };
         making.order(world, Phase::Stop);
         world.making.insert(n, making);
@@ -150,6 +161,9 @@ impl Hub {
             return Err(error);
         }
         world.checkpoints.insert(done.checkpoint.id, done.checkpoint.clone());
+        if let Some(job) = number(&done.checkpoint.job).and_then(|n| world.jobs.get_mut(&n)) {
+            job.checkpoint_failed = None;
+        }
         self.sweep.notify_one();
         let c = done.checkpoint;
         let alone = done.alone.unwrap_or_else(|| "no other site was connected".into());
@@ -165,6 +179,7 @@ impl Hub {
         let Some(making) = world.making.remove(&id) else { return };
         making.order(world, Phase::Resume);
         let job = &making.checkpoint.job;
+        missed(world, job, reason);
         self.events.add("checkpoint.failed", job, format!("checkpoint {id}: {reason}")).await;
         if let Some(tell) = making.tell {
             let _ = tell.send(Err(refuse(format!("the checkpoint of job {job} failed: {reason}"))));
@@ -196,7 +211,13 @@ impl Hub {
         for (n, id) in jobs {
             world.tried.insert(n, now_ms);
             if let Err(why) = self.begin_checkpoint(world, &id, None).await {
-                tracing::debug!(job = id, %why, "no checkpoint now");
+                let why = why.to_string();
+                let told = world.jobs.get(&n).and_then(|j| j.checkpoint_failed.as_ref()).is_some_and(|f| f.reason == why);
+                missed(world, &id, &why);
+                // Once, not each time: the same may be in the way for long.
+                if !told {
+                    self.events.add("checkpoint.failed", &id, format!("none was made when it was due: {why}")).await;
+                }
             }
         }
     }
@@ -219,6 +240,10 @@ impl Hub {
         let Some(last) = own.chain(first).find(|prefix| !unusable.is_some_and(|u| u.contains(prefix))) else {
             return Ok(Err(match unusable {
                 Some(_) => "no other checkpoint of the job is left".into(),
+                None if job.checkpoint_every_ms > 0 => match &job.checkpoint_failed {
+                    Some(failed) => format!("it has no checkpoint to go on from: {}", failed.reason),
+                    None => "its first checkpoint was not made yet".into(),
+                },
                 None => "it has no checkpoint to go on from; `cloudskin run --checkpoint-every 10s` makes some".into(),
             }));
         };
@@ -295,6 +320,18 @@ fn wanted(world: &World, key: &str) -> bool {
 }
 
 impl Hub {
+    /// The checkpoints that count, with where their snapshots are now: a user may have removed some, or a site forgotten.
+    pub async fn checkpoints(&self) -> Result<Vec<Checkpoint>, Error> {
+        let mut list: Vec<Checkpoint> = self.world.lock().await.checkpoints.values().cloned().collect();
+        for c in &mut list {
+            let found = self.list_objects(CHECKPOINTS, &format!("{}/", c.prefix), String::new(), SWEEP_PAGE + 24).await?;
+            let copies = |o: &crate::objects::Object| o.sites.len() as u32 + u32::from(o.persisted);
+            let whole = found.len() >= c.ranks.max(1) as usize;
+            c.copies = if whole { found.iter().map(copies).min().unwrap_or(0) } else { 0 };
+        }
+        Ok(list)
+    }
+
     /// Removes a checkpoint; its objects go with the next sweep, which begins now.
     pub async fn delete_checkpoint(&self, id: u64) -> Result<Checkpoint, Error> {
         let mut world = self.world.lock().await;

@@ -2,7 +2,7 @@
 //!
 //! Who has no certificate may come in, because that is how one joins; what he may do then is up to who answers.
 
-use crate::{Error, hub::Hub};
+use crate::{Error, agents, hub::Hub};
 use base::identity;
 use geds::{Caller, META_ALPN};
 use std::{io, sync::Arc, time::Duration};
@@ -64,8 +64,15 @@ async fn serve(hub: &Hub, stream: TlsStream<TcpStream>, grpc: &mpsc::Sender<io::
         let _ = grpc.send(Ok(stream)).await;
         return;
     }
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).map(|c| agents::fingerprint(c));
     let stream = stream.into();
     let name = identity::peer_name(&stream);
+    // What a namesake holds is not what the site holds.
+    if let (Some(site), Some(certificate)) = (name.as_deref().and_then(identity::site_of), certificate)
+        && let Err(error) = hub.recognise(site.as_str(), &certificate).await
+    {
+        return tracing::warn!(name, %error, "a client of the namenode was refused");
+    }
     if let Err(error) = hub.objects.catalog.serve(stream, Caller::of(name.as_deref())).await {
         tracing::debug!(name, %error, "a client of the namenode");
     }

@@ -63,6 +63,8 @@ pub fn router(hub: Arc<Hub>, advertise: String, dashboard: Vec<Asset>, streams: 
     let app = App { hub, advertise: advertise.into(), uploads: Arc::new(Semaphore::new(UPLOADS_MAX)), dashboard: dashboard.into(), streams };
     Router::new()
         .route("/v1/sites", get(api::sites))
+        .route("/v1/sites/{site}", axum::routing::delete(api::remove_site))
+        .route("/v1/stopping", post(api::stopping))
         .route("/v1/modules", post(api::add_module))
         .route("/v1/jobs", get(api::jobs).post(api::submit))
         .route("/v1/jobs/{id}", get(api::job))

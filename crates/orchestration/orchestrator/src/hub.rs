@@ -23,7 +23,6 @@ use crate::{
 };
 use base::{Kind, clock::now_ms, identity::Authority};
 use geds::Catalog;
-use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fs::{File, TryLockError},
@@ -53,6 +52,8 @@ pub struct Site {
     pub hello: proto::Hello,
     pub telemetry: proto::Telemetry,
     pub last_seen_ms: u64,
+    /// From where its agent has dialled, since the hub's start.
+    pub from: Option<std::net::SocketAddr>,
     /// It was away for too long, and its ranks were given up.
     pub lost: bool,
     /// (Unix ms, cores wanted per core), oldest first, at most [`HISTORY`].
@@ -76,6 +77,8 @@ pub type Held = (u64, u32, u64);
 #[derive(Default)]
 pub struct World {
     pub sites: BTreeMap<String, Site>,
+    /// SHA-256 of the certificate of each site's agent; empty for a site that was removed. See [`crate::agents`].
+    pub agents: BTreeMap<String, String>,
     pub jobs: BTreeMap<u64, Job>,
     pub migrations: BTreeMap<u64, Migration>,
     /// Those that count.
@@ -90,6 +93,8 @@ pub struct World {
     /// Since when a job's ranks are told to stop (Unix ms).
     pub stopping: BTreeMap<u64, u64>,
     pub sessions: u64,
+    /// Since when the whole platform is being stopped (Unix ms).
+    pub closing: Option<u64>,
     /// Ranks that an agent should hold and has not spoken of since the hub started or the agent came back.
     pub unconfirmed: BTreeSet<Held>,
     /// Migrations whose source waits for a verdict that waits for the destination's return.
@@ -262,6 +267,8 @@ pub struct Hub {
     pub archiving: Semaphore,
     /// Wakes who removes what nobody needs of checkpoints.
     pub sweep: Notify,
+    /// The platform was stopped as a whole before this start, not killed.
+    pub was_stopped: bool,
     /// The hub's own: for its port, and to dial agents.
     pub identity: base::identity::Identity,
     pub heartbeat: Duration,
@@ -272,7 +279,7 @@ pub struct Hub {
     pub stop: watch::Sender<bool>,
 }
 
-fn invalid(message: impl Into<String>) -> Error {
+pub fn invalid(message: impl Into<String>) -> Error {
     Error::new(Kind::InvalidArgument, message)
 }
 
@@ -314,7 +321,7 @@ impl Hub {
         };
         let state = State::open(&folder.join("hub.sqlite")).await?;
         let (jobs, migrations) = state.load().await?;
-        let mut world = World { jobs, migrations, checkpoints: state.checkpoints().await?, ..World::default() };
+        let mut world = World { jobs, migrations, checkpoints: state.checkpoints().await?, agents: state.agents().await?, ..World::default() };
         for (name, hello, last_seen_ms) in state.sites().await? {
             let site = Site {
                 session: 0,
@@ -323,6 +330,7 @@ impl Hub {
                 hello,
                 telemetry: Default::default(),
                 last_seen_ms,
+                from: None,
                 lost: false,
                 history: VecDeque::new(),
             };
@@ -339,7 +347,9 @@ impl Hub {
                 objects.catalog.drop_job(&job).await?;
             }
         }
+        let was_stopped = state.take_stop().await?;
         Ok(Arc::new(Hub {
+            was_stopped,
             lock: std::sync::Mutex::new(Some(lock)),
             world: Mutex::new(world),
             events: Events::new(state.clone()),
@@ -360,14 +370,6 @@ impl Hub {
             grace: options.grace,
             stop: watch::channel(false).0,
         }))
-    }
-
-    /// A token that lets an agent join as `site`, once, until it expires.
-    pub async fn mint(&self, site: &str, ttl: Duration) -> Result<(String, u64), Error> {
-        let site = base::SiteId::new(site).map_err(|e| invalid(e.to_string()))?;
-        let (token, expires_ms) = (hex(&rand::random::<[u8; 24]>()), now_ms() + ttl.as_millis() as u64);
-        self.state.add_token(&hex(&Sha256::digest(&token)), site.as_str(), expires_ms).await?;
-        Ok((token, expires_ms))
     }
 
     pub async fn submit(&self, ask: Submit) -> Result<Job, Error> {
@@ -394,7 +396,7 @@ impl Hub {
         world.jobs.insert(n, job.clone());
         let old: Vec<u64> = world.jobs.range(..=n.saturating_sub(JOBS_KEPT)).filter(|(_, j)| j.state.ended()).map(|(n, _)| *n).collect();
         old.iter().for_each(|n| drop(world.jobs.remove(n)));
-        self.events.add("job.submitted", &job.id, format!("{} with {} ranks at {}", job.name, job.np, job.involved().join(", "))).await;
+        self.events.add("job.submitted", &job.id, format!("{} with {} at {}", job.name, base::unit::count(u64::from(job.np), "rank"), job.involved().join(", "))).await;
         Ok(job)
     }
 

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 /// Placements kept of a job, which may move to and fro for months; more, if it has many ranks: each has one at least.
 const PLACEMENTS_MAX: usize = 4096;
+/// What WebAssembly can address: from a page to all of 32 bits, in bytes.
+const MEMORY_MIN: u64 = 64 << 10;
+const MEMORY_MAX: u64 = 4 << 30;
 /// Characters kept of an agent's reason or backtrace.
 const TEXT_MAX: usize = 16 << 10;
 
@@ -98,8 +101,22 @@ impl Work {
         if self.name.is_empty() || self.name.len() > 200 {
             return Err(Error::new(Kind::InvalidArgument, "name must have 1 to 200 bytes"));
         }
+        if self.memory_max_bytes != 0 && !(MEMORY_MIN..=MEMORY_MAX).contains(&self.memory_max_bytes) {
+            let message = format!("memory_max is {} bytes; a rank can have 64 KiB ({MEMORY_MIN} bytes) to 4 GiB ({MEMORY_MAX} bytes)", self.memory_max_bytes);
+            return Err(Error::new(Kind::InvalidArgument, message));
+        }
+        for bucket in &self.buckets {
+            geds::BucketName::new(bucket.as_str())?;
+        }
         Ok(())
     }
+}
+
+/// A checkpoint that was not made.
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct CheckpointFailed {
+    pub at_ms: u64,
+    pub reason: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -136,6 +153,9 @@ pub struct Job {
     pub ranks: Vec<Rank>,
     pub placements: Vec<Placement>,
     pub output_bytes: u64,
+    /// Why no checkpoint was made when the last one was due or asked for; null if one was made.
+    #[serde(default)]
+    pub checkpoint_failed: Option<CheckpointFailed>,
     /// Why the ranks were told to stop, if they were: who asked decides how the job ends.
     pub cancelling: Option<(JobState, String)>,
 }
@@ -171,6 +191,7 @@ impl Job {
             ranks: (0..work.np).map(rank).collect(),
             placements: Vec::new(),
             output_bytes: 0,
+            checkpoint_failed: None,
             cancelling: None,
         }
     }
@@ -268,13 +289,15 @@ impl Job {
             }
             rank_event::State::Failed => {
                 rank.state = RankState::Failed;
-                bad = Some(format!("rank {} of {np} failed: {}", event.rank, event.message));
+                // The agent names the rank, too.
+                let why = event.message.strip_prefix(&format!("rank {}: ", event.rank)).unwrap_or(&event.message);
+                bad = Some(format!("rank {} of {np} failed: {why}", event.rank));
             }
             rank_event::State::Cancelled => rank.state = RankState::Cancelled,
             rank_event::State::Unspecified => return None,
         }
         if let Some(mut reason) = bad.filter(|_| self.cancelling.is_none()) {
-            if !event.message.is_empty() && !reason.contains(&event.message) {
+            if event.state() != rank_event::State::Failed && !event.message.is_empty() && !reason.contains(&event.message) {
                 reason = format!("{reason}: {}", event.message);
             }
             self.exit_code = Some(event.exit_code);

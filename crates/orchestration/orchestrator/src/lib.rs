@@ -1,7 +1,7 @@
 //! The orchestrator: sites, jobs, placement, migrations, events.
 //!
 //! The life of a job: [`hub::Hub::submit`] places its ranks and writes them down, `StartRanks` goes to the agents over their
-//! sessions ([`session`]), `RankEvent`s come back, a migration is committed in SQLite before its verdict is sent, the last
+//! sessions ([`session`]; whose they are: [`agents`]), `RankEvent`s come back, a migration is committed in SQLite before its verdict is sent, the last
 //! rank's exit ends it; lost ranks start it again from its last checkpoint ([`checkpoints`]), which can also travel as a file ([`archive`]).
 //! Objects have their catalog here and their bytes at the sites ([`objects`]). The wire between hub and agents is [`proto`].
 //!
@@ -10,6 +10,7 @@
 //! When a job should move is the Learning Plane's to say ([`advice`]).
 
 pub mod advice;
+mod agents;
 pub mod archive;
 pub mod checkpoints;
 mod door;
@@ -61,7 +62,10 @@ impl From<sqlx::Error> for Error {
 
 impl From<geds::Error> for Error {
     fn from(e: geds::Error) -> Error {
-        Error::new(e.kind(), e.to_string())
+        match e {
+            geds::Error::NoBucket { bucket } => Error::new(Kind::NotFound, format!("there is no bucket {bucket}; the first object that is put there makes it: `cloudskin store put FILE {bucket}/`")),
+            e => Error::new(e.kind(), e.to_string()),
+        }
     }
 }
 
@@ -142,7 +146,7 @@ impl Handle {
     /// A token with which an agent may join as `site`, once.
     pub fn mint_join_token<'a>(&'a self, site: &'a str, ttl: Duration) -> BoxFuture<'a, Result<String, Error>> {
         Box::pin(async move {
-            Ok(self.hub.mint(site, ttl).await?.0)
+            Ok(self.hub.mint(site, ttl, false).await?.0)
         })
     }
     /// Ends sessions and ports, and leaves the data folder to another hub. What was told to anyone is on disk already.

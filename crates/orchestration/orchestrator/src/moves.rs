@@ -16,6 +16,7 @@ use crate::{
     state::MIGRATIONS_KEPT,
 };
 use base::{Kind, clock::now_ms};
+use std::time::Duration;
 
 impl World {
     /// What was decided of a rank that waits at a site, restored: the newest move that could have brought it there, and whether it is
@@ -31,6 +32,8 @@ impl World {
 
 /// How long ranks that are to follow others are kept from it before that is given up, in milliseconds: a checkpoint takes some time.
 const FOLLOW_MAX_MS: u64 = 60_000;
+/// How often who waits for a checkpoint's end looks.
+const LOOK: Duration = Duration::from_millis(50);
 /// How long a source may take to report after the commit, in milliseconds.
 const REPORT_MAX_MS: u64 = 60_000;
 
@@ -42,14 +45,29 @@ impl Hub {
     /// Begins to move ranks of a job; all that still run elsewhere when none are named. Each site's move in a migration of their own, one after the other:
     /// the answer is the first, which names the ranks that follow.
     pub async fn migrate(&self, id: &str, to: &str, ranks: Option<Vec<u32>>, recommendation: Option<u64>) -> Result<Migration, Error> {
-        let mut world = self.world.lock().await;
+        self.migrate_in(&mut *self.world.lock().await, id, to, ranks, recommendation).await
+    }
+
+    /// The same for a user: a checkpoint of the job that is being made goes first. It has a bound of its own.
+    pub async fn migrate_after_checkpoint(&self, id: &str, to: &str, ranks: Option<Vec<u32>>) -> Result<Migration, Error> {
+        loop {
+            let mut world = self.world.lock().await;
+            if !world.making.values().any(|m| m.job() == id) {
+                return self.migrate_in(&mut world, id, to, ranks, None).await;
+            }
+            drop(world);
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn migrate_in(&self, world: &mut World, id: &str, to: &str, ranks: Option<Vec<u32>>, recommendation: Option<u64>) -> Result<Migration, Error> {
         let job = world.job(id)?;
         let mut ranks = ranks.unwrap_or_else(|| {
             job.ranks.iter().filter(|r| r.state == RankState::Running && r.site != to).map(|r| r.rank).collect()
         });
         ranks.sort();
         ranks.dedup();
-        self.begin_move(&mut world, id, to, ranks, recommendation).await
+        self.begin_move(world, id, to, ranks, recommendation).await
     }
 
     async fn begin_move(&self, world: &mut World, id: &str, to: &str, ranks: Vec<u32>, recommendation: Option<u64>) -> Result<Migration, Error> {

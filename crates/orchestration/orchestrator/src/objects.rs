@@ -251,7 +251,8 @@ impl Hub {
         }
         self.objects.catalog.create_bucket(&bucket).await?;
         let begun = AtomicBool::new(false);
-        let mut content = content.inspect(|_| begun.store(true, Ordering::Relaxed));
+        // An empty one is at its end before it has begun, and another site may ask again.
+        let mut content = content.inspect(|_| begun.store(true, Ordering::Relaxed)).fuse();
         let (mut tried, last) = (Vec::new(), stores.len().wrapping_sub(1));
         for (i, store) in stores.iter().enumerate() {
             let sent = async {
@@ -260,6 +261,8 @@ impl Hub {
             };
             match sent.await {
                 Ok(meta) => return Ok(meta.into()),
+                // Another site would say the same.
+                Err(e) if matches!(e.kind(), Kind::AlreadyExists | Kind::InvalidArgument) => return Err(give_up(e, tried)),
                 // What has been taken from the stream can't be sent again.
                 Err(e) if i == last || begun.load(Ordering::Relaxed) => return Err(give_up(e, tried)),
                 Err(e) => tried.push(e.to_string()),
@@ -378,6 +381,21 @@ impl Hub {
             self.dial(store).await?.spill(&meta.bucket, key).await?;
         }
         Ok(self.stat_object(bucket, key).await?.into())
+    }
+
+    /// Moves the connected sites' copies of `prefix` and all below it to the persistency tier.
+    pub async fn spill_objects(&self, bucket: &str, prefix: &str) -> Result<Counted, Error> {
+        let bucket = BucketName::new(bucket)?;
+        let page = Page { limit: 1, ..Page::default() };
+        if self.objects.catalog.list(&bucket, prefix, None, page).await?.objects.is_empty() {
+            return Err(Error::new(Kind::NotFound, format!("there is no object at or below {bucket}/{prefix}")));
+        }
+        let mut counted = Counted { objects: 0, bytes: 0 };
+        for store in self.stores().await {
+            let (objects, bytes) = self.dial(&store).await?.spill(&bucket, prefix).await?;
+            (counted.objects, counted.bytes) = (counted.objects + objects, counted.bytes + bytes);
+        }
+        Ok(counted)
     }
 
     /// The objects of a bucket whose key is `prefix` or lies below it, by key, at most `limit`, those after the key `after`.

@@ -1,5 +1,7 @@
 //! Where ranks go. A function of what is asked and what is there; it does no input or output.
 
+use base::unit::count;
+
 /// A live site, as placement sees it.
 #[derive(Clone, Debug)]
 pub struct Room {
@@ -25,7 +27,8 @@ pub fn list(rooms: &[Room]) -> String {
 pub fn fits(ranks: u32, to: &str, rooms: &[Room]) -> Result<(), String> {
     let room = rooms.iter().find(|r| r.site == to).ok_or_else(|| format!("site {to:?} is not connected; {}", list(rooms)))?;
     if room.free() < ranks {
-        return Err(format!("{ranks} ranks don't fit at site {to:?}; {}", list(rooms)));
+        let (ranks, verb) = (count(u64::from(ranks), "rank"), if ranks == 1 { "doesn't" } else { "don't" });
+        return Err(format!("{ranks} {verb} fit at site {to:?}; {}", list(rooms)));
     }
     Ok(())
 }
@@ -47,7 +50,8 @@ pub fn place(np: u32, named: Option<&str>, rooms: &[Room]) -> Result<Vec<String>
     let places: Vec<String> =
         sorted.iter().flat_map(|r| std::iter::repeat_n(r.site.clone(), free(r) as usize)).take(np as usize).collect();
     if places.len() < np as usize {
-        return Err(format!("{np} ranks need {np} slots; {}", list()));
+        let verb = if np == 1 { "needs" } else { "need" };
+        return Err(format!("{} {verb} {}; {}", count(u64::from(np), "rank"), count(u64::from(np), "slot"), list()));
     }
     Ok(places)
 }

@@ -23,7 +23,7 @@ use crate::{
     migrations::{Migration, MigrationState},
     proto::{self, ToAgent, to_agent::Body},
 };
-use base::clock::now_ms;
+use base::{clock::now_ms, unit::Span};
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -35,6 +35,17 @@ use tokio::sync::{Notify, mpsc};
 pub const STOP_MAX_MS: u64 = 30_000;
 /// The least time that an agent has to come back: it tries again after at most two seconds.
 const AWAY_MIN: Duration = Duration::from_secs(3);
+
+/// How long the platform may take to stop.
+const CLOSING_MAX: Duration = Duration::from_secs(60);
+
+/// A job that runs while the platform is stopped.
+#[derive(Clone, Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct Stopped {
+    pub job: String,
+    /// It goes on from its last one at the next start; without one it fails then.
+    pub checkpoint: bool,
+}
 
 /// Steps in which the hub waits, so that it notices when it stood still itself.
 const NAP: Duration = Duration::from_millis(250);
@@ -65,14 +76,15 @@ impl Hub {
 
     /// Registers a session, compares what the agent holds with what the hub believes, and says again what is open.
     /// Returns the session's number and what tells it to end.
-    pub async fn begin(self: &Arc<Hub>, site: &str, hello: proto::Hello, orders: mpsc::Sender<Result<ToAgent, tonic::Status>>) -> Result<(u64, Arc<Notify>), Error> {
+    pub async fn begin(self: &Arc<Hub>, site: &str, from: Option<std::net::SocketAddr>, hello: proto::Hello, orders: mpsc::Sender<Result<ToAgent, tonic::Status>>) -> Result<(u64, Arc<Notify>), Error> {
         let mut world = self.world.lock().await;
         let world = &mut *world;
-        let (mut history, mut anew) = (Default::default(), false);
+        let (mut history, mut anew, mut stopped) = (Default::default(), false, false);
         if let Some(old) = world.sites.remove(site) {
             self.fail_checkpoints(world, Some(site), None, &format!("site {site:?} has a new session")).await;
             history = old.history;
             anew = old.hello.instance != hello.instance;
+            stopped = self.was_stopped && old.session == 0;
         }
         self.state.save_site(site, &hello, now_ms()).await?;
         let name = base::SiteId::new(site).map_err(Error::internal)?;
@@ -89,6 +101,7 @@ impl Hub {
             hello,
             telemetry: Default::default(),
             last_seen_ms: now_ms(),
+            from,
             lost: false,
             history,
         };
@@ -103,7 +116,8 @@ impl Hub {
         world.tell(site, Body::Welcome(proto::Welcome { hub_instance, heartbeat_ms, outputs }));
         self.events.add("site.ready", site, detail).await;
         if anew {
-            self.lose_ranks(world, site, "its agent was started anew").await?;
+            let why = if stopped { "the platform was stopped" } else { "its agent was started anew" };
+            self.lose_ranks(world, site, why).await?;
             return Ok((session, behind));
         }
         self.compare(world, site, &running);
@@ -206,12 +220,30 @@ impl Hub {
         }
         let (hub, site) = (self.clone(), site.to_string());
         self.later(left, async move {
+            // An agent that was stopped with all the others is not lost; what becomes of its ranks is decided at the next start.
+            if hub.closing().await {
+                awake(CLOSING_MAX).await;
+            }
             let mut world = hub.world.lock().await;
             if world.sites.get(&site).is_some_and(|s| s.session == session && !s.connected() && !s.lost) {
                 hub.lose(&mut world, &site, &why).await?;
             }
             Ok(())
         });
+    }
+
+    async fn closing(&self) -> bool {
+        self.world.lock().await.closing.is_some_and(|at| now_ms().saturating_sub(at) < CLOSING_MAX.as_millis() as u64)
+    }
+
+    /// All of the platform is about to be stopped. The jobs that run, and whether each has a checkpoint from which it goes on at the next start.
+    pub async fn close(&self) -> Result<Vec<Stopped>, Error> {
+        let mut world = self.world.lock().await;
+        self.state.note_stop(now_ms()).await?;
+        world.closing = Some(now_ms());
+        let running = world.jobs.values().filter(|j| !j.state.ended());
+        let has = |job: &Job| !job.from_checkpoint.is_empty() || world.checkpoints.values().any(|c| c.job == job.id);
+        Ok(running.map(|j| Stopped { job: j.id.clone(), checkpoint: has(j) }).collect())
     }
 
     /// After a start: gives agents [`Hub::grace`] to come back with what they hold.
@@ -264,7 +296,7 @@ impl Hub {
                     world.jobs.values().filter(over).map(|j| (j.id.clone(), j.time_max_ms)).collect()
                 };
                 for (job, time_max_ms) in late {
-                    let reason = format!("it ran longer than its time_max of {time_max_ms} ms");
+                    let reason = format!("it ran longer than its time_max of {}", Span(Duration::from_millis(time_max_ms)));
                     if let Err(error) = hub.cancel(&job, &reason, JobState::Failed).await {
                         tracing::error!(%error, job, "end a job that took too long");
                     }

@@ -1,17 +1,17 @@
 //! The gRPC service `Hub`: joining, and the session of each agent.
 //!
-//! The site of a session is the name in the client's certificate, never what a message says. A second session of the same
-//! site replaces the first.
+//! The site of a session is the name in the client's certificate, never what a message says, and only the certificate that was given out last for the
+//! name is good ([`crate::agents`]). A second session of the same agent replaces the first.
 
 use crate::{
-    hub::{Hub, ORDERS_MAX, hex, number},
+    agents,
+    hub::{Hub, ORDERS_MAX, number},
     modules,
     presence::awake,
     proto::{self, FromAgent, JoinReply, JoinRequest, ToAgent, from_agent::Body as From, hub_server},
 };
 use base::{SiteId, clock::now_ms, identity};
-use sha2::{Digest, Sha256};
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{io::AsyncReadExt, sync::mpsc};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
@@ -26,11 +26,21 @@ fn status(e: crate::Error) -> Status {
     Status::new(tonic::Code::from(e.kind().grpc()), e.to_string())
 }
 
-/// The site that the caller has proved to be.
-pub fn peer_site<T>(request: &Request<T>) -> Result<SiteId, Status> {
+/// The site that the caller has proved to be, and its certificate's SHA-256.
+fn peer<T>(request: &Request<T>) -> Result<(SiteId, String), Status> {
     let certs = request.peer_certs().ok_or_else(|| Status::unauthenticated("a client certificate is needed; join first"))?;
     let name = certs.first().and_then(|c| identity::name_of(c)).unwrap_or_default();
-    identity::site_of(&name).ok_or_else(|| Status::permission_denied(format!("certificate {name:?} is not a site's")))
+    let site = identity::site_of(&name).ok_or_else(|| Status::permission_denied(format!("certificate {name:?} is not a site's")))?;
+    Ok((site, certs.first().map(|c| agents::fingerprint(c)).unwrap_or_default()))
+}
+
+impl Rpc {
+    /// The site whose agent the caller has proved to be.
+    async fn agent<T>(&self, request: &Request<T>) -> Result<SiteId, Status> {
+        let (site, certificate) = peer(request)?;
+        self.0.recognise(site.as_str(), &certificate).await.map_err(status)?;
+        Ok(site)
+    }
 }
 
 #[tonic::async_trait]
@@ -38,41 +48,29 @@ impl hub_server::Hub for Rpc {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
         let ask = request.into_inner();
         let site = SiteId::new(ask.site).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let hash = hex(&Sha256::digest(&ask.token));
-        let bad = || {
-            Status::unauthenticated(format!(
-                "the join token is wrong, expired, used, or not for site {site}; make a new one with `cloudskin site join {site}`"
-            ))
-        };
-        if !self.0.state.good_token(&hash, site.as_str(), now_ms()).await.map_err(internal)? {
-            return Err(bad());
-        }
-        let certificate_pem = self
-            .0
-            .authority
-            .sign(&ask.csr_pem, &identity::site_name(&site))
-            .map_err(|e| Status::invalid_argument(e.to_string()))?;
-        // Used up only now: a certificate request that can't be signed must not cost the token.
-        if !self.0.state.take_token(&hash, site.as_str(), now_ms()).await.map_err(internal)? {
-            return Err(bad());
-        }
-        self.0.events.add("site.joined", site.as_str(), "certificate given").await;
+        let certificate_pem = self.0.join(&ask.token, &site, &ask.csr_pem).await.map_err(status)?;
         Ok(Response::new(JoinReply { certificate_pem, ca_pem: self.0.authority.ca_pem().into() }))
+    }
+
+    async fn recognise(&self, request: Request<proto::RecogniseRequest>) -> Result<Response<proto::RecogniseReply>, Status> {
+        self.agent(&request).await?;
+        Ok(Response::new(proto::RecogniseReply {}))
     }
 
     type SessionStream = ReceiverStream<Result<ToAgent, Status>>;
 
     async fn session(&self, request: Request<Streaming<FromAgent>>) -> Result<Response<Self::SessionStream>, Status> {
-        let site = peer_site(&request)?.to_string();
+        let site = self.agent(&request).await?.to_string();
+        let from = request.remote_addr();
         let (orders, answers) = mpsc::channel(ORDERS_MAX);
-        tokio::spawn(run(self.0.clone(), site, request.into_inner(), orders));
+        tokio::spawn(run(self.0.clone(), site, from, request.into_inner(), orders));
         Ok(Response::new(ReceiverStream::new(answers)))
     }
 
     type ModuleStream = ReceiverStream<Result<proto::Chunk, Status>>;
 
     async fn module(&self, request: Request<proto::ModuleRequest>) -> Result<Response<Self::ModuleStream>, Status> {
-        peer_site(&request)?;
+        self.agent(&request).await?;
         let path = self.0.modules.find(&request.into_inner().sha256).map_err(status)?;
         let mut file = tokio::fs::File::open(&path).await.map_err(internal)?;
         let (chunks, answer) = mpsc::channel(4);
@@ -94,7 +92,7 @@ impl hub_server::Hub for Rpc {
     }
 }
 
-async fn run(hub: Arc<Hub>, site: String, mut incoming: Streaming<FromAgent>, orders: mpsc::Sender<Result<ToAgent, Status>>) {
+async fn run(hub: Arc<Hub>, site: String, from: Option<SocketAddr>, mut incoming: Streaming<FromAgent>, orders: mpsc::Sender<Result<ToAgent, Status>>) {
     let hello = match tokio::time::timeout(Duration::from_secs(5), incoming.next()).await {
         Ok(Some(Ok(FromAgent { body: Some(From::Hello(hello)) }))) => hello,
         _ => {
@@ -102,7 +100,7 @@ async fn run(hub: Arc<Hub>, site: String, mut incoming: Streaming<FromAgent>, or
             return;
         }
     };
-    let (session, behind) = match hub.begin(&site, hello, orders).await {
+    let (session, behind) = match hub.begin(&site, from, hello, orders).await {
         Ok(session) => session,
         Err(error) => {
             tracing::error!(%error, site, "begin session");

@@ -19,6 +19,9 @@ CREATE TABLE IF NOT EXISTS hub_events (id INTEGER PRIMARY KEY AUTOINCREMENT, at_
 CREATE TABLE IF NOT EXISTS hub_tokens (sha256 TEXT PRIMARY KEY, site TEXT NOT NULL, expires_ms INTEGER NOT NULL, used INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS hub_checkpoints (n INTEGER PRIMARY KEY AUTOINCREMENT, doc TEXT NOT NULL DEFAULT '');
 CREATE TABLE IF NOT EXISTS hub_recommendations (n INTEGER PRIMARY KEY, job TEXT NOT NULL, open INTEGER NOT NULL, doc TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS hub_agents (site TEXT PRIMARY KEY, certificate TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS hub_replacing (token TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS hub_stopped (at_ms INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS hub_sites (name TEXT PRIMARY KEY, hello BLOB NOT NULL, last_seen_ms INTEGER NOT NULL);
 ";
 
@@ -103,14 +106,47 @@ impl State {
         Ok(())
     }
 
-    /// Remembers a join token by its hash.
-    pub async fn add_token(&self, sha256: &str, site: &str, expires_ms: u64) -> Result<(), Error> {
+    /// Remembers a join token by its hash, and whether who has it may take the place of the site's agent.
+    pub async fn add_token(&self, sha256: &str, site: &str, expires_ms: u64, replace: bool) -> Result<(), Error> {
+        let mut tx = self.pool.begin().await?;
         sqlx::query("INSERT INTO hub_tokens (sha256, site, expires_ms) VALUES (?, ?, ?)")
             .bind(sha256)
             .bind(site)
             .bind(expires_ms as i64)
+            .execute(&mut *tx)
+            .await?;
+        if replace {
+            sqlx::query("INSERT INTO hub_replacing (token) VALUES (?)").bind(sha256).execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Whether a token is for an agent that takes another's place.
+    pub async fn replaces(&self, sha256: &str) -> Result<bool, Error> {
+        Ok(sqlx::query("SELECT 1 FROM hub_replacing WHERE token = ?").bind(sha256).fetch_optional(&self.pool).await?.is_some())
+    }
+
+    /// Remembers which certificate a site's agent has; an empty one: none any more.
+    pub async fn save_agent(&self, site: &str, certificate: &str) -> Result<(), Error> {
+        sqlx::query("INSERT INTO hub_agents (site, certificate) VALUES (?, ?) ON CONFLICT (site) DO UPDATE SET certificate = excluded.certificate")
+            .bind(site)
+            .bind(certificate)
             .execute(&self.pool)
             .await?;
+        Ok(())
+    }
+
+    /// The certificates of the sites' agents.
+    pub async fn agents(&self) -> Result<BTreeMap<String, String>, Error> {
+        let rows = sqlx::query("SELECT site, certificate FROM hub_agents").fetch_all(&self.pool).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Forgets a site; its agent is not let in any more.
+    pub async fn drop_site(&self, site: &str) -> Result<(), Error> {
+        self.save_agent(site, "").await?;
+        sqlx::query("DELETE FROM hub_sites WHERE name = ?").bind(site).execute(&self.pool).await?;
         Ok(())
     }
 
@@ -214,6 +250,17 @@ impl State {
             sites.push((name, hello, row.get::<i64, _>(2) as u64));
         }
         Ok(sites)
+    }
+
+    /// Remembers that all of the platform is being stopped.
+    pub async fn note_stop(&self, now_ms: u64) -> Result<(), Error> {
+        sqlx::query("INSERT INTO hub_stopped (at_ms) VALUES (?)").bind(now_ms as i64).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Whether the platform was stopped as a whole before this start. Says so once.
+    pub async fn take_stop(&self) -> Result<bool, Error> {
+        Ok(sqlx::query("DELETE FROM hub_stopped").execute(&self.pool).await?.rows_affected() > 0)
     }
 
     /// Uses a join token up. One statement, so that two who hold the same token can't both succeed.

@@ -142,7 +142,9 @@ async fn refused_advice_is_written_down_and_numbers_go_on_after_a_restart() {
     load(&edge, true, 4.0);
     let refused = newest(&first, |r| r["state"] == "refused").await;
     assert!(refused["ended"]["why"].as_str().unwrap().contains("`advise` is off") && refused["migration"].is_null(), "{refused}");
-    assert!(kinds(&first).await.contains(&"recommendation.refused".to_string()));
+    // Told a moment after it is written down.
+    let told = async { while !kinds(&first).await.contains(&"recommendation.refused".to_string()) { tokio::time::sleep(Duration::from_millis(10)).await } };
+    tokio::time::timeout(Duration::from_secs(20), told).await.expect("it is told");
     first.shutdown().await;
     // One that the hub wrote down and had no time to act upon.
     let n = first.hub.state.last_recommendation().await.unwrap();

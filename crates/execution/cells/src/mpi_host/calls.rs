@@ -35,7 +35,8 @@ fn invoke<P: WasmParams, R: WasmResults>(c: &mut Caller<'_, Host>, f: Func, args
     c.data_mut().inside -= 1;
     control.release();
     c.data_mut().pending = pending;
-    result
+    // A kill makes the function return early, with any result.
+    if control.killed() { Err(wasmtime::Error::msg("killed")) } else { result }
 }
 
 /// Calls a function of the guest's by its number in the function table.

@@ -90,6 +90,11 @@ impl Compiler {
         command
     }
 
+    /// A file that is there as soon as the library behind a tool has been built; it lies beside what was built, to go with it.
+    pub(crate) fn warm(&self, tool: &str) -> PathBuf {
+        self.cache.join("zig").join(format!("{tool}-{}", key(&[TOOLCHAIN.as_bytes()])))
+    }
+
     /// The program file, for messages.
     pub fn path(&self) -> &Path {
         &self.zig

@@ -417,6 +417,9 @@ impl Plan {
     }
 
     fn compile(&self, source: &Source, output: Option<&Path>, more: &[String], compiler: &Compiler) -> Result<u8, Error> {
+        if source.path != "-" {
+            std::fs::metadata(&source.path).map_err(|e| Error::io("read", &source.path, e))?;
+        }
         let mut command = compiler.command(if source.is_cxx() { "c++" } else { self.lang.tool() });
         command.args(TARGET).args(COMPILE);
         if !self.has_level {
@@ -461,7 +464,8 @@ impl Plan {
             objects.push(object);
         }
         let plain = scratch.path("linked.wasm");
-        let mut command = compiler.command(if self.sources.iter().any(Source::is_cxx) { "c++" } else { self.lang.tool() });
+        let tool = if self.sources.iter().any(Source::is_cxx) { "c++" } else { self.lang.tool() };
+        let mut command = compiler.command(tool);
         // Always the same level: it selects the C library's build, and each is built once and cached.
         command.args(TARGET).arg("-O3").arg("-o").arg(&plain);
         for (n, word) in self.link.iter().enumerate() {
@@ -480,11 +484,21 @@ impl Plan {
         if !self.has_stack {
             command.arg(format!("-Wl,-z,stack-size={STACK_BYTES}"));
         }
+        let warm = compiler.warm(tool);
+        if !warm.exists() {
+            eprintln!("cloudskin: building the {} library once, which takes about a minute ...", if tool == "cc" { "C" } else { "C++" });
+        }
         let status = self.execute(compiler, command, Purpose::Link)?;
         if status != 0 {
             return Ok(status);
         }
+        write_atomically(&warm, b"")?;
         let mut linked = std::fs::read(&plain).map_err(|e| Error::io("read", &plain, e))?;
+        // The C library calls it weakly, so the linker does without.
+        if contains(&linked, b"\x13undefined_weak:main") {
+            eprintln!("cloudskin: error: undefined symbol: main; a program begins there, and none of what is linked has it");
+            return Ok(1);
+        }
         for name in mismatch::repair(&mut linked)? {
             eprintln!("cloudskin: warning: {name} is called with other types than it is defined with; such a call stops the program");
         }

@@ -9,6 +9,7 @@ use crate::{
     jobs::{Job, JobState},
     migrations::Migration,
     modules::{MODULE_MAX, Module},
+    presence::Stopped,
 };
 use axum::{
     Json,
@@ -106,6 +107,20 @@ pub async fn sites(State(app): State<App>) -> Json<Vec<Site>> {
     Json(sites)
 }
 
+/// Says that all of the platform is about to be stopped: agents that leave from now on are not lost. Answers with the jobs that run.
+#[utoipa::path(post, path = "/v1/stopping", tag = "sites", responses((status = 200, body = [Stopped])))]
+pub async fn stopping(State(app): State<App>) -> Result<Json<Vec<Stopped>>, Error> {
+    app.hub.close().await.map(Json)
+}
+
+/// Forgets a site that is not connected. Its agent is not let in any more; what is stored only there stays listed.
+#[utoipa::path(delete, path = "/v1/sites/{site}", tag = "sites",
+    responses((status = 200), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody, description = "it is connected")))]
+pub async fn remove_site(State(app): State<App>, Path(site): Path<String>) -> Result<Json<serde_json::Value>, Error> {
+    app.hub.remove_site(&site).await?;
+    Ok(Json(serde_json::json!({ "name": site })))
+}
+
 /// What the stream server tells of itself, as it tells it; null where the hub knows of none.
 #[utoipa::path(get, path = "/v1/streams", tag = "streams",
     responses((status = 200, body = Object), (status = 503, body = ErrorBody, description = "it does not answer")))]
@@ -197,13 +212,19 @@ pub struct MigrateAsk {
     pub to: String,
     /// All that run elsewhere when none are named.
     pub ranks: Option<Vec<u32>>,
+    /// Wait first for a checkpoint of the job that is being made; without it this is refused meanwhile.
+    #[serde(default)]
+    pub wait: bool,
 }
 
 #[utoipa::path(post, path = "/v1/jobs/{id}/migrate", tag = "migrations", request_body = MigrateAsk,
     responses((status = 202, body = Migration), (status = 404, body = ErrorBody, description = "no such job, or no such site"),
         (status = 409, body = ErrorBody, description = "not running, or no room; lists the sites")))]
 pub async fn migrate(State(app): State<App>, Path(id): Path<String>, In(ask): In<MigrateAsk>) -> Result<Response, Error> {
-    let migration = app.hub.migrate(&id, &ask.to, ask.ranks, None).await?;
+    let migration = match ask.wait {
+        true => app.hub.migrate_after_checkpoint(&id, &ask.to, ask.ranks).await?,
+        false => app.hub.migrate(&id, &ask.to, ask.ranks, None).await?,
+    };
     Ok((StatusCode::ACCEPTED, Json(migration)).into_response())
 }
 
@@ -254,6 +275,9 @@ pub struct JoinAsk {
     pub site: String,
     /// Such as `10m`, which is the default.
     pub ttl: Option<String>,
+    /// The site's agent is gone for good: what joins takes its place.
+    #[serde(default)]
+    pub replace: bool,
 }
 
 /// What an agent needs to join.
@@ -268,14 +292,15 @@ pub struct JoinToken {
     pub expires_ms: u64,
 }
 
-#[utoipa::path(post, path = "/v1/join-tokens", tag = "sites", request_body = JoinAsk, responses((status = 201, body = JoinToken), (status = 400, body = ErrorBody)))]
+#[utoipa::path(post, path = "/v1/join-tokens", tag = "sites", request_body = JoinAsk,
+    responses((status = 201, body = JoinToken), (status = 400, body = ErrorBody), (status = 409, body = ErrorBody, description = "there is such a site; says from where it is connected")))]
 pub async fn join_token(State(app): State<App>, In(ask): In<JoinAsk>) -> Result<Response, Error> {
     let ttl = ask.ttl.as_deref().unwrap_or("10m").parse::<base::unit::Span>();
     let ttl = ttl.map_err(|e| Error::new(Kind::InvalidArgument, format!("ttl: {e}")))?;
     if ttl.0 > Duration::from_secs(30 * 86400) {
         return Err(Error::new(Kind::InvalidArgument, format!("ttl is {ttl}; a token may live for 30d at most")));
     }
-    let (token, expires_ms) = app.hub.mint(&ask.site, ttl.0).await?;
+    let (token, expires_ms) = app.hub.mint(&ask.site, ttl.0, ask.replace).await?;
     let answer = JoinToken { token, hub: app.advertise.to_string(), ca_sha256: app.hub.authority.fingerprint(), expires_ms };
     Ok((StatusCode::CREATED, [(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response())
 }
@@ -285,7 +310,7 @@ pub async fn join_token(State(app): State<App>, In(ask): In<JoinAsk>) -> Result<
 #[openapi(
     info(title = "CloudSkin hub", description = "Sites, jobs, migrations and events. Times are Unix milliseconds."),
     paths(
-        super::recommendations::recommendations, super::recommendations::recommendation, sites, add_module, submit, jobs, job, cancel, migrate, checkpoint, migrations, migration, join_token, streams, super::streams::logs,
+        super::recommendations::recommendations, super::recommendations::recommendation, sites, remove_site, stopping, add_module, submit, jobs, job, cancel, migrate, checkpoint, migrations, migration, join_token, streams, super::streams::logs,
         super::streams::events, super::streams::events_json, super::objects::buckets, super::objects::objects, super::objects::put,
         super::objects::get, super::objects::stat, super::objects::metrics, super::objects::delete_all, super::objects::move_all, super::objects::delete, super::objects::act, super::checkpoints::checkpoints, super::checkpoints::delete, super::checkpoints::archive,
         super::checkpoints::restore

@@ -28,8 +28,8 @@ fn id(text: &str) -> Result<u64, Error> {
 }
 
 #[utoipa::path(get, path = "/v1/checkpoints", tag = "checkpoints", responses((status = 200, body = [Checkpoint])))]
-pub async fn checkpoints(State(app): State<App>) -> Json<Vec<Checkpoint>> {
-    Json(app.hub.world.lock().await.checkpoints.values().cloned().collect())
+pub async fn checkpoints(State(app): State<App>) -> Result<Json<Vec<Checkpoint>>, Error> {
+    app.hub.checkpoints().await.map(Json)
 }
 
 /// Its snapshots go a little later.
@@ -53,12 +53,19 @@ pub async fn archive(State(app): State<App>, Path(n): Path<String>) -> Result<Re
 pub struct RestoreAsk {
     /// Where to start it; where there is room without one.
     site: Option<String>,
+    /// A checkpoint that is stored here, in place of a body.
+    checkpoint: Option<u64>,
 }
 
+/// From a file, or from a checkpoint that is stored here.
 #[utoipa::path(post, path = "/v1/restore", tag = "checkpoints", params(RestoreAsk), request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses((status = 201, body = Job), (status = 400, body = ErrorBody, description = "damaged, or of another version; says which"),
         (status = 409, body = ErrorBody, description = "no room; lists the sites")))]
 pub async fn restore(State(app): State<App>, Asked(ask): Asked<RestoreAsk>, headers: HeaderMap, body: Body) -> Result<Response, Error> {
+    if let Some(id) = ask.checkpoint {
+        let job = app.hub.restore_stored(id, ask.site).await?;
+        return Ok((StatusCode::CREATED, Json(job)).into_response());
+    }
     let told = objects::length(&headers).unwrap_or(0);
     let mut content = objects::content(body);
     if told > ARCHIVE_MAX {

@@ -153,25 +153,28 @@ pub async fn delete_all(State(app): State<App>, Path(bucket): Path<String>, Aske
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct MoveAsk {
-    /// `rename`, or `copy`: under both names then.
+    /// `rename`, or `copy`: under both names then. `spill`: to the persistency tier, and off the sites.
     action: String,
-    /// A key, or a folder of keys.
+    /// A key, or a folder of keys; empty: the whole bucket.
     from: String,
     /// The same bucket without it.
     to_bucket: Option<String>,
-    to: String,
+    /// Not for `spill`.
+    to: Option<String>,
 }
 
 #[utoipa::path(post, path = "/v1/objects/{bucket}", tag = "objects", params(MoveAsk),
-    responses((status = 200, body = Counted, description = "what has new names, in one step; no data was moved"), (status = 404, body = ErrorBody)))]
+    responses((status = 200, body = Counted, description = "what has new names, in one step; no data was moved; or what was spilled"), (status = 404, body = ErrorBody)))]
 pub async fn move_all(State(app): State<App>, Path(bucket): Path<String>, Asked(ask): Asked<MoveAsk>) -> Result<Json<Counted>, Error> {
     let copy = match ask.action.as_str() {
         "rename" => false,
         "copy" => true,
-        other => return Err(Error::new(Kind::InvalidArgument, format!("action {other:?} is not known; there are \"rename\" and \"copy\""))),
+        "spill" => return Ok(Json(app.hub.spill_objects(&bucket, &ask.from).await?)),
+        other => return Err(Error::new(Kind::InvalidArgument, format!("action {other:?} is not known; there are \"rename\", \"copy\" and \"spill\""))),
     };
     let to_bucket = ask.to_bucket.as_deref().unwrap_or(&bucket);
-    Ok(Json(app.hub.rename_objects(&bucket, &ask.from, to_bucket, &ask.to, copy).await?))
+    let to = ask.to.ok_or_else(|| Error::new(Kind::InvalidArgument, format!("action {:?} needs `to`", ask.action)))?;
+    Ok(Json(app.hub.rename_objects(&bucket, &ask.from, to_bucket, &to, copy).await?))
 }
 
 #[utoipa::path(delete, path = "/v1/objects/{bucket}/{key}", tag = "objects",

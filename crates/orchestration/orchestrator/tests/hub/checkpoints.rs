@@ -69,10 +69,13 @@ async fn a_job_goes_on_from_its_last_checkpoint() {
     for agent in [&mut edge, &mut cloud] {
         assert!(matches!(agent.order().await, Body::Checkpoint(o) if o.phase() == Phase::Resume));
     }
+    let failed = hub.hub.world.lock().await.job("job-1").unwrap().checkpoint_failed.clone();
+    assert!(failed.unwrap().reason.contains("disk full"), "the job tells of it");
     let making = tokio::spawn({ let hub = hub.hub.clone(); async move { hub.checkpoint("job-1").await } });
     write(&mut edge, &mut cloud).await;
     let checkpoint = making.await.unwrap().unwrap();
     assert_eq!((checkpoint.bytes, checkpoint.copies, checkpoint.prefix.as_str()), (30, 2, "job-1/2"));
+    assert!(hub.hub.world.lock().await.job("job-1").unwrap().checkpoint_failed.is_none());
     // A third site has room for what the edge held; the cloud alone has not.
     let mut fog = Agent::new(&hub, "fog").await;
     drop(edge);
@@ -189,4 +192,38 @@ async fn a_checkpoint_that_cannot_be_used_is_passed_over() {
     let events = hub.hub.events.last(0, 50).await.unwrap();
     let said: Vec<&str> = events.iter().filter(|e| e.kind == "checkpoint.unusable").map(|e| e.message.as_str()).collect();
     assert_eq!(said, ["checkpoint job-1/2: job-1/2 is damaged", "checkpoint job-1/1: job-1/1 is damaged"]);
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_is_not_made_when_it_is_due_is_told_once_and_a_move_can_wait_for_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (mut edge, cloud) = (Agent::new(&hub, "edge").await, Agent::new(&hub, "cloud").await);
+    hub.hub.submit(Submit { checkpoint_every: Some("1s".into()), ..ask(2, "edge") }).await.unwrap();
+    assert!(matches!(edge.order().await, Body::Start(_)));
+    for rank in 0..2 {
+        edge.rank(rank, 1, Running, 0).await;
+    }
+    let Body::Checkpoint(stop) = edge.order().await else { panic!("no order to stop") };
+    // Refused meanwhile, unless it may wait.
+    let web = crate::http::Web::new(&hub);
+    let ask = |wait: bool| web.post("/v1/jobs/job-1/migrate").json(&serde_json::json!({"to": "cloud", "wait": wait}));
+    web.fails(ask(false), 409, "failed_precondition", "a checkpoint of job job-1 is being made").await;
+    let waits = tokio::spawn(ask(true).send());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!waits.is_finished(), "the checkpoint goes first");
+    let step = proto::CheckpointStep { checkpoint: stop.checkpoint, job: stop.job, phase: stop.phase, reason: "no space".into(), ..Default::default() };
+    edge.say(From::Checkpoint(step)).await;
+    let moved: serde_json::Value = waits.await.unwrap().unwrap().json().await.unwrap();
+    assert_eq!(moved["to"], "cloud");
+    // The move, which nobody ends, is now in the way each time.
+    let told = async || hub.hub.events.last(0, 50).await.unwrap().into_iter().filter(|e| e.kind == "checkpoint.failed").map(|e| e.message).collect::<Vec<_>>();
+    let said = async { while told().await.len() < 2 { tokio::time::sleep(Duration::from_millis(10)).await } };
+    tokio::time::timeout(Duration::from_secs(20), said).await.expect("it is said");
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let told = told().await;
+    assert!(told.len() == 2 && told[0].contains("no space") && told[1].contains("none was made when it was due: migration 1"), "{told:?}");
+    let job = web.json("/v1/jobs/job-1").await;
+    assert!(job["checkpoint_failed"]["reason"].as_str().unwrap().contains("migration 1"), "{job}");
+    drop(cloud);
 }

@@ -1,5 +1,6 @@
 //! The hub against fake agents that speak the real protocol over mutual TLS.
 
+mod agents;
 mod checkpoints;
 mod fake;
 mod http;
@@ -359,6 +360,10 @@ async fn slots_are_counted_and_sites_are_named() {
     check(hub.hub.migrate("job-1", "moon", None, None).await.map(drop), unknown);
     check(hub.hub.submit(ask(1, "moon")).await.map(drop), unknown);
     check(hub.hub.submit(ask(2, "cloud")).await.map(drop), "2 ranks don't fit");
+    for size in ["5GiB", "1kB"] {
+        check(hub.hub.submit(Submit { memory_max: Some(size.into()), ..ask(1, "edge") }).await.map(drop), "64 KiB (65536 bytes) to 4 GiB");
+    }
+    check(hub.hub.submit(Submit { buckets: vec!["A b".into()], ..ask(1, "edge") }).await.map(drop), "A b");
     check(hub.hub.submit(Submit { module: "a".repeat(64), ..ask(1, "edge") }).await.map(drop), "/v1/modules");
 }
 
@@ -370,7 +375,7 @@ async fn a_job_that_takes_too_long_is_ended() {
     hub.hub.submit(Submit { time_max: Some("300ms".into()), ..ask(1, "edge") }).await.unwrap();
     assert!(matches!(edge.order().await, Body::Start(_)));
     edge.rank(0, 1, Running, 0).await;
-    assert!(matches!(edge.order().await, Body::Cancel(c) if c.reason.contains("300 ms")));
+    assert!(matches!(edge.order().await, Body::Cancel(c) if c.reason.contains("time_max of 300ms")));
     edge.rank(0, 1, Cancelled, 0).await;
     assert!(until(&hub, JobState::Failed).await.reason.contains("time_max"));
 }

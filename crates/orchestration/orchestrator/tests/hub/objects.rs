@@ -84,6 +84,17 @@ async fn answer(call: reqwest::RequestBuilder, status: u16) -> Value {
     body
 }
 
+/// A request as it is typed: clients tidy paths up.
+async fn raw(hub: &Handle, request: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut tcp = tokio::net::TcpStream::connect(hub.http_addr()).await.unwrap();
+    let text = format!("{request} HTTP/1.1\r\nhost: hub\r\nauthorization: Bearer {}\r\nconnection: close\r\n\r\n", hub.token());
+    tcp.write_all(text.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
 const MIB: u64 = 1 << 20;
 
 #[tokio::test]
@@ -118,6 +129,23 @@ async fn objects_stream_through_the_hub() {
     let got = web.get("/v1/objects/scenes/2024/a%20b.tif").send().await.unwrap();
     assert_eq!((got.status().as_u16(), got.content_length()), (200, Some(5_000_001)));
     assert!(got.bytes().await.unwrap() == data);
+
+    // An empty one is as good as any, and a name that is taken is taken for it, too; with and without a site.
+    for at in ["?if_absent=true", "?if_absent=true&site=edge"] {
+        let empty = || web.put(&format!("/v1/objects/scenes/empty{at}")).header("content-length", 0).body(reqwest::Body::wrap_stream(futures::stream::iter(Vec::<Result<Vec<u8>, std::io::Error>>::new())));
+        assert_eq!(answer(empty(), 200).await["size"], 0);
+        web.fails(empty(), 409, "already_exists", "scenes/empty").await;
+        answer(web.delete("/v1/objects/scenes/empty"), 200).await;
+    }
+    // A name with dots is nobody else's, whoever writes it and how.
+    for path in ["scenes/%2e%2e/small", "scenes/../small", "scenes/x/%2E%2E/small", "%2e%2e/scenes/small", "scenes/./small"] {
+        let told = raw(&hub, &format!("DELETE /v1/objects/{path}")).await;
+        assert!(told.starts_with("HTTP/1.1 400") && told.contains("invalid_argument") || told.starts_with("HTTP/1.1 404"), "{path}: {told}");
+    }
+    assert!(list(web.json("/v1/objects/scenes").await).contains(&"small".to_string()));
+    // All in a folder goes to the persistency tier; none is where none was.
+    assert_eq!(answer(web.post("/v1/objects/scenes?action=spill&from=2024/"), 200).await, json!({"objects": 1, "bytes": 5_000_001}));
+    assert_eq!(web.json("/v1/stat/scenes/2024/a%20b.tif").await["persisted"], true);
 
     // What goes wrong says what and where; the whole body of a refused one need not be sent for it.
     web.fails(web.put("/v1/objects/scenes/x?site=moon").body(data.clone()), 404, "not_found", "connected sites: cloud, edge").await;
@@ -246,6 +274,10 @@ async fn a_checkpoint_travels_as_a_file() {
     assert_eq!((&manifest["job"], &manifest["work"]["args"]), (&json!("job-1"), &json!(["veg", "7"])));
     web.fails(web.get("/v1/checkpoints/7/archive"), 404, "not_found", "checkpoint 7").await;
 
+    // One that is stored here needs no file.
+    web.fails(web.post("/v1/restore?checkpoint=7"), 404, "not_found", "checkpoint 7").await;
+    assert_eq!(web.json("/v1/checkpoints").await[0]["copies"], 2);
+
     // At this hub it is another job.
     let job = answer(web.post("/v1/restore?site=cloud").body(file.clone()), 201).await;
     assert_eq!((&job["id"], &job["np"], &job["ranks"][1]["site"]), (&json!("job-2"), &json!(2), &json!("cloud")));
@@ -266,6 +298,23 @@ async fn a_checkpoint_travels_as_a_file() {
     web.fails(web.post("/v1/restore").body(foreign), 400, "invalid_argument", "its manifest names").await;
     web.fails(web.post("/v1/restore?site=moon").body(file.clone()), 404, "not_found", "there is no site \"moon\"").await;
     assert_eq!(web.json("/v1/jobs").await.as_array().unwrap().len(), 2);
+
+    let stored = answer(web.post("/v1/restore?checkpoint=1&site=edge"), 201).await;
+    assert_eq!((&stored["id"], &stored["ranks"][0]["site"]), (&json!("job-3"), &json!("edge")));
+    assert!(matches!(edge.agent.order().await, Body::Start(s) if s.from_checkpoint == "job-3/restored"));
+    let object = edge.node.open_object(&BucketName::new("checkpoints").unwrap(), &Key::new("job-3/restored/rank-1").unwrap()).await.unwrap();
+    assert_eq!(object.bytes(), b"state 1");
+    // The list says what is so: of a checkpoint of which a snapshot was removed nothing is left.
+    answer(web.delete("/v1/objects/checkpoints/job-1/1/rank-1"), 200).await;
+    assert_eq!(web.json("/v1/checkpoints").await[0]["copies"], 0);
+    for rank in 0..2 {
+        let event = proto::RankEvent { job: "job-3".into(), rank, epoch: 1, state: Exited as i32, ..Default::default() };
+        edge.agent.say(From::Rank(event)).await;
+    }
+    while !hub.hub.world.lock().await.job("job-3").unwrap().state.ended() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(matches!(edge.agent.order().await, Body::Forget(_)));
 
     // Lost before its first own checkpoint, it begins there again.
     drop(cloud);
@@ -381,6 +430,14 @@ async fn names_carry_words_and_ends_and_move_in_one_step() {
     assert_eq!(answer(web.delete("/v1/objects/runs?prefix=old"), 200).await, json!({"objects": 2, "bytes": 20}));
     assert_eq!(web.get("/v1/objects/best/top/model").send().await.unwrap().text().await.unwrap(), "ten bytes.");
     assert_eq!(edge.node.used_bytes(), 30, "copies share their bytes");
+
+    // A whole bucket, too.
+    assert_eq!(answer(web.post("/v1/objects/best?action=copy&from=&to_bucket=all&to="), 200).await, json!({"objects": 2, "bytes": 20}));
+    assert_eq!(answer(web.post("/v1/objects/all?action=rename&from=&to=below"), 200).await, json!({"objects": 2, "bytes": 20}));
+    assert_eq!(list(web.json("/v1/objects/all").await), ["below/top/log", "below/top/model"]);
+    assert_eq!(answer(web.delete("/v1/objects/all?prefix="), 200).await, json!({"objects": 2, "bytes": 20}));
+    web.fails(web.post("/v1/objects/all?action=spill&from="), 404, "not_found", "all/").await;
+    web.fails(web.get("/v1/objects/nope"), 404, "not_found", "cloudskin store put FILE nope/").await;
 
     let metrics = web.get("/v1/sites/edge/metrics").send().await.unwrap().text().await.unwrap();
     for line in ["cloudskin_geds_used_bytes 30", "cloudskin_geds_bucket_sealed_total{bucket=\"runs\"} 3", "cloudskin_geds_publish_seconds_count 3"] {
