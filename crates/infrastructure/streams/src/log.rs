@@ -144,12 +144,11 @@ impl Slots {
         self.free.iter().filter(|s| Arc::strong_count(&s.file) == 1).count()
     }
 
-    /// How many files can be taken: those that are ready, and new ones as far as the disk has room. A file's worth is left to checkpoints.
-    fn left(&self, options: &Options, disk_free: io::Result<u64>) -> u64 {
-        let most = options.files_max.saturating_sub(self.free.len() + self.used.len()) as u64;
+    /// How many files can be taken as far as the disk has room: those that are ready, and new ones without the last.
+    fn disk_left(&self, options: &Options, disk_free: io::Result<u64>) -> u64 {
         // A disk that does not say has as much as it takes.
-        let room = disk_free.map_or(most, |bytes| (bytes / options.file_bytes).saturating_sub(1));
-        self.free.len() as u64 + most.min(room)
+        let room = disk_free.map_or(options.files_max as u64, |bytes| (bytes / options.file_bytes).saturating_sub(1));
+        self.free.len() as u64 + room
     }
 }
 
@@ -197,8 +196,8 @@ struct Shared<N> {
     block_bytes: AtomicU64,
     full: AtomicBool,
     used: AtomicU64,
-    /// Files that could be taken beside those in use: ready ones, and what there is room for.
-    left: AtomicU64,
+    /// Files that could be taken beside those in use as far as the disk has room: ready ones, and new ones.
+    disk_left: AtomicU64,
     /// The log's own number, and how often it has been opened.
     identity: (u64, u64),
 }
@@ -221,7 +220,7 @@ impl<N: Send + 'static> Log<N> {
         let durable = Seq(mark.next.0 - 1);
         // It goes on where the chain ended: what was cut off is overwritten, and its epoch is lower.
         let file = slots.used.get(&mark.file).filter(|_| mark.at > 0).map(|s| (mark.file, s.file.clone()));
-        let left = slots.left(&options, disk.free());
+        let disk_left = slots.disk_left(&options, disk.free());
         let files = slots.used.iter().map(|(no, slot)| (*no, slot.file.clone())).collect();
         let shared = Arc::new(Shared {
             disk,
@@ -236,7 +235,7 @@ impl<N: Send + 'static> Log<N> {
             bell: Condvar::new(),
             chain: Mutex::new(Chain { log: mark.log, epoch: mark.epoch + 1, link: mark.link, next: mark.next, file, at: mark.at.into(), last_file }),
             used: AtomicU64::new(slots.used.len() as u64),
-            left: AtomicU64::new(left),
+            disk_left: AtomicU64::new(disk_left),
             slots: Mutex::new(Slots { made, ..slots }),
             slot_bell: Condvar::new(),
             files: RwLock::new(files),
@@ -373,9 +372,14 @@ impl<N: Send + 'static> Log<N> {
         self.shared.used.load(Relaxed) as usize
     }
 
-    /// How many more could be, as far as the disk has room.
+    /// How many more may be.
     pub fn files_left(&self) -> usize {
-        self.shared.left.load(Relaxed) as usize
+        self.shared.options.files_max.saturating_sub(self.files_used())
+    }
+
+    /// How many more could be, as far as the disk has room; a file's worth is left to checkpoints.
+    pub fn disk_left(&self) -> usize {
+        self.shared.disk_left.load(Relaxed) as usize
     }
 
     /// Removes a file that is kept ready, so that the disk has its space.
@@ -699,8 +703,8 @@ impl<N: Send + 'static> Shared<N> {
                 return;
             }
             let free = slots.ready();
-            let left = slots.left(&self.options, self.disk.free());
-            self.left.store(left, Relaxed);
+            let left = slots.disk_left(&self.options, self.disk.free());
+            self.disk_left.store(left, Relaxed);
             // One that writing waits for may take the last space that there is.
             let more = slots.free.len() + slots.used.len() < self.options.files_max && (free == 0 || left > slots.free.len() as u64);
             if free < READY && more {

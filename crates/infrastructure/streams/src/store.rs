@@ -60,9 +60,10 @@ const EVENT_HEADER: usize = 8;
 const LOCATE_BYTES: usize = 64 << 10;
 /// How far ahead of a reader long-term storage is asked.
 const AHEAD: u64 = 16 << 20;
-/// Files that appends leave to what is on its way, to the flusher's records and, as free space, to checkpoints: without those, no file would ever become
-/// free.
+/// Files that appends leave to what is on its way and to the flusher's records: without those, no file would ever become free.
 const FILES_KEPT: usize = 6;
+/// Of these, so many must be there or have room on the disk.
+const DISK_KEPT: usize = 3;
 /// How often the housekeeping thread looks at what there is to do.
 const TICK: Duration = Duration::from_millis(100);
 /// Two files are written in turn, so that one is always whole.
@@ -93,6 +94,8 @@ struct Shared {
     tier: OnceLock<Arc<Tier>>,
     /// Rung when the backlog has become smaller.
     drained: Notify,
+    /// That the disk is nearly full has been said.
+    short: AtomicBool,
     backlog_max: u64,
     metrics: Metrics,
     rate: Mutex<Rate>,
@@ -272,6 +275,7 @@ impl Store {
             checkpoint: Mutex::new(Checkpointing { older, newer: mark, which, ..Checkpointing::default() }),
             tier: OnceLock::new(),
             drained: Notify::new(),
+            short: AtomicBool::new(false),
             backlog_max: options.backlog_max,
             metrics: Metrics::default(),
             rate: Mutex::new(Rate { at: Instant::now(), bytes: 0, mean: 0.0 }),
@@ -316,7 +320,7 @@ impl Store {
         let (backlog_bytes, backlog_max) = (lock(&shared.state).live.unflushed, options.backlog_max);
         let rate = lock(&shared.rate).mean;
         // Small blocks are padded, so files may run out before bytes do, and the disk before either.
-        let files = log.files_left().saturating_sub(FILES_KEPT) as u64;
+        let files = log.files_left().saturating_sub(FILES_KEPT).min(log.disk_left().saturating_sub(DISK_KEPT)) as u64;
         let room = backlog_max.saturating_sub(backlog_bytes).min(files * options.log.file_bytes);
         let backlog_max = backlog_bytes + room;
         let left = (rate >= 1.0).then(|| Duration::from_secs_f64((room as f64 / rate).min(1e9)));
@@ -329,7 +333,7 @@ impl Store {
         lock(&self.0.shared.checkpoint).wanted.push(done);
         let mut progress = self.0.log.progress();
         tokio::select! {
-            taken = &mut taken => taken.map_err(|_| Error::Stopped("no checkpoint could be written".into())),
+            taken = &mut taken => taken.map_err(|_| Error::Conflict("no checkpoint could be written".into())),
             // Of what does not land there is no checkpoint.
             () = async { drop(progress.wait_for(|p| p.stopped.is_some()).await) } => Err(self.0.log.wait(Seq(u64::MAX)).await.err().unwrap_or_else(|| Error::Stopped("it is closing".into()))),
         }
@@ -415,8 +419,14 @@ impl Store {
         let mut waited = false;
         loop {
             let drained = shared.drained.notified();
-            if log.files_left() > FILES_KEPT && lock(&shared.state).live.unflushed < options.backlog_max {
+            let (files, room) = (log.files_left() > FILES_KEPT, log.disk_left() > DISK_KEPT);
+            if files && room && lock(&shared.state).live.unflushed < options.backlog_max {
                 return Ok(());
+            }
+            if room {
+                shared.short.store(false, Relaxed);
+            } else if !shared.short.swap(true, Relaxed) {
+                tracing::warn!("the disk with the log's folder is nearly full: writers wait for space, or for long-term storage to take what is there");
             }
             if !std::mem::replace(&mut waited, true) {
                 shared.metrics.held.fetch_add(1, Relaxed);
@@ -616,20 +626,6 @@ impl Store {
                 From::Chunk { .. } => chunked = true,
             }
         }
-        if chunked {
-            let tier = self.0.shared.tier.get().ok_or_else(|| {
-                Error::NotFound(format!("bytes of {name} are in long-term storage, and none is configured; start with the same one as before"))
-            })?;
-            let mut at = 0;
-            for piece in &pieces {
-                let len = piece.extent.len as usize;
-                if let From::Chunk { chunk, at: from } = &piece.from {
-                    let got = tier.read(chunk, *from, piece.extent.len).await?;
-                    out[at..at + len].copy_from_slice(&got);
-                }
-                at += len;
-            }
-        }
         let finish = move |pieces: Vec<Piece>, mut out: Vec<u8>, late: bool| {
             let mut at = 0;
             for Piece { extent, from } in pieces {
@@ -644,7 +640,26 @@ impl Store {
             }
             Ok(out)
         };
-        let out = if late {
+        let out = if chunked {
+            let tier = self.0.shared.tier.get().ok_or_else(|| {
+                Error::NotFound(format!("bytes of {name} are in long-term storage, and none is configured; start with the same one as before"))
+            })?;
+            let from = tier.clone();
+            tier.aside(async move {
+                let mut at = 0;
+                for piece in &pieces {
+                    let len = piece.extent.len as usize;
+                    if let From::Chunk { chunk, at: begin } = &piece.from {
+                        let got = from.read(chunk, *begin, piece.extent.len).await?;
+                        out[at..at + len].copy_from_slice(&got);
+                    }
+                    at += len;
+                }
+                // The rest may wait for a device, too: these threads hold up nobody else.
+                finish(pieces, out, late)
+            })
+            .await?
+        } else if late {
             tokio::task::spawn_blocking(move || finish(pieces, out, true)).await.map_err(|e| Error::Invalid(format!("a read ended early: {e}")))??
         } else {
             finish(pieces, out, false)?
@@ -750,7 +765,7 @@ impl Inner {
             // Files become free only by checkpoints, so a log that is nearly full needs one however little was written.
             let (files, _) = self.log.files();
             let free = files.iter().filter(|f| !state.live.files.contains_key(f)).count();
-            let full = self.log.files_left() <= 2 * FILES_KEPT && free > 1;
+            let full = (self.log.files_left() <= 2 * FILES_KEPT || self.log.disk_left() <= 2 * DISK_KEPT) && free > 1;
             let due = bytes - checkpoint.at_bytes >= self.options.checkpoint_bytes || full || !checkpoint.wanted.is_empty();
             if due && checkpoint.begun.is_none() && checkpoint.ready.is_none() {
                 let start = Instant::now();

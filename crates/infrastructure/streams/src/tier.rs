@@ -9,6 +9,9 @@
 //! also the fence: who finds the next number taken has been replaced, and stops. A chunk is removed when neither an extent nor one of the two manifests that
 //! stay points into it, nobody reads from it, and some time has passed.
 //!
+//! Reading history costs a processor much: bytes from a socket, copies, checksums. It has a runtime of its own for that, whose threads give way to those
+//! that appends wait for.
+//!
 //! While the storage is away, nothing happens here except a try now and then: bytes stay in the log, which readers read. What the log may
 //! hold is the store's bound, and at that bound appends wait.
 
@@ -29,7 +32,11 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::{sync::OnceCell, task::JoinSet};
+use tokio::{
+    runtime::Runtime,
+    sync::OnceCell,
+    task::{JoinHandle, JoinSet},
+};
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -93,6 +100,30 @@ pub struct Tier {
     fetched_bytes: AtomicU64,
     /// When the last manifest was written.
     told_at: Mutex<Option<Instant>>,
+    /// Where history is read; `None` only while it is dropped.
+    behind: Option<Runtime>,
+}
+
+/// How far the threads that read history give way, as `nice` counts.
+const NICE: i32 = 10;
+
+/// A runtime for work that appends don't wait for.
+fn behind() -> Runtime {
+    let give_way = || {
+        // SAFETY: it has no memory to touch. On Linux 0 is the calling thread alone; that it fails leaves the thread as it was.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+    };
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("long-term").on_thread_start(give_way).enable_all().build();
+    built.expect("two threads can be started")
+}
+
+impl Drop for Tier {
+    fn drop(&mut self) {
+        // Where it is dropped nothing may be waited for.
+        if let Some(behind) = self.behind.take() {
+            behind.shutdown_background();
+        }
+    }
 }
 
 fn storage(e: geds::Error) -> Error {
@@ -109,7 +140,16 @@ impl Tier {
             flushed_bytes: AtomicU64::new(0),
             fetched_bytes: AtomicU64::new(0),
             told_at: Mutex::new(None),
+            behind: Some(behind()),
         }
+    }
+
+    /// Does something where it holds up no append.
+    pub(crate) async fn aside<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        let behind = self.behind.as_ref().expect("there is one until it is dropped");
+        // Who does not wait any more does not need it.
+        let mut task = AbortOnDrop(behind.spawn(work));
+        (&mut task.0).await.map_err(|e| Error::Invalid(format!("a read ended early: {e}")))?
     }
 
     /// The storage did not answer the last time.
@@ -151,7 +191,8 @@ impl Tier {
         let block = at / BLOCK;
         if !lock(&self.cache).blocks.contains_key(&(chunk.location.clone(), block)) {
             let tier = self.clone();
-            tokio::spawn(async move {
+            let Some(behind) = &self.behind else { return };
+            behind.spawn(async move {
                 // Whoever needs it tries again and hears what is wrong.
                 let _ = tier.block(&chunk, block).await;
             });
@@ -217,6 +258,11 @@ impl Tier {
                     tracing::error!(error = %e, "nothing is written any more");
                     flusher.store.log().stop(&e.to_string());
                     return;
+                }
+                // Of this machine, and not of the storage: a full disk may get room.
+                Err(e @ Error::Conflict(_)) => {
+                    tracing::warn!(error = %e, "no manifest now; tried again");
+                    tokio::time::sleep(PAUSE.0).await;
                 }
                 Err(e) => {
                     if !self.away.swap(true, Relaxed) {
@@ -330,7 +376,7 @@ impl Flusher {
         store.peek(|state| {
             since.retain(|id, _| state.segments.contains_key(id));
             // Half full: whatever can leave shall leave.
-            let press = state.live.unflushed > store.options().backlog_max / 2 || store.log().files_left() < store.log().files_used();
+            let press = state.live.unflushed > store.options().backlog_max / 2 || store.log().files_left().min(store.log().disk_left()) < store.log().files_used();
             let mut due = Vec::new();
             for (id, segment) in &state.segments {
                 let bytes = segment.landed.unflushed;
@@ -390,6 +436,14 @@ impl Flusher {
             self.tier.persist.delete(&location).await.map_err(storage)?;
         }
         Ok(())
+    }
+}
+
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

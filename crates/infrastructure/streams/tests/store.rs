@@ -570,7 +570,7 @@ async fn a_reader_does_not_lose_the_chunk_that_it_reads() {
     until("a flush", || store.peek(|s| s.live.unflushed == 0)).await;
     let chunk = s3.names("/chunks/").pop().unwrap();
     // A storage that answers late, and what is read is truncated meanwhile.
-    s3.hold("/chunks/");
+    s3.hold(&chunk);
     let s = store.clone();
     let reading = tokio::spawn(async move { s.read("a", 0, 250_000, Duration::ZERO).await });
     until("the read to be under way", || s3.waiting() > 0).await;

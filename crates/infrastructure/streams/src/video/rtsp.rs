@@ -101,7 +101,7 @@ impl Camera {
             (camera.kind, camera.units.parameters) = (described.kind, described.parameters);
             let track = match described.control {
                 control if control.starts_with("rtsp://") => control,
-                control if control.is_empty() || control == "*" => base,
+                control if control.is_empty() || control == "*" => base.clone(),
                 control => format!("{}/{control}", base.trim_end_matches('/')),
             };
             let told = camera.ask("SETUP", &track, "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\n").await?;
@@ -111,7 +111,7 @@ impl Camera {
             if let Some(seconds) = parts.find_map(|p| p.trim().strip_prefix("timeout=")?.parse().ok()) {
                 camera.keep = Duration::from_secs(seconds);
             }
-            camera.ask("PLAY", &url, "Range: npt=0.000-\r\n").await?;
+            camera.ask("PLAY", &base, "Range: npt=0.000-\r\n").await?;
             Ok(camera)
         })
     }
@@ -328,6 +328,8 @@ impl Units {
         let missing = self.sequence.is_some_and(|s| s.wrapping_add(1) != rtp.sequence);
         self.sequence = Some(rtp.sequence);
         let (last, time) = self.time.unwrap_or((rtp.time, u64::from(rtp.time)));
+        // It may be the end of this picture, or the beginning of the next one.
+        self.broken |= missing && !self.units.is_empty();
         if rtp.time != last {
             // Some cameras set no marker.
             out.extend(self.end());
