@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 use streams::{Client, client::{From, Reader, Writer}, proto::ScalingPolicy};
-use tokio::time::sleep;
+use tokio::{runtime::Runtime, time::sleep};
 
 fn folder() -> Result<tempfile::TempDir> {
     Ok(tempfile::tempdir_in(crate::root().join("target"))?)
