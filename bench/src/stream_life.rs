@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 use streams::{Client, client::{From, Reader, Writer}, proto::ScalingPolicy};
-use tokio::{runtime::Runtime, time::sleep};
+use tokio::time::sleep;
 
 fn folder() -> Result<tempfile::TempDir> {
     Ok(tempfile::tempdir_in(crate::root().join("target"))?)
@@ -78,46 +78,7 @@ pub fn video() -> Result<Vec<Value>> {
             out.push(figure(&format!("stream-video.{cameras}.{name}"), "ms", &told, found, None, sorted.len(), name != "p95" || found <= goal));
         }
     }
-    out.extend(camera(&runtime)?);
     Ok(out)
-}
-
-/// From a camera to a reader, with an encoder and the ingester in between: GStreamer's test picture at 720p30. A frame's time is that of its picture, as the first
-/// one's arrival and the packets' clock tell; so what the encoder takes for the first picture is not in it.
-fn camera(runtime: &Runtime) -> Result<Vec<Value>> {
-    const SECONDS: u64 = 10;
-    const PIPELINE: &str = "videotestsrc is-live=true ! video/x-raw,width=1280,height=720,framerate=30/1 ! openh264enc gop-size=30 bitrate=5000000 ! h264parse ! mpegtsmux ! fdsink";
-    let folder = folder()?;
-    let (_server, address) = serve(&folder.path().join("ours"), &[])?;
-    let Ok(encoder) = Command::new("gst-launch-1.0").arg("-q").args(PIPELINE.split(' ')).stdout(Stdio::piped()).spawn() else {
-        return Ok(vec![json!({"name": "stream-video.camera", "not_run": "GStreamer's tools are missing; setup/setup.sh test installs them"})]);
-    };
-    let mut encoder = Running(encoder);
-    let video = encoder.0.stdout.take().context("its output")?;
-    let program = std::env::current_exe()?.with_file_name("cloudskin");
-    let _ingest = Running(Command::new(program).args(["stream", "ingest", "bench/camera", "--server", &address]).stdin(video).stdout(Stdio::null()).spawn()?);
-    let mut sorted = runtime.block_on(async {
-        let client = Client::connect(&address).await?;
-        let mut reader = loop {
-            match Reader::open(&client, "bench", "camera", From::Tail).await {
-                Ok(reader) => break reader,
-                // The ingester makes it.
-                Err(_) => sleep(Duration::from_millis(100)).await,
-            }
-        };
-        let mut latencies = Vec::new();
-        let end = Instant::now() + Duration::from_secs(crate::streams::WARM + SECONDS);
-        while Instant::now() < end {
-            let event = tokio::time::timeout(Duration::from_secs(20), reader.next()).await.context("the camera sends nothing")??.context("the stream goes on")?;
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos() as u64;
-            let taken = streams::video::utc(u64::from_be_bytes(event.data[4..12].try_into()?));
-            latencies.push(now.saturating_sub(taken) / 1000);
-        }
-        anyhow::Ok(latencies.split_off(latencies.len().min(30 * crate::streams::WARM as usize)))
-    })?;
-    sorted.sort_unstable();
-    let figures = [(0.5, "p50"), (0.95, "p95"), (0.99, "p99")];
-    Ok(figures.map(|(part, name)| figure(&format!("stream-video.camera.{name}"), "ms", "reported", at(&sorted, part), None, sorted.len(), true)).into())
 }
 
 /// Writes events of `bytes` at a rate until it is told to stop, and notes how long each took.
