@@ -106,7 +106,11 @@ if [ "$want" = test ]; then
     need redis-server redis-server
     need gstreamer1.0-tools gst-launch-1.0
     need gstreamer1.0-plugins-base
+    need gstreamer1.0-plugins-good
     need gstreamer1.0-plugins-bad
+    # A network camera for the tests, driven from Debian's Python.
+    need gir1.2-gst-rtsp-server-1.0
+    need python3-gi
 fi
 if [ ${#missing[@]} -gt 0 ]; then
     update_lists

@@ -416,3 +416,102 @@ fn a_program_between_two_streams() {
     let missing = server.cli(&["map", "s/in", "s/none"]).args(["--", "no-such-program"]).output().unwrap();
     assert_eq!(missing.status.code(), Some(66), "{}", String::from_utf8_lossy(&missing.stderr));
 }
+
+/// Ends with the test.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The first line that a program prints, which must not take long.
+fn first_line(child: &mut Child) -> String {
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    line.trim().to_string()
+}
+
+const TEST_PICTURE: &str = "videotestsrc is-live=true pattern=smpte ! video/x-raw,width=320,height=240,framerate=30/1 ! openh264enc gop-size=30 ! h264parse ! mpegtsmux";
+
+/// The colours of an image's first and third bar, which are grey and cyan in the test picture.
+fn bars(image: &Path) -> [[u8; 3]; 2] {
+    let raw = image.with_extension("raw");
+    let decode = format!("filesrc location={} ! decodebin ! videoconvert ! video/x-raw,format=RGB,width=320,height=240 ! filesink location={}", image.display(), raw.display());
+    run(Command::new("gst-launch-1.0").arg("-q").args(decode.split(' ')));
+    let pixels = std::fs::read(raw).unwrap();
+    assert_eq!(pixels.len(), 320 * 240 * 3);
+    [20, 110].map(|x| pixels[(60 * 320 + x) * 3..][..3].try_into().unwrap())
+}
+
+fn sees_bars(image: &Path) {
+    let [grey, cyan] = bars(image);
+    assert!(grey.iter().all(|c| *c > 120) && grey[0].abs_diff(grey[2]) < 40, "{grey:?}");
+    assert!(cyan[0] < 80 && cyan[1] > 120 && cyan[2] > 120, "{cyan:?}");
+}
+
+#[test]
+fn a_network_camera_is_taken_in_and_its_pictures_come_out_as_images() {
+    let server = Server::start(&["--http", "127.0.0.1:0"]);
+    let mut camera = Ends(Command::new("/usr/bin/python3").arg(root().join("tests/streams/camera.py")).stdout(Stdio::piped()).spawn().unwrap());
+    let url = first_line(&mut camera.0);
+    let mut ingest = server.cli(&["ingest", "s/camera", "--rtsp", &url]).stdout(Stdio::piped()).spawn().unwrap();
+    assert_eq!(first_line(&mut ingest), "s/camera: the camera plays");
+    let mut ingest = Ends(ingest);
+    let video = format!("{}/video/s/camera", http(&server.folder.path().join("streams")));
+    let playlist = || String::from_utf8_lossy(&curl(&format!("{video}/live.m3u8"))).into_owned();
+    until("three parts of video", || playlist().matches("#EXTINF").count() >= 3);
+    let durations: Vec<f64> = playlist().lines().filter_map(|l| l.strip_prefix("#EXTINF:")?.trim_end_matches(',').parse().ok()).collect();
+    assert!(durations.iter().all(|d| (0.8..1.2).contains(d)), "a picture to begin with each 30 pictures: {durations:?}");
+    for (name, magic) in [("frame.jpg", &[0xff, 0xd8, 0xff][..]), ("frame.png", b"\x89PNG")] {
+        let image = curl(&format!("{video}/{name}"));
+        assert!(image.starts_with(magic), "{name}: {}", String::from_utf8_lossy(&image));
+        let file = server.folder.path().join(name);
+        std::fs::write(&file, image).unwrap();
+        sees_bars(&file);
+    }
+    // Pictures of two times are two pictures: the corner of the test picture is noise.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let at = |ms: u64| curl(&format!("{video}/frame.png?at={ms}"));
+    assert!(at(now - 1500) == at(now - 1500) && at(now - 1500) != at(now - 1300));
+    // A camera that has gone is said, with how much there is of it.
+    camera.0.kill().unwrap();
+    assert!(ingest.0.wait().unwrap().code().is_some());
+    let refused = server.cli(&["ingest", "s/camera", "--rtsp", &url]).output().unwrap();
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("camera"), "{}", String::from_utf8_lossy(&refused.stderr));
+}
+
+#[test]
+fn an_encoder_sends_video_by_http_and_a_model_sees_it() {
+    let server = Server::start(&["--http", "127.0.0.1:0"]);
+    let mut ingest = server.cli(&["ingest", "s/camera", "--http", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().unwrap();
+    let url = first_line(&mut ingest).split(' ').next_back().unwrap().to_string();
+    let _ingest = Ends(ingest);
+    assert_eq!(run(Command::new("curl").args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &url])), "405");
+    let model = server.folder.path().join("model.py");
+    std::fs::write(&model, "def answer(picture):\n    at = (picture.width * picture.height // 4 + picture.width // 3) * 3\n    print('not an answer')\n    return {'time': picture.time, 'at': list(picture.rgb[at:at + 3])}\n").unwrap();
+    let path = std::env::join_paths([Path::new(CLOUDSKIN).parent().unwrap().to_path_buf()].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap()))).unwrap();
+    run(&mut server.cli(&["create", "s/seen"]));
+    let encode = format!("{TEST_PICTURE} ! fdsink");
+    let mut camera = Ends(Command::new("gst-launch-1.0").arg("-q").args(encode.split(' ')).stdout(Stdio::piped()).spawn().unwrap());
+    let _encoder = Ends(Command::new("curl").args(["-s", "-T", "-", &url]).stdin(camera.0.stdout.take().unwrap()).stdout(Stdio::null()).spawn().unwrap());
+    let video = format!("{}/video/s/camera", http(&server.folder.path().join("streams")));
+    let parts = || String::from_utf8_lossy(&curl(&format!("{video}/from.m3u8?at=0"))).matches("#EXTINF").count();
+    until("two parts of video", || parts() >= 2);
+    let mut inference = Command::new(root().join("deploy/inference/run"));
+    inference.env("PATH", path).env("FROM", "s/camera").env("TO", "s/seen").env("SERVER", &server.ports[0]).env("MODEL", &model).env("CLOUDSKIN_INFER_SIZE", "160x120");
+    let _inference = Ends(inference.stderr(Stdio::null()).spawn().unwrap());
+    let seen = || -> Vec<serde_json::Value> { run(&mut server.cli(&["read", "s/seen"])).lines().map(|l| serde_json::from_str(l).unwrap()).collect() };
+    until("what the model says", || seen().len() >= 30);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let said = seen();
+    let times: Vec<f64> = said.iter().map(|s| s["time"].as_f64().unwrap()).collect();
+    assert!(times.is_sorted() && times.iter().all(|t| (now - 60.0..now + 1.0).contains(t)), "{times:?}");
+    // A third of the width is in the third bar.
+    let cyan = |s: &serde_json::Value| s["at"][0].as_u64() < Some(80) && s["at"][1].as_u64() > Some(120) && s["at"][2].as_u64() > Some(120);
+    assert!(said.iter().all(cyan), "{said:?}");
+    let second = Command::new("curl").args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "-d", "x", &url]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&second.stdout), "409", "one encoder at a time");
+}

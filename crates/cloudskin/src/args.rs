@@ -409,6 +409,21 @@ impl std::fmt::Display for StreamName {
     }
 }
 
+/// Where video comes from, if not from standard input.
+#[derive(Args, Debug)]
+#[group(multiple = false)]
+pub struct VideoFrom {
+    /// Wait here for encoders that connect, one at a time
+    #[arg(long, value_name = "ADDR")]
+    pub tcp: Option<SocketAddr>,
+    /// Wait here for encoders that send MPEG-TS with HTTP PUT or POST, one at a time
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<SocketAddr>,
+    /// Ask a camera to play; H.264, over TCP
+    #[arg(long, value_name = "URL")]
+    pub rtsp: Option<String>,
+}
+
 #[derive(Debug, Args)]
 pub struct StreamServer {
     /// The controller's port of the stream server [default: that of `cloudskin up`, else 127.0.0.1:9090]
@@ -511,14 +526,13 @@ pub enum Stream {
         #[command(flatten)]
         server: StreamServer,
     },
-    /// Take MPEG-TS from standard input or TCP, a frame an event, with an index for players
-    #[command(after_help = "Example: cloudskin stream ingest road/camera < camera.ts\n\nFrom a camera: gst-launch-1.0 -q v4l2src ! videoconvert ! x264enc tune=zerolatency key-int-max=30 ! mpegtsmux ! fdsink | cloudskin stream ingest road/camera\nThe server's --http then has it to watch: http://…/video/road/camera/")]
+    /// Take video from standard input, TCP, HTTP or a camera with RTSP, a frame an event, with an index for players
+    #[command(after_help = "Example: cloudskin stream ingest road/camera < camera.ts\n\nFrom a camera: gst-launch-1.0 -q v4l2src ! videoconvert ! x264enc tune=zerolatency key-int-max=30 ! mpegtsmux ! fdsink | cloudskin stream ingest road/camera\nFrom a network camera: cloudskin stream ingest road/camera --rtsp rtsp://USER:PASSWORD@10.0.0.7/stream1\nThe server's --http then has it to watch: http://…/video/road/camera/")]
     Ingest {
         /// SCOPE/STREAM, made if it is not there, as SCOPE/STREAM-index is
         stream: StreamName,
-        /// Wait here for encoders, one at a time, instead of reading standard input
-        #[arg(long, value_name = "ADDR")]
-        tcp: Option<SocketAddr>,
+        #[command(flatten)]
+        from: VideoFrom,
         #[command(flatten)]
         server: StreamServer,
     },

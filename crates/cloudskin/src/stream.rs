@@ -8,7 +8,7 @@ use anyhow::Context;
 use base::Kind;
 use serde_json::json;
 use std::{collections::BTreeMap, ffi::OsString, io::{BufRead, Write}, net::SocketAddr, os::fd::AsFd, os::unix::fs::OpenOptionsExt, path::Path, process::Stdio};
-use streams::{Client, access, client::{From, Login, Reader, Writer}, proto::ScalingPolicy, video::ingest::Ingester};
+use streams::{Client, access, client::{From, Login, Reader, Writer}, proto::ScalingPolicy, video::{ingest::Ingester, rtsp::Camera}};
 use tokio::{io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader}, signal::unix::{SignalKind, signal}};
 
 fn failed(e: streams::Error) -> anyhow::Error {
@@ -33,7 +33,7 @@ pub async fn stream(place: &Place, command: Stream, output: Output) -> anyhow::R
             Ok(0)
         }
         Stream::Append { stream, key, server } => append(&server.connect(place).await?, &stream, key).await,
-        Stream::Ingest { stream, tcp, server } => ingest(&server.connect(place).await?, &stream, tcp).await,
+        Stream::Ingest { stream, from, server } => ingest(&server.connect(place).await?, &stream, from).await,
         Stream::Map { from, to, all, binary, server, program } => {
             let start = if all { From::Head } else { From::Tail };
             map(&server.connect(place).await?, (&from, &to), start, binary, &program).await
@@ -197,10 +197,29 @@ async fn append(client: &Client, stream: &StreamName, key: Option<String>) -> an
     Ok(0)
 }
 
-async fn ingest(client: &Client, stream: &StreamName, tcp: Option<SocketAddr>) -> anyhow::Result<u8> {
+async fn ingest(client: &Client, stream: &StreamName, from: args::VideoFrom) -> anyhow::Result<u8> {
     let mut ingester = Ingester::open(client, &stream.scope, &stream.name).await.map_err(failed)?;
     let told = |taken: streams::video::ingest::Taken| table::say(&format!("{stream}: {} frames, {} bytes\n", taken.frames, taken.bytes));
-    let Some(address) = tcp else {
+    let listen = async |address: SocketAddr, option: &str| {
+        let bound = tokio::net::TcpListener::bind(address).await;
+        bound.map_err(|e| fail(Kind::FailedPrecondition, format!("encoders can't be awaited on {address}: {e}; choose another address with {option}")))
+    };
+    if let Some(url) = from.rtsp {
+        let camera = Camera::open(&url).await.map_err(failed)?;
+        table::say(&format!("{stream}: the camera plays\n"))?;
+        let taken = ingester.play(camera).await.map_err(failed)?;
+        told(taken)?;
+        return Ok(0);
+    }
+    if let Some(address) = from.http {
+        let listener = listen(address, "--http").await?;
+        table::say(&format!("{stream}: waiting for an encoder at http://{}/\n", listener.local_addr()?))?;
+        let name = stream.to_string();
+        let told = move |taken: streams::video::ingest::Taken| drop(table::say(&format!("{name}: {} frames, {} bytes\n", taken.frames, taken.bytes)));
+        streams::video::ingest::serve(listener, ingester, told).await.map_err(failed)?;
+        return Ok(0);
+    }
+    let Some(address) = from.tcp else {
         let input = std::io::stdin().as_fd().try_clone_to_owned().context("read standard input")?;
         let taken = ingester.run(tokio::fs::File::from_std(input.into())).await.map_err(failed)?;
         told(taken)?;
@@ -209,7 +228,7 @@ async fn ingest(client: &Client, stream: &StreamName, tcp: Option<SocketAddr>) -
             _ => Ok(0),
         };
     };
-    let listener = tokio::net::TcpListener::bind(address).await.map_err(|e| fail(Kind::FailedPrecondition, format!("encoders can't be awaited on {address}: {e}; choose another address with --tcp")))?;
+    let listener = listen(address, "--tcp").await?;
     table::say(&format!("{stream}: waiting for an encoder on {}\n", listener.local_addr()?))?;
     loop {
         let (encoder, _) = listener.accept().await?;

@@ -11,7 +11,7 @@
 //!
 //! It does not encrypt: a password on a port without TLS can be read on the way.
 
-use crate::{Error, Result};
+use crate::{Error, Result, watermark};
 use base64::{Engine, engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD}};
 use ring::{hmac, pbkdf2};
 use serde_json::{Map, Value, json};
@@ -63,7 +63,8 @@ pub struct Refused {
 pub fn stream(scope: &str, stream: &str) -> String {
     match stream.strip_prefix("_RG") {
         Some(group) => group_of(scope, group),
-        None => format!("prn::/scope:{scope}/stream:{stream}"),
+        // Who may read a stream may read its watermarks.
+        None => format!("prn::/scope:{scope}/stream:{}", watermark::marked(stream).unwrap_or(stream)),
     }
 }
 

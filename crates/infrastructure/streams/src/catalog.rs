@@ -4,6 +4,7 @@
 //! epochs; its successors are the new segments of the epoch after its last one, as far as their keys overlap. So successors and predecessors need
 //! no lists of their own.
 
+use crate::subscribers;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -147,10 +148,41 @@ pub struct Scope {
     pub gone: BTreeMap<String, u32>,
 }
 
+/// What a writer has said of its time: all that it has of an earlier one lies before this position.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WriterMark {
+    /// In the writer's own units.
+    pub time: i64,
+    pub position: BTreeMap<SegmentNo, u64>,
+    /// It has not left.
+    pub alive: bool,
+}
+
+/// What is of a time before `lower` lies before the cut; no writer was beyond `upper`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Watermark {
+    pub lower: i64,
+    pub upper: i64,
+    pub cut: BTreeMap<SegmentNo, u64>,
+}
+
+/// What writers and readers have said of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Told {
+    pub writers: BTreeMap<String, WriterMark>,
+    /// The last one.
+    pub watermark: Option<Watermark>,
+    /// What each reader group that retention waits for does not need any more.
+    pub subscribers: BTreeMap<String, BTreeMap<SegmentNo, u64>>,
+}
+
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Catalog {
     pub scopes: BTreeMap<String, Scope>,
     pub next_txn: i64,
+    /// By scope and stream. A checkpoint has it behind the rest, because the first ones had nothing of it.
+    #[serde(skip)]
+    pub told: BTreeMap<String, BTreeMap<String, Told>>,
 }
 
 /// How many ended transactions a stream remembers.
@@ -171,6 +203,10 @@ pub enum Change {
     EndTxn { scope: String, stream: String, id: TxnId, state: TxnState },
     SetGroup { scope: String, group: String, to: Option<Group> },
     SetTable { scope: String, table: String, to: Option<KeyValueTable> },
+    /// `None`: it is not waited for any more.
+    NoteWriter { scope: String, stream: String, writer: String, mark: Option<WriterMark> },
+    Watermark { scope: String, stream: String, watermark: Watermark },
+    Subscriber { scope: String, stream: String, subscriber: String, cut: Option<BTreeMap<SegmentNo, u64>> },
 }
 
 impl Catalog {
@@ -180,6 +216,14 @@ impl Catalog {
 
     fn stream_mut(&mut self, scope: &str, stream: &str) -> &mut Stream {
         self.scopes.get_mut(scope).and_then(|s| s.streams.get_mut(stream)).expect("a change names a stream that is there")
+    }
+
+    pub fn told(&self, scope: &str, stream: &str) -> Option<&Told> {
+        self.told.get(scope)?.get(stream)
+    }
+
+    fn told_mut(&mut self, scope: String, stream: String) -> &mut Told {
+        self.told.entry(scope).or_default().entry(stream).or_default()
     }
 
     /// All streams, for those who look after them.
@@ -199,6 +243,8 @@ impl Catalog {
             }
             Change::DeleteScope { scope } => {
                 self.scopes.remove(&scope);
+                self.told.remove(&scope);
+                self.unsubscribe(&format!("{scope}/"), true);
             }
             Change::CreateStream { scope, stream, config, epoch } => {
                 let next_number = epoch.segments.iter().map(|r| r.segment.number() + 1).max().unwrap_or(0);
@@ -217,6 +263,9 @@ impl Catalog {
             Change::UpdateStream { scope, stream, config } => self.stream_mut(&scope, &stream).config = config,
             Change::SealStream { scope, stream } => self.stream_mut(&scope, &stream).sealed = true,
             Change::DeleteStream { scope, stream } => {
+                if let Some(told) = self.told.get_mut(&scope) {
+                    told.remove(&stream);
+                }
                 let scope = self.scopes.get_mut(&scope).expect("a stream is in a scope");
                 if let Some(old) = scope.streams.remove(&stream) {
                     scope.gone.insert(stream, old.next_number);
@@ -230,11 +279,10 @@ impl Catalog {
             }
             Change::Truncate { scope, stream, cut } => {
                 let stream = self.stream_mut(&scope, &stream);
-                // Marks up to the new head are of no use; those behind it reach everything that it doesn't.
-                if let Some(i) = stream.marks.iter().rposition(|m| m.cut == cut) {
-                    stream.marks.drain(..=i);
-                }
-                stream.head = cut;
+                // Marks up to the new head are of no use.
+                let mut marks = std::mem::take(&mut stream.marks);
+                marks.retain(|m| m.cut != cut && subscribers::at_or_after(stream, &m.cut, &cut));
+                (stream.marks, stream.head) = (marks, cut);
             }
             Change::Mark { scope, stream, mark } => {
                 let marks = &mut self.stream_mut(&scope, &stream).marks;
@@ -261,6 +309,9 @@ impl Catalog {
                 }
             }
             Change::SetGroup { scope, group, to } => {
+                if to.is_none() {
+                    self.unsubscribe(&format!("{scope}/{group}"), false);
+                }
                 let groups = &mut self.scopes.get_mut(&scope).expect("a group is in a scope").groups;
                 match to {
                     Some(to) => drop(groups.insert(group, to)),
@@ -274,6 +325,28 @@ impl Catalog {
                     None => drop(tables.remove(&table)),
                 }
             }
+            Change::NoteWriter { scope, stream, writer, mark } => {
+                let writers = &mut self.told_mut(scope, stream).writers;
+                match mark {
+                    Some(mark) => drop(writers.insert(writer, mark)),
+                    None => drop(writers.remove(&writer)),
+                }
+            }
+            Change::Watermark { scope, stream, watermark } => self.told_mut(scope, stream).watermark = Some(watermark),
+            Change::Subscriber { scope, stream, subscriber, cut } => {
+                let subscribers = &mut self.told_mut(scope, stream).subscribers;
+                match cut {
+                    Some(cut) => drop(subscribers.insert(subscriber, cut)),
+                    None => drop(subscribers.remove(&subscriber)),
+                }
+            }
+        }
+    }
+
+    /// Forgets a group, or all groups of a scope, as subscribers of any stream.
+    fn unsubscribe(&mut self, name: &str, scope: bool) {
+        for told in self.told.values_mut().flat_map(|s| s.values_mut()) {
+            told.subscribers.retain(|s, _| if scope { !s.starts_with(name) } else { s != name });
         }
     }
 }

@@ -70,6 +70,8 @@ fn failed(what: &str) -> impl FnOnce(tonic::Status) -> Error {
         tonic::Code::InvalidArgument => Error::Invalid(s.message().into()),
         tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => Error::Denied(s.message().into()),
         tonic::Code::Unavailable => Error::Stopped(format!("{what}: {}", s.message()).into()),
+        // No answer of the server has a cause: it is the connection that has gone.
+        _ if std::error::Error::source(&s).is_some() => Error::Stopped(format!("{what}: {}", s.message()).into()),
         _ => Error::Conflict(format!("{what}: {}", s.message())),
     }
 }

@@ -7,10 +7,12 @@
 use crate::{
     Error, Result, Store,
     access::{self, Access, Want},
-    catalog::{Config, Group, KeyValueTable, Range, Retention, Scaling, SegmentNo, Stream, TxnId, TxnState, even},
+    catalog::{Config, Group, KeyValueTable, Range, Retention, Scaling, SegmentNo, Stream, TxnId, TxnState, WriterMark, even},
     plan::{self, Plan},
     proto::*,
     segment::State,
+    subscribers::{self, Updated},
+    watermark::{self, Noted},
 };
 use base::{Kind, clock::now_ms};
 use prost::Message;
@@ -328,6 +330,12 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn get_current_segments(&self, request: Request<StreamInfo>) -> Answer<SegmentRanges> {
         let (user, StreamInfo { scope, stream, .. }) = self.enter_as(request, |r| access::stream(&r.scope, &r.stream), Want::Read).await?;
+        // Java's readers ask for the stream of watermarks before there is one.
+        if let Some(base) = watermark::marked(&stream)
+            && self.store.peek(|s| s.catalog.stream(&scope, base).is_some() && s.catalog.stream(&scope, &stream).is_none())
+        {
+            self.change(|state| watermark::make_mark_stream(state, &scope, base, now_ms())).await.map_err(|e| status(&e))?;
+        }
         // A sealed stream has none that are written to.
         let current = self.stream(&scope, &stream, |s| if s.sealed { Vec::new() } else { s.current().segments.clone() }).await?;
         Ok(Response::new(ranges(&scope, &stream, &current, self.token(&user, &scope, &stream, Want::Update))))
@@ -499,12 +507,32 @@ impl controller_service_server::ControllerService for Controller {
         Ok(Response::new(DelegationToken { delegation_token }))
     }
 
-    async fn remove_writer(&self, _: Request<RemoveWriterRequest>) -> Answer<RemoveWriterResponse> {
-        Err(Status::unimplemented("this server keeps no watermarks of writers"))
+    async fn remove_writer(&self, request: Request<RemoveWriterRequest>) -> Answer<RemoveWriterResponse> {
+        use remove_writer_response::Status as S;
+        let request = self.enter(request, |r| of_stream(&r.stream), Want::Update).await?;
+        let (scope, stream) = names(request.stream)?;
+        let result = match self.change(|state| watermark::leave(state, &scope, &stream, &request.writer)).await {
+            Ok(true) => S::Success,
+            Ok(false) => S::UnknownWriter,
+            Err(Error::NoStream(_) | Error::NoScope(_)) => S::StreamDoesNotExist,
+            Err(e) => return Err(status(&e)),
+        };
+        Ok(Response::new(RemoveWriterResponse { result: result as i32 }))
     }
 
-    async fn note_timestamp_from_writer(&self, _: Request<TimestampFromWriter>) -> Answer<TimestampResponse> {
-        Err(Status::unimplemented("this server keeps no watermarks of writers"))
+    async fn note_timestamp_from_writer(&self, request: Request<TimestampFromWriter>) -> Answer<TimestampResponse> {
+        use timestamp_response::Status as S;
+        let request = self.enter(request, |r| of_stream(&r.position.as_ref().and_then(|p| p.stream_info.clone())), Want::Update).await?;
+        let position = request.position.unwrap_or_default();
+        let (scope, stream) = names(position.stream_info)?;
+        let mark = WriterMark { time: request.timestamp, position: cut(position.cut)?, alive: true };
+        let result = match self.change(|state| watermark::note(state, &scope, &stream, &request.writer, mark)).await {
+            Ok(Noted::Taken) => S::Success,
+            Ok(Noted::Earlier) => S::InvalidTime,
+            Ok(Noted::Behind) => S::InvalidPosition,
+            Err(e) => return Err(status(&e)),
+        };
+        Ok(Response::new(TimestampResponse { result: result as i32 }))
     }
 
     async fn create_reader_group(&self, request: Request<ReaderGroupConfiguration>) -> Answer<CreateReaderGroupResponse> {
@@ -559,28 +587,32 @@ impl controller_service_server::ControllerService for Controller {
         let StreamInfo { scope, stream, .. } = self.enter(request, |r| access::stream(&r.scope, &r.stream), Want::Read).await?;
         let look = self.store.look(|s| {
             plan::find(s, &scope, &stream)?;
-            Ok(s.catalog.scopes[&scope].groups.clone())
+            Ok(subscribers::of(s, &scope, &stream))
         });
-        let groups = match look.await {
-            Ok(groups) => groups,
-            Err(Error::NoStream(_) | Error::NoScope(_)) => {
-                return Ok(Response::new(SubscribersResponse { subscribers: Vec::new(), status: S::StreamNotFound as i32 }));
-            }
+        let (subscribers, status) = match look.await {
+            Ok(subscribers) => (subscribers, S::Success),
+            Err(Error::NoStream(_) | Error::NoScope(_)) => (Vec::new(), S::StreamNotFound),
             Err(e) => return Err(status(&e)),
         };
-        let mut subscribers = Vec::new();
-        for (name, group) in groups {
-            let config = group_config(&group)?;
-            let reads = config.starting_stream_cuts.iter().any(|c| c.stream_info.as_ref().is_some_and(|i| i.scope == scope && i.stream == stream));
-            if config.retention_type != 0 && reads {
-                subscribers.push(format!("{scope}/{name}"));
-            }
-        }
-        Ok(Response::new(SubscribersResponse { subscribers, status: S::Success as i32 }))
+        Ok(Response::new(SubscribersResponse { subscribers, status: status as i32 }))
     }
 
-    async fn update_subscriber_stream_cut(&self, _: Request<SubscriberStreamCut>) -> Answer<UpdateSubscriberStatus> {
-        Err(Status::unimplemented("this server's retention does not look at subscribers"))
+    async fn update_subscriber_stream_cut(&self, request: Request<SubscriberStreamCut>) -> Answer<UpdateSubscriberStatus> {
+        use update_subscriber_status::Status as S;
+        let request = self.enter(request, |r| of_stream(&r.stream_cut.as_ref().and_then(|c| c.stream_info.clone())), Want::Read).await?;
+        let told = request.stream_cut.unwrap_or_default();
+        let ((scope, stream), cut) = (names(told.stream_info)?, cut(told.cut)?);
+        let version = (request.reader_group_id.clone(), request.generation);
+        let done = self.change(|state| subscribers::update(state, &scope, &stream, &request.subscriber, (&version.0, version.1), cut)).await;
+        let status = match done {
+            Ok(Updated::Taken) => S::Success,
+            Ok(Updated::Unknown) => S::SubscriberNotFound,
+            Ok(Updated::OtherGeneration) => S::GenerationMismatch,
+            Ok(Updated::NoCut) => S::StreamCutNotValid,
+            Err(Error::NoStream(_) | Error::NoScope(_)) => S::StreamNotFound,
+            Err(e) => return Err(status(&e)),
+        };
+        Ok(Response::new(UpdateSubscriberStatus { status: status as i32 }))
     }
 
     async fn create_key_value_table(&self, request: Request<KeyValueTableConfig>) -> Answer<CreateKeyValueTableStatus> {

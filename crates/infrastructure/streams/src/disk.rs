@@ -4,9 +4,10 @@
 //! writes, flips bits, refuses to sync and is full. Nothing here knows what the bytes mean.
 
 use std::{
+    ffi::CString,
     fs, io,
     io::IoSlice,
-    os::{fd::AsRawFd, unix::fs::FileExt, unix::fs::OpenOptionsExt},
+    os::{fd::AsRawFd, unix::ffi::OsStrExt, unix::fs::FileExt, unix::fs::OpenOptionsExt},
     path::PathBuf,
     sync::Arc,
 };
@@ -21,6 +22,8 @@ pub trait Disk: Send + Sync + 'static {
     /// Replaces a small file as a whole: after a crash it is there as it was or as it is now.
     fn put(&self, name: &str, content: &[u8]) -> io::Result<()>;
     fn get(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
+    /// Bytes that new files can still have.
+    fn free(&self) -> io::Result<u64>;
 }
 
 pub trait DiskFile: Send + Sync + 'static {
@@ -112,6 +115,18 @@ impl Disk for Folder {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    fn free(&self) -> io::Result<u64> {
+        let path = CString::new(self.path.as_os_str().as_bytes())?;
+        let mut told = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+        // SAFETY: `path` ends with a zero and lives during the call, which writes nothing but the structure that `told` has room for.
+        if unsafe { libc::statvfs(path.as_ptr(), told.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: every field is a number, for which zeros are a value; the call has filled it.
+        let told = unsafe { told.assume_init() };
+        Ok(told.f_bavail.saturating_mul(told.f_frsize))
     }
 }
 

@@ -63,6 +63,8 @@ pub enum Error {
     Conflict(String),
     #[error("{0}")]
     Denied(String),
+    #[error("{0}")]
+    Unsupported(String),
     #[error("long-term storage belongs to another server now: {0}; stop this one, its streams go on there")]
     Fenced(String),
     #[error("long-term storage: {0}")]
@@ -92,6 +94,7 @@ impl Error {
             }
             Error::TooLarge { .. } => Kind::ResourceExhausted,
             Error::Denied(_) => Kind::PermissionDenied,
+            Error::Unsupported(_) => Kind::Unimplemented,
             Error::Storage(e) => e.kind(),
         }
     }

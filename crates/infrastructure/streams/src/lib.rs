@@ -29,9 +29,11 @@ pub mod scale;
 pub mod segment;
 pub mod server;
 pub mod store;
+pub mod subscribers;
 pub mod table;
 pub mod tier;
 pub mod video;
+pub mod watermark;
 pub mod wire;
 
 pub use client::Client;

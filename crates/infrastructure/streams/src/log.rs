@@ -84,6 +84,8 @@ impl Default for Options {
 const BLOCK_BYTES: usize = 4 << 20;
 /// From this many bytes on, a block is worth a write of its own however busy the disk is.
 const BLOCK_WORTH: usize = 256 << 10;
+/// Files that are kept ready. With one, a disk that others fill at once would leave nothing to the records by which files become free.
+const READY: usize = 2;
 /// How often a disk that is full is asked again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
 
@@ -137,6 +139,19 @@ struct Slots {
     made: u64,
 }
 
+impl Slots {
+    fn ready(&self) -> usize {
+        self.free.iter().filter(|s| Arc::strong_count(&s.file) == 1).count()
+    }
+
+    /// How many files can be taken as far as the disk has room: those that are ready, and new ones without the last.
+    fn disk_left(&self, options: &Options, disk_free: io::Result<u64>) -> u64 {
+        // A disk that does not say has as much as it takes.
+        let room = disk_free.map_or(options.files_max as u64, |bytes| (bytes / options.file_bytes).saturating_sub(1));
+        self.free.len() as u64 + room
+    }
+}
+
 #[derive(Clone)]
 struct Slot {
     name: String,
@@ -181,6 +196,8 @@ struct Shared<N> {
     block_bytes: AtomicU64,
     full: AtomicBool,
     used: AtomicU64,
+    /// Files that could be taken beside those in use as far as the disk has room: ready ones, and new ones.
+    disk_left: AtomicU64,
     /// The log's own number, and how often it has been opened.
     identity: (u64, u64),
 }
@@ -203,6 +220,7 @@ impl<N: Send + 'static> Log<N> {
         let durable = Seq(mark.next.0 - 1);
         // It goes on where the chain ended: what was cut off is overwritten, and its epoch is lower.
         let file = slots.used.get(&mark.file).filter(|_| mark.at > 0).map(|s| (mark.file, s.file.clone()));
+        let disk_left = slots.disk_left(&options, disk.free());
         let files = slots.used.iter().map(|(no, slot)| (*no, slot.file.clone())).collect();
         let shared = Arc::new(Shared {
             disk,
@@ -217,6 +235,7 @@ impl<N: Send + 'static> Log<N> {
             bell: Condvar::new(),
             chain: Mutex::new(Chain { log: mark.log, epoch: mark.epoch + 1, link: mark.link, next: mark.next, file, at: mark.at.into(), last_file }),
             used: AtomicU64::new(slots.used.len() as u64),
+            disk_left: AtomicU64::new(disk_left),
             slots: Mutex::new(Slots { made, ..slots }),
             slot_bell: Condvar::new(),
             files: RwLock::new(files),
@@ -351,6 +370,26 @@ impl<N: Send + 'static> Log<N> {
     /// How many files are in use.
     pub fn files_used(&self) -> usize {
         self.shared.used.load(Relaxed) as usize
+    }
+
+    /// How many more may be.
+    pub fn files_left(&self) -> usize {
+        self.shared.options.files_max.saturating_sub(self.files_used())
+    }
+
+    /// How many more could be, as far as the disk has room; a file's worth is left to checkpoints.
+    pub fn disk_left(&self) -> usize {
+        self.shared.disk_left.load(Relaxed) as usize
+    }
+
+    /// Removes a file that is kept ready, so that the disk has its space.
+    pub(crate) fn give_back(&self) {
+        let mut slots = lock(&self.shared.slots);
+        let Some(i) = slots.free.iter().position(|s| Arc::strong_count(&s.file) == 1) else { return };
+        let slot = slots.free.swap_remove(i);
+        if let Err(e) = self.shared.disk.remove(&slot.name) {
+            tracing::warn!(error = %e, name = %slot.name, "a file that is not in use stays on a full disk");
+        }
     }
 
     /// The files in use, oldest first, and the size of each.
@@ -656,16 +695,19 @@ impl<N: Send + 'static> Shared<N> {
         }
     }
 
-    /// Keeps one slot ready, so that filling a new one with zeros holds nobody up. Its own thread.
+    /// Keeps [`READY`] slots ready, so that filling a new one with zeros holds nobody up. Its own thread.
     fn prepare(&self) {
         let mut slots = lock(&self.slots);
         loop {
             if self.stopped.load(Relaxed) {
                 return;
             }
-            let free = slots.free.iter().filter(|s| Arc::strong_count(&s.file) == 1).count();
-            let all = slots.free.len() + slots.used.len();
-            if free == 0 && all < self.options.files_max {
+            let free = slots.ready();
+            let left = slots.disk_left(&self.options, self.disk.free());
+            self.disk_left.store(left, Relaxed);
+            // One that writing waits for may take the last space that there is.
+            let more = slots.free.len() + slots.used.len() < self.options.files_max && (free == 0 || left > slots.free.len() as u64);
+            if free < READY && more {
                 let name = recovery::slot_name(slots.made);
                 slots.made += 1;
                 drop(slots);
@@ -678,7 +720,7 @@ impl<N: Send + 'static> Shared<N> {
                         continue;
                     }
                     Err(e) => {
-                        if !self.full.swap(true, Relaxed) {
+                        if free == 0 && !self.full.swap(true, Relaxed) {
                             tracing::warn!(error = %e, %name, "no new file for the log; writing waits when the last one is full");
                         }
                     }

@@ -8,6 +8,7 @@ use crate::{
     catalog::{Mark, Retention, SegmentNo, Stream},
     plan,
     segment::State,
+    subscribers,
 };
 use base::clock::now_ms;
 use std::{collections::BTreeMap, time::Duration};
@@ -31,6 +32,41 @@ pub fn decide(policy: &Retention, marks: &[Mark], now_ms: u64, left: impl Fn(&BT
         BY_SIZE => marks.iter().rposition(|m| left(&m.cut) >= keep),
         _ => None,
     }
+}
+
+/// Where to truncate: at a mark, or, if reader groups subscribe, at what all of them have left behind (`bound`), as far as the policy allows. The policy's
+/// parameter is kept for all; beyond its maximum nothing is kept for anyone.
+fn place(state: &State, scope: &str, name: &str, stream: &Stream, policy: &Retention, now_ms: u64) -> Option<BTreeMap<SegmentNo, u64>> {
+    let (marks, left) = (&stream.marks, |cut: &BTreeMap<SegmentNo, u64>| bytes_left(state, scope, name, stream, cut));
+    let at = |policy: &Retention| decide(policy, marks, now_ms, left).map(|i| marks[i].cut.clone());
+    let least = at(policy);
+    let bound = match subscribers::bound(state, scope, name) {
+        Ok(None) => return least,
+        Ok(Some(bound)) => Some(bound),
+        Err(e) => {
+            tracing::warn!(%scope, stream = %name, error = %e, "nothing is truncated for subscribers");
+            None
+        }
+    };
+    let consumed = bound.and_then(|bound| {
+        if policy.kind == BY_SIZE && u64::try_from(policy.param).is_ok_and(|keep| left(&bound) >= keep) {
+            return Some(bound);
+        }
+        let least = least?;
+        match subscribers::at_or_after(stream, &least, &bound) {
+            true => Some(bound),
+            // The newest mark before both.
+            false => marks.iter().rev().map(|m| &m.cut).find(|m| subscribers::at_or_after(stream, &least, m) && subscribers::at_or_after(stream, &bound, m)).cloned(),
+        }
+    });
+    let most = (policy.max > 0).then(|| at(&Retention { param: policy.max, ..*policy })).flatten();
+    let chosen = match (consumed, most) {
+        (Some(consumed), Some(most)) if subscribers::at_or_after(stream, &most, &consumed) => most,
+        (Some(consumed), _) => consumed,
+        (None, most) => most?,
+    };
+    // There already, or behind it.
+    (!subscribers::at_or_after(stream, &stream.head(), &chosen)).then_some(chosen)
 }
 
 /// Whether it is time for another mark.
@@ -59,11 +95,11 @@ pub async fn run(store: Store) {
             let mut work = Vec::new();
             for (scope, name, stream) in state.catalog.streams() {
                 let Some(policy) = &stream.config.retention else { continue };
-                let found = decide(policy, &stream.marks, now, |cut| bytes_left(state, scope, name, stream, cut));
+                let found = place(state, scope, name, stream, policy, now);
                 // A sealed stream grows no more, so it needs no more marks.
                 let mark = !stream.sealed && due(policy, &stream.marks, now);
                 if found.is_some() || mark {
-                    work.push((scope.to_string(), name.to_string(), found.map(|i| stream.marks[i].cut.clone()), mark));
+                    work.push((scope.to_string(), name.to_string(), found, mark));
                 }
             }
             work

@@ -81,6 +81,16 @@ pub struct Chunk {
     pub location: String,
     pub bytes: u32,
     pub segment: SegmentId,
+    /// Who reads from it has a clone of this, and as long as one lives it is not removed.
+    #[serde(skip)]
+    held: Arc<()>,
+}
+
+impl Chunk {
+    /// Someone reads from it.
+    pub fn is_held(&self) -> bool {
+        Arc::strong_count(&self.held) > 1
+    }
 }
 
 /// One change, as the log has it. It was decided; applying it can't fail.
@@ -328,6 +338,11 @@ impl Landed {
 }
 
 impl State {
+    /// A chunk into which no extent points any more, and from which nobody reads. What is decided and has not landed still counts as pointing.
+    pub fn idle_chunk(&self, id: ChunkId) -> Option<&Chunk> {
+        self.chunks.get(&id).filter(|c| self.live.chunk_bytes.get(&id) == Some(&0) && !c.is_held())
+    }
+
     pub fn find(&self, name: &str) -> Result<(SegmentId, &Segment)> {
         let id = self.names.get(name).ok_or_else(|| Error::NoSegment(name.into()))?;
         Ok((*id, &self.segments[id]))
@@ -396,7 +411,7 @@ impl State {
             Record::Flushed { chunk, id, location, pieces, .. } => {
                 self.next_chunk = self.next_chunk.max(chunk.0 + 1);
                 let bytes = pieces.iter().map(|p| p.len).sum();
-                self.chunks.insert(chunk, Chunk { location, bytes, segment: id });
+                self.chunks.insert(chunk, Chunk { location, bytes, segment: id, held: Arc::default() });
             }
             Record::ChunkGone { chunk } => {
                 self.chunks.remove(&chunk);

@@ -9,7 +9,7 @@ use crate::{
     scale::{Profile, Scaler},
     store, tier,
     tier::Tier,
-    wire,
+    watermark, wire,
 };
 use futures::future::BoxFuture;
 use geds::Persist;
@@ -179,6 +179,7 @@ impl Server {
             });
             let scaler = tokio::spawn(scaler.run());
             let keeper = tokio::spawn(retention::run(self.store.clone()));
+            let marker = tokio::spawn(watermark::run(self.store.clone()));
             let flusher = self.tier.map(|tier| tokio::spawn(tier.run(self.store.clone())));
             let wire = tokio::spawn(wire::server::run(self.segments, self.tls, self.store.clone(), self.access.clone(), shutdown.clone()));
             let mut until = shutdown.clone();
@@ -198,6 +199,7 @@ impl Server {
             sweep.abort();
             scaler.abort();
             keeper.abort();
+            marker.abort();
             if let Some(told) = told {
                 told.abort();
             }

@@ -10,7 +10,7 @@ use crate::{
     disk::{Disk, DiskFile},
     log::{self, FileNo, Log, Mark, Recovered, Seq},
     metrics::Metrics,
-    segment::{self, Extent, Landed, Physical, Record, SegmentId, Source, State},
+    segment::{self, Chunk, Extent, Landed, Physical, Record, SegmentId, Source, State},
     tier::Tier,
 };
 use bytes::Bytes;
@@ -31,7 +31,8 @@ pub struct Options {
     pub log: log::Options,
     /// Bytes on their way to the disk, over all connections; at this many, appends wait.
     pub queued_max: u64,
-    /// Bytes that only the log has; at this many, or when nearly all of the log's files are in use, appends wait for long-term storage.
+    /// Bytes that only the log has; at this many, or when nearly all of the log's files are in use, or when the disk has no room for more of them, appends
+    /// wait for long-term storage.
     pub backlog_max: u64,
     /// Keys and values of all tables; updates beyond are refused.
     pub table_bytes_max: u64,
@@ -53,10 +54,16 @@ impl Default for Options {
 
 /// The most bytes that one read returns.
 pub const READ_MAX: usize = 2 << 20;
+/// What is before each event: type and length.
+const EVENT_HEADER: usize = 8;
+/// What is read at once to find an event.
+const LOCATE_BYTES: usize = 64 << 10;
 /// How far ahead of a reader long-term storage is asked.
 const AHEAD: u64 = 16 << 20;
 /// Files that appends leave to what is on its way and to the flusher's records: without those, no file would ever become free.
 const FILES_KEPT: usize = 6;
+/// Of these, so many must be there or have room on the disk.
+const DISK_KEPT: usize = 3;
 /// How often the housekeeping thread looks at what there is to do.
 const TICK: Duration = Duration::from_millis(100);
 /// Two files are written in turn, so that one is always whole.
@@ -87,6 +94,8 @@ struct Shared {
     tier: OnceLock<Arc<Tier>>,
     /// Rung when the backlog has become smaller.
     drained: Notify,
+    /// That the disk is nearly full has been said.
+    short: AtomicBool,
     backlog_max: u64,
     metrics: Metrics,
     rate: Mutex<Rate>,
@@ -102,7 +111,7 @@ struct Rate {
 /// What would happen if long-term storage were away from now on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outage {
-    /// Bytes that only the log has, and how many there may be.
+    /// Bytes that only the log has, and how many there may be: the bound that was set, or what the disk has room for.
     pub backlog_bytes: u64,
     pub backlog_max: u64,
     /// Bytes appended per second of late.
@@ -139,11 +148,14 @@ pub(crate) struct Checkpoint {
 
 impl Checkpoint {
     pub fn new(mark: Mark, state: &State) -> Checkpoint {
-        Checkpoint { mark, decided: encode(state), landed: encode(&state.landed()) }
+        Checkpoint { mark, decided: decided(state), landed: encode(&state.landed()) }
     }
 
     pub fn state(&self) -> std::result::Result<State, postcard::Error> {
-        let mut state: State = postcard::from_bytes(&self.decided)?;
+        let (mut state, rest) = postcard::take_from_bytes::<State>(&self.decided)?;
+        if !rest.is_empty() {
+            state.catalog.told = postcard::from_bytes(rest)?;
+        }
         let landed: Vec<(SegmentId, Landed)> = postcard::from_bytes(&self.landed)?;
         state.set_landed(landed);
         Ok(state)
@@ -210,6 +222,13 @@ fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_stdvec(value).expect("plain data can be written to memory")
 }
 
+/// The state without its durable side. What came later is behind what the first versions had.
+fn decided(state: &State) -> Vec<u8> {
+    let mut bytes = encode(state);
+    bytes.extend_from_slice(&encode(&state.catalog.told));
+    bytes
+}
+
 impl Store {
     /// Recovers what the disk has and starts writing. Blocks for as long as that takes.
     pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Store> {
@@ -256,6 +275,7 @@ impl Store {
             checkpoint: Mutex::new(Checkpointing { older, newer: mark, which, ..Checkpointing::default() }),
             tier: OnceLock::new(),
             drained: Notify::new(),
+            short: AtomicBool::new(false),
             backlog_max: options.backlog_max,
             metrics: Metrics::default(),
             rate: Mutex::new(Rate { at: Instant::now(), bytes: 0, mean: 0.0 }),
@@ -299,9 +319,10 @@ impl Store {
         let Inner { shared, log, options, .. } = &*self.0;
         let (backlog_bytes, backlog_max) = (lock(&shared.state).live.unflushed, options.backlog_max);
         let rate = lock(&shared.rate).mean;
-        // Small blocks are padded, so files may run out before bytes do.
-        let files = options.log.files_max.saturating_sub(FILES_KEPT + log.files_used()) as u64;
+        // Small blocks are padded, so files may run out before bytes do, and the disk before either.
+        let files = log.files_left().saturating_sub(FILES_KEPT).min(log.disk_left().saturating_sub(DISK_KEPT)) as u64;
         let room = backlog_max.saturating_sub(backlog_bytes).min(files * options.log.file_bytes);
+        let backlog_max = backlog_bytes + room;
         let left = (rate >= 1.0).then(|| Duration::from_secs_f64((room as f64 / rate).min(1e9)));
         Outage { backlog_bytes, backlog_max, rate, left }
     }
@@ -312,7 +333,7 @@ impl Store {
         lock(&self.0.shared.checkpoint).wanted.push(done);
         let mut progress = self.0.log.progress();
         tokio::select! {
-            taken = &mut taken => taken.map_err(|_| Error::Stopped("no checkpoint could be written".into())),
+            taken = &mut taken => taken.map_err(|_| Error::Conflict("no checkpoint could be written".into())),
             // Of what does not land there is no checkpoint.
             () = async { drop(progress.wait_for(|p| p.stopped.is_some()).await) } => Err(self.0.log.wait(Seq(u64::MAX)).await.err().unwrap_or_else(|| Error::Stopped("it is closing".into()))),
         }
@@ -361,6 +382,20 @@ impl Store {
         }
     }
 
+    /// [`Store::commit`] of a record that brings bytes with it: those of the one append in it.
+    pub(crate) fn commit_with(&self, decide: impl FnOnce(&State) -> Result<(Option<Record>, Bytes)>) -> Gated<()> {
+        let mut state = lock(&self.0.shared.state);
+        let pushed = match decide(&state) {
+            Ok((Some(record), data)) => self.push(&mut state, record, data),
+            Ok((None, _)) => Ok(self.0.log.last()),
+            Err(e) => Err(e),
+        };
+        match pushed {
+            Ok(seq) => Gated { seq, result: Ok(()) },
+            Err(e) => Gated { seq: self.0.log.last(), result: Err(e) },
+        }
+    }
+
     /// [`Store::commit`], and waits until it is durable.
     pub async fn change<T>(&self, decide: impl FnOnce(&State) -> Result<(Option<Record>, T)>) -> Result<T> {
         self.settle(self.commit(decide)).await
@@ -384,9 +419,14 @@ impl Store {
         let mut waited = false;
         loop {
             let drained = shared.drained.notified();
-            let files = log.files_used() + FILES_KEPT < options.log.files_max;
-            if files && lock(&shared.state).live.unflushed < options.backlog_max {
+            let (files, room) = (log.files_left() > FILES_KEPT, log.disk_left() > DISK_KEPT);
+            if files && room && lock(&shared.state).live.unflushed < options.backlog_max {
                 return Ok(());
+            }
+            if room {
+                shared.short.store(false, Relaxed);
+            } else if !shared.short.swap(true, Relaxed) {
+                tracing::warn!("the disk with the log's folder is nearly full: writers wait for space, or for long-term storage to take what is there");
             }
             if !std::mem::replace(&mut waited, true) {
                 shared.metrics.held.fetch_add(1, Relaxed);
@@ -486,6 +526,41 @@ impl Store {
         }
     }
 
+    /// Where an event begins, at `target` or the next one behind it: found by reading events from a place where one is known to begin. What is not made of
+    /// events has the ends of its appends, as far as they are known. Behind the last event it is the segment's end.
+    pub async fn locate(&self, name: &str, target: u64) -> Result<u64> {
+        let bounds = self.look(|state| {
+            let segment = state.segment(name)?;
+            if segment.table.is_some() {
+                return Err(Error::IsATable(name.into()));
+            }
+            let landed = &segment.landed;
+            let ends = || landed.extents.iter().filter(|e| e.whole && e.end() > segment.start).map(Extent::end);
+            let from = ends().take_while(|end| *end <= target).last().unwrap_or(segment.start);
+            Ok((from, ends().find(|end| *end >= target).unwrap_or(segment.length), segment.length))
+        });
+        let (mut at, end, length) = bounds.await?;
+        if target >= length {
+            return Ok(length);
+        }
+        let mut bytes = Bytes::new();
+        // Whether `at` is where `bytes` begin; a long event is not read, it is passed over.
+        while at < target {
+            if bytes.len() < EVENT_HEADER {
+                bytes = self.read(name, at, LOCATE_BYTES, Duration::ZERO).await?.data;
+            }
+            let header = bytes.get(..EVENT_HEADER).map(|h| (h[..4] == [0; 4], i32::from_be_bytes(h[4..].try_into().expect("four bytes"))));
+            let Some((true, event @ 0..)) = header else { return Ok(end) };
+            let event = EVENT_HEADER as u64 + event as u64;
+            if at + event > end {
+                return Ok(end);
+            }
+            at += event;
+            bytes = bytes.slice((event as usize).min(bytes.len())..);
+        }
+        Ok(at)
+    }
+
     fn plan(&self, name: &str, offset: u64, max: usize) -> Result<Plan> {
         let state = lock(&self.0.shared.state);
         let (_, segment) = state.find(name)?;
@@ -516,10 +591,7 @@ impl Store {
                     let file = self.0.log.file(place.file).ok_or_else(|| Error::Damaged(format!("file {} is not open", place.file.0)))?;
                     Ok(Piece { extent, from: From::File(file, place.at) })
                 }
-                Source::Chunk(chunk, at) => {
-                    let location = state.chunks[&chunk].location.clone();
-                    Ok(Piece { extent, from: From::Chunk { location, bytes: state.chunks[&chunk].bytes, at } })
-                }
+                Source::Chunk(chunk, at) => Ok(Piece { extent, from: From::Chunk { chunk: state.chunks[&chunk].clone(), at } }),
             })
             .collect::<Result<Vec<_>>>()?;
         // Who reads in order will want what follows.
@@ -530,7 +602,7 @@ impl Store {
                     && seen != Some((chunk, at / READ_MAX as u32))
                 {
                     seen = Some((chunk, at / READ_MAX as u32));
-                    tier.prefetch(state.chunks[&chunk].location.clone(), state.chunks[&chunk].bytes, at);
+                    tier.prefetch(state.chunks[&chunk].clone(), at);
                 }
             }
         }
@@ -554,20 +626,6 @@ impl Store {
                 From::Chunk { .. } => chunked = true,
             }
         }
-        if chunked {
-            let tier = self.0.shared.tier.get().ok_or_else(|| {
-                Error::NotFound(format!("bytes of {name} are in long-term storage, and none is configured; start with the same one as before"))
-            })?;
-            let mut at = 0;
-            for piece in &pieces {
-                let len = piece.extent.len as usize;
-                if let From::Chunk { location, bytes, at: from } = &piece.from {
-                    let got = tier.read(location, *bytes, *from, piece.extent.len).await?;
-                    out[at..at + len].copy_from_slice(&got);
-                }
-                at += len;
-            }
-        }
         let finish = move |pieces: Vec<Piece>, mut out: Vec<u8>, late: bool| {
             let mut at = 0;
             for Piece { extent, from } in pieces {
@@ -582,7 +640,26 @@ impl Store {
             }
             Ok(out)
         };
-        let out = if late {
+        let out = if chunked {
+            let tier = self.0.shared.tier.get().ok_or_else(|| {
+                Error::NotFound(format!("bytes of {name} are in long-term storage, and none is configured; start with the same one as before"))
+            })?;
+            let from = tier.clone();
+            tier.aside(async move {
+                let mut at = 0;
+                for piece in &pieces {
+                    let len = piece.extent.len as usize;
+                    if let From::Chunk { chunk, at: begin } = &piece.from {
+                        let got = from.read(chunk, *begin, piece.extent.len).await?;
+                        out[at..at + len].copy_from_slice(&got);
+                    }
+                    at += len;
+                }
+                // The rest may wait for a device, too: these threads hold up nobody else.
+                finish(pieces, out, late)
+            })
+            .await?
+        } else if late {
             tokio::task::spawn_blocking(move || finish(pieces, out, true)).await.map_err(|e| Error::Invalid(format!("a read ended early: {e}")))??
         } else {
             finish(pieces, out, false)?
@@ -621,7 +698,7 @@ struct Piece {
 
 enum From {
     File(Arc<dyn DiskFile>, u32),
-    Chunk { location: String, bytes: u32, at: u32 },
+    Chunk { chunk: Chunk, at: u32 },
 }
 
 impl Shared {
@@ -688,13 +765,13 @@ impl Inner {
             // Files become free only by checkpoints, so a log that is nearly full needs one however little was written.
             let (files, _) = self.log.files();
             let free = files.iter().filter(|f| !state.live.files.contains_key(f)).count();
-            let full = files.len() + 2 * FILES_KEPT >= self.options.log.files_max && free > 1;
+            let full = (self.log.files_left() <= 2 * FILES_KEPT || self.log.disk_left() <= 2 * DISK_KEPT) && free > 1;
             let due = bytes - checkpoint.at_bytes >= self.options.checkpoint_bytes || full || !checkpoint.wanted.is_empty();
             if due && checkpoint.begun.is_none() && checkpoint.ready.is_none() {
                 let start = Instant::now();
                 checkpoint.at_bytes = bytes;
                 let seq = self.log.cut();
-                checkpoint.begun = Some((seq, encode(&*state)));
+                checkpoint.begun = Some((seq, decided(&state)));
                 checkpoint.begun_for = std::mem::take(&mut checkpoint.wanted);
                 if let (true, Some(mark)) = (state.live.landed == seq, checkpoint.last_mark) {
                     checkpoint.finish(&state, mark);
@@ -719,9 +796,15 @@ impl Inner {
                 Err(e) => {
                     lock(&self.shared.checkpoint).begun_for.clear();
                     tracing::warn!(error = %e, %name, "no checkpoint was written");
+                    // On a disk that others have filled: a file that is only kept ready makes room for the next one.
+                    if e.kind() == std::io::ErrorKind::StorageFull {
+                        self.log.give_back();
+                    }
                 }
             }
         }
+        // The disk may have got room that nobody tells of.
+        self.shared.drained.notify_waiters();
         let Some(older) = lock(&self.shared.checkpoint).older else { return };
         let (files, _) = self.log.files();
         for file in files {

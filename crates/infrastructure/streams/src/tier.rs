@@ -6,7 +6,11 @@
 //!
 //! A chunk's name has a random part and is never used twice, so nothing is overwritten, whoever else writes there. A chunk ends where an append does. The
 //! catalogue of chunks is the state itself: log and checkpoints, and every now and then a copy beside the chunks, the [`manifest`]. Its numbered names are
-//! also the fence: who finds the next number taken has been replaced, and stops. A chunk is removed when neither an extent nor the manifest points into it.
+//! also the fence: who finds the next number taken has been replaced, and stops. A chunk is removed when neither an extent nor one of the two manifests that
+//! stay points into it, nobody reads from it, and some time has passed.
+//!
+//! Reading history costs a processor much: bytes from a socket, copies, checksums. It has a runtime of its own for that, whose threads give way to those
+//! that appends wait for.
 //!
 //! While the storage is away, nothing happens here except a try now and then: bytes stay in the log, which readers read. What the log may
 //! hold is the store's bound, and at that bound appends wait.
@@ -15,20 +19,24 @@ use crate::{
     Error, Result, Store,
     log::{Seq, crc32c},
     manifest::{self, Owner},
-    segment::{ChunkId, EXTENT_BYTES, Extent, Landed, Record, SegmentId, pieces},
+    segment::{Chunk, ChunkId, EXTENT_BYTES, Extent, Landed, Record, SegmentId, pieces},
 };
 use bytes::Bytes;
 use geds::Persist;
 use rand::Rng;
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
-use tokio::{sync::OnceCell, task::JoinSet};
+use tokio::{
+    runtime::Runtime,
+    sync::OnceCell,
+    task::{JoinHandle, JoinSet},
+};
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -44,6 +52,8 @@ pub struct Options {
     pub uploads: usize,
     /// Between two manifests, at least.
     pub manifest_every: Duration,
+    /// A chunk that nothing points to any more stays for this long: a server that begins with a manifest of a moment ago needs what that has.
+    pub remove_after: Duration,
 }
 
 impl Default for Options {
@@ -55,6 +65,7 @@ impl Default for Options {
             cache_bytes: 64 << 20,
             uploads: 2,
             manifest_every: Duration::from_secs(10),
+            remove_after: Duration::from_secs(60),
         }
     }
 }
@@ -89,6 +100,30 @@ pub struct Tier {
     fetched_bytes: AtomicU64,
     /// When the last manifest was written.
     told_at: Mutex<Option<Instant>>,
+    /// Where history is read; `None` only while it is dropped.
+    behind: Option<Runtime>,
+}
+
+/// How far the threads that read history give way, as `nice` counts.
+const NICE: i32 = 10;
+
+/// A runtime for work that appends don't wait for.
+fn behind() -> Runtime {
+    let give_way = || {
+        // SAFETY: it has no memory to touch. On Linux 0 is the calling thread alone; that it fails leaves the thread as it was.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+    };
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("long-term").on_thread_start(give_way).enable_all().build();
+    built.expect("two threads can be started")
+}
+
+impl Drop for Tier {
+    fn drop(&mut self) {
+        // Where it is dropped nothing may be waited for.
+        if let Some(behind) = self.behind.take() {
+            behind.shutdown_background();
+        }
+    }
 }
 
 fn storage(e: geds::Error) -> Error {
@@ -105,7 +140,16 @@ impl Tier {
             flushed_bytes: AtomicU64::new(0),
             fetched_bytes: AtomicU64::new(0),
             told_at: Mutex::new(None),
+            behind: Some(behind()),
         }
+    }
+
+    /// Does something where it holds up no append.
+    pub(crate) async fn aside<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        let behind = self.behind.as_ref().expect("there is one until it is dropped");
+        // Who does not wait any more does not need it.
+        let mut task = AbortOnDrop(behind.spawn(work));
+        (&mut task.0).await.map_err(|e| Error::Invalid(format!("a read ended early: {e}")))?
     }
 
     /// The storage did not answer the last time.
@@ -128,35 +172,37 @@ impl Tier {
         (self.flushed_bytes.load(Relaxed), self.fetched_bytes.load(Relaxed))
     }
 
-    /// Some bytes of a chunk that has `bytes` bytes.
-    pub async fn read(self: &Arc<Self>, location: &str, bytes: u32, at: u32, len: u32) -> Result<Bytes> {
+    /// Some bytes of a chunk.
+    pub async fn read(self: &Arc<Self>, chunk: &Chunk, at: u32, len: u32) -> Result<Bytes> {
         let (first, last) = (at / BLOCK, (at + len - 1) / BLOCK);
-        let begin = self.block(location, bytes, first).await?;
+        let begin = self.block(chunk, first).await?;
         let from = (at - first * BLOCK) as usize;
         if first == last {
             return Ok(begin.slice(from..from + len as usize));
         }
         // An extent is shorter than a block, so it lies in at most two.
-        let end = self.block(location, bytes, last).await?;
+        let end = self.block(chunk, last).await?;
         let left = len as usize - (begin.len() - from);
         Ok([&begin[from..], &end[..left]].concat().into())
     }
 
     /// Begins to fetch what will be read soon.
-    pub fn prefetch(self: &Arc<Self>, location: String, bytes: u32, at: u32) {
+    pub fn prefetch(self: &Arc<Self>, chunk: Chunk, at: u32) {
         let block = at / BLOCK;
-        if !lock(&self.cache).blocks.contains_key(&(location.clone(), block)) {
+        if !lock(&self.cache).blocks.contains_key(&(chunk.location.clone(), block)) {
             let tier = self.clone();
-            tokio::spawn(async move {
+            let Some(behind) = &self.behind else { return };
+            behind.spawn(async move {
                 // Whoever needs it tries again and hears what is wrong.
-                let _ = tier.block(&location, bytes, block).await;
+                let _ = tier.block(&chunk, block).await;
             });
         }
     }
 
-    async fn block(&self, location: &str, bytes: u32, block: u32) -> Result<Bytes> {
+    async fn block(&self, chunk: &Chunk, block: u32) -> Result<Bytes> {
+        let Chunk { location, bytes, .. } = chunk;
         let key = (location.to_string(), block);
-        let range = u64::from(block * BLOCK)..u64::from(bytes.min((block + 1) * BLOCK));
+        let range = u64::from(block * BLOCK)..u64::from((*bytes).min((block + 1) * BLOCK));
         let cell = {
             let mut cache = lock(&self.cache);
             match cache.blocks.get(&key) {
@@ -194,7 +240,7 @@ impl Tier {
 
     /// Flushes and removes until it is dropped, or until another server has taken over.
     pub async fn run(self: Arc<Self>, store: Store) {
-        let mut flusher = Flusher { tier: self.clone(), store, since: HashMap::new(), owner: None, told: None, unneeded: Vec::new() };
+        let mut flusher = Flusher { tier: self.clone(), store, since: HashMap::new(), owner: None, told: None, unneeded: BTreeMap::new() };
         let mut pause = PAUSE.0;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -212,6 +258,11 @@ impl Tier {
                     tracing::error!(error = %e, "nothing is written any more");
                     flusher.store.log().stop(&e.to_string());
                     return;
+                }
+                // Of this machine, and not of the storage: a full disk may get room.
+                Err(e @ Error::Conflict(_)) => {
+                    tracing::warn!(error = %e, "no manifest now; tried again");
+                    tokio::time::sleep(PAUSE.0).await;
                 }
                 Err(e) => {
                     if !self.away.swap(true, Relaxed) {
@@ -267,9 +318,12 @@ struct Flusher {
     owner: Option<Owner>,
     /// Up to which block the last manifest tells, when it was written, and its bytes.
     told: Option<(Seq, Instant, usize)>,
-    /// Chunks that the last manifest does not point to.
-    unneeded: Vec<ChunkId>,
+    /// Chunks that the last manifest does not point to: since when, and how many manifests in a row.
+    unneeded: BTreeMap<ChunkId, (Instant, u32)>,
 }
+
+/// So many manifests stay in long-term storage; a chunk of one that stays does, too.
+const MANIFESTS: u32 = 2;
 
 impl Flusher {
     /// Flushes what is due, all of it, then removes what is not needed.
@@ -308,7 +362,8 @@ impl Flusher {
         }
         let news = self.told.is_none_or(|(seq, at, bytes)| {
             let pause = self.tier.options.manifest_every.max(Duration::from_secs_f64(bytes as f64 / MANIFEST_RATE));
-            seq != self.store.log().last() && at.elapsed() >= pause
+            let owed = self.unneeded.values().any(|(_, manifests)| *manifests < MANIFESTS);
+            (owed || seq != self.store.log().last()) && at.elapsed() >= pause
         });
         if news {
             self.tell().await?;
@@ -321,8 +376,7 @@ impl Flusher {
         store.peek(|state| {
             since.retain(|id, _| state.segments.contains_key(id));
             // Half full: whatever can leave shall leave.
-            let (files, most) = (store.log().files_used(), store.options().log.files_max);
-            let press = state.live.unflushed > store.options().backlog_max / 2 || files > most / 2;
+            let press = state.live.unflushed > store.options().backlog_max / 2 || store.log().files_left().min(store.log().disk_left()) < store.log().files_used();
             let mut due = Vec::new();
             for (id, segment) in &state.segments {
                 let bytes = segment.landed.unflushed;
@@ -348,21 +402,23 @@ impl Flusher {
         let cut = tokio::task::spawn_blocking(move || manifest::cut(&checkpoint));
         let cut = cut.await.map_err(|e| Error::Invalid(format!("a manifest was not made: {e}")))??;
         let bytes = owner.publish(cut.checkpoint).await?;
-        self.unneeded = cut.unneeded;
+        let before = std::mem::take(&mut self.unneeded);
+        let counted = |id| (id, before.get(&id).map_or((began, 1), |(since, manifests)| (*since, manifests.saturating_add(1))));
+        self.unneeded = cut.unneeded.into_iter().map(counted).collect();
         self.told = Some((seq, began, bytes));
         *lock(&self.tier.told_at) = Some(began);
         Ok(())
     }
 
     async fn remove(&mut self) -> Result<()> {
-        let batch = self.unneeded.split_off(self.unneeded.len().saturating_sub(REMOVE_MAX));
+        let due = self.unneeded.iter().filter(|(_, (since, manifests))| *manifests >= MANIFESTS && since.elapsed() >= self.tier.options.remove_after);
+        // A manifest ends where only the log has bytes; what lies behind is not in it, and not dead.
         let dead: Vec<(ChunkId, String)> =
-            self.store.peek(|state| batch.iter().filter_map(|id| Some((*id, state.chunks.get(id)?.location.clone()))).collect());
+            self.store.peek(|state| due.filter_map(|(id, _)| Some((*id, state.idle_chunk(*id)?.location.clone()))).take(REMOVE_MAX).collect());
         for (chunk, location) in dead {
-            if let Err(e) = self.tier.persist.delete(&location).await {
-                self.unneeded.extend(batch);
-                return Err(storage(e));
-            }
+            // Nobody can begin to read from it any more: where it is, is known by extents only.
+            self.tier.persist.delete(&location).await.map_err(storage)?;
+            self.unneeded.remove(&chunk);
             self.store.change(|state| Ok((state.chunks.contains_key(&chunk).then_some(Record::ChunkGone { chunk }), ()))).await?;
         }
         Ok(())
@@ -380,6 +436,14 @@ impl Flusher {
             self.tier.persist.delete(&location).await.map_err(storage)?;
         }
         Ok(())
+    }
+}
+
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

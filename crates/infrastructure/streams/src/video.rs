@@ -1,18 +1,21 @@
 //! Video in streams: MPEG-TS from any encoder comes in, frame by frame, and goes out to browsers.
 //!
 //! ```text
-//!   encoder ─▶ MPEG-TS ─▶ ts: frames ─▶ ingest ─▶ road/camera        [0][length][flags][time][packets of one frame] …
-//!                                          └────▶ road/camera-index  [flags][time][offset] of each frame that a player can begin with
+//!   camera ─▶ RTSP ─▶ rtsp ─┐
+//!   encoder ─▶ MPEG-TS ─────┴▶ ts: frames ─▶ ingest ─▶ road/camera        [0][length][flags][time][packets of one frame] …
+//!                                          └───────▶ road/camera-index  [flags][time][offset] of each frame that a player can begin with
 //!   browser ◀─ HLS ◀──────── play ◀── both
 //! ```
 //!
 //! Frames and index have the format of Pravega's published GStreamer plugin, so its elements read what is written here. A frame is an event, too: clients that
 //! know nothing of video read it as one. Times are nanoseconds of TAI since 1970, which has no leap seconds.
 //!
-//! Nothing here decodes or encodes: packets go through as they came.
+//! Nothing here decodes or encodes: packets go through as they came. Who wants a picture as an image needs a tool that decodes, see [`play`].
 
 pub mod ingest;
+mod picture;
 pub mod play;
+pub mod rtsp;
 pub mod ts;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};

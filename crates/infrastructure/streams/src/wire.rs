@@ -6,3 +6,5 @@
 pub mod codec;
 mod connection;
 pub mod server;
+
+pub use connection::serve;

@@ -122,7 +122,6 @@ async fn nonsense_on_both_ports() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_command_and_a_missing_segment_are_answered() {
     let running = server().await;
-    let text = |s: &str| [&(s.len() as u16).to_be_bytes()[..], s.as_bytes()].concat();
     let got = say(running.segments, &frame(123, &7i64.to_be_bytes())).await;
     assert_eq!((&got[..4], &got[8..16]), (&57i32.to_be_bytes()[..], &7i64.to_be_bytes()[..]), "unsupported, with the request's number");
     let info = [&9i64.to_be_bytes()[..], &text("no/such/segment"), &text("")].concat();
@@ -292,4 +291,206 @@ async fn advice_adds_segments_within_the_policy() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(client.current("s", "fixed").await.unwrap().len(), 1);
+}
+
+/// Requests as Pravega's clients send them, for what our own client doesn't ask.
+async fn raw(running: &Running) -> streams::proto::controller_service_client::ControllerServiceClient<tonic::transport::Channel> {
+    streams::proto::controller_service_client::ControllerServiceClient::connect(format!("http://{}", running.controller)).await.unwrap()
+}
+
+fn text(s: &str) -> Vec<u8> {
+    [&(s.len() as u16).to_be_bytes()[..], s.as_bytes()].concat()
+}
+
+fn info(stream: &str) -> Option<streams::proto::StreamInfo> {
+    Some(streams::proto::StreamInfo { scope: "s".into(), stream: stream.into(), access_operation: 0 })
+}
+
+fn position(stream: &str, of: &[(i64, i64)]) -> Option<streams::proto::StreamCut> {
+    Some(streams::proto::StreamCut { stream_info: info(stream), cut: of.iter().copied().collect() })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offset_is_located_at_an_event() {
+    let running = server().await;
+    let client = client(&running).await;
+    client.create_stream("s", "t", segments(1)).await.unwrap();
+    let mut writer = Writer::open(&client, "s", "t", None).await.unwrap();
+    let (mut starts, mut at) = (Vec::new(), 0u64);
+    // Among small events one that is longer than what is read at once.
+    for n in 0..2000u64 {
+        let event = vec![n as u8; if n == 700 { 300_000 } else { (n % 90) as usize }];
+        starts.push(at);
+        at += 8 + event.len() as u64;
+        writer.append("k", &event, n).await.unwrap();
+    }
+    writer.flush().await.unwrap();
+    let name = "s/t/0.#epoch.0";
+    let locate = async |name: &str, offset: i64| {
+        let request = [&7i64.to_be_bytes()[..], &text(name), &offset.to_be_bytes(), &text("")].concat();
+        let mut stream = TcpStream::connect(running.segments).await.unwrap();
+        stream.write_all(&frame(41, &request)).await.unwrap();
+        let mut head = [0; 8];
+        stream.read_exact(&mut head).await.unwrap();
+        let mut got = vec![0; u32::from_be_bytes(head[4..].try_into().unwrap()) as usize];
+        stream.read_exact(&mut got).await.unwrap();
+        assert_eq!(got[..8], 7i64.to_be_bytes());
+        (i32::from_be_bytes(head[..4].try_into().unwrap()), u64::from_be_bytes(got[got.len() - 8..].try_into().unwrap()))
+    };
+    let next = |offset: u64| starts.iter().copied().find(|s| *s >= offset).unwrap_or(at);
+    let mut rng = StdRng::seed_from_u64(3);
+    for offset in (0..60).map(|_| rng.random_range(0..at)).chain([0, 1, starts[700], starts[700] + 1, starts[1999], starts[1999] + 1, at, at + 5]) {
+        assert_eq!(locate(name, offset as i64).await, (42, next(offset)), "behind {offset} of {at}");
+    }
+    // What was truncated is behind the beginning.
+    let cut = [(streams::catalog::SegmentNo(0), starts[900])].into();
+    client.truncate("s", "t", &cut).await.unwrap();
+    assert_eq!(locate(name, 10).await, (42, starts[900]));
+    assert_eq!(locate(name, -1).await, (42, starts[900]));
+    assert_eq!(locate("s/none/0.#epoch.0", 10).await.0, 53);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watermarks_follow_the_slowest_writer() {
+    use streams::proto::{RemoveWriterRequest, TimestampFromWriter, StreamConfig, remove_writer_response::Status as Left, timestamp_response::Status as Noted};
+    let running = server().await;
+    let client = client(&running).await;
+    let mut controller = raw(&running).await;
+    let config = StreamConfig { stream_info: info("t"), scaling_policy: Some(segments(2)), timestamp_aggregation_timeout: 3_600_000, ..StreamConfig::default() };
+    controller.create_stream(config).await.unwrap();
+    let mut note = async |writer: &str, timestamp: i64, at: &[(i64, i64)]| {
+        let request = TimestampFromWriter { writer: writer.into(), position: position("t", at), timestamp };
+        controller.note_timestamp_from_writer(request).await.unwrap().into_inner().result()
+    };
+    assert_eq!(note("a", 100, &[(0, 10), (1, 20)]).await, Noted::Success);
+    assert_eq!(note("b", 50, &[(0, 30)]).await, Noted::Success);
+    assert_eq!(note("b", 49, &[(0, 30)]).await, Noted::InvalidTime);
+    assert_eq!(note("b", 60, &[(0, 29)]).await, Noted::InvalidPosition);
+    assert_eq!(note("b", 60, &[(7, 29)]).await, Noted::InvalidPosition);
+    // Java's reader finds them in a stream of their own: type, length, then the serialised form.
+    let marks = || async {
+        let mut reader = Reader::open(&client, "s", "_MARKt", From::Head).await?;
+        let mut seen = Vec::new();
+        while let Ok(Ok(Some(event))) = tokio::time::timeout(Duration::from_millis(300), reader.next()).await {
+            let at = |i: usize| i64::from_be_bytes(event.data[i..i + 8].try_into().unwrap());
+            let entries = (0..event.data[24] as usize).map(|n| (at(25 + n * 40 + 8), at(25 + n * 40 + 32))).collect::<Vec<_>>();
+            seen.push((at(8), at(16), entries));
+        }
+        Ok::<_, streams::Error>(seen)
+    };
+    let expect = async |expected: &[(i64, i64, Vec<(i64, i64)>)]| {
+        let end = std::time::Instant::now() + Duration::from_secs(30);
+        loop {
+            let found = marks().await.unwrap_or_default();
+            if found == expected {
+                return;
+            }
+            assert!(std::time::Instant::now() < end, "{found:?} instead of {expected:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let first = (50, 100, vec![(0, 30), (1, 20)]);
+    expect(std::slice::from_ref(&first)).await;
+    // One alone can't go on; when both have, the next one follows.
+    assert_eq!(note("a", 300, &[(0, 40), (1, 50)]).await, Noted::Success);
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    expect(std::slice::from_ref(&first)).await;
+    assert_eq!(note("b", 200, &[(1, 70)]).await, Noted::Success);
+    let second = (200, 300, vec![(0, 40), (1, 70)]);
+    expect(&[first.clone(), second.clone()]).await;
+    // Who has left is not waited for.
+    let mut controller = raw(&running).await;
+    let mut leave = async |writer: &str| controller.remove_writer(RemoveWriterRequest { writer: writer.into(), stream: info("t") }).await.unwrap().into_inner().result();
+    assert_eq!((leave("b").await, leave("c").await), (Left::Success, Left::UnknownWriter));
+    let mut controller = raw(&running).await;
+    let request = TimestampFromWriter { writer: "a".into(), position: position("t", &[(0, 80), (1, 90)]), timestamp: 400 };
+    controller.note_timestamp_from_writer(request).await.unwrap();
+    expect(&[first, second, (400, 400, vec![(0, 80), (1, 90)])]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_waits_for_subscribers_up_to_its_maximum() {
+    use streams::proto::{ReaderGroupConfiguration, RetentionPolicy, StreamConfig, SubscriberStreamCut, update_subscriber_status::Status as Updated};
+    let running = server().await;
+    let client = client(&running).await;
+    let mut controller = raw(&running).await;
+    let retention = RetentionPolicy { retention_type: 2, retention_param: 1000, retention_max: 1_000_000 };
+    let config = StreamConfig { stream_info: info("t"), scaling_policy: Some(segments(1)), retention_policy: Some(retention), ..StreamConfig::default() };
+    controller.create_stream(config).await.unwrap();
+    let group = ReaderGroupConfiguration {
+        scope: "s".into(),
+        reader_group_name: "g".into(),
+        reader_group_id: "the-id".into(),
+        retention_type: 1,
+        starting_stream_cuts: vec![position("t", &[]).unwrap()],
+        ..ReaderGroupConfiguration::default()
+    };
+    let generation = controller.create_reader_group(group).await.unwrap().into_inner().config.unwrap().generation;
+    assert_eq!(controller.list_subscribers(info("t").unwrap()).await.unwrap().into_inner().subscribers, ["s/g"]);
+    let mut writer = Writer::open(&client, "s", "t", None).await.unwrap();
+    for n in 0..100u64 {
+        writer.append("k", &[7; 992], n).await.unwrap();
+    }
+    writer.flush().await.unwrap();
+    let mut update = async |subscriber: &str, id: &str, generation: i64, at: i64| {
+        let request = SubscriberStreamCut { subscriber: subscriber.into(), generation, reader_group_id: id.into(), stream_cut: position("t", &[(0, at)]) };
+        controller.update_subscriber_stream_cut(request).await.unwrap().into_inner().status()
+    };
+    assert_eq!(update("s/other", "the-id", generation, 5000).await, Updated::SubscriberNotFound);
+    assert_eq!(update("s/g", "another-id", generation, 5000).await, Updated::SubscriberNotFound);
+    assert_eq!(update("s/g", "the-id", generation + 1, 5000).await, Updated::GenerationMismatch);
+    assert_eq!(update("s/g", "the-id", generation, 500_000).await, Updated::StreamCutNotValid);
+    let head = || async { client.head("s", "t").await.unwrap()[&streams::catalog::SegmentNo(0)] };
+    let until = async |expected: std::ops::RangeInclusive<u64>| {
+        let end = std::time::Instant::now() + Duration::from_secs(40);
+        while !expected.contains(&head().await) {
+            assert!(std::time::Instant::now() < end, "the stream begins at {} and not within {expected:?}", head().await);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    // Without a word of its group, all stays, though the policy would keep 1000 bytes only.
+    tokio::time::sleep(Duration::from_millis(3000)).await;
+    assert_eq!(head().await, 0);
+    assert_eq!(update("s/g", "the-id", generation, 5000).await, Updated::Success);
+    until(5000..=5000).await;
+    assert_eq!(update("s/g", "the-id", generation, 4000).await, Updated::StreamCutNotValid);
+    // A group that does not go on is not waited for beyond the maximum, and up to there it is.
+    let (mut written, end) = (100_000, std::time::Instant::now() + Duration::from_secs(90));
+    while head().await == 5000 {
+        assert!(std::time::Instant::now() < end, "{written} bytes are kept");
+        for n in 0..100u64 {
+            writer.append("k", &[7; 992], n).await.unwrap();
+        }
+        writer.flush().await.unwrap();
+        written += 100_000;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert!(written - head().await >= 1_000_000, "{} of {written} bytes are left", written - head().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_grafana_dashboard_asks_for_metrics_that_are_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = server_with(|o| o.long_term = Some(geds::Persist::folder(folder.path()).unwrap())).await;
+    works(&running, "shown").await;
+    client(&running).await.create_stream("s", "open", segments(1)).await.unwrap();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../deploy/grafana/streams.json");
+    let dashboard: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let (mut names, end) = (std::collections::BTreeSet::new(), std::time::Instant::now() + Duration::from_secs(30));
+    for target in dashboard["panels"].as_array().unwrap().iter().flat_map(|p| p["targets"].as_array().unwrap()) {
+        let asked = target["expr"].as_str().unwrap();
+        let found = asked.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|w| w.starts_with("cloudskin_"));
+        names.extend(found.map(str::to_string));
+    }
+    assert!(names.len() > 15, "{names:?}");
+    // Some are told from the first manifest on.
+    loop {
+        let (_, text) = http(running.http, "GET", "/metrics", None, "").await;
+        let missing: Vec<_> = names.iter().filter(|n| !text.lines().any(|l| l.starts_with(n.as_str()) && l[n.len()..].starts_with([' ', '{']))).collect();
+        if missing.is_empty() {
+            break;
+        }
+        assert!(std::time::Instant::now() < end, "{missing:?} are not in\n{text}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }

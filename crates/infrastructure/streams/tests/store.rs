@@ -1,10 +1,13 @@
 //! The store over a disk that fails, over long-term storage that is away, and against what it promises: once, in order, all or nothing.
 
 mod faulty;
+#[path = "faulty/s3.rs"]
+mod s3;
 
 use bytes::Bytes;
 use faulty::Faulty;
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use s3::FakeS3;
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -262,6 +265,39 @@ async fn checkpoints_free_the_log_and_hold_what_they_must() {
     }
 }
 
+/// What came to the state after its first version is in checkpoints, and a checkpoint that has nothing of it can be read.
+#[tokio::test]
+async fn what_writers_and_groups_have_said_is_there_after_a_restart() {
+    use streams::{catalog::WriterMark, watermark::{self, Noted}};
+    let disk = Arc::new(Faulty::new(19));
+    let store = open(&disk);
+    store.change(|s| plan::create_scope(s, "s")).await.unwrap();
+    store.change(|s| plan::create_stream(s, "s", "t", Config::default(), 1)).await.unwrap();
+    let mark = |time| WriterMark { time, position: [(SegmentNo(0), 0)].into(), alive: true };
+    for time in [10, 20] {
+        assert_eq!(store.change(|s| watermark::note(s, "s", "t", "w", mark(time))).await.unwrap(), Noted::Taken);
+    }
+    // Enough for a checkpoint behind it, and another one.
+    use streams::disk::Disk;
+    let both = |disk: &Faulty| disk.list().unwrap().iter().filter(|n| n.starts_with("checkpoint-")).count() == 2;
+    let (mut event, end) = (0, Instant::now() + Duration::from_secs(60));
+    while !both(&disk) {
+        assert!(Instant::now() < end);
+        event += 1;
+        append(&store, "s/t/0.#epoch.0", 1, event, &[7; 50_000]).await.unwrap();
+    }
+    store.close();
+    drop(store);
+    let store = open(&disk);
+    assert_eq!(store.peek(|s| s.catalog.told("s", "t").unwrap().writers["w"].clone()), mark(20));
+    assert_eq!(store.change(|s| watermark::note(s, "s", "t", "w", mark(19))).await.unwrap(), Noted::Earlier);
+    // Names are used again, times not.
+    store.change(|s| plan::seal_stream(s, "s", "t")).await.unwrap();
+    store.change(|s| plan::delete_stream(s, "s", "t")).await.unwrap();
+    store.change(|s| plan::create_stream(s, "s", "t", Config::default(), 1)).await.unwrap();
+    assert!(store.peek(|s| s.catalog.told("s", "t").is_none()));
+}
+
 #[tokio::test]
 async fn a_flipped_bit_is_not_read_as_data() {
     let disk = Arc::new(Faulty::new(6));
@@ -283,6 +319,7 @@ fn quick() -> tier::Options {
         cache_bytes: 1 << 20,
         uploads: 2,
         manifest_every: Duration::from_millis(50),
+        remove_after: Duration::from_millis(100),
     }
 }
 
@@ -338,10 +375,14 @@ async fn bytes_go_to_long_term_storage_and_come_back() {
 }
 
 fn streams_with(disk: &Arc<Faulty>, folder: &std::path::Path) -> (Store, tokio::task::JoinHandle<()>) {
+    streams_over(disk, geds::Persist::folder(folder).unwrap(), quick())
+}
+
+fn streams_over(disk: &Arc<Faulty>, persist: geds::Persist, tiers: tier::Options) -> (Store, tokio::task::JoinHandle<()>) {
     let options = options();
     // Room for events that are larger than a chunk may be.
     let store = Store::open(disk.clone(), Options { log: log::Options { file_bytes: 1 << 20, ..options.log }, ..options }).unwrap();
-    let tier = Arc::new(Tier::new(geds::Persist::folder(folder).unwrap(), quick()));
+    let tier = Arc::new(Tier::new(persist, tiers));
     store.set_tier(tier.clone());
     let flusher = tokio::spawn(tier.run(store.clone()));
     (store, flusher)
@@ -492,4 +533,115 @@ async fn of_two_servers_with_one_log_the_earlier_one_stops_and_removes_nothing()
     let (third, flusher) = streams_with(&late, folder.path());
     until("the third one to stop", || flusher.is_finished()).await;
     assert!(append(&third, "a", 9, 1, b"x").await.is_err());
+}
+
+/// A transaction's bytes may be in long-term storage before those that lie in front of them after the commit. No manifest points to such a chunk, since
+/// a manifest ends at the first byte that only the log has, and readers still need it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_behind_bytes_of_the_log_is_kept() {
+    let (disk, folder) = (Arc::new(Faulty::new(14)), tempfile::tempdir().unwrap());
+    let (store, flusher) = streams_over(&disk, geds::Persist::folder(folder.path()).unwrap(), tier::Options { flush_after: Duration::from_secs(3600), ..quick() });
+    for name in ["target", "transaction"] {
+        create(&store, name);
+    }
+    append(&store, "transaction", 2, 1, &[2; 200_000]).await.unwrap();
+    until("a flush", || store.peek(|s| s.live.unflushed == 0)).await;
+    // Too little to be flushed.
+    append(&store, "target", 1, 1, &[1; 5000]).await.unwrap();
+    store.change(|s| Ok((Some(Record::Merge { source: s.find("transaction")?.0, target: s.find("target")?.0 }), ()))).await.unwrap();
+    for n in 2..5 {
+        let newest = manifests(folder.path()).1;
+        append(&store, "target", 1, n, b"more").await.unwrap();
+        until("the next manifest", || manifests(folder.path()).1 > newest).await;
+    }
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    store.peek(|s| assert_eq!(s.chunks.len(), 1));
+    assert!(read(&store, "target", 0).await == [&[1; 5000][..], &[2; 200_000], b"moremoremore"].concat());
+    flusher.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_does_not_lose_the_chunk_that_it_reads() {
+    let (disk, s3) = (Arc::new(Faulty::new(15)), FakeS3::start().await);
+    let (store, flusher) = streams_over(&disk, s3.persist(), tier::Options { cache_bytes: 0, ..quick() });
+    create(&store, "a");
+    let data: Vec<u8> = (0..250_000u32).map(|n| (n % 251) as u8).collect();
+    append(&store, "a", 1, 1, &data).await.unwrap();
+    until("a flush", || store.peek(|s| s.live.unflushed == 0)).await;
+    let chunk = s3.names("/chunks/").pop().unwrap();
+    // A storage that answers late, and what is read is truncated meanwhile.
+    s3.hold(&chunk);
+    let s = store.clone();
+    let reading = tokio::spawn(async move { s.read("a", 0, 250_000, Duration::ZERO).await });
+    until("the read to be under way", || s3.waiting() > 0).await;
+    store.change(|s| Ok((Some(Record::Truncate { id: s.find("a")?.0, start: 250_000 }), ()))).await.unwrap();
+    for n in 2..7 {
+        let newest = s3.names("/manifest/").pop();
+        append(&store, "a", 1, n, b"x").await.unwrap();
+        until("the next manifest", || s3.names("/manifest/").pop() > newest).await;
+    }
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(s3.names("/chunks/").contains(&chunk), "removed while it was read");
+    s3.free();
+    assert!(reading.await.unwrap().unwrap().data == data);
+    until("the chunk to be removed", || !s3.names("/chunks/").contains(&chunk)).await;
+    flusher.abort();
+}
+
+/// Both manifests that are there can be begun with: what either points to stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_stays_as_long_as_one_of_the_last_two_manifests_has_it() {
+    let (disk, s3) = (Arc::new(Faulty::new(16)), FakeS3::start().await);
+    let (store, flusher) = streams_over(&disk, s3.persist(), tier::Options { manifest_every: Duration::from_millis(300), remove_after: Duration::ZERO, ..quick() });
+    create(&store, "a");
+    for n in 1..=8i64 {
+        append(&store, "a", 1, n, &[n as u8; 150_000]).await.unwrap();
+        until("a flush", || store.peek(|s| s.live.unflushed == 0)).await;
+    }
+    store.change(|s| Ok((Some(Record::Truncate { id: s.find("a")?.0, start: 1_200_000 }), ()))).await.unwrap();
+    until("all chunks to be removed", || s3.names("/chunks/").is_empty()).await;
+    flusher.abort();
+    let _ = flusher.await;
+    // The one before is what is begun with when the newest can't be read.
+    s3.flip(&s3.names("/manifest/").pop().unwrap());
+    let fresh = Arc::new(Faulty::new(17));
+    streams::manifest::restore(&s3.persist(), None, fresh.clone()).await.unwrap();
+    let again = open(&fresh);
+    again.peek(|s| assert!(s.live.chunk_bytes.values().all(|bytes| *bytes == 0), "it points to what is gone"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_also_bounded_by_what_the_disk_has_room_for() {
+    let (disk, s3) = (Arc::new(Faulty::new(18)), FakeS3::start().await);
+    let store = Store::open(disk.clone(), Options { backlog_max: 1 << 30, ..options() }).unwrap();
+    let tier = Arc::new(Tier::new(s3.persist(), quick()));
+    store.set_tier(tier.clone());
+    s3.away(true);
+    let flusher = tokio::spawn(tier.clone().run(store.clone()));
+    disk.space_for(14);
+    create(&store, "a");
+    let s = store.clone();
+    let writing = tokio::spawn(async move {
+        for n in 1..=300i64 {
+            s.room().await.unwrap();
+            append(&s, "a", 1, n, &[n as u8; 20_000]).await.unwrap();
+        }
+    });
+    until("writers to wait", || store.metrics().held.load(std::sync::atomic::Ordering::Relaxed) > 0).await;
+    let held = store.peek(|s| s.segment("a").unwrap().length);
+    let told = store.outage();
+    assert!(held < 14 * (256 << 10) && told.backlog_max < 14 * (256 << 10), "{held} bytes were taken, {told:?}");
+    until("the end of all room to be told", || store.outage().left == Some(Duration::ZERO)).await;
+    // Someone else fills what was left, and a little more. The records by which files become free, and a checkpoint, must find their place all the same.
+    disk.space_for(disk.files() - 1);
+    s3.away(false);
+    let end = Instant::now() + Duration::from_secs(100);
+    while !writing.is_finished() {
+        assert!(Instant::now() < end, "writers wait for ever: {:?}, {} files are left", store.outage(), store.log().files_left());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    writing.await.unwrap();
+    until("the log to be flushed", || store.peek(|s| s.live.unflushed == 0)).await;
+    assert!(read(&store, "a", 0).await == (1..=300u32).flat_map(|n| [n as u8; 20_000]).collect::<Vec<u8>>());
+    flusher.abort();
 }

@@ -1,4 +1,6 @@
 //! All events of a stream. Segments are read side by side; a segment begins when all that it follows have ended, so a key's events come in order.
+//!
+//! A connection that is lost is made anew, and reading goes on where it was: an event comes once. A server that is away is waited for, for a while.
 
 use super::{
     Client,
@@ -7,13 +9,36 @@ use super::{
 use crate::{Error, Result, catalog::SegmentNo};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
 use tokio::{sync::mpsc, task::JoinSet};
 
 /// Bytes asked for at once.
 const READ_BYTES: i32 = 1 << 20;
 /// Pieces that wait for the program, over all segments.
 const PIECES_MAX: usize = 8;
+
+/// How long a server that is away is waited for, and the pause between two tries.
+const AWAY_MAX: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Whether the same question may have another answer soon.
+fn is_away(e: &Error) -> bool {
+    matches!(e, Error::File { .. } | Error::Stopped(_))
+}
+
+/// Asks until there is an answer, or the server has been away for too long.
+async fn patiently<T>(mut ask: impl FnMut() -> BoxFuture<'static, Result<T>>) -> Result<T> {
+    let end = Instant::now() + AWAY_MAX;
+    loop {
+        match ask().await {
+            Err(e) if is_away(&e) && Instant::now() < end => tokio::time::sleep(PAUSE).await,
+            answer => return answer,
+        }
+    }
+}
 
 /// Where to begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +103,7 @@ impl Reader {
 
     async fn start(&mut self, segment: SegmentNo, offset: u64) -> Result<()> {
         if self.started.insert(segment) {
-            let (connection, token) = self.client.dial(&self.scope, &self.stream).await?;
+            let (connection, token) = dial(&self.client, &self.scope, &self.stream).await?;
             let task = SegmentTask {
                 client: self.client.clone(),
                 scope: self.scope.clone(),
@@ -108,7 +133,12 @@ impl Reader {
                     Some(Piece::Bytes(segment, offset, data)) => self.cut(segment, offset, data)?,
                     Some(Piece::End(segment)) => {
                         self.ended.insert(segment);
-                        for (next, before) in self.client.successors(&self.scope, &self.stream, segment).await? {
+                        let (client, scope, stream) = (self.client.clone(), self.scope.clone(), self.stream.clone());
+                        let ask = || -> BoxFuture<'static, _> {
+                            let (client, scope, stream) = (client.clone(), scope.clone(), stream.clone());
+                            Box::pin(async move { client.successors(&scope, &stream, segment).await })
+                        };
+                        for (next, before) in patiently(ask).await? {
                             if before.iter().all(|b| self.ended.contains(b)) {
                                 self.start(next.segment, 0).await?;
                             }
@@ -149,6 +179,14 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+async fn dial(client: &Client, scope: &str, stream: &str) -> Result<(Connection, String)> {
+    patiently(|| {
+        let (client, scope, stream) = (client.clone(), scope.to_string(), stream.to_string());
+        Box::pin(async move { client.dial(&scope, &stream).await })
+    })
+    .await
 }
 
 struct SegmentTask {
@@ -196,6 +234,7 @@ impl SegmentTask {
                 Err(Error::Truncated { start, .. }) if start > at => at = start,
                 // The token has become too old; a new one that is refused as well says something else.
                 Err(Error::Denied(_)) if !std::mem::replace(&mut renewed, true) => self.token = self.client.token(&self.scope, &self.stream).await?,
+                Err(e) if is_away(&e) => (self.connection, self.token) = dial(&self.client, &self.scope, &self.stream).await?,
                 Err(e) => return Err(e),
             }
         }

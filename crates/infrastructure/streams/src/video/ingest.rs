@@ -5,8 +5,26 @@
 
 use super::{DISCONTINUITY, Entry, INDEXED, RANDOM_ACCESS, frame, index_name, tai, ts::{Frame, Framer}};
 use crate::{Client, Error, Result, catalog::SegmentNo, client::Writer, proto::ScalingPolicy};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{Method, StatusCode},
+    response::{IntoResponse, Response},
+};
+use futures::{StreamExt, future::BoxFuture};
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf},
+    net::TcpListener,
+};
 
 /// After so long without a byte a picture is taken to have ended: encoders write it at once, and waiting for the next one would cost its whole time.
 const IDLE: Duration = Duration::from_millis(3);
@@ -92,6 +110,17 @@ impl Ingester {
         })
     }
 
+    /// Takes what a camera plays, until it ends.
+    pub fn play(&mut self, camera: super::rtsp::Camera) -> BoxFuture<'_, Result<Taken>> {
+        Box::pin(async move {
+            let (near, far) = tokio::io::duplex(256 << 10);
+            // The end of either is the end of both: its half is dropped with it.
+            let (played, taken) = tokio::join!(camera.run(near), self.run(far));
+            let taken = taken?;
+            played.map(|()| taken)
+        })
+    }
+
     /// Takes everything from `input`, to its end.
     pub async fn run(&mut self, mut input: impl AsyncRead + Unpin) -> Result<Taken> {
         let (mut framer, mut buffer, begin) = (Framer::default(), vec![0; 256 << 10], self.taken);
@@ -143,6 +172,86 @@ impl Ingester {
         self.taken.frames += 1;
         self.taken.bytes += from.packets.len() as u64;
         Ok(())
+    }
+}
+
+/// A sender that is quiet for longer has ended, and the next one is another.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// What encoders send by HTTP, one at a time, becomes one stream's video: the body of any `PUT` or `POST`, as long as it lasts. Some encoders make a request of
+/// each few packets, so a request's end is not the video's. `told` hears what a sender has brought.
+pub fn serve(listener: TcpListener, mut ingester: Ingester, mut told: impl FnMut(Taken) + Send + 'static) -> BoxFuture<'static, Result<()>> {
+    Box::pin(async move {
+        let (near, mut far) = tokio::io::duplex(256 << 10);
+        let door = Door { to: Arc::new(tokio::sync::Mutex::new(near)), heard: Arc::default() };
+        let app = Router::new().fallback(body).with_state(door.clone());
+        let serving = tokio::spawn(async move { axum::serve(listener, app).await });
+        let taking = async {
+            loop {
+                let quiet = Quiet { from: &mut far, heard: door.heard.clone(), sleep: Box::pin(tokio::time::sleep(QUIET)) };
+                let taken = ingester.run(quiet).await?;
+                if taken.bytes > 0 {
+                    told(taken);
+                }
+            }
+        };
+        let ended: Result<()> = taking.await;
+        serving.abort();
+        ended
+    })
+}
+
+#[derive(Clone)]
+struct Door {
+    to: Arc<tokio::sync::Mutex<DuplexStream>>,
+    /// A request is under way.
+    heard: Arc<AtomicBool>,
+}
+
+async fn body(State(door): State<Door>, request: Request) -> Response {
+    if !matches!(*request.method(), Method::PUT | Method::POST) {
+        return (StatusCode::METHOD_NOT_ALLOWED, "send MPEG-TS with PUT or POST\n").into_response();
+    }
+    let Ok(mut to) = door.to.try_lock() else {
+        return (StatusCode::CONFLICT, "another encoder is sending\n").into_response();
+    };
+    door.heard.store(true, Relaxed);
+    let mut body = request.into_body().into_data_stream();
+    let mut status = StatusCode::OK;
+    while let Some(part) = body.next().await {
+        let Ok(part) = part else { break };
+        if to.write_all(&part).await.is_err() {
+            status = StatusCode::SERVICE_UNAVAILABLE;
+            break;
+        }
+    }
+    door.heard.store(false, Relaxed);
+    status.into_response()
+}
+
+/// Ends when nothing has come for a while and no request is under way.
+struct Quiet<'a> {
+    from: &'a mut DuplexStream,
+    heard: Arc<AtomicBool>,
+    sleep: Pin<Box<tokio::time::Sleep>>,
+}
+
+impl AsyncRead for Quiet<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        if let Poll::Ready(read) = Pin::new(&mut *self.from).poll_read(context, buffer) {
+            if buffer.filled().len() > before {
+                self.sleep.as_mut().reset(tokio::time::Instant::now() + QUIET);
+            }
+            return Poll::Ready(read);
+        }
+        while self.sleep.as_mut().poll(context).is_ready() {
+            if !self.heard.load(Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+            self.sleep.as_mut().reset(tokio::time::Instant::now() + QUIET);
+        }
+        Poll::Pending
     }
 }
 

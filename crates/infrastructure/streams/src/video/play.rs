@@ -7,11 +7,12 @@
 //! | `from.m3u8?at=MS` | from this time on (ms since 1970, UTC), as far as it goes |
 //! | `START-END.ts` | the packets of the frames between two offsets |
 //! | `clip.ts?from=MS&to=MS` | a time's packets, to keep |
+//! | `frame.jpg?at=MS`, `frame.png` | the picture of a time, or the newest one, as an image, where there is a tool that decodes it |
 //!
 //! A part is what lies between two entries of the index, so it begins with a frame that a player can begin with. What comes after the last entry is not told of
 //! until the next one: a player is behind by as much as the encoder puts between two such frames, and by what it keeps in reserve itself.
 
-use super::{ENTRY, Entry, HEADER, index_name, packets, tai, utc};
+use super::{ENTRY, Entry, HEADER, index_name, packets, picture::{self, Form}, tai, utc};
 use crate::{
     Error, Result, Store,
     access::{self, Want},
@@ -46,6 +47,8 @@ pub fn router() -> Router<App> {
         .route("/{scope}/{stream}/live.m3u8", get(live))
         .route("/{scope}/{stream}/from.m3u8", get(from))
         .route("/{scope}/{stream}/clip.ts", get(clip))
+        .route("/{scope}/{stream}/frame.jpg", get(|app, headers, names, at| image(app, headers, names, at, Form::Jpeg)))
+        .route("/{scope}/{stream}/frame.png", get(|app, headers, names, at| image(app, headers, names, at, Form::Png)))
         .route("/{scope}/{stream}/{part}", get(part))
 }
 
@@ -259,6 +262,52 @@ async fn clip(State(app): State<App>, headers: HeaderMap, Path((scope, stream)):
     text(PACKETS, axum::body::Body::from_stream(bytes))
 }
 
+#[derive(Deserialize)]
+struct Shown {
+    /// Without it, the newest one.
+    at: Option<u64>,
+}
+
+async fn image(State(app): State<App>, headers: HeaderMap, Path((scope, stream)): Path<(String, String)>, Query(Shown { at }): Query<Shown>, form: Form) -> Response {
+    let video = match Video::open(&app, &headers, &scope, &stream).await {
+        Ok(video) => video,
+        Err(answer) => return answer,
+    };
+    let made = async {
+        let at = at.map_or(u64::MAX, of_ms);
+        let found = video.find(at).await?;
+        let entries = video.some(found, (found + 2).min(video.entries()?.1)).await?;
+        let Some(begin) = entries.first() else { return Err(Error::NotFound(format!("{scope}/{stream} has no video yet"))) };
+        let end = match entries.get(1) {
+            Some(next) => next.offset,
+            None => video.store.peek(|s| s.segment(&video.data).map(|s| s.landed.durable))?,
+        };
+        if end - begin.offset > BYTES_MAX {
+            return Err(Error::TooLarge { what: "a part of a video".into(), limit: BYTES_MAX, wanted: end - begin.offset });
+        }
+        let turn = READS.acquire().await.map_err(|e| Error::Invalid(e.to_string()))?;
+        let bytes = video.read(&video.data, begin.offset, end).await?;
+        drop(turn);
+        let packets = packets(until(bytes, at)).ok_or_else(|| Error::Invalid(format!("{} has no frames from {}", video.data, begin.offset)))?;
+        picture::last(packets, form).await
+    };
+    made.await.map_or_else(answer, |bytes| text(form.media(), bytes))
+}
+
+/// Whole frames up to the last one that is not after a time; the first one in any case.
+fn until(frames: Bytes, tai_ns: u64) -> Bytes {
+    let mut at = 0;
+    while let Some(header) = frames.get(at..at + HEADER) {
+        let number = |from: usize| u64::from_be_bytes(header[from..from + 8].try_into().expect("eight bytes"));
+        let end = at + 8 + (number(0) & 0xffff_ffff) as usize;
+        if (at > 0 && number(12) > tai_ns) || end > frames.len() {
+            break;
+        }
+        at = end;
+    }
+    frames.slice(..at)
+}
+
 async fn part(State(app): State<App>, headers: HeaderMap, Path((scope, stream, part)): Path<(String, String, String)>) -> Response {
     let range = part.strip_suffix(".ts").and_then(|p| p.split_once('-')).and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
     let Some((start, end)) = range else { return refuse(StatusCode::NOT_FOUND, &format!("a video has no {part}")) };
@@ -278,6 +327,20 @@ async fn page(State(app): State<App>, headers: HeaderMap, Path((scope, stream)):
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn frames_up_to_a_time() {
+        let one = |at: u64| {
+            let event = super::super::frame(0, at, b"packets");
+            [&0i32.to_be_bytes()[..], &(event.len() as i32).to_be_bytes(), &event].concat()
+        };
+        let all: bytes::Bytes = [one(10), one(30), one(20)].concat().into();
+        let each = all.len() / 3;
+        for (at, count) in [(0, 1), (10, 1), (25, 1), (30, 3), (u64::MAX, 3)] {
+            assert_eq!(super::until(all.clone(), at).len(), count * each, "{at}");
+        }
+        assert_eq!(super::until(all.slice(..2 * each + 5), 90).len(), 2 * each);
+    }
+
     #[test]
     fn dates() {
         for (ms, told) in [(0, "1970-01-01T00:00:00.000Z"), (951_782_400_001, "2000-02-29T00:00:00.001Z"), (1_798_761_599_999, "2026-12-31T23:59:59.999Z")] {

@@ -60,6 +60,7 @@ pub enum Request {
     Seal { id: i64, segment: String, token: String },
     Delete { id: i64, segment: String, token: String },
     Truncate { id: i64, segment: String, offset: i64, token: String },
+    Locate { id: i64, segment: String, offset: i64, token: String },
     Merge { id: i64, target: String, source: String, token: String, updates: Vec<AttributeUpdate> },
     MergeBatch { id: i64, target: String, sources: Vec<String>, token: String },
     GetAttribute { id: i64, segment: String, key: u128, token: String },
@@ -225,6 +226,7 @@ pub fn request(kind: i32, payload: Bytes) -> Result<Request, Bad> {
             token: r.string()?,
         },
         38 => Request::Truncate { id: r.i64()?, segment: r.string()?, offset: r.i64()?, token: r.string()? },
+        41 => Request::Locate { id: r.i64()?, segment: r.string()?, offset: r.i64()?, token: r.string()? },
         40 => Request::CreateTransient { id: r.i64()?, writer: r.uuid()?, parent: r.string()?, token: r.string()? },
         58 => {
             let (id, target, source, token) = (r.i64()?, r.string()?, r.string()?, r.string()?);
@@ -315,6 +317,7 @@ pub enum Reply {
     Deleted { id: i64, segment: String },
     PolicyUpdated { id: i64, segment: String },
     Truncated { id: i64, segment: String },
+    Located { id: i64, segment: String, offset: i64 },
     Attribute { id: i64, value: i64 },
     AttributeUpdated { id: i64, done: bool },
     Merged { id: i64, target: String, source: String, length: i64 },
@@ -444,6 +447,10 @@ impl Reply {
             Reply::Truncated { id, segment } => {
                 w.i64(*id).string(segment);
                 39
+            }
+            Reply::Located { id, segment, offset } => {
+                w.i64(*id).string(segment).i64(*offset);
+                42
             }
             Reply::Attribute { id, value } => {
                 w.i64(*id).i64(*value);

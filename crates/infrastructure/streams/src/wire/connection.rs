@@ -314,6 +314,23 @@ impl Connection {
                     drop(permit);
                 });
             }
+            Request::Locate { id, segment, offset, token } => {
+                if !self.allowed(id, &token, &segment, Want::Read) {
+                    return Ok(());
+                }
+                let permit = self.permits.clone().acquire_owned().await.map_err(|e| e.to_string())?;
+                while self.reads.try_join_next().is_some() {}
+                let (store, outbox) = (self.store.clone(), self.outbox.clone());
+                self.reads.spawn(async move {
+                    let reply = match store.locate(&segment, u64::try_from(offset).unwrap_or(0)).await {
+                        Ok(at) => Reply::Located { id, segment, offset: at as i64 },
+                        Err(e) => failure(id, &segment, offset, e),
+                    };
+                    outbox.room().await;
+                    outbox.ready(reply);
+                    drop(permit);
+                });
+            }
             other => {
                 self.operate(other);
             }

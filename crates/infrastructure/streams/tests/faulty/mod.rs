@@ -59,6 +59,10 @@ impl Faulty {
     pub fn refuse_to_write(&self) {
         self.state.lock().unwrap().refuses = true;
     }
+    /// How many files there are.
+    pub fn files(&self) -> usize {
+        self.state.lock().unwrap().files.len()
+    }
     pub fn space_for(&self, files: usize) {
         self.state.lock().unwrap().files_max = files;
     }
@@ -109,11 +113,20 @@ impl Disk for Faulty {
         if state.off || state.refuses {
             return Err(broken());
         }
+        if state.files.len() > state.files_max {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         state.small.insert(name.into(), content.to_vec());
         Ok(())
     }
     fn get(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         Ok(self.state.lock().unwrap().small.get(name).cloned())
+    }
+    fn free(&self) -> io::Result<u64> {
+        let state = self.state.lock().unwrap();
+        // All files are of one size.
+        let size = state.files.values().next().map_or(1 << 40, |f| f.lock().unwrap().len() as u64);
+        Ok(state.files_max.saturating_sub(state.files.len()).min(1 << 20) as u64 * size)
     }
 }
 
