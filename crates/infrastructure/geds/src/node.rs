@@ -461,7 +461,7 @@ impl Node {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        peer::serve(self, stream, peer).await
+        peer::serve(self, Box::new(stream), peer).await
     }
 
     /// A copy that is here, for a peer that knows what it wants.

@@ -17,7 +17,7 @@ use base::{
     identity::{self, Dialer},
 };
 use bytes::Bytes;
-use futures::{Stream, StreamExt, stream::BoxStream};
+use futures::{Stream, StreamExt, future::BoxFuture, stream::BoxStream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::HashMap,
@@ -145,7 +145,7 @@ impl Default for Range {
     }
 }
 
-trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 enum Frame {
@@ -259,7 +259,13 @@ impl<S: Io> Wire<S> {
 // --- the serving side -------------------------------------------------------------------------------------------------------------
 
 /// Answers until the peer hangs up or breaks the protocol.
-pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(node: &Node, stream: S, peer: &str) -> Result<()> {
+///
+/// Boxed twice, so that it is compiled here and not in each program that serves peers.
+pub(crate) fn serve<'a>(node: &'a Node, stream: Box<dyn Io + 'a>, peer: &'a str) -> BoxFuture<'a, Result<()>> {
+    Box::pin(answer(node, stream, peer))
+}
+
+async fn answer(node: &Node, stream: Box<dyn Io + '_>, peer: &str) -> Result<()> {
     let mut wire = Wire { stream, peer: peer.to_string() };
     loop {
         let request: Request = match wire.read(IDLE).await {

@@ -19,6 +19,7 @@ use crate::{
     catalog::{Range, SegmentNo},
     proto::{controller_service_client::ControllerServiceClient, *},
 };
+use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use std::sync::Arc;
@@ -88,38 +89,42 @@ impl Client {
         Client::open(address, &Login::default()).await
     }
 
-    pub async fn open(address: &str, login: &Login) -> Result<Client> {
-        let address = address.trim_start_matches("tcp://").trim_start_matches("tls://");
-        let bad = |e: tonic::transport::Error| Error::Stopped(format!("no stream server answers at {address} ({e}); start one with `cloudskin stream serve`").into());
-        let scheme = if login.authority.is_some() { "https" } else { "http" };
-        let mut endpoint = Channel::from_shared(format!("{scheme}://{address}")).map_err(|e| Error::Invalid(format!("{address:?} is not an address: {e}")))?;
-        let mut tls = None;
-        if let Some(pem) = &login.authority {
-            base::identity::install_crypto();
-            let invalid = |e: String| Error::Invalid(format!("the authority's certificate can't be used: {e}"));
-            let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                roots.add(certificate.map_err(|e| invalid(e.to_string()))?).map_err(|e| invalid(e.to_string()))?;
+    pub fn open<'a>(address: &'a str, login: &'a Login) -> BoxFuture<'a, Result<Client>> {
+        Box::pin(async move {
+            let address = address.trim_start_matches("tcp://").trim_start_matches("tls://");
+            let bad = |e: tonic::transport::Error| Error::Stopped(format!("no stream server answers at {address} ({e}); start one with `cloudskin stream serve`").into());
+            let scheme = if login.authority.is_some() { "https" } else { "http" };
+            let mut endpoint = Channel::from_shared(format!("{scheme}://{address}")).map_err(|e| Error::Invalid(format!("{address:?} is not an address: {e}")))?;
+            let mut tls = None;
+            if let Some(pem) = &login.authority {
+                base::identity::install_crypto();
+                let invalid = |e: String| Error::Invalid(format!("the authority's certificate can't be used: {e}"));
+                let mut roots = RootCertStore::empty();
+                for certificate in CertificateDer::pem_slice_iter(pem) {
+                    roots.add(certificate.map_err(|e| invalid(e.to_string()))?).map_err(|e| invalid(e.to_string()))?;
+                }
+                tls = Some(TlsConnector::from(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())));
+                endpoint = endpoint.tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))).map_err(|e| invalid(e.to_string()))?;
             }
-            tls = Some(TlsConnector::from(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())));
-            endpoint = endpoint.tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem))).map_err(|e| invalid(e.to_string()))?;
-        }
-        let credentials = match &login.user {
-            None => None,
-            Some((name, password)) => {
-                let header = format!("Basic {}", STANDARD.encode(format!("{name}:{password}")));
-                Some(header.parse().map_err(|_| Error::Invalid("a name and password that can't be sent".into()))?)
-            }
-        };
-        let channel = endpoint.tcp_nodelay(true).connect().await.map_err(bad)?;
-        let tokens = credentials.is_some();
-        Ok(Client { controller: ControllerServiceClient::with_interceptor(channel, Credentials(credentials)), tls, tokens })
+            let credentials = match &login.user {
+                None => None,
+                Some((name, password)) => {
+                    let header = format!("Basic {}", STANDARD.encode(format!("{name}:{password}")));
+                    Some(header.parse().map_err(|_| Error::Invalid("a name and password that can't be sent".into()))?)
+                }
+            };
+            let channel = endpoint.tcp_nodelay(true).connect().await.map_err(bad)?;
+            let tokens = credentials.is_some();
+            Ok(Client { controller: ControllerServiceClient::with_interceptor(channel, Credentials(credentials)), tls, tokens })
+        })
     }
 
     /// A connection to the stream's segment store, and the token to show there.
-    async fn dial(&self, scope: &str, stream: &str) -> Result<(connection::Connection, String)> {
-        let token = self.token(scope, stream).await?;
-        Ok((connection::Connection::connect(&self.segments_at(scope, stream).await?, self.tls.as_ref()).await?, token))
+    fn dial<'a>(&'a self, scope: &'a str, stream: &'a str) -> BoxFuture<'a, Result<(connection::Connection, String)>> {
+        Box::pin(async move {
+            let token = self.token(scope, stream).await?;
+            Ok((connection::Connection::connect(&self.segments_at(scope, stream).await?, self.tls.as_ref()).await?, token))
+        })
     }
 
     /// What the segment store wants to be shown; empty where nobody asks.
@@ -132,78 +137,92 @@ impl Client {
         Ok(told.into_inner().delegation_token)
     }
 
-    pub async fn create_scope(&self, scope: &str) -> Result<bool> {
-        use create_scope_status::Status as S;
-        let told = self.controller.clone().create_scope(ScopeInfo { scope: scope.into() }).await.map_err(failed("create scope"))?.into_inner();
-        match told.status() {
-            S::Success => Ok(true),
-            S::ScopeExists => Ok(false),
-            S::InvalidScopeName => Err(Error::Invalid(format!("scope name {scope:?} is not valid"))),
-            S::Failure => Err(Error::Conflict(format!("scope {scope} could not be created"))),
-        }
+    pub fn create_scope<'a>(&'a self, scope: &'a str) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            use create_scope_status::Status as S;
+            let told = self.controller.clone().create_scope(ScopeInfo { scope: scope.into() }).await.map_err(failed("create scope"))?.into_inner();
+            match told.status() {
+                S::Success => Ok(true),
+                S::ScopeExists => Ok(false),
+                S::InvalidScopeName => Err(Error::Invalid(format!("scope name {scope:?} is not valid"))),
+                S::Failure => Err(Error::Conflict(format!("scope {scope} could not be created"))),
+            }
+        })
     }
 
-    pub async fn create_stream(&self, scope: &str, stream: &str, scaling: ScalingPolicy) -> Result<bool> {
-        use create_stream_status::Status as S;
-        let request = StreamConfig { stream_info: stream_info(scope, stream), scaling_policy: Some(scaling), ..StreamConfig::default() };
-        let told = self.controller.clone().create_stream(request).await.map_err(failed("create stream"))?.into_inner();
-        match told.status() {
-            S::Success => Ok(true),
-            S::StreamExists => Ok(false),
-            S::ScopeNotFound => Err(Error::NoScope(scope.into())),
-            S::InvalidStreamName => Err(Error::Invalid(format!("stream name {stream:?} is not valid"))),
-            S::Failure => Err(Error::Conflict(format!("stream {scope}/{stream} could not be created"))),
-        }
+    pub fn create_stream<'a>(&'a self, scope: &'a str, stream: &'a str, scaling: ScalingPolicy) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            use create_stream_status::Status as S;
+            let request = StreamConfig { stream_info: stream_info(scope, stream), scaling_policy: Some(scaling), ..StreamConfig::default() };
+            let told = self.controller.clone().create_stream(request).await.map_err(failed("create stream"))?.into_inner();
+            match told.status() {
+                S::Success => Ok(true),
+                S::StreamExists => Ok(false),
+                S::ScopeNotFound => Err(Error::NoScope(scope.into())),
+                S::InvalidStreamName => Err(Error::Invalid(format!("stream name {stream:?} is not valid"))),
+                S::Failure => Err(Error::Conflict(format!("stream {scope}/{stream} could not be created"))),
+            }
+        })
     }
 
     /// The segments that are written to; none of a sealed stream.
-    pub async fn current(&self, scope: &str, stream: &str) -> Result<Vec<Range>> {
-        let request = StreamInfo { scope: scope.into(), stream: stream.into(), access_operation: 0 };
-        let told = self.controller.clone().get_current_segments(request).await.map_err(failed("current segments"))?;
-        Ok(ranges(told.into_inner().segment_ranges))
+    pub fn current<'a>(&'a self, scope: &'a str, stream: &'a str) -> BoxFuture<'a, Result<Vec<Range>>> {
+        Box::pin(async move {
+            let request = StreamInfo { scope: scope.into(), stream: stream.into(), access_operation: 0 };
+            let told = self.controller.clone().get_current_segments(request).await.map_err(failed("current segments"))?;
+            Ok(ranges(told.into_inner().segment_ranges))
+        })
     }
 
     /// Where the stream begins.
-    pub async fn head(&self, scope: &str, stream: &str) -> Result<BTreeMap<SegmentNo, u64>> {
-        let request = GetSegmentsRequest { stream_info: stream_info(scope, stream), timestamp: 0 };
-        let told = self.controller.clone().get_segments(request).await.map_err(failed("head segments"))?.into_inner();
-        Ok(told.segments.into_iter().filter_map(|s| Some((SegmentNo(s.segment_id?.segment_id), s.offset as u64))).collect())
+    pub fn head<'a>(&'a self, scope: &'a str, stream: &'a str) -> BoxFuture<'a, Result<BTreeMap<SegmentNo, u64>>> {
+        Box::pin(async move {
+            let request = GetSegmentsRequest { stream_info: stream_info(scope, stream), timestamp: 0 };
+            let told = self.controller.clone().get_segments(request).await.map_err(failed("head segments"))?.into_inner();
+            Ok(told.segments.into_iter().filter_map(|s| Some((SegmentNo(s.segment_id?.segment_id), s.offset as u64))).collect())
+        })
     }
 
     /// The segments after one, each with all segments that it follows.
-    pub async fn successors(&self, scope: &str, stream: &str, segment: SegmentNo) -> Result<Vec<(Range, Vec<SegmentNo>)>> {
-        let request = SegmentId { stream_info: stream_info(scope, stream), segment_id: segment.0 };
-        let told = self.controller.clone().get_segments_immediately_following(request).await.map_err(failed("successors"))?.into_inner();
-        let one = |e: successor_response::SegmentEntry| {
-            let range = ranges(vec![e.segment?]).pop()?;
-            Some((range, e.value.into_iter().map(SegmentNo).collect()))
-        };
-        Ok(told.segments.into_iter().filter_map(one).collect())
+    pub fn successors<'a>(&'a self, scope: &'a str, stream: &'a str, segment: SegmentNo) -> BoxFuture<'a, Result<Vec<(Range, Vec<SegmentNo>)>>> {
+        Box::pin(async move {
+            let request = SegmentId { stream_info: stream_info(scope, stream), segment_id: segment.0 };
+            let told = self.controller.clone().get_segments_immediately_following(request).await.map_err(failed("successors"))?.into_inner();
+            let one = |e: successor_response::SegmentEntry| {
+                let range = ranges(vec![e.segment?]).pop()?;
+                Some((range, e.value.into_iter().map(SegmentNo).collect()))
+            };
+            Ok(told.segments.into_iter().filter_map(one).collect())
+        })
     }
 
     /// Where the segment store is.
-    pub async fn segments_at(&self, scope: &str, stream: &str) -> Result<String> {
-        let request = SegmentId { stream_info: stream_info(scope, stream), segment_id: 0 };
-        let uri = self.controller.clone().get_uri(request).await.map_err(failed("find the segment store"))?.into_inner();
-        Ok(format!("{}:{}", uri.endpoint, uri.port))
+    pub fn segments_at<'a>(&'a self, scope: &'a str, stream: &'a str) -> BoxFuture<'a, Result<String>> {
+        Box::pin(async move {
+            let request = SegmentId { stream_info: stream_info(scope, stream), segment_id: 0 };
+            let uri = self.controller.clone().get_uri(request).await.map_err(failed("find the segment store"))?.into_inner();
+            Ok(format!("{}:{}", uri.endpoint, uri.port))
+        })
     }
 
     /// Shares the key space out evenly among `segments` new segments.
-    pub async fn scale(&self, scope: &str, stream: &str, segments: u32) -> Result<Vec<Range>> {
-        use scale_response::ScaleStreamStatus as S;
-        let current = self.current(scope, stream).await?;
-        let even = crate::catalog::even(segments.max(1), 0, 0);
-        let request = ScaleRequest {
-            stream_info: stream_info(scope, stream),
-            sealed_segments: current.iter().map(|r| r.segment.0).collect(),
-            new_key_ranges: even.iter().map(|r| scale_request::KeyRangeEntry { start: r.low, end: r.high }).collect(),
-            scale_timestamp: base::clock::now_ms() as i64,
-        };
-        let told = self.controller.clone().scale(request).await.map_err(failed("scale"))?.into_inner();
-        match told.status() {
-            S::Started => Ok(ranges(told.segments)),
-            _ => Err(Error::Conflict(format!("stream {scope}/{stream} was not scaled: it is sealed, or was scaled at the same time"))),
-        }
+    pub fn scale<'a>(&'a self, scope: &'a str, stream: &'a str, segments: u32) -> BoxFuture<'a, Result<Vec<Range>>> {
+        Box::pin(async move {
+            use scale_response::ScaleStreamStatus as S;
+            let current = self.current(scope, stream).await?;
+            let even = crate::catalog::even(segments.max(1), 0, 0);
+            let request = ScaleRequest {
+                stream_info: stream_info(scope, stream),
+                sealed_segments: current.iter().map(|r| r.segment.0).collect(),
+                new_key_ranges: even.iter().map(|r| scale_request::KeyRangeEntry { start: r.low, end: r.high }).collect(),
+                scale_timestamp: base::clock::now_ms() as i64,
+            };
+            let told = self.controller.clone().scale(request).await.map_err(failed("scale"))?.into_inner();
+            match told.status() {
+                S::Started => Ok(ranges(told.segments)),
+                _ => Err(Error::Conflict(format!("stream {scope}/{stream} was not scaled: it is sealed, or was scaled at the same time"))),
+            }
+        })
     }
 
     fn updated(what: &str, scope: &str, stream: &str, status: update_stream_status::Status) -> Result<()> {
@@ -217,78 +236,92 @@ impl Client {
         }
     }
 
-    pub async fn seal(&self, scope: &str, stream: &str) -> Result<()> {
-        let request = StreamInfo { scope: scope.into(), stream: stream.into(), access_operation: 0 };
-        let told = self.controller.clone().seal_stream(request).await.map_err(failed("seal"))?.into_inner();
-        Self::updated("to seal", scope, stream, told.status())
+    pub fn seal<'a>(&'a self, scope: &'a str, stream: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let request = StreamInfo { scope: scope.into(), stream: stream.into(), access_operation: 0 };
+            let told = self.controller.clone().seal_stream(request).await.map_err(failed("seal"))?.into_inner();
+            Self::updated("to seal", scope, stream, told.status())
+        })
     }
 
-    pub async fn delete(&self, scope: &str, stream: &str) -> Result<()> {
-        use delete_stream_status::Status as S;
-        let request = StreamInfo { scope: scope.into(), stream: stream.into(), access_operation: 0 };
-        let told = self.controller.clone().delete_stream(request).await.map_err(failed("delete"))?.into_inner();
-        match told.status() {
-            S::Success => Ok(()),
-            S::StreamNotFound => Err(Error::NoStream(format!("{scope}/{stream}"))),
-            S::StreamNotSealed => Err(Error::StreamNotSealed(format!("{scope}/{stream}"))),
-            S::Failure => Err(Error::Conflict(format!("stream {scope}/{stream} was not deleted"))),
-        }
+    pub fn delete<'a>(&'a self, scope: &'a str, stream: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            use delete_stream_status::Status as S;
+            let request = StreamInfo { scope: scope.into(), stream: stream.into(), access_operation: 0 };
+            let told = self.controller.clone().delete_stream(request).await.map_err(failed("delete"))?.into_inner();
+            match told.status() {
+                S::Success => Ok(()),
+                S::StreamNotFound => Err(Error::NoStream(format!("{scope}/{stream}"))),
+                S::StreamNotSealed => Err(Error::StreamNotSealed(format!("{scope}/{stream}"))),
+                S::Failure => Err(Error::Conflict(format!("stream {scope}/{stream} was not deleted"))),
+            }
+        })
     }
 
-    pub async fn truncate(&self, scope: &str, stream: &str, cut: &BTreeMap<SegmentNo, u64>) -> Result<()> {
-        let cut = cut.iter().map(|(s, o)| (s.0, *o as i64)).collect();
-        let request = StreamCut { stream_info: stream_info(scope, stream), cut };
-        let told = self.controller.clone().truncate_stream(request).await.map_err(failed("truncate"))?.into_inner();
-        Self::updated("to truncate", scope, stream, told.status())
+    pub fn truncate<'a>(&'a self, scope: &'a str, stream: &'a str, cut: &'a BTreeMap<SegmentNo, u64>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let cut = cut.iter().map(|(s, o)| (s.0, *o as i64)).collect();
+            let request = StreamCut { stream_info: stream_info(scope, stream), cut };
+            let told = self.controller.clone().truncate_stream(request).await.map_err(failed("truncate"))?.into_inner();
+            Self::updated("to truncate", scope, stream, told.status())
+        })
     }
 
     /// The cut at the end of what is written: where each current segment ends now.
-    pub async fn tail(&self, scope: &str, stream: &str) -> Result<BTreeMap<SegmentNo, u64>> {
-        let (mut connection, token) = self.dial(scope, stream).await?;
-        let mut cut = BTreeMap::new();
-        for range in self.current(scope, stream).await? {
-            cut.insert(range.segment, connection.info(&range.segment.name(scope, stream), &token).await?.1);
-        }
-        Ok(cut)
+    pub fn tail<'a>(&'a self, scope: &'a str, stream: &'a str) -> BoxFuture<'a, Result<BTreeMap<SegmentNo, u64>>> {
+        Box::pin(async move {
+            let (mut connection, token) = self.dial(scope, stream).await?;
+            let mut cut = BTreeMap::new();
+            for range in self.current(scope, stream).await? {
+                cut.insert(range.segment, connection.info(&range.segment.name(scope, stream), &token).await?.1);
+            }
+            Ok(cut)
+        })
     }
 
     /// Start and length of a segment, and whether it is sealed.
-    pub async fn segment(&self, scope: &str, stream: &str, segment: SegmentNo) -> Result<(u64, u64, bool)> {
-        let (mut connection, token) = self.dial(scope, stream).await?;
-        connection.info(&segment.name(scope, stream), &token).await
+    pub fn segment<'a>(&'a self, scope: &'a str, stream: &'a str, segment: SegmentNo) -> BoxFuture<'a, Result<(u64, u64, bool)>> {
+        Box::pin(async move {
+            let (mut connection, token) = self.dial(scope, stream).await?;
+            connection.info(&segment.name(scope, stream), &token).await
+        })
     }
 
-    pub async fn scopes(&self) -> Result<Vec<String>> {
-        let (mut all, mut token) = (Vec::new(), String::new());
-        loop {
-            let request = ScopesRequest { continuation_token: Some(ContinuationToken { token }) };
-            let told = self.controller.clone().list_scopes(request).await.map_err(failed("list scopes"))?.into_inner();
-            if told.scopes.is_empty() {
-                return Ok(all);
+    pub fn scopes<'a>(&'a self) -> BoxFuture<'a, Result<Vec<String>>> {
+        Box::pin(async move {
+            let (mut all, mut token) = (Vec::new(), String::new());
+            loop {
+                let request = ScopesRequest { continuation_token: Some(ContinuationToken { token }) };
+                let told = self.controller.clone().list_scopes(request).await.map_err(failed("list scopes"))?.into_inner();
+                if told.scopes.is_empty() {
+                    return Ok(all);
+                }
+                all.extend(told.scopes);
+                token = told.continuation_token.unwrap_or_default().token;
             }
-            all.extend(told.scopes);
-            token = told.continuation_token.unwrap_or_default().token;
-        }
+        })
     }
 
-    pub async fn streams(&self, scope: &str) -> Result<Vec<String>> {
-        use streams_in_scope_response::Status as S;
-        let (mut all, mut token) = (Vec::new(), String::new());
-        loop {
-            let request = StreamsInScopeRequest {
-                scope: Some(ScopeInfo { scope: scope.into() }),
-                continuation_token: Some(ContinuationToken { token }),
-            };
-            let told = self.controller.clone().list_streams_in_scope(request).await.map_err(failed("list streams"))?.into_inner();
-            if told.status() == S::ScopeNotFound {
-                return Err(Error::NoScope(scope.into()));
+    pub fn streams<'a>(&'a self, scope: &'a str) -> BoxFuture<'a, Result<Vec<String>>> {
+        Box::pin(async move {
+            use streams_in_scope_response::Status as S;
+            let (mut all, mut token) = (Vec::new(), String::new());
+            loop {
+                let request = StreamsInScopeRequest {
+                    scope: Some(ScopeInfo { scope: scope.into() }),
+                    continuation_token: Some(ContinuationToken { token }),
+                };
+                let told = self.controller.clone().list_streams_in_scope(request).await.map_err(failed("list streams"))?.into_inner();
+                if told.status() == S::ScopeNotFound {
+                    return Err(Error::NoScope(scope.into()));
+                }
+                if told.streams.is_empty() {
+                    return Ok(all);
+                }
+                all.extend(told.streams.into_iter().map(|s| s.stream));
+                token = told.continuation_token.unwrap_or_default().token;
             }
-            if told.streams.is_empty() {
-                return Ok(all);
-            }
-            all.extend(told.streams.into_iter().map(|s| s.stream));
-            token = told.continuation_token.unwrap_or_default().token;
-        }
+        })
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     store::Checkpoint,
 };
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use geds::Persist;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -158,51 +159,53 @@ pub(crate) fn cut(from: &Checkpoint) -> Result<Cut> {
 }
 
 /// Puts the newest manifest into an empty folder, so that a log can be opened there which goes on from it. `log` says which, if there are several.
-pub async fn restore(persist: &Persist, log: Option<u64>, disk: Arc<dyn disk::Disk>) -> Result<u64> {
-    let names = persist.list("streams").await.map_err(storage)?;
-    let mut logs: Vec<u64> = names
-        .iter()
-        .filter_map(|n| n.strip_prefix("streams/")?.split_once("/manifest/"))
-        .filter_map(|(log, _)| u64::from_str_radix(log, 16).ok())
-        .collect();
-    logs.sort_unstable();
-    logs.dedup();
-    let shown = logs.iter().map(|l| format!("{l:016x}")).collect::<Vec<_>>().join(", ");
-    let log = match (log, &logs[..]) {
-        (Some(log), all) if all.contains(&log) => log,
-        (Some(log), _) => return Err(Error::NotFound(format!("{persist} has nothing of log {log:016x}; it has {}", if shown.is_empty() { "none" } else { &shown }))),
-        (None, [log]) => *log,
-        (None, []) => return Err(Error::NotFound(format!("{persist} has no streams to begin with"))),
-        (None, _) => return Err(Error::Conflict(format!("{persist} has several logs; say which one: {shown}"))),
-    };
-    let mut newest = None;
-    // The newest may have been cut off by a storage that doesn't put as a whole; the one before is there for that.
-    for number in numbers(persist, log).await?.into_iter().rev() {
-        match read(persist, log, number).await {
-            Ok(manifest) => {
-                newest = Some(manifest);
-                break;
+pub fn restore<'a>(persist: &'a Persist, log: Option<u64>, disk: Arc<dyn disk::Disk>) -> BoxFuture<'a, Result<u64>> {
+    Box::pin(async move {
+        let names = persist.list("streams").await.map_err(storage)?;
+        let mut logs: Vec<u64> = names
+            .iter()
+            .filter_map(|n| n.strip_prefix("streams/")?.split_once("/manifest/"))
+            .filter_map(|(log, _)| u64::from_str_radix(log, 16).ok())
+            .collect();
+        logs.sort_unstable();
+        logs.dedup();
+        let shown = logs.iter().map(|l| format!("{l:016x}")).collect::<Vec<_>>().join(", ");
+        let log = match (log, &logs[..]) {
+            (Some(log), all) if all.contains(&log) => log,
+            (Some(log), _) => return Err(Error::NotFound(format!("{persist} has nothing of log {log:016x}; it has {}", if shown.is_empty() { "none" } else { &shown }))),
+            (None, [log]) => *log,
+            (None, []) => return Err(Error::NotFound(format!("{persist} has no streams to begin with"))),
+            (None, _) => return Err(Error::Conflict(format!("{persist} has several logs; say which one: {shown}"))),
+        };
+        let mut newest = None;
+        // The newest may have been cut off by a storage that doesn't put as a whole; the one before is there for that.
+        for number in numbers(persist, log).await?.into_iter().rev() {
+            match read(persist, log, number).await {
+                Ok(manifest) => {
+                    newest = Some(manifest);
+                    break;
+                }
+                Err(e @ Error::Damaged(_)) => tracing::warn!(error = %e, "the manifest before it is used"),
+                Err(e) => return Err(e),
             }
-            Err(e @ Error::Damaged(_)) => tracing::warn!(error = %e, "the manifest before it is used"),
-            Err(e) => return Err(e),
         }
-    }
-    let manifest = newest.ok_or_else(|| Error::Damaged(format!("no manifest of log {log:016x} can be read")))?;
-    let checkpoint = Checkpoint::parse(&manifest.checkpoint).ok_or_else(|| Error::Damaged("the manifest's checkpoint has another checksum".into()))?;
-    let mut state: State = checkpoint.state().map_err(|e| Error::Damaged(format!("the manifest's checkpoint makes no sense: {e}")))?;
-    let open: Vec<_> = state.catalog.streams().flat_map(|(scope, name, s)| s.open.keys().map(move |id| (scope.to_string(), name.to_string(), *id))).collect();
-    for (scope, stream, id) in open {
-        if let (Some(record), ()) = plan::abort_txn(&state, &scope, &stream, id)? {
-            let physical = record.physical();
-            state.apply(record);
-            state.land(physical, crate::log::Place { file: crate::log::FileNo(0), at: 0 });
+        let manifest = newest.ok_or_else(|| Error::Damaged(format!("no manifest of log {log:016x} can be read")))?;
+        let checkpoint = Checkpoint::parse(&manifest.checkpoint).ok_or_else(|| Error::Damaged("the manifest's checkpoint has another checksum".into()))?;
+        let mut state: State = checkpoint.state().map_err(|e| Error::Damaged(format!("the manifest's checkpoint makes no sense: {e}")))?;
+        let open: Vec<_> = state.catalog.streams().flat_map(|(scope, name, s)| s.open.keys().map(move |id| (scope.to_string(), name.to_string(), *id))).collect();
+        for (scope, stream, id) in open {
+            if let (Some(record), ()) = plan::abort_txn(&state, &scope, &stream, id)? {
+                let physical = record.physical();
+                state.apply(record);
+                state.land(physical, crate::log::Place { file: crate::log::FileNo(0), at: 0 });
+            }
         }
-    }
-    // No file is left of the log: it begins with its first one, and its number of openings goes on.
-    let mark = crate::log::Mark { log, epoch: manifest.epoch, link: 0, file: crate::log::FileNo(1), at: 0, ..checkpoint.mark };
-    tokio::task::spawn_blocking(move || Store::begin_with(&*disk, &Checkpoint::new(mark, &state)))
-        .await
-        .map_err(|e| Error::Invalid(format!("restoring ended early: {e}")))??;
-    tracing::info!(log = %format!("{log:016x}"), age_s = base::clock::now_ms().saturating_sub(manifest.at_ms) / 1000, "begins with what long-term storage has");
-    Ok(log)
+        // No file is left of the log: it begins with its first one, and its number of openings goes on.
+        let mark = crate::log::Mark { log, epoch: manifest.epoch, link: 0, file: crate::log::FileNo(1), at: 0, ..checkpoint.mark };
+        tokio::task::spawn_blocking(move || Store::begin_with(&*disk, &Checkpoint::new(mark, &state)))
+            .await
+            .map_err(|e| Error::Invalid(format!("restoring ended early: {e}")))??;
+        tracing::info!(log = %format!("{log:016x}"), age_s = base::clock::now_ms().saturating_sub(manifest.at_ms) / 1000, "begins with what long-term storage has");
+        Ok(log)
+    })
 }

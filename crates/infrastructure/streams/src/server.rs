@@ -11,6 +11,7 @@ use crate::{
     tier::Tier,
     wire,
 };
+use futures::future::BoxFuture;
 use geds::Persist;
 use std::{net::SocketAddr, path::{Path, PathBuf}, sync::Arc, time::Duration};
 use tokio_rustls::{TlsAcceptor, rustls, rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject}};
@@ -112,34 +113,36 @@ pub struct Server {
 
 impl Server {
     /// Recovers the folder and takes the ports.
-    pub async fn bind(options: Options) -> Result<Server> {
-        let listen = async |what: &'static str, address: SocketAddr| {
-            TcpListener::bind(address).await.map_err(Error::file(what, address.to_string()))
-        };
-        let tls = options.tls.as_ref().map(Tls::acceptor).transpose()?;
-        let controller = listen("listen for the controller at", options.controller).await?;
-        let segments = listen("listen for segments at", options.segments).await?;
-        let http = match options.http {
-            Some(address) => Some(listen("listen for HTTP at", address).await?),
-            None => None,
-        };
-        let (data, store) = (options.data.clone(), options.store.clone());
-        let disk = Arc::new(Folder::open(&data).map_err(Error::file("open", &data))?);
-        if let Some(log) = options.restore {
-            let from = options.long_term.as_ref().ok_or_else(|| Error::Invalid("there is no long-term storage to restore from".into()))?;
-            manifest::restore(from, log, disk.clone()).await?;
-        }
-        let access = match &options.users {
-            Some(users) => Access::load(&users.file, &data.join("token.key"), users.token_life)?,
-            None => Access::open(),
-        };
-        let opened = tokio::task::spawn_blocking(move || Store::open(disk, store));
-        let store = opened.await.map_err(|e| Error::Invalid(format!("recovery ended early: {e}")))??;
-        let tier = options.long_term.clone().map(|persist| Arc::new(Tier::new(persist, options.tier.clone())));
-        if let Some(tier) = &tier {
-            store.set_tier(tier.clone());
-        }
-        Ok(Server { store, tier, tls, access, controller, segments, http, options })
+    pub fn bind(options: Options) -> BoxFuture<'static, Result<Server>> {
+        Box::pin(async move {
+            let listen = async |what: &'static str, address: SocketAddr| {
+                TcpListener::bind(address).await.map_err(Error::file(what, address.to_string()))
+            };
+            let tls = options.tls.as_ref().map(Tls::acceptor).transpose()?;
+            let controller = listen("listen for the controller at", options.controller).await?;
+            let segments = listen("listen for segments at", options.segments).await?;
+            let http = match options.http {
+                Some(address) => Some(listen("listen for HTTP at", address).await?),
+                None => None,
+            };
+            let (data, store) = (options.data.clone(), options.store.clone());
+            let disk = Arc::new(Folder::open(&data).map_err(Error::file("open", &data))?);
+            if let Some(log) = options.restore {
+                let from = options.long_term.as_ref().ok_or_else(|| Error::Invalid("there is no long-term storage to restore from".into()))?;
+                manifest::restore(from, log, disk.clone()).await?;
+            }
+            let access = match &options.users {
+                Some(users) => Access::load(&users.file, &data.join("token.key"), users.token_life)?,
+                None => Access::open(),
+            };
+            let opened = tokio::task::spawn_blocking(move || Store::open(disk, store));
+            let store = opened.await.map_err(|e| Error::Invalid(format!("recovery ended early: {e}")))??;
+            let tier = options.long_term.clone().map(|persist| Arc::new(Tier::new(persist, options.tier.clone())));
+            if let Some(tier) = &tier {
+                store.set_tier(tier.clone());
+            }
+            Ok(Server { store, tier, tls, access, controller, segments, http, options })
+        })
     }
 
     pub fn store(&self) -> Store {
@@ -158,50 +161,52 @@ impl Server {
     }
 
     /// Serves until `shutdown` is true, then writes what was accepted.
-    pub async fn run(self, shutdown: watch::Receiver<bool>) -> Result<()> {
-        let (_, segments) = self.addresses()?;
-        let host = self.options.publish.clone().unwrap_or_else(|| segments.ip().to_string());
-        // Transient segments belong to connections, and none has survived.
-        let left: Vec<String> = self.store.peek(|s| s.names.keys().filter(|n| n.contains("#transient.")).cloned().collect());
-        for name in left {
-            self.store.change(|s| Ok((s.find(&name).ok().map(|(id, _)| crate::segment::Record::Delete { id }), ()))).await?;
-        }
-        let controller = Controller::new(self.store.clone(), self.access.clone(), host, segments.port());
-        let sweep = tokio::spawn(controller.clone().sweep());
-        let scaler = Scaler::new(self.store.clone(), self.options.scaling.clone());
-        let told = self.http.map(|listener| {
-            let app = http::App { store: self.store.clone(), tier: self.tier.clone(), scaler: scaler.clone(), access: self.access.clone() };
-            tokio::spawn(http::run(listener, app, shutdown.clone()))
-        });
-        let scaler = tokio::spawn(scaler.run());
-        let keeper = tokio::spawn(retention::run(self.store.clone()));
-        let flusher = self.tier.map(|tier| tokio::spawn(tier.run(self.store.clone())));
-        let wire = tokio::spawn(wire::server::run(self.segments, self.tls, self.store.clone(), self.access.clone(), shutdown.clone()));
-        let mut until = shutdown.clone();
-        let mut grpc = tonic::transport::Server::builder();
-        if let Some(tls) = &self.options.tls {
-            grpc = grpc.tls_config(tls.identity()?).map_err(|e| Error::Invalid(format!("TLS of the controller's port: {e}")))?;
-        }
-        let grpc = grpc
-            .concurrency_limit_per_connection(256)
-            .tcp_nodelay(true)
-            .add_service(controller.service())
-            .serve_with_incoming_shutdown(tokio_stream::wrappers::TcpListenerStream::new(self.controller), async move {
-                let _ = until.wait_for(|s| *s).await;
+    pub fn run(self, shutdown: watch::Receiver<bool>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            let (_, segments) = self.addresses()?;
+            let host = self.options.publish.clone().unwrap_or_else(|| segments.ip().to_string());
+            // Transient segments belong to connections, and none has survived.
+            let left: Vec<String> = self.store.peek(|s| s.names.keys().filter(|n| n.contains("#transient.")).cloned().collect());
+            for name in left {
+                self.store.change(|s| Ok((s.find(&name).ok().map(|(id, _)| crate::segment::Record::Delete { id }), ()))).await?;
+            }
+            let controller = Controller::new(self.store.clone(), self.access.clone(), host, segments.port());
+            let sweep = tokio::spawn(controller.clone().sweep());
+            let scaler = Scaler::new(self.store.clone(), self.options.scaling.clone());
+            let told = self.http.map(|listener| {
+                let app = http::App { store: self.store.clone(), tier: self.tier.clone(), scaler: scaler.clone(), access: self.access.clone() };
+                tokio::spawn(http::run(listener, app, shutdown.clone()))
             });
-        let served = grpc.await;
-        let _ = wire.await;
-        sweep.abort();
-        scaler.abort();
-        keeper.abort();
-        if let Some(told) = told {
-            told.abort();
-        }
-        if let Some(flusher) = flusher {
-            flusher.abort();
-        }
-        let store = self.store.clone();
-        let _ = tokio::task::spawn_blocking(move || store.close()).await;
-        served.map_err(|e| Error::Invalid(format!("the controller's port: {e}")))
+            let scaler = tokio::spawn(scaler.run());
+            let keeper = tokio::spawn(retention::run(self.store.clone()));
+            let flusher = self.tier.map(|tier| tokio::spawn(tier.run(self.store.clone())));
+            let wire = tokio::spawn(wire::server::run(self.segments, self.tls, self.store.clone(), self.access.clone(), shutdown.clone()));
+            let mut until = shutdown.clone();
+            let mut grpc = tonic::transport::Server::builder();
+            if let Some(tls) = &self.options.tls {
+                grpc = grpc.tls_config(tls.identity()?).map_err(|e| Error::Invalid(format!("TLS of the controller's port: {e}")))?;
+            }
+            let grpc = grpc
+                .concurrency_limit_per_connection(256)
+                .tcp_nodelay(true)
+                .add_service(controller.service())
+                .serve_with_incoming_shutdown(tokio_stream::wrappers::TcpListenerStream::new(self.controller), async move {
+                    let _ = until.wait_for(|s| *s).await;
+                });
+            let served = grpc.await;
+            let _ = wire.await;
+            sweep.abort();
+            scaler.abort();
+            keeper.abort();
+            if let Some(told) = told {
+                told.abort();
+            }
+            if let Some(flusher) = flusher {
+                flusher.abort();
+            }
+            let store = self.store.clone();
+            let _ = tokio::task::spawn_blocking(move || store.close()).await;
+            served.map_err(|e| Error::Invalid(format!("the controller's port: {e}")))
+        })
     }
 }

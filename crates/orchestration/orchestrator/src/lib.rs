@@ -29,6 +29,7 @@ pub mod session;
 pub mod state;
 
 use base::Kind;
+use futures::future::BoxFuture;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tonic::transport::Server;
 
@@ -139,15 +140,19 @@ impl Handle {
         &self.hub.token
     }
     /// A token with which an agent may join as `site`, once.
-    pub async fn mint_join_token(&self, site: &str, ttl: Duration) -> Result<String, Error> {
-        Ok(self.hub.mint(site, ttl).await?.0)
+    pub fn mint_join_token<'a>(&'a self, site: &'a str, ttl: Duration) -> BoxFuture<'a, Result<String, Error>> {
+        Box::pin(async move {
+            Ok(self.hub.mint(site, ttl).await?.0)
+        })
     }
     /// Ends sessions and ports, and leaves the data folder to another hub. What was told to anyone is on disk already.
-    pub async fn shutdown(&self) {
-        let _ = self.hub.stop.send(true);
-        self.hub.objects.catalog.close().await;
-        self.hub.world.lock().await.sites.clear();
-        self.hub.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    pub fn shutdown<'a>(&'a self) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let _ = self.hub.stop.send(true);
+            self.hub.objects.catalog.close().await;
+            self.hub.world.lock().await.sites.clear();
+            self.hub.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        })
     }
 }
 
@@ -156,38 +161,40 @@ pub struct Service;
 impl Service {
     /// Opens the data folder, binds the port and serves.
     /// To be awaited on a Tokio runtime that lives as long as the hub.
-    pub async fn start(mut options: Options) -> Result<Handle, Error> {
-        base::identity::install_crypto();
-        let (listener, grpc) = bind(options.grpc, "agents").await?;
-        let (web, http) = bind(options.http, "HTTP").await?;
-        let (dashboard, streams) = (std::mem::take(&mut options.dashboard), options.streams.take());
-        let advertise = options.advertise.take().unwrap_or_else(|| grpc.to_string());
-        let hub = hub::Hub::open(options).await?;
-        let router = Server::builder().add_service(proto::hub_server::HubServer::new(session::Rpc(hub.clone())));
-        let incoming = door::open(hub.clone(), listener)?;
-        let mut stop = hub.stop.subscribe();
-        tokio::spawn(async move {
-            let stopped = async move {
-                let _ = stop.wait_for(|stop| *stop).await;
-            };
-            if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopped).await {
-                tracing::error!(%error, "gRPC server");
-            }
-        });
-        let (app, mut stop) = (http::router(hub.clone(), advertise, dashboard, streams), hub.stop.subscribe());
-        tokio::spawn(async move {
-            let stopped = async move {
-                let _ = stop.wait_for(|stop| *stop).await;
-            };
-            if let Err(error) = axum::serve(web, app).with_graceful_shutdown(stopped).await {
-                tracing::error!(%error, "HTTP server");
-            }
-        });
-        hub.wait_for_agents();
-        hub.keep_time();
-        hub.keep_advising().await?;
-        hub.keep_swept();
-        Ok(Handle { hub, grpc, http })
+    pub fn start(mut options: Options) -> BoxFuture<'static, Result<Handle, Error>> {
+        Box::pin(async move {
+            base::identity::install_crypto();
+            let (listener, grpc) = bind(options.grpc, "agents").await?;
+            let (web, http) = bind(options.http, "HTTP").await?;
+            let (dashboard, streams) = (std::mem::take(&mut options.dashboard), options.streams.take());
+            let advertise = options.advertise.take().unwrap_or_else(|| grpc.to_string());
+            let hub = hub::Hub::open(options).await?;
+            let router = Server::builder().add_service(proto::hub_server::HubServer::new(session::Rpc(hub.clone())));
+            let incoming = door::open(hub.clone(), listener)?;
+            let mut stop = hub.stop.subscribe();
+            tokio::spawn(async move {
+                let stopped = async move {
+                    let _ = stop.wait_for(|stop| *stop).await;
+                };
+                if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopped).await {
+                    tracing::error!(%error, "gRPC server");
+                }
+            });
+            let (app, mut stop) = (http::router(hub.clone(), advertise, dashboard, streams), hub.stop.subscribe());
+            tokio::spawn(async move {
+                let stopped = async move {
+                    let _ = stop.wait_for(|stop| *stop).await;
+                };
+                if let Err(error) = axum::serve(web, app).with_graceful_shutdown(stopped).await {
+                    tracing::error!(%error, "HTTP server");
+                }
+            });
+            hub.wait_for_agents();
+            hub.keep_time();
+            hub.keep_advising().await?;
+            hub.keep_swept();
+            Ok(Handle { hub, grpc, http })
+        })
     }
 }
 

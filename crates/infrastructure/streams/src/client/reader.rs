@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{Error, Result, catalog::SegmentNo};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::future::BoxFuture;
 use std::collections::{HashMap, HashSet};
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -49,28 +50,30 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub async fn open(client: &Client, scope: &str, stream: &str, from: From) -> Result<Reader> {
-        let (sender, pieces) = mpsc::channel(PIECES_MAX);
-        let mut reader = Reader {
-            client: client.clone(),
-            scope: scope.into(),
-            stream: stream.into(),
-            pieces,
-            sender,
-            tasks: JoinSet::new(),
-            rest: HashMap::new(),
-            ended: HashSet::new(),
-            started: HashSet::new(),
-            ready: Default::default(),
-        };
-        let begin = match from {
-            From::Head => client.head(scope, stream).await?,
-            From::Tail => client.tail(scope, stream).await?,
-        };
-        for (segment, offset) in begin {
-            reader.start(segment, offset).await?;
-        }
-        Ok(reader)
+    pub fn open<'a>(client: &'a Client, scope: &'a str, stream: &'a str, from: From) -> BoxFuture<'a, Result<Reader>> {
+        Box::pin(async move {
+            let (sender, pieces) = mpsc::channel(PIECES_MAX);
+            let mut reader = Reader {
+                client: client.clone(),
+                scope: scope.into(),
+                stream: stream.into(),
+                pieces,
+                sender,
+                tasks: JoinSet::new(),
+                rest: HashMap::new(),
+                ended: HashSet::new(),
+                started: HashSet::new(),
+                ready: Default::default(),
+            };
+            let begin = match from {
+                From::Head => client.head(scope, stream).await?,
+                From::Tail => client.tail(scope, stream).await?,
+            };
+            for (segment, offset) in begin {
+                reader.start(segment, offset).await?;
+            }
+            Ok(reader)
+        })
     }
 
     async fn start(&mut self, segment: SegmentNo, offset: u64) -> Result<()> {

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{Error, Result, catalog::Range};
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::future::BoxFuture;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
@@ -52,25 +53,27 @@ pub struct Writer {
 
 impl Writer {
     /// `acknowledged` hears of each event that is durable.
-    pub async fn open(client: &Client, scope: &str, stream: &str, acknowledged: Option<Acknowledged>) -> Result<Writer> {
-        if client.current(scope, stream).await?.is_empty() {
-            return Err(Error::StreamSealed(format!("{scope}/{stream}")));
-        }
-        let (queue, pending) = mpsc::unbounded_channel();
-        let (fail, failed) = watch::channel(None);
-        let (room, done) = (Arc::new(Semaphore::new(IN_FLIGHT_MAX)), Arc::new(Done::default()));
-        let router = Router {
-            client: client.clone(),
-            scope: scope.into(),
-            stream: stream.into(),
-            segments: Vec::new(),
-            shared: Shared { room: room.clone(), done: done.clone(), acknowledged },
-        };
-        tokio::spawn(async move {
-            let ended = router.run(pending).await;
-            let _ = fail.send(Some(ended.err().unwrap_or_else(|| Error::Stopped("the writer is closed".into()))));
-        });
-        Ok(Writer { queue, room, done, failed, written: 0 })
+    pub fn open<'a>(client: &'a Client, scope: &'a str, stream: &'a str, acknowledged: Option<Acknowledged>) -> BoxFuture<'a, Result<Writer>> {
+        Box::pin(async move {
+            if client.current(scope, stream).await?.is_empty() {
+                return Err(Error::StreamSealed(format!("{scope}/{stream}")));
+            }
+            let (queue, pending) = mpsc::unbounded_channel();
+            let (fail, failed) = watch::channel(None);
+            let (room, done) = (Arc::new(Semaphore::new(IN_FLIGHT_MAX)), Arc::new(Done::default()));
+            let router = Router {
+                client: client.clone(),
+                scope: scope.into(),
+                stream: stream.into(),
+                segments: Vec::new(),
+                shared: Shared { room: room.clone(), done: done.clone(), acknowledged },
+            };
+            tokio::spawn(async move {
+                let ended = router.run(pending).await;
+                let _ = fail.send(Some(ended.err().unwrap_or_else(|| Error::Stopped("the writer is closed".into()))));
+            });
+            Ok(Writer { queue, room, done, failed, written: 0 })
+        })
     }
 
     /// Takes an event; waits while too many are not acknowledged. `tag` is what [`Acknowledged`] hears.
@@ -111,18 +114,20 @@ impl Writer {
     }
 
     /// Waits until everything taken is durable.
-    pub async fn flush(&self) -> Result<()> {
-        let mut failed = self.failed.clone();
-        loop {
-            let changed = self.done.changed.notified();
-            if self.done.acknowledged.load(std::sync::atomic::Ordering::Acquire) >= self.written {
-                return Ok(());
+    pub fn flush<'a>(&'a self) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let mut failed = self.failed.clone();
+            loop {
+                let changed = self.done.changed.notified();
+                if self.done.acknowledged.load(std::sync::atomic::Ordering::Acquire) >= self.written {
+                    return Ok(());
+                }
+                tokio::select! {
+                    () = changed => {}
+                    _ = failed.wait_for(Option::is_some) => return Err(self.why()),
+                }
             }
-            tokio::select! {
-                () = changed => {}
-                _ = failed.wait_for(Option::is_some) => return Err(self.why()),
-            }
-        }
+        })
     }
 }
 
