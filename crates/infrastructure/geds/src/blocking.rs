@@ -78,7 +78,10 @@ impl Blocking {
             return Ok(object);
         }
         let ticket = inner.names.ticket(bucket, key);
-        let (meta, lease) = self.patient(|_| inner.catalog.lease(&inner.holder, bucket, key))?;
+        let (meta, lease) = match self.patient(|_| inner.catalog.lease(&inner.holder, bucket, key)) {
+            Err(e) if e.kind() == Kind::NotFound && inner.is_bound(bucket) => return self.patient(|_| self.node.open_object(bucket, key)),
+            answer => answer?,
+        };
         if let Some(local) = inner.tier.get(meta.id) {
             match Object::new(meta, local, inner.tier.age()) {
                 Ok(object) => {

@@ -27,7 +27,7 @@ pub struct Config {
     pub mode: Mode,
     /// Where objects of such buckets lie at first: `disk` or `memory`.
     pub tier: Place,
-    /// `mode`, `tier` and `lifetime` by bucket: `[geds.buckets.scenes]`.
+    /// `mode`, `tier`, `lifetime`, `bind` and `fresh` by bucket: `[geds.buckets.scenes]`.
     pub buckets: HashMap<BucketName, BucketPolicy>,
     /// How long the end of an agent may be put off by what is to be uploaded first.
     pub drain: Span,
@@ -127,7 +127,7 @@ mod tests {
         let tuning = serde_json::from_str::<Config>(text).unwrap().tuning().unwrap();
         let policy = tuning.policy(&BucketName::new("a").unwrap());
         assert_eq!((policy.mode, policy.tier), (Mode::WriteBehind, Place::Memory));
-        assert_eq!(tuning.policy(&BucketName::new("b").unwrap()), BucketPolicy::default());
+        assert_eq!(*tuning.policy(&BucketName::new("b").unwrap()), BucketPolicy::default());
         assert_eq!((tuning.wait, tuning.spill.bandwidth), (Duration::from_secs(2), Some(5_000_000)));
         for bad in [r#"{"spill_low": 0.9}"#, r#"{"spill_high": 1.5}"#, r#"{"spill_low": 0.0}"#] {
             assert!(serde_json::from_str::<Config>(bad).unwrap().tuning().is_err(), "{bad}");

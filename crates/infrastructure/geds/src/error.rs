@@ -36,6 +36,8 @@ pub enum Error {
     Damaged { bucket: String, key: String, place: String, found: String },
     #[error("object {bucket}/{key} can't be reached: {tried}")]
     Unreachable { bucket: String, key: String, tried: String },
+    #[error("object {bucket}/{key} is not this store's own: it lies at {location} in the persistency tier, to which the bucket is bound; change it there")]
+    Foreign { bucket: String, key: String, location: String },
     #[error("bucket {bucket} can't be spilled: no persistency tier; set `persist` in [geds]")]
     NoPersist { bucket: String },
     #[error("{action} {path}: {source}")]
@@ -81,6 +83,7 @@ impl Error {
             Error::Stale { .. }
             | Error::OnlyCopy { .. }
             | Error::NoPersist { .. }
+            | Error::Foreign { .. }
             | Error::WrongOffset { .. }
             | Error::SealedAlready { .. } => Kind::FailedPrecondition,
             Error::Late { .. } => Kind::DeadlineExceeded,
@@ -100,6 +103,7 @@ impl Error {
                 object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
                     Kind::PermissionDenied
                 }
+                object_store::Error::Precondition { .. } => Kind::FailedPrecondition,
                 _ => Kind::Unavailable,
             },
             Error::Denied { .. } => Kind::PermissionDenied,

@@ -17,6 +17,7 @@
 
 mod append;
 mod blocking;
+mod bound;
 pub mod catalog;
 mod collect;
 mod config;
@@ -38,6 +39,7 @@ mod writer;
 
 pub use append::Appendable;
 pub use blocking::Blocking;
+pub use bound::RANGE_BYTES_MAX;
 pub use catalog::{
     Attributes, Catalog, Event, Garbage, Happened, Holder, Lease, LeaseHolder, Listing, NewObject, ObjectId, ObjectMeta, Page, Sealed, State,
     Watched,

@@ -13,6 +13,7 @@ use crate::{
     Attributes, Blocking, BucketName, Catalog, Error, Holder, Key, LeaseHolder, Listing, NewObject, Object, ObjectId, ObjectMeta, Page,
     PeerClient, Persist, Result, State, Writer,
     append::Appendables,
+    bound,
     collect::Collector,
     leases::{Names, Wanted},
     local::{Draft, Local, Refused, Tier},
@@ -24,7 +25,7 @@ use crate::{
 };
 use base::{Kind, SiteId, identity::Dialer, unit::Bytes as Size};
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{TryStreamExt, stream::BoxStream};
 use std::{
     collections::{HashMap, HashSet},
     future::Future,
@@ -89,8 +90,8 @@ impl Default for Tuning {
 }
 
 impl Tuning {
-    pub fn policy(&self, bucket: &BucketName) -> BucketPolicy {
-        self.buckets.get(bucket).copied().unwrap_or(self.policy)
+    pub fn policy(&self, bucket: &BucketName) -> &BucketPolicy {
+        self.buckets.get(bucket).unwrap_or(&self.policy)
     }
 }
 
@@ -125,6 +126,7 @@ pub(crate) struct Inner {
     pub spiller: Spiller,
     pub collector: Collector,
     pub appendables: Appendables,
+    pub copies: bound::Copies,
     opened: Instant,
     /// Seals whose answer is awaited or was lost: the catalog may not know them yet.
     sealing: Mutex<HashSet<ObjectId>>,
@@ -166,6 +168,7 @@ impl Node {
     pub async fn open_with(options: Options, tuning: Tuning) -> Result<Node> {
         let Options { site, folder, limit, dialer, catalog, persist, address } = options;
         let memory = tuning.memory.map(|size| size.0);
+        let bound = bound::check_all(&tuning, persist.as_ref())?;
         let (tier, appendables) = compute(move || {
             let tier = Tier::open(&folder, limit.0, memory)?;
             let appendables = Appendables::open(&folder.join("append"), &tier)?;
@@ -174,6 +177,9 @@ impl Node {
         .await??;
         if !address.is_empty() {
             catalog.announce(&site, &address).await?;
+        }
+        for bucket in &bound {
+            catalog.create_bucket(bucket).await?;
         }
         let mut unknown: HashSet<ObjectId> = tier.ids().into_iter().collect();
         let mut lost = Vec::new();
@@ -237,6 +243,7 @@ impl Node {
             publisher: Publisher::start(weak.clone()),
             collector: Collector::start(weak.clone()),
             appendables,
+            copies: bound::Copies::default(),
             opened: Instant::now(),
             sealing: Mutex::default(),
             turns: Mutex::default(),
@@ -258,7 +265,13 @@ impl Node {
 
     /// What is set for a bucket on this node.
     pub fn policy(&self, bucket: &BucketName) -> BucketPolicy {
-        self.inner.tuning.policy(bucket)
+        self.inner.tuning.policy(bucket).clone()
+    }
+
+    /// The buckets that are bound to a place in the persistency tier, so that there is more in them than the catalog knows.
+    pub fn bound_buckets(&self) -> Vec<BucketName> {
+        let bound = self.inner.tuning.buckets.iter().filter(|(_, policy)| policy.bind.is_some());
+        bound.map(|(bucket, _)| bucket.clone()).collect()
     }
 
     /// Makes sure that a bucket exists. True: it is new.
@@ -288,6 +301,10 @@ impl Node {
             self.inner.catalog.list(bucket, "", None, Page { limit: 1, ..Page::default() }).await?;
             lock(&self.inner.buckets).insert(bucket.clone());
         }
+        // Nothing can keep others from writing there meanwhile; what is there now is seen.
+        if if_absent && self.inner.is_bound(bucket) && self.inner.stat_foreign(bucket, key).await.is_ok() {
+            return Err(Error::Exists { bucket: bucket.to_string(), key: key.to_string() });
+        }
         Ok(self.inner.writer(bucket, key, if_absent))
     }
 
@@ -314,7 +331,10 @@ impl Node {
         let mut before = None;
         for attempt in 1.. {
             let ticket = inner.names.ticket(bucket, key);
-            let (meta, lease) = inner.catalog.lease(&inner.holder, bucket, key).await?;
+            let (meta, lease) = match inner.catalog.lease(&inner.holder, bucket, key).await {
+                Err(e) if e.kind() == Kind::NotFound && inner.is_bound(bucket) => return inner.open_foreign(bucket, key, ticket).await,
+                answer => answer?,
+            };
             // It may have been spilled, moved or replaced since the last try; only then is there hope.
             let error = match before.take() {
                 Some((old, error)) if old == meta => return Err(error),
@@ -338,19 +358,50 @@ impl Node {
 
     pub async fn stat(&self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
         self.inner.names.settle(Wanted::Key(bucket, key)).await;
-        self.inner.catalog.lookup(bucket, key).await
+        match self.inner.catalog.lookup(bucket, key).await {
+            Err(e) if e.kind() == Kind::NotFound && self.inner.is_bound(bucket) => self.inner.stat_foreign(bucket, key).await,
+            answer => answer,
+        }
+    }
+
+    /// Some bytes of what has the key now, at most [`crate::RANGE_BYTES_MAX`], cut at the object's end. Of an object in a bound bucket that is not here, only these are fetched.
+    pub async fn read_range(&self, bucket: &BucketName, key: &Key, range: peer::Range) -> Result<(ObjectMeta, Bytes)> {
+        if range.len > bound::RANGE_BYTES_MAX {
+            return Err(Error::BadValue { what: "length", value: range.len.to_string(), rule: "read at most 64 MiB at once, or open the object" });
+        }
+        if self.inner.known(bucket, key).is_none() {
+            self.inner.names.settle(Wanted::Key(bucket, key)).await;
+            if let Some((meta, len, stream)) = self.inner.part_of_foreign(bucket, key, range).await? {
+                let mut bytes = Vec::with_capacity(len as usize);
+                let mut stream = stream;
+                while let Some(chunk) = stream.try_next().await? {
+                    bytes.extend_from_slice(&chunk);
+                }
+                if bytes.len() as u64 != len {
+                    return Err(damaged(&meta, "on its way".into(), format!("{} bytes of {len} came", bytes.len())));
+                }
+                return Ok((meta, bytes.into()));
+            }
+        }
+        let object = self.open_object(bucket, key).await?;
+        let len = peer::cut(object.len(), range.offset, range.len)?;
+        let meta = object.meta().clone();
+        Ok((meta, Bytes::from_owner(object).slice(range.offset as usize..(range.offset + len) as usize)))
     }
 
     /// A page of the objects with a prefix; `foo` means `foo` and `foo/…`, never `foobar`.
     pub async fn list(&self, bucket: &BucketName, prefix: &str, delimiter: Option<char>, page: Page) -> Result<Listing> {
         self.inner.names.settle(Wanted::Prefix(bucket, &Prefix::new(prefix)?)).await;
-        self.inner.catalog.list(bucket, prefix, delimiter, page).await
+        self.inner.list_both(bucket, prefix, delimiter, page).await
     }
 
     /// Removes an object. Who has it open keeps it; other holders and the persistency tier are told in the background.
     pub async fn delete(&self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
         self.inner.names.settle(Wanted::Key(bucket, key)).await;
-        let (meta, last) = self.inner.catalog.remove(bucket, key).await?;
+        let (meta, last) = match self.inner.catalog.remove(bucket, key).await {
+            Ok(removed) => removed,
+            Err(e) => return Err(self.inner.unless_foreign(bucket, key, e).await),
+        };
         if last {
             self.inner.release(meta.clone());
         }
@@ -361,7 +412,10 @@ impl Node {
     pub async fn rename(&self, bucket: &BucketName, from: &Key, to: &Key) -> Result<ObjectMeta> {
         self.inner.names.settle(Wanted::Key(bucket, from)).await;
         self.inner.names.settle(Wanted::Key(bucket, to)).await;
-        let done = self.inner.catalog.rename(bucket, from, to).await?;
+        let done = match self.inner.catalog.rename(bucket, from, to).await {
+            Ok(done) => done,
+            Err(e) => return Err(self.inner.unless_foreign(bucket, from, e).await),
+        };
         if let Some(old) = done.replaced {
             self.inner.release(old);
         }
@@ -375,7 +429,10 @@ impl Node {
         let persist = self.inner.persist.clone().ok_or_else(|| Error::NoPersist { bucket: bucket.to_string() })?;
         let (mut objects, mut bytes) = (0, 0);
         let mut page = Page::default();
-        self.inner.names.settle(Wanted::Prefix(bucket, &Prefix::new(prefix)?)).await;
+        let wanted = Prefix::new(prefix)?;
+        self.inner.names.settle(Wanted::Prefix(bucket, &wanted)).await;
+        let dropped = self.inner.drop_copies(bucket, &wanted);
+        (objects, bytes) = (objects + dropped.0, bytes + dropped.1);
         loop {
             let listing = self.inner.catalog.list(bucket, prefix, None, page).await?;
             for meta in &listing.objects {
@@ -568,7 +625,7 @@ impl Inner {
     }
 
     /// Opens a local copy, on a thread of its own if its checksum has to be computed.
-    async fn map(&self, meta: ObjectMeta, local: Arc<Local>) -> Result<Object> {
+    pub async fn map(&self, meta: ObjectMeta, local: Arc<Local>) -> Result<Object> {
         let now = self.tier.age();
         if local.is_ready() { Object::new(meta, local, now) } else { compute(move || Object::new(meta, local, now)).await? }
     }
@@ -681,6 +738,10 @@ impl Inner {
                     add(&self.counters.sealed_bytes, size);
                     self.timings.seal.add(began.elapsed());
                     self.by_bucket.sealed(&bucket, size);
+                    if self.is_bound(&bucket) {
+                        // What the name meant before may be kept without a lease of the catalog's.
+                        self.holder.revoke(&bucket, &key);
+                    }
                     if let Some(old) = sealed.replaced {
                         self.release(old);
                     }
@@ -806,12 +867,23 @@ impl Inner {
     }
 
     async fn from_persist(self: &Arc<Self>, meta: &ObjectMeta, persist: &Persist, location: &str) -> Result<Draft> {
+        self.pour(meta, persist, location, persist.get(location)).await
+    }
+
+    /// Fills a draft with what the persistency tier sends.
+    pub async fn pour(
+        self: &Arc<Self>,
+        meta: &ObjectMeta,
+        persist: &Persist,
+        location: &str,
+        source: impl Future<Output = Result<BoxStream<'static, Result<Bytes>>>>,
+    ) -> Result<Draft> {
         let mut draft = self.draft(meta).await?;
         let silent = |_| Error::Remote {
             kind: Kind::DeadlineExceeded,
             message: format!("{persist} sent nothing of {location} for {} s", PERSIST_SILENCE.as_secs()),
         };
-        let mut stream = tokio::time::timeout(PERSIST_SILENCE, persist.get(location)).await.map_err(silent)??;
+        let mut stream = tokio::time::timeout(PERSIST_SILENCE, source).await.map_err(silent)??;
         while let Some(chunk) = tokio::time::timeout(PERSIST_SILENCE, stream.try_next()).await.map_err(silent)?? {
             if draft.len() + chunk.len() as u64 > meta.size {
                 return Err(damaged(meta, format!("in {persist}"), "it is longer than it should be".into()));
@@ -931,6 +1003,6 @@ impl Inner {
     }
 }
 
-fn damaged(meta: &ObjectMeta, place: String, found: String) -> Error {
+pub(crate) fn damaged(meta: &ObjectMeta, place: String, found: String) -> Error {
     Error::Damaged { bucket: meta.bucket.to_string(), key: meta.key.to_string(), place, found }
 }

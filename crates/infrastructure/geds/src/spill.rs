@@ -18,7 +18,7 @@ use crate::{
     names::Prefix,
     node::{Inner, Node, compute},
 };
-use base::Kind;
+use base::{Kind, unit::Span};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -71,12 +71,16 @@ pub enum Lifetime {
     Job,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BucketPolicy {
     pub mode: Mode,
     pub tier: Place,
     pub lifetime: Lifetime,
+    /// A place in the persistency tier, such as `landsat/2024`; `""`: all of it. What others have put below it can be read under the bucket's name.
+    pub bind: Option<String>,
+    /// How long the tier's answer about such an object is believed; without it, it is asked at each open.
+    pub fresh: Option<Span>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -295,6 +299,14 @@ impl Inner {
         }
     }
 
+    /// Makes room that costs nothing: copies of what the persistency tier has for others go, and segments are compacted.
+    pub(crate) fn make_way_for(&self, memory: bool, bytes: u64) {
+        if !memory {
+            self.make_way(bytes);
+        }
+        self.reclaim(memory);
+    }
+
     /// Does what is due. Returns when to look again, if nobody wakes the task before.
     async fn spill_round(self: &Arc<Self>) -> Option<Instant> {
         let inner = self.clone();
@@ -331,6 +343,12 @@ impl Inner {
         let mut passed_over = HashSet::new();
         while self.wants_room(memory, started) {
             started = true;
+            let space = self.tier.space(memory);
+            let low = (space.limit as f64 * self.tuning.spill.low) as u64;
+            if !memory && self.make_way(space.charged().saturating_sub(low).max(1)) {
+                self.reclaim(memory);
+                continue;
+            }
             let at_a_time = self.spiller.allowed()?;
             if !memory {
                 // Full parts of what grows: nobody writes them again.
