@@ -12,7 +12,7 @@
 //! same key again is another object with a higher epoch. Any node opens it: from its own disk or memory, else from a holder, else from the persistency tier, and keeps the
 //! copy. Spilling uploads, verifies, records and only then frees; the last copy is never dropped. An [`Appendable`] grows on one node until it is sealed.
 //!
-//! `docs/design/geds.md` says why it is so. What it does not do yet: share a node's tier between processes, replicate before a seal is acknowledged, encrypt at rest,
+//! `docs/design/geds.md` says why it is so. What it does not do yet: share a node's tier between processes, encrypt at rest,
 //! show an appendable object to other nodes before it is sealed.
 
 mod append;
@@ -31,6 +31,7 @@ mod namenode;
 mod node;
 mod peer;
 mod persist;
+mod second;
 mod segment;
 mod shared;
 mod space;
@@ -51,6 +52,7 @@ pub use namenode::{Caller, Imported, META_ALPN, Namenode, RemoteCatalog};
 pub use names::{BucketName, Key};
 pub use node::{Node, Options, Tuning, Usage};
 pub use peer::{ALPN, Download, PeerClient, Range};
+pub use second::SecondCopy;
 pub use shared::{Shared, SharedOptions};
 pub use persist::{Persist, S3Options, Secret};
 pub use spill::{BucketPolicy, Lifetime, Mode, Place, SpillOptions};

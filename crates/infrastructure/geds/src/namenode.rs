@@ -26,7 +26,7 @@ pub use server::Caller;
 pub use wire::META_ALPN;
 
 use crate::{
-    Attributes, BucketName, Catalog, Error, Garbage, Key, Lease, LeaseHolder, Listing, Mode, NewObject, ObjectId, ObjectMeta, Page, Result,
+    Attributes, BucketName, Catalog, Error, Garbage, Holder, Key, Lease, LeaseHolder, Listing, Mode, NewObject, ObjectId, ObjectMeta, Page, Result,
     Sealed, Watched,
 };
 use base::{Kind, SiteId, clock::now_ms};
@@ -462,6 +462,9 @@ impl Catalog for Namenode {
     }
     fn garbage<'a>(&'a self, site: Option<&'a SiteId>, start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<Garbage>>> {
         async move { Ok(self.core().read().garbage(site, start_after)) }.boxed()
+    }
+    fn partners<'a>(&'a self, id: ObjectId, site: &'a SiteId) -> BoxFuture<'a, Result<Vec<Holder>>> {
+        async move { Ok(server::partners(self.core(), id, site)) }.boxed()
     }
     fn watch<'a>(&'a self, bucket: &'a BucketName, after: u64, wait: Duration) -> BoxFuture<'a, Result<Watched>> {
         async move { server::watch(self.core(), bucket, after, wait).await }.boxed()

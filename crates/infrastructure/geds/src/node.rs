@@ -20,6 +20,7 @@ use crate::{
     metrics::{self, Buckets, Counters, Timings, add},
     names::Prefix,
     peer::{self, Peers},
+    second::{Seconds, wants_second},
     spill::{BucketPolicy, Mode, Pace, Place, SpillOptions, Spiller},
     writer::Publisher,
 };
@@ -113,8 +114,8 @@ pub struct Node {
 
 pub(crate) struct Inner {
     pub site: SiteId,
-    dialer: Dialer,
-    peers: Peers,
+    pub dialer: Dialer,
+    pub peers: Peers,
     pub catalog: Arc<dyn Catalog>,
     pub persist: Option<Persist>,
     pub tuning: Tuning,
@@ -127,6 +128,7 @@ pub(crate) struct Inner {
     pub collector: Collector,
     pub appendables: Appendables,
     pub copies: bound::Copies,
+    pub seconds: Seconds,
     opened: Instant,
     /// Seals whose answer is awaited or was lost: the catalog may not know them yet.
     sealing: Mutex<HashSet<ObjectId>>,
@@ -183,7 +185,7 @@ impl Node {
         }
         let mut unknown: HashSet<ObjectId> = tier.ids().into_iter().collect();
         let mut lost = Vec::new();
-        let mut owed = Vec::new();
+        let (mut owed, mut alone) = (Vec::new(), Vec::new());
         let mut last = None;
         loop {
             let page = catalog.held(&site, last).await?;
@@ -196,6 +198,9 @@ impl Node {
                         local.persisted.store(meta.persisted.is_some(), SeqCst);
                         if meta.persisted.is_none() && tuning.policy(&meta.bucket).mode != Mode::Ephemeral {
                             owed.push(meta.id);
+                        }
+                        if wants_second(&tuning, &meta) {
+                            alone.push(meta.id);
                         }
                     }
                     Some(_) => {
@@ -244,6 +249,7 @@ impl Node {
             collector: Collector::start(weak.clone()),
             appendables,
             copies: bound::Copies::default(),
+            seconds: Seconds::new(alone),
             opened: Instant::now(),
             sealing: Mutex::default(),
             turns: Mutex::default(),
@@ -254,6 +260,7 @@ impl Node {
             handle: Handle::current(),
         });
         inner.spiller.run(Arc::downgrade(&inner));
+        inner.seconds.run(Arc::downgrade(&inner));
         owed.into_iter().for_each(|id| inner.spiller.owe(id));
         inner.watch_level(false);
         Ok(Node { inner })
@@ -506,6 +513,7 @@ impl Node {
         gauge(&mut out, "cloudskin_geds_objects", "Objects on this node.", inner.tier.count());
         gauge(&mut out, "cloudskin_geds_spill_queue", "Objects that wait for their upload.", inner.spiller.queued());
         gauge(&mut out, "cloudskin_geds_spill_breaker_open", "1 while the persistency tier fails.", u64::from(inner.spiller.breaker_open()));
+        gauge(&mut out, "cloudskin_geds_second_copies_owed", "Objects that should be at another site, too, and are not yet.", inner.seconds.count());
         inner.counters.text(&mut out);
         inner.timings.text(&mut out);
         inner.by_bucket.text(&mut out);

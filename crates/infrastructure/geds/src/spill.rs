@@ -12,7 +12,7 @@
 //! upload and a spill are in `node.rs`, the store's own retries in `persist.rs`.
 
 use crate::{
-    BucketName, Error, Key, ObjectId, ObjectMeta, Page, Result,
+    BucketName, Error, Key, ObjectId, ObjectMeta, Page, Result, SecondCopy,
     leases::Wanted,
     local::Local,
     names::Prefix,
@@ -81,6 +81,9 @@ pub struct BucketPolicy {
     pub bind: Option<String>,
     /// How long the tier's answer about such an object is believed; without it, it is asked at each open.
     pub fresh: Option<Span>,
+    /// Whether a seal waits until another site has a copy, too; and for how long, 5 s without it.
+    pub second_copy: Option<SecondCopy>,
+    pub copy_wait: Option<Span>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -455,6 +458,11 @@ impl Inner {
 
     /// What a seal owes, once the catalog has it.
     pub(crate) async fn settle_debt(self: &Arc<Self>, meta: ObjectMeta) -> Result<ObjectMeta> {
+        // What is uploaded before the seal returns is safe.
+        let meta = match self.tuning.policy(&meta.bucket).mode {
+            Mode::WriteThrough if self.persist.is_some() => meta,
+            _ => self.second(meta).await?,
+        };
         if self.persist.is_none() {
             return Ok(meta);
         }

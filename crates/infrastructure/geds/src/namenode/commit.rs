@@ -14,9 +14,9 @@ use super::{
     state::{Answer, Change, State},
 };
 use crate::{Error, Result};
-use base::{Kind, clock::now_ms};
+use base::{Kind, SiteId, clock::now_ms};
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     fs::File,
     io,
     path::PathBuf,
@@ -75,6 +75,8 @@ pub struct Core {
     pub leases: Arc<Leases>,
     /// Wakes watchers after changes.
     pub changed: Notify,
+    /// Sites that have a connection, and how many.
+    pub there: Mutex<HashMap<SiteId, usize>>,
     queue: Mutex<Queue>,
     wake: Condvar,
     stopping: AtomicBool,
@@ -94,6 +96,7 @@ impl Core {
             state: RwLock::new(state),
             leases,
             changed: Notify::new(),
+            there: Mutex::default(),
             queue: Mutex::default(),
             wake: Condvar::new(),
             stopping: AtomicBool::new(false),

@@ -554,6 +554,11 @@ impl State {
         self.site_of.get(site).map(|n| self.sites[*n as usize].address.as_str())
     }
 
+    /// All sites that have ever been told of.
+    pub fn sites(&self) -> Vec<Holder> {
+        self.sites.iter().map(|site| Holder { site: site.name.clone(), address: site.address.clone() }).collect()
+    }
+
     pub fn held(&self, site: &SiteId, start_after: Option<ObjectId>) -> Vec<ObjectMeta> {
         let Some(site) = self.site_of.get(site) else { return Vec::new() };
         let after = |slot: u32| match start_after {

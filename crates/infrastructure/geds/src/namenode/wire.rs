@@ -48,6 +48,7 @@ pub enum Question {
     /// The revocation with this number is carried out. It has no answer.
     Revoked { number: u64 },
     Ping,
+    Partners { id: u128, site: SiteId },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -69,6 +70,8 @@ pub enum Told {
     Watched(Watched),
     /// No key: all of them.
     Revoke { number: u64, key: Option<(BucketName, Key)> },
+    /// Sites and their data ports.
+    Holders(Vec<(String, String)>),
 }
 
 /// An object's facts, as they travel.
@@ -101,14 +104,15 @@ impl From<ObjectMeta> for Meta {
     }
 }
 
+pub fn holder((site, address): (String, String)) -> Result<Holder> {
+    let site = SiteId::new(site).map_err(|e| Error::BadName { what: e.what, name: e.name, rule: "it must be a DNS label" })?;
+    Ok(Holder { site, address })
+}
+
 impl TryFrom<Meta> for ObjectMeta {
     type Error = Error;
     fn try_from(meta: Meta) -> Result<ObjectMeta> {
-        let mut sites = Vec::with_capacity(meta.sites.len());
-        for (site, address) in meta.sites {
-            let site = SiteId::new(site).map_err(|e| Error::BadName { what: e.what, name: e.name, rule: "it must be a DNS label" })?;
-            sites.push(Holder { site, address });
-        }
+        let sites = meta.sites.into_iter().map(holder).collect::<Result<_>>()?;
         Ok(ObjectMeta {
             bucket: BucketName::new(meta.bucket)?,
             key: Key::new(meta.key)?,
