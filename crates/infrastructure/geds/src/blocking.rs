@@ -83,8 +83,12 @@ impl Blocking {
             answer => answer?,
         };
         if let Some(local) = inner.tier.get(meta.id) {
+            let kept = local.is_ready();
             match Object::new(meta, local, inner.tier.age()) {
                 Ok(object) => {
+                    if !kept {
+                        inner.tier.opened(&object);
+                    }
                     add(&inner.counters.opened_local, 1);
                     if let Some(lease) = lease {
                         inner.names.keep(ticket, &object, lease);

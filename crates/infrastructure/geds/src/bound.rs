@@ -13,11 +13,12 @@
 use crate::{
     BucketName, Error, Key, Listing, Object, ObjectId, ObjectMeta, Page, Persist, Range, Result, State,
     catalog::{Lease, PAGE_MAX},
+    fetch::damaged,
     leases::Ticket,
     local::Local,
     metrics::add,
     names::Prefix,
-    node::{Inner, Tuning, compute, damaged},
+    node::{Inner, Tuning, compute},
     peer,
     persist::Found,
 };

@@ -2,10 +2,10 @@
 //!
 //! Secrets are better given in the environment: `CLOUDSKIN_GEDS__S3_SECRET_KEY`.
 
-use crate::{BucketName, BucketPolicy, Error, Mode, Persist, Place, Result, S3Options, Secret, SpillOptions, Tuning};
+use crate::{BucketName, BucketPolicy, Error, Mode, Persist, Place, RestKey, Result, S3Options, Secret, SpillOptions, Tuning};
 use base::unit::{Bytes, Span};
 use serde::Deserialize;
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -16,6 +16,10 @@ pub struct Config {
     pub memory: Option<Bytes>,
     /// How long a writer waits for room before it is refused.
     pub wait: Span,
+    /// A file of its owner's alone (0600) with 32 random bytes, or 64 hexadecimal digits: with it, what lies on the disk is encrypted.
+    pub key_file: Option<PathBuf>,
+    /// How much memory decrypted objects may take that nobody has open.
+    pub decrypted: Bytes,
     /// Spill without being asked, when there is a persistency tier.
     pub spill: bool,
     /// The share of the limit above which objects are spilled, and the share at which that ends.
@@ -49,6 +53,8 @@ impl Default for Config {
         Config {
             limit: Bytes(10 << 30),
             memory: None,
+            key_file: None,
+            decrypted: Bytes(Tuning::default().decrypted),
             wait: Span(Tuning::default().wait),
             spill: true,
             spill_high: SpillOptions::default().high,
@@ -81,6 +87,8 @@ impl Config {
         }
         Ok(Tuning {
             memory: self.memory,
+            key: self.key_file.as_deref().map(RestKey::from_file).transpose()?,
+            decrypted: self.decrypted.0,
             wait: self.wait.0,
             spill: SpillOptions {
                 automatic: self.spill,

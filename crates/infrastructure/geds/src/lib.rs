@@ -12,16 +12,20 @@
 //! same key again is another object with a higher epoch. Any node opens it: from its own disk or memory, else from a holder, else from the persistency tier, and keeps the
 //! copy. Spilling uploads, verifies, records and only then frees; the last copy is never dropped. An [`Appendable`] grows on one node until it is sealed.
 //!
-//! `docs/design/geds.md` says why it is so. What it does not do yet: share a node's tier between processes, encrypt at rest,
-//! show an appendable object to other nodes before it is sealed.
+//! `docs/design/geds.md` says why it is so. What it does not do yet: share a node's tier between processes, encrypt
+//! appendable objects at rest, show an appendable object to other nodes before it is sealed.
 
 mod append;
 mod blocking;
 mod bound;
 pub mod catalog;
+mod cipher;
 mod collect;
 mod config;
 mod error;
+mod fetch;
+#[doc(hidden)]
+pub mod fuzz;
 mod journal;
 mod leases;
 mod local;
@@ -45,6 +49,7 @@ pub use catalog::{
     Attributes, Catalog, Event, Garbage, Happened, Holder, Lease, LeaseHolder, Listing, NewObject, ObjectId, ObjectMeta, Page, Sealed, State,
     Watched,
 };
+pub use cipher::RestKey;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use local::Object;

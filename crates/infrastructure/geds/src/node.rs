@@ -7,16 +7,17 @@
 //! seal: file durable → catalog → acknowledged. Fetch: file durable → catalog. Spill: uploaded and read back → catalog knows the upload →
 //! catalog forgets the copy → file removed. So the catalog never counts a copy that isn't there.
 //!
-//! When the limit is near, the spiller makes room (`spill.rs`); when it is reached, writers wait (`writer.rs`).
+//! How a copy is fetched is in `fetch.rs`. When the limit is near, the spiller makes room (`spill.rs`); when it is reached, writers wait (`writer.rs`).
 
 use crate::{
-    Attributes, Blocking, BucketName, Catalog, Error, Holder, Key, LeaseHolder, Listing, NewObject, Object, ObjectId, ObjectMeta, Page,
-    PeerClient, Persist, Result, State, Writer,
+    Attributes, Blocking, BucketName, Catalog, Error, Key, LeaseHolder, Listing, NewObject, Object, ObjectId, ObjectMeta, Page,
+    PeerClient, Persist, RestKey, Result, State, Writer,
     append::Appendables,
     bound,
     collect::Collector,
+    fetch::{PERSIST_SILENCE, damaged},
     leases::{Names, Wanted},
-    local::{Draft, Local, Refused, Tier},
+    local::{Local, Refused, Tier},
     metrics::{self, Buckets, Counters, Timings, add},
     names::Prefix,
     peer::{self, Peers},
@@ -26,10 +27,9 @@ use crate::{
 };
 use base::{Kind, SiteId, identity::Dialer, unit::Bytes as Size};
 use bytes::Bytes;
-use futures::{TryStreamExt, stream::BoxStream};
+use futures::TryStreamExt;
 use std::{
     collections::{HashMap, HashSet},
-    future::Future,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, Weak, atomic::Ordering::SeqCst},
     time::{Duration, Instant},
@@ -44,12 +44,13 @@ const SEAL_TRIES: u32 = 8;
 const SEAL_WAIT: Duration = Duration::from_millis(100);
 /// How often an open starts again because the object moved or changed while it was being fetched.
 const OPEN_TRIES: u32 = 3;
-/// How long the persistency tier may be silent in the middle of an object.
-const PERSIST_SILENCE: Duration = Duration::from_secs(30);
 /// What an upload may take besides: so many bytes per second are expected of any store.
 const PERSIST_RATE_MIN: u64 = 256 << 10;
 /// How long a writer waits for room, unless it is told otherwise. Below the silence that a peer bears.
 const WAIT: Duration = Duration::from_secs(8);
+
+/// Bytes of decrypted objects that are kept, unless it is told otherwise.
+const DECRYPTED: u64 = 64 << 20;
 
 /// What a node is made of.
 pub struct Options {
@@ -70,6 +71,10 @@ pub struct Options {
 pub struct Tuning {
     /// The limit of the memory tier; `None`: there is none.
     pub memory: Option<Size>,
+    /// What is on the disk is encrypted with this; `None`: it is not.
+    pub key: Option<RestKey>,
+    /// Bytes of decrypted objects that are kept in memory although nobody has them open.
+    pub decrypted: u64,
     /// How long a writer waits for room before it is refused.
     pub wait: Duration,
     pub spill: SpillOptions,
@@ -82,6 +87,8 @@ impl Default for Tuning {
     fn default() -> Tuning {
         Tuning {
             memory: None,
+            key: None,
+            decrypted: DECRYPTED,
             wait: WAIT,
             spill: SpillOptions::default(),
             policy: BucketPolicy::default(),
@@ -171,8 +178,9 @@ impl Node {
         let Options { site, folder, limit, dialer, catalog, persist, address } = options;
         let memory = tuning.memory.map(|size| size.0);
         let bound = bound::check_all(&tuning, persist.as_ref())?;
+        let (key, decrypted) = (tuning.key.clone(), tuning.decrypted);
         let (tier, appendables) = compute(move || {
-            let tier = Tier::open(&folder, limit.0, memory)?;
+            let tier = Tier::open_with(&folder, limit.0, memory, key, decrypted)?;
             let appendables = Appendables::open(&folder.join("append"), &tier)?;
             Ok::<_, Error>((tier, appendables))
         })
@@ -604,15 +612,6 @@ fn usage(tier: &Tier, memory: bool) -> Usage {
     Usage { used: space.used(), charged: space.charged(), limit: space.limit }
 }
 
-/// Writes a chunk where waiting for the disk is allowed.
-async fn write_chunk(mut draft: Draft, chunk: Bytes) -> Result<(Draft, Result<(), Refused>)> {
-    compute(move || {
-        let done = draft.write_at(draft.len(), &chunk);
-        (draft, done)
-    })
-    .await
-}
-
 impl Inner {
     pub fn knows_bucket(&self, bucket: &BucketName) -> bool {
         lock(&self.buckets).contains(bucket)
@@ -633,9 +632,13 @@ impl Inner {
     }
 
     /// Opens a local copy, on a thread of its own if its checksum has to be computed.
-    pub async fn map(&self, meta: ObjectMeta, local: Arc<Local>) -> Result<Object> {
+    pub(crate) async fn map(&self, meta: ObjectMeta, local: Arc<Local>) -> Result<Object> {
         let now = self.tier.age();
-        if local.is_ready() { Object::new(meta, local, now) } else { compute(move || Object::new(meta, local, now)).await? }
+        if local.is_ready() {
+            return Object::new(meta, local, now);
+        }
+        let tier = self.tier.clone();
+        compute(move || Object::new(meta, local, now).inspect(|object| tier.opened(object))).await?
     }
 
     pub fn sealing_begins(&self, id: ObjectId) {
@@ -771,181 +774,6 @@ impl Inner {
         }
     }
 
-    /// Opens exactly this epoch.
-    async fn open(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Object> {
-        if let Some(local) = self.tier.get(meta.id) {
-            match self.map(meta.clone(), local).await {
-                Ok(object) => {
-                    add(&self.counters.opened_local, 1);
-                    return Ok(object);
-                }
-                Err(e @ Error::Damaged { .. }) => self.discard(meta, e).await?,
-                Err(e) => return Err(e),
-            }
-        }
-        self.fetch(meta).await
-    }
-
-    /// Gives up a damaged copy, if others have the object. Else the error stands and the file stays for who wants to save it.
-    async fn discard(&self, meta: &ObjectMeta, error: Error) -> Result<()> {
-        match self.catalog.drop_holder(&meta.bucket, &meta.key, meta.epoch, &self.site).await {
-            Ok(_) => {
-                tracing::error!(%error, "fetching another copy");
-                self.free(meta.id);
-                Ok(())
-            }
-            Err(refused) => {
-                tracing::error!(%error, %refused, "a damaged copy can't be replaced");
-                Err(error)
-            }
-        }
-    }
-
-    /// Gets a copy from wherever there is one, keeps and opens it.
-    async fn fetch(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Object> {
-        let turn = self.turn(meta.id);
-        let _turn = turn.lock().await;
-        if let Some(local) = self.tier.get(meta.id) {
-            return self.map(meta.clone(), local).await;
-        }
-        let began = Instant::now();
-        let fetched = self.fetch_held(meta).await;
-        if fetched.is_ok() {
-            self.timings.fetch.add(began.elapsed());
-        }
-        fetched
-    }
-
-    /// The same, within the object's turn and not here.
-    async fn fetch_held(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Object> {
-        let mut tried = Vec::new();
-        let others = meta.sites.iter().filter(|holder| holder.site != self.site);
-        for holder in others {
-            if holder.address.is_empty() {
-                tried.push(format!("site {}: its address is not known", holder.site));
-                continue;
-            }
-            match self.receive(meta, self.from_peer(meta, holder)).await {
-                Ok(local) => return self.adopt(meta, local).await,
-                Err(e @ Error::NoSpace { .. }) => return Err(e),
-                Err(e) => tried.push(format!("site {}: {e}", holder.site)),
-            }
-        }
-        match (&meta.persisted, &self.persist) {
-            (Some(location), Some(persist)) => match self.receive(meta, self.from_persist(meta, persist, location)).await {
-                Ok(local) => return self.adopt(meta, local).await,
-                Err(e @ Error::NoSpace { .. }) => return Err(e),
-                Err(e) => tried.push(e.to_string()),
-            },
-            (Some(_), None) => tried.push("it is in a persistency tier that this site doesn't have".into()),
-            (None, _) => {}
-        }
-        if tried.is_empty() {
-            tried.push(format!("the catalog names no copy but the one on site {}, which is lost", self.site));
-        }
-        Err(Error::Unreachable { bucket: meta.bucket.to_string(), key: meta.key.to_string(), tried: tried.join("; ") })
-    }
-
-    async fn from_peer(self: &Arc<Self>, meta: &ObjectMeta, holder: &Holder) -> Result<Draft> {
-        // One that is kept may have died meanwhile, which shows only when it is used: a new one decides.
-        if let Some(mut client) = self.peers.take(holder) {
-            match self.download(meta, &mut client).await {
-                Err(Error::Peer { .. }) => {}
-                other => {
-                    self.peers.put_back(holder, client);
-                    return other;
-                }
-            }
-        }
-        let mut client = PeerClient::dial(&self.dialer, &holder.site, &holder.address).await?;
-        let draft = self.download(meta, &mut client).await;
-        self.peers.put_back(holder, client);
-        draft
-    }
-
-    async fn download(self: &Arc<Self>, meta: &ObjectMeta, client: &mut PeerClient) -> Result<Draft> {
-        let mut download = client.get_copy(meta).await?;
-        let mut draft = self.draft(meta).await?;
-        while let Some(chunk) = download.chunk().await? {
-            let done;
-            (draft, done) = write_chunk(draft, chunk).await?;
-            done.map_err(|refused| self.refused(&meta.bucket, &meta.key, false, refused))?;
-        }
-        Ok(draft)
-    }
-
-    async fn from_persist(self: &Arc<Self>, meta: &ObjectMeta, persist: &Persist, location: &str) -> Result<Draft> {
-        self.pour(meta, persist, location, persist.get(location)).await
-    }
-
-    /// Fills a draft with what the persistency tier sends.
-    pub async fn pour(
-        self: &Arc<Self>,
-        meta: &ObjectMeta,
-        persist: &Persist,
-        location: &str,
-        source: impl Future<Output = Result<BoxStream<'static, Result<Bytes>>>>,
-    ) -> Result<Draft> {
-        let mut draft = self.draft(meta).await?;
-        let silent = |_| Error::Remote {
-            kind: Kind::DeadlineExceeded,
-            message: format!("{persist} sent nothing of {location} for {} s", PERSIST_SILENCE.as_secs()),
-        };
-        let mut stream = tokio::time::timeout(PERSIST_SILENCE, source).await.map_err(silent)??;
-        while let Some(chunk) = tokio::time::timeout(PERSIST_SILENCE, stream.try_next()).await.map_err(silent)?? {
-            if draft.len() + chunk.len() as u64 > meta.size {
-                return Err(damaged(meta, format!("in {persist}"), "it is longer than it should be".into()));
-            }
-            let done;
-            (draft, done) = write_chunk(draft, chunk).await?;
-            done.map_err(|refused| self.refused(&meta.bucket, &meta.key, false, refused))?;
-        }
-        Ok(draft)
-    }
-
-    /// A place for a copy, with its space reserved before the first byte comes. Fetched copies lie on the disk.
-    async fn draft(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Draft> {
-        let draft = self.tier.create(meta.id, false);
-        let (bucket, key) = (meta.bucket.clone(), meta.key.clone());
-        let mut writer = Writer { inner: self.clone(), bucket, key, if_absent: false, attributes: Attributes::default(), draft };
-        writer.room(meta.size).await?;
-        Ok(writer.draft)
-    }
-
-    /// Seals what came, if it is what the catalog says.
-    async fn receive(&self, meta: &ObjectMeta, draft: impl Future<Output = Result<Draft>>) -> Result<Local> {
-        let draft = draft.await?;
-        let local = compute(move || draft.seal()).await?;
-        let local = local.map_err(|refused| self.refused(&meta.bucket, &meta.key, false, refused))?;
-        if local.size != meta.size || local.checksum != meta.checksum {
-            let found = format!("{} bytes of {} came, with checksum {:016x}", local.size, meta.size, local.checksum);
-            return Err(damaged(meta, "on its way or at its source".into(), found));
-        }
-        Ok(local)
-    }
-
-    /// Keeps a fetched copy if the object is still there, and opens it in any case.
-    async fn adopt(self: &Arc<Self>, meta: &ObjectMeta, local: Local) -> Result<Object> {
-        add(&self.counters.fetched, 1);
-        add(&self.counters.fetched_bytes, local.size);
-        let inner = self.clone();
-        let local = compute(move || inner.keep_durably(local)).await??;
-        self.sealing_ends(meta.id);
-        local.persisted.store(meta.persisted.is_some(), SeqCst);
-        match self.catalog.add_holder(&meta.bucket, &meta.key, meta.epoch, &self.site).await {
-            Ok(_) => {}
-            // If the catalog counts this copy, it must stay; if not, a sweep finds it.
-            Err(e) if e.is_uncertain() => {
-                tracing::warn!(bucket = %meta.bucket, key = %meta.key, error = %e, "a copy may not be recorded");
-            }
-            // Replaced, deleted or renamed meanwhile: for this reader only.
-            Err(_) => {
-                self.free(meta.id);
-            }
-        }
-        self.map(meta.clone(), local).await
-    }
-
     /// Uploads one object and frees the copy here. False: there was nothing to do, or the object changed meanwhile.
     pub async fn spill(self: &Arc<Self>, persist: &Persist, meta: &ObjectMeta, pace: &Pace) -> Result<bool> {
         let turn = self.turn(meta.id);
@@ -1009,8 +837,4 @@ impl Inner {
             }
         }
     }
-}
-
-pub(crate) fn damaged(meta: &ObjectMeta, place: String, found: String) -> Error {
-    Error::Damaged { bucket: meta.bucket.to_string(), key: meta.key.to_string(), place, found }
 }

@@ -581,18 +581,18 @@ impl PeerClient {
         Ok((meta, len, stream.boxed()))
     }
 
-    /// Reads exactly this content, if the site has it.
-    pub(crate) async fn get_copy(&mut self, meta: &ObjectMeta) -> Result<Download<'_>> {
+    /// Reads a part of exactly this content, if the site has it. The range ends within the object.
+    pub(crate) async fn get_copy(&mut self, meta: &ObjectMeta, range: Range) -> Result<Download<'_>> {
         let request = Request::Get {
             bucket: meta.bucket.clone(),
             key: meta.key.clone(),
             copy: Some((meta.id, meta.epoch)),
-            offset: 0,
-            len: u64::MAX,
+            offset: range.offset,
+            len: range.len,
         };
         let (_, rest) = self.start_get(request).await?;
-        if rest != meta.size {
-            return Err(self.wire.broken(format!("it has {rest} bytes of an object of {}", meta.size)));
+        if rest != range.len {
+            return Err(self.wire.broken(format!("it has {rest} of {} bytes from {} on, of an object of {}", range.len, range.offset, meta.size)));
         }
         Ok(Download { client: self, rest })
     }
@@ -754,4 +754,35 @@ impl Download<'_> {
             None => Err(self.client.wire.gone(format!("hung up {} bytes before the end", self.rest))),
         }
     }
+}
+
+// --- for `fuzz.rs` ----------------------------------------------------------------------------------------------------------------
+
+/// Reads a request; what can be read is the same when it is written and read again.
+pub(crate) fn read_request(body: &[u8]) {
+    let Ok(request) = postcard::from_bytes::<Request>(body) else { return };
+    let again = postcard::to_stdvec(&request).expect("what was read can be written");
+    let read: Request = postcard::from_bytes(&again).expect("what was written can be read");
+    assert_eq!(format!("{read:?}"), format!("{request:?}"));
+    if let Request::Get { offset, len, .. } = request {
+        // A range stays inside the object, whatever was asked for.
+        for size in [0, 1, offset, u64::MAX] {
+            if let Ok(n) = cut(size, offset, len) {
+                assert!(offset.checked_add(n).is_some_and(|end| end <= size));
+            }
+        }
+    }
+}
+
+/// Some of each sort.
+pub(crate) fn some_requests() -> Vec<Vec<u8>> {
+    let (bucket, key) = (BucketName::new("data").expect("a good name"), Key::new("a/b").expect("a good name"));
+    let requests = [
+        Request::Get { bucket: bucket.clone(), key: key.clone(), copy: Some((ObjectId(5), 7)), offset: 3, len: u64::MAX },
+        Request::Put { bucket: bucket.clone(), key: key.clone(), size: Some(9), if_absent: true, attributes: Attributes::default() },
+        Request::List { bucket: bucket.clone(), prefix: "a/".into(), delimiter: Some('/'), start_after: "a/b".into(), limit: 5 },
+        Request::Free { id: ObjectId(1) },
+        Request::Spill { bucket, prefix: String::new() },
+    ];
+    requests.iter().map(|request| postcard::to_stdvec(request).expect("a request can be written")).collect()
 }

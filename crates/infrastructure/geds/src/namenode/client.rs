@@ -7,8 +7,8 @@
 //! The connection is also the session: leases are void when it ends, and revocations come over it.
 
 use super::{
+    change::{Answer, Change},
     changes, counted, created, done, object, removed, seal_change, sealed,
-    state::{Answer, Change},
     wire::{self, Ask, META_ALPN, Meta, Question, TOLD_BYTES_MAX, Told, Writing},
 };
 use crate::{

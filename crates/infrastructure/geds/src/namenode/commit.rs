@@ -7,11 +7,12 @@
 //! What is in the state is on disk, so a reader never sees what a crash takes back.
 
 use super::{
+    change::{Answer, Change},
     leases::{Fence, Leases},
     log::{self, Batch, Failed, Log},
     server::Outbox,
     snapshot,
-    state::{Answer, Change, State},
+    state::State,
 };
 use crate::{Error, Result};
 use base::{Kind, SiteId, clock::now_ms};

@@ -6,10 +6,9 @@
 
 use super::{
     Namenode,
+    change::{Answer, Change},
     commit::{Core, Item, Reply, late},
     leases::{self, Session, TERM, hash},
-    state::Answer,
-    state::Change,
     wire::{self, ASK_BYTES_MAX, Ask, LOOKUPS_MAX, Question, Told, Writing},
 };
 use crate::{BucketName, Error, Holder, Key, ObjectId, Page, Result};
