@@ -434,3 +434,42 @@ async fn what_lies_in_a_bound_bucket_is_seen_through_the_hub() {
     assert!(place.join("scene.tif").exists());
     drop(edge);
 }
+
+#[tokio::test]
+async fn a_token_for_a_bucket_opens_that_bucket_while_it_lasts() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let web = Web::new(&hub);
+    let _edge = store(&hub, "edge", folder.path(), 64 * MIB).await;
+    for path in ["/v1/objects/mine/k", "/v1/objects/theirs/k"] {
+        answer(web.put(path).body("content"), 200).await;
+    }
+    let made = async |ask: Value| {
+        let told = answer(web.post("/v1/buckets/mine/tokens").json(&ask), 201).await;
+        let token = told["token"].as_str().unwrap().to_string();
+        Web { client: web.client.clone(), base: web.base.clone(), token }
+    };
+    let (reader, writer) = (made(json!({})).await, made(json!({"ttl": "1m", "write": true})).await);
+    assert_eq!(reader.get("/v1/objects/mine/k").send().await.unwrap().text().await.unwrap(), "content");
+    assert_eq!(reader.json("/v1/objects/mine").await.as_array().unwrap().len(), 1);
+    assert_eq!(reader.json("/v1/stat/mine/k").await["size"], json!(7));
+    for path in ["/v1/objects/theirs/k", "/v1/objects/theirs", "/v1/stat/theirs/k", "/v1/buckets", "/v1/jobs", "/v1/sites/edge/metrics"] {
+        reader.fails(reader.get(path), 403, "permission_denied", "bucket mine only").await;
+        writer.fails(writer.get(path), 403, "permission_denied", "bucket mine only").await;
+    }
+    reader.fails(reader.put("/v1/objects/mine/new").body("x"), 403, "permission_denied", "reading bucket mine").await;
+    reader.fails(reader.delete("/v1/objects/mine/k"), 403, "permission_denied", "reading bucket mine").await;
+    writer.fails(writer.post("/v1/buckets/mine/tokens").json(&json!({})), 403, "permission_denied", "bucket mine only").await;
+    answer(writer.put("/v1/objects/mine/new").body("x"), 200).await;
+    answer(writer.post("/v1/objects/mine?action=rename&from=new&to=newer"), 200).await;
+    writer.fails(writer.post("/v1/objects/mine?action=copy&from=newer&to=k&to_bucket=theirs"), 403, "permission_denied", "target").await;
+    assert_eq!(web.get("/v1/objects/theirs/k").send().await.unwrap().text().await.unwrap(), "content");
+    answer(writer.delete("/v1/objects/mine/newer"), 200).await;
+
+    let brief = made(json!({"ttl": "0s"})).await;
+    brief.fails(brief.get("/v1/objects/mine/k"), 401, "unauthenticated", "over").await;
+    let forged = Web { token: reader.token.replace(".r.", ".rw."), ..reader };
+    forged.fails(forged.get("/v1/objects/mine/k"), 401, "unauthenticated", "token").await;
+    web.fails(web.post("/v1/buckets/mine/tokens").json(&json!({"ttl": "31d"})), 400, "invalid_argument", "30d").await;
+    web.fails(web.post("/v1/buckets/Mine/tokens").json(&json!({})), 400, "invalid_argument", "Mine").await;
+}
