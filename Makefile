@@ -3,12 +3,14 @@
 SHELL := /bin/bash
 # Some tests start a platform of several processes each; more than four at once only wait for each other.
 RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$((n > 4 ? 4 : n)))
+# For `make kills`: how many; each run draws its own points, and prints the seed.
+KILLS ?= 1000
 # For `make run`: options of `cloudskin demo`, such as ARGS="--keep --out pictures".
 ARGS ?=
 
 .DEFAULT_GOAL := help
 
-.PHONY: help setup build run test bench clean
+.PHONY: help setup build run test kills bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +30,11 @@ run: build ## watch a job start at the edge and finish in the cloud; pictures in
 test: ## all tests, with what they compare against
 	setup/setup.sh test
 	RUST_TEST_THREADS=$(RUST_TEST_THREADS) cargo test --release --workspace
+
+kills: ## the object store killed a thousand times (KILLS=…), its tier at random steps, its readers fed with noise; `make test` has a part of each
+	GEDS_KILLS=$(KILLS) cargo test --release --workspace --test node -- --nocapture acknowledged_seals_survive_a_kill
+	GEDS_LIVES=$(KILLS) cargo test --release --workspace --lib -- --nocapture random_lives_lose_nothing_that_was_kept
+	GEDS_FUZZ=$$(($(KILLS) * 1000)) cargo test --release --workspace --test fuzz -- --nocapture
 
 bench: ## our figures and our peers', as JSON lines
 	setup/setup.sh test

@@ -103,7 +103,7 @@ fn zipf(n: usize, count: usize) -> Vec<usize> {
         .collect()
 }
 
-fn data(seed: usize, len: usize) -> Vec<u8> {
+pub fn data(seed: usize, len: usize) -> Vec<u8> {
     let mut random = Random(seed as u64 * 2 + 1);
     let mut out = Vec::with_capacity(len);
     while out.len() < len {
@@ -114,7 +114,7 @@ fn data(seed: usize, len: usize) -> Vec<u8> {
 }
 
 /// The value that `share` of the samples stay below.
-fn quantile(samples: &mut [f64], share: f64) -> f64 {
+pub fn quantile(samples: &mut [f64], share: f64) -> f64 {
     samples.sort_by(f64::total_cmp);
     samples[((samples.len() - 1) as f64 * share) as usize]
 }

@@ -6,6 +6,7 @@
 mod geds;
 mod geds_meta;
 mod kernels;
+mod geds_tiers;
 mod migrate;
 mod platform;
 mod stream_life;
@@ -27,7 +28,7 @@ fn main() -> Result<()> {
     if name == geds_meta::SERVER {
         return geds_meta::serve(Path::new(&std::env::args().nth(2).context("the server of geds-meta needs a folder")?));
     }
-    let all: [(&str, fn() -> Result<Vec<Value>>); 16] = [
+    let all: [(&str, fn() -> Result<Vec<Value>>); 20] = [
         ("instantiate", instantiate),
         ("kernels", kernels::kernels_bench),
         ("instrumentation", kernels::instrumentation),
@@ -37,6 +38,10 @@ fn main() -> Result<()> {
         ("geds-scan", geds::scan),
         ("geds-write", geds::write),
         ("geds-meta", geds_meta::geds_meta),
+        ("geds-peer", geds_tiers::peer),
+        ("geds-spill", geds_tiers::spill),
+        ("geds-outage", geds_tiers::outage),
+        ("geds-at-rest", geds_tiers::at_rest),
         ("stream-latency", streams::latency),
         ("stream-throughput", streams::throughput),
         ("stream-video", stream_life::video),

@@ -231,3 +231,37 @@ fn a_wrong_secret_frees_nothing_and_is_not_printed() {
     assert_eq!(whereabouts(&platform, "data", "kept"), (vec!["edge".to_string()], false));
     assert_eq!(get(&platform, "data/kept"), b"here");
 }
+
+#[test]
+fn what_others_have_put_into_s3_is_read_without_import() {
+    let s3 = S3::start();
+    let there = |key: &str, content: &[u8]| {
+        let file = s3.folder.path().join("to-put");
+        std::fs::write(&file, content).unwrap();
+        s3.curl(&["-T", file.to_str().unwrap()], &format!("/{key}"));
+    };
+    let mut large = vec![0; 20 << 20];
+    StdRng::seed_from_u64(4).fill_bytes(&mut large);
+    there("landsat/2024/large", &large);
+    there("landsat/2024/small", b"first");
+    there("landsat/scene.tif", &std::fs::read(scene()).unwrap());
+    there("other/small", b"not bound");
+    let platform = Platform::start_with(|up| {
+        up.envs(s3.environment(SECRET)).env("CLOUDSKIN_GEDS__BUCKETS", r#"{ scenes = { bind = "landsat" } }"#);
+    });
+    let listing = platform.json(&["store", "ls", "scenes"]);
+    let listed: Vec<_> = listing.as_array().unwrap().iter().map(|object| object["key"].as_str().unwrap()).collect();
+    assert_eq!(listed, ["2024/large", "2024/small", "scene.tif"]);
+    assert_eq!(platform.json(&["store", "stat", "scenes/2024/large"])["size"], large.len());
+    assert!(get(&platform, "scenes/2024/large") == large);
+    assert_eq!(get(&platform, "scenes/2024/small"), b"first");
+    there("landsat/2024/small", b"second");
+    assert_eq!(get(&platform, "scenes/2024/small"), b"second", "it was written over there");
+    // A program reads it as a file, at any site; what it writes is its own.
+    let job = platform.submit(&vegetation(), &["--np", "2", "--site", "cloud"], &["--rounds", "1", "/scenes/scene.tif", "/out"]);
+    platform.succeeded(&job);
+    assert!(get(&platform, "out/ndvi_mean.tif").len() > 1000);
+    let (said, _) = platform.fails(&["store", "rm", "scenes/2024/small"]);
+    assert!(said.contains("landsat/2024/small"), "{said}");
+    assert_eq!(s3.keys().iter().filter(|key| key.starts_with("landsat/")).count(), 3);
+}

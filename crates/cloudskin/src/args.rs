@@ -697,6 +697,18 @@ pub enum Store {
         #[arg(long, short)]
         recursive: bool,
     },
+    /// Print a token for one bucket that ends by itself, for a program that shall see no more
+    #[command(after_help = "Example: cloudskin store token scenes --ttl 2h")]
+    Token {
+        /// BUCKET
+        bucket: String,
+        /// How long it is good, at most 30d
+        #[arg(long, default_value = "1h")]
+        ttl: base::unit::Span,
+        /// For writing and removing, too
+        #[arg(long)]
+        write: bool,
+    },
     /// Move an object's bytes to the persistency tier
     #[command(after_help = "Example: cloudskin store spill scenes/scene.tif")]
     Spill {

@@ -68,6 +68,11 @@ pub async fn store(client: &Client, command: Store, output: Output) -> anyhow::R
                 Ok(format!("{bucket}/{key}: {} sealed at {}\n", progress::moved(o.size), o.sites.join(", ")))
             })
         }
+        Store::Token { bucket, ttl, write } => {
+            let ask = serde_json::json!({"ttl": String::from(ttl), "write": write});
+            let told: Value = client.post(Call::to("buckets").push(&bucket).push("tokens"), &ask, None).await?;
+            table::print(output, &told, || Ok(format!("{}\n", told["token"].as_str().unwrap_or_default())))
+        }
         Store::Get { object, file } => {
             let (bucket, key) = split(&object)?;
             let call = Call::object(bucket, key);

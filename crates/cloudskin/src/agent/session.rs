@@ -99,6 +99,7 @@ async fn once(agent: &Arc<Agent>, session: u64, obeyer: &std::sync::mpsc::Sender
         running: agent.running(),
         affinity: agent.affinity.clone(),
         instance: agent.instance.clone(),
+        bound_buckets: agent.node.bound_buckets().into_iter().map(String::from).collect(),
     };
     let _ = to.send(FromAgent { body: Some(from_agent::Body::Hello(hello)) }).await;
     let silent = |_| tonic::Status::deadline_exceeded("it does not answer");

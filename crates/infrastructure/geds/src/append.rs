@@ -19,6 +19,7 @@ use crate::{
     segment::allocate,
     space::Reservation,
 };
+use base::Kind;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
@@ -392,6 +393,10 @@ impl Node {
     /// Opens what grows under this key on this node, or begins it. Fails with `FailedPrecondition` if the key has a sealed object.
     pub async fn appendable(&self, bucket: &BucketName, key: &Key) -> Result<Appendable> {
         let inner = self.inner.clone();
+        if inner.tier.is_encrypted() {
+            let message = format!("{bucket}/{key} can't be appended to: appendable objects are not encrypted at rest, and this store has a `key_file`");
+            return Err(Error::Remote { kind: Kind::Unimplemented, message });
+        }
         if let Some(growing) = inner.appendables.get(bucket, key) {
             let was = lock(&growing.state).sealing;
             match was {
@@ -404,7 +409,7 @@ impl Node {
         }
         match self.stat(bucket, key).await {
             Ok(_) => return Err(Error::SealedAlready { bucket: bucket.to_string(), key: key.to_string() }),
-            Err(e) if e.kind() == base::Kind::NotFound => {}
+            Err(e) if e.kind() == Kind::NotFound => {}
             Err(e) => return Err(e),
         }
         // Says that the bucket is missing, if it is.

@@ -78,10 +78,17 @@ impl Blocking {
             return Ok(object);
         }
         let ticket = inner.names.ticket(bucket, key);
-        let (meta, lease) = self.patient(|_| inner.catalog.lease(&inner.holder, bucket, key))?;
+        let (meta, lease) = match self.patient(|_| inner.catalog.lease(&inner.holder, bucket, key)) {
+            Err(e) if e.kind() == Kind::NotFound && inner.is_bound(bucket) => return self.patient(|_| self.node.open_object(bucket, key)),
+            answer => answer?,
+        };
         if let Some(local) = inner.tier.get(meta.id) {
+            let kept = local.is_ready();
             match Object::new(meta, local, inner.tier.age()) {
                 Ok(object) => {
+                    if !kept {
+                        inner.tier.opened(&object);
+                    }
                     add(&inner.counters.opened_local, 1);
                     if let Some(lease) = lease {
                         inner.names.keep(ticket, &object, lease);

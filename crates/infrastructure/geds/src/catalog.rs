@@ -379,6 +379,10 @@ pub trait Catalog: Send + Sync + 'static {
     fn collected<'a>(&'a self, _site: Option<&'a SiteId>, _ids: &'a [ObjectId]) -> BoxFuture<'a, Result<()>> {
         cannot("collect garbage")
     }
+    /// Sites that could hold another copy of a content that is at this site: who is there, best first.
+    fn partners<'a>(&'a self, _id: ObjectId, _site: &'a SiteId) -> BoxFuture<'a, Result<Vec<Holder>>> {
+        cannot("tell who is there")
+    }
     /// What has happened in a bucket after a number; waits this long for something to happen. [`u64::MAX`]: says where the bucket is now.
     fn watch<'a>(&'a self, _bucket: &'a BucketName, _after: u64, _wait: Duration) -> BoxFuture<'a, Result<Watched>> {
         cannot("watch")

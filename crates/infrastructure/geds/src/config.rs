@@ -2,10 +2,10 @@
 //!
 //! Secrets are better given in the environment: `CLOUDSKIN_GEDS__S3_SECRET_KEY`.
 
-use crate::{BucketName, BucketPolicy, Error, Mode, Persist, Place, Result, S3Options, Secret, SpillOptions, Tuning};
+use crate::{BucketName, BucketPolicy, Error, Mode, Persist, Place, RestKey, Result, S3Options, Secret, SpillOptions, Tuning};
 use base::unit::{Bytes, Span};
 use serde::Deserialize;
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -16,6 +16,10 @@ pub struct Config {
     pub memory: Option<Bytes>,
     /// How long a writer waits for room before it is refused.
     pub wait: Span,
+    /// A file of its owner's alone (0600) with 32 random bytes, or 64 hexadecimal digits: with it, what lies on the disk is encrypted.
+    pub key_file: Option<PathBuf>,
+    /// How much memory decrypted objects may take that nobody has open.
+    pub decrypted: Bytes,
     /// Spill without being asked, when there is a persistency tier.
     pub spill: bool,
     /// The share of the limit above which objects are spilled, and the share at which that ends.
@@ -27,7 +31,7 @@ pub struct Config {
     pub mode: Mode,
     /// Where objects of such buckets lie at first: `disk` or `memory`.
     pub tier: Place,
-    /// `mode`, `tier` and `lifetime` by bucket: `[geds.buckets.scenes]`.
+    /// `mode`, `tier`, `lifetime`, `bind` and `fresh` by bucket: `[geds.buckets.scenes]`.
     pub buckets: HashMap<BucketName, BucketPolicy>,
     /// How long the end of an agent may be put off by what is to be uploaded first.
     pub drain: Span,
@@ -49,6 +53,8 @@ impl Default for Config {
         Config {
             limit: Bytes(10 << 30),
             memory: None,
+            key_file: None,
+            decrypted: Bytes(Tuning::default().decrypted),
             wait: Span(Tuning::default().wait),
             spill: true,
             spill_high: SpillOptions::default().high,
@@ -81,6 +87,8 @@ impl Config {
         }
         Ok(Tuning {
             memory: self.memory,
+            key: self.key_file.as_deref().map(RestKey::from_file).transpose()?,
+            decrypted: self.decrypted.0,
             wait: self.wait.0,
             spill: SpillOptions {
                 automatic: self.spill,
@@ -127,7 +135,7 @@ mod tests {
         let tuning = serde_json::from_str::<Config>(text).unwrap().tuning().unwrap();
         let policy = tuning.policy(&BucketName::new("a").unwrap());
         assert_eq!((policy.mode, policy.tier), (Mode::WriteBehind, Place::Memory));
-        assert_eq!(tuning.policy(&BucketName::new("b").unwrap()), BucketPolicy::default());
+        assert_eq!(*tuning.policy(&BucketName::new("b").unwrap()), BucketPolicy::default());
         assert_eq!((tuning.wait, tuning.spill.bandwidth), (Duration::from_secs(2), Some(5_000_000)));
         for bad in [r#"{"spill_low": 0.9}"#, r#"{"spill_high": 1.5}"#, r#"{"spill_low": 0.0}"#] {
             assert!(serde_json::from_str::<Config>(bad).unwrap().tuning().is_err(), "{bad}");

@@ -36,6 +36,10 @@ pub enum Error {
     Damaged { bucket: String, key: String, place: String, found: String },
     #[error("object {bucket}/{key} can't be reached: {tried}")]
     Unreachable { bucket: String, key: String, tried: String },
+    #[error("object {bucket}/{key} is not this store's own: it lies at {location} in the persistency tier, to which the bucket is bound; change it there")]
+    Foreign { bucket: String, key: String, location: String },
+    #[error("object {bucket}/{key} is sealed at site {site}, which alone has it so far: {tried}; a second copy is made as soon as somebody can")]
+    Alone { bucket: String, key: String, site: String, tried: String },
     #[error("bucket {bucket} can't be spilled: no persistency tier; set `persist` in [geds]")]
     NoPersist { bucket: String },
     #[error("{action} {path}: {source}")]
@@ -81,6 +85,7 @@ impl Error {
             Error::Stale { .. }
             | Error::OnlyCopy { .. }
             | Error::NoPersist { .. }
+            | Error::Foreign { .. }
             | Error::WrongOffset { .. }
             | Error::SealedAlready { .. } => Kind::FailedPrecondition,
             Error::Late { .. } => Kind::DeadlineExceeded,
@@ -90,7 +95,7 @@ impl Error {
             Error::Broken { .. } => Kind::Unavailable,
             Error::NoSpace { .. } => Kind::ResourceExhausted,
             Error::Damaged { .. } => Kind::DataLoss,
-            Error::Unreachable { .. } | Error::Peer { .. } => Kind::Unavailable,
+            Error::Unreachable { .. } | Error::Alone { .. } | Error::Peer { .. } => Kind::Unavailable,
             Error::File { source, .. } => match source.raw_os_error() {
                 Some(libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Kind::ResourceExhausted,
                 _ => Kind::Internal,
@@ -100,6 +105,7 @@ impl Error {
                 object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
                     Kind::PermissionDenied
                 }
+                object_store::Error::Precondition { .. } => Kind::FailedPrecondition,
                 _ => Kind::Unavailable,
             },
             Error::Denied { .. } => Kind::PermissionDenied,

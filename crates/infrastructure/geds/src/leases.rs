@@ -152,7 +152,7 @@ impl Names {
         }
         let now = Instant::now();
         match entry.local.upgrade().filter(|_| entry.until.is_none_or(|until| now < until)) {
-            Some(local) => Some(Object::again(entry.meta.clone(), local, now.duration_since(started).as_secs() as u32)),
+            Some(local) => Object::again(entry.meta.clone(), local, now.duration_since(started).as_secs() as u32),
             None => {
                 shard.leased.remove(&hash);
                 None
@@ -176,7 +176,7 @@ impl Names {
                 None => return,
             },
         };
-        let start = local.bytes().as_ptr();
+        let start = object.bytes().as_ptr();
         let entry = Entry { name: name_of(&meta.bucket, &meta.key), meta: meta.clone(), local: Arc::downgrade(local), start, until };
         let mut shard = self.shard(ticket.hash);
         if shard.version != ticket.version {

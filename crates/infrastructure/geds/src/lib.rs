@@ -12,15 +12,20 @@
 //! same key again is another object with a higher epoch. Any node opens it: from its own disk or memory, else from a holder, else from the persistency tier, and keeps the
 //! copy. Spilling uploads, verifies, records and only then frees; the last copy is never dropped. An [`Appendable`] grows on one node until it is sealed.
 //!
-//! `docs/design/geds.md` says why it is so. What it does not do yet: share a node's tier between processes, replicate before a seal is acknowledged, encrypt at rest,
-//! show an appendable object to other nodes before it is sealed.
+//! `docs/design/geds.md` says why it is so. What it does not do yet: share a node's tier between processes, encrypt
+//! appendable objects at rest, show an appendable object to other nodes before it is sealed.
 
 mod append;
 mod blocking;
+mod bound;
 pub mod catalog;
+mod cipher;
 mod collect;
 mod config;
 mod error;
+mod fetch;
+#[doc(hidden)]
+pub mod fuzz;
 mod journal;
 mod leases;
 mod local;
@@ -30,6 +35,7 @@ mod namenode;
 mod node;
 mod peer;
 mod persist;
+mod second;
 mod segment;
 mod shared;
 mod space;
@@ -38,10 +44,12 @@ mod writer;
 
 pub use append::Appendable;
 pub use blocking::Blocking;
+pub use bound::RANGE_BYTES_MAX;
 pub use catalog::{
     Attributes, Catalog, Event, Garbage, Happened, Holder, Lease, LeaseHolder, Listing, NewObject, ObjectId, ObjectMeta, Page, Sealed, State,
     Watched,
 };
+pub use cipher::RestKey;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use local::Object;
@@ -49,6 +57,7 @@ pub use namenode::{Caller, Imported, META_ALPN, Namenode, RemoteCatalog};
 pub use names::{BucketName, Key};
 pub use node::{Node, Options, Tuning, Usage};
 pub use peer::{ALPN, Download, PeerClient, Range};
+pub use second::SecondCopy;
 pub use shared::{Shared, SharedOptions};
 pub use persist::{Persist, S3Options, Secret};
 pub use spill::{BucketPolicy, Lifetime, Mode, Place, SpillOptions};

@@ -6,6 +6,7 @@
 //! <folder>/sealed/<id>-<size>-<checksum>-<copy>    a large object; never changes again; all in hexadecimal
 //! <folder>/segments/<number>                       small objects, one behind the other
 //! <folder>/journal                                 which small object lies where
+//! <folder>/cipher                                  there if what is on the disk is encrypted (`cipher.rs`)
 //! ```
 //!
 //! A small object is a buffer until it is sealed, then a range of a segment and a record in the journal. A large one is a file from the moment it is too
@@ -23,15 +24,16 @@ pub use object::Object;
 pub(crate) use object::Local;
 
 use crate::{
-    Error, ObjectId, Result,
+    Error, ObjectId, RestKey, Result,
+    cipher::{self, Cipher},
     journal::{Journal, Place, Record},
     segment::{Segment, padded},
     space::{Reservation, Space},
 };
 use draft::Body;
-use object::{Own, Where};
+use object::{Own, Plain, Where};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     fs::{self, File, OpenOptions},
     hash::{BuildHasherDefault, Hasher},
     io,
@@ -171,6 +173,29 @@ impl Arena {
     }
 }
 
+/// Decrypted objects that somebody may open again soon.
+struct Decrypted {
+    bytes_max: u64,
+    /// The oldest first, and the bytes of all.
+    kept: Mutex<(VecDeque<Arc<Plain>>, u64)>,
+}
+
+impl Decrypted {
+    fn new(bytes_max: u64) -> Decrypted {
+        Decrypted { bytes_max, kept: Mutex::default() }
+    }
+
+    fn keep(&self, plain: &Arc<Plain>) {
+        let mut kept = lock(&self.kept);
+        kept.1 += plain.len() as u64;
+        kept.0.push_back(plain.clone());
+        while kept.1 > self.bytes_max {
+            let Some(old) = kept.0.pop_front() else { break };
+            kept.1 -= old.len() as u64;
+        }
+    }
+}
+
 /// Who waits for a sync, and who does it.
 #[derive(Default)]
 struct Syncs {
@@ -196,13 +221,22 @@ pub(crate) struct Tier {
     ids: AtomicU64,
     id_base: u128,
     started: Instant,
+    /// What is on the disk is encrypted, all of it; what is in memory never.
+    cipher: Option<Arc<Cipher>>,
+    decrypted: Decrypted,
     /// Held as long as the folder is used.
     _lock: File,
 }
 
 impl Tier {
-    /// Opens the folder, removes what was being written, and takes back what was sealed. `memory`: the limit of the memory tier.
+    #[cfg(test)]
     pub fn open(path: &Path, limit: u64, memory: Option<u64>) -> Result<Arc<Tier>> {
+        Tier::open_with(path, limit, memory, None, 0)
+    }
+
+    /// Opens the folder, removes what was being written, and takes back what was sealed. `memory`: the limit of the memory tier; `decrypted`: bytes of decrypted objects
+    /// that are kept although nobody has them open.
+    pub fn open_with(path: &Path, limit: u64, memory: Option<u64>, key: Option<RestKey>, decrypted: u64) -> Result<Arc<Tier>> {
         for path in ["", "open", "sealed", "segments"].map(|name| path.join(name)) {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(file("create", &path))?;
         }
@@ -225,6 +259,8 @@ impl Tier {
         for path in list(&path.join("open"))? {
             fs::remove_file(&path).map_err(file("remove", &path))?;
         }
+        let used = ["sealed", "segments", "append"].iter().any(|name| fs::read_dir(path.join(name)).is_ok_and(|mut found| found.next().is_some()));
+        let cipher = Cipher::open(path, key, used)?.map(Arc::new);
         let (journal, replayed) = Journal::open(&path.join("journal"))?;
         if replayed.torn > 0 {
             tracing::warn!(records = replayed.torn, "the journal has records that were not written to their end; nobody was told of them");
@@ -243,6 +279,8 @@ impl Tier {
             ids: AtomicU64::new(0),
             id_base: ObjectId::random()?.0 << 48,
             started: Instant::now(),
+            cipher,
+            decrypted: Decrypted::new(decrypted),
             path: path.into(),
             _lock: lock_file,
         };
@@ -259,14 +297,15 @@ impl Tier {
                 continue;
             };
             let length = fs::metadata(&path).map_err(file("look up", &path))?.len();
-            if length != size {
+            let stored = self.stored(size, false);
+            if length != stored {
                 tracing::error!(path = %path.display(), length, "an object has lost its length; set aside as damaged");
                 let aside = path.with_extension("damaged");
                 fs::rename(&path, &aside).map_err(file("rename", &path))?;
                 continue;
             }
             // What is there is counted even above the limit, so that nothing new comes until there is room.
-            let charge = self.disk.space.overdraw(size.next_multiple_of(BLOCK));
+            let charge = self.disk.space.overdraw(stored.next_multiple_of(BLOCK));
             let own = Own { path: Some(path), map: OnceLock::new(), mapping: Mutex::new(()), doomed: AtomicBool::new(false), _charge: charge };
             self.insert_found(Local::new(self, id, size, checksum, Where::Own(own), false, &self.disk.space));
         }
@@ -282,7 +321,7 @@ impl Tier {
         for place in places.values() {
             last = last.max(place.segment);
             let head = heads.entry(place.segment).or_default();
-            *head = (*head).max(place.offset.saturating_add(padded(place.size)));
+            *head = (*head).max(place.offset.saturating_add(padded(self.stored(place.size, false))));
         }
         for path in list(&self.path.join("segments"))? {
             let name = path.file_name().and_then(|n| n.to_str()).filter(|n| n.len() == 8);
@@ -305,11 +344,12 @@ impl Tier {
         for (id, place) in places {
             // A segment that is gone had no live object; then only the record of the drop is missing.
             let Some(segment) = all.get(&place.segment) else { continue };
-            if place.offset.saturating_add(padded(place.size)) > segment.head() {
+            let stored = self.stored(place.size, false);
+            if place.offset.saturating_add(padded(stored)) > segment.head() {
                 tracing::error!(%id, segment = place.segment, offset = place.offset, "an object lies behind the end of its segment; it is lost");
                 continue;
             }
-            segment.adopt(id, place.size);
+            segment.adopt(id, stored);
             let at = Where::Segment { segment: segment.clone(), offset: place.offset, memory: false };
             self.insert_found(Local::new(self, id, place.size, place.checksum, at, false, &arena.space));
             self.recorded.fetch_add(1, SeqCst);
@@ -369,6 +409,27 @@ impl Tier {
     /// The space of the memory tier, or of the disk.
     pub fn space(&self, memory: bool) -> &Arc<Space> {
         &self.arena(memory).space
+    }
+
+    /// Keeps what was decrypted for the next one who opens it.
+    pub fn opened(&self, object: &Object) {
+        if let Some(plain) = object.plain() {
+            self.decrypted.keep(plain);
+        }
+    }
+
+    pub fn is_encrypted(&self) -> bool {
+        self.cipher.is_some()
+    }
+
+    /// What encrypts an object that lies there.
+    fn cipher(&self, memory: bool) -> Option<&Arc<Cipher>> {
+        self.cipher.as_ref().filter(|_| !(memory && self.memory.is_some()))
+    }
+
+    /// What an object of so many bytes takes there, before it is rounded up.
+    fn stored(&self, len: u64, memory: bool) -> u64 {
+        if self.cipher(memory).is_some() { cipher::stored(len) } else { len }
     }
 
     pub fn has_memory(&self) -> bool {
@@ -524,10 +585,12 @@ impl Tier {
         if !Arc::ptr_eq(segment, victim) {
             return Ok(());
         }
-        let paid = arena.space.overdraw(padded(local.size));
-        let (segment, offset) = arena.place(id, victim.bytes(*offset, local.size), paid)?;
+        let stored = local.stored();
+        let paid = arena.space.overdraw(padded(stored));
+        // As it is stored: what moves is not looked at.
+        let (segment, offset) = arena.place(id, victim.bytes(*offset, stored), paid)?;
         let place = Where::Segment { segment, offset, memory: *memory };
-        let new = Local::new(self, id, local.size, local.checksum, place, local.is_ready(), &arena.space);
+        let new = Local::new(self, id, local.size, local.checksum, place, local.is_verified(), &arena.space);
         new.used_at.store(local.used_at.load(Relaxed), Relaxed);
         new.persisted.store(local.persisted.load(SeqCst), SeqCst);
         // Under the lock, so that the record of a free can't come before that of the move.

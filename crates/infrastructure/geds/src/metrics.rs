@@ -44,6 +44,8 @@ counters! {
     spilled_bytes "cloudskin_geds_spilled_bytes_total" "Bytes moved to the persistency tier.";
     uploaded "cloudskin_geds_uploaded_total" "Objects uploaded to the persistency tier, and read back.";
     uploaded_bytes "cloudskin_geds_uploaded_bytes_total" "Bytes of the objects uploaded to the persistency tier.";
+    copied "cloudskin_geds_second_copies_total" "Second copies that other sites have made of objects of this node.";
+    alone "cloudskin_geds_alone_total" "Seals that no other site had a copy of in time, although their bucket wants one.";
     waited "cloudskin_geds_waits_total" "Writes that had to wait for room.";
     refused "cloudskin_geds_no_space_total" "Writes refused because the limit was reached.";
 }

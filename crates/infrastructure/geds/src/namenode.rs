@@ -9,10 +9,12 @@
 //! anyone: freeing what was replaced is up to the caller, who gets it returned; what goes in bulk becomes garbage that nodes collect. The design and its
 //! reasons are in `docs/design/namenode.md`.
 
+mod change;
 mod client;
 mod commit;
 mod leases;
 mod log;
+mod record;
 mod server;
 mod snapshot;
 mod state;
@@ -24,15 +26,16 @@ mod wire;
 pub use client::RemoteCatalog;
 pub use server::Caller;
 pub use wire::META_ALPN;
+pub(crate) use wire::{read_ask, read_told, some_frames};
 
 use crate::{
-    Attributes, BucketName, Catalog, Error, Garbage, Key, Lease, LeaseHolder, Listing, Mode, NewObject, ObjectId, ObjectMeta, Page, Result,
+    Attributes, BucketName, Catalog, Error, Garbage, Holder, Key, Lease, LeaseHolder, Listing, Mode, NewObject, ObjectId, ObjectMeta, Page, Result,
     Sealed, Watched,
 };
 use base::{Kind, SiteId, clock::now_ms};
+use change::{Answer, Change};
 use commit::{Core, Item, Reply};
 use futures::{FutureExt, future::BoxFuture};
-use state::{Answer, Change};
 use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -176,7 +179,7 @@ impl Namenode {
     /// Takes over an object of an older catalog, with its epoch. What is there already stays.
     pub async fn import(&self, imported: Imported) -> Result<()> {
         let Imported { object, sites } = imported;
-        let import = state::Import {
+        let import = change::Import {
             bucket: object.bucket,
             key: object.key,
             id: object.id.0,
@@ -268,7 +271,7 @@ fn done(_: Answer) -> Result<()> {
 }
 
 fn seal_change(bucket: &BucketName, key: &Key, new: NewObject, attributes: Attributes) -> Change {
-    Change::Seal(state::Seal {
+    Change::Seal(change::Seal {
         bucket: bucket.clone(),
         key: key.clone(),
         id: new.id.0,
@@ -462,6 +465,9 @@ impl Catalog for Namenode {
     }
     fn garbage<'a>(&'a self, site: Option<&'a SiteId>, start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<Garbage>>> {
         async move { Ok(self.core().read().garbage(site, start_after)) }.boxed()
+    }
+    fn partners<'a>(&'a self, id: ObjectId, site: &'a SiteId) -> BoxFuture<'a, Result<Vec<Holder>>> {
+        async move { Ok(server::partners(self.core(), id, site)) }.boxed()
     }
     fn watch<'a>(&'a self, bucket: &'a BucketName, after: u64, wait: Duration) -> BoxFuture<'a, Result<Watched>> {
         async move { server::watch(self.core(), bucket, after, wait).await }.boxed()

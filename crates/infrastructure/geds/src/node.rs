@@ -7,18 +7,21 @@
 //! seal: file durable → catalog → acknowledged. Fetch: file durable → catalog. Spill: uploaded and read back → catalog knows the upload →
 //! catalog forgets the copy → file removed. So the catalog never counts a copy that isn't there.
 //!
-//! When the limit is near, the spiller makes room (`spill.rs`); when it is reached, writers wait (`writer.rs`).
+//! How a copy is fetched is in `fetch.rs`. When the limit is near, the spiller makes room (`spill.rs`); when it is reached, writers wait (`writer.rs`).
 
 use crate::{
-    Attributes, Blocking, BucketName, Catalog, Error, Holder, Key, LeaseHolder, Listing, NewObject, Object, ObjectId, ObjectMeta, Page,
-    PeerClient, Persist, Result, State, Writer,
+    Attributes, Blocking, BucketName, Catalog, Error, Key, LeaseHolder, Listing, NewObject, Object, ObjectId, ObjectMeta, Page,
+    PeerClient, Persist, RestKey, Result, State, Writer,
     append::Appendables,
+    bound,
     collect::Collector,
+    fetch::{PERSIST_SILENCE, damaged},
     leases::{Names, Wanted},
-    local::{Draft, Local, Refused, Tier},
+    local::{Local, Refused, Tier},
     metrics::{self, Buckets, Counters, Timings, add},
     names::Prefix,
     peer::{self, Peers},
+    second::{Seconds, wants_second},
     spill::{BucketPolicy, Mode, Pace, Place, SpillOptions, Spiller},
     writer::Publisher,
 };
@@ -27,7 +30,6 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use std::{
     collections::{HashMap, HashSet},
-    future::Future,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, Weak, atomic::Ordering::SeqCst},
     time::{Duration, Instant},
@@ -42,12 +44,13 @@ const SEAL_TRIES: u32 = 8;
 const SEAL_WAIT: Duration = Duration::from_millis(100);
 /// How often an open starts again because the object moved or changed while it was being fetched.
 const OPEN_TRIES: u32 = 3;
-/// How long the persistency tier may be silent in the middle of an object.
-const PERSIST_SILENCE: Duration = Duration::from_secs(30);
 /// What an upload may take besides: so many bytes per second are expected of any store.
 const PERSIST_RATE_MIN: u64 = 256 << 10;
 /// How long a writer waits for room, unless it is told otherwise. Below the silence that a peer bears.
 const WAIT: Duration = Duration::from_secs(8);
+
+/// Bytes of decrypted objects that are kept, unless it is told otherwise.
+const DECRYPTED: u64 = 64 << 20;
 
 /// What a node is made of.
 pub struct Options {
@@ -68,6 +71,10 @@ pub struct Options {
 pub struct Tuning {
     /// The limit of the memory tier; `None`: there is none.
     pub memory: Option<Size>,
+    /// What is on the disk is encrypted with this; `None`: it is not.
+    pub key: Option<RestKey>,
+    /// Bytes of decrypted objects that are kept in memory although nobody has them open.
+    pub decrypted: u64,
     /// How long a writer waits for room before it is refused.
     pub wait: Duration,
     pub spill: SpillOptions,
@@ -80,6 +87,8 @@ impl Default for Tuning {
     fn default() -> Tuning {
         Tuning {
             memory: None,
+            key: None,
+            decrypted: DECRYPTED,
             wait: WAIT,
             spill: SpillOptions::default(),
             policy: BucketPolicy::default(),
@@ -89,8 +98,8 @@ impl Default for Tuning {
 }
 
 impl Tuning {
-    pub fn policy(&self, bucket: &BucketName) -> BucketPolicy {
-        self.buckets.get(bucket).copied().unwrap_or(self.policy)
+    pub fn policy(&self, bucket: &BucketName) -> &BucketPolicy {
+        self.buckets.get(bucket).unwrap_or(&self.policy)
     }
 }
 
@@ -112,8 +121,8 @@ pub struct Node {
 
 pub(crate) struct Inner {
     pub site: SiteId,
-    dialer: Dialer,
-    peers: Peers,
+    pub dialer: Dialer,
+    pub peers: Peers,
     pub catalog: Arc<dyn Catalog>,
     pub persist: Option<Persist>,
     pub tuning: Tuning,
@@ -125,6 +134,8 @@ pub(crate) struct Inner {
     pub spiller: Spiller,
     pub collector: Collector,
     pub appendables: Appendables,
+    pub copies: bound::Copies,
+    pub seconds: Seconds,
     opened: Instant,
     /// Seals whose answer is awaited or was lost: the catalog may not know them yet.
     sealing: Mutex<HashSet<ObjectId>>,
@@ -166,8 +177,10 @@ impl Node {
     pub async fn open_with(options: Options, tuning: Tuning) -> Result<Node> {
         let Options { site, folder, limit, dialer, catalog, persist, address } = options;
         let memory = tuning.memory.map(|size| size.0);
+        let bound = bound::check_all(&tuning, persist.as_ref())?;
+        let (key, decrypted) = (tuning.key.clone(), tuning.decrypted);
         let (tier, appendables) = compute(move || {
-            let tier = Tier::open(&folder, limit.0, memory)?;
+            let tier = Tier::open_with(&folder, limit.0, memory, key, decrypted)?;
             let appendables = Appendables::open(&folder.join("append"), &tier)?;
             Ok::<_, Error>((tier, appendables))
         })
@@ -175,9 +188,12 @@ impl Node {
         if !address.is_empty() {
             catalog.announce(&site, &address).await?;
         }
+        for bucket in &bound {
+            catalog.create_bucket(bucket).await?;
+        }
         let mut unknown: HashSet<ObjectId> = tier.ids().into_iter().collect();
         let mut lost = Vec::new();
-        let mut owed = Vec::new();
+        let (mut owed, mut alone) = (Vec::new(), Vec::new());
         let mut last = None;
         loop {
             let page = catalog.held(&site, last).await?;
@@ -190,6 +206,9 @@ impl Node {
                         local.persisted.store(meta.persisted.is_some(), SeqCst);
                         if meta.persisted.is_none() && tuning.policy(&meta.bucket).mode != Mode::Ephemeral {
                             owed.push(meta.id);
+                        }
+                        if wants_second(&tuning, &meta) {
+                            alone.push(meta.id);
                         }
                     }
                     Some(_) => {
@@ -237,6 +256,8 @@ impl Node {
             publisher: Publisher::start(weak.clone()),
             collector: Collector::start(weak.clone()),
             appendables,
+            copies: bound::Copies::default(),
+            seconds: Seconds::new(alone),
             opened: Instant::now(),
             sealing: Mutex::default(),
             turns: Mutex::default(),
@@ -247,6 +268,7 @@ impl Node {
             handle: Handle::current(),
         });
         inner.spiller.run(Arc::downgrade(&inner));
+        inner.seconds.run(Arc::downgrade(&inner));
         owed.into_iter().for_each(|id| inner.spiller.owe(id));
         inner.watch_level(false);
         Ok(Node { inner })
@@ -258,7 +280,13 @@ impl Node {
 
     /// What is set for a bucket on this node.
     pub fn policy(&self, bucket: &BucketName) -> BucketPolicy {
-        self.inner.tuning.policy(bucket)
+        self.inner.tuning.policy(bucket).clone()
+    }
+
+    /// The buckets that are bound to a place in the persistency tier, so that there is more in them than the catalog knows.
+    pub fn bound_buckets(&self) -> Vec<BucketName> {
+        let bound = self.inner.tuning.buckets.iter().filter(|(_, policy)| policy.bind.is_some());
+        bound.map(|(bucket, _)| bucket.clone()).collect()
     }
 
     /// Makes sure that a bucket exists. True: it is new.
@@ -288,6 +316,10 @@ impl Node {
             self.inner.catalog.list(bucket, "", None, Page { limit: 1, ..Page::default() }).await?;
             lock(&self.inner.buckets).insert(bucket.clone());
         }
+        // Nothing can keep others from writing there meanwhile; what is there now is seen.
+        if if_absent && self.inner.is_bound(bucket) && self.inner.stat_foreign(bucket, key).await.is_ok() {
+            return Err(Error::Exists { bucket: bucket.to_string(), key: key.to_string() });
+        }
         Ok(self.inner.writer(bucket, key, if_absent))
     }
 
@@ -314,7 +346,10 @@ impl Node {
         let mut before = None;
         for attempt in 1.. {
             let ticket = inner.names.ticket(bucket, key);
-            let (meta, lease) = inner.catalog.lease(&inner.holder, bucket, key).await?;
+            let (meta, lease) = match inner.catalog.lease(&inner.holder, bucket, key).await {
+                Err(e) if e.kind() == Kind::NotFound && inner.is_bound(bucket) => return inner.open_foreign(bucket, key, ticket).await,
+                answer => answer?,
+            };
             // It may have been spilled, moved or replaced since the last try; only then is there hope.
             let error = match before.take() {
                 Some((old, error)) if old == meta => return Err(error),
@@ -338,19 +373,50 @@ impl Node {
 
     pub async fn stat(&self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
         self.inner.names.settle(Wanted::Key(bucket, key)).await;
-        self.inner.catalog.lookup(bucket, key).await
+        match self.inner.catalog.lookup(bucket, key).await {
+            Err(e) if e.kind() == Kind::NotFound && self.inner.is_bound(bucket) => self.inner.stat_foreign(bucket, key).await,
+            answer => answer,
+        }
+    }
+
+    /// Some bytes of what has the key now, at most [`crate::RANGE_BYTES_MAX`], cut at the object's end. Of an object in a bound bucket that is not here, only these are fetched.
+    pub async fn read_range(&self, bucket: &BucketName, key: &Key, range: peer::Range) -> Result<(ObjectMeta, Bytes)> {
+        if range.len > bound::RANGE_BYTES_MAX {
+            return Err(Error::BadValue { what: "length", value: range.len.to_string(), rule: "read at most 64 MiB at once, or open the object" });
+        }
+        if self.inner.known(bucket, key).is_none() {
+            self.inner.names.settle(Wanted::Key(bucket, key)).await;
+            if let Some((meta, len, stream)) = self.inner.part_of_foreign(bucket, key, range).await? {
+                let mut bytes = Vec::with_capacity(len as usize);
+                let mut stream = stream;
+                while let Some(chunk) = stream.try_next().await? {
+                    bytes.extend_from_slice(&chunk);
+                }
+                if bytes.len() as u64 != len {
+                    return Err(damaged(&meta, "on its way".into(), format!("{} bytes of {len} came", bytes.len())));
+                }
+                return Ok((meta, bytes.into()));
+            }
+        }
+        let object = self.open_object(bucket, key).await?;
+        let len = peer::cut(object.len(), range.offset, range.len)?;
+        let meta = object.meta().clone();
+        Ok((meta, Bytes::from_owner(object).slice(range.offset as usize..(range.offset + len) as usize)))
     }
 
     /// A page of the objects with a prefix; `foo` means `foo` and `foo/…`, never `foobar`.
     pub async fn list(&self, bucket: &BucketName, prefix: &str, delimiter: Option<char>, page: Page) -> Result<Listing> {
         self.inner.names.settle(Wanted::Prefix(bucket, &Prefix::new(prefix)?)).await;
-        self.inner.catalog.list(bucket, prefix, delimiter, page).await
+        self.inner.list_both(bucket, prefix, delimiter, page).await
     }
 
     /// Removes an object. Who has it open keeps it; other holders and the persistency tier are told in the background.
     pub async fn delete(&self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
         self.inner.names.settle(Wanted::Key(bucket, key)).await;
-        let (meta, last) = self.inner.catalog.remove(bucket, key).await?;
+        let (meta, last) = match self.inner.catalog.remove(bucket, key).await {
+            Ok(removed) => removed,
+            Err(e) => return Err(self.inner.unless_foreign(bucket, key, e).await),
+        };
         if last {
             self.inner.release(meta.clone());
         }
@@ -361,7 +427,10 @@ impl Node {
     pub async fn rename(&self, bucket: &BucketName, from: &Key, to: &Key) -> Result<ObjectMeta> {
         self.inner.names.settle(Wanted::Key(bucket, from)).await;
         self.inner.names.settle(Wanted::Key(bucket, to)).await;
-        let done = self.inner.catalog.rename(bucket, from, to).await?;
+        let done = match self.inner.catalog.rename(bucket, from, to).await {
+            Ok(done) => done,
+            Err(e) => return Err(self.inner.unless_foreign(bucket, from, e).await),
+        };
         if let Some(old) = done.replaced {
             self.inner.release(old);
         }
@@ -375,7 +444,10 @@ impl Node {
         let persist = self.inner.persist.clone().ok_or_else(|| Error::NoPersist { bucket: bucket.to_string() })?;
         let (mut objects, mut bytes) = (0, 0);
         let mut page = Page::default();
-        self.inner.names.settle(Wanted::Prefix(bucket, &Prefix::new(prefix)?)).await;
+        let wanted = Prefix::new(prefix)?;
+        self.inner.names.settle(Wanted::Prefix(bucket, &wanted)).await;
+        let dropped = self.inner.drop_copies(bucket, &wanted);
+        (objects, bytes) = (objects + dropped.0, bytes + dropped.1);
         loop {
             let listing = self.inner.catalog.list(bucket, prefix, None, page).await?;
             for meta in &listing.objects {
@@ -449,6 +521,7 @@ impl Node {
         gauge(&mut out, "cloudskin_geds_objects", "Objects on this node.", inner.tier.count());
         gauge(&mut out, "cloudskin_geds_spill_queue", "Objects that wait for their upload.", inner.spiller.queued());
         gauge(&mut out, "cloudskin_geds_spill_breaker_open", "1 while the persistency tier fails.", u64::from(inner.spiller.breaker_open()));
+        gauge(&mut out, "cloudskin_geds_second_copies_owed", "Objects that should be at another site, too, and are not yet.", inner.seconds.count());
         inner.counters.text(&mut out);
         inner.timings.text(&mut out);
         inner.by_bucket.text(&mut out);
@@ -539,15 +612,6 @@ fn usage(tier: &Tier, memory: bool) -> Usage {
     Usage { used: space.used(), charged: space.charged(), limit: space.limit }
 }
 
-/// Writes a chunk where waiting for the disk is allowed.
-async fn write_chunk(mut draft: Draft, chunk: Bytes) -> Result<(Draft, Result<(), Refused>)> {
-    compute(move || {
-        let done = draft.write_at(draft.len(), &chunk);
-        (draft, done)
-    })
-    .await
-}
-
 impl Inner {
     pub fn knows_bucket(&self, bucket: &BucketName) -> bool {
         lock(&self.buckets).contains(bucket)
@@ -568,9 +632,13 @@ impl Inner {
     }
 
     /// Opens a local copy, on a thread of its own if its checksum has to be computed.
-    async fn map(&self, meta: ObjectMeta, local: Arc<Local>) -> Result<Object> {
+    pub(crate) async fn map(&self, meta: ObjectMeta, local: Arc<Local>) -> Result<Object> {
         let now = self.tier.age();
-        if local.is_ready() { Object::new(meta, local, now) } else { compute(move || Object::new(meta, local, now)).await? }
+        if local.is_ready() {
+            return Object::new(meta, local, now);
+        }
+        let tier = self.tier.clone();
+        compute(move || Object::new(meta, local, now).inspect(|object| tier.opened(object))).await?
     }
 
     pub fn sealing_begins(&self, id: ObjectId) {
@@ -681,6 +749,10 @@ impl Inner {
                     add(&self.counters.sealed_bytes, size);
                     self.timings.seal.add(began.elapsed());
                     self.by_bucket.sealed(&bucket, size);
+                    if self.is_bound(&bucket) {
+                        // What the name meant before may be kept without a lease of the catalog's.
+                        self.holder.revoke(&bucket, &key);
+                    }
                     if let Some(old) = sealed.replaced {
                         self.release(old);
                     }
@@ -700,170 +772,6 @@ impl Inner {
                 }
             }
         }
-    }
-
-    /// Opens exactly this epoch.
-    async fn open(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Object> {
-        if let Some(local) = self.tier.get(meta.id) {
-            match self.map(meta.clone(), local).await {
-                Ok(object) => {
-                    add(&self.counters.opened_local, 1);
-                    return Ok(object);
-                }
-                Err(e @ Error::Damaged { .. }) => self.discard(meta, e).await?,
-                Err(e) => return Err(e),
-            }
-        }
-        self.fetch(meta).await
-    }
-
-    /// Gives up a damaged copy, if others have the object. Else the error stands and the file stays for who wants to save it.
-    async fn discard(&self, meta: &ObjectMeta, error: Error) -> Result<()> {
-        match self.catalog.drop_holder(&meta.bucket, &meta.key, meta.epoch, &self.site).await {
-            Ok(_) => {
-                tracing::error!(%error, "fetching another copy");
-                self.free(meta.id);
-                Ok(())
-            }
-            Err(refused) => {
-                tracing::error!(%error, %refused, "a damaged copy can't be replaced");
-                Err(error)
-            }
-        }
-    }
-
-    /// Gets a copy from wherever there is one, keeps and opens it.
-    async fn fetch(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Object> {
-        let turn = self.turn(meta.id);
-        let _turn = turn.lock().await;
-        if let Some(local) = self.tier.get(meta.id) {
-            return self.map(meta.clone(), local).await;
-        }
-        let began = Instant::now();
-        let fetched = self.fetch_held(meta).await;
-        if fetched.is_ok() {
-            self.timings.fetch.add(began.elapsed());
-        }
-        fetched
-    }
-
-    /// The same, within the object's turn and not here.
-    async fn fetch_held(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Object> {
-        let mut tried = Vec::new();
-        let others = meta.sites.iter().filter(|holder| holder.site != self.site);
-        for holder in others {
-            if holder.address.is_empty() {
-                tried.push(format!("site {}: its address is not known", holder.site));
-                continue;
-            }
-            match self.receive(meta, self.from_peer(meta, holder)).await {
-                Ok(local) => return self.adopt(meta, local).await,
-                Err(e @ Error::NoSpace { .. }) => return Err(e),
-                Err(e) => tried.push(format!("site {}: {e}", holder.site)),
-            }
-        }
-        match (&meta.persisted, &self.persist) {
-            (Some(location), Some(persist)) => match self.receive(meta, self.from_persist(meta, persist, location)).await {
-                Ok(local) => return self.adopt(meta, local).await,
-                Err(e @ Error::NoSpace { .. }) => return Err(e),
-                Err(e) => tried.push(e.to_string()),
-            },
-            (Some(_), None) => tried.push("it is in a persistency tier that this site doesn't have".into()),
-            (None, _) => {}
-        }
-        if tried.is_empty() {
-            tried.push(format!("the catalog names no copy but the one on site {}, which is lost", self.site));
-        }
-        Err(Error::Unreachable { bucket: meta.bucket.to_string(), key: meta.key.to_string(), tried: tried.join("; ") })
-    }
-
-    async fn from_peer(self: &Arc<Self>, meta: &ObjectMeta, holder: &Holder) -> Result<Draft> {
-        // One that is kept may have died meanwhile, which shows only when it is used: a new one decides.
-        if let Some(mut client) = self.peers.take(holder) {
-            match self.download(meta, &mut client).await {
-                Err(Error::Peer { .. }) => {}
-                other => {
-                    self.peers.put_back(holder, client);
-                    return other;
-                }
-            }
-        }
-        let mut client = PeerClient::dial(&self.dialer, &holder.site, &holder.address).await?;
-        let draft = self.download(meta, &mut client).await;
-        self.peers.put_back(holder, client);
-        draft
-    }
-
-    async fn download(self: &Arc<Self>, meta: &ObjectMeta, client: &mut PeerClient) -> Result<Draft> {
-        let mut download = client.get_copy(meta).await?;
-        let mut draft = self.draft(meta).await?;
-        while let Some(chunk) = download.chunk().await? {
-            let done;
-            (draft, done) = write_chunk(draft, chunk).await?;
-            done.map_err(|refused| self.refused(&meta.bucket, &meta.key, false, refused))?;
-        }
-        Ok(draft)
-    }
-
-    async fn from_persist(self: &Arc<Self>, meta: &ObjectMeta, persist: &Persist, location: &str) -> Result<Draft> {
-        let mut draft = self.draft(meta).await?;
-        let silent = |_| Error::Remote {
-            kind: Kind::DeadlineExceeded,
-            message: format!("{persist} sent nothing of {location} for {} s", PERSIST_SILENCE.as_secs()),
-        };
-        let mut stream = tokio::time::timeout(PERSIST_SILENCE, persist.get(location)).await.map_err(silent)??;
-        while let Some(chunk) = tokio::time::timeout(PERSIST_SILENCE, stream.try_next()).await.map_err(silent)?? {
-            if draft.len() + chunk.len() as u64 > meta.size {
-                return Err(damaged(meta, format!("in {persist}"), "it is longer than it should be".into()));
-            }
-            let done;
-            (draft, done) = write_chunk(draft, chunk).await?;
-            done.map_err(|refused| self.refused(&meta.bucket, &meta.key, false, refused))?;
-        }
-        Ok(draft)
-    }
-
-    /// A place for a copy, with its space reserved before the first byte comes. Fetched copies lie on the disk.
-    async fn draft(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Draft> {
-        let draft = self.tier.create(meta.id, false);
-        let (bucket, key) = (meta.bucket.clone(), meta.key.clone());
-        let mut writer = Writer { inner: self.clone(), bucket, key, if_absent: false, attributes: Attributes::default(), draft };
-        writer.room(meta.size).await?;
-        Ok(writer.draft)
-    }
-
-    /// Seals what came, if it is what the catalog says.
-    async fn receive(&self, meta: &ObjectMeta, draft: impl Future<Output = Result<Draft>>) -> Result<Local> {
-        let draft = draft.await?;
-        let local = compute(move || draft.seal()).await?;
-        let local = local.map_err(|refused| self.refused(&meta.bucket, &meta.key, false, refused))?;
-        if local.size != meta.size || local.checksum != meta.checksum {
-            let found = format!("{} bytes of {} came, with checksum {:016x}", local.size, meta.size, local.checksum);
-            return Err(damaged(meta, "on its way or at its source".into(), found));
-        }
-        Ok(local)
-    }
-
-    /// Keeps a fetched copy if the object is still there, and opens it in any case.
-    async fn adopt(self: &Arc<Self>, meta: &ObjectMeta, local: Local) -> Result<Object> {
-        add(&self.counters.fetched, 1);
-        add(&self.counters.fetched_bytes, local.size);
-        let inner = self.clone();
-        let local = compute(move || inner.keep_durably(local)).await??;
-        self.sealing_ends(meta.id);
-        local.persisted.store(meta.persisted.is_some(), SeqCst);
-        match self.catalog.add_holder(&meta.bucket, &meta.key, meta.epoch, &self.site).await {
-            Ok(_) => {}
-            // If the catalog counts this copy, it must stay; if not, a sweep finds it.
-            Err(e) if e.is_uncertain() => {
-                tracing::warn!(bucket = %meta.bucket, key = %meta.key, error = %e, "a copy may not be recorded");
-            }
-            // Replaced, deleted or renamed meanwhile: for this reader only.
-            Err(_) => {
-                self.free(meta.id);
-            }
-        }
-        self.map(meta.clone(), local).await
     }
 
     /// Uploads one object and frees the copy here. False: there was nothing to do, or the object changed meanwhile.
@@ -929,8 +837,4 @@ impl Inner {
             }
         }
     }
-}
-
-fn damaged(meta: &ObjectMeta, place: String, found: String) -> Error {
-    Error::Damaged { bucket: meta.bucket.to_string(), key: meta.key.to_string(), place, found }
 }

@@ -11,13 +11,13 @@
 //! A length is checked before anything is allocated, and every wait has an end. The certificate's name decides what a peer may ask:
 //! sites read, ask for more copies and tell that copies may be freed; only the hub and users write, delete and spill.
 
-use crate::{Attributes, BucketName, Error, Holder, Key, Node, Object, ObjectId, ObjectMeta, Result, Writer};
+use crate::{Attributes, BucketName, Error, Holder, Key, Listing, Node, Object, ObjectId, ObjectMeta, Page, Result, Writer};
 use base::{
     Kind, SiteId,
     identity::{self, Dialer},
 };
 use bytes::Bytes;
-use futures::{Stream, StreamExt, future::BoxFuture, stream::BoxStream};
+use futures::{Stream, StreamExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::HashMap,
@@ -92,6 +92,13 @@ enum Request {
         prefix: String,
     },
     Metrics,
+    List {
+        bucket: BucketName,
+        prefix: String,
+        delimiter: Option<char>,
+        start_after: String,
+        limit: u32,
+    },
 }
 
 impl Request {
@@ -105,6 +112,7 @@ impl Request {
             Request::Remove { .. } => "delete objects",
             Request::Spill { .. } => "spill objects",
             Request::Metrics => "read metrics",
+            Request::List { .. } => "list objects",
         }
     }
 
@@ -128,6 +136,8 @@ enum Reply {
     Spilled { objects: u64, bytes: u64 },
     Metrics { text: String },
     Failed { kind: Kind, message: String },
+    /// That many bytes of data follow.
+    Listing { bytes: u64 },
 }
 
 /// Which bytes of an object.
@@ -289,11 +299,19 @@ async fn answer(node: &Node, stream: Box<dyn Io + '_>, peer: &str) -> Result<()>
         }
         let done = match request {
             Request::Get { bucket, key, copy, offset, len } => {
+                let part = match copy {
+                    Some(_) => Ok(None),
+                    None => node.inner.part_of_foreign(&bucket, &key, Range { offset, len }).await,
+                };
+                if let Ok(Some((meta, len, stream))) = part {
+                    send_part(node, &mut wire, meta, len, stream).await?;
+                    continue;
+                }
                 let found = match copy {
                     Some((id, epoch)) => node.copy(&bucket, &key, id, epoch).await,
                     None => node.open_object(&bucket, &key).await,
                 };
-                match found.and_then(|object| cut(&object, offset, len).map(|len| (object, len))) {
+                match found.and_then(|object| cut(object.len(), offset, len).map(|len| (object, len))) {
                     Ok((object, len)) => {
                         send_object(node, &mut wire, &object, offset, len).await?;
                         continue;
@@ -322,6 +340,15 @@ async fn answer(node: &Node, stream: Box<dyn Io + '_>, peer: &str) -> Result<()>
             }
             // At most 40 KiB with all buckets that have lines of their own.
             Request::Metrics => Ok(Reply::Metrics { text: node.metrics() }),
+            Request::List { bucket, prefix, delimiter, start_after, limit } => {
+                match node.list(&bucket, &prefix, delimiter, Page { start_after, limit }).await {
+                    Ok(listing) => {
+                        send_listing(&mut wire, listing).await?;
+                        continue;
+                    }
+                    Err(e) => Err(e),
+                }
+            }
         };
         match done {
             Ok(reply) => wire.send(&reply).await?,
@@ -342,8 +369,9 @@ async fn refuse<S: Io>(wire: &mut Wire<S>, error: Error) -> Result<()> {
     Err(error)
 }
 
-fn cut(object: &Object, offset: u64, len: u64) -> Result<u64> {
-    match object.len().checked_sub(offset) {
+/// How many of the bytes that are wanted are there.
+pub(crate) fn cut(size: u64, offset: u64, len: u64) -> Result<u64> {
+    match size.checked_sub(offset) {
         Some(rest) => Ok(rest.min(len)),
         None => Err(Error::BadValue {
             what: "offset",
@@ -359,6 +387,34 @@ async fn send_object<S: Io>(node: &Node, wire: &mut Wire<S>, object: &Object, of
     for chunk in object.bytes()[offset as usize..(offset + len) as usize].chunks(CHUNK_BYTES) {
         wire.send_data(chunk).await?;
         node.served(chunk.len() as u64);
+    }
+    wire.flush().await
+}
+
+/// A page has up to 1000 names of up to 1 KiB: too much for a header.
+async fn send_listing<S: Io>(wire: &mut Wire<S>, listing: Listing) -> Result<()> {
+    let Listing { objects, prefixes, next } = listing;
+    let body = postcard::to_stdvec(&(objects, prefixes, next)).map_err(|e| wire.broken(format!("a listing can't be written: {e}")))?;
+    wire.send(&Reply::Listing { bytes: body.len() as u64 }).await?;
+    for chunk in body.chunks(CHUNK_BYTES) {
+        wire.send_data(chunk).await?;
+    }
+    wire.flush().await
+}
+
+/// Passes on what comes from elsewhere. Breaks off when that does: how much is to come has been told already.
+async fn send_part<S: Io>(node: &Node, wire: &mut Wire<S>, meta: ObjectMeta, len: u64, mut stream: BoxStream<'static, Result<Bytes>>) -> Result<()> {
+    wire.send(&Reply::Object { meta, len }).await?;
+    let mut rest = len;
+    while let Some(piece) = stream.try_next().await? {
+        rest = rest.checked_sub(piece.len() as u64).ok_or_else(|| wire.gone("the persistency tier sent more than was asked for"))?;
+        for chunk in piece.chunks(CHUNK_BYTES) {
+            wire.send_data(chunk).await?;
+            node.served(chunk.len() as u64);
+        }
+    }
+    if rest > 0 {
+        return Err(wire.gone(format!("the persistency tier broke off {rest} bytes before the end")));
     }
     wire.flush().await
 }
@@ -525,18 +581,18 @@ impl PeerClient {
         Ok((meta, len, stream.boxed()))
     }
 
-    /// Reads exactly this content, if the site has it.
-    pub(crate) async fn get_copy(&mut self, meta: &ObjectMeta) -> Result<Download<'_>> {
+    /// Reads a part of exactly this content, if the site has it. The range ends within the object.
+    pub(crate) async fn get_copy(&mut self, meta: &ObjectMeta, range: Range) -> Result<Download<'_>> {
         let request = Request::Get {
             bucket: meta.bucket.clone(),
             key: meta.key.clone(),
             copy: Some((meta.id, meta.epoch)),
-            offset: 0,
-            len: u64::MAX,
+            offset: range.offset,
+            len: range.len,
         };
         let (_, rest) = self.start_get(request).await?;
-        if rest != meta.size {
-            return Err(self.wire.broken(format!("it has {rest} bytes of an object of {}", meta.size)));
+        if rest != range.len {
+            return Err(self.wire.broken(format!("it has {rest} of {} bytes from {} on, of an object of {}", range.len, range.offset, meta.size)));
         }
         Ok(Download { client: self, rest })
     }
@@ -612,6 +668,23 @@ impl PeerClient {
         }
     }
 
+    /// A page of a bucket, as the site sees it: with what lies in the persistency tier, if the bucket is bound there.
+    pub async fn list(&mut self, bucket: &BucketName, prefix: &str, delimiter: Option<char>, page: Page) -> Result<Listing> {
+        let request = Request::List { bucket: bucket.clone(), prefix: prefix.into(), delimiter, start_after: page.start_after, limit: page.limit };
+        let rest = match self.ask(&request).await? {
+            Reply::Listing { bytes } if bytes < FRAME_BYTES_MAX as u64 => bytes,
+            _ => return self.odd(),
+        };
+        self.busy = rest > 0;
+        let mut body = Vec::new();
+        let mut download = Download { client: self, rest };
+        while let Some(chunk) = download.chunk().await? {
+            body.extend_from_slice(&chunk);
+        }
+        let (objects, prefixes, next) = self.wire.header(&body)?;
+        Ok(Listing { objects, prefixes, next })
+    }
+
     /// The site's metrics, as Prometheus reads them.
     pub async fn metrics(&mut self) -> Result<String> {
         match self.ask(&Request::Metrics).await? {
@@ -681,4 +754,35 @@ impl Download<'_> {
             None => Err(self.client.wire.gone(format!("hung up {} bytes before the end", self.rest))),
         }
     }
+}
+
+// --- for `fuzz.rs` ----------------------------------------------------------------------------------------------------------------
+
+/// Reads a request; what can be read is the same when it is written and read again.
+pub(crate) fn read_request(body: &[u8]) {
+    let Ok(request) = postcard::from_bytes::<Request>(body) else { return };
+    let again = postcard::to_stdvec(&request).expect("what was read can be written");
+    let read: Request = postcard::from_bytes(&again).expect("what was written can be read");
+    assert_eq!(format!("{read:?}"), format!("{request:?}"));
+    if let Request::Get { offset, len, .. } = request {
+        // A range stays inside the object, whatever was asked for.
+        for size in [0, 1, offset, u64::MAX] {
+            if let Ok(n) = cut(size, offset, len) {
+                assert!(offset.checked_add(n).is_some_and(|end| end <= size));
+            }
+        }
+    }
+}
+
+/// Some of each sort.
+pub(crate) fn some_requests() -> Vec<Vec<u8>> {
+    let (bucket, key) = (BucketName::new("data").expect("a good name"), Key::new("a/b").expect("a good name"));
+    let requests = [
+        Request::Get { bucket: bucket.clone(), key: key.clone(), copy: Some((ObjectId(5), 7)), offset: 3, len: u64::MAX },
+        Request::Put { bucket: bucket.clone(), key: key.clone(), size: Some(9), if_absent: true, attributes: Attributes::default() },
+        Request::List { bucket: bucket.clone(), prefix: "a/".into(), delimiter: Some('/'), start_after: "a/b".into(), limit: 5 },
+        Request::Free { id: ObjectId(1) },
+        Request::Spill { bucket, prefix: String::new() },
+    ];
+    requests.iter().map(|request| postcard::to_stdvec(request).expect("a request can be written")).collect()
 }

@@ -3,15 +3,15 @@
 //! An object lies under its id, so nothing is ever overwritten and a name from outside never becomes a path. Who uploads reads the
 //! object back before anyone relies on it. Nothing here decides what is uploaded or removed.
 
-use crate::{Error, ObjectId, Result, spill::Pace};
+use crate::{Error, Key, ObjectId, Result, names::Prefix, spill::Pace};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
-    BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, PutMode, RetryConfig, WriteMultipart, aws::AmazonS3Builder, local::LocalFileSystem,
+    BackoffConfig, ClientOptions, GetOptions, ObjectStore, ObjectStoreExt, PutMode, RetryConfig, WriteMultipart, aws::AmazonS3Builder, local::LocalFileSystem,
     path::Path as Location,
 };
 use serde::Deserialize;
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, ops, path::Path, sync::Arc, time::Duration};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Larger objects go up in parts of this size. S3 allows 10 000 parts, so objects of up to 156 GiB.
@@ -76,6 +76,44 @@ impl fmt::Debug for Persist {
 impl fmt::Display for Persist {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
+    }
+}
+
+/// What lies in the tier at a name that anybody may write to.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub location: String,
+    /// Bytes.
+    pub size: u64,
+    pub modified_ms: u64,
+    /// Changes with the content.
+    pub tag: Option<String>,
+}
+
+impl From<object_store::ObjectMeta> for Found {
+    fn from(meta: object_store::ObjectMeta) -> Found {
+        let modified_ms = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(0);
+        Found { location: meta.location.to_string(), size: meta.size, modified_ms, tag: meta.e_tag }
+    }
+}
+
+/// The first names of a listing, in their order.
+struct Firsts {
+    names: BTreeMap<String, Option<Found>>,
+    after: String,
+    limit: usize,
+    more: bool,
+}
+
+impl Firsts {
+    fn add(&mut self, name: String, found: Option<Found>) {
+        if name > self.after {
+            self.names.insert(name, found);
+            if self.names.len() > self.limit {
+                self.names.pop_last();
+                self.more = true;
+            }
+        }
     }
 }
 
@@ -173,6 +211,86 @@ impl Persist {
         Ok(got.into_stream().map_err(failed("read", location)).boxed())
     }
 
+    /// A name below a place; the place may be all of the tier.
+    pub(crate) fn below(&self, place: &str, name: &str) -> String {
+        if place.is_empty() || name.is_empty() { format!("{place}{name}") } else { format!("{place}/{name}") }
+    }
+
+    /// A name as others wrote it, where [`Location::from`] would escape what it doesn't like. `None`: no name that can be asked for.
+    fn exactly(name: &str) -> Option<Location> {
+        Location::parse(name).ok()
+    }
+
+    /// What lies at a name, if anything does.
+    pub(crate) async fn look(&self, location: &str) -> Result<Option<Found>> {
+        let Some(path) = Self::exactly(location) else { return Ok(None) };
+        match self.store.head(&path).await {
+            Ok(meta) => Ok(Some(meta.into())),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(e) => Err(failed("look up", location)(e)),
+        }
+    }
+
+    /// Bytes of what was found, as they come; fails if something else lies there by now.
+    pub(crate) async fn read_found(&self, found: &Found, range: ops::Range<u64>) -> Result<BoxStream<'static, Result<Bytes>>> {
+        let Some(path) = Self::exactly(&found.location).filter(|_| !range.is_empty()) else { return Ok(futures::stream::empty().boxed()) };
+        let options = GetOptions { if_match: found.tag.clone(), range: Some(range.into()), ..GetOptions::default() };
+        let got = self.store.get_opts(&path, options).await.map_err(failed("read", &found.location))?;
+        Ok(got.into_stream().map_err(failed("read", &found.location)).boxed())
+    }
+
+    /// The first `limit` keys of a place after `after`, with what lies there, and folders if there is a delimiter; and whether there are more.
+    ///
+    /// Stores differ in the order in which they list, so without the delimiter `/` all that is below the prefix is looked through, whatever the limit. No more than
+    /// the limit is kept at a time.
+    pub(crate) async fn page(
+        &self,
+        place: &str,
+        prefix: &Prefix,
+        delimiter: Option<char>,
+        after: &str,
+        limit: usize,
+        shown: impl Fn(&str) -> bool,
+    ) -> Result<(BTreeMap<String, Option<Found>>, bool)> {
+        let mut firsts = Firsts { names: BTreeMap::new(), after: after.into(), limit, more: false };
+        if let Some(exact) = prefix.exact.as_deref() {
+            let found = self.look(&self.below(place, exact)).await?.filter(|found| shown(&found.location));
+            found.into_iter().for_each(|found| firsts.add(exact.into(), Some(found)));
+        }
+        let base = self.below(place, prefix.below.trim_end_matches('/'));
+        let Some(path) = Self::exactly(&base) else { return Ok((firsts.names, firsts.more)) };
+        let path = Some(&path).filter(|_| !base.is_empty());
+        let skip = if place.is_empty() { 0 } else { place.len() + 1 };
+        let mut one = |meta: object_store::ObjectMeta| {
+            let found = Found::from(meta);
+            let key = found.location.get(skip..).filter(|key| Key::new(*key).is_ok() && key.starts_with(&prefix.below) && shown(&found.location));
+            let Some(key) = key.map(String::from) else { return };
+            match delimiter.and_then(|d| key[prefix.below.len()..].find(d).map(|at| prefix.below.len() + at + d.len_utf8())) {
+                Some(end) => firsts.add(key[..end].into(), None),
+                None => firsts.add(key, Some(found)),
+            }
+        };
+        if delimiter == Some('/') {
+            let listed = match self.store.list_with_delimiter(path).await {
+                Err(object_store::Error::NotFound { .. }) => return Ok((firsts.names, firsts.more)),
+                listed => listed.map_err(failed("list", &base))?,
+            };
+            listed.objects.into_iter().for_each(&mut one);
+            for folder in listed.common_prefixes {
+                let folder = format!("{folder}/");
+                if shown(&folder) {
+                    folder.get(skip..).into_iter().for_each(|folder| firsts.add(folder.into(), None));
+                }
+            }
+        } else {
+            let mut listed = self.store.list(path);
+            while let Some(meta) = listed.try_next().await.map_err(failed("list", &base))? {
+                one(meta);
+            }
+        }
+        Ok((firsts.names, firsts.more))
+    }
+
     /// How large the stored object is, in bytes.
     pub(crate) async fn size(&self, location: &str) -> Result<u64> {
         Ok(self.store.head(&Location::from(location)).await.map_err(failed("look up", location))?.size)
@@ -189,7 +307,7 @@ impl Persist {
     }
 
     /// Some bytes of an object.
-    pub async fn read(&self, location: &str, range: std::ops::Range<u64>) -> Result<Bytes> {
+    pub async fn read(&self, location: &str, range: ops::Range<u64>) -> Result<Bytes> {
         self.store.get_range(&Location::from(location), range).await.map_err(failed("read", location))
     }
 

@@ -12,13 +12,13 @@
 //! upload and a spill are in `node.rs`, the store's own retries in `persist.rs`.
 
 use crate::{
-    BucketName, Error, Key, ObjectId, ObjectMeta, Page, Result,
+    BucketName, Error, Key, ObjectId, ObjectMeta, Page, Result, SecondCopy,
     leases::Wanted,
     local::Local,
     names::Prefix,
     node::{Inner, Node, compute},
 };
-use base::Kind;
+use base::{Kind, unit::Span};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -71,12 +71,19 @@ pub enum Lifetime {
     Job,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BucketPolicy {
     pub mode: Mode,
     pub tier: Place,
     pub lifetime: Lifetime,
+    /// A place in the persistency tier, such as `landsat/2024`; `""`: all of it. What others have put below it can be read under the bucket's name.
+    pub bind: Option<String>,
+    /// How long the tier's answer about such an object is believed; without it, it is asked at each open.
+    pub fresh: Option<Span>,
+    /// Whether a seal waits until another site has a copy, too; and for how long, 5 s without it.
+    pub second_copy: Option<SecondCopy>,
+    pub copy_wait: Option<Span>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -295,6 +302,14 @@ impl Inner {
         }
     }
 
+    /// Makes room that costs nothing: copies of what the persistency tier has for others go, and segments are compacted.
+    pub(crate) fn make_way_for(&self, memory: bool, bytes: u64) {
+        if !memory {
+            self.make_way(bytes);
+        }
+        self.reclaim(memory);
+    }
+
     /// Does what is due. Returns when to look again, if nobody wakes the task before.
     async fn spill_round(self: &Arc<Self>) -> Option<Instant> {
         let inner = self.clone();
@@ -331,6 +346,12 @@ impl Inner {
         let mut passed_over = HashSet::new();
         while self.wants_room(memory, started) {
             started = true;
+            let space = self.tier.space(memory);
+            let low = (space.limit as f64 * self.tuning.spill.low) as u64;
+            if !memory && self.make_way(space.charged().saturating_sub(low).max(1)) {
+                self.reclaim(memory);
+                continue;
+            }
             let at_a_time = self.spiller.allowed()?;
             if !memory {
                 // Full parts of what grows: nobody writes them again.
@@ -437,6 +458,11 @@ impl Inner {
 
     /// What a seal owes, once the catalog has it.
     pub(crate) async fn settle_debt(self: &Arc<Self>, meta: ObjectMeta) -> Result<ObjectMeta> {
+        // What is uploaded before the seal returns is safe.
+        let meta = match self.tuning.policy(&meta.bucket).mode {
+            Mode::WriteThrough if self.persist.is_some() => meta,
+            _ => self.second(meta).await?,
+        };
         if self.persist.is_none() {
             return Ok(meta);
         }

@@ -115,7 +115,7 @@ impl Writer {
             if !self.draft.fits_ever(len) {
                 return Err(self.refused(refused));
             }
-            self.inner.reclaim(self.draft.in_memory());
+            self.inner.make_way_for(self.draft.in_memory(), len);
             let Err(refused) = self.draft.reserve(len) else { break };
             let space = self.inner.tier.space(self.draft.in_memory());
             let end = *deadline.get_or_insert_with(|| {
@@ -144,7 +144,7 @@ impl Writer {
                 return Err(self.refused(refused));
             }
             let (inner, memory) = (self.inner.clone(), self.draft.in_memory());
-            compute(move || inner.reclaim(memory)).await?;
+            compute(move || inner.make_way_for(memory, len)).await?;
             let Err(refused) = self.draft.reserve(len) else { break };
             let end = *deadline.get_or_insert_with(|| {
                 add(&self.inner.counters.waited, 1);

@@ -790,7 +790,7 @@ fn child_that_seals() {
             limit: base::unit::Bytes(1 << 30),
             dialer: authority.issue("edge.site.cloudskin").unwrap().dialer().unwrap(),
             catalog: Arc::new(catalog),
-            persist: None,
+            persist: Some(geds::Persist::folder(folder.join("persist")).unwrap()),
             address: String::new(),
         })
         .await
@@ -800,15 +800,31 @@ fn child_that_seals() {
             let name = if n % 3 == 2 { "same".to_string() } else { format!("k/{n}") };
             let meta = put(&node, &name, &content(n, 10_000)).await;
             println!("acknowledged {n} {} {name}", meta.epoch);
+            // And between upload, record and free, and in the middle of a delete.
+            if n % 4 == 3 {
+                node.spill(&bucket("data"), &name).await.unwrap();
+            }
+            if n % 7 == 6 {
+                let gone = format!("k/{}", n - n % 3 - 3);
+                println!("deleting 0 0 {gone}");
+                node.delete(&bucket("data"), &key(&gone)).await.unwrap();
+                println!("deleted 0 0 {gone}");
+            }
         }
     });
 }
 
+/// `GEDS_KILLS` says how many, `GEDS_SEED` when. `make kills` asks for a thousand.
 #[tokio::test]
 async fn acknowledged_seals_survive_a_kill() {
+    use rand::{Rng, SeedableRng};
     use std::io::BufRead;
-    for round in 0..4u64 {
-        let mut here = Installation::new().await;
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let (kills, seed) = (number("GEDS_KILLS").unwrap_or(6), number("GEDS_SEED").unwrap_or_else(rand::random));
+    println!("seed {seed}");
+    let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+    for kill in 0..kills {
+        let mut here = Installation::new().await.with_folder_persist();
         here.lend_namenode().await;
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child_that_seals", "--ignored", "--nocapture", "--test-threads=1"])
@@ -818,38 +834,112 @@ async fn acknowledged_seals_survive_a_kill() {
             .unwrap();
         let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
         let mut acknowledged = std::collections::HashMap::new();
+        let (mut deleting, mut deleted) = (std::collections::HashSet::new(), std::collections::HashSet::new());
         let mut keep = |line: String| {
+            let words: Vec<&str> = line.split(' ').collect();
             // The harness may print its own words before ours.
-            let Some((_, line)) = line.split_once("acknowledged ") else { return };
-            let mut words = line.split(' ');
-            let mut next = || words.next().unwrap().to_string();
-            let (n, epoch, name) = (next().parse::<u64>(), next().parse::<u64>(), next());
-            if let (Ok(n), Ok(epoch)) = (n, epoch) {
-                acknowledged.insert(name, (n, epoch));
+            let Some([what, n, epoch, name]) = words.last_chunk::<4>() else { return };
+            match (*what, n.parse::<u64>(), epoch.parse::<u64>()) {
+                (what, Ok(n), Ok(epoch)) if what.ends_with("acknowledged") => {
+                    acknowledged.insert(name.to_string(), (n, epoch));
+                }
+                ("deleting", ..) => drop(deleting.insert(name.to_string())),
+                ("deleted", ..) => drop(deleted.insert(name.to_string())),
+                _ => {}
             }
         };
-        for _ in 0..(8 + 7 * round) {
+        for _ in 0..random.random_range(8..60) {
             keep(lines.next().unwrap().unwrap());
         }
+        std::thread::sleep(std::time::Duration::from_micros(random.random_range(0..4000)));
         child.kill().unwrap();
         child.wait().unwrap();
         for line in lines.map_while(std::io::Result::ok) {
             keep(line);
         }
-        assert!(acknowledged.len() > 4);
+        let place = format!("kill {kill} of seed {seed}");
+        assert!(acknowledged.len() > 3, "{place}");
         here.take_namenode_back().await;
         let edge = here.node("edge").await;
         let mut size = 0;
         for (name, (n, epoch)) in &acknowledged {
-            let object = get(&edge, name).await.unwrap();
-            assert!(object.meta().epoch >= *epoch, "{name}");
+            let object = match get(&edge, name).await {
+                Ok(object) => object,
+                Err(e) if e.kind() == Kind::NotFound && deleting.contains(name) => continue,
+                Err(e) => panic!("{place}: {name}: {e}"),
+            };
+            assert!(!deleted.contains(name), "{place}: {name} is back");
+            assert!(object.meta().epoch >= *epoch, "{place}: {name}");
             if object.meta().epoch == *epoch {
-                assert_eq!(object.bytes(), content(*n, 10_000), "{name}");
+                assert!(object.bytes() == content(*n, 10_000), "{place}: {name}");
             }
             size += object.len();
         }
         // At most the one whose answer was on its way is there besides.
-        assert!(edge.used_bytes() <= size + 10_000, "{} {size}", edge.used_bytes());
-        assert_eq!(files(&here.folder("edge")).0, 0);
+        assert!(edge.used_bytes() <= size + 10_000, "{place}: {} {size}", edge.used_bytes());
+        assert_eq!(files(&here.folder("edge")).0, 0, "{place}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_object_comes_in_ranges_from_all_that_have_it() {
+    const MIB: usize = 1 << 20;
+    let mut here = Installation::new().await;
+    here.limit = 256 << 20;
+    let data = content(11, 37 * MIB + 5);
+    let (a, b, c) = (here.node("a").await, here.node("b").await, here.node("c").await);
+    put(&a, "k", &data).await;
+    assert!(get(&b, "k").await.unwrap().bytes() == data);
+    let served = |node: &geds::Node| {
+        let text = node.metrics();
+        text.lines().find_map(|line| line.strip_prefix("cloudskin_geds_served_bytes_total ")).unwrap().parse::<u64>().unwrap()
+    };
+    let before = served(&a);
+    assert_eq!(before, data.len() as u64);
+    assert!(get(&c, "k").await.unwrap().bytes() == data);
+    let from = (served(&a) - before, served(&b));
+    assert!(from.0 >= 16 << 20 && from.1 >= 16 << 20 && from.0 + from.1 == data.len() as u64, "{from:?}");
+
+    // One that hangs or is gone costs nothing but its share, which the other gives.
+    let deaf = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    b.stop().await;
+    here.namenode.set_site_address(&site("b"), &deaf.local_addr().unwrap().to_string()).await.unwrap();
+    drop(deaf);
+    let d = here.node("d").await;
+    assert!(get(&d, "k").await.unwrap().bytes() == data);
+    // One whose copy is damaged is found out, and the others are asked alone.
+    let file = std::fs::read_dir(here.folder("a").join("sealed")).unwrap().next().unwrap().unwrap().path();
+    a.stop().await;
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[20 * MIB] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let _a = here.node("a").await;
+    let e = here.node("e").await;
+    assert!(get(&e, "k").await.unwrap().bytes() == data);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_grafana_dashboard_asks_for_figures_that_there_are_and_for_all_of_them() {
+    let here = Installation::new().await;
+    let edge = here.node("edge").await;
+    put(&edge, "k", b"x").await;
+    let text = edge.metrics();
+    let there: std::collections::BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../deploy/grafana/geds.json");
+    let dashboard: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let mut asked = std::collections::BTreeSet::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().unwrap() {
+            let words = target["expr"].as_str().unwrap().split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let mut names = words.filter(|word| word.starts_with("cloudskin_")).map(|name| name.trim_end_matches("_bucket").to_string()).peekable();
+            assert!(names.peek().is_some(), "{target}");
+            asked.extend(names);
+        }
+    }
+    let asked: std::collections::BTreeSet<&str> = asked.iter().map(String::as_str).collect();
+    assert_eq!(asked.difference(&there).collect::<Vec<_>>(), [&""; 0], "nobody measures these");
+    // What another figure says better needs no panel.
+    let spoken_for = ["cloudskin_geds_sealed_bytes_total", "cloudskin_geds_spilled_total", "cloudskin_geds_uploaded_total", "cloudskin_geds_bucket_sealed_total"];
+    let missing: Vec<_> = there.difference(&asked).filter(|name| !spoken_for.contains(name)).collect();
+    assert_eq!(missing, [&""; 0], "nobody sees these");
 }

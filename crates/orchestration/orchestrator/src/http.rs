@@ -1,6 +1,6 @@
 //! HTTP: what people and programs say to the hub.
 //!
-//! A call under `/v1` carries the hub's token (`Authorization: Bearer …`, or the cookie that `GET /?token=…` sets). [`api`] has the
+//! A call under `/v1` carries the hub's token (`Authorization: Bearer …`, or the cookie that `GET /?token=…` sets), or one for a bucket (`grants.rs`). [`api`] has the
 //! plain calls, [`streams`] those whose answer goes on (logs, events), [`objects`] buckets and objects, [`recommendations`] what was advised, [`checkpoints`] those as files, [`metrics`] the text for Prometheus. Errors are
 //! `{"error": {"kind", "message"}}` everywhere, also for paths that don't exist.
 //!
@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod checkpoints;
+pub mod grants;
 pub mod metrics;
 pub mod objects;
 pub mod recommendations;
@@ -24,8 +25,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use base::Kind;
+use base::{Kind, clock::now_ms};
 use futures::StreamExt;
+use grants::Grant;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::{
@@ -81,6 +83,7 @@ pub fn router(hub: Arc<Hub>, advertise: String, dashboard: Vec<Asset>, streams: 
         .route("/v1/recommendations", get(recommendations::recommendations))
         .route("/v1/recommendations/{n}", get(recommendations::recommendation))
         .route("/v1/buckets", get(objects::buckets))
+        .route("/v1/buckets/{bucket}/tokens", post(grants::bucket_token))
         .route("/v1/objects/{bucket}", get(objects::objects).delete(objects::delete_all).post(objects::move_all))
         .route("/v1/stat/{bucket}/{*key}", get(objects::stat))
         .route("/v1/sites/{site}/metrics", get(objects::metrics))
@@ -133,6 +136,12 @@ fn token(headers: &HeaderMap) -> Option<&str> {
 
 async fn authorize(State(app): State<App>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
+    if let Some(grant) = token(request.headers()).and_then(|t| Grant::read(t, &app.hub.token)) {
+        return match grant.refuses(request.method(), request.uri(), now_ms()) {
+            Some((kind, message)) => Error::new(kind, message).into_response(),
+            None => next.run(request).await,
+        };
+    }
     if (path == "/v1" || path.starts_with("/v1/")) && !token(request.headers()).is_some_and(|t| same(t, &app.hub.token)) {
         let message = "a token is needed: `Authorization: Bearer <token>`; it is in the file hub/token of the hub's data folder";
         let mut answer = refuse(StatusCode::UNAUTHORIZED, "unauthenticated", message);

@@ -5,6 +5,8 @@
 //! GET ◀── hub ◀─ geds/1 ─── a connected holder, or any connected site when only the persistency tier has it
 //! ```
 //!
+//! A bucket that a site binds to a place in its persistency tier has more in it than the catalog knows; what it is asked about, the hub asks that site.
+//!
 //! Bytes pass through in chunks; no object is ever whole in the hub's memory. The hub keeps no copy and no object of its own, so
 //! what no connected site can reach can't be read here either.
 
@@ -231,9 +233,23 @@ impl Hub {
         Ok(self.dial(store).await?.metrics().await?)
     }
 
+    /// The connected sites that show more of a bucket than the catalog knows.
+    async fn binding(&self, bucket: &BucketName) -> Vec<Store> {
+        let bound: Vec<String> = {
+            let world = self.world.lock().await;
+            let there = world.sites.iter().filter(|(_, site)| site.hello.bound_buckets.iter().any(|name| name == bucket.as_str()));
+            there.map(|(name, _)| name.clone()).collect()
+        };
+        if bound.is_empty() {
+            return Vec::new();
+        }
+        self.stores().await.into_iter().filter(|store| bound.iter().any(|name| name == store.site.as_str())).collect()
+    }
+
     /// The connected sites to ask for an object: its holders, then the others if `others`.
     async fn near(&self, meta: &ObjectMeta, others: bool) -> Vec<Store> {
-        let holds = |store: &Store| meta.sites.iter().any(|h| h.site == store.site);
+        let bound = if meta.sites.is_empty() { self.binding(&meta.bucket).await } else { Vec::new() };
+        let holds = |store: &Store| meta.sites.iter().any(|h| h.site == store.site) || bound.iter().any(|b| b.site == store.site);
         let (mut holders, rest): (Vec<_>, Vec<_>) = self.stores().await.into_iter().partition(holds);
         if others {
             holders.extend(rest);
@@ -280,13 +296,30 @@ impl Hub {
 
     /// What an object is.
     pub async fn stat_object(&self, bucket: &str, key: &str) -> Result<ObjectMeta, Error> {
-        Ok(self.objects.catalog.lookup(&BucketName::new(bucket)?, &Key::new(key)?).await?)
+        let (bucket, key) = (BucketName::new(bucket)?, Key::new(key)?);
+        let missing = match self.objects.catalog.lookup(&bucket, &key).await {
+            Err(e) if e.kind() == Kind::NotFound => e,
+            found => return Ok(found?),
+        };
+        let mut last = missing;
+        for store in self.binding(&bucket).await {
+            match async { self.dial(&store).await?.stat(&bucket, &key).await }.await {
+                Ok(meta) => return Ok(meta),
+                Err(e) => last = e,
+            }
+        }
+        Err(last.into())
     }
 
     /// What an object is, and what its name carries besides.
     pub async fn describe_object(&self, bucket: &str, key: &str) -> Result<Detail, Error> {
         let meta = self.stat_object(bucket, key).await?;
-        let Attributes { metadata, expires_ms, job } = self.objects.catalog.attributes(&meta.bucket, &meta.key).await?;
+        let attributes = match self.objects.catalog.attributes(&meta.bucket, &meta.key).await {
+            // It is not the catalog's, or has gone meanwhile.
+            Err(e) if e.kind() == Kind::NotFound => Attributes::default(),
+            attributes => attributes?,
+        };
+        let Attributes { metadata, expires_ms, job } = attributes;
         Ok(Detail {
             checksum: format!("{:016x}", meta.checksum),
             object: meta.into(),
@@ -403,9 +436,24 @@ impl Hub {
         let bucket = BucketName::new(bucket)?;
         let mut objects = Vec::new();
         let mut start = after;
+        let mut binding = self.binding(&bucket).await.into_iter();
+        let mut from = binding.next();
         loop {
-            let page = Page { start_after: start, ..Page::default() };
-            let listing = self.objects.catalog.list(&bucket, prefix, None, page).await?;
+            let page = Page { start_after: start.clone(), ..Page::default() };
+            let listing = match &from {
+                None => self.objects.catalog.list(&bucket, prefix, None, page).await?,
+                Some(store) => match async { self.dial(store).await?.list(&bucket, prefix, None, page).await }.await {
+                    Ok(listing) => listing,
+                    Err(e) => match binding.next() {
+                        Some(other) => {
+                            from = Some(other);
+                            continue;
+                        }
+                        // Half of what is there would be worse than an error.
+                        None => return Err(e.into()),
+                    },
+                },
+            };
             objects.extend(listing.objects.into_iter().take(limit - objects.len()).map(Object::from));
             match listing.next {
                 Some(next) if objects.len() < limit => start = next,

@@ -5,6 +5,7 @@
 use super::{BLOCK, CHUNK, Local, Own, Tier, Where, file, step};
 use crate::{
     Error, ObjectId, Result,
+    cipher::Veil,
     segment::{self, padded},
     space::{Full, Reservation},
 };
@@ -41,6 +42,8 @@ pub(super) struct Large {
     /// Of the first `hashed` bytes, as long as all writes came in order; then sealing needs no second look at the data.
     hash: Option<Box<Xxh3>>,
     hashed: u64,
+    /// `None`: it is written as it is.
+    veil: Option<Box<Veil>>,
 }
 
 impl Large {
@@ -59,7 +62,11 @@ impl Large {
                 hash.update(piece);
                 self.hashed += piece.len() as u64;
             }
-            if let Err(e) = step().and_then(|()| self.file.write_all_at(piece, at)) {
+            let written = step().and_then(|()| match &mut self.veil {
+                None => self.file.write_all_at(piece, at),
+                Some(veil) => veil.write(&self.file, at, piece),
+            });
+            if let Err(e) = written {
                 // Some of it may be in the file.
                 self.hash = None;
                 return Err(file("write", &self.shown())(e));
@@ -70,6 +77,9 @@ impl Large {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        if let Some(veil) = &self.veil {
+            return veil.read(&self.file, offset, buf).map_err(file("read", &self.shown()));
+        }
         let mut done = 0;
         while done < buf.len() {
             match self.file.read_at(&mut buf[done..], offset.saturating_add(done as u64)) {
@@ -141,15 +151,20 @@ impl Draft {
         self.memory
     }
 
-    fn small_max(&self) -> u64 {
-        self.tier.arena(self.memory).small_max
+    /// Whether so many bytes go into a segment.
+    fn is_small(&self, len: u64) -> bool {
+        self.stored(len) <= self.tier.arena(self.memory).small_max
+    }
+
+    fn stored(&self, len: u64) -> u64 {
+        self.tier.stored(len, self.memory)
     }
 
     fn charge_of(&self, len: u64) -> u64 {
         match len {
             0 => 0,
-            len if len <= self.small_max() && matches!(self.body, Body::Buffer(_)) => padded(len),
-            len => len.next_multiple_of(BLOCK),
+            len if self.is_small(len) && matches!(self.body, Body::Buffer(_)) => padded(self.stored(len)),
+            len => self.stored(len).next_multiple_of(BLOCK),
         }
     }
 
@@ -187,7 +202,8 @@ impl Draft {
                 None => segment::memory(c"geds-object"),
             };
             let made = made.map_err(file("create", &shown))?;
-            let mut large = Large { file: made, copy, path, blocks: 0, hash: Some(Box::new(Xxh3::new())), hashed: 0 };
+            let veil = self.tier.cipher(self.memory).map(|cipher| Box::new(Veil::new(cipher.clone(), self.id)));
+            let mut large = Large { file: made, copy, path, blocks: 0, hash: Some(Box::new(Xxh3::new())), hashed: 0, veil };
             let done = large.write_at(0, buffer);
             self.body = Body::Large(large);
             done?;
@@ -200,6 +216,7 @@ impl Draft {
 
     /// Blocks for what will be written, so that the write itself can't run into a full disk.
     fn allocate(&mut self, end: u64) -> Result<(), Refused> {
+        let end = self.stored(end);
         let Body::Large(large) = &mut self.body else { return Ok(()) };
         if end <= large.blocks {
             return Ok(());
@@ -218,8 +235,9 @@ impl Draft {
         }
         let end = offset.saturating_add(data.len() as u64);
         self.reserve(end)?;
+        let small = self.is_small(end);
         match &mut self.body {
-            Body::Buffer(buffer) if end <= self.tier.arena(self.memory).small_max => {
+            Body::Buffer(buffer) if small => {
                 let (at, end) = (offset as usize, end as usize);
                 if at == buffer.len() {
                     buffer.extend_from_slice(data);
@@ -257,7 +275,7 @@ impl Draft {
             return Ok(());
         }
         self.reserve(len)?;
-        if matches!(self.body, Body::Buffer(_)) && len > self.small_max() {
+        if matches!(self.body, Body::Buffer(_)) && !self.is_small(len) {
             self.enlarge()?;
         }
         match &mut self.body {
@@ -265,14 +283,22 @@ impl Draft {
             Body::Large(large) => {
                 let shown = large.shown();
                 // Cut first, so that what comes back when it grows again is zeros.
-                step().and_then(|()| large.file.set_len(len.min(self.len))).map_err(file("resize", &shown))?;
-                large.blocks = large.blocks.min(len.min(self.len));
+                let cut = len.min(self.len);
+                if let Some(veil) = &mut large.veil {
+                    step().and_then(|()| veil.cut(&large.file, cut)).map_err(file("resize", &shown))?;
+                }
+                let cut = self.tier.stored(cut, self.memory);
+                step().and_then(|()| large.file.set_len(cut)).map_err(file("resize", &shown))?;
+                large.blocks = large.blocks.min(cut);
                 large.hash = None;
                 if len == 0 {
                     (large.hash, large.hashed) = (Some(Box::new(Xxh3::new())), 0);
                 }
                 if len > self.len {
                     self.allocate(len)?;
+                    if let Body::Large(Large { veil: Some(veil), file: to, .. }) = &mut self.body {
+                        step().and_then(|()| veil.extend(to, len)).map_err(file("resize", &shown))?;
+                    }
                 }
             }
         }
@@ -294,17 +320,28 @@ impl Draft {
         let (place, checksum) = match &mut self.body {
             Body::Buffer(buffer) => {
                 let buffer = std::mem::take(buffer);
+                let checksum = xxh3_64(&buffer);
+                let buffer = match self.tier.cipher(self.memory) {
+                    None => buffer,
+                    Some(cipher) => cipher.seal(self.id, &buffer)?,
+                };
+                let stored = buffer.len() as u64;
                 let mut paid = std::mem::replace(&mut self.paid, space.overdraw(0));
-                paid.shrink(padded(len));
+                paid.shrink(padded(stored));
                 // An empty object takes a few bytes although none were written; they are not worth a wait.
-                paid.join(space.overdraw(padded(len) - paid.bytes()));
+                paid.join(space.overdraw(padded(stored) - paid.bytes()));
                 let (segment, offset) = self.tier.arena(self.memory).place(self.id, &buffer, paid)?;
                 let place = Where::Segment { segment, offset, memory: self.memory };
-                (place, xxh3_64(&buffer))
+                (place, checksum)
             }
             Body::Large(large) => {
                 // Blocks ahead, and what a write left that failed in its middle.
-                step().and_then(|()| large.file.set_len(len)).map_err(file("resize", &large.shown()))?;
+                let stored = self.tier.stored(len, self.memory);
+                if let Some(veil) = &mut large.veil {
+                    // A gap that was never written is there, too.
+                    step().and_then(|()| veil.extend(&large.file, len).and_then(|()| veil.flush(&large.file))).map_err(file("write", &large.path.clone().unwrap_or_default()))?;
+                }
+                step().and_then(|()| large.file.set_len(stored)).map_err(file("resize", &large.shown()))?;
                 let checksum = large.checksum(len)?;
                 let map = OnceLock::new();
                 let path = match &large.path {
@@ -324,7 +361,7 @@ impl Draft {
                 };
                 large.path = None;
                 let mut charge = std::mem::replace(&mut self.paid, space.overdraw(0));
-                charge.shrink(len.next_multiple_of(BLOCK));
+                charge.shrink(stored.next_multiple_of(BLOCK));
                 let own = Own { path, map, mapping: Mutex::new(()), doomed: AtomicBool::new(false), _charge: charge };
                 (Where::Own(own), checksum)
             }

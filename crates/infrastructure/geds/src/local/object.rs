@@ -3,6 +3,7 @@
 use super::{Tier, file, lock, step};
 use crate::{
     Error, ObjectId, ObjectMeta, Result,
+    cipher::Cipher,
     journal::{Place, Record},
     segment::Segment,
     space::{Reservation, Space},
@@ -12,7 +13,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst},
     },
 };
@@ -34,6 +35,22 @@ pub(super) enum Where {
     Own(Own),
 }
 
+/// What an encrypted object holds, in memory for as long as somebody has it open.
+pub(super) struct Plain(Vec<u8>);
+
+impl std::ops::Deref for Plain {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// How an object is encrypted, and what of it is in memory.
+struct Veiled {
+    cipher: Arc<Cipher>,
+    plain: Mutex<Weak<Plain>>,
+}
+
 /// A sealed object of this node. Its bytes are there until the last handle is gone.
 pub(crate) struct Local {
     pub id: ObjectId,
@@ -42,6 +59,8 @@ pub(crate) struct Local {
     pub(super) place: Where,
     /// Recorded, or found: it is this node's until it is freed.
     pub(super) kept: AtomicBool,
+    /// `None`: it lies there as it is.
+    veiled: Option<Veiled>,
     /// The content is known to match the checksum: it was sealed or fetched by this process.
     verified: AtomicBool,
     /// When it was last opened, in seconds of [`Tier::age`].
@@ -54,7 +73,14 @@ pub(crate) struct Local {
 impl Local {
     pub(super) fn new(tier: &Tier, id: ObjectId, size: u64, checksum: u64, place: Where, verified: bool, space: &Arc<Space>) -> Local {
         space.use_more(size);
+        let memory = match &place {
+            Where::Segment { memory, .. } => *memory,
+            Where::Own(own) => own.path.is_none(),
+        };
+        let cipher = tier.cipher.as_ref().filter(|_| !memory);
+        let veiled = cipher.map(|cipher| Veiled { cipher: cipher.clone(), plain: Mutex::default() });
         Local {
+            veiled,
             id,
             size,
             checksum,
@@ -102,24 +128,34 @@ impl Local {
         Ok(())
     }
 
-    /// Opening it takes no time: nothing has to be checked.
+    /// Opening it takes no time: nothing has to be checked or decrypted.
     pub fn is_ready(&self) -> bool {
+        self.is_verified() && self.veiled.as_ref().is_none_or(|veiled| lock(&veiled.plain).strong_count() > 0)
+    }
+
+    pub(super) fn is_verified(&self) -> bool {
         self.verified.load(SeqCst)
+    }
+
+    /// Bytes on the disk or in memory, before they are rounded up.
+    pub(super) fn stored(&self) -> u64 {
+        if self.veiled.is_some() { crate::cipher::stored(self.size) } else { self.size }
     }
 
     fn touch(&self, now: u32) {
         self.used_at.store(now, Relaxed);
     }
 
+    /// As they are stored.
     pub fn bytes(&self) -> &[u8] {
         match &self.place {
-            Where::Segment { segment, offset, .. } => segment.bytes(*offset, self.size),
+            Where::Segment { segment, offset, .. } => segment.bytes(*offset, self.stored()),
             Where::Own(own) => own.map.get().and_then(|map| map.as_deref()).unwrap_or(&[]),
         }
     }
 
-    /// Makes sure that it is mapped and, after a restart, that it is what it was. `Err` holds what was found.
-    pub(super) fn check(&self) -> Result<(), Result<String, Error>> {
+    /// Makes sure that it is mapped and, after a restart, that it is what it was. Gives it decrypted, if it is encrypted. `Err` holds what was found.
+    pub(super) fn check(&self) -> Result<Option<Arc<Plain>>, Result<String, Error>> {
         if let Where::Own(own) = &self.place {
             if own.map.get().is_none() {
                 let _turn = lock(&own.mapping);
@@ -129,22 +165,36 @@ impl Local {
                 }
             }
         }
+        let plain = match &self.veiled {
+            None => None,
+            Some(veiled) => {
+                let mut known = lock(&veiled.plain);
+                match known.upgrade() {
+                    Some(plain) => Some(plain),
+                    None => {
+                        let plain = Arc::new(Plain(veiled.cipher.open_all(self.id, self.bytes(), self.size).map_err(Ok)?));
+                        *known = Arc::downgrade(&plain);
+                        Some(plain)
+                    }
+                }
+            }
+        };
         if !self.verified.load(SeqCst) {
-            let found = xxh3_64(self.bytes());
+            let found = xxh3_64(plain.as_deref().map_or(self.bytes(), |plain| &plain[..]));
             if found != self.checksum {
                 return Err(Ok(format!("its checksum is {found:016x}, not {:016x}", self.checksum)));
             }
             self.verified.store(true, SeqCst);
         }
-        Ok(())
+        Ok(plain)
     }
 
     fn map_file(&self, own: &Own) -> Result<Mmap, Result<String, Error>> {
         let path = own.path.as_deref().unwrap_or(Path::new("memory"));
         let opened = File::open(path).map_err(|e| Err(file("open", path)(e)))?;
         let length = opened.metadata().map_err(|e| Err(file("look up", path)(e)))?.len();
-        if length != self.size {
-            return Err(Ok(format!("its file has {length} bytes, not {}", self.size)));
+        if length != self.stored() {
+            return Err(Ok(format!("its file has {length} bytes, not {}", self.stored())));
         }
         // SAFETY: a mapping is sound as long as the file is neither changed nor cut. The file is 0600 in a folder of mode 0700 that this
         // process has locked, no code here opens a file in `sealed/` for writing, and removing a file leaves its mapping whole. Another
@@ -155,8 +205,9 @@ impl Local {
 
 impl Drop for Local {
     fn drop(&mut self) {
+        let stored = self.stored();
         match &mut self.place {
-            Where::Segment { segment, .. } => segment.release(self.size),
+            Where::Segment { segment, .. } => segment.release(stored),
             Where::Own(own) => {
                 if let (true, Some(path)) = (*own.doomed.get_mut() || !*self.kept.get_mut(), &own.path) {
                     if let Err(e) = step().and_then(|()| fs::remove_file(path)) {
@@ -174,14 +225,16 @@ impl Drop for Local {
 pub struct Object {
     meta: Arc<ObjectMeta>,
     local: Arc<Local>,
+    /// Of an encrypted one.
+    plain: Option<Arc<Plain>>,
 }
 
 impl Object {
     pub(crate) fn new(meta: ObjectMeta, local: Arc<Local>, now: u32) -> Result<Object> {
         match local.check() {
-            Ok(()) => {
+            Ok(plain) => {
                 local.touch(now);
-                Ok(Object { meta: Arc::new(meta), local })
+                Ok(Object { meta: Arc::new(meta), local, plain })
             }
             Err(Ok(found)) => Err(Error::Damaged {
                 bucket: meta.bucket.to_string(),
@@ -193,10 +246,18 @@ impl Object {
         }
     }
 
-    /// One that was opened before.
-    pub(crate) fn again(meta: Arc<ObjectMeta>, local: Arc<Local>, now: u32) -> Object {
+    /// One that was opened before. `None`: it is encrypted, and has to be decrypted anew.
+    pub(crate) fn again(meta: Arc<ObjectMeta>, local: Arc<Local>, now: u32) -> Option<Object> {
+        let plain = match &local.veiled {
+            None => None,
+            Some(veiled) => Some(lock(&veiled.plain).upgrade()?),
+        };
         local.touch(now);
-        Object { meta, local }
+        Some(Object { meta, local, plain })
+    }
+
+    pub(super) fn plain(&self) -> Option<&Arc<Plain>> {
+        self.plain.as_ref()
     }
 
     pub(crate) fn parts(&self) -> (&Arc<ObjectMeta>, &Arc<Local>) {
@@ -214,7 +275,10 @@ impl Object {
         self.len() == 0
     }
     pub fn bytes(&self) -> &[u8] {
-        self.local.bytes()
+        match &self.plain {
+            None => self.local.bytes(),
+            Some(plain) => &plain[..],
+        }
     }
     /// Copies from `offset` on; the number of bytes copied is smaller than the buffer only at the end of the object.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> usize {

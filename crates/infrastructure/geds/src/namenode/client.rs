@@ -7,12 +7,12 @@
 //! The connection is also the session: leases are void when it ends, and revocations come over it.
 
 use super::{
+    change::{Answer, Change},
     changes, counted, created, done, object, removed, seal_change, sealed,
-    state::{Answer, Change},
     wire::{self, Ask, META_ALPN, Meta, Question, TOLD_BYTES_MAX, Told, Writing},
 };
 use crate::{
-    Attributes, BucketName, Catalog, Error, Garbage, Key, Lease, LeaseHolder, Listing, NewObject, ObjectId, ObjectMeta, Page, Result,
+    Attributes, BucketName, Catalog, Error, Garbage, Holder, Key, Lease, LeaseHolder, Listing, NewObject, ObjectId, ObjectMeta, Page, Result,
     Sealed, Watched,
 };
 use base::{
@@ -433,6 +433,15 @@ impl Catalog for RemoteCatalog {
         async move {
             match self.look(|| Question::Garbage { site: site.cloned(), start_after: start_after.map(|id| id.0) }).await? {
                 Told::Garbage(garbage) => Ok(garbage),
+                _ => odd(),
+            }
+        }
+        .boxed()
+    }
+    fn partners<'a>(&'a self, id: ObjectId, site: &'a SiteId) -> BoxFuture<'a, Result<Vec<Holder>>> {
+        async move {
+            match self.look(|| Question::Partners { id: id.0, site: site.clone() }).await? {
+                Told::Holders(holders) => holders.into_iter().map(wire::holder).collect(),
                 _ => odd(),
             }
         }

@@ -7,16 +7,17 @@
 //! What is in the state is on disk, so a reader never sees what a crash takes back.
 
 use super::{
+    change::{Answer, Change},
     leases::{Fence, Leases},
     log::{self, Batch, Failed, Log},
     server::Outbox,
     snapshot,
-    state::{Answer, Change, State},
+    state::State,
 };
 use crate::{Error, Result};
-use base::{Kind, clock::now_ms};
+use base::{Kind, SiteId, clock::now_ms};
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     fs::File,
     io,
     path::PathBuf,
@@ -75,6 +76,8 @@ pub struct Core {
     pub leases: Arc<Leases>,
     /// Wakes watchers after changes.
     pub changed: Notify,
+    /// Sites that have a connection, and how many.
+    pub there: Mutex<HashMap<SiteId, usize>>,
     queue: Mutex<Queue>,
     wake: Condvar,
     stopping: AtomicBool,
@@ -94,6 +97,7 @@ impl Core {
             state: RwLock::new(state),
             leases,
             changed: Notify::new(),
+            there: Mutex::default(),
             queue: Mutex::default(),
             wake: Condvar::new(),
             stopping: AtomicBool::new(false),

@@ -6,15 +6,15 @@
 
 use super::{
     Namenode,
+    change::{Answer, Change},
     commit::{Core, Item, Reply, late},
-    leases::{Holder, Session, TERM, hash},
-    state::Answer,
-    state::Change,
+    leases::{self, Session, TERM, hash},
     wire::{self, ASK_BYTES_MAX, Ask, LOOKUPS_MAX, Question, Told, Writing},
 };
-use crate::{BucketName, Error, Key, ObjectId, Page, Result};
+use crate::{BucketName, Error, Holder, Key, ObjectId, Page, Result};
 use base::SiteId;
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -25,6 +25,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
     sync::Notify,
 };
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A peer that says nothing for so long is gone; clients ping every two seconds.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -37,6 +38,8 @@ const OUT_BYTES_MAX: usize = 8 << 20;
 const READ_BYTES: usize = 64 << 10;
 /// The longest wait of a watch.
 const WATCH_MAX: Duration = Duration::from_secs(60);
+/// Sites that are named as partners for a copy: who finds none of so many able is better off waiting.
+const PARTNERS_MAX: usize = 4;
 /// Events in one answer.
 const EVENTS_MAX: usize = 1000;
 
@@ -138,12 +141,54 @@ fn told<T: Into<Told>>(answer: Result<T>) -> Told {
     answer.map_or_else(Told::from, T::into)
 }
 
+/// A site is there for as long as one of its connections is.
+struct There {
+    core: Arc<Core>,
+    site: SiteId,
+}
+
+fn there(core: &Core) -> std::sync::MutexGuard<'_, HashMap<SiteId, usize>> {
+    core.there.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl There {
+    fn new(core: &Arc<Core>, caller: &Caller) -> Option<There> {
+        let Caller::Site(site) = caller else { return None };
+        *there(core).entry(site.clone()).or_default() += 1;
+        Some(There { core: core.clone(), site: site.clone() })
+    }
+}
+
+impl Drop for There {
+    fn drop(&mut self) {
+        let mut there = there(&self.core);
+        if let Some(connections) = there.get_mut(&self.site) {
+            *connections -= 1;
+            if *connections == 0 {
+                there.remove(&self.site);
+            }
+        }
+    }
+}
+
+/// See [`crate::Catalog::partners`]. Where all sites are in the namenode's own process nobody has a connection, and all that have announced themselves count as there.
+pub fn partners(core: &Core, id: ObjectId, site: &SiteId) -> Vec<Holder> {
+    let there = there(core).clone();
+    let mut partners = core.read().sites();
+    partners.retain(|holder| holder.site != *site && !holder.address.is_empty() && (there.is_empty() || there.contains_key(&holder.site)));
+    // Each id has an order of its own, so that copies spread and a site that comes or goes changes little.
+    let seed = id.0 as u64 ^ (id.0 >> 64) as u64;
+    partners.sort_by_cached_key(|holder| xxh3_64_with_seed(holder.site.as_str().as_bytes(), seed));
+    partners.truncate(PARTNERS_MAX);
+    partners
+}
+
 struct Connection {
     namenode: Namenode,
     core: Arc<Core>,
     caller: Caller,
     outbox: Arc<Outbox>,
-    holder: Arc<Holder>,
+    holder: Arc<leases::Holder>,
     /// What waits for revocations or for something to happen; it ends with the connection.
     waiting: tokio::task::JoinSet<()>,
 }
@@ -152,10 +197,11 @@ struct Connection {
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(namenode: &Namenode, mut stream: S, caller: Caller) -> Result<()> {
     let outbox = Arc::new(Outbox::default());
     let session: Arc<dyn Session> = outbox.clone();
+    let _there = There::new(namenode.core(), &caller);
     let mut connection = Connection {
         namenode: namenode.clone(),
         core: namenode.core().clone(),
-        holder: Holder::new(Arc::downgrade(&session) as Weak<dyn Session>),
+        holder: leases::Holder::new(Arc::downgrade(&session) as Weak<dyn Session>),
         outbox: outbox.clone(),
         caller,
         waiting: tokio::task::JoinSet::new(),
@@ -253,6 +299,9 @@ impl Connection {
                 });
                 return;
             }
+            Question::Partners { id, site } => Told::Holders(
+                partners(&self.core, ObjectId(id), &site).into_iter().map(|holder| (holder.site.into(), holder.address)).collect(),
+            ),
             Question::Revoked { number } => return self.holder.confirm(number),
             Question::Ping => Told::Done,
         };

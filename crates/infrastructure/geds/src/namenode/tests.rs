@@ -1,8 +1,9 @@
 //! The state machine against a map, with snapshots taken while it goes on.
 
 use super::{
+    change::{Answer, Change, Seal},
     snapshot,
-    state::{Answer, Change, Seal, State},
+    state::State,
 };
 use crate::{BucketName, Key, Page};
 use base::SiteId;

@@ -8,7 +8,7 @@
 //!
 //! Here are only the messages and where a frame begins and ends. A length is checked before anything is allocated for it.
 
-use super::state::{Answer, Change};
+use super::change::{Answer, Change};
 use crate::{
     Attributes, BucketName, Error, Garbage, Holder, Key, Listing, ObjectId, ObjectMeta, Result, State, Watched,
 };
@@ -48,6 +48,7 @@ pub enum Question {
     /// The revocation with this number is carried out. It has no answer.
     Revoked { number: u64 },
     Ping,
+    Partners { id: u128, site: SiteId },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -69,6 +70,8 @@ pub enum Told {
     Watched(Watched),
     /// No key: all of them.
     Revoke { number: u64, key: Option<(BucketName, Key)> },
+    /// Sites and their data ports.
+    Holders(Vec<(String, String)>),
 }
 
 /// An object's facts, as they travel.
@@ -101,14 +104,15 @@ impl From<ObjectMeta> for Meta {
     }
 }
 
+pub fn holder((site, address): (String, String)) -> Result<Holder> {
+    let site = SiteId::new(site).map_err(|e| Error::BadName { what: e.what, name: e.name, rule: "it must be a DNS label" })?;
+    Ok(Holder { site, address })
+}
+
 impl TryFrom<Meta> for ObjectMeta {
     type Error = Error;
     fn try_from(meta: Meta) -> Result<ObjectMeta> {
-        let mut sites = Vec::with_capacity(meta.sites.len());
-        for (site, address) in meta.sites {
-            let site = SiteId::new(site).map_err(|e| Error::BadName { what: e.what, name: e.name, rule: "it must be a DNS label" })?;
-            sites.push(Holder { site, address });
-        }
+        let sites = meta.sites.into_iter().map(holder).collect::<Result<_>>()?;
         Ok(ObjectMeta {
             bucket: BucketName::new(meta.bucket)?,
             key: Key::new(meta.key)?,
@@ -231,4 +235,72 @@ pub fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
         Ok((_, rest)) => Err(format!("{} bytes too many in a message", rest.len())),
         Err(e) => Err(format!("a message can't be read: {e}")),
     }
+}
+
+// --- for `fuzz.rs` ----------------------------------------------------------------------------------------------------------------
+
+fn each_frame(mut bytes: &[u8], max: usize, mut one: impl FnMut(u64, &[u8])) {
+    while let Ok(Some((request, body, len))) = next(bytes, max) {
+        assert!(body.len() + 12 == len && len <= bytes.len());
+        one(request, body);
+        bytes = &bytes[len..];
+    }
+}
+
+/// Reads questions; what can be read is the same when it is written and read again.
+pub(crate) fn read_ask(bytes: &[u8]) {
+    each_frame(bytes, ASK_BYTES_MAX, |request, body| {
+        let Ok(ask) = read::<Ask>(body) else { return };
+        if let Question::Change(change) = &ask.question {
+            // Whatever it says, it is refused or can be carried out.
+            if change.check().is_ok() {
+                let _ = super::state::State::new().apply(1, change);
+            }
+        }
+        let mut again = Vec::new();
+        put(&mut again, request, &ask);
+        each_frame(&again, usize::MAX, |request_again, body| {
+            let read = read::<Ask>(body).expect("what was written can be read");
+            assert_eq!((request_again, format!("{read:?}")), (request, format!("{ask:?}")));
+        });
+    });
+}
+
+/// Reads what a namenode tells.
+pub(crate) fn read_told(bytes: &[u8]) {
+    each_frame(bytes, TOLD_BYTES_MAX, |_, body| {
+        if let Ok(Told::Object(meta) | Told::Leased { object: meta, .. }) = read::<Told>(body) {
+            let _ = ObjectMeta::try_from(meta);
+        }
+    });
+}
+
+/// Some of each sort.
+pub(crate) fn some_frames() -> Vec<Vec<u8>> {
+    let (bucket, key) = (BucketName::new("data").expect("a good name"), Key::new("a/b").expect("a good name"));
+    let site = SiteId::new("edge").expect("a good name");
+    let questions = [
+        Question::Lookup { bucket: bucket.clone(), key: key.clone() },
+        Question::List { bucket: bucket.clone(), prefix: "a".into(), delimiter: Some('/'), start_after: String::new(), limit: 10 },
+        Question::Lookups(vec![(bucket.clone(), key.clone()); 3]),
+        Question::Held { site: site.clone(), start_after: Some(7) },
+        Question::Partners { id: 1, site: site.clone() },
+        Question::Change(Change::CreateBucket { bucket: bucket.clone() }),
+        Question::Change(Change::Rename { bucket: bucket.clone(), from: key.clone(), to_bucket: bucket.clone(), to: key.clone(), if_absent: true }),
+        Question::Change(Change::SetMetadata { bucket: bucket.clone(), key: key.clone(), metadata: vec![1; 40] }),
+        Question::Change(Change::Collected { site: Some(site.clone()), ids: vec![1, 2, 3] }),
+    ];
+    let tells = [Told::Done, Told::Failed { kind: Kind::NotFound, message: "no".into() }, Told::Holders(vec![("edge".into(), "host:1".into())])];
+    let mut frames = Vec::new();
+    for (n, question) in questions.into_iter().enumerate() {
+        let mut frame = Vec::new();
+        put(&mut frame, n as u64 + 1, &Ask { deadline_ms: 1000, question });
+        frames.push(frame);
+    }
+    for told in tells {
+        let mut frame = Vec::new();
+        put(&mut frame, 1, &told);
+        frames.push(frame);
+    }
+    frames
 }

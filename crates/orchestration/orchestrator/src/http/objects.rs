@@ -163,6 +163,13 @@ pub struct MoveAsk {
     to: Option<String>,
 }
 
+/// Whether a call for a bucket changes no other.
+pub fn stays_in(uri: &axum::http::Uri, bucket: &str) -> bool {
+    // What can't be read is refused by the call itself.
+    let asked = axum::extract::Query::<MoveAsk>::try_from_uri(uri);
+    asked.map_or(true, |ask| ask.0.to_bucket.is_none_or(|to| to == bucket))
+}
+
 #[utoipa::path(post, path = "/v1/objects/{bucket}", tag = "objects", params(MoveAsk),
     responses((status = 200, body = Counted, description = "what has new names, in one step; no data was moved; or what was spilled"), (status = 404, body = ErrorBody)))]
 pub async fn move_all(State(app): State<App>, Path(bucket): Path<String>, Asked(ask): Asked<MoveAsk>) -> Result<Json<Counted>, Error> {

@@ -54,7 +54,9 @@ async fn store(hub: &Handle, name: &str, folder: &Path, limit: u64) -> Store {
         persist: Some(Persist::folder(folder.join("persist")).unwrap()),
         address: String::new(), // the hub knows it from Hello
     };
-    let node = Node::open(options).await.unwrap();
+    let bind = geds::BucketPolicy { bind: Some("landsat".into()), ..geds::BucketPolicy::default() };
+    let tuning = geds::Tuning { buckets: [(BucketName::new("bound").unwrap(), bind)].into(), ..geds::Tuning::default() };
+    let node = Node::open_with(options, tuning).await.unwrap();
     let (acceptor, serving) = (own.acceptor(&[ALPN]).unwrap(), node.clone());
     let accept = tokio::spawn(async move {
         let mut connections = tokio::task::JoinSet::new();
@@ -69,7 +71,7 @@ async fn store(hub: &Handle, name: &str, folder: &Path, limit: u64) -> Store {
             });
         }
     });
-    let agent = Agent::session(hub, proof, name, proto::Hello { data_address, ..Default::default() }).await;
+    let agent = Agent::session(hub, proof, name, proto::Hello { data_address, bound_buckets: vec!["bound".into()], ..Default::default() }).await;
     Store { agent, node, catalog, dialer: own.dialer().unwrap(), accept }
 }
 
@@ -110,7 +112,7 @@ async fn objects_stream_through_the_hub() {
     let kept = answer(web.put("/v1/objects/scenes/2024/a%20b.tif?site=edge").body(data.clone()), 200).await;
     assert_eq!((&kept["bucket"], &kept["key"], &kept["size"]), (&json!("scenes"), &json!("2024/a b.tif"), &json!(5_000_001)));
     assert_eq!((&kept["state"], &kept["sites"], &kept["persisted"]), (&json!("sealed"), &json!(["edge"]), &json!(false)));
-    assert_eq!(web.json("/v1/buckets").await, json!(["checkpoints", "scenes"]));
+    assert_eq!(web.json("/v1/buckets").await, json!(["bound", "checkpoints", "scenes"]));
     // Without a site: the first that has room. With a length that is not told in advance, too.
     let small = answer(web.put("/v1/objects/scenes/small").body("12"), 200).await;
     assert_eq!(small["sites"], json!(["cloud"]));
@@ -465,4 +467,66 @@ async fn names_carry_words_and_ends_and_move_in_one_step() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     web.fails(web.get("/v1/stat/runs/short"), 404, "not_found", "runs/short").await;
+}
+
+#[tokio::test]
+async fn what_lies_in_a_bound_bucket_is_seen_through_the_hub() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let web = Web::new(&hub);
+    let edge = store(&hub, "edge", folder.path(), 64 * MIB).await;
+    let place = folder.path().join("persist/landsat/2024");
+    std::fs::create_dir_all(&place).unwrap();
+    std::fs::write(place.join("scene.tif"), content(3_000_000)).unwrap();
+    answer(web.put("/v1/objects/bound/own").body("own"), 200).await;
+
+    let listed = web.json("/v1/objects/bound").await;
+    let names: Vec<_> = listed.as_array().unwrap().iter().map(|object| (object["key"].as_str().unwrap(), object["persisted"].as_bool().unwrap())).collect();
+    assert_eq!(names, [("2024/scene.tif", true), ("own", false)]);
+    assert_eq!(web.json("/v1/stat/bound/2024/scene.tif").await["size"], json!(3_000_000));
+    let got = web.get("/v1/objects/bound/2024/scene.tif").send().await.unwrap().bytes().await.unwrap();
+    assert!(got == content(3_000_000), "{} bytes", got.len());
+    web.fails(web.get("/v1/objects/bound/2024/other"), 404, "not_found", "bound/2024/other").await;
+    web.fails(web.delete("/v1/objects/bound/2024/scene.tif"), 409, "failed_precondition", "landsat/2024/scene.tif").await;
+    assert!(place.join("scene.tif").exists());
+    drop(edge);
+}
+
+#[tokio::test]
+async fn a_token_for_a_bucket_opens_that_bucket_while_it_lasts() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let web = Web::new(&hub);
+    let _edge = store(&hub, "edge", folder.path(), 64 * MIB).await;
+    for path in ["/v1/objects/mine/k", "/v1/objects/theirs/k"] {
+        answer(web.put(path).body("content"), 200).await;
+    }
+    let made = async |ask: Value| {
+        let told = answer(web.post("/v1/buckets/mine/tokens").json(&ask), 201).await;
+        let token = told["token"].as_str().unwrap().to_string();
+        Web { client: web.client.clone(), base: web.base.clone(), token }
+    };
+    let (reader, writer) = (made(json!({})).await, made(json!({"ttl": "1m", "write": true})).await);
+    assert_eq!(reader.get("/v1/objects/mine/k").send().await.unwrap().text().await.unwrap(), "content");
+    assert_eq!(reader.json("/v1/objects/mine").await.as_array().unwrap().len(), 1);
+    assert_eq!(reader.json("/v1/stat/mine/k").await["size"], json!(7));
+    for path in ["/v1/objects/theirs/k", "/v1/objects/theirs", "/v1/stat/theirs/k", "/v1/buckets", "/v1/jobs", "/v1/sites/edge/metrics"] {
+        reader.fails(reader.get(path), 403, "permission_denied", "bucket mine only").await;
+        writer.fails(writer.get(path), 403, "permission_denied", "bucket mine only").await;
+    }
+    reader.fails(reader.put("/v1/objects/mine/new").body("x"), 403, "permission_denied", "reading bucket mine").await;
+    reader.fails(reader.delete("/v1/objects/mine/k"), 403, "permission_denied", "reading bucket mine").await;
+    writer.fails(writer.post("/v1/buckets/mine/tokens").json(&json!({})), 403, "permission_denied", "bucket mine only").await;
+    answer(writer.put("/v1/objects/mine/new").body("x"), 200).await;
+    answer(writer.post("/v1/objects/mine?action=rename&from=new&to=newer"), 200).await;
+    writer.fails(writer.post("/v1/objects/mine?action=copy&from=newer&to=k&to_bucket=theirs"), 403, "permission_denied", "target").await;
+    assert_eq!(web.get("/v1/objects/theirs/k").send().await.unwrap().text().await.unwrap(), "content");
+    answer(writer.delete("/v1/objects/mine/newer"), 200).await;
+
+    let brief = made(json!({"ttl": "0s"})).await;
+    brief.fails(brief.get("/v1/objects/mine/k"), 401, "unauthenticated", "over").await;
+    let forged = Web { token: reader.token.replace(".r.", ".rw."), ..reader };
+    forged.fails(forged.get("/v1/objects/mine/k"), 401, "unauthenticated", "token").await;
+    web.fails(web.post("/v1/buckets/mine/tokens").json(&json!({"ttl": "31d"})), 400, "invalid_argument", "30d").await;
+    web.fails(web.post("/v1/buckets/Mine/tokens").json(&json!({})), 400, "invalid_argument", "Mine").await;
 }

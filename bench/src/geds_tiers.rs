@@ -1,0 +1,396 @@
+//! The object store between its tiers: another node beside a bare socket and `sendfile`, a spill that must not be felt, an outage of the store behind it, and what encryption costs.
+//!
+//! All is on one machine: the "network" is loopback, the two nodes and their peers share its processors, and the persistency tier is a folder in memory (`/dev/shm`) where there is one, so that
+//! it does not share the disk. The outage is the published experiment at 1:10 (161 MB of cache and 537 MB of store, 15 MB/s).
+
+use crate::{
+    figure,
+    geds::{data, quantile},
+    root,
+};
+use anyhow::{Context, Result, bail, ensure};
+use base::{
+    SiteId,
+    identity::{Authority, peer_name, site_name},
+    unit::Bytes,
+};
+use geds::{ALPN, Blocking, BucketName, BucketPolicy, Catalog, Key, Mode, Namenode, Node, Options, PeerClient, Persist, Range, RestKey, SpillOptions, Tuning};
+use serde_json::Value;
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+const MB: u64 = 1_000_000;
+/// What the published experiment writes.
+const INGEST: u64 = 15 * MB;
+
+/// An authority, a namenode and a bucket.
+struct Ground {
+    runtime: tokio::runtime::Runtime,
+    disk: tempfile::TempDir,
+    memory: tempfile::TempDir,
+    authority: Authority,
+    namenode: Namenode,
+    bucket: BucketName,
+}
+
+impl Ground {
+    fn new() -> Result<Ground> {
+        let target = root().join("target");
+        fs::create_dir_all(&target)?;
+        let disk = tempfile::Builder::new().prefix("bench-geds").tempdir_in(target)?;
+        let memory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let namenode = runtime.block_on(Namenode::open(memory.path().join("names")))?;
+        let bucket = BucketName::new("bench")?;
+        runtime.block_on(namenode.create_bucket(&bucket))?;
+        Ok(Ground { authority: Authority::open(&memory.path().join("ca"))?, runtime, disk, memory, namenode, bucket })
+    }
+
+    fn store(&self) -> PathBuf {
+        self.memory.path().join("store")
+    }
+
+    /// A node that serves peers, and its address.
+    fn node(&self, name: &str, limit: u64, persist: bool, tuning: Tuning) -> Result<(Node, String)> {
+        let site = SiteId::new(name)?;
+        let own = self.authority.issue(&site_name(&site))?;
+        let (dialer, acceptor) = (own.dialer()?, own.acceptor(&[ALPN])?);
+        let persist = persist.then(|| Persist::folder(self.store())).transpose()?;
+        self.runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+            let address = listener.local_addr()?.to_string();
+            let options = Options {
+                site,
+                folder: self.disk.path().join(name),
+                limit: Bytes(limit),
+                dialer,
+                catalog: Arc::new(self.namenode.clone()),
+                persist,
+                address: address.clone(),
+            };
+            let node = Node::open_with(options, tuning).await?;
+            let serving = node.clone();
+            tokio::spawn(async move {
+                while let Ok((tcp, _)) = listener.accept().await {
+                    let (acceptor, node) = (acceptor.clone(), serving.clone());
+                    let _ = tcp.set_nodelay(true);
+                    tokio::spawn(async move {
+                        let Ok(stream) = acceptor.accept(tcp).await else { return };
+                        let stream = stream.into();
+                        let peer = peer_name(&stream).unwrap_or_default();
+                        // It ends when the benchmark's client does.
+                        let _ = node.serve_peer(stream, &peer).await;
+                    });
+                }
+            });
+            anyhow::Ok((node, address))
+        })
+    }
+}
+
+fn put(node: &Blocking, bucket: &BucketName, key: &Key, content: &[u8]) -> Result<()> {
+    let mut writer = node.create(bucket, key)?;
+    writer.write_at(0, content)?;
+    node.seal(writer)?;
+    Ok(())
+}
+
+/// Sends a file through a socket without a copy in this process.
+fn send_file(file: &File, socket: &TcpStream, len: u64) -> Result<()> {
+    let mut offset: libc::off_t = 0;
+    while (offset as u64) < len {
+        // SAFETY: both descriptors are open as long as they are borrowed, and the offset is ours.
+        let sent = unsafe { libc::sendfile(socket.as_raw_fd(), file.as_raw_fd(), &mut offset, (len - offset as u64) as usize) };
+        if sent <= 0 {
+            bail!("sendfile: {}", std::io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Answers each byte with a part of the file as long as the number that follows it.
+fn bare_server(path: &Path) -> Result<std::net::SocketAddr> {
+    let (listener, file) = (TcpListener::bind("127.0.0.1:0")?, File::open(path)?);
+    let address = listener.local_addr()?;
+    thread::spawn(move || {
+        for socket in listener.incoming() {
+            let Ok(mut socket) = socket else { return };
+            let _ = socket.set_nodelay(true);
+            let mut ask = [0; 8];
+            while socket.read_exact(&mut ask).is_ok() {
+                if send_file(&file, &socket, u64::from_le_bytes(ask)).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    Ok(address)
+}
+
+/// 4 KiB and 512 MiB from another node, beside a bare socket that sends the same bytes of a file.
+pub fn peer() -> Result<Vec<Value>> {
+    const SMALL: usize = 4096;
+    const LARGE: usize = 512 << 20;
+    const ASKS: usize = 4000;
+    const ROUNDS: usize = 5;
+    let ground = Ground::new()?;
+    let (edge, address) = ground.node("edge", 2 << 30, false, Tuning::default())?;
+    let (cloud, _) = ground.node("cloud", 2 << 30, false, Tuning::default())?;
+    let (small, large) = (Key::new("small")?, Key::new("large")?);
+    put(&edge.blocking(), &ground.bucket, &small, &data(1, SMALL))?;
+    let content = data(2, LARGE);
+    put(&edge.blocking(), &ground.bucket, &large, &content)?;
+    let plain = ground.disk.path().join("plain");
+    fs::write(&plain, &content)?;
+    drop(content);
+    let server = bare_server(&plain)?;
+    let mut socket = TcpStream::connect(server)?;
+    socket.set_nodelay(true)?;
+    let dialer = ground.authority.issue(&site_name(&SiteId::new("cloud")?))?.dialer()?;
+    let mut client = ground.runtime.block_on(PeerClient::dial(&dialer, &SiteId::new("edge")?, &address))?;
+    let mut into = vec![0; 256 << 10];
+    let mut bare = |len: usize| -> Result<()> {
+        socket.write_all(&(len as u64).to_le_bytes())?;
+        let mut rest = len;
+        while rest > 0 {
+            let most = rest.min(into.len());
+            match socket.read(&mut into[..most])? {
+                0 => bail!("the bare server hung up"),
+                n => rest -= n,
+            }
+        }
+        Ok(())
+    };
+    let mut ours = |key: &Key, len: usize| -> Result<()> {
+        ground.runtime.block_on(async {
+            let (_, mut download) = client.get(&ground.bucket, key, Range::default()).await?;
+            let mut got = 0;
+            while let Some(chunk) = download.chunk().await? {
+                got += chunk.len();
+            }
+            ensure!(got == len, "{got} bytes of {len} came");
+            Ok(())
+        })
+    };
+    let (mut o, mut p) = (Vec::new(), Vec::new());
+    for _ in 0..ASKS / 100 {
+        for samples in [&mut o, &mut p].into_iter().enumerate() {
+            for _ in 0..100 {
+                let start = Instant::now();
+                if samples.0 == 0 { ours(&small, SMALL)? } else { bare(SMALL)? }
+                samples.1.push(start.elapsed().as_secs_f64() * 1e6);
+            }
+        }
+    }
+    let (by_us, by_socket) = (quantile(&mut o, 0.5), quantile(&mut p, 0.5));
+    let mut out = vec![figure("geds-peer.4KiB.p50", "µs", "ratio <= 1.5", by_us, Some(by_socket), o.len(), by_us / by_socket <= 1.5)];
+    let (mut o, mut p, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+    let rate = |start: Instant| LARGE as f64 / start.elapsed().as_secs_f64() / 1e6;
+    for round in 0..ROUNDS {
+        for turn in [round % 2, (round + 1) % 2] {
+            let start = Instant::now();
+            if turn == 0 {
+                ours(&large, LARGE)?;
+                o.push(rate(start));
+            } else {
+                bare(LARGE)?;
+                p.push(rate(start));
+            }
+        }
+        // What a reader on another node waits for: fetched in ranges, checked, durable and recorded.
+        let start = Instant::now();
+        drop(cloud.blocking().open(&ground.bucket, &large)?);
+        kept.push(rate(start));
+        let id = cloud.blocking().stat(&ground.bucket, &large)?.id;
+        let own = ground.authority.issue(base::identity::HUB)?.dialer()?;
+        let there = ground.runtime.block_on(ground.namenode.lookup(&ground.bucket, &large))?;
+        let holder = there.sites.iter().find(|holder| holder.site.as_str() == "cloud").context("the cloud holds a copy")?;
+        ground.runtime.block_on(async { PeerClient::dial(&own, &holder.site, &holder.address).await?.free(id).await })?;
+    }
+    let (by_us, by_sendfile) = (quantile(&mut o, 0.5), quantile(&mut p, 0.5));
+    out.push(figure("geds-peer.large", "MB/s", "ratio >= 0.9", by_us, Some(by_sendfile), ROUNDS, by_us / by_sendfile >= 0.9));
+    let kept = quantile(&mut kept, 0.5);
+    out.push(figure("geds-peer.large.kept", "MB/s", "reported", kept, Some(by_sendfile), ROUNDS, true));
+    Ok(out)
+}
+
+fn spilling(on: bool) -> Tuning {
+    Tuning { spill: SpillOptions { automatic: on, high: 0.3, low: 0.2, bandwidth: None }, ..Tuning::default() }
+}
+
+/// Writes objects of 1 MiB at a rate for a while. Bytes per second, and the seconds that each write took.
+fn ingest(node: &Blocking, bucket: &BucketName, run: &str, rate: Option<u64>, time: Duration) -> Result<(f64, Vec<f64>)> {
+    let content = data(5, 1 << 20);
+    let (start, mut samples, mut n) = (Instant::now(), Vec::new(), 0u64);
+    while start.elapsed() < time {
+        if let Some(rate) = rate {
+            let due = Duration::from_secs_f64((n * content.len() as u64) as f64 / rate as f64);
+            thread::sleep(due.saturating_sub(start.elapsed()));
+        }
+        let began = Instant::now();
+        put(node, bucket, &Key::new(format!("{run}/{n}"))?, &content)?;
+        samples.push(began.elapsed().as_secs_f64());
+        n += 1;
+    }
+    Ok(((n * content.len() as u64) as f64 / start.elapsed().as_secs_f64(), samples))
+}
+
+/// Ingest with spilling on against off, in turns: at 15 MB/s and at 80 % of what goes at most.
+pub fn spill() -> Result<Vec<Value>> {
+    const ROUNDS: usize = 4;
+    let ground = Ground::new()?;
+    // The one that spills has to all the time; the other has room for all.
+    let (on, _) = ground.node("on", 200 * MB, true, spilling(true))?;
+    let (off, _) = ground.node("off", 8 << 30, true, spilling(false))?;
+    let time = Duration::from_secs(4);
+    let most = ingest(&off.blocking(), &ground.bucket, "most", None, time)?.0;
+    ground.runtime.block_on(off.delete_prefix(&ground.bucket, "most"))?;
+    let mut out = Vec::new();
+    for (name, rate) in [("15MBps", INGEST), ("80percent", (most * 0.8) as u64)] {
+        let (mut rates, mut times) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+        for round in 0..ROUNDS {
+            for turn in [round % 2, (round + 1) % 2] {
+                let node = [&on, &off][turn].blocking();
+                let run = format!("{name}-{turn}-{round}");
+                let (got, mut took) = ingest(&node, &ground.bucket, &run, Some(rate), time)?;
+                rates[turn].push(got / 1e6);
+                times[turn].append(&mut took);
+                ground.runtime.block_on(node.node().delete_prefix(&ground.bucket, &run))?;
+            }
+        }
+        let [mut on, mut off] = rates;
+        let (with, without) = (quantile(&mut on, 0.5), quantile(&mut off, 0.5));
+        out.push(figure(&format!("geds-spill.{name}.rate"), "MB/s", "ratio > 0.99", with, Some(without), ROUNDS, with / without > 0.99));
+        let [mut on, mut off] = times;
+        let (with, without) = (quantile(&mut on, 0.99) * 1e3, quantile(&mut off, 0.99) * 1e3);
+        out.push(figure(&format!("geds-spill.{name}.write.p99"), "ms", "ratio < 1.05", with, Some(without), on.len(), with / without < 1.05));
+    }
+    Ok(out)
+}
+
+/// The store behind is gone while 15 MB/s come in: how long until a writer is refused, and what becomes of it all afterwards.
+pub fn outage() -> Result<Vec<Value>> {
+    const LIMIT: u64 = (161 + 537) * MB;
+    const OBJECT: usize = 1 << 20;
+    let ground = Ground::new()?;
+    let policy = BucketPolicy { mode: Mode::WriteBehind, ..BucketPolicy::default() };
+    let tuning = Tuning { wait: Duration::ZERO, policy, ..Tuning::default() };
+    let (edge, _) = ground.node("edge", LIMIT, true, tuning)?;
+    let (node, store) = (edge.blocking(), ground.store());
+    // A file where the folder should be: each upload fails.
+    let objects = store.join("objects");
+    fs::write(&objects, b"out of order")?;
+    let content = data(6, OBJECT);
+    let (start, mut n) = (Instant::now(), 0u64);
+    let stall = loop {
+        thread::sleep(Duration::from_secs_f64((n * OBJECT as u64) as f64 / INGEST as f64).saturating_sub(start.elapsed()));
+        let mut writer = node.create(&ground.bucket, &Key::new(format!("k/{n}"))?)?;
+        // Each differs, so that none can be taken for another.
+        let written = writer.write_at(0, &content).and_then(|()| writer.write_at(0, &n.to_le_bytes()));
+        match written {
+            Ok(()) => node.seal(writer)?,
+            Err(e) if e.kind() == base::Kind::ResourceExhausted => break start.elapsed().as_secs_f64(),
+            Err(e) => return Err(e.into()),
+        };
+        n += 1;
+    };
+    let capacity = LIMIT as f64 / INGEST as f64;
+    let mut out = vec![figure("geds-outage.stall", "s", "ratio >= 0.95", stall, Some(capacity), 1, stall / capacity >= 0.95)];
+    fs::remove_file(&objects)?;
+    let start = Instant::now();
+    ground.runtime.block_on(edge.flush(&ground.bucket, "", Duration::from_secs(300)))?;
+    let ours = (n * OBJECT as u64) as f64 / start.elapsed().as_secs_f64() / 1e6;
+    // The same bytes by plain files: written, synced, read back.
+    let beside = ground.memory.path().join("beside");
+    fs::create_dir(&beside)?;
+    let start = Instant::now();
+    for n in 0..n {
+        let path = beside.join(n.to_string());
+        let mut file = File::create(&path)?;
+        file.write_all(&content)?;
+        file.sync_all()?;
+        ensure!(fs::read(&path)?.len() == OBJECT, "a file is not what was written");
+    }
+    let plain = (n * OBJECT as u64) as f64 / start.elapsed().as_secs_f64() / 1e6;
+    fs::remove_dir_all(&beside)?;
+    out.push(figure("geds-outage.drain", "MB/s", "ratio >= 0.9", ours, Some(plain), n as usize, ours / plain >= 0.9));
+    // Every byte is what it was, here and from the store alone.
+    ground.runtime.block_on(edge.spill(&ground.bucket, ""))?;
+    let mut equal = 0;
+    for n in 0..n {
+        let object = node.open(&ground.bucket, &Key::new(format!("k/{n}"))?)?;
+        equal += usize::from(object.bytes()[..8] == n.to_le_bytes() && object.bytes()[8..] == content[8..]);
+    }
+    out.push(figure("geds-outage.equal", "objects", "all", equal as f64, Some(n as f64), n as usize, equal == n as usize));
+    Ok(out)
+}
+
+/// What encryption at rest costs: a node with a key beside one without.
+pub fn at_rest() -> Result<Vec<Value>> {
+    const SMALL: usize = 4096;
+    const SEALS: usize = 3000;
+    const LARGE: usize = 64 << 20;
+    const ROUNDS: usize = 5;
+    let ground = Ground::new()?;
+    let key = Some(RestKey::new(&[7; 32]));
+    let (with, _) = ground.node("with", 4 << 30, false, Tuning { key, decrypted: 0, ..Tuning::default() })?;
+    let (without, _) = ground.node("without", 4 << 30, false, Tuning::default())?;
+    let nodes = [with.blocking(), without.blocking()];
+    let (small, large) = (data(7, SMALL), data(8, LARGE));
+    let (mut sealed, mut opened, mut warm) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    let (mut written, mut read) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    for round in 0..ROUNDS {
+        for turn in [round % 2, (round + 1) % 2] {
+            let node = &nodes[turn];
+            let key = |n: usize| Key::new(format!("{turn}/{round}/{n}"));
+            let mut wait = Vec::new();
+            for n in 0..SEALS {
+                let key = key(n)?;
+                let start = Instant::now();
+                let mut writer = node.create(&ground.bucket, &key)?;
+                writer.write_at(0, &small)?;
+                wait.push(writer.seal_here()?);
+                sealed[turn].push(start.elapsed().as_secs_f64() * 1e6);
+            }
+            for sealed in wait {
+                ground.runtime.block_on(sealed.everywhere())?;
+            }
+            let mut held = Vec::new();
+            for n in 0..SEALS {
+                let key = key(n)?;
+                // The second open is of one that somebody has open.
+                for samples in [&mut opened, &mut warm] {
+                    let start = Instant::now();
+                    let object = node.open(&ground.bucket, &key)?;
+                    samples[turn].push(start.elapsed().as_secs_f64() * 1e6);
+                    held.push(object);
+                }
+            }
+            let rate = |start: Instant| LARGE as f64 / start.elapsed().as_secs_f64() / 1e6;
+            let key = Key::new(format!("{turn}/{round}/large"))?;
+            let start = Instant::now();
+            put(node, &ground.bucket, &key, &large)?;
+            written[turn].push(rate(start));
+            let start = Instant::now();
+            let object = node.open(&ground.bucket, &key)?;
+            ensure!(object.bytes() == large, "{key} is not what was written");
+            read[turn].push(rate(start));
+        }
+    }
+    let mut out = Vec::new();
+    let names = [("seal.4KiB.p50", "µs"), ("open.4KiB.p50", "µs"), ("open-again.4KiB.p50", "µs"), ("write.large", "MB/s"), ("read.large", "MB/s")];
+    for ((name, unit), [mut with, mut without]) in names.into_iter().zip([sealed, opened, warm, written, read]) {
+        let samples = with.len();
+        let (with, without) = (quantile(&mut with, 0.5), quantile(&mut without, 0.5));
+        out.push(figure(&format!("geds-at-rest.{name}"), unit, "reported", with, Some(without), samples, true));
+    }
+    Ok(out)
+}

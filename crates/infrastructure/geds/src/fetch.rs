@@ -1,0 +1,289 @@
+//! Getting an object from wherever there is a copy: other sites, range by range and several at a time, else the persistency tier.
+//!
+//! ```text
+//! here? ─▶ that one │ damaged? ─▶ given up, if others have it
+//! holders ─▶ 4 MiB each from the next of them, four on their way ─▶ draft ─▶ is it what the catalog says? ─▶ kept, recorded, opened
+//! none could ─▶ persistency tier ─▶ the same
+//! ```
+//!
+//! What comes is worth nothing until its length and checksum are those of the catalog. The bytes that wait in memory are four ranges at most.
+
+use crate::{
+    Attributes, Error, Holder, Object, ObjectMeta, PeerClient, Persist, Result, Writer,
+    local::{Draft, Local, Refused},
+    metrics::add,
+    node::{Inner, compute},
+    peer::Range,
+};
+use base::Kind;
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+/// What is asked for at a time.
+const RANGE_BYTES: u64 = 4 << 20;
+/// Ranges of one object on their way at a time.
+const RANGES_AT_A_TIME: usize = 4;
+/// How long the persistency tier may be silent in the middle of an object.
+pub(crate) const PERSIST_SILENCE: Duration = Duration::from_secs(30);
+
+/// Writes a chunk where waiting for the disk is allowed.
+async fn write_chunk(mut draft: Draft, chunk: Bytes) -> Result<(Draft, Result<(), Refused>)> {
+    compute(move || {
+        let done = draft.write_at(draft.len(), &chunk);
+        (draft, done)
+    })
+    .await
+}
+
+async fn download(meta: &ObjectMeta, client: &mut PeerClient, range: Range) -> Result<Vec<Bytes>> {
+    let mut download = client.get_copy(meta, range).await?;
+    let mut chunks = Vec::new();
+    while let Some(chunk) = download.chunk().await? {
+        chunks.push(chunk);
+    }
+    Ok(chunks)
+}
+
+impl Inner {
+    /// Opens exactly this epoch.
+    pub async fn open(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Object> {
+        if let Some(local) = self.tier.get(meta.id) {
+            match self.map(meta.clone(), local).await {
+                Ok(object) => {
+                    add(&self.counters.opened_local, 1);
+                    return Ok(object);
+                }
+                Err(e @ Error::Damaged { .. }) => self.discard(meta, e).await?,
+                Err(e) => return Err(e),
+            }
+        }
+        self.fetch(meta).await
+    }
+
+    /// Gives up a damaged copy, if others have the object. Else the error stands and the file stays for who wants to save it.
+    async fn discard(&self, meta: &ObjectMeta, error: Error) -> Result<()> {
+        match self.catalog.drop_holder(&meta.bucket, &meta.key, meta.epoch, &self.site).await {
+            Ok(_) => {
+                tracing::error!(%error, "fetching another copy");
+                self.free(meta.id);
+                Ok(())
+            }
+            Err(refused) => {
+                tracing::error!(%error, %refused, "a damaged copy can't be replaced");
+                Err(error)
+            }
+        }
+    }
+
+    /// Gets a copy from wherever there is one, keeps and opens it.
+    async fn fetch(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Object> {
+        let turn = self.turn(meta.id);
+        let _turn = turn.lock().await;
+        if let Some(local) = self.tier.get(meta.id) {
+            return self.map(meta.clone(), local).await;
+        }
+        let began = Instant::now();
+        let fetched = self.fetch_held(meta).await;
+        if fetched.is_ok() {
+            self.timings.fetch.add(began.elapsed());
+        }
+        fetched
+    }
+
+    /// The same, within the object's turn and not here.
+    async fn fetch_held(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Object> {
+        let mut tried = Vec::new();
+        let mut holders = Vec::new();
+        for holder in meta.sites.iter().filter(|holder| holder.site != self.site) {
+            match holder.address.is_empty() {
+                true => tried.push(format!("site {}: its address is not known", holder.site)),
+                false => holders.push(holder),
+            }
+        }
+        // From all together first. If what comes then is not the object, one of them has a damaged copy, and each is asked alone.
+        let all: Vec<&[&Holder]> = match holders.len() > 1 && meta.size > RANGE_BYTES {
+            true => std::iter::once(&holders[..]).chain(holders.chunks(1)).collect(),
+            false => holders.chunks(1).collect(),
+        };
+        for (n, some) in all.iter().enumerate() {
+            match self.receive(meta, self.from_peers(meta, some)).await {
+                Ok(local) => return self.adopt(meta, local).await,
+                Err(e @ Error::NoSpace { .. }) => return Err(e),
+                Err(e) => {
+                    let whose: Vec<&str> = some.iter().map(|holder| holder.site.as_str()).collect();
+                    tried.push(format!("site {}: {e}", whose.join(" and ")));
+                    if n == 0 && some.len() > 1 && !matches!(e, Error::Damaged { .. }) {
+                        break;
+                    }
+                }
+            }
+        }
+        match (&meta.persisted, &self.persist) {
+            (Some(location), Some(persist)) => match self.receive(meta, self.from_persist(meta, persist, location)).await {
+                Ok(local) => return self.adopt(meta, local).await,
+                Err(e @ Error::NoSpace { .. }) => return Err(e),
+                Err(e) => tried.push(e.to_string()),
+            },
+            (Some(_), None) => tried.push("it is in a persistency tier that this site doesn't have".into()),
+            (None, _) => {}
+        }
+        if tried.is_empty() {
+            tried.push(format!("the catalog names no copy but the one on site {}, which is lost", self.site));
+        }
+        Err(Error::Unreachable { bucket: meta.bucket.to_string(), key: meta.key.to_string(), tried: tried.join("; ") })
+    }
+
+    /// Fills a draft from sites that hold the object: range after range, several on their way at a time, each from the next of the sites.
+    async fn from_peers(self: &Arc<Self>, meta: &ObjectMeta, holders: &[&Holder]) -> Result<Draft> {
+        let mut draft = None;
+        let failed: Vec<AtomicBool> = holders.iter().map(|_| AtomicBool::new(false)).collect();
+        let starts = (0..meta.size.max(1)).step_by(RANGE_BYTES as usize).enumerate();
+        let ranges = starts.map(|(n, offset)| -> BoxFuture<'_, Result<Vec<Bytes>>> {
+            let range = Range { offset, len: RANGE_BYTES.min(meta.size - offset) };
+            self.range_from_any(meta, holders, &failed, n, range).boxed()
+        });
+        // In their order: what is written front to back is hashed on the way.
+        let mut ranges = std::pin::pin!(futures::stream::iter(ranges).buffered(RANGES_AT_A_TIME));
+        while let Some(chunks) = ranges.next().await {
+            for chunk in chunks? {
+                let space = match draft.take() {
+                    Some(draft) => draft,
+                    // The first bytes are there: somebody has it.
+                    None => self.draft(meta).await?,
+                };
+                let (filled, done) = write_chunk(space, chunk).await?;
+                done.map_err(|refused| self.refused(&meta.bucket, &meta.key, false, refused))?;
+                draft = Some(filled);
+            }
+        }
+        match draft {
+            Some(draft) => Ok(draft),
+            None => self.draft(meta).await,
+        }
+    }
+
+    /// A range from the first of the sites that has it, beginning with the `n`th. One that has failed is asked again only if all have.
+    async fn range_from_any(&self, meta: &ObjectMeta, holders: &[&Holder], failed: &[AtomicBool], n: usize, range: Range) -> Result<Vec<Bytes>> {
+        let mut last = None;
+        for again in [false, true] {
+            for turn in 0..holders.len() {
+                let at = (n + turn) % holders.len();
+                if failed[at].load(SeqCst) != again {
+                    continue;
+                }
+                match self.range_from(meta, holders[at], range).await {
+                    Ok(chunks) => return Ok(chunks),
+                    Err(e) => {
+                        failed[at].store(true, SeqCst);
+                        last = Some(e);
+                    }
+                }
+            }
+            if last.is_some() {
+                break;
+            }
+        }
+        Err(last.expect("each site is asked in one of the two turns, and there is one"))
+    }
+
+    async fn range_from(&self, meta: &ObjectMeta, holder: &Holder, range: Range) -> Result<Vec<Bytes>> {
+        // One that is kept may have died meanwhile, which shows only when it is used: a new one decides.
+        if let Some(mut client) = self.peers.take(holder) {
+            match download(meta, &mut client, range).await {
+                Err(Error::Peer { .. }) => {}
+                other => {
+                    self.peers.put_back(holder, client);
+                    return other;
+                }
+            }
+        }
+        let mut client = PeerClient::dial(&self.dialer, &holder.site, &holder.address).await?;
+        let chunks = download(meta, &mut client, range).await;
+        self.peers.put_back(holder, client);
+        chunks
+    }
+
+    async fn from_persist(self: &Arc<Self>, meta: &ObjectMeta, persist: &Persist, location: &str) -> Result<Draft> {
+        self.pour(meta, persist, location, persist.get(location)).await
+    }
+
+    /// Fills a draft with what the persistency tier sends.
+    pub async fn pour(
+        self: &Arc<Self>,
+        meta: &ObjectMeta,
+        persist: &Persist,
+        location: &str,
+        source: impl Future<Output = Result<BoxStream<'static, Result<Bytes>>>>,
+    ) -> Result<Draft> {
+        let mut draft = self.draft(meta).await?;
+        let silent = |_| Error::Remote {
+            kind: Kind::DeadlineExceeded,
+            message: format!("{persist} sent nothing of {location} for {} s", PERSIST_SILENCE.as_secs()),
+        };
+        let mut stream = tokio::time::timeout(PERSIST_SILENCE, source).await.map_err(silent)??;
+        while let Some(chunk) = tokio::time::timeout(PERSIST_SILENCE, stream.try_next()).await.map_err(silent)?? {
+            if draft.len() + chunk.len() as u64 > meta.size {
+                return Err(damaged(meta, format!("in {persist}"), "it is longer than it should be".into()));
+            }
+            let done;
+            (draft, done) = write_chunk(draft, chunk).await?;
+            done.map_err(|refused| self.refused(&meta.bucket, &meta.key, false, refused))?;
+        }
+        Ok(draft)
+    }
+
+    /// A place for a copy, with its space reserved before the first byte comes. Fetched copies lie on the disk.
+    async fn draft(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Draft> {
+        let draft = self.tier.create(meta.id, false);
+        let (bucket, key) = (meta.bucket.clone(), meta.key.clone());
+        let mut writer = Writer { inner: self.clone(), bucket, key, if_absent: false, attributes: Attributes::default(), draft };
+        writer.room(meta.size).await?;
+        Ok(writer.draft)
+    }
+
+    /// Seals what came, if it is what the catalog says.
+    async fn receive(&self, meta: &ObjectMeta, draft: impl Future<Output = Result<Draft>>) -> Result<Local> {
+        let draft = draft.await?;
+        let local = compute(move || draft.seal()).await?;
+        let local = local.map_err(|refused| self.refused(&meta.bucket, &meta.key, false, refused))?;
+        if local.size != meta.size || local.checksum != meta.checksum {
+            let found = format!("{} bytes of {} came, with checksum {:016x}", local.size, meta.size, local.checksum);
+            return Err(damaged(meta, "on its way or at its source".into(), found));
+        }
+        Ok(local)
+    }
+
+    /// Keeps a fetched copy if the object is still there, and opens it in any case.
+    async fn adopt(self: &Arc<Self>, meta: &ObjectMeta, local: Local) -> Result<Object> {
+        add(&self.counters.fetched, 1);
+        add(&self.counters.fetched_bytes, local.size);
+        let inner = self.clone();
+        let local = compute(move || inner.keep_durably(local)).await??;
+        self.sealing_ends(meta.id);
+        local.persisted.store(meta.persisted.is_some(), SeqCst);
+        match self.catalog.add_holder(&meta.bucket, &meta.key, meta.epoch, &self.site).await {
+            Ok(_) => {}
+            // If the catalog counts this copy, it must stay; if not, a sweep finds it.
+            Err(e) if e.is_uncertain() => {
+                tracing::warn!(bucket = %meta.bucket, key = %meta.key, error = %e, "a copy may not be recorded");
+            }
+            // Replaced, deleted or renamed meanwhile: for this reader only.
+            Err(_) => {
+                self.free(meta.id);
+            }
+        }
+        self.map(meta.clone(), local).await
+    }
+}
+
+pub(crate) fn damaged(meta: &ObjectMeta, place: String, found: String) -> Error {
+    Error::Damaged { bucket: meta.bucket.to_string(), key: meta.key.to_string(), place, found }
+}
