@@ -145,7 +145,7 @@ pub fn delete_stream(state: &State, scope: &str, stream: &str) -> Plan<()> {
     let mut records = Vec::new();
     // Its watermarks go with it.
     let marks = watermark::mark_stream(stream);
-    for (name, found) in [(stream, Some(found)), (&marks, state.catalog.stream(scope, &marks))] {
+    for (name, found) in [(stream, Some(found)), (marks.as_str(), state.catalog.stream(scope, &marks))] {
         if let Some(found) = found {
             records.extend(found.segments().into_keys().filter_map(|s| delete(state, &s.name(scope, name))));
             records.push(catalog(Change::DeleteStream { scope: scope.into(), stream: name.into() }));
