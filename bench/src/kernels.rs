@@ -38,7 +38,7 @@ fn kernels(engine: &Engine, compilers: &[&str]) -> Result<Vec<Kernel>> {
     let build = |source: &Path| {
         let native = compilers.iter().map(|c| native(c, source)).collect::<Result<_>>()?;
         let name = source.file_stem().and_then(|n| n.to_str()).unwrap_or("?").to_string();
-    let mut sources: Vec<std::path::PathBuf> = std::fs::read_dir(&folder)?.map(|e| Ok(e?.path())).collect::<Result<Vec<_>>>()?;
+        Ok(Kernel { name, ours: engine.load(&cell(source, true)?)?, plain: engine.load(&cell(source, false)?)?, native })
     };
     sources.iter().map(|s| build(s).with_context(|| s.display().to_string())).collect()
 }

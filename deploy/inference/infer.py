@@ -35,7 +35,7 @@ def exactly(file, count):
 
 def feed(decoder, times):
     """Frames from standard input to the decoder, from the first one that can be decoded alone."""
-    begun = False
+    begun, last = False, None
     while (head := exactly(sys.stdin.buffer, 4)) is not None:
         event = exactly(sys.stdin.buffer, struct.unpack(">I", head)[0])
         if event is None or len(event) < 12:
@@ -43,8 +43,11 @@ def feed(decoder, times):
         flags, tai = struct.unpack(">IQ", event[:12])
         begun = begun or bool(flags & RANDOM_ACCESS)
         if begun:
-            with times.lock:
-                heapq.heappush(times.heap, tai)
+            # What came late of a picture has its time as well.
+            if tai != last:
+                with times.lock:
+                    heapq.heappush(times.heap, tai)
+            last = tai
             try:
                 decoder.write(event[12:])
                 decoder.flush()

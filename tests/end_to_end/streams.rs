@@ -496,7 +496,7 @@ fn an_encoder_sends_video_by_http_and_a_model_sees_it() {
     run(&mut server.cli(&["create", "s/seen"]));
     let encode = format!("{TEST_PICTURE} ! fdsink");
     let mut camera = Ends(Command::new("gst-launch-1.0").arg("-q").args(encode.split(' ')).stdout(Stdio::piped()).spawn().unwrap());
-    let _encoder = Ends(Command::new("curl").args(["-s", "-T", "-", &url]).stdin(camera.0.stdout.take().unwrap()).stdout(Stdio::null()).spawn().unwrap());
+    let mut encoder = Ends(Command::new("curl").args(["-s", "-T", "-", &url]).stdin(camera.0.stdout.take().unwrap()).stdout(Stdio::null()).spawn().unwrap());
     let video = format!("{}/video/s/camera", http(&server.folder.path().join("streams")));
     let parts = || String::from_utf8_lossy(&curl(&format!("{video}/from.m3u8?at=0"))).matches("#EXTINF").count();
     until("two parts of video", || parts() >= 2);
@@ -514,4 +514,19 @@ fn an_encoder_sends_video_by_http_and_a_model_sees_it() {
     assert!(said.iter().all(cyan), "{said:?}");
     let second = Command::new("curl").args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "-d", "x", &url]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&second.stdout), "409", "one encoder at a time");
+    camera.0.kill().unwrap();
+    encoder.0.wait().unwrap();
+    // An encoder that makes a request of each few packets, with pauses in the middle of pictures: the same video, and nothing of it is lost.
+    let recorded = server.folder.path().join("recorded.ts");
+    let record = format!("{} num-buffers=100 {} ! filesink location={}", "videotestsrc", TEST_PICTURE.strip_prefix("videotestsrc is-live=true").unwrap().trim(), recorded.display());
+    run(Command::new("gst-launch-1.0").arg("-q").args(record.split(' ')));
+    let video_in = std::fs::read(&recorded).unwrap();
+    let bytes = || serde_json::from_slice::<serde_json::Value>(&curl(&format!("{}/v1/streams", http(&server.folder.path().join("streams"))))).unwrap()["streams"].as_array().unwrap().iter().find(|s| s["stream"] == "s/camera").unwrap()["bytes"].as_u64().unwrap();
+    let (before, piece) = (bytes(), server.folder.path().join("piece"));
+    for part in video_in.chunks(20_001) {
+        std::fs::write(&piece, part).unwrap();
+        assert_eq!(run(Command::new("curl").args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "-T"]).arg(&piece).arg(&url)), "200");
+    }
+    // Each event has 20 bytes of its own, and there are more events than pictures.
+    until("all of it", || bytes() >= before + video_in.len() as u64 + 100 * 20);
 }

@@ -343,7 +343,7 @@ async fn ls(client: &Client, scope: Option<String>, output: Output) -> anyhow::R
     };
     let mut rows = Vec::new();
     for scope in scopes {
-        for stream in client.streams(&scope).await.map_err(failed)? {
+        for stream in client.streams(&scope).await.map_err(failed)?.into_iter().filter(|s| streams::watermark::marked(s).is_none()) {
             let segments = client.current(&scope, &stream).await.map_err(failed)?.len();
             rows.push((format!("{scope}/{stream}"), segments));
         }

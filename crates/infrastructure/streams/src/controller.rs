@@ -587,7 +587,7 @@ impl controller_service_server::ControllerService for Controller {
         let StreamInfo { scope, stream, .. } = self.enter(request, |r| access::stream(&r.scope, &r.stream), Want::Read).await?;
         let look = self.store.look(|s| {
             plan::find(s, &scope, &stream)?;
-            Ok(subscribers::of(s, &scope, &stream))
+            Ok(subscribers::all(s).remove(&(scope.clone(), stream.clone())).unwrap_or_default())
         });
         let (subscribers, status) = match look.await {
             Ok(subscribers) => (subscribers, S::Success),

@@ -138,7 +138,8 @@ fn list(state: &Streams, rates: &BTreeMap<String, f64>) -> Vec<One> {
             events_per_second: stream.current().segments.iter().filter_map(|r| rates.get(&r.segment.name(scope, name))).sum(),
         }
     };
-    state.catalog.streams().take(STREAMS_MAX).map(one).collect()
+    // Watermarks are not what anyone looks for.
+    state.catalog.streams().filter(|(_, name, _)| crate::watermark::marked(name).is_none()).take(STREAMS_MAX).map(one).collect()
 }
 
 async fn streams(State(app): State<App>, headers: HeaderMap) -> Response {

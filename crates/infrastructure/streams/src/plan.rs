@@ -6,6 +6,7 @@ use crate::{
     Error, Result,
     catalog::{self, Change, Config, Epoch, Group, KeyValueTable, Range, SegmentNo, Stream, Txn, TxnId, TxnState, covers, even},
     segment::{Record, State},
+    watermark,
 };
 use std::collections::BTreeMap;
 
@@ -141,9 +142,15 @@ pub fn delete_stream(state: &State, scope: &str, stream: &str) -> Plan<()> {
     if !found.sealed {
         return Err(Error::StreamNotSealed(full(scope, stream)));
     }
-    let names = found.segments().into_keys().map(|s| s.name(scope, stream));
-    let mut records: Vec<Record> = names.filter_map(|n| delete(state, &n)).collect();
-    records.push(catalog(Change::DeleteStream { scope: scope.into(), stream: stream.into() }));
+    let mut records = Vec::new();
+    // Its watermarks go with it.
+    let marks = watermark::mark_stream(stream);
+    for (name, found) in [(stream, Some(found)), (marks.as_str(), state.catalog.stream(scope, &marks))] {
+        if let Some(found) = found {
+            records.extend(found.segments().into_keys().filter_map(|s| delete(state, &s.name(scope, name))));
+            records.push(catalog(Change::DeleteStream { scope: scope.into(), stream: name.into() }));
+        }
+    }
     Ok((Some(Record::Many(records)), ()))
 }
 

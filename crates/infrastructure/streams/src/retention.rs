@@ -36,11 +36,11 @@ pub fn decide(policy: &Retention, marks: &[Mark], now_ms: u64, left: impl Fn(&BT
 
 /// Where to truncate: at a mark, or, if reader groups subscribe, at what all of them have left behind (`bound`), as far as the policy allows. The policy's
 /// parameter is kept for all; beyond its maximum nothing is kept for anyone.
-fn place(state: &State, scope: &str, name: &str, stream: &Stream, policy: &Retention, now_ms: u64) -> Option<BTreeMap<SegmentNo, u64>> {
+fn place(state: &State, all: &subscribers::All, (scope, name, stream): (&str, &str, &Stream), policy: &Retention, now_ms: u64) -> Option<BTreeMap<SegmentNo, u64>> {
     let (marks, left) = (&stream.marks, |cut: &BTreeMap<SegmentNo, u64>| bytes_left(state, scope, name, stream, cut));
     let at = |policy: &Retention| decide(policy, marks, now_ms, left).map(|i| marks[i].cut.clone());
     let least = at(policy);
-    let bound = match subscribers::bound(state, scope, name) {
+    let bound = match subscribers::bound(state, all, scope, name) {
         Ok(None) => return least,
         Ok(Some(bound)) => Some(bound),
         Err(e) => {
@@ -92,10 +92,10 @@ pub async fn run(store: Store) {
         tick.tick().await;
         let now = now_ms();
         let work: Vec<(String, String, Option<BTreeMap<SegmentNo, u64>>, bool)> = store.peek(|state| {
-            let mut work = Vec::new();
+            let (mut work, all) = (Vec::new(), subscribers::all(state));
             for (scope, name, stream) in state.catalog.streams() {
                 let Some(policy) = &stream.config.retention else { continue };
-                let found = place(state, scope, name, stream, policy, now);
+                let found = place(state, &all, (scope, name, stream), policy, now);
                 // A sealed stream grows no more, so it needs no more marks.
                 let mark = !stream.sealed && due(policy, &stream.marks, now);
                 if found.is_some() || mark {

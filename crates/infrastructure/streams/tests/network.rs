@@ -160,9 +160,13 @@ fn what_was_acknowledged_is_there_once_over_a_bad_network_and_a_bad_disk() {
     let seed: u64 = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
     println!("SEED={seed}");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(240), bad_days(seed)).await }).unwrap_or_else(|_| panic!("seed {seed}: not done in time"));
+    for round in 0..ROUNDS {
+        let seed = seed.wrapping_add(round);
+        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(240), bad_days(seed)).await }).unwrap_or_else(|_| panic!("seed {seed}: not done in time"));
+    }
 }
 
+const ROUNDS: u64 = 4;
 const WRITERS: u64 = 3;
 const EVENTS: u64 = 1500;
 

@@ -406,6 +406,12 @@ async fn watermarks_follow_the_slowest_writer() {
     let request = TimestampFromWriter { writer: "a".into(), position: position("t", &[(0, 80), (1, 90)]), timestamp: 400 };
     controller.note_timestamp_from_writer(request).await.unwrap();
     expect(&[first, second, (400, 400, vec![(0, 80), (1, 90)])]).await;
+    // They go with their stream.
+    client.seal("s", "t").await.unwrap();
+    client.delete("s", "t").await.unwrap();
+    assert_eq!(client.streams("s").await.unwrap(), Vec::<String>::new());
+    let gone = controller.delete_scope(streams::proto::ScopeInfo { scope: "s".into() }).await.unwrap().into_inner().status();
+    assert_eq!(gone, streams::proto::delete_scope_status::Status::Success);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use crate::{Client, Error, Result, catalog::SegmentNo, client::Writer, proto::Sc
 use axum::{
     Router,
     extract::{Request, State},
-    http::{Method, StatusCode},
+    http::{Method, StatusCode, header::CONTENT_LENGTH},
     response::{IntoResponse, Response},
 };
 use futures::{StreamExt, future::BoxFuture};
@@ -19,14 +19,15 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf},
     net::TcpListener,
 };
 
-/// After so long without a byte a picture is taken to have ended: encoders write it at once, and waiting for the next one would cost its whole time.
+/// After so long without a byte a picture is taken to have ended: encoders write it at once, and waiting for the next one would cost its whole time. What
+/// comes later of it, over a slow line, is another event with the same time.
 const IDLE: Duration = Duration::from_millis(3);
 /// The clock of packets, per second, and where it begins anew.
 const CLOCK: u64 = 90_000;
@@ -177,19 +178,21 @@ impl Ingester {
 
 /// A sender that is quiet for longer has ended, and the next one is another.
 const QUIET: Duration = Duration::from_secs(5);
+/// How often it is looked whether that is so.
+const TICK: Duration = Duration::from_millis(50);
 
 /// What encoders send by HTTP, one at a time, becomes one stream's video: the body of any `PUT` or `POST`, as long as it lasts. Some encoders make a request of
 /// each few packets, so a request's end is not the video's. `told` hears what a sender has brought.
 pub fn serve(listener: TcpListener, mut ingester: Ingester, mut told: impl FnMut(Taken) + Send + 'static) -> BoxFuture<'static, Result<()>> {
     Box::pin(async move {
         let (near, mut far) = tokio::io::duplex(256 << 10);
-        let door = Door { to: Arc::new(tokio::sync::Mutex::new(near)), heard: Arc::default() };
+        let door = Door { to: Arc::new(tokio::sync::Mutex::new(near)), hears: Arc::default(), over: Arc::default() };
         let app = Router::new().fallback(body).with_state(door.clone());
         let serving = tokio::spawn(async move { axum::serve(listener, app).await });
         let taking = async {
             loop {
-                let quiet = Quiet { from: &mut far, heard: door.heard.clone(), sleep: Box::pin(tokio::time::sleep(QUIET)) };
-                let taken = ingester.run(quiet).await?;
+                let sender = Sender { from: &mut far, door: door.clone(), last: Instant::now(), tick: Box::pin(tokio::time::sleep(TICK)) };
+                let taken = ingester.run(sender).await?;
                 if taken.bytes > 0 {
                     told(taken);
                 }
@@ -205,7 +208,9 @@ pub fn serve(listener: TcpListener, mut ingester: Ingester, mut told: impl FnMut
 struct Door {
     to: Arc<tokio::sync::Mutex<DuplexStream>>,
     /// A request is under way.
-    heard: Arc<AtomicBool>,
+    hears: Arc<AtomicBool>,
+    /// The sender has ended: a request without a length is all of a video, and one that breaks off its end.
+    over: Arc<AtomicBool>,
 }
 
 async fn body(State(door): State<Door>, request: Request) -> Response {
@@ -215,41 +220,60 @@ async fn body(State(door): State<Door>, request: Request) -> Response {
     let Ok(mut to) = door.to.try_lock() else {
         return (StatusCode::CONFLICT, "another encoder is sending\n").into_response();
     };
-    door.heard.store(true, Relaxed);
+    door.hears.store(true, Relaxed);
+    let mut hearing = Hearing { door: &door, goes_on: false };
+    let piece = request.headers().contains_key(CONTENT_LENGTH);
     let mut body = request.into_body().into_data_stream();
     let mut status = StatusCode::OK;
     while let Some(part) = body.next().await {
-        let Ok(part) = part else { break };
+        let Ok(part) = part else { return StatusCode::BAD_REQUEST.into_response() };
         if to.write_all(&part).await.is_err() {
             status = StatusCode::SERVICE_UNAVAILABLE;
             break;
         }
     }
-    door.heard.store(false, Relaxed);
+    hearing.goes_on = piece;
     status.into_response()
 }
 
-/// Ends when nothing has come for a while and no request is under way.
-struct Quiet<'a> {
-    from: &'a mut DuplexStream,
-    heard: Arc<AtomicBool>,
-    sleep: Pin<Box<tokio::time::Sleep>>,
+/// A request that is under way; it may be given up at any place.
+struct Hearing<'a> {
+    door: &'a Door,
+    /// What follows may belong to the same video.
+    goes_on: bool,
 }
 
-impl AsyncRead for Quiet<'_> {
+impl Drop for Hearing<'_> {
+    fn drop(&mut self) {
+        self.door.over.store(!self.goes_on, Relaxed);
+        self.door.hears.store(false, Relaxed);
+    }
+}
+
+/// What one encoder sends.
+struct Sender<'a> {
+    from: &'a mut DuplexStream,
+    door: Door,
+    /// When something came.
+    last: Instant,
+    tick: Pin<Box<tokio::time::Sleep>>,
+}
+
+impl AsyncRead for Sender<'_> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let before = buffer.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut *self.from).poll_read(context, buffer) {
             if buffer.filled().len() > before {
-                self.sleep.as_mut().reset(tokio::time::Instant::now() + QUIET);
+                self.last = Instant::now();
             }
             return Poll::Ready(read);
         }
-        while self.sleep.as_mut().poll(context).is_ready() {
-            if !self.heard.load(Relaxed) {
+        while self.tick.as_mut().poll(context).is_ready() {
+            let quiet = self.last.elapsed() >= QUIET && !self.door.hears.load(Relaxed);
+            if self.door.over.swap(false, Relaxed) || quiet {
                 return Poll::Ready(Ok(()));
             }
-            self.sleep.as_mut().reset(tokio::time::Instant::now() + QUIET);
+            self.tick.as_mut().reset(tokio::time::Instant::now() + TICK);
         }
         Poll::Pending
     }

@@ -1,6 +1,9 @@
 //! MPEG-TS cut into frames: each begins with the packet in which the video's next picture begins. What comes between (sound, tables) goes with the picture
 //! before it, tables with the one after, so that a frame that a player can begin with brings the tables that say what is in it.
 //!
+//! Who can't wait for the next picture takes the one that has begun; what still comes of it is then a frame of its own, without a time. So nothing is lost,
+//! however slowly packets come.
+//!
 //! No input or output. Bytes that are no packets are skipped to the next one.
 
 /// Bytes of a packet, and with what it begins.
@@ -31,6 +34,8 @@ pub struct Framer {
     frame: Option<Frame>,
     /// Tables that go with the next frame.
     next: Vec<u8>,
+    /// There has been a picture.
+    begun: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -58,7 +63,7 @@ impl Framer {
         out
     }
 
-    /// The frame that has begun, when it is known that nothing more belongs to it.
+    /// The frame that has begun, when nothing more is expected of it.
     pub fn flush(&mut self) -> Option<Frame> {
         let mut frame = self.frame.take()?;
         frame.random_access |= self.video.is_some_and(|v| v.h264 && has_idr(&frame.packets, v.pid));
@@ -103,12 +108,15 @@ impl Framer {
             let mut packets = std::mem::take(&mut self.next);
             packets.extend_from_slice(packet);
             let random_access = is_video && random_access(packet);
+            self.begun = true;
             self.frame = Some(Frame { packets, random_access, shown: payload(packet).filter(|_| begins).and_then(shown) });
             return ended;
         }
-        // What comes before the first picture, or while the tables that say what it is are missing, is of no use to anyone.
-        if let Some(frame) = &mut self.frame {
-            frame.packets.extend_from_slice(packet);
+        match &mut self.frame {
+            Some(frame) => frame.packets.extend_from_slice(packet),
+            None if self.begun => self.frame = Some(Frame { packets: packet.to_vec(), random_access: false, shown: None }),
+            // What comes before the first picture, or while the tables that say what it is are missing, is of no use to anyone.
+            None => {}
         }
         None
     }
@@ -233,6 +241,18 @@ pub(crate) mod tests {
             // The third one's encoder was silent about it, and it came without tables.
             assert!(frames[0].packets == [tables(), first.clone()].concat() && frames[1].packets == second && frames[2].packets == [tables(), third.clone()].concat(), "{step}");
         }
+    }
+
+    #[test]
+    fn nothing_is_lost_when_a_picture_comes_slowly() {
+        let (first, second) = (picture(90_000, true, 0x65), picture(93_000, false, 0x41));
+        let mut framer = Framer::default();
+        assert!(framer.push(&[tables(), first[..PACKET].to_vec()].concat()).is_empty());
+        let mut frames = vec![framer.flush().unwrap()];
+        frames.extend(framer.push(&[&first[PACKET..], &second[..]].concat()));
+        frames.extend(framer.flush());
+        assert_eq!(frames.iter().map(|f| (f.random_access, f.shown)).collect::<Vec<_>>(), [(true, Some(90_000)), (false, None), (false, Some(93_000))]);
+        assert!(frames.iter().flat_map(|f| f.packets.clone()).eq([tables(), first, second].concat()));
     }
 
     #[test]
