@@ -35,10 +35,10 @@ fn kernels(engine: &Engine, compilers: &[&str]) -> Result<Vec<Kernel>> {
     sources.sort();
     let chosen = std::env::var("CLOUDSKIN_KERNELS").ok();
     sources.retain(|s| chosen.as_ref().is_none_or(|c| c.split(',').any(|c| s.file_stem().is_some_and(|n| n == c))));
-    let build = |source: &Path| {
+    let build = |source: &Path| -> Result<Kernel> {
         let native = compilers.iter().map(|c| native(c, source)).collect::<Result<_>>()?;
         let name = source.file_stem().and_then(|n| n.to_str()).unwrap_or("?").to_string();
-        Ok(Kernel { name, ours: engine.load(&cell(source, true)?)?, plain: engine.load(&cell(source, false)?)?, native })
+        Ok(Kernel { name, ours: engine.load(&cell(source, true)?)?, plain: engine.load_bare(&cell(source, false)?)?, native })
     };
     sources.iter().map(|s| build(s).with_context(|| s.display().to_string())).collect()
 }
