@@ -199,7 +199,8 @@ async fn append(client: &Client, stream: &StreamName, key: Option<String>) -> an
 
 async fn ingest(client: &Client, stream: &StreamName, from: args::VideoFrom) -> anyhow::Result<u8> {
     let mut ingester = Ingester::open(client, &stream.scope, &stream.name).await.map_err(failed)?;
-    let told = |taken: streams::video::ingest::Taken| table::say(&format!("{stream}: {} frames, {} bytes\n", taken.frames, taken.bytes));
+    let name = stream.to_string();
+    let told = move |taken: streams::video::ingest::Taken| table::tell(&format!("{name}: {} frames, {} bytes\n", taken.frames, taken.bytes));
     let listen = async |address: SocketAddr, option: &str| {
         let bound = tokio::net::TcpListener::bind(address).await;
         bound.map_err(|e| fail(Kind::FailedPrecondition, format!("encoders can't be awaited on {address}: {e}; choose another address with {option}")))
@@ -208,21 +209,19 @@ async fn ingest(client: &Client, stream: &StreamName, from: args::VideoFrom) -> 
         let camera = Camera::open(&url).await.map_err(failed)?;
         table::say(&format!("{stream}: the camera plays\n"))?;
         let taken = ingester.play(camera).await.map_err(failed)?;
-        told(taken)?;
+        told(taken);
         return Ok(0);
     }
     if let Some(address) = from.http {
         let listener = listen(address, "--http").await?;
         table::say(&format!("{stream}: waiting for an encoder at http://{}/\n", listener.local_addr()?))?;
-        let name = stream.to_string();
-        let told = move |taken: streams::video::ingest::Taken| drop(table::say(&format!("{name}: {} frames, {} bytes\n", taken.frames, taken.bytes)));
         streams::video::ingest::serve(listener, ingester, told).await.map_err(failed)?;
         return Ok(0);
     }
     let Some(address) = from.tcp else {
         let input = std::io::stdin().as_fd().try_clone_to_owned().context("read standard input")?;
         let taken = ingester.run(tokio::fs::File::from_std(input.into())).await.map_err(failed)?;
-        told(taken)?;
+        told(taken);
         return match taken.frames {
             0 => Err(fail(Kind::InvalidArgument, "there was no video in it: MPEG-TS with H.264, H.265 or MPEG-2 is understood")),
             _ => Ok(0),
@@ -232,7 +231,7 @@ async fn ingest(client: &Client, stream: &StreamName, from: args::VideoFrom) -> 
     table::say(&format!("{stream}: waiting for an encoder on {}\n", listener.local_addr()?))?;
     loop {
         let (encoder, _) = listener.accept().await?;
-        told(ingester.run(encoder).await.map_err(failed)?)?;
+        told(ingester.run(encoder).await.map_err(failed)?);
     }
 }
 

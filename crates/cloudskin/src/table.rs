@@ -81,6 +81,13 @@ pub fn say(text: &str) -> anyhow::Result<()> {
     bytes(text.as_bytes())
 }
 
+/// Tells of what goes on. That nobody listens any more ends nothing.
+pub fn tell(text: &str) {
+    let mut out = std::io::stdout().lock();
+    // The work is what counts, not the word about it.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
 pub fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
