@@ -191,7 +191,8 @@ impl Even {
         self.steps += 1;
         let n = (free - chosen.len()) as u32;
         if n == 0 {
-            if left == 1 && spread(chosen) < self.best {
+            // Of grids that are as even, that with the larger dimension where they differ first.
+            if left == 1 && (spread(chosen), &self.dims) < (self.best, chosen) {
                 (self.best, self.dims) = (spread(chosen), chosen.clone());
             }
             return;
@@ -232,7 +233,7 @@ mod tests {
 
     #[test]
     fn even_grids() {
-        for (ranks, dims, expected) in [(12, vec![0, 0], vec![4, 3]), (64, vec![0, 0, 0], vec![4, 4, 4]), (2, vec![0, 0, 0], vec![2, 1, 1]), (24, vec![0, 2, 0], vec![4, 2, 3]), (7, vec![0, 0], vec![7, 1]), (936, vec![0, 0, 0], vec![13, 9, 8]), (5040, vec![0, 0, 0], vec![21, 16, 15]), (6552, vec![0, 0, 0], vec![24, 21, 13]), (1 << 30, vec![0; 20], [vec![4; 10], vec![2; 10]].concat())] {
+        for (ranks, dims, expected) in [(12, vec![0, 0], vec![4, 3]), (64, vec![0, 0, 0], vec![4, 4, 4]), (2, vec![0, 0, 0], vec![2, 1, 1]), (24, vec![0, 2, 0], vec![4, 2, 3]), (7, vec![0, 0], vec![7, 1]), (936, vec![0, 0, 0], vec![13, 9, 8]), (5040, vec![0, 0, 0], vec![21, 16, 15]), (6552, vec![0, 0, 0], vec![24, 21, 13]), (98784, vec![0; 5], vec![14, 14, 9, 8, 7]), (1 << 30, vec![0; 20], [vec![4; 10], vec![2; 10]].concat())] {
             let mut made = dims.clone();
             balance(ranks, &mut made).unwrap();
             assert_eq!(made, expected);
