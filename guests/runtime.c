@@ -1,10 +1,12 @@
 /*
  * The part of CloudSkin that is linked into each cell: a piece of memory whose address the agent must know (the
- * linker exports it as an immutable global), and where relative paths begin.
+ * linker exports it as an immutable global), where relative paths begin, and calls of MPI that are made of other calls.
  *
  * No poll is written in C: it would keep LLVM from vectorising the loop. The polls are put into the linked module
  * (`cells::toolchain::instrument`).
  */
+
+#include "mpi.h"
 
 #include <stddef.h>
 #include <stdlib.h>
@@ -42,8 +44,6 @@ __attribute__((used)) void *__cloudskin_room(void *old, size_t bytes) {
  * MPI_Dist_graph_create: each rank names edges between any ranks. All learn all edges and keep their own, in the order in which the ranks
  * named them. What is made of other calls alone is written here, where it moves with the program like any code of its own.
  */
-#include "mpi.h"
-
 int PMPI_Dist_graph_create(MPI_Comm comm, int n, const int sources[], const int degrees[], const int destinations[], const int weights[],
                            MPI_Info info, int reorder, MPI_Comm *newcomm) {
     int size, rank, edges = 0, all = 0;

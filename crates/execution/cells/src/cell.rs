@@ -133,8 +133,6 @@ pub struct Host {
     pub(crate) place: String,
     pub(crate) spin: u32,
     pub(crate) size: u32,
-    /// Functions of the guest's that MPI has called and that are not through.
-    pub(crate) inside: u32,
     /// Set for a cell that can be stopped.
     points: Option<SafePoints>,
     limits: StoreLimits,
@@ -302,7 +300,6 @@ fn instantiate(engine: &Engine, program: &Program, spec: &Spec, control: Arc<Con
         place: spec.place.clone(),
         spin: spec.spin,
         size: spec.size,
-        inside: 0,
         points: program.safe_points,
         limits: StoreLimitsBuilder::new().memory_size(limit).build(),
         share: Share { budget: spec.budget.clone(), bytes: 0 },
@@ -639,7 +636,7 @@ impl Cell {
 impl Host {
     /// A cell that was built with safe points can stop here, unless MPI has called the function that is running.
     pub(crate) fn can_stop(&self) -> bool {
-        self.points.is_some() && self.inside == 0
+        self.points.is_some() && !self.control.held()
     }
 
     fn left_work(&self) {

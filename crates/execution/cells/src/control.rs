@@ -83,7 +83,7 @@ impl Control {
         let view = self.view();
         if self.killed() {
             Control::word(&view, 1, 1);
-        } else if self.held.load(Ordering::SeqCst) > 0 {
+        } else if self.held() {
             return;
         }
         Control::word(&view, 0, 1);
@@ -97,6 +97,11 @@ impl Control {
         if !self.killed() {
             Control::word(&view, 0, 0);
         }
+    }
+
+    /// Whether a host call waits for a function of the guest's.
+    pub(crate) fn held(&self) -> bool {
+        self.held.load(Ordering::SeqCst) > 0
     }
 
     /// The function has returned.

@@ -1,6 +1,6 @@
 //! Functions of the guest's that MPI calls: reductions, copies of attributes, error handlers, generalized requests.
 //!
-//! They run inside of a host call, on the guest's stack, so a stop waits until they are through ([`Host::inside`]): nothing unwinds through the
+//! They run inside of a host call, on the guest's stack, so a stop waits until they are through ([`crate::Control::hold`]): nothing unwinds through the
 //! host. What they are given lies in memory that the guest's own allocator has given (`__cloudskin_room` of `guests/runtime.c`).
 
 use super::{Host, get_i32, parts, put, put_i32};
@@ -30,9 +30,7 @@ fn invoke<P: WasmParams, R: WasmResults>(c: &mut Caller<'_, Host>, f: Func, args
     let pending = c.data_mut().pending.take();
     let control = c.data().control.clone();
     control.hold();
-    c.data_mut().inside += 1;
     let result = f.call(&mut *c, args);
-    c.data_mut().inside -= 1;
     control.release();
     c.data_mut().pending = pending;
     // A kill makes the function return early, with any result.

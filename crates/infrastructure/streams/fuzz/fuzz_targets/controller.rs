@@ -1,9 +1,9 @@
 //! The controller against what libFuzzer finds. What is thrown, and what must hold, is with the tests.
 #![no_main]
 
-#[path = "../../crates/infrastructure/streams/tests/faulty/mod.rs"]
+#[path = "../../tests/faulty/mod.rs"]
 mod faulty;
-#[path = "../../crates/infrastructure/streams/tests/inputs/mod.rs"]
+#[path = "../../tests/inputs/mod.rs"]
 #[allow(dead_code)] // The other target's half.
 mod inputs;
 
