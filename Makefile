@@ -31,10 +31,11 @@ test: ## all tests, with what they compare against
 	setup/setup.sh test
 	RUST_TEST_THREADS=$(RUST_TEST_THREADS) cargo test --release --workspace
 
-kills: ## the object store killed a thousand times (KILLS=…), its tier at random steps, its readers fed with noise; `make test` has a part of each
-	GEDS_KILLS=$(KILLS) cargo test --release --workspace --test node -- --nocapture acknowledged_seals_survive_a_kill
+kills: ## the object store's nodes, namenodes and agents killed a thousand times (KILLS=…), its tier at random steps, a million steps of the whole store against a map, its readers fed with noise; `make test` has a part of each
+	tests/kills.sh $(KILLS)
 	GEDS_LIVES=$(KILLS) cargo test --release --workspace --lib -- --nocapture random_lives_lose_nothing_that_was_kept
-	GEDS_FUZZ=$$(($(KILLS) * 1000)) cargo test --release --workspace --test fuzz -- --nocapture
+	GEDS_STEPS=$$(($(KILLS) * 1000)) cargo test --release --workspace --test lives -- --nocapture
+	GEDS_FUZZ=$$(($(KILLS) * 1000)) CELLS_FUZZ=$$(($(KILLS) * 100)) cargo test --release --workspace --test fuzz -- --nocapture
 
 bench: ## our figures and our peers', as JSON lines
 	setup/setup.sh test

@@ -1,5 +1,5 @@
 /*
- * mpi.h of cells: MPI 3.1 for C and C++ programs that become WebAssembly modules.
+ * mpi.h of cells: MPI 3.1 and parts of MPI 4 for C and C++ programs that become WebAssembly modules.
  *
  * There is no MPI library inside a cell. Each function below is an import of the module `cloudskin_mpi`, which the agent
  * answers, so a rank can be moved with its requests and unmatched messages. Handles are small numbers that only the
@@ -29,6 +29,7 @@ typedef int MPI_Errhandler;
 typedef int MPI_Info;
 typedef int MPI_Win;
 typedef int MPI_File;
+typedef int MPI_Session;
 typedef int MPI_Fint;
 typedef long MPI_Aint;
 typedef long long MPI_Count;
@@ -120,6 +121,7 @@ typedef struct MPI_Status {
 #define MPI_INFO_ENV ((MPI_Info)1)
 #define MPI_WIN_NULL ((MPI_Win)0)
 #define MPI_FILE_NULL ((MPI_File)0)
+#define MPI_SESSION_NULL ((MPI_Session)0)
 
 /* Wildcards and special values. */
 #define MPI_ANY_SOURCE (-1)
@@ -145,6 +147,8 @@ typedef struct MPI_Status {
 #define MPI_MAX_INFO_VAL 1024
 #define MPI_MAX_PORT_NAME 256
 #define MPI_MAX_DATAREP_STRING 128
+#define MPI_MAX_PSET_NAME_LEN 256
+#define MPI_MAX_STRINGTAG_LEN 256
 #define MPI_BSEND_OVERHEAD 64
 
 #define MPI_THREAD_SINGLE 0
@@ -225,6 +229,10 @@ typedef struct MPI_Status {
 #define MPI_MODE_EXCL 64
 #define MPI_MODE_APPEND 128
 #define MPI_MODE_SEQUENTIAL 256
+#define MPIO_USES_MPI_REQUEST 1
+#define MPIO_Request MPI_Request
+#define MPIO_Wait MPI_Wait
+#define MPIO_Test MPI_Test
 #define MPI_SEEK_SET 600
 #define MPI_SEEK_CUR 602
 #define MPI_SEEK_END 604
@@ -326,6 +334,7 @@ typedef MPI_Comm_delete_attr_function MPI_Delete_function;
 typedef void(MPI_Comm_errhandler_function)(MPI_Comm *, int *, ...);
 typedef void(MPI_Win_errhandler_function)(MPI_Win *, int *, ...);
 typedef void(MPI_File_errhandler_function)(MPI_File *, int *, ...);
+typedef void(MPI_Session_errhandler_function)(MPI_Session *, int *, ...);
 typedef MPI_Comm_errhandler_function MPI_Comm_errhandler_fn;
 typedef MPI_Win_errhandler_function MPI_Win_errhandler_fn;
 typedef MPI_File_errhandler_function MPI_File_errhandler_fn;
@@ -365,6 +374,14 @@ typedef int(MPI_Grequest_cancel_function)(void *extra_state, int complete);
 #define MPI_Errhandler_f2c(handle) ((MPI_Errhandler)(handle))
 #define MPI_Message_c2f(handle) ((MPI_Fint)(handle))
 #define MPI_Message_f2c(handle) ((MPI_Message)(handle))
+#define MPI_Win_c2f(handle) ((MPI_Fint)(handle))
+#define MPI_Win_f2c(handle) ((MPI_Win)(handle))
+#define MPI_File_c2f(handle) ((MPI_Fint)(handle))
+#define MPI_File_f2c(handle) ((MPI_File)(handle))
+#define PMPI_Win_c2f MPI_Win_c2f
+#define PMPI_Win_f2c MPI_Win_f2c
+#define PMPI_File_c2f MPI_File_c2f
+#define PMPI_File_f2c MPI_File_f2c
 #define PMPI_Comm_c2f MPI_Comm_c2f
 #define PMPI_Comm_f2c MPI_Comm_f2c
 #define PMPI_Group_c2f MPI_Group_c2f
@@ -441,6 +458,10 @@ CLOUDSKIN_MPI(int, MPI_Sendrecv, (const void *sendbuf, int sendcount, MPI_Dataty
     *recvbuf, int recvcount, MPI_Datatype recvtype, int source, int recvtag, MPI_Comm comm, MPI_Status *status));
 CLOUDSKIN_MPI(int, MPI_Sendrecv_replace, (void *buf, int count, MPI_Datatype type, int dest, int sendtag, int source, int
     recvtag, MPI_Comm comm, MPI_Status *status));
+CLOUDSKIN_MPI(int, MPI_Isendrecv, (const void *sendbuf, int sendcount, MPI_Datatype sendtype, int dest, int sendtag, void
+    *recvbuf, int recvcount, MPI_Datatype recvtype, int source, int recvtag, MPI_Comm comm, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_Isendrecv_replace, (void *buf, int count, MPI_Datatype type, int dest, int sendtag, int source, int
+    recvtag, MPI_Comm comm, MPI_Request *request));
 CLOUDSKIN_MPI(int, MPI_Probe, (int source, int tag, MPI_Comm comm, MPI_Status *status));
 CLOUDSKIN_MPI(int, MPI_Iprobe, (int source, int tag, MPI_Comm comm, int *flag, MPI_Status *status));
 CLOUDSKIN_MPI(int, MPI_Mprobe, (int source, int tag, MPI_Comm comm, MPI_Message *message, MPI_Status *status));
@@ -858,6 +879,21 @@ CLOUDSKIN_MPI(int, MPI_Rget_accumulate, (const void *origin, int origin_count, M
     result_count, MPI_Datatype result_type, int target_rank, MPI_Aint target_disp, int target_count, MPI_Datatype target_type,
     MPI_Op op, MPI_Win win, MPI_Request *request));
 
+/* Sessions. */
+CLOUDSKIN_MPI(int, MPI_Session_init, (MPI_Info info, MPI_Errhandler errhandler, MPI_Session *session));
+CLOUDSKIN_MPI(int, MPI_Session_finalize, (MPI_Session *session));
+CLOUDSKIN_MPI(int, MPI_Session_get_num_psets, (MPI_Session session, MPI_Info info, int *npset_names));
+CLOUDSKIN_MPI(int, MPI_Session_get_nth_pset, (MPI_Session session, MPI_Info info, int n, int *pset_len, char *pset_name));
+CLOUDSKIN_MPI(int, MPI_Session_get_pset_info, (MPI_Session session, const char *pset_name, MPI_Info *info));
+CLOUDSKIN_MPI(int, MPI_Session_get_info, (MPI_Session session, MPI_Info *info_used));
+CLOUDSKIN_MPI(int, MPI_Session_create_errhandler, (MPI_Session_errhandler_function *function, MPI_Errhandler *errhandler));
+CLOUDSKIN_MPI(int, MPI_Session_set_errhandler, (MPI_Session session, MPI_Errhandler errhandler));
+CLOUDSKIN_MPI(int, MPI_Session_get_errhandler, (MPI_Session session, MPI_Errhandler *errhandler));
+CLOUDSKIN_MPI(int, MPI_Session_call_errhandler, (MPI_Session session, int errorcode));
+CLOUDSKIN_MPI(int, MPI_Group_from_session_pset, (MPI_Session session, const char *pset_name, MPI_Group *newgroup));
+CLOUDSKIN_MPI(int, MPI_Comm_create_from_group, (MPI_Group group, const char *stringtag, MPI_Info info, MPI_Errhandler errhandler,
+    MPI_Comm *newcomm));
+
 /* Files. */
 CLOUDSKIN_MPI(int, MPI_File_open, (MPI_Comm comm, const char *filename, int amode, MPI_Info info, MPI_File *file));
 CLOUDSKIN_MPI(int, MPI_File_close, (MPI_File *file));
@@ -904,6 +940,220 @@ CLOUDSKIN_MPI(int, MPI_File_get_type_extent, (MPI_File file, MPI_Datatype type, 
 CLOUDSKIN_MPI(int, MPI_File_set_atomicity, (MPI_File file, int flag));
 CLOUDSKIN_MPI(int, MPI_File_get_atomicity, (MPI_File file, int *flag));
 CLOUDSKIN_MPI(int, MPI_File_sync, (MPI_File file));
+CLOUDSKIN_MPI(int, MPI_File_iread_at_all, (MPI_File file, MPI_Offset offset, void *buf, int count, MPI_Datatype type, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_File_iwrite_at_all, (MPI_File file, MPI_Offset offset, const void *buf, int count, MPI_Datatype type, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_File_iread_all, (MPI_File file, void *buf, int count, MPI_Datatype type, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_File_iread_shared, (MPI_File file, void *buf, int count, MPI_Datatype type, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_File_iwrite_all, (MPI_File file, const void *buf, int count, MPI_Datatype type, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_File_iwrite_shared, (MPI_File file, const void *buf, int count, MPI_Datatype type, MPI_Request *request));
+CLOUDSKIN_MPI(int, MPI_File_read_at_all_begin, (MPI_File file, MPI_Offset offset, void *buf, int count, MPI_Datatype type));
+CLOUDSKIN_MPI(int, MPI_File_write_at_all_begin, (MPI_File file, MPI_Offset offset, const void *buf, int count, MPI_Datatype type));
+CLOUDSKIN_MPI(int, MPI_File_read_all_begin, (MPI_File file, void *buf, int count, MPI_Datatype type));
+CLOUDSKIN_MPI(int, MPI_File_read_ordered_begin, (MPI_File file, void *buf, int count, MPI_Datatype type));
+CLOUDSKIN_MPI(int, MPI_File_write_all_begin, (MPI_File file, const void *buf, int count, MPI_Datatype type));
+CLOUDSKIN_MPI(int, MPI_File_write_ordered_begin, (MPI_File file, const void *buf, int count, MPI_Datatype type));
+CLOUDSKIN_MPI(int, MPI_File_read_at_all_end, (MPI_File file, void *buf, MPI_Status *status));
+CLOUDSKIN_MPI(int, MPI_File_read_all_end, (MPI_File file, void *buf, MPI_Status *status));
+CLOUDSKIN_MPI(int, MPI_File_read_ordered_end, (MPI_File file, void *buf, MPI_Status *status));
+CLOUDSKIN_MPI(int, MPI_File_write_at_all_end, (MPI_File file, const void *buf, MPI_Status *status));
+CLOUDSKIN_MPI(int, MPI_File_write_all_end, (MPI_File file, const void *buf, MPI_Status *status));
+CLOUDSKIN_MPI(int, MPI_File_write_ordered_end, (MPI_File file, const void *buf, MPI_Status *status));
+
+/*
+ * Counts of 64 bits. A cell has at most 4 GiB, so they say no more than those of 32 bits: one that does not fit them is MPI_ERR_COUNT. They are made
+ * of the other calls (runtime.c).
+ */
+#define CLOUDSKIN_MPI_LARGE(name, arguments)                                                                                   \
+    int name arguments;                                                                                                        \
+    int P##name arguments
+CLOUDSKIN_MPI_LARGE(MPI_Send_c, (const void *buf, MPI_Count count, MPI_Datatype type, int dest, int tag, MPI_Comm comm));
+CLOUDSKIN_MPI_LARGE(MPI_Isend_c, (const void *buf, MPI_Count count, MPI_Datatype type, int dest, int tag, MPI_Comm comm,
+    MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Send_init_c, (const void *buf, MPI_Count count, MPI_Datatype type, int dest, int tag, MPI_Comm comm,
+    MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Ssend_c, (const void *buf, MPI_Count count, MPI_Datatype type, int dest, int tag, MPI_Comm comm));
+CLOUDSKIN_MPI_LARGE(MPI_Issend_c, (const void *buf, MPI_Count count, MPI_Datatype type, int dest, int tag, MPI_Comm comm,
+    MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Ssend_init_c, (const void *buf, MPI_Count count, MPI_Datatype type, int dest, int tag, MPI_Comm comm,
+    MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Bsend_c, (const void *buf, MPI_Count count, MPI_Datatype type, int dest, int tag, MPI_Comm comm));
+CLOUDSKIN_MPI_LARGE(MPI_Ibsend_c, (const void *buf, MPI_Count count, MPI_Datatype type, int dest, int tag, MPI_Comm comm,
+    MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Bsend_init_c, (const void *buf, MPI_Count count, MPI_Datatype type, int dest, int tag, MPI_Comm comm,
+    MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Rsend_c, (const void *buf, MPI_Count count, MPI_Datatype type, int dest, int tag, MPI_Comm comm));
+CLOUDSKIN_MPI_LARGE(MPI_Irsend_c, (const void *buf, MPI_Count count, MPI_Datatype type, int dest, int tag, MPI_Comm comm,
+    MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Rsend_init_c, (const void *buf, MPI_Count count, MPI_Datatype type, int dest, int tag, MPI_Comm comm,
+    MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Recv_c, (void *buf, MPI_Count count, MPI_Datatype type, int source, int tag, MPI_Comm comm, MPI_Status
+    *status));
+CLOUDSKIN_MPI_LARGE(MPI_Irecv_c, (void *buf, MPI_Count count, MPI_Datatype type, int source, int tag, MPI_Comm comm,
+    MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Recv_init_c, (void *buf, MPI_Count count, MPI_Datatype type, int source, int tag, MPI_Comm comm,
+    MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Sendrecv_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, int dest, int sendtag,
+    void *recvbuf, MPI_Count recvcount, MPI_Datatype recvtype, int source, int recvtag, MPI_Comm comm, MPI_Status *status));
+CLOUDSKIN_MPI_LARGE(MPI_Isendrecv_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, int dest, int sendtag,
+    void *recvbuf, MPI_Count recvcount, MPI_Datatype recvtype, int source, int recvtag, MPI_Comm comm, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Sendrecv_replace_c, (void *buf, MPI_Count count, MPI_Datatype type, int dest, int sendtag, int source,
+    int recvtag, MPI_Comm comm, MPI_Status *status));
+CLOUDSKIN_MPI_LARGE(MPI_Isendrecv_replace_c, (void *buf, MPI_Count count, MPI_Datatype type, int dest, int sendtag, int source,
+    int recvtag, MPI_Comm comm, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Mrecv_c, (void *buf, MPI_Count count, MPI_Datatype type, MPI_Message *message, MPI_Status *status));
+CLOUDSKIN_MPI_LARGE(MPI_Imrecv_c, (void *buf, MPI_Count count, MPI_Datatype type, MPI_Message *message, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Bcast_c, (void *buf, MPI_Count count, MPI_Datatype type, int root, MPI_Comm comm));
+CLOUDSKIN_MPI_LARGE(MPI_Ibcast_c, (void *buf, MPI_Count count, MPI_Datatype type, int root, MPI_Comm comm, MPI_Request
+    *request));
+CLOUDSKIN_MPI_LARGE(MPI_Bcast_init_c, (void *buf, MPI_Count count, MPI_Datatype type, int root, MPI_Comm comm, MPI_Info info,
+    MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Reduce_c, (const void *sendbuf, void *recvbuf, MPI_Count count, MPI_Datatype type, MPI_Op op, int root,
+    MPI_Comm comm));
+CLOUDSKIN_MPI_LARGE(MPI_Ireduce_c, (const void *sendbuf, void *recvbuf, MPI_Count count, MPI_Datatype type, MPI_Op op, int
+    root, MPI_Comm comm, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Reduce_init_c, (const void *sendbuf, void *recvbuf, MPI_Count count, MPI_Datatype type, MPI_Op op, int
+    root, MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Allreduce_c, (const void *sendbuf, void *recvbuf, MPI_Count count, MPI_Datatype type, MPI_Op op,
+    MPI_Comm comm));
+CLOUDSKIN_MPI_LARGE(MPI_Iallreduce_c, (const void *sendbuf, void *recvbuf, MPI_Count count, MPI_Datatype type, MPI_Op op,
+    MPI_Comm comm, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Allreduce_init_c, (const void *sendbuf, void *recvbuf, MPI_Count count, MPI_Datatype type, MPI_Op op,
+    MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Scan_c, (const void *sendbuf, void *recvbuf, MPI_Count count, MPI_Datatype type, MPI_Op op, MPI_Comm
+    comm));
+CLOUDSKIN_MPI_LARGE(MPI_Iscan_c, (const void *sendbuf, void *recvbuf, MPI_Count count, MPI_Datatype type, MPI_Op op, MPI_Comm
+    comm, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Scan_init_c, (const void *sendbuf, void *recvbuf, MPI_Count count, MPI_Datatype type, MPI_Op op,
+    MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Exscan_c, (const void *sendbuf, void *recvbuf, MPI_Count count, MPI_Datatype type, MPI_Op op, MPI_Comm
+    comm));
+CLOUDSKIN_MPI_LARGE(MPI_Iexscan_c, (const void *sendbuf, void *recvbuf, MPI_Count count, MPI_Datatype type, MPI_Op op, MPI_Comm
+    comm, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Exscan_init_c, (const void *sendbuf, void *recvbuf, MPI_Count count, MPI_Datatype type, MPI_Op op,
+    MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Reduce_scatter_block_c, (const void *sendbuf, void *recvbuf, MPI_Count count, MPI_Datatype type, MPI_Op
+    op, MPI_Comm comm));
+CLOUDSKIN_MPI_LARGE(MPI_Ireduce_scatter_block_c, (const void *sendbuf, void *recvbuf, MPI_Count count, MPI_Datatype type,
+    MPI_Op op, MPI_Comm comm, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Reduce_scatter_block_init_c, (const void *sendbuf, void *recvbuf, MPI_Count count, MPI_Datatype type,
+    MPI_Op op, MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Gather_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf, MPI_Count
+    recvcount, MPI_Datatype recvtype, int root, MPI_Comm comm));
+CLOUDSKIN_MPI_LARGE(MPI_Igather_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf, MPI_Count
+    recvcount, MPI_Datatype recvtype, int root, MPI_Comm comm, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Gather_init_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf,
+    MPI_Count recvcount, MPI_Datatype recvtype, int root, MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Scatter_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf, MPI_Count
+    recvcount, MPI_Datatype recvtype, int root, MPI_Comm comm));
+CLOUDSKIN_MPI_LARGE(MPI_Iscatter_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf, MPI_Count
+    recvcount, MPI_Datatype recvtype, int root, MPI_Comm comm, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Scatter_init_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf,
+    MPI_Count recvcount, MPI_Datatype recvtype, int root, MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Allgather_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf, MPI_Count
+    recvcount, MPI_Datatype recvtype, MPI_Comm comm));
+CLOUDSKIN_MPI_LARGE(MPI_Iallgather_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf,
+    MPI_Count recvcount, MPI_Datatype recvtype, MPI_Comm comm, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Allgather_init_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf,
+    MPI_Count recvcount, MPI_Datatype recvtype, MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Alltoall_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf, MPI_Count
+    recvcount, MPI_Datatype recvtype, MPI_Comm comm));
+CLOUDSKIN_MPI_LARGE(MPI_Ialltoall_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf, MPI_Count
+    recvcount, MPI_Datatype recvtype, MPI_Comm comm, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Alltoall_init_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf,
+    MPI_Count recvcount, MPI_Datatype recvtype, MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Neighbor_allgather_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf,
+    MPI_Count recvcount, MPI_Datatype recvtype, MPI_Comm comm));
+CLOUDSKIN_MPI_LARGE(MPI_Ineighbor_allgather_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf,
+    MPI_Count recvcount, MPI_Datatype recvtype, MPI_Comm comm, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Neighbor_allgather_init_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void
+    *recvbuf, MPI_Count recvcount, MPI_Datatype recvtype, MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Neighbor_alltoall_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf,
+    MPI_Count recvcount, MPI_Datatype recvtype, MPI_Comm comm));
+CLOUDSKIN_MPI_LARGE(MPI_Ineighbor_alltoall_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf,
+    MPI_Count recvcount, MPI_Datatype recvtype, MPI_Comm comm, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Neighbor_alltoall_init_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void
+    *recvbuf, MPI_Count recvcount, MPI_Datatype recvtype, MPI_Comm comm, MPI_Info info, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Put_c, (const void *origin, MPI_Count origin_count, MPI_Datatype origin_type, int target, MPI_Aint
+    target_disp, MPI_Count target_count, MPI_Datatype target_type, MPI_Win win));
+CLOUDSKIN_MPI_LARGE(MPI_Rput_c, (const void *origin, MPI_Count origin_count, MPI_Datatype origin_type, int target, MPI_Aint
+    target_disp, MPI_Count target_count, MPI_Datatype target_type, MPI_Win win, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Get_c, (void *origin, MPI_Count origin_count, MPI_Datatype origin_type, int target, MPI_Aint
+    target_disp, MPI_Count target_count, MPI_Datatype target_type, MPI_Win win));
+CLOUDSKIN_MPI_LARGE(MPI_Rget_c, (void *origin, MPI_Count origin_count, MPI_Datatype origin_type, int target, MPI_Aint
+    target_disp, MPI_Count target_count, MPI_Datatype target_type, MPI_Win win, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Accumulate_c, (const void *origin, MPI_Count origin_count, MPI_Datatype origin_type, int target,
+    MPI_Aint target_disp, MPI_Count target_count, MPI_Datatype target_type, MPI_Op op, MPI_Win win));
+CLOUDSKIN_MPI_LARGE(MPI_File_read_c, (MPI_File file, void *buf, MPI_Count count, MPI_Datatype type, MPI_Status *status));
+CLOUDSKIN_MPI_LARGE(MPI_File_read_all_c, (MPI_File file, void *buf, MPI_Count count, MPI_Datatype type, MPI_Status *status));
+CLOUDSKIN_MPI_LARGE(MPI_File_read_shared_c, (MPI_File file, void *buf, MPI_Count count, MPI_Datatype type, MPI_Status
+    *status));
+CLOUDSKIN_MPI_LARGE(MPI_File_read_ordered_c, (MPI_File file, void *buf, MPI_Count count, MPI_Datatype type, MPI_Status
+    *status));
+CLOUDSKIN_MPI_LARGE(MPI_File_read_at_c, (MPI_File file, MPI_Offset offset, void *buf, MPI_Count count, MPI_Datatype type,
+    MPI_Status *status));
+CLOUDSKIN_MPI_LARGE(MPI_File_iread_at_c, (MPI_File file, MPI_Offset offset, void *buf, MPI_Count count, MPI_Datatype type,
+    MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_File_read_at_all_c, (MPI_File file, MPI_Offset offset, void *buf, MPI_Count count, MPI_Datatype type,
+    MPI_Status *status));
+CLOUDSKIN_MPI_LARGE(MPI_File_iread_at_all_c, (MPI_File file, MPI_Offset offset, void *buf, MPI_Count count, MPI_Datatype type,
+    MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_File_iread_c, (MPI_File file, void *buf, MPI_Count count, MPI_Datatype type, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_File_iread_all_c, (MPI_File file, void *buf, MPI_Count count, MPI_Datatype type, MPI_Request
+    *request));
+CLOUDSKIN_MPI_LARGE(MPI_File_iread_shared_c, (MPI_File file, void *buf, MPI_Count count, MPI_Datatype type, MPI_Request
+    *request));
+CLOUDSKIN_MPI_LARGE(MPI_File_write_c, (MPI_File file, const void *buf, MPI_Count count, MPI_Datatype type, MPI_Status
+    *status));
+CLOUDSKIN_MPI_LARGE(MPI_File_write_all_c, (MPI_File file, const void *buf, MPI_Count count, MPI_Datatype type, MPI_Status
+    *status));
+CLOUDSKIN_MPI_LARGE(MPI_File_write_shared_c, (MPI_File file, const void *buf, MPI_Count count, MPI_Datatype type, MPI_Status
+    *status));
+CLOUDSKIN_MPI_LARGE(MPI_File_write_ordered_c, (MPI_File file, const void *buf, MPI_Count count, MPI_Datatype type, MPI_Status
+    *status));
+CLOUDSKIN_MPI_LARGE(MPI_File_write_at_c, (MPI_File file, MPI_Offset offset, const void *buf, MPI_Count count, MPI_Datatype
+    type, MPI_Status *status));
+CLOUDSKIN_MPI_LARGE(MPI_File_iwrite_at_c, (MPI_File file, MPI_Offset offset, const void *buf, MPI_Count count, MPI_Datatype
+    type, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_File_write_at_all_c, (MPI_File file, MPI_Offset offset, const void *buf, MPI_Count count, MPI_Datatype
+    type, MPI_Status *status));
+CLOUDSKIN_MPI_LARGE(MPI_File_iwrite_at_all_c, (MPI_File file, MPI_Offset offset, const void *buf, MPI_Count count, MPI_Datatype
+    type, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_File_iwrite_c, (MPI_File file, const void *buf, MPI_Count count, MPI_Datatype type, MPI_Request
+    *request));
+CLOUDSKIN_MPI_LARGE(MPI_File_iwrite_all_c, (MPI_File file, const void *buf, MPI_Count count, MPI_Datatype type, MPI_Request
+    *request));
+CLOUDSKIN_MPI_LARGE(MPI_File_iwrite_shared_c, (MPI_File file, const void *buf, MPI_Count count, MPI_Datatype type, MPI_Request
+    *request));
+CLOUDSKIN_MPI_LARGE(MPI_Type_contiguous_c, (MPI_Count count, MPI_Datatype oldtype, MPI_Datatype *newtype));
+CLOUDSKIN_MPI_LARGE(MPI_Type_vector_c, (MPI_Count count, MPI_Count blocklength, MPI_Count stride, MPI_Datatype oldtype,
+    MPI_Datatype *newtype));
+CLOUDSKIN_MPI_LARGE(MPI_Type_create_hvector_c, (MPI_Count count, MPI_Count blocklength, MPI_Count stride, MPI_Datatype oldtype,
+    MPI_Datatype *newtype));
+CLOUDSKIN_MPI_LARGE(MPI_Type_create_resized_c, (MPI_Datatype oldtype, MPI_Count lb, MPI_Count extent, MPI_Datatype *newtype));
+CLOUDSKIN_MPI_LARGE(MPI_Reduce_local_c, (const void *inbuf, void *inoutbuf, MPI_Count count, MPI_Datatype type, MPI_Op op));
+CLOUDSKIN_MPI_LARGE(MPI_Type_size_c, (MPI_Datatype type, MPI_Count *size));
+CLOUDSKIN_MPI_LARGE(MPI_Type_get_extent_c, (MPI_Datatype type, MPI_Count *lb, MPI_Count *extent));
+CLOUDSKIN_MPI_LARGE(MPI_Type_get_true_extent_c, (MPI_Datatype type, MPI_Count *lb, MPI_Count *extent));
+CLOUDSKIN_MPI_LARGE(MPI_Get_elements_c, (const MPI_Status *status, MPI_Datatype type, MPI_Count *count));
+CLOUDSKIN_MPI_LARGE(MPI_Status_set_elements_c, (MPI_Status *status, MPI_Datatype type, MPI_Count count));
+CLOUDSKIN_MPI_LARGE(MPI_Get_count_c, (const MPI_Status *status, MPI_Datatype type, MPI_Count *count));
+CLOUDSKIN_MPI_LARGE(MPI_Pack_size_c, (MPI_Count count, MPI_Datatype type, MPI_Comm comm, MPI_Count *size));
+CLOUDSKIN_MPI_LARGE(MPI_Gatherv_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf, const
+    MPI_Count recvcounts[], const MPI_Aint displs[], MPI_Datatype recvtype, int root, MPI_Comm comm));
+CLOUDSKIN_MPI_LARGE(MPI_Igatherv_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf, const
+    MPI_Count recvcounts[], const MPI_Aint displs[], MPI_Datatype recvtype, int root, MPI_Comm comm, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Scatterv_c, (const void *sendbuf, const MPI_Count sendcounts[], const MPI_Aint displs[], MPI_Datatype
+    sendtype, void *recvbuf, MPI_Count recvcount, MPI_Datatype recvtype, int root, MPI_Comm comm));
+CLOUDSKIN_MPI_LARGE(MPI_Iscatterv_c, (const void *sendbuf, const MPI_Count sendcounts[], const MPI_Aint displs[], MPI_Datatype
+    sendtype, void *recvbuf, MPI_Count recvcount, MPI_Datatype recvtype, int root, MPI_Comm comm, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Allgatherv_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf, const
+    MPI_Count recvcounts[], const MPI_Aint displs[], MPI_Datatype recvtype, MPI_Comm comm));
+CLOUDSKIN_MPI_LARGE(MPI_Iallgatherv_c, (const void *sendbuf, MPI_Count sendcount, MPI_Datatype sendtype, void *recvbuf, const
+    MPI_Count recvcounts[], const MPI_Aint displs[], MPI_Datatype recvtype, MPI_Comm comm, MPI_Request *request));
+CLOUDSKIN_MPI_LARGE(MPI_Alltoallv_c, (const void *sendbuf, const MPI_Count sendcounts[], const MPI_Aint sdispls[], MPI_Datatype sendtype, void
+    *recvbuf, const MPI_Count recvcounts[], const MPI_Aint rdispls[], MPI_Datatype recvtype, MPI_Comm comm));
+CLOUDSKIN_MPI_LARGE(MPI_Ialltoallv_c, (const void *sendbuf, const MPI_Count sendcounts[], const MPI_Aint sdispls[], MPI_Datatype sendtype, void
+    *recvbuf, const MPI_Count recvcounts[], const MPI_Aint rdispls[], MPI_Datatype recvtype, MPI_Comm comm, MPI_Request *request));
 
 #ifdef __cplusplus
 }

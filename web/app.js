@@ -6,13 +6,13 @@
 // It never changes anything in the hub, keeps nothing in the browser, and puts text into the page only as text.
 "use strict";
 
-const POLL_MS = 1000, TIMEOUT_MS = 5000, STORE_POLL_MS = 4000, STREAMS_POLL_MS = 2000;
+const POLL_MS = 1000, TIMEOUT_MS = 5000, STORE_POLL_MS = 4000, STREAMS_POLL_MS = 2000, TIERS_POLL_MS = 3000;
 const EVENTS_MAX = 200, BUCKETS_MAX = 30, MIGRATIONS_SHOWN = 4, MIGRATIONS_ASKED = 50, RECOMMENDATIONS_SHOWN = 8, JOBS_SHOWN = 40, LANES_MAX = 16;
 const FLIGHT_MS = 1500, ARC_STAYS_MS = 6000;
 
 const $ = (id) => document.getElementById(id);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
-const hub = { sites: [], jobs: [], migrations: [], recommendations: [], store: [], streams: null };
+const hub = { sites: [], jobs: [], migrations: [], recommendations: [], store: [], tiers: [], streams: null };
 let clockOff = 0;      // hub's clock minus ours, milliseconds
 let answeredAt = 0;    // when the hub last answered, our clock
 let polling = false, again = false, known = false;
@@ -124,6 +124,11 @@ async function pollStreams() {
   drawStreams();
 }
 
+async function pollTiers() {
+  try { hub.tiers = await ask("/v1/tiers"); } catch { return; /* poll() reports a hub that does not answer; the last figures stay. */ }
+  drawTiers();
+}
+
 function live(failures) {
   answeredAt = Date.now();
   const latest = Math.max(0, ...hub.sites.map((site) => site.last_seen_ms ?? 0));
@@ -138,6 +143,7 @@ function live(failures) {
     document.body.dataset.ready = "true";
     pollStore();
     pollStreams();
+    pollTiers();
     listen();
   }
 }
@@ -462,13 +468,26 @@ function drawGantt(svg, job) {
 
 // ---- Streams ----------------------------------------------------------------------------------------------------------
 
+function watchButton(name) {
+  const button = make("button", { class: "watch", type: "button", "aria-label": `Watch ${name}`, "aria-haspopup": "dialog" }, "Watch");
+  button.onclick = () => {
+    text($("player-name"), name);
+    $("player-page").src = `/v1/video/${name.split("/").map(encodeURIComponent).join("/")}/`;
+    $("player").showModal();
+  };
+  return button;
+}
+// A player that nobody sees loads nothing more.
+$("player").onclose = () => $("player-page").removeAttribute("src");
+
 function drawStreams() {
   const told = hub.streams;
   $("streams-section").hidden = !told;
   if (!told) return;
   none("streams", told.streams.length === 0);
   $("streams-table").hidden = told.streams.length === 0;
-  sync($("streams"), told.streams, (stream) => stream.stream, (stream) => make("tr", { role: "row", "data-stream": stream.stream }, make("th", { scope: "row", role: "rowheader" }, stream.stream), ...["segments", "rate", "size", "log"].map((name) => make("td", { role: "cell", class: `number ${name}` }))), (row, stream) => {
+  sync($("streams"), told.streams, (stream) => stream.stream, (stream) => make("tr", { role: "row", "data-stream": stream.stream }, make("th", { scope: "row", role: "rowheader" }, stream.stream, " ", watchButton(stream.stream)), ...["segments", "rate", "size", "log"].map((name) => make("td", { role: "cell", class: `number ${name}` }))), (row, stream) => {
+    part(row, ".watch").hidden = !stream.video;
     text(part(row, ".segments"), stream.sealed ? "sealed" : String(stream.segments));
     text(part(row, ".rate"), number(stream.events_per_second, stream.events_per_second < 10 ? 1 : 0));
     text(part(row, ".size"), bytes(stream.bytes));
@@ -485,6 +504,43 @@ function drawStreams() {
     if (told.write_p99_ms !== null) words.push(`an event is durable within ${number(told.write_p50_ms, 1)} ms (p50), ${number(told.write_p99_ms, 1)} ms (p99)`);
   }
   text($("streams-tiers"), words.join("  ·  "));
+}
+
+// ---- The object store's tiers, by site -----------------------------------------------------------------------------------
+
+function drawTiers() {
+  none("tiers", hub.tiers.length === 0);
+  $("tiers-table").hidden = hub.tiers.length === 0;
+  sync($("tiers"), hub.tiers, (at) => at.site, (at) => {
+    const cell = (name, ...children) => make("td", { role: "cell", class: name }, ...children);
+    // What the heading says stands beside the figure where the row is a block.
+    const level = (name, words) => cell(name, make("span", { class: "of soft small", "aria-hidden": "true" }, words), make("span", { class: "level" }), make("div", { class: "bar", "aria-hidden": "true" }, make("i")));
+    const counts = (name, words) => cell(`number ${name}`, make("span", { class: "of soft small", "aria-hidden": "true" }, words), make("span", { class: "count" }), make("div", { class: "soft small more" }));
+    const row = make("tr", { role: "row", "data-tiers": at.site }, make("th", { scope: "row", role: "rowheader" }, siteLabel(at.site)),
+      level("disk", "Disk"), level("memory", "Memory"), counts("objects", "Objects"), counts("opens", "Opens"), counts("queue", "Wait for upload"),
+      cell("persistency", make("span", { class: "of soft small", "aria-hidden": "true" }, "Persistency tier"), make("span", { class: "badge" }), make("div", { class: "soft small more" })));
+    tint(row, "--site", hue(at.site));
+    return row;
+  }, (row, { tiers: has, reason }) => {
+    const filled = (name, used, limit) => {
+      const cell = part(row, `.${name}`);
+      text(part(cell, ".level"), !has ? "–" : limit ? `${bytes(used)} of ${bytes(limit)}` : "none");
+      part(cell, ".bar").hidden = !has || !limit;
+      part(cell, ".bar i").style.width = has && limit ? `${Math.round(1000 * Math.min(1, used / limit)) / 10}%` : "0";
+    };
+    const counted = (name, value, more) => { text(part(row, `.${name} .count`), has ? String(value) : "–"); text(part(row, `.${name} .more`), has ? more : ""); };
+    filled("disk", has?.disk_used_bytes, has?.disk_limit_bytes);
+    filled("memory", has?.memory_used_bytes, has?.memory_limit_bytes);
+    counted("objects", has?.objects, has?.attached ? `${plural(has.attached, "program")} attached` : "");
+    const opens = (has?.opened_here ?? 0) + (has?.fetched ?? 0);
+    counted("opens", opens, opens ? `${number((100 * has.opened_here) / opens, 0)} % here, ${has.fetched} fetched` : "");
+    counted("queue", has?.queued, has?.waited ? `${plural(has.waited, "write")} waited for room${has.refused ? `, ${has.refused} refused` : ""}` : "");
+    const mark = part(row, ".persistency .badge");
+    text(mark, has ? { none: "none", works: "works", fails: "fails" }[has.persistency] : "no answer");
+    attribute(mark, "class", `badge ${!has || has.persistency === "fails" ? "bad" : has.persistency === "works" ? "good" : ""}`);
+    const went = has?.uploaded ? `${plural(has.uploaded, "object")} uploaded (${bytes(has.uploaded_bytes)}), ${has.spilled} left the site` : has?.persistency === "fails" ? "tried again after a pause; nothing is freed meanwhile" : "";
+    text(part(row, ".persistency .more"), has ? went : reason);
+  });
 }
 
 // ---- Recommendations, store, events -----------------------------------------------------------------------------------
@@ -561,3 +617,4 @@ async function everySecond() { await poll(); setTimeout(everySecond, POLL_MS); }
 everySecond();
 setInterval(() => { if (document.body.dataset.state === "live") pollStore(); }, STORE_POLL_MS);
 setInterval(() => { if (document.body.dataset.state === "live") pollStreams(); }, STREAMS_POLL_MS);
+setInterval(() => { if (document.body.dataset.state === "live") pollTiers(); }, TIERS_POLL_MS);

@@ -226,12 +226,19 @@ pub fn read() -> Result<Vec<Value>> {
         }
     }
     let wanted = zipf(OBJECTS, ROUNDS * OURS);
-    let (mut ours, mut file, mut gets) = (Vec::new(), Vec::new(), Vec::new());
+    // The least that a read can be: a copy of the same bytes, at a place that is known.
+    let bytes: Vec<_> = names.iter().map(|(key, _, _)| store.node.open(&store.bucket, key)).collect::<Result<_, _>>()?;
+    let (mut ours, mut file, mut gets, mut copies) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let wanted = &wanted[round * OURS..(round + 1) * OURS];
         timed(&mut ours, OURS, |n| names[wanted[n]].0.clone(), |key| {
             let object = store.node.open(&store.bucket, key)?;
             buf.copy_from_slice(object.bytes());
+            std::hint::black_box(&buf);
+            Ok(())
+        })?;
+        timed(&mut copies, OURS, |n| wanted[n], |n| {
+            buf.copy_from_slice(bytes[*n].bytes());
             std::hint::black_box(&buf);
             Ok(())
         })?;
@@ -249,6 +256,7 @@ pub fn read() -> Result<Vec<Value>> {
     let mut out = vec![
         figure("geds-read.p50", "µs", "<= 1.0", p50, None, samples, p50 <= 1.0),
         figure("geds-read.p99", "µs", "<= 5.0", p99, Some(quantile(&mut file, 0.99)), samples, p99 <= 5.0),
+        figure("geds-read.copy.p50", "µs", "reported", p50, Some(quantile(&mut copies, 0.5)), samples, true),
         figure("geds-read.file.p50", "µs", "ratio <= 0.333", p50, Some(by_file), samples, p50 / by_file <= 1.0 / 3.0),
     ];
     if gets.is_empty() {
@@ -267,7 +275,62 @@ fn sum(bytes: &[u8]) -> u64 {
     tail.iter().fold(sum, |sum, byte| sum.wrapping_add(u64::from(*byte)))
 }
 
-/// Sums an object of 512 MiB through its mapping; a plain mapping of a file and `pread` beside it.
+/// A program in Java that sums an object through a direct buffer each time that it is told to.
+struct Java {
+    child: Child,
+    answers: BufReader<std::process::ChildStdout>,
+}
+
+impl Java {
+    /// Attached to the agent of a folder. `Err`: why there is none on this machine.
+    fn start(folder: &Path, bucket: &BucketName, key: &Key) -> Result<Result<Java, String>> {
+        let exe = std::env::current_exe()?;
+        let library = exe.with_file_name("libcloudskin_geds.so");
+        if !library.exists() {
+            return Ok(Err("libcloudskin_geds.so is missing; cargo build --release --workspace makes it".into()));
+        }
+        if Command::new("javac").arg("-version").output().is_err() {
+            return Ok(Err("javac is missing; setup/setup.sh test installs it".into()));
+        }
+        let (jar, classes) = (folder.join("geds.jar"), folder.join("classes"));
+        let done = |command: &mut Command| -> Result<()> {
+            let out = command.output()?;
+            anyhow::ensure!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
+            Ok(())
+        };
+        done(Command::new(root().join("bindings/java/build.sh")).arg(&jar))?;
+        done(Command::new("javac").arg("-cp").arg(&jar).arg("-d").arg(&classes).arg(root().join("bench/programs/Scan.java")))?;
+        let path = format!("{}:{}", jar.display(), classes.display());
+        let mut child = Command::new("java")
+            .args(["-cp", &path, "Scan"])
+            .arg(folder)
+            .args([bucket.as_str(), key.as_str()])
+            .env("CLOUDSKIN_GEDS_LIBRARY", &library)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let answers = BufReader::new(child.stdout.take().context("it has a pipe")?);
+        Ok(Ok(Java { child, answers }))
+    }
+
+    /// Seconds, and the sum.
+    fn sum(&mut self) -> Result<(f64, u64)> {
+        self.child.stdin.as_mut().context("it has a pipe")?.write_all(b"\n")?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        let (ns, sum) = line.trim().split_once(' ').context("the program in Java has ended")?;
+        Ok((ns.parse::<f64>()? / 1e9, sum.parse::<i64>()? as u64))
+    }
+}
+
+impl Drop for Java {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sums an object of 512 MiB through its mapping; a plain mapping of a file and `pread` beside it, and a program in Java that is attached to the store.
 pub fn scan() -> Result<Vec<Value>> {
     let store = Store::open()?;
     let key = Key::new("large")?;
@@ -288,13 +351,33 @@ pub fn scan() -> Result<Vec<Value>> {
     if sum(object.bytes()) != expected || meta.size != LARGE as u64 {
         bail!("the object is not what was written");
     }
+    let socket = geds::Shared::socket(store.folder.path());
+    let shared = (store.node.node().clone(), socket.clone());
+    let sharing = store.runtime.spawn(async move { shared.0.share(&shared.1).await });
+    while UnixStream::connect(&socket).is_err() {
+        anyhow::ensure!(!sharing.is_finished(), "the store can't be shared at {}", socket.display());
+        std::thread::yield_now();
+    }
+    let mut java = Java::start(store.folder.path(), &store.bucket, &key)?;
+    if let Ok(java) = &mut java {
+        // The first rounds are the interpreter's and its compiler's.
+        for _ in 0..ROUNDS {
+            anyhow::ensure!(java.sum()?.1 == expected, "Java reads something else");
+        }
+    }
+    let mut by_java = Vec::new();
     let mut buf = vec![0u8; 1 << 20];
-    let (mut ours, mut by_map, mut by_pread) = (Vec::new(), Vec::new(), Vec::new());
+    // Memory that is no file's, and pread without looking at what came: what bounds both.
+    let memory = mapping.to_vec();
+    let (mut ours, mut by_map, mut by_pread, mut by_memory, mut copied) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let rate = |start: Instant| LARGE as f64 / start.elapsed().as_secs_f64() / 1e9;
     for _ in 0..ROUNDS {
         let start = Instant::now();
         std::hint::black_box(sum(object.bytes()));
         ours.push(rate(start));
+        if let Ok(java) = &mut java {
+            by_java.push(LARGE as f64 / java.sum()?.0 / 1e9);
+        }
         let start = Instant::now();
         std::hint::black_box(sum(&mapping));
         by_map.push(rate(start));
@@ -306,20 +389,41 @@ pub fn scan() -> Result<Vec<Value>> {
         }
         std::hint::black_box(total);
         by_pread.push(rate(start));
+        let start = Instant::now();
+        std::hint::black_box(sum(&memory));
+        by_memory.push(rate(start));
+        let start = Instant::now();
+        for at in (0..LARGE).step_by(buf.len()) {
+            plain.read_exact_at(&mut buf, at as u64)?;
+        }
+        copied.push(rate(start));
     }
+    let (in_memory, by_copy) = (quantile(&mut by_memory, 0.5), quantile(&mut copied, 0.5));
     let (o, m, p) = (quantile(&mut ours, 0.5), quantile(&mut by_map, 0.5), quantile(&mut by_pread, 0.5));
-    Ok(vec![
+    let mut out = vec![
         figure("geds-scan.mapping", "GB/s", "ratio >= 0.9", o, Some(m), ROUNDS, o / m >= 0.9),
         figure("geds-scan.pread", "GB/s", "ratio >= 3.0", o, Some(p), ROUNDS, o / p >= 3.0),
-    ])
+        figure("geds-scan.memory", "GB/s", "reported", o, Some(in_memory), ROUNDS, true),
+        figure("geds-scan.pread-alone", "GB/s", "reported", o, Some(by_copy), ROUNDS, true),
+    ];
+    match java {
+        Ok(_) => {
+            let j = quantile(&mut by_java, 0.5);
+            out.push(figure("geds-scan.java", "GB/s", "ratio >= 0.95", j, Some(o), ROUNDS, j / o >= 0.95));
+        }
+        Err(why) => out.push(json!({"name": "geds-scan.java", "not_run": why})),
+    }
+    Ok(out)
 }
 
 /// A read-only mapping of a whole file.
 ///
 /// # Safety
 /// Nobody may change the file while it is mapped.
-unsafe fn memmap(file: &File) -> Result<impl std::ops::Deref<Target = [u8]> + use<>> {
+pub unsafe fn memmap(file: &File) -> Result<impl std::ops::Deref<Target = [u8]> + Send + use<>> {
     struct Mapping(*mut libc::c_void, usize);
+    // SAFETY: it is read only, and belongs to no thread.
+    unsafe impl Send for Mapping {}
     impl std::ops::Deref for Mapping {
         type Target = [u8];
         fn deref(&self) -> &[u8] {

@@ -5,7 +5,7 @@
 
 use crate::{
     figure,
-    geds::{data, quantile},
+    geds::{data, memmap, quantile},
     root,
 };
 use anyhow::{Context, Result, bail, ensure};
@@ -135,7 +135,60 @@ fn bare_server(path: &Path) -> Result<std::net::SocketAddr> {
     Ok(address)
 }
 
-/// 4 KiB and 512 MiB from another node, beside a bare socket that sends the same bytes of a file.
+/// The same through mutual TLS and nothing else: what encrypting costs by itself. Threads that block, as the bare server's.
+fn bare_tls(ground: &Ground, path: &Path) -> Result<rustls::StreamOwned<rustls::ClientConnection, TcpStream>> {
+    let file = File::open(path)?;
+    // SAFETY: the file was made by this benchmark, in a folder of its own, and nobody changes it any more.
+    let mapping = unsafe { memmap(&file)? };
+    let name = site_name(&SiteId::new("edge")?);
+    let own = ground.authority.issue(&name)?;
+    let (accepted, dialled) = ground.runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let (address, acceptor, dialer) = (listener.local_addr()?.to_string(), own.acceptor(&[ALPN])?, own.dialer()?);
+        let accepting = async {
+            let (tcp, _) = listener.accept().await?;
+            tcp.set_nodelay(true)?;
+            anyhow::Ok(acceptor.accept(tcp).await?)
+        };
+        let dialling = async { anyhow::Ok(dialer.dial(&name, &address, ALPN).await?) };
+        tokio::try_join!(accepting, dialling)
+    })?;
+    let blocking = |tcp: tokio::net::TcpStream| -> Result<TcpStream> {
+        let tcp = tcp.into_std()?;
+        tcp.set_nonblocking(false)?;
+        Ok(tcp)
+    };
+    let (tcp, session) = accepted.into_inner();
+    let mut server = rustls::StreamOwned::new(session, blocking(tcp)?);
+    thread::spawn(move || {
+        let mut ask = [0; 8];
+        while server.read_exact(&mut ask).is_ok() {
+            let len = u64::from_le_bytes(ask) as usize;
+            if server.write_all(&mapping[..len]).and_then(|()| server.flush()).is_err() {
+                break;
+            }
+        }
+    });
+    let tokio_rustls::TlsStream::Client(dialled) = dialled else { bail!("who dials is the client") };
+    let (tcp, session) = dialled.into_inner();
+    Ok(rustls::StreamOwned::new(session, blocking(tcp)?))
+}
+
+/// Asks for so many bytes, and takes them.
+fn ask(socket: &mut (impl Read + Write), len: usize, into: &mut [u8]) -> Result<()> {
+    socket.write_all(&(len as u64).to_le_bytes())?;
+    let mut rest = len;
+    while rest > 0 {
+        let most = rest.min(into.len());
+        match socket.read(&mut into[..most])? {
+            0 => bail!("the bare server hung up"),
+            n => rest -= n,
+        }
+    }
+    Ok(())
+}
+
+/// 4 KiB and 512 MiB from another node, beside a bare socket that sends the same bytes of a file, and beside TLS alone.
 pub fn peer() -> Result<Vec<Value>> {
     const SMALL: usize = 4096;
     const LARGE: usize = 512 << 20;
@@ -155,22 +208,13 @@ pub fn peer() -> Result<Vec<Value>> {
     let mut socket = TcpStream::connect(server)?;
     socket.set_nodelay(true)?;
     let dialer = ground.authority.issue(&site_name(&SiteId::new("cloud")?))?.dialer()?;
-    let mut client = ground.runtime.block_on(PeerClient::dial(&dialer, &SiteId::new("edge")?, &address))?;
+    // Who asks is another program, with a thread and a runtime of its own.
+    let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut client = own.block_on(PeerClient::dial(&dialer, &SiteId::new("edge")?, &address))?;
+    let mut tls = bare_tls(&ground, &plain)?;
     let mut into = vec![0; 256 << 10];
-    let mut bare = |len: usize| -> Result<()> {
-        socket.write_all(&(len as u64).to_le_bytes())?;
-        let mut rest = len;
-        while rest > 0 {
-            let most = rest.min(into.len());
-            match socket.read(&mut into[..most])? {
-                0 => bail!("the bare server hung up"),
-                n => rest -= n,
-            }
-        }
-        Ok(())
-    };
     let mut ours = |key: &Key, len: usize| -> Result<()> {
-        ground.runtime.block_on(async {
+        own.block_on(async {
             let (_, mut download) = client.get(&ground.bucket, key, Range::default()).await?;
             let mut got = 0;
             while let Some(chunk) = download.chunk().await? {
@@ -180,29 +224,43 @@ pub fn peer() -> Result<Vec<Value>> {
             Ok(())
         })
     };
-    let (mut o, mut p) = (Vec::new(), Vec::new());
+    let (mut o, mut p, mut t) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ASKS / 100 {
-        for samples in [&mut o, &mut p].into_iter().enumerate() {
+        for (n, samples) in [&mut o, &mut p, &mut t].into_iter().enumerate() {
             for _ in 0..100 {
                 let start = Instant::now();
-                if samples.0 == 0 { ours(&small, SMALL)? } else { bare(SMALL)? }
-                samples.1.push(start.elapsed().as_secs_f64() * 1e6);
+                match n {
+                    0 => ours(&small, SMALL)?,
+                    1 => ask(&mut socket, SMALL, &mut into)?,
+                    _ => ask(&mut tls, SMALL, &mut into)?,
+                }
+                samples.push(start.elapsed().as_secs_f64() * 1e6);
             }
         }
     }
-    let (by_us, by_socket) = (quantile(&mut o, 0.5), quantile(&mut p, 0.5));
-    let mut out = vec![figure("geds-peer.4KiB.p50", "µs", "ratio <= 1.5", by_us, Some(by_socket), o.len(), by_us / by_socket <= 1.5)];
-    let (mut o, mut p, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+    let (by_us, by_socket, by_tls) = (quantile(&mut o, 0.5), quantile(&mut p, 0.5), quantile(&mut t, 0.5));
+    let mut out = vec![
+        figure("geds-peer.4KiB.p50", "µs", "ratio <= 1.5", by_us, Some(by_socket), o.len(), by_us / by_socket <= 1.5),
+        figure("geds-peer.4KiB.tls.p50", "µs", "reported", by_us, Some(by_tls), o.len(), true),
+    ];
+    let (mut o, mut p, mut t, mut kept) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let rate = |start: Instant| LARGE as f64 / start.elapsed().as_secs_f64() / 1e6;
     for round in 0..ROUNDS {
-        for turn in [round % 2, (round + 1) % 2] {
+        for turn in 0..3 {
             let start = Instant::now();
-            if turn == 0 {
-                ours(&large, LARGE)?;
-                o.push(rate(start));
-            } else {
-                bare(LARGE)?;
-                p.push(rate(start));
+            match (round + turn) % 3 {
+                0 => {
+                    ours(&large, LARGE)?;
+                    o.push(rate(start));
+                }
+                1 => {
+                    ask(&mut socket, LARGE, &mut into)?;
+                    p.push(rate(start));
+                }
+                _ => {
+                    ask(&mut tls, LARGE, &mut into)?;
+                    t.push(rate(start));
+                }
             }
         }
         // What a reader on another node waits for: fetched in ranges, checked, durable and recorded.
@@ -217,6 +275,8 @@ pub fn peer() -> Result<Vec<Value>> {
     }
     let (by_us, by_sendfile) = (quantile(&mut o, 0.5), quantile(&mut p, 0.5));
     out.push(figure("geds-peer.large", "MB/s", "ratio >= 0.9", by_us, Some(by_sendfile), ROUNDS, by_us / by_sendfile >= 0.9));
+    let by_tls = quantile(&mut t, 0.5);
+    out.push(figure("geds-peer.large.tls", "MB/s", "reported", by_us, Some(by_tls), ROUNDS, true));
     let kept = quantile(&mut kept, 0.5);
     out.push(figure("geds-peer.large.kept", "MB/s", "reported", kept, Some(by_sendfile), ROUNDS, true));
     Ok(out)

@@ -1,6 +1,6 @@
 //! How fast cells compute, and what it costs that they can be stopped anywhere.
 //!
-//! `kernels`: small programs of several kinds as cells against the better of `gcc -O3` and `clang -O3`. `instrumentation`: the same programs with safe points
+//! `kernels`: small programs of several kinds as cells in the fast tier against the better of `gcc -O3` and `clang -O3`. `instrumentation`: the same programs with safe points
 //! against without, and how long it takes from a request until a cell has stopped. Processor time, the least of several runs, in turn. All of them must
 //! print the same, bit for bit: sums are rounded twice everywhere (`-ffp-contract=off`), and no kernel asks the C library for more than a square root.
 
@@ -8,7 +8,7 @@ use crate::{figure, root};
 use anyhow::{Context, Result, bail};
 use cells::toolchain::driver::{self, Lang};
 use cells::wasi::{Mounts, Output};
-use cells::{Cell, Control, Ended, Engine, Program, Spec, engine};
+use cells::{Cell, Control, Ended, Engine, Program, Spec, Tier, engine};
 use mpi::{Fabric, Message, Rank, Wire};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -24,12 +24,14 @@ const STOPS: usize = 40;
 struct Kernel {
     name: String,
     ours: Arc<Program>,
+    /// In the fast tier.
+    fast: Arc<Program>,
     /// The same without safe points.
     plain: Arc<Program>,
     native: Vec<tempfile::TempPath>,
 }
 
-fn kernels(engine: &Engine, compilers: &[&str]) -> Result<Vec<Kernel>> {
+fn kernels(engine: &Engine, fast: &Engine, compilers: &[&str]) -> Result<Vec<Kernel>> {
     let folder = root().join("bench/programs/kernels");
     let mut sources: Vec<std::path::PathBuf> = std::fs::read_dir(&folder)?.map(|e| Ok(e?.path())).collect::<Result<_>>()?;
     sources.sort();
@@ -38,7 +40,8 @@ fn kernels(engine: &Engine, compilers: &[&str]) -> Result<Vec<Kernel>> {
     let build = |source: &Path| -> Result<Kernel> {
         let native = compilers.iter().map(|c| native(c, source)).collect::<Result<_>>()?;
         let name = source.file_stem().and_then(|n| n.to_str()).unwrap_or("?").to_string();
-        Ok(Kernel { name, ours: engine.load(&cell(source, true)?)?, plain: engine.load_bare(&cell(source, false)?)?, native })
+        let module = cell(source, true)?;
+        Ok(Kernel { name, ours: engine.load(&module)?, fast: fast.load(&module)?, plain: engine.load_bare(&cell(source, false)?)?, native })
     };
     sources.iter().map(|s| build(s).with_context(|| s.display().to_string())).collect()
 }
@@ -80,7 +83,7 @@ impl Wire for NoWire {
     fn acknowledge(&self, _: Rank, _: Rank, _: u64) {}
 }
 
-fn start(engine: &Engine, program: &Arc<Program>, output: Arc<dyn Output>, control: Arc<Control>) -> Result<Cell> {
+pub fn start(engine: &Engine, program: &Arc<Program>, output: Arc<dyn Output>, control: Arc<Control>) -> Result<Cell> {
     let fabric = Arc::new(Fabric::new(1, Box::new(NoWire)));
     fabric.arrive(Rank(0), Vec::new());
     let spec = Spec {
@@ -100,7 +103,7 @@ fn start(engine: &Engine, program: &Arc<Program>, output: Arc<dyn Output>, contr
 }
 
 /// On a thread with a guest's stack.
-fn on_thread<T: Send>(body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+pub fn on_thread<T: Send>(body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn_scoped(scope, body)?;
         thread.join().map_err(|_| anyhow::anyhow!("a rank's thread panicked"))?
@@ -160,7 +163,7 @@ fn fastest(name: &str, variants: &[&dyn Fn() -> Result<(f64, String)>]) -> Resul
     Ok(best)
 }
 
-fn geomean(ratios: &[f64]) -> f64 {
+pub fn geomean(ratios: &[f64]) -> f64 {
     (ratios.iter().map(|r| r.ln()).sum::<f64>() / ratios.len() as f64).exp()
 }
 
@@ -169,35 +172,41 @@ fn worst(ratios: &[f64]) -> f64 {
 }
 
 /// A figure that is a ratio by itself.
-fn ratio(name: &str, value: f64, most: f64, samples: usize) -> Value {
+pub fn ratio(name: &str, value: f64, most: f64, samples: usize) -> Value {
     json!({"name": name, "ours": value, "peer": 1.0, "ratio": value, "unit": "ratio", "goal": format!("<= {most}"), "met": value <= most, "samples": samples})
 }
 
-fn the_engine() -> Result<Engine> {
-    Ok(Engine::new(&engine::Options { cells_max: 8, ..Default::default() })?)
+pub fn the_engine(tier: Tier) -> Result<Engine> {
+    Ok(Engine::new(&engine::Options { cells_max: 8, tier, ..Default::default() })?)
 }
 
 pub fn kernels_bench() -> Result<Vec<Value>> {
-    let engine = the_engine()?;
-    let (mut out, mut ratios) = (Vec::new(), Vec::new());
-    for k in kernels(&engine, &["gcc", "clang"])? {
-        let times = fastest(&k.name, &[&|| run(&engine, &k.ours), &|| run_native(&k.native[0]), &|| run_native(&k.native[1])])?;
+    let (quick, fast) = (the_engine(Tier::Quick)?, the_engine(Tier::Fast)?);
+    let (mut out, mut ratios, mut quick_ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for k in kernels(&quick, &fast, &["gcc", "clang"])? {
+        let times = fastest(
+            &k.name,
+            &[&|| run(&fast, &k.fast), &|| run_native(&k.native[0]), &|| run_native(&k.native[1]), &|| run(&quick, &k.ours)],
+        )?;
         let peer = times[1].min(times[2]);
+        quick_ratios.push(times[3] / peer);
         ratios.push(times[0] / peer);
         let mut f = figure(&format!("kernels.{}", k.name), "ms", "ratio <= 1.3", times[0], Some(peer), RUNS, times[0] / peer <= 1.3);
         f["gcc"] = times[1].into();
         f["clang"] = times[2].into();
+        f["quick_tier"] = times[3].into();
         out.push(f);
     }
+    out.push(json!({"name": "kernels.quick-tier.geomean", "ours": geomean(&quick_ratios), "peer": 1.0, "unit": "ratio", "goal": "reported", "met": true}));
     out.push(ratio("kernels.geomean", geomean(&ratios), 1.05, ratios.len()));
     out.push(ratio("kernels.worst", worst(&ratios), 1.3, ratios.len()));
     Ok(out)
 }
 
 pub fn instrumentation() -> Result<Vec<Value>> {
-    let engine = the_engine()?;
+    let engine = the_engine(Tier::Quick)?;
     let (mut out, mut ratios, mut stops) = (Vec::new(), Vec::new(), Vec::new());
-    for k in kernels(&engine, &[])? {
+    for k in kernels(&engine, &engine, &[])? {
         let times = fastest(&k.name, &[&|| run(&engine, &k.ours), &|| run(&engine, &k.plain)])?;
         ratios.push(times[0] / times[1]);
         out.push(figure(&format!("instrumentation.{}", k.name), "ms", "ratio <= 1.1", times[0], Some(times[1]), RUNS, times[0] / times[1] <= 1.1));

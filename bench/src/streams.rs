@@ -250,7 +250,7 @@ fn nats(runtime: &Runtime, folder: &Path, rate: u64, bytes: usize) -> Result<Lat
 }
 
 /// Latencies of 4 KiB writes that are on the disk when they return, in a file that is filled already.
-fn device(folder: &Path) -> Result<Latencies> {
+pub fn device(folder: &Path) -> Result<Latencies> {
     let path = folder.join("device");
     let file = std::fs::File::create(&path)?;
     file.write_all_at(&vec![0; 8 << 20], 0)?;

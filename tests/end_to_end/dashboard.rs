@@ -307,7 +307,7 @@ fn advice_is_explained_and_everything_is_reached_by_keys() {
     // For those who listen: parts have their headings, pictures and lists their names.
     let spoken = browser.spoken();
     let has = |role: &str, name: &str| assert!(spoken.iter().any(|(r, n)| r == role && n.to_lowercase().contains(&name.to_lowercase())), "no {role} {name:?} in {spoken:#?}");
-    for heading in ["Sites", "Migrations", "Jobs", "Recommendations", "Store", "Events"] {
+    for heading in ["Sites", "Migrations", "Jobs", "Recommendations", "Object store", "Buckets", "Events"] {
         has("heading", heading);
     }
     has("list", "ranks at cloud");
@@ -315,8 +315,63 @@ fn advice_is_explained_and_everything_is_reached_by_keys() {
     has("image", "demand per core");
     has("image", "rank 0 was at edge");
     has("table", "Jobs");
+    has("table", "Object store");
     let nameless: Vec<_> = spoken.iter().filter(|(role, name)| ["image", "link", "button", "table", "log", "list"].contains(&role.as_str()) && name.is_empty()).collect();
     assert!(nameless.is_empty(), "without a name: {nameless:?}");
+    browser.was_clean(&address);
+}
+
+#[test]
+fn the_object_stores_tiers_are_shown_as_the_nodes_have_them() {
+    let bucket = tempfile::tempdir().unwrap();
+    let objects = bucket.path().join("objects");
+    let platform = Platform::start_with(|up| {
+        up.env("CLOUDSKIN_GEDS__PERSIST", format!("file:{}", bucket.path().display())).env("CLOUDSKIN_GEDS__MEMORY", "64MiB");
+        up.env("CLOUDSKIN_GEDS__BUCKETS", r#"{ quick = { tier = "memory" }, late = { mode = "write-behind" } }"#);
+    });
+    let Some(browser) = Browser::start() else { return };
+    let (address, entrance) = addresses(&platform);
+    let put = |object: &str, mib: usize| {
+        let file = platform.data().join("to-put");
+        std::fs::write(&file, vec![7; mib << 20]).unwrap();
+        platform.ok(&["store", "put", file.to_str().unwrap(), object, "--site", "edge"]);
+    };
+    browser.open(&entrance);
+    browser.sees("[data-tiers=edge]", &["0 B of 10.0 GiB", "0 B of 64.0 MiB", "works"]);
+    put("data/kept", 3);
+    put("data/spilled", 5);
+    put("quick/here", 2);
+    browser.sees("[data-tiers=edge]", &["8.0 MiB of 10.0 GiB", "2.0 MiB of 64.0 MiB"]);
+    browser.sees("[data-tiers=edge] .objects", &["3"]);
+    platform.ok(&["store", "spill", "data/spilled"]);
+    browser.sees("[data-tiers=edge]", &["3.0 MiB of 10.0 GiB", "1 object uploaded (5.0 MiB), 1 left the site"]);
+    // A cell at the other site opens what lies here; each site counts its own.
+    platform.ok(&["store", "put", scene().to_str().unwrap(), "scenes/scene.tif", "--site", "edge"]);
+    let job = platform.submit(&vegetation(), &["--np", "1", "--site", "cloud"], &["--rounds", "1", "/scenes/scene.tif", "/out"]);
+    platform.succeeded(&job);
+    browser.sees("[data-tiers=cloud] .opens", &["1 fetched"]);
+
+    // The store behind it fails: what is owed waits, and the page says so.
+    std::fs::rename(&objects, bucket.path().join("away")).unwrap();
+    std::fs::write(&objects, b"no folder").unwrap();
+    put("late/owed", 1);
+    browser.sees("[data-tiers=edge] .persistency", &["fails"]);
+    browser.sees("[data-tiers=edge] .queue", &["1"]);
+    browser.js("document.querySelector('#h-tiers').scrollIntoView()");
+    browser.picture("tiers");
+    browser.size(PHONE);
+    browser.js("document.querySelector('#h-tiers').scrollIntoView()");
+    browser.picture("tiers-phone");
+    assert_eq!(browser.js("return document.documentElement.scrollWidth"), json!(PHONE.0));
+    browser.size(DESK);
+    std::fs::remove_file(&objects).unwrap();
+    std::fs::rename(bucket.path().join("away"), &objects).unwrap();
+    browser.sees("[data-tiers=edge] .persistency", &["works", "2 objects uploaded (6.0 MiB)"]);
+
+    let spoken = browser.spoken();
+    for (role, name) in [("table", "object store"), ("rowheader", "edge"), ("columnheader", "persistency tier")] {
+        assert!(spoken.iter().any(|(r, n)| r == role && n.to_lowercase() == name), "no {role} {name:?} in {spoken:#?}");
+    }
     browser.was_clean(&address);
 }
 

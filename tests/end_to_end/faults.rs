@@ -4,6 +4,7 @@ use crate::platform::{CLOUDSKIN, Platform, both, compile, program, root};
 use base::identity::{Authority, Identity};
 use serde_json::Value;
 use std::{
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -283,6 +284,84 @@ fn a_taken_port_and_a_folder_that_cannot_be_written_are_said_in_a_line() {
             check(&[args, &["--data", bad]].concat(), &[bad, "can't be written", "--data"], 77);
         }
     }
+}
+
+/// What others than the owner may do below a folder, and with it: nothing.
+fn open_to_others(folder: &Path) -> Vec<String> {
+    let about = folder.symlink_metadata().unwrap();
+    let mode = about.permissions().mode() & 0o7777;
+    let own = (mode & 0o077 != 0 && !about.is_symlink()).then(|| format!("{mode:o} {}", folder.display()));
+    let below = about.is_dir().then(|| std::fs::read_dir(folder).unwrap().flatten().flat_map(|e| open_to_others(&e.path())));
+    own.into_iter().chain(below.into_iter().flatten()).collect()
+}
+
+#[test]
+fn what_a_platform_keeps_is_its_users_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let shared = |name: &str| {
+        let data = folder.path().join(name);
+        std::fs::create_dir(&data).unwrap();
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755)).unwrap();
+        data
+    };
+    let run = |data: &Path, args: &[&str]| {
+        let output = Command::new(CLOUDSKIN).args(args).env("CLOUDSKIN_DATA", data).env_remove("CLOUDSKIN_HUB").output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", both(&output));
+        both(&output)
+    };
+    // A folder that was made beforehand, as `mkdir` makes it; the log of an older start is there, too.
+    let data = shared("data");
+    std::fs::create_dir(data.join("logs")).unwrap();
+    std::fs::write(data.join("logs/up.log"), "").unwrap();
+    std::fs::write(data.join("cloudskin.toml"), "").unwrap();
+    std::fs::set_permissions(data.join("cloudskin.toml"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::set_permissions(data.join("logs"), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let any = "127.0.0.1:0";
+    let said = run(&data, &["up", "--detach", "--http", any, "--grpc", any, "--streams", any]);
+    assert!(said.contains("token="), "{said}");
+    let steps = fault("steps");
+    run(&data, &["store", "put", steps.to_str().unwrap(), "data/one", "--site", "edge"]);
+    run(&data, &["run", "--site", "edge", steps.to_str().unwrap(), "--", "/out/steps", "3"]);
+    run(&data, &["store", "spill", "data/one"]);
+    let open = open_to_others(&data);
+    run(&data, &["down"]);
+    for part in ["logs/up.log", "hub/token", "hub/hub.sqlite", "hub/logs/job-1/all.log", "edge/cache", "bucket-store", "streams"] {
+        assert!(data.join(part).exists(), "{part} is not where it was");
+    }
+    assert_eq!(open, Vec::<String>::new(), "others may look into these");
+
+    // One that has other things in it is the user's to shut.
+    let mixed = shared("mixed");
+    std::fs::write(mixed.join("photo"), "").unwrap();
+    for args in [&["up", "--http", any][..], &["hub", "--http", any, "--grpc", any], &["agent", "--site", "field", "--hub", any]] {
+        let (said, code) = refused(Command::new(CLOUDSKIN).args(args).arg("--data").arg(&mixed));
+        says(&said, &[mixed.to_str().unwrap(), "mode 755", "chmod 700", "--data"]);
+        assert_eq!(code, 77, "{said}");
+    }
+    assert_eq!(mixed.metadata().unwrap().permissions().mode() & 0o7777, 0o755);
+    // And one for everybody stays so.
+    std::fs::set_permissions(&mixed, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    std::fs::write(mixed.join("up.lock"), "").unwrap();
+    let (said, _) = refused(Command::new(CLOUDSKIN).args(["up", "--http", any]).arg("--data").arg(&mixed));
+    says(&said, &["can't be written", "everybody's", "--data"]);
+    assert_eq!(mixed.metadata().unwrap().permissions().mode() & 0o7777, 0o1777);
+}
+
+#[test]
+fn a_job_prints_on_the_two_streams_that_its_program_prints_on() {
+    let p = Platform::start();
+    let output = p.command(&["run", "--np", "2", "--site", "edge", fault("two_streams").to_str().unwrap()]).output().unwrap();
+    let lines = |bytes: &[u8]| {
+        let mut lines: Vec<String> = String::from_utf8_lossy(bytes).lines().map(str::to_string).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!((output.status.code(), lines(&output.stdout)), (Some(3), (0..2).map(|r| format!("result of rank {r}")).collect()), "{}", both(&output));
+    let errors = lines(&output.stderr);
+    for rank in 0..2 {
+        assert!(errors.contains(&format!("warning of rank {rank}")), "{}", both(&output));
+    }
+    assert!(p.ok(&["logs", "job-1"]).lines().count() == 4, "what is read later is all of it");
 }
 
 #[test]

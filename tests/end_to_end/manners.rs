@@ -76,6 +76,14 @@ fn a_compiler_says_what_is_missing() {
     check(&["cc", "part.c", "-o", "prog.wasm"], &["undefined symbol: main"]);
     check(&["c++", "part.cc", "-o", "prog.wasm"], &["undefined symbol: main"]);
     check(&["cc", "nofile.c", "-o", "prog.wasm"], &["nofile.c: No such file or directory"]);
+    // Another compiler would make other code, under this one's name.
+    let zig = folder.path().join("zig");
+    std::fs::write(&zig, "#!/bin/sh\necho 0.13.0\n").unwrap();
+    std::fs::set_permissions(&zig, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let output = Command::new(CLOUDSKIN).args(["cc", "-c", "part.c"]).current_dir(folder.path()).env("CLOUDSKIN_ZIG", &zig).output().unwrap();
+    let said = both(&output);
+    let parts = [zig.to_str().unwrap(), "zig 0.13.0", "needs zig 0.17.1", "CLOUDSKIN_ZIG"];
+    assert!(!output.status.success() && parts.iter().all(|p| said.contains(p)) && !folder.path().join("part.o").exists(), "{said}");
     // A library needs none.
     let output = Command::new(CLOUDSKIN).args(["cc", "-c", "part.c"]).current_dir(folder.path()).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{}", both(&output));

@@ -1,1 +1,3 @@
-//! Nothing: the tests are in `tests/`.
+//! What the programs in `bin/` share. The tests are in `tests/`.
+
+pub mod outside;

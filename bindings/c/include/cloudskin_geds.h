@@ -51,7 +51,14 @@ int geds_code(void);
 /* Opens the store in `folder`, made if it isn't there, for the process that calls itself `site` (a word of small letters, digits and `-`; one process at a
  * time has a name). `limit`: bytes of disk for its objects; `memory`: bytes of memory for objects that want to be there, or 0. */
 geds_store *geds_open(const char *folder, const char *site, uint64_t limit, uint64_t memory);
-/* Waits until what was sealed is published, and frees. Objects that are open stay readable. */
+/* The same, and makes this process the agent of the folder: others attach to it, read what it holds without a copy and write through it, and what they have sealed is kept
+ * and uploaded when they are gone. `persist`: where to, "file:<folder>", or "s3://<bucket>", "gs://<bucket>", "az://<container>" with the CLOUDSKIN_GEDS__S3_..., GS_... or AZ_... variables of the environment; NULL: what
+ * CLOUDSKIN_GEDS__PERSIST says, if anything. One agent at a time has a folder; it lives until geds_close. */
+geds_store *geds_agent(const char *folder, const char *site, uint64_t limit, uint64_t memory, const char *persist);
+/* Attaches to the agent of a folder, or of a site (`cloudskin agent --data FOLDER`). The store is the agent's: nothing of it ends with this process but what is not sealed. A process that was forked attaches anew; what was open
+ * before stays readable in it. */
+geds_store *geds_attach(const char *folder);
+/* Waits until what was sealed is published (for an agent: and uploaded), and frees. Objects that are open stay readable. */
 int geds_close(geds_store *store);
 
 /* Waits until everything that was sealed here before is durable and seen by all, or has failed to be. */

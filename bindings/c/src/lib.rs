@@ -4,7 +4,7 @@
 //! border as `GEDS_INTERNAL`. Nothing here decides anything about objects.
 
 use base::{Kind, SiteId, unit::Bytes as Size};
-use geds::{BucketName, Error, Key, Object, ObjectMeta, Page, Shared, SharedOptions, Writer};
+use geds::{Attached, AttachedWriter, BucketName, Config, Error, Key, Lent, Object, ObjectMeta, Page, Shared, SharedOptions, Writer};
 use std::{
     cell::RefCell,
     ffi::{CStr, CString, c_char, c_int, c_void},
@@ -30,12 +30,62 @@ impl Info {
     }
 }
 
-/// `geds_store`
-pub struct Store(Shared);
+/// `geds_store`: a node of this process's own, or the one of the machine's agent.
+pub enum Store {
+    Own(Shared),
+    Attached(Attached),
+}
 /// `geds_writer`
-pub struct Writing(Writer);
+pub enum Writing {
+    Own(Writer),
+    Attached(AttachedWriter),
+}
 /// `geds_object`
-pub struct Opened(Object);
+pub enum Opened {
+    Own(Object),
+    Lent(Lent),
+}
+
+impl Opened {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Opened::Own(object) => object.bytes(),
+            Opened::Lent(object) => object.bytes(),
+        }
+    }
+}
+
+/// The same call, of whichever it is.
+macro_rules! either {
+    ($store:expr, $door:ident => $call:expr) => {
+        match $store {
+            Store::Own(shared) => {
+                let $door = shared.blocking();
+                $call
+            }
+            Store::Attached($door) => $call,
+        }
+    };
+}
+macro_rules! either_writer {
+    ($writer:expr, $door:ident => $call:expr) => {
+        match $writer {
+            Writing::Own($door) => $call,
+            Writing::Attached($door) => $call,
+        }
+    };
+}
+
+impl Store {
+    fn create(&self, bucket: &BucketName, key: &Key, if_absent: c_int) -> Result<Writing, Error> {
+        match (self, if_absent != 0) {
+            (Store::Own(shared), false) => shared.blocking().create(bucket, key).map(Writing::Own),
+            (Store::Own(shared), true) => shared.blocking().create_new(bucket, key).map(Writing::Own),
+            (Store::Attached(attached), false) => attached.create(bucket, key).map(Writing::Attached),
+            (Store::Attached(attached), true) => attached.create_new(bucket, key).map(Writing::Attached),
+        }
+    }
+}
 
 thread_local! {
     static LAST: RefCell<(c_int, CString)> = RefCell::default();
@@ -123,7 +173,36 @@ pub unsafe extern "C" fn geds_open(folder: *const c_char, site: *const c_char, l
         let (folder, site) = unsafe { (text(folder, "folder")?, text(site, "site")?) };
         let site = SiteId::new(site).map_err(|e| Error::BadName { what: e.what, name: e.name, rule: "use small letters, digits and `-`" })?;
         let memory = (memory > 0).then_some(Size(memory));
-        Shared::open(SharedOptions { folder: folder.into(), site, limit: Size(limit), memory }).map(Store)
+        Shared::open(SharedOptions { folder: folder.into(), site, limit: Size(limit), memory }).map(Store::Own)
+    }))
+}
+
+/// # Safety
+/// See the header: strings end with NUL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_agent(folder: *const c_char, site: *const c_char, limit: u64, memory: u64, persist: *const c_char) -> *mut Store {
+    handle(call(|| {
+        // SAFETY: the caller's promise.
+        let (folder, site) = unsafe { (text(folder, "folder")?, text(site, "site")?) };
+        let mut config = Config::from_environment()?;
+        if !persist.is_null() {
+            // SAFETY: not NULL, and the caller's promise.
+            config.persist = Some(unsafe { text(persist, "persist")? }.into());
+        }
+        let site = SiteId::new(site).map_err(|e| Error::BadName { what: e.what, name: e.name, rule: "use small letters, digits and `-`" })?;
+        let memory = (memory > 0).then_some(Size(memory));
+        Shared::agent(SharedOptions { folder: folder.into(), site, limit: Size(limit), memory }, config.persist()?).map(Store::Own)
+    }))
+}
+
+/// # Safety
+/// See the header: strings end with NUL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_attach(folder: *const c_char) -> *mut Store {
+    handle(call(|| {
+        // SAFETY: the caller's promise.
+        let folder = unsafe { text(folder, "folder")? };
+        Shared::attach(folder).map(Store::Attached)
     }))
 }
 
@@ -136,7 +215,10 @@ pub unsafe extern "C" fn geds_close(store: *mut Store) -> c_int {
     }
     // SAFETY: it came from `geds_open`, and the caller gives it back once.
     let store = unsafe { Box::from_raw(store) };
-    code(call(|| store.0.close()))
+    code(call(|| match *store {
+        Store::Own(shared) => shared.close(),
+        Store::Attached(_) => Ok(()),
+    }))
 }
 
 /// # Safety
@@ -145,7 +227,10 @@ pub unsafe extern "C" fn geds_close(store: *mut Store) -> c_int {
 pub unsafe extern "C" fn geds_settle(store: *const Store) -> c_int {
     code(call(|| {
         // SAFETY: the caller's promise.
-        unsafe { known(store)? }.0.settle();
+        match unsafe { known(store)? } {
+            Store::Own(shared) => shared.settle(),
+            Store::Attached(attached) => attached.settle()?,
+        }
         Ok(())
     }))
 }
@@ -157,7 +242,8 @@ pub unsafe extern "C" fn geds_create_bucket(store: *const Store, bucket: *const 
     code(call(|| {
         // SAFETY: the caller's promise.
         let (store, bucket) = unsafe { (known(store)?, text(bucket, "bucket")?) };
-        store.0.blocking().create_bucket(&BucketName::new(bucket)?).map(|_| ())
+        let bucket = BucketName::new(bucket)?;
+        either!(store, door => door.create_bucket(&bucket)).map(|_| ())
     }))
 }
 
@@ -168,16 +254,15 @@ pub unsafe extern "C" fn geds_create(store: *const Store, bucket: *const c_char,
     handle(call(|| {
         // SAFETY: the caller's promise.
         let (store, (bucket, key)) = unsafe { (known(store)?, named(bucket, key)?) };
-        let blocking = store.0.blocking();
-        if if_absent != 0 { blocking.create_new(&bucket, &key) } else { blocking.create(&bucket, &key) }.map(Writing)
+        store.create(&bucket, &key, if_absent)
     }))
 }
 
 /// # Safety
 /// See the header: a writer belongs to one thread at a time.
-unsafe fn writing<'a>(writer: *mut Writing) -> Result<&'a mut Writer, Error> {
+unsafe fn writing<'a>(writer: *mut Writing) -> Result<&'a mut Writing, Error> {
     // SAFETY: the caller's promise.
-    unsafe { writer.as_mut() }.map(|writing| &mut writing.0).ok_or_else(|| refused("writer", "an earlier call failed; look at what it returned"))
+    unsafe { writer.as_mut() }.ok_or_else(|| refused("writer", "an earlier call failed; look at what it returned"))
 }
 
 /// # Safety
@@ -187,7 +272,7 @@ pub unsafe extern "C" fn geds_write(writer: *mut Writing, offset: u64, data: *co
     code(call(|| {
         // SAFETY: the caller's promise.
         let (writer, data) = unsafe { (writing(writer)?, bytes(data, len)?) };
-        writer.write_at(offset, data)
+        either_writer!(writer, door => door.write_at(offset, data))
     }))
 }
 
@@ -198,7 +283,7 @@ pub unsafe extern "C" fn geds_set_metadata(writer: *mut Writing, data: *const c_
     code(call(|| {
         // SAFETY: the caller's promise.
         let (writer, data) = unsafe { (writing(writer)?, bytes(data, len)?) };
-        writer.set_metadata(data.to_vec());
+        either_writer!(writer, door => door.set_metadata(data.to_vec()));
         Ok(())
     }))
 }
@@ -209,19 +294,27 @@ pub unsafe extern "C" fn geds_set_metadata(writer: *mut Writing, data: *const c_
 pub unsafe extern "C" fn geds_expire_after(writer: *mut Writing, ms: u64) -> c_int {
     code(call(|| {
         // SAFETY: the caller's promise.
-        unsafe { writing(writer)? }.expire_after(Duration::from_millis(ms));
+        let writer = unsafe { writing(writer)? };
+        either_writer!(writer, door => door.expire_after(Duration::from_millis(ms)));
         Ok(())
     }))
 }
 
 /// # Safety
 /// The writer came from `geds_create` and is given back once.
-unsafe fn given_back(writer: *mut Writing) -> Result<Writer, Error> {
+unsafe fn given_back(writer: *mut Writing) -> Result<Writing, Error> {
     if writer.is_null() {
         return Err(refused("writer", "an earlier call failed; look at what it returned"));
     }
     // SAFETY: not NULL, and the caller's promise.
-    Ok(unsafe { Box::from_raw(writer) }.0)
+    Ok(*unsafe { Box::from_raw(writer) })
+}
+
+fn seal(writer: Writing) -> Result<(), Error> {
+    match writer {
+        Writing::Own(writer) => writer.seal_blocking().map(|_| ()),
+        Writing::Attached(writer) => writer.seal().map(|_| ()),
+    }
 }
 
 /// # Safety
@@ -229,7 +322,7 @@ unsafe fn given_back(writer: *mut Writing) -> Result<Writer, Error> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn geds_seal(writer: *mut Writing) -> c_int {
     // SAFETY: the caller's promise.
-    code(call(|| unsafe { given_back(writer) }?.seal_blocking().map(|_| ())))
+    code(call(|| seal(unsafe { given_back(writer) }?)))
 }
 
 /// # Safety
@@ -237,7 +330,10 @@ pub unsafe extern "C" fn geds_seal(writer: *mut Writing) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn geds_seal_here(writer: *mut Writing) -> c_int {
     // SAFETY: the caller's promise.
-    code(call(|| unsafe { given_back(writer) }?.seal_here().map(|_| ())))
+    code(call(|| match unsafe { given_back(writer) }? {
+        Writing::Own(writer) => writer.seal_here().map(|_| ()),
+        Writing::Attached(writer) => writer.seal_here().map(|_| ()),
+    }))
 }
 
 /// # Safety
@@ -245,7 +341,7 @@ pub unsafe extern "C" fn geds_seal_here(writer: *mut Writing) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn geds_abort(writer: *mut Writing) {
     // SAFETY: the caller's promise. NULL is nothing to abort.
-    let _ = call(|| unsafe { given_back(writer) }.map(Writer::abort));
+    let _ = call(|| unsafe { given_back(writer) }.map(drop));
 }
 
 /// # Safety
@@ -255,10 +351,9 @@ pub unsafe extern "C" fn geds_put(store: *const Store, bucket: *const c_char, ke
     code(call(|| {
         // SAFETY: the caller's promise.
         let (store, (bucket, key), data) = unsafe { (known(store)?, named(bucket, key)?, bytes(data, len)?) };
-        let blocking = store.0.blocking();
-        let mut writer = if if_absent != 0 { blocking.create_new(&bucket, &key) } else { blocking.create(&bucket, &key) }?;
-        writer.write_at(0, data)?;
-        writer.seal_blocking().map(|_| ())
+        let mut writer = store.create(&bucket, &key, if_absent)?;
+        either_writer!(&mut writer, door => door.write_at(0, data))?;
+        seal(writer)
     }))
 }
 
@@ -269,7 +364,10 @@ pub unsafe extern "C" fn geds_get(store: *const Store, bucket: *const c_char, ke
     handle(call(|| {
         // SAFETY: the caller's promise.
         let (store, (bucket, key)) = unsafe { (known(store)?, named(bucket, key)?) };
-        store.0.blocking().open(&bucket, &key).map(Opened)
+        match store {
+            Store::Own(shared) => shared.blocking().open(&bucket, &key).map(Opened::Own),
+            Store::Attached(attached) => attached.open_object(&bucket, &key).map(Opened::Lent),
+        }
     }))
 }
 
@@ -278,7 +376,7 @@ pub unsafe extern "C" fn geds_get(store: *const Store, bucket: *const c_char, ke
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn geds_data(object: *const Opened) -> *const c_void {
     // SAFETY: the caller's promise. The bytes are mapped for as long as the handle lives.
-    let bytes = unsafe { object.as_ref() }.map_or(&[][..], |object| object.0.bytes());
+    let bytes = unsafe { object.as_ref() }.map_or(&[][..], Opened::bytes);
     if bytes.is_empty() { ptr::null() } else { bytes.as_ptr().cast() }
 }
 
@@ -287,7 +385,7 @@ pub unsafe extern "C" fn geds_data(object: *const Opened) -> *const c_void {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn geds_len(object: *const Opened) -> u64 {
     // SAFETY: the caller's promise.
-    unsafe { object.as_ref() }.map_or(0, |object| object.0.len())
+    unsafe { object.as_ref() }.map_or(0, |object| object.bytes().len() as u64)
 }
 
 /// # Safety
@@ -307,9 +405,8 @@ pub unsafe extern "C" fn geds_stat(store: *const Store, bucket: *const c_char, k
     code(call(|| {
         // SAFETY: the caller's promise.
         let (store, (bucket, key)) = unsafe { (known(store)?, named(bucket, key)?) };
-        let blocking = store.0.blocking();
-        let meta = blocking.stat(&bucket, &key)?;
-        let expires_ms = blocking.attributes(&bucket, &key)?.expires_ms;
+        let meta = either!(store, door => door.stat(&bucket, &key))?;
+        let expires_ms = either!(store, door => door.attributes(&bucket, &key))?.expires_ms;
         if !info.is_null() {
             // SAFETY: not NULL, and the caller's promise.
             unsafe { info.write(Info { expires_ms, ..Info::of(&meta) }) };
@@ -325,7 +422,7 @@ pub unsafe extern "C" fn geds_metadata(store: *const Store, bucket: *const c_cha
     code(call(|| {
         // SAFETY: the caller's promise.
         let (store, (bucket, key)) = unsafe { (known(store)?, named(bucket, key)?) };
-        let metadata = store.0.blocking().attributes(&bucket, &key)?.metadata;
+        let metadata = either!(store, door => door.attributes(&bucket, &key))?.metadata;
         let n = metadata.len().min(usize::try_from(room).unwrap_or(usize::MAX));
         if !data.is_null() {
             // SAFETY: not NULL, room for `room` bytes, and ours do not overlap with the caller's.
@@ -353,7 +450,7 @@ pub unsafe extern "C" fn geds_delete(store: *const Store, bucket: *const c_char,
     code(call(|| {
         // SAFETY: the caller's promise.
         let (store, (bucket, key)) = unsafe { (known(store)?, named(bucket, key)?) };
-        store.0.blocking().delete(&bucket, &key).map(|_| ())
+        either!(store, door => door.delete(&bucket, &key)).map(|_| ())
     }))
 }
 
@@ -364,7 +461,8 @@ pub unsafe extern "C" fn geds_rename(store: *const Store, bucket: *const c_char,
     code(call(|| {
         // SAFETY: the caller's promise.
         let (store, (bucket, from), to) = unsafe { (known(store)?, named(bucket, from)?, text(to, "key")?) };
-        store.0.blocking().rename(&bucket, &from, &Key::new(to)?).map(|_| ())
+        let to = Key::new(to)?;
+        either!(store, door => door.rename(&bucket, &from, &to)).map(|_| ())
     }))
 }
 
@@ -375,7 +473,8 @@ pub unsafe extern "C" fn geds_delete_prefix(store: *const Store, bucket: *const 
     code(call(|| {
         // SAFETY: the caller's promise.
         let (store, bucket, prefix) = unsafe { (known(store)?, text(bucket, "bucket")?, text(prefix, "prefix")?) };
-        let removed = store.0.blocking().delete_prefix(&BucketName::new(bucket)?, prefix)?;
+        let bucket = BucketName::new(bucket)?;
+        let removed = either!(store, door => door.delete_prefix(&bucket, prefix))?;
         // SAFETY: the caller's promise.
         unsafe {
             tell(objects, removed.0);
@@ -400,7 +499,7 @@ pub unsafe extern "C" fn geds_rename_prefix(
         // SAFETY: the caller's promise.
         let (store, bucket, from, to) = unsafe { (known(store)?, text(bucket, "bucket")?, text(from, "prefix")?, text(to, "prefix")?) };
         let bucket = BucketName::new(bucket)?;
-        let moved = store.0.blocking().rename_prefix(&bucket, from, &bucket, to)?;
+        let moved = either!(store, door => door.rename_prefix(&bucket, from, &bucket, to))?;
         // SAFETY: the caller's promise.
         unsafe {
             tell(objects, moved.0);
@@ -428,10 +527,10 @@ pub unsafe extern "C" fn geds_list(
         // SAFETY: the caller's promise.
         let (store, bucket, prefix) = unsafe { (known(store)?, text(bucket, "bucket")?, text(prefix, "prefix")?) };
         let each = each.ok_or_else(|| refused("function", "say what is to be called for each name"))?;
-        let (blocking, bucket) = (store.0.blocking(), BucketName::new(bucket)?);
+        let bucket = BucketName::new(bucket)?;
         let mut page = Page::default();
         loop {
-            let listing = blocking.list(&bucket, prefix, (folders != 0).then_some('/'), page)?;
+            let listing = either!(store, door => door.list(&bucket, prefix, (folders != 0).then_some('/'), page))?;
             let mut names: Vec<(String, Option<Info>)> = listing.objects.iter().map(|meta| (meta.key.to_string(), Some(Info::of(meta)))).collect();
             names.extend(listing.prefixes.into_iter().map(|folder| (folder, None)));
             names.sort_by(|a, b| a.0.cmp(&b.0));

@@ -1,4 +1,4 @@
-//! The store from other languages: a program in C against the header and the library, and the Python package as pip installs it.
+//! The store from other languages: a program in C against the header and the library, the Python package as pip installs it, and the jar.
 
 use base::{SiteId, unit::Bytes};
 use geds::{BucketName, Key, Shared, SharedOptions};
@@ -16,7 +16,8 @@ fn library() -> PathBuf {
     let deps = std::env::current_exe().unwrap();
     let library = deps.parent().unwrap().with_file_name("libcloudskin_geds.so");
     let beside = deps.with_file_name("libcloudskin_geds.so");
-    if library.exists() { library } else { beside }
+    // The other one is that of the last `cargo build`.
+    if beside.exists() { beside } else { library }
 }
 
 fn succeeds(command: &mut Command) {
@@ -40,6 +41,7 @@ fn a_program_in_c() {
             .arg(format!("-Wl,-rpath,{}", library.parent().unwrap().display())),
     );
     succeeds(Command::new(&program).arg(temp.path().join("store")));
+    succeeds(Command::new(&program).arg(temp.path().join("shared")).arg("attached"));
 }
 
 #[test]
@@ -63,6 +65,49 @@ fn the_python_package_as_it_is_installed() {
     let mut tests = Command::new(&python);
     tests.args(["-m", "unittest", "discover", "-s"]).arg(copy.join("tests")).env("PYTHONPATH", &site).current_dir(temp.path());
     succeeds(&mut tests);
+}
+
+/// The jar, with the library of this build in it, and what runs a class of its tests.
+fn java(folder: &Path, hadoop: Option<&Path>, class: &str) -> Command {
+    let (java, jar) = (root().join("bindings/java"), folder.join("cloudskin-geds.jar"));
+    let mut build = Command::new(java.join("build.sh"));
+    succeeds(build.arg(&jar).arg(library()).args(hadoop));
+    let classes = folder.join("classes");
+    let mut path = jar.into_os_string();
+    if let Some(hadoop) = hadoop {
+        path.push(":");
+        path.push(hadoop.join("*"));
+    }
+    succeeds(Command::new("javac").args(["-Xlint:all,-processing", "-Werror", "-cp"]).arg(&path).arg("-d").arg(&classes).arg(java.join(format!("tests/{class}.java"))));
+    path.push(":");
+    path.push(&classes);
+    let mut run = Command::new("java");
+    // Nothing of the environment: the library is the jar's own.
+    run.args(["-Xmx256m", "-Xcheck:jni", "-cp"]).arg(path).arg(class).env_remove("CLOUDSKIN_GEDS_LIBRARY").current_dir(folder);
+    run
+}
+
+#[test]
+fn the_jar_of_java() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut alone = java(temp.path(), None, "Scenario");
+    let done = alone.arg(temp.path().join("store")).output().unwrap();
+    let said = [&done.stdout[..], &done.stderr[..]].map(String::from_utf8_lossy).concat();
+    assert!(done.status.success() && said.is_empty(), "{}: {said}", done.status);
+    succeeds(java(temp.path(), None, "Scenario").arg(temp.path().join("shared")).arg("attached"));
+}
+
+#[test]
+fn the_store_as_a_hadoop_file_system() {
+    if let Ok(left_out) = std::fs::read_to_string(root().join(".setup/without-hadoop")) {
+        return eprintln!("NOT RUN: {}", left_out.trim());
+    }
+    let hadoop = root().join(".setup/hadoop");
+    assert!(hadoop.exists(), "{} is missing: run setup/setup.sh test", hadoop.display());
+    let temp = tempfile::tempdir().unwrap();
+    succeeds(java(temp.path(), Some(&hadoop), "HadoopScenario").arg(temp.path().join("store")));
+    // What is asked of it is what Hadoop's own file system does.
+    succeeds(java(temp.path(), Some(&hadoop), "HadoopScenario").arg(temp.path().join("local")).arg("local"));
 }
 
 #[test]

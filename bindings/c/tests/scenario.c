@@ -1,4 +1,5 @@
-/* The store through its C library: what a program in C does with it. Prints nothing and ends with 0, or says what was wrong. */
+/* The store through its C library: what a program in C does with it, as a node of its own or, with a second argument, attached to an agent. Prints nothing and ends with 0, or
+ * says what was wrong. */
 #include <cloudskin_geds.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,8 +20,17 @@ static int count(void *context, const char *name, const geds_info *info) {
 }
 
 int main(int argc, char **argv) {
-    CHECK(argc == 2);
-    geds_store *store = geds_open(argv[1], "in-c", 64 << 20, 0);
+    CHECK(argc == 2 || argc == 3);
+    geds_store *agent = NULL, *store = NULL;
+    if (argc == 2) {
+        store = geds_open(argv[1], "in-c", 64 << 20, 0);
+    } else {
+        CHECK(geds_attach(argv[1]) == NULL && geds_code() == GEDS_UNAVAILABLE);
+        agent = geds_agent(argv[1], "agent", 64 << 20, 0, NULL);
+        CHECK(agent != NULL);
+        CHECK(geds_agent(argv[1], "second", 64 << 20, 0, NULL) == NULL && geds_code() == GEDS_PERMISSION_DENIED);
+        store = geds_attach(argv[1]);
+    }
     CHECK(store != NULL);
     CHECK(geds_create_bucket(store, "data") == GEDS_OK);
     CHECK(geds_put(store, "data", "run/a", "first", 5, 0) == GEDS_OK);
@@ -74,9 +84,10 @@ int main(int argc, char **argv) {
     CHECK(geds_put(store, "data", "huge", "x", (uint64_t)1 << 63, 0) == GEDS_INVALID_ARGUMENT);
     CHECK(geds_get(NULL, "data", "a") == NULL && geds_code() == GEDS_INVALID_ARGUMENT);
     CHECK(geds_open(argv[1], "No Site", 1 << 20, 0) == NULL && strstr(geds_message(), "No Site") != NULL);
-    CHECK(geds_open(argv[1], "in-c", 1 << 20, 0) == NULL && strstr(geds_message(), "another node uses it") != NULL);
+    CHECK(geds_open(argv[1], argc == 2 ? "in-c" : "agent", 1 << 20, 0) == NULL && strstr(geds_message(), "another node uses it") != NULL);
 
     CHECK(geds_close(store) == GEDS_OK);
+    CHECK(agent == NULL || geds_close(agent) == GEDS_OK);
     CHECK(memcmp(geds_data(object), "second", 6) == 0);
     geds_release(object);
     return 0;

@@ -61,6 +61,8 @@ def _load():
         ("message", text, []),
         ("code", code, []),
         ("open", handle, [text, text, number, number]),
+        ("agent", handle, [text, text, number, number, text]),
+        ("attach", handle, [text]),
         ("close", code, [handle]),
         ("settle", code, [handle]),
         ("create_bucket", code, [handle, text]),
@@ -238,12 +240,24 @@ def _address(view):
 
 
 class Store:
-    """The store in `folder`, for the process that calls itself `site`."""
+    """The store in `folder`. With a `site`, a node of this process's own, which calls itself so; without, the one of the folder's agent (or of the site whose `cloudskin agent` has the folder), to which this process attaches."""
 
-    def __init__(self, folder, site, limit="1GiB", memory=0):
-        self._handle = None
-        self._handle = _made(_lib.geds_open(os.fsencode(os.fspath(folder)), _text(site), _bytes(limit), _bytes(memory)))
-        self._buckets = set()
+    def __init__(self, folder, site=None, limit="1GiB", memory=0):
+        self._handle, self._buckets = None, set()
+        folder = os.fsencode(os.fspath(folder))
+        if site is None:
+            self._handle = _made(_lib.geds_attach(folder))
+        else:
+            self._handle = _made(_lib.geds_open(folder, _text(site), _bytes(limit), _bytes(memory)))
+
+    @classmethod
+    def agent(cls, folder, site="agent", limit="1GiB", memory=0, persist=None):
+        """A node of this process's own to which others attach, until it is closed. `persist`: what is sealed is uploaded there, "file:<folder>", "s3://<bucket>", "gs://<bucket>" or "az://<container>"."""
+        store = cls.__new__(cls)
+        store._handle, store._buckets = None, set()
+        where = None if persist is None else _text(persist)
+        store._handle = _made(_lib.geds_agent(os.fsencode(os.fspath(folder)), _text(site), _bytes(limit), _bytes(memory), where))
+        return store
 
     def _alive(self):
         if self._handle is None:

@@ -6,60 +6,7 @@ import threading
 from fsspec.spec import AbstractFileSystem
 
 from . import NotFound, Store
-
-
-class _Reader(io.RawIOBase):
-    """Reads from the mapping."""
-
-    def __init__(self, view):
-        self._view, self._at = view, 0
-
-    def readable(self):
-        return True
-
-    def seekable(self):
-        return True
-
-    def seek(self, offset, whence=io.SEEK_SET):
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._view)}[whence]
-        if start + offset < 0:
-            raise ValueError(f"seek to {start + offset}")
-        self._at = start + offset
-        return self._at
-
-    def tell(self):
-        return self._at
-
-    def readinto(self, into):
-        part = self._view[self._at : self._at + len(into)]
-        into[: len(part)] = part
-        self._at += len(part)
-        return len(part)
-
-
-class _Sink(io.RawIOBase):
-    """Sealed when it is closed; left by an exception, nothing remains."""
-
-    def __init__(self, writer):
-        self._writer = writer
-
-    def writable(self):
-        return True
-
-    def write(self, data):
-        return self._writer.write(bytes(data))
-
-    def close(self):
-        if not self.closed:
-            super().close()
-            self._writer.seal()
-
-    def discard(self):
-        super().close()
-        self._writer.abort()
-
-    def __exit__(self, kind, *_):
-        self.discard() if kind is not None else self.close()
+from .files import Reader, Sink
 
 
 class GedsFileSystem(AbstractFileSystem):
@@ -86,9 +33,9 @@ class GedsFileSystem(AbstractFileSystem):
     def _open(self, path, mode="rb", **_):
         bucket, key = self._split(path)
         if mode == "rb":
-            return io.BufferedReader(_Reader(self.store.get(bucket, key).view))
+            return io.BufferedReader(Reader(self.store.get(bucket, key).view))
         if mode in ("wb", "xb"):
-            return _Sink(self.store.create(bucket, key, if_absent=mode == "xb"))
+            return Sink(self.store.create(bucket, key, if_absent=mode == "xb"))
         raise NotImplementedError(f"mode {mode!r}: an object is read (\"rb\") or written as a whole (\"wb\", \"xb\")")
 
     def cat_file(self, path, start=None, end=None, **_):

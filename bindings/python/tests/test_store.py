@@ -1,7 +1,11 @@
 """The store as programs in Python use it."""
 
 import array
+import importlib.util
 import multiprocessing
+import os
+import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -157,6 +161,108 @@ class Processes(Case):
         self.assertEqual([worker.exitcode for worker in workers], [0, 0, 0])
 
 
+def work_and_die(folder, ready):
+    store = geds.Store(folder)
+    found = store.get("data", "from/agent")
+    store.put("data", "large", bytes(3 << 20))
+    writer = store.create("data", "from/worker", metadata=b"m")
+    writer.write(bytes(found))
+    writer.seal_here()
+    ready.put(sum(found.view))
+    ready.close()
+    ready.join_thread()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Agent(Case):
+    def agent(self, **options):
+        store = geds.Store.agent(self.folder.name, limit="64MiB", **options)
+        self.addCleanup(store.close)
+        return store
+
+    def test_a_worker_shares_the_agents_store_and_what_it_wrote_outlives_it(self):
+        context = multiprocessing.get_context("spawn")
+        bucket = Path(self.folder.name) / "bucket"
+        agent = self.agent(persist=f"file:{bucket}")
+        agent.put("data", "from/agent", b"123")
+        ready = context.Queue()
+        worker = context.Process(target=work_and_die, args=(self.folder.name, ready))
+        worker.start()
+        self.assertEqual(ready.get(timeout=120), sum(b"123"))
+        worker.join(120)
+        self.assertEqual(worker.exitcode, -signal.SIGKILL)
+        agent.settle()
+        self.assertEqual(bytes(agent.get("data", "from/worker")), b"123")
+        self.assertEqual(agent.metadata("data", "from/worker"), b"m")
+        self.assertEqual(len(agent.get("data", "large")), 3 << 20)
+        # The end of an agent brings away what it owes.
+        agent.close()
+        self.assertEqual(sorted(path.stat().st_size for path in bucket.rglob("*") if path.is_file()), [3, 3, 3 << 20])
+
+    def test_attached_in_all_ways(self):
+        agent = self.agent()
+        store = geds.Store(self.folder.name)
+        self.addCleanup(store.close)
+        store.put("data", "a", b"1", if_absent=True)
+        with self.assertRaisesRegex(FileExistsError, "data/a"):
+            store.put("data", "a", b"2", if_absent=True)
+        with self.assertRaisesRegex(FileNotFoundError, "data/none"):
+            store.get("data", "none")
+        view = store.get("data", "a").view
+        agent.put("data", "a", b"2")
+        self.assertEqual((bytes(view), bytes(store.get("data", "a"))), (b"1", b"2"))
+        store.rename("data", "a", "b/c")
+        self.assertEqual([name for name, _ in agent.list("data")], ["b/c"])
+        self.assertEqual([name for name, _ in store.list("data", folders=True)], ["b/"])
+        self.assertEqual(store.stat("data", "b/c").size, 1)
+        self.assertEqual(store.rename_prefix("data", "b", "d"), (1, 1))
+        self.assertEqual(store.delete_prefix("data", "d"), (1, 1))
+        with self.assertRaises(PermissionError):
+            geds.Store.agent(self.folder.name, "second", limit="64MiB")
+        agent.close()
+        with self.assertRaises(geds.Error) as caught:
+            store.put("data", "late", b"")
+        self.assertEqual(caught.exception.code, 14)
+
+    def test_a_child_that_is_forked(self):
+        agent = self.agent()
+        agent.put("data", "a", b"1")
+        store = geds.Store(self.folder.name)
+        self.addCleanup(store.close)
+        view = store.get("data", "a").view
+        child = os.fork()
+        if child == 0:
+            good = False
+            try:
+                good = bytes(view) == b"1"
+                try:
+                    store.get("data", "none")
+                    good = False
+                except geds.Error as error:
+                    good = good and error.code == 9
+                again = geds.Store(self.folder.name)
+                good = good and bytes(again.get("data", "a")) == b"1"
+                again.close()
+                store.close()
+            finally:
+                os._exit(0 if good else 1)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+        store.put("data", "b", view)
+        self.assertEqual(bytes(store.get("data", "b")), b"1")
+
+    def test_the_program(self):
+        program = subprocess.Popen([sys.executable, "-m", "cloudskin_geds", self.folder.name, "--limit", "64MiB"], stdout=subprocess.PIPE)
+        self.addCleanup(program.stdout.close)
+        program.stdout.readline()
+        with geds.Store(self.folder.name) as store:
+            store.put("data", "a", b"1")
+        program.terminate()
+        self.assertEqual(program.wait(60), 0)
+        # Another process takes the part over, under the same name.
+        with geds.Store(self.folder.name, "agent", limit="64MiB") as store:
+            self.assertEqual(bytes(store.get("data", "a")), b"1")
+
+
 class FileSystem(Case):
     def test_fsspec(self):
         import fsspec
@@ -186,6 +292,39 @@ class FileSystem(Case):
         self.assertEqual(sorted(fs.find("data")), ["data/d", "data/e"])
         with self.assertRaises(FileExistsError):
             fs.open("data/d", "xb").close()
+
+    # setup/setup.sh says when it can't have it.
+    @unittest.skipUnless(importlib.util.find_spec("smart_open") and importlib.util.find_spec("wrapt"), "no smart_open")
+    def test_smart_open(self):
+        import smart_open
+
+        import cloudskin_geds.smart  # noqa: F401  registers the scheme
+
+        store = self.open()
+        options = {"transport_params": {"store": store}}
+        with smart_open.open("geds://data/a/b.txt", "w", **options) as file:
+            file.write("first line\nsecond line\n")
+        with smart_open.open("geds://data/a/b.txt", **options) as file:
+            self.assertEqual(file.readline(), "first line\n")
+            self.assertEqual(list(file), ["second line\n"])
+        with smart_open.open("geds://data/a/b.txt", "rb", **options) as file:
+            file.seek(-5, 2)
+            self.assertEqual(file.read(), b"line\n")
+        with smart_open.open("geds://data/c.gz", "wb", **options) as file:
+            file.write(b"packed" * 1000)
+        self.assertLess(store.stat("data", "c.gz").size, 1000)
+        with smart_open.open("geds://data/c.gz", "rb", **options) as file:
+            self.assertEqual(file.read(), b"packed" * 1000)
+        for mode in ("wb", "w"):
+            with self.assertRaises(RuntimeError):
+                with smart_open.open("geds://data/half", mode, **options) as file:
+                    file.write("x" if mode == "w" else b"x")
+                    raise RuntimeError
+            self.assertEqual([name for name, _ in store.list("data", "half")], [])
+        with self.assertRaises(FileNotFoundError):
+            smart_open.open("geds://data/none", "rb", **options)
+        with self.assertRaises(ValueError):
+            smart_open.open("geds://data", "rb", **options)
 
 
 if __name__ == "__main__":

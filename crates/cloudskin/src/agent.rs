@@ -7,7 +7,9 @@
 //!              ├─▶ moves.rs        migrations: this end and that end
 //!              └─▶ checkpoints.rs  stop, write, go on
 //!  data port ──┬─▶ geds/1          objects, for other sites and the hub
-//!              └─▶ cells/1         messages of ranks, and cells that move here
+//!              ├─▶ cells/1         messages of ranks, and cells that move here
+//!              └─▶ geds-meta/1     names, while this site has the standby of the namenode and that leads     standby.rs
+//!  agent.sock ───▶ geds            the site's tier, for programs of the same user on this machine that are no cells
 //! ```
 //!
 //! It decides nothing about where things run: a rank starts, moves and ends when the hub has said so. When the hub is away, ranks go on; when
@@ -20,6 +22,7 @@ mod load;
 mod moves;
 mod printer;
 mod session;
+mod standby;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +34,7 @@ use orchestrator::proto::{self, hub_client::HubClient};
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -53,6 +57,7 @@ pub struct Agent {
     engine: Engine,
     link: Link,
     node: geds::Node,
+    standby: Arc<standby::Standby>,
     /// How long the end may be put off by objects that are to be uploaded first.
     drain: Duration,
     dialer: identity::Dialer,
@@ -73,6 +78,14 @@ pub struct Agent {
 #[serde(default)]
 struct Config {
     geds: geds::Config,
+    cells: CellsConfig,
+}
+
+/// `[cells]`: how programs are compiled at this site.
+#[derive(Default, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct CellsConfig {
+    tier: cells::Tier,
 }
 
 /// Between attempts to reach the hub at the start.
@@ -136,38 +149,47 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
         .map_err(|e| fail(Kind::FailedPrecondition, format!("other agents can't be heard on {}: {e}; choose another address with --listen", ask.listen)))?;
     let identity = join::identity(data, &ask).await?;
     let dialer = identity.dialer()?;
-    let acceptor = identity.acceptor(&[geds::ALPN, cells::link::ALPN])?;
+    let acceptor = identity.acceptor(&[geds::ALPN, cells::link::ALPN, geds::META_ALPN, geds::STANDBY_ALPN])?;
     let channel = join::channel(&dialer, &ask.hub)?;
     let address = match &ask.advertise {
         Some(address) => address.clone(),
         None => listener.local_addr()?.to_string(),
     };
-    loop {
-        let asked = HubClient::new(channel.clone()).recognise(proto::RecogniseRequest {}).await;
-        let Err(status) = asked else { break };
-        if matches!(status.code(), tonic::Code::PermissionDenied | tonic::Code::Unauthenticated) {
-            return Err(fail(Kind::Unauthenticated, format!("the hub refuses this agent: {}", status.message())));
-        }
-        join::meet(&dialer, data, &ask).await?;
-        tracing::warn!(error = status.message(), hub = ask.hub, "the hub can't be reached yet");
-        tokio::time::sleep(RETRY).await;
-    }
+    let standby = standby::Standby::new(ask.site.clone(), ask.hub.clone(), dialer.clone(), data.join("names"), config.geds.clone());
+    let catalog = Arc::new(standby.catalog());
+    // Before it is recognised it must not tell the namenode what it holds. Again with each attempt: the standby may have moved, and be the one who leads.
     let node = loop {
+        match HubClient::new(channel.clone()).recognise(proto::RecogniseRequest {}).await {
+            Ok(reply) => {
+                if let Some(told) = reply.into_inner().standby {
+                    standby.learn(told);
+                }
+            }
+            Err(status) if matches!(status.code(), tonic::Code::PermissionDenied | tonic::Code::Unauthenticated) => {
+                return Err(fail(Kind::Unauthenticated, format!("the hub refuses this agent: {}", status.message())));
+            }
+            Err(status) => {
+                join::meet(&dialer, data, &ask).await?;
+                tracing::warn!(error = status.message(), hub = ask.hub, "the hub can't be reached yet");
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+        }
         let options = geds::Options {
             site: ask.site.clone(),
             folder: data.join("objects"),
             limit: config.geds.limit,
             dialer: dialer.clone(),
-            catalog: Arc::new(geds::RemoteCatalog::new(dialer.clone(), ask.hub.clone())),
+            catalog: catalog.clone(),
             persist: config.geds.persist()?,
             address: address.clone(),
         };
         match geds::Node::open_with(options, config.geds.tuning()?).await {
             Ok(node) => break node,
-            // The namenode is in the hub, which may still be on its way.
+            // No namenode leads: that of the hub may still be on its way, or its standby.
             Err(e) if e.kind() == Kind::Unavailable => {
                 join::meet(&dialer, data, &ask).await?;
-                tracing::warn!(error = %e, hub = ask.hub, "the hub can't be reached yet");
+                tracing::warn!(error = %e, hub = ask.hub, "no namenode can be reached yet");
                 tokio::time::sleep(RETRY).await;
             }
             Err(e) => return Err(fail(e.kind(), format!("the object store in {} can't be opened: {e}", data.join("objects").display()))),
@@ -176,7 +198,7 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
     let all = share::allowed()?;
     let cores = ask.cores.as_ref().map_or(all.0, |c| c.0.clone());
     let affinity = format!("core{} {} of this machine", if cores.len() > 1 { "s" } else { "" }, share::Cores(cores.clone()));
-    let engine = Engine::new(&cells::engine::Options { cache: Some(data.join("cache")), cells_max: cells_max(ask.slots) })?;
+    let engine = Engine::new(&cells::engine::Options { cache: Some(data.join("cache")), cells_max: cells_max(ask.slots), tier: config.cells.tier })?;
     let memory_bytes = ask.memory.map_or_else(share::memory, |m| m.0);
     let agent = Arc::new(Agent {
         link: Link::new(ask.site.clone(), dialer.clone()),
@@ -190,6 +212,7 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
         slots: ask.slots,
         engine,
         node,
+        standby,
         drain: config.geds.drain.0,
         dialer,
         hub: HubClient::new(channel),
@@ -203,7 +226,15 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
     });
     tokio::spawn(listen(agent.clone(), listener, acceptor));
     tokio::spawn(sweep(agent.clone()));
+    tokio::spawn(share_tier(agent.node.clone(), geds::Shared::socket(data)));
     Ok(agent)
+}
+
+/// Lets other programs of this user on this machine read and write the site's objects in place. The site does all its other work without.
+async fn share_tier(node: geds::Node, socket: PathBuf) {
+    if let Err(error) = node.share(&socket).await {
+        tracing::warn!(%error, socket = %socket.display(), "programs of this machine can't attach to this site's objects; a socket's path has room for 107 bytes, so --data may have to be shorter");
+    }
 }
 
 /// Drops from time to time what nobody needs: copies of objects, and jobs that have no rank here since the last time.
@@ -245,6 +276,20 @@ async fn listen(agent: Arc<Agent>, listener: TcpListener, acceptor: tokio_rustls
                 Some(geds::ALPN) => {
                     if let Err(error) = agent.node.serve_peer(stream, &peer).await {
                         tracing::debug!(peer, %error, "objects");
+                    }
+                }
+                Some(geds::META_ALPN) => {
+                    if let Some(own) = agent.standby.own() {
+                        if let Err(error) = own.serve(stream, geds::Caller::of(Some(&peer))).await {
+                            tracing::debug!(peer, %error, "a client of the namenode");
+                        }
+                    }
+                }
+                Some(geds::STANDBY_ALPN) if peer == identity::HUB => {
+                    if let Some(own) = agent.standby.own() {
+                        if let Err(error) = own.serve_standby(stream).await {
+                            tracing::info!(%error, "the hub as the namenode's standby");
+                        }
                     }
                 }
                 Some(cells::link::ALPN) if identity::site_of(&peer).is_some() => match agent.link.serve(stream).await {

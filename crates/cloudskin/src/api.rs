@@ -99,6 +99,42 @@ pub struct Rank {
     pub received: u64,
 }
 
+/// A rank that runs, with what it uses.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Load {
+    pub job: String,
+    pub name: String,
+    /// Ranks of the job.
+    pub np: u32,
+    pub rank: u32,
+    pub site: String,
+    pub state: String,
+    pub doing: String,
+    pub cpu_used: f64,
+    pub cpu_wanted: f64,
+    pub memory_bytes: u64,
+    pub sent: u64,
+    pub received: u64,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    /// The most used first.
+    pub peers: Vec<Peer>,
+    pub moves: u32,
+    pub tier: String,
+}
+
+/// What a rank has exchanged with another one.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Peer {
+    pub rank: u32,
+    pub sent: u64,
+    pub received: u64,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+}
+
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Placement {

@@ -70,6 +70,9 @@ pub enum Command {
     /// Show one site, job or migration with all that is known of it
     #[command(after_help = "Example: cloudskin describe job job-1")]
     Describe(Describe),
+    /// Watch what jobs and their ranks use: processor, memory, messages and with whom
+    #[command(after_help = "Example: cloudskin top\n         cloudskin top job-1 --json\n\nOn a terminal it goes on until Ctrl-C; anywhere else it is one table. CORES is what a rank got of the processors, WANTED the same plus what it\nstood ready for. SENT and RECEIVED are messages (and their bytes) since the job began, MOST WITH the ranks with which most bytes were exchanged.")]
+    Top(Top),
     /// Print what a job has written to stdout and stderr
     #[command(after_help = "Example: cloudskin logs job-1 -f --rank 0\n\nWith -o json, each line is an object of its own: {\"job\": \"job-1\", \"rank\": 0, \"text\": \"…\"}; rank is null for all ranks.")]
     Logs(Logs),
@@ -129,6 +132,9 @@ pub struct Up {
     /// Start no stream server
     #[arg(long)]
     pub no_streams: bool,
+    /// Let the cloud's agent follow the hub's namenode, and take over from it when it is gone
+    #[arg(long)]
+    pub standby: bool,
     /// Go on in the background; `cloudskin down` stops it
     #[arg(long)]
     pub detach: bool,
@@ -148,6 +154,12 @@ pub struct Hub {
     /// HTTP address of a stream server, for the dashboard
     #[arg(long, value_name = "ADDR")]
     pub streams: Option<SocketAddr>,
+    /// The site whose agent follows the namenode, and takes over from it when the hub is gone
+    #[arg(long, value_name = "SITE", requires = "referee")]
+    pub standby: Option<SiteId>,
+    /// Where it is written down which of the two leads; both must reach it: file:/shared/folder, s3://bucket, gs://bucket or az://container
+    #[arg(long, value_name = "PLACE", requires = "standby")]
+    pub referee: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -187,7 +199,7 @@ pub enum Site {
     #[command(after_help = "Example: cloudskin site join field --ttl 10m\n\nA name is one agent's: that of a site that is known is refused, unless its agent is gone for good and --replace says so.")]
     Join(Join),
     /// Forget a site whose agent has ended, and let it in no more
-    #[command(after_help = "Example: cloudskin site rm field\n\nWhat is stored only there stays in the lists, and can't be read.")]
+    #[command(after_help = "Example: cloudskin site rm field\n\nWhat is stored only there is lost.")]
     Rm {
         /// The site's name, as `cloudskin get sites` lists it
         site: SiteId,
@@ -329,6 +341,21 @@ pub enum Describable {
 }
 
 #[derive(Debug, Args)]
+pub struct Top {
+    /// Only this job, such as job-1
+    pub job: Option<String>,
+    /// How often a terminal is refreshed
+    #[arg(long, default_value = "1s", value_name = "TIME")]
+    pub every: Span,
+    /// One table on a terminal, too
+    #[arg(long)]
+    pub once: bool,
+    /// The hub's own words, once, with all peers (as -o json)
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct Logs {
     /// The job's name, such as job-1
     pub job: String,
@@ -455,7 +482,7 @@ pub struct StreamServe {
     /// Host name or address under which clients reach the segment store [default: the one it listens at]
     #[arg(long, value_name = "HOST")]
     pub publish: Option<String>,
-    /// Long-term storage, file:<folder> or s3:<bucket> [default: chunks in the log's folder; S3's keys are those of GEDS]
+    /// Long-term storage: file:<folder>, s3://<bucket>, gs://<bucket> or az://<container> [default: chunks in the log's folder; the stores' keys are those of GEDS]
     #[arg(long, value_name = "WHERE")]
     pub long_term: Option<String>,
     /// Certificate (and its chain) for TLS on both ports, PEM; its name is what --publish says
@@ -483,6 +510,12 @@ pub struct StreamServe {
     /// What may wait for long-term storage before writers wait
     #[arg(long, default_value = "8GiB", value_name = "SIZE")]
     pub backlog: Bytes,
+    /// Folder on another disk that takes what the log has no room for while long-term storage is away
+    #[arg(long, value_name = "DIR", requires = "overflow_limit")]
+    pub overflow: Option<PathBuf>,
+    /// How much that folder takes before writers wait
+    #[arg(long, value_name = "SIZE", requires = "overflow")]
+    pub overflow_limit: Option<Bytes>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -20,7 +20,7 @@ pub fn main(tool: &str, args: &[OsString]) -> anyhow::Result<u8> {
     };
     done.map_err(|e| {
         let kind = match &e {
-            Error::NoCompiler(_) => Kind::FailedPrecondition,
+            Error::NoCompiler(_) | Error::OtherCompiler { .. } => Kind::FailedPrecondition,
             Error::Io { source, .. } | Error::Spawn { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Kind::NotFound,
             Error::Usage(_) | Error::Malformed(_) | Error::NotMovable(_) | Error::Io { .. } => Kind::InvalidArgument,
             _ => Kind::Internal,
@@ -38,8 +38,8 @@ pub fn launch_line(file: &Path) -> anyhow::Result<u64> {
     Ok((head.len() - driver::module(&head).len()) as u64)
 }
 
-/// `exec PROGRAM ARGS...`: runs a program in this process as the user, with the user's files, environment and output; `CLOUDSKIN_NP` ranks. It is
-/// what an executable made by `cc -o prog` calls, so that `./prog`, configure's probes and `make check` work.
+/// `exec PROGRAM ARGS...`: runs a program in this process as the user, with the user's files, environment, input and output; `CLOUDSKIN_NP` ranks,
+/// `CLOUDSKIN_TIER` quick or fast. It is what an executable made by `cc -o prog` calls, so that `./prog`, configure's probes and `make check` work.
 fn exec(args: &[OsString]) -> anyhow::Result<u8> {
     let Some(file) = args.first().map(Path::new) else {
         return Err(fail(Kind::InvalidArgument, "exec needs a program: cloudskin exec PROGRAM [ARGS]"));
@@ -50,8 +50,12 @@ fn exec(args: &[OsString]) -> anyhow::Result<u8> {
     let text = |a: &OsString| a.to_str().map(str::to_string).with_context(|| format!("argument {a:?} is not UTF-8"));
     let folder = std::env::current_dir().context("find the current folder")?;
     let cache = std::env::var_os("XDG_CACHE_HOME").map(Into::into).or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cache")));
-    let cache = cache.map(|c: std::path::PathBuf| c.join("cloudskin")).filter(|c| std::fs::create_dir_all(c).is_ok());
-    let engine = cells::Engine::new(&cells::engine::Options { cache, cells_max: size.max(2) + 1 })?;
+    let cache = cache.map(|c: std::path::PathBuf| c.join("cloudskin")).filter(|c| base::identity::private_folder(c).is_ok());
+    let tier = match std::env::var("CLOUDSKIN_TIER") {
+        Ok(text) => text.parse().map_err(|e: String| fail(Kind::InvalidArgument, format!("CLOUDSKIN_TIER: {e}")))?,
+        Err(_) => cells::Tier::default(),
+    };
+    let engine = cells::Engine::new(&cells::engine::Options { cache, cells_max: size.max(2) + 1, tier })?;
     let program = engine.load(driver::module(&bytes)).with_context(|| format!("{}", file.display()))?;
     let root: std::sync::Arc<dyn cells::wasi::Mount> = std::sync::Arc::new(cells::folder::Folder { root: "/".into() });
     let job = cells::local::Job {
@@ -63,7 +67,7 @@ fn exec(args: &[OsString]) -> anyhow::Result<u8> {
             folders: vec![(String::new(), root)],
             workdir: Some((0, folder.to_string_lossy().trim_start_matches('/').to_string())),
         },
-        output: std::sync::Arc::new(Terminal),
+        output: std::sync::Arc::new(Terminal { alone: size == 1 }),
         spin: 0,
     };
     for ended in cells::local::run(&engine, &program, &job)? {
@@ -89,10 +93,29 @@ fn environment(vars: impl Iterator<Item = (OsString, OsString)>) -> Vec<String> 
 /// What a shell says of a program that was aborted: 128 and SIGABRT.
 const ABORTED: u8 = 134;
 
-/// Standard output and error of this process.
-struct Terminal;
+/// Standard input, output and error of this process. As under mpirun, the first of several ranks has the input, and each line of theirs goes out by itself.
+struct Terminal {
+    alone: bool,
+}
 
 impl cells::wasi::Output for Terminal {
+    fn read(&self, rank: mpi::Rank, into: &mut [u8]) -> Result<usize, cells::wasi::Errno> {
+        use std::io::Read;
+        if rank.0 != 0 {
+            return Ok(0);
+        }
+        std::io::stdin().read(into).map_err(|_| cells::wasi::Errno::Io)
+    }
+
+    fn terminal(&self, n: u8) -> bool {
+        use std::io::IsTerminal;
+        match n {
+            0 => std::io::stdin().is_terminal(),
+            1 => !self.alone || std::io::stdout().is_terminal(),
+            _ => !self.alone || std::io::stderr().is_terminal(),
+        }
+    }
+
     fn write(&self, _: mpi::Rank, stderr: bool, _: u64, data: &[u8]) {
         use std::io::Write;
         // Nobody reads any more: the program finds out by itself or doesn't mind.
@@ -119,6 +142,7 @@ pub fn inspect(file: &Path) -> anyhow::Result<u8> {
         ("module", name.to_string()),
         ("size", moved(bytes)),
         ("can move", moves),
+        ("exceptions", if report.exceptions { "yes: it runs in the quick tier" } else { "no" }.to_string()),
         ("memory", memory),
         ("compiler", report.mark.as_ref().map(|m| m.toolchain.clone()).unwrap_or_default()),
         ("imports", imports.join("\n")),

@@ -51,12 +51,14 @@ pub async fn demo(place: &Place, options: args::Demo) -> anyhow::Result<u8> {
     if !image.is_file() {
         return Err(fail(Kind::NotFound, format!("there is no image {}; `make setup` fetches the default one, or name a GeoTIFF with --image", image.display())));
     }
+    let began = Instant::now();
     let data = if place.named { place.data.clone() } else { root.join(".setup/run") };
     fresh(&data)?;
+    clear(&options.out)?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut platform = Platform::start(&data, options.http).await?;
     let told = tokio::select! {
-        told = story(&platform, &root, &image, &data, &options) => told,
+        told = story(&platform, &root, &image, &data, &options, began) => told,
         _ = interrupt.recv() => Err(fail(Kind::FailedPrecondition, "interrupted")),
         _ = terminate.recv() => Err(fail(Kind::FailedPrecondition, "told to stop")),
         ended = platform.ended() => Err(ended),
@@ -111,7 +113,21 @@ fn fresh(data: &Path) -> anyhow::Result<()> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(refuse(e)),
         _ => {}
     }
-    fs::create_dir_all(data).and_then(|()| fs::write(data.join(MARK), "made by `cloudskin demo`, which removes it at its next start\n")).map_err(refuse)
+    base::identity::private_folder(data).and_then(|()| fs::write(data.join(MARK), "made by `cloudskin demo`, which removes it at its next start\n")).map_err(refuse)
+}
+
+/// Removes what an earlier run left in the folder of the pictures: run.json and the files that it lists. Whatever else is there is the user's.
+fn clear(out: &Path) -> anyhow::Result<()> {
+    let told = out.join("run.json");
+    let gone = |path: &Path| match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| format!("remove {}, which an earlier run left", path.display())),
+        _ => Ok(()),
+    };
+    let run: Value = fs::read(&told).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    for file in run["files"].as_object().into_iter().flatten().flat_map(|(name, _)| files::below(out, name)) {
+        gone(&file)?;
+    }
+    gone(&told)
 }
 
 /// A `cloudskin up` of the demo's own.
@@ -279,7 +295,7 @@ impl Stage<'_> {
     async fn watch(&self, id: &str, arrival: Arrival, bar: &ProgressBar, tenant: &mut Option<String>) -> anyhow::Result<(Job, Option<u64>)> {
         let (lines, mut output) = mpsc::channel::<String>(LINES_MAX);
         let mut rest = Vec::new();
-        let mut cut = move |piece: &[u8]| {
+        let mut cut = move |_, piece: &[u8]| {
             rest.extend_from_slice(piece);
             while let Some(end) = rest.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = rest.drain(..=end).collect();
@@ -289,7 +305,7 @@ impl Stage<'_> {
             rest.truncate(64 << 10);
             Ok(())
         };
-        let mut follow = std::pin::pin!(jobs::follow(&self.client, id, None, &mut cut));
+        let mut follow = std::pin::pin!(jobs::follow(&self.client, id, jobs::Which::All, &mut cut));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut news = News::default();
@@ -397,7 +413,7 @@ async fn migrations(client: &Client, job: &str) -> anyhow::Result<Vec<Migration>
     Ok(all.into_iter().filter(|m| m.job == job).collect())
 }
 
-async fn story(platform: &Platform, root: &Path, image: &Path, data: &Path, options: &args::Demo) -> anyhow::Result<u8> {
+async fn story(platform: &Platform, root: &Path, image: &Path, data: &Path, options: &args::Demo, began: Instant) -> anyhow::Result<u8> {
     let (client, started) = (platform.client()?, Instant::now());
     let work = data.join("demo");
     fs::create_dir_all(&work).with_context(|| format!("make folder {}", work.display()))?;
@@ -420,7 +436,11 @@ async fn story(platform: &Platform, root: &Path, image: &Path, data: &Path, opti
     let done: Vec<Migration> = migrations(&client, &moved.job.id).await?.into_iter().filter(|m| m.state == "done").collect();
     let advice: Vec<Value> = client.get(Call::to("recommendations")).await?;
     let advice: Vec<Value> = advice.into_iter().filter(|r| r["job"] == moved.job.id.as_str()).collect();
-    let note = |stayed| up::write(&options.out.join("run.json"), &report(&moved, &sums, stayed, &done, &advice, &key));
+    let note = |stayed| {
+        let mut run = report(&moved, &sums, stayed, &done, &advice, &key);
+        run["total_seconds"] = began.elapsed().as_secs_f64().into();
+        up::write(&options.out.join("run.json"), &run)
+    };
     // What is known by now stays known if the second run fails.
     note(None)?;
     let stayed = if options.no_unmoved {
@@ -551,6 +571,25 @@ mod tests {
         fs::write(theirs.join("photo"), "x").unwrap();
         assert!(fresh(&theirs).unwrap_err().to_string().contains("will not touch"));
         assert!(theirs.join("photo").exists());
+    }
+
+    #[test]
+    fn only_what_an_earlier_run_left_is_removed() {
+        let out = crate::files::tests::temp("out");
+        clear(&out).unwrap();
+        for name in ["run.json", "mine.txt", "gone.png"] {
+            fs::write(out.join(name), "x").unwrap();
+        }
+        clear(&out).unwrap();
+        assert!(!out.join("run.json").exists() && out.join("gone.png").exists(), "an unreadable run.json lists nothing");
+        fs::create_dir_all(out.join("maps")).unwrap();
+        fs::write(out.join("maps/ndvi.png"), "x").unwrap();
+        fs::write(out.join("run.json"), json!({"files": {"gone.png": {}, "never.png": {}, "maps/ndvi.png": {}}}).to_string()).unwrap();
+        clear(&out).unwrap();
+        assert!(out.join("mine.txt").exists() && !out.join("gone.png").exists() && !out.join("maps/ndvi.png").exists());
+        fs::write(out.join("maps/run.json"), json!({"files": {"../mine.txt": {}}}).to_string()).unwrap();
+        clear(&out.join("maps")).unwrap();
+        assert!(out.join("mine.txt").exists(), "nothing above the folder");
     }
 
     fn pass() -> Pass {

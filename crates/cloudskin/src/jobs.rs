@@ -54,9 +54,9 @@ pub async fn run(client: &Client, run: args::Run, output: Output) -> anyhow::Res
         eprintln!("{id}: follow it elsewhere with `cloudskin describe job {id}`");
     }
     let mut signals = Signals::new()?;
-    let mut print = |piece: &[u8]| table::bytes(piece);
+    let mut print = |stderr: bool, piece: &[u8]| if stderr { table::error_bytes(piece) } else { table::bytes(piece) };
     let ended = {
-        let mut follow = std::pin::pin!(follow(client, &id, None, &mut print));
+        let mut follow = std::pin::pin!(follow(client, &id, Which::Marked, &mut print));
         tokio::select! {
             ended = &mut follow => ended,
             why = signals.next() => {
@@ -178,11 +178,54 @@ fn outcome(job: &Job) -> String {
     format!("{} {}{why}", job.id, job.state)
 }
 
+/// Which of a job's output is read.
+#[derive(Clone, Copy)]
+pub enum Which {
+    All,
+    /// All, with the stream that each piece was printed on.
+    Marked,
+    Rank(u32),
+}
+
+/// Takes a piece of a job's output; the first says whether it was printed on standard error, and is only ever set for [`Which::Marked`].
+pub type Print<'a> = dyn FnMut(bool, &[u8]) -> anyhow::Result<()> + Send + 'a;
+
+/// Takes marked output apart (see the hub's `/v1/jobs/{id}/logs`), wherever the network has cut it.
+#[derive(Default)]
+struct Marks {
+    head: Vec<u8>,
+    stderr: bool,
+    /// Bytes of the present piece that have not come.
+    left: usize,
+}
+
+impl Marks {
+    fn take(&mut self, mut bytes: &[u8], to: &mut dyn FnMut(bool, &[u8]) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        while let Some(next) = bytes.first() {
+            if self.left > 0 {
+                let (piece, rest) = bytes.split_at(self.left.min(bytes.len()));
+                (self.left, bytes) = (self.left - piece.len(), rest);
+                to(self.stderr, piece)?;
+                continue;
+            }
+            self.head.push(*next);
+            bytes = &bytes[1..];
+            if let [letter, length @ ..] = &self.head[..]
+                && let Ok(length) = length.try_into()
+            {
+                (self.stderr, self.left) = (*letter == b'e', u32::from_le_bytes(length) as usize);
+                self.head.clear();
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Passes a job's output on until the job has ended. A hub that restarts is waited for; what was passed on already is skipped.
-pub async fn follow(client: &Client, id: &str, rank: Option<u32>, print: &mut (dyn FnMut(&[u8]) -> anyhow::Result<()> + Send)) -> anyhow::Result<Job> {
+pub async fn follow(client: &Client, id: &str, which: Which, print: &mut Print<'_>) -> anyhow::Result<Job> {
     let (mut printed, mut away) = (0, 0);
     loop {
-        let (more, broken) = match pass(client, id, rank, true, printed, print).await {
+        let (more, broken) = match pass(client, id, which, true, printed, print).await {
             Ok(total) => (total, None),
             Err((total, e)) => (total, Some(e)),
         };
@@ -208,19 +251,25 @@ pub async fn follow(client: &Client, id: &str, rank: Option<u32>, print: &mut (d
 }
 
 /// Reads the log once, skipping its first `skip` bytes. Returns the bytes read and skipped in all.
-async fn pass(client: &Client, id: &str, rank: Option<u32>, follow: bool, skip: u64, print: &mut (dyn FnMut(&[u8]) -> anyhow::Result<()> + Send)) -> Result<u64, (u64, anyhow::Error)> {
-    let mut call = Call::to("jobs").push(id).push("logs").ask("follow", follow);
-    if let Some(rank) = rank {
-        call = call.ask("rank", rank);
-    }
+async fn pass(client: &Client, id: &str, which: Which, follow: bool, skip: u64, print: &mut Print<'_>) -> Result<u64, (u64, anyhow::Error)> {
+    let call = Call::to("jobs").push(id).push("logs").ask("follow", follow);
+    let call = match which {
+        Which::All => call,
+        Which::Marked => call.ask("marked", true),
+        Which::Rank(rank) => call.ask("rank", rank),
+    };
     let mut response = client.download(call).await.map_err(|e| (skip, e))?;
-    let mut seen = 0u64;
+    let (mut seen, mut marks) = (0u64, Marks::default());
     loop {
         match client.chunk(&mut response).await {
-            Ok(Some(piece)) => {
-                let known = skip.saturating_sub(seen).min(piece.len() as u64);
-                seen += piece.len() as u64;
-                print(&piece[known as usize..]).map_err(|e| (seen, e))?;
+            Ok(Some(bytes)) => {
+                let mut hand = |stderr: bool, piece: &[u8]| {
+                    let known = skip.saturating_sub(seen).min(piece.len() as u64);
+                    seen += piece.len() as u64;
+                    print(stderr, &piece[known as usize..])
+                };
+                let handed = if let Which::Marked = which { marks.take(&bytes, &mut hand) } else { hand(false, &bytes) };
+                handed.map_err(|e| (seen, e))?;
             }
             Ok(None) => return Ok(seen.max(skip)),
             Err(e) => return Err((seen.max(skip), e)),
@@ -230,14 +279,15 @@ async fn pass(client: &Client, id: &str, rank: Option<u32>, follow: bool, skip: 
 
 pub async fn logs(client: &Client, logs: args::Logs, output: Output) -> anyhow::Result<u8> {
     let mut lines = Lines { job: &logs.job, rank: logs.rank, part: Vec::new() };
-    let mut print = |piece: &[u8]| match output {
+    let which = logs.rank.map_or(Which::All, Which::Rank);
+    let mut print = |_, piece: &[u8]| match output {
         Output::Table => table::bytes(piece),
         Output::Json | Output::Yaml => lines.take(piece),
     };
     if logs.follow {
-        follow(client, &logs.job, logs.rank, &mut print).await?;
+        follow(client, &logs.job, which, &mut print).await?;
     } else {
-        pass(client, &logs.job, logs.rank, false, 0, &mut print).await.map_err(|(_, e)| e)?;
+        pass(client, &logs.job, which, false, 0, &mut print).await.map_err(|(_, e)| e)?;
     }
     lines.end()?;
     Ok(0)
@@ -431,18 +481,25 @@ mod tests {
     async fn output_is_passed_on_once_although_the_stream_ends_early() {
         let asked = Arc::new(AtomicU32::new(0));
         let (a, b) = (asked.clone(), asked.clone());
-        let logs = get(move || async move { if a.fetch_add(1, Ordering::SeqCst) == 0 { "one\n" } else { "one\ntwo\n" } });
+        let one = "o\x04\0\0\0one\ne\x03\0\0\0bad";
+        let logs = get(move || async move { if a.fetch_add(1, Ordering::SeqCst) == 0 { one.to_string() } else { format!("{one}o\x04\0\0\0two\n") } });
         let state = get(move || async move {
             Json(json!({"id": "job-1", "state": if b.load(Ordering::SeqCst) < 2 { "running" } else { "failed" }, "exit_code": 3}))
         });
         let client = crate::client::tests::fake(Router::new().route("/v1/jobs/job-1/logs", logs).route("/v1/jobs/job-1", state)).await;
-        let mut out = Vec::new();
-        let mut keep = |piece: &[u8]| {
-            out.extend_from_slice(piece);
+        let (mut out, mut errors) = (Vec::new(), Vec::new());
+        let mut keep = |stderr: bool, piece: &[u8]| {
+            if stderr { errors.extend_from_slice(piece) } else { out.extend_from_slice(piece) }
             Ok(())
         };
-        let job = follow(&client, "job-1", None, &mut keep).await.unwrap();
-        assert_eq!((out.as_slice(), code(&job)), (b"one\ntwo\n".as_slice(), 3));
+        let job = follow(&client, "job-1", Which::Marked, &mut keep).await.unwrap();
+        assert_eq!((out.as_slice(), errors.as_slice(), code(&job)), (b"one\ntwo\n".as_slice(), b"bad".as_slice(), 3));
+        // However the network cuts it.
+        let (mut marks, mut got) = (Marks::default(), [Vec::new(), Vec::new()]);
+        for byte in one.as_bytes().chunks(1) {
+            marks.take(byte, &mut |stderr, piece| Ok(got[usize::from(stderr)].extend_from_slice(piece))).unwrap();
+        }
+        assert_eq!(got, [b"one\n".to_vec(), b"bad".to_vec()]);
     }
 
     #[tokio::test]

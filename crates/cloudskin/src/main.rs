@@ -24,6 +24,7 @@ mod show;
 mod store;
 mod stream;
 mod table;
+mod top;
 mod up;
 
 use args::{Cli, Command};
@@ -55,11 +56,22 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> anyhow::Result<u8> {
+    if let Command::Up(_) | Command::Hub(_) | Command::Agent(_) | Command::Stream(args::Stream::Serve(_)) = &cli.command {
+        // What a part of the platform writes is its user's alone, whichever library writes it.
+        // SAFETY: umask has no memory effects, and no other thread is there yet.
+        unsafe { libc::umask(0o077) };
+    }
     // Threads inherit their maker's cores, so an agent is pinned before the runtime has any.
     if let Command::Agent(agent) = &cli.command
         && let Some(cores) = &agent.cores
     {
         share::pin(&cores.0)?;
+    }
+    // Threads inherit their maker's fence, too.
+    if let Command::Agent(_) = &cli.command
+        && let Err(error) = cells::fence::process()
+    {
+        tracing::warn!(%error, "the agent runs without a filter of its system calls");
     }
     // At least two, also where an agent has one core: a task that holds up its worker must not hold up the ports as well.
     let workers = std::thread::available_parallelism().map_or(2, |n| n.get().max(2));
@@ -85,6 +97,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Run(o) => jobs::run(&place.client()?, o, output).await,
         Command::Get(o) => show::get(&place.client()?, o, output).await,
         Command::Describe(o) => show::describe(&place.client()?, o, output).await,
+        Command::Top(o) => top::top(&place.client()?, o, output).await,
         Command::Logs(o) => jobs::logs(&place.client()?, o, output).await,
         Command::Migrate(o) => jobs::migrate(&place.client()?, o, output).await,
         Command::Checkpoint(o) => jobs::checkpoint(&place.client()?, o, output).await,

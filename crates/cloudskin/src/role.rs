@@ -4,9 +4,12 @@
 
 use crate::{args, failure::fail, place::{Place, Ready}, table, up};
 use anyhow::Context;
+use base::Kind;
+use axum::{body::Body, http::header, response::Response};
 use cells::snapshot::Archive;
 use orchestrator::archive::ArchiveFormat;
 use orchestrator::modules::{Check, ModuleInfo};
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The dashboard's files.
@@ -18,7 +21,7 @@ const DASHBOARD: [orchestrator::Asset; 3] = [
 
 /// Says whether agents could run a module.
 fn check() -> anyhow::Result<Check> {
-    let engine = cells::Engine::new(&cells::engine::Options { cache: None, cells_max: 1 }).context("start the engine that checks modules")?;
+    let engine = cells::Engine::new(&cells::engine::Options { cells_max: 1, ..Default::default() }).context("start the engine that checks modules")?;
     Ok(Box::new(move |wasm| {
         let known = |module: &str, name: &str| engine.provides(module, name);
         let report = cells::toolchain::inspect::check(wasm, cells::engine::MODULE_MAX, &known).map_err(|e| e.to_string())?;
@@ -26,17 +29,35 @@ fn check() -> anyhow::Result<Check> {
     }))
 }
 
-/// Asks a stream server what it has, for the dashboard.
-fn streams(at: std::net::SocketAddr) -> orchestrator::Streams {
-    const ANSWER_MAX: std::time::Duration = std::time::Duration::from_secs(2);
-    let client = reqwest::Client::new();
-    std::sync::Arc::new(move || {
-        let request = client.get(format!("http://{at}/v1/streams")).timeout(ANSWER_MAX);
+/// Asks a stream server, for the dashboard.
+fn streams(at: std::net::SocketAddr) -> anyhow::Result<orchestrator::Streams> {
+    // A picture may have to be decoded first.
+    const SILENCE_MAX: Duration = Duration::from_secs(10);
+    let client = reqwest::Client::builder().connect_timeout(Duration::from_secs(2)).read_timeout(SILENCE_MAX).redirect(reqwest::redirect::Policy::none()).build()?;
+    Ok(std::sync::Arc::new(move |path| {
+        let request = client.get(format!("http://{at}{path}"));
         Box::pin(async move {
-            let told = async { request.send().await?.error_for_status()?.json().await };
-            told.await.map_err(|e: reqwest::Error| format!("the stream server at {at} does not answer: {e}"))
+            let answer = request.send().await.map_err(|e| format!("the stream server at {at} does not answer: {e}"))?;
+            let mut passed_on = Response::builder().status(answer.status());
+            for name in [header::CONTENT_TYPE, header::CONTENT_LENGTH, header::CACHE_CONTROL] {
+                passed_on = answer.headers().get(&name).into_iter().fold(passed_on, |p, value| p.header(&name, value));
+            }
+            passed_on.body(Body::from_stream(answer.bytes_stream())).map_err(|e| e.to_string())
         })
-    })
+    }))
+}
+
+/// The namenode's standby. What reaches a store is in `[geds]` of the `cloudskin.toml` in the hub's folder, as in that of an agent.
+fn standby(data: &std::path::Path, site: base::SiteId, place: String) -> anyhow::Result<orchestrator::names::Standby> {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Config {
+        geds: geds::Config,
+    }
+    let file = data.join("cloudskin.toml");
+    let config: Config = base::config::load(file.exists().then_some(file.as_path()), std::env::vars_os()).map_err(|e| fail(Kind::InvalidArgument, e.to_string()))?;
+    let referee = config.geds.referee(&place).map_err(|e| fail(e.kind(), e.to_string()))?;
+    Ok(orchestrator::names::Standby { site, place, referee })
 }
 
 pub async fn hub(place: &Place, hub: args::Hub) -> anyhow::Result<u8> {
@@ -52,7 +73,8 @@ pub async fn hub(place: &Place, hub: args::Hub) -> anyhow::Result<u8> {
         check_module: Some(check()?),
         archive: Some(ArchiveFormat { write: Archive::write, read: |bytes| Archive::read(bytes).map_err(|e| e.to_string()) }),
         dashboard: DASHBOARD.to_vec(),
-        streams: hub.streams.map(streams),
+        streams: hub.streams.map(streams).transpose()?,
+        standby: hub.standby.zip(hub.referee).map(|(site, at)| standby(&place.data, site, at)).transpose()?,
         ..Default::default()
     };
     let handle = orchestrator::Service::start(options).await.map_err(|e| fail(e.kind(), e.to_string()))?;

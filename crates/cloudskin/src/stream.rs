@@ -144,6 +144,9 @@ async fn serve(place: &Place, o: args::StreamServe) -> anyhow::Result<u8> {
         Some(persist) => Some(persist),
         None => Some(geds::Persist::folder(data.join("chunks")).map_err(|e| fail(e.kind(), e.to_string()))?),
     };
+    if let Some((folder, limit)) = o.overflow.zip(o.overflow_limit) {
+        options.overflow = Some((geds::Persist::folder(folder).map_err(|e| fail(e.kind(), e.to_string()))?, limit.0));
+    }
     options.tls = o.tls_cert.zip(o.tls_key).map(|(certificate, key)| streams::server::Tls { certificate, key });
     if o.scale_fast {
         options.scaling = streams::scale::Profile::fast();
@@ -308,12 +311,10 @@ async fn map(client: &Client, (from, to): (&StreamName, &StreamName), start: Fro
 
 /// Prints events, one a line; with `-o json`, with where they lie.
 async fn read(client: &Client, stream: &StreamName, from: From, follow: bool, output: Output) -> anyhow::Result<u8> {
-    let end = client.tail(&stream.scope, &stream.name).await.map_err(failed)?;
-    let mut left: BTreeMap<_, u64> = end.into_iter().filter(|(_, o)| *o > 0).collect();
-    let head = client.head(&stream.scope, &stream.name).await.map_err(failed)?;
-    left.retain(|segment, end| head.get(segment).is_none_or(|start| start < end));
-    let sealed = client.current(&stream.scope, &stream.name).await.map_err(failed)?.is_empty();
-    if !follow && !sealed && left.is_empty() {
+    // Of the segments that a scale has replaced, too: what is written to now may be empty.
+    let ends = segments(client, stream).await?;
+    let mut left: BTreeMap<_, u64> = ends.into_iter().filter(|(_, (start, end, _))| start < end).map(|(segment, (_, end, _))| (segment, end)).collect();
+    if !follow && left.is_empty() {
         return Ok(0);
     }
     let mut reader = Reader::open(client, &stream.scope, &stream.name, from).await.map_err(failed)?;
@@ -327,7 +328,7 @@ async fn read(client: &Client, stream: &StreamName, from: From, follow: bool, ou
         }
         if left.get(&event.segment).is_some_and(|end| next >= *end) {
             left.remove(&event.segment);
-            if !follow && !sealed && left.is_empty() {
+            if !follow && left.is_empty() {
                 return Ok(0);
             }
         }
@@ -354,9 +355,9 @@ async fn ls(client: &Client, scope: Option<String>, output: Output) -> anyhow::R
     })
 }
 
-async fn stat(client: &Client, stream: &StreamName, output: Output) -> anyhow::Result<u8> {
+/// All segments of a stream that are still there: where each begins and ends, and whether it is sealed.
+async fn segments(client: &Client, stream: &StreamName) -> anyhow::Result<BTreeMap<streams::catalog::SegmentNo, (u64, u64, bool)>> {
     let head = client.head(&stream.scope, &stream.name).await.map_err(failed)?;
-    let current = client.current(&stream.scope, &stream.name).await.map_err(failed)?;
     let (mut todo, mut seen): (Vec<_>, BTreeMap<_, _>) = (head.keys().copied().collect(), BTreeMap::new());
     while let Some(segment) = todo.pop() {
         if seen.contains_key(&segment) {
@@ -365,6 +366,12 @@ async fn stat(client: &Client, stream: &StreamName, output: Output) -> anyhow::R
         seen.insert(segment, client.segment(&stream.scope, &stream.name, segment).await.map_err(failed)?);
         todo.extend(client.successors(&stream.scope, &stream.name, segment).await.map_err(failed)?.into_iter().map(|(r, _)| r.segment));
     }
+    Ok(seen)
+}
+
+async fn stat(client: &Client, stream: &StreamName, output: Output) -> anyhow::Result<u8> {
+    let current = client.current(&stream.scope, &stream.name).await.map_err(failed)?;
+    let seen = segments(client, stream).await?;
     let range = |segment| current.iter().find(|r| r.segment == segment).map(|r| (r.low, r.high));
     let told = json!({
         "stream": stream.to_string(),

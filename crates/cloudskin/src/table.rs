@@ -96,6 +96,11 @@ pub fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
     }
 }
 
+/// What a program has printed on standard error.
+pub fn error_bytes(bytes: &[u8]) -> anyhow::Result<()> {
+    Ok(std::io::stderr().write_all(bytes)?)
+}
+
 /// Each scalar as JSON writes it, which YAML reads the same.
 fn yaml(value: &Value, depth: usize, out: &mut String) {
     let indent = "  ".repeat(depth);

@@ -23,7 +23,7 @@ use crate::{
 use anyhow::Context;
 use base::{Kind, unit::Bytes};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fs, io::Write, net::SocketAddr, path::{Path, PathBuf}, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, fs, io::Write, net::SocketAddr, os::unix::fs::PermissionsExt, path::{Path, PathBuf}, process::Stdio, time::Duration};
 use tokio::{process::{Child, Command}, signal::unix::{SignalKind, signal}, time::{Instant, sleep}};
 
 /// Within this time everything is up or `up` gives up.
@@ -35,6 +35,8 @@ const DEATHS_MAX: u32 = 5;
 const STEADY: Duration = Duration::from_secs(10);
 /// For a clean end; afterwards a process is killed.
 const STOP_MAX: Duration = Duration::from_secs(5);
+/// Who has the namenode's standby, if that is wanted.
+const STANDBY: &str = "cloud";
 const TICK: Duration = Duration::from_millis(50);
 /// For the hub's answer when all is about to stop.
 const FAREWELL_MAX: Duration = Duration::from_secs(3);
@@ -134,10 +136,23 @@ fn unwritable(data: &Path, e: std::io::Error) -> anyhow::Error {
     fail(Kind::PermissionDenied, format!("the data folder {} can't be written: {e}; name another with --data", data.display()))
 }
 
-/// Makes a data folder, or says at once that nothing can be written there.
+/// By one of these a data folder is known as such: what the platform writes first, or what may be there before.
+const OURS: [&str; 7] = ["up.lock", "hub", "identity", "objects", "streams", "cloudskin.toml", "up.json"];
+
+/// Makes a data folder that is this user's alone, or says at once that nothing can be written there. It has a token, keys and users' data in it.
 pub fn writable(data: &Path) -> anyhow::Result<()> {
+    let about = fs::metadata(data).ok();
+    if about.as_ref().is_some_and(|about| !about.is_dir()) {
+        return Err(unwritable(data, std::io::ErrorKind::NotADirectory.into()));
+    }
+    let mode = about.map_or(0o700, |about| about.permissions().mode() & 0o7777);
+    let other = fs::read_dir(data).is_ok_and(|mut entries| entries.next().is_some()) && !OURS.iter().any(|name| data.join(name).exists());
+    if mode & 0o077 != 0 && other {
+        let why = format!("other users may enter the data folder {} (mode {mode:o}), and it has other things in it", data.display());
+        return Err(fail(Kind::PermissionDenied, format!("{why}; `chmod 700` it, or name an empty one with --data")));
+    }
     let probe = data.join(".writable");
-    let tried = fs::create_dir_all(data).and_then(|()| fs::write(&probe, b"")).and_then(|()| fs::remove_file(&probe));
+    let tried = base::identity::private_folder(data).and_then(|()| fs::write(&probe, b"")).and_then(|()| fs::remove_file(&probe));
     tried.map_err(|e| unwritable(data, e))
 }
 
@@ -237,6 +252,9 @@ async fn watch(data: &Path, options: &args::Up, parts: &mut Vec<Part>) -> anyhow
     let hub_args = |http: &str, grpc: &str| {
         let mut args = ["hub", "--data", &text, "--http", http, "--grpc", grpc].map(String::from).to_vec();
         args.extend(told.iter().flat_map(|http| ["--streams".to_string(), http.clone()]));
+        if options.standby {
+            args.extend(["--standby".into(), STANDBY.into(), "--referee".into(), format!("file:{text}/leader")]);
+        }
         args
     };
     parts.push(Part::new("hub", data, hub_args(&options.http.to_string(), &options.grpc.to_string())));
@@ -404,12 +422,16 @@ pub fn write(path: &Path, value: &Value) -> anyhow::Result<()> {
 
 async fn detach(data: &Path, options: &args::Up) -> anyhow::Result<u8> {
     let log = data.join("logs/up.log");
-    let out = fs::File::create(&log).with_context(|| format!("write {}", log.display()))?;
+    // What is told there has the token in it, so it is not left to the mode of an older file.
+    let private = fs::Permissions::from_mode(0o600);
+    let made = fs::File::create(&log).and_then(|out| out.set_permissions(private).map(|()| out));
+    let out = made.with_context(|| format!("write {}", log.display()))?;
     let mut command = std::process::Command::new(std::env::current_exe().context("find this executable")?);
     command.arg("up").arg("--data").arg(data);
     command.args(["--http", &options.http.to_string(), "--grpc", &options.grpc.to_string(), "--slots", &options.slots.to_string()]);
     command.args(options.streams.iter().flat_map(|a| ["--streams".to_string(), a.to_string()]));
     command.args(options.no_streams.then_some("--no-streams"));
+    command.args(options.standby.then_some("--standby"));
     command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut child = command.spawn().context("start in the background")?;

@@ -1,11 +1,15 @@
-//! Runs MPICH's own test suite on cells, and says which of its programs pass and why the others don't.
+//! Runs MPICH's own test suite, or LLVM's tests of its OpenMP runtime, or whole programs of others, on cells, and says which of the programs pass and why the others don't.
 //!
 //! ```text
-//! suites [--list FILE] [--only TEXT] [--jobs N] [--limit SECONDS] [--json FILE] [--programs FOLDER]
+//! suites [--suite mpich|openmp|programs] [--list FILE] [--only TEXT] [--jobs N] [--limit SECONDS] [--json FILE] [--programs FOLDER]
 //! ```
 //!
 //! `setup/suites.sh` fetches the programs. Each is built by `cloudskin cc` and run as a person would run it, `CLOUDSKIN_NP=n ./program`. It passes
-//! when it exits with 0 and prints a line ` No Errors`. Programs that are in the folder given already are not built again. The lists of runs are in `tests/suites/mpich`; `core.txt` is the default.
+//! when it exits with 0 and, in MPICH's suite, prints a line ` No Errors`. Programs that are in the folder given already are not built again. The lists of runs are
+//! in `tests/suites/mpich` (`core.txt` is the default) and `tests/suites/openmp`.
+//!
+//! The whole programs are those with a recipe in `tests/suites/programs`. Each is built twice by its own build system, for this machine and with `cloudskin cc`, and
+//! passes when both print and write the same. With `--programs` what was built stays in that folder, with its logs and its output.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -14,6 +18,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use ::tests::outside::{Recipes, difference};
 
 /// One line of a list.
 #[derive(Clone)]
@@ -22,6 +27,24 @@ struct Run {
     path: String,
     ranks: u32,
     args: Vec<String>,
+    /// `-D` words for the compiler, and (`+`) sources beside its own.
+    tags: Vec<String>,
+    /// `NAME=value`.
+    env: Vec<String>,
+}
+
+impl Run {
+    /// What is built of it: another program for other tags.
+    fn program(&self) -> String {
+        format!("{} {}", self.path, self.tags.join(" "))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Mpich,
+    OpenMp,
+    Programs,
 }
 
 struct Outcome {
@@ -32,10 +55,11 @@ struct Outcome {
 }
 
 struct Options {
-    list: PathBuf,
+    which: Which,
+    list: Option<PathBuf>,
     only: Option<String>,
     jobs: usize,
-    limit: Duration,
+    limit: Option<Duration>,
     json: Option<PathBuf>,
     programs: Option<PathBuf>,
 }
@@ -46,10 +70,11 @@ fn root() -> PathBuf {
 
 fn options() -> Result<Options, String> {
     let mut o = Options {
-        list: root().join("tests/suites/mpich/core.txt"),
+        which: Which::Mpich,
+        list: None,
         only: None,
         jobs: std::thread::available_parallelism().map_or(2, usize::from),
-        limit: Duration::from_secs(60),
+        limit: None,
         json: None,
         programs: None,
     };
@@ -57,13 +82,21 @@ fn options() -> Result<Options, String> {
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
         match arg.as_str() {
-            "--list" => o.list = value()?.into(),
+            "--suite" => {
+                o.which = match value()?.as_str() {
+                    "mpich" => Which::Mpich,
+                    "openmp" => Which::OpenMp,
+                    "programs" => Which::Programs,
+                    other => return Err(format!("--suite {other}: give mpich, openmp or programs")),
+                }
+            }
+            "--list" => o.list = Some(value()?.into()),
             "--only" => o.only = Some(value()?),
             "--jobs" => o.jobs = value()?.parse().map_err(|_| "--jobs needs a number")?,
-            "--limit" => o.limit = Duration::from_secs(value()?.parse().map_err(|_| "--limit needs seconds")?),
+            "--limit" => o.limit = Some(Duration::from_secs(value()?.parse().map_err(|_| "--limit needs seconds")?)),
             "--json" => o.json = Some(value()?.into()),
             "--programs" => o.programs = Some(value()?.into()),
-            _ => return Err(format!("unknown argument {arg:?}; give --list, --only, --jobs, --limit, --json or --programs")),
+            _ => return Err(format!("unknown argument {arg:?}; give --suite, --list, --only, --jobs, --limit, --json or --programs")),
         }
     }
     Ok(o)
@@ -73,14 +106,31 @@ fn options() -> Result<Options, String> {
 fn read_list(text: &str) -> Vec<Run> {
     let lines = text.lines().filter(|l| !l.starts_with('#') && !l.trim().is_empty());
     let run = |line: &str| {
-        if let [_, path, ranks, args, ..] = line.split('\t').collect::<Vec<_>>()[..] {
+        let columns = line.split('\t').collect::<Vec<_>>();
+        if let [_, path, ranks, args, ..] = columns[..] {
             let args = args.split_whitespace().filter(|a| *a != "-").map(str::to_string).collect();
-            return Some(Run { path: path.into(), ranks: ranks.parse().ok()?, args });
+            let tags = columns.get(7).unwrap_or(&"").split_whitespace().filter(|t| t.starts_with("-D") || t.starts_with('+')).map(str::to_string).collect();
+            return Some(Run { path: path.into(), ranks: ranks.parse().ok()?, args, tags, env: Vec::new() });
         }
         let mut words = line.split_whitespace();
-        Some(Run { path: words.next()?.into(), ranks: words.next()?.parse().ok()?, args: words.map(str::to_string).collect() })
+        Some(Run { path: words.next()?.into(), ranks: words.next()?.parse().ok()?, args: words.map(str::to_string).collect(), tags: Vec::new(), env: Vec::new() })
     };
     lines.filter_map(run).collect()
+}
+
+/// The columns of `openmp/list.txt`: kind, path, arguments, environment.
+fn read_openmp_list(text: &str) -> Vec<Run> {
+    let words = |text: &str| text.split_whitespace().map(str::to_string).collect::<Vec<_>>();
+    let run = |line: &str| {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let mut env = words(columns.get(3)?);
+        // As many threads as the tests' authors have, however many processors there are.
+        if !env.iter().any(|e| e.starts_with("OMP_NUM_THREADS=")) {
+            env.push("OMP_NUM_THREADS=4".into());
+        }
+        Some(Run { path: columns[1].trim_end_matches(".c").into(), ranks: 1, args: words(columns[2]), tags: Vec::new(), env })
+    };
+    text.lines().filter(|l| !l.starts_with('#')).filter_map(run).collect()
 }
 
 /// The first lines of what went wrong.
@@ -123,6 +173,7 @@ fn bounded(command: &mut Command, limit: Duration) -> std::io::Result<(Option<i3
 }
 
 struct Suite {
+    which: Which,
     folder: PathBuf,
     work: PathBuf,
     cloudskin: PathBuf,
@@ -132,7 +183,12 @@ impl Suite {
     fn cc(&self, args: &[&str]) -> Result<(), String> {
         let mut command = Command::new(&self.cloudskin);
         command.arg("cc").args(["-O1", "-w"]);
-        command.arg("-I").arg(root().join("tests/suites/mpich")).arg("-I").arg(self.folder.join("include")).args(args);
+        match self.which {
+            Which::Mpich => command.arg("-I").arg(root().join("tests/suites/mpich")).arg("-I").arg(self.folder.join("include")),
+            Which::OpenMp => command.arg("-fopenmp").arg("-I").arg(&self.folder),
+            Which::Programs => &mut command, // they have build systems of their own
+        };
+        command.args(args);
         match bounded(&mut command, Duration::from_secs(300)) {
             Ok((Some(0), _)) => Ok(()),
             Ok((code, text)) => {
@@ -150,17 +206,20 @@ impl Suite {
             let (source, object) = (source.display().to_string(), object.display().to_string());
             self.cc(&["-c", &source, "-o", &object]).map(|()| object)
         };
-        ["mtest.c", "mtest_common.c", "dtypes.c", "mtest_thread.c"].iter().map(object).collect()
+        let names: &[&str] = if self.which == Which::Mpich { &["mtest.c", "mtest_common.c", "dtypes.c", "mtest_thread.c"] } else { &[] };
+        names.iter().map(object).collect()
     }
 
-    fn build(&self, path: &str, util: &[String]) -> Result<PathBuf, String> {
-        let source = self.folder.join(path).with_extension("c").display().to_string();
-        let program = self.work.join(path.replace('/', "-"));
+    fn build(&self, run: &Run, util: &[String]) -> Result<PathBuf, String> {
+        let program = self.work.join(run.program().replace(['/', ' '], "-"));
         if program.is_file() {
             return Ok(program);
         }
-        let mut args = vec![source.as_str()];
-        args.extend(util.iter().map(String::as_str));
+        let more = run.tags.iter().filter_map(|t| t.strip_prefix('+'));
+        let source = |path: &str| self.folder.join(path).with_extension("c").display().to_string();
+        let sources: Vec<String> = std::iter::once(run.path.as_str()).chain(more).map(source).collect();
+        let defines = run.tags.iter().filter(|t| t.starts_with("-D"));
+        let mut args: Vec<&str> = defines.chain(&sources).chain(util).map(String::as_str).collect();
         let output = program.display().to_string();
         args.extend(["-lm", "-o", &output]);
         self.cc(&args).map(|()| program)
@@ -169,9 +228,11 @@ impl Suite {
     fn run(&self, program: &Path, run: &Run, limit: Duration) -> Result<(), String> {
         let mut command = Command::new(&self.cloudskin);
         command.arg("exec").arg(program).args(&run.args).env("CLOUDSKIN_NP", run.ranks.to_string()).current_dir(&self.work);
+        command.envs(run.env.iter().filter_map(|e| e.split_once('=')));
         let (code, text) = bounded(&mut command, limit).map_err(|e| e.to_string())?;
         match code {
             None => Err(format!("not at its end after {} s: {}", limit.as_secs(), brief(&text))),
+            Some(0) if self.which == Which::OpenMp => Ok(()),
             Some(0) if text.lines().any(|l| l.trim() == "No Errors") => Ok(()),
             Some(0) => Err(format!("says no ` No Errors`: {}", brief(&text))),
             Some(code) => Err(format!("exit code {code}: {}", brief(&text))),
@@ -228,29 +289,92 @@ fn report(outcomes: &[Outcome], json: Option<&Path>) -> Result<(), String> {
     Ok(())
 }
 
+/// Builds a program in two folders below `folder`, runs both, and gives the ranks, or why they differ.
+fn outside_program(recipes: &Recipes, name: &str, folder: &Path, limit: Duration) -> (u32, Option<String>) {
+    let mut took = Vec::new();
+    let mut step = |kind: &str, what: &str, limit: Duration| {
+        let begin = Instant::now();
+        let done = bounded(&mut recipes.command(name, kind, &folder.join(kind), what), limit).map_err(|e| e.to_string());
+        took.push(format!("{kind} {what} {:.1} s", begin.elapsed().as_secs_f64()));
+        match done? {
+            (Some(0), text) => Ok(text),
+            (None, text) => Err(format!("{kind} {what}: not at its end after {} s: {}", limit.as_secs(), brief(&text))),
+            (Some(_), text) => Err(format!("{kind} {what}: {}", brief(&text))),
+        }
+    };
+    let mut work = || {
+        let mut compared = |kind: &str| {
+            step(kind, "build", BUILD_MAX)?;
+            step(kind, "run", limit)?;
+            step(kind, "compared", limit)
+        };
+        let (native, cell) = (compared("native")?, compared("cell")?);
+        match difference(&native, &cell) {
+            None if native.is_empty() => Err("nothing is compared".to_string()),
+            None => Ok(()),
+            Some(where_) => Err(where_),
+        }
+    };
+    let reason = work().err();
+    println!("{name}: {}", took.join(", "));
+    (recipes.describe(name, folder).map_or(0, |d| d.ranks), reason)
+}
+
+/// The longest that a program of a suite may take, unless `--limit` says otherwise.
+const RUN_MAX: Duration = Duration::from_secs(60);
+/// The same of a whole program's runs, and what building it may take.
+const BUILD_MAX: Duration = Duration::from_secs(1200);
+
+/// The programs that have recipes, one after the other: each build takes all processors.
+fn outside_programs(o: &Options, cloudskin: PathBuf) -> Result<bool, String> {
+    let recipes = Recipes { root: root(), cloudskin };
+    let names = recipes.names().map_err(|e| format!("read the recipes: {e}"))?;
+    let work = o.programs.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("cloudskin-suites-{}", std::process::id())));
+    std::fs::create_dir_all(&work).map_err(|e| format!("create {}: {e}", work.display()))?;
+    let work = work.canonicalize().map_err(|e| format!("{}: {e}", work.display()))?;
+    let mut outcomes = Vec::new();
+    for name in names.iter().filter(|n| o.only.as_ref().is_none_or(|only| only.split(',').any(|part| n.contains(part)))) {
+        let begin = Instant::now();
+        let (ranks, reason) = outside_program(&recipes, name, &work.join(name), o.limit.unwrap_or(BUILD_MAX));
+        let run = Run { path: name.clone(), ranks, args: Vec::new(), tags: Vec::new(), env: Vec::new() };
+        outcomes.push(Outcome { run, reason, seconds: begin.elapsed().as_secs_f64() });
+        if o.programs.is_none() {
+            let _ = std::fs::remove_dir_all(work.join(name)); // a leftover in the temporary folder harms nobody
+        }
+    }
+    report(&outcomes, o.json.as_deref())?;
+    Ok(outcomes.iter().all(|o| o.reason.is_none()))
+}
+
 fn suite(o: &Options) -> Result<bool, String> {
     let cloudskin = root().join("target/release/cloudskin");
-    let folder = root().join(".setup/suites/mpich");
     if !cloudskin.is_file() {
         return Err(format!("{} is not there; build it with `cargo build --release`", cloudskin.display()));
     }
-    if !folder.join("util/mtest.c").is_file() {
+    let (name, known, list) = match o.which {
+        Which::Programs => return outside_programs(o, cloudskin.canonicalize().map_err(|e| format!("{}: {e}", cloudskin.display()))?),
+        Which::Mpich => ("mpich", "util/mtest.c", "tests/suites/mpich/core.txt"),
+        Which::OpenMp => ("openmp", "omp_testsuite.h", "tests/suites/openmp/list.txt"),
+    };
+    let (folder, list) = (root().join(".setup/suites").join(name), o.list.clone().unwrap_or_else(|| root().join(list)));
+    if !folder.join(known).is_file() {
         return Err(format!("{} has no suite; fetch it with setup/suites.sh", folder.display()));
     }
-    let text = std::fs::read_to_string(&o.list).map_err(|e| format!("read {}: {e}", o.list.display()))?;
+    let text = std::fs::read_to_string(&list).map_err(|e| format!("read {}: {e}", list.display()))?;
     let wanted = |r: &Run| o.only.as_ref().is_none_or(|only| only.split(',').any(|part| r.path.contains(part)));
-    let runs: Vec<Run> = read_list(&text).into_iter().filter(wanted).collect();
+    let runs: Vec<Run> = if o.which == Which::Mpich { read_list(&text) } else { read_openmp_list(&text) }.into_iter().filter(wanted).collect();
     let work = o.programs.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("cloudskin-suites-{}", std::process::id())));
     std::fs::create_dir_all(&work).map_err(|e| format!("create {}: {e}", work.display()))?;
-    let suite = Suite { folder, work, cloudskin };
+    let suite = Suite { which: o.which, folder, work, cloudskin };
     let util = suite.util()?;
-    let mut paths: Vec<&String> = runs.iter().map(|r| &r.path).collect();
-    paths.dedup();
+    let programs: BTreeMap<String, &Run> = runs.iter().map(|r| (r.program(), r)).collect();
+    let programs: Vec<(&String, &Run)> = programs.iter().map(|(name, run)| (name, *run)).collect();
     // Built once each, then run: the toolchain takes both cores, so that a limit on runs is fair.
-    let built: BTreeMap<&String, Result<PathBuf, String>> = paths.iter().copied().zip(parallel(&paths, o.jobs, |p| suite.build(p, &util))).collect();
+    let names = programs.iter().map(|(name, _)| *name);
+    let built: BTreeMap<&String, Result<PathBuf, String>> = names.zip(parallel(&programs, o.jobs, |(_, run)| suite.build(run, &util))).collect();
     let outcomes = parallel(&runs, o.jobs, |run| {
         let begin = Instant::now();
-        let reason = built[&run.path].clone().and_then(|program| suite.run(&program, run, o.limit)).err();
+        let reason = built[&run.program()].clone().and_then(|program| suite.run(&program, run, o.limit.unwrap_or(RUN_MAX))).err();
         Outcome { run: run.clone(), reason, seconds: begin.elapsed().as_secs_f64() }
     });
     report(&outcomes, o.json.as_deref())?;
@@ -280,6 +404,15 @@ mod tests {
         let runs = read_list("# a note\nattr/attrt 2\nA\tcoll/bcast\t4\t-x 3\tMPICH\tPASS\t0.1s\t-\nB\tcoll/none\t1\t-\tX\n");
         let seen: Vec<(&str, u32, usize)> = runs.iter().map(|r| (r.path.as_str(), r.ranks, r.args.len())).collect();
         assert_eq!(seen, [("attr/attrt", 2, 0), ("coll/bcast", 4, 2), ("coll/none", 1, 0)]);
+        let runs = read_list("C\trma/list\t4\t-\t-\t-\t-\t-DONE +rma/two\n");
+        assert_eq!(runs[0].tags, ["-DONE", "+rma/two"]);
+    }
+
+    #[test]
+    fn tests_of_openmp_have_an_environment() {
+        let runs = read_openmp_list("# a note\nPURE\tapi/a.c\t\t\nPURE\tfor/b.c\t1 0\tOMP_SCHEDULE=static OMP_NUM_THREADS=3\n");
+        assert_eq!((runs[0].path.as_str(), runs[0].env.concat().as_str()), ("api/a", "OMP_NUM_THREADS=4"));
+        assert_eq!((runs[1].args.concat().as_str(), runs[1].env.len()), ("10", 2));
     }
 
     #[test]

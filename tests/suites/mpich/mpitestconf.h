@@ -1,6 +1,6 @@
 /*
- * What MPICH's suite may count on in a cell: its `configure` would find the same. Threads of its own, one-sided communication, files
- * and processes are not asked for here.
+ * What MPICH's suite may count on in a cell: its `configure` would find the same. Threads of its own and processes
+ * are not asked for here.
  */
 #ifndef MPITESTCONF_H_INCLUDED
 #define MPITESTCONF_H_INCLUDED
@@ -31,6 +31,7 @@
 #define HAVE_UINT64_T 1
 #define HAVE_MPI_INIT_THREAD 1
 #define HAVE_MPI_TYPE_CREATE_STRUCT 1
+#define HAVE_MPI_WIN_CREATE 1
 #define USE_STRICT_MPI 1
 #define SIZEOF_VOID_P 4
 

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use std::{
     fs,
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -67,6 +67,26 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
         .map_err(fail)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fail)?;
     fs::rename(&temp, path).map_err(fail)
+}
+
+/// Makes a folder that only its owner may enter, or shuts one that others may enter: so nobody else reads what lies below, whatever the modes of its
+/// files are. Its parents are made as usual.
+///
+/// # Errors
+/// It can't be made, it is another user's, or it is everybody's, as a folder for temporary files is.
+pub fn private_folder(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o1000 != 0 {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is everybody's"));
+    }
+    if mode & 0o077 != 0 { fs::set_permissions(path, fs::Permissions::from_mode(0o700)) } else { Ok(()) }
 }
 
 fn read(path: &Path) -> Result<String, Error> {

@@ -14,12 +14,12 @@ use super::{Agent, background, load::Meter, lock, printer::{Late, Printer}};
 use anyhow::Context;
 use base::clock::now_ms;
 use cells::{Bucket, Cell, Control, DOING, Ended, Program, Spec, engine, link::{At, Interrupt, Route}, snapshot::Snapshot, wasi::Mounts};
-use mpi::{Fabric, Rank};
+use mpi::{Fabric, Rank, Traffic};
 use orchestrator::proto::{self, JobSpec, Place, RankEvent, rank_event::State};
 use std::{
     collections::{BTreeMap, BTreeSet},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, atomic::{AtomicU64, Ordering}},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, atomic::{AtomicU64, Ordering}},
     time::{Duration, Instant},
 };
 
@@ -29,6 +29,8 @@ const MEMORY_DEFAULT: u64 = 1 << 30;
 const NICE: i32 = 5;
 /// For memory to be given back that a job started again needs.
 const ROOM_MAX: Duration = Duration::from_secs(5);
+/// Peers of a rank of which the hub is told.
+const PEERS_MAX: usize = 64;
 /// How often who waits for a rank to stop looks whether it is still wanted.
 const LOOK: Duration = Duration::from_millis(100);
 /// Bucket of the snapshots.
@@ -64,6 +66,8 @@ pub struct Held {
     state: Mutex<Standing>,
     changed: Condvar,
     meter: Mutex<Meter>,
+    /// Of its program's code, once it runs.
+    tier: OnceLock<cells::Tier>,
 }
 
 struct Standing {
@@ -108,6 +112,7 @@ impl Held {
             state: Mutex::new(Standing { phase, halt: false, gone: false }),
             changed: Condvar::new(),
             meter: Mutex::default(),
+            tier: OnceLock::new(),
         }
     }
 
@@ -374,6 +379,7 @@ impl Agent {
 
     /// Runs a cell that is here on a thread of its own, until it ends or is taken.
     pub fn launch(self: &Arc<Self>, job: &Arc<Job>, held: &Arc<Held>, cell: Box<Cell>) {
+        held.tier.get_or_init(|| cell.program().tier());
         lock(&held.state).phase = Phase::Running;
         held.printer.event(job.event(held, State::Running));
         let (agent, job_, held_) = (self.clone(), job.clone(), held.clone());
@@ -382,6 +388,9 @@ impl Agent {
         let spawned = thread.spawn(move || {
             // SAFETY: setpriority has no memory effects; 0 means the calling thread here (Linux takes a thread's number for PRIO_PROCESS).
             unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+            if let Err(error) = cells::fence::rank() {
+                tracing::debug!(%error, "a rank runs without a filter of its own");
+            }
             agent.run(&job_, &held_, cell);
         });
         if let Err(e) = spawned {
@@ -562,7 +571,13 @@ impl Agent {
             for held in job.all().into_iter().filter(|h| !h.ended()) {
                 let control = &held.control;
                 let (cpu_used, cpu_wanted) = lock(&held.meter).look(control.thread.load(Ordering::Relaxed));
-                let meter = &job.fabric.mailbox(Rank(held.rank)).meter;
+                let mut peers = job.fabric.traffic(Rank(held.rank));
+                let total = |of: fn(&Traffic) -> u64| peers.iter().map(of).fold(0, u64::wrapping_add);
+                let (sent, received) = (total(|t| t.sent), total(|t| t.received));
+                let (sent_bytes, received_bytes) = (total(|t| t.sent_bytes), total(|t| t.received_bytes));
+                peers.sort_by_key(|t| std::cmp::Reverse((t.bytes(), t.messages())));
+                peers.truncate(PEERS_MAX);
+                let peer = |t: Traffic| proto::Traffic { rank: t.peer.0, sent: t.sent, received: t.received, sent_bytes: t.sent_bytes, received_bytes: t.received_bytes };
                 let doing = match lock(&held.state).phase {
                     Phase::Running => DOING.get(control.doing.load(Ordering::Relaxed) as usize).copied().unwrap_or("compute"),
                     Phase::Starting => "starting",
@@ -580,9 +595,13 @@ impl Agent {
                     cpu_used,
                     cpu_wanted,
                     memory_bytes,
-                    sent: meter.sent.load(Ordering::Relaxed),
-                    received: meter.received.load(Ordering::Relaxed),
+                    sent,
+                    received,
+                    sent_bytes,
+                    received_bytes,
                     doing: doing.into(),
+                    peers: peers.into_iter().map(peer).collect(),
+                    tier: held.tier.get().map_or_else(String::new, cells::Tier::to_string),
                 });
             }
         }

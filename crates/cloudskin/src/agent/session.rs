@@ -173,6 +173,10 @@ fn obey(agent: &Arc<Agent>, order: Body) {
         Body::Cancel(order) => agent.cancel(&order),
         Body::Forget(order) => agent.forget(&order.job),
         Body::Routes(order) => agent.routes(&order),
+        Body::Standby(told) => {
+            let _runtime = agent.runtime.enter();
+            agent.standby.learn(told);
+        }
     }
 }
 

@@ -11,13 +11,15 @@
 //! guest's global `state` and returns. The guest's functions save their locals into `__cloudskin_unwind` and return one after the other. To
 //! go on, `_start` is called again: each function takes its locals back and calls down to the safe point. If that is a host call, it is told that it is
 //! called again by [`Mode::Rewinding`] and finds what it was doing in [`Host::pending`]. Machine code and native stack hold nothing meanwhile,
-//! so a cell may go on in another process, under another engine. `docs/design/safe-points.md` has the guest's half.
+//! so a cell may go on in another process, under another engine. `docs/design/safe-points.md` has the guest's half. A cell with threads has stopped when the
+//! stacks of all have been unwound (`threads`).
 
 use crate::control::Control;
 use crate::engine::{Engine, PAGE, Program, SafePoints};
 use crate::error::{Error, Result};
 use crate::mpi_host::Pending;
-use crate::toolchain::{FLAGS, STATE, instrument::UNWINDING};
+use crate::threads::{self, Life, Threads};
+use crate::toolchain::{CXX_TAG, FLAGS, STATE, TERMINATE, UNCAUGHT, UNCAUGHT_BYTES, instrument::UNWINDING};
 use crate::wasi;
 use base::unit::Bytes;
 use mpi::{Fabric, Rank};
@@ -25,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use wasmtime::{Caller, Instance, Memory, Mutability, ResourceLimiter, Store, StoreLimits, StoreLimitsBuilder, TypedFunc, UpdateDeadline, Val, WasmBacktrace};
+use wasmtime::{Caller, Extern, Instance, Memory, Mutability, ResourceLimiter, SharedMemory, Store, StoreLimits, StoreLimitsBuilder, Tag, ThrownException, TypedFunc, UpdateDeadline, Val, WasmBacktrace};
 
 /// What a cell is to be.
 #[derive(Clone)]
@@ -78,14 +80,18 @@ impl Budget {
 }
 
 /// A cell's part of a budget; given back with the cell.
-struct Share {
+pub(crate) struct Share {
     budget: Arc<Budget>,
     bytes: u64,
 }
 
 impl Share {
+    pub(crate) fn new(budget: Arc<Budget>) -> Share {
+        Share { budget, bytes: 0 }
+    }
+
     /// Takes what is missing to `bytes`, or gives back what is more. `Err`: what all have, and it can't be that much more.
-    fn resize(&mut self, bytes: u64) -> std::result::Result<(), u64> {
+    pub(crate) fn resize(&mut self, bytes: u64) -> std::result::Result<(), u64> {
         let Budget { max, used } = &*self.budget;
         let new = |used: u64| (used - self.bytes).checked_add(bytes).filter(|new| *new <= *max || bytes <= self.bytes);
         used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, new)?;
@@ -106,11 +112,17 @@ impl Drop for Share {
     "site {place} has no memory for {} more: its ranks have {} of {}; start fewer ranks there, move some away (`cloudskin migrate`), or give its agent more with --memory",
     Bytes(*more), Bytes(*used), Bytes(*max)
 )]
-struct Full {
+pub(crate) struct Full {
     place: String,
     more: u64,
     used: u64,
     max: u64,
+}
+
+impl Full {
+    pub(crate) fn new(place: &str, more: u64, used: u64, budget: &Budget) -> Full {
+        Full { place: place.into(), more, used, max: budget.max }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +134,9 @@ pub(crate) enum Mode {
 
 /// What host calls find in the store.
 pub struct Host {
+    /// `None` while it is made, and of a program with threads, whose memory is in `threads`.
     pub(crate) memory: Option<Memory>,
+    pub(crate) threads: Option<Arc<Threads>>,
     pub(crate) mpi: mpi::State,
     pub(crate) wasi: wasi::State,
     pub(crate) pending: Option<Pending>,
@@ -135,6 +149,9 @@ pub struct Host {
     pub(crate) size: u32,
     /// Set for a cell that can be stopped.
     points: Option<SafePoints>,
+    /// The way to its native code, in the fast tier, and the function of it that trapped.
+    pub(crate) native: Option<crate::native::Bridge>,
+    pub(crate) trapped_in: Option<String>,
     limits: StoreLimits,
     share: Share,
     memory_max: usize,
@@ -146,6 +163,10 @@ pub struct Host {
 /// The limits, and a note of how large the memory has become for who watches from outside.
 impl ResourceLimiter for Host {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        // The memory of a program with threads grows by a call of the host. What is made here is the page with the flag words.
+        if self.threads.is_some() {
+            return Ok(desired <= FLAGS_BYTES);
+        }
         // A movable program has two memories, of which that with the flag words is one page and is not the job's to pay for.
         let flags = if self.points.is_some() { FLAGS_BYTES } else { 0 };
         let memories = self.memories.saturating_sub(current).saturating_add(desired);
@@ -185,6 +206,12 @@ pub(crate) enum End {
     Exit(i32),
     #[error("MPI_Abort with code {0}")]
     Abort(i32),
+    /// `pthread_exit`.
+    #[error("the thread has ended")]
+    Thread,
+    /// Another thread has ended the cell.
+    #[error("the cell has ended")]
+    Over,
 }
 
 /// Why `run` came back.
@@ -203,9 +230,33 @@ pub struct Cell {
     store: Store<Host>,
     instance: Instance,
     start: TypedFunc<(), ()>,
-    memory: Memory,
+    memory: Linear,
     program: Arc<Program>,
     stopped: bool,
+    /// Its threads beside the first one, while it is stopped.
+    lives: Vec<Life>,
+}
+
+/// A cell's memory: its instance's own, or that of all of its threads' instances.
+enum Linear {
+    Own(Memory),
+    Shared(SharedMemory),
+}
+
+impl Linear {
+    fn base(&self, store: &Store<Host>) -> *mut u8 {
+        match self {
+            Linear::Own(memory) => memory.data_ptr(store),
+            Linear::Shared(memory) => memory.data().as_ptr().cast_mut().cast(),
+        }
+    }
+
+    fn bytes(&self, store: &Store<Host>) -> usize {
+        match self {
+            Linear::Own(memory) => memory.data_size(store),
+            Linear::Shared(memory) => memory.data_size(),
+        }
+    }
 }
 
 /// All of a cell but its memory, as it travels.
@@ -222,13 +273,17 @@ pub struct Frozen {
     pub(crate) mpi: mpi::State,
     pub(crate) wasi: wasi::Saved,
     pub(crate) pending: Option<Pending>,
+    /// Beside the first one, whose globals and pending call are those above.
+    threads: Vec<threads::Frozen>,
     flags: MpiFlags,
     unacknowledged: Vec<mpi::Message>,
+    /// For whom the counts go on where it does.
+    traffic: Vec<mpi::Traffic>,
 }
 
 impl Frozen {
     /// Whether what was read can be gone on with. The bytes are foreign: their checksum finds damage, not malice.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let refused = Error::Snapshot;
         if self.mpi.me != self.rank {
             return Err(refused(format!("the MPI state of rank {} is in the snapshot of rank {}", self.mpi.me.0, self.rank.0)));
@@ -239,12 +294,16 @@ impl Frozen {
                 return Err(refused(format!("a message from rank {} to rank {} is among its own, in a job of {} ranks", m.header.src.0, m.header.dst.0, self.size)));
             }
         }
+        // One for each peer at most, in order: who counts them looks at all of them.
+        if !self.traffic.is_sorted_by(|a, b| a.peer < b.peer) || self.traffic.last().is_some_and(|t| t.peer.0 >= self.size) {
+            return Err(refused(format!("what it has exchanged is not with ranks of a job of {}", self.size)));
+        }
         Ok(())
     }
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
-enum Number {
+pub(crate) enum Number {
     I32(i32),
     I64(i64),
     F32(u32),
@@ -263,14 +322,14 @@ fn engine_failed(e: wasmtime::Error) -> Error {
     Error::Engine(format!("{e:#}"))
 }
 
-/// An instance that is only looked at, never run.
-pub(crate) fn bare(engine: &Engine, program: &Program) -> Result<(Store<Host>, Instance)> {
+/// What a cell would be that is nobody's.
+fn of_nobody() -> Spec {
     struct Nowhere;
     impl mpi::Wire for Nowhere {
         fn send(&self, _: mpi::Message) {}
         fn acknowledge(&self, _: Rank, _: Rank, _: u64) {}
     }
-    let spec = Spec {
+    Spec {
         rank: Rank(0),
         size: 1,
         args: Vec::new(),
@@ -282,14 +341,83 @@ pub(crate) fn bare(engine: &Engine, program: &Program) -> Result<(Store<Host>, I
         fabric: Arc::new(Fabric::new(1, Box::new(Nowhere))),
         place: String::new(),
         spin: 0,
-    };
-    instantiate(engine, program, &spec, Arc::default())
+    }
 }
 
-fn instantiate(engine: &Engine, program: &Program, spec: &Spec, control: Arc<Control>) -> Result<(Store<Host>, Instance)> {
+/// A store that nothing will be made in.
+pub(crate) fn nobody(engine: &wasmtime::Engine, program: &Program) -> Store<Host> {
+    store_of(engine, program, &of_nobody(), Arc::default(), None)
+}
+
+/// What an instance's mutable globals hold, all of which a movable program exports.
+pub(crate) fn globals(store: &mut Store<Host>, instance: &Instance) -> Result<Vec<(String, Number)>> {
+    let exports: Vec<(String, wasmtime::Global)> = instance.exports(&mut *store).filter_map(|e| Some((e.name().to_string(), e.into_global()?))).collect();
+    let mut globals = Vec::new();
+    for (name, global) in exports {
+        if global.ty(&*store).mutability() == Mutability::Const {
+            continue;
+        }
+        let number = match global.get(&mut *store) {
+            Val::I32(v) => Number::I32(v),
+            Val::I64(v) => Number::I64(v),
+            Val::F32(v) => Number::F32(v),
+            Val::F64(v) => Number::F64(v),
+            Val::V128(v) => Number::V128(v.as_u128()),
+            _ => return Err(Error::NotMovable(format!("global {name} holds a reference, which can't be written down"))),
+        };
+        globals.push((name, number));
+    }
+    Ok(globals)
+}
+
+/// Gives an instance what [`globals`] has found in another.
+pub(crate) fn set_globals(store: &mut Store<Host>, instance: &Instance, globals: &[(String, Number)]) -> Result<()> {
+    for (name, number) in globals {
+        let global = instance.get_global(&mut *store, name).ok_or_else(|| Error::Snapshot(format!("the program has no global {name}")))?;
+        let value = match *number {
+            Number::I32(v) => Val::I32(v),
+            Number::I64(v) => Val::I64(v),
+            Number::F32(v) => Val::F32(v),
+            Number::F64(v) => Val::F64(v),
+            Number::V128(v) => Val::V128(v.into()),
+        };
+        global.set(&mut *store, value).map_err(|e| Error::Snapshot(format!("global {name}: {e}")))?;
+    }
+    Ok(())
+}
+
+/// Where the flag words of an instance are, if its program has some.
+pub(crate) fn flags(store: &mut Store<Host>, instance: &Instance, program: &Program) -> Option<*mut u8> {
+    let memory = program.movable().then(|| instance.get_memory(&mut *store, FLAGS).expect("`inspect` made sure that it is exported"));
+    memory.map(|memory| memory.data_ptr(&*store))
+}
+
+/// The global `state` of an instance; 0 for a program without safe points.
+pub(crate) fn state(store: &mut Store<Host>, instance: &Instance, program: &Program) -> i32 {
+    if !program.movable() {
+        return 0;
+    }
+    let state = instance.get_global(&mut *store, STATE).map(|global| global.get(&mut *store));
+    state.and_then(|value| value.i32()).expect("`inspect` calls no program movable that does not export it as an i32")
+}
+
+/// What is said of a stack that was not wound up to its end.
+pub(crate) fn lost(rank: Rank, state: i32) -> Ended {
+    let message = format!("rank {}: its stack does not lead back to safe point {state}: it went on from a damaged snapshot, or has overwritten its unwind area", rank.0);
+    Ended::Failed { message, backtrace: String::new(), code: None }
+}
+
+/// An instance that is only looked at, never run.
+pub(crate) fn bare(engine: &Engine, program: &Program) -> Result<(Store<Host>, Instance)> {
+    instantiate(engine, program, &of_nobody(), Arc::default(), None)
+}
+
+/// A store for one instance of a program: of a cell, or of one of its threads.
+pub(crate) fn store_of(engine: &wasmtime::Engine, program: &Program, spec: &Spec, control: Arc<Control>, threads: Option<Arc<Threads>>) -> Store<Host> {
     let limit = usize::try_from(spec.memory_max).unwrap_or(usize::MAX);
     let host = Host {
         memory: None,
+        threads,
         mpi: mpi::State::new(spec.rank, spec.size),
         wasi: wasi::State::new(spec, program.knows_workdir),
         pending: None,
@@ -301,23 +429,37 @@ fn instantiate(engine: &Engine, program: &Program, spec: &Spec, control: Arc<Con
         spin: spec.spin,
         size: spec.size,
         points: program.safe_points,
+        native: None,
+        trapped_in: None,
         limits: StoreLimitsBuilder::new().memory_size(limit).build(),
-        share: Share { budget: spec.budget.clone(), bytes: 0 },
+        share: Share::new(spec.budget.clone()),
         memory_max: limit,
         memories: 0,
         memories_before: 0,
     };
-    let mut store = Store::new(&engine.inner(!program.ticks)?, host);
+    let mut store = Store::new(engine, host);
     store.limiter(|host| host);
-    if program.ticks {
+    if program.kind.has_clock() {
         // It has no flag words to look at: its engine's clock makes it look here instead, from its start function on.
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|store| match store.data().control.killed() {
-            true => Err(wasmtime::Error::msg("killed")),
-            false => Ok(UpdateDeadline::Continue(1)),
+        store.epoch_deadline_callback(|store| {
+            let host = store.data();
+            match host.control.killed() || host.threads.as_ref().is_some_and(|t| t.over()) {
+                true => Err(wasmtime::Error::new(End::Over)),
+                false => Ok(UpdateDeadline::Continue(1)),
+            }
         });
     }
-    let instance = program.pre.instantiate(&mut store).map_err(|e| {
+    store
+}
+
+fn instantiate(engine: &Engine, program: &Program, spec: &Spec, control: Arc<Control>, threads: Option<Arc<Threads>>) -> Result<(Store<Host>, Instance)> {
+    let mut store = store_of(&engine.inner(program.kind)?, program, spec, control, threads.clone());
+    let pre = match &threads {
+        Some(threads) => threads.pre(),
+        None => program.pre.as_ref().expect("all programs but those with threads have one"),
+    };
+    let instance = pre.instantiate(&mut store).map_err(|e| {
         let control = &store.data().control;
         if control.killed() {
             return Error::Killed(control.reason());
@@ -325,9 +467,9 @@ fn instantiate(engine: &Engine, program: &Program, spec: &Spec, control: Arc<Con
         if let Some(full) = e.downcast_ref::<Full>() {
             return Error::Resources(full.to_string());
         }
-        Error::Resources(format!("no room for the cell: {e:#}; raise its memory limit of {limit} bytes or start fewer ranks"))
+        Error::Resources(format!("no room for the cell: {e:#}; raise its memory limit of {} bytes or start fewer ranks", spec.memory_max))
     })?;
-    let memory = instance.get_memory(&mut store, "memory");
+    let memory = instance.get_module_export(&mut store, &program.memory).and_then(Extern::into_memory);
     store.data_mut().memory = memory;
     Ok((store, instance))
 }
@@ -335,10 +477,18 @@ fn instantiate(engine: &Engine, program: &Program, spec: &Spec, control: Arc<Con
 impl Cell {
     /// A new cell at the beginning of its program. The fabric already knows that the rank is here.
     pub fn new(engine: &Engine, program: &Arc<Program>, spec: &Spec, control: Arc<Control>) -> Result<Cell> {
-        let (mut store, instance) = instantiate(engine, program, spec, control)?;
-        let start = instance.get_typed_func::<(), ()>(&mut store, "_start").map_err(engine_failed)?;
-        let memory = store.data().memory.expect("`Engine::load` made sure that it is exported");
-        Ok(Cell { store, instance, start, memory, program: program.clone(), stopped: false })
+        let threads = match program.shared_pages {
+            Some(_) => Some(Threads::new(engine, program, spec, control.clone())?),
+            None => None,
+        };
+        let (mut store, instance) = instantiate(engine, program, spec, control, threads.clone())?;
+        let start = instance.get_module_export(&mut store, &program.start).and_then(Extern::into_func);
+        let start = start.expect("`Engine::load` made sure that it is exported").typed(&store).map_err(engine_failed)?;
+        let memory = match threads {
+            Some(threads) => Linear::Shared(threads.memory.clone()),
+            None => Linear::Own(store.data().memory.expect("`Engine::load` made sure that it is exported")),
+        };
+        Ok(Cell { store, instance, start, memory, program: program.clone(), stopped: false, lives: Vec::new() })
     }
 
     pub fn program(&self) -> &Arc<Program> {
@@ -361,27 +511,33 @@ impl Cell {
     /// a stack of [`crate::engine::THREAD_STACK`] bytes.
     pub fn run(&mut self) -> Ended {
         let control = self.control();
-        let flags = self.program.movable().then(|| self.instance.get_memory(&mut self.store, FLAGS).expect("`inspect` made sure that it is exported"));
-        // SAFETY: linear memory of the pool begins at a page, never moves and lives as long as the store, which outlives this call; that of the
+        let flags = flags(&mut self.store, &self.instance, &self.program);
+        // SAFETY: linear memory begins at a page, never moves and lives as long as the store, which outlives this call; that of the
         // flags has a page, as `inspect` made sure. `attached` ends with the call, also by a panic.
-        let attached = unsafe { control.attach(self.memory.data_ptr(&self.store), flags.map(|f| f.data_ptr(&self.store))) };
-        control.memory_bytes.store(self.memory.data_size(&self.store) as u64, Ordering::Relaxed);
+        let attached = unsafe { control.attach(self.memory.base(&self.store), flags) };
+        control.memory_bytes.store(self.memory.bytes(&self.store) as u64, Ordering::Relaxed);
         // SAFETY: gettid has no arguments and no failure.
         control.thread.store(unsafe { libc::syscall(libc::SYS_gettid) } as u32, Ordering::Relaxed);
         let rank = self.store.data().mpi.me;
         let fabric = self.store.data().fabric.clone();
         fabric.mailbox(rank).bell.attach();
-        let ended = self.run_inner();
+        let mut ended = self.run_inner();
+        if let Some(threads) = self.store.data().threads.clone()
+            && (ended != Ended::Stopped || threads.ended())
+        {
+            ended = threads.finish(ended);
+        }
         let ended = match ended {
             Ended::Exited(code) => self.drain(code),
             other => other,
         };
-        control.memory_bytes.store(self.memory.data_size(&self.store) as u64, Ordering::Relaxed);
+        control.memory_bytes.store(self.memory.bytes(&self.store) as u64, Ordering::Relaxed);
         drop(attached);
         ended
     }
 
     fn run_inner(&mut self) -> Ended {
+        let threads = self.store.data().threads.clone();
         loop {
             if std::mem::take(&mut self.stopped) {
                 let host = self.store.data_mut();
@@ -392,30 +548,32 @@ impl Cell {
                     host.control.back.store(true, Ordering::SeqCst);
                 }
             }
+            if let Some(threads) = &threads {
+                threads.go_on(std::mem::take(&mut self.lives));
+            }
             match self.start.call(&mut self.store, ()) {
                 Ok(()) => {}
-                Err(e) => {
-                    return match e.downcast_ref::<End>() {
-                        Some(End::Exit(code)) => Ended::Exited(*code),
-                        _ => self.failure(e),
-                    };
-                }
+                Err(e) if e.is::<ThrownException>() => return self.uncaught(e),
+                Err(e) => return self.ended(e),
             }
             match self.state() {
                 0 => return Ended::Exited(0),
                 UNWINDING => {}
-                other => {
-                    let rank = self.store.data().mpi.me.0;
-                    let message = format!("rank {rank}: its stack does not lead back to safe point {other}: it went on from a damaged snapshot, or has overwritten its unwind area");
-                    return Ended::Failed { message, backtrace: String::new(), code: None };
-                }
+                other => return lost(self.rank(), other),
             }
             self.stopped = true;
             let host = self.store.data_mut();
             if host.mode != Mode::Unwinding {
-                host.left_work();
+                host.control.left_work();
             }
             host.mode = Mode::Running;
+            if let Some(threads) = &threads {
+                self.lives = threads.gather();
+                if threads.ended() {
+                    return Ended::Stopped; // not for long: `run` looks who has
+                }
+            }
+            let host = self.store.data_mut();
             if host.control.killed() {
                 return Ended::Killed(host.control.reason());
             }
@@ -430,41 +588,61 @@ impl Cell {
 
     /// The guest's global `state`; 0 for a program without safe points.
     fn state(&mut self) -> i32 {
-        if !self.program.movable() {
-            return 0;
+        state(&mut self.store, &self.instance, &self.program)
+    }
+
+    /// By an error through the engine.
+    fn ended(&mut self, e: wasmtime::Error) -> Ended {
+        match e.downcast_ref::<End>() {
+            Some(End::Exit(code)) => Ended::Exited(*code),
+            _ => self.failure(e),
         }
-        let state = self.instance.get_global(&mut self.store, STATE).map(|global| global.get(&mut self.store));
-        state.and_then(|value| value.i32()).expect("`inspect` calls no program movable that does not export it as an i32")
+    }
+
+    /// By an exception that nothing has caught. What it is, the program's own C++ library knows; then `std::terminate` has its turn, which may be the program's.
+    fn uncaught(&mut self, e: wasmtime::Error) -> Ended {
+        let control = self.control();
+        // Its stack is gone: there is nothing left that could be stopped.
+        control.hold();
+        let thrown = self.store.take_pending_exception().and_then(|thrown| {
+            let tag = thrown.tag(&mut self.store).ok()?;
+            let of_cxx = self.instance.get_tag(&mut self.store, CXX_TAG).is_some_and(|cxx| Tag::eq(&cxx, &tag, &self.store));
+            let address = thrown.field(&mut self.store, 0).ok()?.i32()?;
+            Some(if of_cxx { Some(address) } else { None })
+        });
+        let what = match thrown {
+            Some(Some(address)) => {
+                let text = self.instance.get_typed_func::<i32, u32>(&mut self.store, UNCAUGHT).and_then(|f| f.call(&mut self.store, address));
+                let text = text.ok().and_then(|at| self.memory().get(at as usize..).map(|bytes| &bytes[..bytes.len().min(UNCAUGHT_BYTES)]));
+                let text = text.map_or(&[][..], |bytes| bytes.split(|b| *b == 0).next().unwrap_or(&[]));
+                let what = format!("an exception that nothing catches: {}", String::from_utf8_lossy(text));
+                let ended = self.instance.get_typed_func::<(), ()>(&mut self.store, TERMINATE).and_then(|f| f.call(&mut self.store, ()));
+                match ended {
+                    Err(e) if e.is::<End>() || control.killed() => return self.ended(e),
+                    _ => what,
+                }
+            }
+            _ => "longjmp to a place whose function has returned".to_string(),
+        };
+        match self.failure(e) {
+            Ended::Failed { backtrace, code, .. } => Ended::Failed { message: format!("rank {}: {what}", self.rank().0), backtrace, code },
+            other => other,
+        }
     }
 
     fn failure(&mut self, e: wasmtime::Error) -> Ended {
         let unwinding = self.state() == UNWINDING;
-        let control = &self.store.data().control;
-        if control.killed() {
-            return Ended::Killed(control.reason());
-        }
-        let rank = self.store.data().mpi.me.0;
-        let code = e.downcast_ref::<End>().and_then(|end| if let End::Abort(code) = end { Some(*code) } else { None });
-        let name = |f: &wasmtime::FrameInfo| f.func_name().map_or_else(|| format!("function {}", f.func_index()), str::to_string);
-        let calls: Vec<String> = e.downcast_ref::<WasmBacktrace>().map_or(Vec::new(), |trace| trace.frames().iter().map(name).collect());
-        // The C library's abort is nothing but this trap.
-        let aborted = calls.first().is_some_and(|f| f == "abort") && e.downcast_ref::<wasmtime::Trap>() == Some(&wasmtime::Trap::UnreachableCodeReached);
-        let why = match self.store.data().points {
-            Some(points) if unwinding => {
-                format!("can't be stopped here: its calls are nested so deeply that what they need does not fit in {} bytes", points.unwind_len)
-            }
-            _ if aborted => "it called abort()".to_string(),
-            _ => e.root_cause().to_string(),
-        };
-        // Who calls MPI_Abort knows where.
-        let backtrace = if code.is_some() { String::new() } else { fold(&calls) };
-        Ended::Failed { message: format!("rank {rank}: {why}"), backtrace, code }
+        failure(self.store.data(), e, unwinding)
     }
 
     /// What the rank has sent must be on its way before it goes. Messages that come meanwhile, acknowledgements and kills ring the bell.
     fn drain(&mut self, code: i32) -> Ended {
-        let memory = self.memory;
-        let (mem, host) = memory.data_and_store_mut(&mut self.store);
+        if let Some(threads) = &self.store.data().threads {
+            // It sends no messages. Its threads are gone, so nobody else wants the files.
+            let closed = threads.wasi.lock().unwrap_or_else(|e| e.into_inner()).close_all();
+            return closed.map_or_else(|message| Ended::Failed { message: format!("rank {}: {message}", self.rank().0), backtrace: String::new(), code: None }, |()| Ended::Exited(code));
+        }
+        let (mem, host) = parts(&self.memory, &mut self.store);
         let (rank, fabric) = (host.mpi.me, host.fabric.clone());
         loop {
             if let Err(e) = host.mpi.progress(mem, &fabric) {
@@ -489,58 +667,53 @@ impl Cell {
 
     /// Bytes of linear memory now.
     pub fn memory_bytes(&self) -> usize {
-        self.memory.data_size(&self.store)
+        self.memory.bytes(&self.store)
     }
 
     /// The memory of a cell that does not run.
     pub fn memory(&self) -> &[u8] {
-        self.memory.data(&self.store)
+        match &self.memory {
+            Linear::Own(memory) => memory.data(&self.store),
+            Linear::Shared(memory) => {
+                let cells = memory.data();
+                // SAFETY: nobody writes while this reference lives. The guest's threads run within `run` alone, which has the cell to itself and does not come
+                // back before the last has stopped or ended; what else writes needs the cell to itself too. After a panic in `run` the cell is only dropped.
+                unsafe { std::slice::from_raw_parts(cells.as_ptr().cast(), cells.len()) }
+            }
+        }
     }
 
     /// Everything but the memory, of a stopped cell. The fabric must hold the rank ([`Fabric::hold`]).
     pub fn freeze(&mut self) -> Result<Frozen> {
         assert!(self.stopped, "only a stopped cell can be written down");
-        let memory = self.memory;
-        let (mem, host) = memory.data_and_store_mut(&mut self.store);
+        let (mem, host) = parts(&self.memory, &mut self.store);
         let (rank, fabric) = (host.mpi.me, host.fabric.clone());
         // What lies in rings becomes part of the state, and what this rank sent to ranks that have left becomes unacknowledged.
         fabric.sweep();
         host.mpi.absorb(mem, &fabric).map_err(|e| Error::Snapshot(e.to_string()))?;
-        let exports: Vec<(String, wasmtime::Global)> = self
-            .instance
-            .exports(&mut self.store)
-            .filter_map(|e| Some((e.name().to_string(), e.into_global()?)))
-            .collect();
-        let mut globals = Vec::new();
-        for (name, global) in exports {
-            if global.ty(&self.store).mutability() == Mutability::Const {
-                continue;
-            }
-            let number = match global.get(&mut self.store) {
-                Val::I32(v) => Number::I32(v),
-                Val::I64(v) => Number::I64(v),
-                Val::F32(v) => Number::F32(v),
-                Val::F64(v) => Number::F64(v),
-                Val::V128(v) => Number::V128(v.as_u128()),
-                _ => return Err(Error::NotMovable(format!("global {name} holds a reference, which can't be written down"))),
-            };
-            globals.push((name, number));
-        }
+        let globals = globals(&mut self.store, &self.instance)?;
+        let threads = self.lives.iter_mut().map(Life::freeze).collect::<Result<_>>()?;
         let host = self.store.data();
+        let wasi = match &host.threads {
+            Some(threads) => threads.wasi.lock().unwrap_or_else(|e| e.into_inner()).save(),
+            None => host.wasi.save(),
+        };
         Ok(Frozen {
             rank,
             size: host.size,
             program_sha256: self.program.sha256.clone(),
-            memory_bytes: self.memory.data_size(&self.store) as u64,
+            memory_bytes: self.memory.bytes(&self.store) as u64,
             args: host.wasi.args.clone(),
             env: host.wasi.env.clone(),
             memory_max: host.wasi.memory_max,
             globals,
             mpi: host.mpi.clone(),
-            wasi: host.wasi.save().map_err(Error::Snapshot)?,
+            wasi: wasi.map_err(Error::Snapshot)?,
             pending: host.pending.clone(),
+            threads,
             flags: host.flags,
             unacknowledged: fabric.unacknowledged(rank),
+            traffic: fabric.traffic(rank),
         })
     }
 
@@ -556,7 +729,7 @@ impl Cell {
     /// the cell up calls [`Fabric::depart`]. If this fails, nothing is held.
     pub fn restore(&mut self, frozen: &Frozen) -> Result<()> {
         if !self.program.movable() {
-            return Err(Error::NotMovable("the program was not built with safe points; compile it with `cloudskin cc`".into()));
+            return Err(self.program.not_movable());
         }
         if frozen.program_sha256 != self.program.sha256 {
             return Err(Error::Snapshot(format!("it is of program {}, not {}", frozen.program_sha256, self.program.sha256)));
@@ -575,25 +748,20 @@ impl Cell {
         if self.memory_bytes() as u64 != frozen.memory_bytes {
             self.grow(frozen.memory_bytes)?;
         }
-        for (name, number) in &frozen.globals {
-            let global = self
-                .instance
-                .get_global(&mut self.store, name)
-                .ok_or_else(|| Error::Snapshot(format!("the program has no global {name}")))?;
-            let value = match *number {
-                Number::I32(v) => Val::I32(v),
-                Number::I64(v) => Val::I64(v),
-                Number::F32(v) => Val::F32(v),
-                Number::F64(v) => Val::F64(v),
-                Number::V128(v) => Val::V128(v.into()),
-            };
-            global.set(&mut self.store, value).map_err(|e| Error::Snapshot(format!("global {name}: {e}")))?;
-        }
+        set_globals(&mut self.store, &self.instance, &frozen.globals)?;
         let host = self.store.data_mut();
         host.mpi = frozen.mpi.clone();
         host.pending = frozen.pending.clone();
         host.flags = frozen.flags;
-        host.wasi.restore(&frozen.wasi).map_err(Error::Snapshot)?;
+        match &host.threads {
+            Some(threads) => {
+                threads.wasi.lock().unwrap_or_else(|e| e.into_inner()).restore(&frozen.wasi).map_err(Error::Snapshot)?;
+                // All of them are made before one goes on: who has no room for them refuses the cell.
+                self.lives = threads.thaw(&frozen.threads)?;
+            }
+            None if !frozen.threads.is_empty() => return Err(Error::Snapshot(format!("it has {} threads, and the program has none", frozen.threads.len() + 1))),
+            None => host.wasi.restore(&frozen.wasi).map_err(Error::Snapshot)?,
+        }
         self.stopped = true;
         Ok(())
     }
@@ -607,29 +775,45 @@ impl Cell {
     }
 
     fn grow(&mut self, bytes: u64) -> Result<()> {
-        let have = self.memory.data_size(&self.store) as u64;
+        let have = self.memory.bytes(&self.store) as u64;
         if bytes < have || bytes % 65536 != 0 {
             return Err(Error::Snapshot(format!("it says that its memory has {bytes} bytes; the program starts with {have}")));
         }
         let more = (bytes - have) / 65536;
-        self.memory.grow(&mut self.store, more).map_err(|e| match e.downcast_ref::<Full>() {
+        let grown = match (&self.memory, self.store.data().threads.clone()) {
+            (Linear::Own(memory), _) => memory.grow(&mut self.store, more).map(drop),
+            (Linear::Shared(_), threads) => {
+                let before = threads.expect("memory is shared by threads alone").grow(more);
+                before.and_then(|before| before.map(drop).ok_or_else(|| wasmtime::Error::msg("that is beyond its limit")))
+            }
+        };
+        grown.map_err(|e| match e.downcast_ref::<Full>() {
             Some(full) => Error::Resources(full.to_string()),
             None => Error::Resources(format!("no memory for a cell of {bytes} bytes: {e}")),
-        })?;
-        Ok(())
+        })
     }
 
     /// Writes pages of a cell that does not run.
     pub fn write(&mut self, page: usize, data: &[u8]) -> Result<()> {
         let at = page.checked_mul(PAGE).filter(|at| at + data.len() <= self.memory_bytes());
         let at = at.ok_or_else(|| Error::Snapshot(format!("page {page} is outside of the cell's memory")))?;
-        self.memory.data_mut(&mut self.store)[at..at + data.len()].copy_from_slice(data);
+        match &self.memory {
+            Linear::Own(memory) => memory.data_mut(&mut self.store)[at..at + data.len()].copy_from_slice(data),
+            Linear::Shared(memory) => {
+                let cells = &memory.data()[at..at + data.len()];
+                // SAFETY: as many bytes are there as `data` has, in cells that may be written through a shared reference; `data` is none of them, for who reads
+                // the memory (`Cell::memory`) has the cell. None of the guest's threads runs.
+                unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), cells.as_ptr().cast::<u8>().cast_mut(), data.len()) };
+            }
+        }
         Ok(())
     }
 
     /// Makes a thawed cell the place where its rank is.
     pub fn arrive(&mut self, frozen: &Frozen) {
-        self.store.data().fabric.arrive(frozen.rank, frozen.unacknowledged.clone());
+        let fabric = &self.store.data().fabric;
+        fabric.set_traffic(frozen.rank, &frozen.traffic);
+        fabric.arrive(frozen.rank, frozen.unacknowledged.clone());
     }
 }
 
@@ -638,16 +822,20 @@ impl Host {
     pub(crate) fn can_stop(&self) -> bool {
         self.points.is_some() && !self.control.held()
     }
+}
 
-    fn left_work(&self) {
-        *self.control.left_at.lock().unwrap_or_else(|e| e.into_inner()) = Some(std::time::Instant::now());
+/// A cell's memory as MPI sees it, and what its host calls share. A program with threads calls no MPI: nothing is there for it to see.
+fn parts<'s>(memory: &Linear, store: &'s mut Store<Host>) -> (&'s mut [u8], &'s mut Host) {
+    match memory {
+        Linear::Own(memory) => memory.data_and_store_mut(store),
+        Linear::Shared(_) => (&mut [], store.data_mut()),
     }
 }
 
 /// Begins to unwind: the host call that asked for it returns at once and the guest follows.
 pub(crate) fn unwind(caller: &mut Caller<'_, Host>) -> wasmtime::Result<()> {
     caller.data_mut().mode = Mode::Unwinding;
-    caller.data().left_work();
+    caller.data().control.left_work();
     set_state(caller, UNWINDING)
 }
 
@@ -661,8 +849,34 @@ pub(crate) fn rewound(caller: &mut Caller<'_, Host>) -> wasmtime::Result<()> {
 
 /// Looked up when it is needed: stops are rare, starts of cells are not.
 fn set_state(caller: &mut Caller<'_, Host>, state: i32) -> wasmtime::Result<()> {
-    let global = caller.get_export(STATE).and_then(wasmtime::Extern::into_global);
+    let global = caller.get_export(STATE).and_then(Extern::into_global);
     global.ok_or_else(|| wasmtime::Error::msg("the module has lost its global for the state"))?.set(&mut *caller, Val::I32(state))
+}
+
+/// How a cell has ended whose code came back with an error. `unwinding`: while its stack was being saved.
+pub(crate) fn failure(host: &Host, e: wasmtime::Error, unwinding: bool) -> Ended {
+    if host.control.killed() {
+        return Ended::Killed(host.control.reason());
+    }
+    let rank = host.mpi.me.0;
+    let code = e.downcast_ref::<End>().and_then(|end| if let End::Abort(code) = end { Some(*code) } else { None });
+    let name = |f: &wasmtime::FrameInfo| f.func_name().map_or_else(|| format!("function {}", f.func_index()), str::to_string);
+    // The engine sees no frames of native code, only the stub by which it was entered.
+    let native = host.trapped_in.clone();
+    let frames = e.downcast_ref::<WasmBacktrace>().map_or(Vec::new(), |trace| trace.frames().iter().map(name).collect());
+    let calls: Vec<String> = native.into_iter().chain(frames).collect();
+    // The C library's abort is nothing but this trap.
+    let aborted = calls.first().is_some_and(|f| f == "abort") && e.downcast_ref::<wasmtime::Trap>() == Some(&wasmtime::Trap::UnreachableCodeReached);
+    let why = match host.points {
+        Some(points) if unwinding => {
+            format!("can't be stopped here: its calls are nested so deeply that what they need does not fit in {} bytes", points.unwind_len)
+        }
+        _ if aborted => "it called abort()".to_string(),
+        _ => e.root_cause().to_string(),
+    };
+    // Who calls MPI_Abort knows where.
+    let backtrace = if code.is_some() { String::new() } else { fold(&calls) };
+    Ended::Failed { message: format!("rank {rank}: {why}"), backtrace, code }
 }
 
 /// Calls, a line each; those of a function that calls itself are one.

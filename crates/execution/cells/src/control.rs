@@ -1,6 +1,10 @@
-//! The handle by which the agent stops, kills and watches a cell that runs on another thread.
+//! The handle by which the agent stops, kills and watches a cell that runs on another thread, or on several.
+//!
+//! A cell with threads stops as a whole or not at all: the first of them that leaves its work calls the others ([`Control::gather`]), and from then on a stop that is
+//! taken back is taken back when all stand still.
 
 use crate::engine::PAGE;
+use crate::threads::Parked;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
@@ -15,43 +19,77 @@ pub struct Control {
     /// How many of the guest's functions a host call is waiting for.
     held: AtomicU32,
     reason: Mutex<String>,
-    /// The cell's memory while it exists.
-    memory: Mutex<Option<View>>,
+    /// The cell's memories while they can be reached.
+    memory: Mutex<View>,
     /// Linux thread id, for run-queue statistics; 0: not running.
     pub thread: AtomicU32,
     /// Bytes of linear memory, also while it runs.
     pub memory_bytes: AtomicU64,
     /// When the guest last left its work for a stop.
-    pub(crate) left_at: Mutex<Option<Instant>>,
+    left_at: Mutex<Option<Instant>>,
     /// It has come back to its work since the last [`Control::stop`].
     pub(crate) back: AtomicBool,
     /// What it is in: an index of [`crate::DOING`].
     pub doing: AtomicU32,
+    /// Where its threads sleep, if it has some.
+    pub(crate) parked: Parked,
+    /// See [`Control::offer_processors`]; 0: nobody has.
+    processors: AtomicU32,
 }
 
-/// A live cell's memories, seen from outside its thread.
+/// A live cell's memories, seen from outside its threads.
+#[derive(Default)]
 struct View {
-    base: *mut u8,
-    /// Two words: stop, die.
-    flags: Option<*const AtomicU32>,
+    /// Where its memory begins, while it runs.
+    base: Option<*mut u8>,
+    /// Of each of its threads that runs, two words: stop, die.
+    flags: Vec<*const AtomicU32>,
+    /// One of its threads has left its work, so all of them do, until the cell goes on.
+    gathering: bool,
+    /// One of its threads has ended the cell, so all of them end.
+    over: bool,
 }
 
-// SAFETY: the pointers are only used under `Control::memory`'s lock, and `Attached` takes it away before the memory is given back.
+// SAFETY: the pointers are only used under `Control::memory`'s lock, and `Attached` and `Joined` take them away before the memory is given back.
 unsafe impl Send for View {}
+
+impl View {
+    /// Sets one of the flag words of all threads.
+    fn set(&self, index: usize, value: u32) {
+        for flags in &self.flags {
+            // SAFETY: both words are there and aligned, by the promises to `attach` and `join`; this is called under the lock, without which `Joined` can't
+            // end, so they are this cell's. The guest reads them with atomic loads.
+            unsafe { &*flags.add(index) }.store(value, Ordering::SeqCst);
+        }
+    }
+}
 
 /// While it lives, a cell's memory can be reached through its [`Control`]. Its end takes the memory away, also when a panic ends the cell's thread:
 /// the pool gives the memory to another cell afterwards.
-pub(crate) struct Attached(Arc<Control>);
+pub(crate) struct Attached {
+    control: Arc<Control>,
+    _joined: Joined,
+}
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        *self.0.view() = None;
-        self.0.thread.store(0, Ordering::Relaxed);
+        self.control.view().base = None;
+        self.control.thread.store(0, Ordering::Relaxed);
+    }
+}
+
+/// While it lives, the flag words of one of the cell's threads can be reached.
+pub(crate) struct Joined(Arc<Control>, Option<*const AtomicU32>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        let mine = self.1;
+        self.0.view().flags.retain(|flags| Some(*flags) != mine);
     }
 }
 
 impl Control {
-    fn view(&self) -> std::sync::MutexGuard<'_, Option<View>> {
+    fn view(&self) -> std::sync::MutexGuard<'_, View> {
         self.memory.lock().unwrap_or_else(|e| e.into_inner())
     }
 
@@ -61,32 +99,82 @@ impl Control {
     /// Eight bytes from `flags` on must stay mapped and writable, and what is at `base` must be the cell's memory, until the answer is dropped. The
     /// words must be aligned. Linear memory of the pool never moves and never shrinks.
     pub(crate) unsafe fn attach(self: &Arc<Self>, base: *mut u8, flags: Option<*mut u8>) -> Attached {
-        let flags = flags.map(|f| f.cast_const().cast::<AtomicU32>());
-        assert!(flags.is_none_or(|f| f.is_aligned()), "the flag words are not aligned");
-        *self.view() = Some(View { base, flags });
+        // SAFETY: as promised.
+        let joined = unsafe { self.join(flags) };
+        self.view().base = Some(base);
         if self.stop.load(Ordering::SeqCst) || self.kill.load(Ordering::SeqCst) {
             self.raise();
         }
-        Attached(self.clone())
+        Attached { control: self.clone(), _joined: joined }
     }
 
-    /// Sets one of the flag words as long as the lock of `view` is held.
-    fn word(view: &Option<View>, index: usize, value: u32) {
-        if let Some(View { flags: Some(flags), .. }) = view {
-            // SAFETY: both words are there and aligned, by the promise to `attach`; while the lock is held `Attached` can't end, so they are
-            // this cell's. The guest reads them with atomic loads.
-            unsafe { &*flags.add(index) }.store(value, Ordering::SeqCst);
+    /// Called by each thread of the cell before it goes to work. `flags`: where its flag words are.
+    ///
+    /// # Safety
+    /// Eight bytes from `flags` on must stay mapped and writable until the answer is dropped. The words must be aligned.
+    pub(crate) unsafe fn join(self: &Arc<Self>, flags: Option<*mut u8>) -> Joined {
+        let flags = flags.map(|f| f.cast_const().cast::<AtomicU32>());
+        assert!(flags.is_none_or(|f| f.is_aligned()), "the flag words are not aligned");
+        let mut view = self.view();
+        if let Some(flags) = flags {
+            // What the others have.
+            let stops = view.gathering || self.stopping() && !self.held();
+            let ends = view.over || self.killed();
+            for (index, value) in [(1, ends), (0, stops || ends)] {
+                // SAFETY: both words are there and aligned, as the caller promises. The guest reads them with atomic loads.
+                unsafe { &*flags.add(index) }.store(value.into(), Ordering::SeqCst);
+            }
+            view.flags.push(flags);
         }
+        drop(view);
+        Joined(self.clone(), flags)
     }
 
     fn raise(&self) {
         let view = self.view();
         if self.killed() {
-            Control::word(&view, 1, 1);
+            view.set(1, 1);
         } else if self.held() {
             return;
         }
-        Control::word(&view, 0, 1);
+        view.set(0, 1);
+        self.parked.halt();
+    }
+
+    /// Takes back what [`Control::raise`] has done for a stop. What was set for an end stays set.
+    fn lower(&self, view: &View) {
+        if !self.killed() && !view.over {
+            view.set(0, 0);
+        }
+        self.parked.go_on();
+    }
+
+    /// A thread has left its work for a stop: all others must, also if the stop is not wanted any more.
+    pub(crate) fn gather(&self) {
+        let mut view = self.view();
+        if !std::mem::replace(&mut view.gathering, true) {
+            view.set(0, 1);
+            self.parked.halt();
+        }
+    }
+
+    /// One of the threads has ended the cell: the others end where they are.
+    pub(crate) fn end(&self) {
+        let mut view = self.view();
+        view.over = true;
+        view.set(1, 1);
+        view.set(0, 1);
+        drop(view);
+        self.parked.end();
+    }
+
+    /// All threads stand still and are about to go on.
+    pub(crate) fn go_on(&self) {
+        let mut view = self.view();
+        view.gathering = false;
+        if !self.stopping() {
+            self.lower(&view);
+        }
     }
 
     /// A host call is about to call a function of the guest's: until [`Control::release`] a stop waits, since a poll in that function would unwind into the
@@ -95,7 +183,7 @@ impl Control {
         self.held.fetch_add(1, Ordering::SeqCst);
         let view = self.view();
         if !self.killed() {
-            Control::word(&view, 0, 0);
+            view.set(0, 0);
         }
     }
 
@@ -126,10 +214,17 @@ impl Control {
     /// The stop was seen, or is not wanted any more.
     pub fn clear(&self) {
         self.stop.store(false, Ordering::SeqCst);
-        // Under the lock that `raise` takes: what was set by a kill stays set.
         let view = self.view();
-        if !self.killed() {
-            Control::word(&view, 0, 0);
+        // Who waits for the others is let go by `go_on`.
+        if !view.gathering {
+            self.lower(&view);
+        }
+    }
+
+    /// The guest leaves its work for a stop. Of several threads the first counts.
+    pub(crate) fn left_work(&self) {
+        if !self.view().gathering {
+            *self.left_at.lock().unwrap_or_else(|e| e.into_inner()) = Some(Instant::now());
         }
     }
 
@@ -150,11 +245,11 @@ impl Control {
     pub fn peek(&self, own_memory: &File, at: u64, into: &mut [u8]) -> usize {
         // While the lock is held the memory can't be given back.
         let view = self.view();
-        let Some(View { base, .. }) = &*view else { return 0 };
+        let Some(base) = view.base else { return 0 };
         let left = self.memory_bytes.load(Ordering::Relaxed).saturating_sub(at);
         let want = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         // An error is the end of what is mapped: a growth that was announced and then refused.
-        let got = own_memory.read_at(&mut into[..want], *base as u64 + at).unwrap_or(0);
+        let got = own_memory.read_at(&mut into[..want], base as u64 + at).unwrap_or(0);
         got - got % PAGE
     }
 
@@ -167,6 +262,24 @@ impl Control {
         drop(text);
         self.kill.store(true, Ordering::SeqCst);
         self.raise();
+        self.parked.end();
+    }
+
+    /// How many processors the cell may use from now on. An OpenMP program whose teams have the size that it leaves open follows at its next parallel region.
+    pub fn offer_processors(&self, count: u32) {
+        self.processors.store(count, Ordering::Relaxed);
+    }
+
+    /// What was offered last, or all that the machine has.
+    pub(crate) fn processors(&self) -> u32 {
+        match self.processors.load(Ordering::Relaxed) {
+            0 => {
+                // To find out takes reading files, and each parallel region asks.
+                static MACHINE: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+                *MACHINE.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32))
+            }
+            offered => offered,
+        }
     }
 
     pub fn killed(&self) -> bool {
@@ -207,5 +320,37 @@ mod tests {
         control.kill("cancelled");
         assert_eq!(now(), [1, 1], "a kill waits for nothing");
         drop(attached);
+    }
+
+    /// A stop that is taken back when one thread has left its work already: all leave, and are let go together.
+    #[test]
+    fn who_has_left_its_work_calls_the_others() {
+        let control: Arc<Control> = Arc::default();
+        let words = [const { AtomicU32::new(0) }; 6];
+        let pair = |thread: usize| Some(words[2 * thread..].as_ptr().cast::<u8>().cast_mut());
+        let stops = || [0, 2, 4].map(|i| words[i].load(Ordering::SeqCst));
+        // SAFETY: the words live as long as who has joined; nobody looks at the memory.
+        let (first, second) = unsafe { (control.attach(std::ptr::null_mut(), pair(0)), control.join(pair(1))) };
+        control.stop();
+        control.clear();
+        assert_eq!(stops(), [0, 0, 0], "nobody has seen it");
+        control.stop();
+        control.gather();
+        control.clear();
+        // SAFETY: as above.
+        let third = unsafe { control.join(pair(2)) };
+        assert_eq!(stops(), [1, 1, 1], "nor may one that begins meanwhile go on alone");
+        drop(second);
+        control.go_on();
+        assert_eq!(stops(), [0, 1, 0], "who is gone is not looked at");
+        control.gather();
+        control.stop();
+        control.go_on();
+        assert_eq!(stops(), [1, 1, 1], "asked again before they went on");
+        control.end();
+        control.clear();
+        control.go_on();
+        assert_eq!([words[1].load(Ordering::SeqCst), words[5].load(Ordering::SeqCst)], [1, 1], "the end is not taken back");
+        drop((first, third));
     }
 }

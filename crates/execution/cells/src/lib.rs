@@ -2,12 +2,15 @@
 //!
 //! * [`toolchain`]: from C and C++ to a module with safe points;
 //! * [`engine`]: from a module to something that starts in microseconds;
+//! * `native`: the same module through LLVM, for what runs for long;
 //! * [`cell`]: one running instance: run, stop, write down, go on;
 //! * [`control`]: stopping, killing and watching a cell from another thread;
 //! * [`local`]: a whole job in this process;
-//! * `mpi_host`, [`wasi`]: what the guest calls;
+//! * `mpi_host`, [`wasi`], [`threads`]: what the guest calls;
 //! * [`snapshot`]: a stopped cell as bytes, with version and checksum;
-//! * [`link`]: messages between agents; [`transfer`]: cells that move between them.
+//! * [`link`]: messages between agents; [`transfer`]: cells that move between them;
+//! * [`fence`]: system calls that an agent gives up;
+//! * [`fuzz`]: what is made of bytes that anybody may send.
 //!
 //! The only crate that names `wasmtime`. It places nothing and decides nothing: a planner above says what runs and moves where.
 
@@ -16,11 +19,15 @@ pub mod cell;
 pub mod control;
 pub mod engine;
 pub mod error;
+pub mod fence;
 pub mod folder;
+pub mod fuzz;
 pub mod link;
 pub mod local;
 mod mpi_host;
+mod native;
 pub mod snapshot;
+pub mod threads;
 pub mod toolchain;
 pub mod transfer;
 pub mod wasi;
@@ -28,7 +35,7 @@ pub mod wasi;
 pub use bucket::Bucket;
 pub use cell::{Budget, Cell, Ended, SPIN, Spec};
 pub use control::Control;
-pub use engine::{Engine, Program};
+pub use engine::{Engine, Program, Tier};
 pub use error::{Error, Result};
 pub use link::Link;
 pub use mpi_host::DOING;

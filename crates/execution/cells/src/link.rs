@@ -291,6 +291,16 @@ fn invalid(e: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("a frame can't be read: {e}"))
 }
 
+/// The body of a frame with a message: whose it is, and its data.
+pub(crate) fn read_message(body: &[u8]) -> io::Result<((Life, Header), &[u8])> {
+    postcard::take_from_bytes(body).map_err(invalid)
+}
+
+/// The body of a frame that says what has come.
+pub(crate) fn read_acknowledgement(body: &[u8]) -> io::Result<(Life, Rank, Rank, u64)> {
+    postcard::from_bytes(body).map_err(invalid)
+}
+
 impl Inner {
     fn route(&self, life: &Life) -> Option<Arc<Route>> {
         lock(&self.routes).get(life).cloned()
@@ -299,7 +309,7 @@ impl Inner {
     fn take_in(self: &Arc<Self>, from: &Arc<str>, kind: u8, body: Vec<u8>) -> io::Result<()> {
         match kind {
             kind::MESSAGE => {
-                let ((life, header), data): ((Life, Header), &[u8]) = postcard::take_from_bytes(&body).map_err(invalid)?;
+                let ((life, header), data) = read_message(&body)?;
                 let message = Message { header, data: data.into() };
                 // Its job may be about to start here.
                 let Some(route) = self.route(&life) else {
@@ -314,7 +324,7 @@ impl Inner {
                 }
             }
             kind::ACK => {
-                let (life, src, dst, seq): (Life, Rank, Rank, u64) = postcard::from_bytes(&body).map_err(invalid)?;
+                let (life, src, dst, seq) = read_acknowledgement(&body)?;
                 let Some(route) = self.route(&life) else { return Ok(()) };
                 let Some(fabric) = route.fabric().filter(|f| src.0 < f.size() && route.hears(from)) else { return Ok(()) };
                 if !fabric.acknowledged(src, dst, seq) {

@@ -6,9 +6,12 @@
 
 mod calls;
 mod communicators;
+mod files;
 mod objects;
 mod pending;
+mod sessions;
 mod types;
+mod windows;
 
 use crate::cell::{self, End, Host, Mode};
 use mpi::collective::{IN_PLACE, Layout};
@@ -21,7 +24,7 @@ use std::sync::{Arc, atomic::Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use wasmtime::{Caller, Linker, Module};
 
-const MODULE: &str = "cloudskin_mpi";
+pub(crate) const MODULE: &str = "cloudskin_mpi";
 /// Longest sleep of a waiting call without being woken: bounds what a lost wake-up could cost.
 const SLEEP: Duration = Duration::from_millis(5);
 /// The same while something has no room to leave, of which nobody tells.
@@ -84,7 +87,7 @@ fn put_status(mem: &mut [u8], address: u32, s: &Status) -> mpi::Result<()> {
 const STATUS: u32 = 24;
 
 fn count(n: i32) -> mpi::Result<u32> {
-    u32::try_from(n).map_err(|_| mpi::Error::new(Class::Count, format!("count {n} is negative")))
+    mpi::rank::elements(n)
 }
 
 /// What an error does: the program is told if it asked for that, else the job stops.
@@ -96,7 +99,8 @@ fn ready(c: &Caller<'_, Host>, call: &str) -> wasmtime::Result<()> {
     if c.data().control.killed() {
         return Err(wasmtime::Error::msg("killed"));
     }
-    if flags.initialized && !flags.finalized {
+    // A session is a way to begin of its own.
+    if flags.initialized && !flags.finalized || c.data().mpi.sessions.iter().any(Option::is_some) {
         return Ok(());
     }
     let why = if flags.finalized { "after MPI_Finalize" } else { "before MPI_Init" };
@@ -208,6 +212,7 @@ fn ask(c: &mut Caller<'_, Host>, call: &str, f: impl FnOnce(&mut [u8], &mut Stat
     ready(c, call)?;
     let (mem, host) = parts(c);
     let mut result = host.mpi.progress(mem, &host.fabric);
+    result = result.and_then(|()| files::serve(mem, host));
     if result.is_ok() && host.mpi.calls() {
         calls::serve(c)?;
     }
@@ -327,6 +332,29 @@ fn link_point_to_point(l: &mut Linker<Host>) -> wasmtime::Result<()> {
                 let send = m.send(mem, f, buffer, to, stag, comm, SendMode::Standard)?;
                 let receive = m.receive(mem, f, buffer, from, rtag, comm)?;
                 Ok(Pending::Pair { send, receive, status })
+            })
+        },
+    )?;
+    #[allow(clippy::type_complexity)]
+    l.func_wrap(
+        MODULE,
+        "MPI_Isendrecv",
+        |mut c: Caller<'_, Host>, sb: u32, sn: i32, st: i32, to: i32, stag: i32, rb: u32, rn: i32, rt: i32, from: i32, rtag: i32, comm: i32, request: u32| {
+            local(&mut c, "MPI_Isendrecv", comm, |mem, m, f| {
+                let (out, into) = (m.checked(sb, sn, st)?, m.checked(rb, rn, rt)?);
+                let r = m.send_receive(mem, f, out, to, stag, into, from, rtag, comm)?;
+                put_i32(mem, request, r)
+            })
+        },
+    )?;
+    l.func_wrap(
+        MODULE,
+        "MPI_Isendrecv_replace",
+        |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, to: i32, stag: i32, from: i32, rtag: i32, comm: i32, request: u32| {
+            local(&mut c, "MPI_Isendrecv_replace", comm, |mem, m, f| {
+                let buffer = m.checked(buf, n, t)?;
+                let r = m.send_receive(mem, f, buffer, to, stag, buffer, from, rtag, comm)?;
+                put_i32(mem, request, r)
             })
         },
     )?;
@@ -511,7 +539,8 @@ macro_rules! collective {
         });
         $l.func_wrap(MODULE, $name_init, |mut c: Caller<'_, Host>, $($arg: $type,)* _info: i32, handle: u32| {
             local(&mut c, $name_init, $comm, |mem, m, _| {
-                let request = m.prepare_collective($name_init, vec![$($arg as u32),*], $comm)?;
+                let held = held(mem, m, $name_init, $comm, &[$((stringify!($arg), stringify!($type), $arg as u32)),*])?;
+                let request = m.prepare_collective($name_init, vec![$($arg as u32),*], held, $comm)?;
                 put_i32(mem, handle, request)
             })
         })?;
@@ -519,6 +548,25 @@ macro_rules! collective {
 }
 
 type Started = mpi::Result<i32>;
+
+/// The datatypes among the arguments of a collective: `t`, `st` and `rt`, or lists of them, as the calls below name theirs.
+fn held(mem: &[u8], m: &State, call: &str, comm: i32, args: &[(&str, &str, u32)]) -> mpi::Result<Vec<i32>> {
+    let mut held = Vec::new();
+    for (name, kind, value) in args {
+        match (*name, *kind) {
+            ("t" | "st" | "rt", "i32") => held.push(*value as i32),
+            ("st" | "rt", _) => {
+                let (from, to) = if call.contains("eighbor") { communicators::neighbours(m, comm)? } else { (size_of(m, comm)?, size_of(m, comm)?) };
+                let sent_in_place = *name == "st" && args[0].2 == IN_PLACE;
+                if !sent_in_place {
+                    held.extend(ints(mem, *value, if *name == "st" { to } else { from })?);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(held)
+}
 
 /// Ranks that have a share in a collective: the other side's of an inter-communicator.
 fn size_of(m: &State, comm: i32) -> mpi::Result<u32> {
@@ -825,7 +873,10 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     link_starts(l, starters)?;
     communicators::link(l)?;
     objects::link(l)?;
-    types::link(l)
+    types::link(l)?;
+    windows::link(l)?;
+    files::link(l)?;
+    sessions::link(l)
 }
 
 /// The MPI calls that a module imports and nobody offers, for a warning when it is compiled. The bytes are a module of our own linker's.

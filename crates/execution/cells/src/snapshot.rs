@@ -5,7 +5,7 @@
 //!  4  version, little endian         |  of this layout and of everything serialised in it
 //!  8  length of the body
 //! 16  XXH3-128 of the body: finds damage, does not authenticate
-//!     body of a cell:    u32 length, `Frozen` (postcard); runs of pages: u32 first, u32 count, count × 4096 bytes
+//!     body of a cell:    u32 length, `Frozen` (postcard), in which is a list of its threads; runs of pages: u32 first, u32 count, count × 4096 bytes
 //!     body of a job:     postcard of (manifest, [(name, bytes)])
 //! ```
 //!
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// Version of the format. Raised with every change of what is serialised.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 8;
 const CELL: &[u8; 8] = b"CSKSNAP\0";
 const JOB: &[u8; 8] = b"CSKARCH\0";
 const HEAD: usize = 36;
@@ -54,6 +54,11 @@ fn open<'b>(magic: &[u8; 8], what: &str, bytes: &'b [u8]) -> Result<&'b [u8]> {
         return Err(Error::Snapshot(format!("the {what} (format version {version}, this CloudSkin reads {VERSION}) is damaged: its checksum is wrong; make it anew, or take another copy")));
     }
     Ok(body)
+}
+
+/// A body as a snapshot of a cell and as one of a job, whatever it holds: the checksum keeps nobody out who wants in.
+pub(crate) fn sealed(body: &[u8]) -> [Vec<u8>; 2] {
+    [envelope(CELL, body), envelope(JOB, body)]
 }
 
 /// A whole job's checkpoint as one file.
@@ -163,7 +168,7 @@ mod tests {
         refused(&|b| b.truncate(b.len() - 1), "cut");
         refused(&|b| b.push(0), "too long");
         refused(&|b| b[0] = 0, "not a checkpoint");
-        refused(&|b| b[8] = 9, "version 9, this CloudSkin reads version 5");
+        refused(&|b| b[8] = 9, "version 9, this CloudSkin reads version 8");
         refused(&|b| b.truncate(10), "not a checkpoint");
     }
 

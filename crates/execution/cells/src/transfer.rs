@@ -74,6 +74,11 @@ pub struct Offer {
     pub ranks: Vec<u32>,
 }
 
+/// The body of the first frame of a migration.
+pub(crate) fn read_offer(body: &[u8]) -> io::Result<Offer> {
+    postcard::from_bytes(body).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("an offer can't be read: {e}")))
+}
+
 /// What a migration has cost.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Figures {
@@ -145,7 +150,7 @@ impl Departure {
     /// [`Departure::abandon`].
     pub fn open(link: &Link, to: &SiteId, address: &str, offer: &Offer, engine: &Engine, program: &Program, interrupt: &Interrupt) -> Result<Departure> {
         if !program.movable() {
-            return Err(Error::NotMovable("the program was not built with safe points; compile it with `cloudskin cc`".into()));
+            return Err(program.not_movable());
         }
         let body = postcard::to_allocvec(offer).map_err(|e| Error::Refused(e.to_string()))?;
         let mut stream = link.open_move(to, address, &body, interrupt).map_err(wire("reach the destination"))?;
@@ -272,8 +277,7 @@ pub enum Word {
 
 impl Arrival {
     pub(crate) fn new(stream: Stream, offer: &[u8]) -> io::Result<Arrival> {
-        let offer = postcard::from_bytes(offer).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("an offer can't be read: {e}")))?;
-        Ok(Arrival { stream, offer })
+        Ok(Arrival { stream, offer: read_offer(offer)? })
     }
 
     /// The name that the source's certificate has proved.

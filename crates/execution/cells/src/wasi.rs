@@ -10,10 +10,13 @@ mod folders;
 mod saved;
 
 use crate::cell::{End, Host, Mode, Spec};
-use crate::mpi_host;
+use crate::{mpi_host, threads};
 use folders::Folders;
 pub use saved::Saved;
+use std::borrow::Cow;
+use std::cell::UnsafeCell;
 use std::sync::Arc;
+use std::time::Duration;
 use wasmtime::{Caller, Linker};
 
 pub const MODULE: &str = "wasi_snapshot_preview1";
@@ -26,6 +29,8 @@ const PATH_MAX: usize = 4096;
 const PRINT_MAX: usize = 1 << 20;
 /// Bytes that one call reads from a file or writes to it, as on Linux: what was done is told in 31 bits.
 const TRANSFER_MAX: u64 = 0x7fff_f000;
+/// The same for a cell with threads, whose memory is copied once more.
+const COPY_MAX: u64 = 1 << 20;
 
 /// The functions of preview 1, all of which have a body here.
 pub const NAMES: [&str; 46] = [
@@ -105,10 +110,18 @@ pub trait Mount: Send + Sync {
     fn rename(&self, from: &str, to: &str) -> Result<()>;
 }
 
-/// Takes what a cell prints.
+/// The other side of a cell's standard streams: takes what it prints, and has what it reads.
 pub trait Output: Send + Sync {
     /// `offset`: the bytes that the rank printed before these, on both streams together. It goes on counting where the rank moves.
     fn write(&self, rank: mpi::Rank, stderr: bool, offset: u64, data: &[u8]);
+    /// Fills in what comes next of standard input, and says how many bytes; 0 at its end. It is empty where nobody is there who could type.
+    fn read(&self, _rank: mpi::Rank, _into: &mut [u8]) -> Result<usize> {
+        Ok(0)
+    }
+    /// Whether stream `n` (0, 1 or 2) is a terminal. What a cell prints to one goes out line by line, so that a log grows while the program runs.
+    fn terminal(&self, _n: u8) -> bool {
+        true
+    }
 }
 
 /// Output that nobody wants.
@@ -268,31 +281,140 @@ impl State {
         }
     }
 
-    fn print(&mut self, n: u8, data: &[u8]) {
+    /// The mount and the path that a name means which is not below a descriptor: a file of MPI's.
+    fn locate(&self, name: &str) -> Result<(usize, String)> {
+        let Some(absolute) = name.strip_prefix('/') else {
+            let (mount, base) = self.mounts.workdir.as_ref().ok_or(Errno::Noent)?;
+            return Ok((*mount, normal(base, name)?));
+        };
+        let (folder, path) = absolute.trim_start_matches('/').split_once('/').ok_or(Errno::Noent)?;
+        let mount = self.mounts.folders.iter().position(|(n, _)| n == folder).ok_or(Errno::Noent)?;
+        Ok((mount, normal("", path.trim_start_matches('/'))?))
+    }
+
+    /// Opens a file of MPI's: its descriptor, bytes and version.
+    pub(crate) fn open_named(&mut self, name: &str, write: bool, create: bool, exclusive: bool) -> Result<(u32, u64, u64)> {
+        let (mount, path) = self.locate(name)?;
+        let opened = self.open(mount, path, u32::from(create) | u32::from(exclusive) << 2, write, false)?;
+        let (size, version) = match &opened {
+            Fd::Reading { file, .. } => (file.len(), file.version()),
+            Fd::Writing { file, .. } => (file.len(), 0),
+            _ => return Err(Errno::Isdir),
+        };
+        Ok((self.add(opened)?, size, version))
+    }
+
+    pub(crate) fn close_descriptor(&mut self, fd: u32) -> Result<()> {
+        self.close(fd)
+    }
+
+    pub(crate) fn remove_named(&self, name: &str) -> Result<()> {
+        let (mount, path) = self.locate(name)?;
+        self.mounts.folders[mount].1.remove(&path)
+    }
+
+    pub(crate) fn size_of(&mut self, fd: u32) -> Result<u64> {
+        Ok(kind_and_size(self.fd(fd)?).1)
+    }
+
+    pub(crate) fn resize(&mut self, fd: u32, bytes: u64) -> Result<()> {
+        match self.fd(fd)? {
+            Fd::Writing { file, .. } => file.set_len(bytes),
+            _ => Err(Errno::Badf),
+        }
+    }
+
+    /// As many bytes as there are.
+    pub(crate) fn read_from(&mut self, fd: u32, offset: u64, into: &mut [u8]) -> Result<usize> {
+        let mut done = 0;
+        while done < into.len() {
+            let at = offset.saturating_add(done as u64);
+            let n = match self.fd(fd)? {
+                Fd::Reading { file, .. } => file.read_at(at, &mut into[done..])?,
+                Fd::Writing { file, .. } => file.read_at(at, &mut into[done..])?,
+                _ => return Err(Errno::Badf),
+            };
+            if n == 0 {
+                break;
+            }
+            done += n;
+        }
+        Ok(done)
+    }
+
+    pub(crate) fn write_to(&mut self, fd: u32, offset: u64, data: &[u8]) -> Result<()> {
+        match self.fd(fd)? {
+            Fd::Writing { file, .. } => file.write_at(offset, data),
+            _ => Err(Errno::Badf),
+        }
+    }
+
+    pub(crate) fn print(&mut self, n: u8, data: &[u8]) {
         self.output.write(self.rank, n == 2, self.printed, data);
         self.printed += data.len() as u64;
     }
 }
 
 /// Guest memory with checked access.
-struct Mem<'m>(&'m mut [u8]);
+enum Mem<'m> {
+    Own(&'m mut [u8]),
+    /// Other threads of the cell may write to it at any moment. So it is only ever copied, and what is looked at is the copy.
+    Shared(&'m [UnsafeCell<u8>]),
+}
 
 impl Mem<'_> {
-    fn bytes(&self, at: u32, len: u32) -> Result<&[u8]> {
-        self.0.get(at as usize..at as usize + len as usize).ok_or(Errno::Fault)
+    /// Bytes that one call may read or write of a file: as much as is told in its result, or as is worth a copy.
+    fn most(&self) -> u64 {
+        match self {
+            Mem::Own(_) => TRANSFER_MAX,
+            Mem::Shared(_) => COPY_MAX,
+        }
     }
-    fn bytes_mut(&mut self, at: u32, len: u32) -> Result<&mut [u8]> {
-        self.0.get_mut(at as usize..at as usize + len as usize).ok_or(Errno::Fault)
+    fn bytes(&self, at: u32, len: u32) -> Result<Cow<'_, [u8]>> {
+        let range = at as usize..at as usize + len as usize;
+        match self {
+            Mem::Own(memory) => memory.get(range).map(Cow::Borrowed).ok_or(Errno::Fault),
+            Mem::Shared(memory) => {
+                let cells = memory.get(range).ok_or(Errno::Fault)?;
+                let mut copy = vec![0; cells.len()];
+                // SAFETY: as many bytes are there as the copy has, which is new and no part of them. No reference to the guest's bytes is made: if a thread of
+                // the guest writes them meanwhile, the copy is a mixture of old and new.
+                unsafe { std::ptr::copy_nonoverlapping(cells.as_ptr().cast::<u8>(), copy.as_mut_ptr(), cells.len()) };
+                Ok(Cow::Owned(copy))
+            }
+        }
+    }
+    fn byte(&self, at: u32) -> Result<u8> {
+        Ok(self.bytes(at, 1)?[0])
+    }
+    /// Lets `f` write to `len` bytes.
+    fn fill<T>(&mut self, at: u32, len: u32, f: impl FnOnce(&mut [u8]) -> Result<T>) -> Result<T> {
+        if let Mem::Own(memory) = self {
+            return f(memory.get_mut(at as usize..at as usize + len as usize).ok_or(Errno::Fault)?);
+        }
+        let mut copy = self.bytes(at, len)?.into_owned();
+        let done = f(&mut copy)?;
+        self.put(at, &copy)?;
+        Ok(done)
     }
     fn put(&mut self, at: u32, data: &[u8]) -> Result<()> {
-        self.bytes_mut(at, data.len() as u32)?.copy_from_slice(data);
+        let range = at as usize..at as usize + data.len();
+        match self {
+            Mem::Own(memory) => memory.get_mut(range).ok_or(Errno::Fault)?.copy_from_slice(data),
+            Mem::Shared(memory) => {
+                let cells = memory.get(range).ok_or(Errno::Fault)?;
+                // SAFETY: as many bytes are there as `data` has, in cells that may be written through a shared reference; `data` is the host's own. That
+                // threads of the guest may use them meanwhile is the guest's affair.
+                unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), cells.as_ptr().cast::<u8>().cast_mut(), data.len()) };
+            }
+        }
         Ok(())
     }
     fn u32(&self, at: u32) -> Result<u32> {
-        Ok(u32::from_le_bytes(self.bytes(at, 4)?.try_into().expect("four bytes")))
+        Ok(u32::from_le_bytes(self.bytes(at, 4)?[..].try_into().expect("four bytes")))
     }
     fn u64(&self, at: u32) -> Result<u64> {
-        Ok(u64::from_le_bytes(self.bytes(at, 8)?.try_into().expect("eight bytes")))
+        Ok(u64::from_le_bytes(self.bytes(at, 8)?[..].try_into().expect("eight bytes")))
     }
     fn put_u32(&mut self, at: u32, v: u32) -> Result<()> {
         self.put(at, &v.to_le_bytes())
@@ -304,7 +426,7 @@ impl Mem<'_> {
         if len as usize > PATH_MAX {
             return Err(Errno::Nametoolong);
         }
-        String::from_utf8(self.bytes(at, len)?.to_vec()).map_err(|_| Errno::Inval)
+        String::from_utf8(self.bytes(at, len)?.into_owned()).map_err(|_| Errno::Inval)
     }
     /// The (address, length) pairs of a scatter or gather list.
     fn vectors(&self, at: u32, count: u32) -> Result<Vec<(u32, u32)>> {
@@ -316,19 +438,36 @@ impl Mem<'_> {
 }
 
 fn call(c: &mut Caller<'_, Host>, f: impl FnOnce(&mut Mem<'_>, &mut State) -> Result<()>) -> wasmtime::Result<i32> {
+    if let Some(threads) = &c.data().threads {
+        let mut state = threads.wasi.lock().unwrap_or_else(|e| e.into_inner());
+        // Looked at under the lock, where others may have waited for long.
+        if threads.over() {
+            return Err(wasmtime::Error::new(End::Over));
+        }
+        return Ok(f(&mut Mem::Shared(threads.memory.data()), &mut state).map_or_else(|e| e as i32, |()| 0));
+    }
     let memory = c.data().memory.expect("a running cell has its memory");
     let (mem, host) = memory.data_and_store_mut(c);
     if host.control.killed() {
         return Err(wasmtime::Error::msg("killed"));
     }
-    Ok(match f(&mut Mem(mem), &mut host.wasi) {
+    Ok(match f(&mut Mem::Own(mem), &mut host.wasi) {
         Ok(()) => 0,
         Err(e) => e as i32,
     })
 }
 
-fn put_stat(m: &mut Mem<'_>, at: u32, kind: u8, size: u64) -> Result<()> {
+/// What tells a file from others for a program that compares `st_ino`, as a copier does so as not to write over what it reads. The same wherever its cell
+/// is. Never 0, for which the C library would ask again.
+fn inode(mount: usize, path: &str) -> u64 {
+    // FNV-1a.
+    let bytes = (mount as u64).to_le_bytes().into_iter().chain(path.bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)).max(1)
+}
+
+fn put_stat(m: &mut Mem<'_>, at: u32, inode: u64, kind: u8, size: u64) -> Result<()> {
     let mut stat = [0; 64];
+    stat[8..16].copy_from_slice(&inode.to_le_bytes());
     stat[16] = kind;
     stat[24] = 1;
     stat[32..40].copy_from_slice(&size.to_le_bytes());
@@ -348,18 +487,32 @@ fn kind_and_size(fd: &Fd) -> (u8, u64) {
     }
 }
 
+/// Reads what there is of standard input, and waits for more only when there is nothing.
+fn read_input(m: &mut Mem<'_>, s: &mut State, vectors: u32, count: u32, into: u32) -> Result<()> {
+    let mut got = 0;
+    for (at, len) in m.vectors(vectors, count)? {
+        if got == 0 && len > 0 {
+            got = m.fill(at, u64::from(len).min(m.most()) as u32, |buffer| s.output.read(s.rank, buffer))?;
+        }
+    }
+    m.put_u32(into, got as u32)
+}
+
 /// Reads at the descriptor's position, which moves, or at `offset`.
 fn read(m: &mut Mem<'_>, s: &mut State, fd: u32, vectors: u32, count: u32, offset: Option<u64>, into: u32) -> Result<()> {
+    if let Fd::Standard(0) = s.fd(fd)? {
+        return read_input(m, s, vectors, count, into);
+    }
     let mut total = 0;
     for (at, len) in m.vectors(vectors, count)? {
-        let len = u64::from(len).min(TRANSFER_MAX - total) as u32;
-        let buffer = m.bytes_mut(at, len)?;
-        let got = match s.fd(fd)? {
-            Fd::Standard(_) => 0,
-            Fd::Folder { .. } => return Err(Errno::Isdir),
-            Fd::Reading { at, file, .. } => file.read_at(offset.map_or(*at, |o| o.saturating_add(total)), buffer)?,
-            Fd::Writing { at, file, .. } => file.read_at(offset.map_or(*at, |o| o.saturating_add(total)), buffer)?,
-        } as u64;
+        let len = u64::from(len).min(m.most() - total) as u32;
+        let file = s.fd(fd)?;
+        let got = m.fill(at, len, |buffer| match file {
+            Fd::Standard(_) => Ok(0),
+            Fd::Folder { .. } => Err(Errno::Isdir),
+            Fd::Reading { at, file, .. } => file.read_at(offset.map_or(*at, |o| o.saturating_add(total)), buffer),
+            Fd::Writing { at, file, .. } => file.read_at(offset.map_or(*at, |o| o.saturating_add(total)), buffer),
+        })? as u64;
         total += got;
         if offset.is_none()
             && let Fd::Reading { at, .. } | Fd::Writing { at, .. } = s.fd(fd)?
@@ -386,12 +539,12 @@ fn write(m: &mut Mem<'_>, s: &mut State, fd: u32, vectors: u32, count: u32, offs
     }
     let mut total = 0;
     for (at, len) in parts {
-        let data = m.bytes(at, u64::from(len).min(TRANSFER_MAX - total) as u32)?;
+        let data = m.bytes(at, u64::from(len).min(m.most() - total) as u32)?;
         let Fd::Writing { at, append, file, .. } = s.fd(fd)? else { return Err(Errno::Badf) };
         if *append {
             *at = file.len();
         }
-        file.write_at(offset.map_or(*at, |o| o.saturating_add(total)), data)?;
+        file.write_at(offset.map_or(*at, |o| o.saturating_add(total)), &data)?;
         if offset.is_none() {
             *at += data.len() as u64;
         }
@@ -454,6 +607,8 @@ fn readdir(m: &mut Mem<'_>, s: &mut State, fd: u32, buffer: u32, len: u32, cooki
     for (i, (name, stat)) in entries.iter().enumerate().skip(cookie as usize) {
         let mut entry = [0u8; 24];
         entry[..8].copy_from_slice(&(i as u64 + 1).to_le_bytes());
+        let inode = normal(&path, name).map_or(1, |path| inode(mount, &path));
+        entry[8..16].copy_from_slice(&inode.to_le_bytes());
         entry[16..20].copy_from_slice(&(name.len() as u32).to_le_bytes());
         entry[20] = if stat.folder { FOLDER } else { FILE };
         out.extend_from_slice(&entry);
@@ -491,12 +646,13 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     offer!("fd_datasync", (fd: u32), |_: &mut Mem, s: &mut State| s.fd(fd).map(|_| ()));
     offer!("fd_sync", (fd: u32), |_: &mut Mem, s: &mut State| s.fd(fd).map(|_| ()));
     offer!("fd_fdstat_get", (fd: u32, into: u32), |m: &mut Mem, s: &mut State| {
+        let terminal = if let Fd::Standard(n) = *s.fd(fd)? { s.output.terminal(n) } else { false };
         let fd = s.fd(fd)?;
         let mut stat = [0u8; 24];
         stat[0] = kind_and_size(fd).0;
         stat[2] = u8::from(matches!(fd, Fd::Writing { append: true, .. }));
         // A character device without the right to seek or tell is what the guest's libc takes for a terminal.
-        let rights: u64 = if matches!(fd, Fd::Standard(_)) { !(1 << 2 | 1 << 5) } else { u64::MAX };
+        let rights: u64 = if terminal { !(1 << 2 | 1 << 5) } else { u64::MAX };
         stat[8..16].copy_from_slice(&rights.to_le_bytes());
         stat[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
         m.put(into, &stat)
@@ -510,8 +666,13 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     });
     offer!("fd_fdstat_set_rights", (fd: u32, _a: u64, _b: u64), |_: &mut Mem, s: &mut State| s.fd(fd).map(|_| ()));
     offer!("fd_filestat_get", (fd: u32, into: u32), |m: &mut Mem, s: &mut State| {
-        let (kind, size) = kind_and_size(s.fd(fd)?);
-        put_stat(m, into, kind, size)
+        let fd = s.fd(fd)?;
+        let (kind, size) = kind_and_size(fd);
+        let inode = match fd {
+            Fd::Standard(n) => u64::from(*n) + 1,
+            Fd::Folder { mount, path, .. } | Fd::Reading { mount, path, .. } | Fd::Writing { mount, path, .. } => inode(*mount, path),
+        };
+        put_stat(m, into, inode, kind, size)
     });
     offer!("fd_filestat_set_size", (fd: u32, size: u64), |_: &mut Mem, s: &mut State| match s.fd(fd)? {
         Fd::Writing { file, .. } => file.set_len(size),
@@ -570,7 +731,7 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     offer!("path_filestat_get", (fd: u32, _flags: u32, p: u32, n: u32, into: u32), |m: &mut Mem, s: &mut State| {
         let (mount, path) = s.at(fd, &m.text(p, n)?)?;
         let stat = s.stat(mount, &path)?;
-        put_stat(m, into, if stat.folder { FOLDER } else { FILE }, stat.size)
+        put_stat(m, into, inode(mount, &path), if stat.folder { FOLDER } else { FILE }, stat.size)
     });
     offer!("path_open", (fd: u32, _dirflags: u32, p: u32, n: u32, flags: u32, rights: u64, _inherited: u64, fdflags: u32, into: u32),
         |m: &mut Mem, s: &mut State| {
@@ -598,7 +759,7 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     offer!("path_link", (_a: u32, _b: u32, _c: u32, _d: u32, _e: u32, _f: u32, _g: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));
     offer!("path_readlink", (_a: u32, _b: u32, _c: u32, _d: u32, _e: u32, _f: u32), |_: &mut Mem, _: &mut State| Err(Errno::Inval));
     offer!("path_symlink", (_a: u32, _b: u32, _c: u32, _d: u32, _e: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));
-    offer!("random_get", (b: u32, n: u32), |m: &mut Mem, _: &mut State| random(m.bytes_mut(b, n)?));
+    offer!("random_get", (b: u32, n: u32), |m: &mut Mem, _: &mut State| m.fill(b, n, random));
     offer!("proc_raise", (_signal: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));
     offer!("sock_accept", (_a: u32, _b: u32, _c: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));
     offer!("sock_recv", (_a: u32, _b: u32, _c: u32, _d: u32, _e: u32, _f: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));
@@ -625,12 +786,12 @@ fn poll_oneoff(c: &mut Caller<'_, Host>, subscriptions: u32, events: u32, n: u32
         }
         for i in 0..n {
             let at = subscriptions + 48 * i;
-            let (user, kind) = (m.u64(at)?, m.bytes(at + 8, 1)?[0]);
+            let (user, kind) = (m.u64(at)?, m.byte(at + 8)?);
             if kind != 0 {
                 ready.push((user, kind));
                 continue;
             }
-            let (timeout, absolute) = (m.u64(at + 24)?, m.bytes(at + 40, 1)?[0] & 1 != 0);
+            let (timeout, absolute) = (m.u64(at + 24)?, m.byte(at + 40)? & 1 != 0);
             let wait = if absolute { timeout.saturating_sub(clock(m.u32(at + 16)?)?) } else { timeout };
             if shortest.is_none_or(|s| wait < s) {
                 shortest = Some(wait);
@@ -644,8 +805,12 @@ fn poll_oneoff(c: &mut Caller<'_, Host>, subscriptions: u32, events: u32, n: u32
         return Ok(code);
     }
     if ready.iter().all(|(_, kind)| *kind == 0) || c.data().mode == Mode::Rewinding {
-        let ms = shortest.unwrap_or(0).div_ceil(1_000_000);
-        if mpi_host::sleep(c, ms)? {
+        let ns = shortest.unwrap_or(0);
+        if c.data().threads.is_some() {
+            if threads::sleep(c, Duration::from_nanos(ns))? {
+                return Ok(0);
+            }
+        } else if mpi_host::sleep(c, ns.div_ceil(1_000_000))? {
             return Ok(0);
         }
     } else {

@@ -1,4 +1,4 @@
-//! Attributes: values of the program's own that hang on communicators and datatypes, by key.
+//! Attributes: values of the program's own that hang on communicators, datatypes and windows, by key.
 //!
 //! The functions that copy and delete them are the guest's: numbers here, called by whoever runs the rank.
 
@@ -16,6 +16,7 @@ const MAX: usize = 1 << 20;
 pub enum On {
     Comm,
     Type,
+    Win,
 }
 
 /// A key: the guest's functions (0: none; `u32::MAX` as copy: the value as it is) and what they are given.

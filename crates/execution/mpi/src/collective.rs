@@ -13,14 +13,18 @@
 //! | alltoall | all pairs at once | 1 |
 //! | scan, exscan | linear chain | p − 1 |
 
+mod create;
+mod inter;
+
 use crate::comm::{self, Comm};
 use crate::datatype::{self, Basic, Buffer, Datatype, pack, within};
 use crate::error::{Class, Error, Result};
 use crate::fabric::Fabric;
 use crate::message::Rank;
 use crate::op::{self, Op};
-use crate::rank::{PROC_NULL, ROOT, Request, State, UNDEFINED, message};
+use crate::rank::{PROC_NULL, ROOT, Request, State, message};
 use serde::{Deserialize, Serialize};
+use crate::window::Flavor;
 use std::collections::VecDeque;
 
 /// Tags of what is no collective of a whole communicator: those of the program's, below all that collectives have.
@@ -85,6 +89,26 @@ pub(crate) struct Round {
 pub(crate) enum Finish {
     Nothing,
     Make(Box<Make>),
+    Window(Box<NewWindow>),
+    File(Box<NewFile>),
+}
+
+/// A file that is being opened: buffer 0 has four words of each rank, (a context, mode, 0, 0).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct NewFile {
+    pub file: crate::file::Handle,
+    /// Group and hints.
+    pub like: Comm,
+}
+
+/// A window to be made of what has come: buffer 0 has four words of each rank, (a context, base, size, unit).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct NewWindow {
+    pub flavor: Flavor,
+    /// Guest address of the handle.
+    pub into: u32,
+    /// Group and hints.
+    pub like: Comm,
 }
 
 /// A communicator to be made of what has come.
@@ -133,7 +157,12 @@ impl Schedule {
     /// Called when it is complete as a plan: counts what it takes. About, but the same number on each machine.
     pub(crate) fn seal(&mut self) -> usize {
         let parts: usize = self.rounds.iter().map(|r| 5 + r.sends.len() + r.receives.len() + r.then.len()).sum();
-        let made = if let Finish::Make(m) = &self.finish { 256 + 4 * (2 * m.local.len() + m.remote.as_ref().map_or(0, Vec::len)) + crate::info::cost(&m.like.hints) } else { 0 };
+        let made = match &self.finish {
+            Finish::Nothing => 0,
+            Finish::Make(m) => 256 + 4 * (2 * m.local.len() + m.remote.as_ref().map_or(0, Vec::len)) + crate::info::cost(&m.like.hints),
+            Finish::Window(w) => 256 + 64 * w.like.group.len() + crate::info::cost(&w.like.hints),
+            Finish::File(f) => 256 + 64 * f.like.group.len() + crate::info::cost(&f.like.hints),
+        };
         self.bytes = 256 + 16 * (parts + 2 * self.outputs.len()) + self.data_bytes() + made;
         self.bytes
     }
@@ -166,6 +195,14 @@ impl Schedule {
         }
         if self.bytes < self.data_bytes() {
             return wrong("takes more than it says");
+        }
+        let like = match &self.finish {
+            Finish::Window(new) => Some(&new.like),
+            Finish::File(new) => Some(&new.like),
+            _ => None,
+        };
+        if like.is_some_and(|like| like.group.iter().any(|r| r.0 >= size) || self.bufs.first().is_none_or(|b| b.len() != 16 * like.group.len())) {
+            return wrong("makes a window or file of ranks that are not there");
         }
         if let Finish::Make(make) = &self.finish {
             let all = || make.local.iter().chain(make.remote.iter().flatten());
@@ -277,6 +314,17 @@ impl Plan {
     }
     fn round(&mut self, round: Round) {
         self.schedule.rounds.push_back(round);
+    }
+
+    /// Shares of `len` bytes, one for each rank, go around until all have all.
+    fn circulate(&mut self, buf: u32, len: u32) {
+        let (n, me) = (self.size(), self.comm.me);
+        for step in 0..n.saturating_sub(1) {
+            let part = |peer: Rank, of: u32| Part { peer, buf, at: len * of, len };
+            let sends = vec![part(self.peer((me + 1) % n), (me + n - step) % n)];
+            let receives = vec![part(self.peer((me + n - 1) % n), (me + 2 * n - step - 1) % n)];
+            self.round(Round { sends, receives, ..Round::default() });
+        }
     }
 
     /// Binomial tree from `root`: who sends to whom in which order, for the rank with number `relative` after `root`.
@@ -533,44 +581,6 @@ impl State {
                 plan.round(Round { receives, ..Round::default() });
             }
             _ => {}
-        }
-        self.begin(mem, fabric, plan.schedule)
-    }
-
-    /// Reductions of an inter-communicator: each side gets what the other's operands make, at a root or at all.
-    #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
-    fn reduce_between(&mut self, mem: &mut [u8], fabric: &Fabric, mut plan: Plan, send: Buffer, receive: u32, op: i32, root: Option<i32>) -> Result<Request> {
-        let remote = plan.remote().unwrap_or_default();
-        let me = plan.comm.me;
-        if root == Some(PROC_NULL) {
-            return self.begin(mem, fabric, plan.schedule);
-        }
-        if root == Some(ROOT) {
-            let result = self.incoming(mem, &mut plan, Buffer { address: receive, ..send })?;
-            let receives = vec![plan.whole(remote[0], result)];
-            plan.round(Round { receives, ..Round::default() });
-            return self.begin(mem, fabric, plan.schedule);
-        }
-        let op = self.operation(&mut plan, op, &send)?;
-        let to = root.map(|r| plan.comm.world(r)).transpose()?;
-        let buf = self.packed(mem, &mut plan, &send)?;
-        let len = if plan.combines(Some(0)) { plan.len(buf) } else { 0 };
-        let incoming = self.zeros(mem, &mut plan, len)?;
-        plan.reduce(0, buf, incoming, op);
-        match to {
-            Some(to) if me == 0 => {
-                let sends = vec![plan.whole(to, buf)];
-                plan.round(Round { sends, ..Round::default() });
-            }
-            Some(_) => {}
-            None => {
-                let result = self.incoming(mem, &mut plan, Buffer { address: receive, ..send })?;
-                if me == 0 {
-                    let (sends, receives) = (vec![plan.whole(remote[0], buf)], vec![plan.whole(remote[0], result)]);
-                    plan.round(Round { sends, receives, ..Round::default() });
-                }
-                plan.bcast(0, result);
-            }
         }
         self.begin(mem, fabric, plan.schedule)
     }
@@ -892,161 +902,6 @@ impl State {
             }
         }
         plan.round(round);
-        self.begin(mem, fabric, plan.schedule)
-    }
-
-    /// All tell all (color, key, a context of their own); of that each makes the communicator.
-    fn make(&mut self, mem: &mut [u8], fabric: &Fabric, mut plan: Plan, color: i32, key: i32, how: How, into: u32) -> Result<Request> {
-        self.comms.room()?;
-        let mine = [color, key, self.comms.give_context(self.me)? as i32].map(i32::to_le_bytes).concat();
-        let (n, me) = (plan.size(), plan.comm.me);
-        let remote = plan.remote();
-        let all = n as usize + remote.as_ref().map_or(0, Vec::len);
-        let mut words = vec![0; 12 * all];
-        words[12 * me as usize..][..12].copy_from_slice(&mine);
-        let buf = plan.buf(words);
-        let part = |peer: Rank, of: u32| Part { peer, buf, at: 12 * of, len: 12 };
-        if let Some(remote) = &remote {
-            let others = (0..n).filter(|i| *i != me).map(|i| (plan.peer(i), i)).chain(remote.iter().copied().zip(n..)).collect::<Vec<_>>();
-            let sends = others.iter().map(|(peer, _)| part(*peer, me)).collect();
-            let receives = others.iter().map(|(peer, i)| part(*peer, *i)).collect();
-            plan.round(Round { sends, receives, ..Round::default() });
-        } else {
-            for step in 0..n.saturating_sub(1) {
-                let sends = vec![part(plan.peer((me + 1) % n), (me + n - step) % n)];
-                let receives = vec![part(plan.peer((me + n - 1) % n), (me + 2 * n - step - 1) % n)];
-                plan.round(Round { sends, receives, ..Round::default() });
-            }
-        }
-        let like = Comm { group: Vec::new(), remote: None, ..plan.comm.clone() };
-        plan.schedule.finish = Finish::Make(Box::new(Make { local: plan.comm.group.clone(), remote, how, into, like }));
-        self.begin(mem, fabric, plan.schedule)
-    }
-
-    /// `MPI_Comm_split`. The handle is written to guest address `into` at the end.
-    pub fn comm_split(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, color: i32, key: i32, into: u32) -> Result<Request> {
-        let mut plan = self.plan(comm)?;
-        (plan.comm.topology, plan.comm.hints) = (None, Vec::new());
-        self.make(mem, fabric, plan, color, key, How::Split { color }, into)
-    }
-
-    /// A split whose communicator has a topology, for `MPI_Cart_create` and its like: the first `ranks` are in it.
-    #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
-    pub fn comm_arrange(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, color: i32, topology: crate::topology::Topology, into: u32) -> Result<Request> {
-        let mut plan = self.plan(comm)?;
-        if plan.comm.remote.is_some() {
-            return Err(Error::new(Class::Comm, "an inter-communicator can't have a topology"));
-        }
-        (plan.comm.topology, plan.comm.hints) = (Some(Box::new(topology)), Vec::new());
-        let key = plan.comm.me as i32;
-        self.make(mem, fabric, plan, color, key, How::Split { color }, into)
-    }
-
-    /// `MPI_Comm_dup` and its like. The handle is there at once, and good when the request is complete. `hints`: in place of the old one's.
-    pub fn comm_dup(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, hints: Option<crate::info::Pairs>) -> Result<(Request, comm::Handle)> {
-        let mut plan = self.plan(comm)?;
-        self.comms.room()?;
-        if let Some(hints) = hints {
-            plan.comm.hints = hints;
-        }
-        let (key, handle) = (plan.comm.me as i32, self.comms.reserve());
-        Ok((self.make(mem, fabric, plan, 0, key, How::Keep { handle }, 0)?, handle))
-    }
-
-    /// `MPI_Comm_create`: all of the communicator call it, those in `group` get one.
-    pub fn comm_create(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, group: &[Rank], into: u32) -> Result<Request> {
-        let mut plan = self.plan(comm)?;
-        (plan.comm.topology, plan.comm.hints) = (None, Vec::new());
-        if let Some(r) = group.iter().find(|r| !plan.comm.group.contains(r)) {
-            return Err(Error::new(Class::Group, format!("rank {} of the world is in the group and not in the communicator", r.0)));
-        }
-        let inter = plan.comm.remote.is_some();
-        // Several groups at once have no rank in common: the lowest tells them apart.
-        let (color, key) = match group.iter().position(|r| *r == self.me) {
-            Some(key) => (if inter { 0 } else { group.iter().map(|r| r.0).min().unwrap_or(0) as i32 }, key as i32),
-            None => (UNDEFINED, 0),
-        };
-        self.make(mem, fabric, plan, color, key, How::Split { color }, into)
-    }
-
-    /// `MPI_Comm_create_group`: only those in `group` call it.
-    pub fn comm_create_group(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, group: &[Rank], tag: i32, into: u32) -> Result<Request> {
-        let of = self.comms.get(comm)?.clone();
-        let Some(key) = group.iter().position(|r| *r == self.me) else {
-            return Err(Error::new(Class::Group, "this rank is not in the group of the communicator that it makes"));
-        };
-        if of.remote.is_some() || group.iter().any(|r| !of.group.contains(r)) {
-            return Err(Error::new(Class::Group, "the group is not part of the communicator"));
-        }
-        let collectives = self.comms.get(comm)?.collectives;
-        let mut plan = self.plan(comm)?;
-        // The others don't count this one.
-        self.comms.get_mut(comm)?.collectives = collectives;
-        plan.schedule.tag = GROUP_TAG - (tag & TAG_MASK);
-        plan.comm = Comm { hints: Vec::new(), topology: None, ..plan.comm };
-        (plan.comm.group, plan.comm.me) = (group.to_vec(), key as u32);
-        self.make(mem, fabric, plan, 0, key as i32, How::Split { color: 0 }, into)
-    }
-
-    /// `MPI_Intercomm_merge`
-    pub fn intercomm_merge(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, high: bool, into: u32) -> Result<Request> {
-        let plan = self.plan(comm)?;
-        if plan.comm.remote.is_none() {
-            return Err(Error::new(Class::Comm, "only an inter-communicator can be merged"));
-        }
-        let key = plan.comm.me as i32;
-        self.make(mem, fabric, plan, i32::from(high), key, How::Merge, into)
-    }
-
-    /// `MPI_Intercomm_create`: the leaders tell each other their groups, and then each its own.
-    #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
-    pub fn intercomm_create(
-        &mut self,
-        mem: &mut [u8],
-        fabric: &Fabric,
-        local: comm::Handle,
-        leader: i32,
-        peer: comm::Handle,
-        remote_leader: i32,
-        tag: i32,
-        into: u32,
-    ) -> Result<Request> {
-        let mut plan = self.plan(local)?;
-        self.comms.room()?;
-        if plan.comm.remote.is_some() {
-            return Err(Error::new(Class::Comm, "the local communicator is an inter-communicator"));
-        }
-        let leader = Self::root(&plan, leader)?;
-        let (n, me) = (plan.size(), plan.comm.me);
-        let room = 8 + 4 * self.world_size() as usize;
-        let context = self.comms.give_context(self.me)?;
-        let decided = plan.buf(context.to_le_bytes().to_vec());
-        let theirs = plan.buf(vec![0; room]);
-        let both = |peer: Rank, of: u32| [Part { peer, buf: of, at: 0, len: 4 }, Part { peer, buf: theirs, at: 4, len: room as u32 - 4 }];
-        let mut context_in = decided;
-        if me == leader {
-            let via = self.comms.get(peer)?;
-            let other = via.world(remote_leader)?;
-            let mut mine = Vec::with_capacity(room);
-            mine.extend(context.to_le_bytes());
-            mine.extend(n.to_le_bytes());
-            plan.comm.group.iter().for_each(|r| mine.extend(r.0.to_le_bytes()));
-            mine.resize(room, 0);
-            let via = Some((via.context * 2 + 1, LEADER_TAG - (tag & TAG_MASK)));
-            let mine = plan.buf(mine);
-            let (sends, receives) = (vec![plan.whole(other, mine)], vec![plan.whole(other, theirs)]);
-            plan.round(Round { sends, receives, via, ..Round::default() });
-            // The context is that of the leader with the lower rank in the world.
-            let of = if self.me < other { decided } else { theirs };
-            let sends = (0..n).filter(|i| *i != me).flat_map(|i| both(plan.peer(i), of)).collect();
-            plan.round(Round { sends, ..Round::default() });
-            context_in = of;
-        } else {
-            let receives = both(plan.peer(leader), decided).to_vec();
-            plan.round(Round { receives, ..Round::default() });
-        }
-        let like = Comm { group: Vec::new(), topology: None, hints: Vec::new(), ..plan.comm.clone() };
-        plan.schedule.finish = Finish::Make(Box::new(Make { local: plan.comm.group.clone(), remote: None, how: How::Inter { context: context_in }, into, like }));
         self.begin(mem, fabric, plan.schedule)
     }
 

@@ -4,7 +4,10 @@
 //! describe the same data differently. Sizes are those of the 32-bit WebAssembly guest (`long` has four bytes).
 //! Guest memory is a slice; an address is an offset into it; nothing outside is ever touched.
 
+mod contents;
+
 use crate::error::{Class, Error, Result};
+pub use contents::{Contents, combiner};
 use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;
 
@@ -152,6 +155,20 @@ impl Datatype {
             }
     }
 
+    /// Whether one that was read from elsewhere has the bytes that it says.
+    pub(crate) fn sound(&self) -> bool {
+        let bytes: u64 = self.blocks.iter().map(|b| u64::from(b.len)).sum();
+        self.blocks.len() <= BLOCKS_MAX && bytes == u64::from(self.size) && self.blocks.iter().all(|b| b.len > 0)
+    }
+
+    /// Where the bytes of so many elements begin and end, counted from the buffer's address.
+    pub(crate) fn span(&self, count: u32) -> (i128, i128) {
+        let low = self.blocks.iter().map(|b| i128::from(b.offset)).min().unwrap_or(0);
+        let high = self.blocks.iter().map(|b| i128::from(b.offset) + i128::from(b.len)).max().unwrap_or(0);
+        let last = i128::from(self.extent) * (i128::from(count) - 1);
+        (low + last.min(0), high + last.max(0))
+    }
+
     /// What it takes in a [`Table`], in bytes, about; the same number on each machine.
     fn cost(&self) -> usize {
         64 + 8 * self.blocks.len()
@@ -250,6 +267,9 @@ pub struct Table {
     /// None before this one is free.
     #[serde(skip)]
     taken: usize,
+    /// What the program has freed may be named: a persistent request that holds it is being started.
+    #[serde(skip)]
+    pub(crate) freed_too: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -262,67 +282,6 @@ struct Derived {
     /// Operations that use it, and persistent requests.
     uses: u32,
 }
-
-/// How a type was made: what `MPI_Type_get_envelope` and `MPI_Type_get_contents` tell. The types in it are held.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Contents {
-    /// `MPI_COMBINER_...` of `guests/mpi.h`.
-    pub combiner: i32,
-    pub integers: Vec<i32>,
-    pub addresses: Vec<i32>,
-    pub types: Vec<Handle>,
-}
-
-impl Contents {
-    pub fn new(combiner: i32, integers: Vec<i32>, addresses: Vec<i32>, types: Vec<Handle>) -> Contents {
-        Contents { combiner, integers, addresses, types }
-    }
-
-    fn cost(&self) -> usize {
-        4 * (self.integers.len() + self.addresses.len() + self.types.len())
-    }
-
-    /// What one element consists of, in order: so many of each type.
-    fn pieces(&self) -> Vec<(u64, Handle)> {
-        let int = |i: usize| self.integers.get(i).map_or(0, |n| u64::try_from(*n).unwrap_or(0));
-        let Some(first) = self.types.first().copied() else { return Vec::new() };
-        let count = int(0) as usize;
-        let lengths = || (1..=count).map(int);
-        match self.combiner {
-            combiner::CONTIGUOUS => vec![(int(0), first)],
-            combiner::VECTOR | combiner::HVECTOR | combiner::INDEXED_BLOCK | combiner::HINDEXED_BLOCK => vec![(int(0).saturating_mul(int(1)), first)],
-            combiner::INDEXED | combiner::HINDEXED => vec![(lengths().sum(), first)],
-            combiner::STRUCT => lengths().zip(self.types.iter().copied()).collect(),
-            _ => vec![(1, first)],
-        }
-    }
-}
-
-/// The numbers of `MPI_COMBINER_...` in `guests/mpi.h`.
-pub mod combiner {
-    pub const NAMED: i32 = 0;
-    pub const DUP: i32 = 1;
-    pub const CONTIGUOUS: i32 = 2;
-    pub const VECTOR: i32 = 3;
-    pub const HVECTOR: i32 = 4;
-    pub const INDEXED: i32 = 5;
-    pub const HINDEXED: i32 = 6;
-    pub const INDEXED_BLOCK: i32 = 7;
-    pub const HINDEXED_BLOCK: i32 = 8;
-    pub const STRUCT: i32 = 9;
-    pub const SUBARRAY: i32 = 10;
-    pub const DARRAY: i32 = 11;
-    pub const RESIZED: i32 = 12;
-}
-
-/// By handle, in the order of `guests/mpi.h`.
-const NAMES: [&str; 41] = [
-    "", "MPI_CHAR", "MPI_SIGNED_CHAR", "MPI_UNSIGNED_CHAR", "MPI_BYTE", "MPI_WCHAR", "MPI_SHORT", "MPI_UNSIGNED_SHORT", "MPI_INT", "MPI_UNSIGNED", "MPI_LONG",
-    "MPI_UNSIGNED_LONG", "MPI_LONG_LONG_INT", "MPI_UNSIGNED_LONG_LONG", "MPI_FLOAT", "MPI_DOUBLE", "MPI_LONG_DOUBLE", "MPI_C_BOOL", "MPI_INT8_T",
-    "MPI_INT16_T", "MPI_INT32_T", "MPI_INT64_T", "MPI_UINT8_T", "MPI_UINT16_T", "MPI_UINT32_T", "MPI_UINT64_T", "MPI_AINT", "MPI_COUNT", "MPI_OFFSET",
-    "MPI_C_FLOAT_COMPLEX", "MPI_C_DOUBLE_COMPLEX", "MPI_FLOAT_INT", "MPI_DOUBLE_INT", "MPI_LONG_INT", "MPI_2INT", "MPI_SHORT_INT", "MPI_LONG_DOUBLE_INT",
-    "MPI_PACKED", "MPI_LB", "MPI_UB", "MPI_C_LONG_DOUBLE_COMPLEX",
-];
 
 /// By handle, in the order of `guests/mpi.h`.
 static PREDEFINED: LazyLock<Vec<Option<Datatype>>> = LazyLock::new(|| {
@@ -395,7 +354,7 @@ impl Table {
 
     /// A type that the program may name.
     pub fn get(&self, handle: Handle) -> Result<&Datatype> {
-        if self.derived(handle).is_some_and(|d| d.names == 0) {
+        if !self.freed_too && self.derived(handle).is_some_and(|d| d.names == 0) {
             return Err(invalid(handle));
         }
         self.used(handle)
@@ -457,8 +416,8 @@ impl Table {
     pub(crate) fn check(&self) -> Result<()> {
         for (i, t) in self.derived.iter().enumerate() {
             let Some(Derived { datatype: t, .. }) = t else { continue };
-            let bytes: u64 = t.blocks.iter().map(|b| u64::from(b.len)).sum();
-            if t.blocks.len() > BLOCKS_MAX || bytes != u64::from(t.size) || t.blocks.iter().any(|b| b.len == 0) {
+            if !t.sound() {
+                let bytes: u64 = t.blocks.iter().map(|b| u64::from(b.len)).sum();
                 let text = format!("datatype {} has {bytes} bytes in {} blocks and a size of {}", DERIVED as usize + i, t.blocks.len(), t.size);
                 return Err(Error::new(Class::Type, text));
             }
@@ -694,105 +653,6 @@ impl Table {
         })
     }
 
-    /// `MPI_Type_get_envelope`. `None`: a predefined type.
-    pub fn contents(&self, handle: Handle) -> Result<Option<&Contents>> {
-        self.get(handle)?;
-        Ok(self.derived(handle).map(|d| &d.contents))
-    }
-
-    /// One more handle for the program, by `MPI_Type_get_contents`.
-    pub fn name_again(&mut self, handle: Handle) {
-        if let Some(d) = self.derived_mut(handle) {
-            d.names = d.names.saturating_add(1);
-        }
-    }
-
-    /// `MPI_Type_get_name`
-    pub fn name(&self, handle: Handle) -> Result<&str> {
-        self.get(handle)?;
-        Ok(match self.derived(handle) {
-            Some(d) => d.name.as_deref().unwrap_or_default(),
-            None => NAMES.get(handle as usize).copied().unwrap_or_default(),
-        })
-    }
-
-    /// `MPI_Type_set_name` of a type that the program has made.
-    pub fn set_name(&mut self, handle: Handle, name: String) -> Result<()> {
-        self.get(handle)?;
-        self.room(name.len())?;
-        let Some(d) = self.derived_mut(handle) else { return Ok(()) };
-        let old = d.name.replace(name).map_or(0, |n| n.len());
-        let new = d.name.as_ref().map_or(0, String::len);
-        self.bytes = self.bytes + new - old;
-        Ok(())
-    }
-
-    /// The numbers of `bytes` packed bytes of a type, in order: `take(bytes of one, how many)` for each run. What is left of an incomplete one is
-    /// not told, but makes the result `false`.
-    pub fn numbers(&self, handle: Handle, bytes: u64, take: &mut impl FnMut(u32, u64)) -> Result<bool> {
-        let mut left = bytes;
-        let t = self.used(handle)?;
-        if t.size == 0 {
-            return Ok(bytes == 0);
-        }
-        while left > 0 {
-            let before = left;
-            if !self.numbers_of_one(handle, bytes == left, &mut left, take)? || left == before {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// The numbers of one element, or of as many elements at once as are of one kind when `all`.
-    fn numbers_of_one(&self, handle: Handle, all: bool, left: &mut u64, take: &mut impl FnMut(u32, u64)) -> Result<bool> {
-        let t = self.used(handle)?;
-        if let Some(unit) = t.unit() {
-            let bytes = if all { *left } else { u64::from(t.size).min(*left) };
-            take(unit, bytes / u64::from(unit));
-            *left -= bytes;
-            return Ok(bytes.is_multiple_of(u64::from(unit)));
-        }
-        let Some(d) = self.derived(handle) else {
-            // Pairs, and the long double.
-            let parts: &[u32] = match handle {
-                31 | 33 | 34 => &[4, 4],
-                32 => &[8, 4],
-                35 => &[2, 4],
-                36 => &[16, 4],
-                37 => &[1],
-                _ => &[16],
-            };
-            for part in parts {
-                if *left < u64::from(*part) {
-                    return Ok(*left == 0);
-                }
-                take(*part, 1);
-                *left -= u64::from(*part);
-            }
-            return Ok(true);
-        };
-        for (count, inner) in d.contents.pieces() {
-            let of = self.used(inner)?;
-            let total = u64::from(of.size).saturating_mul(count);
-            // Arrays have as many as fill their bytes.
-            let total = if matches!(d.contents.combiner, combiner::SUBARRAY | combiner::DARRAY) { u64::from(t.size) } else { total };
-            let mut here = total.min(*left);
-            let begin = here;
-            while here > 0 {
-                let before = here;
-                let unit = of.unit().is_some();
-                if !self.numbers_of_one(inner, unit, &mut here, take)? || here == before {
-                    return Ok(false);
-                }
-            }
-            *left -= begin;
-            if *left == 0 {
-                break;
-            }
-        }
-        Ok(true)
-    }
 }
 
 /// A buffer in guest memory: so many elements of a type from an address on.
@@ -853,12 +713,8 @@ fn each(
 pub fn within(mem: usize, t: &Datatype, buffer: &Buffer) -> Result<usize> {
     let bytes = u64::from(t.size) * u64::from(buffer.count);
     if bytes > 0 {
-        let low = t.blocks.iter().map(|b| i128::from(b.offset)).min().unwrap_or(0);
-        let high = t.blocks.iter().map(|b| i128::from(b.offset) + i128::from(b.len)).max().unwrap_or(0);
-        let last = i128::from(t.extent) * (i128::from(buffer.count) - 1);
-        let start = i128::from(buffer.address) + low + last.min(0);
-        let end = i128::from(buffer.address) + high + last.max(0);
-        if start < 0 || end > mem as i128 {
+        let (low, high) = t.span(buffer.count);
+        if i128::from(buffer.address) + low < 0 || i128::from(buffer.address) + high > mem as i128 {
             return Err(outside(buffer, mem));
         }
     }

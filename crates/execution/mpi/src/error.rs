@@ -19,6 +19,10 @@ macro_rules! classes {
             pub fn text(code: i32) -> &'static str {
                 match code { 0 => "no error", $($code => $text,)* _ => "unknown error code" }
             }
+            /// The class of a code that is one.
+            pub fn of(code: i32) -> Option<Class> {
+                match code { $($code => Some(Class::$name),)* _ => None }
+            }
         }
     };
 }
@@ -41,14 +45,39 @@ classes! {
     Intern = 17, "internal MPI error";
     InStatus = 18, "error code is in status";
     Pending = 19, "pending request";
+    Access = 20, "permission denied";
+    Amode = 21, "invalid mode of access to a file";
+    Assert = 22, "invalid assertion";
+    BadFile = 23, "invalid file name";
+    Base = 24, "invalid base of a window";
+    Disp = 26, "invalid displacement";
+    FileExists = 28, "the file exists";
+    FileInUse = 29, "the file is in use";
+    File = 30, "invalid file handle";
     InfoKey = 31, "invalid key of an info";
     InfoNoKey = 32, "key not in the info";
     InfoValue = 33, "invalid value of an info";
     Info = 34, "invalid info";
+    Io = 35, "input or output failed";
     Keyval = 36, "invalid key of an attribute";
+    LockType = 37, "invalid type of lock";
     Name = 38, "invalid service name";
     NoMem = 39, "out of memory";
+    NotSame = 40, "the ranks' arguments differ";
+    NoSpace = 41, "no space is left";
+    NoSuchFile = 42, "the file does not exist";
+    ReadOnly = 45, "the file is open for reading only";
+    RmaConflict = 46, "conflicting accesses to a window";
+    RmaSync = 47, "a window is used outside of an epoch";
+    Size = 49, "invalid size";
+    Spawn = 50, "processes can't be spawned";
     UnsupportedDatarep = 51, "unsupported data representation";
+    UnsupportedOperation = 52, "unsupported operation";
+    Win = 53, "invalid window";
+    RmaRange = 54, "memory outside of the window";
+    RmaAttach = 55, "memory can't be attached to the window";
+    RmaShared = 56, "memory can't be shared between these ranks";
+    RmaFlavor = 57, "the window was made by another call";
 }
 
 impl Error {

@@ -9,8 +9,9 @@
 //! No input or output happens here: a [`Wire`] carries what must leave. A mailbox is in one of three states ([`Place`]): the rank
 //! is *here*; it is *held* (on its way from or to this agent, not decided yet: what arrives is kept and not acknowledged); or it is *away*.
 
-use crate::message::{Header, Message, Rank};
+use crate::message::{Header, Kind, Message, Rank};
 use crate::ring::Ring;
+use serde::{Deserialize, Serialize};
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock};
@@ -93,7 +94,7 @@ pub struct Mailbox {
     /// Who pops the rings: the rank's thread while it is here, the sweeper when it is away.
     consumer: Apart<Mutex<()>>,
     pub bell: Bell,
-    pub meter: Apart<Meter>,
+    meter: Apart<Meter>,
 }
 
 /// On cache lines of its own. A rank that looks for messages writes these all the time, and its senders read what would lie beside them.
@@ -145,11 +146,55 @@ impl Kept {
     }
 }
 
-/// Counters that telemetry reads while the rank runs.
+/// What a rank has exchanged with one other (itself included) since its job began: messages as they were sent for it, those of collectives, windows
+/// and files included, and the bytes in them. The answer to a synchronous send is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    pub peer: Rank,
+    pub sent: u64,
+    pub sent_bytes: u64,
+    pub received: u64,
+    pub received_bytes: u64,
+}
+
+impl Traffic {
+    pub fn bytes(&self) -> u64 {
+        self.sent_bytes.saturating_add(self.received_bytes)
+    }
+
+    pub fn messages(&self) -> u64 {
+        self.sent.saturating_add(self.received)
+    }
+}
+
+/// Counters of a rank with each other one, which telemetry reads while the rank runs. Only the rank's own thread counts, so a load and a store do where
+/// an atomic addition would hold up each message. Made by the first message: most agents hold few of a job's ranks.
 #[derive(Default)]
-pub struct Meter {
-    pub sent: AtomicU64,
-    pub received: AtomicU64,
+struct Meter {
+    flows: OnceLock<Box<[Flow]>>,
+}
+
+/// On a cache line of its own, which no other rank's thread writes.
+#[derive(Default)]
+#[repr(align(64))]
+struct Flow {
+    sent: AtomicU64,
+    sent_bytes: AtomicU64,
+    received: AtomicU64,
+    received_bytes: AtomicU64,
+}
+
+impl Meter {
+    #[inline]
+    fn with(&self, peer: Rank, ranks: usize) -> &Flow {
+        &self.flows.get_or_init(|| (0..ranks).map(|_| Flow::default()).collect())[peer.index()]
+    }
+}
+
+/// For counters that only one thread writes.
+#[inline]
+fn add(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }
 
 /// Bytes in a rank's mailbox up to which messages are acknowledged when they arrive. What is beyond is acknowledged when the rank takes it, so a
@@ -225,8 +270,48 @@ impl Fabric {
             }
             self.send_away(Message { header: *header, data: data.into() });
         }
-        self.mailbox(header.src).meter.sent.fetch_add(1, Ordering::Relaxed);
+        if header.kind != Kind::Matched {
+            let flow = self.mailbox(header.src).meter.with(header.dst, self.mailboxes.len());
+            add(&flow.sent, 1);
+            add(&flow.sent_bytes, data.len() as u64);
+        }
         true
+    }
+
+    /// A rank has taken a message of so many bytes. Only the thread of `rank` calls it.
+    #[inline]
+    pub fn count_received(&self, rank: Rank, src: Rank, bytes: usize) {
+        let flow = self.mailbox(rank).meter.with(src, self.mailboxes.len());
+        add(&flow.received, 1);
+        add(&flow.received_bytes, bytes as u64);
+    }
+
+    /// What a rank has exchanged so far, with those with whom it has: in the order of their numbers. For anyone, at any time.
+    pub fn traffic(&self, rank: Rank) -> Vec<Traffic> {
+        let flows = self.mailbox(rank).meter.flows.get().map_or(&[][..], |flows| flows);
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let all = flows.iter().enumerate().map(|(peer, f)| Traffic {
+            peer: Rank(peer as u32),
+            sent: of(&f.sent),
+            sent_bytes: of(&f.sent_bytes),
+            received: of(&f.received),
+            received_bytes: of(&f.received_bytes),
+        });
+        all.filter(|t| t.messages() > 0).collect()
+    }
+
+    /// What a rank that comes here from elsewhere has exchanged before. Only before it runs here.
+    pub fn set_traffic(&self, rank: Rank, all: &[Traffic]) {
+        let set = |t: &Traffic| {
+            let flow = self.mailbox(rank).meter.with(t.peer, self.mailboxes.len());
+            flow.sent.store(t.sent, Ordering::Relaxed);
+            flow.sent_bytes.store(t.sent_bytes, Ordering::Relaxed);
+            flow.received.store(t.received, Ordering::Relaxed);
+            flow.received_bytes.store(t.received_bytes, Ordering::Relaxed);
+        };
+        // It may have been here before.
+        (0..self.size()).for_each(|peer| set(&Traffic { peer: Rank(peer), sent: 0, sent_bytes: 0, received: 0, received_bytes: 0 }));
+        all.iter().for_each(set);
     }
 
     fn send_away(&self, message: Message) {

@@ -4,6 +4,8 @@
 //! * [`fabric::Fabric`]: what the ranks on one agent share; its [`fabric::Wire`] carries what goes to others;
 //! * [`collective`]: collectives as schedules of messages;
 //! * [`datatype`], [`op`]: what is sent, and how it is combined;
+//! * [`window`]: memory that other ranks read and write;
+//! * [`file`]: files that ranks share;
 //! * [`comm`], [`group`], [`topology`]: among whom; [`attribute`], [`info`]: what programs hang on these.
 //!
 //! Knows no WebAssembly (guest memory is a slice of bytes), no sockets, no clock. Nothing here waits.
@@ -14,6 +16,7 @@ pub mod comm;
 pub mod datatype;
 pub mod error;
 pub mod fabric;
+pub mod file;
 pub mod group;
 pub mod info;
 pub mod message;
@@ -21,8 +24,9 @@ pub mod op;
 pub mod rank;
 mod ring;
 pub mod topology;
+pub mod window;
 
 pub use error::{Class, Error, Result};
-pub use fabric::{Fabric, Place, Wire};
+pub use fabric::{Fabric, Place, Traffic, Wire};
 pub use message::{Header, Kind, Message, Rank};
 pub use rank::{State, Status};

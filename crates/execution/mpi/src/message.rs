@@ -21,6 +21,10 @@ pub enum Kind {
     /// Wants a `Matched` back when a receive has taken it (`MPI_Ssend`); `token` names the sender's request.
     Synchronous = 1,
     Matched = 2,
+    /// Of a window: what it says is in its bytes (`window::Note`).
+    OneSided = 3,
+    /// Of a file (`file::Note`).
+    File = 4,
 }
 
 /// Everything about a message but its bytes.

@@ -13,10 +13,14 @@
 
 mod check;
 mod create;
+mod epoch;
+mod files;
 mod mailbox;
 mod matched;
+mod onesided;
+mod persistent;
 
-use crate::attribute;
+use crate::{attribute, file, window};
 use crate::collective::{Call, Finish, Next, Part, Schedule};
 use crate::{comm, group, info, op};
 use crate::datatype::{self, Buffer};
@@ -26,6 +30,10 @@ use crate::message::{Header, Kind, Rank};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
+
+pub use files::{Place, total};
+pub use onesided::Remote;
+pub use persistent::Prepared;
 
 pub const ANY_SOURCE: i32 = -1;
 pub const PROC_NULL: i32 = -2;
@@ -47,6 +55,17 @@ const MESSAGE_OVERHEAD: usize = 64;
 const REQUESTS_MAX: usize = 1 << 20;
 /// `MPI_BSEND_OVERHEAD` of `guests/mpi.h`: what a message takes of the attached buffer beside its bytes.
 const BSEND_OVERHEAD: usize = 64;
+
+/// A count of elements.
+pub fn elements(count: i32) -> Result<u32> {
+    u32::try_from(count).map_err(|_| {
+        Error::new(Class::Count, match count {
+            // What `guests/runtime.c` makes of a count of 64 bits.
+            i32::MIN => "the count does not fit 32 bits, and a cell's memory is not larger; do it in parts".into(),
+            _ => format!("count {count} is negative"),
+        })
+    })
+}
 
 /// Refuses what is too large for one message.
 pub(crate) fn message(bytes: usize) -> Result<()> {
@@ -88,24 +107,6 @@ pub enum Mode {
     Buffered,
 }
 
-/// The arguments of a persistent request.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Prepared {
-    Send { buffer: Buffer, to: i32, tag: i32, comm: comm::Handle, mode: Mode },
-    Receive { buffer: Buffer, from: i32, tag: i32, comm: comm::Handle },
-    /// A collective, made anew from its call's name and arguments at each start. The tag is its own, since the ranks may start several in any order.
-    Collective { call: String, args: Vec<u32>, tag: i32 },
-}
-
-impl Prepared {
-    fn buffer(&self) -> Option<&Buffer> {
-        match self {
-            Prepared::Send { buffer, .. } | Prepared::Receive { buffer, .. } => Some(buffer),
-            Prepared::Collective { .. } => None,
-        }
-    }
-}
-
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Work {
     Send,
@@ -113,6 +114,10 @@ enum Work {
     Collective(Box<Schedule>),
     /// A message that a matched probe has taken out, until it is received.
     Matched(Box<matched::Matched>),
+    /// An access to a window or file whose reply has not come.
+    Access,
+    /// A call of a window that waits for others, or a file that is being opened.
+    Epoch(epoch::Wait),
     /// A generalized request that the program has not completed.
     General,
     Done,
@@ -175,6 +180,7 @@ struct Posted {
 impl Posted {
     fn wants(&self, header: &Header) -> bool {
         self.context == header.context
+            && !matches!(header.kind, Kind::OneSided | Kind::File)
             && self.source.is_none_or(|s| s == header.src)
             && self.tag.is_none_or(|t| t == header.tag)
     }
@@ -216,6 +222,8 @@ pub struct State {
     pub attributes: attribute::Table,
     pub ops: op::Table,
     pub handlers: Vec<Option<Handler>>,
+    /// Error handlers of open sessions, by handle from 1 on.
+    pub sessions: Vec<Option<i32>>,
     /// Error codes that the program has added, from `MPI_ERR_LASTCODE` + 1 on: their class (0: a class itself) and text.
     pub codes: Vec<(i32, String)>,
     /// Guest address of the values that predefined attributes point to; 0: none yet.
@@ -245,6 +253,25 @@ pub struct State {
     silent: bool,
     /// Requests that a collective of several rounds must look at.
     collectives: Vec<Request>,
+    /// Requests of [`Work::Epoch`].
+    epochs: Vec<Request>,
+    pub windows: window::Table,
+    /// Accesses to windows whose replies have not come, by number.
+    fetches: BTreeMap<u32, onesided::Fetch>,
+    fetch_next: u32,
+    /// Bytes of these replies.
+    fetch_bytes: usize,
+    pub files: file::Table,
+    /// Requests of files whose replies have not come, numbered with those of windows.
+    file_waits: BTreeMap<u32, files::FileWait>,
+    /// What is to be done with files of this rank's.
+    asks: VecDeque<file::Ask>,
+    /// Descriptors of files that are gone.
+    pub closed: Vec<u32>,
+    /// A window or file was made, and messages for it may have come before.
+    fresh: bool,
+    /// Guest memory of windows that are gone, for the guest's allocator.
+    pub unused: Vec<u32>,
     attached: Option<Attached>,
     /// Requests that the program has freed and that are not complete.
     orphans: Vec<Request>,
@@ -259,14 +286,6 @@ pub struct State {
     failed: Option<(i32, String)>,
 }
 
-fn not_persistent(request: Request) -> Error {
-    Error::new(Class::Request, format!("request {request} is not persistent: only those of MPI_Send_init and its like can be started"))
-}
-
-fn started_already(request: Request) -> Error {
-    Error::new(Class::Request, format!("request {request} has been started already; complete it with MPI_Wait or MPI_Test first"))
-}
-
 impl State {
     pub fn new(me: Rank, size: u32) -> State {
         State {
@@ -278,6 +297,7 @@ impl State {
             attributes: attribute::Table::default(),
             ops: op::Table::default(),
             handlers: Vec::new(),
+            sessions: Vec::new(),
             codes: Vec::new(),
             constants: 0,
             slots: Vec::new(),
@@ -294,6 +314,17 @@ impl State {
             probing: false,
             silent: false,
             collectives: Vec::new(),
+            epochs: Vec::new(),
+            windows: window::Table::default(),
+            fetches: BTreeMap::new(),
+            fetch_next: 0,
+            fetch_bytes: 0,
+            files: file::Table::default(),
+            file_waits: BTreeMap::new(),
+            asks: VecDeque::new(),
+            closed: Vec::new(),
+            fresh: false,
+            unused: Vec::new(),
             attached: None,
             orphans: Vec::new(),
             after: Vec::new(),
@@ -344,9 +375,8 @@ impl State {
     fn reclaim(&mut self, request: Request) {
         let slot = self.slots[request as usize - 1].take();
         self.free.push(request);
-        if let Some(buffer) = slot.and_then(|s| s.prepared).as_deref().and_then(Prepared::buffer) {
-            self.types.let_go(buffer.datatype);
-        }
+        let held = slot.and_then(|s| s.prepared).map_or(Vec::new(), |p| p.held());
+        held.into_iter().for_each(|t| self.types.let_go(t));
     }
 
     /// Takes a completed request's status and frees its handle; a persistent one becomes inactive instead.
@@ -368,7 +398,7 @@ impl State {
                     Class::text(status.error).to_string()
                 }
             };
-            return Err(Error { class: Class::Truncate, message });
+            return Err(Error { class: Class::of(status.error).unwrap_or(Class::Other), message });
         }
         Ok(status)
     }
@@ -381,9 +411,7 @@ impl State {
     }
 
     fn buffer(address: u32, count: i32, datatype: datatype::Handle) -> Result<Buffer> {
-        let count =
-            u32::try_from(count).map_err(|_| Error::new(Class::Count, format!("count {count} is negative")))?;
-        Ok(Buffer { address, count, datatype })
+        Ok(Buffer { address, count: elements(count)?, datatype })
     }
 
     /// Checks the arguments and makes a buffer.
@@ -436,7 +464,7 @@ impl State {
     /// Refuses an operation for which `bytes` would have to be kept until others have taken theirs. `mem`: bytes of the guest's memory.
     pub(crate) fn room(&self, mem: usize, bytes: usize, collective: bool) -> Result<()> {
         let limit = HELD_MAX.max(mem.saturating_mul(2)) + if collective { COLLECTIVES_EXTRA } else { 0 };
-        let held = self.outgoing_bytes.saturating_add(self.collective_bytes);
+        let held = self.outgoing_bytes.saturating_add(self.collective_bytes).saturating_add(self.fetch_bytes);
         if held.saturating_add(bytes) > limit {
             let text = format!("{held} bytes of sends and collectives wait for other ranks, and {bytes} more are beyond {limit}; complete some first");
             return Err(Error::new(Class::Other, text));
@@ -555,98 +583,12 @@ impl State {
         Ok(())
     }
 
-    /// Makes a persistent request (`MPI_Send_init` and its like).
-    pub fn prepare(&mut self, mem: &mut [u8], prepared: Prepared) -> Result<Request> {
-        // What is wrong is found now, where the program can be told which call it was.
-        match prepared {
-            Prepared::Send { buffer, to, tag, comm, mode } => {
-                self.header(to, tag, comm, mode)?;
-                self.content(mem, &buffer)?;
-            }
-            Prepared::Receive { buffer, from, tag, comm } => {
-                self.wanted(mem, buffer, from, tag, comm)?;
-            }
-            Prepared::Collective { .. } => {}
-        }
-        let request = self.add(Work::Inactive)?;
-        // The program may free its datatype while the request lives.
-        if let Some(buffer) = prepared.buffer() {
-            self.types.hold(buffer.datatype);
-        }
-        self.slot(request)?.prepared = Some(Box::new(prepared));
-        Ok(request)
-    }
-
-    /// `MPI_Barrier_init` and its like. What is wrong with the arguments is found at the start.
-    pub fn prepare_collective(&mut self, call: &str, args: Vec<u32>, comm: comm::Handle) -> Result<Request> {
-        let tag = self.comms.get_mut(comm)?.next_tag();
-        let request = self.add(Work::Inactive)?;
-        self.slot(request)?.prepared = Some(Box::new(Prepared::Collective { call: call.into(), args, tag }));
-        Ok(request)
-    }
-
-    /// The call that has prepared a persistent collective, and its arguments.
-    pub fn prepared_collective(&mut self, request: Request) -> Result<Option<(String, Vec<u32>)>> {
-        Ok(match self.slot(request)?.prepared.as_deref() {
-            Some(Prepared::Collective { call, args, .. }) => Some((call.clone(), args.clone())),
-            _ => None,
-        })
-    }
-
-    /// `MPI_Start` of a persistent collective: `begin` makes its plan, which becomes this request's.
-    pub fn start_collective(&mut self, request: Request, begin: impl FnOnce(&mut State) -> Result<Request>) -> Result<()> {
-        let slot = self.slot(request)?;
-        let Some(Prepared::Collective { tag, .. }) = slot.prepared.as_deref() else { return Err(not_persistent(request)) };
-        let tag = *tag;
-        if !matches!(slot.work, Work::Inactive) {
-            return Err(started_already(request));
-        }
-        self.starting = Some((request, tag));
-        let begun = begin(self);
-        self.starting = None;
-        begun.map(drop)
-    }
-
-    /// `MPI_Start`
-    pub fn start(&mut self, mem: &mut [u8], fabric: &Fabric, request: Request) -> Result<()> {
-        let slot = self.slot(request)?;
-        let Some(prepared) = slot.prepared.as_deref().cloned() else { return Err(not_persistent(request)) };
-        if !matches!(slot.work, Work::Inactive) {
-            return Err(started_already(request));
-        }
-        match prepared {
-            Prepared::Collective { .. } => return Err(not_persistent(request)),
-            Prepared::Send { buffer, to, tag, comm, mode } => {
-                let Some(header) = self.header(to, tag, comm, mode)? else {
-                    self.slot(request)?.work = Work::Done;
-                    return Ok(());
-                };
-                if mode == Mode::Buffered {
-                    self.reserve(mem, fabric, &buffer)?;
-                }
-                let data = self.content(mem, &buffer)?;
-                self.slot(request)?.work = Work::Send;
-                self.dispatch(fabric, header, &data, request, mode);
-            }
-            Prepared::Receive { buffer, from, tag, comm } => {
-                let Some(posted) = self.wanted(mem, buffer, from, tag, comm)? else {
-                    let slot = self.slot(request)?;
-                    (slot.work, slot.status) = (Work::Done, Status::NO_PROCESS);
-                    return Ok(());
-                };
-                self.slot(request)?.work = Work::Receive;
-                self.post(mem, fabric, Posted { request, ..posted })?;
-            }
-        }
-        Ok(())
-    }
-
     /// `MPI_Request_free`: the handle is gone; what has begun goes on without it.
     pub fn release(&mut self, request: Request) -> Result<()> {
         match self.slot(request)?.work {
             Work::Done | Work::Inactive => self.reclaim(request),
             Work::Matched(_) => return Err(Error::new(Class::Request, format!("request handle {request} is not valid"))),
-            Work::Send | Work::Receive | Work::Collective(_) | Work::General => self.orphans.push(request),
+            Work::Send | Work::Receive | Work::Collective(_) | Work::General | Work::Access | Work::Epoch(_) => self.orphans.push(request),
         }
         Ok(())
     }
@@ -951,6 +893,8 @@ impl State {
         match &schedule.finish {
             Finish::Nothing => Ok(()),
             Finish::Make(make) => self.create(mem, make, &schedule.bufs),
+            Finish::File(new) => self.file_made(new, schedule.bufs.first().map_or(&[], Vec::as_slice)),
+            Finish::Window(new) => self.window_made(mem, new, schedule.bufs.first().map_or(&[], Vec::as_slice)),
         }
     }
 
@@ -990,6 +934,15 @@ impl State {
         if self.comms.is_freed(handle) && !self.waits_on(handle) {
             self.comms.forget(handle);
         }
+    }
+
+    /// `MPI_Isendrecv`: the request is the receive's. The send has copied its bytes, so nobody need wait for it.
+    #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
+    pub fn send_receive(&mut self, mem: &mut [u8], fabric: &Fabric, out: Buffer, to: i32, send_tag: i32, into: Buffer, from: i32, tag: i32, comm: comm::Handle) -> Result<Request> {
+        // The bytes leave before the receive may overwrite them.
+        let send = self.send(mem, fabric, out, to, send_tag, comm, Mode::Standard)?;
+        self.release(send)?;
+        self.receive(mem, fabric, into, from, tag, comm)
     }
 
     /// Ranks of the job.

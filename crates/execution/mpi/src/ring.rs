@@ -138,7 +138,9 @@ impl Ring {
             let kind = match (word >> KIND_SHIFT) & 0x7f {
                 0 => Kind::Data,
                 1 => Kind::Synchronous,
-                _ => Kind::Matched,
+                2 => Kind::Matched,
+                3 => Kind::OneSided,
+                _ => Kind::File,
             };
             let header = Header {
                 src,

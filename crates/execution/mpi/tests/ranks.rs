@@ -530,6 +530,40 @@ fn the_attached_buffer_fills_and_travels_and_empties() {
     assert!(from.detach().is_err());
 }
 
+#[test]
+fn what_a_rank_exchanges_is_counted_once_and_goes_with_it() {
+    let net = net(2, 3, 5);
+    let traffic = |peer, [sent, sent_bytes, received, received_bytes]: [u64; 4]| mpi::Traffic { peer: Rank(peer), sent, sent_bytes, received, received_bytes };
+    // Ranks 0 and 2 are on one fabric, rank 1 on another, to which a message may come twice. Two of rank 0's sends want to know that they were taken.
+    let mut cells: Vec<Cell> = (0..3).map(|rank| Cell { net: net.clone(), state: State::new(Rank(rank), 3), mem: vec![0; 4096], random: StdRng::seed_from_u64(7), moves: 0 }).collect();
+    let mut exchange = |from: usize, to: usize, ints: usize, mode: Mode| {
+        let fabric = cells[from].fabric();
+        let sender = &mut cells[from];
+        let sent = sender.state.send(&mut sender.mem, &fabric, Cell::ints(0, ints), to as i32, 7, 1, mode).unwrap();
+        let fabric = cells[to].fabric();
+        let receiver = &mut cells[to];
+        let received = receiver.state.receive(&mut receiver.mem, &fabric, Cell::ints(0, ints), from as i32, 7, 1).unwrap();
+        while !cells[from].state.done(sent).unwrap() || !cells[to].state.done(received).unwrap() {
+            cells[to].progress();
+            cells[from].progress();
+        }
+    };
+    exchange(0, 1, 10, Mode::Synchronous);
+    exchange(0, 2, 100, Mode::Synchronous);
+    exchange(0, 1, 10, Mode::Standard);
+    exchange(2, 0, 1, Mode::Standard);
+    exchange(2, 2, 5, Mode::Standard);
+    let [near, far] = [0, 1].map(|agent| net.fabrics[agent].get().unwrap().clone());
+    assert_eq!(near.traffic(Rank(0)), [traffic(1, [2, 80, 0, 0]), traffic(2, [1, 400, 1, 4])]);
+    assert_eq!(near.traffic(Rank(2)), [traffic(0, [1, 4, 1, 400]), traffic(2, [1, 20, 1, 20])]);
+    assert_eq!(far.traffic(Rank(1)), [traffic(0, [0, 0, 2, 80])]);
+    // Where it goes on, so do its counts, whatever was counted there before.
+    far.set_traffic(Rank(0), &near.traffic(Rank(0)));
+    far.set_traffic(Rank(1), &[traffic(2, [0, 0, 9, 9])]);
+    assert_eq!(far.traffic(Rank(0)), near.traffic(Rank(0)));
+    assert_eq!(far.traffic(Rank(1)), [traffic(2, [0, 0, 9, 9])]);
+}
+
 /// Every rank but 0 sends faster than rank 0 takes; rank 0 wants those of the last rank first.
 fn flood(cell: &mut Cell) {
     const MESSAGES: i32 = 60;

@@ -9,11 +9,13 @@
 //! ```
 //!
 //! An append writes the bytes behind the committed length and then a record that moves it. Bytes below it never change, so readers take no lock of the writer. After a
-//! kill everything that was acknowledged is there, after a power cut what [`Appendable::sync`] had returned for. A full part may be uploaded: verified, then recorded,
+//! kill everything that was acknowledged is there, after a power cut what [`Appendable::sync`] had returned for. Where the disk is encrypted, an append is a piece (in each part that it touches)
+//! which is encrypted by itself, and its record says where it lies: bytes that nobody was told of may be written over, since each piece has a nonce of its own. A full part may be uploaded: verified, then recorded,
 //! then freed. A seal copies all of it into an ordinary object, which the catalog records; until then only this node knows it.
 
 use crate::{
     Attributes, BucketName, Error, Key, Node, ObjectId, ObjectMeta, Persist, Result, Writer,
+    cipher::{self, Cipher},
     local::{Refused, Tier, file},
     node::{Inner, compute},
     segment::allocate,
@@ -40,8 +42,8 @@ use xxhash_rust::xxh3::xxh3_64;
 const PARTS_PER_SEGMENT: u64 = 4;
 /// Blocks of a part are allocated so many bytes ahead.
 const GROWTH: u64 = 256 << 10;
-/// The longest record: a name and numbers.
-const RECORD_BYTES_MAX: usize = 4096;
+/// The longest record: a name and numbers, or the pieces of one append: 16 bytes for each 16 MiB of it, about.
+const RECORD_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Record {
@@ -53,16 +55,40 @@ enum Record {
     Away { n: u64, location: String },
     /// It becomes this object. If the catalog has that, this one is over.
     Sealing { id: ObjectId },
+    /// Like `Committed`, where the disk is encrypted: what came, in the parts from `n` on.
+    Grown { len: u64, n: u64, pieces: Vec<Piece> },
+    /// Like `Away`, with the xxh3 of the part's content: what comes back is compared.
+    Stored { n: u64, location: String, sum: u64 },
+}
+
+/// What one append put into a part, encrypted. Pieces lie one behind the other.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Piece {
+    /// Where it begins: of the part's content, and in its file.
+    start: u64,
+    place: u64,
+    /// Of the content, in bytes.
+    len: u64,
 }
 
 enum Place {
     Here { file: Arc<File>, blocks: u64 },
-    Away { location: String },
+    /// `sum`: of the content; parts that were uploaded before it was recorded have none.
+    Away { location: String, sum: Option<u64> },
 }
 
 struct Part {
     id: ObjectId,
     place: Place,
+    /// Where the disk is encrypted.
+    pieces: Vec<Piece>,
+}
+
+impl Part {
+    /// Where the next piece goes.
+    fn end(&self) -> u64 {
+        self.pieces.last().map_or(0, |last| last.place + cipher::stored(last.len))
+    }
 }
 
 struct State {
@@ -71,6 +97,8 @@ struct State {
     parts: Vec<Part>,
     sealing: Option<ObjectId>,
     sealed: bool,
+    /// The answer to a seal is missing: the catalog has it or not. Nothing is appended until somebody who opens it has asked.
+    unsure: bool,
     paid: Reservation,
 }
 
@@ -80,6 +108,7 @@ pub(crate) struct Growing {
     key: Key,
     part_bytes: u64,
     folder: PathBuf,
+    cipher: Option<Arc<Cipher>>,
     committed: AtomicU64,
     /// One append, spill or seal at a time; taken before `state`, which is never held during a wait.
     turn: Mutex<()>,
@@ -180,6 +209,7 @@ impl Growing {
             log_len: 0,
             parts: Vec::new(),
             sealing: None,
+            unsure: false,
             sealed: false,
             paid: tier.space(false).overdraw(0),
         };
@@ -189,6 +219,7 @@ impl Growing {
             key: key.clone(),
             part_bytes,
             folder: folder.into(),
+            cipher: tier.cipher(false).cloned(),
             committed: AtomicU64::new(0),
             turn: Mutex::new(()),
             state: Mutex::new(state),
@@ -204,6 +235,7 @@ impl Growing {
         let mut at = 0;
         let mut name = None;
         let (mut ids, mut away, mut committed, mut sealing) = (HashMap::new(), HashMap::new(), 0, None);
+        let mut grown: HashMap<u64, Vec<Piece>> = HashMap::new();
         while let Some((record, len)) = unframe(&bytes[at..]) {
             at += len;
             match record {
@@ -213,9 +245,16 @@ impl Growing {
                 }
                 Record::Committed { len } => committed = len,
                 Record::Away { n, location } => {
-                    away.insert(n, location);
+                    away.insert(n, (location, None));
+                }
+                Record::Stored { n, location, sum } => {
+                    away.insert(n, (location, Some(sum)));
                 }
                 Record::Sealing { id } => sealing = Some(id),
+                Record::Grown { len, n, pieces } => {
+                    committed = len;
+                    (n..).zip(pieces).for_each(|(n, piece)| grown.entry(n).or_default().push(piece));
+                }
             }
         }
         if at < bytes.len() {
@@ -233,31 +272,34 @@ impl Growing {
                 found: format!("part {n} of the appendable object is missing"),
             };
             let part_id = *ids.get(&n).ok_or_else(lost)?;
-            let place = match away.remove(&n) {
-                Some(location) => Place::Away { location },
+            let mut part = Part { id: part_id, place: Place::Away { location: String::new(), sum: None }, pieces: grown.remove(&n).unwrap_or_default() };
+            part.place = match away.remove(&n) {
+                Some((location, sum)) => Place::Away { location, sum },
                 None => {
                     let path = folder.join(format!("{id}.{n}"));
                     let opened = OpenOptions::new().read(true).write(true).open(&path).map_err(file("open", &path))?;
                     let blocks = opened.metadata().map_err(file("look up", &path))?.len();
-                    if blocks < (committed - n * part_bytes).min(part_bytes) {
+                    let plain = tier.cipher(false).is_none();
+                    if blocks < if plain { (committed - n * part_bytes).min(part_bytes) } else { part.end() } {
                         return Err(lost());
                     }
                     here += blocks;
                     Place::Here { file: Arc::new(opened), blocks }
                 }
             };
-            parts.push(Part { id: part_id, place });
+            parts.push(part);
         }
         let space = tier.space(false);
         space.use_more(here);
         let state =
-            State { log: Arc::new(log), log_len: at as u64, parts, sealing, sealed: false, paid: space.overdraw(here) };
+            State { log: Arc::new(log), log_len: at as u64, parts, sealing, sealed: false, unsure: false, paid: space.overdraw(here) };
         Ok(Some(Growing {
             id,
             bucket,
             key,
             part_bytes,
             folder: folder.into(),
+            cipher: tier.cipher(false).cloned(),
             committed: AtomicU64::new(committed),
             turn: Mutex::new(()),
             state: Mutex::new(state),
@@ -287,8 +329,8 @@ impl Growing {
         Ok(())
     }
 
-    /// Blocks for the bytes of part `n` up to `end` in it, paid for. The first error is a refusal for lack of room.
-    fn prepare(&self, tier: &Tier, n: u64, end: u64) -> Result<Arc<File>, Refused> {
+    /// The file and id of part `n`, with blocks for its bytes up to `end`, paid for. The first error is a refusal for lack of room.
+    fn prepare(&self, tier: &Tier, n: u64, end: u64) -> Result<(Arc<File>, ObjectId), Refused> {
         let mut state = lock(&self.state);
         if n as usize == state.parts.len() {
             drop(state);
@@ -298,14 +340,15 @@ impl Growing {
             let made = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path);
             let place = Place::Here { file: Arc::new(made.map_err(file("create", &path))?), blocks: 0 };
             state = lock(&self.state);
-            state.parts.push(Part { id, place });
+            state.parts.push(Part { id, place, pieces: Vec::new() });
         }
         let State { parts, paid, .. } = &mut *state;
-        let Place::Here { file: part, blocks } = &mut parts[n as usize].place else {
+        let Part { id, place, .. } = &mut parts[n as usize];
+        let Place::Here { file: part, blocks } = place else {
             unreachable!("only full parts are away, and appends go behind them")
         };
         if end > *blocks {
-            let to = end.next_multiple_of(GROWTH).min(self.part_bytes);
+            let to = end.next_multiple_of(GROWTH).min(self.part_bytes.max(end));
             paid.grow(paid.bytes() + (to - *blocks))?;
             tier.space(false).use_more(to - *blocks);
             if let Err(e) = allocate(part, *blocks, to) {
@@ -316,7 +359,40 @@ impl Growing {
             }
             *blocks = to;
         }
-        Ok(part.clone())
+        Ok((part.clone(), *id))
+    }
+
+    /// Committed bytes of a part, if it is here.
+    fn read_here(&self, n: u64, range: std::ops::Range<u64>) -> Result<Option<Vec<u8>>> {
+        let (part, id, pieces) = match lock(&self.state).parts.get(n as usize) {
+            Some(Part { id, place: Place::Here { file, .. }, pieces }) => (file.clone(), *id, pieces.clone()),
+            _ => return Ok(None),
+        };
+        let read = || -> std::io::Result<Vec<u8>> {
+            let Some(cipher) = &self.cipher else {
+                let mut content = vec![0; (range.end - range.start) as usize];
+                part.read_exact_at(&mut content, range.start)?;
+                return Ok(content);
+            };
+            let mut content = Vec::with_capacity((range.end - range.start) as usize);
+            let first = pieces.partition_point(|piece| piece.start + piece.len <= range.start);
+            for piece in pieces[first..].iter().take_while(|piece| piece.start < range.end) {
+                let wanted = range.start.max(piece.start) - piece.start..range.end.min(piece.start + piece.len) - piece.start;
+                content.extend(cipher.open_piece(id, &part, piece.place, piece.len, wanted)?);
+            }
+            Ok(content)
+        };
+        match read() {
+            Ok(content) if content.len() as u64 == range.end - range.start => Ok(Some(content)),
+            Ok(content) => Err(self.damaged(n, format!("{} bytes of {} are there", content.len(), range.end - range.start))),
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => Err(self.damaged(n, e.to_string())),
+            Err(e) => Err(file("read", &self.path(n))(e)),
+        }
+    }
+
+    fn damaged(&self, n: u64, found: String) -> Error {
+        let (bucket, key) = (self.bucket.to_string(), self.key.to_string());
+        Error::Damaged { bucket, key, place: "on this site".into(), found: format!("part {n} of the appendable object: {found}") }
     }
 
     /// Where the bytes from `offset` on lie: (part, offset in it, bytes of it).
@@ -345,13 +421,13 @@ impl Growing {
         File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(file("sync", &self.folder))
     }
 
-    /// Lets go of the file of a part, which `Record::Away` has been written for.
-    fn free_part(&self, tier: &Tier, n: usize, location: String) -> Result<u64> {
+    /// Lets go of the file of a part, which `Record::Stored` has been written for.
+    fn free_part(&self, tier: &Tier, n: usize, location: String, sum: u64) -> Result<u64> {
         let path = self.path(n);
         let mut state = lock(&self.state);
         let State { parts, paid, .. } = &mut *state;
         let Place::Here { blocks, .. } = parts[n].place else { return Ok(0) };
-        parts[n].place = Place::Away { location };
+        parts[n].place = Place::Away { location, sum: Some(sum) };
         fs::remove_file(&path).map_err(file("remove", &path))?;
         paid.shrink(paid.bytes() - blocks);
         tier.space(false).use_less(blocks);
@@ -368,7 +444,7 @@ impl Growing {
         let (mut away, mut here) = (Vec::new(), 0);
         for (n, part) in std::mem::take(&mut state.parts).into_iter().enumerate() {
             match part.place {
-                Place::Away { location } => away.push(location),
+                Place::Away { location, .. } => away.push(location),
                 Place::Here { blocks, .. } => {
                     here += blocks;
                     let path = self.path(n);
@@ -393,10 +469,6 @@ impl Node {
     /// Opens what grows under this key on this node, or begins it. Fails with `FailedPrecondition` if the key has a sealed object.
     pub async fn appendable(&self, bucket: &BucketName, key: &Key) -> Result<Appendable> {
         let inner = self.inner.clone();
-        if inner.tier.is_encrypted() {
-            let message = format!("{bucket}/{key} can't be appended to: appendable objects are not encrypted at rest, and this store has a `key_file`");
-            return Err(Error::Remote { kind: Kind::Unimplemented, message });
-        }
         if let Some(growing) = inner.appendables.get(bucket, key) {
             let was = lock(&growing.state).sealing;
             match was {
@@ -404,7 +476,14 @@ impl Node {
                 Some(id) if inner.catalog.find(id).await?.is_some() => {
                     Appendable { inner: inner.clone(), growing }.discard().await?;
                 }
-                _ => return Ok(Appendable { inner, growing }),
+                _ => {
+                    let mut state = lock(&growing.state);
+                    if std::mem::take(&mut state.unsure) {
+                        (state.sealing, state.sealed) = (None, false);
+                    }
+                    drop(state);
+                    return Ok(Appendable { inner, growing });
+                }
             }
         }
         match self.stat(bucket, key).await {
@@ -465,22 +544,43 @@ impl Appendable {
         }
         let mut at = length;
         let mut rest = data;
+        let mut pieces = Vec::new();
         while !rest.is_empty() {
             let (n, start, len) = growing.piece(at, rest.len() as u64);
-            let part = self.room(n, start + len)?;
-            part.write_all_at(&rest[..len as usize], start).map_err(file("write", &growing.path(n)))?;
-            rest = &rest[len as usize..];
+            let (piece, later) = rest.split_at(len as usize);
+            match &growing.cipher {
+                None => {
+                    let (part, _) = self.room(n, start + len)?;
+                    part.write_all_at(piece, start).map_err(file("write", &growing.path(n)))?;
+                }
+                Some(cipher) => {
+                    let place = lock(&growing.state).parts.get(n as usize).map_or(0, Part::end);
+                    let (part, id) = self.room(n, place + cipher::stored(len))?;
+                    let sealed = cipher.seal_piece(id, place, piece)?;
+                    part.write_all_at(&sealed, place).map_err(file("write", &growing.path(n)))?;
+                    pieces.push(Piece { start, place, len });
+                }
+            }
+            rest = later;
             at += len;
         }
         if at > length {
-            growing.record(&Record::Committed { len: at })?;
+            let (n, _, _) = growing.piece(length, 1);
+            match growing.cipher {
+                None => growing.record(&Record::Committed { len: at })?,
+                Some(_) => {
+                    growing.record(&Record::Grown { len: at, n, pieces: pieces.clone() })?;
+                    let parts = &mut lock(&growing.state).parts;
+                    parts[n as usize..].iter_mut().zip(pieces).for_each(|(part, piece)| part.pieces.push(piece));
+                }
+            }
             growing.committed.store(at, SeqCst);
         }
         self.inner.watch_level(false);
         Ok(at)
     }
 
-    fn room(&self, n: u64, end: u64) -> Result<Arc<File>> {
+    fn room(&self, n: u64, end: u64) -> Result<(Arc<File>, ObjectId)> {
         let inner = &self.inner;
         let mut deadline = None;
         loop {
@@ -494,7 +594,7 @@ impl Appendable {
                 if let Ok(part) = self.growing.prepare(&inner.tier, n, end) {
                     return Ok(part);
                 }
-                inner.spiller.wake();
+                inner.spiller.want(false, n);
             }
             let end_of_wait = *deadline.get_or_insert_with(|| Instant::now() + inner.tuning.wait);
             if !full || !inner.tier.space(false).wait(end_of_wait) {
@@ -517,31 +617,27 @@ impl Appendable {
 
     /// Bytes from `offset` on; fewer than `len` only at the committed end, and none behind it. What was spilled comes from the persistency tier.
     pub async fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
-        enum From {
-            Here(Arc<File>),
-            Away(String),
-        }
         let growing = &self.growing;
         let end = offset.saturating_add(len).min(growing.len());
         let mut out = Vec::with_capacity(end.saturating_sub(offset).min(growing.part_bytes) as usize);
         let mut at = offset;
         while at < end {
             let (n, start, len) = growing.piece(at, end - at);
-            let from = match lock(&growing.state).parts.get(n as usize).map(|part| &part.place) {
-                Some(Place::Here { file, .. }) => From::Here(file.clone()),
-                Some(Place::Away { location }) => From::Away(location.clone()),
+            let away = match lock(&growing.state).parts.get(n as usize).map(|part| &part.place) {
+                Some(Place::Here { .. }) => None,
+                Some(Place::Away { location, sum }) => Some((location.clone(), *sum)),
                 None => return Err(self.sealed()),
             };
-            match from {
-                From::Here(part) => {
-                    let path = growing.path(n);
-                    let piece = compute(move || {
-                        let mut piece = vec![0; len as usize];
-                        part.read_exact_at(&mut piece, start).map_err(file("read", &path)).map(|()| piece)
-                    });
-                    out.extend_from_slice(&piece.await??);
+            match away {
+                None => {
+                    let growing = growing.clone();
+                    match compute(move || growing.read_here(n, start..start + len)).await?? {
+                        Some(piece) => out.extend_from_slice(&piece),
+                        // It went meanwhile.
+                        None => continue,
+                    }
                 }
-                From::Away(location) => {
+                Some((location, sum)) => {
                     let persist = self.persist()?;
                     let stream = persist.get(&location).await?;
                     let whole = stream.try_fold(Vec::new(), async |mut whole, chunk| {
@@ -549,12 +645,18 @@ impl Appendable {
                         Ok(whole)
                     });
                     let whole = whole.await?;
-                    let piece = whole.get(start as usize..(start + len) as usize).ok_or_else(|| Error::Damaged {
+                    let damaged = |found: String| Error::Damaged {
                         bucket: growing.bucket.to_string(),
                         key: growing.key.to_string(),
-                        place: format!("in {persist}"),
-                        found: format!("part {n} has {} bytes of {}", whole.len(), growing.part_bytes),
-                    })?;
+                        place: format!("in {persist}, or on its way from there"),
+                        found,
+                    };
+                    let found = xxh3_64(&whole);
+                    if sum.is_some_and(|sum| sum != found) {
+                        return Err(damaged(format!("part {n} has {} bytes with checksum {found:016x}", whole.len())));
+                    }
+                    let piece = whole.get(start as usize..(start + len) as usize);
+                    let piece = piece.ok_or_else(|| damaged(format!("part {n} has {} bytes of {}", whole.len(), growing.part_bytes)))?;
                     out.extend_from_slice(piece);
                 }
             }
@@ -573,17 +675,9 @@ impl Appendable {
         let growing = &self.growing;
         let mut freed = 0;
         for n in 0..(growing.len() / growing.part_bytes) as usize {
-            let found = match lock(&growing.state).parts.get(n) {
-                Some(Part { id, place: Place::Here { file, .. } }) => Some((*id, file.clone())),
-                _ => None,
-            };
-            let Some((id, part)) = found else { continue };
-            let (path, len) = (growing.path(n), growing.part_bytes as usize);
-            let content = compute(move || {
-                let mut content = vec![0; len];
-                part.read_exact_at(&mut content, 0).map_err(file("read", &path)).map(|()| content)
-            });
-            let content = content.await??;
+            let Some(id) = lock(&growing.state).parts.get(n).map(|part| part.id) else { continue };
+            let reader = growing.clone();
+            let Some(content) = compute(move || reader.read_here(n as u64, 0..reader.part_bytes)).await?? else { continue };
             let sum = xxh3_64(&content);
             // The id is the part's own, so a second try after a crash writes the same bytes to the same place.
             let location = persist.put(id, content.into(), sum, &self.inner.spiller.pace).await?;
@@ -593,9 +687,9 @@ impl Appendable {
                 if lock(&growing.state).sealed {
                     return Ok(0);
                 }
-                growing.record(&Record::Away { n: n as u64, location: location.clone() })?;
+                growing.record(&Record::Stored { n: n as u64, location: location.clone(), sum })?;
                 growing.sync()?;
-                growing.free_part(&inner.tier, n, location)
+                growing.free_part(&inner.tier, n, location, sum)
             });
             freed += done.await??;
         }
@@ -603,21 +697,36 @@ impl Appendable {
     }
 
     /// Ends the growth: all of it becomes an ordinary object under the key, durable and visible everywhere. Appends from now on fail. Needs room for a copy of the whole.
-    /// On an error it goes on as it was.
+    /// On an error it goes on as it was, unless the object is there and something else that was owed has failed (its upload, its second copy); or the answer is missing: then it has to be opened again.
     pub async fn seal(&self) -> Result<ObjectMeta> {
         let growing = &self.growing;
         if std::mem::replace(&mut lock(&growing.state).sealed, true) {
             return Err(self.sealed());
         }
-        let done = self.copy().await;
+        let writer = match self.copy().await {
+            Ok(writer) => writer,
+            Err(e) => {
+                lock(&growing.state).sealed = false;
+                return Err(e);
+            }
+        };
+        let id = writer.id();
+        let done = writer.seal().await;
         match &done {
             Ok(_) => self.discard().await?,
-            Err(_) => lock(&growing.state).sealed = false,
+            Err(error) => match self.inner.catalog.find(id).await {
+                // Appending to it would write what nobody ever sees.
+                Ok(Some(_)) => self.discard().await?,
+                Ok(None) if !error.is_uncertain() => lock(&growing.state).sealed = false,
+                // Asked late, it may be done yet.
+                _ => lock(&growing.state).unsure = true,
+            },
         }
         done
     }
 
-    async fn copy(&self) -> Result<ObjectMeta> {
+    /// All of it in a writer of its own.
+    async fn copy(&self) -> Result<Writer> {
         let (inner, growing) = (&self.inner, &self.growing);
         // An append that began before has ended, and none begins.
         let (waited, id) = (growing.clone(), inner.tier.new_id());
@@ -639,7 +748,7 @@ impl Appendable {
             let write = move || writer.write_at(writer.len(), &piece).map(|()| writer);
             writer = compute(write).await??;
         }
-        writer.seal().await
+        Ok(writer)
     }
 
     /// Removes it with everything that it left in the persistency tier.

@@ -26,7 +26,7 @@ use base::Kind;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::Ordering::{Relaxed, SeqCst},
@@ -41,6 +41,10 @@ const OPEN_TRIES: u32 = 3;
 const OWN: &str = "objects";
 /// The most that [`crate::Node::read_range`] gives at once.
 pub const RANGE_BYTES_MAX: u64 = 64 << 20;
+/// Names that one look through the store finds: about 10 MB in memory. Of how many listings, and how long.
+const NAMES_AHEAD: usize = 50_000;
+const LISTINGS_MAX: usize = 4;
+const AHEAD_FOR: Duration = Duration::from_secs(60);
 /// Epochs of the catalog are below; those of others tell contents apart and don't rise.
 const FOREIGN: u64 = 1 << 63;
 
@@ -54,6 +58,44 @@ impl Copies {
     fn lock(&self) -> MutexGuard<'_, HashMap<ObjectId, (BucketName, Key)>> {
         // Each use is a single operation of a map, so a panic elsewhere leaves it whole.
         self.all.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+/// What a listing of the store found behind the page that was asked for.
+struct Ahead {
+    bucket: BucketName,
+    prefix: String,
+    /// The last name that was given.
+    after: String,
+    names: BTreeMap<String, Option<Found>>,
+    /// There are others behind these.
+    more: bool,
+    until: Instant,
+}
+
+/// Listings that are likely to go on. Stores differ in the order in which they list, so a page of all that is below a prefix needs the store's listing to its end: it is read once for many pages, which
+/// show what was there at the first of them.
+#[derive(Default)]
+pub(crate) struct Listings {
+    /// The oldest first.
+    kept: Mutex<VecDeque<Ahead>>,
+}
+
+impl Listings {
+    fn take(&self, bucket: &BucketName, prefix: &str, after: &str) -> Option<Ahead> {
+        let mut kept = self.kept.lock().unwrap_or_else(|e| e.into_inner());
+        let now = Instant::now();
+        kept.retain(|ahead| now < ahead.until);
+        let at = kept.iter().position(|ahead| ahead.bucket == *bucket && ahead.prefix == prefix && ahead.after == after)?;
+        kept.remove(at)
+    }
+
+    fn keep(&self, ahead: Ahead) {
+        let mut kept = self.kept.lock().unwrap_or_else(|e| e.into_inner());
+        if kept.len() == LISTINGS_MAX {
+            kept.pop_front();
+        }
+        kept.push_back(ahead);
     }
 }
 
@@ -234,8 +276,19 @@ impl Inner {
         let own = self.catalog.list(bucket, prefix, delimiter, page.clone()).await?;
         let Some((persist, place)) = self.bound(bucket) else { return Ok(own) };
         let limit = page.limit.clamp(1, PAGE_MAX) as usize;
-        let (theirs, more) = persist.page(place, &Prefix::new(prefix)?, delimiter, &page.start_after, limit, |location| !place.is_empty() || !location.starts_with("objects/")).await?;
-        let mut more = more || own.next.is_some();
+        let known = Some(&page.start_after).filter(|after| delimiter.is_none() && !after.is_empty());
+        let known = known.and_then(|after| self.listings.take(bucket, prefix, after)).filter(|ahead| ahead.names.len() >= limit || !ahead.more);
+        let (theirs, theirs_more, until) = match known {
+            Some(Ahead { names, more, until, .. }) => (names, more, until),
+            None => {
+                let most = if delimiter.is_none() { NAMES_AHEAD } else { limit };
+                let shown = |location: &str| !place.is_empty() || !location.starts_with("objects/");
+                let until = Instant::now() + AHEAD_FOR;
+                let (names, more) = persist.page(place, &Prefix::new(prefix)?, delimiter, &page.start_after, most, shown).await?;
+                (names, more, until)
+            }
+        };
+        let mut more = theirs_more || own.next.is_some();
         // Each gives its first so many, so the first so many of both are among them.
         let mut all = theirs;
         let objects = own.objects.into_iter().map(|object| (object.key.to_string(), Some(object)));
@@ -246,9 +299,15 @@ impl Inner {
         }
         let mut listing = Listing::default();
         let mut last = None;
-        for (n, (name, found)) in all.into_iter().enumerate() {
-            if n == limit {
+        let mut all = all.into_iter();
+        while let Some((name, found)) = all.next() {
+            if listing.objects.len() + listing.prefixes.len() == limit {
                 more = true;
+                if let Some(last) = last.clone().filter(|_| delimiter.is_none()) {
+                    let names = std::iter::once((name, found)).chain(all).filter(|(_, found)| found.is_some()).collect();
+                    let (bucket, prefix) = (bucket.clone(), prefix.to_string());
+                    self.listings.keep(Ahead { bucket, prefix, after: last, names, more: theirs_more, until });
+                }
                 break;
             }
             match (known.remove(&name), found) {

@@ -240,7 +240,7 @@ pub trait Catalog: Send + Sync + 'static {
     }
     /// The object with this id, whatever it is called now.
     fn find(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<ObjectMeta>>>;
-    /// What a site is recorded to hold, in the order of ids, from after `start_after`.
+    /// What a site is recorded to hold, in an order of the catalog's, from after `start_after`; a page that is empty is the end. What comes to it meanwhile may be missing.
     fn held<'a>(&'a self, site: &'a SiteId, start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<ObjectMeta>>>;
     fn list<'a>(
         &'a self,
@@ -382,6 +382,10 @@ pub trait Catalog: Send + Sync + 'static {
     /// Sites that could hold another copy of a content that is at this site: who is there, best first.
     fn partners<'a>(&'a self, _id: ObjectId, _site: &'a SiteId) -> BoxFuture<'a, Result<Vec<Holder>>> {
         cannot("tell who is there")
+    }
+    /// The jobs that hold leases on objects.
+    fn jobs(&self) -> BoxFuture<'_, Result<Vec<String>>> {
+        cannot("jobs")
     }
     /// What has happened in a bucket after a number; waits this long for something to happen. [`u64::MAX`]: says where the bucket is now.
     fn watch<'a>(&'a self, _bucket: &'a BucketName, _after: u64, _wait: Duration) -> BoxFuture<'a, Result<Watched>> {

@@ -163,6 +163,33 @@ impl Cipher {
         Ok(out)
     }
 
+    /// A piece of what grows, as it is stored from the byte `place` of its file on: bound to that place, chunk by chunk.
+    pub fn seal_piece(&self, id: ObjectId, place: u64, plain: &[u8]) -> Result<Vec<u8>> {
+        let key = self.key(id);
+        let mut out = Vec::with_capacity(stored(plain.len() as u64) as usize);
+        for chunk in plain.chunks(CHUNK as usize) {
+            self.seal_chunk(&key, place + out.len() as u64, chunk, &mut out)?;
+        }
+        Ok(out)
+    }
+
+    /// The bytes `range` of such a piece of `len` bytes. Only the chunks that they are in are read. The error is `InvalidData` if one is not what was written.
+    pub fn open_piece(&self, id: ObjectId, from: &File, place: u64, len: u64, range: std::ops::Range<u64>) -> io::Result<Vec<u8>> {
+        assert!(range.start <= range.end && range.end <= len, "what is read lies in the piece");
+        let key = self.key(id);
+        let first = range.start / CHUNK;
+        let mut plain = Vec::with_capacity((range.end.next_multiple_of(CHUNK).min(len) - first * CHUNK) as usize);
+        for number in first..range.end.div_ceil(CHUNK) {
+            let at = place + number * (CHUNK + EXTRA);
+            let mut chunk = vec![0; ((len - number * CHUNK).min(CHUNK) + EXTRA) as usize];
+            from.read_exact_at(&mut chunk, at)?;
+            open_chunk(&key, at, &chunk, &mut plain).map_err(|found| io::Error::new(io::ErrorKind::InvalidData, found))?;
+        }
+        plain.truncate((range.end - first * CHUNK) as usize);
+        plain.drain(..(range.start - first * CHUNK) as usize);
+        Ok(plain)
+    }
+
     /// All of an object as it was. The error says what is wrong with what is stored.
     pub fn open_all(&self, id: ObjectId, bytes: &[u8], len: u64) -> Result<Vec<u8>, String> {
         if bytes.len() as u64 != stored(len) {
@@ -339,6 +366,16 @@ mod tests {
             }
             assert_ne!(cipher().seal(ObjectId(1), &plain).unwrap(), sealed, "a nonce is used once");
         }
+        // A piece of what grows, and parts of it.
+        let plain: Vec<u8> = (0..150_000u32).map(|n| (n.wrapping_mul(2654435761) >> 24) as u8).collect();
+        let (place, mut on_disk) = (1000, tempfile::tempfile().unwrap());
+        on_disk.write_all(&[9; 1000]).unwrap();
+        on_disk.write_all(&cipher().seal_piece(ObjectId(1), place, &plain).unwrap()).unwrap();
+        let piece = |place, range| cipher().open_piece(ObjectId(1), &on_disk, place, plain.len() as u64, range);
+        for range in [0..150_000, 0..0, 65_530..65_540, 65_536..131_072, 149_999..150_000, 150_000..150_000] {
+            assert_eq!(piece(place, range.clone()).unwrap(), &plain[range.start as usize..range.end as usize], "{range:?}");
+        }
+        assert!(piece(place - 1, 0..1).is_err(), "it is bound to its place");
         // Whole chunks in another order.
         let chunk = (CHUNK + EXTRA) as usize;
         let sealed = cipher().seal(ObjectId(1), &vec![5; 2 * CHUNK as usize]).unwrap();

@@ -2,8 +2,11 @@
 //!
 //! Secrets are better given in the environment: `CLOUDSKIN_GEDS__S3_SECRET_KEY`.
 
-use crate::{BucketName, BucketPolicy, Error, Mode, Persist, Place, RestKey, Result, S3Options, Secret, SpillOptions, Tuning};
-use base::unit::{Bytes, Span};
+use crate::{AzureOptions, BucketName, BucketPolicy, Error, GsOptions, Mode, Persist, Place, Referee, RestKey, Result, S3Options, Secret, SpillOptions, Tuning};
+use base::{
+    Kind,
+    unit::{Bytes, Span},
+};
 use serde::Deserialize;
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
@@ -35,7 +38,7 @@ pub struct Config {
     pub buckets: HashMap<BucketName, BucketPolicy>,
     /// How long the end of an agent may be put off by what is to be uploaded first.
     pub drain: Span,
-    /// The persistency tier: `file:<folder>` or `s3:<bucket>`. Without it nothing can be spilled.
+    /// The persistency tier: `file:<folder>`, `s3://<bucket>`, `gs://<bucket>` or `az://<container>`; the slashes may be left out. Without it nothing can be spilled.
     pub persist: Option<String>,
     /// Such as `http://127.0.0.1:8333`; absent for Amazon's own.
     pub s3_endpoint: Option<String>,
@@ -46,6 +49,21 @@ pub struct Config {
     pub s3_path_style: bool,
     /// Allow an endpoint without TLS.
     pub s3_allow_http: bool,
+    /// Such as `http://127.0.0.1:4443`; absent for Google's own.
+    pub gs_endpoint: Option<String>,
+    /// The file of a service account's key; absent: what the machine offers.
+    pub gs_key_file: Option<PathBuf>,
+    /// Nothing proves who asks: for emulators and public buckets.
+    pub gs_anonymous: bool,
+    pub gs_allow_http: bool,
+    /// Such as `http://127.0.0.1:10000/account`; absent for Microsoft's own.
+    pub az_endpoint: Option<String>,
+    pub az_account: String,
+    /// The account's key.
+    pub az_key: Secret,
+    /// Or a shared access signature for the container. Without either: the machine's managed identity.
+    pub az_sas: Secret,
+    pub az_allow_http: bool,
 }
 
 impl Default for Config {
@@ -71,6 +89,15 @@ impl Default for Config {
             s3_secret_key: Secret::default(),
             s3_path_style: true,
             s3_allow_http: false,
+            gs_endpoint: None,
+            gs_key_file: None,
+            gs_anonymous: false,
+            gs_allow_http: false,
+            az_endpoint: None,
+            az_account: String::new(),
+            az_key: Secret::default(),
+            az_sas: Secret::default(),
+            az_allow_http: false,
         }
     }
 }
@@ -101,12 +128,43 @@ impl Config {
         })
     }
 
+    /// What the environment says (`CLOUDSKIN_GEDS__…`), for programs without a `cloudskin.toml`.
+    pub fn from_environment() -> Result<Config> {
+        #[derive(Deserialize)]
+        struct Root {
+            #[serde(default)]
+            geds: Config,
+        }
+        let root: Root = base::config::load(None, std::env::vars_os()).map_err(|e| Error::Remote { kind: Kind::InvalidArgument, message: e.to_string() })?;
+        Ok(root.geds)
+    }
+
+    /// Where it is written down which of two namenodes leads: `file:<folder>`, which both see, or a bucket, such as `s3://<bucket>`, whose keys are those of the persistency tier.
+    pub fn referee(&self, place: &str) -> Result<Referee> {
+        if let Some(folder) = place.strip_prefix("file:").filter(|folder| !folder.is_empty()) {
+            return Ok(Referee::folder(folder));
+        }
+        let bucket = Config { persist: Some(place.into()), ..self.clone() };
+        match bucket.persist() {
+            Ok(Some(persist)) => Ok(persist.referee()),
+            Ok(None) | Err(Error::BadValue { .. }) => Err(Error::BadValue {
+                what: "referee",
+                value: place.into(),
+                rule: "write \"file:<folder>\" of a folder that hub and standby see, \"s3://<bucket>\", \"gs://<bucket>\" or \"az://<container>\"",
+            }),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Opens the persistency tier that is configured, if one is.
     pub fn persist(&self) -> Result<Option<Persist>> {
         let Some(text) = &self.persist else { return Ok(None) };
-        match text.split_once(':') {
+        // The store's name of the place: one bucket, without a path in it.
+        let named = text.split_once(':').map(|(store, name)| (store, if store == "file" { name } else { name.strip_prefix("//").unwrap_or(name) }));
+        match named {
             Some(("file", folder)) if !folder.is_empty() => Persist::folder(folder).map(Some),
-            Some(("s3", bucket)) if !bucket.is_empty() => Persist::s3(S3Options {
+            Some((_, name)) if name.is_empty() || name.contains('/') => Err(refused(text)),
+            Some(("s3", bucket)) => Persist::s3(S3Options {
                 endpoint: self.s3_endpoint.clone(),
                 bucket: bucket.into(),
                 region: self.s3_region.clone(),
@@ -116,12 +174,33 @@ impl Config {
                 allow_http: self.s3_allow_http,
             })
             .map(Some),
-            _ => Err(Error::BadValue {
-                what: "`persist` in [geds]",
-                value: text.clone(),
-                rule: "write \"file:<folder>\" or \"s3:<bucket>\"",
-            }),
+            Some(("gs", bucket)) => Persist::gs(GsOptions {
+                endpoint: self.gs_endpoint.clone(),
+                bucket: bucket.into(),
+                key_file: self.gs_key_file.clone(),
+                anonymous: self.gs_anonymous,
+                allow_http: self.gs_allow_http,
+            })
+            .map(Some),
+            Some(("az", container)) => Persist::azure(AzureOptions {
+                endpoint: self.az_endpoint.clone(),
+                account: self.az_account.clone(),
+                container: container.into(),
+                key: self.az_key.clone(),
+                sas: self.az_sas.clone(),
+                allow_http: self.az_allow_http,
+            })
+            .map(Some),
+            _ => Err(refused(text)),
         }
+    }
+}
+
+fn refused(persist: &str) -> Error {
+    Error::BadValue {
+        what: "`persist` in [geds]",
+        value: persist.into(),
+        rule: "write \"file:<folder>\", \"s3://<bucket>\", \"gs://<bucket>\" or \"az://<container>\"; a path in the bucket is what `bind` of a bucket is for",
     }
 }
 
@@ -156,7 +235,26 @@ mod tests {
         let persist = config.persist().unwrap().unwrap();
         let shown = format!("{config:?} {persist:?} {persist}");
         assert!(!shown.contains("hush") && shown.contains("s3:data"), "{shown}");
-        for bad in ["", "file:", "ftp:x", "/data"] {
+        for (persist, shown) in [("s3:data", "s3:data"), ("s3://data", "s3:data"), ("gs:data", "gs:data"), ("gs://data", "gs:data"), ("az:data", "az:data"), ("az://data", "az:data")] {
+            let config = Config {
+                persist: Some(persist.into()),
+                gs_anonymous: true,
+                az_account: "account".into(),
+                az_key: Secret::new("aHVzaA=="),
+                ..Config::default()
+            };
+            let persist = config.persist().unwrap().unwrap();
+            assert_eq!(persist.to_string(), shown);
+            assert!(!format!("{config:?} {persist:?}").contains("aHVzaA"));
+        }
+        let lacks = |config: Config| config.persist().unwrap_err().to_string();
+        let nobody = lacks(Config { persist: Some("az://data".into()), ..Config::default() });
+        assert!(nobody.contains("az_account"), "{nobody}");
+        let missing = lacks(Config { persist: Some("gs://data".into()), gs_key_file: Some("/no/such/key.json".into()), ..Config::default() });
+        assert!(missing.contains("gs:data") && missing.contains("/no/such/key.json"), "{missing}");
+        let bad_key = lacks(Config { persist: Some("az://data".into()), az_account: "account".into(), az_key: Secret::new("no base64 at all: hush"), ..Config::default() });
+        assert!(bad_key.contains("az:data") && !bad_key.contains("hush"), "{bad_key}");
+        for bad in ["", "file:", "ftp:x", "/data", "s3:", "s3://", "gs:a/b", "az://a/b"] {
             let config = Config { persist: Some(bad.into()), ..Config::default() };
             assert!(config.persist().is_err(), "{bad:?}");
         }

@@ -34,10 +34,10 @@ const RANGES_AT_A_TIME: usize = 4;
 /// How long the persistency tier may be silent in the middle of an object.
 pub(crate) const PERSIST_SILENCE: Duration = Duration::from_secs(30);
 
-/// Writes a chunk where waiting for the disk is allowed.
-async fn write_chunk(mut draft: Draft, chunk: Bytes) -> Result<(Draft, Result<(), Refused>)> {
+/// Writes chunks where waiting for the disk is allowed.
+async fn write_chunks(mut draft: Draft, chunks: Vec<Bytes>) -> Result<(Draft, Result<(), Refused>)> {
     compute(move || {
-        let done = draft.write_at(draft.len(), &chunk);
+        let done = chunks.into_iter().try_for_each(|chunk| draft.write_at(draft.len(), &chunk));
         (draft, done)
     })
     .await
@@ -153,16 +153,15 @@ impl Inner {
         // In their order: what is written front to back is hashed on the way.
         let mut ranges = std::pin::pin!(futures::stream::iter(ranges).buffered(RANGES_AT_A_TIME));
         while let Some(chunks) = ranges.next().await {
-            for chunk in chunks? {
-                let space = match draft.take() {
-                    Some(draft) => draft,
-                    // The first bytes are there: somebody has it.
-                    None => self.draft(meta).await?,
-                };
-                let (filled, done) = write_chunk(space, chunk).await?;
-                done.map_err(|refused| self.refused(&meta.bucket, &meta.key, false, refused))?;
-                draft = Some(filled);
-            }
+            let chunks = chunks?;
+            let space = match draft.take() {
+                Some(draft) => draft,
+                // The first bytes are there: somebody has it.
+                None => self.draft(meta).await?,
+            };
+            let (filled, done) = write_chunks(space, chunks).await?;
+            done.map_err(|refused| self.refused(&meta.bucket, &meta.key, false, refused))?;
+            draft = Some(filled);
         }
         match draft {
             Some(draft) => Ok(draft),
@@ -234,7 +233,7 @@ impl Inner {
                 return Err(damaged(meta, format!("in {persist}"), "it is longer than it should be".into()));
             }
             let done;
-            (draft, done) = write_chunk(draft, chunk).await?;
+            (draft, done) = write_chunks(draft, vec![chunk]).await?;
             done.map_err(|refused| self.refused(&meta.bucket, &meta.key, false, refused))?;
         }
         Ok(draft)
@@ -269,6 +268,7 @@ impl Inner {
         let local = compute(move || inner.keep_durably(local)).await??;
         self.sealing_ends(meta.id);
         local.persisted.store(meta.persisted.is_some(), SeqCst);
+        local.spare.store(true, SeqCst);
         match self.catalog.add_holder(&meta.bucket, &meta.key, meta.epoch, &self.site).await {
             Ok(_) => {}
             // If the catalog counts this copy, it must stay; if not, a sweep finds it.

@@ -9,6 +9,7 @@ use crate::{
     namenode::{read_ask, read_told},
     peer::read_request,
     RestKey,
+    agent::read_agent,
 };
 
 /// Names of buckets, keys and prefixes, and ids.
@@ -37,6 +38,11 @@ pub fn catalog(data: &[u8]) {
     read_told(data);
 }
 
+/// What an attached process says to the node's agent: frames, one behind the other.
+pub fn agent(data: &[u8]) {
+    read_agent(data);
+}
+
 /// What a peer asks for: the body of a frame.
 pub fn peer(data: &[u8]) {
     read_request(data);
@@ -53,7 +59,7 @@ pub fn at_rest(data: &[u8]) {
 }
 
 /// The ways in, by the names that they have in `fuzz/`.
-pub const ALL: [(&str, fn(&[u8])); 5] = [("names", names), ("namenode", namenode), ("catalog", catalog), ("peer", peer), ("at_rest", at_rest)];
+pub const ALL: [(&str, fn(&[u8])); 6] = [("agent", agent), ("names", names), ("namenode", namenode), ("catalog", catalog), ("peer", peer), ("at_rest", at_rest)];
 
 /// Messages that are well formed, to begin with.
 pub fn seeds() -> Vec<Vec<u8>> {
@@ -61,5 +67,6 @@ pub fn seeds() -> Vec<Vec<u8>> {
     seeds.push("x".repeat(4096).into_bytes());
     seeds.extend(crate::namenode::some_frames());
     seeds.extend(crate::peer::some_requests());
+    seeds.extend(crate::agent::some_asks());
     seeds
 }

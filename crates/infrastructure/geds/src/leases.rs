@@ -10,16 +10,17 @@
 //! nothing and is asked for anew. The rule that makes this safe is at [`crate::catalog::LeaseHolder`].
 
 use crate::{
+    by_hash::ByHash,
     BucketName, Key, Object, ObjectId, ObjectMeta,
+    agent::Board,
     catalog::{Lease, LeaseHolder},
     local::Local,
     names::Prefix,
 };
 use std::{
     collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
     sync::{
-        Arc, Mutex, MutexGuard, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, Weak,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     time::{Duration, Instant},
@@ -51,7 +52,7 @@ struct Entry {
 unsafe impl Send for Entry {}
 
 /// Asks the processor for a cache line, so that several that are needed come at the same time and not one after the other.
-fn prefetch<T>(address: *const T) {
+pub(crate) fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch is a hint; it reads nothing that the program sees and faults at no address.
     unsafe {
@@ -71,23 +72,8 @@ struct Pending {
 struct Shard {
     /// Rises with each revocation.
     version: u64,
-    leased: HashMap<u64, Entry, BuildHasherDefault<Hashed>>,
+    leased: ByHash<Entry>,
     pending: HashMap<(BucketName, Key), Pending>,
-}
-
-/// The keys of the map are hashes.
-#[derive(Default)]
-struct Hashed(u64);
-impl Hasher for Hashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("only numbers are hashed")
-    }
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
 }
 
 /// Taken before the catalog is asked.
@@ -101,6 +87,8 @@ pub(crate) struct Ticket {
 pub(crate) struct Names {
     shards: Vec<Mutex<Shard>>,
     pending: AtomicUsize,
+    /// What other processes of the machine look at before they answer by themselves.
+    board: OnceLock<Arc<Board>>,
 }
 
 fn name_of(bucket: &BucketName, key: &Key) -> Box<[u8]> {
@@ -113,7 +101,8 @@ fn is_name(name: &[u8], bucket: &BucketName, key: &Key) -> bool {
     name.len() == bucket.len() + 1 + key.len() && name.ends_with(key) && name.starts_with(bucket)
 }
 
-fn hash(bucket: &BucketName, key: &Key) -> u64 {
+/// The same number for a name in all processes.
+pub(crate) fn hash(bucket: &BucketName, key: &Key) -> u64 {
     xxh3_64_with_seed(key.as_str().as_bytes(), xxh3_64(bucket.as_str().as_bytes()))
 }
 
@@ -123,7 +112,7 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 
 impl Names {
     pub fn new() -> Arc<Names> {
-        Arc::new(Names { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), pending: AtomicUsize::new(0) })
+        Arc::new(Names { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), pending: AtomicUsize::new(0), board: OnceLock::new() })
     }
 
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
@@ -131,8 +120,8 @@ impl Names {
         lock(&self.shards[(hash >> 32) as usize % SHARDS])
     }
 
-    /// What the key means, if this node may say so and has it.
-    pub fn get(&self, bucket: &BucketName, key: &Key, started: Instant) -> Option<Object> {
+    /// What the key means, if this node may say so and has it. `now`: the tier's age in seconds.
+    pub fn get(&self, bucket: &BucketName, key: &Key, now: u32) -> Option<Object> {
         let hash = hash(bucket, key);
         let mut shard = self.shard(hash);
         if !shard.pending.is_empty() {
@@ -150,14 +139,32 @@ impl Names {
         if !is_name(&entry.name, bucket, key) {
             return None;
         }
-        let now = Instant::now();
-        match entry.local.upgrade().filter(|_| entry.until.is_none_or(|until| now < until)) {
-            Some(local) => Object::again(entry.meta.clone(), local, now.duration_since(started).as_secs() as u32),
+        match entry.local.upgrade().filter(|_| entry.until.is_none_or(|until| Instant::now() < until)) {
+            Some(local) => Object::again(entry.meta.clone(), local, now),
             None => {
                 shard.leased.remove(&hash);
                 None
             }
         }
+    }
+
+    /// Lets other processes see what is revoked.
+    pub fn show(&self, board: Arc<Board>) {
+        let _ = self.board.set(board); // by the one who made it, once
+    }
+
+    /// [`Names::get`] for another process, and until when it may answer so by itself. `None`: it may not, because nobody could tell it in time that this is over.
+    pub fn get_for_others(&self, bucket: &BucketName, key: &Key, now: u32) -> Option<(Object, Option<Instant>)> {
+        let hash = hash(bucket, key);
+        let shard = self.shard(hash);
+        if let Some(pending) = shard.pending.get(&(bucket.clone(), key.clone())) {
+            return Some((pending.object.clone(), None));
+        }
+        let entry = shard.leased.get(&hash).filter(|entry| is_name(&entry.name, bucket, key))?;
+        let local = entry.local.upgrade().filter(|_| entry.until.is_none_or(|until| Instant::now() < until))?;
+        let object = Object::again(entry.meta.clone(), local, now)?;
+        // A lease without a term is one within this process, and ends with it; others would not notice at once.
+        Some((object, entry.until))
     }
 
     pub fn ticket(&self, bucket: &BucketName, key: &Key) -> Ticket {
@@ -196,9 +203,14 @@ impl Names {
     pub fn publish(&self, object: Object) -> watch::Sender<bool> {
         let (done, published) = watch::channel(false);
         let (bucket, key) = (object.meta().bucket.clone(), object.meta().key.clone());
-        let mut shard = self.shard(hash(&bucket, &key));
+        let hash = hash(&bucket, &key);
+        let mut shard = self.shard(hash);
         if shard.pending.insert((bucket, key), Pending { object, published }).is_none() {
             self.pending.fetch_add(1, SeqCst);
+        }
+        drop(shard);
+        if let Some(board) = self.board.get() {
+            board.revoke(hash);
         }
         done
     }
@@ -257,6 +269,10 @@ impl LeaseHolder for Names {
         let mut shard = self.shard(hash);
         shard.version += 1;
         shard.leased.remove(&hash);
+        drop(shard);
+        if let Some(board) = self.board.get() {
+            board.revoke(hash);
+        }
     }
 
     fn revoke_all(&self) {
@@ -264,6 +280,9 @@ impl LeaseHolder for Names {
             let mut shard = lock(shard);
             shard.version += 1;
             shard.leased.clear();
+        }
+        if let Some(board) = self.board.get() {
+            board.revoke_all();
         }
     }
 }

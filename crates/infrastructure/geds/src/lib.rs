@@ -12,16 +12,19 @@
 //! same key again is another object with a higher epoch. Any node opens it: from its own disk or memory, else from a holder, else from the persistency tier, and keeps the
 //! copy. Spilling uploads, verifies, records and only then frees; the last copy is never dropped. An [`Appendable`] grows on one node until it is sealed.
 //!
-//! `docs/design/geds.md` says why it is so. What it does not do yet: share a node's tier between processes, encrypt
-//! appendable objects at rest, show an appendable object to other nodes before it is sealed.
+//! `docs/design/geds.md` says why it is so. Processes of one machine share a node's tier through its agent ([`Node::share`],
+//! [`Attached`]). What it does not do yet: encrypt appendable objects at rest, show an appendable object to other nodes before it is sealed.
 
+mod agent;
 mod append;
 mod blocking;
 mod bound;
+mod by_hash;
 pub mod catalog;
 mod cipher;
 mod collect;
 mod config;
+mod eager;
 mod error;
 mod fetch;
 #[doc(hidden)]
@@ -38,10 +41,12 @@ mod persist;
 mod second;
 mod segment;
 mod shared;
+mod socket;
 mod space;
 mod spill;
 mod writer;
 
+pub use agent::{Attached, AttachedWriter, Lent};
 pub use append::Appendable;
 pub use blocking::Blocking;
 pub use bound::RANGE_BYTES_MAX;
@@ -53,12 +58,12 @@ pub use cipher::RestKey;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use local::Object;
-pub use namenode::{Caller, Imported, META_ALPN, Namenode, RemoteCatalog};
+pub use namenode::{Caller, Imported, META_ALPN, Namenode, Paired, Referee, Reign, RemoteCatalog, STANDBY_ALPN, Seat};
 pub use names::{BucketName, Key};
 pub use node::{Node, Options, Tuning, Usage};
 pub use peer::{ALPN, Download, PeerClient, Range};
 pub use second::SecondCopy;
 pub use shared::{Shared, SharedOptions};
-pub use persist::{Persist, S3Options, Secret};
+pub use persist::{AzureOptions, GsOptions, Persist, S3Options, Secret};
 pub use spill::{BucketPolicy, Lifetime, Mode, Place, SpillOptions};
 pub use writer::{SealedHere, Writer};

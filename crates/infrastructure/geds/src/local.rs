@@ -6,6 +6,7 @@
 //! <folder>/sealed/<id>-<size>-<checksum>-<copy>    a large object; never changes again; all in hexadecimal
 //! <folder>/segments/<number>                       small objects, one behind the other
 //! <folder>/journal                                 which small object lies where
+//! <folder>/attached                                locked by the processes that share the folder (`agent.rs`)
 //! <folder>/cipher                                  there if what is on the disk is encrypted (`cipher.rs`)
 //! ```
 //!
@@ -25,6 +26,7 @@ pub(crate) use object::Local;
 
 use crate::{
     Error, ObjectId, RestKey, Result,
+    agent::ATTACHED,
     cipher::{self, Cipher},
     journal::{Journal, Place, Record},
     segment::{Segment, padded},
@@ -43,7 +45,6 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst},
     },
-    time::Instant,
 };
 
 /// What is read at a time to compute a checksum.
@@ -52,8 +53,8 @@ const CHUNK: usize = 1 << 20;
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 const SEGMENT_BYTES_MIN: u64 = 64 << 10;
 const SMALL_BYTES_MAX: u64 = 1 << 20;
-/// A large file's blocks come in multiples of this, and so does its charge.
-const BLOCK: u64 = 4096;
+/// A file's blocks come in multiples of this, and so does the charge of a large object and of a closed segment.
+pub(crate) const BLOCK: u64 = 4096;
 const SHARDS: usize = 64;
 
 pub(crate) fn file(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Error + use<> {
@@ -72,6 +73,15 @@ pub(crate) use tests::{step, tears};
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What the locks here guard is changed by single operations of maps and numbers, so a panic elsewhere leaves it whole.
     mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Seconds of a clock that never goes back. It costs a third of what an [`std::time::Instant`] does, which counts where each open looks at it.
+fn coarse_seconds() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes to `now` only.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) };
+    assert_eq!(done, 0, "each Linux has this clock");
+    now.tv_sec as u64
 }
 
 /// Ids are random already.
@@ -220,10 +230,15 @@ pub(crate) struct Tier {
     rewriting: AtomicBool,
     ids: AtomicU64,
     id_base: u128,
-    started: Instant,
+    /// In seconds of [`coarse_seconds`].
+    started: u64,
     /// What is on the disk is encrypted, all of it; what is in memory never.
     cipher: Option<Arc<Cipher>>,
     decrypted: Decrypted,
+    /// Other processes may map what is here: what they need for that is kept.
+    lends: AtomicBool,
+    /// Processes that shared this folder in an earlier life still have files of it mapped.
+    watched: bool,
     /// Held as long as the folder is used.
     _lock: File,
 }
@@ -256,6 +271,7 @@ impl Tier {
                 rule: "another node uses it; give each node its own",
             },
         })?;
+        let watched = watched(path)?;
         for path in list(&path.join("open"))? {
             fs::remove_file(&path).map_err(file("remove", &path))?;
         }
@@ -278,10 +294,12 @@ impl Tier {
             rewriting: AtomicBool::new(false),
             ids: AtomicU64::new(0),
             id_base: ObjectId::random()?.0 << 48,
-            started: Instant::now(),
+            started: coarse_seconds(),
             cipher,
             decrypted: Decrypted::new(decrypted),
             path: path.into(),
+            lends: AtomicBool::new(false),
+            watched,
             _lock: lock_file,
         };
         tier.take_back_large()?;
@@ -306,8 +324,8 @@ impl Tier {
             }
             // What is there is counted even above the limit, so that nothing new comes until there is room.
             let charge = self.disk.space.overdraw(stored.next_multiple_of(BLOCK));
-            let own = Own { path: Some(path), map: OnceLock::new(), mapping: Mutex::new(()), doomed: AtomicBool::new(false), _charge: charge };
-            self.insert_found(Local::new(self, id, size, checksum, Where::Own(own), false, &self.disk.space));
+            let own = Own { path: Some(path), memory: None, map: OnceLock::new(), mapping: Mutex::new(()), doomed: AtomicBool::new(false), _charge: charge };
+            self.insert_found(Local::new(self, id, size, checksum, Where::Own(Box::new(own)), false, &self.disk.space));
         }
         Ok(())
     }
@@ -334,7 +352,9 @@ impl Tier {
                 None => fs::remove_file(&path).map_err(file("remove", &path))?,
                 Some(head) => {
                     let length = fs::metadata(&path).map_err(file("look up", &path))?.len();
-                    let segment = Segment::reopen(number, arena.segment_bytes, &path, (*head).min(length), &arena.space)?;
+                    // Behind the last object that lives there may be one that is gone from the books and that such a process still reads.
+                    let head = if self.watched { length } else { (*head).min(length) };
+                    let segment = Segment::reopen(number, arena.segment_bytes, &path, head, &arena.space)?;
                     lock(&arena.all).insert(number, Arc::new(segment));
                 }
             }
@@ -411,6 +431,23 @@ impl Tier {
         &self.arena(memory).space
     }
 
+    pub fn folder(&self) -> &Path {
+        &self.path
+    }
+
+    /// From now on other processes may map what is here.
+    pub fn lend(&self) {
+        self.lends.store(true, SeqCst);
+    }
+
+    /// Lets go of segments without a live object.
+    pub fn tidy(&self) {
+        self.disk.tidy();
+        if let Some(memory) = &self.memory {
+            memory.tidy();
+        }
+    }
+
     /// Keeps what was decrypted for the next one who opens it.
     pub fn opened(&self, object: &Object) {
         if let Some(plain) = object.plain() {
@@ -418,12 +455,8 @@ impl Tier {
         }
     }
 
-    pub fn is_encrypted(&self) -> bool {
-        self.cipher.is_some()
-    }
-
     /// What encrypts an object that lies there.
-    fn cipher(&self, memory: bool) -> Option<&Arc<Cipher>> {
+    pub fn cipher(&self, memory: bool) -> Option<&Arc<Cipher>> {
         self.cipher.as_ref().filter(|_| !(memory && self.memory.is_some()))
     }
 
@@ -443,7 +476,7 @@ impl Tier {
 
     /// Seconds since the tier was opened.
     pub fn age(&self) -> u32 {
-        self.started.elapsed().as_secs() as u32
+        (coarse_seconds() - self.started) as u32
     }
 
     /// A new object, in memory if it is wanted there and there is such a tier.
@@ -487,10 +520,7 @@ impl Tier {
         local.doom();
         let size = local.size;
         drop(local);
-        self.disk.tidy();
-        if let Some(memory) = &self.memory {
-            memory.tidy();
-        }
+        self.tidy();
         size
     }
 
@@ -593,6 +623,7 @@ impl Tier {
         let new = Local::new(self, id, local.size, local.checksum, place, local.is_verified(), &arena.space);
         new.used_at.store(local.used_at.load(Relaxed), Relaxed);
         new.persisted.store(local.persisted.load(SeqCst), SeqCst);
+        new.spare.store(local.spare.load(SeqCst), SeqCst);
         // Under the lock, so that the record of a free can't come before that of the move.
         let shard = lock(self.shard(id));
         if shard.get(&id).is_some_and(|now| Arc::ptr_eq(now, &local)) {
@@ -629,6 +660,21 @@ impl Tier {
         let done = Journal::prepare(&path, live).and_then(|new| lock(&self.journal).replace(new, mark));
         self.rewriting.store(false, SeqCst);
         done
+    }
+}
+
+/// Whether processes that were attached to an earlier life of the node are still there (`agent.rs`): each has the lock of this file.
+fn watched(folder: &Path) -> Result<bool> {
+    let path = folder.join(ATTACHED);
+    let attached = match OpenOptions::new().write(true).open(&path) {
+        Ok(attached) => attached,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(file("open", &path)(e)),
+    };
+    match attached.try_lock() {
+        Ok(()) => Ok(false),
+        Err(fs::TryLockError::WouldBlock) => Ok(true),
+        Err(fs::TryLockError::Error(source)) => Err(file("lock", &path)(source)),
     }
 }
 

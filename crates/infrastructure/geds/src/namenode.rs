@@ -14,30 +14,35 @@ mod client;
 mod commit;
 mod leases;
 mod log;
+mod pair;
+mod paired;
 mod record;
+mod referee;
 mod server;
 mod snapshot;
 mod state;
 mod table;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub(crate) mod wire;
 
 pub use client::RemoteCatalog;
+pub use paired::{Paired, STANDBY_ALPN, Seat};
+pub use referee::{Referee, Reign};
 pub use server::Caller;
 pub use wire::META_ALPN;
 pub(crate) use wire::{read_ask, read_told, some_frames};
 
 use crate::{
+    socket,
     Attributes, BucketName, Catalog, Error, Garbage, Holder, Key, Lease, LeaseHolder, Listing, Mode, NewObject, ObjectId, ObjectMeta, Page, Result,
     Sealed, Watched,
 };
 use base::{Kind, SiteId, clock::now_ms};
 use change::{Answer, Change};
-use commit::{Core, Item, Reply};
+use commit::{Committer, Core, Item, Reply, Walker};
 use futures::{FutureExt, future::BoxFuture};
 use std::{
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, Weak},
     thread::JoinHandle,
@@ -48,8 +53,8 @@ use tokio::{
     sync::oneshot,
 };
 
-/// Bytes of log after which a snapshot is made, if the last one is not longer: read in a second at a restart.
-const SNAPSHOT_AFTER: u64 = 64 << 20;
+/// Bytes of log after which a snapshot is made, if the last one is not longer than twice that: 200,000 creations, carried out again within a second at a restart.
+const SNAPSHOT_AFTER: u64 = 16 << 20;
 /// How often expired names are looked for, and how many go at a time.
 const EXPIRY_EVERY: Duration = Duration::from_millis(250);
 const EXPIRY_MAX: usize = 1000;
@@ -93,10 +98,15 @@ impl Namenode {
     /// [`Namenode::open`] with other snapshots: after this many bytes of log.
     pub async fn open_with(folder: impl Into<PathBuf>, snapshot_after: u64) -> Result<Namenode> {
         let folder = folder.into();
+        paired::alone(&folder)?;
         let ended = |e| Error::Remote { kind: Kind::Internal, message: format!("opening the namenode ended early: {e}") };
         let (core, committer) = tokio::task::spawn_blocking(move || commit::open(folder, snapshot_after)).await.map_err(ended)??;
+        Namenode::start(core, committer, Walker::default())
+    }
+
+    fn start(core: Arc<Core>, committer: Committer, walker: Walker) -> Result<Namenode> {
         let path = committer.folder.clone();
-        let thread = std::thread::Builder::new().name("namenode".into()).spawn(move || committer.run());
+        let thread = std::thread::Builder::new().name("namenode".into()).spawn(move || committer.run(walker));
         let thread = thread.map_err(|source| Error::File { action: "start a thread for", path, source })?;
         let inner = Arc::new(Inner { core, committer: Mutex::new(Some(thread)) });
         tokio::spawn(expire(Arc::downgrade(&inner)));
@@ -125,34 +135,15 @@ impl Namenode {
 
     /// Takes clients on a UNIX socket that only this user may open, until this is dropped. They may do what `caller` may.
     pub async fn listen(&self, socket: &Path, caller: Caller) -> Result<()> {
-        let fail = |action: &'static str| move |source| Error::File { action, path: socket.into(), source };
-        match std::fs::remove_file(socket) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(fail("remove")(e)),
-            _ => {}
-        }
-        let listener = tokio::net::UnixListener::bind(socket).map_err(fail("listen on"))?;
-        std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(fail("protect"))?;
-        let mut clients = tokio::task::JoinSet::new();
-        loop {
-            tokio::select! {
-                Some(_) = clients.join_next(), if !clients.is_empty() => {}
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        let (namenode, caller) = (self.clone(), caller.clone());
-                        clients.spawn(async move {
-                            if let Err(error) = namenode.serve(stream, caller).await {
-                                tracing::debug!(%error, "a client of the namenode");
-                            }
-                        });
-                    }
-                    // Too many open files, for instance: better later than never.
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection could not be accepted");
-                        tokio::time::sleep(Duration::from_millis(200)).await;
-                    }
-                },
+        let each = |stream| {
+            let (namenode, caller) = (self.clone(), caller.clone());
+            async move {
+                if let Err(error) = namenode.serve(stream, caller).await {
+                    tracing::debug!(%error, "a client of the namenode");
+                }
             }
-        }
+        };
+        socket::serve(socket::listen(socket)?, each).await
     }
 
     /// Carries out a change: fence, revocations, log, state.
@@ -201,11 +192,6 @@ impl Namenode {
     /// A bucket's mode, and how many objects and bytes it has.
     pub fn bucket_info(&self, bucket: &BucketName) -> Result<(Mode, u64, u64)> {
         self.core().read().bucket_info(bucket)
-    }
-
-    /// The jobs that hold leases on objects.
-    pub fn jobs(&self) -> Vec<String> {
-        self.core().read().job_names()
     }
 
     /// Names, and contents, which may have several.
@@ -426,10 +412,10 @@ impl Catalog for Namenode {
     changes!();
 
     fn buckets(&self) -> BoxFuture<'_, Result<Vec<BucketName>>> {
-        async { Ok(self.core().read().bucket_names()) }.boxed()
+        async { Ok(self.core().look()?.bucket_names()) }.boxed()
     }
     fn lookup<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<ObjectMeta>> {
-        async move { self.core().read().lookup(bucket, key) }.boxed()
+        async move { self.core().look()?.lookup(bucket, key) }.boxed()
     }
     fn lease<'a>(
         &'a self,
@@ -439,17 +425,18 @@ impl Catalog for Namenode {
     ) -> BoxFuture<'a, Result<(ObjectMeta, Option<Lease>)>> {
         async move {
             // Before the look: a change that is applied after it finds the holder.
-            let granted = self.core().leases.grant_local(holder, leases::hash(bucket, key));
-            let meta = self.core().read().lookup(bucket, key)?;
+            // One of a pair can't promise that it will lead when the name changes.
+            let granted = self.core().lead.get().is_none() && self.core().leases.grant_local(holder, leases::hash(bucket, key));
+            let meta = self.core().look()?.lookup(bucket, key)?;
             Ok((meta, granted.then_some(Lease { term: None })))
         }
         .boxed()
     }
     fn find(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<ObjectMeta>>> {
-        async move { Ok(self.core().read().find(id)) }.boxed()
+        async move { Ok(self.core().look()?.find(id)) }.boxed()
     }
     fn held<'a>(&'a self, site: &'a SiteId, start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<ObjectMeta>>> {
-        async move { Ok(self.core().read().held(site, start_after)) }.boxed()
+        async move { Ok(self.core().look()?.held(site, start_after)) }.boxed()
     }
     fn list<'a>(
         &'a self,
@@ -458,16 +445,19 @@ impl Catalog for Namenode {
         delimiter: Option<char>,
         page: Page,
     ) -> BoxFuture<'a, Result<Listing>> {
-        async move { self.core().read().list(bucket, prefix, delimiter, &page) }.boxed()
+        async move { self.core().look()?.list(bucket, prefix, delimiter, &page) }.boxed()
     }
     fn attributes<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<Attributes>> {
-        async move { self.core().read().attributes(bucket, key) }.boxed()
+        async move { self.core().look()?.attributes(bucket, key) }.boxed()
     }
     fn garbage<'a>(&'a self, site: Option<&'a SiteId>, start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<Garbage>>> {
-        async move { Ok(self.core().read().garbage(site, start_after)) }.boxed()
+        async move { Ok(self.core().look()?.garbage(site, start_after)) }.boxed()
     }
     fn partners<'a>(&'a self, id: ObjectId, site: &'a SiteId) -> BoxFuture<'a, Result<Vec<Holder>>> {
         async move { Ok(server::partners(self.core(), id, site)) }.boxed()
+    }
+    fn jobs(&self) -> BoxFuture<'_, Result<Vec<String>>> {
+        async { Ok(self.core().look()?.job_names()) }.boxed()
     }
     fn watch<'a>(&'a self, bucket: &'a BucketName, after: u64, wait: Duration) -> BoxFuture<'a, Result<Watched>> {
         async move { server::watch(self.core(), bucket, after, wait).await }.boxed()

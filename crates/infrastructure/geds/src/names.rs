@@ -4,7 +4,7 @@
 //! there because people and programs show keys as folders (a bucket is a folder to a guest), not to protect a file system.
 
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::{fmt, str::FromStr};
 
 /// The longest key, in bytes of UTF-8.
@@ -20,9 +20,16 @@ fn bad(what: &'static str, name: &str, rule: &'static str) -> Error {
 macro_rules! name {
     ($type:ident, $check:expr, $doc:literal) => {
         #[doc = $doc]
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+        #[serde(try_from = "String")]
         pub struct $type(String);
+
+        // By hand: `into = "String"` would make a copy of each name that is sent or logged.
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
 
         impl $type {
             pub fn new(name: impl Into<String>) -> Result<Self> {
@@ -93,9 +100,27 @@ fn check_bucket(name: &str) -> Result<()> {
 
 fn check_key(name: &str) -> Result<()> {
     let good = (1..=KEY_BYTES_MAX).contains(&name.len())
-        && !name.contains('\0')
-        && name.split('/').all(|segment| !matches!(segment, "" | "." | ".."));
+        && segments_are_good(name.as_bytes());
     if good { Ok(()) } else { Err(bad("object", name, KEY_RULE)) }
+}
+
+/// No NUL, and no empty, `.` or `..` segment. In one pass over the bytes: the namenode does it for each key that it is asked for, a hundred thousand times a second.
+fn segments_are_good(name: &[u8]) -> bool {
+    let (mut start, mut dots) = (0, true);
+    for (at, byte) in name.iter().chain(b"/").enumerate() {
+        match byte {
+            0 => return false,
+            b'/' => {
+                if dots && at - start <= 2 {
+                    return false;
+                }
+                (start, dots) = (at + 1, true);
+            }
+            b'.' => {}
+            _ => dots = false,
+        }
+    }
+    true
 }
 
 /// The keys that a prefix stands for: `""` all, `"a"` the key `a` and everything below `a/`, `"a/"` only what is below.

@@ -12,6 +12,7 @@
 use crate::{
     Attributes, Blocking, BucketName, Catalog, Error, Key, LeaseHolder, Listing, NewObject, Object, ObjectId, ObjectMeta, Page,
     PeerClient, Persist, RestKey, Result, State, Writer,
+    agent::Lending,
     append::Appendables,
     bound,
     collect::Collector,
@@ -31,7 +32,7 @@ use futures::TryStreamExt;
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, Weak, atomic::Ordering::SeqCst},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, Weak, atomic::Ordering::SeqCst},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -135,8 +136,10 @@ pub(crate) struct Inner {
     pub collector: Collector,
     pub appendables: Appendables,
     pub copies: bound::Copies,
+    pub listings: bound::Listings,
     pub seconds: Seconds,
-    opened: Instant,
+    /// What other processes have of this node's, if it shares.
+    pub lending: OnceLock<Arc<Lending>>,
     /// Seals whose answer is awaited or was lost: the catalog may not know them yet.
     sealing: Mutex<HashSet<ObjectId>>,
     /// One fetch, spill or release of an object at a time.
@@ -257,8 +260,9 @@ impl Node {
             collector: Collector::start(weak.clone()),
             appendables,
             copies: bound::Copies::default(),
+            listings: bound::Listings::default(),
             seconds: Seconds::new(alone),
-            opened: Instant::now(),
+            lending: OnceLock::new(),
             sealing: Mutex::default(),
             turns: Mutex::default(),
             buckets: Mutex::default(),
@@ -519,8 +523,12 @@ impl Node {
         gauge(&mut out, "cloudskin_geds_memory_used_bytes", "Bytes used or reserved in the memory tier.", memory.used);
         gauge(&mut out, "cloudskin_geds_memory_limit_bytes", "Bytes that the memory tier may hold.", memory.limit);
         gauge(&mut out, "cloudskin_geds_objects", "Objects on this node.", inner.tier.count());
+        gauge(&mut out, "cloudskin_geds_persistency_tier", "1 if the node has a persistency tier.", u64::from(inner.persist.is_some()));
         gauge(&mut out, "cloudskin_geds_spill_queue", "Objects that wait for their upload.", inner.spiller.queued());
         gauge(&mut out, "cloudskin_geds_spill_breaker_open", "1 while the persistency tier fails.", u64::from(inner.spiller.breaker_open()));
+        let (attached, lent) = inner.lending.get().map_or((0, 0), |lending| lending.counts());
+        gauge(&mut out, "cloudskin_geds_attached", "Processes that share this node's tier.", attached);
+        gauge(&mut out, "cloudskin_geds_lent_objects", "Objects that such processes have, each counted for itself.", lent);
         gauge(&mut out, "cloudskin_geds_second_copies_owed", "Objects that should be at another site, too, and are not yet.", inner.seconds.count());
         inner.counters.text(&mut out);
         inner.timings.text(&mut out);
@@ -562,13 +570,15 @@ impl Node {
         // Under its turn nobody frees the copy between the look and the record.
         let turn = self.inner.turn(meta.id);
         let _turn = turn.lock().await;
-        if self.inner.tier.get(meta.id).is_none() {
+        let Some(local) = self.inner.tier.get(meta.id) else {
             return Err(Error::Unreachable {
                 bucket: bucket.to_string(),
                 key: key.to_string(),
                 tried: format!("site {} fetched it and freed it again at once", self.inner.site),
             });
-        }
+        };
+        // Who has asked for it counts on it.
+        local.spare.store(false, SeqCst);
         self.inner.catalog.add_holder(bucket, key, meta.epoch, &self.inner.site).await
     }
 
@@ -626,7 +636,7 @@ impl Inner {
 
     /// What the key means, if that can be said without asking. Makes no system call.
     pub fn known(&self, bucket: &BucketName, key: &Key) -> Option<Object> {
-        let object = self.names.get(bucket, key, self.opened)?;
+        let object = self.names.get(bucket, key, self.tier.age())?;
         add(&self.counters.opened_local, 1);
         Some(object)
     }
@@ -665,6 +675,10 @@ impl Inner {
     /// Forgets a copy; its bytes go with the last reader. Returns how many.
     pub fn free(&self, id: ObjectId) -> u64 {
         let bytes = self.tier.free(id);
+        // What other processes keep only in case they need it again goes, too.
+        if self.lending.get().is_some_and(|lending| lending.want(id)) {
+            self.tier.tidy();
+        }
         if self.tier.wants_maintenance() {
             self.spiller.wake();
         }

@@ -11,21 +11,23 @@
 //! A length is checked before anything is allocated, and every wait has an end. The certificate's name decides what a peer may ask:
 //! sites read, ask for more copies and tell that copies may be freed; only the hub and users write, delete and spill.
 
-use crate::{Attributes, BucketName, Error, Holder, Key, Listing, Node, Object, ObjectId, ObjectMeta, Page, Result, Writer};
+use crate::{Attributes, BucketName, Error, Holder, Key, Listing, Node, Object, ObjectId, ObjectMeta, Page, Result, Writer, eager::Eager};
 use base::{
     Kind, SiteId,
     identity::{self, Dialer},
 };
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use futures::{Stream, StreamExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::HashMap,
     fmt,
+    io::IoSlice,
+    pin::Pin,
     sync::Mutex,
     time::{Duration, Instant},
 };
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use xxhash_rust::xxh3::Xxh3;
 
 /// The protocol's name in the TLS handshake.
@@ -167,6 +169,7 @@ enum Frame {
 struct Wire<S> {
     stream: S,
     peer: String,
+    eager: Eager,
 }
 
 impl<S: Io> Wire<S> {
@@ -180,12 +183,19 @@ impl<S: Io> Wire<S> {
 
     /// The next frame; `None` when the peer hung up between frames. `wait` is for its first byte.
     async fn read(&mut self, wait: Duration) -> Result<Option<Frame>> {
+        self.read_soon(wait, false).await
+    }
+
+    /// [`Wire::read`]; `soon`: it takes no work to answer, so it is looked for before it is slept for.
+    async fn read_soon(&mut self, wait: Duration, soon: bool) -> Result<Option<Frame>> {
         let peer = self.peer.clone();
         let stream = &mut self.stream;
+        let eager = &mut self.eager;
         let mut head = [0u8; 5];
         let first = async {
-            match stream.read(&mut head[..1]).await {
-                Ok(n) => Ok(n),
+            let mut into = ReadBuf::new(&mut head[..1]);
+            match eager.until(soon, |cx| Pin::new(&mut *stream).poll_read(cx, &mut into)).await {
+                Ok(()) => Ok(into.filled().len()),
                 // A peer that is killed does not say goodbye in TLS.
                 Err(e) if matches!(e.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset) => Ok(0),
                 Err(e) => Err(e),
@@ -207,8 +217,13 @@ impl<S: Io> Wire<S> {
             if length == 0 || length > max {
                 return refuse(format!("a frame of {length} bytes; 1 to {max} are allowed"));
             }
-            let mut body = vec![0; length - 1];
-            stream.read_exact(&mut body).await.map_err(gone)?;
+            let mut body = Vec::with_capacity(length - 1);
+            while body.len() < length - 1 {
+                let rest = length - 1 - body.len();
+                if stream.read_buf(&mut (&mut body).limit(rest)).await.map_err(gone)? == 0 {
+                    return Err(gone(std::io::ErrorKind::UnexpectedEof.into()));
+                }
+            }
             match head[4] {
                 HEADER => Ok(Frame::Header(body)),
                 DATA => Ok(Frame::Data(body.into())),
@@ -222,12 +237,17 @@ impl<S: Io> Wire<S> {
         postcard::from_bytes(body).map_err(|e| self.broken(format!("a header can't be read: {e}")))
     }
 
-    async fn send(&mut self, header: &impl Serialize) -> Result<()> {
+    fn header_frame(&self, header: &impl Serialize) -> Result<Vec<u8>> {
         let mut frame = vec![0, 0, 0, 0, HEADER];
         frame = postcard::to_extend(header, frame).map_err(|e| self.broken(format!("a header can't be written: {e}")))?;
         let length = frame.len() - 4;
         assert!(length <= HEADER_BYTES_MAX, "names and messages are bounded, so headers are");
         frame[..4].copy_from_slice(&(length as u32).to_le_bytes());
+        Ok(frame)
+    }
+
+    async fn send(&mut self, header: &impl Serialize) -> Result<()> {
+        let frame = self.header_frame(header)?;
         let stream = &mut self.stream;
         let io = async {
             stream.write_all(&frame).await?;
@@ -238,13 +258,24 @@ impl<S: Io> Wire<S> {
     }
 
     async fn send_data(&mut self, data: &[u8]) -> Result<()> {
+        self.send_behind(Vec::new(), data).await
+    }
+
+    /// Sends data behind what is to go before it, as if it were one piece: a small object and its header are one record of TLS and one call, and the reader is woken once.
+    async fn send_behind(&mut self, mut before: Vec<u8>, data: &[u8]) -> Result<()> {
         assert!(data.len() < FRAME_BYTES_MAX, "callers cut data into chunks");
-        let mut head = [0, 0, 0, 0, DATA];
-        head[..4].copy_from_slice(&(data.len() as u32 + 1).to_le_bytes());
+        before.extend_from_slice(&(data.len() as u32 + 1).to_le_bytes());
+        before.push(DATA);
         let stream = &mut self.stream;
         let io = async {
-            stream.write_all(&head).await?;
-            stream.write_all(data).await
+            let mut pieces = &mut [IoSlice::new(&before), IoSlice::new(data)][..];
+            while !pieces.is_empty() {
+                match stream.write_vectored(pieces).await? {
+                    0 => return Err(std::io::ErrorKind::WriteZero.into()),
+                    n => IoSlice::advance_slices(&mut pieces, n),
+                }
+            }
+            Ok(())
         };
         let done = tokio::time::timeout(SILENCE, io).await;
         self.sent(done)
@@ -276,7 +307,7 @@ pub(crate) fn serve<'a>(node: &'a Node, stream: Box<dyn Io + 'a>, peer: &'a str)
 }
 
 async fn answer(node: &Node, stream: Box<dyn Io + '_>, peer: &str) -> Result<()> {
-    let mut wire = Wire { stream, peer: peer.to_string() };
+    let mut wire = Wire { stream, peer: peer.to_string(), eager: Eager::default() };
     loop {
         let request: Request = match wire.read(IDLE).await {
             Ok(None) => return Ok(()),
@@ -382,10 +413,14 @@ pub(crate) fn cut(size: u64, offset: u64, len: u64) -> Result<u64> {
 }
 
 async fn send_object<S: Io>(node: &Node, wire: &mut Wire<S>, object: &Object, offset: u64, len: u64) -> Result<()> {
-    wire.send(&Reply::Object { meta: object.meta().clone(), len }).await?;
+    let reply = Reply::Object { meta: object.meta().clone(), len };
+    if len == 0 {
+        return wire.send(&reply).await;
+    }
+    let mut before = wire.header_frame(&reply)?;
     // `cut` has checked that the range is inside the mapping, so that both fit in memory's addresses.
     for chunk in object.bytes()[offset as usize..(offset + len) as usize].chunks(CHUNK_BYTES) {
-        wire.send_data(chunk).await?;
+        wire.send_behind(std::mem::take(&mut before), chunk).await?;
         node.served(chunk.len() as u64);
     }
     wire.flush().await
@@ -514,7 +549,7 @@ impl PeerClient {
             .dial(&name, address, ALPN)
             .await
             .map_err(|e| Error::Peer { peer: name.clone(), message: e.to_string() })?;
-        Ok(PeerClient { wire: Wire { stream: Box::new(stream), peer: name }, busy: false })
+        Ok(PeerClient { wire: Wire { stream: Box::new(stream), peer: name, eager: Eager::default() }, busy: false })
     }
 
     async fn ask(&mut self, request: &Request) -> Result<Reply> {
@@ -523,11 +558,11 @@ impl PeerClient {
         }
         self.busy = true;
         self.wire.send(request).await?;
-        self.answer().await
+        self.answer(matches!(request, Request::Get { .. } | Request::Stat { .. })).await
     }
 
-    async fn answer(&mut self) -> Result<Reply> {
-        match self.wire.read(WORK).await? {
+    async fn answer(&mut self, soon: bool) -> Result<Reply> {
+        match self.wire.read_soon(WORK, soon).await? {
             None => Err(self.wire.gone("hung up without an answer")),
             Some(Frame::Data(_)) => Err(self.wire.broken("data where an answer should be")),
             Some(Frame::Header(body)) => {
@@ -651,7 +686,7 @@ impl PeerClient {
         }
         let end = if failed.is_some() { Request::Abort } else { Request::Commit { checksum: hash.digest() } };
         self.wire.send(&end).await?;
-        match (self.answer().await?, failed) {
+        match (self.answer(false).await?, failed) {
             (Reply::Meta(meta), None) => Ok(meta),
             (Reply::Ready, Some(message)) => Err(Error::Remote {
                 kind: Kind::Unavailable,

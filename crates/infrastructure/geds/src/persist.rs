@@ -1,23 +1,37 @@
-//! The persistency tier: a folder or an S3 bucket, behind one interface.
+//! The persistency tier: a folder, or a bucket of S3, Google or Azure, behind one interface.
 //!
 //! An object lies under its id, so nothing is ever overwritten and a name from outside never becomes a path. Who uploads reads the
 //! object back before anyone relies on it. Nothing here decides what is uploaded or removed.
 
-use crate::{Error, Key, ObjectId, Result, names::Prefix, spill::Pace};
+use crate::{Error, Key, ObjectId, Referee, Result, names::Prefix, node::compute, spill::Pace};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
-    BackoffConfig, ClientOptions, GetOptions, ObjectStore, ObjectStoreExt, PutMode, RetryConfig, WriteMultipart, aws::AmazonS3Builder, local::LocalFileSystem,
+    BackoffConfig, ClientOptions, GetOptions, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, RetryConfig, WriteMultipart, aws::AmazonS3Builder,
+    azure::{AzureConfigKey, MicrosoftAzureBuilder},
+    gcp::GoogleCloudStorageBuilder,
+    local::LocalFileSystem,
     path::Path as Location,
 };
 use serde::Deserialize;
-use std::{collections::BTreeMap, fmt, ops, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt, ops,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use xxhash_rust::xxh3::Xxh3;
 
-/// Larger objects go up in parts of this size. S3 allows 10 000 parts, so objects of up to 156 GiB.
+/// Larger objects go up in parts of this size. S3 and Google allow 10 000 parts, so objects of up to 156 GiB; Azure 50 000.
 const PART_BYTES: usize = 16 << 20;
+/// Where it is written down which of two namenodes leads.
+const REFEREE: &str = ".cloudskin/namenode";
 /// Parts on their way at a time, for one object: 64 MiB.
 const PARTS_AT_A_TIME: usize = 4;
+/// What is read of a file at a time.
+const FILE_CHUNK: usize = 1 << 20;
 
 /// How long a request that got no connection, or an answer that says "later", is tried again: a server that is started anew is waited for.
 /// With the last pause and the last try to connect, the caller hears of an outage within 30 s.
@@ -58,6 +72,34 @@ pub struct S3Options {
     pub secret_key: Secret,
     /// The bucket in the path of the URL and not in its host name.
     pub path_style: bool,
+    /// Allow an endpoint without TLS.
+    pub allow_http: bool,
+}
+
+/// A bucket of Google's and the right to use it.
+#[derive(Clone, Debug, Default)]
+pub struct GsOptions {
+    /// Such as `http://127.0.0.1:4443`; `None` for Google's own.
+    pub endpoint: Option<String>,
+    pub bucket: String,
+    /// The file of a service account's key; `None`: what the machine offers, its application's default or the instance's own account.
+    pub key_file: Option<PathBuf>,
+    /// Nothing proves who asks: for emulators and public buckets.
+    pub anonymous: bool,
+    /// Allow an endpoint without TLS.
+    pub allow_http: bool,
+}
+
+/// A container of Azure's and the right to use it: the account's key or a shared access signature, else the machine's managed identity.
+#[derive(Clone, Debug, Default)]
+pub struct AzureOptions {
+    /// Such as `http://127.0.0.1:10000/account`; `None` for Microsoft's own.
+    pub endpoint: Option<String>,
+    pub account: String,
+    pub container: String,
+    pub key: Secret,
+    /// `sv=…&sig=…`.
+    pub sas: Secret,
     /// Allow an endpoint without TLS.
     pub allow_http: bool,
 }
@@ -122,6 +164,43 @@ fn failed(action: &'static str, location: &str) -> impl Fn(object_store::Error) 
     move |source| Error::Persist { action, location: location.clone(), source }
 }
 
+/// How requests are made.
+fn client(allow_http: bool) -> ClientOptions {
+    ClientOptions::new().with_allow_http(allow_http).with_connect_timeout(CONNECT_MAX).with_timeout(REQUEST_MAX)
+}
+
+/// The time is the bound and not the count, because the pauses are random.
+fn patience() -> RetryConfig {
+    RetryConfig { max_retries: usize::MAX, retry_timeout: RETRY_MAX, backoff: BackoffConfig { max_backoff: PAUSE_MAX, ..BackoffConfig::default() } }
+}
+
+/// What is got, as it comes. A file is read in large pieces: the library's own take 8 KiB, each with a change of threads, which is three quarters of the time of an object of 1 MiB.
+fn stream_of(got: GetResult, location: &str) -> BoxStream<'static, Result<Bytes>> {
+    let (file, path) = match got.payload {
+        GetResultPayload::Stream(stream) => return stream.map_err(failed("read", location)).boxed(),
+        GetResultPayload::File(file, path) => (Arc::new(file), path),
+    };
+    let end = got.range.end;
+    let pieces = futures::stream::try_unfold(got.range.start, move |at| {
+        let (file, path) = (file.clone(), path.clone());
+        async move {
+            let most = FILE_CHUNK.min((end - at) as usize);
+            let read = move || {
+                let mut piece = vec![0; most];
+                file.read_exact_at(&mut piece, at).map(|()| piece)
+            };
+            match most {
+                0 => Ok(None),
+                _ => {
+                    let piece = compute(read).await?.map_err(|source| Error::File { action: "read", path, source })?;
+                    Ok(Some((Bytes::from(piece), at + most as u64)))
+                }
+            }
+        }
+    });
+    pieces.boxed()
+}
+
 impl Persist {
     /// A folder, made if it isn't there. Several nodes may share it over a network file system.
     pub fn folder(path: impl AsRef<Path>) -> Result<Persist> {
@@ -130,6 +209,16 @@ impl Persist {
         let name = format!("file:{}", path.display());
         let store = LocalFileSystem::new_with_prefix(path).map_err(failed("open", &name))?.with_fsync(true);
         Ok(Persist { store: Arc::new(store), name })
+    }
+
+    /// An object there says which of two namenodes leads.
+    pub(crate) fn referee(&self) -> Referee {
+        Referee::store(self.store.clone(), REFEREE)
+    }
+
+    /// Another kind of store, which a program brings along. What is told of it is `name`.
+    pub fn over(store: Arc<dyn ObjectStore>, name: impl Into<String>) -> Persist {
+        Persist { store, name: name.into() }
     }
 
     /// An S3 bucket, which must exist. A server that is away for a moment is waited for; one that can't be reached is told as an error
@@ -142,25 +231,57 @@ impl Persist {
             .with_bucket_name(&options.bucket)
             .with_region(if options.region.is_empty() { "us-east-1" } else { &options.region })
             .with_virtual_hosted_style_request(!options.path_style)
-            .with_allow_http(options.allow_http)
-            .with_client_options(
-                ClientOptions::new()
-                    .with_allow_http(options.allow_http)
-                    .with_connect_timeout(CONNECT_MAX)
-                    .with_timeout(REQUEST_MAX),
-            )
-            // The time is the bound and not the count, because the pauses are random.
-            .with_retry(RetryConfig {
-                max_retries: usize::MAX,
-                retry_timeout: RETRY_MAX,
-                backoff: BackoffConfig { max_backoff: PAUSE_MAX, ..BackoffConfig::default() },
-            });
+            .with_client_options(client(options.allow_http))
+            .with_retry(patience());
         if let Some(endpoint) = &options.endpoint {
             builder = builder.with_endpoint(endpoint);
         }
         if !options.access_key.is_empty() {
             builder =
                 builder.with_access_key_id(&options.access_key.0).with_secret_access_key(&options.secret_key.0);
+        }
+        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name })
+    }
+
+    /// A bucket of Google's, which must exist; with the patience of [`Persist::s3`].
+    pub fn gs(options: GsOptions) -> Result<Persist> {
+        base::identity::install_crypto();
+        let name = format!("gs:{}", options.bucket);
+        let mut builder = GoogleCloudStorageBuilder::new()
+            .with_bucket_name(&options.bucket)
+            .with_client_options(client(options.allow_http))
+            .with_retry(patience());
+        if let Some(endpoint) = &options.endpoint {
+            builder = builder.with_base_url(endpoint.trim_end_matches('/'));
+        }
+        if options.anonymous {
+            // The library leaves the proof out when it reads only; what it shows when it writes is empty then.
+            builder = builder.with_skip_signature(true).with_bearer_token("");
+        } else if let Some(file) = &options.key_file {
+            builder = builder.with_service_account_path(file.to_string_lossy());
+        }
+        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name })
+    }
+
+    /// A container of Azure's, which must exist; with the patience of [`Persist::s3`].
+    pub fn azure(options: AzureOptions) -> Result<Persist> {
+        base::identity::install_crypto();
+        let name = format!("az:{}", options.container);
+        if options.account.is_empty() {
+            return Err(Error::BadValue { what: "`az_account` in [geds]", value: String::new(), rule: "name the storage account that has the container" });
+        }
+        let mut builder = MicrosoftAzureBuilder::new()
+            .with_account(&options.account)
+            .with_container_name(&options.container)
+            .with_client_options(client(options.allow_http))
+            .with_retry(patience());
+        if let Some(endpoint) = options.endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+        if !options.key.is_empty() {
+            builder = builder.with_access_key(&options.key.0);
+        } else if !options.sas.is_empty() {
+            builder = builder.with_config(AzureConfigKey::SasKey, &options.sas.0);
         }
         Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name })
     }
@@ -190,13 +311,8 @@ impl Persist {
             }
             upload.finish().await.map_err(failed("write", &location))?;
         }
-        let (mut hash, mut found) = (Xxh3::new(), 0u64);
-        let mut stream = self.get(&location).await?;
-        while let Some(chunk) = stream.try_next().await? {
-            hash.update(&chunk);
-            found += chunk.len() as u64;
-        }
-        if found != size as u64 || hash.digest() != checksum {
+        let (found, sum) = self.look_through(&location).await?;
+        if found != size as u64 || sum != checksum {
             return Err(Error::Peer {
                 peer: self.name.clone(),
                 message: format!("{location} came back with {found} bytes of {size}, or with other content"),
@@ -205,10 +321,39 @@ impl Persist {
         Ok(location)
     }
 
+    /// Reads an object to its end: its length and its checksum.
+    async fn look_through(&self, location: &str) -> Result<(u64, u64)> {
+        let got = self.store.get(&Location::from(location)).await.map_err(failed("read", location))?;
+        let (mut hash, mut found) = (Xxh3::new(), 0u64);
+        if let GetResultPayload::File(file, path) = got.payload {
+            let range = got.range;
+            let read = move || {
+                let mut buf = vec![0; FILE_CHUNK.min((range.end - range.start) as usize)];
+                loop {
+                    let most = buf.len().min((range.end - range.start - found) as usize);
+                    match file.read_at(&mut buf[..most], range.start + found)? {
+                        0 => return Ok((found, hash.digest())),
+                        n => {
+                            hash.update(&buf[..n]);
+                            found += n as u64;
+                        }
+                    }
+                }
+            };
+            return compute(read).await?.map_err(|source| Error::File { action: "read", path, source });
+        }
+        let mut stream = stream_of(got, location);
+        while let Some(chunk) = stream.try_next().await? {
+            hash.update(&chunk);
+            found += chunk.len() as u64;
+        }
+        Ok((found, hash.digest()))
+    }
+
     /// The content, as it comes.
     pub(crate) async fn get(&self, location: &str) -> Result<BoxStream<'static, Result<Bytes>>> {
         let got = self.store.get(&Location::from(location)).await.map_err(failed("read", location))?;
-        Ok(got.into_stream().map_err(failed("read", location)).boxed())
+        Ok(stream_of(got, location))
     }
 
     /// A name below a place; the place may be all of the tier.
@@ -236,7 +381,7 @@ impl Persist {
         let Some(path) = Self::exactly(&found.location).filter(|_| !range.is_empty()) else { return Ok(futures::stream::empty().boxed()) };
         let options = GetOptions { if_match: found.tag.clone(), range: Some(range.into()), ..GetOptions::default() };
         let got = self.store.get_opts(&path, options).await.map_err(failed("read", &found.location))?;
-        Ok(got.into_stream().map_err(failed("read", &found.location)).boxed())
+        Ok(stream_of(got, &found.location))
     }
 
     /// The first `limit` keys of a place after `after`, with what lies there, and folders if there is a delimiter; and whether there are more.

@@ -10,7 +10,7 @@
 
 use crate::{
     ObjectId, Result,
-    local::{file, step},
+    local::{BLOCK, file, step},
     space::{Reservation, Space},
 };
 use std::{
@@ -22,7 +22,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
 };
@@ -120,6 +120,8 @@ pub(crate) struct Segment {
     /// Remove the file with the last handle.
     doomed: AtomicBool,
     charge: Mutex<Reservation>,
+    /// For other processes: can't be written through.
+    lent: OnceLock<Arc<File>>,
     /// What was placed here, dead ones too.
     pub ids: Mutex<Vec<ObjectId>>,
 }
@@ -167,6 +169,7 @@ impl Segment {
             dirty: AtomicBool::new(false),
             doomed: AtomicBool::new(false),
             charge: Mutex::new(charge),
+            lent: OnceLock::new(),
             ids: Mutex::default(),
         }
     }
@@ -228,10 +231,11 @@ impl Segment {
         lock(&self.fill).head
     }
 
-    /// Gives the tail back; nothing more is placed here.
+    /// Gives the tail back, to a whole block, which is charged from now on; nothing more is placed here.
     pub fn close(&self) {
         let mut fill = lock(&self.fill);
         fill.closed = true;
+        lock(&self.charge).cover(fill.head.next_multiple_of(BLOCK));
         if fill.blocks > fill.head {
             let cut = step().and_then(|()| self.file.set_len(fill.head));
             match cut {
@@ -254,6 +258,15 @@ impl Segment {
             }
         }
         Ok(())
+    }
+
+    /// The file for another process to map, which can't write through it.
+    pub fn lend(&self) -> Result<Arc<File>> {
+        if let Some(lent) = self.lent.get() {
+            return Ok(lent.clone());
+        }
+        let lent = crate::agent::read_only(&self.file).map_err(file("share", &self.shown()))?;
+        Ok(self.lent.get_or_init(|| Arc::new(lent)).clone())
     }
 
     /// The file goes with the last handle.

@@ -5,13 +5,17 @@
 //! <folder>/ca           the authority whose certificates the processes show each other
 //! <folder>/names        the namenode's log; <folder>/names.sock: where it listens
 //! <folder>/sites/<site> what the process that calls itself so holds
+//! <folder>/agent.sock   where the folder's agent listens, if there is one
 //! ```
 //!
 //! Each process is a node with a site of its own. Whoever finds no namenode on the socket becomes it, beside his own work; when he ends, the next one who asks
 //! takes over from the log, which the lock on its folder keeps to one. Processes read each other's objects as peers, over mutual TLS on the loopback. What a
 //! process holds can be read again by others when a process with its site's name is there.
+//!
+//! Or one of them is the agent ([`Shared::agent`]), and the others attach to it ([`Shared::attach`]): they have no part of their own, read the agent's without a copy, and what
+//! they sealed is there when they are gone.
 
-use crate::{ALPN, Blocking, Caller, Error, Namenode, Node, Options, RemoteCatalog, Result, Tuning};
+use crate::{ALPN, Attached, Blocking, BucketPolicy, Caller, Error, Mode, Namenode, Node, Options, Persist, RemoteCatalog, Result, Tuning};
 use base::{
     Kind, SiteId,
     identity::{Authority, peer_name, protocol, site_name},
@@ -44,10 +48,15 @@ pub struct SharedOptions {
     pub memory: Option<Size>,
 }
 
+/// How long the end of an agent may be put off by what is to be uploaded first.
+const DRAIN: Duration = Duration::from_secs(20);
+
 /// A node with the threads that it needs. To be made, used and dropped on threads that are not a runtime's.
 pub struct Shared {
     node: Node,
     runtime: Option<tokio::runtime::Runtime>,
+    /// What is owed to it is brought there before the end.
+    persist: bool,
 }
 
 fn file(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> Error + use<> {
@@ -61,6 +70,49 @@ fn identity(error: impl std::fmt::Display) -> Error {
 
 impl Shared {
     pub fn open(options: SharedOptions) -> Result<Shared> {
+        Shared::open_with(options, None)
+    }
+
+    /// [`Shared::open`], and others of this machine may attach to this process's part. With a persistency tier all that is sealed is uploaded soon (write-behind), and makes
+    /// way when room is wanted.
+    pub fn agent(options: SharedOptions, persist: Option<Persist>) -> Result<Shared> {
+        let socket = Shared::socket(&options.folder);
+        let shared = Shared::open_with(options, persist)?;
+        let runtime = shared.runtime.as_ref().expect("it is taken by its end only");
+        runtime.block_on(async {
+            let (node, path) = (shared.node.clone(), socket.clone());
+            let mut agent = tokio::spawn(async move { node.share(&path).await });
+            let end = tokio::time::Instant::now() + LOOK;
+            loop {
+                tokio::select! {
+                    ended = &mut agent => match ended {
+                        Ok(Err(e)) => return Err(e),
+                        _ => return Err(identity("the agent has ended")),
+                    },
+                    // What listened there before has been removed by now, or the one that is there is another agent's, and ours has ended.
+                    () = tokio::time::sleep(LOOK_AGAIN) => {}
+                }
+                match UnixStream::connect(&socket).await {
+                    Ok(_) => return Ok(()),
+                    Err(e) if tokio::time::Instant::now() > end => return Err(file("connect to", &socket)(e)),
+                    Err(_) => {}
+                }
+            }
+        })?;
+        Ok(shared)
+    }
+
+    /// Attaches to the agent of a folder: one of these, or a site's (`cloudskin agent`), whose folder is the one that it keeps its data in.
+    pub fn attach(folder: impl AsRef<Path>) -> Result<Attached> {
+        Attached::open(Shared::socket(folder))
+    }
+
+    /// Where a folder's agent listens.
+    pub fn socket(folder: impl AsRef<Path>) -> PathBuf {
+        folder.as_ref().join("agent.sock")
+    }
+
+    fn open_with(options: SharedOptions, persist: Option<Persist>) -> Result<Shared> {
         let SharedOptions { folder, site, limit, memory } = options;
         std::fs::create_dir_all(&folder).map_err(file("create", &folder))?;
         let own = {
@@ -77,6 +129,7 @@ impl Shared {
             .build()
             .map_err(file("start threads for", &folder))?;
         let (acceptor, dialer) = (own.acceptor(&[ALPN]).map_err(identity)?, own.dialer().map_err(identity)?);
+        let drains = persist.is_some();
         let node = runtime.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.map_err(file("listen for", &folder))?;
             let address = listener.local_addr().map_err(file("listen for", &folder))?.to_string();
@@ -85,12 +138,17 @@ impl Shared {
                 limit,
                 dialer,
                 catalog: Arc::new(catalog(folder.clone())),
-                persist: None,
+                persist,
                 address,
                 site,
             };
-            // Where nothing can be spilled, waiting for room helps only if somebody deletes.
-            let node = Node::open_with(options, Tuning { memory, wait: Duration::ZERO, ..Tuning::default() }).await?;
+            let tuning = if drains {
+                Tuning { policy: BucketPolicy { mode: Mode::WriteBehind, ..BucketPolicy::default() }, ..Tuning::default() }
+            } else {
+                // Where nothing can be spilled, waiting for room helps only if somebody deletes.
+                Tuning { wait: Duration::ZERO, ..Tuning::default() }
+            };
+            let node = Node::open_with(options, Tuning { memory, ..tuning }).await?;
             let serving = node.clone();
             tokio::spawn(async move {
                 loop {
@@ -115,7 +173,7 @@ impl Shared {
             });
             Ok::<_, Error>(node)
         })?;
-        Ok(Shared { node, runtime: Some(runtime) })
+        Ok(Shared { node, runtime: Some(runtime), persist: drains })
     }
 
     pub fn node(&self) -> &Node {
@@ -133,10 +191,13 @@ impl Shared {
         }
     }
 
-    /// Waits until what was sealed here is published, then ends the node. Objects in memory end with it.
+    /// Waits until what was sealed here is published and, where there is a persistency tier, uploaded; then ends the node. Without one, objects in memory end with it.
     pub fn close(self) -> Result<()> {
         self.settle();
-        Ok(())
+        match &self.runtime {
+            Some(runtime) if self.persist => runtime.block_on(self.node.drain(DRAIN)).map(|_| ()),
+            _ => Ok(()),
+        }
     }
 }
 

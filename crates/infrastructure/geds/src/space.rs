@@ -1,8 +1,8 @@
 //! Room on a tier: what is charged against its limit, and who waits for some of it.
 //!
 //! Bytes are taken before they are written and given back when a [`Reservation`] is dropped, so exactly once. `charged` counts what is
-//! reserved, what lives and what is dead but still on the disk. It passes the limit only by what a compaction copies, see
-//! [`Space::overdraw`]. Nothing here knows of files.
+//! reserved, what lives and what is dead but still on the disk. It passes the limit only by what a compaction copies
+//! ([`Space::overdraw`]) and by the last block of each closed segment ([`Reservation::cover`]). Nothing here knows of files.
 
 use std::{
     sync::{
@@ -151,6 +151,14 @@ impl Reservation {
             self.bytes = to;
         }
         Ok(())
+    }
+
+    /// Takes what is missing up to `to`, above the limit too: it is on the disk already.
+    pub fn cover(&mut self, to: u64) {
+        if let Some(more) = to.checked_sub(self.bytes) {
+            let more = self.space.overdraw(more);
+            self.join(more);
+        }
     }
 
     pub fn shrink(&mut self, to: u64) {

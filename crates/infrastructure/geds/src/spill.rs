@@ -4,6 +4,7 @@
 //! sealed ─┬─ ephemeral ───────────────▶ uploaded only when room is wanted
 //!         ├─ write-behind ─▶ queue ───▶ uploaded soon, within the bandwidth, not while the breaker is open
 //!         └─ write-through ───────────▶ uploaded before the seal returns
+//! room wanted, and nothing is spilled by itself ─▶ copies go of what is in the persistency tier, or was fetched from another site
 //! room wanted (above `high`, or a writer waits) ─▶ victims: uploaded ones first, then idle × size ─▶ upload, verify, commit, free ─▶ until `low`
 //! ```
 //!
@@ -25,7 +26,10 @@ use std::{
     collections::{HashSet, VecDeque},
     sync::{
         Arc, Mutex, Weak,
-        atomic::Ordering::{Relaxed, SeqCst},
+        atomic::{
+            AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::{Duration, Instant},
 };
@@ -206,6 +210,8 @@ pub(crate) struct Spiller {
     /// To be uploaded, in the order of their seals.
     queue: Mutex<VecDeque<ObjectId>>,
     breaker: Mutex<Breaker>,
+    /// Bytes for which writers want copies to go, on the disk and in memory, where nothing is spilled by itself.
+    wanted: [AtomicU64; 2],
     pub pace: Pace,
     pub free_pace: Pace,
 }
@@ -220,6 +226,7 @@ impl Spiller {
             wake: Arc::default(),
             queue: Mutex::default(),
             breaker: Mutex::default(),
+            wanted: [const { AtomicU64::new(0) }; 2],
             pace: Pace::new(options.bandwidth),
             free_pace: Pace::new(None),
         }
@@ -227,6 +234,12 @@ impl Spiller {
 
     pub fn wake(&self) {
         self.wake.notify_one();
+    }
+
+    /// A writer finds no room for so many bytes.
+    pub fn want(&self, memory: bool, bytes: u64) {
+        self.wanted[usize::from(memory)].fetch_max(bytes, SeqCst);
+        self.wake();
     }
 
     /// Uploads it when its turn comes.
@@ -297,6 +310,10 @@ impl Inner {
 
     /// Compacts. What fails is told in the log: the writer that wanted room hears that there is none.
     pub(crate) fn reclaim(&self, memory: bool) {
+        // What other processes keep only in case they need it again keeps a segment from going.
+        if self.lending.get().is_some_and(|lending| lending.want_stale(&self.tier)) {
+            self.tier.tidy();
+        }
         if let Err(error) = self.tier.reclaim(memory) {
             tracing::warn!(%error, "segments can't be compacted");
         }
@@ -317,7 +334,13 @@ impl Inner {
         if let Err(error) = maintained.and_then(|done| done) {
             tracing::warn!(%error, "the journal can't be rewritten");
         }
-        if self.persist.is_none() || !self.tuning.spill.automatic {
+        if !self.spills() {
+            for memory in [false, true] {
+                let wanted = self.spiller.wanted[usize::from(memory)].swap(0, SeqCst);
+                if wanted > 0 {
+                    self.evict(memory, wanted).await;
+                }
+            }
             return None;
         }
         let mut again = None;
@@ -333,6 +356,70 @@ impl Inner {
             again = Some(at);
         }
         again
+    }
+
+    /// Whether room is made without being asked, by uploading what is to go.
+    fn spills(&self) -> bool {
+        self.persist.is_some() && self.tuning.spill.automatic
+    }
+
+    /// Makes room where nothing is spilled by itself, for at least so many bytes: what is elsewhere, too, goes from here. False: there was nothing of the sort.
+    pub(crate) async fn evict(self: &Arc<Self>, memory: bool, bytes: u64) -> bool {
+        if self.spills() || (memory && !self.tier.has_memory()) {
+            return false;
+        }
+        let inner = self.clone();
+        let chosen = compute(move || {
+            let now = inner.tier.age();
+            let copies = inner.tier.all().into_iter().filter(|local| local.in_memory() == memory && (local.spare.load(SeqCst) || local.persisted.load(SeqCst)));
+            let copies = copies.filter(|local| !inner.is_sealing(local.id)).map(|local: Arc<Local>| Candidate {
+                id: local.id,
+                size: local.size,
+                idle: now.saturating_sub(local.used_at.load(Relaxed)),
+                persisted: true,
+            });
+            victims(copies.collect(), u64::MAX)
+        });
+        let (mut freed, mut gone) = (0, 0);
+        for id in chosen.await.unwrap_or_default() {
+            match self.evict_copy(id).await {
+                Ok(Some(size)) => (freed, gone) = (freed + size, gone + 1),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "copies of what is elsewhere can't go: the catalog does not answer");
+                    break;
+                }
+            }
+            if freed >= bytes {
+                break;
+            }
+        }
+        let inner = self.clone();
+        let _ = compute(move || inner.reclaim(memory)).await; // what it frees is seen by who wants it
+        gone > 0
+    }
+
+    /// Frees a copy, if somebody else has the object and nobody counts on this copy. Its bytes.
+    async fn evict_copy(&self, id: ObjectId) -> Result<Option<u64>> {
+        let turn = self.turn(id);
+        // Who fetches another object may wait for room within that one's turn; so nobody is waited for here.
+        let Ok(_turn) = turn.try_lock() else { return Ok(None) };
+        let Some(local) = self.tier.get(id) else { return Ok(None) };
+        let Some(meta) = self.catalog.find(id).await? else { return Ok(None) };
+        let stored = match (&meta.persisted, &self.persist) {
+            (Some(location), Some(persist)) => persist.size(location).await.is_ok_and(|size| size == meta.size),
+            _ => false,
+        };
+        let spare = local.spare.load(SeqCst) && self.tuning.policy(&meta.bucket).second_copy.is_none() && meta.sites.iter().any(|holder| holder.site != self.site);
+        if !stored && !spare {
+            return Ok(None);
+        }
+        match self.catalog.drop_holder(&meta.bucket, &meta.key, meta.epoch, &self.site).await {
+            Ok(_) => Ok(Some(self.free(id))),
+            // It is the only copy by now, or something else.
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::FailedPrecondition) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     fn wants_room(&self, memory: bool, started: bool) -> bool {

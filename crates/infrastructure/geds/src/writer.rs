@@ -117,12 +117,12 @@ impl Writer {
             }
             self.inner.make_way_for(self.draft.in_memory(), len);
             let Err(refused) = self.draft.reserve(len) else { break };
+            self.inner.spiller.want(self.draft.in_memory(), len);
             let space = self.inner.tier.space(self.draft.in_memory());
             let end = *deadline.get_or_insert_with(|| {
                 add(&self.inner.counters.waited, 1);
                 Instant::now() + self.inner.tuning.wait
             });
-            self.inner.spiller.wake();
             let began = Instant::now();
             let came = space.wait(end);
             self.inner.timings.wait.add(began.elapsed());
@@ -146,6 +146,9 @@ impl Writer {
             let (inner, memory) = (self.inner.clone(), self.draft.in_memory());
             compute(move || inner.make_way_for(memory, len)).await?;
             let Err(refused) = self.draft.reserve(len) else { break };
+            if self.inner.evict(memory, len).await {
+                continue;
+            }
             let end = *deadline.get_or_insert_with(|| {
                 add(&self.inner.counters.waited, 1);
                 Instant::now() + self.inner.tuning.wait

@@ -116,8 +116,61 @@ async fn a_folder_opens_with_its_own_key_only() {
     assert!(refused(&here, "plain").await.contains("not encrypted"));
     let edge = here.node("edge").await;
     assert_eq!(get(&edge, "k").await.unwrap().bytes(), b"x");
-    let error = edge.appendable(&bucket("data"), &key("grows")).await.err().unwrap();
-    assert_eq!(error.kind(), Kind::Unimplemented, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_grows_reads_as_before_and_can_not_be_read_from_the_disk() {
+    let mut here = installation().await;
+    here.limit = 4 << 20; // parts of 64 KiB
+    let (b, k) = (bucket("data"), key("log"));
+    let data = text(500_000);
+    let mut edge = here.node("edge").await;
+    let mut log = edge.appendable(&b, &k).await.unwrap();
+    let folder = here.folder("edge").join("append");
+    let mut at = 0;
+    for (n, end) in [1, 100, 100, 70_000, 300_000, 300_001, 420_000, 500_000].into_iter().enumerate() {
+        assert_eq!(log.append(at as u64, data[at..end].to_vec().into()).await.unwrap(), end as u64);
+        at = end;
+        assert!(log.read(0, u64::MAX).await.unwrap() == data[..at], "readable while it grows");
+        assert!(!found(&here.folder("edge")), "after {at} bytes");
+        match n {
+            4 => assert!(log.spill_head().await.unwrap() >= 4 * 65_536),
+            5 => {
+                // A restart finds it, and goes on over what an append that nobody was told of has left.
+                log.sync().await.unwrap();
+                drop(log);
+                edge.stop().await;
+                let part = folder.read_dir().unwrap().map(|e| e.unwrap().path()).find(|p| p.extension().is_some_and(|e| e == "4")).unwrap();
+                let mut bytes = std::fs::read(&part).unwrap();
+                bytes.extend_from_slice(&[5; 3000]);
+                std::fs::write(&part, bytes).unwrap();
+                edge = here.node("edge").await;
+                log = edge.appendable(&b, &k).await.unwrap();
+                assert_eq!(log.len(), at as u64);
+            }
+            _ => {}
+        }
+    }
+    for (from, to) in [(0, 1), (65_530, 65_540), (299_999, 300_002), (310_000, 450_000), (499_999, 500_000)] {
+        assert!(log.read(from, to - from).await.unwrap() == data[from as usize..to as usize], "{from} to {to}");
+    }
+    // What was changed on the disk is not read.
+    let part = folder.read_dir().unwrap().map(|e| e.unwrap().path()).find(|p| p.extension().is_some_and(|e| e == "5")).unwrap();
+    let whole = std::fs::read(&part).unwrap();
+    let change = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&part, bytes).unwrap();
+    };
+    change(1000);
+    let error = log.read(0, u64::MAX).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::DataLoss, "{error}");
+    assert!(error.to_string().contains("data/log") && error.to_string().contains("part 5"), "{error}");
+    std::fs::write(&part, &whole).unwrap();
+    assert_eq!(log.seal().await.unwrap().size, 500_000);
+    assert!(get(&edge, "log").await.unwrap().bytes() == data);
+    assert_eq!(folder.read_dir().unwrap().count(), 0, "nothing is left of the parts");
+    assert!(!found(&here.folder("edge")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -108,6 +108,29 @@ async fn pages_of_both_have_each_name_once_and_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_go_on_with_what_the_first_one_found() {
+    let here = installation(None).await;
+    for n in 0..30 {
+        put_there(&here, &format!("landsat/2024/k{n:02}"), b"theirs");
+    }
+    let edge = here.node("edge").await;
+    let page = async |after: &str| {
+        let listing = edge.list(&bucket("scenes"), "", None, Page { start_after: after.into(), limit: 10 }).await.unwrap();
+        (listing.objects.into_iter().map(|object| object.key.to_string()).collect::<Vec<_>>(), listing.next)
+    };
+    let k = |range: std::ops::Range<u32>| range.map(|n| format!("k{n:02}")).collect::<Vec<_>>();
+    assert_eq!(page("").await, (k(0..10), Some("k09".into())));
+    // Nobody looks through the store again for the rest: what comes there meanwhile is not in this listing, but in the next.
+    put_there(&here, "landsat/2024/k15+", b"late");
+    edge.put(&bucket("scenes"), &key("k12"), b"own".to_vec().into()).await.unwrap();
+    assert_eq!(page("k09").await, (k(10..20), Some("k19".into())));
+    assert_eq!(page("k19").await, (k(20..30), None));
+    let mut all = k(0..30);
+    all.insert(16, "k15+".into());
+    assert_eq!(names(&edge, "", None).await, all);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_written_over_there_is_seen_here_and_who_reads_goes_on() {
     let here = installation(None).await;
     let edge = here.node("edge").await;

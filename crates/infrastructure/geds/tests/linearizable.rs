@@ -239,7 +239,9 @@ fn what_clients_are_told_fits_together_through_kills() {
         }
         let kills = {
             let (process, folder) = (process.clone(), temp.path().to_path_buf());
-            let pauses: Vec<u64> = (0..25).map(|_| random.random_range(10..120)).collect();
+            // `GEDS_KILLS` asks for more than the usual run.
+            let kills = std::env::var("GEDS_KILLS").map_or(25, |kills| kills.parse().unwrap());
+            let pauses: Vec<u64> = (0..kills).map(|_| random.random_range(10..120)).collect();
             tokio::spawn(async move {
                 for pause in pauses {
                     tokio::time::sleep(Duration::from_millis(pause)).await;

@@ -407,6 +407,42 @@ async fn defect_04_an_appendable_object_grows_on_after_its_head_was_spilled() {
     assert!(edge.appendable(&bucket("nowhere"), &k).await.err().is_some_and(|e| e.kind() == Kind::NotFound));
 }
 
+/// A part of what grows comes back from the store with another bit: nobody reads it, and nobody seals it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_grows_is_not_read_from_a_store_that_has_changed_it() {
+    let mut here = Installation::new().await.with_folder_persist();
+    here.limit = 4 << 20; // parts of 64 KiB
+    let edge = here.node("edge").await;
+    let (b, k, data) = (bucket("data"), key("log"), content(1, 200_000));
+    let log = edge.appendable(&b, &k).await.unwrap();
+    log.append(0, data.clone().into()).await.unwrap();
+    assert_eq!(log.spill_head().await.unwrap(), 3 * 65_536);
+    let part = Store::of(&here).objects.read_dir().unwrap().next().unwrap().unwrap().path();
+    let flip = || {
+        let mut bytes = std::fs::read(&part).unwrap();
+        bytes[1000] ^= 1;
+        std::fs::write(&part, bytes).unwrap();
+    };
+    flip();
+    for _ in 0..2 {
+        for error in [log.read(0, u64::MAX).await.unwrap_err(), log.seal().await.unwrap_err()] {
+            assert_eq!(error.kind(), Kind::DataLoss, "{error}");
+            assert!(error.to_string().contains("data/log"), "{error}");
+        }
+    }
+    assert_eq!(get(&edge, "log").await.unwrap_err().kind(), Kind::NotFound, "nothing was sealed");
+    // It goes on as it was, in the next life of the node, too.
+    drop(log);
+    edge.stop().await;
+    let edge = here.node("edge").await;
+    let log = edge.appendable(&b, &k).await.unwrap();
+    assert_eq!(log.read(0, u64::MAX).await.unwrap_err().kind(), Kind::DataLoss);
+    flip();
+    assert!(log.read(0, u64::MAX).await.unwrap() == data);
+    log.seal().await.unwrap();
+    assert!(get(&edge, "log").await.unwrap().bytes() == data);
+}
+
 // --- what the original got wrong --------------------------------------------------------------------------------------------------
 
 #[tokio::test]
@@ -478,4 +514,88 @@ async fn defect_02_a_prefix_ends_at_a_segment() {
     }
     assert_eq!(edge.flush(&bucket("data"), "foo", LONG).await.unwrap(), (2, 2));
     assert_eq!(edge.stat(&bucket("data"), &key("foobar")).await.unwrap().persisted, None);
+}
+
+// --- copies that go -----------------------------------------------------------------------------------------------------------------
+
+/// Nothing is spilled by itself here: what is elsewhere, too, makes room, and what is not never does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_of_what_is_elsewhere_go_before_anybody_is_refused() {
+    let mut here = Installation::new().await;
+    (here.limit, here.tuning.wait) = (64 << 20, Duration::ZERO);
+    let edge = here.node("edge").await;
+    here.limit = 8 << 20;
+    let cloud = here.node("cloud").await;
+    for n in 0..24 {
+        put(&edge, &format!("afar/{n}"), &content(n, MIB)).await;
+    }
+    // Three times what there is room for, one after the other and twice: each open finds room.
+    for n in (0..24).chain(0..24) {
+        assert!(get(&cloud, &format!("afar/{n}")).await.unwrap().bytes() == content(n, MIB), "{n}");
+    }
+    // What it writes itself takes their place, until there is nothing else any more.
+    let mut own = 0;
+    let full = loop {
+        match cloud.put(&bucket("data"), &key(&format!("own/{own}")), content(100 + own, MIB).into()).await {
+            Ok(_) => own += 1,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(full.kind(), Kind::ResourceExhausted);
+    assert!(own >= 6, "{own} objects of 1 MiB in 8 MiB, in which copies stood in the way");
+    for n in 0..own {
+        assert!(get(&cloud, &format!("own/{n}")).await.unwrap().bytes() == content(100 + n, MIB), "own/{n} is the only copy");
+    }
+    for n in 0..24 {
+        assert!(get(&edge, &format!("afar/{n}")).await.unwrap().bytes() == content(n, MIB), "afar/{n}");
+    }
+    // A writer that does not await: it is given room while it waits.
+    for n in 0..own {
+        cloud.delete(&bucket("data"), &key(&format!("own/{n}"))).await.unwrap();
+    }
+    drop(cloud);
+    here.tuning.wait = LONG;
+    let cloud = here.node("cloud").await;
+    for n in 0..8 {
+        get(&cloud, &format!("afar/{n}")).await.unwrap();
+    }
+    let mut writer = create(&cloud, "slow").await;
+    let writer = in_thread(move || {
+        writer.write_at(0, &content(7, 4 * MIB)).unwrap();
+        writer
+    });
+    writer.await.seal().await.unwrap();
+    assert!(get(&cloud, "slow").await.unwrap().bytes() == content(7, 4 * MIB));
+}
+
+/// A copy that was asked for is counted on, and one in the persistency tier is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn second_copies_stay_and_uploaded_ones_go() {
+    let mut here = Installation::new().await.with_folder_persist();
+    here.tuning.wait = Duration::ZERO;
+    let second = BucketPolicy { second_copy: Some(geds::SecondCopy::Required), ..BucketPolicy::default() };
+    here.tuning.buckets.insert(bucket("safe"), second);
+    here.tuning.buckets.insert(bucket("stored"), policy(Mode::WriteThrough, Place::Disk));
+    for name in ["safe", "stored"] {
+        here.namenode.create_bucket(&bucket(name)).await.unwrap();
+    }
+    let edge = here.node("edge").await;
+    here.limit = 8 << 20;
+    // This one knows nothing of what the bucket wants: that it was asked is enough.
+    here.tuning.buckets.remove(&bucket("safe"));
+    let cloud = here.node("cloud").await;
+    for n in 0..3 {
+        edge.put(&bucket("safe"), &key(&n.to_string()), content(n, MIB).into()).await.unwrap();
+    }
+    for n in 0..12 {
+        cloud.put(&bucket("stored"), &key(&n.to_string()), content(n, MIB).into()).await.unwrap();
+    }
+    for n in 0..3 {
+        let holders = here.namenode.lookup(&bucket("safe"), &key(&n.to_string())).await.unwrap().sites;
+        assert_eq!(holders.len(), 2, "{n}: {holders:?}");
+    }
+    for n in 0..12 {
+        let object = cloud.open_object(&bucket("stored"), &key(&n.to_string())).await.unwrap();
+        assert!(object.bytes() == content(n, MIB), "{n}");
+    }
 }

@@ -245,17 +245,20 @@ impl Access {
         rules.iter().filter(|r| r.covers(resource)).map(|r| r.want).max()
     }
 
-    /// A token for a stream, with what the user may do there and no more than `want`; empty where everyone may do everything.
-    pub fn token(&self, user: Option<&str>, resource: &str, want: Want, now_ms: u64) -> String {
+    /// A token for a stream or table, with what the user may do there and no more than `want`; empty where everyone may do everything, or this one nothing.
+    pub fn token(&self, user: Option<&str>, resources: &[String], want: Want, now_ms: u64) -> String {
         let Some(inner) = &self.0 else { return String::new() };
-        let Some(most) = self.most(user, resource) else { return String::new() };
+        let allowed: Vec<_> = resources.iter().filter_map(|r| Some((r, self.most(user, r)?.min(want)))).collect();
+        if allowed.is_empty() {
+            return String::new();
+        }
         let now = now_ms / 1000;
         let mut claims: Map<String, Value> = Map::new();
         claims.insert("sub".into(), json!(user));
         claims.insert("aud".into(), json!("segmentstore"));
         claims.insert("iat".into(), json!(now));
         claims.insert("exp".into(), json!(now + inner.token_life.as_secs()));
-        claims.insert(resource.into(), json!(most.min(want).name()));
+        claims.extend(allowed.into_iter().map(|(resource, may)| (resource.clone(), json!(may.name()))));
         let mut claims = Value::Object(claims).to_string();
         // Some clients read the claims with a decoder that wants whole groups of three bytes.
         while claims.len() % 3 != 0 {
@@ -336,17 +339,23 @@ mod tests {
 
     #[test]
     fn a_token_is_for_one_stream_for_a_time() {
-        let (access, folder) = access(&[("ada", "x", &["prn::/scope:a/stream:s,READ_UPDATE", "prn::/scope:a/stream:t,READ"])]);
+        let (access, folder) = access(&[("ada", "x", &["prn::/scope:a/stream:s,READ_UPDATE", "prn::/scope:a/stream:t,READ", "prn::/scope:a/key-value-table:s,READ"])]);
         let now = 1_000_000;
-        let token = access.token(Some("ada"), &stream("a", "s"), Want::Update, now);
+        let token = access.token(Some("ada"), &[stream("a", "s")], Want::Update, now);
         let may = |token: &str, segment: &str, want, at| access.segment(token, segment, want, at).map_err(|r| r.expired);
         assert_eq!(may(&token, "a/s/0.#epoch.0", Want::Update, now), Ok(1_060_000));
         assert_eq!(may(&token, "a/s/0.#epoch.0#transaction.1", Want::Read, now), Ok(1_060_000));
         assert_eq!(may(&token, "a/s/0.#epoch.0", Want::Read, now + 60_000), Err(true));
         assert_eq!(may(&token, "a/t/0.#epoch.0", Want::Read, now), Err(false));
         assert_eq!(may("", "a/s/0.#epoch.0", Want::Read, now), Err(false));
+        // A stream and a table of one name are two things.
+        assert_eq!(may(&token, "a/s_kvtable/0.#epoch.0", Want::Read, now), Err(false));
+        let both = access.token(Some("ada"), &[stream("a", "s"), table("a", "s")], Want::Update, now);
+        assert_eq!(may(&both, "a/s_kvtable/0.#epoch.0", Want::Read, now), Ok(1_060_000));
+        assert_eq!(may(&both, "a/s_kvtable/0.#epoch.0", Want::Update, now), Err(false));
+        assert_eq!(may(&both, "a/s/0.#epoch.0", Want::Update, now), Ok(1_060_000));
         // Reading does not become writing by asking, and not by changing a letter.
-        let read = access.token(Some("ada"), &stream("a", "t"), Want::Update, now);
+        let read = access.token(Some("ada"), &[stream("a", "t")], Want::Update, now);
         assert_eq!(may(&read, "a/t/0.#epoch.0", Want::Read, now), Ok(1_060_000));
         assert_eq!(may(&read, "a/t/0.#epoch.0", Want::Update, now), Err(false));
         let mut parts: Vec<String> = read.split('.').map(str::to_string).collect();
@@ -359,7 +368,7 @@ mod tests {
         assert!(again.segment(&token, "a/s/0.#epoch.0", Want::Update, now).is_ok());
         let other = Access::load(&folder.path().join("users"), &folder.path().join("key-2"), Duration::from_secs(60)).unwrap();
         assert!(other.segment(&token, "a/s/0.#epoch.0", Want::Update, now).is_err());
-        assert_eq!(access.token(Some("eve"), &stream("a", "s"), Want::Read, now), "");
+        assert_eq!(access.token(Some("eve"), &[stream("a", "s")], Want::Read, now), "");
     }
 
     #[test]

@@ -193,7 +193,7 @@ impl Controller {
     }
 
     fn token(&self, user: &Option<String>, scope: &str, stream: &str, want: Want) -> String {
-        self.access.token(user.as_deref(), &access::stream(scope, stream), want, now_ms())
+        self.access.token(user.as_deref(), &[access::stream(scope, stream)], want, now_ms())
     }
 
     async fn change<T>(&self, decide: impl FnOnce(&State) -> Plan<T>) -> Result<T> {
@@ -501,9 +501,17 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn get_delegation_token(&self, request: Request<StreamInfo>) -> Answer<DelegationToken> {
         use stream_info::AccessOperation as A;
-        let (user, request) = self.enter_as(request, |r| access::stream(&r.scope, &r.stream), Want::Read).await?;
+        // Java's client asks so for its tables, too, by the table's own name.
+        let (is_table, is_stream) = {
+            let StreamInfo { scope, stream, .. } = request.get_ref();
+            (self.table(scope, stream).await?.is_some(), self.stream(scope, stream, |_| ()).await.is_ok())
+        };
+        let resource = |r: &StreamInfo| if is_table && !is_stream { access::table(&r.scope, &r.stream) } else { access::stream(&r.scope, &r.stream) };
+        let (user, request) = self.enter_as(request, resource, Want::Read).await?;
         let want = if request.access_operation() == A::Read { Want::Read } else { Want::Update };
-        let delegation_token = self.token(&user, &request.scope, &request.stream, want);
+        let mut resources = vec![access::stream(&request.scope, &request.stream)];
+        resources.extend(is_table.then(|| access::table(&request.scope, &request.stream)));
+        let delegation_token = self.access.token(user.as_deref(), &resources, want, now_ms());
         Ok(Response::new(DelegationToken { delegation_token }))
     }
 
@@ -637,7 +645,7 @@ impl controller_service_server::ControllerService for Controller {
     async fn get_current_segments_key_value_table(&self, request: Request<KeyValueTableInfo>) -> Answer<SegmentRanges> {
         let (user, KeyValueTableInfo { scope, kvt_name }) = self.enter_as(request, |r| access::table(&r.scope, &r.kvt_name), Want::Read).await?;
         let table = self.table(&scope, &kvt_name).await?.ok_or_else(|| Status::not_found(format!("table {scope}/{kvt_name} does not exist")))?;
-        Ok(Response::new(ranges(&scope, &kvt_name, &even(table.partitions as u32, 0, 0), self.access.token(user.as_deref(), &access::table(&scope, &kvt_name), Want::Update, now_ms()))))
+        Ok(Response::new(ranges(&scope, &kvt_name, &even(table.partitions as u32, 0, 0), self.access.token(user.as_deref(), &[access::table(&scope, &kvt_name)], Want::Update, now_ms()))))
     }
 
     async fn list_key_value_tables_in_scope(&self, request: Request<KvTablesInScopeRequest>) -> Answer<KvTablesInScopeResponse> {

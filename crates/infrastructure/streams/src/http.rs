@@ -122,6 +122,8 @@ struct One {
     /// Of these, what only the log has.
     log_bytes: u64,
     events_per_second: f64,
+    /// It can be watched below `/video/`.
+    video: bool,
 }
 
 /// All streams with their sizes, by name.
@@ -135,6 +137,7 @@ fn list(state: &Streams, rates: &BTreeMap<String, f64>) -> Vec<One> {
             sealed: stream.sealed,
             bytes: found().map(|s| s.length - s.start).sum(),
             log_bytes: found().map(|s| s.landed.unflushed).sum(),
+            video: video::is_video(state, scope, name),
             events_per_second: stream.current().segments.iter().filter_map(|r| rates.get(&r.segment.name(scope, name))).sum(),
         }
     };

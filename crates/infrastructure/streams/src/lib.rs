@@ -21,6 +21,7 @@ mod error;
 pub mod http;
 pub mod log;
 pub mod manifest;
+pub mod overflow;
 pub mod metrics;
 pub mod plan;
 pub mod proto;

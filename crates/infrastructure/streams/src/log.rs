@@ -457,6 +457,15 @@ impl<N: Send + 'static> Drop for Log<N> {
     }
 }
 
+enum Step {
+    End,
+    /// Until the bell rings, or for so long.
+    Wait(Option<Duration>),
+    /// An empty block tells which ones before it are durable.
+    Note,
+    Take,
+}
+
 /// A block with its place, ready to be written.
 struct Laid<N> {
     seq: Seq,
@@ -506,55 +515,70 @@ impl<N: Send + 'static> Shared<N> {
         }
     }
 
+    /// What a hand should do now.
+    fn step(&self, queue: &Queue<N>) -> Step {
+        if self.stopped.load(Relaxed) {
+            return Step::End;
+        }
+        let now = Instant::now();
+        let idle = queue.under_way == 0;
+        match queue.blocks.front() {
+            None if self.closing.load(Relaxed) => Step::End,
+            None if idle && !queue.noted => {
+                let due = queue.last_start + self.options.note_after;
+                if now >= due { Step::Note } else { Step::Wait(Some(due - now)) }
+            }
+            None => Step::Wait(None),
+            Some(front) => {
+                let share = Duration::from_micros(self.write_us.load(Relaxed) / self.options.hands.max(1) as u64);
+                let due = queue.last_start.max(front.since) + share;
+                let it_is_time = idle || front.bytes >= BLOCK_WORTH || queue.blocks.len() > 1 || now >= due;
+                if it_is_time { Step::Take } else { Step::Wait(Some(due - now)) }
+            }
+        }
+    }
+
     /// Takes the next block when it is time for it and gives it its place. `None` when the log ends.
     fn lay_next(&self) -> Option<io::Result<Laid<N>>> {
-        let mut queue = lock(&self.queue);
         loop {
-            if self.stopped.load(Relaxed) {
-                return None;
+            let queue = lock(&self.queue);
+            match self.step(&queue) {
+                Step::End => return None,
+                Step::Wait(None) => {
+                    drop(self.bell.wait(queue));
+                    continue;
+                }
+                Step::Wait(Some(time)) => {
+                    drop(self.bell.wait_timeout(queue, time));
+                    continue;
+                }
+                Step::Note | Step::Take => drop(queue),
             }
-            let now = Instant::now();
-            let idle = queue.under_way == 0;
-            let wait = match queue.blocks.front() {
-                None if self.closing.load(Relaxed) => return None,
-                None if idle && !queue.noted => {
-                    let due = queue.last_start + self.options.note_after;
-                    if now >= due {
-                        queue.noted = true;
-                        let seq = Seq(queue.last.0 + 1);
-                        queue.last = seq;
-                        queue.blocks.push_back(Open { seq, bytes: 0, since: now, entries: Vec::new() });
-                        break;
-                    }
-                    Some(due - now)
+            // The chain's lock is taken before the queue's, so that blocks are laid out in the order in which they are taken. Not the other way round: it may be held
+            // until a file becomes free, and meanwhile others push what makes one free.
+            let chain = lock(&self.chain);
+            let mut queue = lock(&self.queue);
+            queue.noted = match self.step(&queue) {
+                Step::Take => false,
+                Step::Note => {
+                    let seq = Seq(queue.last.0 + 1);
+                    queue.last = seq;
+                    queue.blocks.push_back(Open { seq, bytes: 0, since: Instant::now(), entries: Vec::new() });
+                    true
                 }
-                None => None,
-                Some(front) => {
-                    let share = Duration::from_micros(self.write_us.load(Relaxed) / self.options.hands.max(1) as u64);
-                    let due = queue.last_start.max(front.since) + share;
-                    if idle || front.bytes >= BLOCK_WORTH || queue.blocks.len() > 1 || now >= due {
-                        queue.noted = false;
-                        break;
-                    }
-                    Some(due - now)
-                }
+                // Another hand was there before.
+                Step::Wait(_) | Step::End => continue,
             };
-            queue = match wait {
-                None => self.bell.wait(queue).unwrap_or_else(|e| e.into_inner()),
-                Some(time) => self.bell.wait_timeout(queue, time).unwrap_or_else(|e| e.into_inner()).0,
-            };
+            queue.under_way += 1;
+            queue.last_start = Instant::now();
+            let open = queue.blocks.pop_front()?;
+            let more = !queue.blocks.is_empty();
+            drop(queue);
+            if more {
+                self.bell.notify_one();
+            }
+            return Some(self.lay(chain, open));
         }
-        // The chain's lock is taken before the queue's is left, so that blocks are laid out in the order in which they are taken.
-        queue.under_way += 1;
-        queue.last_start = Instant::now();
-        let open = queue.blocks.pop_front()?;
-        let more = !queue.blocks.is_empty();
-        let chain = lock(&self.chain);
-        drop(queue);
-        if more {
-            self.bell.notify_one();
-        }
-        Some(self.lay(chain, open))
     }
 
     fn lay(&self, mut chain: MutexGuard<'_, Chain>, open: Open<N>) -> io::Result<Laid<N>> {

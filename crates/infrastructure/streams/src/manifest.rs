@@ -16,19 +16,24 @@
 use crate::{
     Error, Result, Store, disk,
     log::crc32c,
-    plan,
-    segment::{ChunkId, Source, State},
+    overflow, plan,
+    segment::{Chunk, ChunkId, Extent, Source, State},
     store::Checkpoint,
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use geds::Persist;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Where a log's chunks are.
 pub(crate) fn chunks(log: u64) -> String {
     format!("streams/{log:016x}/chunks")
+}
+
+/// An object without content that says that the storage takes something.
+pub(crate) fn probe(log: u64) -> String {
+    format!("streams/{log:016x}/reached")
 }
 
 fn manifests(log: u64) -> String {
@@ -137,9 +142,11 @@ pub(crate) struct Cut {
 
 pub(crate) fn cut(from: &Checkpoint) -> Result<Cut> {
     let mut state = from.state().map_err(|e| Error::Damaged(format!("a checkpoint makes no sense: {e}")))?;
+    // What lies in a folder of this machine is not there for whoever begins with long-term storage alone.
+    let there = |e: &Extent, chunks: &BTreeMap<ChunkId, Chunk>| matches!(e.source, Source::Chunk(c, _) if chunks.get(&c).is_some_and(|c| !overflow::has(&c.location)));
     for segment in state.segments.values_mut().filter(|s| s.table.is_none()) {
         let landed = &mut segment.landed;
-        let kept = landed.extents.iter().take_while(|e| matches!(e.source, Source::Chunk(..))).count();
+        let kept = landed.extents.iter().take_while(|e| there(e, &state.chunks)).count();
         landed.extents.truncate(kept);
         // An extent in the log that was truncated in its middle begins before what is left.
         let end = landed.extents.back().map_or(landed.start, |e| e.end()).max(landed.start);
@@ -155,6 +162,7 @@ pub(crate) fn cut(from: &Checkpoint) -> Result<Cut> {
         .filter_map(|e| if let Source::Chunk(chunk, _) = e.source { Some(chunk) } else { None })
         .collect();
     let unneeded = state.chunks.keys().filter(|c| !pointed.contains(c)).copied().collect();
+    state.chunks.retain(|_, c| !overflow::has(&c.location));
     Ok(Cut { checkpoint: Checkpoint::new(from.mark, &state), unneeded })
 }
 

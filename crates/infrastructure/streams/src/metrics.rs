@@ -113,13 +113,17 @@ pub fn text(store: &Store, tier: Option<&Tier>, scaler: &Scaler) -> String {
         ("log_files", "Files of the log that are in use.", store.log().files_used() as f64),
         ("log_write_seconds", "Mean time of a write to the disk, lately.", store.log().write_us() as f64 / 1e6),
         ("stopped", "1 if a write failed and nothing can be written until the next start.", f64::from(store.log().progress().borrow().stopped.is_some())),
-        ("backlog_bytes", "Bytes that only the log has.", outage.backlog_bytes as f64),
+        ("backlog_bytes", "Bytes that long-term storage does not have, in the log and in the overflow.", outage.backlog_bytes as f64),
         ("backlog_max_bytes", "Bytes at which writers wait for long-term storage.", outage.backlog_max as f64),
         ("appended_bytes_per_second", "Bytes appended, mean of the last 10 s.", outage.rate),
         ("long_term_away", "1 if long-term storage did not answer the last time.", f64::from(tier.is_some_and(Tier::is_away))),
     ];
     for (name, help, value) in gauges {
         one(&mut out, &format!("cloudskin_streams_{name}"), "gauge", help, value);
+    }
+    if let Some((bytes, limit)) = tier.and_then(Tier::overflow) {
+        one(&mut out, "cloudskin_streams_overflow_bytes", "gauge", "Of the backlog, bytes in the overflow.", bytes as f64);
+        one(&mut out, "cloudskin_streams_overflow_max_bytes", "gauge", "Bytes that the overflow takes.", limit as f64);
     }
     if let Some(age) = tier.and_then(Tier::manifest_age) {
         one(&mut out, "cloudskin_streams_manifest_age_seconds", "gauge", "Since what can be begun with from long-term storage alone.", age.as_secs_f64());

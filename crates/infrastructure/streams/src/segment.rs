@@ -112,6 +112,8 @@ pub enum Record {
     ChunkGone { chunk: ChunkId },
     /// All of them or none.
     Many(Vec<Record>),
+    /// A chunk's bytes are now found there.
+    Moved { chunk: ChunkId, location: String },
 }
 
 /// What is left to do when a record has landed.
@@ -220,7 +222,7 @@ impl Record {
             }
             Record::ChunkGone { chunk } => Physical::ChunkGone(*chunk),
             Record::Many(all) => Physical::Many(all.iter().map(Record::physical).collect()),
-            Record::Create { .. } | Record::Attribute { .. } | Record::Table { .. } | Record::Catalog(_) => Physical::Nothing,
+            Record::Create { .. } | Record::Attribute { .. } | Record::Table { .. } | Record::Catalog(_) | Record::Moved { .. } => Physical::Nothing,
         }
     }
 
@@ -415,6 +417,12 @@ impl State {
             }
             Record::ChunkGone { chunk } => {
                 self.chunks.remove(&chunk);
+            }
+            Record::Moved { chunk, location } => {
+                if let Some(moved) = self.chunks.get_mut(&chunk) {
+                    // Who reads at the place of before has that chunk, and not this one.
+                    (moved.location, moved.held) = (location, Arc::default());
+                }
             }
             Record::Many(records) => records.into_iter().for_each(|r| self.apply(r)),
         }

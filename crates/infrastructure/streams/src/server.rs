@@ -5,10 +5,12 @@ use crate::{
     access::Access,
     controller::Controller,
     disk::Folder,
-    http, manifest, retention,
+    http, manifest,
+    overflow::Overflow,
+    retention,
     scale::{Profile, Scaler},
-    store, tier,
-    tier::Tier,
+    store,
+    tier::{self, Tier},
     watermark, wire,
 };
 use futures::future::BoxFuture;
@@ -37,6 +39,8 @@ pub struct Options {
     pub users: Option<Users>,
     /// Long-term storage; `None`: everything stays in the log.
     pub long_term: Option<Persist>,
+    /// Where chunks lie while long-term storage is away and the log is half full: a folder, and how many bytes it takes. Nothing without long-term storage.
+    pub overflow: Option<(Persist, u64)>,
     pub tier: tier::Options,
     /// Begin an empty folder with what long-term storage has, of this log if there are several there.
     pub restore: Option<Option<u64>>,
@@ -57,6 +61,7 @@ impl Options {
             tls: None,
             users: None,
             long_term: None,
+            overflow: None,
             tier: tier::Options::default(),
             restore: None,
             scaling: Profile::pravega(),
@@ -137,7 +142,8 @@ impl Server {
             };
             let opened = tokio::task::spawn_blocking(move || Store::open(disk, store));
             let store = opened.await.map_err(|e| Error::Invalid(format!("recovery ended early: {e}")))??;
-            let tier = options.long_term.clone().map(|persist| Arc::new(Tier::new(persist, options.tier.clone())));
+            let overflow = options.overflow.clone().map(|(persist, limit)| Overflow::new(persist, limit));
+            let tier = options.long_term.clone().map(|persist| Arc::new(Tier::new(persist, overflow, options.tier.clone())));
             if let Some(tier) = &tier {
                 store.set_tier(tier.clone());
             }

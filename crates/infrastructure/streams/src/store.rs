@@ -111,7 +111,7 @@ struct Rate {
 /// What would happen if long-term storage were away from now on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outage {
-    /// Bytes that only the log has, and how many there may be: the bound that was set, or what the disk has room for.
+    /// Bytes that long-term storage does not have, and how many there may be: in the log the bound that was set, or what the disk has room for; and in the overflow.
     pub backlog_bytes: u64,
     pub backlog_max: u64,
     /// Bytes appended per second of late.
@@ -322,6 +322,8 @@ impl Store {
         // Small blocks are padded, so files may run out before bytes do, and the disk before either.
         let files = log.files_left().saturating_sub(FILES_KEPT).min(log.disk_left().saturating_sub(DISK_KEPT)) as u64;
         let room = backlog_max.saturating_sub(backlog_bytes).min(files * options.log.file_bytes);
+        let (beside, beside_max) = shared.tier.get().and_then(|t| t.overflow()).unwrap_or_default();
+        let (backlog_bytes, room) = (backlog_bytes + beside, room + beside_max.saturating_sub(beside));
         let backlog_max = backlog_bytes + room;
         let left = (rate >= 1.0).then(|| Duration::from_secs_f64((room as f64 / rate).min(1e9)));
         Outage { backlog_bytes, backlog_max, rate, left }

@@ -6,7 +6,7 @@
 use crate::{Error, Result};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::{collections::BTreeMap, ops::Bound};
 
 /// In place of a version: whatever it is.
 pub const ANY_VERSION: i64 = i64::MIN;
@@ -25,7 +25,8 @@ pub enum Change {
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Table {
-    entries: HashMap<Bytes, (u64, Bytes)>,
+    /// In the order of keys, which ranges of them are asked for in.
+    entries: BTreeMap<Bytes, (u64, Bytes)>,
     /// Version to key.
     order: BTreeMap<u64, Bytes>,
     length: u64,
@@ -106,6 +107,22 @@ impl Table {
         }
     }
 
+    /// Up to `max` entries of the keys from `begin` to `to` (if it is not empty) that begin with `prefix`, in their order, until their bytes reach `bytes_max`
+    /// (one is always given); and whether these were all.
+    pub fn range(&self, begin: Bound<&Bytes>, to: &Bytes, prefix: &[u8], max: usize, bytes_max: usize) -> (Vec<Entry>, bool) {
+        let (mut out, mut bytes) = (Vec::new(), 0);
+        // A range whose end lies before its begin has nothing; a map would not take it.
+        let range = self.entries.range::<Bytes, _>((begin, Bound::Unbounded)).take_while(|(key, _)| (to.is_empty() || *key <= to) && key.starts_with(prefix));
+        for (key, (version, value)) in range {
+            bytes += key.len() + value.len() + 40;
+            if out.len() >= max || (bytes > bytes_max && !out.is_empty()) {
+                return (out, false);
+            }
+            out.push((key.clone(), value.clone(), *version as i64));
+        }
+        (out, true)
+    }
+
     /// Up to `max` entries with a version of at least `from`, oldest first, until their bytes reach `bytes_max` (one is always given); and whether
     /// these were all.
     pub fn since(&self, from: u64, max: usize, bytes_max: usize) -> (Vec<Entry>, bool) {
@@ -147,6 +164,25 @@ mod tests {
         assert_eq!(table.since(0, 9, 1).0.len(), 1, "one is given however large");
         table.apply(Change::Remove { key: "a".into() });
         assert_eq!((table.len(), table.bytes()), (1, 3));
+    }
+
+    #[test]
+    fn a_range_of_keys_comes_in_their_order() {
+        let mut table = Table::default();
+        for key in ["b3", "a1", "b1", "c1", "b2"] {
+            table.apply(put(key, "v"));
+        }
+        let check = |begin: Bound<&str>, to: &'static str, prefix: &str, max: usize, expected: &[&str], all: bool| {
+            let begin = begin.map(|b| Bytes::copy_from_slice(b.as_bytes()));
+            let (found, whole) = table.range(begin.as_ref(), &to.into(), prefix.as_bytes(), max, 1 << 20);
+            assert_eq!((found.iter().map(|e| &e.0[..]).collect::<Vec<_>>(), whole), (expected.iter().map(|e| e.as_bytes()).collect(), all));
+        };
+        check(Bound::Included(""), "", "", 9, &["a1", "b1", "b2", "b3", "c1"], true);
+        check(Bound::Included("b1"), "b3", "", 9, &["b1", "b2", "b3"], true);
+        check(Bound::Included("b1"), "b3", "", 2, &["b1", "b2"], false);
+        check(Bound::Excluded("b2"), "b3", "", 2, &["b3"], true);
+        check(Bound::Included("b"), "", "b", 9, &["b1", "b2", "b3"], true);
+        check(Bound::Included("c"), "b", "", 9, &[], true);
     }
 
     #[test]

@@ -13,13 +13,15 @@
 //! that appends wait for.
 //!
 //! While the storage is away, nothing happens here except a try now and then: bytes stay in the log, which readers read. What the log may
-//! hold is the store's bound, and at that bound appends wait.
+//! hold is the store's bound, and at that bound appends wait. Before, chunks go to the [`overflow`](crate::overflow), if there is one, as far as its limit; they are
+//! moved on when the storage is back.
 
 use crate::{
     Error, Result, Store,
     log::{Seq, crc32c},
     manifest::{self, Owner},
-    segment::{Chunk, ChunkId, EXTENT_BYTES, Extent, Landed, Record, SegmentId, pieces},
+    overflow::{self, Overflow},
+    segment::{Chunk, ChunkId, EXTENT_BYTES, Extent, Landed, Record, SegmentId, State, pieces},
 };
 use bytes::Bytes;
 use geds::Persist;
@@ -93,6 +95,7 @@ struct Cache {
 
 pub struct Tier {
     persist: Persist,
+    overflow: Option<Overflow>,
     options: Options,
     cache: Mutex<Cache>,
     away: AtomicBool,
@@ -131,9 +134,10 @@ fn storage(e: geds::Error) -> Error {
 }
 
 impl Tier {
-    pub fn new(persist: Persist, options: Options) -> Tier {
+    pub fn new(persist: Persist, overflow: Option<Overflow>, options: Options) -> Tier {
         Tier {
             persist,
+            overflow,
             options,
             cache: Mutex::default(),
             away: AtomicBool::new(false),
@@ -165,6 +169,20 @@ impl Tier {
     /// What long-term storage is called.
     pub fn name(&self) -> String {
         self.persist.to_string()
+    }
+
+    /// Bytes in the overflow and how many it takes, if there is one.
+    pub fn overflow(&self) -> Option<(u64, u64)> {
+        self.overflow.as_ref().map(Overflow::fill)
+    }
+
+    /// Where a chunk is.
+    fn home(&self, location: &str) -> Result<&Persist> {
+        match (&self.overflow, overflow::has(location)) {
+            (_, false) => Ok(&self.persist),
+            (Some(overflow), true) => Ok(&overflow.persist),
+            (None, true) => Err(Error::NotFound(format!("{location} is in an overflow folder, and none is configured; start with the same one as before"))),
+        }
     }
 
     /// Bytes flushed and fetched since the start.
@@ -227,7 +245,7 @@ impl Tier {
         let wanted = (range.end - range.start) as usize;
         let got = cell
             .get_or_try_init(|| async {
-                let got = self.persist.read(location, range).await.map_err(storage)?;
+                let got = self.home(location)?.read(location, range).await.map_err(storage)?;
                 self.fetched_bytes.fetch_add(got.len() as u64, Relaxed);
                 match got.len() == wanted {
                     true => Ok(got),
@@ -240,12 +258,26 @@ impl Tier {
 
     /// Flushes and removes until it is dropped, or until another server has taken over.
     pub async fn run(self: Arc<Self>, store: Store) {
-        let mut flusher = Flusher { tier: self.clone(), store, since: HashMap::new(), owner: None, told: None, unneeded: BTreeMap::new() };
+        if let Some(overflow) = &self.overflow
+            && let Err(e) = overflow.take_stock(&store).await
+        {
+            tracing::warn!(error = %e, "the overflow can't be read");
+        }
+        let mut flusher = Flusher { tier: self.clone(), store: store.clone(), since: HashMap::new(), owner: None, told: None, unneeded: BTreeMap::new(), moved: Vec::new() };
         let mut pause = PAUSE.0;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
+            if self.is_away() && self.overflow.is_some() {
+                // A flush that fails after half a minute would keep its bytes from the overflow for as long.
+                let probe = manifest::probe(store.log().identity().0);
+                if self.overflowing(&store, self.persist.create(&probe, Bytes::new())).await.is_err() {
+                    self.overflowing(&store, tokio::time::sleep(pause)).await;
+                    pause = (pause * 2).min(PAUSE.1);
+                    continue;
+                }
+            }
             match flusher.look().await {
                 Ok(()) => {
                     if self.away.swap(false, Relaxed) {
@@ -269,25 +301,58 @@ impl Tier {
                         tracing::warn!(error = %e, storage = %self.persist, "long-term storage is away; bytes stay in the log");
                     }
                     let jitter = rand::rng().random_range(0.5..1.0);
-                    tokio::time::sleep(pause.mul_f64(jitter)).await;
+                    self.overflowing(&store, tokio::time::sleep(pause.mul_f64(jitter))).await;
                     pause = (pause * 2).min(PAUSE.1);
                 }
             }
         }
     }
 
-    async fn flush(&self, store: &Store, due: Due) -> Result<()> {
+    /// Waits for something, and lets the log flow over meanwhile.
+    async fn overflowing<T>(&self, store: &Store, done: impl Future<Output = T>) -> T {
+        let mut done = std::pin::pin!(done);
+        let mut told = false;
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut done => return done,
+                () = tokio::time::sleep(TICK) => {}
+            }
+            let flown = match &self.overflow {
+                Some(overflow) => self.flow_over(store, overflow).await,
+                None => Ok(()),
+            };
+            if let Err(e) = flown
+                && !std::mem::replace(&mut told, true)
+            {
+                tracing::warn!(error = %e, "the overflow takes nothing; bytes stay in the log");
+            }
+        }
+    }
+
+    /// As long as the log is half full, what is longest in one of its segments goes to the overflow.
+    async fn flow_over(&self, store: &Store, overflow: &Overflow) -> Result<()> {
+        loop {
+            let room = overflow.room();
+            let largest = self.options.chunk_bytes.min(usize::try_from(room).unwrap_or(usize::MAX));
+            let due = store.peek(|state| {
+                let full = pressed(store, state);
+                let due = state.segments.iter().filter(|(_, s)| full && !s.deleted && s.landed.unflushed > 0);
+                let due = due.map(|(id, s)| Due { id: *id, name: s.name.clone(), extents: take(&s.landed, largest) });
+                due.filter(|d| d.bytes() <= room).max_by_key(Due::bytes).filter(|d| d.bytes() > 0)
+            });
+            let Some(due) = due else { return Ok(()) };
+            self.flush(store, due, &overflow.persist, &overflow::chunks(store.log().identity().0)).await?;
+        }
+    }
+
+    /// Puts bytes of the log into a chunk in `folder`, of long-term storage or the overflow.
+    async fn flush(&self, store: &Store, due: Due, persist: &Persist, folder: &str) -> Result<()> {
         let Some(first) = due.extents.first().map(|e| e.start) else { return Ok(()) };
         let began = Instant::now();
         let data = store.read_extents(&due.name, due.extents).await?;
-        let folder = manifest::chunks(store.log().identity().0);
         let location = format!("{folder}/{}/{first}-{}-{:016x}", due.id.0, data.len(), rand::random::<u64>());
-        // That it is there already is our own upload, whose answer was lost; what is there says so or not.
-        self.persist.create(&location, data.clone()).await.map_err(storage)?;
-        let back = self.persist.read(&location, 0..data.len() as u64).await.map_err(storage)?;
-        if crc32c(&back) != crc32c(&data) {
-            return Err(Error::Damaged(format!("{location} came back from long-term storage with other content")));
-        }
+        put(persist, &location, &data).await?;
         let pieces = pieces(&data);
         let bytes = data.len() as u64;
         let recorded = store
@@ -298,15 +363,42 @@ impl Tier {
                 Ok((there.then_some(record), there))
             })
             .await?;
-        if recorded {
-            self.flushed_bytes.fetch_add(bytes, Relaxed);
-            store.metrics().flush.note(began.elapsed());
-        } else {
+        match (recorded, &self.overflow) {
+            (true, Some(overflow)) if overflow::has(&location) => overflow.added(bytes),
+            (true, _) => {
+                self.flushed_bytes.fetch_add(bytes, Relaxed);
+                store.metrics().flush.note(began.elapsed());
+            }
             // Deleted or merged meanwhile; its bytes went with it.
-            self.persist.delete(&location).await.map_err(storage)?;
+            (false, _) => persist.delete(&location).await.map_err(storage)?,
         }
         Ok(())
     }
+
+    /// Removes a chunk's object, which nothing points to and nobody reads.
+    async fn remove(&self, chunk: &Chunk) -> Result<()> {
+        match &self.overflow {
+            Some(overflow) if overflow::has(&chunk.location) => overflow.remove(chunk).await,
+            _ => self.home(&chunk.location)?.delete(&chunk.location).await.map_err(storage),
+        }
+    }
+}
+
+/// Puts a chunk's bytes under a name that nothing else has, and looks whether they are there.
+async fn put(persist: &Persist, location: &str, data: &Bytes) -> Result<()> {
+    // That it is there already is our own upload, whose answer was lost; what is there says so or not.
+    persist.create(location, data.clone()).await.map_err(storage)?;
+    let back = persist.read(location, 0..data.len() as u64).await.map_err(storage)?;
+    match crc32c(&back) == crc32c(data) {
+        true => Ok(()),
+        false => Err(Error::Damaged(format!("{location} came back from {persist} with other content"))),
+    }
+}
+
+/// Half full: whatever can leave the log shall leave.
+fn pressed(store: &Store, state: &State) -> bool {
+    let log = store.log();
+    state.live.unflushed > store.options().backlog_max / 2 || log.files_left().min(log.disk_left()) < log.files_used()
 }
 
 /// What the flusher knows from one look to the next.
@@ -320,7 +412,12 @@ struct Flusher {
     told: Option<(Seq, Instant, usize)>,
     /// Chunks that the last manifest does not point to: since when, and how many manifests in a row.
     unneeded: BTreeMap<ChunkId, (Instant, u32)>,
+    /// Where chunks were that were moved out of the overflow, and may still be read.
+    moved: Vec<Chunk>,
 }
+
+/// Chunks that leave the overflow in one look; there are four looks in a second.
+const MOVE_MAX: usize = 8;
 
 /// So many manifests stay in long-term storage; a chunk of one that stays does, too.
 const MANIFESTS: u32 = 2;
@@ -329,12 +426,8 @@ impl Flusher {
     /// Flushes what is due, all of it, then removes what is not needed.
     async fn look(&mut self) -> Result<()> {
         if self.owner.is_none() {
-            let (log, epoch) = self.store.log().identity();
-            // A block of this opening, or the next one would count the same and take us for a stranger.
-            self.store.change(|_| Ok((Some(Record::Many(Vec::new())), ()))).await?;
-            self.owner = Some(Owner::claim(self.tier.persist.clone(), log, epoch).await?);
-            self.tell().await?;
-            self.sweep(log).await?;
+            let (tier, store) = (self.tier.clone(), self.store.clone());
+            tier.overflowing(&store, self.claim()).await?;
         }
         let now = Instant::now();
         loop {
@@ -352,7 +445,7 @@ impl Flusher {
                 {
                     self.since.remove(&due.id);
                     let (tier, store) = (self.tier.clone(), self.store.clone());
-                    uploads.spawn(async move { tier.flush(&store, due).await });
+                    uploads.spawn(async move { tier.flush(&store, due, &tier.persist, &manifest::chunks(store.log().identity().0)).await });
                 }
                 match uploads.join_next().await {
                     None => break,
@@ -368,15 +461,58 @@ impl Flusher {
         if news {
             self.tell().await?;
         }
+        self.drain().await?;
         self.remove().await
+    }
+
+    /// Takes the right to write into long-term storage.
+    async fn claim(&mut self) -> Result<()> {
+        let (log, epoch) = self.store.log().identity();
+        // A block of this opening, or the next one would count the same and take us for a stranger.
+        self.store.change(|_| Ok((Some(Record::Many(Vec::new())), ()))).await?;
+        self.owner = Some(Owner::claim(self.tier.persist.clone(), log, epoch).await?);
+        self.tell().await?;
+        self.sweep(log).await
+    }
+
+    /// Moves chunks from the overflow to long-term storage, oldest first.
+    async fn drain(&mut self) -> Result<()> {
+        let Some(overflow) = &self.tier.overflow else { return Ok(()) };
+        // What nothing points to is removed as any other chunk.
+        let here = self.store.peek(|state| {
+            let here = state.chunks.iter().filter(|(id, c)| overflow::has(&c.location) && state.live.chunk_bytes.get(id).is_some_and(|b| *b > 0));
+            here.take(MOVE_MAX).map(|(id, c)| (*id, c.clone())).collect::<Vec<_>>()
+        });
+        for (id, chunk) in here {
+            let data = overflow.persist.read(&chunk.location, 0..chunk.bytes.into()).await.map_err(storage)?;
+            let folder = manifest::chunks(self.store.log().identity().0);
+            let location = format!("{folder}/{}/moved-{}-{:016x}", chunk.segment.0, data.len(), rand::random::<u64>());
+            put(&self.tier.persist, &location, &data).await?;
+            let to = location.clone();
+            let moved = self.store.change(|state| {
+                let there = state.chunks.get(&id).is_some_and(|c| c.location == chunk.location);
+                Ok((there.then_some(Record::Moved { chunk: id, location: to }), there))
+            });
+            if moved.await? {
+                self.tier.flushed_bytes.fetch_add(data.len() as u64, Relaxed);
+                self.moved.push(chunk);
+            } else {
+                self.tier.persist.delete(&location).await.map_err(storage)?;
+            }
+        }
+        let (held, free): (Vec<Chunk>, Vec<Chunk>) = std::mem::take(&mut self.moved).into_iter().partition(Chunk::is_held);
+        self.moved = held;
+        for chunk in free {
+            overflow.remove(&chunk).await?;
+        }
+        Ok(())
     }
 
     fn due(&mut self, now: Instant) -> Vec<Due> {
         let (options, store, since) = (&self.tier.options, &self.store, &mut self.since);
         store.peek(|state| {
             since.retain(|id, _| state.segments.contains_key(id));
-            // Half full: whatever can leave shall leave.
-            let press = state.live.unflushed > store.options().backlog_max / 2 || store.log().files_left().min(store.log().disk_left()) < store.log().files_used();
+            let press = pressed(store, state);
             let mut due = Vec::new();
             for (id, segment) in &state.segments {
                 let bytes = segment.landed.unflushed;
@@ -413,11 +549,11 @@ impl Flusher {
     async fn remove(&mut self) -> Result<()> {
         let due = self.unneeded.iter().filter(|(_, (since, manifests))| *manifests >= MANIFESTS && since.elapsed() >= self.tier.options.remove_after);
         // A manifest ends where only the log has bytes; what lies behind is not in it, and not dead.
-        let dead: Vec<(ChunkId, String)> =
-            self.store.peek(|state| due.filter_map(|(id, _)| Some((*id, state.idle_chunk(*id)?.location.clone()))).take(REMOVE_MAX).collect());
-        for (chunk, location) in dead {
+        let dead: Vec<(ChunkId, Chunk)> =
+            self.store.peek(|state| due.filter_map(|(id, _)| Some((*id, state.idle_chunk(*id)?.clone()))).take(REMOVE_MAX).collect());
+        for (chunk, gone) in dead {
             // Nobody can begin to read from it any more: where it is, is known by extents only.
-            self.tier.persist.delete(&location).await.map_err(storage)?;
+            self.tier.remove(&gone).await?;
             self.unneeded.remove(&chunk);
             self.store.change(|state| Ok((state.chunks.contains_key(&chunk).then_some(Record::ChunkGone { chunk }), ()))).await?;
         }
@@ -451,6 +587,12 @@ struct Due {
     id: SegmentId,
     name: String,
     extents: Vec<Extent>,
+}
+
+impl Due {
+    fn bytes(&self) -> u64 {
+        self.extents.iter().map(|e| u64::from(e.len)).sum()
+    }
 }
 
 /// The first run of extents in the log, up to a chunk's size, and to the end of an append: what a manifest tells must make sense without the rest.

@@ -13,11 +13,13 @@
 //! Nothing here decodes or encodes: packets go through as they came. Who wants a picture as an image needs a tool that decodes, see [`play`].
 
 pub mod ingest;
+mod login;
 mod picture;
 pub mod play;
 pub mod rtsp;
 pub mod ts;
 
+use crate::{catalog::SegmentNo, segment::State};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Set for a frame that the index has, that a player can begin with, and that does not follow the one before.
@@ -45,6 +47,11 @@ pub fn utc(tai_ns: u64) -> u64 {
 
 pub fn index_name(stream: &str) -> String {
     format!("{stream}-index")
+}
+
+/// Whether a stream has video with an index.
+pub fn is_video(state: &State, scope: &str, stream: &str) -> bool {
+    [stream, &index_name(stream)].iter().all(|name| state.segment(&SegmentNo(0).name(scope, name)).is_ok())
 }
 
 /// An entry of the index: when a frame was taken and where it begins.

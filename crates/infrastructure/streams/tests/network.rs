@@ -108,7 +108,7 @@ impl Life {
             manifest_every: Duration::from_millis(100),
             remove_after: Duration::from_millis(100),
         };
-        let tier = Arc::new(Tier::new(s3.persist(), tiers));
+        let tier = Arc::new(Tier::new(s3.persist(), None, tiers));
         store.set_tier(tier.clone());
         let (stop, stopped) = watch::channel(false);
         let port = async || TcpListener::bind("127.0.0.1:0").await.unwrap();

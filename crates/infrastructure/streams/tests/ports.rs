@@ -423,16 +423,17 @@ async fn retention_waits_for_subscribers_up_to_its_maximum() {
     let retention = RetentionPolicy { retention_type: 2, retention_param: 1000, retention_max: 1_000_000 };
     let config = StreamConfig { stream_info: info("t"), scaling_policy: Some(segments(1)), retention_policy: Some(retention), ..StreamConfig::default() };
     controller.create_stream(config).await.unwrap();
-    let group = ReaderGroupConfiguration {
+    let group = |name: &str| ReaderGroupConfiguration {
         scope: "s".into(),
-        reader_group_name: "g".into(),
+        reader_group_name: name.into(),
         reader_group_id: "the-id".into(),
         retention_type: 1,
         starting_stream_cuts: vec![position("t", &[]).unwrap()],
         ..ReaderGroupConfiguration::default()
     };
-    let generation = controller.create_reader_group(group).await.unwrap().into_inner().config.unwrap().generation;
-    assert_eq!(controller.list_subscribers(info("t").unwrap()).await.unwrap().into_inner().subscribers, ["s/g"]);
+    let generation = controller.create_reader_group(group("g")).await.unwrap().into_inner().config.unwrap().generation;
+    let second = controller.create_reader_group(group("h")).await.unwrap().into_inner().config.unwrap().generation;
+    assert_eq!(controller.list_subscribers(info("t").unwrap()).await.unwrap().into_inner().subscribers, ["s/g", "s/h"]);
     let mut writer = Writer::open(&client, "s", "t", None).await.unwrap();
     for n in 0..100u64 {
         writer.append("k", &[7; 992], n).await.unwrap();
@@ -454,15 +455,28 @@ async fn retention_waits_for_subscribers_up_to_its_maximum() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    // Without a word of its group, all stays, though the policy would keep 1000 bytes only.
+    // Without a word of its groups, all stays, though the policy would keep 1000 bytes only; and one of two is not both.
     tokio::time::sleep(Duration::from_millis(3000)).await;
     assert_eq!(head().await, 0);
-    assert_eq!(update("s/g", "the-id", generation, 5000).await, Updated::Success);
-    until(5000..=5000).await;
-    assert_eq!(update("s/g", "the-id", generation, 4000).await, Updated::StreamCutNotValid);
+    assert_eq!(update("s/g", "the-id", generation, 7000).await, Updated::Success);
+    tokio::time::sleep(Duration::from_millis(3000)).await;
+    assert_eq!(head().await, 0, "a group has said nothing yet");
+    // The slower one counts, whichever it is, and one that has gone is not waited for.
+    assert_eq!(update("s/h", "the-id", second, 3000).await, Updated::Success);
+    until(3000..=3000).await;
+    tokio::time::sleep(Duration::from_millis(3000)).await;
+    assert_eq!(head().await, 3000, "the slower group has not left these behind");
+    assert_eq!(update("s/h", "the-id", second, 9000).await, Updated::Success);
+    until(7000..=7000).await;
+    assert_eq!(update("s/g", "the-id", generation, 12_000).await, Updated::Success);
+    until(9000..=9000).await;
+    let gone = streams::proto::ReaderGroupInfo { scope: "s".into(), reader_group: "h".into(), reader_group_id: "the-id".into(), generation: second };
+    raw(&running).await.delete_reader_group(gone).await.unwrap();
+    until(12_000..=12_000).await;
+    assert_eq!(update("s/g", "the-id", generation, 11_000).await, Updated::StreamCutNotValid);
     // A group that does not go on is not waited for beyond the maximum, and up to there it is.
     let (mut written, end) = (100_000, std::time::Instant::now() + Duration::from_secs(90));
-    while head().await == 5000 {
+    while head().await == 12_000 {
         assert!(std::time::Instant::now() < end, "{written} bytes are kept");
         for n in 0..100u64 {
             writer.append("k", &[7; 992], n).await.unwrap();

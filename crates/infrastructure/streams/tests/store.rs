@@ -16,7 +16,9 @@ use std::{
 use streams::{
     Error, Store,
     catalog::{Config, SegmentNo, TxnState},
-    log, plan,
+    log,
+    overflow::Overflow,
+    plan,
     segment::Record,
     store::{Append, Options},
     tier::{self, Tier},
@@ -382,7 +384,7 @@ fn streams_over(disk: &Arc<Faulty>, persist: geds::Persist, tiers: tier::Options
     let options = options();
     // Room for events that are larger than a chunk may be.
     let store = Store::open(disk.clone(), Options { log: log::Options { file_bytes: 1 << 20, ..options.log }, ..options }).unwrap();
-    let tier = Arc::new(Tier::new(persist, tiers));
+    let tier = Arc::new(Tier::new(persist, None, tiers));
     store.set_tier(tier.clone());
     let flusher = tokio::spawn(tier.run(store.clone()));
     (store, flusher)
@@ -393,7 +395,7 @@ async fn an_outage_fills_the_log_to_its_bound_then_writers_wait_and_nothing_is_l
     let (disk, folder) = (Arc::new(Faulty::new(8)), tempfile::tempdir().unwrap());
     let store = Store::open(disk.clone(), Options { backlog_max: 1 << 20, ..options() }).unwrap();
     let chunks = folder.path().join("chunks");
-    let tier = Arc::new(Tier::new(geds::Persist::folder(&chunks).unwrap(), quick()));
+    let tier = Arc::new(Tier::new(geds::Persist::folder(&chunks).unwrap(), None, quick()));
     store.set_tier(tier.clone());
     // A file where the folder was: every upload fails.
     std::fs::remove_dir_all(&chunks).unwrap();
@@ -492,7 +494,7 @@ async fn a_lost_disk_is_replaced_by_what_long_term_storage_has() {
     let third = Arc::new(Faulty::new(12));
     streams::manifest::restore(&persist, Some(log), third.clone()).await.unwrap();
     let store = open(&third);
-    let (tier, _) = (Arc::new(Tier::new(persist, quick())), ());
+    let (tier, _) = (Arc::new(Tier::new(persist, None, quick())), ());
     store.set_tier(tier);
     let found = read(&store, segment, all.len() as u64).await;
     assert!(found.starts_with(&[7; 150_000]), "{} bytes", found.len());
@@ -512,7 +514,7 @@ async fn of_two_servers_with_one_log_the_earlier_one_stops_and_removes_nothing()
     // A second server with a copy of the log, as after a machine was restored from its snapshot.
     let copy = Arc::new(disk.copy());
     let second = open(&copy);
-    let tier = Arc::new(Tier::new(geds::Persist::folder(folder.path()).unwrap(), quick()));
+    let tier = Arc::new(Tier::new(geds::Persist::folder(folder.path()).unwrap(), None, quick()));
     second.set_tier(tier.clone());
     tokio::spawn(tier.clone().run(second.clone()));
     append(&second, "a", 1, 3, b"of the second").await.unwrap();
@@ -614,7 +616,7 @@ async fn a_chunk_stays_as_long_as_one_of_the_last_two_manifests_has_it() {
 async fn an_outage_is_also_bounded_by_what_the_disk_has_room_for() {
     let (disk, s3) = (Arc::new(Faulty::new(18)), FakeS3::start().await);
     let store = Store::open(disk.clone(), Options { backlog_max: 1 << 30, ..options() }).unwrap();
-    let tier = Arc::new(Tier::new(s3.persist(), quick()));
+    let tier = Arc::new(Tier::new(s3.persist(), None, quick()));
     store.set_tier(tier.clone());
     s3.away(true);
     let flusher = tokio::spawn(tier.clone().run(store.clone()));
@@ -644,4 +646,119 @@ async fn an_outage_is_also_bounded_by_what_the_disk_has_room_for() {
     until("the log to be flushed", || store.peek(|s| s.live.unflushed == 0)).await;
     assert!(read(&store, "a", 0).await == (1..=300u32).flat_map(|n| [n as u8; 20_000]).collect::<Vec<u8>>());
     flusher.abort();
+}
+
+/// A store with a log for 1 MiB of backlog, S3 behind it, and a folder that takes 4 MB while S3 is away.
+fn overflowing(disk: &Arc<Faulty>, s3: &FakeS3, folder: &std::path::Path) -> (Store, Arc<Tier>, tokio::task::JoinHandle<()>) {
+    let store = Store::open(disk.clone(), Options { backlog_max: 1 << 20, ..options() }).unwrap();
+    store.peek(|s| s.check()).unwrap();
+    let overflow = Overflow::new(geds::Persist::folder(folder).unwrap(), 4_000_000);
+    let tier = Arc::new(Tier::new(s3.persist(), Some(overflow), quick()));
+    store.set_tier(tier.clone());
+    let flusher = tokio::spawn(tier.clone().run(store.clone()));
+    (store, tier, flusher)
+}
+
+fn bytes_in(folder: &std::path::Path) -> u64 {
+    std::fs::read_dir(folder).unwrap().map(|e| e.unwrap()).map(|e| if e.file_type().unwrap().is_dir() { bytes_in(&e.path()) } else { e.metadata().unwrap().len() }).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_flows_over_into_a_folder_and_from_there_to_long_term_storage() {
+    let (disk, s3, folder) = (Arc::new(Faulty::new(19)), FakeS3::start().await, tempfile::tempdir().unwrap());
+    s3.away(true);
+    let (store, tier, flusher) = overflowing(&disk, &s3, folder.path());
+    create(&store, "a");
+    create(&store, "b");
+    let write = |store: &Store, from: i64, to: i64| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for n in from..to {
+                store.room().await.unwrap();
+                append(&store, if n % 3 == 0 { "b" } else { "a" }, 1, n, &[n as u8; 20_000]).await.unwrap();
+            }
+        })
+    };
+    let expected = |segment: &str, to: i64| (1..to).filter(|n| (n % 3 == 0) == (segment == "b")).flat_map(|n| [n as u8; 20_000]).collect::<Vec<u8>>();
+    // The log alone would stop at 52 of them.
+    write(&store, 1, 150).await.unwrap();
+    assert!(s3.names("").is_empty() && bytes_in(folder.path()) > 1_500_000, "{} bytes flowed over", bytes_in(folder.path()));
+    for segment in ["a", "b"] {
+        assert!(read(&store, segment, 0).await == expected(segment, 150), "{segment} has other bytes during the outage");
+    }
+    // A server that starts in the outage has all of it, and takes away what its predecessor had put and not recorded.
+    flusher.abort();
+    let _ = flusher.await;
+    tokio::task::spawn_blocking(move || store.close()).await.unwrap();
+    drop(tier);
+    let lost = folder.path().join(std::fs::read_dir(folder.path().join("overflow")).unwrap().next().unwrap().unwrap().path()).join("0/lost");
+    std::fs::write(&lost, "left by a crash").unwrap();
+    let (store, tier, flusher) = overflowing(&disk, &s3, folder.path());
+    until("stock to be taken", || !lost.exists() && tier.overflow() == Some((bytes_in(folder.path()), 4_000_000))).await;
+    assert!(read(&store, "a", 0).await == expected("a", 150), "other bytes after a restart in the outage");
+    // Then both are full, and writers wait.
+    let writing = write(&store, 150, 350);
+    until("writers to wait", || store.metrics().held.load(std::sync::atomic::Ordering::Relaxed) > 0 && bytes_in(folder.path()) > 3_900_000).await;
+    let (held, told) = (bytes_in(folder.path()), store.outage());
+    assert!((3_900_000..=4_000_000).contains(&held) && !writing.is_finished(), "{held} bytes in the folder");
+    assert!(told.backlog_bytes > held && told.backlog_max < 5_500_000, "{told:?}");
+    s3.away(false);
+    writing.await.unwrap();
+    until("all of it to be in S3", || store.peek(|s| s.live.unflushed == 0) && tier.overflow() == Some((0, 4_000_000)) && bytes_in(folder.path()) == 0).await;
+    for segment in ["a", "b"] {
+        assert!(read(&store, segment, 0).await == expected(segment, 350), "{segment} has other bytes afterwards");
+    }
+    // S3 alone has all of it.
+    until("a manifest of it", || !s3.names("/manifest/").is_empty()).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    flusher.abort();
+    let _ = flusher.await;
+    let fresh = Arc::new(Faulty::new(20));
+    streams::manifest::restore(&s3.persist(), None, fresh.clone()).await.unwrap();
+    let again = Store::open(fresh, options()).unwrap();
+    again.set_tier(Arc::new(Tier::new(s3.persist(), None, quick())));
+    for segment in ["a", "b"] {
+        assert!(read(&again, segment, 0).await == expected(segment, 350), "{segment} has other bytes in S3");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_says_nothing_of_what_has_flowed_over() {
+    let (disk, s3, folder) = (Arc::new(Faulty::new(21)), FakeS3::start().await, tempfile::tempdir().unwrap());
+    let (store, tier, flusher) = overflowing(&disk, &s3, folder.path());
+    create(&store, "a");
+    for n in 1..=20i64 {
+        append(&store, "a", 1, n, &[n as u8; 20_000]).await.unwrap();
+    }
+    until("these to be in S3", || store.peek(|s| s.live.unflushed == 0)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    s3.away(true);
+    let s = store.clone();
+    let writing = tokio::spawn(async move {
+        for n in 21..=100i64 {
+            s.room().await.unwrap();
+            append(&s, "a", 1, n, &[n as u8; 20_000]).await.unwrap();
+        }
+    });
+    writing.await.unwrap();
+    until("some to flow over", || bytes_in(folder.path()) > 500_000).await;
+    // What is in the folder can't be moved on, as it is gone; a manifest comes all the same, and ends before.
+    flusher.abort();
+    let _ = flusher.await;
+    tokio::task::spawn_blocking(move || store.close()).await.unwrap();
+    drop(tier);
+    s3.away(false);
+    let store = open(&disk);
+    let without = Arc::new(Tier::new(s3.persist(), None, quick()));
+    let flusher = tokio::spawn(without.clone().run(store.clone()));
+    until("a manifest", || without.manifest_age().is_some()).await;
+    flusher.abort();
+    let _ = flusher.await;
+    let fresh = Arc::new(Faulty::new(22));
+    streams::manifest::restore(&s3.persist(), None, fresh.clone()).await.unwrap();
+    let again = Store::open(fresh, options()).unwrap();
+    again.set_tier(Arc::new(Tier::new(s3.persist(), None, quick())));
+    let there = read(&again, "a", 0).await;
+    assert!(there.len() >= 400_000 && there.len() < 2_000_000 && there.len() % 20_000 == 0, "{} bytes", there.len());
+    assert!(there == (1..=100u32).flat_map(|n| [n as u8; 20_000]).take(there.len()).collect::<Vec<u8>>());
 }

@@ -7,8 +7,11 @@
 //! the upper end uncertain but not the lower one.
 //!
 //! [`best`] takes the forecaster whose past errors were least, the simpler one unless a richer one is clearly better, and
-//! falls back to [`Reactive`] when all fail, saying why. Classical models only: on short, irregular cloud telemetry they
-//! are hard to beat, need no training run and are deterministic. Nothing is learned across sites here.
+//! falls back to [`Reactive`] when all fail, saying why. A model that panics has failed, too, and costs nobody else anything.
+//! Classical models only: on short, irregular cloud telemetry they are hard to beat, need no training run and are
+//! deterministic. Nothing is learned across sites here.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::{Deserialize, Serialize};
 
@@ -283,7 +286,7 @@ pub fn best(
     let mut chosen: Option<(Forecast, f64)> = None;
     let mut why = None;
     for model in models {
-        match forecast_scored(*model, series, horizon_ms) {
+        match forecast_caught(*model, series, horizon_ms) {
             Ok((forecast, error)) => {
                 if chosen
                     .as_ref()
@@ -331,6 +334,24 @@ pub fn fallback(series: &Series, horizon_ms: u64, why: &str) -> Result<Forecast,
         high: micro(high),
         level: LEVEL,
         model,
+    })
+}
+
+/// [`forecast_scored`], with a panic of the model's as an error of that model.
+fn forecast_caught(
+    model: &dyn Forecaster,
+    series: &Series,
+    horizon_ms: u64,
+) -> Result<(Forecast, f64), Error> {
+    // A model has no state that it could leave half made, and the series is only read.
+    let tried = AssertUnwindSafe(|| forecast_scored(model, series, horizon_ms));
+    catch_unwind(tried).unwrap_or_else(|panic| {
+        let why = (panic.downcast_ref::<String>().cloned())
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
+        Err(Error::Panicked {
+            model: model.name().into(),
+            why: why.unwrap_or_else(|| "without a word".into()),
+        })
     })
 }
 
@@ -484,6 +505,30 @@ mod tests {
             assert_eq!(f.value, f64::from(samples) - 2.0);
         }
         assert!(best(&[], &series([]), 5_000).is_err());
+    }
+
+    struct Panics;
+    impl Forecaster for Panics {
+        fn name(&self) -> &str {
+            "hasty"
+        }
+        fn rolling(&self, values: &[f64], _: usize) -> Result<(Vec<Option<f64>>, String), Error> {
+            panic!("divided by zero at sample {}", values.len())
+        }
+    }
+
+    #[test]
+    fn a_model_that_panics_costs_only_itself() {
+        let flat = series(vec![2.5; 60]);
+        let f = best(&[&Panics], &flat, 5_000).unwrap();
+        let why = f.fallback_reason().unwrap_or_default();
+        assert!(
+            why.contains("hasty panicked") && why.contains("divided by zero at sample 60"),
+            "{why}"
+        );
+        assert_eq!(f.value, 2.5);
+        let f = best(&[&Panics, &Broken(2.5)], &flat, 5_000).unwrap();
+        assert_eq!((f.model.as_str(), f.fallback_reason()), ("broken", None));
     }
 
     #[test]

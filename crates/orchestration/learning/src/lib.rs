@@ -37,6 +37,8 @@ pub enum Error {
     },
     #[error("{model} made a value that is not a finite number from {samples} samples")]
     NotFinite { model: String, samples: usize },
+    #[error("{model} panicked, please report it: {why}")]
+    Panicked { model: String, why: String },
     #[error("no period was found in {samples} samples")]
     NoSeason { samples: usize },
     #[error("stored inputs cannot be replayed: {why}")]
@@ -48,7 +50,7 @@ impl Error {
     pub fn kind(&self) -> base::Kind {
         match self {
             Error::TooFew { .. } | Error::NoSeason { .. } => base::Kind::FailedPrecondition,
-            Error::NotFinite { .. } => base::Kind::Internal,
+            Error::NotFinite { .. } | Error::Panicked { .. } => base::Kind::Internal,
             Error::Inputs { .. } => base::Kind::InvalidArgument,
         }
     }

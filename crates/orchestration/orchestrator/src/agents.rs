@@ -135,7 +135,33 @@ impl Hub {
         self.state.drop_site(site).await?;
         world.sites.remove(site);
         world.agents.insert(site.into(), String::new());
-        self.events.add("site.removed", site, "its agent is not let in any more").await;
+        let (objects, bytes) = self.forget_copies(site).await?;
+        let lost = if objects == 0 { String::new() } else { format!("; {} that only it had, {bytes} bytes, are lost", base::unit::count(objects, "object")) };
+        self.events.add("site.removed", site, format!("its agent is not let in any more{lost}")).await;
         Ok(())
+    }
+
+    /// Takes a site that will not come back from the records of objects, and with it those that were there only. Gives these and their bytes. The caller
+    /// holds [`Hub::world`], so that no other agent gets the name meanwhile and puts something there.
+    async fn forget_copies(&self, site: &str) -> Result<(u64, u64), Error> {
+        let (site, catalog) = (base::SiteId::new(site).map_err(|e| invalid(e.to_string()))?, &self.objects.catalog);
+        let (mut objects, mut bytes) = (0, 0);
+        loop {
+            // What has several names comes again, under the next one.
+            let held = catalog.held(&site, None).await?;
+            if held.is_empty() {
+                return Ok((objects, bytes));
+            }
+            // Together, so that they share the waits for the disk.
+            let lost = futures::future::join_all(held.iter().map(|m| catalog.lose(&m.bucket, &m.key, m.epoch, &site))).await;
+            for (meta, lost) in held.iter().zip(lost) {
+                match lost {
+                    // A user has removed it or written it again: the next look says.
+                    Err(e) if !matches!(e.kind(), Kind::NotFound | Kind::FailedPrecondition) => return Err(e.into()),
+                    Ok(_) if meta.sites.len() == 1 && meta.persisted.is_none() => (objects, bytes) = (objects + 1, bytes + meta.size),
+                    _ => {}
+                }
+            }
+        }
     }
 }

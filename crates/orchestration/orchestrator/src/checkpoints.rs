@@ -205,7 +205,9 @@ impl Hub {
             let last = world.tried.get(&j.n).copied().or(j.started_ms).unwrap_or(now_ms);
             // Of a job of which a rank has exited none can be made; an event has said so.
             let whole = !j.ranks.iter().any(|r| r.state == RankState::Exited);
-            j.state == JobState::Running && j.cancelling.is_none() && j.checkpoint_every_ms > 0 && whole && last.saturating_add(j.checkpoint_every_ms) <= now_ms
+            // One that takes longer than the time between two is no failure.
+            let making = world.making.values().any(|m| m.checkpoint.job == j.id);
+            j.state == JobState::Running && j.cancelling.is_none() && j.checkpoint_every_ms > 0 && whole && !making && last.saturating_add(j.checkpoint_every_ms) <= now_ms
         };
         let jobs: Vec<(u64, String)> = world.jobs.values().filter(due).map(|j| (j.n, j.id.clone())).collect();
         for (n, id) in jobs {

@@ -1,10 +1,10 @@
-//! The hub's port: TLS, then by what the caller wants to speak: gRPC of the sessions (`h2`), or the namenode's own protocol (`geds-meta/1`).
+//! The hub's port: TLS, then by what the caller wants to speak: gRPC of the sessions (`h2`), the namenode's own protocol (`geds-meta/1`), or that between it and its standby (`geds-standby/1`).
 //!
 //! Who has no certificate may come in, because that is how one joins; what he may do then is up to who answers.
 
 use crate::{Error, agents, hub::Hub};
 use base::identity;
-use geds::{Caller, META_ALPN};
+use geds::{Caller, META_ALPN, STANDBY_ALPN};
 use std::{io, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Takes in connections until the hub stops. What speaks gRPC comes out of the stream.
 pub fn open(hub: Arc<Hub>, listener: TcpListener) -> Result<ReceiverStream<io::Result<TlsStream<TcpStream>>>, Error> {
-    let acceptor = hub.identity.door(&["h2", META_ALPN]).map_err(Error::internal)?;
+    let acceptor = hub.identity.door(&["h2", META_ALPN, STANDBY_ALPN]).map_err(Error::internal)?;
     let (grpc, incoming) = mpsc::channel(WAITING_MAX);
     let mut stop = hub.stop.subscribe();
     tokio::spawn(async move {
@@ -59,7 +59,9 @@ pub fn open(hub: Arc<Hub>, listener: TcpListener) -> Result<ReceiverStream<io::R
 }
 
 async fn serve(hub: &Hub, stream: TlsStream<TcpStream>, grpc: &mpsc::Sender<io::Result<TlsStream<TcpStream>>>) {
-    if stream.get_ref().1.alpn_protocol() != Some(META_ALPN.as_bytes()) {
+    let protocol = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+    let standby = protocol.as_deref() == Some(STANDBY_ALPN.as_bytes());
+    if !standby && protocol.as_deref() != Some(META_ALPN.as_bytes()) {
         // An error is a server that has stopped; the connection closes.
         let _ = grpc.send(Ok(stream)).await;
         return;
@@ -73,7 +75,14 @@ async fn serve(hub: &Hub, stream: TlsStream<TcpStream>, grpc: &mpsc::Sender<io::
     {
         return tracing::warn!(name, %error, "a client of the namenode was refused");
     }
-    if let Err(error) = hub.objects.catalog.serve(stream, Caller::of(name.as_deref())).await {
+    if standby {
+        let Some(site) = name.as_deref().and_then(identity::site_of) else { return tracing::warn!(name, "who is not a site can't be the namenode's standby") };
+        if let Err(error) = hub.objects.names.serve_standby(stream, &site).await {
+            tracing::info!(name, %error, "the namenode's standby");
+        }
+        return;
+    }
+    if let Err(error) = hub.objects.names.serve(stream, Caller::of(name.as_deref())).await {
         tracing::debug!(name, %error, "a client of the namenode");
     }
 }

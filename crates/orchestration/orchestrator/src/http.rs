@@ -1,7 +1,7 @@
 //! HTTP: what people and programs say to the hub.
 //!
 //! A call under `/v1` carries the hub's token (`Authorization: Bearer …`, or the cookie that `GET /?token=…` sets), or one for a bucket (`grants.rs`). [`api`] has the
-//! plain calls, [`streams`] those whose answer goes on (logs, events), [`objects`] buckets and objects, [`recommendations`] what was advised, [`checkpoints`] those as files, [`metrics`] the text for Prometheus. Errors are
+//! plain calls, [`streams`] those whose answer goes on (logs, events), [`objects`] buckets and objects, [`recommendations`] what was advised, [`ranks`] what runs and uses how much, [`checkpoints`] those as files, [`metrics`] the text for Prometheus. Errors are
 //! `{"error": {"kind", "message"}}` everywhere, also for paths that don't exist.
 //!
 //! Nothing here decides: it reads [`crate::hub::World`] and calls [`Hub`]. Transport security is not here either: the port is meant for this
@@ -12,6 +12,7 @@ pub mod checkpoints;
 pub mod grants;
 pub mod metrics;
 pub mod objects;
+pub mod ranks;
 pub mod recommendations;
 pub mod streams;
 
@@ -74,6 +75,7 @@ pub fn router(hub: Arc<Hub>, advertise: String, dashboard: Vec<Asset>, streams: 
         .route("/v1/jobs/{id}/logs", get(streams::logs))
         .route("/v1/jobs/{id}/migrate", post(api::migrate))
         .route("/v1/jobs/{id}/checkpoint", post(api::checkpoint))
+        .route("/v1/ranks", get(ranks::ranks))
         .route("/v1/migrations", get(api::migrations))
         .route("/v1/migrations/{n}", get(api::migration))
         .route("/v1/checkpoints", get(checkpoints::checkpoints))
@@ -87,8 +89,10 @@ pub fn router(hub: Arc<Hub>, advertise: String, dashboard: Vec<Asset>, streams: 
         .route("/v1/objects/{bucket}", get(objects::objects).delete(objects::delete_all).post(objects::move_all))
         .route("/v1/stat/{bucket}/{*key}", get(objects::stat))
         .route("/v1/sites/{site}/metrics", get(objects::metrics))
+        .route("/v1/tiers", get(objects::tiers))
         .route("/v1/objects/{bucket}/{*key}", get(objects::get).put(objects::put).delete(objects::delete).post(objects::act))
         .route("/v1/streams", get(api::streams))
+        .route("/v1/video/{*path}", get(api::video))
         .route("/v1/join-tokens", post(api::join_token))
         .route("/v1/events", get(streams::events))
         .route("/v1/events.json", get(streams::events_json))

@@ -22,7 +22,6 @@ use crate::{
     state::{JOBS_KEPT, State},
 };
 use base::{Kind, clock::now_ms, identity::Authority};
-use geds::Catalog;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fs::{File, TryLockError},
@@ -38,6 +37,11 @@ pub const ORDERS_MAX: usize = 1024;
 /// What a heartbeat may be: agents and hub keep the same one.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(50);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(10);
+/// How long the start waits for one of two namenodes to lead, and how often it looks.
+const LEADER_WAIT: Duration = Duration::from_secs(2);
+const LEADER_LOOK: Duration = Duration::from_millis(20);
+/// How often it is looked who leads, for the events.
+const STORY_EVERY: Duration = Duration::from_millis(500);
 /// Samples of a site's history: two minutes at two a second.
 pub const HISTORY: usize = 240;
 
@@ -104,6 +108,11 @@ pub struct World {
 }
 
 impl World {
+    /// Whether there is such a job that has not ended.
+    pub fn alive(&self, job: &str) -> bool {
+        self.job(job).is_ok_and(|job| !job.state.ended())
+    }
+
     pub fn address(&self, site: &str) -> String {
         self.sites.get(site).map(|s| s.hello.data_address.clone()).unwrap_or_default()
     }
@@ -177,12 +186,14 @@ impl World {
     }
 
     pub fn checkpoint(&self, id: u64) -> Result<&Checkpoint, Error> {
-        let missing = || Error::new(Kind::NotFound, format!("there is no checkpoint {id}; see `GET /v1/checkpoints`"));
+        let missing = || Error::new(Kind::NotFound, format!("there is no checkpoint {id}; `cloudskin get checkpoints` lists those that there are"));
         self.checkpoints.get(&id).ok_or_else(missing)
     }
 
     pub fn job(&self, id: &str) -> Result<&Job, Error> {
-        number(id).and_then(|n| self.jobs.get(&n)).ok_or_else(|| Error::new(Kind::NotFound, format!("there is no job {id:?}")))
+        number(id).and_then(|n| self.jobs.get(&n)).ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("there is no job {id:?}; `cloudskin get jobs` lists those that there are"))
+        })
     }
 }
 
@@ -269,6 +280,8 @@ pub struct Hub {
     pub sweep: Notify,
     /// The platform was stopped as a whole before this start, not killed.
     pub was_stopped: bool,
+    /// No namenode led when this hub began.
+    unsettled: bool,
     /// The hub's own: for its port, and to dial agents.
     pub identity: base::identity::Identity,
     pub heartbeat: Duration,
@@ -305,7 +318,7 @@ fn lock_folder(folder: &Path) -> Result<File, Error> {
 impl Hub {
     pub async fn open(options: Options) -> Result<Arc<Hub>, Error> {
         let folder = options.data.join("hub");
-        std::fs::create_dir_all(&folder)
+        base::identity::private_folder(&folder)
             .map_err(|e| Error::new(Kind::FailedPrecondition, format!("data folder {} can't be written: {e}", folder.display())))?;
         let lock = lock_folder(&folder)?;
         let authority = Authority::open(&folder.join("ca")).map_err(Error::internal)?;
@@ -340,16 +353,33 @@ impl Hub {
         for job in world.jobs.values().filter(|j| !j.state.ended()) {
             world.unconfirmed.extend(job.ranks.iter().filter(|r| r.state.alive()).map(|r| (job.n, r.rank, r.epoch)));
         }
-        let objects = Objects::open(&folder, &identity).await?;
-        // Of a hub that ended between the end of a job and the end of its lease.
-        for job in objects.catalog.jobs() {
-            if !world.job(&job).is_ok_and(|j| !j.state.ended()) {
-                objects.catalog.drop_job(&job).await?;
+        let address = options.standby.as_ref().map(|standby| world.address(standby.site.as_str())).unwrap_or_default();
+        let objects = Objects::open(&folder, &identity, options.standby, address).await?;
+        let end = tokio::time::Instant::now() + LEADER_WAIT;
+        let unsettled = loop {
+            match objects.settle().await {
+                Ok(jobs) => {
+                    // Of a hub that ended between the end of a job and the end of its lease.
+                    for job in jobs.iter().filter(|job| !world.alive(job)) {
+                        objects.catalog.drop_job(job).await?;
+                    }
+                    break false;
+                }
+                // The other one may lead, and not be back yet; it may even wait for this hub.
+                Err(e) if objects.names.has_standby() && matches!(e.kind(), Kind::Unavailable | Kind::DeadlineExceeded) => {
+                    if tokio::time::Instant::now() > end {
+                        tracing::warn!(error = %e, "no namenode leads yet; the hub begins without");
+                        break true;
+                    }
+                    tokio::time::sleep(LEADER_LOOK).await;
+                }
+                Err(e) => return Err(e),
             }
-        }
+        };
         let was_stopped = state.take_stop().await?;
         Ok(Arc::new(Hub {
             was_stopped,
+            unsettled,
             lock: std::sync::Mutex::new(Some(lock)),
             world: Mutex::new(world),
             events: Events::new(state.clone()),
@@ -370,6 +400,45 @@ impl Hub {
             grace: options.grace,
             stop: watch::channel(false).0,
         }))
+    }
+
+    /// Does for a pair of namenodes what could not be done at the start, and writes down who leads whenever that changes.
+    pub fn keep_names(self: &Arc<Hub>) {
+        if !self.objects.names.has_standby() {
+            return;
+        }
+        let hub = self.clone();
+        let mut stop = self.stop.subscribe();
+        tokio::spawn(async move {
+            let (mut unsettled, mut told) = (hub.unsettled, None);
+            loop {
+                let story = hub.objects.names.story();
+                if story != told {
+                    hub.events.add("namenode.leader", "names", story.clone().unwrap_or_default()).await;
+                    told = story;
+                }
+                if unsettled {
+                    unsettled = hub.settle().await.is_err();
+                }
+                tokio::select! {
+                    _ = stop.wait_for(|stop| *stop) => return,
+                    () = tokio::time::sleep(STORY_EVERY) => {}
+                }
+            }
+        });
+    }
+
+    async fn settle(&self) -> Result<(), Error> {
+        // Who is asked first: a job that begins meanwhile is known by the time that it is looked for.
+        let jobs = self.objects.settle().await?;
+        let ended: Vec<String> = {
+            let world = self.world.lock().await;
+            jobs.into_iter().filter(|job| !world.alive(job)).collect()
+        };
+        for job in ended {
+            self.objects.catalog.drop_job(&job).await?;
+        }
+        Ok(())
     }
 
     pub async fn submit(&self, ask: Submit) -> Result<Job, Error> {
@@ -475,7 +544,7 @@ impl Hub {
             }
             self.logs.close(job.n);
             self.sweep.notify_one();
-            self.events.add("job.ended", &job.id, format!("{:?} {}", job.state, job.reason).to_lowercase().trim_end()).await;
+            self.events.add("job.ended", &job.id, format!("{} {}", job.state, job.reason).trim_end()).await;
         } else if cancel {
             let why = job.cancelling.as_ref().map_or("", |c| &c.1);
             self.call_off_moves_of(world, &job.id, why).await?;

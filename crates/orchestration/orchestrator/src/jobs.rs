@@ -2,16 +2,20 @@
 
 use crate::{
     Error,
-    proto::{JobSpec, Place, rank_event},
+    hub::finite,
+    proto::{JobSpec, Place, RankLoad, Traffic, rank_event},
 };
 use base::Kind;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Placements kept of a job, which may move to and fro for months; more, if it has many ranks: each has one at least.
 const PLACEMENTS_MAX: usize = 4096;
 /// What WebAssembly can address: from a page to all of 32 bits, in bytes.
 const MEMORY_MIN: u64 = 64 << 10;
 const MEMORY_MAX: u64 = 4 << 30;
+/// Peers of a rank that are taken in.
+const PEERS_MAX: usize = 64;
 /// Characters kept of an agent's reason or backtrace.
 const TEXT_MAX: usize = 16 << 10;
 
@@ -42,6 +46,18 @@ pub enum RankState {
     Lost,
 }
 
+/// As it is written everywhere: in small letters.
+macro_rules! small {
+    ($($state:ty),+) => {$(
+        impl std::fmt::Display for $state {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&format!("{self:?}").to_lowercase())
+            }
+        }
+    )+};
+}
+small!(JobState, RankState);
+
 impl RankState {
     /// Has a place that it takes up.
     pub fn alive(self) -> bool {
@@ -56,11 +72,36 @@ pub struct Rank {
     pub epoch: u64,
     pub state: RankState,
     pub doing: String,
-    /// Cores.
+    /// Cores that it got.
     pub cpu_used: f64,
+    /// The same plus what it stood ready for and did not get.
+    #[serde(default)]
+    pub cpu_wanted: f64,
     pub memory_bytes: u64,
+    /// Messages since the job began; they move with the rank.
     pub sent: u64,
     pub received: u64,
+    #[serde(default)]
+    pub sent_bytes: u64,
+    #[serde(default)]
+    pub received_bytes: u64,
+    /// What has made its code: `quick` or `fast`; empty until it runs.
+    #[serde(default)]
+    pub tier: String,
+    /// With whom it has exchanged most, as its agent said last. Not kept: `/v1/ranks` tells of those that run.
+    #[serde(skip)]
+    pub peers: Arc<[Peer]>,
+}
+
+/// What a rank has exchanged with another rank of its job.
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Peer {
+    pub rank: u32,
+    /// Messages.
+    pub sent: u64,
+    pub received: u64,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -160,10 +201,39 @@ pub struct Job {
     pub cancelling: Option<(JobState, String)>,
 }
 
+impl Rank {
+    /// Takes in what its agent reports.
+    pub fn observe(&mut self, load: &RankLoad) {
+        let text = |text: &str, most| text.chars().take(most).collect();
+        (self.doing, self.tier) = (text(&load.doing, 100), text(&load.tier, 20));
+        (self.cpu_used, self.cpu_wanted) = (finite(load.cpu_used), finite(load.cpu_wanted));
+        self.memory_bytes = load.memory_bytes;
+        (self.sent, self.received) = (load.sent, load.received);
+        (self.sent_bytes, self.received_bytes) = (load.sent_bytes, load.received_bytes);
+        let peer = |t: &Traffic| Peer { rank: t.rank, sent: t.sent, received: t.received, sent_bytes: t.sent_bytes, received_bytes: t.received_bytes };
+        self.peers = load.peers.iter().take(PEERS_MAX).map(peer).collect();
+    }
+}
+
 impl Job {
     /// A job that has not begun; its ranks have no place yet.
     pub fn new(n: u64, work: Work, from_checkpoint: String, now_ms: u64) -> Job {
-        let rank = |rank| Rank { rank, site: String::new(), epoch: 0, state: RankState::Pending, doing: String::new(), cpu_used: 0.0, memory_bytes: 0, sent: 0, received: 0 };
+        let rank = |rank| Rank {
+            rank,
+            site: String::new(),
+            epoch: 0,
+            state: RankState::Pending,
+            doing: String::new(),
+            cpu_used: 0.0,
+            cpu_wanted: 0.0,
+            memory_bytes: 0,
+            sent: 0,
+            received: 0,
+            sent_bytes: 0,
+            received_bytes: 0,
+            tier: String::new(),
+            peers: Arc::default(),
+        };
         Job {
             n,
             id: format!("job-{n}"),

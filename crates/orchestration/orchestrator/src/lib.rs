@@ -22,12 +22,14 @@ pub mod logs;
 pub mod migrations;
 pub mod modules;
 pub mod moves;
+pub mod names;
 pub mod objects;
 pub mod placement;
 pub mod presence;
 pub mod proto;
 pub mod session;
 pub mod state;
+pub mod tiers;
 
 use base::Kind;
 use futures::future::BoxFuture;
@@ -64,6 +66,7 @@ impl From<geds::Error> for Error {
     fn from(e: geds::Error) -> Error {
         match e {
             geds::Error::NoBucket { bucket } => Error::new(Kind::NotFound, format!("there is no bucket {bucket}; the first object that is put there makes it: `cloudskin store put FILE {bucket}/`")),
+            geds::Error::NotFound { ref bucket, .. } => Error::new(Kind::NotFound, format!("{e}; `cloudskin store ls {bucket}/` lists what is there")),
             e => Error::new(e.kind(), e.to_string()),
         }
     }
@@ -98,12 +101,14 @@ pub struct Options {
     pub learning: learning::Options,
     /// The files behind `GET /`.
     pub dashboard: Vec<Asset>,
-    /// What a stream server tells of itself. `None`: there is none.
+    /// The stream server whose streams and videos are shown. `None`: there is none.
     pub streams: Option<Streams>,
+    /// Who has the standby of the namenode. `None`: it is alone.
+    pub standby: Option<names::Standby>,
 }
 
-/// Asks a stream server what it has: its answer, or why there is none. The hub passes it on and reads nothing of it.
-pub type Streams = std::sync::Arc<dyn Fn() -> futures::future::BoxFuture<'static, Result<serde_json::Value, String>> + Send + Sync>;
+/// Asks a stream server over HTTP for a path with its query: its answer, whatever its status, or why there is none. The hub passes it on and reads nothing of it.
+pub type Streams = std::sync::Arc<dyn Fn(String) -> futures::future::BoxFuture<'static, Result<axum::response::Response, String>> + Send + Sync>;
 
 impl Default for Options {
     fn default() -> Options {
@@ -121,6 +126,7 @@ impl Default for Options {
             archive: None,
             dashboard: Vec::new(),
             streams: None,
+            standby: None,
         }
     }
 }
@@ -153,7 +159,7 @@ impl Handle {
     pub fn shutdown<'a>(&'a self) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             let _ = self.hub.stop.send(true);
-            self.hub.objects.catalog.close().await;
+            self.hub.objects.names.close().await;
             self.hub.world.lock().await.sites.clear();
             self.hub.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         })
@@ -194,6 +200,7 @@ impl Service {
                 }
             });
             hub.wait_for_agents();
+            hub.keep_names();
             hub.keep_time();
             hub.keep_advising().await?;
             hub.keep_swept();

@@ -41,6 +41,11 @@ fn refuse(message: String) -> Error {
     Error::new(Kind::FailedPrecondition, message)
 }
 
+/// What is left to do when something can't move because it does not run.
+fn may_move(soon: bool) -> &'static str {
+    if soon { "try again when it runs" } else { "only running ranks can move" }
+}
+
 impl Hub {
     /// Begins to move ranks of a job; all that still run elsewhere when none are named. Each site's move in a migration of their own, one after the other:
     /// the answer is the first, which names the ranks that follow.
@@ -73,14 +78,18 @@ impl Hub {
     async fn begin_move(&self, world: &mut World, id: &str, to: &str, ranks: Vec<u32>, recommendation: Option<u64>) -> Result<Migration, Error> {
         let job = world.job(id)?.clone();
         if job.state != JobState::Running || job.cancelling.is_some() {
-            return Err(refuse(format!("job {id} is not running; only running ranks can move")));
+            let state = if job.cancelling.is_some() && !job.state.ended() { "being cancelled".into() } else { job.state.to_string() };
+            return Err(refuse(format!("job {id} is not running but {state}; {}", may_move(job.state == JobState::Pending))));
         }
         world.site(to)?;
         let rooms = world.rooms();
         placement::fits(0, to, &rooms).map_err(refuse)?;
-        if let Some(bad) = ranks.iter().find(|r| job.ranks.get(**r as usize).is_none_or(|r| r.state != RankState::Running)) {
-            let has = format!("it has ranks 0 to {}", job.np - 1);
-            return Err(refuse(format!("rank {bad} of job {id} is not running; {has}")));
+        if let Some(bad) = ranks.iter().find(|r| **r >= job.np) {
+            return Err(refuse(format!("job {id} has no rank {bad}; it has ranks 0 to {}", job.np - 1)));
+        }
+        if let Some(bad) = ranks.iter().map(|r| &job.ranks[*r as usize]).find(|r| r.state != RankState::Running) {
+            let why = format!("rank {} of job {id} is not running but {}; {}", bad.rank, bad.state, may_move(bad.state == RankState::Pending));
+            return Err(refuse(why));
         }
         let at = |rank: &u32| job.ranks[*rank as usize].site.as_str();
         let from = match ranks.first() {

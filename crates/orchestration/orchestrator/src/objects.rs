@@ -1,4 +1,4 @@
-//! Objects as the hub sees them: the catalog (GEDS' namenode) is here, the bytes are at the sites.
+//! Objects as the hub sees them: the catalog (GEDS' namenode, [`crate::names`]) is here, the bytes are at the sites.
 //!
 //! ```text
 //! PUT ──▶ hub ── geds/1 ──▶ the agent of a site, which seals it and tells the catalog
@@ -13,7 +13,9 @@
 use crate::{
     Error,
     hub::{Hub, Site},
+    names::{Names, Standby},
     state,
+    tiers::{SiteTiers, Tiers},
 };
 use base::{
     Kind, SiteId,
@@ -25,14 +27,21 @@ use geds::{Attributes, BucketName, Catalog, Imported, Key, Namenode, ObjectMeta,
 use serde::Serialize;
 use sqlx::Row;
 use std::{
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 /// The bucket of snapshots.
 pub const CHECKPOINTS: &str = "checkpoints";
 /// Objects in one listing; `after` goes on.
 pub const LIST_MAX: usize = 10_000;
+
+/// How long a site may take to tell its figures to people who look at all sites at once.
+const FIGURES_MAX: Duration = Duration::from_secs(2);
 
 /// Bytes on their way in.
 pub type Content = BoxStream<'static, Result<Bytes, String>>;
@@ -41,17 +50,27 @@ pub type Download = BoxStream<'static, geds::Result<Bytes>>;
 
 /// The catalog, and the way to the sites' stores.
 pub struct Objects {
-    pub catalog: Namenode,
+    pub catalog: Arc<dyn Catalog>,
+    pub names: Names,
     dialer: Dialer,
+    /// The catalog of an older installation.
+    older: PathBuf,
 }
 
 impl Objects {
-    /// Opens the catalog, `names` in the hub's folder. `own` is the hub's identity.
-    pub async fn open(folder: &Path, own: &Identity) -> Result<Objects, Error> {
-        let catalog = Namenode::open(folder.join("names")).await?;
-        take_over(&folder.join("geds.sqlite"), &catalog).await?;
-        catalog.create_bucket(&BucketName::new(CHECKPOINTS)?).await?;
-        Ok(Objects { catalog, dialer: own.dialer().map_err(Error::internal)? })
+    /// Opens the catalog, `names` in the hub's folder. `own` is the hub's identity; `address`: where the standby's site was last.
+    pub async fn open(folder: &Path, own: &Identity, standby: Option<Standby>, address: String) -> Result<Objects, Error> {
+        let (names, catalog) = Names::open(&folder.join("names"), own, standby, address).await?;
+        Ok(Objects { catalog, names, dialer: own.dialer().map_err(Error::internal)?, older: folder.join("geds.sqlite") })
+    }
+
+    /// Makes the catalog what the hub needs, and gives the jobs that hold leases. Of a pair it can fail until one of the two leads; done twice is done once.
+    pub async fn settle(&self) -> Result<Vec<String>, Error> {
+        if let Some(own) = self.names.leading() {
+            take_over(&self.older, &own).await?;
+        }
+        self.catalog.create_bucket(&BucketName::new(CHECKPOINTS)?).await?;
+        Ok(self.catalog.jobs().await?)
     }
 }
 
@@ -231,6 +250,25 @@ impl Hub {
         let stores = self.stores().await;
         let Some(store) = stores.iter().find(|s| s.site.as_str() == site) else { return Err(self.missing(site, &stores).await) };
         Ok(self.dial(store).await?.metrics().await?)
+    }
+
+    /// The tiers of every connected site's store, by its name. One that is silent holds up the others for two seconds at most.
+    pub async fn tiers(&self) -> Vec<SiteTiers> {
+        let stores = self.stores().await;
+        let each = stores.iter().map(|store| async move {
+            let asked = async { self.dial(store).await?.metrics().await };
+            let told = match tokio::time::timeout(FIGURES_MAX, asked).await {
+                Ok(Ok(text)) => Tiers::read(&text),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err(format!("it has not answered for {} s", FIGURES_MAX.as_secs())),
+            };
+            let site = store.site.to_string();
+            match told {
+                Ok(tiers) => SiteTiers { site, tiers: Some(tiers), reason: String::new() },
+                Err(reason) => SiteTiers { site, tiers: None, reason },
+            }
+        });
+        futures::future::join_all(each).await
     }
 
     /// The connected sites that show more of a bucket than the catalog knows.

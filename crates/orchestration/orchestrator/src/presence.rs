@@ -88,7 +88,9 @@ impl Hub {
         }
         self.state.save_site(site, &hello, now_ms()).await?;
         let name = base::SiteId::new(site).map_err(Error::internal)?;
-        self.objects.catalog.set_site_address(&name, &hello.data_address).await?;
+        // First: the namenode may be there, and can't be asked before.
+        let moved = self.objects.names.met(site, &hello.data_address);
+        self.objects.catalog.announce(&name, &hello.data_address).await?;
         world.sessions += 1;
         let (session, behind) = (world.sessions, Arc::new(Notify::new()));
         let running = hello.running.clone();
@@ -114,6 +116,12 @@ impl Hub {
         }
         let (hub_instance, heartbeat_ms) = (self.instance.clone(), self.heartbeat.as_millis() as u32);
         world.tell(site, Body::Welcome(proto::Welcome { hub_instance, heartbeat_ms, outputs }));
+        if let Some(standby) = self.objects.names.told() {
+            world.tell(site, Body::Standby(standby.clone()));
+            for other in world.sites.keys().filter(|other| moved && *other != site) {
+                world.tell(other, Body::Standby(standby.clone()));
+            }
+        }
         self.events.add("site.ready", site, detail).await;
         if anew {
             let why = if stopped { "the platform was stopped" } else { "its agent was started anew" };
@@ -194,9 +202,7 @@ impl Hub {
             let job = number(&load.job).and_then(|n| world.jobs.get_mut(&n));
             let Some((n, rank)) = job.and_then(|j| Some((j.n, j.ranks.get_mut(load.rank as usize)?))) else { continue };
             if rank.site == site {
-                rank.doing = load.doing.chars().take(100).collect();
-                (rank.cpu_used, rank.memory_bytes) = (finite(load.cpu_used), load.memory_bytes);
-                (rank.sent, rank.received) = (load.sent, load.received);
+                rank.observe(load);
                 world.unconfirmed.remove(&(n, rank.rank, rank.epoch));
             }
         }

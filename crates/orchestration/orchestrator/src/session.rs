@@ -54,7 +54,7 @@ impl hub_server::Hub for Rpc {
 
     async fn recognise(&self, request: Request<proto::RecogniseRequest>) -> Result<Response<proto::RecogniseReply>, Status> {
         self.agent(&request).await?;
-        Ok(Response::new(proto::RecogniseReply {}))
+        Ok(Response::new(proto::RecogniseReply { standby: self.0.objects.names.told() }))
     }
 
     type SessionStream = ReceiverStream<Result<ToAgent, Status>>;
@@ -158,7 +158,7 @@ async fn output(hub: &Hub, site: &str, output: proto::Output) -> Result<(), crat
     if hub.world.lock().await.jobs.get(&n).filter(known).is_none() {
         return Ok(());
     }
-    let bytes = hub.logs.append(n, output.rank, output.offset, output.data).await?;
+    let bytes = hub.logs.append(n, output.rank, output.stderr, output.offset, output.data).await?;
     if let Some(job) = hub.world.lock().await.jobs.get_mut(&n) {
         job.output_bytes = bytes;
     }

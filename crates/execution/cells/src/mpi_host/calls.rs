@@ -16,6 +16,8 @@ const CONSTANTS: u32 = 192;
 const ARGUMENTS: u32 = 64;
 /// Keys of predefined attributes in `guests/mpi.h`.
 const PREDEFINED: std::ops::RangeInclusive<i32> = 100..=106;
+/// Those of windows: base, size, unit, flavor, model.
+const OF_WINDOWS: std::ops::RangeInclusive<i32> = 107..=111;
 
 fn function(c: &mut Caller<'_, Host>, number: u32) -> wasmtime::Result<Func> {
     let table = c.get_export(TABLE).and_then(Extern::into_table);
@@ -127,11 +129,25 @@ pub(super) fn settle(c: &mut Caller<'_, Host>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// What an error does: [`mpi::comm::FATAL`] stops the job, else the program is told.
-pub(super) fn raise(c: &mut Caller<'_, Host>, call: &str, comm: i32, code: i32, text: &str) -> wasmtime::Result<i32> {
-    let comms = &c.data().mpi.comms;
-    let named = if comms.get(comm).is_ok() { comm } else { mpi::comm::WORLD };
-    let handler = comms.get(named).map_or(mpi::comm::FATAL, |c| c.handler);
+/// What an error with a communicator, window or file does: [`mpi::comm::FATAL`] stops the job, else the program is told.
+pub(super) fn raise(c: &mut Caller<'_, Host>, call: &str, object: i32, code: i32, text: &str) -> wasmtime::Result<i32> {
+    let m = &c.data().mpi;
+    let handler_of = |object: i32| {
+        let comm = match object {
+            mpi::file::FIRST.. => m.file_comm(object),
+            mpi::window::FIRST.. => m.window_comm(object),
+            _ => m.comms.get(object),
+        };
+        comm.map(|c| c.handler)
+    };
+    let (named, handler) = match handler_of(object) {
+        // The handles of sessions are not apart from those of communicators.
+        _ if call[4..].starts_with("Session_") => (object, usize::try_from(object - 1).ok().and_then(|i| *m.sessions.get(i)?).unwrap_or(mpi::comm::FATAL)),
+        // Of no file: `MPI_FILE_NULL` has a handler, too.
+        _ if call[4..].starts_with("File_") && m.file_comm(object).is_err() => (0, m.files.handler),
+        Ok(handler) => (object, handler),
+        Err(_) => (mpi::comm::WORLD, handler_of(mpi::comm::WORLD).unwrap_or(mpi::comm::FATAL)),
+    };
     match handler {
         mpi::comm::FATAL => Err(wasmtime::Error::msg(format!("{call}: {text}"))),
         mpi::comm::RETURN => Ok(code),
@@ -202,10 +218,40 @@ pub(super) fn delete_attributes(c: &mut Caller<'_, Host>, on: On, object: i32) -
     Ok(0)
 }
 
-/// The value of an attribute: for predefined ones the address of a number.
+/// Where the numbers lie to which predefined attributes of a window point: size, unit, flavor, model.
+fn window_constants(c: &mut Caller<'_, Host>, window: i32) -> wasmtime::Result<u32> {
+    let known = memory(c.data().mpi.windows.get(window))?.constants;
+    if known != 0 {
+        return Ok(known);
+    }
+    let at = room(c, 0, 16)?;
+    if at == 0 {
+        return Err(wasmtime::Error::msg("no memory for a window's attributes"));
+    }
+    /// Others see what a rank stores, and it sees what they store, when it calls MPI: `MPI_WIN_SEPARATE`.
+    const MODEL: i32 = 1;
+    let me = memory(c.data().mpi.window_comm(window))?.me as usize;
+    let (mem, host) = parts(c);
+    let w = memory(host.mpi.windows.get_mut(window))?;
+    w.constants = at;
+    let values = [w.parts[me].size as i32, w.parts[me].unit as i32, w.flavor as i32, MODEL];
+    memory(put(mem, at, &values.map(i32::to_le_bytes).concat()))?;
+    Ok(at)
+}
+
+/// The value of an attribute: for predefined ones the address of a number, or of a window's memory.
 pub(super) fn attribute(c: &mut Caller<'_, Host>, on: On, object: i32, key: i32) -> wasmtime::Result<Option<u32>> {
     if on == On::Comm && PREDEFINED.contains(&key) {
         return Ok(Some(constants(c)? + 4 * (key - PREDEFINED.start()) as u32));
+    }
+    if on == On::Win && OF_WINDOWS.contains(&key) && c.data().mpi.windows.get(object).is_ok() {
+        let nth = (key - OF_WINDOWS.start()) as u32;
+        if nth == 0 {
+            let m = &c.data().mpi;
+            let me = memory(m.window_comm(object))?.me as usize;
+            return Ok(Some(memory(m.windows.get(object))?.parts[me].base));
+        }
+        return Ok(Some(window_constants(c, object)? + 4 * (nth - 1)));
     }
     Ok(c.data().mpi.attributes.get(on, object, key))
 }

@@ -133,7 +133,7 @@ fn idup(c: &mut Caller<'_, Host>, call: &'static str, comm: i32, hints: Option<i
     if code == 0 { Ok(0) } else { calls::raise(c, call, comm, code, "an attribute's copy function has refused") }
 }
 
-fn hints_of(m: &mut State, info: Option<i32>) -> mpi::Result<Option<mpi::info::Pairs>> {
+pub(super) fn hints_of(m: &mut State, info: Option<i32>) -> mpi::Result<Option<mpi::info::Pairs>> {
     info.map(|h| if h == 0 { Ok(Vec::new()) } else { m.infos.get(h).cloned() }).transpose()
 }
 
@@ -153,6 +153,10 @@ fn link_communicators(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             let size = remote.ok_or_else(|| Error::new(Class::Comm, "the communicator has no other group"))?;
             put_i32(mem, into, size as i32)
         })
+    })?;
+    // No rank is started by another one.
+    l.func_wrap(MODULE, "MPI_Comm_get_parent", |mut c: Caller<'_, Host>, into: u32| {
+        local(&mut c, "MPI_Comm_get_parent", 1, |mem, _, _| put_i32(mem, into, 0))
     })?;
     l.func_wrap(MODULE, "MPI_Comm_dup", |mut c: Caller<'_, Host>, comm: i32, into: u32| dup(&mut c, "MPI_Comm_dup", comm, None, into))?;
     l.func_wrap(MODULE, "MPI_Comm_dup_with_info", |mut c: Caller<'_, Host>, comm: i32, info: i32, into: u32| {
@@ -253,16 +257,7 @@ fn link_communicators(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     l.func_wrap(MODULE, "MPI_Comm_set_info", |mut c: Caller<'_, Host>, comm: i32, info: i32| {
         local(&mut c, "MPI_Comm_set_info", comm, |_, m, _| {
             let hints = m.infos.get(info)?.clone();
-            let have = &mut m.comms.get_mut(comm)?.hints;
-            let full = have.len() >= 64;
-            for (key, value) in hints {
-                match have.iter_mut().find(|(k, _)| *k == key) {
-                    Some(pair) => pair.1 = value,
-                    // Hints are hints: there is an end to what a communicator keeps.
-                    None if !full => have.push((key, value)),
-                    None => {}
-                }
-            }
+            add_hints(&mut m.comms.get_mut(comm)?.hints, hints);
             Ok(())
         })
     })?;
@@ -273,6 +268,20 @@ fn link_communicators(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         })
     })?;
     Ok(())
+}
+
+/// Hints that the program gives later.
+pub(super) fn add_hints(have: &mut mpi::info::Pairs, hints: mpi::info::Pairs) {
+    /// Hints are hints: there is an end to what an object keeps.
+    const MAX: usize = 64;
+    for (key, value) in hints {
+        let room = have.len() < MAX;
+        match have.iter_mut().find(|(k, _)| *k == key) {
+            Some(pair) => pair.1 = value,
+            None if room => have.push((key, value)),
+            None => {}
+        }
+    }
 }
 
 fn cart(m: &State, comm: i32) -> mpi::Result<(&Topology, &[i32], &[bool])> {

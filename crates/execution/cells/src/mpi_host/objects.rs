@@ -18,12 +18,12 @@ fn memory<T>(result: mpi::Result<T>) -> wasmtime::Result<T> {
 }
 
 fn link_attributes(l: &mut Linker<Host>) -> wasmtime::Result<()> {
-    for (name, on) in [("MPI_Comm_create_keyval", On::Comm), ("MPI_Keyval_create", On::Comm), ("MPI_Type_create_keyval", On::Type)] {
+    for (name, on) in [("MPI_Comm_create_keyval", On::Comm), ("MPI_Keyval_create", On::Comm), ("MPI_Type_create_keyval", On::Type), ("MPI_Win_create_keyval", On::Win)] {
         l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, copy: u32, delete: u32, into: u32, extra: u32| {
             local(&mut c, name, 1, |mem, m, _| put_i32(mem, into, m.attributes.add_key(on, copy, delete, extra)?))
         })?;
     }
-    for (name, on) in [("MPI_Comm_free_keyval", On::Comm), ("MPI_Keyval_free", On::Comm), ("MPI_Type_free_keyval", On::Type)] {
+    for (name, on) in [("MPI_Comm_free_keyval", On::Comm), ("MPI_Keyval_free", On::Comm), ("MPI_Type_free_keyval", On::Type), ("MPI_Win_free_keyval", On::Win)] {
         l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, key: u32| {
             local(&mut c, name, 1, |mem, m, _| {
                 m.attributes.free_key(on, get_i32(mem, key)?)?;
@@ -37,13 +37,14 @@ fn link_attributes(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         match on {
             On::Comm => m.comms.get(object).map(drop)?,
             On::Type => m.types.get(object).map(drop)?,
+            On::Win => m.windows.get(object).map(drop)?,
         }
         m.attributes.key(on, key).map(drop)
     }
     fn comm_of(on: On, object: i32) -> i32 {
-        if on == On::Comm { object } else { 1 }
+        if on == On::Type { 1 } else { object }
     }
-    for (name, on) in [("MPI_Comm_set_attr", On::Comm), ("MPI_Attr_put", On::Comm), ("MPI_Type_set_attr", On::Type)] {
+    for (name, on) in [("MPI_Comm_set_attr", On::Comm), ("MPI_Attr_put", On::Comm), ("MPI_Type_set_attr", On::Type), ("MPI_Win_set_attr", On::Win)] {
         l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, object: i32, key: i32, value: u32| {
             ready(&c, name)?;
             if let Err(e) = there(&mut c, on, object, key) {
@@ -56,7 +57,7 @@ fn link_attributes(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             local(&mut c, name, comm_of(on, object), |_, m, _| m.attributes.set(on, object, key, value))
         })?;
     }
-    for (name, on) in [("MPI_Comm_get_attr", On::Comm), ("MPI_Attr_get", On::Comm), ("MPI_Type_get_attr", On::Type)] {
+    for (name, on) in [("MPI_Comm_get_attr", On::Comm), ("MPI_Attr_get", On::Comm), ("MPI_Type_get_attr", On::Type), ("MPI_Win_get_attr", On::Win)] {
         l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, object: i32, key: i32, value: u32, flag: u32| {
             ready(&c, name)?;
             let found = calls::attribute(&mut c, on, object, key)?;
@@ -71,7 +72,7 @@ fn link_attributes(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             })
         })?;
     }
-    for (name, on) in [("MPI_Comm_delete_attr", On::Comm), ("MPI_Attr_delete", On::Comm), ("MPI_Type_delete_attr", On::Type)] {
+    for (name, on) in [("MPI_Comm_delete_attr", On::Comm), ("MPI_Attr_delete", On::Comm), ("MPI_Type_delete_attr", On::Type), ("MPI_Win_delete_attr", On::Win)] {
         l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, object: i32, key: i32| {
             ready(&c, name)?;
             // A key that the program has freed is still the key of what it was set to.
@@ -169,20 +170,20 @@ fn link_infos(l: &mut Linker<Host>) -> wasmtime::Result<()> {
 }
 
 fn link_handlers(l: &mut Linker<Host>) -> wasmtime::Result<()> {
-    for name in ["MPI_Comm_create_errhandler", "MPI_Errhandler_create"] {
+    for name in ["MPI_Comm_create_errhandler", "MPI_Errhandler_create", "MPI_Win_create_errhandler"] {
         l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, function: u32, into: u32| {
             local(&mut c, name, 1, |mem, m, _| put_i32(mem, into, m.add_handler(function)?))
         })?;
     }
-    for name in ["MPI_Comm_set_errhandler", "MPI_Errhandler_set"] {
-        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, comm: i32, handler: i32| {
-            local(&mut c, name, comm, |_, m, _| m.set_handler(comm, handler))
+    for name in ["MPI_Comm_set_errhandler", "MPI_Errhandler_set", "MPI_Win_set_errhandler"] {
+        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, object: i32, handler: i32| {
+            local(&mut c, name, object, |_, m, _| m.set_handler(comm_behind(m, name, object)?, handler))
         })?;
     }
-    for name in ["MPI_Comm_get_errhandler", "MPI_Errhandler_get"] {
-        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, comm: i32, into: u32| {
-            local(&mut c, name, comm, |mem, m, _| {
-                let handler = m.comms.get(comm)?.handler;
+    for name in ["MPI_Comm_get_errhandler", "MPI_Errhandler_get", "MPI_Win_get_errhandler"] {
+        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, object: i32, into: u32| {
+            local(&mut c, name, object, |mem, m, _| {
+                let handler = m.comms.get(comm_behind(m, name, object)?)?.handler;
                 if let Ok(h) = m.handler(handler) {
                     h.uses = h.uses.saturating_add(1);
                 }
@@ -200,14 +201,16 @@ fn link_handlers(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             put_i32(mem, handle, 0)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Comm_call_errhandler", |mut c: Caller<'_, Host>, comm: i32, code: i32| {
-        ready(&c, "MPI_Comm_call_errhandler")?;
-        if let Err(e) = c.data().mpi.comms.get(comm).map(drop) {
-            return fail(&mut c, "MPI_Comm_call_errhandler", comm, e);
-        }
-        let text = describe(&c, code);
-        calls::raise(&mut c, "MPI_Comm_call_errhandler", comm, code, &text).map(|_| 0)
-    })?;
+    for name in ["MPI_Comm_call_errhandler", "MPI_Win_call_errhandler"] {
+        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, object: i32, code: i32| {
+            ready(&c, name)?;
+            if let Err(e) = comm_behind(&c.data().mpi, name, object) {
+                return fail(&mut c, name, object, e);
+            }
+            let text = describe(&c, code);
+            calls::raise(&mut c, name, object, code, &text).map(|_| 0)
+        })?;
+    }
     for (name, class) in [("MPI_Add_error_class", true), ("MPI_Add_error_code", false)] {
         let add = move |c: &mut Caller<'_, Host>, class_of: i32, into: u32| {
             local(c, name, 1, |mem, m, _| {
@@ -247,6 +250,11 @@ fn link_handlers(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         memory(put_i32(mem, class, of)).map(|()| 0)
     })?;
     Ok(())
+}
+
+/// The communicator that keeps an object's error handler.
+fn comm_behind(m: &mpi::State, call: &str, object: i32) -> mpi::Result<i32> {
+    if call[4..].starts_with("Win_") { m.windows.get(object).map(|w| w.comm) } else { m.comms.get(object).map(|_| object) }
 }
 
 /// An error code that the program has added.

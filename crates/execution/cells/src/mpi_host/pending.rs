@@ -2,7 +2,7 @@
 //!
 //! Plain data, which travels with a cell that is stopped in the middle of such a call.
 
-use super::{STATUS, element, put_i32, put_status};
+use super::{STATUS, element, files, put_i32, put_status};
 use crate::cell::Host;
 use mpi::rank::UNDEFINED;
 use mpi::{State, Status};
@@ -25,15 +25,23 @@ pub(crate) enum Pending {
     Finalize { barrier: i32 },
     /// `MPI_Buffer_detach`: until nothing is left in the buffer. Where its address and size go.
     Detach { address: u32, size: u32 },
+    /// An access to a window has begun; until there is room for another one.
+    Room,
     /// Until so many milliseconds after 1970.
     Sleep { until_ms: u64 },
+    /// No call of MPI: a thread sleeps, until it is woken or so many nanoseconds after 1970 (`threads`).
+    Wait { until_ns: Option<u64> },
 }
 
 /// Looks for messages, and whether what is pending is complete; writes its results if so.
 pub(super) fn look(mem: &mut [u8], host: &mut Host) -> mpi::Result<bool> {
+    if host.pending.is_none() {
+        return Ok(true);
+    }
+    host.mpi.progress(mem, &host.fabric)?;
+    files::serve(mem, host)?;
     let Host { mpi, fabric, pending, .. } = host;
     let Some(pending) = pending else { return Ok(true) };
-    mpi.progress(mem, fabric)?;
     match *pending {
         Pending::One { request, status, handle } => {
             if !mpi.done(request)? {
@@ -83,7 +91,10 @@ pub(super) fn look(mem: &mut [u8], host: &mut Host) -> mpi::Result<bool> {
             }
             None => return Ok(false),
         },
+        Pending::Room => return Ok(!mpi.crowded()),
         Pending::Sleep { until_ms } => return Ok(base::clock::now_ms() >= until_ms),
+        // A program without threads has none, unless somebody has made its snapshot by hand.
+        Pending::Wait { .. } => {}
     }
     Ok(true)
 }

@@ -36,21 +36,6 @@ fn bytes_of(m: &State, t: i32, count: u64) -> mpi::Result<u64> {
     Ok(bytes)
 }
 
-/// Turns packed bytes into the order of `external32`, or back: each number by itself.
-fn turn(m: &State, t: i32, packed: &mut [u8]) -> mpi::Result<()> {
-    let complex = matches!(m.datatype(t)?.basic, mpi::datatype::Basic::C32 | mpi::datatype::Basic::C64);
-    let (mut at, len) = (0usize, packed.len() as u64);
-    m.types.numbers(t, len, &mut |unit, n| {
-        let unit = if complex { unit as usize / 2 } else { unit as usize };
-        let n = if complex { 2 * n as usize } else { n as usize };
-        for number in packed[at..].chunks_exact_mut(unit.max(1)).take(n) {
-            number.reverse();
-        }
-        at += unit * n;
-    })?;
-    Ok(())
-}
-
 fn slice(mem: &[u8], address: u32, len: usize) -> mpi::Result<&[u8]> {
     let at = address as usize;
     mem.get(at..at.saturating_add(len)).ok_or_else(|| outside(address, len))
@@ -60,7 +45,7 @@ fn pack(mem: &mut [u8], m: &State, input: u32, n: i32, t: i32, output: u32, size
     let buffer = m.checked(input, n, t)?;
     let mut packed = mpi::datatype::pack(mem, m.types.committed(t)?, &buffer)?;
     if external {
-        turn(m, t, &mut packed)?;
+        m.types.turn(t, &mut packed)?;
     }
     let at = get_i32(mem, position)?;
     let end = i64::from(at) + packed.len() as i64;
@@ -82,7 +67,7 @@ fn unpack(mem: &mut [u8], m: &State, input: u32, size: i32, position: u32, outpu
     }
     let mut packed = slice(mem, input.wrapping_add(at as u32), bytes)?.to_vec();
     if external {
-        turn(m, t, &mut packed)?;
+        m.types.turn(t, &mut packed)?;
     }
     mpi::datatype::unpack(mem, datatype, &buffer, &packed)?;
     put_i32(mem, position, end as i32)

@@ -11,15 +11,19 @@ const LOCAL: &[&str] = &[
     "Comm_set_info", "Comm_set_name", "Comm_size", "Comm_test_inter", "Dims_create", "Dist_graph_neighbors",
     "Dist_graph_neighbors_count", "Finalized", "Free_mem", "Get_address", "Get_count", "Get_elements", "Get_elements_x",
     "Get_library_version", "Get_processor_name", "Get_version", "Graph_get", "Graph_map", "Graph_neighbors",
-    "Graph_neighbors_count", "Graphdims_get", "Initialized", "Is_thread_main", "Pack", "Pack_external",
+    "Graph_neighbors_count", "Graphdims_get", "Initialized", "Is_thread_main", "Isendrecv", "Isendrecv_replace", "Pack", "Pack_external",
     "Pack_external_size", "Pack_size", "Pcontrol", "Query_thread", "Reduce_local", "Request_free", "Status_set_cancelled",
     "Status_set_elements", "Status_set_elements_x", "Test_cancelled", "Topo_test", "Unpack", "Unpack_external", "Wtick",
-    "Wtime",
+    "Wtime", "Win_attach", "Win_call_errhandler", "Win_create_errhandler", "Win_create_keyval", "Win_delete_attr", "Win_detach",
+    "Win_free_keyval", "Win_get_attr", "Win_get_errhandler", "Win_get_group", "Win_get_info", "Win_get_name", "Win_post", "Win_set_attr",
+    "File_call_errhandler", "File_create_errhandler", "File_delete", "File_get_amode", "File_get_atomicity", "File_get_byte_offset",
+    "File_get_errhandler", "File_get_group", "File_get_info", "File_get_position", "File_get_type_extent", "File_get_view", "File_set_atomicity",
+    "File_set_errhandler", "File_set_info", "Win_set_errhandler", "Win_set_info", "Win_set_name", "Win_shared_query", "Win_sync", "Win_test",
 ];
 
 /// Families of such calls.
 const LOCAL_PREFIXES: &[&str] =
-    &["Add_error_", "Aint_", "Attr_", "Errhandler_", "Error_", "Group_", "Info_", "Keyval_", "Op_", "Type_"];
+    &["Add_error_", "Aint_", "Attr_", "Errhandler_", "Error_", "Group_", "Info_", "Keyval_", "Op_", "Session_", "Type_"];
 
 /// Whether a call of this import may find the stack unwound when it "returns": a safe point in a host call. The agent must
 /// start an unwind in no other import.
@@ -30,6 +34,7 @@ pub fn can_block(module: &str, name: &str) -> bool {
             !LOCAL.contains(&short) && !LOCAL_PREFIXES.iter().any(|p| short.starts_with(p))
         }
         "wasi_snapshot_preview1" => name == "poll_oneoff",
+        crate::threads::MODULE => matches!(name, "wait32" | "wait64"),
         _ => false,
     }
 }
@@ -41,14 +46,16 @@ mod tests {
     #[test]
     fn only_calls_that_wait_are_unwound_through() {
         let check = |module: &str, name: &str, expected: bool| assert_eq!(can_block(module, name), expected, "{module}.{name}");
-        for name in ["MPI_Send", "MPI_Recv", "MPI_Test", "MPI_Iprobe", "MPI_Init", "MPI_Finalize", "MPI_Comm_split", "MPI_Comm_dup"] {
+        for name in ["MPI_Send", "MPI_Recv", "MPI_Test", "MPI_Iprobe", "MPI_Init", "MPI_Finalize", "MPI_Comm_split", "MPI_Comm_dup", "MPI_Win_create", "MPI_Put", "MPI_Win_lock_all", "MPI_Win_flush_local"] {
             check("cloudskin_mpi", name, true);
         }
-        for name in ["MPI_Comm_rank", "MPI_Wtime", "MPI_Type_vector", "MPI_Get_count", "MPI_Abort", "MPI_Op_create"] {
+        for name in ["MPI_Comm_rank", "MPI_Wtime", "MPI_Type_vector", "MPI_Get_count", "MPI_Abort", "MPI_Op_create", "MPI_Win_post"] {
             check("cloudskin_mpi", name, false);
         }
         check("wasi_snapshot_preview1", "poll_oneoff", true);
         check("wasi_snapshot_preview1", "fd_write", false);
+        check("cloudskin_thread", "wait32", true);
+        check("cloudskin_thread", "spawn", false);
         check("env", "poll", false);
     }
 }

@@ -15,17 +15,79 @@ use sha2::{Digest, Sha256};
 
 use super::Error;
 
-const MPI_H: &str = include_str!("../../../../../guests/mpi.h");
-const RUNTIME_C: &str = include_str!("../../../../../guests/runtime.c");
+/// What lies in `guests/`: headers for programs, and what is linked into them.
+const GUESTS: &[(&str, &str)] = &[
+    ("mpi.h", include_str!("../../../../../guests/mpi.h")),
+    ("omp.h", include_str!("../../../../../guests/omp.h")),
+    ("pthread.h", include_str!("../../../../../guests/pthread.h")),
+    ("sys/resource.h", include_str!("../../../../../guests/sys/resource.h")),
+    ("posix/unistd.h", include_str!("../../../../../guests/posix/unistd.h")),
+    ("posix/sys/stat.h", include_str!("../../../../../guests/posix/sys/stat.h")),
+    ("posix.c", include_str!("../../../../../guests/posix.c")),
+    ("threads.h", include_str!("../../../../../guests/threads.h")),
+    ("runtime.c", include_str!("../../../../../guests/runtime.c")),
+    ("threads.c", include_str!("../../../../../guests/threads.c")),
+    ("openmp.c", include_str!("../../../../../guests/openmp.c")),
+    ("exceptions.cc", include_str!("../../../../../guests/exceptions.cc")),
+    ("exceptions.s", include_str!("../../../../../guests/exceptions.s")),
+    ("jumps.s", include_str!("../../../../../guests/jumps.s")),
+];
 
+/// The version of `zig` that is pinned; another one makes other code.
+const ZIG: &str = "0.17.1";
 /// What is written into each module's mark.
 pub const TOOLCHAIN: &str = "ziglang 0.17.1, clang 22";
 
-/// Without multivalue and reference types: nothing in C needs them.
+/// What is linked, and the libraries of C: without what only exceptions need.
 pub(crate) const TARGET: &[&str] = &[
     "-target",
     "wasm32-wasi",
     "-mcpu=mvp+simd128+bulk_memory+sign_ext+mutable_globals+nontrapping_fptoint",
+];
+
+/// What programs without threads are compiled for: an exception that was caught is a reference, beside its address.
+pub(crate) const TARGET_THROWING: &[&str] = &[
+    "-target",
+    "wasm32-wasi",
+    "-mcpu=mvp+simd128+bulk_memory+sign_ext+mutable_globals+nontrapping_fptoint+exception_handling+multivalue+reference_types",
+];
+
+/// Flags of each compilation without threads: `longjmp` by exceptions, of the kind that became the standard. The names of POSIX mean the same, since there
+/// are no signals to be kept from coming.
+pub(crate) const JUMPS: &[&str] = &[
+    "-mllvm",
+    "-wasm-enable-sjlj",
+    "-mllvm",
+    "-wasm-use-legacy-eh=false",
+    "-D_setjmp=setjmp",
+    "-D_longjmp=longjmp",
+    "-Dsigsetjmp(where,mask)=setjmp(where)",
+    "-Dsiglongjmp=longjmp",
+];
+
+/// And of those with exceptions.
+pub(crate) const EXCEPTIONS: &[&str] = &["-fexceptions", "-fwasm-exceptions"];
+
+/// The same as [`TARGET`] for programs with threads: with atomic instructions, and variables of each thread's own.
+pub(crate) const TARGET_THREADS: &[&str] = &[
+    "-target",
+    "wasm32-wasi",
+    "-mcpu=mvp+simd128+bulk_memory+sign_ext+mutable_globals+nontrapping_fptoint+atomics",
+    "-D_REENTRANT=1",
+];
+
+/// What the linker is told for programs with threads: the memory comes from outside and may have nearly all that 32 bits can address (all is a number that
+/// zig can't read); the cell has a limit of its own. The C library, made for one thread, is reached through locks (`guests/threads.c`).
+pub(crate) const LINK_THREADS: &[&str] = &[
+    "-Wl,--shared-memory,--import-memory,--export-memory,--max-memory=4294901760",
+    "-Wl,--export=__stack_pointer",
+];
+
+/// The functions of the C library that have a lock around them, `__cloudskin_locked_` and the name (`guests/threads.c`).
+pub(crate) const LOCKED: &[&str] = &[
+    "malloc", "calloc", "realloc", "reallocarray", "aligned_alloc", "memalign", "posix_memalign", "free", "vfprintf", "vfwprintf", "vfscanf", "fputs", "puts",
+    "fputc", "putc", "putchar", "fwrite", "fread", "fgets", "fgetc", "getc", "getchar", "ungetc", "fflush", "fopen", "freopen", "fdopen", "fclose",
+    "fseek", "fseeko", "ftell", "ftello", "setvbuf", "getdelim", "sysconf",
 ];
 
 /// Flags of each compilation, before the user's.
@@ -41,8 +103,10 @@ pub(crate) const COMPILE: &[&str] = &[
     "-fno-stack-protector",
     // The same bits everywhere: a*b+c is rounded twice on every machine.
     "-ffp-contract=off",
-    "-fno-exceptions",
     "-Wno-unused-command-line-argument",
+    // An array that moves up by one in a loop is no call of memmove, but eight registers: half the time of a SHA-256.
+    "-mllvm",
+    "-disable-loop-idiom-memcpy",
     // Sums of floating point numbers stay in order, but the rest of the loop is vectorised: up to half the time.
     "-mllvm",
     "-force-ordered-reductions",
@@ -78,7 +142,26 @@ impl Compiler {
             let zig = exe.ancestors().skip(1).find_map(|dir| below(&dir.join(".setup/toolchain"))).or_else(|| below(&data));
             (zig, format!("ziglang/zig in .setup/toolchain above {} and in {}", exe.display(), data.display()))
         };
-        Ok(Compiler { zig: zig.ok_or(Error::NoCompiler(looked))?, cache: cache_folder()? })
+        let compiler = Compiler { zig: zig.ok_or(Error::NoCompiler(looked))?, cache: cache_folder()? };
+        compiler.check()?;
+        Ok(compiler)
+    }
+
+    /// Whether it is the pinned version. Asked once of each file, as long as it stays the same: starting it takes longer than compiling a small source.
+    fn check(&self) -> Result<(), Error> {
+        let about = std::fs::metadata(&self.zig).map_err(|e| Error::io("read", &self.zig, e))?;
+        let file = format!("{}, {} bytes of {:?}", self.zig.display(), about.len(), about.modified());
+        let known = self.cache.join(format!("zig-{ZIG}-{}", key(&[file.as_bytes()])));
+        if known.exists() {
+            return Ok(());
+        }
+        let output = Command::new(&self.zig).arg("version").output().map_err(|source| Error::Spawn { program: self.zig.clone(), source })?;
+        let found = String::from_utf8_lossy(&output.stdout).trim().to_string();
+        if found != ZIG {
+            let found = if found.is_empty() { "of no version that it tells".into() } else { found };
+            return Err(Error::OtherCompiler { program: self.zig.clone(), found, needed: ZIG });
+        }
+        write_atomically(&known, b"")
     }
 
     /// `zig <tool>` with the caches in our folder.
@@ -95,15 +178,26 @@ impl Compiler {
         self.cache.join("zig").join(format!("{tool}-{}", key(&[TOOLCHAIN.as_bytes()])))
     }
 
+    /// The sources of libraries that the compiler brings.
+    pub(super) fn sources(&self) -> PathBuf {
+        self.zig.with_file_name("lib")
+    }
+
+    /// A folder for a library that is built here.
+    pub(super) fn library(&self, key: &str) -> PathBuf {
+        self.cache.join("libraries").join(key)
+    }
+
     /// The program file, for messages.
     pub fn path(&self) -> &Path {
         &self.zig
     }
 
-    /// The folder with `mpi.h`.
+    /// The folder with `mpi.h` and `omp.h`.
     pub fn include(&self) -> Result<PathBuf, Error> {
-        let dir = self.cache.join("guests").join(key(&[MPI_H.as_bytes(), RUNTIME_C.as_bytes()]));
-        for (name, text) in [("mpi.h", MPI_H), ("runtime.c", RUNTIME_C)] {
+        let parts: Vec<&[u8]> = GUESTS.iter().map(|(_, text)| text.as_bytes()).collect();
+        let dir = self.cache.join("guests").join(key(&parts));
+        for (name, text) in GUESTS {
             let path = dir.join(name);
             if !path.is_file() {
                 write_atomically(&path, text.as_bytes())?;
@@ -112,18 +206,17 @@ impl Compiler {
         Ok(dir)
     }
 
-    /// The object file of `guests/runtime.c`, compiled once for each version of compiler, flags and text.
-    pub fn runtime(&self) -> Result<PathBuf, Error> {
+    /// The object file of one of `guests/*.c`, compiled once for each version of compiler, flags and text.
+    pub fn runtime(&self, name: &str, target: &[&str]) -> Result<PathBuf, Error> {
         let dir = self.include()?;
-        let flags = [TARGET, COMPILE].concat().join(" ");
-        let name = format!("runtime-{}.o", key(&[flags.as_bytes(), self.zig.as_os_str().as_encoded_bytes(), TOOLCHAIN.as_bytes()]));
-        let object = dir.join(name);
+        let flags = [target, COMPILE].concat().join(" ");
+        let object = dir.join(format!("{name}-{}.o", key(&[flags.as_bytes(), self.zig.as_os_str().as_encoded_bytes(), TOOLCHAIN.as_bytes()])));
         if object.is_file() {
             return Ok(object);
         }
         let temporary = unique(&object);
         let mut command = self.command("cc");
-        command.args(TARGET).args(COMPILE).args(["-O2", "-c"]).arg(dir.join("runtime.c")).arg("-o").arg(&temporary);
+        command.args(target).args(COMPILE).args(["-O2", "-D_GNU_SOURCE", "-c", "-I"]).arg(&dir).arg(dir.join(name).with_extension("c")).arg("-o").arg(&temporary);
         let output = command.output().map_err(|source| Error::Spawn { program: self.zig.clone(), source })?;
         if !output.status.success() {
             return Err(Error::Tool { program: "zig cc", output: String::from_utf8_lossy(&output.stderr).into_owned() });
@@ -150,7 +243,7 @@ fn cache_folder() -> Result<PathBuf, Error> {
 }
 
 /// A short name for content.
-fn key(parts: &[&[u8]]) -> String {
+pub(super) fn key(parts: &[&[u8]]) -> String {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_le_bytes());
@@ -160,7 +253,7 @@ fn key(parts: &[&[u8]]) -> String {
 }
 
 /// A name beside `path` that nobody else uses.
-fn unique(path: &Path) -> PathBuf {
+pub(super) fn unique(path: &Path) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
@@ -204,6 +297,10 @@ impl Scratch {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.0
     }
 }
 

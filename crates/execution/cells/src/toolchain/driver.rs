@@ -12,16 +12,21 @@
 //!
 //! `-fno-safe-points` leaves the last step out: such a program runs, and can't be moved.
 //!
+//! `-pthread` and `-fopenmp` make a program with threads. All that is linked into it must have been compiled with one of them.
+//!
 //! Each compilation has `-O3` unless the arguments name a level. `long` has 32 bits. What cells lack in this version is said
-//! plainly: OpenMP, threads, shared libraries, C++ exceptions, setjmp, Fortran. No DWARF is kept (the code moves after linking), but
+//! plainly: shared libraries, Fortran, exceptions and setjmp together with threads. C++ has exceptions unless it is told `-fno-exceptions`; what throws nothing
+//! and catches nothing is linked without them, and pays for none. No DWARF is kept (the code moves after linking), but
 //! all function names are, for backtraces.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::compiler::{COMPILE, Compiler, LINK_LIBRARIES, STACK_BYTES, Scratch, TARGET, TOOLCHAIN, write_atomically};
-use super::{Error, ROOM, UNWIND, WORKDIR, instrument, mismatch};
+use super::compiler::{
+    COMPILE, Compiler, EXCEPTIONS, JUMPS, LINK_LIBRARIES, LINK_THREADS, LOCKED, STACK_BYTES, Scratch, TARGET, TARGET_THREADS, TARGET_THROWING, TOOLCHAIN, write_atomically,
+};
+use super::{CXX_TAG, Error, ROOM, TERMINATE, UNCAUGHT, UNWIND, WORKDIR, inspect, instrument, libraries, mismatch, threads};
 
 /// The language that the driver assumes when linking, and for its default libraries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +111,10 @@ impl Source {
     }
 }
 
+/// Names in an object file that throws or catches, and in one that calls `setjmp` or `longjmp`.
+const THROWING: &[&str] = &["__cxa_throw", "__cxa_rethrow", "__cxa_begin_catch", "__cpp_exception"];
+const JUMPING: &[&str] = &["__wasm_setjmp", "__wasm_longjmp"];
+
 const CXX_EXTENSIONS: &[&str] = &["cc", "cp", "cpp", "cxx", "CPP", "c++", "C", "ii", "hh", "hpp", "hxx", "H"];
 
 /// One word of the linker's command line. Order matters to archives.
@@ -131,6 +140,11 @@ struct Plan {
     has_level: bool,
     has_stack: bool,
     safe_points: bool,
+    /// By `-pthread` or `-fopenmp`.
+    threads: bool,
+    openmp: bool,
+    /// By `-fexceptions` or `-fno-exceptions`.
+    exceptions: Option<bool>,
     lang: Lang,
 }
 
@@ -150,7 +164,7 @@ const LINKER_IGNORED: &[&str] = &[
 const LINKER_IGNORED_PREFIXES: &[&str] = &["-rpath", "--rpath", "--build-id", "--hash-style", "-soname", "--soname", "-Map", "--dynamic-linker", "--version-script", "--compress-debug-sections", "--icf"];
 
 /// Libraries whose content is in the C library, or in the agent.
-const LIBRARIES_INCLUDED: &[&str] = &["m", "mpi", "mpich", "mpicxx", "mpi_cxx", "mpicpp", "rt", "dl", "util", "pthread", "stdc++", "gcc", "gcc_s", "c++", "c++abi"];
+const LIBRARIES_INCLUDED: &[&str] = &["m", "mpi", "mpich", "mpicxx", "mpi_cxx", "mpicpp", "rt", "dl", "util", "pthread", "stdc++", "gcc", "gcc_s", "c++", "c++abi", "omp", "gomp", "iomp5"];
 
 fn parse(lang: Lang, args: Vec<String>) -> Result<Plan, Error> {
     let args = join_linker_words(args);
@@ -166,6 +180,9 @@ fn parse(lang: Lang, args: Vec<String>) -> Result<Plan, Error> {
         has_level: false,
         has_stack: false,
         safe_points: true,
+        threads: false,
+        openmp: false,
+        exceptions: None,
         lang,
     };
     let mut language: Option<String> = None;
@@ -217,16 +234,14 @@ fn parse(lang: Lang, args: Vec<String>) -> Result<Plan, Error> {
             }
             "-static-pie" => return Err(Error::Usage("-static-pie: not supported; a cell is always static and without a fixed place, leave it out".into())),
             "-m32" | "-mx32" => return Err(Error::Usage(format!("{arg}: a cell has its own machine type, wasm32; leave it out"))),
-            "-pthread" | "-pthreads" | "-mthreads" => {
-                return Err(Error::Usage(format!("{arg}: threads aren't supported in this version; build without it, or use more MPI ranks")));
-            }
-            "-fexceptions" | "-fcxx-exceptions" | "-fwasm-exceptions" => {
-                return Err(Error::Usage(format!("{arg}: C++ exceptions aren't supported in this version; code that doesn't throw builds without it")));
-            }
+            "-pthread" | "-pthreads" | "-mthreads" => plan.threads = true,
+            "-fexceptions" | "-fcxx-exceptions" | "-fwasm-exceptions" => plan.exceptions = Some(true),
+            "-fno-exceptions" => plan.exceptions = Some(false),
             "-static" | "-static-libgcc" | "-static-libstdc++" | "-pie" | "-no-pie" | "-rdynamic" | "-s" | "-g0" | "-pipe" | "-fPIC" | "-fpic"
-            | "-fPIE" | "-fpie" | "-fno-exceptions" | "-no-canonical-prefixes" | "-fno-openmp" | "-nopie" => {}
+            | "-fPIE" | "-fpie" | "-no-canonical-prefixes" | "-nopie" => {}
             "-fno-safe-points" => plan.safe_points = false,
             "-fsafe-points" => plan.safe_points = true,
+            "-fno-openmp" => plan.openmp = false,
             "-m64" | "-mtune=native" | "-march=native" | "-mcpu=native" => plan.note(&arg, "cells run on any processor"),
             "-nostdlib" | "-nodefaultlibs" | "-nostartfiles" => {
                 return Err(Error::Usage(format!("{arg}: a cell needs its C library and start code; leave it out")));
@@ -237,6 +252,9 @@ fn parse(lang: Lang, args: Vec<String>) -> Result<Plan, Error> {
     if query || (plan.sources.is_empty() && plan.link.is_empty() && plan.verbose) {
         plan.mode = Mode::Query;
         return Ok(plan);
+    }
+    if plan.threads && plan.exceptions == Some(true) && (lang == Lang::Cxx || plan.sources.iter().any(Source::is_cxx)) {
+        return Err(Error::Usage("-fexceptions: programs with threads have no exceptions in this version; leave it out, or -pthread and -fopenmp".into()));
     }
     let objects = plan.link.iter().any(|l| !matches!(l, Link::Arg(a) if a.starts_with('-')));
     if plan.sources.is_empty() && !(plan.mode == Mode::Link && objects) {
@@ -322,9 +340,11 @@ impl Plan {
         } else if let Some(name) = arg.strip_prefix("-x") {
             *language = Some(name.to_string()).filter(|l| l != "none");
         } else if starts(&["-fopenmp", "-qopenmp", "-openmp", "-fiopenmp"]) && !arg.starts_with("-fopenmp-simd") {
-            return Err(Error::Usage(format!(
-                "{arg}: OpenMP isn't supported in this version; without it the pragmas are ignored and the program runs with one thread"
-            )));
+            if arg.contains("target") {
+                return Err(Error::Usage(format!("{arg}: cells have no other devices to run parts of a program on; leave it out")));
+            }
+            self.openmp = true;
+            self.threads = true;
         } else if starts(&["-fopenacc", "-fsanitize=", "-fprofile-", "--coverage", "-fcoverage"]) {
             return Err(Error::Usage(format!("{arg}: not supported for cells")));
         } else if let Some(triple) = arg.strip_prefix("--target=") {
@@ -335,6 +355,8 @@ impl Plan {
             self.note(&arg, "cells run on any processor");
         } else if starts(&["-flto", "-fuse-ld=", "-fuse-linker-plugin", "-fno-lto", "-ffat-lto"]) {
             self.note(&arg, "the linker is fixed");
+        } else if arg == "-ffp-contract=off" {
+            // So it is anyway.
         } else if starts(&["-ffp-contract="]) {
             self.note(&arg, "results must not depend on the machine");
         } else {
@@ -416,16 +438,36 @@ impl Plan {
         }
     }
 
+    fn machine(&self) -> &'static [&'static str] {
+        if self.threads { TARGET_THREADS } else { TARGET }
+    }
+
+    /// Flags of a compilation that say what it may throw.
+    fn throws(&self, cxx: bool) -> Vec<&'static str> {
+        if self.threads {
+            return [TARGET_THREADS, &["-fno-exceptions"]].concat();
+        }
+        let exceptions = if self.exceptions.unwrap_or(cxx) { EXCEPTIONS } else { &["-fno-exceptions"] };
+        [TARGET_THROWING, JUMPS, exceptions].concat()
+    }
+
     fn compile(&self, source: &Source, output: Option<&Path>, more: &[String], compiler: &Compiler) -> Result<u8, Error> {
         if source.path != "-" {
             std::fs::metadata(&source.path).map_err(|e| Error::io("read", &source.path, e))?;
         }
         let mut command = compiler.command(if source.is_cxx() { "c++" } else { self.lang.tool() });
-        command.args(TARGET).args(COMPILE);
+        let cxx = self.lang == Lang::Cxx || source.is_cxx();
+        // zig takes a program that tells when it was built for an error.
+        command.args(self.throws(cxx)).args(COMPILE).arg("-Wno-date-time");
+        if self.openmp {
+            command.arg("-fopenmp");
+        }
         if !self.has_level {
             command.arg("-O3");
         }
-        command.args(&self.compile).args(more).arg("-isystem").arg(compiler.include()?);
+        // Before the C library's headers what continues one of them; for threads that is all of ours.
+        let guests = compiler.include()?;
+        command.args(&self.compile).args(more).arg("-I").arg(guests.join("posix")).arg(if self.threads { "-I" } else { "-isystem" }).arg(guests);
         match self.mode {
             Mode::Print => {}
             Mode::Assembly => drop(command.arg("-S")),
@@ -465,9 +507,19 @@ impl Plan {
         }
         let plain = scratch.path("linked.wasm");
         let tool = if self.sources.iter().any(Source::is_cxx) { "c++" } else { self.lang.tool() };
+        let mentions = |names: &[&str]| !self.threads && self.mentions(&objects, names);
+        // Nobody else can have thrown what nobody catches: that ends the program with either library.
+        let throws = tool == "c++" && self.exceptions != Some(false) && mentions(THROWING);
+        let jumps = mentions(JUMPING);
+        let tool = if throws { "cc" } else { tool };
         let mut command = compiler.command(tool);
         // Always the same level: it selects the C library's build, and each is built once and cached.
-        command.args(TARGET).arg("-O3").arg("-o").arg(&plain);
+        command.args(self.machine()).arg("-O3").arg("-o").arg(&plain);
+        // First, or the linker takes the C library's functions that know of one thread only.
+        if self.threads {
+            command.arg(compiler.runtime("threads", self.machine())?).args(LINK_THREADS);
+            command.args(LOCKED.iter().map(|name| format!("-Wl,--export={name}")));
+        }
         for (n, word) in self.link.iter().enumerate() {
             match word {
                 Link::Source(source) => command.arg(&objects[*source]),
@@ -477,14 +529,24 @@ impl Plan {
                 },
             };
         }
-        command.arg(compiler.runtime()?).args(LINK_LIBRARIES);
-        for symbol in [UNWIND, WORKDIR, ROOM] {
-            command.arg(format!("-Wl,--export={symbol}"));
+        command.arg(compiler.runtime("runtime", self.machine())?).arg(compiler.runtime("posix", self.machine())?);
+        let mut exports = vec![WORKDIR, ROOM, UNWIND];
+        if self.openmp {
+            command.arg(compiler.runtime("openmp", self.machine())?);
         }
+        if throws {
+            command.arg(libraries::cxx(compiler)?);
+            exports.extend([CXX_TAG, UNCAUGHT, TERMINATE]);
+        }
+        if jumps {
+            command.arg(libraries::jumps(compiler)?);
+        }
+        command.args(LINK_LIBRARIES);
+        command.args(exports.iter().map(|symbol| format!("-Wl,--export={symbol}")));
         if !self.has_stack {
             command.arg(format!("-Wl,-z,stack-size={STACK_BYTES}"));
         }
-        let warm = compiler.warm(tool);
+        let warm = compiler.warm(&format!("{tool}{}", if self.threads { "-threads" } else { "" }));
         if !warm.exists() {
             eprintln!("cloudskin: building the {} library once, which takes about a minute ...", if tool == "cc" { "C" } else { "C++" });
         }
@@ -503,20 +565,47 @@ impl Plan {
             eprintln!("cloudskin: warning: {name} is called with other types than it is defined with; such a call stops the program");
         }
         // wasi-libc has a pthread_create that always fails, so that code which may do without threads links.
-        if [&b"\x0epthread_create"[..], b"\x10__pthread_create"].iter().any(|name| contains(&linked, name)) {
-            eprintln!("cloudskin: warning: the program calls pthread_create, which fails in a cell: threads aren't supported in this version");
+        if !self.threads && [&b"\x0epthread_create"[..], b"\x10__pthread_create"].iter().any(|name| contains(&linked, name)) {
+            eprintln!("cloudskin: warning: the program calls pthread_create, which fails without -pthread: give it to all compilations and to the linker");
+        }
+        if contains(&linked, b"\x06system") {
+            eprintln!("cloudskin: warning: the program calls system, which fails here: a cell is one process, and starts no commands");
         }
         // Code behind a flag that is never set may call anything, so this is no error.
         for call in crate::mpi_host::missing(&linked).unwrap_or_default() {
             eprintln!("cloudskin: warning: the program calls {call}, which is not in this version: a rank that comes to it stops the job (docs/reference/mpi.md lists what is there)");
         }
+        if self.threads {
+            linked = threads::rewrite(&linked)?;
+        }
         let wasm = if self.safe_points { instrument::instrument(&linked, TOOLCHAIN)? } else { linked };
+        if self.threads
+            && let Ok(report) = inspect::inspect(&wasm)
+            && let Some(call) = report.imports.iter().find(|i| i.module == crate::mpi_host::MODULE)
+        {
+            eprintln!("cloudskin: error: the program has threads and calls {}: a cell can't do both yet; build it without -pthread and -fopenmp, and run more ranks", call.name);
+            return Ok(1);
+        }
         let launch = if output.extension().is_some_and(|e| e == "wasm") { None } else { launcher() };
         write_atomically(&output, &[launch.unwrap_or_default().as_bytes(), &wasm].concat())?;
         use std::os::unix::fs::PermissionsExt;
         // configure and make look for the x bit.
         std::fs::set_permissions(&output, std::fs::Permissions::from_mode(0o755)).map_err(|e| Error::io("make executable", &output, e))?;
         Ok(0)
+    }
+
+    /// Whether one of these names stands in what is linked.
+    fn mentions(&self, objects: &[PathBuf], names: &[&str]) -> bool {
+        let folders: Vec<&str> = self.link.iter().filter_map(|l| if let Link::Arg(a) = l { a.strip_prefix("-L") } else { None }).collect();
+        let files = self.link.iter().flat_map(|word| match word {
+            Link::Source(n) => vec![objects[*n].clone()],
+            Link::Arg(arg) => match arg.strip_prefix("-l") {
+                Some(name) => folders.iter().map(|folder| Path::new(folder).join(format!("lib{name}.a"))).collect(),
+                None => vec![PathBuf::from(arg)],
+            },
+        });
+        // What can't be read is an option, or the linker's to report.
+        files.filter_map(|file| std::fs::read(file).ok()).any(|bytes| names.iter().any(|name| contains(&bytes, name.as_bytes())))
     }
 
     /// Runs one command; what it prints goes on to standard error, with a line about what cells lack where that is the cause.
@@ -590,18 +679,25 @@ fn is_noise(line: &str) -> bool {
     line.contains("argument unused during compilation: '-c'") || line.contains("argument unused during compilation: '-mcpu=") || line.contains("use --target=wasm32-wasip1 instead [-Wdeprecated]")
 }
 
-/// What cells lack in this version, by the words that a failing compiler or linker uses for it.
+/// What cells lack in this version, by the words that a failing compiler or linker uses for it. `name()`: whatever the words, `name` is what they miss.
 const LACKING: &[(&[&str], &str)] = &[
-    (
-        &["with exceptions disabled", "__cxa_throw", "__cxa_allocate_exception", "__cxa_begin_catch", "__cpp_exception"],
-        "C++ exceptions aren't supported in this version (try, catch, throw)",
-    ),
-    (&["Setjmp/longjmp", "setjmp", "longjmp"], "setjmp and longjmp aren't supported in this version"),
-    (&["undefined symbol: fork", "undefined symbol: vfork", "undeclared function 'fork'", "undefined symbol: exec", "'execv", "undefined symbol: wait", "undefined symbol: system", "undeclared function 'system'", "undefined symbol: popen", "undeclared function 'popen'"],
-        "processes aren't supported in this version (fork, exec, wait, system, popen); a cell is one process, MPI ranks are many"),
-    (&["undefined symbol: pthread_", "undefined symbol: sem_", "undefined symbol: __kmpc_", "undefined symbol: omp_", "'omp.h' file not found"], "threads and OpenMP aren't supported in this version"),
+    (&["with exceptions disabled"], "programs with threads have no C++ exceptions in this version (try, catch, throw), nor has what is compiled with -fno-exceptions"),
+    (&["Setjmp/longjmp", "setjmp", "longjmp"], "programs with threads have no setjmp and longjmp in this version"),
+    (&["fork()", "vfork()", "execl()", "execlp()", "execle()", "execv()", "execvp()", "execve()", "wait()", "waitpid()", "/sys/wait.h:", "popen()", "pipe()", "getppid()"],
+        "processes aren't supported in this version (fork, exec, wait, popen, pipe); a cell is one process, MPI ranks are many"),
+    (&["sigaction()", "sigprocmask()", "sigemptyset()", "sigfillset()", "sigset_t()", "kill()", "alarm()", "ualarm()", "setitimer()", "timer_create()", "pause()"],
+        "of signals only signal() and raise() are supported in this version, within the program (no sigaction, kill, alarm, timers); MPI_Wtime tells the time"),
+    (&["undefined symbol: thrd_", "undefined symbol: mtx_", "undefined symbol: cnd_", "undefined symbol: tss_"], "threads aren't supported in this version (<threads.h>)"),
+    (&["tmpfile()", "tmpnam()", "tempnam()", "mkstemp()", "mkdtemp()", "mktemp()"],
+        "a cell has no place for temporary files (tmpfile, mkstemp); open a file of a name of yours in one of its buckets, and remove it"),
+    (&["gethostname()", "getuid()", "geteuid()", "getgid()", "getegid()", "getpwuid()", "getpwnam()", "getlogin()", "umask()"],
+        "a cell has no users and no host (getuid, getlogin, gethostname); MPI_Get_processor_name tells where a rank is"),
+    (&["undefined symbol: __cxa_", "undefined symbol: __cpp_exception", "undefined symbol: operator new"], "C++ is linked by `cloudskin c++`, and with exceptions unless it is told -fno-exceptions"),
+    (&["--shared-memory is disallowed by"], "all that is linked into a program with threads must have been compiled with -pthread or -fopenmp, archives too"),
+    (&["undefined symbol: __kmpc_", "undefined symbol: omp_"], "OpenMP is linked by -fopenmp"),
+    (&["undefined symbol: pthread_", "undefined symbol: sem_"], "threads are linked by -pthread; pthread_cancel, priorities and what shares memory between processes aren't supported in this version"),
     (&["undefined symbol: dlopen", "undefined symbol: dlsym"], "shared libraries aren't supported in this version (dlopen)"),
-    (&["undefined symbol: socket", "undefined symbol: connect", "undefined symbol: bind", "undefined symbol: getaddrinfo", "'netdb.h' file not found"],
+    (&["socket()", "connect()", "bind()", "listen()", "getaddrinfo()", "gethostbyname()", "'netdb.h' file not found"],
         "sockets aren't supported in this version; ranks talk through MPI"),
     (&["'sys/ptrace.h'", "'sys/shm.h'", "'sys/ipc.h'", "undefined symbol: shm", "undefined symbol: mmap"], "shared memory between processes isn't supported in this version"),
     (
@@ -611,13 +707,21 @@ const LACKING: &[(&[&str], &str)] = &[
 ];
 
 fn explain(text: &str) -> Vec<&'static str> {
-    let said = |words: &&[&str]| text.lines().any(|line| is_trouble(line) && words.iter().any(|w| line.contains(w)));
+    let says = |line: &str, word: &str| word.strip_suffix("()").map_or(line.contains(word), |name| missed(line) == Some(name));
+    let said = |words: &&[&str]| text.lines().any(|line| is_trouble(line) && words.iter().any(|w| says(line, w)));
     LACKING.iter().filter(|(words, _)| said(words)).map(|(_, note)| *note).collect()
 }
 
 /// An error's own line, not the source text under it.
 fn is_trouble(line: &str) -> bool {
     line.contains("error") || line.contains("undefined symbol")
+}
+
+/// The name that an error's line is about, if it is that nobody declares or defines it.
+fn missed(line: &str) -> Option<&str> {
+    const WORDS: [&str; 5] = ["undefined symbol: ", "undeclared function '", "undeclared identifier '", "unknown type name '", "incomplete type 'struct "];
+    let name = WORDS.iter().find_map(|words| line.split_once(words))?.1;
+    name.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next()
 }
 
 /// GNU ar can't read WebAssembly objects, so its archives lack the index that the linker needs. Then: a copy with one.
@@ -783,13 +887,29 @@ mod tests {
         check("a.o -Wl,--start-group,x.a,-lm,-lq,--end-group", "Link |  |  |  | a.o x.a -lq");
         check("-static -fPIC -s -pipe -m64 -march=native a.c", "Link | a.c |  |  | #0");
         assert_eq!(parse(Lang::C, words("-march=native -m64 a.c")).unwrap().notes.len(), 2);
+        for (value, notes) in [("off", 0), ("fast", 1)] {
+            assert_eq!(parse(Lang::C, vec![format!("-ffp-contract={value}"), "a.c".into()]).unwrap().notes.len(), notes, "{value}");
+        }
         assert!(parse(Lang::C, words("a.c")).unwrap().safe_points && !parse(Lang::C, words("-fno-safe-points a.c")).unwrap().safe_points);
     }
 
     #[test]
+    fn openmp_brings_threads() {
+        let made = |line: &str| {
+            let plan = parse(Lang::C, words(line)).unwrap();
+            (plan.threads, plan.openmp)
+        };
+        assert_eq!(made("a.c -lpthread"), (false, false));
+        assert_eq!(made("-pthread a.c"), (true, false));
+        assert_eq!(made("-fopenmp a.c"), (true, true));
+        assert_eq!(made("-fopenmp-simd a.c"), (false, false));
+        check("-fopenmp a.o -lgomp -lm", "Link |  |  |  | a.o");
+    }
+
+    #[test]
     fn what_cells_lack_is_said() {
-        refused("-fopenmp a.c", "OpenMP isn't supported");
-        refused("-pthread a.c", "threads aren't supported");
+        refused("-fopenmp-targets=nvptx64 a.c", "no other devices");
+        refused("-pthread -fexceptions a.cc", "no exceptions");
         refused("-shared a.o", "shared libraries");
         refused("libx.so.1", "shared libraries");
         refused("-static-pie a.c", "-static-pie");
@@ -808,6 +928,8 @@ mod tests {
         assert_eq!(explain("a.cc:1:9: error: cannot use 'throw' with exceptions disabled\n"), [LACKING[0].1]);
         assert_eq!(explain("a.cc:2:9: error: implicit instantiation of undefined template 'std::basic_fstream<char>'\n"), [LACKING[LACKING.len() - 1].1]);
         assert!(explain("a.c:3: error: expected ';'\n   3 | setjmp(x)\n").is_empty());
+        assert_eq!(explain("a.c:1:5: error: call to undeclared function 'fork'; ISO C99\na.c:9:1: error: use of undeclared identifier 'vfork'\n"), [LACKING[2].1]);
+        assert!(explain("wasm-ld: error: a.o: undefined symbol: fork_lift\nwasm-ld: error: a.o: undefined symbol: my_socket\n").is_empty());
     }
 
     #[test]

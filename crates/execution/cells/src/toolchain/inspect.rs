@@ -5,8 +5,11 @@
 //! itself (the custom section) is believed only as far as its globals, exports, memory and code say the same. Nothing is run.
 
 use super::outline::Outline;
-use super::{FLAGS, FORMAT, GLOBAL_PREFIX, Mark, STATE, TABLE, TOP, UNWIND, verify};
+use wasmparser::ExternalKind;
+use super::{END, FLAGS, FORMAT, GLOBAL_PREFIX, Mark, STATE, TABLE, TOP, UNWIND, verify};
 
+/// Module and name of the memory that a program with threads takes from its cell.
+pub const SHARED: (&str, &str) = ("env", "memory");
 /// Values that a function may give. A compiler for C gives one.
 const RESULTS_MAX: usize = 16;
 /// Bytes in a page of linear memory.
@@ -27,8 +30,8 @@ pub enum Refusal {
     NoStart,
     #[error("the module doesn't export its one memory as `memory`")]
     NoMemory,
-    #[error("the module shares memory {0} between threads, which agents don't run yet; build it without -pthread")]
-    Shared(usize),
+    #[error("the module shares memory between threads, but {0}; link it with `cloudskin cc -pthread`")]
+    Shared(String),
     #[error("the module has {0} memories, at most 2 are taken")]
     Memories(usize),
     #[error("the module needs what agents don't have: {}", .0.join(", "))]
@@ -59,6 +62,10 @@ pub struct Report {
     pub memory_min_bytes: u64,
     /// The most that the module itself allows, in bytes.
     pub memory_max_bytes: Option<u64>,
+    /// It throws or catches exceptions, or calls `longjmp`, which is built on them.
+    pub exceptions: bool,
+    /// Of a program with threads: the pages that its memory begins with, and the most that it can use.
+    pub shared_pages: Option<(u64, u64)>,
     /// The custom section, when it agrees with the module.
     pub mark: Option<Mark>,
 }
@@ -84,7 +91,11 @@ pub fn check(wasm: &[u8], max_bytes: usize, known_import: &dyn Fn(&str, &str) ->
     let missing: Vec<String> = report
         .imports
         .iter()
-        .filter(|i| i.kind != "function" || !known_import(&i.module, &i.name))
+        .filter(|i| match i.kind {
+            "function" => !known_import(&i.module, &i.name),
+            "memory" => report.shared_pages.is_none() || (i.module.as_str(), i.name.as_str()) != SHARED,
+            _ => true,
+        })
         .map(|i| format!("{} {}.{}", i.kind, i.module, i.name))
         .collect();
     if missing.is_empty() { Ok(report) } else { Err(Refusal::MissingImports(missing)) }
@@ -106,9 +117,10 @@ pub fn inspect(wasm: &[u8]) -> Result<Report, Refusal> {
         Some(memory) if outline.exports.iter().any(|(n, k, i)| n == "memory" && *k == wasmparser::ExternalKind::Memory && *i == 0) => memory,
         _ => return Err(Refusal::NoMemory),
     };
-    if let Some(shared) = outline.memories.iter().position(|m| m.shared) {
-        return Err(Refusal::Shared(shared));
-    }
+    let shared_pages = match outline.memories.iter().any(|m| m.shared) {
+        true => Some(threads(&outline).map_err(|why| Refusal::Shared(why.into()))?),
+        false => None,
+    };
     if outline.memories.len() > 2 {
         return Err(Refusal::Memories(outline.memories.len()));
     }
@@ -129,8 +141,41 @@ pub fn inspect(wasm: &[u8]) -> Result<Report, Refusal> {
         exports: outline.exports.iter().map(|(name, ..)| name.clone()).collect(),
         memory_min_bytes,
         memory_max_bytes: memory.maximum.map(|pages| pages.saturating_mul(PAGE_BYTES)),
+        exceptions: outline.exceptions,
+        shared_pages,
         mark,
     })
+}
+
+/// The pages of a program with threads at the beginning and at most. It must have what the agent needs to start a thread, and no way to sleep of which
+/// the agent doesn't know.
+fn threads(outline: &Outline) -> Result<(u64, u64), &'static str> {
+    let exported = |name: &str, kind: ExternalKind| outline.exports.iter().find(|(n, k, _)| n == name && *k == kind).map(|e| e.2);
+    let takes_i32 = |ty: &wasmparser::FuncType| ty.params() == [wasmparser::ValType::I32] && ty.results().is_empty();
+    let imported = outline.imports.iter().filter(|(module, name, kind)| *kind == "memory" && (module.as_str(), name.as_str()) == SHARED).count();
+    let memory = match outline.memories[..] {
+        [memory] if memory.shared && !memory.memory64 && imported == 1 => memory,
+        // For its flag words: what `read_mark` says. Memory of no cell's would have no limit.
+        [memory, flags] if memory.shared && !flags.shared && !memory.memory64 && imported == 1 => memory,
+        _ => return Err("doesn't import its one memory as env.memory"),
+    };
+    if memory.page_size_log2.is_some() {
+        return Err("its memory has pages of another size");
+    }
+    if !outline.function_type("__cloudskin_thread").is_some_and(takes_i32) {
+        return Err("it exports no function __cloudskin_thread");
+    }
+    let pointer = exported("__stack_pointer", ExternalKind::Global);
+    if !pointer.is_some_and(|index| outline.is_i32(index) && outline.mutable_globals().any(|g| g == index)) {
+        return Err("it doesn't export its global __stack_pointer");
+    }
+    if outline.exceptions {
+        return Err("it has exceptions, which programs with threads don't have in this version");
+    }
+    if outline.acts_alone {
+        return Err("it waits, wakes or grows its memory without asking the agent");
+    }
+    Ok((memory.initial, memory.maximum.unwrap_or(1 << 16)))
 }
 
 /// Refuses functions that give so many values that a small module would need a large checker: each call puts them on its stack.
@@ -203,7 +248,8 @@ fn read_mark(wasm: &[u8], outline: &Outline, memory_bytes: u64, reasons: &mut Ve
         wrong.push(format!("its unwind area has only {} bytes", mark.unwind_bytes));
     }
     let mutable: std::collections::HashSet<u32> = outline.mutable_globals().collect();
-    for name in [STATE, TOP] {
+    let of_points = if outline.is_shared() { &[STATE, TOP, END][..] } else { &[STATE, TOP] };
+    for name in of_points {
         let global = exported(name, wasmparser::ExternalKind::Global);
         if !global.is_some_and(|index| mutable.contains(&index) && outline.is_i32(index)) {
             wrong.push(format!("it doesn't export its global {name}"));
@@ -213,7 +259,7 @@ fn read_mark(wasm: &[u8], outline: &Outline, memory_bytes: u64, reasons: &mut Ve
         .filter_map(|n| exported(&format!("{GLOBAL_PREFIX}{n}"), wasmparser::ExternalKind::Global))
         .filter(|index| mutable.contains(index))
         .collect();
-    if saved.len() != mark.globals as usize || mutable.len() != saved.len() + 2 {
+    if saved.len() != mark.globals as usize || mutable.len() != saved.len() + of_points.len() {
         wrong.push(format!("{} of its {} mutable globals are exported, {} were marked", saved.len(), mutable.len(), mark.globals));
     }
     if outline.tables > 0 && exported(TABLE, wasmparser::ExternalKind::Table).is_none() {
@@ -295,7 +341,29 @@ mod tests {
         assert_eq!(check_text(r#"(module (memory 1) (func (export "_start")))"#).unwrap_err(), Refusal::NoMemory);
         let more = |more: &str| check_text(&format!(r#"(module (memory (export "memory") 1) {more} (func (export "_start")))"#)).unwrap_err();
         assert_eq!(more("(memory 1) (memory 1)"), Refusal::Memories(3));
-        assert_eq!(more("(memory 1 1 shared)"), Refusal::Shared(1));
+        assert!(matches!(more("(memory 1 1 shared)"), Refusal::Shared(_)));
+    }
+
+    #[test]
+    fn programs_with_threads_have_what_the_agent_needs() {
+        let program = |body: &str, pointer: &str| {
+            check_text(&format!(
+                r#"(module (import "env" "memory" (memory 1 9 shared)) (export "memory" (memory 0)) (func (export "_start"))
+                    (global (export "{pointer}") (mut i32) (i32.const 0)) (func (export "__cloudskin_thread") (param i32) {body}))"#
+            ))
+        };
+        let report = program("", "__stack_pointer").unwrap();
+        assert_eq!((report.shared_pages, report.movable()), (Some((1, 9)), false));
+        assert!(report.fixed_because[0].contains("no safe points"), "{:?}", report.fixed_because);
+        let report = program(") (data (i32.const 8) \"abc\"", "__stack_pointer").unwrap();
+        assert!(report.fixed_because[0].contains("each of which would write its data again"), "{:?}", report.fixed_because);
+        let refused = |body: &str, pointer: &str, why: &str| {
+            let error = program(body, pointer).unwrap_err().to_string();
+            assert!(error.contains(why) && error.contains("-pthread"), "{error}");
+        };
+        refused("", "pointer", "__stack_pointer");
+        refused("(drop (memory.atomic.wait32 (i32.const 0) (i32.const 0) (i64.const -1)))", "__stack_pointer", "without asking");
+        refused("(drop (memory.grow (i32.const 1)))", "__stack_pointer", "without asking");
     }
 
     fn marked(json: &str) -> Result<Report, Refusal> {

@@ -8,8 +8,10 @@
 //! Outline::read   imports, exports, types, who calls whom, where loops are
 //! Calls           which functions can unwind: those that can reach a safe point
 //! body, live, emit   one such function anew; the others are copied
-//! assemble        two more globals, exports of all state, branch hints, the mark
+//! assemble        two or three more globals, exports of all state, branch hints, the mark
 //! ```
+//!
+//! Of a program with threads each has an instance, so the globals are each thread's own, and the third of them says where its unwind area ends.
 //!
 //! Nothing is renumbered: names, function pointers and types stay as the linker made them. Debug sections (DWARF) hold code offsets that would be wrong and are dropped.
 //!
@@ -30,7 +32,7 @@ use wasmparser::{BlockType, ExternalKind, FuncType, Parser, Payload, ValType, Va
 
 use super::blocking::can_block;
 use super::outline::{Function, Outline, UNLOOKED_MAX};
-use super::{Error, FLAGS, FORMAT, GLOBAL_PREFIX, Mark, SECTION, STATE, TABLE, TOP, UNWIND, UNWIND_BYTES, flags, strip, verify};
+use super::{END, Error, FLAGS, FORMAT, GLOBAL_PREFIX, Mark, SECTION, STATE, TABLE, TOP, UNWIND, UNWIND_BYTES, UNWIND_BYTES_THREADS, exceptions, flags, strip, verify};
 
 /// The global `state` while the stack is unwound. 0: at work; numbers above: the safe point that a rewind goes to.
 pub const UNWINDING: i32 = 1;
@@ -39,7 +41,7 @@ pub const UNWINDING: i32 = 1;
 /// [`Error::NotMovable`] with all reasons. `toolchain`: for the mark, e.g. `ziglang 0.17.1`.
 pub fn instrument(wasm: &[u8], toolchain: &str) -> Result<Vec<u8>, Error> {
     wasmparser::Validator::new_with_features(super::features()).validate_all(wasm)?;
-    let (mut out, mark) = insert(&strip::strip(wasm)?, toolchain)?;
+    let (mut out, mark) = insert(&strip::strip(&exceptions::lower(wasm)?)?, toolchain)?;
     append_mark(&mut out, &mark);
     wasmparser::Validator::new_with_features(super::features())
         .validate_all(&out)
@@ -49,12 +51,20 @@ pub fn instrument(wasm: &[u8], toolchain: &str) -> Result<Vec<u8>, Error> {
     Ok(out)
 }
 
+/// Where the unwind area ends.
+#[derive(Clone, Copy)]
+enum AreaEnd {
+    At(u32),
+    /// As this global says, which the agent has set.
+    Global(u32),
+}
+
 /// What the functions of one module share while they are written anew.
 struct Module {
     /// Indices of the globals.
     state: u32,
     top: u32,
-    unwind_end: u32,
+    unwind_end: AreaEnd,
     /// Number of the next safe point in the module.
     next_point: u32,
     polls: u32,
@@ -101,7 +111,7 @@ fn insert(wasm: &[u8], toolchain: &str) -> Result<(Vec<u8>, Mark), Error> {
     let mark = Mark {
         version: FORMAT,
         unwind,
-        unwind_bytes: UNWIND_BYTES,
+        unwind_bytes: unwind_bytes(&outline),
         polls: module.polls,
         die_checks: module.die_checks,
         globals: outline.mutable_globals().count() as u32,
@@ -110,11 +120,20 @@ fn insert(wasm: &[u8], toolchain: &str) -> Result<(Vec<u8>, Mark), Error> {
     Ok((out, mark))
 }
 
+/// Of the first thread's area.
+fn unwind_bytes(outline: &Outline) -> u32 {
+    if outline.is_shared() { UNWIND_BYTES_THREADS } else { UNWIND_BYTES }
+}
+
 fn shared(outline: &Outline, unwind: u32) -> Module {
+    let state = outline.globals.len() as u32;
     Module {
-        state: outline.globals.len() as u32,
-        top: outline.globals.len() as u32 + 1,
-        unwind_end: unwind.saturating_add(UNWIND_BYTES),
+        state,
+        top: state + 1,
+        unwind_end: match outline.is_shared() {
+            true => AreaEnd::Global(state + 2),
+            false => AreaEnd::At(unwind.saturating_add(UNWIND_BYTES)),
+        },
         next_point: UNWINDING as u32 + 1,
         polls: 0,
         die_checks: 0,
@@ -169,8 +188,16 @@ fn with_looks(wasm: &[u8], function: &Function, at_entry: bool, module: &mut Mod
 
 fn assemble(wasm: &[u8], outline: &Outline, module: &Module, unwind: u32, bodies: &[Vec<u8>], hints: &Hints) -> Result<Vec<u8>, Error> {
     let mut out = wasm_encoder::Module::new();
+    // One page for the flag words, and no more.
+    let flags = [vec![1, 1, 1]];
+    // A program with threads has no memory of its own, and so no section of them, which would stand in front of these two.
+    let mut to_come = outline.is_shared();
     for payload in Parser::new(0).parse_all(wasm) {
-        match payload? {
+        let payload = payload?;
+        if matches!(payload, Payload::TagSection(_) | Payload::GlobalSection(_)) && std::mem::take(&mut to_come) {
+            extended(&mut out, SectionId::Memory, &[0], 0, &flags);
+        }
+        match payload {
             Payload::TypeSection(section) => {
                 let mut new: Vec<(&Vec<ValType>, &u32)> = module.new_types.iter().collect();
                 new.sort_by_key(|(_, index)| **index);
@@ -178,8 +205,8 @@ fn assemble(wasm: &[u8], outline: &Outline, module: &Module, unwind: u32, bodies
                 extended(&mut out, SectionId::Type, &wasm[section.range()], section.count(), &entries);
             }
             Payload::MemorySection(section) => {
-                // One page for the flag words, and no more.
-                extended(&mut out, SectionId::Memory, &wasm[section.range()], section.count(), &[vec![1, 1, 1]]);
+                to_come = false;
+                extended(&mut out, SectionId::Memory, &wasm[section.range()], section.count(), &flags);
             }
             // Present, because the address of the unwind area is in it; so are the exports.
             Payload::GlobalSection(section) => {
@@ -188,7 +215,11 @@ fn assemble(wasm: &[u8], outline: &Outline, module: &Module, unwind: u32, bodies
                     wasm_encoder::ConstExpr::i32_const(value as i32).encode(&mut entry);
                     entry
                 };
-                extended(&mut out, SectionId::Global, &wasm[section.range()], section.count(), &[global(0), global(unwind)]);
+                let mut more = vec![global(0), global(unwind)];
+                if let AreaEnd::Global(_) = module.unwind_end {
+                    more.push(global(unwind.saturating_add(unwind_bytes(outline))));
+                }
+                extended(&mut out, SectionId::Global, &wasm[section.range()], section.count(), &more);
             }
             Payload::ExportSection(_) => {
                 out.section(&exports(outline, module));
@@ -253,7 +284,7 @@ pub(super) fn value_type(ty: ValType) -> Value {
 }
 
 /// Debug sections hold offsets into code that has moved, hints of another make as well.
-fn is_dropped(custom: &str) -> bool {
+pub(super) fn is_dropped(custom: &str) -> bool {
     custom.starts_with(".debug_") || custom.starts_with("reloc.") || custom == "target_features" || custom == "sourceMappingURL" || custom == "metadata.code.branch_hint"
 }
 
@@ -292,6 +323,9 @@ fn exports(outline: &Outline, module: &Module) -> ExportSection {
     }
     section.export(STATE, ExportKind::Global, module.state);
     section.export(TOP, ExportKind::Global, module.top);
+    if let AreaEnd::Global(end) = module.unwind_end {
+        section.export(END, ExportKind::Global, end);
+    }
     section
 }
 
@@ -481,12 +515,12 @@ mod tests {
         let few = "i32.const 7 local.set 0 i32.const 4 local.set 1 local.get 1 i32.const 7 i32.and i32.const 1 i32.add i32.const -1 i32.mul local.get 0 i32.add \
             local.set 1 loop local.get 0 i32.const -1 i32.add local.tee 0 local.get 1 i32.ne br_if 0 end";
         check(&format!("(func (local i32 i32) {few})"), (0, 0));
-        check(&format!("(func (local i32 i32) {few} (loop))"), (1, 0));
+        check(&format!("(func (local i32 i32) {few} (loop $l (br_if $l (i32.const 0))))"), (1, 0));
         let fill = |length: &str| format!("(memory.fill (i32.const 0) (i32.const 0) {length})");
         check(&format!("(func (param i32) {} {})", fill("(local.get 0)"), fill("(i32.const 32768)")), (0, 1));
         // Eight bytes count as an instruction: with so many the function is none of the short ones that begin without a look.
         check(&format!("(func (param i32) {} {})", fill("(local.get 0)"), fill("(i32.const 65536)")), (0, 2));
-        check(&format!("(func (param i32) (loop {}))", fill("(local.get 0)")), (1, 1));
+        check(&format!("(func (param i32) (loop $l {} (br_if $l (local.get 0))))", fill("(local.get 0)")), (1, 1));
         let leaf = |n: usize| format!("(func $leaf {}) (func $g (call $leaf))", "(nop)".repeat(n));
         check(&leaf(2000), (0, 0));
         check(&leaf(10_000), (0, 1));
@@ -504,7 +538,13 @@ mod tests {
     fn every_loop_polls() {
         check("(func (loop $a (br_if $a (i32.const 0))))", (1, 0));
         check("(func (loop $a (loop $b (br_if $b (i32.const 0))) (br_if $a (i32.const 0))))", (2, 1));
-        check("(func (loop (block (if (i32.const 1) (then (loop) (loop))))))", (3, 1));
+        let turns = "(loop $t (br_if $t (i32.const 0)))";
+        check(&format!("(func (loop (block (if (i32.const 1) (then {turns} {turns})))))"), (3, 1));
+        // Where it turns: nowhere, twice; in one place where that would be many.
+        check("(func (loop))", (0, 0));
+        check(&format!("(func (loop $a {}))", "(br_if $a (i32.const 0))".repeat(2)), (2, 0));
+        check(&format!("(func (loop $a {}))", "(br_if $a (i32.const 0))".repeat(3)), (1, 0));
+        check("(func (loop $a (br_table 0 $a (i32.const 0))))", (1, 0));
         check("(func (block) (if (i32.const 0) (then)))", (0, 0));
         check("(func (return) (loop (loop)))", (0, 0));
     }

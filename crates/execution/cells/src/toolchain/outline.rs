@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
-use wasmparser::{ConstExpr, ElementItems, ExternalKind, FunctionBody, KnownCustom, Name, Operator, Parser, Payload, TypeRef, ValType};
+use wasmparser::{Catch, ConstExpr, ElementItems, ExternalKind, FunctionBody, KnownCustom, Name, Operator, Parser, Payload, TypeRef, ValType};
 
 use super::bounded::Scan;
 use super::flags::{self, Look};
@@ -11,6 +11,8 @@ use super::{Error, SECTION};
 
 /// Instructions that a call of the host counts for.
 const IMPORT_COST: u64 = 4096;
+/// Those that a throw counts for. The frames that the engine walks on its way to a handler it takes away; they are paid for by the calls that made them.
+const THROW_COST: u64 = 4096;
 /// Instructions that a function may take, callees included, without looking at its flag words at its beginning.
 pub(super) const UNLOOKED_MAX: u64 = 1 << 14;
 
@@ -70,6 +72,10 @@ pub(crate) struct Outline {
     pub memories: Vec<wasmparser::MemoryType>,
     pub tables: u32,
     pub has_start: bool,
+    /// It throws or catches exceptions.
+    pub exceptions: bool,
+    /// It waits, wakes or grows its memory by an instruction, where the agent would not know of it.
+    pub acts_alone: bool,
     /// The module carries the custom section or has been made able to unwind by another tool.
     pub marked: bool,
     /// The content of the custom section.
@@ -81,6 +87,8 @@ pub(crate) struct Outline {
     pub(super) function_types: Vec<u32>,
     pub(super) imported_functions: u32,
     pub(super) functions: Vec<Function>,
+    /// Types of what it throws, by tag.
+    pub(super) tags: Vec<u32>,
     /// Functions that the table may hold.
     pub(super) elements: Vec<u32>,
 }
@@ -97,6 +105,7 @@ impl Outline {
     pub(crate) fn read(wasm: &[u8]) -> Result<Outline, Error> {
         let mut o = Outline::default();
         let mut names: HashMap<u32, bool> = HashMap::new();
+        let mut active_data = false;
         for payload in Parser::new(0).parse_all(wasm) {
             match payload? {
                 Payload::TypeSection(section) => {
@@ -122,7 +131,16 @@ impl Outline {
                 Payload::TableSection(section) => o.tables += section.count(),
                 Payload::MemorySection(section) => {
                     for memory in section {
-                        o.memory(memory?);
+                        let memory = memory?;
+                        if memory.shared {
+                            o.reason("its memory is shared between threads and not its cell's");
+                        }
+                        o.memory(memory);
+                    }
+                }
+                Payload::DataSection(section) => {
+                    for data in section {
+                        active_data |= matches!(data?.kind, wasmparser::DataKind::Active { .. });
                     }
                 }
                 Payload::GlobalSection(section) => {
@@ -140,6 +158,12 @@ impl Outline {
                         o.marked |= export.name.starts_with("asyncify_");
                         o.exports.push((export.name.to_string(), export.kind, export.index));
                     }
+                }
+                Payload::TagSection(section) => {
+                    for tag in section {
+                        o.tags.push(tag?.func_type_idx);
+                    }
+                    o.exceptions = true;
                 }
                 Payload::StartSection { .. } => {
                     o.has_start = true;
@@ -173,10 +197,18 @@ impl Outline {
         for (i, function) in o.functions.iter_mut().enumerate() {
             function.quiet = names.get(&(o.imported_functions + i as u32)).copied().unwrap_or(false);
         }
+        if active_data && o.is_shared() {
+            o.reason("it has threads, each of which would write its data again");
+        }
         if o.tables > 1 {
             o.reasons.push(format!("it has {} tables, only one can be restored", o.tables));
         }
         Ok(o)
+    }
+
+    /// Its memory is that of several threads, each with an instance of its own.
+    pub(super) fn is_shared(&self) -> bool {
+        self.memories.first().is_some_and(|m| m.shared)
     }
 
     /// Value of an exported immutable `i32` global.
@@ -273,7 +305,9 @@ impl Outline {
                 "table"
             }
             TypeRef::Memory(memory) => {
-                self.reason("it imports its memory");
+                if !memory.shared {
+                    self.reason("it imports its memory");
+                }
                 self.memory(memory);
                 "memory"
             }
@@ -284,7 +318,11 @@ impl Outline {
                 self.globals.push(Global { ty: ty.content_type, mutable: ty.mutable, i32_value: None });
                 "global"
             }
-            TypeRef::Tag(_) => "tag",
+            TypeRef::Tag(tag) => {
+                self.tags.push(tag.func_type_idx);
+                self.exceptions = true;
+                "tag"
+            }
         };
         self.imports.push((import.module.to_string(), import.name.to_string(), kind));
     }
@@ -292,9 +330,6 @@ impl Outline {
     fn memory(&mut self, memory: wasmparser::MemoryType) {
         if memory.memory64 {
             self.reason("its memory has 64-bit addresses");
-        }
-        if memory.shared {
-            self.reason("its memory is shared between threads");
         }
         self.memories.push(memory);
     }
@@ -350,18 +385,30 @@ impl Outline {
             let before = look;
             look = look.after(&op);
             let mut cost = 1;
-            match op {
-                Operator::Block { .. } | Operator::If { .. } | Operator::TryTable { .. } => open.push(times),
+            match &op {
+                Operator::Block { .. } | Operator::If { .. } => open.push(times),
+                Operator::TryTable { try_table } => {
+                    open.push(times);
+                    self.exceptions = true;
+                    if try_table.catches.iter().any(|c| matches!(c, Catch::OneRef { .. } | Catch::AllRef { .. })) {
+                        self.reason("it keeps references to exceptions");
+                    }
+                }
+                Operator::Throw { .. } | Operator::ThrowRef => {
+                    self.exceptions = true;
+                    cost = THROW_COST;
+                }
                 Operator::Loop { .. } => {
                     let turns = next_loop.next().and_then(|l| l.turns).unwrap_or(1);
                     open.push(times.saturating_mul(turns.into()));
                 }
                 Operator::End => drop(open.pop()),
                 Operator::Call { function_index } | Operator::ReturnCall { function_index } => {
-                    let so_far = calls.entry(function_index).or_insert(0);
+                    let so_far = calls.entry(*function_index).or_insert(0);
                     *so_far = so_far.saturating_add(times);
                 }
-                Operator::CallIndirect { type_index, .. } | Operator::ReturnCallIndirect { type_index, .. } => drop(indirect.insert(type_index)),
+                Operator::CallIndirect { type_index, .. } | Operator::ReturnCallIndirect { type_index, .. } => drop(indirect.insert(*type_index)),
+                Operator::MemoryAtomicWait32 { .. } | Operator::MemoryAtomicWait64 { .. } | Operator::MemoryAtomicNotify { .. } | Operator::MemoryGrow { .. } => self.acts_alone = true,
                 Operator::MemoryCopy { .. } | Operator::MemoryFill { .. } | Operator::MemoryInit { .. } => match before {
                     Look::Done => {}
                     Look::Constant(bytes) if bytes <= flags::BULK_BYTES_MAX => cost += u64::from(bytes) / 8,

@@ -171,6 +171,10 @@ fn find(ops: &[Op<'_>]) -> Vec<Chosen> {
                 open.push((*blockty == BlockType::Empty).then_some(i));
             }
             Operator::Block { .. } | Operator::If { .. } => open.push(None),
+            Operator::TryTable { .. } => {
+                spoil(&mut open);
+                open.push(None);
+            }
             Operator::End => {
                 if let Some(head) = open.pop().flatten() {
                     let copies = copies(i - head);
@@ -188,8 +192,7 @@ fn find(ops: &[Op<'_>]) -> Vec<Chosen> {
             | Operator::MemoryFill { .. }
             | Operator::MemoryInit { .. }
             | Operator::BrOnNull { .. }
-            | Operator::BrOnNonNull { .. }
-            | Operator::TryTable { .. } => spoil(&mut open),
+            | Operator::BrOnNonNull { .. } => spoil(&mut open),
             _ => {}
         }
     }

@@ -21,7 +21,7 @@
 
 use super::flags::{self, is_flag};
 use super::outline::{Loop, Outline, UNLOOKED_MAX};
-use wasmparser::{BlockType, FunctionBody, Operator, Parser, Payload};
+use wasmparser::{BlockType, Catch, FunctionBody, Operator, Parser, Payload};
 
 /// Instructions of one function that copy or fill memory without a look just before: each may take as long as the memory is large.
 const BULK_MAX: usize = 16;
@@ -291,7 +291,7 @@ impl<'m> Run<'m> {
     /// Code to which nothing comes, until a way joins it again.
     fn skip(&mut self, op: &Operator<'_>) -> Result<(), String> {
         match op {
-            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => self.skipped += 1,
+            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } | Operator::TryTable { .. } => self.skipped += 1,
             Operator::End if self.skipped > 0 => self.skipped -= 1,
             Operator::End => self.end()?,
             Operator::Else if self.skipped == 0 => self.otherwise()?,
@@ -353,6 +353,28 @@ impl<'m> Run<'m> {
             };
         }
         self.join(at, known)
+    }
+
+    /// A way leads from what is tried here to a label, with what was thrown.
+    fn caught(&mut self, catch: Catch, known: Known) -> Result<(), String> {
+        let (label, tag, reference) = match catch {
+            Catch::One { tag, label } => (label, Some(tag), 0),
+            Catch::OneRef { tag, label } => (label, Some(tag), 1),
+            Catch::All { label } => (label, None, 0),
+            Catch::AllRef { label } => (label, None, 1),
+        };
+        let thrown = match tag {
+            Some(tag) => self.outline.tags.get(tag as usize).and_then(|ty| self.outline.type_at(*ty)).map(|ty| ty.params().len()).ok_or("catches what has no type")?,
+            None => 0,
+        };
+        if thrown > BLOCK_VALUES_MAX {
+            return Err(format!("catches {thrown} values at once, at most {BLOCK_VALUES_MAX} are followed"));
+        }
+        let height = self.stack.len();
+        self.replace(0, thrown + reference)?;
+        self.branch(label, known)?;
+        self.stack.truncate(height);
+        Ok(())
     }
 
     /// A way leads from here to the end of a frame, with the results on top.
@@ -434,6 +456,16 @@ impl<'m> Run<'m> {
                 self.open(Kind::If, blockty, otherwise)?;
                 self.known = then;
             }
+            Operator::TryTable { try_table } => {
+                // An exception may come from anywhere in it. Of the loops around, those that have been looked at before have been so then, too; of variables
+                // nothing is known.
+                let thrown = Known { facts: [NO_FACT; FACTS_MAX], ..known };
+                for catch in &try_table.catches {
+                    self.caught(*catch, thrown)?;
+                }
+                self.open(Kind::Block, try_table.ty, None)?;
+            }
+            Operator::Throw { .. } | Operator::ThrowRef => self.known = None,
             Operator::Else => self.otherwise()?,
             Operator::End => self.end()?,
             Operator::Br { relative_depth } => {
@@ -716,6 +748,28 @@ mod tests {
         good(&"(memory.fill (i32.const 0) (i32.const 0) (i32.const 8))".repeat(BULK_MAX + 1));
         let nested = format!("(loop {}{})", "(block ".repeat(DEPTH_MAX + 1), ")".repeat(DEPTH_MAX + 1));
         assert!(verdict(&module(&nested, "")).is_err_and(|e| e.contains("within each other")));
+    }
+
+    /// An exception may come from anywhere in what is tried, so before any look that is there.
+    #[test]
+    fn a_handler_is_reached_without_the_looks_of_what_is_tried() {
+        let tags = "(tag $t (param i32)) (tag $u)";
+        let verdict = |body: &str| verdict(&module(body, tags));
+        let fine = |body: &str| assert_eq!(verdict(body), Ok(()), "{body}");
+        let turns = |body: &str| assert!(verdict(body).unwrap_err().contains("may turn without looking"), "{body}");
+        fine("(loop $l (if LOOK (then unreachable)) (try_table (catch_all $l) (drop (call $any))) (br $l))");
+        fine("(loop $l (if LOOK (then unreachable)) (block $h (result i32) (try_table (catch $t $h) (drop (call $any))) (br $l)) drop (br $l))");
+        fine("(block $out (loop $l (try_table (catch_all $out) (if LOOK (then unreachable)) (drop (call $any)) (br $l))))");
+        fine("(loop $l (if LOOK (then (throw $u))) (br $l))");
+        fine("(loop $l (block $h (result exnref) (try_table (catch_all_ref $h) (if LOOK (then unreachable))) (br $l)) throw_ref)");
+        fine("(loop $l (try_table (result i32) (call $any)) (if LOOK (then unreachable)) (br_if $l))");
+        turns("(loop $l (try_table (catch_all $l) (if LOOK (then unreachable)) (drop (call $any))))");
+        turns("(loop $l (block $h (try_table (catch_all $h) (if LOOK (then unreachable)) (drop (call $any)))) (br $l))");
+        turns("(loop $l (block $h (try_table (catch $u $h) (if LOOK (then (throw $u))))) (br $l))");
+        turns("(loop $l (local.set $x LOOK) (block $h (try_table (catch_all $h) (local.set $x (call $any)) (throw $u))) (if (local.get $x) (then unreachable)) (br $l))");
+        turns("(loop $l (block $h (result i32 exnref) (try_table (catch_ref $t $h) (throw $u)) (br $l)) drop drop (br $l))");
+        turns("(loop $l (try_table (br $l)))");
+        turns("(loop $l (try_table (try_table (nop))) (br $l))");
     }
 
     /// Time in proportion to the code, whatever its shape.

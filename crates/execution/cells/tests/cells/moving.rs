@@ -1,9 +1,9 @@
 //! Runs programs as ranks that are stopped at random moments and moved between two agents in this process: two fabrics with a wire that is a
-//! function call.
+//! function call. With CLOUDSKIN_TIER=fast both agents run them in the fast tier, with CLOUDSKIN_TIER=both only the second one, so that each move changes it.
 
 use cells::toolchain::driver::{self, Lang};
 use cells::wasi::{Mounts, Output};
-use cells::{Cell, Control, Ended, Engine, Program, Spec, engine, folder::Folder, snapshot};
+use cells::{Cell, Control, Ended, Engine, Program, Spec, Tier, engine, folder::Folder, snapshot};
 use mpi::{Fabric, Message, Rank, Wire};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::ffi::OsString;
@@ -45,13 +45,30 @@ pub fn the_engine() -> &'static Engine {
     ENGINE.get_or_init(|| Engine::new(&engine::Options { cells_max: 64, ..Default::default() }).unwrap())
 }
 
-/// What all ranks print, by rank.
+pub fn the_fast_engine() -> &'static Engine {
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    // LLVM takes its time, so what it has made is kept between tests, and between runs.
+    let cache = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("fast"));
+    ENGINE.get_or_init(|| Engine::new(&engine::Options { cells_max: 64, cache, tier: Tier::Fast }).unwrap())
+}
+
+/// Of the two agents.
+pub fn engines() -> [&'static Engine; 2] {
+    match std::env::var("CLOUDSKIN_TIER").as_deref() {
+        Ok("fast") => [the_fast_engine(), the_fast_engine()],
+        Ok("both") => [the_engine(), the_fast_engine()],
+        Ok(other) if other != "quick" => panic!("CLOUDSKIN_TIER={other}: quick, fast or both"),
+        _ => [the_engine(), the_engine()],
+    }
+}
+
+/// What all ranks print, by rank: whether on standard error, and after how many bytes.
 #[derive(Default)]
-pub struct Log(Mutex<Vec<(u32, u64, Vec<u8>)>>);
+pub struct Log(Mutex<Vec<(u32, bool, u64, Vec<u8>)>>);
 
 impl Output for Log {
-    fn write(&self, rank: Rank, _stderr: bool, offset: u64, data: &[u8]) {
-        self.0.lock().unwrap().push((rank.0, offset, data.to_vec()));
+    fn write(&self, rank: Rank, stderr: bool, offset: u64, data: &[u8]) {
+        self.0.lock().unwrap().push((rank.0, stderr, offset, data.to_vec()));
     }
 }
 
@@ -59,10 +76,17 @@ impl Log {
     pub fn text(&self, rank: u32) -> String {
         let log = self.0.lock().unwrap();
         let mut text = Vec::new();
-        for (_, offset, data) in log.iter().filter(|(r, _, _)| *r == rank) {
+        for (_, _, offset, data) in log.iter().filter(|(r, ..)| *r == rank) {
             assert_eq!(*offset, text.len() as u64, "a rank's output has no gap");
             text.extend_from_slice(data);
         }
+        String::from_utf8(text).unwrap()
+    }
+
+    /// What a rank has printed on one of the two streams.
+    fn stream(&self, rank: u32, stderr: bool) -> String {
+        let log = self.0.lock().unwrap();
+        let text: Vec<u8> = log.iter().filter(|(r, e, ..)| (*r, *e) == (rank, stderr)).flat_map(|(.., data)| data.iter().copied()).collect();
         String::from_utf8(text).unwrap()
     }
 }
@@ -96,8 +120,11 @@ impl Wire for Link {
     }
 }
 
+/// `texts`: what each rank prints on both streams; `outs` and `errs` on each.
 pub struct Run {
     pub texts: Vec<String>,
+    pub outs: Vec<String>,
+    pub errs: Vec<String>,
     pub ended: Vec<Ended>,
     pub moves: usize,
 }
@@ -119,8 +146,38 @@ impl Drop for Leaves {
 
 /// Runs a program on `size` ranks. Each rank is stopped and moved to the other agent up to `moves` times, after random pauses.
 pub fn run(wasm: &[u8], size: u32, args: &[&str], root: Option<&Path>, moves: u32, seed: u64) -> Run {
-    let engine = the_engine();
-    let program = engine.load(wasm).unwrap();
+    run_on(engines(), wasm, size, args, root, moves, seed)
+}
+
+/// The same with the engines of the two agents.
+pub fn run_on(engines: [&Engine; 2], wasm: &[u8], size: u32, args: &[&str], root: Option<&Path>, moves: u32, seed: u64) -> Run {
+    run_as(engines, wasm, &How { size, args, root, moves, seed, ..How::default() })
+}
+
+/// How a program is run, and what happens to it meanwhile.
+pub struct How<'a> {
+    pub size: u32,
+    pub args: &'a [&'a str],
+    pub env: &'a [String],
+    pub root: Option<&'a Path>,
+    /// Of each rank, at most.
+    pub moves: u32,
+    /// Between two of them, in microseconds.
+    pub pause_us: std::ops::Range<u64>,
+    pub seed: u64,
+    /// Then it is killed.
+    pub longest: Duration,
+}
+
+impl Default for How<'_> {
+    fn default() -> Self {
+        How { size: 1, args: &[], env: &[], root: None, moves: 0, pause_us: 50..3000, seed: 0, longest: LONGEST }
+    }
+}
+
+pub fn run_as(engines: [&Engine; 2], wasm: &[u8], how: &How<'_>) -> Run {
+    let How { size, args, root, moves, seed, .. } = *how;
+    let there = engines.map(|engine| (engine, engine.load(wasm).unwrap()));
     let agents = Arc::new(Agents { fabrics: Default::default(), at: (0..size).map(|_| Mutex::new(0)).collect() });
     for slot in &agents.fabrics {
         assert!(slot.set(Arc::new(Fabric::new(size, Box::new(Link(Arc::downgrade(&agents)))))).is_ok());
@@ -131,13 +188,13 @@ pub fn run(wasm: &[u8], size: u32, args: &[&str], root: Option<&Path>, moves: u3
     let log = Arc::new(Log::default());
     let mounts = Mounts {
         folders: root.map(|r| ("data".to_string(), Arc::new(Folder { root: r.into() }) as _)).into_iter().collect(),
-        workdir: None,
+        workdir: root.map(|_| (0, String::new())),
     };
     let spec = |rank: u32, agent: usize| Spec {
         rank: Rank(rank),
         size,
         args: std::iter::once("program").chain(args.iter().copied()).map(str::to_string).collect(),
-        env: vec!["LANG=C".into()],
+        env: std::iter::once("LANG=C".to_string()).chain(how.env.iter().cloned()).collect(),
         memory_max: 1 << 30,
         budget: Arc::default(),
         mounts: mounts.clone(),
@@ -151,19 +208,18 @@ pub fn run(wasm: &[u8], size: u32, args: &[&str], root: Option<&Path>, moves: u3
     std::thread::scope(|scope| {
         let ranks: Vec<_> = (0..size)
             .map(|rank| {
-                let (control, agents, program, running) =
-                    (controls[rank as usize].clone(), agents.clone(), program.clone(), running.clone());
+                let (control, agents, running) = (controls[rank as usize].clone(), agents.clone(), running.clone());
                 let all = controls.clone();
-                let spec = &spec;
+                let (spec, there) = (&spec, &there);
                 let body = move || {
                     let _leaves = Leaves(running, all.clone());
-                    let mut cell = Cell::new(engine, &program, &spec(rank, 0), control.clone()).unwrap();
+                    let mut cell = Cell::new(there[0].0, &there[0].1, &spec(rank, 0), control.clone()).unwrap();
                     let mut moved = 0;
                     loop {
                         match cell.run() {
                             Ended::Stopped => {
                                 moved += 1;
-                                cell = relocate(engine, &program, cell, &agents, rank, &|agent| spec(rank, agent), control.clone());
+                                cell = relocate(there, cell, &agents, rank, &|agent| spec(rank, agent), control.clone());
                             }
                             ended => {
                                 if !matches!(ended, Ended::Exited(0)) {
@@ -181,7 +237,7 @@ pub fn run(wasm: &[u8], size: u32, args: &[&str], root: Option<&Path>, moves: u3
         let mut left = moves * size;
         let (begin, mut told) = (Instant::now(), false);
         while running.load(std::sync::atomic::Ordering::SeqCst) > 0 {
-            if begin.elapsed() > LONGEST && !std::mem::replace(&mut told, true) {
+            if begin.elapsed() > how.longest && !std::mem::replace(&mut told, true) {
                 for (agent, f) in agents.fabrics.iter().map(|f| f.get().unwrap()).enumerate() {
                     for rank in (0..size).map(Rank) {
                         let held: Vec<_> = f.unacknowledged(rank).iter().map(|m| (m.header.dst, m.header.seq)).collect();
@@ -190,7 +246,7 @@ pub fn run(wasm: &[u8], size: u32, args: &[&str], root: Option<&Path>, moves: u3
                 }
                 controls.iter().for_each(|c| c.kill("it took too long"));
             }
-            std::thread::sleep(Duration::from_micros(random.random_range(50..3000)));
+            std::thread::sleep(Duration::from_micros(random.random_range(how.pause_us.clone())));
             for f in agents.fabrics.iter().map(|f| f.get().unwrap()) {
                 f.sweep();
                 // An acknowledgement that met its rank on the move is lost, as it may be between agents.
@@ -208,6 +264,8 @@ pub fn run(wasm: &[u8], size: u32, args: &[&str], root: Option<&Path>, moves: u3
         let results: Vec<_> = ranks.into_iter().map(|r| r.join().unwrap()).collect();
         Run {
             texts: (0..size).map(|r| log.text(r)).collect(),
+            outs: (0..size).map(|r| log.stream(r, false)).collect(),
+            errs: (0..size).map(|r| log.stream(r, true)).collect(),
             ended: results.iter().map(|(e, _)| e.clone()).collect(),
             moves: results.iter().map(|(_, n)| *n as usize).sum(),
         }
@@ -215,9 +273,8 @@ pub fn run(wasm: &[u8], size: u32, args: &[&str], root: Option<&Path>, moves: u3
 }
 
 /// A migration without its transport: written down here, read back there.
-pub fn relocate(
-    engine: &Engine,
-    program: &Arc<Program>,
+fn relocate(
+    there: &[(&Engine, Arc<Program>); 2],
     mut cell: Cell,
     agents: &Agents,
     rank: u32,
@@ -227,10 +284,10 @@ pub fn relocate(
     let from = *agents.at[rank as usize].lock().unwrap();
     let fabric = agents.fabrics[from].get().unwrap();
     fabric.hold(Rank(rank));
-    let bytes = snapshot::write(engine, &mut cell).unwrap();
+    let bytes = snapshot::write(there[from].0, &mut cell).unwrap();
     drop(cell);
     let read = snapshot::Snapshot::read(&bytes).unwrap();
-    let mut cell = read.thaw(engine, program, &spec(1 - from), control).unwrap();
+    let mut cell = read.thaw(there[1 - from].0, &there[1 - from].1, &spec(1 - from), control).unwrap();
     *agents.at[rank as usize].lock().unwrap() = 1 - from;
     fabric.depart(Rank(rank));
     cell.arrive(&read.frozen);

@@ -1,7 +1,7 @@
 //! MPICH's own test suite on ranks that are moved about while it runs: a judge that nobody here wrote.
 //!
 //! `setup/setup.sh test` fetches the programs (`setup/suites.sh`), `tests/suites/mpich/list.txt` says which are run. All of them take some minutes,
-//! so a run takes one part of [`PARTS`], another one each day; `CLOUDSKIN_SUITE_PART=all` takes all, and a number that part. `cargo run --release -p tests
+//! so a run takes one part of [`PARTS`], another one each day; `CLOUDSKIN_SUITE_PART=all` takes all, and a number that part; `CLOUDSKIN_SUITE_ONLY=rma/` those whose path begins so. `cargo run --release -p tests
 //! --bin suites` runs them without moves, each in a process of its own, and reports on all.
 
 use cells::{Ended, toolchain::driver::Lang};
@@ -14,16 +14,11 @@ const MOVES: u32 = 3;
 
 /// Programs that pass elsewhere and not here, and why. A program that passes must not be listed.
 const FAIL: &[(&str, &str)] = &[
-    ("coll/coll_large", "calls with 64-bit counts (MPI_..._c) are not declared"),
-    ("datatype/type_large", "calls with 64-bit counts (MPI_..._c) are not declared"),
-    ("pt2pt/pt2pt_large", "calls with 64-bit counts (MPI_..._c) are not declared"),
+    ("datatype/type_large", "types made of lists have no form with 64-bit counts"),
     ("datatype/struct_no_real_types", "a type of markers alone has no extent here"),
-    ("init/session", "MPI's sessions are not declared"),
-    ("init/session_psets", "MPI's sessions are not declared"),
-    ("init/session_self", "MPI's sessions are not declared"),
-    ("pt2pt/isendrecv", "MPI_Isendrecv is not declared"),
-    ("pt2pt/isendrecv_replace", "MPI_Isendrecv is not declared"),
-    ("pt2pt/sendrecv3", "MPI_Isendrecv is not declared"),
+    ("init/session", "wants MPI_THREAD_MULTIPLE"),
+    ("io/zero_count", "reads the file of its own program, which a cell does not see"),
+    ("rma/win_large_shm", "wants a window of 1 GiB at each rank, as much as a rank has here"),
     ("topo/cartsuball", "wants no communicator where MPI 4 gives one without dimensions"),
 ];
 
@@ -31,6 +26,9 @@ struct Program {
     path: String,
     ranks: u32,
     args: Vec<String>,
+    /// Words for the compiler, and sources beside its own.
+    defines: Vec<String>,
+    more: Vec<String>,
 }
 
 fn root() -> PathBuf {
@@ -47,10 +45,15 @@ fn programs_of_today() -> Vec<Program> {
     let program = |line: &str| {
         let columns: Vec<&str> = line.split('\t').collect();
         let args = columns[3].split_whitespace().filter(|a| *a != "-").map(str::to_string).collect();
-        Program { path: columns[1].into(), ranks: columns[2].parse().unwrap(), args }
+        let tags = || columns[7].split_whitespace();
+        let defines = tags().filter(|t| t.starts_with("-D")).map(str::to_string).collect();
+        let more = tags().filter_map(|t| t.strip_prefix('+')).map(str::to_string).collect();
+        Program { path: columns[1].into(), ranks: columns[2].parse().unwrap(), args, defines, more }
     };
+    let only = std::env::var("CLOUDSKIN_SUITE_ONLY").unwrap_or_default();
     let all = list.lines().filter(|l| !l.starts_with('#')).enumerate();
-    all.filter(|(i, _)| part.is_none_or(|p| *i as u64 % PARTS == p)).map(|(_, line)| program(line)).collect()
+    let today = all.filter(|(i, _)| part.is_none_or(|p| *i as u64 % PARTS == p)).map(|(_, line)| program(line));
+    today.filter(|p| p.path.starts_with(&only)).collect()
 }
 
 fn words<'a>(words: impl IntoIterator<Item = &'a Path>) -> Vec<std::ffi::OsString> {
@@ -71,12 +74,14 @@ fn the_outside_suite_passes_while_its_ranks_move() {
     let util = ["mtest", "mtest_common", "dtypes", "mtest_thread"].map(object);
     let (mut wrong, mut moved) = (Vec::new(), 0);
     for (i, p) in programs_of_today().iter().enumerate() {
-        let source = suite.join(&p.path).with_extension("c");
-        let name = p.path.replace('/', "-") + ".wasm";
-        let built = make(Lang::C, Path::new(&name), words(std::iter::once(source.as_path()).chain(util.iter().map(PathBuf::as_path))).into_iter());
+        let sources: Vec<PathBuf> = std::iter::once(&p.path).chain(&p.more).map(|s| suite.join(s).with_extension("c")).collect();
+        let name = p.path.replace('/', "-") + &p.defines.concat() + ".wasm";
+        let files = words(sources.iter().chain(&util).map(PathBuf::as_path));
+        let built = make(Lang::C, Path::new(&name), p.defines.iter().map(Into::into).chain(files));
+        let folder = tempfile::tempdir().unwrap();
         let outcome = built.and_then(|wasm| {
             let args: Vec<&str> = p.args.iter().map(String::as_str).collect();
-            let run = run(&std::fs::read(wasm).unwrap(), p.ranks, &args, None, MOVES, i as u64);
+            let run = run(&std::fs::read(wasm).unwrap(), p.ranks, &args, Some(folder.path()), MOVES, i as u64);
             moved += run.moves;
             let said = run.texts.iter().any(|t| t.lines().any(|l| l.trim() == "No Errors"));
             match run.ended.iter().find(|e| **e != Ended::Exited(0)) {
@@ -94,5 +99,6 @@ fn the_outside_suite_passes_while_its_ranks_move() {
     }
     println!("{moved} moves");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(moved > 0, "no rank was moved");
+    // Some of the programs end before anything can be moved.
+    assert!(moved > 0 || std::env::var("CLOUDSKIN_SUITE_ONLY").is_ok(), "no rank was moved");
 }

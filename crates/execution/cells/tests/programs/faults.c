@@ -21,8 +21,8 @@ int main(int argc, char **argv) {
         if (!strcmp(what, "abort")) MPI_Abort(MPI_COMM_WORLD, 7);
         if (!strcmp(what, "rank")) MPI_Send(&me, 1, MPI_INT, 99, 0, MPI_COMM_WORLD);
         if (!strcmp(what, "missing")) {
-            MPI_Win w;
-            MPI_Win_create(&me, 4, 1, MPI_INFO_NULL, MPI_COMM_WORLD, &w);
+            MPI_Comm children;
+            MPI_Comm_spawn("another", MPI_ARGV_NULL, 1, MPI_INFO_NULL, 0, MPI_COMM_SELF, &children, MPI_ERRCODES_IGNORE);
         }
         if (!strcmp(what, "memory")) {
             for (;;) {

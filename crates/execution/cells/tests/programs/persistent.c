@@ -153,6 +153,46 @@ static void requests(void)
     printf("rank %d: sum %ld\n", rank, sum);
 }
 
+/* Collectives keep the datatypes that they were made with. */
+static void collectives(void)
+{
+    MPI_Datatype every_other;
+    MPI_Request r[2];
+    int data[32], all[32 * 8];
+    MPI_Type_vector(16, 1, 2, MPI_INT, &every_other);
+    MPI_Type_commit(&every_other);
+    MPI_Bcast_init(data, 1, every_other, 1, MPI_COMM_WORLD, MPI_INFO_NULL, &r[0]);
+    MPI_Allgather_init(data, 1, every_other, all, 16, MPI_INT, MPI_COMM_WORLD, MPI_INFO_NULL, &r[1]);
+    MPI_Type_free(&every_other);
+    for (int step = 0; step < 20; step++) {
+        for (int i = 0; i < 32; i++)
+            data[i] = step * 1000 + rank * 100 + i;
+        MPI_Start(&r[0]);
+        MPI_Wait(&r[0], MPI_STATUS_IGNORE);
+        check(data[4] == step * 1000 + 100 + 4 && data[5] == step * 1000 + rank * 100 + 5, "a broadcast of every other number");
+        data[0] = rank;
+        MPI_Start(&r[1]);
+        MPI_Wait(&r[1], MPI_STATUS_IGNORE);
+        for (int k = 0; k < ranks; k++)
+            check(all[16 * k] == k && all[16 * k + 3] == step * 1000 + 100 + 6, "every other number of all");
+    }
+    MPI_Request_free(&r[0]);
+    MPI_Request_free(&r[1]);
+    /* Counts of 64 bits that fit 32 are the same; others are an error. */
+    MPI_Count wide[8], four = 4;
+    MPI_Aint displacements[8];
+    int lists[8 * 4];
+    for (int i = 0; i < ranks; i++) {
+        wide[i] = 4;
+        displacements[i] = 4 * (ranks - 1 - i);
+    }
+    MPI_Allgatherv_c(data, four, MPI_INT, lists, wide, displacements, MPI_INT, MPI_COMM_WORLD);
+    check(lists[0] == ranks - 1 && lists[4 * (ranks - 1)] == 0, "a gather with counts of 64 bits");
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    check(MPI_Send_c(data, (MPI_Count)1 << 32, MPI_CHAR, 0, 0, MPI_COMM_WORLD) == MPI_ERR_COUNT, "more than there is memory");
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_ARE_FATAL);
+}
+
 int main(int argc, char **argv)
 {
     MPI_Init(&argc, &argv);
@@ -162,6 +202,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < 3; i++)
         flood();
     requests();
+    collectives();
     MPI_Finalize();
     return 0;
 }

@@ -32,8 +32,32 @@ impl State {
         self.groups.check(size)?;
         self.infos.check()?;
         self.attributes.check()?;
+        self.windows.check(&self.comms)?;
+        self.files.check(&self.comms)?;
+        self.check_accesses()?;
         self.check_requests(size)?;
         self.check_messages(size)
+    }
+
+    /// Accesses to windows, and calls that wait for others of a window.
+    fn check_accesses(&self) -> Result<()> {
+        let bytes: usize = self.fetches.values().map(|f| f.bytes as usize).chain(self.file_waits.values().map(|f| f.bytes as usize)).fold(0, usize::saturating_add);
+        if bytes != self.fetch_bytes || bytes > isize::MAX as usize {
+            return wrong(format!("replies of {bytes} bytes are counted as {}", self.fetch_bytes));
+        }
+        for f in self.fetches.values() {
+            if self.windows.get(f.window).is_ok_and(|w| f.target as usize >= w.parts.len()) {
+                return wrong(format!("an access waits for rank {} of a window that has less", f.target));
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for r in &self.epochs {
+            let Some(Slot { work: Work::Epoch(wait), .. }) = self.at(*r) else { return wrong(format!("request {r} waits for no window")) };
+            if !seen.insert(*r) || wait.target().is_some_and(|t| self.windows.get(wait.window()).is_ok_and(|w| t as usize >= w.parts.len())) {
+                return wrong(format!("request {r} waits for a rank that its window does not have"));
+            }
+        }
+        Ok(())
     }
 
     fn schedule(&self, request: Request) -> Option<&Schedule> {
@@ -138,6 +162,7 @@ mod tests {
     use crate::datatype::Buffer;
     use crate::message::{Message, Rank};
     use crate::rank::{ANY_SOURCE, ANY_TAG, Mode, Prepared};
+    use crate::window::Note;
     use crate::{Fabric, Wire, comm};
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
@@ -179,15 +204,39 @@ mod tests {
         s.reduce(&mut mem, &fabric, ints(3), 512, 3, None, comm::WORLD).unwrap();
         s.barrier(&mut mem, &fabric, comm::WORLD).unwrap();
         s.comm_split(&mut mem, &fabric, comm::WORLD, 1, 0, 900).unwrap();
+        let part = crate::window::Part { base: 1024, size: 512, unit: 4 };
+        for context in 20..22u32 {
+            let comm = s.comms.add(crate::comm::Comm::new(context, (0..3).map(Rank).collect(), None, Rank(0)));
+            s.windows.add(crate::window::Window::new(comm, context, crate::window::Flavor::Create, vec![part; 3]));
+        }
+        let (first, second) = (crate::window::FIRST, crate::window::FIRST + 1);
+        s.lock(&fabric, first, Some(2), true, 0).unwrap();
+        s.window_post(&fabric, second, &[Rank(1)], 0).unwrap();
+        s.window_start(second, &[Rank(1), Rank(2)], 0).unwrap();
+        let at = |window, displacement, count| super::super::Remote { window, rank: 2, displacement, count, datatype: INT };
+        s.get(&mut mem, &fabric, Buffer { address: 700, count: 2, datatype: vector }, at(first, 3, 6), true).unwrap();
+        s.accumulate(&mut mem, &fabric, ints(2), at(first, 9, 2), 3, false).unwrap();
+        s.unlock(&fabric, first, Some(2)).unwrap();
+        for note in [Note::Lock { exclusive: true }, Note::Put(at_four()), Note::Get(at_four(), 7), Note::Post] {
+            let header = Header { src: Rank(1), dst: Rank(0), seq: s.seq_in[1], context: 40, tag: 0, kind: Kind::OneSided, token: 0 };
+            let data = [postcard::to_allocvec(&note).unwrap(), vec![9; 4]].concat();
+            s.accept(&mut mem, &fabric, header, &data).unwrap();
+            s.accept(&mut mem, &fabric, Header { seq: s.seq_in[1], context: 90, ..header }, &data).unwrap();
+        }
         let done = s.receive(&mut mem, &fabric, ints(1), super::super::PROC_NULL, 0, comm::WORLD).unwrap();
         s.finish(done).unwrap();
         for (src, seq) in [(1, 0), (1, 2), (2, 0), (2, 1), (2, 4)] {
+            let seq = seq + s.seq_in[src as usize];
             let header = Header { src: Rank(src), dst: Rank(0), seq, context: 0, tag: 5, kind: Kind::Data, token: 0 };
             assert!(fabric.send(&header, &[3; 12]));
         }
         s.progress(&mut mem, &fabric).unwrap();
-        assert!(!s.flushed() && !s.early.is_empty() && s.unexpected.len() > 2 && s.collectives.len() == 3 && !s.orphans.is_empty() && !s.free.is_empty());
+        assert!(!s.flushed() && !s.early.is_empty() && s.unexpected.len() > 2 && s.collectives.len() == 3 && s.epochs.len() == 3 && s.fetches.len() == 1 && !s.orphans.is_empty() && !s.free.is_empty());
         s
+    }
+
+    fn at_four() -> crate::window::At {
+        crate::window::At { address: 1040, count: 1, bytes: 4, shape: None }
     }
 
     /// What a rank may do with a state: whatever comes of it, it is no panic.
@@ -215,6 +264,20 @@ mod tests {
             let _ = s.done(request).is_ok_and(|done| done && s.finish(request).is_ok());
             let _ = s.cancel(request);
             let _ = s.release(request);
+        }
+        for window in [crate::window::FIRST, crate::window::FIRST + 1] {
+            let notes = [Note::Granted, Note::Flushed, Note::Complete, Note::Post, Note::Unlock, Note::Reply(0), Note::Refused(None, 99, "no".into()), Note::Get(at_four(), 0)];
+            for (note, peer) in notes.iter().flat_map(|n| [(n, Rank(1)), (n, Rank(2))]) {
+                let Ok(context) = s.windows.get(window).map(|w| w.context * 2) else { continue };
+                let header = Header { src: peer, dst: Rank(0), seq: s.seq_in[peer.index()], context, tag: 0, kind: Kind::OneSided, token: 0 };
+                let _ = s.accept(&mut mem, &fabric, header, &[postcard::to_allocvec(note).unwrap(), vec![7; 24]].concat());
+            }
+            let _ = s.fence(&fabric, window, 0);
+            let _ = s.window_test(window);
+            let _ = s.progress(&mut mem, &fabric);
+            let _ = s.window_complete(&fabric, window);
+            let _ = s.window_free(&mut mem, &fabric, window);
+            let _ = s.progress(&mut mem, &fabric);
         }
         let _ = s.barrier(&mut mem, &fabric, comm::WORLD);
         let _ = s.comm_split(&mut mem, &fabric, 3, 0, 0, 0);
@@ -276,6 +339,11 @@ mod tests {
         refused(&|s| s.outgoing_bytes -= 1, "wait to leave are counted");
         refused(&|s| s.collective_bytes -= 1, "collectives of");
         refused(&|s| s.unexpected[0].0.src = Rank(70), "from none");
+        refused(&|s| s.fetch_bytes = 0, "replies of 24 bytes");
+        refused(&|s| s.fetches.values_mut().for_each(|f| f.target = 3), "waits for rank 3");
+        refused(&|s| s.epochs.push(99), "waits for no window");
+        refused(&|s| s.windows.get_mut(crate::window::FIRST).unwrap().peers.clear(), "other ranks");
+        refused(&|s| s.windows.get_mut(crate::window::FIRST + 1).unwrap().exposed = Some(vec![5]), "other ranks");
         refused(&|s| s.attached.as_mut().unwrap().used = 0, "attached");
         refused(&|s| s.outgoing.values_mut().next().unwrap()[0].header.dst = Rank(9), "waits to leave");
         let collective = |s: &mut State, change: &dyn Fn(&mut Schedule)| {

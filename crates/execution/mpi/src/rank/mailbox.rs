@@ -80,6 +80,9 @@ impl State {
         // Nothing leaves a rank that is about to be written down, not even the answer to a synchronous send: who moves along with it may be written
         // down already. It waits in `outgoing`, which travels.
         self.silent = all;
+        if self.fresh {
+            self.take_kept(mem, fabric)?;
+        }
         let mut taking = Taking { state: self, mem: &mut *mem, fabric, all, trickled: Vec::new(), result: Ok(()) };
         fabric.collect(me, &mut taking);
         let Taking { result, .. } = taking;
@@ -100,18 +103,26 @@ impl State {
                 self.collectives.swap_remove(i);
             }
         }
+        if self.fresh {
+            self.take_kept(mem, fabric)?;
+        }
+        if !self.epochs.is_empty() {
+            self.advance_epochs(mem, fabric)?;
+        }
         Ok(())
     }
 
     /// Whether something here can only go on with a message of this rank: a receive or probe that may match it, or a send that it answers.
     fn awaits(&self, src: Rank) -> bool {
         self.probing
+            || !self.windows.is_empty()
+            || !self.files.is_empty()
             || self.posted.iter().any(|p| p.source.is_none_or(|s| s == src))
             || self.slots.iter().flatten().any(|s| matches!(s.work, Work::Send))
     }
 
     /// A message in any order, once or more often.
-    fn accept(&mut self, mem: &mut [u8], fabric: &Fabric, header: Header, data: &[u8]) -> Result<()> {
+    pub(super) fn accept(&mut self, mem: &mut [u8], fabric: &Fabric, header: Header, data: &[u8]) -> Result<()> {
         let expected = self.seq_in[header.src.index()];
         if header.seq != expected {
             if header.seq > expected && !self.early.contains_key(&(header.src, header.seq)) {
@@ -141,7 +152,13 @@ impl State {
             }
             return Ok(());
         }
-        fabric.mailbox(self.me).meter.received.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        fabric.count_received(self.me, header.src, data.len());
+        if header.kind == Kind::OneSided {
+            return self.one_sided(mem, fabric, header, data);
+        }
+        if header.kind == Kind::File {
+            return self.file_message(mem, fabric, header, data);
+        }
         if let Some(i) = self.posted.iter().position(|p| p.wants(&header)) {
             let posted = self.posted.remove(i);
             return self.deliver(mem, fabric, posted, &header, data);

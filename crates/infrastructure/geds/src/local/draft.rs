@@ -15,7 +15,10 @@ use std::{
     io,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
 };
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
@@ -362,8 +365,12 @@ impl Draft {
                 large.path = None;
                 let mut charge = std::mem::replace(&mut self.paid, space.overdraw(0));
                 charge.shrink(stored.next_multiple_of(BLOCK));
-                let own = Own { path, map, mapping: Mutex::new(()), doomed: AtomicBool::new(false), _charge: charge };
-                (Where::Own(own), checksum)
+                let memory = match path {
+                    None if self.tier.lends.load(SeqCst) => Some(large.file.try_clone().map_err(file("share", &large.shown()))?),
+                    _ => None,
+                };
+                let own = Own { path, memory, map, mapping: Mutex::new(()), doomed: AtomicBool::new(false), _charge: charge };
+                (Where::Own(Box::new(own)), checksum)
             }
         };
         Ok(Local::new(&self.tier, self.id, len, checksum, place, true, &space))

@@ -3,7 +3,7 @@
 use super::*;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::cell::Cell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 thread_local! {
     /// So many changes of the disk are still made; then the "process" has ended.

@@ -9,19 +9,21 @@
 use super::{
     change::{Answer, Change},
     changes, counted, created, done, object, removed, seal_change, sealed,
-    wire::{self, Ask, META_ALPN, Meta, Question, TOLD_BYTES_MAX, Told, Writing},
+    wire::{self, Ask, Look, META_ALPN, Meta, Question, TOLD_BYTES_MAX, Told, Writing},
 };
 use crate::{
     Attributes, BucketName, Catalog, Error, Garbage, Holder, Key, Lease, LeaseHolder, Listing, NewObject, ObjectId, ObjectMeta, Page, Result,
-    Sealed, Watched,
+    Sealed, Watched, eager::Eager,
 };
 use base::{
     Kind, SiteId,
     identity::{self, Dialer},
 };
 use futures::{FutureExt, future::BoxFuture};
+use serde::Serialize;
 use std::{
     collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, Weak},
     time::Duration,
@@ -39,8 +41,12 @@ const SILENCE: Duration = Duration::from_secs(6);
 /// Calls on their way over one connection.
 const CALLS_MAX: usize = 65_536;
 const READ_BYTES: usize = 256 << 10;
+/// Calls on their way up to which an answer is looked for before it is slept for.
+const FEW: usize = 2;
+/// How long one of several is waited for to say that it leads.
+pub(super) const LEADS_WITHIN: Duration = Duration::from_secs(1);
 
-trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
 type Dial = dyn Fn() -> BoxFuture<'static, Result<Box<dyn Io>>> + Send + Sync;
@@ -76,9 +82,25 @@ struct Connection {
 struct Talk {
     out: Vec<u8>,
     next: u64,
-    waiting: HashMap<u64, oneshot::Sender<Result<Told>>>,
+    waiting: HashMap<u64, oneshot::Sender<Result<Told>>, BuildHasherDefault<Counted>>,
     /// Why it is over.
     over: Option<String>,
+}
+
+/// Requests are numbered one after the other: that is spread well enough.
+#[derive(Default)]
+struct Counted(u64);
+impl Hasher for Counted {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only numbers are hashed")
+    }
+    fn write_u64(&mut self, number: u64) {
+        // The table takes its position from the low bits and its tag from the high ones.
+        self.0 = number ^ number << 57;
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -118,6 +140,25 @@ impl RemoteCatalog {
         })
     }
 
+    /// Whichever of these sockets has a namenode that leads: one of a pair, and its standby.
+    pub fn one_of(sockets: impl IntoIterator<Item = PathBuf>) -> RemoteCatalog {
+        let sockets: Arc<[PathBuf]> = sockets.into_iter().collect();
+        RemoteCatalog::over(move || {
+            let sockets = sockets.clone();
+            async move {
+                let mut why = String::from("no socket is named");
+                for socket in sockets.iter() {
+                    match tokio::time::timeout(LEADS_WITHIN, leader(socket)).await {
+                        Ok(Ok(stream)) => return Ok(stream),
+                        Ok(Err(e)) => why = format!("{}: {e}", socket.display()),
+                        Err(_) => why = format!("{}: it does not answer", socket.display()),
+                    }
+                }
+                Err(away(why))
+            }
+        })
+    }
+
     /// Over connections that `dial` makes.
     pub fn over<S, F>(dial: impl Fn() -> F + Send + Sync + 'static) -> RemoteCatalog
     where
@@ -151,7 +192,7 @@ impl RemoteCatalog {
         Ok(connection)
     }
 
-    async fn ask(&self, question: Question, max: Duration) -> Result<Told> {
+    async fn ask(&self, question: impl Serialize, max: Duration) -> Result<Told> {
         let ask = Ask { deadline_ms: max.as_millis() as u32, question };
         let asked = async {
             let connection = self.connection().await?;
@@ -166,7 +207,7 @@ impl RemoteCatalog {
     }
 
     /// Asks again, once, if the connection was lost: looking twice does no harm.
-    async fn look(&self, question: impl Fn() -> Question) -> Result<Told> {
+    async fn look<Q: Serialize>(&self, question: impl Fn() -> Q) -> Result<Told> {
         match self.ask(question(), CALL_MAX).await {
             Err(e) if e.kind() == Kind::Unavailable => self.ask(question(), CALL_MAX).await,
             answer => answer,
@@ -206,8 +247,33 @@ impl RemoteCatalog {
     }
 }
 
+/// A connection to a namenode that leads.
+async fn leader(socket: &std::path::Path) -> std::io::Result<tokio::net::UnixStream> {
+    let mut stream = tokio::net::UnixStream::connect(socket).await?;
+    leads(&mut stream).await?;
+    Ok(stream)
+}
+
+/// Waits for an answer, by which a namenode leads; one that doesn't hangs up.
+pub(super) async fn leads(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::io::Result<()> {
+    let mut ping = Vec::new();
+    wire::put(&mut ping, u64::MAX, &Ask { deadline_ms: 0, question: Question::Ping });
+    tokio::io::AsyncWriteExt::write_all(stream, &ping).await?;
+    tokio::io::AsyncWriteExt::flush(stream).await?;
+    let mut input = bytes::BytesMut::new();
+    loop {
+        // Nothing else comes before the first question.
+        if wire::next(&input, TOLD_BYTES_MAX).map_err(std::io::Error::other)?.is_some() {
+            return Ok(());
+        }
+        if stream.read_buf(&mut input).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
 impl Connection {
-    fn send(&self, ask: &Ask) -> Result<oneshot::Receiver<Result<Told>>> {
+    fn send(&self, ask: &impl Serialize) -> Result<oneshot::Receiver<Result<Told>>> {
         let (sender, receiver) = oneshot::channel();
         {
             let mut talk = lock(&self.talk);
@@ -264,21 +330,25 @@ async fn talk(connection: &Connection, stream: &mut Box<dyn Io>, holders: &Mutex
     let mut heard = tokio::time::Instant::now();
     let mut ping = tokio::time::interval(PING_EVERY);
     ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut eager = Eager::default();
     loop {
-        {
+        let waiting = {
             let mut talk = lock(&connection.talk);
             if let Some(why) = &talk.over {
                 return Err(why.clone());
             }
             out.append(&mut talk.out);
-        }
+            talk.waiting.len()
+        };
         input.reserve(READ_BYTES);
         let busy = !out.is_done();
+        // With many on their way, there is something to do in any case.
+        let soon = !busy && (1..=FEW).contains(&waiting);
         tokio::select! {
             biased;
             stepped = out.step(&mut writer), if busy => stepped.map_err(|e| e.to_string())?,
             () = connection.ready.notified() => {}
-            read = reader.read_buf(&mut input) => match read {
+            read = eager.read(&mut reader, &mut input, soon) => match read {
                 Ok(0) => return Err("it hung up".into()),
                 Ok(_) => {
                     heard = tokio::time::Instant::now();
@@ -345,7 +415,7 @@ impl Catalog for RemoteCatalog {
     }
     fn lookup<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<ObjectMeta>> {
         async move {
-            match self.look(|| Question::Lookup { bucket: bucket.clone(), key: key.clone() }).await? {
+            match self.look(|| Look::Lookup { bucket, key }).await? {
                 Told::Object(object) => object.try_into(),
                 _ => odd(),
             }
@@ -367,7 +437,7 @@ impl Catalog for RemoteCatalog {
                     holders.push(new);
                 }
             }
-            match self.look(|| Question::Lease { bucket: bucket.clone(), key: key.clone() }).await? {
+            match self.look(|| Look::Lease { bucket, key }).await? {
                 Told::Leased { object, term_ms } => {
                     let lease = term_ms.map(|ms| Lease { term: Some(Duration::from_millis(u64::from(ms))) });
                     Ok((object.try_into()?, lease))
@@ -442,6 +512,15 @@ impl Catalog for RemoteCatalog {
         async move {
             match self.look(|| Question::Partners { id: id.0, site: site.clone() }).await? {
                 Told::Holders(holders) => holders.into_iter().map(wire::holder).collect(),
+                _ => odd(),
+            }
+        }
+        .boxed()
+    }
+    fn jobs(&self) -> BoxFuture<'_, Result<Vec<String>>> {
+        async {
+            match self.look(|| Question::Jobs).await? {
+                Told::Jobs(jobs) => Ok(jobs),
                 _ => odd(),
             }
         }

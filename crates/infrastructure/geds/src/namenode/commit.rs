@@ -10,6 +10,7 @@ use super::{
     change::{Answer, Change},
     leases::{Fence, Leases},
     log::{self, Batch, Failed, Log},
+    pair::{self, Lead},
     server::Outbox,
     snapshot,
     state::State,
@@ -22,7 +23,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread::JoinHandle,
@@ -66,6 +67,8 @@ pub struct Item {
 struct Queue {
     items: VecDeque<Item>,
     stop: bool,
+    /// There is something to do besides.
+    nudged: bool,
     /// Why nothing is taken any more.
     broken: Option<String>,
 }
@@ -78,6 +81,8 @@ pub struct Core {
     pub changed: Notify,
     /// Sites that have a connection, and how many.
     pub there: Mutex<HashMap<SiteId, usize>>,
+    /// Of one of a pair.
+    pub lead: OnceLock<Arc<Lead>>,
     queue: Mutex<Queue>,
     wake: Condvar,
     stopping: AtomicBool,
@@ -98,6 +103,7 @@ impl Core {
             leases,
             changed: Notify::new(),
             there: Mutex::default(),
+            lead: OnceLock::new(),
             queue: Mutex::default(),
             wake: Condvar::new(),
             stopping: AtomicBool::new(false),
@@ -106,6 +112,26 @@ impl Core {
 
     pub fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Whether this one may say what it knows.
+    pub fn leads(&self) -> Result<()> {
+        match self.lead.get() {
+            Some(lead) if !lead.holds() => Err(pair::denied(lead.why_not())),
+            _ => Ok(()),
+        }
+    }
+
+    /// [`Core::read`], to tell others what is found.
+    pub fn look(&self) -> Result<RwLockReadGuard<'_, State>> {
+        self.leads()?;
+        Ok(self.read())
+    }
+
+    /// Wakes the committer although there is no change.
+    pub fn nudge(&self) {
+        lock(&self.queue).nudged = true;
+        self.wake.notify_one();
     }
 
     /// Hands a change to the committer. Its fence must be up, and what it revoked void.
@@ -140,12 +166,15 @@ impl Core {
         self.stopping.load(Relaxed)
     }
 
-    /// What waits, at most a batch of it; `None`: it is over.
+    /// What waits, at most a batch of it, or nothing after [`Core::nudge`]; `None`: it is over.
     fn take(&self) -> Option<Vec<Item>> {
         let mut queue = lock(&self.queue);
         while queue.items.is_empty() {
             if queue.stop {
                 return None;
+            }
+            if std::mem::take(&mut queue.nudged) {
+                return Some(Vec::new());
             }
             queue = self.wake.wait(queue).unwrap_or_else(|e| e.into_inner());
         }
@@ -154,12 +183,25 @@ impl Core {
     }
 }
 
+/// Who writes a snapshot meanwhile, if anybody does.
+#[derive(Default)]
+pub struct Walker(Option<JoinHandle<Option<u64>>>);
+
+impl Walker {
+    /// Waits for it.
+    pub fn end(self) {
+        if let Some(walker) = self.0 {
+            let _ = walker.join(); // a snapshot that failed has said so
+        }
+    }
+}
+
 /// The committer's own.
 pub struct Committer {
     pub core: Arc<Core>,
     pub folder: PathBuf,
     pub log: Log,
-    /// Bytes of log after which a snapshot is made, if the last one is not longer.
+    /// Bytes of log after which a snapshot is made, if the last one is not longer than twice that: a command takes several times as long to be carried out again as what it made takes to be read.
     pub snapshot_after: u64,
     pub snapshot_bytes: u64,
     /// Bytes in log files since the last snapshot was begun.
@@ -170,24 +212,51 @@ pub struct Committer {
 
 impl Committer {
     /// Until it is stopped.
-    pub fn run(mut self) {
+    pub fn run(mut self, mut walker: Walker) {
         let mut batch = Batch::default();
-        let mut walker: Option<JoinHandle<Option<u64>>> = None;
         while let Some(items) = self.core.take() {
             self.commit(items, &mut batch);
-            if walker.as_ref().is_some_and(JoinHandle::is_finished) {
-                if let Some(Ok(Some(bytes))) = walker.take().map(JoinHandle::join) {
-                    self.snapshot_bytes = bytes;
-                }
-            }
-            if walker.is_none() && self.log_bytes + self.log.len() > self.snapshot_after.max(self.snapshot_bytes) {
-                walker = self.snapshot();
-            }
+            self.tend_pair();
+            self.tend_snapshot(&mut walker);
         }
-        if let Some(walker) = walker {
-            let _ = walker.join();
-        }
+        walker.end();
         drop(self.lock);
+    }
+
+    fn tend_pair(&self) {
+        if let Some(lead) = self.core.lead.get() {
+            if let Err(why) = lead.tend(&self.core, &self.folder, self.log.next(), self.log.len()) {
+                lock(&self.core.queue).broken.get_or_insert(why);
+            }
+        }
+    }
+
+    fn tend_snapshot(&mut self, walker: &mut Walker) {
+        if walker.0.as_ref().is_some_and(JoinHandle::is_finished) {
+            if let Some(Ok(Some(bytes))) = walker.0.take().map(JoinHandle::join) {
+                self.snapshot_bytes = bytes;
+            }
+        }
+        if walker.0.is_none() && self.log_bytes + self.log.len() > self.snapshot_after.max(self.snapshot_bytes / 2) {
+            walker.0 = self.snapshot();
+        }
+    }
+
+    /// Takes over a batch of the one that leads: on disk, then into the state.
+    pub fn follow(&mut self, bytes: &[u8], walker: &mut Walker) -> Result<()> {
+        let damaged = |offset: u64, found: String| Error::DamagedLog { path: log::name_of(&self.folder, offset), offset, found };
+        let next = self.log.next();
+        let commands = self.log.append_from(bytes).map_err(|e| damaged(next, format!("what the leader sends can't be appended: {e}")))?;
+        for some in commands.chunks(APPLY) {
+            let mut state = self.core.state.write().unwrap_or_else(|e| e.into_inner());
+            for command in some {
+                let (at_ms, change): (u64, Change) = postcard::from_bytes(command).map_err(|e| damaged(next, e.to_string()))?;
+                // Its caller is told by the leader what became of it.
+                let _ = state.apply(at_ms, &change);
+            }
+        }
+        self.tend_snapshot(walker);
+        Ok(())
     }
 
     fn commit(&mut self, items: Vec<Item>, batch: &mut Batch) {
@@ -216,7 +285,12 @@ impl Committer {
             let done = match broken {
                 Some(why) => Err(why),
                 None => match self.log.append(batch) {
-                    Ok(()) => Ok(()),
+                    Ok(()) => match self.core.lead.get() {
+                        None => Ok(()),
+                        Some(lead) => lead.confirm(&self.core, batch.bytes(), self.log.next()).inspect_err(|why| {
+                            lock(&self.core.queue).broken = Some(why.clone());
+                        }),
+                    },
                     Err(Failed::Refused(e)) => {
                         tracing::error!(error = %e, "the namenode's log takes nothing");
                         for item in taken {
@@ -278,7 +352,7 @@ impl Committer {
             Err(error) => {
                 tracing::warn!(%error, "no snapshot: a new log can't be begun");
                 // Not again with each batch.
-                self.snapshot_bytes = self.log_bytes + self.log.len() + self.snapshot_after;
+                self.snapshot_bytes = 2 * (self.log_bytes + self.log.len() + self.snapshot_after);
                 return None;
             }
         };
@@ -323,6 +397,34 @@ impl Committer {
     }
 }
 
+/// Applies what is in the log and not in the state. Reading and applying are done by two threads: each takes about as long.
+fn replay(folder: &std::path::Path, state: &mut State) -> Result<Option<Log>> {
+    const COMMANDS: usize = 1024;
+    let first = state.seq() + 1;
+    std::thread::scope(|threads| {
+        // A few thousand commands are on their way at a time.
+        let (read, next) = std::sync::mpsc::sync_channel::<Vec<(u64, Change)>>(4);
+        let applying = threads.spawn(move || {
+            state.be_silent(true);
+            for (at_ms, change) in next.into_iter().flatten() {
+                // Its caller was told what became of it.
+                let _ = state.apply(at_ms, &change);
+            }
+            state.be_silent(false);
+        });
+        let mut some = Vec::with_capacity(COMMANDS);
+        let gone = |_| "applying the log has ended early".to_string();
+        let log = log::recover(folder, first, |_, bytes| {
+            some.push(postcard::from_bytes(bytes).map_err(|e| e.to_string())?);
+            if some.len() < COMMANDS { Ok(()) } else { read.send(std::mem::replace(&mut some, Vec::with_capacity(COMMANDS))).map_err(gone) }
+        });
+        let _ = read.send(some); // an error is a thread that panicked, which shows below
+        drop(read);
+        applying.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        log
+    })
+}
+
 /// Opens a folder: the state as the log says, and who goes on writing it.
 pub fn open(folder: PathBuf, snapshot_after: u64) -> Result<(Arc<Core>, Committer)> {
     let fail = |action: &'static str, path: PathBuf| move |source: io::Error| Error::File { action, path, source };
@@ -344,13 +446,8 @@ pub fn open(folder: PathBuf, snapshot_after: u64) -> Result<(Arc<Core>, Committe
     }
     let start = Instant::now();
     let (mut state, snapshot_bytes) = snapshot::read(&folder)?;
-    let from_snapshot = state.seq();
-    let log = log::recover(&folder, from_snapshot + 1, |_, bytes| {
-        let (at_ms, change): (u64, Change) = postcard::from_bytes(bytes).map_err(|e| e.to_string())?;
-        // Its caller was told what became of it.
-        let _ = state.apply(at_ms, &change);
-        Ok(())
-    })?;
+    let (from_snapshot, loaded) = (state.seq(), start.elapsed());
+    let log = replay(&folder, &mut state)?;
     let log = match log {
         Some(log) => log,
         None => Log::create(&folder, from_snapshot + 1, 0)?,
@@ -368,7 +465,7 @@ pub fn open(folder: PathBuf, snapshot_after: u64) -> Result<(Arc<Core>, Committe
     }
     let log_bytes = log::files(&folder)?.iter().rev().skip(1).filter_map(|(_, path)| path.metadata().ok()).map(|m| m.len()).sum();
     let (names, contents) = state.counts();
-    tracing::info!(names, contents, seq = state.seq(), replayed = state.seq() - from_snapshot, took = ?start.elapsed(), "namenode opened");
+    tracing::info!(names, contents, seq = state.seq(), replayed = state.seq() - from_snapshot, ?loaded, took = ?start.elapsed(), "namenode opened");
     let leases = Arc::new(Leases::default());
     if state.leasing() {
         leases.begin_grace();

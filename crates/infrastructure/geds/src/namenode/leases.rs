@@ -4,7 +4,7 @@
 //! fence falls when the change has been applied. Keys are known by their hashes here: two that collide are fenced together, which
 //! costs a question and no more. It knows nothing of what keys mean.
 
-use crate::{BucketName, Key, LeaseHolder};
+use crate::{BucketName, Key, LeaseHolder, by_hash::ByHash};
 use std::{
     collections::HashMap,
     sync::{
@@ -86,10 +86,10 @@ struct Grant {
 
 #[derive(Default)]
 struct Inner {
-    fences: HashMap<u64, u32>,
+    fences: ByHash<u32>,
     /// Fences over all keys.
     all: u32,
-    granted: HashMap<u64, Vec<Grant>>,
+    granted: ByHash<Vec<Grant>>,
     local: Vec<Weak<dyn LeaseHolder>>,
     /// Leases of an earlier life of the namenode may hold until then.
     grace: Option<Instant>,

@@ -102,6 +102,10 @@ impl Batch {
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
+    /// As they are on disk, after [`Log::append`].
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// A log file to append to.
@@ -218,6 +222,32 @@ impl Log {
         self.next += u64::from(batch.count);
         self.chain = sum;
         Ok(())
+    }
+
+    /// Appends a batch as another log has it, and gives its commands; when it returns, the batch is on disk. On an error nothing more may be appended.
+    pub fn append_from<'a>(&mut self, bytes: &'a [u8]) -> Result<Vec<&'a [u8]>, String> {
+        let found = whole(bytes).filter(|(.., commands)| HEAD + commands.len() == bytes.len());
+        let Some((first, count, chain, sum, commands)) = found else { return Err("it is not a whole batch".into()) };
+        if (first, chain) != (self.next, self.chain) {
+            return Err(format!("it begins with {first}, {} is due", self.next));
+        }
+        let (mut left, mut each) = (commands, Vec::with_capacity(count as usize));
+        for _ in 0..count {
+            let len = if left.len() < 4 { usize::MAX } else { u32_at(left, 0) as usize };
+            let command = left.get(4..).and_then(|rest| rest.get(..len)).ok_or("a command is cut short")?;
+            each.push(command);
+            left = &left[4 + len..];
+        }
+        let end = self.len + bytes.len() as u64;
+        if end > self.room {
+            let room = end + AHEAD;
+            self.room = if self.storage.extend(room).is_ok() { room } else { end };
+        }
+        self.storage.write_at(self.len, bytes).and_then(|()| self.storage.sync()).map_err(|e| e.to_string())?;
+        self.len = end;
+        self.next += u64::from(count);
+        self.chain = sum;
+        Ok(each)
     }
 
     /// Gives back what was preallocated. To be called when the next file is there.

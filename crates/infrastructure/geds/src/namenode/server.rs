@@ -9,9 +9,9 @@ use super::{
     change::{Answer, Change},
     commit::{Core, Item, Reply, late},
     leases::{self, Session, TERM, hash},
-    wire::{self, ASK_BYTES_MAX, Ask, LOOKUPS_MAX, Question, Told, Writing},
+    wire::{self, ASK_BYTES_MAX, Ask, LOOKUPS_MAX, Question, Seen, Told, Writing},
 };
-use crate::{BucketName, Error, Holder, Key, ObjectId, Page, Result};
+use crate::{BucketName, Error, Holder, Key, ObjectId, Page, Result, eager::Eager};
 use base::SiteId;
 use std::{
     collections::HashMap,
@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    io::{AsyncRead, AsyncWrite},
     sync::Notify,
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -210,6 +210,10 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(namenode: &Namenode, mut s
     let (mut reader, mut writer) = tokio::io::split(&mut stream);
     let (mut input, mut out) = (bytes::BytesMut::with_capacity(READ_BYTES), Writing::default());
     let mut stuck = None;
+    // One alarm for all that is waited for, put off only when it rings: each time would cost as much as an answer.
+    let mut alarm = std::pin::pin!(tokio::time::sleep(SILENCE));
+    let (mut rung, mut quiet) = (false, tokio::time::Instant::now() + SILENCE);
+    let mut eager = Eager::default();
     loop {
         outbox.take(&mut out);
         input.reserve(READ_BYTES);
@@ -218,8 +222,12 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(namenode: &Namenode, mut s
         // Since when nobody has taken anything, or nobody has said anything.
         let end = match busy {
             true => *stuck.get_or_insert_with(|| tokio::time::Instant::now() + WRITE_MAX),
+            false if rung => quiet,
             false => tokio::time::Instant::now() + SILENCE,
         };
+        (rung, quiet) = (false, end);
+        // Changes wait for the disk, and their committer wants the processor.
+        let soon = !busy && outbox.pending.load(Relaxed) == 0 && connection.waiting.is_empty();
         tokio::select! {
             biased;
             stepped = out.step(&mut writer), if busy => {
@@ -227,7 +235,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(namenode: &Namenode, mut s
                 stuck = None;
             }
             () = outbox.ready.notified() => {}
-            read = reader.read_buf(&mut input), if !full => match read {
+            read = eager.read(&mut reader, &mut input, soon), if !full => match read {
                 Ok(0) => return Ok(()),
                 Ok(_) => connection.answer(&mut input, out.bytes())?,
                 // A peer that is killed does not say goodbye in TLS.
@@ -235,7 +243,12 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(namenode: &Namenode, mut s
                 Err(e) => return Err(gone(e.to_string())),
             },
             Some(_) = connection.waiting.join_next(), if !connection.waiting.is_empty() => {}
-            () = tokio::time::sleep_until(end), if busy || !full => {
+            () = &mut alarm, if busy || !full => {
+                if tokio::time::Instant::now() < end {
+                    alarm.as_mut().reset(end);
+                    rung = true;
+                    continue;
+                }
                 let (what, time) = if busy { ("it took nothing", WRITE_MAX) } else { ("it was silent", SILENCE) };
                 return Err(gone(format!("{what} for {} s", time.as_secs())));
             }
@@ -247,10 +260,12 @@ impl Connection {
     /// Takes all whole frames from the input.
     fn answer(&mut self, input: &mut bytes::BytesMut, out: &mut Vec<u8>) -> Result<()> {
         let broken = |message: String| Error::Protocol { peer: "a client of the namenode".into(), message };
-        let mut at = 0;
+        let (mut at, now) = (0, Instant::now());
         while let Some((request, body, len)) = wire::next(&input[at..], ASK_BYTES_MAX).map_err(broken)? {
+            // One that doesn't lead any more ends the connection, so that its client looks for the one that does.
+            self.core.leads()?;
             match wire::read::<Ask>(body) {
-                Ok(ask) => self.one(request, ask, out),
+                Ok(ask) => self.one(request, ask, now, out),
                 // A bad name is the asker's mistake, not the end of the connection: the frame's length still holds.
                 Err(message) => wire::put(out, request, &Told::from(broken(message))),
             }
@@ -260,13 +275,16 @@ impl Connection {
         Ok(())
     }
 
-    fn one(&mut self, request: u64, ask: Ask, out: &mut Vec<u8>) {
+    fn one(&mut self, request: u64, ask: Ask, now: Instant, out: &mut Vec<u8>) {
         if let Some(refused) = self.caller.refused() {
             return wire::put(out, request, &Told::from(refused));
         }
         let answer = match ask.question {
-            Question::Lookup { bucket, key } => told(self.core.read().lookup(&bucket, &key).map(|meta| Told::Object(meta.into()))),
-            Question::Change(change) => return self.change(request, change, ask.deadline_ms),
+            Question::Lookup { bucket, key } => match self.core.read().look(&bucket, &key, |facts| wire::put(out, request, &Seen::Object(facts))) {
+                Ok(()) => return,
+                Err(missing) => missing.into(),
+            },
+            Question::Change(change) => return self.change(request, change, now + Duration::from_millis(u64::from(ask.deadline_ms))),
             Question::Lease { bucket, key } => return self.lease(request, bucket, key, out),
             Question::Lookups(keys) if keys.len() > LOOKUPS_MAX => {
                 Error::BadValue { what: "number of keys", value: keys.len().to_string(), rule: "ask for at most 1000 at a time" }.into()
@@ -302,13 +320,14 @@ impl Connection {
             Question::Partners { id, site } => Told::Holders(
                 partners(&self.core, ObjectId(id), &site).into_iter().map(|holder| (holder.site.into(), holder.address)).collect(),
             ),
+            Question::Jobs => Told::Jobs(self.core.read().job_names()),
             Question::Revoked { number } => return self.holder.confirm(number),
             Question::Ping => Told::Done,
         };
         wire::put(out, request, &answer);
     }
 
-    fn change(&mut self, request: u64, change: Change, deadline_ms: u32) {
+    fn change(&mut self, request: u64, change: Change, deadline: Instant) {
         self.outbox.pending.fetch_add(1, Relaxed);
         if let Err(e) = self.caller.allowed(&change).and_then(|()| change.check()) {
             return self.outbox.answer(request, Err(e));
@@ -316,7 +335,6 @@ impl Connection {
         if let Some(answer) = known(&self.core, &change) {
             return self.outbox.answer(request, Ok(answer));
         }
-        let deadline = Instant::now() + Duration::from_millis(u64::from(deadline_ms));
         let (fence, waits) = fence(&self.core, &change);
         let reply = Reply::Wire(self.outbox.clone(), request);
         let item = Item { change, reply, fence, deadline: Some(deadline) };
@@ -343,7 +361,7 @@ impl Connection {
             let (namenode, outbox, core) = (self.namenode.clone(), self.outbox.clone(), self.core.clone());
             self.waiting.spawn(async move {
                 let marked = namenode.change(Change::Leasing).await;
-                let answer = marked.and_then(|_| core.read().lookup(&bucket, &key));
+                let answer = marked.and_then(|_| core.look()?.lookup(&bucket, &key));
                 outbox.put(request, &told(answer.map(|meta| Told::Leased { object: meta.into(), term_ms: None })));
                 outbox.wake();
             });
@@ -355,8 +373,10 @@ impl Connection {
             self.core.leases.grant(&self.holder, hash(&bucket, &key))
         };
         let term_ms = granted.then_some(TERM.as_millis() as u32);
-        let answer = self.core.read().lookup(&bucket, &key);
-        wire::put(out, request, &told(answer.map(|meta| Told::Leased { object: meta.into(), term_ms })));
+        let seen = self.core.read().look(&bucket, &key, |object| wire::put(out, request, &Seen::Leased { object, term_ms }));
+        if let Err(missing) = seen {
+            wire::put(out, request, &Told::from(missing));
+        }
     }
 }
 
@@ -406,7 +426,7 @@ pub async fn watch(core: &Core, bucket: &BucketName, after: u64, wait: Duration)
         // Registered before the look, so that nothing happens between the two.
         let mut changed = std::pin::pin!(core.changed.notified());
         changed.as_mut().enable();
-        let seen = core.read().watched(bucket, after, EVENTS_MAX)?;
+        let seen = core.look()?.watched(bucket, after, EVENTS_MAX)?;
         if seen.resync || !seen.events.is_empty() {
             return Ok(seen);
         }

@@ -12,13 +12,16 @@ use super::{
     state::{ContentRow, NameRow, Rest, State},
 };
 use crate::{Error, Result};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::RwLock,
+    sync::{
+        RwLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -32,12 +35,41 @@ const NAMES: u32 = 2;
 const END: u32 = 3;
 
 fn block(file: &mut impl Write, sort: u32, body: &impl Serialize) -> io::Result<u64> {
-    let body = postcard::to_stdvec(body).map_err(io::Error::other)?;
+    raw(file, sort, &postcard::to_stdvec(body).map_err(io::Error::other)?)
+}
+
+fn raw(file: &mut impl Write, sort: u32, body: &[u8]) -> io::Result<u64> {
     file.write_all(&(body.len() as u32).to_le_bytes())?;
     file.write_all(&sort.to_le_bytes())?;
-    file.write_all(&xxh3_64_with_seed(&body, u64::from(sort)).to_le_bytes())?;
-    file.write_all(&body)?;
+    file.write_all(&xxh3_64_with_seed(body, u64::from(sort)).to_le_bytes())?;
+    file.write_all(body)?;
     Ok(16 + body.len() as u64)
+}
+
+/// Rows on their way into a block: written while they are borrowed, so that nothing is copied but into the block.
+#[derive(Default)]
+struct Rows {
+    count: u64,
+    rows: Vec<u8>,
+    body: Vec<u8>,
+    /// Of all blocks.
+    all: u64,
+}
+
+impl Rows {
+    fn push(&mut self, row: &impl Serialize) {
+        self.rows = postcard::to_extend(row, std::mem::take(&mut self.rows)).expect("a vector takes everything");
+        self.count += 1;
+    }
+
+    /// What has been pushed, as a sequence.
+    fn body(&mut self) -> &[u8] {
+        self.body.clear();
+        self.body = postcard::to_extend(&self.count, std::mem::take(&mut self.body)).expect("a vector takes everything");
+        self.body.append(&mut self.rows);
+        self.all += std::mem::take(&mut self.count);
+        &self.body
+    }
 }
 
 pub fn name_of(folder: &Path, seq: u64) -> PathBuf {
@@ -53,12 +85,10 @@ pub fn write(folder: &Path, rest: Rest, state: &RwLock<State>, stopped: impl Fn(
     let mut bytes = 16 + block(&mut file, REST, &rest)?;
     drop(rest);
     let locked = || state.write().unwrap_or_else(|e| e.into_inner());
-    let (mut contents, mut names) = (0u64, 0u64);
+    let mut rows = Rows::default();
     loop {
-        let mut rows: Vec<ContentRow> = Vec::new();
-        let more = locked().pass_contents(SLOTS, |row| rows.push(row));
-        contents += rows.len() as u64;
-        bytes += block(&mut file, CONTENTS, &rows)?;
+        let more = locked().pass_contents(SLOTS, |row| rows.push(&row));
+        bytes += raw(&mut file, CONTENTS, rows.body())?;
         if stopped() {
             return Ok(None);
         }
@@ -66,11 +96,10 @@ pub fn write(folder: &Path, rest: Rest, state: &RwLock<State>, stopped: impl Fn(
             break;
         }
     }
+    let contents = std::mem::take(&mut rows.all);
     loop {
-        let mut rows: Vec<NameRow> = Vec::new();
-        let more = locked().pass_names(SLOTS, |row| rows.push(row));
-        names += rows.len() as u64;
-        bytes += block(&mut file, NAMES, &rows)?;
+        let more = locked().pass_names(SLOTS, |row| rows.push(&row));
+        bytes += raw(&mut file, NAMES, rows.body())?;
         if stopped() {
             return Ok(None);
         }
@@ -78,6 +107,7 @@ pub fn write(folder: &Path, rest: Rest, state: &RwLock<State>, stopped: impl Fn(
             break;
         }
     }
+    let names = rows.all;
     bytes += block(&mut file, END, &(contents, names))?;
     file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
     std::fs::rename(&temp, name_of(folder, seq))?;
@@ -121,7 +151,7 @@ impl<'a> Blocks<'a> {
         self.at = MARK.len();
         let rest: Rest = self.next(REST)?;
         let (mut contents, mut names) = (Vec::new(), Vec::new());
-        // First only where the blocks are: rows are made when they are put in, so that they are not there twice.
+        // First only where the blocks are: rows are made when they are put in, and borrow their keys from the file's bytes.
         while self.sort()? == CONTENTS {
             contents.push(self.body(CONTENTS)?);
         }
@@ -129,19 +159,25 @@ impl<'a> Blocks<'a> {
             names.push(self.body(NAMES)?);
         }
         let counts: (u64, u64) = self.next(END)?;
-        let mut whole = true;
-        fn rows<'b, T: DeserializeOwned + 'b>(bodies: Vec<&'b [u8]>, whole: &'b std::cell::Cell<bool>) -> impl Iterator<Item = T> + 'b {
+        fn rows<'b, T: Deserialize<'b> + Send + 'b>(bodies: Vec<&'b [u8]>, readable: &'b AtomicBool) -> impl Iterator<Item = T> + Send + 'b {
             bodies.into_iter().flat_map(move |body| {
                 postcard::from_bytes::<Vec<T>>(body).unwrap_or_else(|_| {
-                    whole.set(false);
+                    readable.store(false, Relaxed);
                     Vec::new()
                 })
             })
         }
-        let readable = std::cell::Cell::new(true);
-        let state = State::load(rest, rows::<ContentRow>(contents, &readable), rows::<NameRow>(names, &readable))?;
+        let readable = AtomicBool::new(true);
+        // A count is believed only as far as there are bytes for it.
+        let about = |count: u64| usize::try_from(count).unwrap_or(usize::MAX).min(self.bytes.len() / 4);
+        let state = State::load(
+            rest,
+            (about(counts.0), about(counts.1)),
+            rows::<ContentRow>(contents, &readable),
+            rows::<NameRow>(names, &readable),
+        )?;
         let (names, contents) = state.counts();
-        whole &= readable.get() && self.at == self.bytes.len() && counts == (contents as u64, names as u64);
+        let whole = readable.load(Relaxed) && self.at == self.bytes.len() && counts == (contents as u64, names as u64);
         whole.then_some(state)
     }
 

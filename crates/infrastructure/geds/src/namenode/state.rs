@@ -17,10 +17,12 @@ use super::{
     change::{Answer, Change, Import, Moving, Seal, bounded},
     record::{Content, Name, NameExtra, halves, whole},
     table::{Index, NONE, Order, Record, Slab},
+    wire::Facts,
 };
 use crate::{
     Attributes, BucketName, Error, Event, Happened, Holder, Key, Listing, Mode, ObjectId, ObjectMeta, Page, Result, State as Sealing,
     catalog::{Garbage, PAGE_MAX, Watched},
+    leases::prefetch,
     names::Prefix,
 };
 use base::SiteId;
@@ -46,14 +48,14 @@ pub(super) struct Bucket {
     pub seq: u64,
     pub objects: u64,
     pub bytes: u64,
-    order: Order,
+    order: Order<Box<str>>,
 }
 
 struct Site {
     name: SiteId,
     address: String,
-    /// Contents that it holds, by id.
-    held: Order,
+    /// Contents that it holds, by their slots: comparing these looks at no content, and what is new comes last.
+    held: Order<u32>,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -106,8 +108,11 @@ pub struct State {
     expiry: BTreeSet<(u64, u32)>,
     garbage: BTreeMap<u128, Discarded>,
     gone: VecDeque<Gone>,
-    gone_of: HashMap<u128, u64>,
+    /// Their epochs, and the slots that they had.
+    gone_of: HashMap<u128, (u64, u32)>,
     events: VecDeque<(u32, Event)>,
+    /// Nobody waits for answers: those of seals are not put together.
+    silent: bool,
 }
 
 fn hash_of(bucket: u32, key: &str) -> u64 {
@@ -134,6 +139,10 @@ impl State {
     }
     pub fn leasing(&self) -> bool {
         self.leasing
+    }
+    /// For a replay: a [`State::apply`] that succeeds may answer just that it was done.
+    pub fn be_silent(&mut self, silent: bool) {
+        self.silent = silent;
     }
     /// Names, and contents.
     pub fn counts(&self) -> (usize, usize) {
@@ -340,15 +349,11 @@ impl State {
             return;
         }
         self.contents.get_mut(content).add_holder(site);
-        let id = self.contents.get(content).id();
-        let contents = &self.contents;
-        self.sites[site as usize].held.insert(content, |slot| contents.get(slot).id().cmp(&id));
+        self.sites[site as usize].held.insert(content, |last| last.cmp(&content), |slot| slot.cmp(&content), |slot| slot, |_, _| {});
     }
 
     fn unhold(&mut self, content: u32, site: u16) {
-        let id = self.contents.get(content).id();
-        let contents = &self.contents;
-        self.sites[site as usize].held.remove(|slot| contents.get(slot).id().cmp(&id));
+        self.sites[site as usize].held.remove(|last| last.cmp(&content), |slot| slot.cmp(&content));
         self.contents.get_mut(content).drop_holder(site);
     }
 
@@ -392,7 +397,9 @@ impl State {
             hash_of(name.bucket, &name.key)
         });
         let bucket = record.bucket;
-        self.buckets[bucket as usize].order.insert(name, |slot| names.get(slot).key.cmp(&record.key));
+        let order = &mut self.buckets[bucket as usize].order;
+        let ahead = |slot: u32, again: bool| if again { prefetch(names.get(slot).key.as_ptr()) } else { prefetch(names.get(slot)) };
+        order.insert(name, |last| last.cmp(&record.key), |slot| names.get(slot).key.cmp(&record.key), |slot| names.get(slot).key.clone(), ahead);
         let size = self.contents.get(record.content).size;
         self.count(bucket, 1, i128::from(size));
     }
@@ -401,7 +408,7 @@ impl State {
         let (names, record) = (&self.names, self.names.get(name));
         self.by_key.remove(hash_of(record.bucket, &record.key), name);
         let bucket = record.bucket;
-        self.buckets[bucket as usize].order.remove(|slot| names.get(slot).key.cmp(&record.key));
+        self.buckets[bucket as usize].order.remove(|last| last.cmp(&record.key), |slot| names.get(slot).key.cmp(&record.key));
         let size = self.contents.get(record.content).size;
         self.count(bucket, -1, -i128::from(size));
     }
@@ -439,7 +446,7 @@ impl State {
             self.gone_of.remove(&old.id);
         }
         self.gone.push_back(Gone { at_ms: self.clock_ms, id, epoch, created_ms });
-        self.gone_of.insert(id, epoch);
+        self.gone_of.insert(id, (epoch, content));
         Some(gone)
     }
 
@@ -484,7 +491,7 @@ impl State {
         if let Some(content) = self.find_content(seal.id) {
             return Ok(Answer::Sealed { object: self.meta(self.contents.get(content).name), replaced: None });
         }
-        if let Some(epoch) = self.gone_of.get(&seal.id) {
+        if let Some((epoch, _)) = self.gone_of.get(&seal.id) {
             // Asked again after others have replaced or deleted it: it was done once, and that is the answer.
             let object = ObjectMeta {
                 bucket: seal.bucket.clone(),
@@ -528,10 +535,8 @@ impl State {
         let extra = NameExtra { metadata: seal.metadata.as_slice().into(), expires_ms: seal.expires_ms, job };
         let name = self.link(bucket, seal.key.as_str(), content, (extra != NameExtra::default()).then(|| extra.into()));
         self.hold(content, site);
-        let object = self.meta(name);
-        let what = Happened::Sealed { key: seal.key.clone(), id: object.id, epoch: object.epoch, size: object.size };
-        self.tell(&seal.bucket, what);
-        Ok(Answer::Sealed { object, replaced })
+        self.tell(&seal.bucket, Happened::Sealed { key: seal.key.clone(), id: ObjectId(seal.id), epoch: self.epoch, size: seal.size });
+        Ok(if self.silent { Answer::Done } else { Answer::Sealed { object: self.meta(name), replaced } })
     }
 
     fn rename(&mut self, bucket: &BucketName, from: &Key, to_bucket: &BucketName, to: &Key, if_absent: bool) -> Result<Answer> {

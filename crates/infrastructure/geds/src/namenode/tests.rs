@@ -184,10 +184,10 @@ fn a_state_is_a_map_and_its_snapshot_is_of_one_moment() {
             if more.0 {
                 more.0 = state.pass_contents(n, |row| contents.push(row));
             } else {
-                more.1 = state.pass_names(n, |row| names.push(row));
+                more.1 = state.pass_names(n, |row| names.push(row.into_owned()));
             }
         }
-        let loaded = State::load(rest, contents.into_iter(), names.into_iter()).expect("its parts fit");
+        let loaded = State::load(rest, (contents.len(), names.len()), contents.into_iter(), names.into_iter()).expect("its parts fit");
         check(&loaded, &then, &format!("seed {seed}, round {round}: the snapshot"));
         // Copies of folders in folders double, and their keys grow to what no key may have.
         if model.len() > 500 {

@@ -25,10 +25,41 @@ pub const TOLD_BYTES_MAX: usize = 8 << 20;
 pub const LOOKUPS_MAX: usize = 1000;
 
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Ask {
+pub struct Ask<Q = Question> {
     /// Milliseconds; what has not begun by then is not done.
     pub deadline_ms: u32,
-    pub question: Question,
+    pub question: Q,
+}
+
+/// The questions that are asked most, without copies of the names: they are written like the first two of [`Question`].
+#[derive(Clone, Copy, Serialize)]
+pub enum Look<'a> {
+    Lookup { bucket: &'a BucketName, key: &'a Key },
+    Lease { bucket: &'a BucketName, key: &'a Key },
+}
+
+/// Their answers, straight from the state: written like those of [`Told`] that have the same place.
+#[derive(Serialize)]
+pub enum Seen<'a> {
+    #[expect(dead_code, reason = "it keeps the others in their places")]
+    Failed,
+    Object(Facts<'a>),
+    Leased { object: Facts<'a>, term_ms: Option<u32> },
+}
+
+/// A [`Meta`] that borrows.
+#[derive(Serialize)]
+pub struct Facts<'a> {
+    pub bucket: &'a str,
+    pub key: &'a str,
+    pub id: u128,
+    pub epoch: u64,
+    pub size: u64,
+    pub checksum: u64,
+    /// Names and addresses.
+    pub sites: &'a [(&'a str, &'a str)],
+    pub persisted: Option<String>,
+    pub created_ms: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,6 +80,8 @@ pub enum Question {
     Revoked { number: u64 },
     Ping,
     Partners { id: u128, site: SiteId },
+    /// Those that hold leases on objects.
+    Jobs,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -72,6 +105,7 @@ pub enum Told {
     Revoke { number: u64, key: Option<(BucketName, Key)> },
     /// Sites and their data ports.
     Holders(Vec<(String, String)>),
+    Jobs(Vec<String>),
 }
 
 /// An object's facts, as they travel.
@@ -303,4 +337,41 @@ pub(crate) fn some_frames() -> Vec<Vec<u8>> {
         frames.push(frame);
     }
     frames
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_borrows_is_written_like_what_owns() {
+        let (bucket, key) = (BucketName::new("data").unwrap(), Key::new("a/b").unwrap());
+        let written = |body: &dyn Fn(&mut Vec<u8>)| {
+            let mut out = Vec::new();
+            body(&mut out);
+            out
+        };
+        let ask = |question| written(&|out| put(out, 1, &Ask { deadline_ms: 5, question: &question }));
+        let look = |question| written(&|out| put(out, 1, &Ask { deadline_ms: 5, question }));
+        assert_eq!(look(Look::Lookup { bucket: &bucket, key: &key }), ask(Question::Lookup { bucket: bucket.clone(), key: key.clone() }));
+        assert_eq!(look(Look::Lease { bucket: &bucket, key: &key }), ask(Question::Lease { bucket: bucket.clone(), key: key.clone() }));
+        let sites = [("cloud", "host:1"), ("edge", "")];
+        let facts = || Facts { bucket: "data", key: "a/b", id: 1 << 100, epoch: 7, size: 300, checksum: u64::MAX, sites: &sites, persisted: Some("objects/x".into()), created_ms: 9 };
+        let meta = || Meta {
+            bucket: "data".into(),
+            key: "a/b".into(),
+            id: 1 << 100,
+            epoch: 7,
+            size: 300,
+            checksum: u64::MAX,
+            sites: sites.iter().map(|(site, address)| (site.to_string(), address.to_string())).collect(),
+            persisted: Some("objects/x".into()),
+            created_ms: 9,
+        };
+        let told = |told: Told| written(&|out| put(out, 1, &told));
+        let seen = |seen: Seen| written(&|out| put(out, 1, &seen));
+        assert_eq!(seen(Seen::Object(facts())), told(Told::Object(meta())));
+        let term_ms = Some(5000);
+        assert_eq!(seen(Seen::Leased { object: facts(), term_ms }), told(Told::Leased { object: meta(), term_ms }));
+    }
 }

@@ -15,8 +15,9 @@ use std::{
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
-/// Bytes asked for at once.
+/// Bytes asked for at once, at most and at least: a connection that breaks in the middle of an answer gives nothing of it, so the next one is asked for half.
 const READ_BYTES: i32 = 1 << 20;
+const READ_BYTES_MIN: i32 = 4 << 10;
 /// Pieces that wait for the program, over all segments.
 const PIECES_MAX: usize = 8;
 
@@ -202,12 +203,13 @@ struct SegmentTask {
 impl SegmentTask {
     async fn read(mut self, segment: SegmentNo, mut at: u64) -> Result<()> {
         let mut renewed = false;
+        let mut most = READ_BYTES;
         loop {
             let mut request = BytesMut::new();
             frame(&mut request, 9, |f| {
                 string(f, &self.name);
                 f.put_i64(at as i64);
-                f.put_i32(READ_BYTES);
+                f.put_i32(most);
                 string(f, &self.token);
                 f.put_i64(at as i64);
             });
@@ -217,6 +219,7 @@ impl SegmentTask {
                         return Err(Error::Invalid(format!("{} was read at {offset} instead of {at}", self.name)));
                     }
                     renewed = false;
+                    most = READ_BYTES.min(most * 2);
                     let n = data.len() as u64;
                     let gone = n > 0 && self.pieces.send(Piece::Bytes(segment, at, data)).await.is_err();
                     at += n;
@@ -234,7 +237,10 @@ impl SegmentTask {
                 Err(Error::Truncated { start, .. }) if start > at => at = start,
                 // The token has become too old; a new one that is refused as well says something else.
                 Err(Error::Denied(_)) if !std::mem::replace(&mut renewed, true) => self.token = self.client.token(&self.scope, &self.stream).await?,
-                Err(e) if is_away(&e) => (self.connection, self.token) = dial(&self.client, &self.scope, &self.stream).await?,
+                Err(e) if is_away(&e) => {
+                    most = READ_BYTES_MIN.max(most / 2);
+                    (self.connection, self.token) = dial(&self.client, &self.scope, &self.stream).await?;
+                }
                 Err(e) => return Err(e),
             }
         }

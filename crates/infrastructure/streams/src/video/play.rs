@@ -12,7 +12,7 @@
 //! A part is what lies between two entries of the index, so it begins with a frame that a player can begin with. What comes after the last entry is not told of
 //! until the next one: a player is behind by as much as the encoder puts between two such frames, and by what it keeps in reserve itself.
 
-use super::{ENTRY, Entry, HEADER, index_name, packets, picture::{self, Form}, tai, utc};
+use super::{ENTRY, Entry, HEADER, index_name, is_video, packets, picture::{self, Form}, tai, utc};
 use crate::{
     Error, Result, Store,
     access::{self, Want},
@@ -68,8 +68,7 @@ impl Video {
         app.may(headers, &access::stream(scope, stream), Want::Read).await?;
         let name = |stream: &str| SegmentNo(0).name(scope, stream);
         let video = Video { store: app.store.clone(), data: name(stream), index: name(&index_name(stream)) };
-        let there = video.store.peek(|s| s.segment(&video.data).is_ok() && s.segment(&video.index).is_ok());
-        match there {
+        match video.store.peek(|s| is_video(s, scope, stream)) {
             true => Ok(video),
             false => Err(refuse(StatusCode::NOT_FOUND, &format!("{scope}/{stream} is not a stream with video; `cloudskin stream ingest {scope}/{stream}` makes one"))),
         }

@@ -5,10 +5,9 @@
 //! ```
 //!
 //! RTP comes interleaved with RTSP, over one TCP connection, so nothing is lost or out of order, and no port is opened. H.264 (packetisation modes 0 and 1) and
-//! MPEG-TS itself are understood. Passwords are sent as the camera's `Basic` authentication wants them; `Digest` is not there. A picture of which the camera
-//! left out a packet is left out as a whole.
+//! MPEG-TS itself are understood. Who asks is said as [`login`](super::login) does it. A picture of which the camera left out a packet is left out as a whole.
 
-use super::ts::PACKET;
+use super::{login::Login, ts::PACKET};
 use crate::{Error, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::{Buf, Bytes, BytesMut};
@@ -39,7 +38,7 @@ enum Kind {
 /// A camera that has been told to play.
 pub struct Camera {
     url: String,
-    authorization: Option<String>,
+    login: Option<Login>,
     stream: TcpStream,
     buffer: BytesMut,
     sequence: u32,
@@ -79,8 +78,12 @@ struct Answer {
 }
 
 impl Answer {
+    fn fields(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.head.lines().filter_map(move |line| line.split_once(':').filter(|(key, _)| key.trim().eq_ignore_ascii_case(name))).map(|(_, value)| value.trim())
+    }
+
     fn field(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim().eq_ignore_ascii_case(name))).map(|(_, value)| value.trim())
+        self.fields(name).next()
     }
 }
 
@@ -92,8 +95,8 @@ impl Camera {
             let lost = |e| Error::file("talk to the camera at", &host)(e);
             let stream = tokio::time::timeout(SILENCE, TcpStream::connect(&host)).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map_err(lost)?;
             let _ = stream.set_nodelay(true);
-            let authorization = user.map(|u| format!("Basic {}", STANDARD.encode(u)));
-            let mut camera = Camera { url, authorization, stream, buffer: BytesMut::new(), sequence: 0, session: String::new(), keep: SESSION, kind: Kind::H264, units: Units::default() };
+            let login = user.map(|u| Login::new(&u));
+            let mut camera = Camera { url, login, stream, buffer: BytesMut::new(), sequence: 0, session: String::new(), keep: SESSION, kind: Kind::H264, units: Units::default() };
             let url = camera.url.clone();
             let told = camera.ask("DESCRIBE", &url, "Accept: application/sdp\r\n").await?;
             let base = told.field("Content-Base").unwrap_or(&url).to_string();
@@ -119,13 +122,14 @@ impl Camera {
     fn request(&mut self, method: &str, url: &str, more: &str) -> String {
         self.sequence += 1;
         let session = if self.session.is_empty() { String::new() } else { format!("Session: {}\r\n", self.session) };
-        let user = self.authorization.as_ref().map(|a| format!("Authorization: {a}\r\n")).unwrap_or_default();
+        let user = self.login.as_mut().and_then(|l| l.header(method, url)).map(|a| format!("Authorization: {a}\r\n")).unwrap_or_default();
         format!("{method} {url} RTSP/1.0\r\nCSeq: {}\r\nUser-Agent: cloudskin\r\n{session}{user}{more}\r\n", self.sequence)
     }
 
     async fn ask(&mut self, method: &str, url: &str, more: &str) -> Result<Answer> {
+        let lost = || Error::file("talk to the camera at", url);
         let request = self.request(method, url, more);
-        self.stream.write_all(request.as_bytes()).await.map_err(Error::file("talk to the camera at", url))?;
+        self.stream.write_all(request.as_bytes()).await.map_err(lost())?;
         let end = Instant::now() + SILENCE;
         loop {
             match self.next(end).await? {
@@ -134,8 +138,15 @@ impl Camera {
                 Some(Message::Packet(..)) => {}
                 Some(Message::Answer(answer)) if (200..300).contains(&answer.status) => return Ok(answer),
                 Some(Message::Answer(answer)) if answer.status == 401 => {
-                    let asked = answer.field("WWW-Authenticate").unwrap_or("a user").to_string();
-                    return Err(Error::Denied(format!("the camera at {} asks for {asked}; `Basic` is understood, with rtsp://USER:PASSWORD@HOST", self.url)));
+                    let Some(login) = &mut self.login else {
+                        return Err(Error::Denied(format!("the camera at {} asks for a user: rtsp://USER:PASSWORD@HOST", self.url)));
+                    };
+                    if !login.asked(answer.fields("WWW-Authenticate")) {
+                        let asked = answer.fields("WWW-Authenticate").next().unwrap_or_default();
+                        return Err(Error::Denied(format!("the camera at {} refuses this user and password; it asks for {asked:?}, and `Basic` and `Digest` are understood", self.url)));
+                    }
+                    let request = self.request(method, url, more);
+                    self.stream.write_all(request.as_bytes()).await.map_err(lost())?;
                 }
                 Some(Message::Answer(answer)) => return Err(Error::Conflict(format!("the camera at {} answers {method} with status {}", self.url, answer.status))),
             }
@@ -182,6 +193,11 @@ impl Camera {
                         Kind::Packets => rtp.payload.to_vec(),
                         Kind::H264 => self.units.push(rtp).into_iter().flat_map(|picture| muxer.picture(&picture)).collect(),
                     }
+                }
+                // The nonce may have grown old; the next request has the new one.
+                Some(Message::Answer(answer)) if answer.status == 401 => {
+                    self.login.as_mut().map(|l| l.asked(answer.fields("WWW-Authenticate")));
+                    continue;
                 }
                 Some(_) => continue,
             };

@@ -41,6 +41,14 @@ pub struct AttributeUpdate {
     pub old: i64,
 }
 
+/// Which keys of a table are asked for, both ends among them; what is empty is no limit. A client that asks so wants them in the order of their bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyRange {
+    pub prefix: Bytes,
+    pub from: Bytes,
+    pub to: Bytes,
+}
+
 /// What clients ask for. `id` is the request's number, which the reply has too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -71,8 +79,8 @@ pub enum Request {
     TableUpdate { id: i64, segment: String, token: String, entries: Vec<(TableKey, Bytes)>, at: i64 },
     TableRemove { id: i64, segment: String, token: String, keys: Vec<TableKey>, at: i64 },
     TableRead { id: i64, segment: String, token: String, keys: Vec<TableKey> },
-    TableKeys { id: i64, segment: String, token: String, count: i32, after: Bytes },
-    TableEntries { id: i64, segment: String, token: String, count: i32, after: Bytes },
+    TableKeys { id: i64, segment: String, token: String, count: i32, after: Bytes, of: KeyRange },
+    TableEntries { id: i64, segment: String, token: String, count: i32, after: Bytes, of: KeyRange },
     TableDelta { id: i64, segment: String, token: String, from: i64, count: i32 },
     /// A command that this server doesn't have. `id` as far as it can be told.
     Other { kind: i32, id: i64 },
@@ -258,11 +266,13 @@ pub fn request(kind: i32, payload: Bytes) -> Result<Request, Bad> {
         78 => Request::TableRead { id: r.i64()?, segment: r.string()?, token: r.string()?, keys: r.keys()? },
         83 | 85 => {
             let (id, segment, token, count) = (r.i64()?, r.string()?, r.string()?, r.i32()?);
-            let after = if r.left.is_empty() { Bytes::new() } else { r.bytes()? };
+            // Older clients stop after any of them.
+            let mut bytes = || if r.left.is_empty() { Ok(Bytes::new()) } else { r.bytes() };
+            let (after, of) = (bytes()?, KeyRange { prefix: bytes()?, from: bytes()?, to: bytes()? });
             if kind == 83 {
-                Request::TableKeys { id, segment, token, count, after }
+                Request::TableKeys { id, segment, token, count, after, of }
             } else {
-                Request::TableEntries { id, segment, token, count, after }
+                Request::TableEntries { id, segment, token, count, after, of }
             }
         }
         88 => Request::TableDelta { id: r.i64()?, segment: r.string()?, token: r.string()?, from: r.i64()?, count: r.i32()? },
@@ -342,23 +352,56 @@ pub enum Reply {
     BadVersion { id: i64, segment: String, why: String },
 }
 
-struct Out<'a>(&'a mut BytesMut);
+/// Bytes that a reply takes as they are, from here on: they are not copied.
+const APART: usize = 16 << 10;
+
+/// Frames on their way out.
+#[derive(Default)]
+pub struct Frames {
+    bytes: BytesMut,
+    /// What belongs between them, and before which one.
+    apart: Vec<(usize, Bytes)>,
+    apart_bytes: usize,
+}
+
+impl Frames {
+    /// Bytes in all.
+    pub fn size(&self) -> usize {
+        self.bytes.len() + self.apart_bytes
+    }
+
+    /// The frames in pieces, and none left.
+    pub fn take(&mut self) -> Vec<Bytes> {
+        let mut pieces = Vec::with_capacity(2 * self.apart.len() + 1);
+        let mut cut = 0;
+        for (at, data) in self.apart.drain(..) {
+            pieces.push(self.bytes.split_to(at - cut).freeze());
+            pieces.push(data);
+            cut = at;
+        }
+        pieces.push(self.bytes.split().freeze());
+        self.apart_bytes = 0;
+        pieces
+    }
+}
+
+struct Out<'a>(&'a mut Frames);
 
 impl Out<'_> {
     fn i64(&mut self, n: i64) -> &mut Self {
-        self.0.put_i64(n);
+        self.0.bytes.put_i64(n);
         self
     }
     fn i32(&mut self, n: i32) -> &mut Self {
-        self.0.put_i32(n);
+        self.0.bytes.put_i32(n);
         self
     }
     fn u8(&mut self, n: u8) -> &mut Self {
-        self.0.put_u8(n);
+        self.0.bytes.put_u8(n);
         self
     }
     fn uuid(&mut self, n: u128) -> &mut Self {
-        self.0.put_u128(n);
+        self.0.bytes.put_u128(n);
         self
     }
     fn string(&mut self, s: &str) -> &mut Self {
@@ -367,13 +410,23 @@ impl Out<'_> {
         while !s.is_char_boundary(end) {
             end -= 1;
         }
-        self.0.put_u16(end as u16);
-        self.0.put_slice(&s.as_bytes()[..end]);
+        self.0.bytes.put_u16(end as u16);
+        self.0.bytes.put_slice(&s.as_bytes()[..end]);
         self
     }
     fn bytes(&mut self, b: &[u8]) -> &mut Self {
-        self.0.put_i32(b.len() as i32);
-        self.0.put_slice(b);
+        self.0.bytes.put_i32(b.len() as i32);
+        self.0.bytes.put_slice(b);
+        self
+    }
+    /// As [`bytes`](Self::bytes), without a copy where there are many.
+    fn data(&mut self, b: &Bytes) -> &mut Self {
+        if b.len() < APART {
+            return self.bytes(b);
+        }
+        self.0.bytes.put_i32(b.len() as i32);
+        self.0.apart.push((self.0.bytes.len(), b.clone()));
+        self.0.apart_bytes += b.len();
         self
     }
     fn key(&mut self, key: &TableKey) -> &mut Self {
@@ -390,15 +443,14 @@ impl Out<'_> {
 
 impl Reply {
     /// Appends the reply's frame.
-    pub fn put(&self, out: &mut BytesMut) {
-        let begin = out.len();
-        out.put_u64(0);
-        let mut w = Out(out);
-        let kind = self.fields(&mut w);
-        let length = out.len() - begin - FRAME_HEADER;
+    pub fn put(&self, out: &mut Frames) {
+        let (begin, before) = (out.bytes.len(), out.size());
+        out.bytes.put_u64(0);
+        let kind = self.fields(&mut Out(out));
+        let length = out.size() - before - FRAME_HEADER;
         assert!(length <= PAYLOAD_MAX, "replies are bounded where they are made");
-        out[begin..begin + 4].copy_from_slice(&kind.to_be_bytes());
-        out[begin + 4..begin + 8].copy_from_slice(&(length as i32).to_be_bytes());
+        out.bytes[begin..begin + 4].copy_from_slice(&kind.to_be_bytes());
+        out.bytes[begin + 4..begin + 8].copy_from_slice(&(length as i32).to_be_bytes());
     }
 
     fn fields(&self, w: &mut Out<'_>) -> i32 {
@@ -421,7 +473,7 @@ impl Reply {
                 8
             }
             Reply::SegmentRead { id, segment, offset, at_tail, end, data } => {
-                w.string(segment).i64(*offset).u8((*at_tail).into()).u8((*end).into()).bytes(data).i64(*id);
+                w.string(segment).i64(*offset).u8((*at_tail).into()).u8((*end).into()).data(data).i64(*id);
                 10
             }
             Reply::Info { id, segment, sealed, modified_ms, length, start } => {
@@ -567,15 +619,40 @@ mod tests {
     use super::*;
 
     fn fields(write: impl FnOnce(&mut Out<'_>)) -> Bytes {
-        let mut bytes = BytesMut::new();
-        write(&mut Out(&mut bytes));
-        bytes.freeze()
+        let mut frames = Frames::default();
+        write(&mut Out(&mut frames));
+        frames.take().concat().into()
+    }
+
+    #[test]
+    fn large_data_is_not_copied_and_the_frames_are_the_same() {
+        let read = |n: usize| Reply::SegmentRead { id: 7, segment: "a/b".into(), offset: 9, at_tail: true, end: false, data: vec![n as u8; n].into() };
+        let mut frames = Frames::default();
+        let replies = [Reply::Hello, read(APART), read(0), read(APART - 1), read(APART + 1), read(3 * APART), Reply::KeepAlive];
+        for reply in &replies {
+            reply.put(&mut frames);
+        }
+        let said = frames.size();
+        let pieces = frames.take();
+        assert_eq!((pieces.len(), said, frames.size()), (7, pieces.iter().map(Bytes::len).sum(), 0));
+        let mut stream = BytesMut::from(&pieces.concat()[..]);
+        for reply in &replies {
+            let (_, payload) = frame(&mut stream).unwrap().unwrap();
+            if let Reply::SegmentRead { data, .. } = reply {
+                // Name, offset and two flags, then the length, the bytes, and the request's number.
+                let at = 2 + 3 + 8 + 2;
+                assert_eq!(payload[at..at + 4], (data.len() as i32).to_be_bytes());
+                assert!(payload[at + 4..payload.len() - 8] == data[..] && payload[payload.len() - 8..] == 7i64.to_be_bytes());
+            }
+        }
+        assert!(stream.is_empty());
     }
 
     #[test]
     fn a_frame_is_taken_when_it_is_whole_and_refused_before_it_is_stored() {
-        let mut buffer = BytesMut::new();
-        Reply::Hello.put(&mut buffer);
+        let mut frames = Frames::default();
+        Reply::Hello.put(&mut frames);
+        let mut buffer = BytesMut::from(&frames.take().concat()[..]);
         let whole = buffer.clone();
         for n in 0..whole.len() {
             assert_eq!(frame(&mut BytesMut::from(&whole[..n])).unwrap(), None);

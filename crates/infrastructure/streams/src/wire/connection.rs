@@ -9,7 +9,7 @@
 //! replies that the client doesn't take, [`READS_MAX`] reads that wait, and the store's own. A client that breaks the protocol loses its
 //! connection and nothing else.
 
-use super::codec::{self, Bad, Reply, Request, TableKey};
+use super::codec::{self, Bad, Frames, KeyRange, Reply, Request, TableKey};
 use crate::{
     Error, Result, Store,
     access::{Access, Refused, Want},
@@ -22,6 +22,7 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use std::{
     collections::{HashMap, VecDeque},
+    ops::Bound,
     sync::{Arc, Mutex, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -40,6 +41,10 @@ const READ_WAIT: Duration = Duration::from_secs(10);
 const TABLE_REPLY_MAX: usize = 4 << 20;
 /// Writers that one connection may have set up.
 const WRITERS_MAX: usize = 100_000;
+/// Replies that leave together stop at this many bytes: what comes meanwhile and waits for nothing but its turn is an acknowledgement.
+const LEAVE_TOGETHER: usize = 256 << 10;
+/// What is written to the socket before others have their turn. Who reads history is served by the threads that acknowledge appends, too.
+const WRITE_AT_ONCE: usize = 64 << 10;
 /// What is read from the socket at once, at least.
 const READ_BUFFER: usize = 64 << 10;
 
@@ -116,10 +121,10 @@ impl Outbox {
         }
     }
 
-    /// What may leave now, as bytes; and whether that was the last.
-    fn take(&self, durable: Seq, out: &mut BytesMut, write: &Histogram) -> bool {
+    /// What may leave now, and whether that was the last.
+    fn take(&self, durable: Seq, out: &mut Frames, write: &Histogram) -> bool {
         let mut queues = self.queues();
-        while out.len() < OUTBOX_MAX {
+        while out.size() < LEAVE_TOGETHER {
             let gated = queues.gated.front().is_some_and(|(seq, ..)| *seq <= durable);
             let next = if gated { queues.gated.pop_front().map(|(_, reply, arrived)| (reply, arrived)) } else { queues.ready.pop_front().map(|r| (r, None)) };
             let Some((reply, arrived)) = next else { break };
@@ -140,21 +145,24 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
     let (box_, progress, told) = (outbox.clone(), store.log().progress(), store.clone());
     let mut writing = tokio::spawn(async move {
         let mut progress = progress;
-        let mut out = BytesMut::new();
+        let mut out = Frames::default();
         loop {
             let filled = box_.filled.notified();
             let (durable, stopped) = {
                 let now = progress.borrow_and_update();
                 (now.durable, now.stopped.is_some())
             };
-            out.clear();
             let last = box_.take(durable, &mut out, &told.metrics().write);
-            if !out.is_empty() {
-                writer.write_all(&out).await.map_err(|e| e.to_string())?;
-                box_.emptied.notify_waiters();
-                if out.capacity() > 1 << 20 {
-                    out = BytesMut::new();
+            if out.size() > 0 {
+                for piece in out.take() {
+                    for (n, part) in piece.chunks(WRITE_AT_ONCE).enumerate() {
+                        if n > 0 {
+                            tokio::task::yield_now().await;
+                        }
+                        writer.write_all(part).await.map_err(|e| e.to_string())?;
+                    }
                 }
+                box_.emptied.notify_waiters();
                 continue;
             }
             if last {
@@ -596,26 +604,26 @@ impl Connection {
                 });
                 self.reply(id, &segment, gated, |entries| Reply::TableRead { id, segment: segment.clone(), entries });
             }
-            Request::TableKeys { id, segment, token, count, after } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(|state| page(state, &segment, position(&after), count));
+            Request::TableKeys { id, segment, token, count, after, of } if self.allowed(id, &token, &segment, Want::Read) => {
+                let gated = store.gate(|state| listed(state, &segment, &after, &of, count));
                 self.reply(id, &segment, gated, |page| Reply::TableKeys {
                     id,
                     segment: segment.clone(),
                     keys: page.entries.into_iter().map(|(k, _)| k).collect(),
-                    next: Bytes::copy_from_slice(&page.next.to_be_bytes()),
+                    next: page.next,
                 });
             }
-            Request::TableEntries { id, segment, token, count, after } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(|state| page(state, &segment, position(&after), count));
+            Request::TableEntries { id, segment, token, count, after, of } if self.allowed(id, &token, &segment, Want::Read) => {
+                let gated = store.gate(|state| listed(state, &segment, &after, &of, count));
                 self.reply(id, &segment, gated, |page| Reply::TableEntries {
                     id,
                     segment: segment.clone(),
                     entries: page.entries,
-                    next: Bytes::copy_from_slice(&page.next.to_be_bytes()),
+                    next: page.next,
                 });
             }
             Request::TableDelta { id, segment, token, from, count } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(|state| page(state, &segment, u64::try_from(from).unwrap_or(0), count));
+                let gated = store.gate(|state| since(state, &segment, u64::try_from(from).unwrap_or(0), count));
                 self.reply(id, &segment, gated, |page| Reply::TableDelta {
                     id,
                     segment: segment.clone(),
@@ -635,15 +643,16 @@ impl Connection {
     }
 }
 
-/// Part of a table, oldest versions first.
-struct Page {
+/// Part of a table.
+struct Page<Next> {
     entries: Vec<(TableKey, Bytes)>,
     all: bool,
     /// From where the next part goes on.
-    next: u64,
+    next: Next,
 }
 
-fn page(state: &State, segment: &str, from: u64, count: i32) -> Result<Page> {
+/// Oldest versions first.
+fn since(state: &State, segment: &str, from: u64, count: i32) -> Result<Page<u64>> {
     let table = state.segment(segment)?.as_table()?;
     let (entries, all) = table.since(from, count.max(1) as usize, TABLE_REPLY_MAX);
     let next = match entries.last() {
@@ -653,8 +662,18 @@ fn page(state: &State, segment: &str, from: u64, count: i32) -> Result<Page> {
     Ok(Page { entries: entries.into_iter().map(codec::entry).collect(), all, next })
 }
 
-fn position(token: &Bytes) -> u64 {
-    token[..].try_into().map_or(0, u64::from_be_bytes)
+/// In any order, which is that of versions; or of a range of keys, in theirs. Where the part before ended is in `after`: a version, or a key.
+fn listed(state: &State, segment: &str, after: &Bytes, of: &KeyRange, count: i32) -> Result<Page<Bytes>> {
+    if *of == KeyRange::default() {
+        let from = after[..].try_into().map_or(0, u64::from_be_bytes);
+        let page = since(state, segment, from, count)?;
+        return Ok(Page { entries: page.entries, all: page.all, next: Bytes::copy_from_slice(&page.next.to_be_bytes()) });
+    }
+    let table = state.segment(segment)?.as_table()?;
+    let begin = if after.is_empty() { Bound::Included((&of.from).max(&of.prefix)) } else { Bound::Excluded(after) };
+    let (entries, all) = table.range(begin, &of.to, &of.prefix, count.max(1) as usize, TABLE_REPLY_MAX);
+    let next = entries.last().map_or(after.clone(), |(key, ..)| key.clone());
+    Ok(Page { entries: entries.into_iter().map(codec::entry).collect(), all, next })
 }
 
 fn table_at(segment: &str, length: u64, at: i64) -> Result<()> {

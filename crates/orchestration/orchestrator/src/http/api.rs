@@ -15,7 +15,7 @@ use axum::{
     Json,
     body::Body,
     extract::{Path, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use base::{Kind, clock::now_ms};
@@ -113,7 +113,7 @@ pub async fn stopping(State(app): State<App>) -> Result<Json<Vec<Stopped>>, Erro
     app.hub.close().await.map(Json)
 }
 
-/// Forgets a site that is not connected. Its agent is not let in any more; what is stored only there stays listed.
+/// Forgets a site that is not connected. Its agent is not let in any more; objects that only it had are lost.
 #[utoipa::path(delete, path = "/v1/sites/{site}", tag = "sites",
     responses((status = 200), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody, description = "it is connected")))]
 pub async fn remove_site(State(app): State<App>, Path(site): Path<String>) -> Result<Json<serde_json::Value>, Error> {
@@ -124,11 +124,27 @@ pub async fn remove_site(State(app): State<App>, Path(site): Path<String>) -> Re
 /// What the stream server tells of itself, as it tells it; null where the hub knows of none.
 #[utoipa::path(get, path = "/v1/streams", tag = "streams",
     responses((status = 200, body = Object), (status = 503, body = ErrorBody, description = "it does not answer")))]
-pub async fn streams(State(app): State<App>) -> Result<Json<serde_json::Value>, Error> {
-    match &app.streams {
-        None => Ok(Json(serde_json::Value::Null)),
-        Some(ask) => ask().await.map(Json).map_err(|why| Error::new(Kind::Unavailable, why)),
+pub async fn streams(State(app): State<App>) -> Result<Response, Error> {
+    let Some(ask) = &app.streams else { return Ok(Json(serde_json::Value::Null).into_response()) };
+    let answer = ask("/v1/streams".into()).await.map_err(|why| Error::new(Kind::Unavailable, why))?;
+    match answer.status() {
+        StatusCode::OK => Ok(answer),
+        status => Err(Error::new(Kind::Unavailable, format!("the stream server answers {status} when it is asked for its streams"))),
     }
+}
+
+/// A stream's video, as the stream server gives it to a browser: without a part the page that plays it, `live.m3u8` for any player, `frame.jpg` for the newest picture.
+#[utoipa::path(get, path = "/v1/video/{scope}/{stream}/{part}", tag = "streams",
+    responses((status = 200, body = Vec<u8>), (status = 404, body = ErrorBody, description = "no such stream, or it has no video"), (status = 503, body = ErrorBody)))]
+pub async fn video(State(app): State<App>, Path(path): Path<String>, uri: Uri) -> Result<Response, Error> {
+    let none = || Error::new(Kind::NotFound, "the hub knows of no stream server; `cloudskin up --streams` starts one, `cloudskin hub --streams` names one");
+    let ask = app.streams.as_ref().ok_or_else(none)?;
+    // Whoever asks on would take these for a way to something else.
+    if path.split('/').any(|part| part == "." || part == "..") {
+        return Err(Error::new(Kind::InvalidArgument, format!("{path:?} is not SCOPE/STREAM/PART")));
+    }
+    let asked = uri.path_and_query().map_or(uri.path(), |p| p.as_str());
+    ask(asked.trim_start_matches("/v1").into()).await.map_err(|why| Error::new(Kind::Unavailable, why))
 }
 
 #[utoipa::path(post, path = "/v1/modules", tag = "jobs", request_body(content = Vec<u8>, content_type = "application/wasm"),
@@ -310,9 +326,9 @@ pub async fn join_token(State(app): State<App>, In(ask): In<JoinAsk>) -> Result<
 #[openapi(
     info(title = "CloudSkin hub", description = "Sites, jobs, migrations and events. Times are Unix milliseconds."),
     paths(
-        super::recommendations::recommendations, super::recommendations::recommendation, sites, remove_site, stopping, add_module, submit, jobs, job, cancel, migrate, checkpoint, migrations, migration, join_token, super::grants::bucket_token, streams, super::streams::logs,
+        super::recommendations::recommendations, super::recommendations::recommendation, super::ranks::ranks, sites, remove_site, stopping, add_module, submit, jobs, job, cancel, migrate, checkpoint, migrations, migration, join_token, super::grants::bucket_token, streams, video, super::streams::logs,
         super::streams::events, super::streams::events_json, super::objects::buckets, super::objects::objects, super::objects::put,
-        super::objects::get, super::objects::stat, super::objects::metrics, super::objects::delete_all, super::objects::move_all, super::objects::delete, super::objects::act, super::checkpoints::checkpoints, super::checkpoints::delete, super::checkpoints::archive,
+        super::objects::get, super::objects::stat, super::objects::metrics, super::objects::tiers, super::objects::delete_all, super::objects::move_all, super::objects::delete, super::objects::act, super::checkpoints::checkpoints, super::checkpoints::delete, super::checkpoints::archive,
         super::checkpoints::restore
     ),
     components(schemas(ErrorBody, ErrorDetail, Event)),

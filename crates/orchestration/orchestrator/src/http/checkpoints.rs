@@ -24,7 +24,7 @@ use std::time::Duration;
 const UPLOAD_TIME_MAX: Duration = Duration::from_secs(600);
 
 fn id(text: &str) -> Result<u64, Error> {
-    text.parse().map_err(|_| Error::new(Kind::NotFound, format!("there is no checkpoint {text:?}; see `GET /v1/checkpoints`")))
+    text.parse().map_err(|_| Error::new(Kind::NotFound, format!("there is no checkpoint {text:?}; `cloudskin get checkpoints` lists those that there are")))
 }
 
 #[utoipa::path(get, path = "/v1/checkpoints", tag = "checkpoints", responses((status = 200, body = [Checkpoint])))]

@@ -4,6 +4,7 @@ use super::{App, Asked, api::ErrorBody};
 use crate::{
     Error,
     objects::{Content, Counted, Detail, LIST_MAX, Object, Put},
+    tiers::SiteTiers,
 };
 use axum::{
     Json,
@@ -14,7 +15,7 @@ use axum::{
 };
 use base::{Kind, clock::now_ms, unit::Span};
 use futures::{StreamExt, stream};
-use geds::{Attributes, Catalog};
+use geds::Attributes;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -127,6 +128,12 @@ pub async fn get(State(app): State<App>, Path((bucket, key)): Path<(String, Stri
 pub async fn metrics(State(app): State<App>, Path(site): Path<String>) -> Result<Response, Error> {
     let text = app.hub.store_metrics(&site).await?;
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}
+
+/// The tiers of every connected site, in a few numbers.
+#[utoipa::path(get, path = "/v1/tiers", tag = "objects", responses((status = 200, body = [SiteTiers])))]
+pub async fn tiers(State(app): State<App>) -> Json<Vec<SiteTiers>> {
+    Json(app.hub.tiers().await)
 }
 
 /// What an object is, without its bytes.

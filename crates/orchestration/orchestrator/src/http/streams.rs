@@ -3,7 +3,12 @@
 //! Both read what is stored and sleep until there is more, so nobody who is slow makes the hub keep anything for him.
 
 use super::{App, Asked, api::ErrorBody};
-use crate::{Error, events::Event, hub::Hub};
+use crate::{
+    Error,
+    events::Event,
+    hub::Hub,
+    logs::{self, Span},
+};
 use axum::{
     Json,
     body::{Body, Bytes},
@@ -39,6 +44,36 @@ pub struct LogsAsk {
     follow: bool,
     /// Only this rank's; all in order of arrival without it.
     rank: Option<u32>,
+    /// In pieces that say which stream they were printed on: `o` or `e` (standard output, standard error), the length in four bytes, little end first, and
+    /// so many bytes. Not with `rank`.
+    #[serde(default)]
+    marked: bool,
+}
+
+/// What of a log is standard error, as far as it has been read.
+struct Marks {
+    path: PathBuf,
+    file: Option<File>,
+    /// Bytes of the log that are marked.
+    at: u64,
+    part: Vec<u8>,
+    spans: VecDeque<Span>,
+}
+
+impl Marks {
+    /// The next bytes of the log with their marks.
+    async fn put(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        if self.file.is_none() {
+            self.file = File::open(&self.path).await.ok(); // made with the first of standard error
+        }
+        if let Some(file) = &mut self.file {
+            file.read_to_end(&mut self.part).await?;
+            self.spans.extend(logs::spans(&mut self.part));
+        }
+        let marked = logs::marked(bytes, self.at, &mut self.spans);
+        self.at += bytes.len() as u64;
+        Ok(marked)
+    }
 }
 
 /// A log that is being read.
@@ -47,6 +82,7 @@ struct Tail {
     job: u64,
     path: PathBuf,
     file: Option<File>,
+    marks: Option<Marks>,
     /// Tells of more; `None` when there will be no more.
     more: Option<watch::Receiver<u64>>,
     stop: watch::Receiver<bool>,
@@ -70,7 +106,13 @@ impl Tail {
                 let mut bytes = Vec::new();
                 match file.take(READ).read_to_end(&mut bytes).await {
                     Ok(0) => {}
-                    Ok(_) => return Some((Ok(bytes.into()), self)),
+                    Ok(_) => {
+                        let piece = match &mut self.marks {
+                            Some(marks) => marks.put(&bytes).await,
+                            None => Ok(bytes),
+                        };
+                        return Some((piece.map(Bytes::from), self));
+                    }
                     Err(e) => return Some((Err(e), self)),
                 }
             }
@@ -97,7 +139,12 @@ pub async fn logs(State(app): State<App>, Path(id): Path<String>, Asked(ask): As
     if let Some(rank) = ask.rank.filter(|r| *r >= job.np) {
         return Err(Error::new(Kind::InvalidArgument, format!("job {id} has no rank {rank}; it has 0 to {}", job.np - 1)));
     }
+    if ask.marked && ask.rank.is_some() {
+        return Err(Error::new(Kind::InvalidArgument, "`marked` is for the output of all ranks; leave `rank` out"));
+    }
+    let marks = ask.marked.then(|| Marks { path: hub.logs.errors(job.n), file: None, at: 0, part: Vec::new(), spans: VecDeque::new() });
     let tail = Tail {
+        marks,
         job: job.n,
         path: hub.logs.path(job.n, ask.rank),
         file: None,

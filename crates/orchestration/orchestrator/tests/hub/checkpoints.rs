@@ -227,3 +227,26 @@ async fn a_checkpoint_that_is_not_made_when_it_is_due_is_told_once_and_a_move_ca
     assert!(job["checkpoint_failed"]["reason"].as_str().unwrap().contains("migration 1"), "{job}");
     drop(cloud);
 }
+
+#[tokio::test]
+async fn a_checkpoint_that_takes_longer_than_the_time_between_two_is_no_failure_slow() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let mut edge = Agent::new(&hub, "edge").await;
+    hub.hub.submit(Submit { checkpoint_every: Some("500ms".into()), ..ask(1, "edge") }).await.unwrap();
+    assert!(matches!(edge.order().await, Body::Start(_)));
+    edge.rank(0, 1, Running, 0).await;
+    for phase in [Phase::Stop, Phase::Write] {
+        let Body::Checkpoint(o) = edge.order().await else { panic!("no order to {phase:?}") };
+        tokio::time::sleep(Duration::from_secs(2)).await; // slow: what must not happen takes its time
+        edge.say(From::Checkpoint(proto::CheckpointStep { checkpoint: o.checkpoint, job: o.job, phase: phase as i32, ok: true, ..Default::default() })).await;
+    }
+    assert!(matches!(edge.order().await, Body::Checkpoint(o) if o.phase() == Phase::Resume));
+    let told = async || hub.hub.events.last(0, 50).await.unwrap().into_iter().filter(|e| e.kind.starts_with("checkpoint.")).collect::<Vec<_>>();
+    let said = async { while told().await.is_empty() { tokio::time::sleep(Duration::from_millis(10)).await } };
+    tokio::time::timeout(Duration::from_secs(20), said).await.expect("it is said");
+    assert!(matches!(&told().await[..], [done] if done.kind == "checkpoint.done"), "{:?}", told().await);
+    assert!(hub.hub.world.lock().await.job("job-1").unwrap().checkpoint_failed.is_none());
+    // And then the next one is due.
+    assert!(matches!(edge.order().await, Body::Checkpoint(o) if o.phase() == Phase::Stop));
+}

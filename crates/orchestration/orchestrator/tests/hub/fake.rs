@@ -122,7 +122,10 @@ impl Agent {
         }
     }
     pub async fn print(&self, rank: u32, offset: u64, text: &str) {
-        self.say(From::Output(proto::Output { job: "job-1".into(), rank, stderr: false, data: text.into(), offset })).await;
+        self.print_to(false, rank, offset, text).await;
+    }
+    pub async fn print_to(&self, stderr: bool, rank: u32, offset: u64, text: &str) {
+        self.say(From::Output(proto::Output { job: "job-1".into(), rank, stderr, data: text.into(), offset })).await;
     }
     pub async fn next(&mut self) -> Body {
         let message = tokio::time::timeout(Duration::from_secs(5), self.down.message()).await.expect("an order in time");

@@ -60,7 +60,8 @@ async fn every_call_needs_the_token_and_errors_have_one_shape() {
         web.fails(web.client.get(format!("{}{path}", web.base)).bearer_auth("wrong"), 401, "unauthenticated", "token").await;
     }
     web.fails(web.get("/v1/nonsense"), 404, "not_found", "/v1/nonsense").await;
-    web.fails(web.get("/v1/jobs/job-7"), 404, "not_found", "job-7").await;
+    web.fails(web.get("/v1/jobs/job-7"), 404, "not_found", "\"job-7\"; `cloudskin get jobs`").await;
+    web.fails(web.delete("/v1/checkpoints/7"), 404, "not_found", "checkpoint 7; `cloudskin get checkpoints`").await;
     web.fails(web.get("/v1/jobs/../../etc"), 404, "not_found", "").await;
     web.fails(web.get("/v1/migrations/x"), 404, "not_found", "x").await;
     web.fails(web.client.delete(format!("{}/v1/jobs", web.base)).bearer_auth(&web.token), 405, "invalid_argument", "DELETE").await;
@@ -127,7 +128,7 @@ async fn a_job_lives_through_http() {
     assert_eq!(answer.status(), 201);
     let job: Value = answer.json().await.unwrap();
     assert_eq!((&job["id"], &job["state"], &job["ranks"][1]["site"]), (&json!("job-1"), &json!("pending"), &json!("edge")));
-    web.fails(web.post("/v1/jobs/job-1/migrate").json(&json!({"to": "cloud"})), 409, "failed_precondition", "not running").await;
+    web.fails(web.post("/v1/jobs/job-1/migrate").json(&json!({"to": "cloud"})), 409, "failed_precondition", "job-1 is not running but pending; try again when it runs").await;
     assert!(matches!(edge.order().await, Body::Start(_)));
     for rank in 0..2 {
         edge.rank(rank, 1, Running, 0).await;
@@ -139,11 +140,12 @@ async fn a_job_lives_through_http() {
     edge.print(0, 0, "one\n").await;
     assert_eq!(follow.chunk().await.unwrap().unwrap(), "one\n");
     edge.print(0, 0, "one\n").await;
-    edge.print(1, 0, "two\n").await;
+    edge.print_to(true, 1, 0, "two\n").await;
     assert_eq!(follow.chunk().await.unwrap().unwrap(), "two\n");
     let mut of_rank = web.get("/v1/jobs/job-1/logs?follow=true&rank=1").send().await.unwrap();
     assert_eq!(of_rank.chunk().await.unwrap().unwrap(), "two\n");
     web.fails(web.get("/v1/jobs/job-1/logs?rank=2"), 400, "invalid_argument", "no rank 2").await;
+    web.fails(web.get("/v1/jobs/job-1/logs?rank=1&marked=true"), 400, "invalid_argument", "marked").await;
 
     // A move; the second rank is there when the first has said so.
     let both = |state: &'static str| {
@@ -182,6 +184,7 @@ async fn a_job_lives_through_http() {
     assert_eq!(String::from_utf8(rest).unwrap(), "three\n");
     assert_eq!(of_rank.text().await.unwrap(), "three\n");
     assert_eq!(web.get("/v1/jobs/job-1/logs").send().await.unwrap().text().await.unwrap(), "one\ntwo\nthree\n");
+    assert_eq!(web.get("/v1/jobs/job-1/logs?marked=true").send().await.unwrap().text().await.unwrap(), "o\x04\0\0\0one\ne\x04\0\0\0two\no\x06\0\0\0three\n");
     let job = web.json("/v1/jobs/job-1").await;
     assert_eq!((&job["state"], &job["exit_code"], &job["output_bytes"]), (&json!("succeeded"), &json!(0), &json!(14)));
     assert_eq!(job["placements"].as_array().unwrap().len(), 4);
@@ -218,6 +221,70 @@ async fn a_job_lives_through_http() {
 }
 
 #[tokio::test]
+async fn what_ranks_use_and_exchange_is_told_while_they_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let web = Web::new(&hub);
+    let (edge, cloud) = running(&hub).await;
+    let load = |rank: u32, n: u64| orchestrator::proto::RankLoad {
+        job: "job-1".into(),
+        rank,
+        cpu_used: 0.5,
+        cpu_wanted: 0.75,
+        memory_bytes: 65536,
+        sent: 3 * n,
+        sent_bytes: 300 * n,
+        received: n,
+        received_bytes: 7 * n,
+        doing: "MPI_Recv".into(),
+        tier: "fast".into(),
+        peers: vec![orchestrator::proto::Traffic { rank: 1 - rank, sent: 2 * n, sent_bytes: 200 * n, received: n, received_bytes: 7 * n }],
+    };
+    *edge.report.lock().unwrap() = orchestrator::proto::Telemetry { ranks: vec![load(0, 1), load(1, 10)], ..Default::default() };
+    // Who says it of ranks that are elsewhere is not heard.
+    *cloud.report.lock().unwrap() = orchestrator::proto::Telemetry { ranks: vec![load(0, 1000)], ..Default::default() };
+    let told = loop {
+        let told = web.json("/v1/ranks?job=job-1").await;
+        if told[1]["sent"] == 30 {
+            break told;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    let first = json!({
+        "job": "job-1", "name": "veg", "tenant": "default", "np": 2, "rank": 0, "site": "edge", "state": "running", "doing": "MPI_Recv",
+        "cpu_used": 0.5, "cpu_wanted": 0.75, "memory_bytes": 65536, "sent": 3, "received": 1, "sent_bytes": 300, "received_bytes": 7,
+        "peers": [{"rank": 1, "sent": 2, "received": 1, "sent_bytes": 200, "received_bytes": 7}], "moves": 0, "tier": "fast",
+    });
+    assert_eq!(told[0], first);
+    assert_eq!(web.json("/v1/ranks").await, told);
+    web.fails(web.get("/v1/ranks?job=job-9"), 404, "not_found", "job-9").await;
+    // A job's own answer has the sums, and not whom it was with: lists of jobs are long enough.
+    let job = web.json("/v1/jobs/job-1").await;
+    assert_eq!((&job["ranks"][1]["sent_bytes"], &job["ranks"][1]["tier"], job["ranks"][1].get("peers")), (&json!(3000), &json!("fast"), None));
+    let document = web.json("/v1/openapi.json").await;
+    assert!(document["paths"].get("/v1/ranks").is_some() && document["components"]["schemas"]["Load"]["properties"].get("peers").is_some());
+
+    let metrics = async || web.client.get(format!("{}/metrics", web.base)).send().await.unwrap().text().await.unwrap();
+    let text = metrics().await;
+    for line in [
+        "# TYPE cloudskin_orchestrator_rank_sent_bytes_total counter",
+        "cloudskin_orchestrator_rank_sent_bytes_total{job=\"job-1\",rank=\"1\"} 3000",
+        "cloudskin_orchestrator_rank_received_messages_total{job=\"job-1\",rank=\"0\"} 1",
+        "cloudskin_orchestrator_rank_cpu_wanted_cores{job=\"job-1\",rank=\"0\"} 0.75",
+        "cloudskin_orchestrator_pair_sent_messages_total{job=\"job-1\",from=\"1\",to=\"0\"} 20",
+        "cloudskin_orchestrator_pair_sent_bytes_total{job=\"job-1\",from=\"0\",to=\"1\"} 200",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} in {text}");
+    }
+    for rank in 0..2 {
+        edge.rank(rank, 1, Exited, 0).await;
+    }
+    until(&hub, JobState::Succeeded).await;
+    assert_eq!(web.json("/v1/ranks").await, json!([]));
+    assert!(!metrics().await.contains("job-1"), "what has ended is no more to be scraped");
+}
+
+#[tokio::test]
 async fn a_user_cancels() {
     let folder = tempfile::tempdir().unwrap();
     let hub = hub(folder.path()).await;
@@ -244,4 +311,47 @@ async fn a_user_cancels() {
     web.fails(web.post("/v1/jobs/job-1/checkpoint"), 409, "failed_precondition", "not all ranks").await;
     let again: Value = web.post("/v1/jobs/job-1/cancel").send().await.unwrap().json().await.unwrap();
     assert_eq!(again["state"], "cancelled");
+}
+
+/// A request in HTTP/2's frames, as one types it who knows that the other side speaks it: headers, some of a body, and then never mind.
+fn given_up(path: &str) -> Vec<u8> {
+    fn frame(kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec<u8> {
+        [&(content.len() as u32).to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes(), content].concat()
+    }
+    // POST and http are of the static table; path and authority are written out.
+    let headers = [&[0x83, 0x86, 0x04, path.len() as u8], path.as_bytes(), &[0x01, 3], b"hub"].concat();
+    let (settings, headers, data) = (frame(4, 0, 0, &[]), frame(1, 4, 1, &headers), frame(0, 0, 1, &[b'x'; 100]));
+    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), settings, headers, data].concat()
+}
+
+/// Reading on what is never going to come must end: each of these would keep a thread at work for ever.
+#[test]
+fn a_request_that_is_reset_in_the_middle_leaves_nothing_behind() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_path_buf();
+    let (done, ends) = std::sync::mpsc::channel();
+    // A thread of its own with one worker, so that a task which never waits is noticed as silence.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let hub = hub(&data).await;
+            let web = Web::new(&hub);
+            for _ in 0..3 {
+                let mut tcp = tokio::net::TcpStream::connect(hub.http_addr()).await.unwrap();
+                tcp.write_all(&given_up("/v1/modules")).await.unwrap();
+                // The answer's headers, which refuse it for want of a token; the body is still open then.
+                let mut heard = Vec::new();
+                while !String::from_utf8_lossy(&heard).contains("a token is needed") {
+                    assert!(tcp.read_buf(&mut heard).await.unwrap() > 0, "it hangs up without an answer: {heard:?}");
+                }
+                // RST_STREAM of stream 1: CANCEL.
+                tcp.write_all(&[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8]).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                assert_eq!(web.json("/v1/jobs").await, json!([]));
+            }
+            done.send(()).unwrap();
+        });
+    });
+    ends.recv_timeout(Duration::from_secs(60)).expect("the hub answers no more");
 }

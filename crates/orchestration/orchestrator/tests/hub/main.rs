@@ -533,3 +533,56 @@ async fn ranks_at_several_sites_move_one_site_after_the_other() {
     let more = tokio::time::timeout(Duration::from_millis(600), cloud.order()).await;
     assert!(more.is_err(), "{more:?}");
 }
+
+#[tokio::test]
+async fn what_cannot_move_says_how_it_is_and_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (mut edge, _cloud) = (Agent::new(&hub, "edge").await, Agent::new(&hub, "cloud").await);
+    let refused = async |ranks: &[u32]| hub.hub.migrate("job-1", "cloud", Some(ranks.to_vec()), None).await.unwrap_err().to_string();
+    assert!(refused(&[0]).await.contains("there is no job \"job-1\"; `cloudskin get jobs`"));
+    hub.hub.submit(ask(2, "edge")).await.unwrap();
+    assert!(matches!(edge.order().await, Body::Start(_)));
+    assert_eq!(refused(&[0]).await, "job job-1 is not running but pending; try again when it runs");
+    edge.rank(0, 1, Running, 0).await;
+    until(&hub, JobState::Running).await;
+    assert_eq!(refused(&[0, 1]).await, "rank 1 of job job-1 is not running but pending; try again when it runs");
+    assert_eq!(refused(&[0, 2]).await, "job job-1 has no rank 2; it has ranks 0 to 1");
+    edge.rank(1, 1, Running, 0).await;
+    edge.rank(1, 1, Exited, 0).await;
+    while hub.hub.world.lock().await.job("job-1").unwrap().ranks[1].state != RankState::Exited {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(refused(&[1]).await, "rank 1 of job job-1 is not running but exited; only running ranks can move");
+    hub.hub.cancel("job-1", "enough", JobState::Cancelled).await.unwrap();
+    assert_eq!(refused(&[0]).await, "job job-1 is not running but being cancelled; only running ranks can move");
+    edge.rank(0, 1, Cancelled, 0).await;
+    until(&hub, JobState::Cancelled).await;
+    assert_eq!(refused(&[0]).await, "job job-1 is not running but cancelled; only running ranks can move");
+}
+
+#[tokio::test]
+async fn an_event_has_the_reason_as_it_was_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let (edge, _cloud) = running(&hub).await;
+    let why = "it calls MPI_Win_create in `loadTile`";
+    let failed = proto::RankEvent { job: "job-1".into(), rank: 1, epoch: 1, state: proto::rank_event::State::Failed as i32, exit_code: 1, message: why.into(), ..Default::default() };
+    edge.say(From::Rank(failed)).await;
+    edge.rank(0, 1, Cancelled, 0).await;
+    until(&hub, JobState::Failed).await;
+    let events = hub.hub.events.last(0, 50).await.unwrap();
+    let ended = events.iter().find(|e| e.kind == "job.ended").unwrap();
+    assert!(ended.message.starts_with("failed ") && ended.message.contains(why), "{}", ended.message);
+}
+
+#[tokio::test]
+async fn the_hubs_folder_is_its_users_alone_also_if_it_was_not() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let own = folder.path().join("hub");
+    std::fs::create_dir(&own).unwrap();
+    std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let _hub = hub(folder.path()).await;
+    assert_eq!(own.metadata().unwrap().permissions().mode() & 0o7777, 0o700);
+}

@@ -154,7 +154,7 @@ async fn objects_stream_through_the_hub() {
     web.fails(web.put("/v1/objects/scenes/x?site=cloud").body(data.clone()), 429, "resource_exhausted", "no space").await;
     web.fails(web.put("/v1/objects/Scenes/x").body("x"), 400, "invalid_argument", "Scenes").await;
     web.fails(web.put("/v1/objects/scenes/a//b").body("x"), 400, "invalid_argument", "a//b").await;
-    web.fails(web.get("/v1/objects/scenes/none"), 404, "not_found", "scenes/none").await;
+    web.fails(web.get("/v1/objects/scenes/none"), 404, "not_found", "scenes/none does not exist; `cloudskin store ls scenes/`").await;
     web.fails(web.get("/v1/objects/none"), 404, "not_found", "none").await;
     web.fails(web.post("/v1/objects/scenes/small?action=fly"), 400, "invalid_argument", "fly").await;
 
@@ -176,7 +176,17 @@ async fn objects_stream_through_the_hub() {
     // A hub that starts anew knows them still.
     hub.shutdown().await;
     let hub = crate::fake::hub(folder.path()).await;
-    assert_eq!(list(Web::new(&hub).json("/v1/objects/scenes").await), ["2024/a b.tif", "small"]);
+    let web = Web::new(&hub);
+    assert_eq!(list(web.json("/v1/objects/scenes").await), ["2024/a b.tif", "small"]);
+
+    // A site that is forgotten takes with it what it alone had, under whatever names; not what is elsewhere, too.
+    answer(web.post("/v1/objects/scenes?action=copy&from=small&to=again"), 200).await;
+    assert_eq!(list(web.json("/v1/objects/scenes").await), ["2024/a b.tif", "again", "small"]);
+    assert_eq!(web.delete("/v1/sites/cloud").send().await.unwrap().status(), 200);
+    assert_eq!(list(web.json("/v1/objects/scenes").await), ["2024/a b.tif"]);
+    let events = hub.hub.events.last(0, 50).await.unwrap();
+    let removed = events.iter().find(|e| e.kind == "site.removed").unwrap();
+    assert!(removed.message.contains("2 objects that only it had, 4 bytes, are lost"), "{}", removed.message);
 }
 
 #[tokio::test]
@@ -510,7 +520,7 @@ async fn a_token_for_a_bucket_opens_that_bucket_while_it_lasts() {
     assert_eq!(reader.get("/v1/objects/mine/k").send().await.unwrap().text().await.unwrap(), "content");
     assert_eq!(reader.json("/v1/objects/mine").await.as_array().unwrap().len(), 1);
     assert_eq!(reader.json("/v1/stat/mine/k").await["size"], json!(7));
-    for path in ["/v1/objects/theirs/k", "/v1/objects/theirs", "/v1/stat/theirs/k", "/v1/buckets", "/v1/jobs", "/v1/sites/edge/metrics"] {
+    for path in ["/v1/objects/theirs/k", "/v1/objects/theirs", "/v1/stat/theirs/k", "/v1/buckets", "/v1/jobs", "/v1/tiers", "/v1/sites/edge/metrics"] {
         reader.fails(reader.get(path), 403, "permission_denied", "bucket mine only").await;
         writer.fails(writer.get(path), 403, "permission_denied", "bucket mine only").await;
     }
@@ -529,4 +539,44 @@ async fn a_token_for_a_bucket_opens_that_bucket_while_it_lasts() {
     forged.fails(forged.get("/v1/objects/mine/k"), 401, "unauthenticated", "token").await;
     web.fails(web.post("/v1/buckets/mine/tokens").json(&json!({"ttl": "31d"})), 400, "invalid_argument", "30d").await;
     web.fails(web.post("/v1/buckets/Mine/tokens").json(&json!({})), 400, "invalid_argument", "Mine").await;
+}
+
+#[tokio::test]
+async fn the_tiers_of_all_sites_are_told_in_the_nodes_own_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let web = Web::new(&hub);
+    assert_eq!(web.json("/v1/tiers").await, json!([]));
+    let edge = store(&hub, "edge", folder.path(), 64 * MIB).await;
+    let cloud = store(&hub, "cloud", folder.path(), MIB).await;
+    for (key, len) in [("small", 10), ("large", 200_000)] {
+        answer(web.put(&format!("/v1/objects/data/{key}?site=edge")).body(content(len)), 200).await;
+    }
+    let (bucket, key) = (BucketName::new("data").unwrap(), |name: &str| Key::new(name).unwrap());
+    assert!(cloud.node.open_object(&bucket, &key("small")).await.unwrap().bytes() == content(10));
+    edge.node.open_object(&bucket, &key("small")).await.unwrap();
+    edge.node.spill(&bucket, "large").await.unwrap();
+
+    let tiers = web.json("/v1/tiers").await;
+    let of = |site: &str| tiers.as_array().unwrap().iter().find(|t| t["site"] == site).unwrap()["tiers"].clone();
+    let numbers = |tiers: &Value, names: &[&str]| names.iter().map(|name| tiers[name].as_u64().unwrap_or_else(|| panic!("{name} in {tiers:#}"))).collect::<Vec<_>>();
+    let disk = ["disk_used_bytes", "disk_limit_bytes", "objects", "spilled", "uploaded", "uploaded_bytes", "queued", "memory_limit_bytes"];
+    assert_eq!(numbers(&of("edge"), &disk), [edge.node.used_bytes(), 64 * MIB, 1, 1, 1, 200_000, 0, 0]);
+    assert_eq!(edge.node.used_bytes(), 10);
+    assert!(of("edge")["opened_here"].as_u64().unwrap() > 0);
+    assert_eq!(numbers(&of("cloud"), &["disk_used_bytes", "objects", "fetched", "fetched_bytes", "attached"]), [10, 1, 1, 10, 0]);
+    assert_eq!(of("cloud")["persistency"], "works");
+
+    // One that nobody reaches is named, and the others are told all the same.
+    edge.accept.abort();
+    let mut tiers = Value::Null;
+    for _ in 0..1000 {
+        tiers = web.json("/v1/tiers").await;
+        if tiers[1]["tiers"].is_null() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!((&tiers[0]["site"], &tiers[0]["tiers"]["objects"], &tiers[1]["site"]), (&json!("cloud"), &json!(1), &json!("edge")));
+    assert!(tiers[1]["reason"].as_str().unwrap().contains("edge"), "{tiers:#}");
 }

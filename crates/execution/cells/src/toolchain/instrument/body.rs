@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use wasmparser::{BlockType, FuncValidator, FunctionBody, Operator, ValType, ValidatorResources};
+use wasmparser::{BlockType, FuncValidator, FunctionBody, Operator, TryTable, ValType, ValidatorResources};
 
 use super::Calls;
 use crate::toolchain::Error;
@@ -28,6 +28,16 @@ pub(super) enum Kind {
     Block,
     Loop,
     If,
+    /// A block with ways out of it for exceptions.
+    Try,
+}
+
+/// Where an exception goes that is thrown within a [`Kind::Try`], with what was thrown.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Catch {
+    /// `None`: of any kind, and nothing of it goes along.
+    pub tag: Option<u32>,
+    pub label: Label,
 }
 
 /// A block, loop or `if`, or the function.
@@ -38,6 +48,8 @@ pub(super) struct Construct {
     pub results: Vec<ValType>,
     /// The block type as it stands in the module.
     pub ty: BlockType,
+    /// Of a [`Kind::Try`], the first that fits.
+    pub catches: Vec<Catch>,
     /// It contains a safe point, or is a loop with a poll.
     pub marked: bool,
     /// It is a loop that is to have a poll.
@@ -224,6 +236,7 @@ impl Construct {
             params,
             results,
             ty,
+            catches: Vec::new(),
             marked: false,
             polled: false,
             bounded: false,
@@ -262,6 +275,14 @@ impl Scan {
         }
     }
 
+    fn catch(&self, catch: &wasmparser::Catch) -> Result<Catch, Error> {
+        Ok(match *catch {
+            wasmparser::Catch::One { tag, label } => Catch { tag: Some(tag), label: self.label(label) },
+            wasmparser::Catch::All { label } => Catch { tag: None, label: self.label(label) },
+            wasmparser::Catch::OneRef { .. } | wasmparser::Catch::AllRef { .. } => return Err(reference()),
+        })
+    }
+
     fn operator(
         &mut self,
         operator: &Operator<'_>,
@@ -275,7 +296,7 @@ impl Scan {
         self.loops += usize::from(matches!(operator, O::Loop { .. }));
         if let Some(nested) = &mut self.dead {
             match operator {
-                O::Block { .. } | O::Loop { .. } | O::If { .. } => *nested += 1,
+                O::Block { .. } | O::Loop { .. } | O::If { .. } | O::TryTable { .. } => *nested += 1,
                 O::End if *nested > 0 => *nested -= 1,
                 O::End => self.dead = None,
                 O::Else if *nested == 0 => self.dead = None,
@@ -287,10 +308,11 @@ impl Scan {
         }
         let here = *self.open.last().expect("the function is open until its end");
         let what = match operator {
-            O::Block { blockty } | O::Loop { blockty } | O::If { blockty } => {
+            O::Block { blockty } | O::Loop { blockty } | O::If { blockty } | O::TryTable { try_table: TryTable { ty: blockty, .. } } => {
                 let kind = match operator {
                     O::Block { .. } => Kind::Block,
                     O::Loop { .. } => Kind::Loop,
+                    O::TryTable { .. } => Kind::Try,
                     _ => Kind::If,
                 };
                 let (params, results) = calls.block_type(*blockty);
@@ -303,6 +325,9 @@ impl Scan {
                 stack.truncate(below);
                 construct.base = base + below;
                 construct.lower = stack;
+                if let O::TryTable { try_table } = operator {
+                    construct.catches = try_table.catches.iter().map(|c| self.catch(c)).collect::<Result<_, _>>()?;
+                }
                 if kind == Kind::Loop {
                     construct.bounded = wanted.loops[number].turns.is_some();
                     construct.polled = wanted.poll_loops && !construct.bounded;
@@ -362,16 +387,22 @@ impl Scan {
             }
             O::ReturnCall { function_index } if calls.unwinds(*function_index) => return Err(tail_call()),
             O::ReturnCallIndirect { type_index, .. } if calls.type_unwinds(*type_index) => return Err(tail_call()),
-            O::ReturnCall { .. } | O::ReturnCallIndirect { .. } => {
+            O::ReturnCall { .. } | O::ReturnCallIndirect { .. } | O::Throw { .. } => {
                 self.dead = Some(0);
                 What::Plain
             }
+            O::ThrowRef => return Err(reference()),
             _ if wanted.bulk.binary_search(&range.start).is_ok() => What::Bulk,
             _ => What::Plain,
         };
         self.ops.push(Op { what, range });
         Ok(())
     }
+}
+
+/// `exceptions` has made numbers of all that it knows.
+fn reference() -> Error {
+    Error::NotMovable(vec!["it keeps references to exceptions".into()])
 }
 
 fn tail_call() -> Error {
@@ -521,6 +552,9 @@ impl Lower {
 
     fn open(&mut self, label: Label, scratch: Scratch) -> Result<(), Error> {
         let c = &self.constructs[label];
+        if c.catches.iter().any(|catch| catch.tag.is_some() && self.passes_params(catch.label)) {
+            return Err(Error::NotMovable(vec!["what it catches goes to the beginning of a loop".into()]));
+        }
         if !c.marked {
             self.step(Step::Open(label));
             return Ok(());

@@ -22,15 +22,21 @@
 //!
 //! A block that a sequence begins with has its test with that of the sequence.
 //!
+//! A loop whose header is its only safe point, and to which few branches lead, looks where it turns and not where it begins: it is often entered for a few turns.
+//!
+//! ```text
+//! loop  ...  local.get n  if   stop word  if (unlikely) ...store... return  end   br 1  end  end
+//! ```
+//!
 //! Each test is hinted, so that the engine lays the unlikely side out behind the function. The hints of `br_if` in cold code say "taken" to make what
 //! follows cold as well.
 
-use wasm_encoder::{BlockType, Encode, InstructionSink, MemArg};
+use wasm_encoder::{BlockType, Catch, Encode, InstructionSink, MemArg};
 use wasmparser::ValType;
 
-use super::body::{Body, Construct, Entry, Kind, Label, Point, PointKind, Step, Target};
+use super::body::{self, Body, Construct, Entry, Kind, Label, Point, PointKind, Step, Target};
 use super::live;
-use super::{Module, UNWINDING, value_type};
+use super::{AreaEnd, Module, UNWINDING, value_type};
 use crate::toolchain::flags;
 
 /// Where a rewind comes along, and what it does there.
@@ -77,6 +83,26 @@ struct Emit<'m> {
     /// The block that the sequence begins with and that has no label of its own.
     flat: Option<Label>,
     entry: Entry,
+    /// By label: a loop that looks where it turns.
+    late: Vec<bool>,
+}
+
+/// Branches to a loop that are worth a look each.
+const TURNS_MAX: u32 = 2;
+
+/// Which loops look at the flags in front of each branch to their header, and not behind it.
+fn late(body: &Body) -> Vec<bool> {
+    let mut branches = vec![0; body.constructs.len()];
+    for step in &body.steps {
+        match step {
+            Step::Br(label) | Step::BrIf(label) => branches[*label] += 1,
+            // Which of its labels it goes to is not known in front of it.
+            Step::BrTable(labels, default) => labels.iter().chain([default]).for_each(|label| branches[*label] = TURNS_MAX + 1),
+            _ => {}
+        }
+    }
+    body.constructs.iter().flat_map(|c| &c.catches).for_each(|catch| branches[catch.label] = TURNS_MAX + 1);
+    body.constructs.iter().zip(branches).map(|(c, n)| c.header.is_some() && c.points.len() == 1 && n <= TURNS_MAX).collect()
 }
 
 /// Writes the body of a function with `results`.
@@ -115,6 +141,7 @@ pub(super) fn write(wasm: &[u8], module: &mut Module, body: &Body, results: &[Va
         pending: None,
         flat: None,
         entry,
+        late: late(body),
     };
     emit.locals();
     emit.begin(0, 0, 0, Gate::Entry);
@@ -202,6 +229,7 @@ impl<'m> Emit<'m> {
         match gate {
             Gate::Entry => self.entry(&targets),
             Gate::Loop(label) => match self.construct(label).header {
+                Some(_) if self.late[label] => {}
                 Some(point) => {
                     self.word(flags::STOP);
                     if !targets.is_empty() {
@@ -365,7 +393,13 @@ impl<'m> Emit<'m> {
             self.sink().i32_const(UNWINDING).global_set(state);
         }
         // Beyond the area's end the address is the highest one, at which every store traps.
-        self.sink().i32_const(-1).global_get(top).global_get(top).i32_const((end - bytes) as i32).i32_gt_u().select().local_set(frame);
+        let mut sink = self.sink();
+        sink.i32_const(-1).global_get(top).global_get(top);
+        match end {
+            AreaEnd::At(end) => sink.i32_const((end - bytes) as i32),
+            AreaEnd::Global(end) => sink.global_get(end).i32_const(bytes as i32).i32_sub(),
+        };
+        sink.i32_gt_u().select().local_set(frame);
         let live: Vec<u32> = self.live[point].iter().collect();
         for (local, at) in self.places.clone() {
             if live.binary_search(&local).is_err() {
@@ -427,8 +461,17 @@ impl<'m> Emit<'m> {
             Step::Return => drop(self.sink().return_()),
             Step::Trap => drop(self.sink().unreachable()),
             Step::Br(label) => {
+                self.turn(*label);
                 let depth = self.depth(self.levels[*label]);
                 self.sink().br(depth);
+            }
+            Step::BrIf(label) if self.late[*label] => {
+                self.sink().if_(BlockType::Empty);
+                self.open += 1;
+                self.turn(*label);
+                let depth = self.depth(self.levels[*label]);
+                self.sink().br(depth).end();
+                self.open -= 1;
             }
             Step::BrIf(label) => {
                 let depth = self.depth(self.levels[*label]);
@@ -465,6 +508,25 @@ impl<'m> Emit<'m> {
         }
     }
 
+    /// What comes in front of a branch to a loop that looks late. All that is alive at its header has the value there that it has here.
+    fn turn(&mut self, label: Label) {
+        if let (true, Some(point)) = (self.late[label], self.construct(label).header) {
+            self.word(flags::STOP);
+            self.hint(false);
+            self.sink().if_(BlockType::Empty);
+            self.leave(point);
+            self.sink().end();
+        }
+    }
+
+    fn catch(&self, catch: &body::Catch) -> Catch {
+        let label = self.depth(self.levels[catch.label]);
+        match catch.tag {
+            Some(tag) => Catch::One { tag, label },
+            None => Catch::All { label },
+        }
+    }
+
     fn open(&mut self, label: Label, index: usize) {
         let ty = self.block_type(label);
         let (kind, marked) = (self.construct(label).kind, self.construct(label).marked);
@@ -479,10 +541,14 @@ impl<'m> Emit<'m> {
             self.sink().local_get(condition);
         }
         match kind {
-            Kind::Block => self.sink().block(ty),
-            Kind::Loop => self.sink().loop_(ty),
-            Kind::If => self.sink().if_(ty),
-        };
+            Kind::Block => drop(self.sink().block(ty)),
+            Kind::Loop => drop(self.sink().loop_(ty)),
+            Kind::If => drop(self.sink().if_(ty)),
+            Kind::Try => {
+                let catches: Vec<Catch> = self.construct(label).catches.iter().map(|c| self.catch(c)).collect();
+                self.sink().try_table(ty, catches);
+            }
+        }
         self.levels[label] = self.open;
         self.open += 1;
         if marked {

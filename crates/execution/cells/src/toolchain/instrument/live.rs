@@ -46,6 +46,8 @@ pub(super) fn at_points(body: &Body) -> Vec<Set> {
     let mut labels = vec![Set::default(); body.constructs.len()];
     // What is live at the beginning of an `if`'s second arm.
     let mut second: Vec<Set> = vec![Set::default(); body.constructs.len()];
+    // For each block around that catches, innermost last: what is live where an exception goes that is thrown in it, or in one of those within.
+    let mut handlers: Vec<Set> = Vec::new();
     // Backwards over the code until no loop's beginning changes: as often as loops are nested, and once more.
     loop {
         let mut changed = false;
@@ -59,8 +61,16 @@ pub(super) fn at_points(body: &Body) -> Vec<Set> {
                     if *label != 0 && body.constructs[*label].kind != Kind::Loop {
                         labels[*label] = live.clone();
                     }
-                    if body.constructs[*label].kind == Kind::If {
-                        second[*label] = live.clone();
+                    match body.constructs[*label].kind {
+                        Kind::If => second[*label] = live.clone(),
+                        Kind::Try => {
+                            let mut thrown = handlers.last().cloned().unwrap_or_default();
+                            for catch in &body.constructs[*label].catches {
+                                thrown.add(target(&labels, catch.label));
+                            }
+                            handlers.push(thrown);
+                        }
+                        Kind::Block | Kind::Loop => {}
                     }
                 }
                 Step::Else(label) => {
@@ -68,6 +78,7 @@ pub(super) fn at_points(body: &Body) -> Vec<Set> {
                 }
                 Step::Open(label) => match body.constructs[*label].kind {
                     Kind::Block => {}
+                    Kind::Try => drop(handlers.pop()),
                     Kind::If => {
                         live.add(&second[*label]);
                     }
@@ -100,6 +111,10 @@ pub(super) fn at_points(body: &Body) -> Vec<Set> {
                         at[*point] = live.clone();
                     }
                 }
+            }
+            // Whatever is done here may throw.
+            if let Some(thrown) = handlers.last() {
+                live.add(thrown);
             }
         }
         if body.points.first() == Some(&PointKind::Entry) {

@@ -75,6 +75,41 @@ impl State {
         Ok(self.meta(self.need(bucket, key)?))
     }
 
+    /// What [`State::lookup`] finds, lent and not copied.
+    pub fn look<T>(&self, bucket: &BucketName, key: &Key, told: impl FnOnce(Facts<'_>) -> T) -> Result<T> {
+        let name = self.names.get(self.need(bucket, key)?);
+        let content = self.contents.get(name.content);
+        let site = |number: u16| {
+            let site = &self.sites[number as usize];
+            (site.name.as_str(), site.address.as_str())
+        };
+        let (one, many);
+        let sites: &[(&str, &str)] = match (content.holders, &content.extra) {
+            ([0, 0], None) => &[],
+            ([number, 0] | [0, number], None) => {
+                one = [site(number - 1)];
+                &one
+            }
+            _ => {
+                let mut all: Vec<_> = content.holders().into_iter().map(site).collect();
+                all.sort_unstable();
+                many = all;
+                &many
+            }
+        };
+        Ok(told(Facts {
+            bucket: bucket.as_str(),
+            key: &name.key,
+            id: content.id(),
+            epoch: content.epoch,
+            size: content.size,
+            checksum: content.checksum,
+            sites,
+            persisted: content.persisted(),
+            created_ms: content.created_ms(),
+        }))
+    }
+
     pub fn find(&self, id: ObjectId) -> Option<ObjectMeta> {
         Some(self.meta(self.contents.get(self.find_content(id.0)?).name))
     }
@@ -113,11 +148,11 @@ impl State {
 
     pub fn held(&self, site: &SiteId, start_after: Option<ObjectId>) -> Vec<ObjectMeta> {
         let Some(site) = self.site_of.get(site) else { return Vec::new() };
-        let after = |slot: u32| match start_after {
-            Some(id) if self.contents.get(slot).id() <= id.0 => Ordering::Less,
-            _ => Ordering::Greater,
-        };
-        let held = self.sites[*site as usize].held.from(after).take(PAGE_MAX as usize);
+        // One that is gone and forgotten, too, is no place to go on from: then all of it again.
+        let slot_of = |id: ObjectId| self.find_content(id.0).or_else(|| Some(self.gone_of.get(&id.0)?.1).filter(|slot| *slot != NONE));
+        let after = start_after.and_then(slot_of);
+        let compare = |slot: u32| if after.is_some_and(|after| slot <= after) { Ordering::Less } else { Ordering::Greater };
+        let held = self.sites[*site as usize].held.from(|last| compare(*last), compare).take(PAGE_MAX as usize);
         held.map(|slot| self.meta(self.contents.get(slot).name)).collect()
     }
 
@@ -136,12 +171,11 @@ impl State {
         }
         let mut skip: Option<&str> = None;
         'seek: loop {
-            let before = |slot: u32| {
-                let key = &*self.names.get(slot).key;
+            let before = |key: &str| {
                 let skipped = key <= cursor.as_str() || skip.is_some_and(|folder| key < folder || key.starts_with(folder));
                 if skipped || key < prefix.below.as_str() { Ordering::Less } else { Ordering::Greater }
             };
-            for slot in order.from(before) {
+            for slot in order.from(|last| before(last), |slot| before(&self.names.get(slot).key)) {
                 let key = &*self.names.get(slot).key;
                 if !key.starts_with(&prefix.below) {
                     break;
@@ -174,7 +208,7 @@ impl State {
 
     pub(super) fn names_under(&self, bucket: u32, prefix: &Prefix) -> Vec<u32> {
         let order = &self.buckets[bucket as usize].order;
-        let below = order.from(|slot| (*self.names.get(slot).key).cmp(prefix.below.as_str()));
+        let below = order.from(|last| (**last).cmp(prefix.below.as_str()), |slot| (*self.names.get(slot).key).cmp(prefix.below.as_str()));
         let exact = prefix.exact.as_deref().and_then(|key| self.find_name(bucket, key));
         exact.into_iter().chain(below.take_while(|slot| self.names.get(*slot).key.starts_with(&prefix.below))).collect()
     }

@@ -1,0 +1,23 @@
+//! What somebody sees who does not know the benchmarks' names.
+
+use std::process::Command;
+
+fn bench(args: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_bench")).args(args).env("RUST_BACKTRACE", "1").output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn who_names_no_benchmark_is_told_all_of_them() {
+    let (code, help, said) = bench(&["--help"]);
+    assert!(code == 0 && said.is_empty(), "{code} {said}");
+    for part in ["Usage: bench NAME...", "  pingpong ", "  geds-meta ", "  stream-video ", "  all ", "Example: cargo run --release -p bench -- pingpong"] {
+        assert!(help.contains(part), "{part} in {help}");
+    }
+    for (args, why) in [(&[][..], "name a benchmark"), (&["pong"], "there is no benchmark \"pong\""), (&["instantiate", "--fast"], "there is no benchmark \"--fast\"")] {
+        let (code, printed, said) = bench(args);
+        assert!(code == 2 && printed.is_empty(), "{code} {printed}");
+        assert_eq!(said, format!("error: {why}\n\n{help}"), "no trace of a stack, and nothing else");
+    }
+}

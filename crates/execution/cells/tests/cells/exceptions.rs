@@ -1,0 +1,112 @@
+//! Programs that throw and jump: what they do is compared with what they do natively (`programs_agree_with_open_mpi`); here is how they end, what the others pay,
+//! and that they move between all kinds of agents.
+
+use crate::{alone, moving::*};
+use cells::toolchain::{driver::Lang, inspect};
+use cells::{Cell, Ended, engine};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+fn of_all(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/programs").join(name)
+}
+
+/// How a program ended whose rank is alone, and what it printed.
+fn ends(wasm: &[u8], how: &str) -> (Ended, String) {
+    let log = Arc::new(Log::default());
+    let (program, spec) = (the_engine().load(wasm).unwrap(), alone(&["program", how], log.clone()));
+    let body = move || Cell::new(the_engine(), &program, &spec, Arc::default()).unwrap().run();
+    let ended = std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn(body).unwrap().join().unwrap();
+    (ended, log.text(1))
+}
+
+#[test]
+fn what_nobody_catches_ends_the_rank_with_its_name() {
+    let wasm = compile(&programs().join("exceptions/uncaught.cc"));
+    let fails = |how: &str| match ends(&wasm, how) {
+        (Ended::Failed { message, backtrace, code }, text) => (message, backtrace, code, text),
+        (other, text) => panic!("{how}: {other:?}, {text}"),
+    };
+    let (message, backtrace, _, text) = fails("runtime");
+    assert_eq!(message, "rank 1: an exception that nothing catches: std::runtime_error: the field is flooded");
+    assert!(backtrace.contains("main"), "{backtrace}");
+    assert!(text.starts_with("seen\n"), "{text}");
+    assert_eq!(fails("number").0, "rank 1: an exception that nothing catches: int");
+    assert!(fails("stoi").0.starts_with("rank 1: an exception that nothing catches: std::invalid_argument: "), "{}", fails("stoi").0);
+    assert_eq!(fails("longjmp").0, "rank 1: longjmp to a place whose function has returned");
+    for how in ["noexceptruntime", "twice"] {
+        assert_eq!(fails(how).0, "rank 1: it called abort()", "{how}");
+    }
+    assert_eq!(fails("aborts").2, Some(9), "MPI_Abort in the handler");
+    assert_eq!(ends(&wasm, "handler"), (Ended::Exited(5), "the program's own handler\n".into()));
+}
+
+/// A module's exceptions, and whether it moves.
+fn about(lang: Lang, name: &str, source: &str, flags: &[&str]) -> (bool, bool, Vec<u8>) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(name);
+    std::fs::write(&file, source).unwrap();
+    let words = flags.iter().map(OsString::from).chain(["-O2".into(), file.into_os_string()]);
+    let out = make(lang, &Path::new(name).with_extension("wasm"), words).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let wasm = std::fs::read(out).unwrap();
+    let report = inspect::inspect(&wasm).unwrap();
+    (report.exceptions, report.movable(), wasm)
+}
+
+#[test]
+fn who_throws_nothing_has_no_exceptions() {
+    let c = "#include <stdio.h>\nint main(void) { return puts(\"a\") < 0; }";
+    assert!(matches!(about(Lang::C, "plain.c", c, &[]), (false, true, _)));
+    let jumps = "#include <setjmp.h>\njmp_buf b;\nint main(void) { if (setjmp(b) == 0) longjmp(b, 1); return 0; }";
+    assert!(matches!(about(Lang::C, "jumps.c", jumps, &[]), (true, true, _)));
+    let cxx = "#include <cstdio>\n#include <cmath>\nint main(int n, char **) { return std::puts(\"a\") < 0 || std::sqrt(double(n)) > 9; }";
+    assert!(matches!(about(Lang::Cxx, "plain.cc", cxx, &[]), (false, true, _)));
+    let owns = "#include <string>\nint main(int n, char **) { std::string s(n, 'a'); return std::stoi(\"1\" + s.substr(1)) != 1; }";
+    assert!(matches!(about(Lang::Cxx, "owns.cc", owns, &["-fno-exceptions"]), (false, true, _)));
+    assert!(matches!(about(Lang::Cxx, "owns.cc", owns, &[]), (true, true, _)));
+    assert!(matches!(about(Lang::Cxx, "owns.cc", owns, &["-fno-safe-points"]), (true, false, _)), "it runs, with the references that the compiler makes");
+    let throws = "#include <cstdio>\nint main() { try { throw 3; } catch (int n) { std::printf(\"%d\\n\", n); } }";
+    for flags in [&[][..], &["-fno-safe-points"]] {
+        let (_, _, wasm) = about(Lang::Cxx, "throws.cc", throws, flags);
+        assert_eq!(ends(&wasm, ""), (Ended::Exited(0), "3\n".into()), "{flags:?}");
+    }
+}
+
+/// The agent's heap of what was thrown is emptied: a program may throw as often as it likes.
+#[test]
+fn exceptions_leave_nothing_behind() {
+    let source = "#include <cstdio>\nint main() { long n = 0; for (int i = 0; i < 300000; i++) { try { throw i; } catch (int k) { n += k & 1; } } std::printf(\"%ld\\n\", n); }";
+    let (_, _, wasm) = about(Lang::Cxx, "often.cc", source, &[]);
+    let log = Arc::new(Log::default());
+    let (program, mut spec) = (the_engine().load(&wasm).unwrap(), alone(&["often"], log.clone()));
+    spec.memory_max = 12 << 20;
+    let body = move || Cell::new(the_engine(), &program, &spec, Arc::default()).unwrap().run();
+    let ended = std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn(body).unwrap().join().unwrap();
+    assert_eq!((ended, log.text(1).as_str()), (Ended::Exited(0), "150000\n"));
+}
+
+/// A site with the fast tier runs them in the other one, and they move there and back.
+#[test]
+fn exceptions_and_jumps_move_to_a_site_with_the_fast_tier() {
+    for name in ["exceptions.cc", "jumps.c"] {
+        let wasm = compile(&of_all(name));
+        let stayed = run(&wasm, 2, &[], None, 0, 0);
+        exited(&stayed);
+        let moved = run_on([the_engine(), the_fast_engine()], &wasm, 2, &[], None, 20, 3);
+        exited(&moved);
+        assert_eq!(moved.texts, stayed.texts, "{name}");
+        assert!(moved.moves > 0, "{name}: no rank was moved");
+    }
+}
+
+#[test]
+fn programs_with_threads_have_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("throws.cc");
+    std::fs::write(&file, "int main(int n, char **) { if (n > 1) throw n; }").unwrap();
+    let words = |flags: &[&str]| flags.iter().map(OsString::from).chain([file.clone().into_os_string()]).collect::<Vec<_>>();
+    assert!(make(Lang::Cxx, Path::new("throws-threads.wasm"), words(&["-pthread"]).into_iter()).is_err());
+    let error = make(Lang::Cxx, Path::new("throws-threads.wasm"), words(&["-pthread", "-fexceptions"]).into_iter()).unwrap_err();
+    assert!(error.contains("no exceptions"), "{error}");
+}

@@ -1,0 +1,354 @@
+//! The agent's end of a connection: takes what a process asks, has the node do it, answers with descriptors.
+//!
+//! A connection is a session; what is pinned for it and what it was writing go when it ends. What is asked to be done is carried out to its end once it has
+//! come, whether the process is there to hear of it or not.
+
+use super::{
+    Lending, lock, shm,
+    wire::{self, ASK_BYTES_MAX, Ask, Place, Told, VERSION},
+};
+use crate::{Error, Node, Page, Result, Writer, local::file, namenode::wire as frames, node::compute, socket};
+use base::Kind;
+use bytes::Buf;
+use futures::{FutureExt, future::BoxFuture};
+use std::{
+    collections::HashMap,
+    fs::File,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::Interest,
+    net::UnixStream,
+    sync::{Semaphore, mpsc},
+};
+
+/// Requests of one process that are being worked on; then nothing more is read from it.
+const WORKING_MAX: usize = 64;
+/// Objects that one process may be writing at a time.
+const WRITERS_MAX: usize = 1024;
+/// How long a process may take to accept what it is told.
+const WRITE_MAX: Duration = Duration::from_secs(30);
+const READ_BYTES: usize = 256 << 10;
+
+struct Answer {
+    bytes: Vec<u8>,
+    files: Vec<Arc<File>>,
+}
+
+struct Session {
+    node: Node,
+    lending: Arc<Lending>,
+    number: u64,
+    slots: Arc<shm::Words>,
+    /// `None`: something is being done with it.
+    writers: Mutex<HashMap<u32, Option<Writer>>>,
+    answers: mpsc::UnboundedSender<Answer>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.lending.detach(self.number);
+        self.node.inner.tier.tidy();
+    }
+}
+
+impl Node {
+    /// Shares this node's tier with other processes of the same user, which attach to the socket ([`crate::Attached`]), until the future is dropped.
+    ///
+    /// One process at a time may listen there.
+    pub fn share<'a>(&'a self, socket: &'a Path) -> BoxFuture<'a, Result<()>> {
+        async move {
+            let _guard = {
+                let mut path = socket.as_os_str().to_owned();
+                path.push(".lock");
+                let path = PathBuf::from(path);
+                let guard = File::options().create(true).truncate(false).write(true).open(&path).map_err(file("open", &path))?;
+                match guard.try_lock() {
+                    Ok(()) => guard,
+                    Err(std::fs::TryLockError::WouldBlock) => {
+                        return Err(Error::Denied { who: "a second agent".into(), what: format!("listen on {}: another one does", socket.display()) });
+                    }
+                    Err(std::fs::TryLockError::Error(source)) => return Err(file("lock", &path)(source)),
+                }
+            };
+            let lending = self.inner.lending()?;
+            let listener = socket::listen(socket)?;
+            tracing::info!(socket = %socket.display(), "other processes may attach");
+            let each = |stream| {
+                let (node, lending) = (self.clone(), lending.clone());
+                async move {
+                    if let Err(error) = serve(node, lending, stream).await {
+                        tracing::debug!(%error, "a process that was attached");
+                    }
+                }
+            };
+            socket::serve(listener, each).await
+        }
+        .boxed()
+    }
+}
+
+impl crate::node::Inner {
+    /// The books of what is lent, opened with the first who wants to lend.
+    fn lending(&self) -> Result<Arc<Lending>> {
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = lock(&TURN);
+        if let Some(lending) = self.lending.get() {
+            return Ok(lending.clone());
+        }
+        let lending = Arc::new(Lending::open(self.tier.folder())?);
+        self.tier.lend();
+        self.names.show(lending.board.clone());
+        let _ = self.lending.set(lending.clone());
+        Ok(lending)
+    }
+}
+
+fn odd(message: impl Into<String>) -> Error {
+    Error::Protocol { peer: "an attached process".into(), message: message.into() }
+}
+
+async fn serve(node: Node, lending: Arc<Lending>, stream: UnixStream) -> Result<()> {
+    let at = Path::new("the agent's socket");
+    // SAFETY: the call only answers.
+    let own = unsafe { libc::geteuid() };
+    let theirs = stream.peer_cred().map_err(file("look who calls on", at))?.uid();
+    if theirs != own && theirs != 0 {
+        return Err(Error::Denied { who: format!("user {theirs}"), what: format!("attach to a node of user {own}") });
+    }
+    let (number, slots) = lending.attach()?;
+    let (answers, outgoing) = mpsc::unbounded_channel();
+    let session = Arc::new(Session { node, lending, number, slots, writers: Mutex::default(), answers });
+    let stream = Arc::new(stream);
+    let mut writing = tokio::spawn(tell(stream.clone(), outgoing));
+    // What is being worked on ends with its answer, not with the connection.
+    let working = Arc::new(Semaphore::new(WORKING_MAX));
+    let mut input = bytes::BytesMut::with_capacity(READ_BYTES);
+    let done = loop {
+        match take(&session, &working, &mut input).await {
+            Ok(()) => {}
+            Err(e) => break Err(e),
+        }
+        input.reserve(READ_BYTES);
+        tokio::select! {
+            ready = stream.readable() => match ready.and_then(|()| stream.try_read_buf(&mut input)) {
+                Ok(0) => break Ok(()),
+                Ok(_) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(e) => break Err(file("read from", at)(e)),
+            },
+            // It takes nothing any more.
+            _ = &mut writing => break Ok(()),
+        }
+    };
+    writing.abort();
+    done
+}
+
+/// Carries out all that is whole.
+async fn take(session: &Arc<Session>, working: &Arc<Semaphore>, input: &mut bytes::BytesMut) -> Result<()> {
+    loop {
+        let (request, ask, bytes, len) = match frames::next(input, ASK_BYTES_MAX).map_err(odd)? {
+            None => return Ok(()),
+            Some((request, body, len)) => {
+                let (ask, bytes) = wire::read(body).map_err(odd)?;
+                (request, ask, bytes.to_vec(), len)
+            }
+        };
+        input.advance(len);
+        match ask {
+            Ask::Unpin { slots } => {
+                session.lending.unpin(session.number, &slots);
+                session.node.inner.tier.tidy();
+            }
+            Ask::Released { slot } => {
+                session.lending.released(session.number, slot);
+                session.node.inner.tier.tidy();
+            }
+            Ask::Abort { writer } => drop(lock(&session.writers).remove(&writer)),
+            ask => {
+                let turn = working.clone().acquire_owned().await.expect("it is never closed");
+                let session = session.clone();
+                tokio::spawn(async move {
+                    let (told, files) = match session.answer(ask, bytes).await {
+                        Ok(answer) => answer,
+                        Err(e) => (e.into(), Vec::new()),
+                    };
+                    debug_assert_eq!(told.fds(), files.len());
+                    let mut bytes = Vec::new();
+                    frames::put(&mut bytes, request, &told);
+                    // Who is gone doesn't want to know.
+                    let _ = session.answers.send(Answer { bytes, files });
+                    drop(turn);
+                });
+            }
+        }
+    }
+}
+
+/// Writes answers, each with its descriptors. Ends when the process takes nothing any more.
+async fn tell(stream: Arc<UnixStream>, mut answers: mpsc::UnboundedReceiver<Answer>) {
+    while let Some(Answer { bytes, files }) = answers.recv().await {
+        let mut sent = 0;
+        while sent < bytes.len() {
+            let fds: Vec<BorrowedFd<'_>> = if sent == 0 { files.iter().map(|file| file.as_fd()).collect() } else { Vec::new() };
+            let write = stream.async_io(Interest::WRITABLE, || shm::send(stream.as_raw_fd(), &bytes[sent..], &fds));
+            match tokio::time::timeout(WRITE_MAX, write).await {
+                Ok(Ok(n)) => sent += n,
+                _ => return,
+            }
+        }
+    }
+}
+
+type Answered = Result<(Told, Vec<Arc<File>>)>;
+
+impl Session {
+    fn writer(&self, number: u32) -> Result<Writer> {
+        let mut writers = lock(&self.writers);
+        let known = writers.get_mut(&number).and_then(Option::take);
+        known.ok_or_else(|| odd(format!("writer {number} is not there, or busy")))
+    }
+
+    async fn answer(&self, ask: Ask, bytes: Vec<u8>) -> Answered {
+        let blocking = self.node.blocking();
+        let plain = |told: Told| Ok((told, Vec::new()));
+        match ask {
+            Ask::Hello { version } if version != VERSION => {
+                let message = format!("this agent speaks version {VERSION} and not {version}: use a library of the same release");
+                Err(Error::Remote { kind: Kind::FailedPrecondition, message })
+            }
+            Ask::Hello { .. } => {
+                let shared = |file: std::io::Result<File>| file.map(Arc::new).map_err(file_of("share memory with", &self.node));
+                let board = shared(shm::read_only(self.lending.board.0.file()))?;
+                let slots = shared(self.slots.file().try_clone())?;
+                Ok((Told::welcome(), vec![board, slots, self.lending.attached.clone()]))
+            }
+            Ask::Open { bucket, key, slot } => self.open(bucket, key, slot).await,
+            Ask::Create { writer, bucket, key, if_absent } => {
+                if lock(&self.writers).len() >= WRITERS_MAX {
+                    let message = format!("{WRITERS_MAX} objects are being written by this process already; seal or drop some");
+                    return Err(Error::Remote { kind: Kind::ResourceExhausted, message });
+                }
+                let new = self.node.create_with(&bucket, &key, if_absent).await?;
+                match lock(&self.writers).entry(writer) {
+                    std::collections::hash_map::Entry::Occupied(_) => return Err(odd(format!("writer {writer} is there already"))),
+                    std::collections::hash_map::Entry::Vacant(place) => drop(place.insert(Some(new))),
+                }
+                plain(Told::Done)
+            }
+            Ask::Write { writer: number, offset } => {
+                let mut writer = self.writer(number)?;
+                let (writer, done) = compute(move || {
+                    let done = writer.write_at(offset, &bytes);
+                    (writer, done)
+                })
+                .await?;
+                // Dropped if it was aborted meanwhile.
+                if let Some(place) = lock(&self.writers).get_mut(&number) {
+                    *place = Some(writer);
+                }
+                done?;
+                plain(Told::Done)
+            }
+            Ask::Seal { writer: number, here, attributes } => {
+                let mut writer = self.writer(number)?;
+                lock(&self.writers).remove(&number);
+                writer.set_attributes(attributes);
+                plain(compute(move || seal(writer, here)).await??)
+            }
+            Ask::Put { bucket, key, if_absent, here, attributes } => {
+                let mut writer = self.node.create_with(&bucket, &key, if_absent).await?;
+                writer.set_attributes(attributes);
+                let told = compute(move || {
+                    writer.write_at(0, &bytes)?;
+                    seal(writer, here)
+                });
+                plain(told.await??)
+            }
+            Ask::CreateBucket { bucket } => plain(Told::Created(compute(move || blocking.create_bucket(&bucket)).await??)),
+            Ask::Buckets => plain(Told::Buckets(compute(move || blocking.buckets()).await??)),
+            Ask::Stat { bucket, key } => plain(Told::Object(compute(move || blocking.stat(&bucket, &key)).await??)),
+            Ask::Attributes { bucket, key } => plain(Told::Attributes(compute(move || blocking.attributes(&bucket, &key)).await??)),
+            Ask::List { bucket, prefix, delimiter, start_after, limit } => {
+                let page = Page { start_after, limit };
+                plain(compute(move || blocking.list(&bucket, &prefix, delimiter, page)).await??.into())
+            }
+            Ask::Delete { bucket, key } => plain(Told::Object(compute(move || blocking.delete(&bucket, &key)).await??)),
+            Ask::Rename { bucket, from, to } => plain(Told::Object(compute(move || blocking.rename(&bucket, &from, &to)).await??)),
+            Ask::DeletePrefix { bucket, prefix } => counted(compute(move || blocking.delete_prefix(&bucket, &prefix)).await??),
+            Ask::RenamePrefix { bucket, from, to_bucket, to } => {
+                counted(compute(move || blocking.rename_prefix(&bucket, &from, &to_bucket, &to)).await??)
+            }
+            Ask::Spill { bucket, prefix } => counted(self.node.spill(&bucket, &prefix).await?),
+            Ask::Settle => {
+                self.node.settle().await;
+                plain(Told::Done)
+            }
+            Ask::Unpin { .. } | Ask::Released { .. } | Ask::Abort { .. } => unreachable!("they have no answer"),
+        }
+    }
+
+    async fn open(&self, bucket: crate::BucketName, key: crate::Key, slot: u32) -> Answered {
+        let hash = super::hash(&bucket, &key);
+        // Before the look: what changes after it is seen by the process, too.
+        let seen = self.lending.board.now(hash);
+        let known = || self.node.inner.names.get_for_others(&bucket, &key, self.node.inner.tier.age());
+        let (object, until) = match known() {
+            Some(known) => known,
+            None => {
+                let object = self.node.open_object(&bucket, &key).await?;
+                // What it has left behind says whether the answer may be kept.
+                match known() {
+                    Some((again, until)) if again.meta().id == object.meta().id => (again, until),
+                    _ => (object, None),
+                }
+            }
+        };
+        let until_ns = until.map_or(0, on_the_clock);
+        let (lent, object) = compute(move || (object.lend(), object)).await?;
+        let (file, place) = lent?;
+        let meta = object.meta().clone();
+        self.lending.pin(self.number, slot, object)?;
+        Ok((Told::Lent { meta, place, seen, until_ns }, vec![file]))
+    }
+}
+
+fn file_of(action: &'static str, node: &Node) -> impl Fn(std::io::Error) -> Error {
+    file(action, Path::new(&format!("a process attached to {}", node.site())))
+}
+
+fn counted((objects, bytes): (u64, u64)) -> Answered {
+    Ok((Told::Counted { objects, bytes }, Vec::new()))
+}
+
+fn seal(writer: Writer, here: bool) -> Result<Told> {
+    if !here {
+        return writer.seal_blocking().map(Told::Object);
+    }
+    // What becomes of it is logged; the process may be gone by then.
+    writer.seal_here().map(|sealed| Told::Object(sealed.object().meta().clone()))
+}
+
+/// A moment of this process on the clock of all; never later than it is.
+fn on_the_clock(until: Instant) -> u64 {
+    let now = shm::clock_ns();
+    let left = until.saturating_duration_since(Instant::now());
+    now.saturating_add(u64::try_from(left.as_nanos()).unwrap_or(0))
+}
+
+/// What another process maps: a descriptor that can't be written through, and where in it the bytes lie.
+pub(crate) type Lendable = (Arc<File>, Place);
+
+impl Place {
+    pub(crate) fn of_its_own(len: u64) -> Place {
+        Place { shared: None, offset: 0, room: len }
+    }
+    pub(crate) fn in_segment(memory: bool, number: u32, offset: u64, room: u64) -> Place {
+        Place { shared: Some((memory, number)), offset, room }
+    }
+}
+

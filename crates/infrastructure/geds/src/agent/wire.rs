@@ -1,0 +1,169 @@
+//! What an agent and the processes that are attached to it say over their socket.
+//!
+//! ```text
+//! frame     as on the namenode's connections (`namenode/wire.rs`), with an object's bytes behind the body; a process's up to 2 MiB, the agent's up to 8 MiB
+//! process   Ask, each with a number of its own; those without an answer have the number 0
+//! agent     one Told for each number, in any order; `Welcome` and `Lent` bring descriptors with them
+//! ```
+
+use super::{NAMES, SLOTS};
+use crate::{Attributes, BucketName, Error, Key, Listing, ObjectMeta, namenode::wire};
+use base::Kind;
+use serde::{Deserialize, Serialize};
+
+pub const ASK_BYTES_MAX: usize = 2 << 20;
+pub const TOLD_BYTES_MAX: usize = 8 << 20;
+/// Bytes of an object in one message; what is longer comes in several.
+pub const PART_BYTES: usize = 1 << 20;
+/// Both sides say it first: who doesn't understand the other says so.
+pub const VERSION: u32 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Ask {
+    Hello { version: u32 },
+    Open { bucket: BucketName, key: Key, slot: u32 },
+    /// What was lent under these is not needed any more. No answer.
+    Unpin { slots: Vec<u32> },
+    /// The last reader of what the agent wants back is gone. No answer.
+    Released { slot: u32 },
+    Create { writer: u32, bucket: BucketName, key: Key, if_absent: bool },
+    /// With bytes.
+    Write { writer: u32, offset: u64 },
+    Seal { writer: u32, here: bool, attributes: Attributes },
+    /// No answer.
+    Abort { writer: u32 },
+    /// With bytes. Create, write and seal of what fits into one message.
+    Put { bucket: BucketName, key: Key, if_absent: bool, here: bool, attributes: Attributes },
+    CreateBucket { bucket: BucketName },
+    Buckets,
+    Stat { bucket: BucketName, key: Key },
+    Attributes { bucket: BucketName, key: Key },
+    List { bucket: BucketName, prefix: String, delimiter: Option<char>, start_after: String, limit: u32 },
+    Delete { bucket: BucketName, key: Key },
+    Rename { bucket: BucketName, from: Key, to: Key },
+    DeletePrefix { bucket: BucketName, prefix: String },
+    RenamePrefix { bucket: BucketName, from: String, to_bucket: BucketName, to: String },
+    Spill { bucket: BucketName, prefix: String },
+    Settle,
+}
+
+impl Ask {
+    fn has_bytes(&self) -> bool {
+        matches!(self, Ask::Write { .. } | Ask::Put { .. })
+    }
+}
+
+/// Appends a frame, with an object's bytes at its end.
+pub fn put(out: &mut Vec<u8>, request: u64, ask: &Ask, bytes: &[u8]) {
+    debug_assert!(ask.has_bytes() || bytes.is_empty());
+    let at = out.len();
+    wire::put(out, request, ask);
+    out.extend_from_slice(bytes);
+    let len = (out.len() - at - 4) as u32;
+    out[at..at + 4].copy_from_slice(&len.to_le_bytes());
+}
+
+/// What a body says, and the bytes behind it.
+pub fn read(body: &[u8]) -> Result<(Ask, &[u8]), String> {
+    match postcard::take_from_bytes::<Ask>(body) {
+        Ok((ask, bytes)) if bytes.is_empty() || ask.has_bytes() => Ok((ask, bytes)),
+        Ok((_, rest)) => Err(format!("{} bytes too many in a message", rest.len())),
+        Err(e) => Err(format!("a message can't be read: {e}")),
+    }
+}
+
+/// Where the bytes of what is lent lie in the file whose descriptor comes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Of a file that others of this session lie in, too: whether it is memory, and its number.
+    pub shared: Option<(bool, u32)>,
+    pub offset: u64,
+    /// How much of the file is to be mapped.
+    pub room: u64,
+}
+
+/// What the board said before the answer was looked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    pub all: u64,
+    pub name: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Told {
+    Failed { kind: Kind, message: String },
+    /// With the descriptors of the board, of this session's slots, and of the lock that says that the process lives.
+    Welcome { version: u32, names: u32, slots: u32 },
+    /// With one descriptor. `until_ns`: how long the name may be believed without asking, on the machine's clock; 0: not at all.
+    Lent { meta: ObjectMeta, place: Place, seen: Seen, until_ns: u64 },
+    Done,
+    Created(bool),
+    Object(ObjectMeta),
+    Attributes(Attributes),
+    Counted { objects: u64, bytes: u64 },
+    Listing { objects: Vec<ObjectMeta>, prefixes: Vec<String>, next: Option<String> },
+    Buckets(Vec<BucketName>),
+}
+
+impl Told {
+    /// Descriptors that come with it.
+    pub fn fds(&self) -> usize {
+        match self {
+            Told::Welcome { .. } => 3,
+            Told::Lent { .. } => 1,
+            _ => 0,
+        }
+    }
+
+    pub fn welcome() -> Told {
+        Told::Welcome { version: VERSION, names: NAMES as u32, slots: SLOTS as u32 }
+    }
+}
+
+impl From<Listing> for Told {
+    fn from(listing: Listing) -> Told {
+        Told::Listing { objects: listing.objects, prefixes: listing.prefixes, next: listing.next }
+    }
+}
+
+impl From<Error> for Told {
+    fn from(error: Error) -> Told {
+        Told::Failed { kind: error.kind(), message: error.to_string().chars().take(4096).collect() }
+    }
+}
+
+// --- for `fuzz.rs` ----------------------------------------------------------------------------------------------------------------
+
+/// Reads what a process says; what can be read is the same when it is written and read again.
+pub(crate) fn read_agent(bytes: &[u8]) {
+    let mut bytes = bytes;
+    while let Ok(Some((request, body, len))) = wire::next(bytes, ASK_BYTES_MAX) {
+        if let Ok((ask, tail)) = read(body) {
+            let mut again = Vec::new();
+            put(&mut again, request, &ask, tail);
+            let (_, body, _) = wire::next(&again, usize::MAX).expect("it was just written").expect("whole");
+            let (back, rest) = read(body).expect("it was just written");
+            assert_eq!((format!("{ask:?}"), tail), (format!("{back:?}"), rest));
+        }
+        bytes = &bytes[len..];
+    }
+}
+
+/// Frames that are well formed.
+pub(crate) fn some_asks() -> Vec<Vec<u8>> {
+    let (bucket, key) = (BucketName::new("data").expect("a name"), Key::new("a/b").expect("a name"));
+    let asks = [
+        Ask::Hello { version: VERSION },
+        Ask::Open { bucket: bucket.clone(), key: key.clone(), slot: 7 },
+        Ask::Unpin { slots: vec![1, 2, 3] },
+        Ask::Put { bucket: bucket.clone(), key, if_absent: true, here: false, attributes: Attributes::default() },
+        Ask::List { bucket, prefix: "a".into(), delimiter: Some('/'), start_after: String::new(), limit: 10 },
+    ];
+    asks.iter()
+        .map(|ask| {
+            let mut frame = Vec::new();
+            put(&mut frame, 3, ask, if ask.has_bytes() { b"an object's bytes" } else { b"" });
+            frame
+        })
+        .collect()
+}

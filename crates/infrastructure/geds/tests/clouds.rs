@@ -1,0 +1,124 @@
+//! Google's and Azure's stores as persistency tiers: the same steps over each.
+//!
+//! The servers are doubles of our own (`doubles/`). Those of others that the set-up could have: fake-gcs-server refuses an upload by Google's XML interface, which is what the library
+//! speaks; gcp-storage-emulator has no listing there; Azurite needs Node and 200 packages. CLOUDSKIN_AZURITE=URL runs the steps against an Azurite that listens there, with the account
+//! that it has by itself and an empty container `box`.
+
+mod common;
+mod doubles;
+
+use base::Kind;
+use common::*;
+use doubles::{Double, azure, google};
+use geds::{BucketPolicy, Catalog, Config, Key, Page, Persist};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// As `cloudskin.toml` would have it.
+fn persist(geds: Value) -> Persist {
+    serde_json::from_value::<Config>(geds).unwrap().persist().unwrap().unwrap()
+}
+
+/// What a user does with a persistency tier.
+async fn steps(persist: Persist) {
+    let mut here = Installation::new().await;
+    here.persist = Some(persist.clone());
+    here.namenode.create_bucket(&bucket("theirs")).await.unwrap();
+    here.tuning.buckets.insert(bucket("theirs"), BucketPolicy { bind: Some("landsat/2024".into()), ..BucketPolicy::default() });
+    let edge = here.node("edge").await;
+    let objects = [("empty", Vec::new()), ("small", b"small".to_vec()), ("large", content(3, 20 << 20))];
+    for (name, data) in &objects {
+        put(&edge, name, data).await;
+    }
+    assert_eq!(edge.spill(&bucket("data"), "").await.unwrap().0, 3);
+    assert_eq!((count(&edge), persist.list("objects").await.unwrap().len()), (0, 3));
+    let cloud = here.node("cloud").await;
+    for (name, data) in &objects {
+        assert!(get(&cloud, name).await.unwrap().bytes() == data, "{name} is another");
+    }
+    let large = edge.stat(&bucket("data"), &key("large")).await.unwrap().persisted.unwrap();
+    assert_eq!(persist.read(&large, 70_000..70_010).await.unwrap(), objects[2].1[70_000..70_010]);
+    assert!(persist.create("once", "first".into()).await.unwrap());
+    assert!(!persist.create("once", "second".into()).await.unwrap());
+    assert_eq!(persist.read_all("once").await.unwrap(), "first");
+
+    // What others have put there is in a bucket that is bound to the place.
+    for name in ["2024/a b+c.tif", "2024/deep/er/x", "2024/deep/y", "2024/z", "20245", "other"] {
+        persist.create(&format!("landsat/{name}"), name.into()).await.unwrap();
+    }
+    let (theirs, page) = (bucket("theirs"), Page::default);
+    let keys = |listing: &geds::Listing| listing.objects.iter().map(|meta| meta.key.to_string()).collect::<Vec<_>>();
+    let all = edge.list(&theirs, "", None, page()).await.unwrap();
+    assert_eq!(keys(&all), ["a b+c.tif", "deep/er/x", "deep/y", "z"]);
+    let top = edge.list(&theirs, "", Some('/'), page()).await.unwrap();
+    assert_eq!((keys(&top), top.prefixes), (vec!["a b+c.tif".into(), "z".into()], vec!["deep/".to_string()]));
+    assert_eq!(edge.open_object(&theirs, &Key::new("a b+c.tif").unwrap()).await.unwrap().bytes(), b"2024/a b+c.tif");
+    assert_eq!(cloud.read_range(&theirs, &Key::new("deep/er/x").unwrap(), geds::Range { offset: 5, len: 4 }).await.unwrap().1, "deep");
+    assert_eq!(edge.open_object(&theirs, &Key::new("none").unwrap()).await.unwrap_err().kind(), Kind::NotFound);
+
+    // What is deleted goes there, too.
+    for (name, _) in &objects {
+        edge.delete(&bucket("data"), &key(name)).await.unwrap();
+    }
+    let end = Instant::now() + Duration::from_secs(20);
+    while !persist.list("objects").await.unwrap().is_empty() {
+        assert!(Instant::now() < end, "deleted objects stay: {:?}", persist.list("objects").await);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    persist.delete("none").await.unwrap();
+}
+
+fn azure(port: u16, key: &str, sas: &str) -> Persist {
+    let endpoint = format!("http://127.0.0.1:{port}/{}", azure::ACCOUNT);
+    persist(json!({"persist": format!("az://{}", azure::CONTAINER), "az_endpoint": endpoint, "az_allow_http": true, "az_account": azure::ACCOUNT, "az_key": key, "az_sas": sas}))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_is_a_persistency_tier() {
+    let there = Double::start(azure::answer).await;
+    there.inner.lock().unwrap().busy = 2;
+    steps(azure(there.port, azure::KEY, "")).await;
+    assert_eq!(there.inner.lock().unwrap().refused, 0, "all requests were signed as they have to be");
+    assert_eq!(there.names().iter().filter(|name| name.starts_with("landsat/")).count(), 6);
+    steps(azure(Double::start(azure::answer).await.port, "", azure::SAS)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_azure_that_refuses_is_told_without_the_secret_and_nothing_is_lost() {
+    let there = Double::start(azure::answer).await;
+    for (key, sas, secret) in [("YW5vdGhlciBrZXk=", "", "YW5vdGhlciBrZXk"), ("", "sv=2026-01-01&sp=r&sig=mineAlone", "mineAlone")] {
+        let mut here = Installation::new().await;
+        here.persist = Some(azure(there.port, key, sas));
+        let edge = here.node("edge").await;
+        put(&edge, "kept", b"the only copy").await;
+        let error = edge.spill(&bucket("data"), "").await.unwrap_err();
+        let said = format!("{error} {error:?}");
+        assert!(said.contains("persistency tier") && !said.contains(secret), "{said}");
+        assert_eq!(get(&edge, "kept").await.unwrap().bytes(), b"the only copy");
+    }
+    assert!(there.names().is_empty());
+    assert_eq!(there.inner.lock().unwrap().refused, 2);
+}
+
+/// An account that everybody knows, in every Azurite.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azurite_if_there_is_one_is_a_persistency_tier() {
+    let Ok(url) = std::env::var("CLOUDSKIN_AZURITE") else {
+        return eprintln!("NOT RUN: CLOUDSKIN_AZURITE names none");
+    };
+    let (account, key) = ("devstoreaccount1", "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==");
+    let endpoint = format!("{url}/{account}");
+    steps(persist(json!({"persist": "az://box", "az_endpoint": endpoint, "az_allow_http": true, "az_account": account, "az_key": key}))).await;
+}
+
+fn google(endpoint: String, bucket: &str) -> Persist {
+    persist(json!({"persist": format!("gs://{bucket}"), "gs_endpoint": endpoint, "gs_allow_http": true, "gs_anonymous": true}))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn google_is_a_persistency_tier() {
+    let there = Double::start(google::answer).await;
+    there.inner.lock().unwrap().busy = 2;
+    steps(google(format!("http://127.0.0.1:{}", there.port), google::BUCKET)).await;
+    assert!(there.inner.lock().unwrap().parts.is_empty(), "no part stays behind");
+}
