@@ -1,5 +1,5 @@
 /*
- * Continues the C library's header with calls that it leaves out because files here have no owners. What they do is in posix.c.
+ * Continues the C library's header with calls that it leaves out because there are no users and no hosts here. What they do is in posix.c.
  */
 #ifndef CLOUDSKIN_UNISTD_H
 #define CLOUDSKIN_UNISTD_H
@@ -14,6 +14,13 @@ extern "C" {
 int chown(const char *, uid_t, gid_t);
 int lchown(const char *, uid_t, gid_t);
 int fchown(int, uid_t, gid_t);
+uid_t getuid(void);
+uid_t geteuid(void);
+gid_t getgid(void);
+gid_t getegid(void);
+char *getlogin(void);
+int gethostname(char *, size_t);
+ssize_t copy_file_range(int, off_t *, int, off_t *, size_t, unsigned);
 #ifdef __cplusplus
 }
 #endif

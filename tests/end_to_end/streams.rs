@@ -5,7 +5,7 @@ use crate::platform::{CLOUDSKIN, PATIENCE, Platform, root, run};
 use crate::s3::{S3, SECRET};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -391,7 +391,7 @@ fn up_serves_streams_at_the_edge_and_the_dashboard_shows_them() {
         let token = std::fs::read_to_string(platform.data().join("hub/token")).unwrap();
         browser.open(&format!("http://{}/?token={}", up["http"].as_str().unwrap(), token.trim()));
         browser.sees("[data-stream='road/camera']", &["road/camera", "2", "22 B"]);
-        browser.sees("#streams-tiers", &["wait in the log"]);
+        browser.sees("#streams-tiers", &["wait for long-term storage"]);
         browser.picture("streams");
     }
     // It comes back at the same address, with what was acknowledged.
@@ -599,6 +599,49 @@ fn a_camera_that_asks_who_is_there_is_told() {
     }
 }
 
+/// What the recipe of the container for models starts, in a container that has what the recipe says: its copies at their places, its user, its entry, nothing of ours besides,
+/// and this machine's `/usr` for the base and the packages. Where no container starts, the entry as it is.
+fn inference(model: &Path, environment: &[(&str, &str)]) -> Command {
+    let contained = |arguments: &[&str]| {
+        let mut command = Command::new("bwrap");
+        command.args(["--unshare-user", "--unshare-pid", "--unshare-ipc", "--die-with-parent", "--clearenv", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
+        command.args(["--ro-bind", "/usr", "/usr", "--tmpfs", "/usr/local", "--ro-bind", "/etc", "/etc", "--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin"]);
+        for link in ["bin", "lib", "lib64", "sbin"] {
+            command.args(["--symlink", &format!("usr/{link}"), &format!("/{link}")]);
+        }
+        command.args(arguments);
+        command
+    };
+    let mut command = if contained(&["true"]).output().is_ok_and(|o| o.status.success()) {
+        let recipe = std::fs::read_to_string(root().join("deploy/inference/Containerfile")).unwrap();
+        let lines = |word: &'static str| recipe.lines().filter_map(move |line| line.strip_prefix(word)?.strip_prefix(' '));
+        let mut command = contained(&["--ro-bind", model.to_str().unwrap(), "/model/model.py"]);
+        for copy in lines("COPY") {
+            let (sources, to) = copy.rsplit_once(' ').unwrap();
+            for source in sources.split(' ') {
+                let at = if to.ends_with('/') { format!("{to}{}", source.rsplit('/').next().unwrap()) } else { to.to_string() };
+                command.arg("--ro-bind").arg(if source == "target/release/cloudskin" { PathBuf::from(CLOUDSKIN) } else { root().join(source) }).arg(at);
+            }
+        }
+        assert_eq!(lines("USER").collect::<Vec<_>>(), ["nobody"]);
+        command.args(["--uid", "65534", "--gid", "65534"]);
+        for (name, value) in environment {
+            command.args(["--setenv", name, value]);
+        }
+        let entry: Vec<String> = serde_json::from_str(lines("ENTRYPOINT").next().unwrap()).unwrap();
+        command.args(entry);
+        command
+    } else {
+        println!("no container starts here: the model runs without one");
+        let mut command = Command::new(root().join("deploy/inference/run"));
+        let path = std::env::join_paths([Path::new(CLOUDSKIN).parent().unwrap().to_path_buf()].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap()))).unwrap();
+        command.env("PATH", path).env("MODEL", model);
+        command
+    };
+    command.envs(environment.iter().copied());
+    command
+}
+
 #[test]
 fn an_encoder_sends_video_by_http_and_a_model_sees_it() {
     let server = Server::start(&["--http", "127.0.0.1:0"]);
@@ -608,7 +651,6 @@ fn an_encoder_sends_video_by_http_and_a_model_sees_it() {
     assert_eq!(run(Command::new("curl").args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &url])), "405");
     let model = server.folder.path().join("model.py");
     std::fs::write(&model, "def answer(picture):\n    at = (picture.width * picture.height // 4 + picture.width // 3) * 3\n    print('not an answer')\n    return {'time': picture.time, 'at': list(picture.rgb[at:at + 3])}\n").unwrap();
-    let path = std::env::join_paths([Path::new(CLOUDSKIN).parent().unwrap().to_path_buf()].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap()))).unwrap();
     run(&mut server.cli(&["create", "s/seen"]));
     let encode = format!("{TEST_PICTURE} ! fdsink");
     let mut camera = Ends(Command::new("gst-launch-1.0").arg("-q").args(encode.split(' ')).stdout(Stdio::piped()).spawn().unwrap());
@@ -616,9 +658,7 @@ fn an_encoder_sends_video_by_http_and_a_model_sees_it() {
     let video = format!("{}/video/s/camera", http(&server.folder.path().join("streams")));
     let parts = || String::from_utf8_lossy(&curl(&format!("{video}/from.m3u8?at=0"))).matches("#EXTINF").count();
     until("two parts of video", || parts() >= 2);
-    let mut inference = Command::new(root().join("deploy/inference/run"));
-    inference.env("PATH", path).env("FROM", "s/camera").env("TO", "s/seen").env("SERVER", &server.ports[0]).env("MODEL", &model).env("CLOUDSKIN_INFER_SIZE", "160x120");
-    let _inference = Ends(inference.stderr(Stdio::null()).spawn().unwrap());
+    let _inference = Ends(inference(&model, &[("FROM", "s/camera"), ("TO", "s/seen"), ("SERVER", &server.ports[0]), ("CLOUDSKIN_INFER_SIZE", "160x120")]).stderr(Stdio::null()).spawn().unwrap());
     let seen = || -> Vec<serde_json::Value> { run(&mut server.cli(&["read", "s/seen"])).lines().map(|l| serde_json::from_str(l).unwrap()).collect() };
     until("what the model says", || seen().len() >= 30);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();

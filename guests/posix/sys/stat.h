@@ -13,6 +13,7 @@ extern "C" {
 int chmod(const char *, mode_t) __asm__("__cloudskin_chmod");
 int fchmod(int, mode_t) __asm__("__cloudskin_fchmod");
 int fchmodat(int, const char *, mode_t, int) __asm__("__cloudskin_fchmodat");
+mode_t umask(mode_t);
 #ifdef __cplusplus
 }
 #endif

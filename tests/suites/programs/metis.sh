@@ -2,11 +2,10 @@
 packages=(metis)
 program=build/own/programs/gpmetis
 
-# It has arrays of 1.2 MB on the stack, of which a cell has 1 MiB unless the linker is told so.
 build() {
     mkdir -p build/own
     cd build/own
-    cmake ../.. "${cmake[@]}" -DGKLIB_PATH="$sources/metis/GKlib" -DGKRAND=ON -DCMAKE_EXE_LINKER_FLAGS=-Wl,-z,stack-size=8388608
+    cmake ../.. "${cmake[@]}" -DGKLIB_PATH="$sources/metis/GKlib" -DGKRAND=ON
     make "$jobs" gpmetis
 }
 

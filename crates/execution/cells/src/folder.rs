@@ -17,6 +17,9 @@ fn errno(e: io::Error) -> Errno {
         ErrorKind::AlreadyExists => Errno::Exist,
         ErrorKind::PermissionDenied => Errno::Acces,
         ErrorKind::StorageFull => Errno::Nospc,
+        ErrorKind::IsADirectory => Errno::Isdir,
+        ErrorKind::NotADirectory => Errno::Notdir,
+        ErrorKind::DirectoryNotEmpty => Errno::Notempty,
         _ => Errno::Io,
     }
 }
@@ -103,7 +106,16 @@ impl Mount for Folder {
     fn remove(&self, path: &str) -> Result<(), Errno> {
         fs::remove_file(self.root.join(path)).map_err(errno)
     }
+    fn remove_folder(&self, path: &str) -> Result<(), Errno> {
+        match fs::remove_dir(self.root.join(path)) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(errno(e)),
+            _ => Ok(()),
+        }
+    }
     fn rename(&self, from: &str, to: &str) -> Result<(), Errno> {
+        if let Some(parent) = self.root.join(to).parent() {
+            fs::create_dir_all(parent).map_err(errno)?;
+        }
         fs::rename(self.root.join(from), self.root.join(to)).map_err(errno)
     }
 }

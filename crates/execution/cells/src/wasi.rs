@@ -15,6 +15,7 @@ use folders::Folders;
 pub use saved::Saved;
 use std::borrow::Cow;
 use std::cell::UnsafeCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use wasmtime::{Caller, Linker};
@@ -60,6 +61,7 @@ pub enum Errno {
     Nomem = 48,
     Nospc = 51,
     Notdir = 54,
+    Notempty = 55,
     Notsup = 58,
     Spipe = 70,
     Notcapable = 76,
@@ -67,7 +69,7 @@ pub enum Errno {
 type Result<T> = std::result::Result<T, Errno>;
 
 /// A file's or folder's description.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stat {
     pub folder: bool,
     pub size: u64,
@@ -107,6 +109,11 @@ pub trait Mount: Send + Sync {
     /// Names directly below `path`.
     fn list(&self, path: &str) -> Result<Vec<(String, Stat)>>;
     fn remove(&self, path: &str) -> Result<()>;
+    /// Removes a folder that holds nothing, where a mount has such.
+    fn remove_folder(&self, _path: &str) -> Result<()> {
+        Ok(())
+    }
+    /// The folder that it goes to may be one that only the cell knows.
     fn rename(&self, from: &str, to: &str) -> Result<()>;
 }
 
@@ -155,6 +162,11 @@ pub(crate) struct State {
     folders: Folders,
     /// Bytes on both streams.
     printed: u64,
+}
+
+/// The folder that a normalised path lies in; `""`: the mount's own.
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
 /// `a/./b//c` → `a/b/c`; refuses what leads above the start, and what becomes too long on its way from folder to folder.
@@ -251,6 +263,63 @@ impl State {
             return Ok(Stat { folder: true, size: 0 });
         }
         self.mounts.folders[mount].1.stat(path)
+    }
+
+    /// What a folder holds, those that the cell has made too, by name.
+    fn list(&self, mount: usize, path: &str) -> Result<BTreeMap<String, Stat>> {
+        let mut names: BTreeMap<_, _> = self.folders.below(mount, path).map(|name| (name.to_string(), Stat { folder: true, size: 0 })).collect();
+        match self.mounts.folders[mount].1.list(path) {
+            Ok(found) => names.extend(found),
+            Err(Errno::Noent) => {}
+            Err(e) => return Err(e),
+        }
+        Ok(names)
+    }
+
+    /// A folder that loses what it holds is still there, in a store of objects too.
+    fn emptied(&mut self, mount: usize, path: &str) {
+        let folder = parent(path);
+        if !folder.is_empty() {
+            // One too many is only forgotten earlier.
+            let _ = self.folders.add(mount, folder.to_string());
+        }
+    }
+
+    fn remove_folder(&mut self, mount: usize, path: &str) -> Result<()> {
+        if !self.stat(mount, path)?.folder {
+            return Err(Errno::Notdir);
+        }
+        if !self.list(mount, path)?.is_empty() {
+            return Err(Errno::Notempty);
+        }
+        self.mounts.folders[mount].1.remove_folder(path)?;
+        self.folders.remove(mount, path);
+        self.emptied(mount, path);
+        Ok(())
+    }
+
+    fn rename(&mut self, mount: usize, from: &str, to: &str) -> Result<()> {
+        let what = self.stat(mount, from)?;
+        if from == to {
+            return Ok(());
+        }
+        if to.strip_prefix(from).is_some_and(|rest| rest.starts_with('/')) {
+            return Err(Errno::Inval);
+        }
+        match self.stat(mount, to) {
+            Ok(Stat { folder: true, .. }) if !what.folder => return Err(Errno::Isdir),
+            Ok(Stat { folder: true, .. }) => self.remove_folder(mount, to)?,
+            Ok(_) if what.folder => return Err(Errno::Notdir),
+            _ => {}
+        }
+        let behind = &self.mounts.folders[mount].1;
+        // A folder that only the cell knows.
+        if !what.folder || behind.stat(from).is_ok() {
+            behind.rename(from, to)?;
+        }
+        self.folders.rename(mount, from, to)?;
+        self.emptied(mount, from);
+        Ok(())
     }
 
     fn open(&mut self, mount: usize, path: String, flags: u32, write: bool, append: bool) -> Result<Fd> {
@@ -599,15 +668,16 @@ fn readdir(m: &mut Mem<'_>, s: &mut State, fd: u32, buffer: u32, len: u32, cooki
     let Fd::Folder { mount, path, .. } = s.fd(fd)? else { return Err(Errno::Notdir) };
     let (mount, path) = (*mount, path.clone());
     m.bytes(buffer, len)?;
-    let mut entries = s.mounts.folders[mount].1.list(&path).or_else(|e| if e == Errno::Noent { Ok(Vec::new()) } else { Err(e) })?;
+    let mut names = s.list(mount, &path)?;
     let folder = Stat { folder: true, size: 0 };
-    entries.extend([(".".to_string(), folder), ("..".to_string(), folder)]);
-    entries.sort_by(|a, b| a.0.cmp(&b.0));
+    names.extend([(".".to_string(), folder), ("..".to_string(), folder)]);
+    // By their inodes, so that who goes on behind one misses none although others have come or gone: a program that empties a folder does so.
+    let mut entries: Vec<_> = names.into_iter().map(|(name, stat)| (normal(&path, &name).map_or(1, |path| inode(mount, &path)), name, stat)).collect();
+    entries.sort();
     let mut out = Vec::new();
-    for (i, (name, stat)) in entries.iter().enumerate().skip(cookie as usize) {
+    for (inode, name, stat) in entries.iter().filter(|(inode, ..)| *inode > cookie) {
         let mut entry = [0u8; 24];
-        entry[..8].copy_from_slice(&(i as u64 + 1).to_le_bytes());
-        let inode = normal(&path, name).map_or(1, |path| inode(mount, &path));
+        entry[..8].copy_from_slice(&inode.to_le_bytes());
         entry[8..16].copy_from_slice(&inode.to_le_bytes());
         entry[16..20].copy_from_slice(&(name.len() as u32).to_le_bytes());
         entry[20] = if stat.folder { FOLDER } else { FILE };
@@ -742,18 +812,23 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         });
     offer!("path_remove_directory", (fd: u32, p: u32, n: u32), |m: &mut Mem, s: &mut State| {
         let (mount, path) = s.at(fd, &m.text(p, n)?)?;
-        if s.folders.remove(mount, &path) { Ok(()) } else { Err(Errno::Noent) }
+        s.remove_folder(mount, &path)
     });
     offer!("path_rename", (fd: u32, p: u32, n: u32, fd2: u32, p2: u32, n2: u32), |m: &mut Mem, s: &mut State| {
         let (from, to) = (s.at(fd, &m.text(p, n)?)?, s.at(fd2, &m.text(p2, n2)?)?);
         if from.0 != to.0 {
             return Err(Errno::Notsup);
         }
-        s.mounts.folders[from.0].1.rename(&from.1, &to.1)
+        s.rename(from.0, &from.1, &to.1)
     });
     offer!("path_unlink_file", (fd: u32, p: u32, n: u32), |m: &mut Mem, s: &mut State| {
         let (mount, path) = s.at(fd, &m.text(p, n)?)?;
-        s.mounts.folders[mount].1.remove(&path)
+        if s.folders.contains(mount, &path) {
+            return Err(Errno::Isdir);
+        }
+        s.mounts.folders[mount].1.remove(&path)?;
+        s.emptied(mount, &path);
+        Ok(())
     });
     offer!("path_filestat_set_times", (_fd: u32, _f: u32, _p: u32, _n: u32, _a: u64, _m: u64, _s: u32), |_: &mut Mem, _: &mut State| Ok(()));
     offer!("path_link", (_a: u32, _b: u32, _c: u32, _d: u32, _e: u32, _f: u32, _g: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));

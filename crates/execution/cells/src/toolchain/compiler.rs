@@ -22,8 +22,13 @@ const GUESTS: &[(&str, &str)] = &[
     ("pthread.h", include_str!("../../../../../guests/pthread.h")),
     ("sys/resource.h", include_str!("../../../../../guests/sys/resource.h")),
     ("posix/unistd.h", include_str!("../../../../../guests/posix/unistd.h")),
+    ("posix/stdlib.h", include_str!("../../../../../guests/posix/stdlib.h")),
+    ("posix/signal.h", include_str!("../../../../../guests/posix/signal.h")),
+    ("posix/pwd.h", include_str!("../../../../../guests/posix/pwd.h")),
     ("posix/sys/stat.h", include_str!("../../../../../guests/posix/sys/stat.h")),
+    ("posix/sys/utsname.h", include_str!("../../../../../guests/posix/sys/utsname.h")),
     ("posix.c", include_str!("../../../../../guests/posix.c")),
+    ("signals.c", include_str!("../../../../../guests/signals.c")),
     ("threads.h", include_str!("../../../../../guests/threads.h")),
     ("runtime.c", include_str!("../../../../../guests/runtime.c")),
     ("threads.c", include_str!("../../../../../guests/threads.c")),
@@ -67,6 +72,9 @@ pub(crate) const JUMPS: &[&str] = &[
 
 /// And of those with exceptions.
 pub(crate) const EXCEPTIONS: &[&str] = &["-fexceptions", "-fwasm-exceptions"];
+
+/// What C++ is told: zig takes this target for one without files, and leaves `<fstream>` and `<filesystem>` out. What is behind them: [`super::libraries`].
+pub(crate) const FILES: &[&str] = &["-U_LIBCPP_HAS_FILESYSTEM", "-D_LIBCPP_HAS_FILESYSTEM=1"];
 
 /// The same as [`TARGET`] for programs with threads: with atomic instructions, and variables of each thread's own.
 pub(crate) const TARGET_THREADS: &[&str] = &[
@@ -116,8 +124,8 @@ pub(crate) const COMPILE: &[&str] = &[
 pub(crate) const LINK_LIBRARIES: &[&str] =
     &["-lwasi-emulated-signal", "-lwasi-emulated-process-clocks", "-lwasi-emulated-getpid", "-lwasi-emulated-mman"];
 
-/// The stack that a program gets unless it says `-Wl,-z,stack-size=`, in bytes.
-pub(crate) const STACK_BYTES: u32 = 1 << 20;
+/// The stack that a program gets unless it says `-Wl,-z,stack-size=`, in bytes: what Linux gives, because programs with arrays on their stack were written there.
+pub(crate) const STACK_BYTES: u32 = 8 << 20;
 
 /// The pinned compiler, found.
 #[derive(Clone, Debug)]
@@ -216,7 +224,7 @@ impl Compiler {
         }
         let temporary = unique(&object);
         let mut command = self.command("cc");
-        command.args(target).args(COMPILE).args(["-O2", "-D_GNU_SOURCE", "-c", "-I"]).arg(&dir).arg(dir.join(name).with_extension("c")).arg("-o").arg(&temporary);
+        command.args(target).args(COMPILE).args(["-O2", "-D_GNU_SOURCE", "-c", "-I"]).arg(dir.join("posix")).arg("-I").arg(&dir).arg(dir.join(name).with_extension("c")).arg("-o").arg(&temporary);
         let output = command.output().map_err(|source| Error::Spawn { program: self.zig.clone(), source })?;
         if !output.status.success() {
             return Err(Error::Tool { program: "zig cc", output: String::from_utf8_lossy(&output.stderr).into_owned() });

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::compiler::{
-    COMPILE, Compiler, EXCEPTIONS, JUMPS, LINK_LIBRARIES, LINK_THREADS, LOCKED, STACK_BYTES, Scratch, TARGET, TARGET_THREADS, TARGET_THROWING, TOOLCHAIN, write_atomically,
+    COMPILE, Compiler, EXCEPTIONS, FILES, JUMPS, LINK_LIBRARIES, LINK_THREADS, LOCKED, STACK_BYTES, Scratch, TARGET, TARGET_THREADS, TARGET_THROWING, TOOLCHAIN, write_atomically,
 };
 use super::{CXX_TAG, Error, ROOM, TERMINATE, UNCAUGHT, UNWIND, WORKDIR, inspect, instrument, libraries, mismatch, threads};
 
@@ -114,6 +114,8 @@ impl Source {
 /// Names in an object file that throws or catches, and in one that calls `setjmp` or `longjmp`.
 const THROWING: &[&str] = &["__cxa_throw", "__cxa_rethrow", "__cxa_begin_catch", "__cpp_exception"];
 const JUMPING: &[&str] = &["__wasm_setjmp", "__wasm_longjmp"];
+/// In the mangled names of what zig's C++ library lacks.
+const FILING: &[&str] = &["basic_filebuf", "basic_ifstream", "basic_ofstream", "basic_fstream", "10filesystem"];
 
 const CXX_EXTENSIONS: &[&str] = &["cc", "cp", "cpp", "cxx", "CPP", "c++", "C", "ii", "hh", "hpp", "hxx", "H"];
 
@@ -459,6 +461,9 @@ impl Plan {
         let cxx = self.lang == Lang::Cxx || source.is_cxx();
         // zig takes a program that tells when it was built for an error.
         command.args(self.throws(cxx)).args(COMPILE).arg("-Wno-date-time");
+        if cxx {
+            command.args(FILES);
+        }
         if self.openmp {
             command.arg("-fopenmp");
         }
@@ -529,7 +534,9 @@ impl Plan {
                 },
             };
         }
-        command.arg(compiler.runtime("runtime", self.machine())?).arg(compiler.runtime("posix", self.machine())?);
+        for name in ["runtime", "posix", "signals"] {
+            command.arg(compiler.runtime(name, self.machine())?);
+        }
         let mut exports = vec![WORKDIR, ROOM, UNWIND];
         if self.openmp {
             command.arg(compiler.runtime("openmp", self.machine())?);
@@ -537,6 +544,8 @@ impl Plan {
         if throws {
             command.arg(libraries::cxx(compiler)?);
             exports.extend([CXX_TAG, UNCAUGHT, TERMINATE]);
+        } else if tool == "c++" && self.mentions(&objects, FILING) {
+            command.arg(libraries::files(compiler, self.machine())?);
         }
         if jumps {
             command.arg(libraries::jumps(compiler)?);
@@ -685,13 +694,12 @@ const LACKING: &[(&[&str], &str)] = &[
     (&["Setjmp/longjmp", "setjmp", "longjmp"], "programs with threads have no setjmp and longjmp in this version"),
     (&["fork()", "vfork()", "execl()", "execlp()", "execle()", "execv()", "execvp()", "execve()", "wait()", "waitpid()", "/sys/wait.h:", "popen()", "pipe()", "getppid()"],
         "processes aren't supported in this version (fork, exec, wait, popen, pipe); a cell is one process, MPI ranks are many"),
-    (&["sigaction()", "sigprocmask()", "sigemptyset()", "sigfillset()", "sigset_t()", "kill()", "alarm()", "ualarm()", "setitimer()", "timer_create()", "pause()"],
-        "of signals only signal() and raise() are supported in this version, within the program (no sigaction, kill, alarm, timers); MPI_Wtime tells the time"),
+    (&["alarm()", "ualarm()", "setitimer()", "timer_create()", "pause()", "sigsuspend()", "sigwait()", "sigtimedwait()"],
+        "of signals only those that a program sends to itself are supported in this version (no alarm, no timers, no waiting for one); MPI_Wtime tells the time"),
     (&["undefined symbol: thrd_", "undefined symbol: mtx_", "undefined symbol: cnd_", "undefined symbol: tss_"], "threads aren't supported in this version (<threads.h>)"),
-    (&["tmpfile()", "tmpnam()", "tempnam()", "mkstemp()", "mkdtemp()", "mktemp()"],
-        "a cell has no place for temporary files (tmpfile, mkstemp); open a file of a name of yours in one of its buckets, and remove it"),
-    (&["gethostname()", "getuid()", "geteuid()", "getgid()", "getegid()", "getpwuid()", "getpwnam()", "getlogin()", "umask()"],
-        "a cell has no users and no host (getuid, getlogin, gethostname); MPI_Get_processor_name tells where a rank is"),
+    (&["tmpfile()", "tmpnam()", "tempnam()", "mktemp()"],
+        "a cell has no place of its own for temporary files (tmpfile, tmpnam); mkstemp makes one in the bucket that it is told, and remove() ends it"),
+    (&["setuid()", "setgid()", "seteuid()", "getgrgid()", "getgrnam()", "getpwent()"], "a cell has one user and no list of users and groups"),
     (&["undefined symbol: __cxa_", "undefined symbol: __cpp_exception", "undefined symbol: operator new"], "C++ is linked by `cloudskin c++`, and with exceptions unless it is told -fno-exceptions"),
     (&["--shared-memory is disallowed by"], "all that is linked into a program with threads must have been compiled with -pthread or -fopenmp, archives too"),
     (&["undefined symbol: __kmpc_", "undefined symbol: omp_"], "OpenMP is linked by -fopenmp"),
@@ -700,10 +708,6 @@ const LACKING: &[(&[&str], &str)] = &[
     (&["socket()", "connect()", "bind()", "listen()", "getaddrinfo()", "gethostbyname()", "'netdb.h' file not found"],
         "sockets aren't supported in this version; ranks talk through MPI"),
     (&["'sys/ptrace.h'", "'sys/shm.h'", "'sys/ipc.h'", "undefined symbol: shm", "undefined symbol: mmap"], "shared memory between processes isn't supported in this version"),
-    (
-        &["undefined template 'std::basic_ifstream", "undefined template 'std::basic_ofstream", "undefined template 'std::basic_fstream", "undefined template 'std::basic_filebuf", "namespace 'std::filesystem'", "no member named 'filesystem'"],
-        "C++ file streams and std::filesystem aren't supported in this version; use <cstdio>",
-    ),
 ];
 
 fn explain(text: &str) -> Vec<&'static str> {

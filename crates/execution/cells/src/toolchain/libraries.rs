@@ -1,10 +1,11 @@
-//! What programs with exceptions or `longjmp` are linked with, made once, of the sources that come with the compiler.
+//! What programs with exceptions, `longjmp` or C++'s file streams are linked with, made once, of the sources that come with the compiler.
 //!
-//! zig builds its C++ library for this target without exceptions, and has `setjmp.h` with nothing behind it. But it carries what LLVM and wasi-libc have
-//! for both, so this makes libraries of it in the cache folder, as zig does with its own:
+//! zig builds its C++ library for this target without exceptions and files, and has `setjmp.h` with nothing behind it. But it carries what LLVM and wasi-libc have
+//! for all three, so this makes libraries of it in the cache folder, as zig does with its own:
 //!
 //! ```text
 //! libcxx.a     libcxx/src, libcxxabi/src, libunwind/src/Unwind-wasm.c, guests/exceptions.cc, the tag of C++ exceptions
+//! libfiles.a   of libcxx/src, what zig leaves out of its own: beside that one, in programs that throw nothing or have threads
 //! libjumps.a   wasi-libc's rt.c, the tag of longjmp
 //! ```
 //!
@@ -14,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Error;
-use super::compiler::{COMPILE, Compiler, EXCEPTIONS, JUMPS, TARGET_THROWING, TOOLCHAIN, key, unique};
+use super::compiler::{COMPILE, Compiler, EXCEPTIONS, FILES, JUMPS, TARGET_THROWING, TOOLCHAIN, key, unique};
 
-/// Sources of libc++ that are for threads, or for files by streams: this target has neither.
-const LEFT_OUT: &[&str] = &["atomic", "barrier", "condition_variable", "condition_variable_destructor", "fstream", "future", "mutex", "mutex_destructor", "shared_mutex", "thread"];
+/// Sources of libc++ that are for threads, which programs that throw have none of.
+const LEFT_OUT: &[&str] = &["atomic", "barrier", "condition_variable", "condition_variable_destructor", "future", "mutex", "mutex_destructor", "shared_mutex", "thread"];
 
 /// Sources of libc++abi.
 const ABI: &[&str] = &[
@@ -47,46 +48,66 @@ impl Source {
     }
 }
 
+/// The C++ files of a folder that comes with the compiler.
+fn listed(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::io("read", folder, e))?;
+    let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.extension().is_some_and(|e| e == "cpp")).collect();
+    files.sort();
+    Ok(files)
+}
+
+/// A source of libc++ or libc++abi.
+fn of_cxx(compiler: &Compiler, path: PathBuf) -> Result<Source, Error> {
+    let mut source = Source::new(path, "c++", &[LIBRARY, CXX, FILES].concat());
+    // First what continues the C library's headers.
+    let folders = [compiler.include()?.join("posix")].into_iter().chain(["libcxx/src", "libcxx/libc", "libcxxabi/include"].map(|folder| compiler.sources().join(folder)));
+    source.flags.extend(folders.map(|folder| format!("-I{}", folder.display())));
+    Ok(source)
+}
+
 /// The C++ library with exceptions.
 pub(super) fn cxx(compiler: &Compiler) -> Result<PathBuf, Error> {
     let lib = compiler.sources();
-    let include = |folder: &str| format!("-I{}", lib.join(folder).display());
-    let includes = [include("libcxx/src"), include("libcxx/libc"), include("libcxxabi/include")];
-    let mut sources = Vec::new();
-    let mut add = |path: PathBuf| {
-        let mut source = Source::new(path, "c++", &[LIBRARY, CXX].concat());
-        source.flags.extend(includes.iter().cloned());
-        sources.push(source);
-    };
-    for folder in ["libcxx/src", "libcxx/src/ryu"] {
-        let folder = lib.join(folder);
-        let entries = std::fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?;
-        let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.extension().is_some_and(|e| e == "cpp")).collect();
-        files.retain(|p| !p.file_stem().and_then(|s| s.to_str()).is_some_and(|s| LEFT_OUT.contains(&s)));
-        files.sort();
-        files.into_iter().for_each(&mut add);
+    let mut files = Vec::new();
+    for folder in ["libcxx/src", "libcxx/src/ryu", "libcxx/src/filesystem"] {
+        files.extend(listed(&lib.join(folder))?);
     }
-    ABI.iter().for_each(|name| add(lib.join("libcxxabi/src").join(name).with_extension("cpp")));
+    files.retain(|p| !p.file_stem().and_then(|s| s.to_str()).is_some_and(|s| LEFT_OUT.contains(&s)));
+    files.extend(ABI.iter().map(|name| lib.join("libcxxabi/src").join(name).with_extension("cpp")));
+    let mut sources = files.into_iter().map(|path| of_cxx(compiler, path)).collect::<Result<Vec<_>, _>>()?;
     let mut unwinder = Source::new(lib.join("libunwind/src/Unwind-wasm.c"), "cc", &[LIBRARY, UNWINDER].concat());
-    unwinder.flags.push(include("libunwind/include"));
+    unwinder.flags.push(format!("-I{}", lib.join("libunwind/include").display()));
     sources.push(unwinder);
     let guests = compiler.include()?;
     sources.push(Source::new(guests.join("exceptions.cc"), "c++", &["-O2"]));
     sources.push(Source::new(guests.join("exceptions.s"), "cc", &[]));
-    library(compiler, "libcxx.a", sources, Some("cloudskin: building the C++ library with exceptions once, which takes about two minutes ..."))
+    library(compiler, "libcxx.a", sources, &throwing(), Some("cloudskin: building the C++ library with exceptions once, which takes about two minutes ..."))
+}
+
+/// File streams and `std::filesystem` for programs that are linked with zig's C++ library.
+pub(super) fn files(compiler: &Compiler, machine: &[&str]) -> Result<PathBuf, Error> {
+    let lib = compiler.sources();
+    let mut files = ["fstream.cpp", "ios.instantiations.cpp"].map(|name| lib.join("libcxx/src").join(name)).to_vec();
+    files.extend(listed(&lib.join("libcxx/src/filesystem"))?);
+    let sources = files.into_iter().map(|path| of_cxx(compiler, path)).collect::<Result<Vec<_>, _>>()?;
+    library(compiler, "libfiles.a", sources, &[machine, COMPILE, &["-fno-exceptions"]].concat(), None)
 }
 
 /// What is behind `setjmp` and `longjmp`.
 pub(super) fn jumps(compiler: &Compiler) -> Result<PathBuf, Error> {
     let rt = compiler.sources().join("libc/wasi/libc-top-half/musl/src/setjmp/wasm32/rt.c");
     let sources = vec![Source::new(rt, "cc", LIBRARY), Source::new(compiler.include()?.join("jumps.s"), "cc", &[])];
-    library(compiler, "libjumps.a", sources, None)
+    library(compiler, "libjumps.a", sources, &throwing(), None)
 }
 
-/// An archive of what the sources become. It is there as a whole or not at all.
-fn library(compiler: &Compiler, name: &str, sources: Vec<Source>, says: Option<&str>) -> Result<PathBuf, Error> {
-    let flags: Vec<String> = [TARGET_THROWING, COMPILE, JUMPS, EXCEPTIONS].concat().iter().map(|f| f.to_string()).collect();
-    let all = sources.iter().flat_map(|s| std::iter::once(s.path.display().to_string()).chain(s.flags.iter().cloned())).chain(flags.iter().cloned());
+/// Flags of what throws and jumps.
+fn throwing() -> Vec<&'static str> {
+    [TARGET_THROWING, COMPILE, JUMPS, EXCEPTIONS].concat()
+}
+
+/// An archive of what the sources become with these flags. It is there as a whole or not at all.
+fn library(compiler: &Compiler, name: &str, sources: Vec<Source>, flags: &[&str], says: Option<&str>) -> Result<PathBuf, Error> {
+    let all = sources.iter().flat_map(|s| std::iter::once(s.path.display().to_string()).chain(s.flags.iter().cloned())).chain(flags.iter().map(|f| f.to_string()));
     let folder = compiler.library(&key(&[all.collect::<Vec<_>>().join(" ").as_bytes(), TOOLCHAIN.as_bytes()]));
     let archive = folder.join(name);
     if archive.is_file() {
@@ -106,7 +127,7 @@ fn library(compiler: &Compiler, name: &str, sources: Vec<Source>, says: Option<&
     let next = AtomicUsize::new(0);
     let work = || -> Result<(), Error> {
         while let Some(n) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|n| *n < sources.len()) {
-            compile(compiler, &sources[n], &flags, &objects[n])?;
+            compile(compiler, &sources[n], flags, &objects[n])?;
         }
         Ok(())
     };
@@ -126,7 +147,7 @@ fn library(compiler: &Compiler, name: &str, sources: Vec<Source>, says: Option<&
     Ok(archive)
 }
 
-fn compile(compiler: &Compiler, source: &Source, flags: &[String], object: &Path) -> Result<(), Error> {
+fn compile(compiler: &Compiler, source: &Source, flags: &[&str], object: &Path) -> Result<(), Error> {
     let mut command = compiler.command(source.tool);
     command.args(flags).args(&source.flags).arg("-c").arg(&source.path).arg("-o").arg(object);
     run(compiler, command, if source.tool == "cc" { "zig cc" } else { "zig c++" })

@@ -43,6 +43,23 @@ impl Folders {
         self.made.contains(&(mount, path.to_string()))
     }
 
+    /// Names directly below a folder; one comes several times if there are several below it.
+    pub fn below<'f>(&'f self, mount: usize, path: &str) -> impl Iterator<Item = &'f str> {
+        let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
+        let from = (mount, prefix.clone());
+        self.made.range(from..).map_while(move |(m, made)| made.strip_prefix(&prefix).filter(|_| *m == mount)).filter_map(|rest| rest.split('/').next().filter(|name| !name.is_empty()))
+    }
+
+    /// Moves a folder and all below it.
+    pub fn rename(&mut self, mount: usize, from: &str, to: &str) -> Result<()> {
+        let moves = |path: &str| path.strip_prefix(from).filter(|rest| rest.is_empty() || rest.starts_with('/')).map(|rest| format!("{to}{rest}"));
+        let all: Vec<_> = self.made.range((mount, from.to_string())..).take_while(|(m, path)| *m == mount && path.starts_with(from)).filter_map(|(_, path)| Some((path.clone(), moves(path)?))).collect();
+        for (old, _) in &all {
+            self.remove(mount, old);
+        }
+        all.into_iter().try_for_each(|(_, new)| self.add(mount, new))
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (usize, &str)> {
         self.made.iter().map(|(mount, path)| (*mount, path.as_str()))
     }
@@ -51,6 +68,20 @@ impl Folders {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_has_those_below_it_and_takes_them_along() {
+        let mut folders = Folders::default();
+        for path in ["a", "a/b", "a/b/c", "ab", "x/y"] {
+            folders.add(1, path.into()).unwrap();
+        }
+        let below = |folders: &Folders, path: &str| folders.below(1, path).collect::<BTreeSet<_>>().into_iter().map(String::from).collect::<Vec<_>>();
+        assert_eq!((below(&folders, ""), below(&folders, "a"), below(&folders, "x/y")), (vec!["a".into(), "ab".into(), "x".into()], vec!["b".to_string()], vec![]));
+        let bytes = folders.bytes;
+        folders.rename(1, "a", "z").unwrap();
+        assert_eq!(folders.iter().map(|(_, path)| path).collect::<Vec<_>>(), ["ab", "x/y", "z", "z/b", "z/b/c"]);
+        assert_eq!(folders.bytes, bytes);
+    }
 
     #[test]
     fn a_cell_can_not_make_folders_without_end() {

@@ -167,7 +167,7 @@ fn programs_agree_with_open_mpi() {
 }
 
 /// Programs of `tests/programs` with their arguments; `DIR` is a folder that they may write to.
-const PROGRAMS: [(&str, &[&str]); 23] = [
+const PROGRAMS: [(&str, &[&str]); 24] = [
     ("ring", &[]),
     ("pingpong", &[]),
     ("wildcard", &[]),
@@ -191,6 +191,7 @@ const PROGRAMS: [(&str, &[&str]); 23] = [
     ("longloop", &["1"]),
     ("exceptions", &[]),
     ("jumps", &[]),
+    ("streams", &["DIR"]),
 ];
 
 /// However much a program asks to print in one call, the host gathers little of it at a time, and nothing is lost.

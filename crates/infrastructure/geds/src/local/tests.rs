@@ -178,6 +178,21 @@ fn many_threads_share_syncs_and_lose_nothing() {
     }
 }
 
+#[test]
+fn a_closed_segment_is_charged_to_its_last_block() {
+    use std::os::unix::fs::MetadataExt;
+    let temp = tempfile::tempdir().unwrap();
+    let (space, path) = (Space::new(1 << 20), temp.path().join("segment"));
+    let segment = Segment::create(1, 64 << 10, Some(path.clone()), &space).unwrap();
+    let at = segment.take(5000, 16 << 10).unwrap().unwrap();
+    segment.write(at, &[1; 5000], space.overdraw(padded(5000))).unwrap();
+    assert_eq!(space.charged(), 5000);
+    segment.close();
+    assert_eq!((space.charged(), fs::metadata(path).unwrap().blocks() * 512), (8192, 8192));
+    drop(segment);
+    assert_eq!(space.charged(), 0);
+}
+
 /// What must be there, what may be there (the call was under way when the process ended), by id.
 #[derive(Default)]
 struct Model {
