@@ -301,7 +301,7 @@ fn endless_loops_can_be_killed() {
     let mine = |name: &str| programs().join(name);
     let sources =
         [(mine("faults.c"), "spin"), (mine("faults.c"), "recursion"), (mine("faults.c"), "wait"), (forever, ""), (mine("pure.c"), "after"), (mine("pure.c"), "within")];
-    for (tier, (source, what)) in [the_engine(), the_fast_engine()].into_iter().flat_map(|e| sources.iter().map(move |s| (e, s))) {
+    for (tier, (source, what)) in [the_engine(), the_fast_engine(), the_interpreter()].into_iter().flat_map(|e| sources.iter().map(move |s| (e, s))) {
         let program = tier.load(&compile(source)).unwrap();
         let control: Arc<Control> = Arc::default();
         let (theirs, spec) = (control.clone(), alone(&["faults", what], Arc::new(cells::wasi::Discard)));
