@@ -16,6 +16,7 @@
 //! the agent dies, its ranks are lost and its sealed objects are not.
 
 mod checkpoints;
+mod code;
 mod join;
 mod jobs;
 mod load;
@@ -86,7 +87,10 @@ struct Config {
 #[derive(Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct CellsConfig {
+    /// In which tier programs run of whose job nothing else was said.
     tier: cells::Tier,
+    /// Compiled code is taken from the installation's other agents and given to them.
+    share: bool,
 }
 
 /// Between attempts to reach the hub at the start.
@@ -199,7 +203,11 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
     let all = share::allowed()?;
     let cores = ask.cores.as_ref().map_or(all.0, |c| c.0.clone());
     let affinity = format!("core{} {} of this machine", if cores.len() > 1 { "s" } else { "" }, share::Cores(cores.clone()));
-    let engine = Engine::new(&cells::engine::Options { cache: Some(data.join("cache")), cells_max: cells_max(ask.slots), tier: config.cells.tier })?;
+    let mut cache = cells::Cache::from(data.join("cache"));
+    if config.cells.share {
+        cache = cache.shared(Arc::new(code::Code::new(node.clone(), identity.signer()?)));
+    }
+    let engine = Engine::new(&cells::engine::Options { cache: Some(cache), cells_max: cells_max(ask.slots), tier: config.cells.tier })?;
     let memory_bytes = ask.memory.map_or_else(share::memory, |m| m.0);
     let agent = Arc::new(Agent {
         link: Link::new(ask.site.clone(), dialer.clone()),

@@ -55,7 +55,7 @@ fn exec(args: &[OsString]) -> anyhow::Result<u8> {
         Ok(text) => text.parse().map_err(|e: String| fail(Kind::InvalidArgument, format!("CLOUDSKIN_TIER: {e}")))?,
         Err(_) => cells::Tier::default(),
     };
-    let engine = cells::Engine::new(&cells::engine::Options { cache, cells_max: size.max(2) + 1, tier })?;
+    let engine = cells::Engine::new(&cells::engine::Options { cache: cache.map(Into::into), cells_max: size.max(2) + 1, tier })?;
     let program = engine.load(driver::module(&bytes)).with_context(|| format!("{}", file.display()))?;
     if let Some(why) = program.instead().filter(|_| std::io::IsTerminal::is_terminal(&std::io::stderr())) {
         eprintln!("note: it runs in the {} tier and not in the {tier} one, as CLOUDSKIN_TIER asks: {why}", program.tier());

@@ -251,6 +251,66 @@ async fn a_job_runs_in_the_tier_that_it_asks_for_wherever_it_goes() {
     }
 }
 
+/// What an agent has compiled is another's as well, if an agent of the installation has signed it for that name, and only then.
+#[tokio::test(flavor = "multi_thread")]
+async fn code_is_shared_among_agents_and_believed_of_them_alone() {
+    let p = platform().await;
+    let sharing = async |site: &str| {
+        std::fs::create_dir_all(p.folder.path().join(site)).unwrap();
+        std::fs::write(p.folder.path().join(site).join("cloudskin.toml"), "[cells]\nshare = true\n").unwrap();
+        p.agent(site, 1 << 30).await
+    };
+    let [three, four] = [3, 4].map(|n| {
+        let source = p.folder.path().join(format!("{n}.c"));
+        std::fs::write(&source, format!("int main(void) {{ return {n}; }}")).unwrap();
+        let hub = p.hub.clone();
+        tokio::task::spawn_blocking(move || hub.hub.modules.add(&compiled(&source, &[])).unwrap().sha256)
+    });
+    let (three, four) = (three.await.unwrap(), four.await.unwrap());
+    let gives = async |module: &str, site: &str| {
+        let ask = Submit { module: module.into(), name: "n".into(), np: 1, site: Some(site.into()), ..Default::default() };
+        let id = p.hub.hub.submit(ask).await.unwrap().id;
+        p.ended(&id).await.exit_code
+    };
+    let edge = sharing("edge").await;
+    assert_eq!((gives(&three, "edge").await, gives(&four, "edge").await), (Some(3), Some(4)));
+    let bucket = geds::BucketName::new(orchestrator::jobs::CODE_BUCKET).unwrap();
+    let names = async || edge.node.list(&bucket, "", None, geds::Page::default()).await.map_or(Vec::new(), |l| l.objects.into_iter().map(|o| o.key).collect::<Vec<_>>());
+    p.until("both programs' code to be shared", async || names().await.len() == 2).await;
+    let name = async |module: &str| names().await.into_iter().find(|key| key.as_str().starts_with(module)).unwrap();
+    let (of_three, of_four) = (name(&three).await, name(&four).await);
+    let signer = |name: &str| p.hub.hub.authority.issue(name).unwrap().signer().unwrap();
+    let read = edge.node.open(&bucket, &of_four).await.unwrap();
+    let own = signer("edge.site.cloudskin");
+    let code = own.open(&format!("code {of_four}"), read.bytes()).unwrap().1.to_vec();
+    // The one program's code under the other's name, as somebody who does not belong here would put it there.
+    let put = async |bytes: Vec<u8>| {
+        let (node, bucket, key) = (edge.node.clone(), bucket.clone(), of_three.clone());
+        tokio::task::spawn_blocking(move || {
+            let mut writer = node.blocking().create(&bucket, &key).unwrap();
+            writer.write_at(0, &bytes).unwrap();
+            node.blocking().seal(writer).unwrap();
+        })
+        .await
+        .unwrap();
+    };
+    let about = format!("code {of_three}");
+    let unbelieved = [code.clone(), signer(identity::USER).sign(&about, &code).unwrap(), own.sign(&format!("code {of_four}"), &code).unwrap()];
+    for (n, bytes) in unbelieved.into_iter().enumerate() {
+        put(bytes).await;
+        let site = format!("field-{n}");
+        let _agent = sharing(&site).await;
+        assert_eq!(gives(&three, &site).await, Some(3), "{site} compiles it");
+    }
+    // Of an agent it is believed, which shows that it is used.
+    put(own.sign(&about, &code).unwrap()).await;
+    let _cloud = sharing("cloud").await;
+    assert_eq!(gives(&three, "cloud").await, Some(4));
+    // A site that does not take part asks nobody.
+    let _alone = p.agent("alone", 1 << 30).await;
+    assert_eq!(gives(&three, "alone").await, Some(3));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_could_not_come_leaves_nothing_behind() {
     let p = platform().await;

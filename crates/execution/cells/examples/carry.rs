@@ -122,7 +122,7 @@ fn carry() -> Result<i32, Failure> {
     let wasm = std::fs::read(&ask.module)?;
     let wasm = cells::toolchain::driver::module(&wasm);
     // No more slots than ranks: an emulator keeps a note of each page of the pool's addresses.
-    let engine = Engine::new(&engine::Options { cache: ask.cache.clone(), cells_max: ask.ranks, tier: ask.tier })?;
+    let engine = Engine::new(&engine::Options { cache: ask.cache.clone().map(Into::into), cells_max: ask.ranks, tier: ask.tier })?;
     let program = engine.load(wasm)?;
     let loaded = begin.elapsed();
     std::fs::create_dir_all(&ask.out)?;

@@ -1,6 +1,6 @@
 //! From WebAssembly bytes to something that starts in microseconds.
 //!
-//! Compiled code is kept in a cache folder, keyed by the module's SHA-256 and by the engine's own compatibility hash (version, target, settings), with a
+//! Compiled code is kept (`cache`), keyed by the module's SHA-256 and by the engine's own compatibility hash (version, target, settings), with a
 //! checksum: a file of another engine is simply another name, and a damaged one is compiled again. Memory comes from a pool of 4 GiB reservations
 //! with guard pages, so a bounds check costs nothing, and starts as a copy-on-write image of the module's data.
 //!
@@ -15,6 +15,7 @@
 //!
 //! Code for another machine than this one is made by `Engine::compile_for`, as a file that the cache of an agent there has by the same name: `Machine`.
 
+use crate::cache::Cache;
 use crate::cell::Host;
 use crate::error::{Error, Result};
 use crate::toolchain::inspect::{self, Refusal, Report};
@@ -23,7 +24,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use wasmtime::{Collector, Config, InstanceAllocationStrategy, InstancePre, Linker, Module, ModuleExport, PoolingAllocationConfig, SharedMemory};
@@ -43,8 +43,8 @@ const TICK: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Folder of the ahead-of-time cache; `None`: compile at each load.
-    pub cache: Option<PathBuf>,
+    /// What has been compiled before; `None`: compile at each load.
+    pub cache: Option<Cache>,
     /// Cells at once.
     pub cells_max: u32,
     /// In which tier programs run of whose job nothing else was said.
@@ -300,13 +300,6 @@ fn cache_name(engine: &wasmtime::Engine, key: &str) -> String {
     format!("{key}-{:016x}.cwasm", hash.finish())
 }
 
-/// A file of the cache: checksum and code.
-fn cache_file(code: &[u8]) -> Vec<u8> {
-    let mut file = xxhash_rust::xxh3::xxh3_128(code).to_le_bytes().to_vec();
-    file.extend_from_slice(code);
-    file
-}
-
 impl Half {
     /// But for movable ones, programs are made to look at a clock of this engine, which gets a thread that moves it on.
     fn new(options: &Options, kind: Kind, code: Code) -> Result<Half> {
@@ -336,47 +329,38 @@ impl Half {
         Ok(Half { inner, linker: Arc::new(linker), kind, code })
     }
 
-    fn compile(&self, wasm: &[u8], cached: Option<PathBuf>) -> Result<Module> {
+    fn compile(&self, wasm: &[u8], key: &str, cache: Option<&Cache>) -> Result<Module> {
         let module = Module::new(&self.inner, wasm).map_err(|e| Error::Module(format!("{e:#}")))?;
-        if let Some(path) = cached {
-            let code = module.serialize().map_err(failed)?;
-            // Not being able to keep it costs time at the next load and nothing else.
-            if let Err(e) = base::identity::write_private(&path, &cache_file(&code)) {
-                tracing::warn!(error = %e, "compiled module not cached");
-            }
+        if let Some(cache) = cache {
+            cache.put(&cache_name(&self.inner, key), module.serialize().map_err(failed)?);
         }
         Ok(module)
     }
 
-    /// Code from the cache: what was made here, or else what was made elsewhere for all machines of this kind.
-    fn find(&self, folder: &Path, key: &str) -> Option<Module> {
-        if let Some(module) = self.cached(&folder.join(cache_name(&self.inner, key))) {
-            return Some(module);
-        }
-        let machine = Machine::HERE.filter(|_| self.code == Code::Here)?;
-        let elsewhere = wasmtime::Engine::new(&config(self.kind, Code::For(machine)).ok()?).ok()?;
-        self.cached(&folder.join(cache_name(&elsewhere, key)))
+    /// Code from the cache: what was made here, or else what was made elsewhere for all machines of this kind, or by another agent on a machine like this one.
+    fn find(&self, key: &str, cache: &Cache) -> Option<Module> {
+        let name = cache_name(&self.inner, key);
+        self.load(&cache.own(&name)).or_else(|| self.load(&cache.own(&self.elsewhere(key)?))).or_else(|| self.load(&cache.others(&name)))
     }
 
-    fn cached(&self, path: &Path) -> Option<Module> {
-        let file = std::fs::read(path).ok()?;
-        let (sum, code) = file.split_at_checked(16)?;
-        if xxhash_rust::xxh3::xxh3_128(code).to_le_bytes() != sum {
-            tracing::warn!(path = %path.display(), "cached code is damaged and is compiled again");
-            return None;
-        }
-        // SAFETY: the file was written by `compile`, or is one of `Engine::compile_for` that this user has put there, in a folder that only this user can enter
-        // (`Engine::new` sees to that; files 0600). Its checksum is right, and wasmtime itself refuses code of another version, with other settings or for a
-        // processor that this one is not.
-        unsafe { Module::deserialize(&self.inner, code) }.ok()
+    /// The name of code that was made elsewhere for all machines of this kind.
+    fn elsewhere(&self, key: &str) -> Option<String> {
+        let machine = Machine::HERE.filter(|_| self.code == Code::Here)?;
+        let engine = wasmtime::Engine::new(&config(self.kind, Code::For(machine)).ok()?).ok()?;
+        Some(cache_name(&engine, key))
+    }
+
+    fn load(&self, code: &Option<Vec<u8>>) -> Option<Module> {
+        // SAFETY: the code is that of `compile`, of this agent or of another one of its installation that has signed it (`Shared`), or of `Engine::compile_for`, put by this user into
+        // a folder that only this user can enter (`Engine::new` sees to that; files 0600). Its checksum is right, and wasmtime itself refuses code of another version, with other
+        // settings or for a processor that this one is not.
+        unsafe { Module::deserialize(&self.inner, code.as_ref()?) }.ok()
     }
 }
 
 impl Engine {
     pub fn new(options: &Options) -> Result<Engine> {
-        if let Some(folder) = &options.cache {
-            base::identity::private_folder(folder).map_err(Error::io(format!("make cache folder {} this user's alone", folder.display())))?;
-        }
+        options.cache.as_ref().map_or(Ok(()), Cache::open)?;
         let engine = Engine { halves: Arc::default(), options: options.clone() };
         engine.half(Kind::Movable, Code::Here)?;
         Ok(engine)
@@ -422,7 +406,7 @@ impl Engine {
         let report = self.check(wasm)?;
         let engine = wasmtime::Engine::new(&config(kind(&report), Code::For(machine))?).map_err(|e| Error::Engine(format!("no compiler for {machine}: {e:#}")))?;
         let code = engine.precompile_module(wasm).map_err(|e| Error::Module(format!("{e:#}")))?;
-        Ok((cache_name(&engine, &sha256(wasm)), cache_file(&code)))
+        Ok((cache_name(&engine, &sha256(wasm)), Cache::file(&code)))
     }
 
     /// A program without safe points as it would run with them, for measurements: nothing ends it before its time.
@@ -460,10 +444,10 @@ impl Engine {
             Translated::Bytecode(plain) => (Tier::Interpreter, Code::Bytecode, &plain[..], format!("{sha256}-interpreted")),
         };
         let half = self.half(kind, code)?;
-        let cache = self.options.cache.as_deref();
-        let module = match cache.and_then(|folder| half.find(folder, &key)) {
+        let cache = self.options.cache.as_ref();
+        let module = match cache.and_then(|cache| half.find(&key, cache)) {
             Some(module) => module,
-            None => half.compile(wasm, cache.map(|folder| folder.join(cache_name(&half.inner, &key))))?,
+            None => half.compile(wasm, &key, cache)?,
         };
         let mut linker = (*half.linker).clone();
         mpi_host::link_missing(&mut linker, &module).map_err(failed)?;
@@ -491,7 +475,7 @@ impl Engine {
             Tier::Quick => Ok(Translated::Not),
             Tier::Interpreter => interpreter::module(wasm, report.movable()).map(Translated::Bytecode),
             Tier::Fast => match kind {
-                Kind::Movable => match native::build(wasm, sha256, self.options.cache.as_deref()) {
+                Kind::Movable => match native::build(wasm, sha256, self.options.cache.as_ref()) {
                     Ok(Some(split)) => Ok(Translated::Native(split)),
                     Ok(None) => Err("it has something that this tier has no translation for".into()),
                     Err(error) => Err(error.to_string()),

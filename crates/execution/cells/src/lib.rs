@@ -15,6 +15,7 @@
 //! The only crate that names `wasmtime`. It places nothing and decides nothing: a planner above says what runs and moves where.
 
 mod bucket;
+pub mod cache;
 pub mod cell;
 pub mod control;
 pub mod engine;
@@ -34,6 +35,7 @@ pub mod transfer;
 pub mod wasi;
 
 pub use bucket::Bucket;
+pub use cache::Cache;
 pub use cell::{Budget, Cell, Ended, SPIN, Spec};
 pub use control::Control;
 pub use engine::{Engine, Machine, Program, Tier};

@@ -115,6 +115,9 @@ pub struct Placement {
 /// What may make a program's code, as agents name it (`cells::Tier`).
 pub const TIERS: [&str; 3] = ["quick", "fast", "interpreter"];
 
+/// Bucket of the code that agents compile for each other.
+pub const CODE_BUCKET: &str = "cloudskin-code";
+
 /// What a job is to do, apart from where: enough to start it again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Work {
@@ -154,6 +157,9 @@ impl Work {
         }
         for bucket in &self.buckets {
             geds::BucketName::new(bucket.as_str())?;
+            if bucket == CODE_BUCKET {
+                return Err(Error::new(Kind::PermissionDenied, format!("bucket {CODE_BUCKET} holds code that agents have compiled for each other, and no job uses it; choose another name")));
+            }
         }
         if !self.tier.is_empty() && !TIERS.contains(&self.tier.as_str()) {
             return Err(Error::new(Kind::InvalidArgument, format!("there is no tier {:?}; choose one of {}, or none for each site's own", self.tier, TIERS.join(", "))));

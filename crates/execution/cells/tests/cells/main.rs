@@ -113,7 +113,7 @@ fn the_cache_of_compiled_code_is_its_users_alone_also_if_it_was_not() {
     std::fs::create_dir(&cache).unwrap();
     let open = |mode| {
         std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(mode)).unwrap();
-        cells::Engine::new(&engine::Options { cache: Some(cache.clone()), cells_max: 2, ..Default::default() }).map(drop).map_err(|e| e.to_string())
+        cells::Engine::new(&engine::Options { cache: Some(cache.clone().into()), cells_max: 2, ..Default::default() }).map(drop).map_err(|e| e.to_string())
     };
     for mode in [0o777, 0o755, 0o700] {
         open(mode).unwrap();

@@ -160,7 +160,7 @@ fn code_that_was_made_elsewhere_is_taken_from_the_cache() {
     let wasm = compile(&programs().join("prints.c"));
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
-    let open = || Engine::new(&engine::Options { cache: Some(cache.clone()), cells_max: 2, ..Default::default() }).unwrap();
+    let open = || Engine::new(&engine::Options { cache: Some(cache.clone().into()), cells_max: 2, ..Default::default() }).unwrap();
     let here = Machine::HERE.expect("agents run on these");
     for machine in Machine::ALL {
         let (name, file) = the_engine().compile_for(&wasm, machine).unwrap();
