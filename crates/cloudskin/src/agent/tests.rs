@@ -280,20 +280,11 @@ async fn code_is_shared_among_agents_and_believed_of_them_alone() {
     let name = async |module: &str| names().await.into_iter().find(|key| key.as_str().starts_with(module)).unwrap();
     let (of_three, of_four) = (name(&three).await, name(&four).await);
     let signer = |name: &str| p.hub.hub.authority.issue(name).unwrap().signer().unwrap();
-    let read = edge.node.open(&bucket, &of_four).await.unwrap();
+    let read = edge.node.open_object(&bucket, &of_four).await.unwrap();
     let own = signer("edge.site.cloudskin");
     let code = own.open(&format!("code {of_four}"), read.bytes()).unwrap().1.to_vec();
     // The one program's code under the other's name, as somebody who does not belong here would put it there.
-    let put = async |bytes: Vec<u8>| {
-        let (node, bucket, key) = (edge.node.clone(), bucket.clone(), of_three.clone());
-        tokio::task::spawn_blocking(move || {
-            let mut writer = node.blocking().create(&bucket, &key).unwrap();
-            writer.write_at(0, &bytes).unwrap();
-            node.blocking().seal(writer).unwrap();
-        })
-        .await
-        .unwrap();
-    };
+    let put = async |bytes: Vec<u8>| drop(edge.node.put(&bucket, &of_three, bytes.into()).await.unwrap());
     let about = format!("code {of_three}");
     let unbelieved = [code.clone(), signer(identity::USER).sign(&about, &code).unwrap(), own.sign(&format!("code {of_four}"), &code).unwrap()];
     for (n, bytes) in unbelieved.into_iter().enumerate() {
