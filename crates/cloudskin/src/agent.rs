@@ -16,6 +16,7 @@
 //! the agent dies, its ranks are lost and its sealed objects are not.
 
 mod checkpoints;
+mod code;
 mod join;
 mod jobs;
 mod load;
@@ -65,8 +66,9 @@ pub struct Agent {
     runtime: tokio::runtime::Handle,
     outbox: session::Outbox,
     late: printer::Late,
-    /// By SHA-256. Who needs one first makes it, and the others wait for it at its lock.
-    programs: Mutex<HashMap<String, Arc<Mutex<Option<Arc<Program>>>>>>,
+    tier: cells::Tier,
+    /// By SHA-256 and tier. Who needs one first makes it, and the others wait for it at its lock.
+    programs: Mutex<HashMap<(String, cells::Tier), Arc<Mutex<Option<Arc<Program>>>>>>,
     jobs: Mutex<BTreeMap<String, Arc<jobs::Job>>>,
     moves: Mutex<BTreeMap<u64, moves::Move>>,
     /// Ranks that other agents offer and that are not among `jobs` yet.
@@ -85,7 +87,10 @@ struct Config {
 #[derive(Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct CellsConfig {
+    /// In which tier programs run of whose job nothing else was said.
     tier: cells::Tier,
+    /// Compiled code is taken from the installation's other agents and given to them.
+    share: bool,
 }
 
 /// Between attempts to reach the hub at the start.
@@ -198,7 +203,11 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
     let all = share::allowed()?;
     let cores = ask.cores.as_ref().map_or(all.0, |c| c.0.clone());
     let affinity = format!("core{} {} of this machine", if cores.len() > 1 { "s" } else { "" }, share::Cores(cores.clone()));
-    let engine = Engine::new(&cells::engine::Options { cache: Some(data.join("cache")), cells_max: cells_max(ask.slots), tier: config.cells.tier })?;
+    let mut cache = cells::Cache::from(data.join("cache"));
+    if config.cells.share {
+        cache = cache.shared(Arc::new(code::Code::new(node.clone(), identity.signer()?)));
+    }
+    let engine = Engine::new(&cells::engine::Options { cache: Some(cache), cells_max: cells_max(ask.slots), tier: config.cells.tier })?;
     let memory_bytes = ask.memory.map_or_else(share::memory, |m| m.0);
     let agent = Arc::new(Agent {
         link: Link::new(ask.site.clone(), dialer.clone()),
@@ -211,6 +220,7 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
         budget: Arc::new(Budget::new(memory_bytes)),
         slots: ask.slots,
         engine,
+        tier: config.cells.tier,
         node,
         standby,
         drain: config.geds.drain.0,
@@ -309,27 +319,32 @@ async fn listen(agent: Arc<Agent>, listener: TcpListener, acceptor: tokio_rustls
 }
 
 impl Agent {
-    /// The program with this SHA-256, fetched from the hub and compiled by the first who needs it. For plain threads: compiling takes its time,
-    /// and so does waiting for who does it already.
-    fn program(&self, sha256: &str) -> anyhow::Result<Arc<Program>> {
+    /// A job's program in the tier that it asks for, or else in this site's, fetched from the hub and compiled by the first who needs it. For plain threads: compiling takes its
+    /// time, and so does waiting for who does it already.
+    fn program(&self, spec: &proto::JobSpec) -> anyhow::Result<Arc<Program>> {
+        let tier = match spec.tier.as_str() {
+            "" => self.tier,
+            asked => asked.parse().map_err(|e: String| anyhow::anyhow!("this agent does not know the job's tier: {e}"))?,
+        };
+        let key = (spec.module_sha256.clone(), tier);
         let slot = {
             let mut programs = lock(&self.programs);
-            if programs.len() >= PROGRAMS_MAX && !programs.contains_key(sha256) {
+            if programs.len() >= PROGRAMS_MAX && !programs.contains_key(&key) {
                 // A slot that somebody waits for has a second owner; a program that a cell or a job's thread has, too.
                 programs.retain(|_, slot| Arc::strong_count(slot) > 1 || lock(slot).as_ref().is_some_and(|p| Arc::strong_count(p) > 1));
             }
-            programs.entry(sha256.into()).or_default().clone()
+            programs.entry(key).or_default().clone()
         };
         let mut program = lock(&slot);
         if let Some(program) = &*program {
             return Ok(program.clone());
         }
-        let made = self.make_program(sha256)?;
+        let made = self.make_program(&spec.module_sha256, tier)?;
         *program = Some(made.clone());
         Ok(made)
     }
 
-    fn make_program(&self, sha256: &str) -> anyhow::Result<Arc<Program>> {
+    fn make_program(&self, sha256: &str, tier: cells::Tier) -> anyhow::Result<Arc<Program>> {
         let wasm = self.runtime.block_on(async {
             let ask = proto::ModuleRequest { sha256: sha256.into() };
             let mut chunks = self.hub.clone().module(ask).await.map_err(|s| anyhow::anyhow!("{}", s.message()))?.into_inner();
@@ -345,6 +360,6 @@ impl Agent {
         let wasm = wasm.with_context(|| format!("fetch module {sha256} from the hub"))?;
         let sum: String = Sha256::digest(&wasm).iter().map(|b| format!("{b:02x}")).collect();
         anyhow::ensure!(sum == sha256, "the hub sent module {sum} for {sha256}");
-        Ok(self.engine.load(&wasm)?)
+        Ok(self.engine.load_in(&wasm, tier)?)
     }
 }

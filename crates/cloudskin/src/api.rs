@@ -61,6 +61,8 @@ pub struct Job {
     pub placements: Vec<Placement>,
     pub output_bytes: u64,
     pub checkpoint_every_ms: u64,
+    /// What was asked for; empty: nothing.
+    pub tier: String,
     pub checkpoint_failed: Option<CheckpointFailed>,
 }
 
@@ -97,6 +99,7 @@ pub struct Rank {
     pub memory_bytes: u64,
     pub sent: u64,
     pub received: u64,
+    pub tier: String,
 }
 
 /// A rank that runs, with what it uses.

@@ -100,6 +100,9 @@ pub enum Command {
     /// Say what a module is and whether it can move
     #[command(after_help = "Example: cloudskin inspect prog.wasm")]
     Inspect(Inspect),
+    /// Compile a module ahead of time for another kind of machine
+    #[command(after_help = "Example: cloudskin compile prog.wasm --target aarch64 --into cache\n\nThe file belongs into the folder `cache` of an agent's data on such a machine, of this version of CloudSkin; the agent then compiles nothing\nwhen it gets the module. It is machine code, which an agent believes: take it from nobody whom you would not let start programs there.")]
+    Compile(Compile),
     /// Watch a satellite image being computed at the edge and finish in the cloud
     #[command(after_help = "Example: cloudskin demo --out pictures --keep\n\nExit code 0 only if all ranks moved, the output is that of the run that stayed, byte for byte, and that run took longer.")]
     Demo(Demo),
@@ -250,6 +253,9 @@ pub struct Run {
     /// Never advise a move of this job
     #[arg(long)]
     pub pinned: bool,
+    /// What makes its code: quick (Cranelift), fast (LLVM) or interpreter [default: what each site has chosen]
+    #[arg(long)]
+    pub tier: Option<cells::Tier>,
     /// Submit, print the job's name and leave
     #[arg(long)]
     pub detach: bool,
@@ -761,6 +767,19 @@ pub struct Inspect {
     /// A module, or a program made by `cloudskin cc`
     #[arg(value_name = "FILE.WASM")]
     pub file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Compile {
+    /// A module, or a program made by `cloudskin cc`
+    #[arg(value_name = "FILE.WASM")]
+    pub file: PathBuf,
+    /// The kind of machine: x86_64 or aarch64
+    #[arg(long, value_name = "MACHINE")]
+    pub target: cells::Machine,
+    /// Folder for the code; made if it is not there
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    pub into: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -1,4 +1,4 @@
-//! `cc`, `c++`, `ar`, `ranlib`, `exec` and `inspect`: doors to the toolchain in `cells`, and what it makes on this machine.
+//! `cc`, `c++`, `ar`, `ranlib`, `exec`, `inspect` and `compile`: doors to the toolchain in `cells`, and what it makes, on this machine or for another.
 
 use crate::{failure::fail, progress::moved, table};
 use anyhow::Context;
@@ -39,7 +39,7 @@ pub fn launch_line(file: &Path) -> anyhow::Result<u64> {
 }
 
 /// `exec PROGRAM ARGS...`: runs a program in this process as the user, with the user's files, environment, input and output; `CLOUDSKIN_NP` ranks,
-/// `CLOUDSKIN_TIER` quick or fast. It is what an executable made by `cc -o prog` calls, so that `./prog`, configure's probes and `make check` work.
+/// `CLOUDSKIN_TIER` quick, fast or interpreter. It is what an executable made by `cc -o prog` calls, so that `./prog`, configure's probes and `make check` work.
 fn exec(args: &[OsString]) -> anyhow::Result<u8> {
     let Some(file) = args.first().map(Path::new) else {
         return Err(fail(Kind::InvalidArgument, "exec needs a program: cloudskin exec PROGRAM [ARGS]"));
@@ -55,8 +55,11 @@ fn exec(args: &[OsString]) -> anyhow::Result<u8> {
         Ok(text) => text.parse().map_err(|e: String| fail(Kind::InvalidArgument, format!("CLOUDSKIN_TIER: {e}")))?,
         Err(_) => cells::Tier::default(),
     };
-    let engine = cells::Engine::new(&cells::engine::Options { cache, cells_max: size.max(2) + 1, tier })?;
+    let engine = cells::Engine::new(&cells::engine::Options { cache: cache.map(Into::into), cells_max: size.max(2) + 1, tier })?;
     let program = engine.load(driver::module(&bytes)).with_context(|| format!("{}", file.display()))?;
+    if let Some(why) = program.instead().filter(|_| std::io::IsTerminal::is_terminal(&std::io::stderr())) {
+        eprintln!("note: it runs in the {} tier and not in the {tier} one, as CLOUDSKIN_TIER asks: {why}", program.tier());
+    }
     let root: std::sync::Arc<dyn cells::wasi::Mount> = std::sync::Arc::new(cells::folder::Folder { root: "/".into() });
     let job = cells::local::Job {
         size,
@@ -123,13 +126,32 @@ impl cells::wasi::Output for Terminal {
     }
 }
 
-pub fn inspect(file: &Path) -> anyhow::Result<u8> {
+/// A module's file, if it is not too large for one.
+fn module(file: &Path) -> anyhow::Result<Vec<u8>> {
     let name = file.display();
     let bytes = std::fs::metadata(file).with_context(|| format!("read {name}"))?.len();
     if bytes > cells::engine::MODULE_MAX as u64 {
         return Err(fail(Kind::InvalidArgument, format!("{name}: {} are more than a module may have ({})", moved(bytes), moved(cells::engine::MODULE_MAX as u64))));
     }
-    let wasm = std::fs::read(file).with_context(|| format!("read {name}"))?;
+    std::fs::read(file).with_context(|| format!("read {name}"))
+}
+
+/// `compile`: code for another kind of machine.
+pub fn ahead(ask: &crate::args::Compile) -> anyhow::Result<u8> {
+    let wasm = module(&ask.file)?;
+    let engine = cells::Engine::new(&cells::engine::Options { cells_max: 1, ..Default::default() })?;
+    let (name, code) = engine.compile_for(driver::module(&wasm), ask.target).with_context(|| format!("{}", ask.file.display()))?;
+    std::fs::create_dir_all(&ask.into).with_context(|| format!("make folder {}", ask.into.display()))?;
+    let path = ask.into.join(name);
+    base::identity::write_private(&path, &code).map_err(|e| fail(Kind::FailedPrecondition, format!("{e}; choose a folder that you may write with --into")))?;
+    table::say(&format!("{}\n", path.display()))?;
+    Ok(0)
+}
+
+pub fn inspect(file: &Path) -> anyhow::Result<u8> {
+    let name = file.display();
+    let wasm = module(file)?;
+    let bytes = wasm.len() as u64;
     let report = inspect::inspect(driver::module(&wasm)).map_err(|e| fail(Kind::InvalidArgument, format!("{name}: {e}")))?;
     let mut imports: Vec<String> = report.imports.iter().map(|i| format!("{}.{}", i.module, i.name)).collect();
     imports.dedup();
@@ -142,7 +164,7 @@ pub fn inspect(file: &Path) -> anyhow::Result<u8> {
         ("module", name.to_string()),
         ("size", moved(bytes)),
         ("can move", moves),
-        ("exceptions", if report.exceptions { "yes: it runs in the quick tier" } else { "no" }.to_string()),
+        ("exceptions", if report.exceptions { "yes: the fast tier does not take it" } else { "no" }.to_string()),
         ("memory", memory),
         ("compiler", report.mark.as_ref().map(|m| m.toolchain.clone()).unwrap_or_default()),
         ("imports", imports.join("\n")),

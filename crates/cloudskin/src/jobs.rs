@@ -126,6 +126,7 @@ fn request(run: &args::Run, module: &str) -> Value {
     put("memory_max", run.memory_max.map(String::from));
     put("time_max", run.time_max.map(String::from));
     put("checkpoint_every", run.checkpoint_every.map(String::from));
+    put("tier", run.tier.map(|t| t.to_string()));
     ask
 }
 

@@ -107,6 +107,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
         Command::Stream(o) => stream::stream(&place, o, output).await,
         Command::Explain(o) => show::explain(&place.client()?, o, output).await,
         Command::Inspect(o) => compile::inspect(&o.file),
+        Command::Compile(o) => compile::ahead(&o),
         Command::Demo(o) => demo::demo(&place, o).await,
         Command::Completions(o) => {
             let mut text = Vec::new();

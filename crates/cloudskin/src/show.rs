@@ -268,6 +268,7 @@ fn job(j: &Job, moves: &[Migration], all: &[Checkpoint], now: u64) -> String {
         ("command", j.args.join(" ")),
         ("module", j.module.clone()),
         ("moves", if j.pinned { "never (pinned)".into() } else { "when advised".into() }),
+        ("tier", if j.tier.is_empty() { "each site's own".into() } else { format!("{}, as asked", j.tier) }),
         ("time", seconds(j.seconds(now))),
         ("exit code", j.exit_code.map(|c| c.to_string()).unwrap_or_default()),
         ("restarts", if j.restarts > 0 { j.restarts.to_string() } else { String::new() }),
@@ -280,10 +281,11 @@ fn job(j: &Job, moves: &[Migration], all: &[Checkpoint], now: u64) -> String {
         .iter()
         .map(|r| {
             let (sent, received) = (r.sent.to_string(), r.received.to_string());
-            vec![r.rank.to_string(), r.site.clone(), r.state.clone(), r.doing.clone(), format!("{:.2}", r.cpu_used), moved(r.memory_bytes), sent, received, r.epoch.to_string()]
+            let tier = r.tier.clone();
+            vec![r.rank.to_string(), r.site.clone(), r.state.clone(), r.doing.clone(), format!("{:.2}", r.cpu_used), moved(r.memory_bytes), sent, received, r.epoch.to_string(), tier]
         })
         .collect();
-    text += &format!("\n{}", table::table(&["RANK", "SITE", "STATE", "DOING", "CORES", "MEMORY", "SENT", "RECEIVED", "EPOCH"], &rows));
+    text += &format!("\n{}", table::table(&["RANK", "SITE", "STATE", "DOING", "CORES", "MEMORY", "SENT", "RECEIVED", "EPOCH", "TIER"], &rows));
     text += &format!("\n{}", gantt(&j.placements, j.ended_ms.unwrap_or(now), 48));
     let own: Vec<Migration> = moves.iter().filter(|m| m.job == j.id).cloned().collect();
     if !own.is_empty() {

@@ -4,6 +4,8 @@
 //! certificate for its site's name; the key never leaves its folder. Every connection between processes is TLS 1.3 with certificates
 //! on both sides, and a dialler asks for the name of the peer that it wants, so that one site can't pose as another.
 //!
+//! What lies in a store and not in a connection can be signed (`Signer`): whoever has it later knows which process of the installation has made it, whichever way it came.
+//!
 //! Names: `<site>.site.cloudskin`, `hub.cloudskin`, `user.cloudskin`.
 
 use crate::SiteId;
@@ -270,6 +272,13 @@ impl Identity {
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
 
+    /// Signs as this identity.
+    pub fn signer(&self) -> Result<Signer, Error> {
+        let (mut chain, _, roots) = self.parts()?;
+        let members = rustls::server::WebPkiClientVerifier::builder_with_provider(roots, provider()).build().map_err(|e| self.used(e))?;
+        Ok(Signer { cert: chain.remove(0), key: KeyPair::from_pem(&self.key_pem).map_err(|e| self.used(e))?, members })
+    }
+
     /// Makes connections as this identity.
     pub fn dialer(&self) -> Result<Dialer, Error> {
         let (chain, key, roots) = self.parts()?;
@@ -280,6 +289,71 @@ impl Identity {
             .with_client_auth_cert(chain, key)
             .map_err(|e| self.used(e))?;
         Ok(Dialer { config })
+    }
+}
+
+/// Signs bytes as a process of this installation, and believes what others of it have signed.
+pub struct Signer {
+    cert: CertificateDer<'static>,
+    key: KeyPair,
+    members: Arc<dyn rustls::server::danger::ClientCertVerifier>,
+}
+
+/// Beginning of what was signed: the form, and its version.
+const SIGNED: &[u8; 8] = b"CSKSIGN\x01";
+/// Longest certificate and signature that are read.
+const PROOF_MAX: usize = 16 << 10;
+
+impl Signer {
+    /// What the signature is over: `about` says what the bytes are, so that they can't pass for something else that the same process has signed.
+    fn message(about: &str, bytes: &[u8]) -> Vec<u8> {
+        let mut message = SIGNED.to_vec();
+        message.extend_from_slice(&Sha256::digest(about));
+        message.extend_from_slice(&Sha256::digest(bytes));
+        message
+    }
+
+    /// ```text
+    ///  8  "CSKSIGN" and a version
+    ///  4  length of the certificate, little endian; the certificate (DER)
+    ///  4  length of the signature; the signature (ECDSA on P-256 with SHA-256)
+    ///     the bytes
+    /// ```
+    pub fn sign(&self, about: &str, bytes: &[u8]) -> Result<Vec<u8>, Error> {
+        let signature = rcgen::SigningKey::sign(&self.key, &Self::message(about, bytes)).map_err(make(about))?;
+        let mut signed = SIGNED.to_vec();
+        for part in [&self.cert[..], &signature] {
+            signed.extend_from_slice(&(part.len() as u32).to_le_bytes());
+            signed.extend_from_slice(part);
+        }
+        signed.extend_from_slice(bytes);
+        Ok(signed)
+    }
+
+    /// The name of who has signed, and the bytes.
+    ///
+    /// # Errors
+    /// They are not signed, by nobody of this installation, about something else, or were changed.
+    pub fn open<'b>(&self, about: &str, signed: &'b [u8]) -> Result<(String, &'b [u8]), Error> {
+        let refused = |message: String| Error::Use { name: format!("of {about}"), message };
+        let mut rest = signed.strip_prefix(SIGNED).ok_or_else(|| refused("nothing is signed there".into()))?;
+        let mut part = || {
+            let (length, after) = rest.split_first_chunk::<4>()?;
+            let (part, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize).filter(|(part, _)| part.len() <= PROOF_MAX)?;
+            rest = after;
+            Some(part)
+        };
+        let (Some(cert), Some(signature)) = (part(), part()) else { return Err(refused("certificate or signature is cut".into())) };
+        let cert = CertificateDer::from(cert);
+        self.members.verify_client_cert(&cert, &[], rustls::pki_types::UnixTime::now()).map_err(|e| refused(e.to_string()))?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&cert).map_err(|e| refused(e.to_string()))?;
+        let key = &parsed.public_key().subject_public_key.data;
+        let provider = provider();
+        let algorithms = provider.signature_verification_algorithms.mapping.iter().find(|(scheme, _)| *scheme == rustls::SignatureScheme::ECDSA_NISTP256_SHA256);
+        let algorithm = algorithms.and_then(|(_, all)| all.first()).expect("ring has P-256");
+        algorithm.verify_signature(key, &Self::message(about, rest), signature).map_err(|_| refused("the signature is another one's".into()))?;
+        let name = name_of(&cert).ok_or_else(|| refused("it has no name".into()))?;
+        Ok((name, rest))
     }
 }
 
@@ -444,5 +518,29 @@ mod tests {
         assert!(meet(&edge, &foreign, "edge.site.cloudskin").await.is_err(), "certificate of another installation");
         let again = Authority::open(&temp("again")).unwrap();
         assert_ne!(again.fingerprint(), ours.fingerprint());
+    }
+
+    #[test]
+    fn what_was_signed_is_believed_of_this_installation_alone_and_for_one_thing() {
+        let (ours, theirs) = (Authority::open(&temp("signed")).unwrap(), Authority::open(&temp("signed-other")).unwrap());
+        let [edge, cloud] = ["edge", "cloud"].map(|site| ours.issue(&site_name(&SiteId::new(site).unwrap())).unwrap().signer().unwrap());
+        let stranger = theirs.issue(&site_name(&SiteId::new("edge").unwrap())).unwrap().signer().unwrap();
+        let signed = edge.sign("code a", b"bytes").unwrap();
+        assert_eq!(cloud.open("code a", &signed).unwrap(), ("edge.site.cloudskin".to_string(), &b"bytes"[..]));
+        let refused = |signed: &[u8], about: &str| cloud.open(about, signed).unwrap_err().to_string();
+        assert!(refused(&signed, "code b").contains("another one's"));
+        assert!(refused(b"bytes", "code a").contains("nothing is signed"));
+        assert!(!refused(&stranger.sign("code a", b"bytes").unwrap(), "code a").is_empty());
+        // Each byte counts, and none of them breaks who reads them.
+        for at in 0..signed.len() {
+            let mut changed = signed.clone();
+            changed[at] ^= 1;
+            refused(&changed, "code a");
+            refused(&signed[..at], "code a");
+        }
+        // With another's certificate.
+        let own = cloud.sign("code a", b"bytes").unwrap();
+        let certificate = |s: &[u8]| 12 + u32::from_le_bytes(s[8..12].try_into().unwrap()) as usize;
+        assert!(refused(&[&own[..certificate(&own)], &signed[certificate(&signed)..]].concat(), "code a").contains("another one's"));
     }
 }

@@ -19,7 +19,7 @@ use orchestrator::proto::{self, JobSpec, Place, RankEvent, rank_event::State};
 use std::{
     collections::{BTreeMap, BTreeSet},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, atomic::{AtomicU64, Ordering}},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, atomic::{AtomicBool, AtomicU64, Ordering}},
     time::{Duration, Instant},
 };
 
@@ -55,6 +55,8 @@ pub struct Job {
     pub fabric: Arc<Fabric>,
     pub route: Arc<Route>,
     pub ranks: Mutex<BTreeMap<u32, Arc<Held>>>,
+    /// The hub has been told that it does not run in the tier that it asked for.
+    told: AtomicBool,
 }
 
 /// A rank here.
@@ -251,7 +253,7 @@ impl Agent {
             self.end_job(old, "the job was started again");
         }
         let (fabric, route) = self.link.open((spec.job.clone(), spec.life), spec.size);
-        let job = Arc::new(Job { spec: spec.clone(), fabric, route, ranks: Mutex::default() });
+        let job = Arc::new(Job { spec: spec.clone(), fabric, route, ranks: Mutex::default(), told: AtomicBool::new(false) });
         jobs.insert(spec.job.clone(), job.clone());
         drop(jobs);
         job.learn(places);
@@ -312,7 +314,7 @@ impl Agent {
 
     /// Makes a rank's cell, new or from a checkpoint, and runs it.
     fn begin(self: &Arc<Self>, job: &Arc<Job>, held: &Arc<Held>, from: &str) -> anyhow::Result<()> {
-        let program = self.program(&job.spec.module_sha256)?;
+        let program = self.program(&job.spec)?;
         let spec = self.spec(job, held)?;
         let cell = if from.is_empty() {
             let cell = Cell::new(&self.engine, &program, &spec, held.control.clone())?;
@@ -379,9 +381,12 @@ impl Agent {
 
     /// Runs a cell that is here on a thread of its own, until it ends or is taken.
     pub fn launch(self: &Arc<Self>, job: &Arc<Job>, held: &Arc<Held>, cell: Box<Cell>) {
-        held.tier.get_or_init(|| cell.program().tier());
+        let tier = *held.tier.get_or_init(|| cell.program().tier());
+        // Who has asked for a tier by hand is told; what a site has chosen for all is a matter of its log.
+        let instead = cell.program().instead().filter(|_| !job.spec.tier.is_empty() && !job.told.swap(true, Ordering::Relaxed));
+        let message = instead.map_or_else(String::new, |why| format!("it runs in the {tier} tier and not in the {} one: {why}", job.spec.tier));
         lock(&held.state).phase = Phase::Running;
-        held.printer.event(job.event(held, State::Running));
+        held.printer.event(RankEvent { message, ..job.event(held, State::Running) });
         let (agent, job_, held_) = (self.clone(), job.clone(), held.clone());
         // Of a thread's name 15 bytes are seen from outside, where `top -H` shows which job takes a core.
         let thread = std::thread::Builder::new().name(format!("r{} {}", held.rank, job.spec.job)).stack_size(engine::THREAD_STACK);

@@ -39,11 +39,23 @@ async fn platform() -> Platform {
 }
 
 fn large() -> Vec<u8> {
-    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../execution/cells/tests/programs/large.c");
+    compiled(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../execution/cells/tests/programs/large.c"), &[])
+}
+
+/// Two threads that sleep for ever.
+fn naps() -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("large.wasm");
-    let args = [source.as_os_str(), "-O2".as_ref(), "-o".as_ref(), out.as_os_str()].map(|a| a.to_os_string());
-    assert_eq!(driver::main(Lang::C, args.to_vec()).unwrap(), 0);
+    let source = folder.path().join("naps.c");
+    let text = "#include <pthread.h>\n#include <unistd.h>\nstatic void *nap(void *p) { for (;;) sleep(1); return p; }\nint main(void) { pthread_t t; pthread_create(&t, 0, nap, 0); nap(0); }";
+    std::fs::write(&source, text).unwrap();
+    compiled(&source, &["-pthread"])
+}
+
+fn compiled(source: &Path, flags: &[&str]) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.wasm");
+    let args = [source.as_os_str(), "-O2".as_ref(), "-o".as_ref(), out.as_os_str()].into_iter().chain(flags.iter().map(|f| (*f).as_ref()));
+    assert_eq!(driver::main(Lang::C, args.map(|a: &std::ffi::OsStr| a.to_os_string()).collect()).unwrap(), 0);
     std::fs::read(out).unwrap()
 }
 
@@ -205,6 +217,89 @@ async fn a_full_site_fails_who_asks_for_more_and_nobody_else() {
     p.hub.hub.cancel(&fits, "enough", JobState::Cancelled).await.unwrap();
     p.ended(&fits).await;
     p.until("the memory to be given back", async || edge.budget.used() == 0).await;
+}
+
+/// By hand for each job, at each site; and who can't have it is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_runs_in_the_tier_that_it_asks_for_wherever_it_goes() {
+    assert!(cells::Tier::ALL.iter().map(ToString::to_string).eq(orchestrator::jobs::TIERS), "hub and agents name the same ones");
+    let p = platform().await;
+    let (_edge, _cloud) = (p.agent("edge", 1 << 30).await, p.agent("cloud", 1 << 30).await);
+    let ask = |module: &str, tier: &str| Submit { module: module.into(), name: "large".into(), np: 1, site: Some("edge".into()), tier: Some(tier.into()), ..Default::default() };
+    let refused = p.hub.hub.submit(ask(&p.module, "slow")).await.unwrap_err().to_string();
+    assert!(refused.contains("\"slow\"") && refused.contains("quick, fast, interpreter"), "{refused}");
+    let asked = p.hub.hub.submit(ask(&p.module, "interpreter")).await.unwrap().id;
+    let same = p.run(1, "edge").await;
+    p.at_work(&asked).await;
+    let tiers = async || [p.job(&asked).await.ranks[0].tier.clone(), p.job(&same).await.ranks[0].tier.clone()];
+    assert_eq!(tiers().await, ["interpreter", "quick"], "the same module beside it");
+    let m = p.hub.hub.migrate(&asked, "cloud", None, None).await.unwrap().id;
+    p.until("the move to end", async || !p.migration(m).await.open()).await;
+    assert_eq!(p.job(&asked).await.ranks[0].site, "cloud", "{}", p.migration(m).await.reason);
+    p.at_work(&asked).await;
+    assert_eq!(tiers().await[0], "interpreter");
+    let threads = tokio::task::spawn_blocking({ let hub = p.hub.clone(); move || hub.hub.modules.add(&naps()).unwrap().sha256 }).await.unwrap();
+    let other = p.hub.hub.submit(ask(&threads, "interpreter")).await.unwrap().id;
+    p.until("the other to run", async || p.job(&other).await.ranks[0].tier == "quick").await;
+    let told = p.hub.hub.events.last(0, 100).await.unwrap();
+    let told: Vec<_> = told.iter().filter(|e| e.kind == "job.tier").collect();
+    assert!(told.len() == 1 && told[0].subject == other, "{told:?}");
+    assert!(told[0].message.starts_with("at edge it runs in the quick tier and not in the interpreter one: it has"), "{}", told[0].message);
+    for job in [&asked, &same, &other] {
+        p.hub.hub.cancel(job, "enough", JobState::Cancelled).await.unwrap();
+        p.ended(job).await;
+    }
+}
+
+/// What an agent has compiled is another's as well, if an agent of the installation has signed it for that name, and only then.
+#[tokio::test(flavor = "multi_thread")]
+async fn code_is_shared_among_agents_and_believed_of_them_alone() {
+    let p = platform().await;
+    let sharing = async |site: &str| {
+        std::fs::create_dir_all(p.folder.path().join(site)).unwrap();
+        std::fs::write(p.folder.path().join(site).join("cloudskin.toml"), "[cells]\nshare = true\n").unwrap();
+        p.agent(site, 1 << 30).await
+    };
+    let [three, four] = [3, 4].map(|n| {
+        let source = p.folder.path().join(format!("{n}.c"));
+        std::fs::write(&source, format!("int main(void) {{ return {n}; }}")).unwrap();
+        let hub = p.hub.clone();
+        tokio::task::spawn_blocking(move || hub.hub.modules.add(&compiled(&source, &[])).unwrap().sha256)
+    });
+    let (three, four) = (three.await.unwrap(), four.await.unwrap());
+    let gives = async |module: &str, site: &str| {
+        let ask = Submit { module: module.into(), name: "n".into(), np: 1, site: Some(site.into()), ..Default::default() };
+        let id = p.hub.hub.submit(ask).await.unwrap().id;
+        p.ended(&id).await.exit_code
+    };
+    let edge = sharing("edge").await;
+    assert_eq!((gives(&three, "edge").await, gives(&four, "edge").await), (Some(3), Some(4)));
+    let bucket = geds::BucketName::new(orchestrator::jobs::CODE_BUCKET).unwrap();
+    let names = async || edge.node.list(&bucket, "", None, geds::Page::default()).await.map_or(Vec::new(), |l| l.objects.into_iter().map(|o| o.key).collect::<Vec<_>>());
+    p.until("both programs' code to be shared", async || names().await.len() == 2).await;
+    let name = async |module: &str| names().await.into_iter().find(|key| key.as_str().starts_with(module)).unwrap();
+    let (of_three, of_four) = (name(&three).await, name(&four).await);
+    let signer = |name: &str| p.hub.hub.authority.issue(name).unwrap().signer().unwrap();
+    let read = edge.node.open_object(&bucket, &of_four).await.unwrap();
+    let own = signer("edge.site.cloudskin");
+    let code = own.open(&format!("code {of_four}"), read.bytes()).unwrap().1.to_vec();
+    // The one program's code under the other's name, as somebody who does not belong here would put it there.
+    let put = async |bytes: Vec<u8>| drop(edge.node.put(&bucket, &of_three, bytes.into()).await.unwrap());
+    let about = format!("code {of_three}");
+    let unbelieved = [code.clone(), signer(identity::USER).sign(&about, &code).unwrap(), own.sign(&format!("code {of_four}"), &code).unwrap()];
+    for (n, bytes) in unbelieved.into_iter().enumerate() {
+        put(bytes).await;
+        let site = format!("field-{n}");
+        let _agent = sharing(&site).await;
+        assert_eq!(gives(&three, &site).await, Some(3), "{site} compiles it");
+    }
+    // Of an agent it is believed, which shows that it is used.
+    put(own.sign(&about, &code).unwrap()).await;
+    let _cloud = sharing("cloud").await;
+    assert_eq!(gives(&three, "cloud").await, Some(4));
+    // A site that does not take part asks nobody.
+    let _alone = p.agent("alone", 1 << 30).await;
+    assert_eq!(gives(&three, "alone").await, Some(3));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -454,7 +454,7 @@ pub(crate) fn store_of(engine: &wasmtime::Engine, program: &Program, spec: &Spec
 }
 
 fn instantiate(engine: &Engine, program: &Program, spec: &Spec, control: Arc<Control>, threads: Option<Arc<Threads>>) -> Result<(Store<Host>, Instance)> {
-    let mut store = store_of(&engine.inner(program.kind)?, program, spec, control, threads.clone());
+    let mut store = store_of(&engine.inner(program)?, program, spec, control, threads.clone());
     let pre = match &threads {
         Some(threads) => threads.pre(),
         None => program.pre.as_ref().expect("all programs but those with threads have one"),

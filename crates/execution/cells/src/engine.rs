@@ -1,6 +1,6 @@
 //! From WebAssembly bytes to something that starts in microseconds.
 //!
-//! Compiled code is kept in a cache folder, keyed by the module's SHA-256 and by the engine's own compatibility hash (version, target, settings), with a
+//! Compiled code is kept (`cache`), keyed by the module's SHA-256 and by the engine's own compatibility hash (version, target, settings), with a
 //! checksum: a file of another engine is simply another name, and a damaged one is compiled again. Memory comes from a pool of 4 GiB reservations
 //! with guard pages, so a bounds check costs nothing, and starts as a copy-on-write image of the module's data.
 //!
@@ -10,16 +10,20 @@
 //! `toolchain::inspect` alone, here as at submission. A third engine is for programs with threads: it has no pool, since each
 //! of their threads is an instance and their memory is made for the cell and not for the instance; and a fourth for those of them without safe points, with the
 //! clock. A fifth one is for movable programs with exceptions:
-//! what is thrown lies in a heap that the engine collects, which costs each instance of theirs something and the others nothing.
+//! what is thrown lies in a heap that the engine collects, which costs each instance of theirs something and the others nothing. Those that the interpreter
+//! runs have engines of their own, for bytecode.
+//!
+//! Code for another machine than this one is made by `Engine::compile_for`, as a file that the cache of an agent there has by the same name: `Machine`.
 
+use crate::cache::Cache;
 use crate::cell::Host;
 use crate::error::{Error, Result};
 use crate::toolchain::inspect::{self, Refusal, Report};
-use crate::{mpi_host, native, threads, wasi};
+use crate::{interpreter, mpi_host, native, threads, wasi};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use wasmtime::{Collector, Config, InstanceAllocationStrategy, InstancePre, Linker, Module, ModuleExport, PoolingAllocationConfig, SharedMemory};
@@ -39,24 +43,31 @@ const TICK: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Folder of the ahead-of-time cache; `None`: compile at each load.
-    pub cache: Option<PathBuf>,
+    /// What has been compiled before; `None`: compile at each load.
+    pub cache: Option<Cache>,
     /// Cells at once.
     pub cells_max: u32,
-    /// How movable programs are compiled.
+    /// In which tier programs run of whose job nothing else was said.
     pub tier: Tier,
 }
 
-/// What makes a program's code. The results are the same bit for bit, and a stopped cell may go on in another tier.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What makes a program's code. The results are the same bit for bit, and a stopped cell may go on in another tier. A program that a tier does not take runs in the quick one, and
+/// [`Program::instead`] says why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
     /// Cranelift: within a fraction of a second.
     #[default]
     Quick,
-    /// LLVM: seconds, for code as fast as a C compiler's (`native`). Programs that it does not take are compiled as with `Quick`, as are all where the toolchain
-    /// is not installed.
+    /// LLVM: seconds, for code as fast as a C compiler's (`native`). It does not take threads, exceptions and programs without safe points, and is not there
+    /// where the toolchain is not installed.
     Fast,
+    /// Pulley: bytecode that is interpreted, on machines of any kind (`interpreter`). It does not take threads.
+    Interpreter,
+}
+
+impl Tier {
+    pub const ALL: [Tier; 3] = [Tier::Quick, Tier::Fast, Tier::Interpreter];
 }
 
 impl std::fmt::Display for Tier {
@@ -64,6 +75,7 @@ impl std::fmt::Display for Tier {
         f.write_str(match self {
             Tier::Quick => "quick",
             Tier::Fast => "fast",
+            Tier::Interpreter => "interpreter",
         })
     }
 }
@@ -72,11 +84,8 @@ impl std::str::FromStr for Tier {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Tier, String> {
-        match text {
-            "quick" => Ok(Tier::Quick),
-            "fast" => Ok(Tier::Fast),
-            other => Err(format!("{other:?} is no tier: choose quick (Cranelift) or fast (LLVM)")),
-        }
+        let tier = Tier::ALL.into_iter().find(|tier| tier.to_string() == text);
+        tier.ok_or_else(|| format!("{text:?} is no tier: choose quick (Cranelift), fast (LLVM) or interpreter (Pulley)"))
     }
 }
 
@@ -89,19 +98,71 @@ impl Default for Options {
 /// The compiler and the pool of memories. One per process.
 #[derive(Clone)]
 pub struct Engine {
-    movable: Half,
-    /// Made when the first movable program with exceptions is loaded.
-    throwing: Arc<Mutex<Option<Half>>>,
-    /// Made when the first program without safe points is loaded: most agents never see one.
-    fixed: Arc<Mutex<Option<Half>>>,
-    /// Made when the first program with threads is, with and without safe points.
-    threaded: Arc<Mutex<Option<Half>>>,
-    threaded_fixed: Arc<Mutex<Option<Half>>>,
+    /// Each is made when the first program is loaded that needs it; the one for movable programs that are compiled at once: most agents never have another.
+    halves: Arc<Mutex<HashMap<(Kind, Code), Half>>>,
     options: Options,
 }
 
+/// For what an engine's code is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Code {
+    /// This processor, with all that it can do.
+    Here,
+    /// The interpreter.
+    Bytecode,
+    /// Any processor of a kind: made elsewhere.
+    For(Machine),
+}
+
+/// A kind of machine that code can be made for, elsewhere than there. It is what all processors of the kind have, so it may be a little slower than what is compiled on the spot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Machine {
+    X86_64,
+    Aarch64,
+}
+
+impl Machine {
+    pub const ALL: [Machine; 2] = [Machine::X86_64, Machine::Aarch64];
+    /// This one, if it is one of them.
+    pub const HERE: Option<Machine> = if cfg!(target_arch = "x86_64") {
+        Some(Machine::X86_64)
+    } else if cfg!(target_arch = "aarch64") {
+        Some(Machine::Aarch64)
+    } else {
+        None
+    };
+
+    fn triple(self) -> &'static str {
+        match self {
+            Machine::X86_64 => "x86_64-unknown-linux-gnu",
+            Machine::Aarch64 => "aarch64-unknown-linux-gnu",
+        }
+    }
+}
+
+impl std::fmt::Display for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Machine::X86_64 => "x86_64",
+            Machine::Aarch64 => "aarch64",
+        })
+    }
+}
+
+impl std::str::FromStr for Machine {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Machine, String> {
+        let machine = Machine::ALL.into_iter().find(|machine| machine.to_string() == text || machine.triple() == text);
+        machine.ok_or_else(|| format!("{text:?} is no machine that code can be made for: choose x86_64 or aarch64"))
+    }
+}
+
+/// The interpreter's machine: with 64 bits and the low byte first, as those that an agent is built for.
+const PULLEY: &str = "pulley64";
+
 /// What a program needs of its engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     Movable,
     /// It is movable, and has exceptions.
@@ -120,17 +181,31 @@ impl Kind {
         matches!(self, Kind::Fixed | Kind::ThreadedFixed)
     }
 
+    fn has_threads(self) -> bool {
+        matches!(self, Kind::Threaded | Kind::ThreadedFixed)
+    }
+
     /// Programs with threads have no exceptions, and the others only where they ask for them.
     fn throws(self) -> bool {
         matches!(self, Kind::Throwing | Kind::Fixed)
     }
 }
 
-/// An engine of wasmtime's with the host's functions: one for each [`Kind`].
+/// What a tier makes of a module, for the engine to compile.
+enum Translated {
+    /// Nothing: the quick tier.
+    Not,
+    Native(native::Split),
+    Bytecode(Vec<u8>),
+}
+
+/// An engine of wasmtime's with the host's functions: one for each [`Kind`] and [`Code`].
 #[derive(Clone)]
 struct Half {
     inner: wasmtime::Engine,
     linker: Arc<Linker<Host>>,
+    kind: Kind,
+    code: Code,
 }
 
 /// A module that is ready to be instantiated.
@@ -148,8 +223,9 @@ pub struct Program {
     /// It begins in the folder that PWD names.
     pub(crate) knows_workdir: bool,
     pub(crate) kind: Kind,
-    /// What has made its code, whatever was asked for.
+    /// What has made its code, whatever was asked for, and why it is not what was.
     tier: Tier,
+    instead: Option<String>,
     fixed_because: String,
     module: Module,
     linker: Arc<Linker<Host>>,
@@ -166,48 +242,73 @@ fn failed(e: wasmtime::Error) -> Error {
     Error::Engine(format!("{e:#}"))
 }
 
+/// Slots of a pool are address space; only those that have been used hold memory. `heaps`: of what is thrown.
+fn pool(options: &Options, kind: Kind, heaps: u32) -> PoolingAllocationConfig {
+    let cells = if kind == Kind::Throwing { heaps } else { options.cells_max };
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_core_instances(cells)
+        // The program's own and that of its flag words; and the heap of what is thrown.
+        .total_memories(2 * cells + heaps)
+        .total_gc_heaps(heaps)
+        .max_memories_per_module(2)
+        .total_tables(cells)
+        .table_elements(100_000)
+        .max_memory_size(1 << 32)
+        .max_unused_warm_slots(2 * cells)
+        // A slot's memory goes back to the system with its cell. Setting the first MiB to zero instead, to save the next cell its page faults, took
+        // 25 µs, pushed all else out of the cache and kept that MiB for each slot; most of it is stack that nobody had touched. To ask the system
+        // which pages are dirty is no way: those that are swapped out are not named, and the next tenant would read them.
+        .linear_memory_keep_resident(0)
+        .table_keep_resident(1 << 16);
+    pool
+}
+
+/// What decides the code that is made; where memory comes from is the caller's.
+fn config(kind: Kind, code: Code) -> Result<Config> {
+    let mut config = Config::new();
+    if kind.has_threads() {
+        config.shared_memory(true);
+    }
+    config
+        .memory_init_cow(true)
+        // What native code relies on as well: an address of 32 bits and an offset below the guard reach nothing else. The interpreter compares each address.
+        .memory_reservation(4 << 30)
+        .memory_guard_size(native::GUARD)
+        .epoch_interruption(kind.has_clock())
+        .gc_support(kind.throws())
+        .wasm_exceptions(kind.throws())
+        // What was thrown and is not needed any more must go, since a program may throw as often as it likes.
+        .collector(Collector::DeferredReferenceCounting)
+        // One result on each machine and in each tier.
+        .relaxed_simd_deterministic(true)
+        // Safe points are in the code all the time and taken rarely: the hints keep them out of the way.
+        .wasm_branch_hinting(true)
+        .max_wasm_stack(GUEST_STACK)
+        .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(64));
+    match code {
+        Code::Here => {}
+        Code::Bytecode => _ = config.target(PULLEY).map_err(failed)?,
+        Code::For(machine) => _ = config.target(machine.triple()).map_err(failed)?,
+    }
+    Ok(config)
+}
+
+/// Under which name the cache keeps code with this key that an engine makes: that of another version, kind, processor or with other settings has another name.
+fn cache_name(engine: &wasmtime::Engine, key: &str) -> String {
+    let mut hash = std::hash::DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hash);
+    format!("{key}-{:016x}.cwasm", hash.finish())
+}
+
 impl Half {
     /// But for movable ones, programs are made to look at a clock of this engine, which gets a thread that moves it on.
-    fn new(options: &Options, kind: Kind) -> Result<Half> {
+    fn new(options: &Options, kind: Kind, code: Code) -> Result<Half> {
         let (ticks, throws) = (kind.has_clock(), kind.throws());
-        let heaps = if throws { options.cells_max.min(THROWING_MAX) } else { 0 };
-        let cells = if kind == Kind::Throwing { heaps } else { options.cells_max };
-        let mut pool = PoolingAllocationConfig::default();
-        // Slots of the pool are address space; only those that have been used hold memory.
-        pool.total_core_instances(cells)
-            // The program's own and that of its flag words; and the heap of what is thrown.
-            .total_memories(2 * cells + heaps)
-            .total_gc_heaps(heaps)
-            .max_memories_per_module(2)
-            .total_tables(cells)
-            .table_elements(100_000)
-            .max_memory_size(1 << 32)
-            .max_unused_warm_slots(2 * cells)
-            // A slot's memory goes back to the system with its cell. Setting the first MiB to zero instead, to save the next cell its page faults, took
-            // 25 µs, pushed all else out of the cache and kept that MiB for each slot; most of it is stack that nobody had touched. To ask the system
-            // which pages are dirty is no way: those that are swapped out are not named, and the next tenant would read them.
-            .linear_memory_keep_resident(0)
-            .table_keep_resident(1 << 16);
-        let mut config = Config::new();
-        if matches!(kind, Kind::Threaded | Kind::ThreadedFixed) {
-            config.shared_memory(true);
-        } else {
-            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        let mut config = config(kind, code)?;
+        if !kind.has_threads() {
+            let heaps = if throws { options.cells_max.min(THROWING_MAX) } else { 0 };
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(options, kind, heaps)));
         }
-        config
-            .memory_init_cow(true)
-            // What native code relies on as well: an address of 32 bits and an offset below the guard reach nothing else.
-            .memory_reservation(4 << 30)
-            .memory_guard_size(native::GUARD)
-            .epoch_interruption(ticks)
-            .gc_support(throws)
-            .wasm_exceptions(throws)
-            // What was thrown and is not needed any more must go, since a program may throw as often as it likes.
-            .collector(Collector::DeferredReferenceCounting)
-            // Safe points are in the code all the time and taken rarely: the hints keep them out of the way.
-            .wasm_branch_hinting(true)
-            .max_wasm_stack(GUEST_STACK)
-            .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(64));
         let inner = wasmtime::Engine::new(&config).map_err(failed)?;
         let mut linker = Linker::new(&inner);
         wasi::link(&mut linker).map_err(failed)?;
@@ -225,70 +326,60 @@ impl Half {
             };
             std::thread::Builder::new().name("cells ticks".into()).spawn(tick).map_err(Error::io("start the thread that ends loops"))?;
         }
-        Ok(Half { inner, linker: Arc::new(linker) })
+        Ok(Half { inner, linker: Arc::new(linker), kind, code })
     }
 
-    fn compile(&self, wasm: &[u8], cached: Option<PathBuf>) -> Result<Module> {
+    fn compile(&self, wasm: &[u8], key: &str, cache: Option<&Cache>) -> Result<Module> {
         let module = Module::new(&self.inner, wasm).map_err(|e| Error::Module(format!("{e:#}")))?;
-        if let Some(path) = cached {
-            let code = module.serialize().map_err(failed)?;
-            let mut file = xxhash_rust::xxh3::xxh3_128(&code).to_le_bytes().to_vec();
-            file.extend_from_slice(&code);
-            // Not being able to keep it costs time at the next load and nothing else.
-            if let Err(e) = base::identity::write_private(&path, &file) {
-                tracing::warn!(error = %e, "compiled module not cached");
-            }
+        if let Some(cache) = cache {
+            cache.put(&cache_name(&self.inner, key), module.serialize().map_err(failed)?);
         }
         Ok(module)
     }
 
-    fn cache_path(&self, folder: Option<&PathBuf>, sha256: &str) -> Option<PathBuf> {
-        let mut hash = std::hash::DefaultHasher::new();
-        self.inner.precompile_compatibility_hash().hash(&mut hash);
-        Some(folder?.join(format!("{sha256}-{:016x}.cwasm", hash.finish())))
+    /// Code from the cache: what was made here, or else what was made elsewhere for all machines of this kind, or by another agent on a machine like this one.
+    fn find(&self, key: &str, cache: &Cache) -> Option<Module> {
+        let name = cache_name(&self.inner, key);
+        self.load(&cache.own(&name)).or_else(|| self.load(&cache.own(&self.elsewhere(key)?))).or_else(|| self.load(&cache.others(&name)))
     }
 
-    fn cached(&self, path: Option<&PathBuf>) -> Option<Module> {
-        let path = path?;
-        let file = std::fs::read(path).ok()?;
-        let (sum, code) = file.split_at_checked(16)?;
-        if xxhash_rust::xxh3::xxh3_128(code).to_le_bytes() != sum {
-            tracing::warn!(path = %path.display(), "cached code is damaged and is compiled again");
-            return None;
-        }
-        // SAFETY: the file was written by `compile` in a folder that only this user can enter (`Engine::new` sees to that; files 0600), its checksum
-        // is right, and wasmtime itself refuses code of another version or with other settings.
-        unsafe { Module::deserialize(&self.inner, code) }.ok()
+    /// The name of code that was made elsewhere for all machines of this kind.
+    fn elsewhere(&self, key: &str) -> Option<String> {
+        let machine = Machine::HERE.filter(|_| self.code == Code::Here)?;
+        let engine = wasmtime::Engine::new(&config(self.kind, Code::For(machine)).ok()?).ok()?;
+        Some(cache_name(&engine, key))
+    }
+
+    fn load(&self, code: &Option<Vec<u8>>) -> Option<Module> {
+        // SAFETY: the code is that of `compile`, of this agent or of another one of its installation that has signed it (`Shared`), or of `Engine::compile_for`, put by this user into
+        // a folder that only this user can enter (`Engine::new` sees to that; files 0600). Its checksum is right, and wasmtime itself refuses code of another version, with other
+        // settings or for a processor that this one is not.
+        unsafe { Module::deserialize(&self.inner, code.as_ref()?) }.ok()
     }
 }
 
 impl Engine {
     pub fn new(options: &Options) -> Result<Engine> {
-        if let Some(folder) = &options.cache {
-            base::identity::private_folder(folder).map_err(Error::io(format!("make cache folder {} this user's alone", folder.display())))?;
-        }
-        let movable = Half::new(options, Kind::Movable)?;
-        Ok(Engine { movable, throwing: Arc::default(), fixed: Arc::default(), threaded: Arc::default(), threaded_fixed: Arc::default(), options: options.clone() })
+        options.cache.as_ref().map_or(Ok(()), Cache::open)?;
+        let engine = Engine { halves: Arc::default(), options: options.clone() };
+        engine.half(Kind::Movable, Code::Here)?;
+        Ok(engine)
     }
 
-    fn half(&self, kind: Kind) -> Result<Half> {
-        let place = match kind {
-            Kind::Movable => return Ok(self.movable.clone()),
-            Kind::Throwing => &self.throwing,
-            Kind::Fixed => &self.fixed,
-            Kind::Threaded => &self.threaded,
-            Kind::ThreadedFixed => &self.threaded_fixed,
-        };
-        let mut place = place.lock().unwrap_or_else(|e| e.into_inner());
-        match &*place {
-            Some(half) => Ok(half.clone()),
-            None => Ok(place.insert(Half::new(&self.options, kind)?).clone()),
+    fn half(&self, kind: Kind, code: Code) -> Result<Half> {
+        let mut halves = self.halves.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(half) = halves.get(&(kind, code)) {
+            return Ok(half.clone());
         }
+        let half = Half::new(&self.options, kind, code)?;
+        halves.insert((kind, code), half.clone());
+        Ok(half)
     }
 
-    /// What runs programs of a kind.
-    pub(crate) fn inner(&self, kind: Kind) -> Result<wasmtime::Engine> {
-        Ok(self.half(kind)?.inner)
+    /// What runs a program.
+    pub(crate) fn inner(&self, program: &Program) -> Result<wasmtime::Engine> {
+        let code = if program.tier == Tier::Interpreter { Code::Bytecode } else { Code::Here };
+        Ok(self.half(program.kind, code)?.inner)
     }
 
     /// Whether the host has this import. Calls of MPI that are not there yet stop the job when they are made, with their name.
@@ -298,14 +389,24 @@ impl Engine {
 
     /// Checks a module ([`inspect::check`]) and compiles it, or takes it from the cache.
     pub fn load(&self, wasm: &[u8]) -> Result<Arc<Program>> {
+        self.load_in(wasm, self.options.tier)
+    }
+
+    /// The same in another tier than the engine's own.
+    pub fn load_in(&self, wasm: &[u8], tier: Tier) -> Result<Arc<Program>> {
         let report = self.check(wasm)?;
-        let kind = match (report.shared_pages.is_some(), report.movable()) {
-            (true, true) => Kind::Threaded,
-            (true, false) => Kind::ThreadedFixed,
-            (false, true) => movable(&report),
-            (false, false) => Kind::Fixed,
-        };
-        self.compile(wasm, &report, kind)
+        self.compile(wasm, &report, kind(&report), tier)
+    }
+
+    /// Code of a module for a kind of machine, as name and bytes of a file: an engine of this version there finds it in its cache folder. Made by Cranelift, for the quick tier.
+    ///
+    /// # Errors
+    /// As with [`Engine::load`]; and this CloudSkin was built without the compiler for that machine.
+    pub fn compile_for(&self, wasm: &[u8], machine: Machine) -> Result<(String, Vec<u8>)> {
+        let report = self.check(wasm)?;
+        let engine = wasmtime::Engine::new(&config(kind(&report), Code::For(machine))?).map_err(|e| Error::Engine(format!("no compiler for {machine}: {e:#}")))?;
+        let code = engine.precompile_module(wasm).map_err(|e| Error::Module(format!("{e:#}")))?;
+        Ok((cache_name(&engine, &sha256(wasm)), Cache::file(&code)))
     }
 
     /// A program without safe points as it would run with them, for measurements: nothing ends it before its time.
@@ -314,7 +415,7 @@ impl Engine {
         if report.movable() || report.shared_pages.is_some() {
             return Err(Error::Module("it has safe points, or threads".into()));
         }
-        self.compile(wasm, &report, movable(&report))
+        self.compile(wasm, &report, movable(&report), self.options.tier)
     }
 
     fn check(&self, wasm: &[u8]) -> Result<Report> {
@@ -326,35 +427,31 @@ impl Engine {
         Ok(report)
     }
 
-    fn compile(&self, wasm: &[u8], report: &Report, kind: Kind) -> Result<Arc<Program>> {
+    fn compile(&self, wasm: &[u8], report: &Report, kind: Kind, asked: Tier) -> Result<Arc<Program>> {
         let safe_points = report.mark.as_ref().filter(|_| report.movable()).map(|mark| SafePoints { unwind_len: mark.unwind_bytes });
-        let sha256: String = Sha256::digest(wasm).iter().map(|b| format!("{b:02x}")).collect();
-        let half = self.half(kind)?;
-        let split = match self.options.tier {
-            // Without a clock to look at: native code has none.
-            Tier::Fast if kind == Kind::Movable => native::build(wasm, &sha256, self.options.cache.as_deref()).unwrap_or_else(|error| {
-                // It runs all the same, if not as fast.
-                tracing::warn!(%error, program = sha256, "compiled without LLVM");
-                None
-            }),
-            Tier::Fast if kind == Kind::Throwing => {
-                tracing::info!(program = sha256, "compiled without LLVM: it has exceptions, which that tier does not know");
-                None
+        let sha256 = sha256(wasm);
+        let (translated, instead) = match self.translate(wasm, &sha256, report, kind, asked) {
+            Ok(translated) => (translated, None),
+            Err(why) => {
+                // It runs all the same, with the same results.
+                tracing::warn!(program = sha256, asked = %asked, why, "the program runs in the quick tier");
+                (Translated::Not, Some(why))
             }
-            _ => None,
         };
-        let (wasm, key) = match &split {
-            Some(split) => (&split.residual[..], format!("{sha256}-residual-{}", native::VERSION)),
-            None => (wasm, sha256.clone()),
+        let (tier, code, wasm, key) = match &translated {
+            Translated::Not => (Tier::Quick, Code::Here, wasm, sha256.clone()),
+            Translated::Native(split) => (Tier::Fast, Code::Here, &split.residual[..], format!("{sha256}-residual-{}", native::VERSION)),
+            Translated::Bytecode(plain) => (Tier::Interpreter, Code::Bytecode, &plain[..], format!("{sha256}-interpreted")),
         };
-        let path = half.cache_path(self.options.cache.as_ref(), &key);
-        let module = match half.cached(path.as_ref()) {
+        let half = self.half(kind, code)?;
+        let cache = self.options.cache.as_ref();
+        let module = match cache.and_then(|cache| half.find(&key, cache)) {
             Some(module) => module,
-            None => half.compile(wasm, path)?,
+            None => half.compile(wasm, &key, cache)?,
         };
         let mut linker = (*half.linker).clone();
         mpi_host::link_missing(&mut linker, &module).map_err(failed)?;
-        if let Some(split) = &split {
+        if let Translated::Native(split) = &translated {
             native::link(&mut linker, &module, &split.native).map_err(failed)?;
         }
         let knows_workdir = module.get_export(crate::toolchain::WORKDIR).is_some();
@@ -366,8 +463,42 @@ impl Engine {
         let (start, memory) = (export("_start")?, export("memory")?);
         let fixed_because = report.fixed_because.join("; ");
         let (shared_pages, linker, base) = (report.shared_pages, Arc::new(linker), OnceLock::new());
-        let tier = if split.is_some() { Tier::Fast } else { Tier::Quick };
-        Ok(Arc::new(Program { sha256, pre, start, memory, shared_pages, safe_points, knows_workdir, kind, tier, fixed_because, module, linker, base }))
+        Ok(Arc::new(Program { sha256, pre, start, memory, shared_pages, safe_points, knows_workdir, kind, tier, instead, fixed_because, module, linker, base }))
+    }
+
+    /// What another tier than the quick one makes of a module.
+    ///
+    /// # Errors
+    /// Why that tier does not take it.
+    fn translate(&self, wasm: &[u8], sha256: &str, report: &Report, kind: Kind, asked: Tier) -> std::result::Result<Translated, String> {
+        match asked {
+            Tier::Quick => Ok(Translated::Not),
+            Tier::Interpreter => interpreter::module(wasm, report.movable()).map(Translated::Bytecode),
+            Tier::Fast => match kind {
+                Kind::Movable => match native::build(wasm, sha256, self.options.cache.as_ref()) {
+                    Ok(Some(split)) => Ok(Translated::Native(split)),
+                    Ok(None) => Err("it has something that this tier has no translation for".into()),
+                    Err(error) => Err(error.to_string()),
+                },
+                Kind::Throwing => Err("it has exceptions, which this tier does not know".into()),
+                Kind::Threaded | Kind::ThreadedFixed => Err("it has threads, which this tier does not know".into()),
+                // Native code has no clock to look at.
+                Kind::Fixed => Err("it has no safe points, without which nothing could end it there".into()),
+            },
+        }
+    }
+}
+
+fn sha256(wasm: &[u8]) -> String {
+    Sha256::digest(wasm).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn kind(report: &Report) -> Kind {
+    match (report.shared_pages.is_some(), report.movable()) {
+        (true, true) => Kind::Threaded,
+        (true, false) => Kind::ThreadedFixed,
+        (false, true) => movable(report),
+        (false, false) => Kind::Fixed,
     }
 }
 
@@ -380,9 +511,14 @@ impl Program {
         self.safe_points.is_some()
     }
 
-    /// What has made its code: with [`Tier::Fast`] asked for it may be [`Tier::Quick`] all the same.
+    /// What has made its code: whatever was asked for, it may be [`Tier::Quick`] all the same.
     pub fn tier(&self) -> Tier {
         self.tier
+    }
+
+    /// Why it is not in the tier that was asked for, if it is not.
+    pub fn instead(&self) -> Option<&str> {
+        self.instead.as_deref()
     }
 
     /// What is said to who wants to move it.

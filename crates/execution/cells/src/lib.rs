@@ -15,6 +15,7 @@
 //! The only crate that names `wasmtime`. It places nothing and decides nothing: a planner above says what runs and moves where.
 
 mod bucket;
+pub mod cache;
 pub mod cell;
 pub mod control;
 pub mod engine;
@@ -22,6 +23,7 @@ pub mod error;
 pub mod fence;
 pub mod folder;
 pub mod fuzz;
+mod interpreter;
 pub mod link;
 pub mod local;
 mod mpi_host;
@@ -33,9 +35,10 @@ pub mod transfer;
 pub mod wasi;
 
 pub use bucket::Bucket;
+pub use cache::Cache;
 pub use cell::{Budget, Cell, Ended, SPIN, Spec};
 pub use control::Control;
-pub use engine::{Engine, Program, Tier};
+pub use engine::{Engine, Machine, Program, Tier};
 pub use error::{Error, Result};
 pub use link::Link;
 pub use mpi_host::DOING;

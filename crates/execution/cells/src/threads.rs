@@ -331,7 +331,7 @@ impl Threads {
         let max = limit.min(max);
         let mut share = Share::new(spec.budget.clone());
         share.resize(min * PAGE_BYTES).map_err(|used| Error::Resources(full(spec, &spec.budget, min * PAGE_BYTES, used).to_string()))?;
-        let inner = engine.inner(program.kind)?;
+        let inner = engine.inner(program)?;
         // Both fit in 32 bits: they are of a memory with 32-bit addresses.
         let memory = SharedMemory::new(&inner, MemoryType::shared(min as u32, max as u32)).map_err(|e| Error::Resources(format!("no memory for the cell: {e:#}")))?;
         let pre = program.over(&inner, &memory)?;

@@ -228,6 +228,8 @@ pub struct Submit {
     #[serde(default)]
     pub pinned: bool,
     pub workdir: Option<String>,
+    /// What is to make the program's code: `quick`, `fast` or `interpreter`. None: what each site has chosen.
+    pub tier: Option<String>,
 }
 
 impl Submit {
@@ -254,6 +256,7 @@ impl Submit {
             module: self.module.to_ascii_lowercase(),
             pinned: self.pinned,
             workdir: self.workdir.unwrap_or_else(|| "/out".into()),
+            tier: self.tier.unwrap_or_default(),
         };
         work.check()?;
         Ok(work)
@@ -513,6 +516,10 @@ impl Hub {
         self.keep(world, job, failed).await?;
         if begun {
             self.events.add("job.started", &event.job, format!("at {site}")).await;
+        }
+        if event.state() == proto::rank_event::State::Running && !event.message.is_empty() {
+            let message: String = event.message.chars().take(1000).collect();
+            self.events.add("job.tier", &event.job, format!("at {site} {message}")).await;
         }
         if no_more {
             let message = format!("rank {} has exited, so no further checkpoint of the job is made: it goes on from the last one if ranks are lost", event.rank);

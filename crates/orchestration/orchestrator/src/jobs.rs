@@ -85,7 +85,7 @@ pub struct Rank {
     pub sent_bytes: u64,
     #[serde(default)]
     pub received_bytes: u64,
-    /// What has made its code: `quick` or `fast`; empty until it runs.
+    /// What has made its code, one of [`TIERS`]; empty until it runs.
     #[serde(default)]
     pub tier: String,
     /// With whom it has exchanged most, as its agent said last. Not kept: `/v1/ranks` tells of those that run.
@@ -112,6 +112,12 @@ pub struct Placement {
     pub to_ms: Option<u64>,
 }
 
+/// What may make a program's code, as agents name it (`cells::Tier`).
+pub const TIERS: [&str; 3] = ["quick", "fast", "interpreter"];
+
+/// Bucket of the code that agents compile for each other.
+pub const CODE_BUCKET: &str = "cloudskin-code";
+
 /// What a job is to do, apart from where: enough to start it again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Work {
@@ -131,6 +137,9 @@ pub struct Work {
     pub time_max_ms: u64,
     /// 0: never.
     pub checkpoint_every_ms: u64,
+    /// One of [`TIERS`]; empty: each site's own.
+    #[serde(default)]
+    pub tier: String,
 }
 
 impl Work {
@@ -148,6 +157,12 @@ impl Work {
         }
         for bucket in &self.buckets {
             geds::BucketName::new(bucket.as_str())?;
+            if bucket == CODE_BUCKET {
+                return Err(Error::new(Kind::PermissionDenied, format!("bucket {CODE_BUCKET} holds code that agents have compiled for each other, and no job uses it; choose another name")));
+            }
+        }
+        if !self.tier.is_empty() && !TIERS.contains(&self.tier.as_str()) {
+            return Err(Error::new(Kind::InvalidArgument, format!("there is no tier {:?}; choose one of {}, or none for each site's own", self.tier, TIERS.join(", "))));
         }
         Ok(())
     }
@@ -182,6 +197,9 @@ pub struct Job {
     /// 0: none.
     pub time_max_ms: u64,
     pub checkpoint_every_ms: u64,
+    /// In which tier it was asked to run; empty: each site's own. What a rank runs in is said of the rank.
+    #[serde(default)]
+    pub tier: String,
     pub created_ms: u64,
     pub started_ms: Option<u64>,
     pub ended_ms: Option<u64>,
@@ -251,6 +269,7 @@ impl Job {
             memory_max_bytes: work.memory_max_bytes,
             time_max_ms: work.time_max_ms,
             checkpoint_every_ms: work.checkpoint_every_ms,
+            tier: work.tier,
             created_ms: now_ms,
             started_ms: None,
             ended_ms: None,
@@ -281,6 +300,7 @@ impl Job {
             memory_max_bytes: self.memory_max_bytes,
             time_max_ms: self.time_max_ms,
             checkpoint_every_ms: self.checkpoint_every_ms,
+            tier: self.tier.clone(),
         }
     }
 
@@ -297,6 +317,7 @@ impl Job {
             tenant: self.tenant.clone(),
             workdir: self.workdir.clone(),
             life: self.restarts,
+            tier: self.tier.clone(),
         }
     }
 
@@ -428,6 +449,7 @@ mod tests {
             memory_max_bytes: 0,
             time_max_ms: 0,
             checkpoint_every_ms: 0,
+            tier: String::new(),
         };
         let mut job = Job::new(1, work, String::new(), 0);
         for (rank, site) in [(0, "field"), (1, "edge")] {

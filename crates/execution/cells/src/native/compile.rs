@@ -1,10 +1,11 @@
-//! IR to a library on disk, by the toolchain's clang in a process of its own, and the cache of what has been made.
+//! IR to a library on disk, by the toolchain's clang in a process of its own.
 //!
 //! The input is a tenant's, if at second hand: the compiler has a limit of processor time, of memory and of what it may write, and where the kernel has
 //! Landlock it reads the toolchain, its scratch folder and what the kernel tells of processes and processors, writes only to the scratch folder, and opens no
-//! TCP connection. A library is kept under the module's
-//! SHA-256, the version of the translation and the machine's kind of processor, with a checksum beside it.
+//! TCP connection. A library is kept (`cache`) under the module's
+//! SHA-256, the version of the translation and the machine's kind of processor.
 
+use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::toolchain::compiler::{Compiler, Scratch};
 use crate::native::VERSION;
@@ -28,10 +29,10 @@ pub(super) struct Library {
 }
 
 /// The library of a module. `ir` is asked only if it is not in the cache; `None` if it has none.
-pub(super) fn library(sha256: &str, cache: Option<&Path>, ir: impl FnOnce() -> Result<String, Stays>) -> Result<Option<Library>> {
-    let path = cache.map(|folder| folder.join(format!("{sha256}-{VERSION}-{:016x}.so", processor())));
-    if let Some(path) = path.as_ref().filter(|p| is_whole(p)) {
-        return Ok(Some(Library { path: path.clone(), _scratch: None }));
+pub(super) fn library(sha256: &str, cache: Option<&Cache>, ir: impl FnOnce() -> Result<String, Stays>) -> Result<Option<Library>> {
+    let name = format!("{sha256}-{VERSION}-{:016x}.so", processor());
+    if let Some(path) = cache.and_then(|cache| cache.library(&name)) {
+        return Ok(Some(Library { path, _scratch: None }));
     }
     let ir = match ir() {
         Ok(ir) => ir,
@@ -42,17 +43,9 @@ pub(super) fn library(sha256: &str, cache: Option<&Path>, ir: impl FnOnce() -> R
     };
     let scratch = Scratch::new().map_err(|e| Error::Resources(e.to_string()))?;
     let made = compile(&scratch, &ir)?;
-    let Some(path) = path else { return Ok(Some(Library { path: made, _scratch: Some(scratch) })) };
+    let Some(cache) = cache else { return Ok(Some(Library { path: made, _scratch: Some(scratch) })) };
     let bytes = std::fs::read(&made).map_err(Error::io(format!("read {}", made.display())))?;
-    let sum = xxhash_rust::xxh3::xxh3_128(&bytes).to_le_bytes();
-    let kept = base::identity::write_private(&path, &bytes).and_then(|()| base::identity::write_private(&path.with_extension("sum"), &sum));
-    kept.map_err(|e| Error::Resources(format!("native code can't be kept: {e}")))?;
-    Ok(Some(Library { path, _scratch: None }))
-}
-
-fn is_whole(path: &Path) -> bool {
-    let (Ok(bytes), Ok(sum)) = (std::fs::read(path), std::fs::read(path.with_extension("sum"))) else { return false };
-    xxhash_rust::xxh3::xxh3_128(&bytes).to_le_bytes() == *sum
+    Ok(Some(Library { path: cache.put_library(&name, bytes)?, _scratch: None }))
 }
 
 /// A number for the instructions that this machine has.

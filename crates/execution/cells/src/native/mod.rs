@@ -27,6 +27,7 @@ mod translate;
 pub(crate) use bridge::Bridge;
 pub(crate) use translate::GUARD;
 
+use crate::cache::Cache;
 use crate::cell::Host;
 use crate::error::{Error, Result};
 use residual::Parts;
@@ -75,7 +76,7 @@ pub(crate) struct Split {
 /// # Errors
 ///
 /// [`Error::Resources`] if there is no compiler here or it fails.
-pub(crate) fn build(wasm: &[u8], sha256: &str, cache: Option<&Path>) -> Result<Option<Split>> {
+pub(crate) fn build(wasm: &[u8], sha256: &str, cache: Option<&Cache>) -> Result<Option<Split>> {
     let unreadable = |e: wasmparser::BinaryReaderError| Error::Module(e.to_string());
     let mut parts = Parts::default();
     let Some(source) = read(wasm, &mut parts).map_err(unreadable)? else { return Ok(None) };

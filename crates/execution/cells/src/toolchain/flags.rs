@@ -37,7 +37,7 @@ pub(super) fn die(out: &mut Vec<u8>) -> usize {
 }
 
 /// Whether this loads one of the two words that the agent sets.
-pub(super) fn is_flag(base: i32, memarg: wasmparser::MemArg) -> bool {
+pub(crate) fn is_flag(base: i32, memarg: wasmparser::MemArg) -> bool {
     memarg.memory == MEMORY && matches!(u64::from(base as u32) + memarg.offset, 0 | 4)
 }
 

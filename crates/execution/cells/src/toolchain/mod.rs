@@ -27,7 +27,7 @@ mod bounded;
 pub mod compiler;
 pub mod driver;
 mod exceptions;
-mod flags;
+pub(crate) mod flags;
 pub mod inspect;
 pub mod instrument;
 mod libraries;

@@ -113,7 +113,7 @@ fn the_cache_of_compiled_code_is_its_users_alone_also_if_it_was_not() {
     std::fs::create_dir(&cache).unwrap();
     let open = |mode| {
         std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(mode)).unwrap();
-        cells::Engine::new(&engine::Options { cache: Some(cache.clone()), cells_max: 2, ..Default::default() }).map(drop).map_err(|e| e.to_string())
+        cells::Engine::new(&engine::Options { cache: Some(cache.clone().into()), cells_max: 2, ..Default::default() }).map(drop).map_err(|e| e.to_string())
     };
     for mode in [0o777, 0o755, 0o700] {
         open(mode).unwrap();
@@ -302,7 +302,7 @@ fn endless_loops_can_be_killed() {
     let mine = |name: &str| programs().join(name);
     let sources =
         [(mine("faults.c"), "spin"), (mine("faults.c"), "recursion"), (mine("faults.c"), "wait"), (forever, ""), (mine("pure.c"), "after"), (mine("pure.c"), "within")];
-    for (tier, (source, what)) in [the_engine(), the_fast_engine()].into_iter().flat_map(|e| sources.iter().map(move |s| (e, s))) {
+    for (tier, (source, what)) in [the_engine(), the_fast_engine(), the_interpreter()].into_iter().flat_map(|e| sources.iter().map(move |s| (e, s))) {
         let program = tier.load(&compile(source)).unwrap();
         let control: Arc<Control> = Arc::default();
         let (theirs, spec) = (control.clone(), alone(&["faults", what], Arc::new(cells::wasi::Discard)));

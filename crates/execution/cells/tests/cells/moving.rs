@@ -1,5 +1,5 @@
 //! Runs programs as ranks that are stopped at random moments and moved between two agents in this process: two fabrics with a wire that is a
-//! function call. With CLOUDSKIN_TIER=fast both agents run them in the fast tier, with CLOUDSKIN_TIER=both only the second one, so that each move changes it.
+//! function call. CLOUDSKIN_TIER=fast or interpreter runs them in that tier; with both each move changes between quick and fast, with all it goes on to the next of all three.
 
 use cells::toolchain::driver::{self, Lang};
 use cells::wasi::{Mounts, Output};
@@ -48,17 +48,24 @@ pub fn the_engine() -> &'static Engine {
 pub fn the_fast_engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     // LLVM takes its time, so what it has made is kept between tests, and between runs.
-    let cache = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("fast"));
+    let cache = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("fast").into());
     ENGINE.get_or_init(|| Engine::new(&engine::Options { cells_max: 64, cache, tier: Tier::Fast }).unwrap())
 }
 
-/// Of the two agents.
-pub fn engines() -> [&'static Engine; 2] {
+pub fn the_interpreter() -> &'static Engine {
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    ENGINE.get_or_init(|| Engine::new(&engine::Options { cells_max: 64, tier: Tier::Interpreter, ..Default::default() }).unwrap())
+}
+
+/// A rank begins with the first, and each move goes on to the next.
+pub fn engines() -> Vec<&'static Engine> {
     match std::env::var("CLOUDSKIN_TIER").as_deref() {
-        Ok("fast") => [the_fast_engine(), the_fast_engine()],
-        Ok("both") => [the_engine(), the_fast_engine()],
-        Ok(other) if other != "quick" => panic!("CLOUDSKIN_TIER={other}: quick, fast or both"),
-        _ => [the_engine(), the_engine()],
+        Ok("fast") => vec![the_fast_engine()],
+        Ok("interpreter") => vec![the_interpreter()],
+        Ok("both") => vec![the_engine(), the_fast_engine()],
+        Ok("all") => vec![the_engine(), the_interpreter(), the_fast_engine()],
+        Ok(other) if other != "quick" => panic!("CLOUDSKIN_TIER={other}: quick, fast, interpreter, both or all"),
+        _ => vec![the_engine()],
     }
 }
 
@@ -149,8 +156,8 @@ pub fn run(wasm: &[u8], size: u32, args: &[&str], root: Option<&Path>, moves: u3
     run_on(engines(), wasm, size, args, root, moves, seed)
 }
 
-/// The same with the engines of the two agents.
-pub fn run_on(engines: [&Engine; 2], wasm: &[u8], size: u32, args: &[&str], root: Option<&Path>, moves: u32, seed: u64) -> Run {
+/// The same with these engines, one after the other.
+pub fn run_on<'e>(engines: impl AsRef<[&'e Engine]>, wasm: &[u8], size: u32, args: &[&str], root: Option<&Path>, moves: u32, seed: u64) -> Run {
     run_as(engines, wasm, &How { size, args, root, moves, seed, ..How::default() })
 }
 
@@ -175,9 +182,9 @@ impl Default for How<'_> {
     }
 }
 
-pub fn run_as(engines: [&Engine; 2], wasm: &[u8], how: &How<'_>) -> Run {
+pub fn run_as<'e>(engines: impl AsRef<[&'e Engine]>, wasm: &[u8], how: &How<'_>) -> Run {
     let How { size, args, root, moves, seed, .. } = *how;
-    let there = engines.map(|engine| (engine, engine.load(wasm).unwrap()));
+    let there: Vec<(&Engine, Arc<Program>)> = engines.as_ref().iter().map(|engine| (*engine, engine.load(wasm).unwrap())).collect();
     let agents = Arc::new(Agents { fabrics: Default::default(), at: (0..size).map(|_| Mutex::new(0)).collect() });
     for slot in &agents.fabrics {
         assert!(slot.set(Arc::new(Fabric::new(size, Box::new(Link(Arc::downgrade(&agents)))))).is_ok());
@@ -219,7 +226,8 @@ pub fn run_as(engines: [&Engine; 2], wasm: &[u8], how: &How<'_>) -> Run {
                         match cell.run() {
                             Ended::Stopped => {
                                 moved += 1;
-                                cell = relocate(there, cell, &agents, rank, &|agent| spec(rank, agent), control.clone());
+                                let engines = [moved - 1, moved].map(|n: usize| &there[n % there.len()]);
+                                cell = relocate(engines, cell, &agents, rank, &|agent| spec(rank, agent), control.clone());
                             }
                             ended => {
                                 if !matches!(ended, Ended::Exited(0)) {
@@ -267,14 +275,14 @@ pub fn run_as(engines: [&Engine; 2], wasm: &[u8], how: &How<'_>) -> Run {
             outs: (0..size).map(|r| log.stream(r, false)).collect(),
             errs: (0..size).map(|r| log.stream(r, true)).collect(),
             ended: results.iter().map(|(e, _)| e.clone()).collect(),
-            moves: results.iter().map(|(_, n)| *n as usize).sum(),
+            moves: results.iter().map(|(_, n)| *n).sum(),
         }
     })
 }
 
-/// A migration without its transport: written down here, read back there.
+/// A migration without its transport: written down by the first engine, read back by the second.
 fn relocate(
-    there: &[(&Engine, Arc<Program>); 2],
+    engines: [&(&Engine, Arc<Program>); 2],
     mut cell: Cell,
     agents: &Agents,
     rank: u32,
@@ -284,10 +292,10 @@ fn relocate(
     let from = *agents.at[rank as usize].lock().unwrap();
     let fabric = agents.fabrics[from].get().unwrap();
     fabric.hold(Rank(rank));
-    let bytes = snapshot::write(there[from].0, &mut cell).unwrap();
+    let bytes = snapshot::write(engines[0].0, &mut cell).unwrap();
     drop(cell);
     let read = snapshot::Snapshot::read(&bytes).unwrap();
-    let mut cell = read.thaw(there[1 - from].0, &there[1 - from].1, &spec(1 - from), control).unwrap();
+    let mut cell = read.thaw(engines[1].0, &engines[1].1, &spec(1 - from), control).unwrap();
     *agents.at[rank as usize].lock().unwrap() = 1 - from;
     fabric.depart(Rank(rank));
     cell.arrive(&read.frozen);

@@ -1,7 +1,11 @@
-//! The fast tier against the quick one: the same output, the same failures, and cells that change the tier with each move.
+//! The tiers against each other: the same output, the same failures, and cells that change the tier with each move.
 
-use crate::moving::*;
-use cells::Ended;
+use crate::{alone, moving::*};
+use cells::toolchain::driver::Lang;
+use cells::{Cell, Control, Ended, Engine, Machine, Tier, engine};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Like `same` of the other programs' tests, but that the second agent has the fast tier.
 fn changes(name: &str, size: u32, args: &[&str], moves: u32) {
@@ -27,8 +31,97 @@ fn a_cell_changes_the_tier_in_the_middle_of_its_work() {
     changes("persistent.c", 3, &[], 12);
 }
 
+/// All three of them, each after each other; what the interpreter has to do is short, since it takes its time.
+fn goes_round(wasm: &[u8], size: u32, args: &[&str], moves: u32, expected: [Tier; 3]) {
+    let (quick, interpreted, fast) = (the_engine(), the_interpreter(), the_fast_engine());
+    let tiers = [quick, interpreted, fast].map(|engine| engine.load(wasm).unwrap().tier());
+    assert_eq!(tiers, expected, "{args:?}");
+    let stayed = run_on([quick], wasm, size, args, None, 0, 0);
+    exited(&stayed);
+    let alone = run_on([interpreted], wasm, size, args, None, 0, 0);
+    exited(&alone);
+    assert_eq!(alone.texts, stayed.texts, "{args:?}, interpreted throughout");
+    let mut total = 0;
+    for (seed, engines) in [(0, [quick, interpreted, fast]), (1, [interpreted, quick, fast]), (2, [interpreted; 3])] {
+        let moved = run_on(engines, wasm, size, args, None, moves, seed);
+        exited(&moved);
+        assert_eq!(moved.texts, stayed.texts, "{args:?}, seed {seed}");
+        total += moved.moves;
+    }
+    println!("{args:?}: {total} moves");
+    assert!(total >= 3, "{args:?}: {total} moves; the program is too short for this test");
+}
+
 #[test]
-fn failures_are_the_same_in_both_tiers() {
+fn a_cell_goes_from_machine_code_to_the_interpreter_and_back() {
+    let all = [Tier::Quick, Tier::Interpreter, Tier::Fast];
+    goes_round(&compile(&programs().join("exchange.c")), 3, &[], 12, all);
+    goes_round(&compile(&programs().join("loop.c")), 2, &["12", "20"], 8, all);
+    goes_round(&compile(&programs().join("persistent.c")), 3, &[], 12, all);
+    // The interpreter knows exceptions; LLVM's tier does not.
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/programs");
+    for name in ["exceptions.cc", "jumps.c"] {
+        goes_round(&compile(&shared.join(name)), 2, &[], 12, [Tier::Quick, Tier::Interpreter, Tier::Quick]);
+    }
+}
+
+/// With threads there is one tier, and who asks for another is told why it is not that one.
+#[test]
+fn programs_with_threads_run_in_the_quick_tier_whatever_is_asked_for() {
+    let source = programs().join("threads/threads.c");
+    let out = make(Lang::C, Path::new("tiers-threads.wasm"), ["-O2".into(), "-pthread".into(), source.into_os_string()].into_iter()).unwrap();
+    let wasm = std::fs::read(out).unwrap();
+    for (tier, why) in [(Tier::Interpreter, "memory that threads share"), (Tier::Fast, "it has threads")] {
+        let program = the_fast_engine().load_in(&wasm, tier).unwrap();
+        assert_eq!(program.tier(), Tier::Quick);
+        assert!(program.instead().is_some_and(|text| text.contains(why)), "{:?}", program.instead());
+    }
+    assert_eq!(the_engine().load(&wasm).unwrap().instead(), None);
+    let lines = |engines: &[&Engine], moves| {
+        let run = run_as(engines, &wasm, &How { moves, seed: 5, ..How::default() });
+        exited(&run);
+        let mut lines: Vec<String> = run.texts[0].lines().map(str::to_string).collect();
+        // Threads print when they come to it.
+        lines.sort();
+        (lines, run.moves)
+    };
+    let (stayed, _) = lines(&[the_engine()], 0);
+    let (moved, moves) = lines(&[the_engine(), the_interpreter(), the_fast_engine()], 20);
+    assert_eq!(moved, stayed);
+    assert!(moves > 0, "it was not moved");
+}
+
+/// Without safe points it looks at the clock, in the interpreter too.
+#[test]
+fn what_has_no_safe_points_is_interpreted_and_can_be_ended() {
+    let made = |name: &str, source: &str| {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::write(&file, source).unwrap();
+        let words = ["-O1".into(), "-fno-safe-points".into(), file.into_os_string()];
+        std::fs::read(make(Lang::C, &Path::new(name).with_extension("wasm"), words.into_iter()).unwrap()).unwrap()
+    };
+    let begin = |wasm: &[u8], log: Arc<Log>| {
+        let program = the_interpreter().load(wasm).unwrap();
+        assert_eq!((program.tier(), program.movable()), (Tier::Interpreter, false));
+        let (control, spec): (Arc<Control>, _) = (Arc::default(), alone(&["fixed"], log));
+        let theirs = control.clone();
+        let (end, ended) = std::sync::mpsc::channel();
+        let body = move || end.send(Cell::new(the_interpreter(), &program, &spec, theirs).unwrap().run());
+        std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn(body).unwrap();
+        (control, ended)
+    };
+    let log = Arc::new(Log::default());
+    let ends = made("interpreted.c", "#include <stdio.h>\nint main(void) { double s = 0; for (int i = 1; i < 1000; i++) s += 1.0 / i; printf(\"%.17g\\n\", s); }");
+    assert_eq!(begin(&ends, log.clone()).1.recv_timeout(LONGEST).unwrap(), Ended::Exited(0));
+    assert_eq!(log.text(1), "7.4844708605503429\n");
+    let (control, ended) = begin(&made("for-ever.c", "volatile int n; int main(void) { for (;;) n++; }"), Arc::default());
+    assert!(ended.recv_timeout(Duration::from_millis(200)).is_err(), "it ends by itself");
+    control.kill("cancelled by its owner");
+    assert_eq!(ended.recv_timeout(Duration::from_secs(5)).expect("a kill ends it"), Ended::Killed("cancelled by its owner".into()));
+}
+
+#[test]
+fn failures_are_the_same_in_all_tiers() {
     let wasm = compile(&programs().join("traps.c"));
     for what in ["", "rest", "divide", "remainder", "overflow", "load", "store", "copy", "null", "beyond", "signature", "unreachable", "deep"] {
         let end = |engine| {
@@ -39,8 +132,10 @@ fn failures_are_the_same_in_both_tiers() {
             };
             (ended, run.texts)
         };
-        let (quick, fast) = (end(the_engine()), end(the_fast_engine()));
-        assert_eq!(fast, quick, "{what}");
+        let quick = end(the_engine());
+        for engine in [the_fast_engine(), the_interpreter()] {
+            assert_eq!(end(engine), quick, "{what}");
+        }
         assert_eq!(quick.0.is_ok(), what.is_empty() || what == "rest", "{what}: {quick:?}");
     }
 }
@@ -56,5 +151,37 @@ fn a_failure_in_native_code_names_its_function() {
             assert!(backtrace.lines().next().is_some_and(|l| l.contains("innermost") || l.contains("main")), "{backtrace}");
         }
         other => panic!("{other:?}"),
+    }
+}
+
+/// What is compiled elsewhere for a machine is found here under its name; what is damaged, or for another machine, is not run.
+#[test]
+fn code_that_was_made_elsewhere_is_taken_from_the_cache() {
+    let wasm = compile(&programs().join("prints.c"));
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let open = || Engine::new(&engine::Options { cache: Some(cache.clone().into()), cells_max: 2, ..Default::default() }).unwrap();
+    let here = Machine::HERE.expect("agents run on these");
+    for machine in Machine::ALL {
+        let (name, file) = the_engine().compile_for(&wasm, machine).unwrap();
+        // The number of the machine in an ELF file, behind the checksum.
+        let number = u16::from_le_bytes(file[16 + 18..16 + 20].try_into().unwrap());
+        assert_eq!(number, match machine { Machine::X86_64 => 62, Machine::Aarch64 => 183 }, "{machine}");
+        let files = |file: &[u8]| {
+            let _ = std::fs::remove_dir_all(&cache);
+            let engine = open();
+            std::fs::write(cache.join(&name), file).unwrap();
+            let program = engine.load(&wasm).unwrap();
+            let run = run_on([&engine], &wasm, 1, &["3"], None, 0, 0);
+            assert_eq!(program.tier(), Tier::Quick);
+            (std::fs::read_dir(&cache).unwrap().count(), run.texts)
+        };
+        let mut damaged = file.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        // Where it is not taken the engine compiles, and keeps that beside it.
+        let expected = if machine == here { 1 } else { 2 };
+        let ((taken, text), (beside, same)) = (files(&file), files(&damaged));
+        assert_eq!((taken, beside), (expected, 2), "{machine}");
+        assert_eq!(text, same);
     }
 }

@@ -364,6 +364,8 @@ async fn slots_are_counted_and_sites_are_named() {
         check(hub.hub.submit(Submit { memory_max: Some(size.into()), ..ask(1, "edge") }).await.map(drop), "64 KiB (65536 bytes) to 4 GiB");
     }
     check(hub.hub.submit(Submit { buckets: vec!["A b".into()], ..ask(1, "edge") }).await.map(drop), "A b");
+    check(hub.hub.submit(Submit { buckets: vec!["cloudskin-code".into()], ..ask(1, "edge") }).await.map(drop), "no job uses it");
+    check(hub.hub.submit(Submit { tier: Some("slow".into()), ..ask(1, "edge") }).await.map(drop), "choose one of quick, fast, interpreter");
     check(hub.hub.submit(Submit { module: "a".repeat(64), ..ask(1, "edge") }).await.map(drop), "/v1/modules");
 }
 
