@@ -117,6 +117,8 @@ pub const TIERS: [&str; 3] = ["quick", "fast", "interpreter"];
 
 /// Bucket of the code that agents compile for each other.
 pub const CODE_BUCKET: &str = "cloudskin-code";
+/// Buckets that no job may have as a folder, and what they hold: who writes there becomes another job.
+const OF_THE_HOUSE: [(&str, &str); 2] = [(CODE_BUCKET, "code that agents have compiled for each other"), (crate::objects::CHECKPOINTS, "the states of all jobs")];
 
 /// What a job is to do, apart from where: enough to start it again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -157,8 +159,8 @@ impl Work {
         }
         for bucket in &self.buckets {
             geds::BucketName::new(bucket.as_str())?;
-            if bucket == CODE_BUCKET {
-                return Err(Error::new(Kind::PermissionDenied, format!("bucket {CODE_BUCKET} holds code that agents have compiled for each other, and no job uses it; choose another name")));
+            if let Some((_, what)) = OF_THE_HOUSE.iter().find(|(name, _)| bucket == name) {
+                return Err(Error::new(Kind::PermissionDenied, format!("bucket {bucket} holds {what}, and no job uses it; choose another name")));
             }
         }
         if !self.tier.is_empty() && !TIERS.contains(&self.tier.as_str()) {
