@@ -16,7 +16,7 @@ mod types;
 mod windows;
 
 use crate::cell::{self, End, Host, Mode};
-use crate::turn;
+use crate::turn::{self, Pause};
 use mpi::collective::{IN_PLACE, Layout};
 use mpi::rank::{Mode as SendMode, Prepared, ROOT, UNDEFINED};
 use mpi::{Class, Fabric, Memory, State, Status};
@@ -297,7 +297,8 @@ fn wait(c: &mut Caller<'_, Host>, doing: u32) -> wasmtime::Result<mpi::Result<()
         if let Some(threads) = &threads {
             let seen = turn::give(host);
             lead = lead.or_else(|| threads.turn.lead(&threads.control.parked));
-            threads.turn.pause(lead.as_ref(), seen, longest, host.spin, host.can_stop(), &threads.control, (&host.fabric, host.rank));
+            let pause = Pause { seen, longest, spin: host.spin, stops: host.can_stop() };
+            threads.turn.pause(lead.as_ref(), pause, &threads.control, &host.fabric, host.rank);
             turn::take(host)?;
             continue;
         }

@@ -160,8 +160,9 @@ impl Turn {
         (!self.led.swap(true, Ordering::SeqCst)).then_some(Lead { turn: self, parked })
     }
 
-    /// Sleeps until there is something new: later than `seen` for those who follow, or `ready` for who leads.
-    pub(crate) fn pause(&self, lead: Option<&Lead<'_>>, seen: u64, longest: Duration, spin: u32, stops: bool, control: &Control, (fabric, rank): (&Fabric, Rank)) {
+    /// Sleeps until there may be something new: for all, and for who leads also in the rank's mailbox.
+    pub(crate) fn pause(&self, lead: Option<&Lead<'_>>, pause: Pause, control: &Control, fabric: &Fabric, rank: Rank) {
+        let Pause { seen, longest, spin, stops } = pause;
         let new = || self.news.load(Ordering::SeqCst) != seen;
         if lead.is_none() {
             self.followers.fetch_add(1, Ordering::SeqCst);
@@ -182,6 +183,17 @@ impl Turn {
         bell.attach();
         bell.wait(longest, ready);
     }
+}
+
+/// How a waiting call sleeps.
+pub(crate) struct Pause {
+    /// The latest news that it knows.
+    pub seen: u64,
+    pub longest: Duration,
+    /// How often who leads looks before it sleeps.
+    pub spin: u32,
+    /// Whether it can be stopped.
+    pub stops: bool,
 }
 
 /// Held by who leads. When it goes one of the others is woken to lead.
@@ -287,7 +299,7 @@ mod tests {
             fn acknowledge(&self, _: Rank, _: Rank, _: u64) {}
         }
         let fabric = Fabric::new(2, Box::new(Nowhere));
-        let pause = |lead: Option<&Lead<'_>>, seen| turn.pause(lead, seen, Duration::from_secs(60), 0, true, &control, (&fabric, Rank(0)));
+        let pause = |lead: Option<&Lead<'_>>, seen| turn.pause(lead, Pause { seen, longest: Duration::from_secs(60), spin: 0, stops: true }, &control, &fabric, Rank(0));
         let lead = turn.lead(&control.parked).unwrap();
         assert!(turn.lead(&control.parked).is_none());
         std::thread::scope(|scope| {

@@ -155,6 +155,7 @@ pub fn run_on(engines: [&Engine; 2], wasm: &[u8], size: u32, args: &[&str], root
 }
 
 /// How a program is run, and what happens to it meanwhile.
+#[derive(Clone)]
 pub struct How<'a> {
     pub size: u32,
     pub args: &'a [&'a str],
