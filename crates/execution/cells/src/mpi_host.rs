@@ -1014,14 +1014,14 @@ fn is_free(l: &Linker<Host>, name: &str) -> bool {
 }
 
 /// Gives each MPI call that the module imports and nobody offers a body that stops the job with its name.
-pub(crate) fn link_missing(l: &mut Calls<'_>, module: &Module) -> wasmtime::Result<()> {
+pub(crate) fn link_missing(l: &mut Linker<Host>, module: &Module) -> wasmtime::Result<()> {
     let mut linked = std::collections::BTreeSet::new();
     for import in module.imports().filter(|i| i.module() == MODULE) {
         let Some(ty) = import.ty().func().cloned() else { continue };
         let name = import.name().to_string();
         let stub = {
             let name = name.clone();
-            move |_: &mut Caller<'_, Host>, _: &[wasmtime::Val], _: &mut [wasmtime::Val]| -> wasmtime::Result<()> {
+            move |_: Caller<'_, Host>, _: &[wasmtime::Val], _: &mut [wasmtime::Val]| -> wasmtime::Result<()> {
                 Err(wasmtime::Error::msg(format!(
                     "{name} is not in this version of CloudSkin; see docs/reference/mpi.md for what is"
                 )))

@@ -272,7 +272,7 @@ fn empty_messages_are_not_taken_without_end() {
     // The receiver computes, and asks now and then for something else.
     while job.state.flushed() {
         let request = job.state.send(&mut Memory::Own(&mut job.mem), &job.fabric, empty, 1, 0, WORLD, Mode::Standard).unwrap();
-        to.progress(&mut [], &job.fabric).unwrap();
+        to.progress(&mut Memory::Own(&mut []), &job.fabric).unwrap();
         if job.state.done(request).unwrap() {
             job.state.finish(request).unwrap();
         }
