@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 const ROUNDS: &str = "2000";
+const STEPS: &str = "6400";
 /// Migrations, if the program takes so long.
 const MIGRATIONS_MAX: usize = 10;
 
@@ -40,4 +41,30 @@ fn a_whole_team_moves_and_is_restored() {
     let (note, rest) = log.trim_start().split_once('\n').unwrap();
     assert!(note.contains("before the checkpoint"), "{note}");
     assert!(expected.ends_with(rest) && rest.contains("critical"), "it printed the rest: {rest}");
+}
+
+/// MPI between two ranks, a team in each, apart and together while the job runs: the same output as where nothing moves.
+#[test]
+fn ranks_with_teams_move_one_by_one() {
+    let source = root().join("crates/execution/cells/tests/programs/threads/hybrid.c");
+    let folder = tempfile::tempdir().unwrap();
+    let module = folder.path().join("hybrid.wasm");
+    run(Command::new(CLOUDSKIN).args(["cc", "-O2", "-fopenmp", "-o"]).arg(&module).arg(&source));
+    let told = run(Command::new(CLOUDSKIN).arg("inspect").arg(&module));
+    assert!(told.lines().any(|l| l.contains("can move") && l.contains("yes")), "{told}");
+    // On this machine by itself, without a platform.
+    let expected = run(Command::new(CLOUDSKIN).arg("exec").arg(&module).arg(STEPS).env("CLOUDSKIN_NP", "2").env("OMP_NUM_THREADS", "2"));
+    assert!(expected.contains("history"), "{expected}");
+
+    let platform = Platform::start();
+    let mut mover = Mover::new("hybrid");
+    let job = platform.submit(&module, &["--np", "2", "--pinned", "--site", "edge", "--env", "OMP_NUM_THREADS=2"], &[STEPS]);
+    platform.wait("its first steps", |p| p.ok(&["logs", &job]).contains("step 63:"));
+    while mover.done.len() < MIGRATIONS_MAX && mover.move_some(&platform, &job) {
+        mover.pause(Duration::from_millis(50));
+    }
+    platform.succeeded(&job);
+    assert_eq!(platform.ok(&["logs", &job]), expected);
+    mover.report("hybrid");
+    assert!(mover.done.len() > 1, "it was hardly moved; give it more steps");
 }

@@ -27,7 +27,7 @@ struct Run {
     path: String,
     ranks: u32,
     args: Vec<String>,
-    /// `-D` words for the compiler, and (`+`) sources beside its own.
+    /// `-D` words for the compiler, `-pthread`, and (`+`) sources beside its own.
     tags: Vec<String>,
     /// `NAME=value`.
     env: Vec<String>,
@@ -109,7 +109,7 @@ fn read_list(text: &str) -> Vec<Run> {
         let columns = line.split('\t').collect::<Vec<_>>();
         if let [_, path, ranks, args, ..] = columns[..] {
             let args = args.split_whitespace().filter(|a| *a != "-").map(str::to_string).collect();
-            let tags = columns.get(7).unwrap_or(&"").split_whitespace().filter(|t| t.starts_with("-D") || t.starts_with('+')).map(str::to_string).collect();
+            let tags = columns.get(7).unwrap_or(&"").split_whitespace().filter(|t| t.starts_with("-D") || t.starts_with('+') || *t == "-pthread").map(str::to_string).collect();
             return Some(Run { path: path.into(), ranks: ranks.parse().ok()?, args, tags, env: Vec::new() });
         }
         let mut words = line.split_whitespace();
@@ -206,8 +206,11 @@ impl Suite {
             let (source, object) = (source.display().to_string(), object.display().to_string());
             self.cc(&["-c", &source, "-o", &object]).map(|()| object)
         };
-        let names: &[&str] = if self.which == Which::Mpich { &["mtest.c", "mtest_common.c", "dtypes.c", "mtest_thread.c"] } else { &[] };
-        names.iter().map(object).collect()
+        self.helpers().iter().map(object).collect()
+    }
+
+    fn helpers(&self) -> &'static [&'static str] {
+        if self.which == Which::Mpich { &["mtest.c", "mtest_common.c", "dtypes.c", "mtest_thread.c"] } else { &[] }
     }
 
     fn build(&self, run: &Run, util: &[String]) -> Result<PathBuf, String> {
@@ -218,8 +221,11 @@ impl Suite {
         let more = run.tags.iter().filter_map(|t| t.strip_prefix('+'));
         let source = |path: &str| self.folder.join(path).with_extension("c").display().to_string();
         let sources: Vec<String> = std::iter::once(run.path.as_str()).chain(more).map(source).collect();
-        let defines = run.tags.iter().filter(|t| t.starts_with("-D"));
-        let mut args: Vec<&str> = defines.chain(&sources).chain(util).map(String::as_str).collect();
+        let words = run.tags.iter().filter(|t| t.starts_with('-'));
+        // What is linked into a program with threads has been compiled as one.
+        let threads = run.tags.iter().any(|t| t == "-pthread");
+        let anew: Vec<String> = self.helpers().iter().map(|name| self.folder.join("util").join(name).display().to_string()).collect();
+        let mut args: Vec<&str> = words.chain(&sources).chain(if threads { &anew } else { util }).map(String::as_str).collect();
         let output = program.display().to_string();
         args.extend(["-lm", "-o", &output]);
         self.cc(&args).map(|()| program)

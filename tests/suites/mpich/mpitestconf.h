@@ -1,6 +1,6 @@
 /*
- * What MPICH's suite may count on in a cell: its `configure` would find the same. Threads of its own and processes
- * are not asked for here.
+ * What MPICH's suite may count on in a cell: its `configure` would find the same. Processes are not asked for here, and threads
+ * by the programs that are compiled with -pthread.
  */
 #ifndef MPITESTCONF_H_INCLUDED
 #define MPITESTCONF_H_INCLUDED
@@ -35,7 +35,13 @@
 #define USE_STRICT_MPI 1
 #define SIZEOF_VOID_P 4
 
+#ifdef _REENTRANT
+#define THREAD_PACKAGE_NAME THREAD_PACKAGE_POSIX
+#define HAVE_PTHREAD_H 1
+#define HAVE_PTHREAD_BARRIER_INIT 1
+#else
 #define THREAD_PACKAGE_NONE 0
 #define THREAD_PACKAGE_NAME THREAD_PACKAGE_NONE
+#endif
 
 #endif

@@ -19,10 +19,11 @@ use crate::engine::{Engine, PAGE, Program, SafePoints};
 use crate::error::{Error, Result};
 use crate::mpi_host::Pending;
 use crate::threads::{self, Life, Threads};
+use crate::turn::Held;
 use crate::toolchain::{CXX_TAG, FLAGS, STATE, TERMINATE, UNCAUGHT, UNCAUGHT_BYTES, instrument::UNWINDING};
 use crate::wasi;
 use base::unit::Bytes;
-use mpi::{Fabric, Rank};
+use mpi::{Fabric, Memory as GuestMemory, Rank};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -137,7 +138,15 @@ pub struct Host {
     /// `None` while it is made, and of a program with threads, whose memory is in `threads`.
     pub(crate) memory: Option<Memory>,
     pub(crate) threads: Option<Arc<Threads>>,
-    pub(crate) mpi: mpi::State,
+    pub(crate) rank: Rank,
+    /// What the guest knows this thread by; 0: the first one.
+    pub(crate) thread: u32,
+    /// Of a program with threads it is here during a call of MPI alone, with the flags.
+    pub(crate) mpi: Held,
+    /// Calls of MPI that this thread is in: one, and those of functions that MPI has called.
+    pub(crate) calls: u32,
+    /// A call has found nothing, and others may have the processor.
+    pub(crate) idle: bool,
     pub(crate) wasi: wasi::State,
     pub(crate) pending: Option<Pending>,
     pub(crate) mode: Mode,
@@ -197,6 +206,10 @@ impl ResourceLimiter for Host {
 pub(crate) struct MpiFlags {
     pub initialized: bool,
     pub finalized: bool,
+    /// `MPI_THREAD_MULTIPLE` or less, as it was granted.
+    pub level: i32,
+    /// [`Host::thread`] of the thread that has begun.
+    pub main: u32,
 }
 
 /// A guest's way to end early, as an error through the engine.
@@ -417,8 +430,12 @@ pub(crate) fn store_of(engine: &wasmtime::Engine, program: &Program, spec: &Spec
     let limit = usize::try_from(spec.memory_max).unwrap_or(usize::MAX);
     let host = Host {
         memory: None,
+        rank: spec.rank,
+        thread: 0,
+        mpi: if threads.is_some() { Held::nothing() } else { Held::new(mpi::State::new(spec.rank, spec.size)) },
+        calls: 0,
+        idle: false,
         threads,
-        mpi: mpi::State::new(spec.rank, spec.size),
         wasi: wasi::State::new(spec, program.knows_workdir),
         pending: None,
         mode: Mode::Running,
@@ -496,7 +513,7 @@ impl Cell {
     }
 
     pub fn rank(&self) -> Rank {
-        self.store.data().mpi.me
+        self.store.data().rank
     }
 
     pub fn fabric(&self) -> &Arc<Fabric> {
@@ -518,7 +535,7 @@ impl Cell {
         control.memory_bytes.store(self.memory.bytes(&self.store) as u64, Ordering::Relaxed);
         // SAFETY: gettid has no arguments and no failure.
         control.thread.store(unsafe { libc::syscall(libc::SYS_gettid) } as u32, Ordering::Relaxed);
-        let rank = self.store.data().mpi.me;
+        let rank = self.store.data().rank;
         let fabric = self.store.data().fabric.clone();
         fabric.mailbox(rank).bell.attach();
         let mut ended = self.run_inner();
@@ -538,6 +555,7 @@ impl Cell {
 
     fn run_inner(&mut self) -> Ended {
         let threads = self.store.data().threads.clone();
+        let mut called_back = false;
         loop {
             if std::mem::take(&mut self.stopped) {
                 let host = self.store.data_mut();
@@ -548,7 +566,9 @@ impl Cell {
                     host.control.back.store(true, Ordering::SeqCst);
                 }
             }
-            if let Some(threads) = &threads {
+            if let Some(threads) = &threads
+                && !std::mem::take(&mut called_back)
+            {
                 threads.go_on(std::mem::take(&mut self.lives));
             }
             match self.start.call(&mut self.store, ()) {
@@ -568,7 +588,13 @@ impl Cell {
             }
             host.mode = Mode::Running;
             if let Some(threads) = &threads {
-                self.lives = threads.gather();
+                match threads.gather() {
+                    Some(lives) => self.lives = lives,
+                    None => {
+                        called_back = true;
+                        continue;
+                    }
+                }
                 if threads.ended() {
                     return Ended::Stopped; // not for long: `run` looks who has
                 }
@@ -637,25 +663,32 @@ impl Cell {
 
     /// What the rank has sent must be on its way before it goes. Messages that come meanwhile, acknowledgements and kills ring the bell.
     fn drain(&mut self, code: i32) -> Ended {
-        if let Some(threads) = &self.store.data().threads {
-            // It sends no messages. Its threads are gone, so nobody else wants the files.
-            let closed = threads.wasi.lock().unwrap_or_else(|e| e.into_inner()).close_all();
-            return closed.map_or_else(|message| Ended::Failed { message: format!("rank {}: {message}", self.rank().0), backtrace: String::new(), code: None }, |()| Ended::Exited(code));
-        }
-        let (mem, host) = parts(&self.memory, &mut self.store);
-        let (rank, fabric) = (host.mpi.me, host.fabric.clone());
+        let (rank, fabric) = (self.rank(), self.store.data().fabric.clone());
+        let failed = |message: String| Ended::Failed { message: format!("rank {}: {message}", rank.0), backtrace: String::new(), code: None };
+        // Of several threads another one may have slept there last.
+        fabric.mailbox(rank).bell.attach();
+        let sent = self.alone(|mem, host| {
+            if !host.mpi.is_here() {
+                return Some(failed("the agent's thread behind one of its threads panicked in a call of MPI".into()));
+            }
+            Self::send_all(mem, host, &fabric)
+        });
+        // Nobody else wants the files: its threads are gone.
+        sent.unwrap_or_else(|| self.store.data_mut().files(wasi::State::close_all).map_or_else(failed, |()| Ended::Exited(code)))
+    }
+
+    /// Until all that the rank has sent has arrived, or it ends in another way.
+    fn send_all(mem: &mut GuestMemory<'_>, host: &mut Host, fabric: &Fabric) -> Option<Ended> {
+        let rank = host.rank;
         loop {
-            if let Err(e) = host.mpi.progress(mem, &fabric) {
-                return Ended::Failed { message: format!("rank {}: at its end: {e}", rank.0), backtrace: String::new(), code: None };
+            if let Err(e) = host.mpi.progress(mem, fabric) {
+                return Some(Ended::Failed { message: format!("rank {}: at its end: {e}", rank.0), backtrace: String::new(), code: None });
             }
             if host.mpi.flushed() && fabric.all_acknowledged(rank) {
-                return match host.wasi.close_all() {
-                    Ok(()) => Ended::Exited(code),
-                    Err(message) => Ended::Failed { message: format!("rank {}: {message}", rank.0), backtrace: String::new(), code: None },
-                };
+                return None;
             }
             if host.control.killed() {
-                return Ended::Killed(host.control.reason());
+                return Some(Ended::Killed(host.control.reason()));
             }
             // Of room in a ring nobody tells, so it is looked for.
             let longest = if host.mpi.flushed() { DRAIN } else { DRAIN_FULL };
@@ -663,6 +696,20 @@ impl Cell {
                 fabric.waiting(rank) || host.mpi.flushed() && fabric.all_acknowledged(rank) || host.control.killed()
             });
         }
+    }
+
+    /// What needs the rank's MPI state, of a cell that does not run.
+    fn alone<T>(&mut self, f: impl FnOnce(&mut GuestMemory<'_>, &mut Host) -> T) -> T {
+        let (mut mem, host) = parts(&self.memory, &mut self.store);
+        let threads = host.threads.clone();
+        if let Some((state, flags)) = threads.as_ref().and_then(|t| t.turn.reclaim()) {
+            (host.mpi, host.flags) = (state, flags);
+        }
+        let result = f(&mut mem, host);
+        if let Some(threads) = threads {
+            threads.turn.put_back(std::mem::replace(&mut host.mpi, Held::nothing()), host.flags);
+        }
+        result
     }
 
     /// Bytes of linear memory now.
@@ -686,11 +733,10 @@ impl Cell {
     /// Everything but the memory, of a stopped cell. The fabric must hold the rank ([`Fabric::hold`]).
     pub fn freeze(&mut self) -> Result<Frozen> {
         assert!(self.stopped, "only a stopped cell can be written down");
-        let (mem, host) = parts(&self.memory, &mut self.store);
-        let (rank, fabric) = (host.mpi.me, host.fabric.clone());
+        let (rank, fabric) = (self.rank(), self.store.data().fabric.clone());
         // What lies in rings becomes part of the state, and what this rank sent to ranks that have left becomes unacknowledged.
         fabric.sweep();
-        host.mpi.absorb(mem, &fabric).map_err(|e| Error::Snapshot(e.to_string()))?;
+        let (mpi, flags) = self.alone(|mem, host| host.mpi.absorb(mem, &fabric).map(|()| ((*host.mpi).clone(), host.flags))).map_err(|e| Error::Snapshot(e.to_string()))?;
         let globals = globals(&mut self.store, &self.instance)?;
         let threads = self.lives.iter_mut().map(Life::freeze).collect::<Result<_>>()?;
         let host = self.store.data();
@@ -707,11 +753,11 @@ impl Cell {
             env: host.wasi.env.clone(),
             memory_max: host.wasi.memory_max,
             globals,
-            mpi: host.mpi.clone(),
+            mpi,
             wasi: wasi.map_err(Error::Snapshot)?,
             pending: host.pending.clone(),
             threads,
-            flags: host.flags,
+            flags,
             unacknowledged: fabric.unacknowledged(rank),
             traffic: fabric.traffic(rank),
         })
@@ -735,8 +781,8 @@ impl Cell {
             return Err(Error::Snapshot(format!("it is of program {}, not {}", frozen.program_sha256, self.program.sha256)));
         }
         let host = self.store.data();
-        if (frozen.rank, frozen.size) != (host.mpi.me, host.size) {
-            return Err(Error::Snapshot(format!("it is of rank {} of {}, not of rank {} of {}", frozen.rank.0, frozen.size, host.mpi.me.0, host.size)));
+        if (frozen.rank, frozen.size) != (host.rank, host.size) {
+            return Err(Error::Snapshot(format!("it is of rank {} of {}, not of rank {} of {}", frozen.rank.0, frozen.size, host.rank.0, host.size)));
         }
         frozen.check()?;
         let fabric = host.fabric.clone();
@@ -749,10 +795,9 @@ impl Cell {
             self.grow(frozen.memory_bytes)?;
         }
         set_globals(&mut self.store, &self.instance, &frozen.globals)?;
+        self.alone(|_, host| (host.mpi, host.flags) = (Held::new(frozen.mpi.clone()), frozen.flags));
         let host = self.store.data_mut();
-        host.mpi = frozen.mpi.clone();
         host.pending = frozen.pending.clone();
-        host.flags = frozen.flags;
         match &host.threads {
             Some(threads) => {
                 threads.wasi.lock().unwrap_or_else(|e| e.into_inner()).restore(&frozen.wasi).map_err(Error::Snapshot)?;
@@ -822,13 +867,24 @@ impl Host {
     pub(crate) fn can_stop(&self) -> bool {
         self.points.is_some() && !self.control.held()
     }
+
+    /// The cell's files.
+    pub(crate) fn files<T>(&mut self, f: impl FnOnce(&mut wasi::State) -> T) -> T {
+        match &self.threads {
+            Some(threads) => f(&mut threads.wasi.lock().unwrap_or_else(|e| e.into_inner())),
+            None => f(&mut self.wasi),
+        }
+    }
 }
 
-/// A cell's memory as MPI sees it, and what its host calls share. A program with threads calls no MPI: nothing is there for it to see.
-fn parts<'s>(memory: &Linear, store: &'s mut Store<Host>) -> (&'s mut [u8], &'s mut Host) {
+/// A cell's memory as MPI sees it, and what its host calls share.
+fn parts<'s>(memory: &'s Linear, store: &'s mut Store<Host>) -> (GuestMemory<'s>, &'s mut Host) {
     match memory {
-        Linear::Own(memory) => memory.data_and_store_mut(store),
-        Linear::Shared(_) => (&mut [], store.data_mut()),
+        Linear::Own(memory) => {
+            let (mem, host) = memory.data_and_store_mut(store);
+            (GuestMemory::Own(mem), host)
+        }
+        Linear::Shared(memory) => (GuestMemory::Shared(memory.data()), store.data_mut()),
     }
 }
 
@@ -858,7 +914,7 @@ pub(crate) fn failure(host: &Host, e: wasmtime::Error, unwinding: bool) -> Ended
     if host.control.killed() {
         return Ended::Killed(host.control.reason());
     }
-    let rank = host.mpi.me.0;
+    let rank = host.rank.0;
     let code = e.downcast_ref::<End>().and_then(|end| if let End::Abort(code) = end { Some(*code) } else { None });
     let name = |f: &wasmtime::FrameInfo| f.func_name().map_or_else(|| format!("function {}", f.func_index()), str::to_string);
     // The engine sees no frames of native code, only the stub by which it was entered.

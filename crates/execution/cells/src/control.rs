@@ -1,7 +1,8 @@
 //! The handle by which the agent stops, kills and watches a cell that runs on another thread, or on several.
 //!
 //! A cell with threads stops as a whole or not at all: the first of them that leaves its work calls the others ([`Control::gather`]), and from then on a stop that is
-//! taken back is taken back when all stand still.
+//! taken back is taken back when all stand still. But none stands still while a host call waits for a function of the guest's, which may want a lock of another
+//! thread's: who has left by then comes back ([`Control::hold`]).
 
 use crate::engine::PAGE;
 use crate::threads::Parked;
@@ -25,6 +26,8 @@ pub struct Control {
     pub thread: AtomicU32,
     /// Bytes of linear memory, also while it runs.
     pub memory_bytes: AtomicU64,
+    /// One of its threads has left its work, so all of them do, until the cell goes on. Changed under the lock of `memory`.
+    gathering: AtomicBool,
     /// When the guest last left its work for a stop.
     left_at: Mutex<Option<Instant>>,
     /// It has come back to its work since the last [`Control::stop`].
@@ -44,8 +47,6 @@ struct View {
     base: Option<*mut u8>,
     /// Of each of its threads that runs, two words: stop, die.
     flags: Vec<*const AtomicU32>,
-    /// One of its threads has left its work, so all of them do, until the cell goes on.
-    gathering: bool,
     /// One of its threads has ended the cell, so all of them end.
     over: bool,
 }
@@ -118,7 +119,7 @@ impl Control {
         let mut view = self.view();
         if let Some(flags) = flags {
             // What the others have.
-            let stops = view.gathering || self.stopping() && !self.held();
+            let stops = self.gathering() || self.stopping() && !self.held();
             let ends = view.over || self.killed();
             for (index, value) in [(1, ends), (0, stops || ends)] {
                 // SAFETY: both words are there and aligned, as the caller promises. The guest reads them with atomic loads.
@@ -149,13 +150,30 @@ impl Control {
         self.parked.go_on();
     }
 
-    /// A thread has left its work for a stop: all others must, also if the stop is not wanted any more.
-    pub(crate) fn gather(&self) {
-        let mut view = self.view();
-        if !std::mem::replace(&mut view.gathering, true) {
-            view.set(0, 1);
-            self.parked.halt();
+    /// A thread has left its work for a stop: all others must, also if the stop is not wanted any more. `false`: it goes back, since a host call waits for a
+    /// function of the guest's.
+    pub(crate) fn gather(&self) -> bool {
+        let view = self.view();
+        if self.gathering() {
+            return true;
         }
+        if self.held() {
+            return false;
+        }
+        self.gathering.store(true, Ordering::SeqCst);
+        view.set(0, 1);
+        self.parked.halt();
+        true
+    }
+
+    /// Whether one of its threads has left its work for a stop, and the others are to follow.
+    pub(crate) fn gathering(&self) -> bool {
+        self.gathering.load(Ordering::SeqCst)
+    }
+
+    /// Whether its threads are to leave their work.
+    pub(crate) fn leaving(&self) -> bool {
+        self.stopping() || self.gathering()
     }
 
     /// One of the threads has ended the cell: the others end where they are.
@@ -170,21 +188,21 @@ impl Control {
 
     /// All threads stand still and are about to go on.
     pub(crate) fn go_on(&self) {
-        let mut view = self.view();
-        view.gathering = false;
+        let view = self.view();
+        self.gathering.store(false, Ordering::SeqCst);
         if !self.stopping() {
             self.lower(&view);
         }
     }
 
     /// A host call is about to call a function of the guest's: until [`Control::release`] a stop waits, since a poll in that function would unwind into the
-    /// host. A kill does not wait; who calls must look for it when the function has returned.
-    pub fn hold(&self) {
-        self.held.fetch_add(1, Ordering::SeqCst);
+    /// host. A kill does not wait; who calls must look for it when the function has returned. `true`: threads have left their work already, and are to be
+    /// called back.
+    pub fn hold(&self) -> bool {
         let view = self.view();
-        if !self.killed() {
-            view.set(0, 0);
-        }
+        self.held.fetch_add(1, Ordering::SeqCst);
+        self.lower(&view);
+        self.gathering.swap(false, Ordering::SeqCst)
     }
 
     /// Whether a host call waits for a function of the guest's.
@@ -216,14 +234,14 @@ impl Control {
         self.stop.store(false, Ordering::SeqCst);
         let view = self.view();
         // Who waits for the others is let go by `go_on`.
-        if !view.gathering {
+        if !self.gathering() {
             self.lower(&view);
         }
     }
 
     /// The guest leaves its work for a stop. Of several threads the first counts.
     pub(crate) fn left_work(&self) {
-        if !self.view().gathering {
+        if !self.gathering() {
             *self.left_at.lock().unwrap_or_else(|e| e.into_inner()) = Some(Instant::now());
         }
     }
@@ -335,7 +353,7 @@ mod tests {
         control.clear();
         assert_eq!(stops(), [0, 0, 0], "nobody has seen it");
         control.stop();
-        control.gather();
+        assert!(control.gather());
         control.clear();
         // SAFETY: as above.
         let third = unsafe { control.join(pair(2)) };
@@ -343,7 +361,17 @@ mod tests {
         drop(second);
         control.go_on();
         assert_eq!(stops(), [0, 1, 0], "who is gone is not looked at");
-        control.gather();
+        control.stop();
+        assert!(!control.hold() && !control.gather(), "nobody had left, and nobody may while MPI's function runs");
+        assert_eq!(stops(), [0, 1, 0]);
+        control.release();
+        assert!(control.gather());
+        assert!(control.hold() && !control.gathering(), "who has left is called back");
+        assert_eq!(stops(), [0, 1, 0]);
+        control.release();
+        assert_eq!(stops(), [1, 1, 1], "the stop was only put off");
+        control.clear();
+        assert!(control.gather());
         control.stop();
         control.go_on();
         assert_eq!(stops(), [1, 1, 1], "asked again before they went on");

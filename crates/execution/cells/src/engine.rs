@@ -420,11 +420,7 @@ impl Engine {
 
     fn check(&self, wasm: &[u8]) -> Result<Report> {
         let known = |module: &str, name: &str| self.provides(module, name);
-        let report = inspect::check(wasm, MODULE_MAX, &known).map_err(|e: Refusal| Error::Module(e.to_string()))?;
-        if let (Some(_), Some(call)) = (report.shared_pages, report.imports.iter().find(|i| i.module == mpi_host::MODULE)) {
-            return Err(Error::Module(format!("it has threads and calls {}: a cell can't do both yet; build it without -pthread and -fopenmp, and run more ranks", call.name)));
-        }
-        Ok(report)
+        inspect::check(wasm, MODULE_MAX, &known).map_err(|e: Refusal| Error::Module(e.to_string()))
     }
 
     fn compile(&self, wasm: &[u8], report: &Report, kind: Kind, asked: Tier) -> Result<Arc<Program>> {

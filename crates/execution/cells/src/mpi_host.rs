@@ -3,6 +3,8 @@
 //! A call that may wait is a [`Pending`]: begun once, then looked at again and again by [`block`] until it is complete or the cell is asked to stop.
 //! What is pending travels with the cell, and the same call, made again by the rewinding guest, finds it. Calls that are in the header and not
 //! here stop the job with their name.
+//!
+//! Of a program with threads one is in MPI at a time: [`Calls`] gives each call its turn, and who waits lets the others have theirs (`turn`).
 
 mod calls;
 mod communicators;
@@ -14,15 +16,16 @@ mod types;
 mod windows;
 
 use crate::cell::{self, End, Host, Mode};
+use crate::turn::{self, Pause};
 use mpi::collective::{IN_PLACE, Layout};
 use mpi::rank::{Mode as SendMode, Prepared, ROOT, UNDEFINED};
-use mpi::{Class, Fabric, State, Status};
+use mpi::{Class, Fabric, Memory, State, Status};
 pub(crate) use pending::Pending;
 use pending::{all, any, complete, look, some};
 use std::collections::BTreeMap;
 use std::sync::{Arc, atomic::Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use wasmtime::{Caller, Linker, Module};
+use wasmtime::{Caller, Linker, Module, WasmTy};
 
 pub(crate) const MODULE: &str = "cloudskin_mpi";
 /// Longest sleep of a waiting call without being woken: bounds what a lost wake-up could cost.
@@ -30,49 +33,129 @@ const SLEEP: Duration = Duration::from_millis(5);
 /// The same while something has no room to leave, of which nobody tells.
 const SLEEP_FULL: Duration = Duration::from_micros(50);
 
+/// `MPI_THREAD_MULTIPLE` of `guests/mpi.h`.
+const THREAD_MULTIPLE: i32 = 3;
+
 /// Names of calls for telemetry; a cell's `doing` is an index here.
 pub const DOING: [&str; 6] = ["compute", "MPI wait", "MPI collective", "MPI probe", "MPI_Finalize", "sleep"];
 
-fn parts<'a>(c: &'a mut Caller<'_, Host>) -> (&'a mut [u8], &'a mut Host) {
-    let memory = c.data().memory.expect("a running cell has its memory");
-    memory.data_and_store_mut(c)
+/// What a call gives: a number, or an error that ends the cell.
+trait Answer {
+    type Value: WasmTy;
+    fn answer(self) -> wasmtime::Result<Self::Value>;
+}
+
+impl Answer for i32 {
+    type Value = i32;
+    fn answer(self) -> wasmtime::Result<i32> {
+        Ok(self)
+    }
+}
+
+impl Answer for f64 {
+    type Value = f64;
+    fn answer(self) -> wasmtime::Result<f64> {
+        Ok(self)
+    }
+}
+
+impl Answer for wasmtime::Result<i32> {
+    type Value = i32;
+    fn answer(self) -> wasmtime::Result<i32> {
+        self
+    }
+}
+
+/// The body of a call with parameters `P`.
+trait Call<P, R>: Sized {
+    fn offer(self, l: &mut Linker<Host>, module: &str, name: &str) -> wasmtime::Result<()>;
+}
+
+macro_rules! bodies {
+    ($($arg:ident)*) => {
+        impl<F, R, $($arg),*> Call<($($arg,)*), R> for F
+        where
+            F: Fn(&mut Caller<'_, Host>, $($arg),*) -> R + Send + Sync + 'static,
+            R: Answer + 'static,
+            $($arg: WasmTy + 'static,)*
+        {
+            fn offer(self, l: &mut Linker<Host>, module: &str, name: &str) -> wasmtime::Result<()> {
+                #[allow(non_snake_case)] // a parameter and its type have one name
+                let body = move |mut c: Caller<'_, Host>, $($arg: $arg),*| -> wasmtime::Result<R::Value> {
+                    turn::begin(c.data_mut())?;
+                    let answer = self(&mut c, $($arg),*).answer();
+                    turn::end(c.data_mut());
+                    answer
+                };
+                l.func_wrap(module, name, body).map(drop)
+            }
+        }
+    };
+}
+
+/// For so many parameters and all fewer.
+macro_rules! all_bodies {
+    () => { bodies!(); };
+    ($first:ident $($rest:ident)*) => { bodies!($first $($rest)*); all_bodies!($($rest)*); };
+}
+all_bodies!(A B C D E G H I J K L M N O);
+
+/// Where the calls of MPI are offered. Each is made with the rank's state at hand.
+struct Calls<'l>(&'l mut Linker<Host>);
+
+impl Calls<'_> {
+    fn func_wrap<P, R>(&mut self, module: &str, name: &str, body: impl Call<P, R>) -> wasmtime::Result<()> {
+        body.offer(self.0, module, name)
+    }
+}
+
+/// The guest's memory, and what its host calls share.
+fn parts<'a>(c: &'a mut Caller<'_, Host>) -> (Memory<'a>, &'a mut Host) {
+    if let Some(memory) = c.data().memory {
+        let (mem, host) = memory.data_and_store_mut(c);
+        return (Memory::Own(mem), host);
+    }
+    let host = c.data_mut();
+    let cells = host.threads.as_ref().expect("a running cell has its memory, or its threads have it").memory.data();
+    // SAFETY: the memory that threads share never moves or shrinks, and `host.threads` keeps it as long as the store lives, from which both answers are borrowed: a
+    // store's `threads` is set when it is made, and no more. `UnsafeCell` is what may be written by others meanwhile.
+    let cells = unsafe { std::slice::from_raw_parts(cells.as_ptr(), cells.len()) };
+    (Memory::Shared(cells), host)
 }
 
 fn outside(address: u32, len: usize) -> mpi::Error {
     mpi::Error::new(Class::Buffer, format!("{len} bytes at address {address:#x} are outside of the cell's memory"))
 }
 
-fn put(mem: &mut [u8], address: u32, bytes: &[u8]) -> mpi::Result<()> {
-    let at = address as usize;
-    mem.get_mut(at..at.saturating_add(bytes.len())).ok_or_else(|| outside(address, bytes.len()))?.copy_from_slice(bytes);
-    Ok(())
+fn put(mem: &mut Memory<'_>, address: u32, bytes: &[u8]) -> mpi::Result<()> {
+    mem.write(address as usize, bytes).ok_or_else(|| outside(address, bytes.len()))
 }
 
-fn put_i32(mem: &mut [u8], address: u32, value: i32) -> mpi::Result<()> {
+fn put_i32(mem: &mut Memory<'_>, address: u32, value: i32) -> mpi::Result<()> {
     put(mem, address, &value.to_le_bytes())
 }
 
-fn get_i32(mem: &[u8], address: u32) -> mpi::Result<i32> {
-    let at = address as usize;
-    let bytes = mem.get(at..at.saturating_add(4)).ok_or_else(|| outside(address, 4))?;
-    Ok(i32::from_le_bytes(bytes.try_into().expect("four bytes")))
+fn get_i32(mem: &Memory<'_>, address: u32) -> mpi::Result<i32> {
+    let mut bytes = [0; 4];
+    mem.read(address as usize, &mut bytes).ok_or_else(|| outside(address, 4))?;
+    Ok(i32::from_le_bytes(bytes))
 }
 
 /// Element `i` of an array of ints.
-fn element(mem: &[u8], array: u32, i: u32) -> mpi::Result<i32> {
+fn element(mem: &Memory<'_>, array: u32, i: u32) -> mpi::Result<i32> {
     let at = u64::from(array) + 4 * u64::from(i);
     get_i32(mem, u32::try_from(at).map_err(|_| outside(array, 4 * i as usize))?)
 }
 
 /// An array of ints with an element for each rank of a communicator, or less. Bounded by the memory that it lies in before anything is allocated.
-fn ints(mem: &[u8], address: u32, count: u32) -> mpi::Result<Vec<i32>> {
+fn ints(mem: &Memory<'_>, address: u32, count: u32) -> mpi::Result<Vec<i32>> {
     let (at, len) = (address as usize, count as usize * 4);
-    let bytes = mem.get(at..at.saturating_add(len)).ok_or_else(|| outside(address, len))?;
+    let bytes = mem.bytes(at..at.saturating_add(len)).ok_or_else(|| outside(address, len))?;
     Ok(bytes.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().expect("four bytes"))).collect())
 }
 
 /// `MPI_Status` of `guests/mpi.h`: source, tag, error, cancelled, and the bytes as 64 bits. Address 0 is `MPI_STATUS_IGNORE`.
-fn put_status(mem: &mut [u8], address: u32, s: &Status) -> mpi::Result<()> {
+fn put_status(mem: &mut Memory<'_>, address: u32, s: &Status) -> mpi::Result<()> {
     if address == 0 {
         return Ok(());
     }
@@ -99,6 +182,9 @@ fn ready(c: &Caller<'_, Host>, call: &str) -> wasmtime::Result<()> {
     if c.data().control.killed() {
         return Err(wasmtime::Error::msg("killed"));
     }
+    if c.data().threads.as_ref().is_some_and(|t| t.over()) {
+        return Err(wasmtime::Error::new(End::Over));
+    }
     // A session is a way to begin of its own.
     if flags.initialized && !flags.finalized || c.data().mpi.sessions.iter().any(Option::is_some) {
         return Ok(());
@@ -112,7 +198,7 @@ fn local(
     c: &mut Caller<'_, Host>,
     call: &str,
     comm: i32,
-    f: impl FnOnce(&mut [u8], &mut State, &Fabric) -> mpi::Result<()>,
+    f: impl FnOnce(&mut Memory<'_>, &mut State, &Fabric) -> mpi::Result<()>,
 ) -> wasmtime::Result<i32> {
     ready(c, call)?;
     early(c, call, comm, f)
@@ -123,9 +209,10 @@ fn early(
     c: &mut Caller<'_, Host>,
     call: &str,
     comm: i32,
-    f: impl FnOnce(&mut [u8], &mut State, &Fabric) -> mpi::Result<()>,
+    f: impl FnOnce(&mut Memory<'_>, &mut State, &Fabric) -> mpi::Result<()>,
 ) -> wasmtime::Result<i32> {
-    let (mem, host) = parts(c);
+    let (mut mem, host) = parts(c);
+    let mem = &mut mem;
     match f(mem, &mut host.mpi, &host.fabric) {
         Ok(()) => Ok(0),
         Err(e) => fail(c, call, comm, e),
@@ -138,13 +225,14 @@ fn block(
     call: &str,
     comm: i32,
     doing: u32,
-    begin: impl FnOnce(&mut [u8], &mut State, &Fabric) -> mpi::Result<Pending>,
+    begin: impl FnOnce(&mut Memory<'_>, &mut State, &Fabric) -> mpi::Result<Pending>,
 ) -> wasmtime::Result<i32> {
     if c.data().mode == Mode::Rewinding {
         cell::rewound(c)?;
     } else {
         ready(c, call)?;
-        let (mem, host) = parts(c);
+        let (mut mem, host) = parts(c);
+        let mem = &mut mem;
         match begin(mem, &mut host.mpi, &host.fabric) {
             Ok(pending) => host.pending = Some(pending),
             Err(e) => return fail(c, call, comm, e),
@@ -162,17 +250,21 @@ fn block(
 /// Waits for what is pending. Comes back early, with the guest unwinding, when the cell is asked to stop.
 fn wait(c: &mut Caller<'_, Host>, doing: u32) -> wasmtime::Result<mpi::Result<()>> {
     let mut spins = 0;
+    let threads = c.data().threads.clone();
+    let mut lead = None;
     loop {
-        let (mem, host) = parts(c);
+        let (mut mem, host) = parts(c);
+        let mem = &mut mem;
         match look(mem, host) {
             Ok(true) => {
                 host.pending = None;
-                if spins > 0 {
+                if spins > 0 && host.thread == 0 {
                     host.control.doing.store(0, Ordering::Relaxed);
                 }
                 return Ok(Ok(()));
             }
-            Ok(false) if host.mpi.calls() => {
+            // Not if another thread has left its work already: it would have to come back.
+            Ok(false) if host.mpi.calls() && !(host.control.gathering() && host.can_stop()) => {
                 calls::serve(c)?;
                 continue;
             }
@@ -185,41 +277,55 @@ fn wait(c: &mut Caller<'_, Host>, doing: u32) -> wasmtime::Result<mpi::Result<()
         if host.control.killed() {
             return Err(wasmtime::Error::msg("killed"));
         }
-        if host.control.stopping() && host.can_stop() {
+        if host.control.leaving() && host.can_stop() {
             cell::unwind(c)?;
             return Ok(Ok(()));
         }
-        if spins == 0 {
+        if spins == 0 && host.thread == 0 {
             host.control.doing.store(doing, Ordering::Relaxed);
         }
         spins += 1;
-        if spins <= host.spin {
+        if threads.is_none() && spins <= host.spin {
             std::hint::spin_loop();
             continue;
         }
-        let (rank, fabric, control) = (host.mpi.me, &host.fabric, &host.control);
         let longest = match host.pending {
             Some(Pending::Sleep { until_ms }) => Duration::from_millis(until_ms.saturating_sub(base::clock::now_ms())).min(SLEEP),
             _ if host.mpi.flushed() => SLEEP,
             _ => SLEEP_FULL,
         };
+        if let Some(threads) = &threads {
+            let seen = turn::give(host);
+            lead = lead.or_else(|| threads.turn.lead(&threads.control.parked));
+            let pause = Pause { seen, longest, spin: host.spin, stops: host.can_stop() };
+            threads.turn.pause(lead.as_ref(), pause, &threads.control, &host.fabric, host.rank);
+            turn::take(host)?;
+            continue;
+        }
+        let (rank, fabric, control) = (host.rank, &host.fabric, &host.control);
         fabric.mailbox(rank).bell.wait(longest, || fabric.waiting(rank) || control.stopping() || control.killed());
     }
 }
 
 /// Asks once without waiting, for the test family. Lets others have the core if there was nothing and cores are shared.
-fn ask(c: &mut Caller<'_, Host>, call: &str, f: impl FnOnce(&mut [u8], &mut State) -> mpi::Result<bool>) -> wasmtime::Result<i32> {
+fn ask(c: &mut Caller<'_, Host>, call: &str, f: impl FnOnce(&mut Memory<'_>, &mut State) -> mpi::Result<bool>) -> wasmtime::Result<i32> {
     ready(c, call)?;
-    let (mem, host) = parts(c);
+    let (mut mem, host) = parts(c);
+    let mem = &mut mem;
     let mut result = host.mpi.progress(mem, &host.fabric);
     result = result.and_then(|()| files::serve(mem, host));
     if result.is_ok() && host.mpi.calls() {
         calls::serve(c)?;
     }
-    let (mem, host) = parts(c);
+    let (mut mem, host) = parts(c);
+    let mem = &mut mem;
     result = result.and_then(|()| f(mem, &mut host.mpi)).map(|done| {
         if !done && host.spin == 0 {
-            std::thread::yield_now();
+            match host.threads {
+                // Not before its turn has ended.
+                Some(_) => host.idle = true,
+                None => std::thread::yield_now(),
+            }
         }
     });
     match result {
@@ -247,7 +353,7 @@ fn one(request: i32, status: u32) -> Pending {
 }
 
 /// Registers point-to-point sends: the blocking, the non-blocking and the persistent name of each mode.
-fn link_sends(l: &mut Linker<Host>) -> wasmtime::Result<()> {
+fn link_sends(l: &mut Calls<'_>) -> wasmtime::Result<()> {
     type Args = (u32, i32, i32, i32, i32, i32);
     let modes = [
         ("MPI_Send", "MPI_Isend", "MPI_Send_init", SendMode::Standard),
@@ -256,18 +362,18 @@ fn link_sends(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         ("MPI_Rsend", "MPI_Irsend", "MPI_Rsend_init", SendMode::Standard),
     ];
     for (name, name_i, name_init, mode) in modes {
-        let start = move |mem: &mut [u8], m: &mut State, f: &Fabric, (buf, n, t, to, tag, comm): Args| {
+        let start = move |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, (buf, n, t, to, tag, comm): Args| {
             let buffer = m.checked(buf, n, t)?;
             m.send(mem, f, buffer, to, tag, comm, mode)
         };
-        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, to: i32, tag: i32, comm: i32| {
-            block(&mut c, name, comm, 1, |mem, m, f| Ok(one(start(mem, m, f, (buf, n, t, to, tag, comm))?, 0)))
+        l.func_wrap(MODULE, name, move |c: &mut Caller<'_, Host>, buf: u32, n: i32, t: i32, to: i32, tag: i32, comm: i32| {
+            block(c, name, comm, 1, |mem, m, f| Ok(one(start(mem, m, f, (buf, n, t, to, tag, comm))?, 0)))
         })?;
         l.func_wrap(
             MODULE,
             name_i,
-            move |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, to: i32, tag: i32, comm: i32, request: u32| {
-                local(&mut c, name_i, comm, |mem, m, f| {
+            move |c: &mut Caller<'_, Host>, buf: u32, n: i32, t: i32, to: i32, tag: i32, comm: i32, request: u32| {
+                local(c, name_i, comm, |mem, m, f| {
                     let r = start(mem, m, f, (buf, n, t, to, tag, comm))?;
                     put_i32(mem, request, r)
                 })
@@ -276,8 +382,8 @@ fn link_sends(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         l.func_wrap(
             MODULE,
             name_init,
-            move |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, to: i32, tag: i32, comm: i32, request: u32| {
-                local(&mut c, name_init, comm, |mem, m, _| {
+            move |c: &mut Caller<'_, Host>, buf: u32, n: i32, t: i32, to: i32, tag: i32, comm: i32, request: u32| {
+                local(c, name_init, comm, |mem, m, _| {
                     let buffer = m.checked(buf, n, t)?;
                     let r = m.prepare(mem, Prepared::Send { buffer, to, tag, comm, mode })?;
                     put_i32(mem, request, r)
@@ -288,22 +394,22 @@ fn link_sends(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-fn link_point_to_point(l: &mut Linker<Host>) -> wasmtime::Result<()> {
-    l.func_wrap(MODULE, "MPI_Recv", |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, from: i32, tag: i32, comm: i32, status: u32| {
-        block(&mut c, "MPI_Recv", comm, 1, |mem, m, f| {
+fn link_point_to_point(l: &mut Calls<'_>) -> wasmtime::Result<()> {
+    l.func_wrap(MODULE, "MPI_Recv", |c: &mut Caller<'_, Host>, buf: u32, n: i32, t: i32, from: i32, tag: i32, comm: i32, status: u32| {
+        block(c, "MPI_Recv", comm, 1, |mem, m, f| {
             let buffer = m.checked(buf, n, t)?;
             Ok(one(m.receive(mem, f, buffer, from, tag, comm)?, status))
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Irecv", |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, from: i32, tag: i32, comm: i32, request: u32| {
-        local(&mut c, "MPI_Irecv", comm, |mem, m, f| {
+    l.func_wrap(MODULE, "MPI_Irecv", |c: &mut Caller<'_, Host>, buf: u32, n: i32, t: i32, from: i32, tag: i32, comm: i32, request: u32| {
+        local(c, "MPI_Irecv", comm, |mem, m, f| {
             let buffer = m.checked(buf, n, t)?;
             let r = m.receive(mem, f, buffer, from, tag, comm)?;
             put_i32(mem, request, r)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Recv_init", |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, from: i32, tag: i32, comm: i32, request: u32| {
-        local(&mut c, "MPI_Recv_init", comm, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Recv_init", |c: &mut Caller<'_, Host>, buf: u32, n: i32, t: i32, from: i32, tag: i32, comm: i32, request: u32| {
+        local(c, "MPI_Recv_init", comm, |mem, m, _| {
             let buffer = m.checked(buf, n, t)?;
             let r = m.prepare(mem, Prepared::Receive { buffer, from, tag, comm })?;
             put_i32(mem, request, r)
@@ -313,8 +419,8 @@ fn link_point_to_point(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     l.func_wrap(
         MODULE,
         "MPI_Sendrecv",
-        |mut c: Caller<'_, Host>, sb: u32, sn: i32, st: i32, to: i32, stag: i32, rb: u32, rn: i32, rt: i32, from: i32, rtag: i32, comm: i32, status: u32| {
-            block(&mut c, "MPI_Sendrecv", comm, 1, |mem, m, f| {
+        |c: &mut Caller<'_, Host>, sb: u32, sn: i32, st: i32, to: i32, stag: i32, rb: u32, rn: i32, rt: i32, from: i32, rtag: i32, comm: i32, status: u32| {
+            block(c, "MPI_Sendrecv", comm, 1, |mem, m, f| {
                 let (out, into) = (m.checked(sb, sn, st)?, m.checked(rb, rn, rt)?);
                 let receive = m.receive(mem, f, into, from, rtag, comm)?;
                 let send = m.send(mem, f, out, to, stag, comm, SendMode::Standard)?;
@@ -325,8 +431,8 @@ fn link_point_to_point(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     l.func_wrap(
         MODULE,
         "MPI_Sendrecv_replace",
-        |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, to: i32, stag: i32, from: i32, rtag: i32, comm: i32, status: u32| {
-            block(&mut c, "MPI_Sendrecv_replace", comm, 1, |mem, m, f| {
+        |c: &mut Caller<'_, Host>, buf: u32, n: i32, t: i32, to: i32, stag: i32, from: i32, rtag: i32, comm: i32, status: u32| {
+            block(c, "MPI_Sendrecv_replace", comm, 1, |mem, m, f| {
                 let buffer = m.checked(buf, n, t)?;
                 // The send copies the bytes out before the receive may overwrite them.
                 let send = m.send(mem, f, buffer, to, stag, comm, SendMode::Standard)?;
@@ -339,8 +445,8 @@ fn link_point_to_point(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     l.func_wrap(
         MODULE,
         "MPI_Isendrecv",
-        |mut c: Caller<'_, Host>, sb: u32, sn: i32, st: i32, to: i32, stag: i32, rb: u32, rn: i32, rt: i32, from: i32, rtag: i32, comm: i32, request: u32| {
-            local(&mut c, "MPI_Isendrecv", comm, |mem, m, f| {
+        |c: &mut Caller<'_, Host>, sb: u32, sn: i32, st: i32, to: i32, stag: i32, rb: u32, rn: i32, rt: i32, from: i32, rtag: i32, comm: i32, request: u32| {
+            local(c, "MPI_Isendrecv", comm, |mem, m, f| {
                 let (out, into) = (m.checked(sb, sn, st)?, m.checked(rb, rn, rt)?);
                 let r = m.send_receive(mem, f, out, to, stag, into, from, rtag, comm)?;
                 put_i32(mem, request, r)
@@ -350,22 +456,22 @@ fn link_point_to_point(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     l.func_wrap(
         MODULE,
         "MPI_Isendrecv_replace",
-        |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, to: i32, stag: i32, from: i32, rtag: i32, comm: i32, request: u32| {
-            local(&mut c, "MPI_Isendrecv_replace", comm, |mem, m, f| {
+        |c: &mut Caller<'_, Host>, buf: u32, n: i32, t: i32, to: i32, stag: i32, from: i32, rtag: i32, comm: i32, request: u32| {
+            local(c, "MPI_Isendrecv_replace", comm, |mem, m, f| {
                 let buffer = m.checked(buf, n, t)?;
                 let r = m.send_receive(mem, f, buffer, to, stag, buffer, from, rtag, comm)?;
                 put_i32(mem, request, r)
             })
         },
     )?;
-    l.func_wrap(MODULE, "MPI_Probe", |mut c: Caller<'_, Host>, source: i32, tag: i32, comm: i32, status: u32| {
-        block(&mut c, "MPI_Probe", comm, 3, |_, _, _| Ok(Pending::Probe { source, tag, comm, status }))
+    l.func_wrap(MODULE, "MPI_Probe", |c: &mut Caller<'_, Host>, source: i32, tag: i32, comm: i32, status: u32| {
+        block(c, "MPI_Probe", comm, 3, |_, _, _| Ok(Pending::Probe { source, tag, comm, status }))
     })?;
-    l.func_wrap(MODULE, "MPI_Mprobe", |mut c: Caller<'_, Host>, source: i32, tag: i32, comm: i32, message: u32, status: u32| {
-        block(&mut c, "MPI_Mprobe", comm, 3, |_, _, _| Ok(Pending::Match { source, tag, comm, message, status }))
+    l.func_wrap(MODULE, "MPI_Mprobe", |c: &mut Caller<'_, Host>, source: i32, tag: i32, comm: i32, message: u32, status: u32| {
+        block(c, "MPI_Mprobe", comm, 3, |_, _, _| Ok(Pending::Match { source, tag, comm, message, status }))
     })?;
-    l.func_wrap(MODULE, "MPI_Improbe", |mut c: Caller<'_, Host>, source: i32, tag: i32, comm: i32, flag: u32, message: u32, status: u32| {
-        ask(&mut c, "MPI_Improbe", |mem, m| {
+    l.func_wrap(MODULE, "MPI_Improbe", |c: &mut Caller<'_, Host>, source: i32, tag: i32, comm: i32, flag: u32, message: u32, status: u32| {
+        ask(c, "MPI_Improbe", |mem, m| {
             let found = m.match_message(source, tag, comm)?;
             put_i32(mem, flag, i32::from(found.is_some()))?;
             if let Some((handle, s)) = &found {
@@ -375,24 +481,24 @@ fn link_point_to_point(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             Ok(found.is_some())
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Mrecv", |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, message: u32, status: u32| {
-        block(&mut c, "MPI_Mrecv", 1, 1, |mem, m, f| {
+    l.func_wrap(MODULE, "MPI_Mrecv", |c: &mut Caller<'_, Host>, buf: u32, n: i32, t: i32, message: u32, status: u32| {
+        block(c, "MPI_Mrecv", 1, 1, |mem, m, f| {
             let buffer = m.checked(buf, n, t)?;
             let request = m.receive_message(mem, f, buffer, get_i32(mem, message)?)?;
             put_i32(mem, message, 0)?;
             Ok(one(request, status))
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Imrecv", |mut c: Caller<'_, Host>, buf: u32, n: i32, t: i32, message: u32, request: u32| {
-        local(&mut c, "MPI_Imrecv", 1, |mem, m, f| {
+    l.func_wrap(MODULE, "MPI_Imrecv", |c: &mut Caller<'_, Host>, buf: u32, n: i32, t: i32, message: u32, request: u32| {
+        local(c, "MPI_Imrecv", 1, |mem, m, f| {
             let buffer = m.checked(buf, n, t)?;
             let r = m.receive_message(mem, f, buffer, get_i32(mem, message)?)?;
             put_i32(mem, message, 0)?;
             put_i32(mem, request, r)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Iprobe", |mut c: Caller<'_, Host>, source: i32, tag: i32, comm: i32, flag: u32, status: u32| {
-        ask(&mut c, "MPI_Iprobe", |mem, m| {
+    l.func_wrap(MODULE, "MPI_Iprobe", |c: &mut Caller<'_, Host>, source: i32, tag: i32, comm: i32, flag: u32, status: u32| {
+        ask(c, "MPI_Iprobe", |mem, m| {
             let found = m.probe(source, tag, comm)?;
             put_i32(mem, flag, i32::from(found.is_some()))?;
             if let Some(s) = &found {
@@ -404,21 +510,21 @@ fn link_point_to_point(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-fn link_requests(l: &mut Linker<Host>) -> wasmtime::Result<()> {
-    l.func_wrap(MODULE, "MPI_Wait", |mut c: Caller<'_, Host>, handle: u32, status: u32| {
-        block(&mut c, "MPI_Wait", 1, 1, |mem, _, _| Ok(Pending::One { request: get_i32(mem, handle)?, status, handle }))
+fn link_requests(l: &mut Calls<'_>) -> wasmtime::Result<()> {
+    l.func_wrap(MODULE, "MPI_Wait", |c: &mut Caller<'_, Host>, handle: u32, status: u32| {
+        block(c, "MPI_Wait", 1, 1, |mem, _, _| Ok(Pending::One { request: get_i32(mem, handle)?, status, handle }))
     })?;
-    l.func_wrap(MODULE, "MPI_Waitall", |mut c: Caller<'_, Host>, n: i32, handles: u32, statuses: u32| {
-        block(&mut c, "MPI_Waitall", 1, 1, |_, _, _| Ok(Pending::All { handles, count: count(n)?, statuses }))
+    l.func_wrap(MODULE, "MPI_Waitall", |c: &mut Caller<'_, Host>, n: i32, handles: u32, statuses: u32| {
+        block(c, "MPI_Waitall", 1, 1, |_, _, _| Ok(Pending::All { handles, count: count(n)?, statuses }))
     })?;
-    l.func_wrap(MODULE, "MPI_Waitany", |mut c: Caller<'_, Host>, n: i32, handles: u32, index: u32, status: u32| {
-        block(&mut c, "MPI_Waitany", 1, 1, |_, _, _| Ok(Pending::Any { handles, count: count(n)?, index, status }))
+    l.func_wrap(MODULE, "MPI_Waitany", |c: &mut Caller<'_, Host>, n: i32, handles: u32, index: u32, status: u32| {
+        block(c, "MPI_Waitany", 1, 1, |_, _, _| Ok(Pending::Any { handles, count: count(n)?, index, status }))
     })?;
-    l.func_wrap(MODULE, "MPI_Waitsome", |mut c: Caller<'_, Host>, n: i32, handles: u32, done: u32, indices: u32, statuses: u32| {
-        block(&mut c, "MPI_Waitsome", 1, 1, |_, _, _| Ok(Pending::Some { handles, count: count(n)?, done, indices, statuses }))
+    l.func_wrap(MODULE, "MPI_Waitsome", |c: &mut Caller<'_, Host>, n: i32, handles: u32, done: u32, indices: u32, statuses: u32| {
+        block(c, "MPI_Waitsome", 1, 1, |_, _, _| Ok(Pending::Some { handles, count: count(n)?, done, indices, statuses }))
     })?;
-    l.func_wrap(MODULE, "MPI_Test", |mut c: Caller<'_, Host>, handle: u32, flag: u32, status: u32| {
-        ask(&mut c, "MPI_Test", |mem, m| {
+    l.func_wrap(MODULE, "MPI_Test", |c: &mut Caller<'_, Host>, handle: u32, flag: u32, status: u32| {
+        ask(c, "MPI_Test", |mem, m| {
             let request = get_i32(mem, handle)?;
             let done = m.done(request)?;
             put_i32(mem, flag, i32::from(done))?;
@@ -428,29 +534,29 @@ fn link_requests(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             Ok(done)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Testall", |mut c: Caller<'_, Host>, n: i32, handles: u32, flag: u32, statuses: u32| {
-        ask(&mut c, "MPI_Testall", |mem, m| {
+    l.func_wrap(MODULE, "MPI_Testall", |c: &mut Caller<'_, Host>, n: i32, handles: u32, flag: u32, statuses: u32| {
+        ask(c, "MPI_Testall", |mem, m| {
             let done = all(mem, m, handles, count(n)?, statuses)?;
             put_i32(mem, flag, i32::from(done))?;
             Ok(done)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Testany", |mut c: Caller<'_, Host>, n: i32, handles: u32, index: u32, flag: u32, status: u32| {
-        ask(&mut c, "MPI_Testany", |mem, m| {
+    l.func_wrap(MODULE, "MPI_Testany", |c: &mut Caller<'_, Host>, n: i32, handles: u32, index: u32, flag: u32, status: u32| {
+        ask(c, "MPI_Testany", |mem, m| {
             put_i32(mem, index, UNDEFINED)?;
             let done = any(mem, m, handles, count(n)?, index, status)?;
             put_i32(mem, flag, i32::from(done))?;
             Ok(done)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Testsome", |mut c: Caller<'_, Host>, n: i32, handles: u32, done: u32, indices: u32, statuses: u32| {
-        ask(&mut c, "MPI_Testsome", |mem, m| {
+    l.func_wrap(MODULE, "MPI_Testsome", |c: &mut Caller<'_, Host>, n: i32, handles: u32, done: u32, indices: u32, statuses: u32| {
+        ask(c, "MPI_Testsome", |mem, m| {
             put_i32(mem, done, 0)?;
             some(mem, m, handles, count(n)?, done, indices, statuses)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Request_free", |mut c: Caller<'_, Host>, handle: u32| {
-        let code = local(&mut c, "MPI_Request_free", 1, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Request_free", |c: &mut Caller<'_, Host>, handle: u32| {
+        let code = local(c, "MPI_Request_free", 1, |mem, m, _| {
             let request = get_i32(mem, handle)?;
             if m.general_done(request)
                 && let Some(general) = m.general(request)
@@ -460,11 +566,11 @@ fn link_requests(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             m.release(request)?;
             put_i32(mem, handle, 0)
         })?;
-        calls::settle(&mut c)?;
+        calls::settle(c)?;
         Ok(code)
     })?;
-    l.func_wrap(MODULE, "MPI_Request_get_status", |mut c: Caller<'_, Host>, request: i32, flag: u32, status: u32| {
-        ask(&mut c, "MPI_Request_get_status", |mem, m| {
+    l.func_wrap(MODULE, "MPI_Request_get_status", |c: &mut Caller<'_, Host>, request: i32, flag: u32, status: u32| {
+        ask(c, "MPI_Request_get_status", |mem, m| {
             let done = m.done(request)?;
             put_i32(mem, flag, i32::from(done))?;
             if done {
@@ -474,34 +580,35 @@ fn link_requests(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             Ok(done)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Grequest_start", |mut c: Caller<'_, Host>, query: u32, free: u32, cancel: u32, extra: u32, into: u32| {
-        local(&mut c, "MPI_Grequest_start", 1, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Grequest_start", |c: &mut Caller<'_, Host>, query: u32, free: u32, cancel: u32, extra: u32, into: u32| {
+        local(c, "MPI_Grequest_start", 1, |mem, m, _| {
             let request = m.general_start(mpi::rank::General { query, free, cancel, extra })?;
             put_i32(mem, into, request)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Grequest_complete", |mut c: Caller<'_, Host>, request: i32| {
-        local(&mut c, "MPI_Grequest_complete", 1, |_, m, _| m.general_complete(request))
+    l.func_wrap(MODULE, "MPI_Grequest_complete", |c: &mut Caller<'_, Host>, request: i32| {
+        local(c, "MPI_Grequest_complete", 1, |_, m, _| m.general_complete(request))
     })?;
-    l.func_wrap(MODULE, "MPI_Buffer_attach", |mut c: Caller<'_, Host>, buffer: u32, size: i32| {
-        local(&mut c, "MPI_Buffer_attach", 1, |mem, m, _| m.attach(mem, buffer, size))
+    l.func_wrap(MODULE, "MPI_Buffer_attach", |c: &mut Caller<'_, Host>, buffer: u32, size: i32| {
+        local(c, "MPI_Buffer_attach", 1, |mem, m, _| m.attach(mem, buffer, size))
     })?;
-    l.func_wrap(MODULE, "MPI_Buffer_detach", |mut c: Caller<'_, Host>, address: u32, size: u32| {
-        block(&mut c, "MPI_Buffer_detach", 1, 1, |_, _, _| Ok(Pending::Detach { address, size }))
+    l.func_wrap(MODULE, "MPI_Buffer_detach", |c: &mut Caller<'_, Host>, address: u32, size: u32| {
+        block(c, "MPI_Buffer_detach", 1, 1, |_, _, _| Ok(Pending::Detach { address, size }))
     })?;
-    l.func_wrap(MODULE, "MPI_Cancel", |mut c: Caller<'_, Host>, handle: u32| {
-        ready(&c, "MPI_Cancel")?;
-        let (mem, host) = parts(&mut c);
+    l.func_wrap(MODULE, "MPI_Cancel", |c: &mut Caller<'_, Host>, handle: u32| {
+        ready(c, "MPI_Cancel")?;
+        let (mut mem, host) = parts(c);
+        let mem = &mut mem;
         if let Ok(request) = get_i32(mem, handle)
             && let Some(general) = host.mpi.general(request)
         {
             let done = host.mpi.general_done(request);
-            return calls::guest::<_, i32>(&mut c, general.cancel, (general.extra, i32::from(done)));
+            return calls::guest::<_, i32>(c, general.cancel, (general.extra, i32::from(done)));
         }
-        local(&mut c, "MPI_Cancel", 1, |mem, m, _| m.cancel(get_i32(mem, handle)?))
+        local(c, "MPI_Cancel", 1, |mem, m, _| m.cancel(get_i32(mem, handle)?))
     })?;
-    l.func_wrap(MODULE, "MPI_Test_cancelled", |mut c: Caller<'_, Host>, status: u32, flag: u32| {
-        local(&mut c, "MPI_Test_cancelled", 1, |mem, _, _| {
+    l.func_wrap(MODULE, "MPI_Test_cancelled", |c: &mut Caller<'_, Host>, status: u32, flag: u32| {
+        local(c, "MPI_Test_cancelled", 1, |mem, _, _| {
             let cancelled = get_i32(mem, status + 12)?;
             put_i32(mem, flag, cancelled)
         })
@@ -510,22 +617,22 @@ fn link_requests(l: &mut Linker<Host>) -> wasmtime::Result<()> {
 }
 
 /// Makes a collective's request from the arguments of its call.
-type Starter = fn(&mut [u8], &mut State, &Fabric, &[u32]) -> Started;
+type Starter = fn(&mut Memory<'_>, &mut State, &Fabric, &[u32]) -> Started;
 /// By the name of the call that prepares it.
 type Starters = BTreeMap<&'static str, Starter>;
 
 /// A collective under its blocking, its non-blocking and its persistent name. `$start` makes the request.
 macro_rules! collective {
     ($l:ident, $starters:ident, $name:literal, $name_i:literal, $name_init:literal, ($($arg:ident: $type:ty),*), $comm:ident, $start:expr) => {{
-        $l.func_wrap(MODULE, $name, |mut c: Caller<'_, Host>, $($arg: $type),*| {
-            block(&mut c, $name, $comm, 2, |mem, m, f| {
+        $l.func_wrap(MODULE, $name, |c: &mut Caller<'_, Host>, $($arg: $type),*| {
+            block(c, $name, $comm, 2, |mem, m, f| {
                 #[allow(clippy::redundant_closure_call)]
                 let request = ($start)(mem, m, f, $($arg),*)?;
                 Ok(one(request, 0))
             })
         })?;
-        $l.func_wrap(MODULE, $name_i, |mut c: Caller<'_, Host>, $($arg: $type,)* handle: u32| {
-            local(&mut c, $name_i, $comm, |mem, m, f| {
+        $l.func_wrap(MODULE, $name_i, |c: &mut Caller<'_, Host>, $($arg: $type,)* handle: u32| {
+            local(c, $name_i, $comm, |mem, m, f| {
                 #[allow(clippy::redundant_closure_call)]
                 let request: i32 = ($start)(mem, m, f, $($arg),*)?;
                 put_i32(mem, handle, request)
@@ -537,8 +644,8 @@ macro_rules! collective {
             #[allow(clippy::redundant_closure_call)]
             ($start)(mem, m, f, $($arg),*)
         });
-        $l.func_wrap(MODULE, $name_init, |mut c: Caller<'_, Host>, $($arg: $type,)* _info: i32, handle: u32| {
-            local(&mut c, $name_init, $comm, |mem, m, _| {
+        $l.func_wrap(MODULE, $name_init, |c: &mut Caller<'_, Host>, $($arg: $type,)* _info: i32, handle: u32| {
+            local(c, $name_init, $comm, |mem, m, _| {
                 let held = held(mem, m, $name_init, $comm, &[$((stringify!($arg), stringify!($type), $arg as u32)),*])?;
                 let request = m.prepare_collective($name_init, vec![$($arg as u32),*], held, $comm)?;
                 put_i32(mem, handle, request)
@@ -550,7 +657,7 @@ macro_rules! collective {
 type Started = mpi::Result<i32>;
 
 /// The datatypes among the arguments of a collective: `t`, `st` and `rt`, or lists of them, as the calls below name theirs.
-fn held(mem: &[u8], m: &State, call: &str, comm: i32, args: &[(&str, &str, u32)]) -> mpi::Result<Vec<i32>> {
+fn held(mem: &Memory<'_>, m: &State, call: &str, comm: i32, args: &[(&str, &str, u32)]) -> mpi::Result<Vec<i32>> {
     let mut held = Vec::new();
     for (name, kind, value) in args {
         match (*name, *kind) {
@@ -586,46 +693,46 @@ fn maybe_in_place(m: &State, address: u32, n: i32, t: i32) -> mpi::Result<mpi::d
     m.checked(address, n, t)
 }
 
-fn link_collectives(l: &mut Linker<Host>, starters: &mut Starters) -> wasmtime::Result<()> {
+fn link_collectives(l: &mut Calls<'_>, starters: &mut Starters) -> wasmtime::Result<()> {
     collective!(l, starters, "MPI_Barrier", "MPI_Ibarrier", "MPI_Barrier_init", (comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, comm| -> Started { m.barrier(mem, f, comm) });
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, comm| -> Started { m.barrier(mem, f, comm) });
     collective!(l, starters, "MPI_Bcast", "MPI_Ibcast", "MPI_Bcast_init", (buf: u32, n: i32, t: i32, root: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, buf, n, t, root, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, buf, n, t, root, comm| -> Started {
             let buffer = m.checked(buf, n, t)?;
             m.bcast(mem, f, buffer, root, comm)
         });
     collective!(l, starters, "MPI_Reduce", "MPI_Ireduce", "MPI_Reduce_init", (sb: u32, rb: u32, n: i32, t: i32, op: i32, root: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, rb, n, t, op, root, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, rb, n, t, op, root, comm| -> Started {
             let buffer = m.checked(sb, n, t)?;
             m.reduce(mem, f, buffer, rb, op, Some(root), comm)
         });
     collective!(l, starters, "MPI_Allreduce", "MPI_Iallreduce", "MPI_Allreduce_init", (sb: u32, rb: u32, n: i32, t: i32, op: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, rb, n, t, op, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, rb, n, t, op, comm| -> Started {
             let buffer = m.checked(sb, n, t)?;
             m.reduce(mem, f, buffer, rb, op, None, comm)
         });
     collective!(l, starters, "MPI_Scan", "MPI_Iscan", "MPI_Scan_init", (sb: u32, rb: u32, n: i32, t: i32, op: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, rb, n, t, op, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, rb, n, t, op, comm| -> Started {
             let buffer = m.checked(sb, n, t)?;
             m.scan(mem, f, buffer, rb, op, false, comm)
         });
     collective!(l, starters, "MPI_Exscan", "MPI_Iexscan", "MPI_Exscan_init", (sb: u32, rb: u32, n: i32, t: i32, op: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, rb, n, t, op, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, rb, n, t, op, comm| -> Started {
             let buffer = m.checked(sb, n, t)?;
             m.scan(mem, f, buffer, rb, op, true, comm)
         });
     collective!(l, starters, "MPI_Reduce_scatter_block", "MPI_Ireduce_scatter_block", "MPI_Reduce_scatter_block_init", (sb: u32, rb: u32, n: i32, t: i32, op: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, rb, n, t, op, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, rb, n, t, op, comm| -> Started {
             let counts = vec![n; m.comms.get(comm)?.size() as usize];
             m.reduce_scatter(mem, f, sb, rb, &counts, t, op, comm)
         });
     collective!(l, starters, "MPI_Reduce_scatter", "MPI_Ireduce_scatter", "MPI_Reduce_scatter_init", (sb: u32, rb: u32, counts: u32, t: i32, op: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, rb, counts, t, op, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, rb, counts, t, op, comm| -> Started {
             let counts = ints(mem, counts, m.comms.get(comm)?.size())?;
             m.reduce_scatter(mem, f, sb, rb, &counts, t, op, comm)
         });
     collective!(l, starters, "MPI_Gather", "MPI_Igather", "MPI_Gather_init", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, root: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, root, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, root, comm| -> Started {
             let send = maybe_in_place(m, sb, sn, st)?;
             let (counts, displacements) = State::even(rn, size_of(m, comm)?);
             let layout = Layout { address: rb, counts: &counts, displacements: &displacements, datatype: rt };
@@ -633,7 +740,7 @@ fn link_collectives(l: &mut Linker<Host>, starters: &mut Starters) -> wasmtime::
             m.gather(mem, f, send, root_layout, root, comm)
         });
     collective!(l, starters, "MPI_Gatherv", "MPI_Igatherv", "MPI_Gatherv_init", (sb: u32, sn: i32, st: i32, rb: u32, counts: u32, displs: u32, rt: i32, root: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, counts, displs, rt, root, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, sn, st, rb, counts, displs, rt, root, comm| -> Started {
             let send = maybe_in_place(m, sb, sn, st)?;
             if !is_root(m, comm, root)? {
                 return m.gather(mem, f, send, None, root, comm);
@@ -644,7 +751,7 @@ fn link_collectives(l: &mut Linker<Host>, starters: &mut Starters) -> wasmtime::
             m.gather(mem, f, send, Some(&layout), root, comm)
         });
     collective!(l, starters, "MPI_Scatter", "MPI_Iscatter", "MPI_Scatter_init", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, root: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, root, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, root, comm| -> Started {
             let receive = maybe_in_place(m, rb, rn, rt)?;
             let (counts, displacements) = State::even(sn, size_of(m, comm)?);
             let layout = Layout { address: sb, counts: &counts, displacements: &displacements, datatype: st };
@@ -652,7 +759,7 @@ fn link_collectives(l: &mut Linker<Host>, starters: &mut Starters) -> wasmtime::
             m.scatter(mem, f, root_layout, receive, root, comm)
         });
     collective!(l, starters, "MPI_Scatterv", "MPI_Iscatterv", "MPI_Scatterv_init", (sb: u32, counts: u32, displs: u32, st: i32, rb: u32, rn: i32, rt: i32, root: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, counts, displs, st, rb, rn, rt, root, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, counts, displs, st, rb, rn, rt, root, comm| -> Started {
             let receive = maybe_in_place(m, rb, rn, rt)?;
             if !is_root(m, comm, root)? {
                 return m.scatter(mem, f, None, receive, root, comm);
@@ -663,14 +770,14 @@ fn link_collectives(l: &mut Linker<Host>, starters: &mut Starters) -> wasmtime::
             m.scatter(mem, f, Some(&layout), receive, root, comm)
         });
     collective!(l, starters, "MPI_Allgather", "MPI_Iallgather", "MPI_Allgather_init", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, comm| -> Started {
             let send = maybe_in_place(m, sb, sn, st)?;
             let (counts, displacements) = State::even(rn, size_of(m, comm)?);
             let layout = Layout { address: rb, counts: &counts, displacements: &displacements, datatype: rt };
             m.allgather(mem, f, send, &layout, comm)
         });
     collective!(l, starters, "MPI_Allgatherv", "MPI_Iallgatherv", "MPI_Allgatherv_init", (sb: u32, sn: i32, st: i32, rb: u32, counts: u32, displs: u32, rt: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, counts, displs, rt, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, sn, st, rb, counts, displs, rt, comm| -> Started {
             let send = maybe_in_place(m, sb, sn, st)?;
             let n = size_of(m, comm)?;
             let (counts, displacements) = (ints(mem, counts, n)?, ints(mem, displs, n)?);
@@ -678,7 +785,7 @@ fn link_collectives(l: &mut Linker<Host>, starters: &mut Starters) -> wasmtime::
             m.allgather(mem, f, send, &layout, comm)
         });
     collective!(l, starters, "MPI_Alltoall", "MPI_Ialltoall", "MPI_Alltoall_init", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, comm| -> Started {
             let n = size_of(m, comm)?;
             let ((sc, sd), (rc, rd)) = (State::even(sn, n), State::even(rn, n));
             let from = Layout { address: sb, counts: &sc, displacements: &sd, datatype: st };
@@ -688,7 +795,7 @@ fn link_collectives(l: &mut Linker<Host>, starters: &mut Starters) -> wasmtime::
             m.alltoall(mem, f, from.as_deref(), &to, comm)
         });
     collective!(l, starters, "MPI_Alltoallv", "MPI_Ialltoallv", "MPI_Alltoallv_init", (sb: u32, sc: u32, sd: u32, st: i32, rb: u32, rc: u32, rd: u32, rt: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sc, sd, st, rb, rc, rd, rt, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, sc, sd, st, rb, rc, rd, rt, comm| -> Started {
             let n = size_of(m, comm)?;
             let (rc, rd) = (ints(mem, rc, n)?, ints(mem, rd, n)?);
             let to = Layout { address: rb, counts: &rc, displacements: &rd, datatype: rt };
@@ -702,7 +809,7 @@ fn link_collectives(l: &mut Linker<Host>, starters: &mut Starters) -> wasmtime::
             m.alltoall(mem, f, Some(&from), &to, comm)
         });
     collective!(l, starters, "MPI_Alltoallw", "MPI_Ialltoallw", "MPI_Alltoallw_init", (sb: u32, sc: u32, sd: u32, st: u32, rb: u32, rc: u32, rd: u32, rt: u32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sc, sd, st, rb, rc, rd, rt, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, sc, sd, st, rb, rc, rd, rt, comm| -> Started {
             let n = size_of(m, comm)?;
             let to = types::buffers(mem, m, rb, n, rc, rd, rt)?;
             let from = if sb == IN_PLACE { None } else { Some(types::buffers(mem, m, sb, n, sc, sd, st)?) };
@@ -712,17 +819,17 @@ fn link_collectives(l: &mut Linker<Host>, starters: &mut Starters) -> wasmtime::
 }
 
 /// Collectives among the neighbours of a topology.
-fn link_neighbours(l: &mut Linker<Host>, starters: &mut Starters) -> wasmtime::Result<()> {
+fn link_neighbours(l: &mut Calls<'_>, starters: &mut Starters) -> wasmtime::Result<()> {
     use communicators::neighbours;
     collective!(l, starters, "MPI_Neighbor_allgather", "MPI_Ineighbor_allgather", "MPI_Neighbor_allgather_init", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, comm| -> Started {
             let (counts, displacements) = State::even(rn, neighbours(m, comm)?.0);
             let to = m.shares(&Layout { address: rb, counts: &counts, displacements: &displacements, datatype: rt })?;
             let from = m.checked(sb, sn, st)?;
             m.neighbour(mem, f, &[from], &to, comm)
         });
     collective!(l, starters, "MPI_Neighbor_allgatherv", "MPI_Ineighbor_allgatherv", "MPI_Neighbor_allgatherv_init", (sb: u32, sn: i32, st: i32, rb: u32, rc: u32, rd: u32, rt: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, rc, rd, rt, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, sn, st, rb, rc, rd, rt, comm| -> Started {
             let n = neighbours(m, comm)?.0;
             let (counts, displacements) = (ints(mem, rc, n)?, ints(mem, rd, n)?);
             let to = m.shares(&Layout { address: rb, counts: &counts, displacements: &displacements, datatype: rt })?;
@@ -730,7 +837,7 @@ fn link_neighbours(l: &mut Linker<Host>, starters: &mut Starters) -> wasmtime::R
             m.neighbour(mem, f, &[from], &to, comm)
         });
     collective!(l, starters, "MPI_Neighbor_alltoall", "MPI_Ineighbor_alltoall", "MPI_Neighbor_alltoall_init", (sb: u32, sn: i32, st: i32, rb: u32, rn: i32, rt: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, sn, st, rb, rn, rt, comm| -> Started {
             let (into, out) = neighbours(m, comm)?;
             let ((sc, sd), (rc, rd)) = (State::even(sn, out), State::even(rn, into));
             let from = m.shares(&Layout { address: sb, counts: &sc, displacements: &sd, datatype: st })?;
@@ -738,7 +845,7 @@ fn link_neighbours(l: &mut Linker<Host>, starters: &mut Starters) -> wasmtime::R
             m.neighbour(mem, f, &from, &to, comm)
         });
     collective!(l, starters, "MPI_Neighbor_alltoallv", "MPI_Ineighbor_alltoallv", "MPI_Neighbor_alltoallv_init", (sb: u32, sc: u32, sd: u32, st: i32, rb: u32, rc: u32, rd: u32, rt: i32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sc, sd, st, rb, rc, rd, rt, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, sc, sd, st, rb, rc, rd, rt, comm| -> Started {
             let (into, out) = neighbours(m, comm)?;
             let (sc, sd, rc, rd) = (ints(mem, sc, out)?, ints(mem, sd, out)?, ints(mem, rc, into)?, ints(mem, rd, into)?);
             let from = m.shares(&Layout { address: sb, counts: &sc, displacements: &sd, datatype: st })?;
@@ -746,7 +853,7 @@ fn link_neighbours(l: &mut Linker<Host>, starters: &mut Starters) -> wasmtime::R
             m.neighbour(mem, f, &from, &to, comm)
         });
     collective!(l, starters, "MPI_Neighbor_alltoallw", "MPI_Ineighbor_alltoallw", "MPI_Neighbor_alltoallw_init", (sb: u32, sc: u32, sd: u32, st: u32, rb: u32, rc: u32, rd: u32, rt: u32, comm: i32), comm,
-        |mem: &mut [u8], m: &mut State, f: &Fabric, sb, sc, sd, st, rb, rc, rd, rt, comm| -> Started {
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, sc, sd, st, rb, rc, rd, rt, comm| -> Started {
             let (into, out) = neighbours(m, comm)?;
             let (from, to) = (types::buffers(mem, m, sb, out, sc, sd, st)?, types::buffers(mem, m, rb, into, rc, rd, rt)?);
             m.neighbour(mem, f, &from, &to, comm)
@@ -755,79 +862,79 @@ fn link_neighbours(l: &mut Linker<Host>, starters: &mut Starters) -> wasmtime::R
 }
 
 /// Copies a text with its closing 0 and writes its length, as MPI's string results are.
-fn put_text(mem: &mut [u8], address: u32, length: u32, text: &str, max: usize) -> mpi::Result<()> {
+fn put_text(mem: &mut Memory<'_>, address: u32, length: u32, text: &str, max: usize) -> mpi::Result<()> {
     let text = &text.as_bytes()[..text.len().min(max - 1)];
     put(mem, address, &[text, b"\0"].concat())?;
     put_i32(mem, length, text.len() as i32)
 }
 
-fn link_environment(l: &mut Linker<Host>) -> wasmtime::Result<()> {
-    fn init(c: &mut Caller<'_, Host>, call: &str) -> wasmtime::Result<()> {
-        let flags = &mut c.data_mut().flags;
+fn link_environment(l: &mut Calls<'_>) -> wasmtime::Result<()> {
+    /// `level`: of `MPI_THREAD_SINGLE` to `MPI_THREAD_MULTIPLE`. All can be had; a program without threads has no use for them.
+    fn init(c: &mut Caller<'_, Host>, call: &str, level: i32) -> wasmtime::Result<()> {
+        let Host { flags, thread, .. } = c.data_mut();
         if flags.initialized {
             return Err(wasmtime::Error::msg(format!("{call} was called twice")));
         }
-        flags.initialized = true;
+        (flags.initialized, flags.level, flags.main) = (true, level, *thread);
         Ok(())
     }
     /// A call that is allowed at any time.
-    fn always(c: &mut Caller<'_, Host>, f: impl FnOnce(&mut [u8], &mut Host) -> mpi::Result<()>) -> wasmtime::Result<i32> {
-        let (mem, host) = parts(c);
-        f(mem, host).map(|()| 0).map_err(|e| wasmtime::Error::msg(e.message))
+    fn always(c: &mut Caller<'_, Host>, f: impl FnOnce(&mut Memory<'_>, &mut Host) -> mpi::Result<()>) -> wasmtime::Result<i32> {
+        let (mut mem, host) = parts(c);
+        f(&mut mem, host).map(|()| 0).map_err(|e| wasmtime::Error::msg(e.message))
     }
-    l.func_wrap(MODULE, "MPI_Init", |mut c: Caller<'_, Host>, _argc: u32, _argv: u32| init(&mut c, "MPI_Init").map(|()| 0))?;
-    l.func_wrap(MODULE, "MPI_Init_thread", |mut c: Caller<'_, Host>, _argc: u32, _argv: u32, required: i32, provided: u32| {
-        init(&mut c, "MPI_Init_thread")?;
-        // A cell has one thread: at most MPI_THREAD_SERIALIZED can matter to it.
-        always(&mut c, |mem, _| put_i32(mem, provided, required.clamp(0, 2)))
+    l.func_wrap(MODULE, "MPI_Init", |c: &mut Caller<'_, Host>, _argc: u32, _argv: u32| init(c, "MPI_Init", 0).map(|()| 0))?;
+    l.func_wrap(MODULE, "MPI_Init_thread", |c: &mut Caller<'_, Host>, _argc: u32, _argv: u32, required: i32, provided: u32| {
+        let level = required.clamp(0, THREAD_MULTIPLE);
+        init(c, "MPI_Init_thread", level)?;
+        always(c, |mem, _| put_i32(mem, provided, level))
     })?;
-    // The only thread of a rank is the one that called `MPI_Init`.
-    l.func_wrap(MODULE, "MPI_Is_thread_main", |mut c: Caller<'_, Host>, flag: u32| always(&mut c, |mem, _| put_i32(mem, flag, 1)))?;
-    l.func_wrap(MODULE, "MPI_Query_thread", |mut c: Caller<'_, Host>, provided: u32| always(&mut c, |mem, _| put_i32(mem, provided, 2)))?;
-    l.func_wrap(MODULE, "MPI_Initialized", |mut c: Caller<'_, Host>, flag: u32| {
-        always(&mut c, |mem, host| put_i32(mem, flag, i32::from(host.flags.initialized)))
+    l.func_wrap(MODULE, "MPI_Is_thread_main", |c: &mut Caller<'_, Host>, flag: u32| always(c, |mem, host| put_i32(mem, flag, i32::from(host.flags.main == host.thread))))?;
+    l.func_wrap(MODULE, "MPI_Query_thread", |c: &mut Caller<'_, Host>, provided: u32| always(c, |mem, host| put_i32(mem, provided, host.flags.level)))?;
+    l.func_wrap(MODULE, "MPI_Initialized", |c: &mut Caller<'_, Host>, flag: u32| {
+        always(c, |mem, host| put_i32(mem, flag, i32::from(host.flags.initialized)))
     })?;
-    l.func_wrap(MODULE, "MPI_Finalized", |mut c: Caller<'_, Host>, flag: u32| {
-        always(&mut c, |mem, host| put_i32(mem, flag, i32::from(host.flags.finalized)))
+    l.func_wrap(MODULE, "MPI_Finalized", |c: &mut Caller<'_, Host>, flag: u32| {
+        always(c, |mem, host| put_i32(mem, flag, i32::from(host.flags.finalized)))
     })?;
-    l.func_wrap(MODULE, "MPI_Finalize", |mut c: Caller<'_, Host>| {
+    l.func_wrap(MODULE, "MPI_Finalize", |c: &mut Caller<'_, Host>| {
         if c.data().mode == Mode::Running {
-            ready(&c, "MPI_Finalize")?;
+            ready(c, "MPI_Finalize")?;
             // As MPI says: what hangs on MPI_COMM_SELF goes first, the newest before the others.
             for comm in [mpi::comm::SELF, mpi::comm::WORLD] {
-                calls::delete_attributes(&mut c, mpi::attribute::On::Comm, comm)?;
+                calls::delete_attributes(c, mpi::attribute::On::Comm, comm)?;
             }
         }
-        let code = block(&mut c, "MPI_Finalize", 1, 4, |mem, m, f| Ok(Pending::Finalize { barrier: m.barrier(mem, f, mpi::comm::WORLD)? }))?;
+        let code = block(c, "MPI_Finalize", 1, 4, |mem, m, f| Ok(Pending::Finalize { barrier: m.barrier(mem, f, mpi::comm::WORLD)? }))?;
         if c.data().mode == Mode::Running {
             c.data_mut().flags.finalized = true;
         }
         Ok(code)
     })?;
-    l.func_wrap(MODULE, "MPI_Abort", |_: Caller<'_, Host>, _comm: i32, code: i32| -> wasmtime::Result<i32> {
+    l.func_wrap(MODULE, "MPI_Abort", |_: &mut Caller<'_, Host>, _comm: i32, code: i32| -> wasmtime::Result<i32> {
         Err(wasmtime::Error::new(End::Abort(code)))
     })?;
-    l.func_wrap(MODULE, "MPI_Wtime", |_: Caller<'_, Host>| {
+    l.func_wrap(MODULE, "MPI_Wtime", |_: &mut Caller<'_, Host>| {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
     })?;
-    l.func_wrap(MODULE, "MPI_Wtick", |_: Caller<'_, Host>| 1e-9)?;
-    l.func_wrap(MODULE, "MPI_Get_processor_name", |mut c: Caller<'_, Host>, name: u32, length: u32| {
-        always(&mut c, |mem, host| put_text(mem, name, length, &host.place, 256))
+    l.func_wrap(MODULE, "MPI_Wtick", |_: &mut Caller<'_, Host>| 1e-9)?;
+    l.func_wrap(MODULE, "MPI_Get_processor_name", |c: &mut Caller<'_, Host>, name: u32, length: u32| {
+        always(c, |mem, host| put_text(mem, name, length, &host.place, 256))
     })?;
-    l.func_wrap(MODULE, "MPI_Get_version", |mut c: Caller<'_, Host>, version: u32, sub: u32| {
-        always(&mut c, |mem, _| put_i32(mem, version, 3).and_then(|()| put_i32(mem, sub, 1)))
+    l.func_wrap(MODULE, "MPI_Get_version", |c: &mut Caller<'_, Host>, version: u32, sub: u32| {
+        always(c, |mem, _| put_i32(mem, version, 3).and_then(|()| put_i32(mem, sub, 1)))
     })?;
-    l.func_wrap(MODULE, "MPI_Get_library_version", |mut c: Caller<'_, Host>, text: u32, length: u32| {
-        always(&mut c, |mem, _| put_text(mem, text, length, concat!("CloudSkin ", env!("CARGO_PKG_VERSION")), 256))
+    l.func_wrap(MODULE, "MPI_Get_library_version", |c: &mut Caller<'_, Host>, text: u32, length: u32| {
+        always(c, |mem, _| put_text(mem, text, length, concat!("CloudSkin ", env!("CARGO_PKG_VERSION")), 256))
     })?;
-    l.func_wrap(MODULE, "MPI_Pcontrol", |_: Caller<'_, Host>, _level: i32, _more: u32| 0)?;
+    l.func_wrap(MODULE, "MPI_Pcontrol", |_: &mut Caller<'_, Host>, _level: i32, _more: u32| 0)?;
     Ok(())
 }
 
 /// A text of the guest's, of at most `max` bytes.
-fn text(mem: &[u8], address: u32, max: usize) -> mpi::Result<String> {
-    let rest = mem.get(address as usize..).unwrap_or_default();
-    let rest = &rest[..rest.len().min(max + 1)];
+fn text(mem: &Memory<'_>, address: u32, max: usize) -> mpi::Result<String> {
+    let begin = (address as usize).min(mem.len());
+    let rest = mem.bytes(begin..mem.len().min(begin + max + 1)).unwrap_or_default();
     let end = rest.iter().position(|b| *b == 0).ok_or_else(|| {
         let class = if rest.is_empty() { Class::Buffer } else { Class::Arg };
         mpi::Error::new(class, format!("the text at {address:#x} has no end within {max} bytes"))
@@ -836,22 +943,22 @@ fn text(mem: &[u8], address: u32, max: usize) -> mpi::Result<String> {
 }
 
 /// What begins persistent requests anew.
-fn link_starts(l: &mut Linker<Host>, starters: Starters) -> wasmtime::Result<()> {
+fn link_starts(l: &mut Calls<'_>, starters: Starters) -> wasmtime::Result<()> {
     let starters = Arc::new(starters);
-    let start = move |mem: &mut [u8], m: &mut State, f: &Fabric, request: i32| -> mpi::Result<()> {
+    let start = move |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, request: i32| -> mpi::Result<()> {
         let Some((call, args)) = m.prepared_collective(request)? else { return m.start(mem, f, request) };
         let starter = starters.get(call.as_str()).ok_or_else(|| mpi::Error::new(Class::Request, format!("request {request} was prepared by {call}, which is not in this version")))?;
         m.start_collective(request, |m| starter(mem, m, f, &args))
     };
     let one = start.clone();
-    l.func_wrap(MODULE, "MPI_Start", move |mut c: Caller<'_, Host>, handle: u32| {
-        local(&mut c, "MPI_Start", 1, |mem, m, f| {
+    l.func_wrap(MODULE, "MPI_Start", move |c: &mut Caller<'_, Host>, handle: u32| {
+        local(c, "MPI_Start", 1, |mem, m, f| {
             let request = get_i32(mem, handle)?;
             one(mem, m, f, request)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Startall", move |mut c: Caller<'_, Host>, n: i32, handles: u32| {
-        local(&mut c, "MPI_Startall", 1, |mem, m, f| {
+    l.func_wrap(MODULE, "MPI_Startall", move |c: &mut Caller<'_, Host>, n: i32, handles: u32| {
+        local(c, "MPI_Startall", 1, |mem, m, f| {
             (0..count(n)?).try_for_each(|i| {
                 let request = element(mem, handles, i)?;
                 start(mem, m, f, request)
@@ -863,6 +970,7 @@ fn link_starts(l: &mut Linker<Host>, starters: Starters) -> wasmtime::Result<()>
 
 /// Offers MPI to modules.
 pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
+    let l = &mut Calls(l);
     link_environment(l)?;
     link_sends(l)?;
     link_point_to_point(l)?;

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// Version of the format. Raised with every change of what is serialised.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 const CELL: &[u8; 8] = b"CSKSNAP\0";
 const JOB: &[u8; 8] = b"CSKARCH\0";
 const HEAD: usize = 36;

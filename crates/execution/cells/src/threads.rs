@@ -8,8 +8,8 @@
 //!                                                               `run` again ─▶ a thread for each `Life`, which winds its stack up ◀─ `Frozen`, from elsewhere
 //! ```
 //!
-//! What threads have in common is here: memory, files, output, limits. MPI's state is not: a program with threads that calls MPI is refused when it
-//! is loaded. `docs/design/threads.md` has the reasons.
+//! What threads have in common is here: memory, files, output, limits, and MPI's state, with which one at a time has its turn (`turn`).
+//! `docs/design/threads.md` has the reasons.
 //!
 //! Who sleeps when the cell is stopped looks at its word again when it goes on, as if it had come to it only then: nothing is kept of where it stood in the queue,
 //! and a wake-up that comes for its word meanwhile finds nobody, and has changed the word.
@@ -23,6 +23,7 @@ use crate::engine::{Engine, Program, THREAD_STACK};
 use crate::error::{Error, Result};
 use crate::mpi_host::Pending;
 use crate::toolchain::{END, TOP, instrument::UNWINDING};
+use crate::turn::Turn;
 use crate::{cell, wasi};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
@@ -67,7 +68,7 @@ struct Sleeper {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Woken {
+pub(crate) enum Woken {
     Notified,
     /// The word was another one already.
     Changed,
@@ -80,7 +81,7 @@ enum Woken {
 
 impl Parked {
     /// Sleeps at an address if the word there is `unchanged`. Between that look and the sleep no [`Parked::notify`] can be missed. `stops`: it can be stopped.
-    fn wait(&self, at: u32, unchanged: impl Fn() -> bool, longest: Option<Duration>, stops: bool) -> Woken {
+    pub(crate) fn wait(&self, at: u32, unchanged: impl Fn() -> bool, longest: Option<Duration>, stops: bool) -> Woken {
         // A time that no clock will show is none.
         let end = longest.and_then(|longest| Instant::now().checked_add(longest));
         let mut places = lock(&self.0);
@@ -119,7 +120,7 @@ impl Parked {
     }
 
     /// Wakes up to `count` that sleep at an address, longest sleepers first; how many there were.
-    fn notify(&self, at: u32, count: u32) -> u32 {
+    pub(crate) fn notify(&self, at: u32, count: u32) -> u32 {
         let mut places = lock(&self.0);
         let Some(here) = places.asleep.get_mut(&at) else { return 0 };
         let mut woken = 0;
@@ -171,11 +172,12 @@ impl Places {
 pub(crate) struct Threads {
     pub(crate) memory: SharedMemory,
     pub(crate) wasi: Mutex<wasi::State>,
+    pub(crate) turn: Turn,
     pre: InstancePre<Host>,
     engine: wasmtime::Engine,
     program: Arc<Program>,
     spec: Spec,
-    control: Arc<Control>,
+    pub(crate) control: Arc<Control>,
     memory_max: u64,
     share: Mutex<Share>,
     team: Mutex<Team>,
@@ -224,9 +226,18 @@ impl Drop for Leaves {
         }
         // Last: who has seen the count go down reads the memory.
         let mut team = lock(&threads.team);
-        team.running -= 1;
-        team.stopped.extend(stopped.take());
-        threads.all_gone.notify_all();
+        match stopped.take() {
+            // It was called back before it came here.
+            Some(life) if !threads.control.gathering() => {
+                drop(team);
+                threads.back(life);
+            }
+            stopped => {
+                team.running -= 1;
+                team.stopped.extend(stopped);
+                threads.all_gone.notify_all();
+            }
+        }
     }
 }
 
@@ -265,6 +276,7 @@ impl Life {
         let mut store = cell::store_of(&threads.engine, &threads.program, &threads.spec, threads.control.clone(), Some(threads.clone()));
         let instance = threads.pre.instantiate(&mut store)?;
         let start = instance.get_typed_func::<u32, ()>(&mut store, "__cloudskin_thread")?;
+        store.data_mut().thread = thread;
         Ok(Life { store, instance, start, thread, gone })
     }
 
@@ -291,31 +303,35 @@ impl Life {
 
     /// Runs until it has ended or stopped.
     fn live(&mut self, threads: &Threads) -> Left {
-        let flags = cell::flags(&mut self.store, &self.instance, &threads.program);
-        // SAFETY: that memory has a page, as `inspect` made sure, never moves and lives as long as the store, which outlives this call; `joined` does not.
-        let joined = unsafe { threads.control.join(flags) };
-        if self.store.data().pending.is_some() {
-            self.store.data_mut().mode = Mode::Rewinding;
-        }
-        let done = self.start.call(&mut self.store, self.thread);
-        drop(joined);
-        let state = cell::state(&mut self.store, &self.instance, &threads.program);
-        match done {
-            Ok(()) => match state {
-                0 => Left::Ended,
-                UNWINDING => {
-                    self.store.data_mut().mode = Mode::Running;
-                    threads.control.left_work();
-                    threads.control.gather();
-                    Left::Stopped
-                }
-                other => Left::All(cell::lost(threads.spec.rank, other)),
-            },
-            Err(e) => match e.downcast_ref::<End>() {
-                Some(End::Thread | End::Over) => Left::Ended,
-                Some(End::Exit(code)) => Left::All(Ended::Exited(*code)),
-                _ => Left::All(cell::failure(self.store.data(), e, state == UNWINDING)),
-            },
+        loop {
+            let flags = cell::flags(&mut self.store, &self.instance, &threads.program);
+            // SAFETY: that memory has a page, as `inspect` made sure, never moves and lives as long as the store, which outlives this call; `joined` does not.
+            let joined = unsafe { threads.control.join(flags) };
+            if self.store.data().pending.is_some() {
+                self.store.data_mut().mode = Mode::Rewinding;
+            }
+            let done = self.start.call(&mut self.store, self.thread);
+            drop(joined);
+            let state = cell::state(&mut self.store, &self.instance, &threads.program);
+            return match done {
+                Ok(()) => match state {
+                    0 => Left::Ended,
+                    UNWINDING => {
+                        self.store.data_mut().mode = Mode::Running;
+                        threads.control.left_work();
+                        if !threads.gathers() {
+                            continue;
+                        }
+                        Left::Stopped
+                    }
+                    other => Left::All(cell::lost(threads.spec.rank, other)),
+                },
+                Err(e) => match e.downcast_ref::<End>() {
+                    Some(End::Thread | End::Over) => Left::Ended,
+                    Some(End::Exit(code)) => Left::All(Ended::Exited(*code)),
+                    _ => Left::All(cell::failure(self.store.data(), e, state == UNWINDING)),
+                },
+            };
         }
     }
 }
@@ -337,6 +353,7 @@ impl Threads {
         let pre = program.over(&inner, &memory)?;
         Ok(Arc::new(Threads {
             wasi: Mutex::new(wasi::State::new(spec, program.knows_workdir)),
+            turn: Turn::new(mpi::State::new(spec.rank, spec.size)),
             memory,
             pre,
             engine: inner,
@@ -365,6 +382,45 @@ impl Threads {
         lock(&self.team).ended.get_or_insert(how);
         self.over.store(true, Ordering::Relaxed);
         self.control.end();
+        self.turn.end();
+        self.ring();
+    }
+
+    /// Wakes who waits for MPI.
+    fn ring(&self) {
+        self.spec.fabric.mailbox(self.spec.rank).bell.ring();
+    }
+
+    /// A thread has left its work for a stop, and calls the others. `false`: it is to go back.
+    fn gathers(&self) -> bool {
+        let gathers = self.control.gather();
+        if gathers {
+            self.ring();
+        }
+        gathers
+    }
+
+    /// MPI is about to call a function of the guest's. As long as it runs no thread stands still, for it may want what such a one has: a lock of the allocator's.
+    /// Who has left its work already is called back; the stop comes again when the function has returned.
+    pub(crate) fn hold(self: &Arc<Self>) {
+        if self.control.hold() {
+            let mut team = lock(&self.team);
+            let stopped = std::mem::take(&mut team.stopped);
+            team.running += stopped.len() as u32;
+            drop(team);
+            stopped.into_iter().for_each(|life| self.back(life));
+            self.all_gone.notify_all();
+        }
+    }
+
+    /// Lets one that has stopped, and counts as running, go on.
+    fn back(self: &Arc<Self>, mut life: Life) {
+        let gone = life.gone;
+        let body = move |threads: &Arc<Threads>| (life.live(threads), Some(life));
+        if let Err(e) = self.start(gone, body) {
+            let message = format!("rank {}: no thread of the system's for one of its threads: {e}; raise the agent's limit of threads (`ulimit -u`)", self.spec.rank.0);
+            self.end(Ended::Failed { message, backtrace: String::new(), code: None });
+        }
     }
 
     /// The first thread has ended: waits for the others, and says how the cell did. A wait with an end: each of them looks, at its next loop or call or in
@@ -388,28 +444,27 @@ impl Threads {
         lock(&self.team).ended.is_some()
     }
 
-    /// The first thread has left its work for a stop: waits until all others have, or have ended, and gives those that are to go on.
-    pub(crate) fn gather(&self) -> Vec<Life> {
-        self.control.gather();
+    /// The first thread has left its work for a stop: waits until all others have, or have ended, and gives those that are to go on. `None`: it goes back,
+    /// and so do they ([`Threads::hold`]).
+    pub(crate) fn gather(&self) -> Option<Vec<Life>> {
+        if !self.gathers() {
+            return None;
+        }
         let mut team = lock(&self.team);
         while team.running > 0 {
             team = self.all_gone.wait(team).unwrap_or_else(|e| e.into_inner());
+            if !self.control.gathering() {
+                return None;
+            }
         }
-        std::mem::take(&mut team.stopped)
+        Some(std::mem::take(&mut team.stopped))
     }
 
     /// Lets those go on that [`Threads::gather`] has given. The first thread is about to.
     pub(crate) fn go_on(self: &Arc<Self>, lives: Vec<Life>) {
         self.control.go_on();
         lock(&self.team).running += lives.len() as u32;
-        for mut life in lives {
-            let gone = life.gone;
-            let body = move |threads: &Arc<Threads>| (life.live(threads), Some(life));
-            if let Err(e) = self.start(gone, body) {
-                let message = format!("rank {}: no thread of the system's for one of its threads: {e}; raise the agent's limit of threads (`ulimit -u`)", self.spec.rank.0);
-                self.end(Ended::Failed { message, backtrace: String::new(), code: None });
-            }
-        }
+        lives.into_iter().for_each(|life| self.back(life));
     }
 
     /// Threads that were frozen elsewhere, in a cell that has not begun and whose memory is as large as theirs was.

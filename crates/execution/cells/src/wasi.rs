@@ -13,8 +13,8 @@ use crate::cell::{End, Host, Mode, Spec};
 use crate::{mpi_host, threads};
 use folders::Folders;
 pub use saved::Saved;
+use mpi::Memory;
 use std::borrow::Cow;
-use std::cell::UnsafeCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -424,41 +424,26 @@ impl State {
     }
 }
 
-/// Guest memory with checked access.
-enum Mem<'m> {
-    Own(&'m mut [u8]),
-    /// Other threads of the cell may write to it at any moment. So it is only ever copied, and what is looked at is the copy.
-    Shared(&'m [UnsafeCell<u8>]),
-}
+/// Guest memory with checked access. That of a cell with threads is only ever copied, and what is looked at is the copy.
+struct Mem<'m>(Memory<'m>);
 
 impl Mem<'_> {
     /// Bytes that one call may read or write of a file: as much as is told in its result, or as is worth a copy.
     fn most(&self) -> u64 {
-        match self {
-            Mem::Own(_) => TRANSFER_MAX,
-            Mem::Shared(_) => COPY_MAX,
+        match self.0 {
+            Memory::Own(_) => TRANSFER_MAX,
+            Memory::Shared(_) => COPY_MAX,
         }
     }
     fn bytes(&self, at: u32, len: u32) -> Result<Cow<'_, [u8]>> {
-        let range = at as usize..at as usize + len as usize;
-        match self {
-            Mem::Own(memory) => memory.get(range).map(Cow::Borrowed).ok_or(Errno::Fault),
-            Mem::Shared(memory) => {
-                let cells = memory.get(range).ok_or(Errno::Fault)?;
-                let mut copy = vec![0; cells.len()];
-                // SAFETY: as many bytes are there as the copy has, which is new and no part of them. No reference to the guest's bytes is made: if a thread of
-                // the guest writes them meanwhile, the copy is a mixture of old and new.
-                unsafe { std::ptr::copy_nonoverlapping(cells.as_ptr().cast::<u8>(), copy.as_mut_ptr(), cells.len()) };
-                Ok(Cow::Owned(copy))
-            }
-        }
+        self.0.bytes(at as usize..at as usize + len as usize).ok_or(Errno::Fault)
     }
     fn byte(&self, at: u32) -> Result<u8> {
         Ok(self.bytes(at, 1)?[0])
     }
     /// Lets `f` write to `len` bytes.
     fn fill<T>(&mut self, at: u32, len: u32, f: impl FnOnce(&mut [u8]) -> Result<T>) -> Result<T> {
-        if let Mem::Own(memory) = self {
+        if let Memory::Own(memory) = &mut self.0 {
             return f(memory.get_mut(at as usize..at as usize + len as usize).ok_or(Errno::Fault)?);
         }
         let mut copy = self.bytes(at, len)?.into_owned();
@@ -467,17 +452,7 @@ impl Mem<'_> {
         Ok(done)
     }
     fn put(&mut self, at: u32, data: &[u8]) -> Result<()> {
-        let range = at as usize..at as usize + data.len();
-        match self {
-            Mem::Own(memory) => memory.get_mut(range).ok_or(Errno::Fault)?.copy_from_slice(data),
-            Mem::Shared(memory) => {
-                let cells = memory.get(range).ok_or(Errno::Fault)?;
-                // SAFETY: as many bytes are there as `data` has, in cells that may be written through a shared reference; `data` is the host's own. That
-                // threads of the guest may use them meanwhile is the guest's affair.
-                unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), cells.as_ptr().cast::<u8>().cast_mut(), data.len()) };
-            }
-        }
-        Ok(())
+        self.0.write(at as usize, data).ok_or(Errno::Fault)
     }
     fn u32(&self, at: u32) -> Result<u32> {
         Ok(u32::from_le_bytes(self.bytes(at, 4)?[..].try_into().expect("four bytes")))
@@ -513,14 +488,14 @@ fn call(c: &mut Caller<'_, Host>, f: impl FnOnce(&mut Mem<'_>, &mut State) -> Re
         if threads.over() {
             return Err(wasmtime::Error::new(End::Over));
         }
-        return Ok(f(&mut Mem::Shared(threads.memory.data()), &mut state).map_or_else(|e| e as i32, |()| 0));
+        return Ok(f(&mut Mem(Memory::Shared(threads.memory.data())), &mut state).map_or_else(|e| e as i32, |()| 0));
     }
     let memory = c.data().memory.expect("a running cell has its memory");
     let (mem, host) = memory.data_and_store_mut(c);
     if host.control.killed() {
         return Err(wasmtime::Error::msg("killed"));
     }
-    Ok(match f(&mut Mem::Own(mem), &mut host.wasi) {
+    Ok(match f(&mut Mem(Memory::Own(mem)), &mut host.wasi) {
         Ok(()) => 0,
         Err(e) => e as i32,
     })

@@ -20,6 +20,7 @@ use crate::comm::{self, Comm};
 use crate::datatype::{self, Basic, Buffer, Datatype, pack, within};
 use crate::error::{Class, Error, Result};
 use crate::fabric::Fabric;
+use crate::memory::Memory;
 use crate::message::Rank;
 use crate::op::{self, Op};
 use crate::rank::{PROC_NULL, ROOT, Request, State, message};
@@ -437,27 +438,27 @@ impl State {
     }
 
     /// What a program asks for is compared with what there is room for before any is made.
-    fn claim(&self, mem: &[u8], plan: &mut Plan, bytes: usize) -> Result<()> {
+    fn claim(&self, mem: &Memory<'_>, plan: &mut Plan, bytes: usize) -> Result<()> {
         message(bytes)?;
         plan.bytes += bytes;
         self.room(mem.len(), plan.bytes, true)
     }
 
     /// A plan's buffer of zeros.
-    fn zeros(&self, mem: &[u8], plan: &mut Plan, bytes: usize) -> Result<u32> {
+    fn zeros(&self, mem: &Memory<'_>, plan: &mut Plan, bytes: usize) -> Result<u32> {
         self.claim(mem, plan, bytes)?;
         Ok(plan.buf(vec![0; bytes]))
     }
 
     /// A plan's buffer with what lies in the program's.
-    fn packed(&self, mem: &mut [u8], plan: &mut Plan, buffer: &Buffer) -> Result<u32> {
+    fn packed(&self, mem: &mut Memory<'_>, plan: &mut Plan, buffer: &Buffer) -> Result<u32> {
         let bytes = self.bytes(mem, buffer)?;
         self.claim(mem, plan, bytes)?;
         Ok(plan.buf(pack(mem, self.types.committed(buffer.datatype)?, buffer)?))
     }
 
     /// A plan's buffer for what will lie in the program's.
-    fn incoming(&self, mem: &[u8], plan: &mut Plan, buffer: Buffer) -> Result<u32> {
+    fn incoming(&self, mem: &Memory<'_>, plan: &mut Plan, buffer: Buffer) -> Result<u32> {
         let bytes = self.bytes(mem, &buffer)?;
         let buf = self.zeros(mem, plan, bytes)?;
         plan.schedule.outputs.push((buf, 0, buffer));
@@ -465,14 +466,14 @@ impl State {
     }
 
     /// At the end, a plan's buffer goes to the program's, from byte `at` on.
-    fn output(&self, mem: &[u8], plan: &mut Plan, buf: u32, at: u32, buffer: Buffer) -> Result<()> {
+    fn output(&self, mem: &Memory<'_>, plan: &mut Plan, buf: u32, at: u32, buffer: Buffer) -> Result<()> {
         self.bytes(mem, &buffer)?;
         plan.schedule.outputs.push((buf, at, buffer));
         Ok(())
     }
 
     /// Packed bytes of a buffer of the program's, all of which lies in its memory.
-    fn bytes(&self, mem: &[u8], buffer: &Buffer) -> Result<usize> {
+    fn bytes(&self, mem: &Memory<'_>, buffer: &Buffer) -> Result<usize> {
         within(mem.len(), self.types.committed(buffer.datatype)?, buffer)
     }
 
@@ -486,7 +487,7 @@ impl State {
         self.checked(address, layout.counts[i as usize], layout.datatype)
     }
 
-    pub fn barrier(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle) -> Result<Request> {
+    pub fn barrier(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, comm: comm::Handle) -> Result<Request> {
         let mut plan = self.plan(comm)?;
         let (n, me) = (plan.size(), plan.comm.me);
         let empty = plan.buf(Vec::new());
@@ -508,7 +509,7 @@ impl State {
         self.begin(mem, fabric, plan.schedule)
     }
 
-    pub fn bcast(&mut self, mem: &mut [u8], fabric: &Fabric, buffer: Buffer, root: i32, comm: comm::Handle) -> Result<Request> {
+    pub fn bcast(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, buffer: Buffer, root: i32, comm: comm::Handle) -> Result<Request> {
         let mut plan = self.plan(comm)?;
         if let Some(remote) = plan.remote() {
             match root {
@@ -538,7 +539,7 @@ impl State {
     #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
     pub fn reduce(
         &mut self,
-        mem: &mut [u8],
+        mem: &mut Memory<'_>,
         fabric: &Fabric,
         send: Buffer,
         receive: u32,
@@ -600,7 +601,7 @@ impl State {
     #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
     pub fn scan(
         &mut self,
-        mem: &mut [u8],
+        mem: &mut Memory<'_>,
         fabric: &Fabric,
         send: Buffer,
         receive: u32,
@@ -636,7 +637,7 @@ impl State {
     #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
     pub fn reduce_scatter(
         &mut self,
-        mem: &mut [u8],
+        mem: &mut Memory<'_>,
         fabric: &Fabric,
         send: u32,
         receive: u32,
@@ -689,7 +690,7 @@ impl State {
     /// `MPI_Gather` and `MPI_Gatherv`. `receive` matters at the root only.
     pub fn gather(
         &mut self,
-        mem: &mut [u8],
+        mem: &mut Memory<'_>,
         fabric: &Fabric,
         send: Buffer,
         receive: Option<&Layout<'_>>,
@@ -742,7 +743,7 @@ impl State {
     }
 
     /// A rank's message to itself.
-    fn own(&self, mem: &mut [u8], plan: &mut Plan, send: &Buffer, receive: Buffer) -> Result<()> {
+    fn own(&self, mem: &mut Memory<'_>, plan: &mut Plan, send: &Buffer, receive: Buffer) -> Result<()> {
         let (out, into) = (self.bytes(mem, send)?, self.bytes(mem, &receive)?);
         if out != into {
             return Err(Error::new(Class::Truncate, format!("this rank sends itself {out} bytes and receives {into}")));
@@ -754,7 +755,7 @@ impl State {
     /// `MPI_Scatter` and `MPI_Scatterv`. `send` matters at the root only.
     pub fn scatter(
         &mut self,
-        mem: &mut [u8],
+        mem: &mut Memory<'_>,
         fabric: &Fabric,
         send: Option<&Layout<'_>>,
         receive: Buffer,
@@ -809,7 +810,7 @@ impl State {
     /// `MPI_Allgather` and `MPI_Allgatherv`.
     pub fn allgather(
         &mut self,
-        mem: &mut [u8],
+        mem: &mut Memory<'_>,
         fabric: &Fabric,
         send: Buffer,
         receive: &Layout<'_>,
@@ -854,7 +855,7 @@ impl State {
     }
 
     /// `MPI_Alltoall`, `MPI_Alltoallv`, `MPI_Alltoallw`: a buffer for each rank. `send: None`: in place.
-    pub fn alltoall(&mut self, mem: &mut [u8], fabric: &Fabric, send: Option<&[Buffer]>, receive: &[Buffer], comm: comm::Handle) -> Result<Request> {
+    pub fn alltoall(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, send: Option<&[Buffer]>, receive: &[Buffer], comm: comm::Handle) -> Result<Request> {
         let mut plan = self.plan(comm)?;
         let peers = plan.comm.peers().to_vec();
         let (n, me) = (peers.len(), plan.comm.me as usize);
@@ -883,7 +884,7 @@ impl State {
     }
 
     /// Neighbourhood collectives: a buffer to each neighbour and from each, in the topology's order. With one buffer to send, all get it.
-    pub fn neighbour(&mut self, mem: &mut [u8], fabric: &Fabric, send: &[Buffer], receive: &[Buffer], comm: comm::Handle) -> Result<Request> {
+    pub fn neighbour(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, send: &[Buffer], receive: &[Buffer], comm: comm::Handle) -> Result<Request> {
         let mut plan = self.plan(comm)?;
         let (sources, destinations) = plan.comm.topology()?.neighbours(plan.comm.me)?;
         let mut round = Round::default();

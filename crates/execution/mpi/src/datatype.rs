@@ -2,13 +2,15 @@
 //!
 //! A type is its *type map* flattened to blocks in order, neighbours merged. A message carries packed bytes only, so sender and receiver may
 //! describe the same data differently. Sizes are those of the 32-bit WebAssembly guest (`long` has four bytes).
-//! Guest memory is a slice; an address is an offset into it; nothing outside is ever touched.
+//! Guest memory is a [`Memory`]; an address is an offset into it; nothing outside is ever touched.
 
 mod contents;
 
 use crate::error::{Class, Error, Result};
+use crate::memory::Memory;
 pub use contents::{Contents, combiner};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 /// A datatype handle as the guest sees it. Predefined ones have the numbers of `guests/mpi.h`.
@@ -20,6 +22,8 @@ pub(crate) const DERIVED: i32 = 64;
 const BLOCKS_MAX: usize = 1 << 20;
 /// Bytes of all datatypes that one rank has made. They lie outside of its memory.
 const TYPES_BYTES_MAX: usize = 64 << 20;
+/// Why what is copied is there.
+const WITHIN: &str = "it was compared with the memory just now, which never shrinks";
 /// Levels of types within types: they are walked by recursion.
 const DEPTH_MAX: u16 = 1024;
 
@@ -670,14 +674,19 @@ fn outside(buffer: &Buffer, mem: usize) -> Error {
     )
 }
 
-/// The bytes of a contiguous buffer, in place.
-pub fn slice<'m>(mem: &'m mut [u8], t: &Datatype, buffer: &Buffer) -> Result<&'m mut [u8]> {
+/// Where the bytes of a contiguous buffer are.
+pub(crate) fn run(mem: &Memory<'_>, t: &Datatype, buffer: &Buffer) -> Result<std::ops::Range<usize>> {
     let len = u64::from(t.size) * u64::from(buffer.count);
     let start = u64::from(buffer.address);
     if start + len > mem.len() as u64 {
         return Err(outside(buffer, mem.len()));
     }
-    Ok(&mut mem[start as usize..(start + len) as usize])
+    Ok(start as usize..(start + len) as usize)
+}
+
+/// The bytes of a contiguous buffer, in place where that can be.
+pub fn contiguous<'m>(mem: &'m Memory<'_>, t: &Datatype, buffer: &Buffer) -> Result<Cow<'m, [u8]>> {
+    Ok(mem.bytes(run(mem, t, buffer)?).expect(WITHIN))
 }
 
 /// Calls `copy(guest range, packed range)` for each block, bounds checked beforehand; stops after `bytes` packed bytes.
@@ -726,23 +735,25 @@ pub fn within(mem: usize, t: &Datatype, buffer: &Buffer) -> Result<usize> {
 }
 
 /// Packs a buffer.
-pub fn pack(mem: &mut [u8], t: &Datatype, buffer: &Buffer) -> Result<Vec<u8>> {
+pub fn pack(mem: &Memory<'_>, t: &Datatype, buffer: &Buffer) -> Result<Vec<u8>> {
     if t.contiguous() {
-        return Ok(slice(mem, t, buffer)?.to_vec());
+        return contiguous(mem, t, buffer).map(Cow::into_owned);
     }
     let bytes = within(mem.len(), t, buffer)?;
     let mut packed = vec![0; bytes];
-    each(mem.len(), t, buffer, bytes, |from, to| packed[to].copy_from_slice(&mem[from]))?;
+    each(mem.len(), t, buffer, bytes, |from, to| mem.read(from.start, &mut packed[to]).expect(WITHIN))?;
     Ok(packed)
 }
 
 /// Unpacks as many bytes as there are.
-pub fn unpack(mem: &mut [u8], t: &Datatype, buffer: &Buffer, packed: &[u8]) -> Result<()> {
+pub fn unpack(mem: &mut Memory<'_>, t: &Datatype, buffer: &Buffer, packed: &[u8]) -> Result<()> {
     if t.contiguous() {
-        slice(mem, t, buffer)?[..packed.len()].copy_from_slice(packed);
+        let run = run(mem, t, buffer)?;
+        assert!(packed.len() <= run.len(), "no more is unpacked than the buffer has");
+        mem.write(run.start, packed).expect(WITHIN);
         return Ok(());
     }
-    each(mem.len(), t, buffer, packed.len(), |to, from| mem[to].copy_from_slice(&packed[from]))
+    each(mem.len(), t, buffer, packed.len(), |to, from| mem.write(to.start, &packed[from]).expect(WITHIN))
 }
 
 #[cfg(test)]
@@ -754,18 +765,20 @@ mod tests {
         let mut types = Table::default();
         let column = types.make_vector(3, 1, 4, false, 8).unwrap();
         types.commit(column).unwrap();
-        let mut mem: Vec<u8> = (0..12i32).flat_map(|i| i.to_le_bytes()).collect();
+        let mut bytes: Vec<u8> = (0..12i32).flat_map(|i| i.to_le_bytes()).collect();
+        let before = bytes.clone();
+        let mem = Memory::Own(&mut bytes);
         let t = types.committed(column).unwrap();
         assert_eq!((t.size, t.extent), (12, 36));
-        let packed = pack(&mut mem, t, &Buffer { address: 4, count: 1, datatype: column }).unwrap();
+        let packed = pack(&mem, t, &Buffer { address: 4, count: 1, datatype: column }).unwrap();
         let ints: Vec<i32> = packed.chunks(4).map(|c| i32::from_le_bytes(c.try_into().unwrap())).collect();
         assert_eq!(ints, [1, 5, 9]);
         let mut back = vec![0; 48];
-        unpack(&mut back, t, &Buffer { address: 4, count: 1, datatype: column }, &packed).unwrap();
-        assert_eq!(back[4..8], mem[4..8]);
+        unpack(&mut Memory::Own(&mut back), t, &Buffer { address: 4, count: 1, datatype: column }, &packed).unwrap();
+        assert_eq!(back[4..8], before[4..8]);
         assert_eq!(back[8..12], [0; 4]);
         let far = Buffer { address: 20, count: 1, datatype: column };
-        assert_eq!(pack(&mut mem, t, &far).unwrap_err().class, Class::Buffer);
+        assert_eq!(pack(&mem, t, &far).unwrap_err().class, Class::Buffer);
     }
 
     #[test]

@@ -167,7 +167,7 @@ impl Traffic {
     }
 }
 
-/// Counters of a rank with each other one, which telemetry reads while the rank runs. Only the rank's own thread counts, so a load and a store do where
+/// Counters of a rank with each other one, which telemetry reads while the rank runs. Only who runs the rank counts, one thread at a time, so a load and a store do where
 /// an atomic addition would hold up each message. Made by the first message: most agents hold few of a job's ranks.
 #[derive(Default)]
 struct Meter {
@@ -247,7 +247,7 @@ impl Fabric {
         }
     }
 
-    /// Sends one message. `false`: no room, try again later. Only the thread of `header.src` calls it.
+    /// Sends one message. `false`: no room, try again later. Only who runs rank `header.src` calls it, one thread at a time.
     #[inline]
     pub fn send(&self, header: &Header, data: &[u8]) -> bool {
         let to = self.mailbox(header.dst);
@@ -278,7 +278,7 @@ impl Fabric {
         true
     }
 
-    /// A rank has taken a message of so many bytes. Only the thread of `rank` calls it.
+    /// A rank has taken a message of so many bytes. Only who runs `rank` calls it, one thread at a time.
     #[inline]
     pub fn count_received(&self, rank: Rank, src: Rank, bytes: usize) {
         let flow = self.mailbox(rank).meter.with(src, self.mailboxes.len());
@@ -422,8 +422,8 @@ impl Fabric {
             || mailbox.rings.iter().any(|r| r.get().is_some_and(|r| !r.is_empty()))
     }
 
-    /// Shows the rank's messages to `taker`, each ring's in its order, as far as it wants them and they are here now. Called by the rank's own
-    /// thread while it is not away.
+    /// Shows the rank's messages to `taker`, each ring's in its order, as far as it wants them and they are here now. Called by who runs
+    /// the rank while it is not away.
     #[inline]
     pub fn collect(&self, rank: Rank, taker: &mut impl Taker) {
         let mailbox = self.mailbox(rank);

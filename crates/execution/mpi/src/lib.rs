@@ -8,7 +8,7 @@
 //! * [`file`]: files that ranks share;
 //! * [`comm`], [`group`], [`topology`]: among whom; [`attribute`], [`info`]: what programs hang on these.
 //!
-//! Knows no WebAssembly (guest memory is a slice of bytes), no sockets, no clock. Nothing here waits.
+//! Knows no WebAssembly (guest memory is bytes, [`memory::Memory`]), no sockets, no clock. Nothing here waits.
 
 pub mod attribute;
 pub mod collective;
@@ -19,6 +19,7 @@ pub mod fabric;
 pub mod file;
 pub mod group;
 pub mod info;
+pub mod memory;
 pub mod message;
 pub mod op;
 pub mod rank;
@@ -28,5 +29,6 @@ pub mod window;
 
 pub use error::{Class, Error, Result};
 pub use fabric::{Fabric, Place, Traffic, Wire};
+pub use memory::Memory;
 pub use message::{Header, Kind, Message, Rank};
 pub use rank::{State, Status};

@@ -2,7 +2,7 @@
 //!
 //! The whole of it can be written down and read back elsewhere ([`State`] is `serde`): that is what lets a rank move with requests pending. It
 //! never waits. A blocking call is a request that is started here and asked about with [`State::progress`] by whoever runs the rank,
-//! so the rank can be stopped between two questions. Guest memory is a slice that is passed in; a pending receive keeps an address.
+//! so the rank can be stopped between two questions. Guest memory is lent with each call ([`Memory`]); a pending receive keeps an address.
 //!
 //! Sends are eager: the bytes are copied out at once, so a send is complete when its message has room on its way. A persistent request is a
 //! slot that keeps its arguments and is filled with the same work again at each start.
@@ -20,6 +20,7 @@ mod matched;
 mod onesided;
 mod persistent;
 
+use crate::memory::Memory;
 use crate::{attribute, file, window};
 use crate::collective::{Call, Finish, Next, Part, Schedule};
 use crate::{comm, group, info, op};
@@ -284,6 +285,9 @@ pub struct State {
     pub(crate) starting: Option<(Request, i32)>,
     /// An error found while nobody was asking; given to the next call.
     failed: Option<(i32, String)>,
+    /// See [`State::news`].
+    #[serde(skip)]
+    news: u64,
 }
 
 impl State {
@@ -330,7 +334,13 @@ impl State {
             after: Vec::new(),
             starting: None,
             failed: None,
+            news: 0,
         }
+    }
+
+    /// Grows with all that a call of another thread may wait for: what came, what left, what was completed. Who sees the same number as before needs not look.
+    pub fn news(&self) -> u64 {
+        self.news
     }
 
     fn add(&mut self, work: Work) -> Result<Request> {
@@ -424,7 +434,7 @@ impl State {
     #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
     pub fn send(
         &mut self,
-        mem: &mut [u8],
+        mem: &mut Memory<'_>,
         fabric: &Fabric,
         buffer: Buffer,
         to: i32,
@@ -453,12 +463,12 @@ impl State {
     }
 
     /// What is to be sent, in place if it lies in one piece.
-    fn content<'m>(&self, mem: &'m mut [u8], buffer: &Buffer) -> Result<Cow<'m, [u8]>> {
+    fn content<'m>(&self, mem: &'m Memory<'_>, buffer: &Buffer) -> Result<Cow<'m, [u8]>> {
         let t = self.types.used(buffer.datatype)?;
         let bytes = datatype::within(mem.len(), t, buffer)?;
         message(bytes)?;
         self.room(mem.len(), bytes, false)?;
-        Ok(if t.contiguous() { Cow::Borrowed(datatype::slice(mem, t, buffer)?) } else { Cow::Owned(datatype::pack(mem, t, buffer)?) })
+        if t.contiguous() { datatype::contiguous(mem, t, buffer) } else { datatype::pack(mem, t, buffer).map(Cow::Owned) }
     }
 
     /// Refuses an operation for which `bytes` would have to be kept until others have taken theirs. `mem`: bytes of the guest's memory.
@@ -535,7 +545,7 @@ impl State {
     }
 
     /// `MPI_Buffer_attach`
-    pub fn attach(&mut self, mem: &[u8], address: u32, size: i32) -> Result<()> {
+    pub fn attach(&mut self, mem: &Memory<'_>, address: u32, size: i32) -> Result<()> {
         let size = usize::try_from(size).map_err(|_| Error::new(Class::Arg, format!("a buffer of {size} bytes can't be attached")))?;
         if let Some(a) = &self.attached {
             let text = format!("a buffer of {} bytes is attached already; call MPI_Buffer_detach first", a.size);
@@ -563,7 +573,7 @@ impl State {
     }
 
     /// Makes sure that the attached buffer has room for a message.
-    fn reserve(&mut self, mem: &mut [u8], fabric: &Fabric, buffer: &Buffer) -> Result<()> {
+    fn reserve(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, buffer: &Buffer) -> Result<()> {
         let bytes = u64::from(self.types.used(buffer.datatype)?.size) * u64::from(buffer.count);
         let wanted = bytes + BSEND_OVERHEAD as u64;
         let free = |state: &State| state.attached.as_ref().map_or(0, |a| a.size - a.used) as u64;
@@ -610,7 +620,7 @@ impl State {
     /// Starts a receive (`MPI_Irecv`).
     pub fn receive(
         &mut self,
-        mem: &mut [u8],
+        mem: &mut Memory<'_>,
         fabric: &Fabric,
         buffer: Buffer,
         from: i32,
@@ -628,7 +638,7 @@ impl State {
     }
 
     /// What a receive asks for, its arguments checked, without its request. `None`: from `MPI_PROC_NULL`.
-    fn wanted(&self, mem: &mut [u8], buffer: Buffer, from: i32, tag: i32, comm: comm::Handle) -> Result<Option<Posted>> {
+    fn wanted(&self, mem: &mut Memory<'_>, buffer: Buffer, from: i32, tag: i32, comm: comm::Handle) -> Result<Option<Posted>> {
         let c = self.comms.get(comm)?;
         if from == PROC_NULL {
             return Ok(None);
@@ -638,14 +648,14 @@ impl State {
         let t = self.types.used(buffer.datatype)?;
         // A wild pointer is found now, where the program can be told which call it was, and not when the message comes.
         if t.contiguous() {
-            datatype::slice(mem, t, &buffer)?;
+            datatype::run(mem, t, &buffer)?;
         } else {
             datatype::within(mem.len(), t, &buffer)?;
         }
         Ok(Some(Posted { request: 0, context: c.context * 2, source, tag, target: Target::Guest { buffer, comm } }))
     }
 
-    fn post(&mut self, mem: &mut [u8], fabric: &Fabric, posted: Posted) -> Result<()> {
+    fn post(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, posted: Posted) -> Result<()> {
         if let Target::Guest { buffer, .. } = &posted.target {
             self.types.hold(buffer.datatype);
         }
@@ -659,7 +669,7 @@ impl State {
     }
 
     /// Puts a message's bytes where its receive wants them.
-    fn deliver(&mut self, mem: &mut [u8], fabric: &Fabric, posted: Posted, header: &Header, data: &[u8]) -> Result<()> {
+    fn deliver(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, posted: Posted, header: &Header, data: &[u8]) -> Result<()> {
         match posted.target {
             Target::Guest { buffer, comm } => {
                 let t = self.types.used(buffer.datatype)?;
@@ -744,6 +754,7 @@ impl State {
                     break;
                 }
                 let w = queue.pop_front().expect("it was just looked at");
+                self.news += 1;
                 self.outgoing_bytes -= w.content.weight();
                 if let Some(attached) = &mut self.attached {
                     attached.used -= w.buffered;
@@ -806,12 +817,13 @@ impl State {
             let slot = self.slot(request)?;
             slot.work = Work::Done;
             slot.status.cancelled = true;
+            self.news += 1;
         }
         Ok(())
     }
 
     /// Starts a collective.
-    pub(crate) fn begin(&mut self, mem: &mut [u8], fabric: &Fabric, mut schedule: Schedule) -> Result<Request> {
+    pub(crate) fn begin(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, mut schedule: Schedule) -> Result<Request> {
         let bytes = schedule.seal();
         self.room(mem.len(), bytes, true)?;
         let outputs: Vec<datatype::Handle> = schedule.outputs.iter().map(|(_, _, buffer)| buffer.datatype).chain(schedule.datatype).collect();
@@ -837,7 +849,7 @@ impl State {
     }
 
     /// Runs the rounds of a collective as far as they go. `true`: it is complete.
-    fn advance(&mut self, mem: &mut [u8], fabric: &Fabric, request: Request) -> Result<bool> {
+    fn advance(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, request: Request) -> Result<bool> {
         loop {
             let Work::Collective(schedule) = &mut self.slot(request)?.work else { return Ok(true) };
             if schedule.pending > 0 {
@@ -875,7 +887,7 @@ impl State {
         }
     }
 
-    fn complete(&mut self, mem: &mut [u8], schedule: Schedule) -> Result<()> {
+    fn complete(&mut self, mem: &mut Memory<'_>, schedule: Schedule) -> Result<()> {
         self.collective_bytes -= schedule.bytes;
         let mut result = Ok(());
         for (buf, at, buffer) in &schedule.outputs {
@@ -917,6 +929,7 @@ impl State {
     pub fn answer(&mut self, request: Request, result: Vec<u8>) {
         if let Ok(Slot { work: Work::Collective(schedule), .. }) = self.slot(request) {
             schedule.answer(result);
+            self.news += 1;
         }
     }
 
@@ -938,7 +951,7 @@ impl State {
 
     /// `MPI_Isendrecv`: the request is the receive's. The send has copied its bytes, so nobody need wait for it.
     #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
-    pub fn send_receive(&mut self, mem: &mut [u8], fabric: &Fabric, out: Buffer, to: i32, send_tag: i32, into: Buffer, from: i32, tag: i32, comm: comm::Handle) -> Result<Request> {
+    pub fn send_receive(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, out: Buffer, to: i32, send_tag: i32, into: Buffer, from: i32, tag: i32, comm: comm::Handle) -> Result<Request> {
         // The bytes leave before the receive may overwrite them.
         let send = self.send(mem, fabric, out, to, send_tag, comm, Mode::Standard)?;
         self.release(send)?;

@@ -36,7 +36,7 @@ pub struct Ring {
     bytes: Box<[UnsafeCell<u64>]>,
 }
 
-// SAFETY: `push` is called by one thread at a time (the sending rank's) and `pop` by one at a time (who holds the mailbox's consumer right).
+// SAFETY: `push` is called by one thread at a time (of the sending rank, whose threads hand a lock on with that right) and `pop` by one at a time (who holds the mailbox's consumer right).
 // Each side writes only its own position and its own `seen`; bytes are written before the producer's position is released and read after it is
 // acquired, and reused only after the consumer's position was released. So no byte is accessed by both at once.
 unsafe impl Sync for Ring {}
@@ -65,7 +65,7 @@ impl Ring {
         unsafe { UnsafeCell::raw_get(self.bytes.as_ptr()).cast::<u8>().add(position % SIZE) }
     }
 
-    /// Appends a message. `false`: no room now. Called by the sending rank's thread only.
+    /// Appends a message. `false`: no room now. Called by who runs the sending rank, one thread at a time.
     #[inline]
     pub fn push(&self, header: &Header, data: &[u8]) -> bool {
         let boxed = data.len() > INLINE_MAX;

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! All of it are messages between pairs of ranks, which keep their order and move with the ranks like any others; a rank's memory is touched by its
-//! own thread alone, so each access is one step. What a window has open (epochs, locks, accesses without an answer) is plain data here. A window has a
+//! own threads alone, one at a time, so each access is one step. What a window has open (epochs, locks, accesses without an answer) is plain data here. A window has a
 //! communicator of its own, which the program can't name: its group, its context, its error handler, its name and hints are the window's.
 
 use crate::comm;

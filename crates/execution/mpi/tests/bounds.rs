@@ -3,7 +3,7 @@
 use mpi::collective::Layout;
 use mpi::datatype::Buffer;
 use mpi::rank::Mode;
-use mpi::{Class, Fabric, Message, Rank, State, Wire};
+use mpi::{Class, Fabric, Memory, Message, Rank, State, Wire};
 use std::alloc::{GlobalAlloc, Layout as Size, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -77,11 +77,11 @@ impl Job {
     }
 
     /// The error of a call, and that it took no memory to speak of and no time.
-    fn refused(&mut self, what: &str, call: impl FnOnce(&mut State, &mut [u8], &Fabric) -> mpi::Result<i32>) -> mpi::Error {
+    fn refused(&mut self, what: &str, call: impl FnOnce(&mut State, &mut Memory<'_>, &Fabric) -> mpi::Result<i32>) -> mpi::Error {
         let before = NOW.load(Ordering::SeqCst);
         PEAK.store(before, Ordering::SeqCst);
         let start = Instant::now();
-        let e = call(&mut self.state, &mut self.mem, &self.fabric).expect_err(what);
+        let e = call(&mut self.state, &mut Memory::Own(&mut self.mem), &self.fabric).expect_err(what);
         let peak = PEAK.load(Ordering::SeqCst) - before;
         assert!(peak < MIB, "{what} allocates {peak} bytes before it is refused: {e}");
         assert!(start.elapsed() < Duration::from_secs(2), "{what} takes {:?}", start.elapsed());
@@ -105,7 +105,7 @@ fn counts_are_compared_with_the_memory_before_anything_is_allocated() {
             let one = Buffer { address: 1024, count: 1, datatype: INT };
             let (counts, displacements) = (vec![count; 4], vec![0; 4]);
             let layout = Layout { address: 0, counts: &counts, displacements: &displacements, datatype: t };
-            let mut check = |what: &str, call: &dyn Fn(&mut State, &mut [u8], &Fabric) -> mpi::Result<i32>| {
+            let mut check = |what: &str, call: &dyn Fn(&mut State, &mut Memory<'_>, &Fabric) -> mpi::Result<i32>| {
                 let e = job.refused(&format!("{what} of {kind} at rank {me}"), |s, mem, f| call(s, mem, f));
                 assert!([Class::Buffer, Class::Count].contains(&e.class), "{what} of {kind}: {e}");
                 assert!(e.message.contains("1048576"), "it names the memory: {e}");
@@ -149,7 +149,7 @@ fn what_one_call_asks_for_in_all_has_a_bound() {
     let layout = Layout { address: 0, counts: &counts, displacements: &displacements, datatype: BYTE };
     let into = Buffer { address: 0, count: MIB as u32, datatype: BYTE };
     PEAK.store(0, Ordering::SeqCst);
-    let e = job.state.scatter(&mut job.mem, &fabric, Some(&layout), into, 0, WORLD).unwrap_err();
+    let e = job.state.scatter(&mut Memory::Own(&mut job.mem), &fabric, Some(&layout), into, 0, WORLD).unwrap_err();
     assert!(e.message.contains("bytes of sends and collectives wait"), "{e}");
     let peak = PEAK.load(Ordering::SeqCst);
     assert!(peak < 1200 * MIB, "{peak} bytes");
@@ -162,7 +162,7 @@ fn operations_that_nobody_answers_do_not_pile_up_without_end() {
     let (mut begun, before) = (0, NOW.load(Ordering::SeqCst));
     PEAK.store(before, Ordering::SeqCst);
     let e = loop {
-        match job.state.bcast(&mut job.mem, &job.fabric, whole, 0, WORLD) {
+        match job.state.bcast(&mut Memory::Own(&mut job.mem), &job.fabric, whole, 0, WORLD) {
             Ok(_) => begun += 1,
             Err(e) => break e,
         }
@@ -172,7 +172,7 @@ fn operations_that_nobody_answers_do_not_pile_up_without_end() {
     let peak = PEAK.load(Ordering::SeqCst) - before;
     // What is on its way in rings is theirs: 16 MiB to each of the two ranks that are sent to.
     assert!(peak < (1 << 30) + 128 * MIB, "{peak} bytes for {begun} broadcasts");
-    let e = job.state.send(&mut job.mem, &job.fabric, whole, 1, 0, WORLD, Mode::Standard).unwrap_err();
+    let e = job.state.send(&mut Memory::Own(&mut job.mem), &job.fabric, whole, 1, 0, WORLD, Mode::Standard).unwrap_err();
     assert!(e.message.contains("complete some first"), "sends are counted with them: {e}");
 }
 
@@ -181,10 +181,10 @@ fn operations_that_nobody_answers_do_not_pile_up_without_end() {
 fn a_barrier_finds_room_behind_sends() {
     let mut job = Job::new(0);
     let whole = Buffer { address: 0, count: MIB as u32, datatype: BYTE };
-    while job.state.send(&mut job.mem, &job.fabric, whole, 1, 0, WORLD, Mode::Standard).is_ok() {}
-    job.state.barrier(&mut job.mem, &job.fabric, WORLD).unwrap();
+    while job.state.send(&mut Memory::Own(&mut job.mem), &job.fabric, whole, 1, 0, WORLD, Mode::Standard).is_ok() {}
+    job.state.barrier(&mut Memory::Own(&mut job.mem), &job.fabric, WORLD).unwrap();
     let one = Buffer { count: 1, ..whole };
-    job.state.reduce(&mut job.mem, &job.fabric, Buffer { datatype: INT, ..one }, 64, SUM, None, WORLD).unwrap();
+    job.state.reduce(&mut Memory::Own(&mut job.mem), &job.fabric, Buffer { datatype: INT, ..one }, 64, SUM, None, WORLD).unwrap();
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn communicators_have_a_bound() {
     let mut last = 0;
     let mut made = 0;
     let e = loop {
-        match job.state.comm_split(&mut job.mem, &job.fabric, SELF, 0, 0, 64) {
+        match job.state.comm_split(&mut Memory::Own(&mut job.mem), &job.fabric, SELF, 0, 0, 64) {
             Ok(request) => assert_eq!(job.state.finish(request).map(|s| s.bytes), Ok(0)),
             Err(e) => break e,
         }
@@ -257,7 +257,7 @@ fn communicators_have_a_bound() {
     };
     assert!(e.message.contains("MPI_Comm_free"), "{e}");
     job.state.comm_free(last).unwrap();
-    job.state.comm_split(&mut job.mem, &job.fabric, SELF, 0, 0, 64).unwrap();
+    job.state.comm_split(&mut Memory::Own(&mut job.mem), &job.fabric, SELF, 0, 0, 64).unwrap();
 }
 
 /// Messages without a byte take room as well.
@@ -271,8 +271,8 @@ fn empty_messages_are_not_taken_without_end() {
     let mut sent = 0;
     // The receiver computes, and asks now and then for something else.
     while job.state.flushed() {
-        let request = job.state.send(&mut job.mem, &job.fabric, empty, 1, 0, WORLD, Mode::Standard).unwrap();
-        to.progress(&mut [], &job.fabric).unwrap();
+        let request = job.state.send(&mut Memory::Own(&mut job.mem), &job.fabric, empty, 1, 0, WORLD, Mode::Standard).unwrap();
+        to.progress(&mut Memory::Own(&mut []), &job.fabric).unwrap();
         if job.state.done(request).unwrap() {
             job.state.finish(request).unwrap();
         }
@@ -295,7 +295,7 @@ fn a_freed_datatype_lives_on_while_it_is_used() {
     };
     let t = column(&mut job.state);
     let into = Buffer { address: 0, count: 1, datatype: t };
-    let receive = job.state.receive(&mut job.mem, &job.fabric, into, 1, 0, WORLD).unwrap();
+    let receive = job.state.receive(&mut Memory::Own(&mut job.mem), &job.fabric, into, 1, 0, WORLD).unwrap();
     job.state.types.free(t).unwrap();
     assert!(job.state.types.get(t).is_err() && job.state.types.free(t).is_err(), "the program can't name it");
     let other = job.state.types.make_contiguous(7, BYTE).unwrap();
@@ -306,8 +306,8 @@ fn a_freed_datatype_lives_on_while_it_is_used() {
 
     let mut mem: Vec<u8> = (1..=3i32).flat_map(i32::to_le_bytes).collect();
     let out = Buffer { address: 0, count: 3, datatype: INT };
-    from.send(&mut mem, &job.fabric, out, 0, 0, WORLD, Mode::Standard).unwrap();
-    job.state.progress(&mut job.mem, &job.fabric).unwrap();
+    from.send(&mut Memory::Own(&mut mem), &job.fabric, out, 0, 0, WORLD, Mode::Standard).unwrap();
+    job.state.progress(&mut Memory::Own(&mut job.mem), &job.fabric).unwrap();
     assert!(job.state.done(receive).unwrap());
     let ints: Vec<i32> = job.mem[..24].chunks(4).map(|b| i32::from_le_bytes(b.try_into().unwrap())).collect();
     assert_eq!(ints, [1, 0, 2, 0, 3, 0]);

@@ -6,7 +6,7 @@ use mpi::collective::Layout;
 use mpi::datatype::Buffer;
 use mpi::fabric::{Fabric, Place, Wire};
 use mpi::rank::{Mode, Prepared};
-use mpi::{Message, Rank, State};
+use mpi::{Memory, Message, Rank, State};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
@@ -86,7 +86,7 @@ impl Cell {
     /// Looks for messages, and does what an agent does now and then: send again what was not acknowledged.
     fn progress(&mut self) {
         let fabric = self.fabric();
-        self.state.progress(&mut self.mem, &fabric).unwrap();
+        self.state.progress(&mut Memory::Own(&mut self.mem), &fabric).unwrap();
         self.net.pump();
         fabric.sweep();
         if self.random.random_bool(0.05) {
@@ -128,7 +128,7 @@ impl Cell {
             return fabric.release(me);
         }
         fabric.sweep();
-        self.state.absorb(&mut self.mem, &fabric).unwrap();
+        self.state.absorb(&mut Memory::Own(&mut self.mem), &fabric).unwrap();
         let bytes = postcard::to_allocvec(&(&self.state, fabric.unacknowledged(me))).unwrap();
         let (state, kept): (State, Vec<Message>) = postcard::from_bytes(&bytes).unwrap();
         self.state = state;
@@ -190,7 +190,7 @@ fn storm(cell: &mut Cell) {
             for k in 0..8 {
                 let at = 8192 + (peer * 8 + k) as usize * 64;
                 let f = cell.fabric();
-                requests.push(cell.state.receive(&mut cell.mem, &f, Cell::ints(at, 16), peer, 7, 1).unwrap());
+                requests.push(cell.state.receive(&mut Memory::Own(&mut cell.mem), &f, Cell::ints(at, 16), peer, 7, 1).unwrap());
             }
         }
         for peer in 0..n {
@@ -199,7 +199,7 @@ fn storm(cell: &mut Cell) {
                 let f = cell.fabric();
                 let count = 4 + (k as usize % 3) * 4;
                 let mode = if k == 3 { Mode::Synchronous } else { Mode::Standard };
-                requests.push(cell.state.send(&mut cell.mem, &f, Cell::ints(0, count), peer, 7, 1, mode).unwrap());
+                requests.push(cell.state.send(&mut Memory::Own(&mut cell.mem), &f, Cell::ints(0, count), peer, 7, 1, mode).unwrap());
             }
         }
         for r in requests {
@@ -229,18 +229,18 @@ fn collectives(cell: &mut Cell) {
     let (me, n) = (cell.state.me.0 as i32, cell.net.at.len() as i32);
     for round in 0..10 {
         let f = cell.fabric();
-        let r = cell.state.barrier(&mut cell.mem, &f, 1).unwrap();
+        let r = cell.state.barrier(&mut Memory::Own(&mut cell.mem), &f, 1).unwrap();
         cell.wait(r);
         let root = round % n;
         cell.put(0, &[if me == root { 100 + round } else { -1 }]);
         let f = cell.fabric();
-        let r = cell.state.bcast(&mut cell.mem, &f, Cell::ints(0, 1), root, 1).unwrap();
+        let r = cell.state.bcast(&mut Memory::Own(&mut cell.mem), &f, Cell::ints(0, 1), root, 1).unwrap();
         cell.wait(r);
         assert_eq!(cell.get(0, 1), [100 + round]);
         cell.put(0, &[me + 1, round]);
         for root in [None, Some(root)] {
             let f = cell.fabric();
-            let r = cell.state.reduce(&mut cell.mem, &f, Cell::ints(0, 2), 64, 3, root, 1).unwrap();
+            let r = cell.state.reduce(&mut Memory::Own(&mut cell.mem), &f, Cell::ints(0, 2), 64, 3, root, 1).unwrap();
             cell.wait(r);
             if root.is_none_or(|r| r == me) {
                 assert_eq!(cell.get(64, 2), [n * (n + 1) / 2, round * n]);
@@ -248,7 +248,7 @@ fn collectives(cell: &mut Cell) {
         }
         for exclusive in [false, true] {
             let f = cell.fabric();
-            let r = cell.state.scan(&mut cell.mem, &f, Cell::ints(0, 1), 64, 3, exclusive, 1).unwrap();
+            let r = cell.state.scan(&mut Memory::Own(&mut cell.mem), &f, Cell::ints(0, 1), 64, 3, exclusive, 1).unwrap();
             cell.wait(r);
             if !exclusive || me > 0 {
                 assert_eq!(cell.get(64, 1), [if exclusive { me * (me + 1) / 2 } else { (me + 1) * (me + 2) / 2 }]);
@@ -258,12 +258,12 @@ fn collectives(cell: &mut Cell) {
         let layout = Layout { address: 256, counts: &counts, displacements: &displacements, datatype: INT };
         let everybody: Vec<i32> = (1..=n).collect();
         let f = cell.fabric();
-        let r = cell.state.allgather(&mut cell.mem, &f, Cell::ints(0, 1), &layout, 1).unwrap();
+        let r = cell.state.allgather(&mut Memory::Own(&mut cell.mem), &f, Cell::ints(0, 1), &layout, 1).unwrap();
         cell.wait(r);
         assert_eq!(cell.get(256, n as usize), everybody);
         cell.put(256, &vec![0; n as usize]);
         let f = cell.fabric();
-        let r = cell.state.gather(&mut cell.mem, &f, Cell::ints(0, 1), Some(&layout), root, 1).unwrap();
+        let r = cell.state.gather(&mut Memory::Own(&mut cell.mem), &f, Cell::ints(0, 1), Some(&layout), root, 1).unwrap();
         cell.wait(r);
         if me == root {
             assert_eq!(cell.get(256, n as usize), everybody);
@@ -273,23 +273,23 @@ fn collectives(cell: &mut Cell) {
         let f = cell.fabric();
         let r = {
             let (from, to) = (cell.state.shares(&from).unwrap(), cell.state.shares(&layout).unwrap());
-            cell.state.alltoall(&mut cell.mem, &f, Some(&from), &to, 1)
+            cell.state.alltoall(&mut Memory::Own(&mut cell.mem), &f, Some(&from), &to, 1)
         }.unwrap();
         cell.wait(r);
         assert_eq!(cell.get(256, n as usize), (0..n).map(|i| i * 100 + me).collect::<Vec<_>>());
         let f = cell.fabric();
-        let r = cell.state.scatter(&mut cell.mem, &f, Some(&from), Cell::ints(1024, 1), root, 1).unwrap();
+        let r = cell.state.scatter(&mut Memory::Own(&mut cell.mem), &f, Some(&from), Cell::ints(1024, 1), root, 1).unwrap();
         cell.wait(r);
         assert_eq!(cell.get(1024, 1), [root * 100 + me]);
         // Halves, in reverse order of rank, and a sum within each.
         let f = cell.fabric();
-        let r = cell.state.comm_split(&mut cell.mem, &f, 1, me % 2, -me, 2048).unwrap();
+        let r = cell.state.comm_split(&mut Memory::Own(&mut cell.mem), &f, 1, me % 2, -me, 2048).unwrap();
         cell.wait(r);
         let half = cell.get(2048, 1)[0];
         let members: Vec<i32> = (0..n).filter(|i| i % 2 == me % 2).collect();
         assert_eq!(cell.state.comms.get(half).unwrap().me as usize, members.iter().rev().position(|m| *m == me).unwrap());
         let f = cell.fabric();
-        let r = cell.state.reduce(&mut cell.mem, &f, Cell::ints(0, 1), 64, 3, None, half).unwrap();
+        let r = cell.state.reduce(&mut Memory::Own(&mut cell.mem), &f, Cell::ints(0, 1), 64, 3, None, half).unwrap();
         cell.wait(r);
         assert_eq!(cell.get(64, 1), [members.iter().map(|m| m + 1).sum::<i32>()]);
         cell.state.comm_free(half).unwrap();
@@ -317,11 +317,11 @@ fn between(cell: &mut Cell) {
     let all: Vec<i32> = (0..n).collect();
     let op = cell.state.ops.add(mpi::op::User { function: 7, commutes: false }).unwrap();
     let f = cell.fabric();
-    let r = cell.state.comm_split(&mut cell.mem, &f, 1, me % 2, me, 2048).unwrap();
+    let r = cell.state.comm_split(&mut Memory::Own(&mut cell.mem), &f, 1, me % 2, me, 2048).unwrap();
     cell.wait(r);
     let side = cell.get(2048, 1)[0];
     let f = cell.fabric();
-    let r = cell.state.intercomm_create(&mut cell.mem, &f, side, 0, 1, 1 - me % 2, 5, 2052).unwrap();
+    let r = cell.state.intercomm_create(&mut Memory::Own(&mut cell.mem), &f, side, 0, 1, 1 - me % 2, 5, 2052).unwrap();
     cell.wait(r);
     let sides = cell.get(2052, 1)[0];
     let others: Vec<i32> = (0..n).filter(|r| r % 2 != me % 2).collect();
@@ -330,32 +330,32 @@ fn between(cell: &mut Cell) {
         cell.put(0, &[me + 1]);
         for root in [None, Some(round % n)] {
             let f = cell.fabric();
-            let r = cell.state.reduce(&mut cell.mem, &f, Cell::ints(0, 1), 64, op, root, 1).unwrap();
+            let r = cell.state.reduce(&mut Memory::Own(&mut cell.mem), &f, Cell::ints(0, 1), 64, op, root, 1).unwrap();
             cell.wait(r);
             if root.is_none_or(|r| r == me) {
                 assert_eq!(cell.get(64, 1), [digits(&all)]);
             }
         }
         let f = cell.fabric();
-        let r = cell.state.scan(&mut cell.mem, &f, Cell::ints(0, 1), 64, op, false, 1).unwrap();
+        let r = cell.state.scan(&mut Memory::Own(&mut cell.mem), &f, Cell::ints(0, 1), 64, op, false, 1).unwrap();
         cell.wait(r);
         assert_eq!(cell.get(64, 1), [digits(&all[..=me as usize])]);
         let f = cell.fabric();
-        let r = cell.state.reduce(&mut cell.mem, &f, Cell::ints(0, 1), 64, op, None, sides).unwrap();
+        let r = cell.state.reduce(&mut Memory::Own(&mut cell.mem), &f, Cell::ints(0, 1), 64, op, None, sides).unwrap();
         cell.wait(r);
         assert_eq!(cell.get(64, 1), [digits(&others)], "what the other side makes of its own");
         // Each side has a communicator of its own and both a common one, all three made at once.
         let f = cell.fabric();
-        let (a, one) = cell.state.comm_dup(&mut cell.mem, &f, side, None).unwrap();
-        let (b, two) = cell.state.comm_dup(&mut cell.mem, &f, 1, None).unwrap();
-        let (c, three) = cell.state.comm_dup(&mut cell.mem, &f, sides, None).unwrap();
+        let (a, one) = cell.state.comm_dup(&mut Memory::Own(&mut cell.mem), &f, side, None).unwrap();
+        let (b, two) = cell.state.comm_dup(&mut Memory::Own(&mut cell.mem), &f, 1, None).unwrap();
+        let (c, three) = cell.state.comm_dup(&mut Memory::Own(&mut cell.mem), &f, sides, None).unwrap();
         for r in [c, a, b] {
             cell.wait(r);
         }
         let contexts: std::collections::BTreeSet<u32> = [1, side, sides, one, two, three].iter().map(|c| cell.state.comms.get(*c).unwrap().context).collect();
         assert_eq!(contexts.len(), 6);
         let f = cell.fabric();
-        let r = cell.state.intercomm_merge(&mut cell.mem, &f, three, me % 2 == 0, 2056).unwrap();
+        let r = cell.state.intercomm_merge(&mut Memory::Own(&mut cell.mem), &f, three, me % 2 == 0, 2056).unwrap();
         cell.wait(r);
         let merged = cell.get(2056, 1)[0];
         // Odd ranks first, as they say.
@@ -363,11 +363,11 @@ fn between(cell: &mut Cell) {
         assert_eq!(cell.state.comms.get(merged).unwrap().me as i32, place(me));
         let group: Vec<Rank> = ours.iter().rev().map(|r| Rank(*r as u32)).collect();
         let f = cell.fabric();
-        let r = cell.state.comm_create_group(&mut cell.mem, &f, two, &group, round, 2060).unwrap();
+        let r = cell.state.comm_create_group(&mut Memory::Own(&mut cell.mem), &f, two, &group, round, 2060).unwrap();
         cell.wait(r);
         let turned = cell.get(2060, 1)[0];
         let f = cell.fabric();
-        let r = cell.state.reduce(&mut cell.mem, &f, Cell::ints(0, 1), 64, op, None, turned).unwrap();
+        let r = cell.state.reduce(&mut Memory::Own(&mut cell.mem), &f, Cell::ints(0, 1), 64, op, None, turned).unwrap();
         cell.wait(r);
         assert_eq!(cell.get(64, 1), [digits(&ours.iter().rev().copied().collect::<Vec<_>>())]);
         for comm in [one, two, three, merged, turned] {
@@ -391,7 +391,7 @@ fn a_matched_message_moves_with_its_rank() {
         let me = cell.state.me.0 as i32;
         let f = cell.fabric();
         cell.put(0, &[10 + me, 20 + me]);
-        let sends: Vec<i32> = (0..2).map(|i| cell.state.send(&mut cell.mem, &f, Cell::ints(4 * i, 1), 1 - me, 4, 1, Mode::Standard).unwrap()).collect();
+        let sends: Vec<i32> = (0..2).map(|i| cell.state.send(&mut Memory::Own(&mut cell.mem), &f, Cell::ints(4 * i, 1), 1 - me, 4, 1, Mode::Standard).unwrap()).collect();
         let message = loop {
             cell.progress();
             if let Some((message, status)) = cell.state.match_message(-1, -1, 1).unwrap() {
@@ -400,16 +400,16 @@ fn a_matched_message_moves_with_its_rank() {
             }
         };
         let f = cell.fabric();
-        let second = cell.state.receive(&mut cell.mem, &f, Cell::ints(64, 1), 1 - me, 4, 1).unwrap();
+        let second = cell.state.receive(&mut Memory::Own(&mut cell.mem), &f, Cell::ints(64, 1), 1 - me, 4, 1).unwrap();
         cell.wait(second);
         let f = cell.fabric();
-        let barrier = cell.state.barrier(&mut cell.mem, &f, 1).unwrap();
+        let barrier = cell.state.barrier(&mut Memory::Own(&mut cell.mem), &f, 1).unwrap();
         cell.wait(barrier);
         let f = cell.fabric();
-        let first = cell.state.receive_message(&mut cell.mem, &f, Cell::ints(68, 1), message).unwrap();
+        let first = cell.state.receive_message(&mut Memory::Own(&mut cell.mem), &f, Cell::ints(68, 1), message).unwrap();
         cell.wait(first);
         assert_eq!(cell.get(64, 2), [21 - me, 11 - me]);
-        assert!(cell.state.receive_message(&mut cell.mem, &f, Cell::ints(68, 1), message).is_err());
+        assert!(cell.state.receive_message(&mut Memory::Own(&mut cell.mem), &f, Cell::ints(68, 1), message).is_err());
         for send in sends {
             cell.wait(send);
         }
@@ -423,7 +423,7 @@ fn bad_arguments_are_named() {
     let mut state = State::new(Rank(0), 2);
     let mut mem = vec![0; 64];
     let send = |state: &mut State, mem: &mut Vec<u8>, buffer, to, tag, comm| {
-        state.send(mem, &f, buffer, to, tag, comm, Mode::Standard).unwrap_err().message
+        state.send(&mut Memory::Own(mem), &f, buffer, to, tag, comm, Mode::Standard).unwrap_err().message
     };
     let b = Cell::ints(0, 1);
     assert!(send(&mut state, &mut mem, b, 5, 0, 1).contains("rank 5"));
@@ -438,16 +438,16 @@ fn bad_arguments_are_named() {
 fn persistent(cell: &mut Cell) {
     let (me, n) = (cell.state.me.0 as i32, 4);
     let (modes, room) = ([Mode::Standard, Mode::Buffered, Mode::Synchronous], 5 * (64 + 16));
-    cell.state.attach(&cell.mem, 500_000, room).unwrap();
+    cell.state.attach(&Memory::Own(&mut cell.mem), 500_000, room).unwrap();
     let out = |peer: i32, k: usize| 1024 + (peer as usize * 3 + k) * 16;
     let into = |peer: i32, k: usize| 8192 + (peer as usize * 3 + k) * 16;
     let (mut sends, mut receives) = (Vec::new(), Vec::new());
     for peer in 0..n {
         for (k, mode) in modes.into_iter().enumerate() {
             let (buffer, tag) = (Cell::ints(out(peer, k), 4), k as i32);
-            sends.push(cell.state.prepare(&mut cell.mem, Prepared::Send { buffer, to: peer, tag, comm: 1, mode }).unwrap());
+            sends.push(cell.state.prepare(&mut Memory::Own(&mut cell.mem), Prepared::Send { buffer, to: peer, tag, comm: 1, mode }).unwrap());
             let buffer = Cell::ints(into(peer, k), 4);
-            receives.push(cell.state.prepare(&mut cell.mem, Prepared::Receive { buffer, from: peer, tag, comm: 1 }).unwrap());
+            receives.push(cell.state.prepare(&mut Memory::Own(&mut cell.mem), Prepared::Receive { buffer, from: peer, tag, comm: 1 }).unwrap());
         }
     }
     for round in 0..30 {
@@ -458,8 +458,8 @@ fn persistent(cell: &mut Cell) {
         }
         for r in receives.iter().chain(&sends) {
             let f = cell.fabric();
-            cell.state.start(&mut cell.mem, &f, *r).unwrap();
-            assert!(cell.state.start(&mut cell.mem, &f, *r).unwrap_err().message.contains("started already"));
+            cell.state.start(&mut Memory::Own(&mut cell.mem), &f, *r).unwrap();
+            assert!(cell.state.start(&mut Memory::Own(&mut cell.mem), &f, *r).unwrap_err().message.contains("started already"));
         }
         for r in receives.iter().chain(&sends) {
             cell.wait(*r);
@@ -497,11 +497,11 @@ fn the_attached_buffer_fills_and_travels_and_empties() {
     let buffer = Cell::ints(0, 100);
     let send = |from: &mut State, mem: &mut Vec<u8>, i: i32| {
         mem[..4].copy_from_slice(&i.to_le_bytes());
-        from.send(mem, &f, buffer, 1, 0, 1, Mode::Buffered)
+        from.send(&mut Memory::Own(mem), &f, buffer, 1, 0, 1, Mode::Buffered)
     };
     assert!(send(&mut from, &mut mem, 0).unwrap_err().message.contains("has 0 bytes"));
-    assert!(from.attach(&mem, 8100, 97).unwrap_err().message.contains("outside"));
-    from.attach(&mem, 0, (SLOTS * (400 + 64) + 463) as i32).unwrap();
+    assert!(from.attach(&Memory::Own(&mut mem), 8100, 97).unwrap_err().message.contains("outside"));
+    from.attach(&Memory::Own(&mut mem), 0, (SLOTS * (400 + 64) + 463) as i32).unwrap();
     let mut sent = 0;
     let full = loop {
         match send(&mut from, &mut mem, sent) {
@@ -519,10 +519,10 @@ fn the_attached_buffer_fills_and_travels_and_empties() {
     let mut from: State = postcard::from_bytes(&postcard::to_allocvec(&from).unwrap()).unwrap();
     assert!(from.detach().unwrap().is_none() && send(&mut from, &mut mem, sent).is_err(), "it is as full after a move");
     for i in 0..sent {
-        let request = to.receive(&mut mem, &f, Cell::ints(4096, 100), 0, 0, 1).unwrap();
+        let request = to.receive(&mut Memory::Own(&mut mem), &f, Cell::ints(4096, 100), 0, 0, 1).unwrap();
         while !to.done(request).unwrap() {
-            from.progress(&mut mem, &f).unwrap();
-            to.progress(&mut mem, &f).unwrap();
+            from.progress(&mut Memory::Own(&mut mem), &f).unwrap();
+            to.progress(&mut Memory::Own(&mut mem), &f).unwrap();
         }
         assert_eq!(mem[4096..4100], i.to_le_bytes());
     }
@@ -539,10 +539,10 @@ fn what_a_rank_exchanges_is_counted_once_and_goes_with_it() {
     let mut exchange = |from: usize, to: usize, ints: usize, mode: Mode| {
         let fabric = cells[from].fabric();
         let sender = &mut cells[from];
-        let sent = sender.state.send(&mut sender.mem, &fabric, Cell::ints(0, ints), to as i32, 7, 1, mode).unwrap();
+        let sent = sender.state.send(&mut Memory::Own(&mut sender.mem), &fabric, Cell::ints(0, ints), to as i32, 7, 1, mode).unwrap();
         let fabric = cells[to].fabric();
         let receiver = &mut cells[to];
-        let received = receiver.state.receive(&mut receiver.mem, &fabric, Cell::ints(0, ints), from as i32, 7, 1).unwrap();
+        let received = receiver.state.receive(&mut Memory::Own(&mut receiver.mem), &fabric, Cell::ints(0, ints), from as i32, 7, 1).unwrap();
         while !cells[from].state.done(sent).unwrap() || !cells[to].state.done(received).unwrap() {
             cells[to].progress();
             cells[from].progress();
@@ -574,7 +574,7 @@ fn flood(cell: &mut Cell) {
         for i in 0..MESSAGES {
             cell.put(0, &[me * 1000 + i]);
             let fabric = cell.fabric();
-            let request = cell.state.send(&mut cell.mem, &fabric, Cell::ints(0, INTS), 0, 7, 1, Mode::Standard).unwrap();
+            let request = cell.state.send(&mut Memory::Own(&mut cell.mem), &fabric, Cell::ints(0, INTS), 0, 7, 1, Mode::Standard).unwrap();
             cell.wait(request);
         }
         return;
@@ -586,7 +586,7 @@ fn flood(cell: &mut Cell) {
             let pending = cell.state.pending_bytes();
             assert!(pending < 160 << 20, "{pending} bytes lie here without a receive");
             let fabric = cell.fabric();
-            let request = cell.state.receive(&mut cell.mem, &fabric, Cell::ints(0, INTS), from, 7, 1).unwrap();
+            let request = cell.state.receive(&mut Memory::Own(&mut cell.mem), &fabric, Cell::ints(0, INTS), from, 7, 1).unwrap();
             let status = cell.wait(request);
             assert_eq!((status.source, cell.get(0, 1)[0]), (from, from * 1000 + i));
         }

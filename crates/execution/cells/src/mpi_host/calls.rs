@@ -1,9 +1,11 @@
 //! Functions of the guest's that MPI calls: reductions, copies of attributes, error handlers, generalized requests.
 //!
 //! They run inside of a host call, on the guest's stack, so a stop waits until they are through ([`crate::Control::hold`]): nothing unwinds through the
-//! host. What they are given lies in memory that the guest's own allocator has given (`__cloudskin_room` of `guests/runtime.c`).
+//! host. What they are given lies in memory that the guest's own allocator has given (`__cloudskin_room` of `guests/runtime.c`). Of a program with threads
+//! their caller's turn lasts as long as they run (`turn`), and no thread stands still meanwhile (`Threads::hold`).
 
 use super::{Host, get_i32, parts, put, put_i32};
+use crate::cell::End;
 use crate::toolchain::{ROOM, TABLE};
 use mpi::attribute::On;
 use mpi::collective::Call;
@@ -30,13 +32,20 @@ fn function(c: &mut Caller<'_, Host>, number: u32) -> wasmtime::Result<Func> {
 fn invoke<P: WasmParams, R: WasmResults>(c: &mut Caller<'_, Host>, f: Func, args: P) -> wasmtime::Result<R> {
     let f = f.typed::<P, R>(&*c).map_err(|e| wasmtime::Error::msg(format!("a function that the program gave MPI has other parameters than MPI calls it with: {e}")))?;
     let pending = c.data_mut().pending.take();
-    let control = c.data().control.clone();
-    control.hold();
+    let (control, threads) = (c.data().control.clone(), c.data().threads.clone());
+    match &threads {
+        Some(threads) => threads.hold(),
+        None => _ = control.hold(),
+    }
     let result = f.call(&mut *c, args);
     control.release();
     c.data_mut().pending = pending;
-    // A kill makes the function return early, with any result.
-    if control.killed() { Err(wasmtime::Error::msg("killed")) } else { result }
+    // A kill makes the function return early, with any result; and so does another thread that ends the cell.
+    match control.killed() {
+        true => Err(wasmtime::Error::msg("killed")),
+        false if threads.is_some_and(|t| t.over()) => Err(wasmtime::Error::new(End::Over)),
+        false => result,
+    }
 }
 
 /// Calls a function of the guest's by its number in the function table.
@@ -61,7 +70,8 @@ pub(super) fn constants(c: &mut Caller<'_, Host>) -> wasmtime::Result<u32> {
     if at == 0 {
         return Err(wasmtime::Error::msg("no memory for MPI's attributes"));
     }
-    let (mem, host) = parts(c);
+    let (mut mem, host) = parts(c);
+    let mem = &mut mem;
     let last = 100 + host.mpi.codes.len() as i32;
     // MPI_TAG_UB, HOST, IO (any rank), WTIME_IS_GLOBAL, UNIVERSE_SIZE, LASTUSEDCODE, APPNUM.
     let values = [i32::MAX, PROC_NULL, -1, 0, host.size as i32, last, 0];
@@ -92,11 +102,13 @@ pub(super) fn operate(c: &mut Caller<'_, Host>, call: &Call) -> wasmtime::Result
     }
     let place = |i: u32| Buffer { address: (i64::from(at + 16 + i * span) - low) as u32, count, datatype: call.datatype };
     let (first, second) = (place(0), place(1));
-    let (mem, _) = parts(c);
+    let (mut mem, _) = parts(c);
+    let mem = &mut mem;
     memory(put_i32(mem, at, count as i32).and_then(|()| put_i32(mem, at + 4, call.datatype)))?;
     memory(datatype::unpack(mem, &t, &first, &call.first).and_then(|()| datatype::unpack(mem, &t, &second, &call.second)))?;
     guest::<_, ()>(c, call.function, (first.address, second.address, at, at + 4))?;
-    let (mem, _) = parts(c);
+    let (mut mem, _) = parts(c);
+    let mem = &mut mem;
     let result = memory(datatype::pack(mem, &t, &second))?;
     room(c, at, 0)?;
     Ok(result)
@@ -108,7 +120,8 @@ pub(super) fn serve(c: &mut Caller<'_, Host>) -> wasmtime::Result<bool> {
     while let Some(call) = c.data().mpi.call() {
         any = true;
         let result = operate(c, &call)?;
-        let (mem, host) = parts(c);
+        let (mut mem, host) = parts(c);
+        let mem = &mut mem;
         host.mpi.answer(call.request, result);
         memory(host.mpi.progress(mem, &host.fabric))?;
     }
@@ -154,7 +167,8 @@ pub(super) fn raise(c: &mut Caller<'_, Host>, call: &str, object: i32, code: i32
         own => {
             let number = memory(c.data_mut().mpi.handler(own).map(|h| h.function))?;
             let at = constants(c)? + ARGUMENTS;
-            let (mem, _) = parts(c);
+            let (mut mem, _) = parts(c);
+            let mem = &mut mem;
             memory(put_i32(mem, at, named).and_then(|()| put_i32(mem, at + 4, code)))?;
             let f = function(c, number)?;
             // A function with `...` has a pointer to what follows.
@@ -180,7 +194,8 @@ pub(super) fn copy_attributes(c: &mut Caller<'_, Host>, on: On, from: i32, to: i
                 if code != 0 {
                     return Ok(code);
                 }
-                let (mem, _) = parts(c);
+                let (mut mem, _) = parts(c);
+                let mem = &mut mem;
                 let flag = memory(get_i32(mem, at + 4))?;
                 if flag != 0 { Some(memory(get_i32(mem, at))? as u32) } else { None }
             }
@@ -231,7 +246,8 @@ fn window_constants(c: &mut Caller<'_, Host>, window: i32) -> wasmtime::Result<u
     /// Others see what a rank stores, and it sees what they store, when it calls MPI: `MPI_WIN_SEPARATE`.
     const MODEL: i32 = 1;
     let me = memory(c.data().mpi.window_comm(window))?.me as usize;
-    let (mem, host) = parts(c);
+    let (mut mem, host) = parts(c);
+    let mem = &mut mem;
     let w = memory(host.mpi.windows.get_mut(window))?;
     w.constants = at;
     let values = [w.parts[me].size as i32, w.parts[me].unit as i32, w.flavor as i32, MODEL];

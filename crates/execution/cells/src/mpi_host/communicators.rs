@@ -1,28 +1,28 @@
 //! Groups, communicators and topologies as the guest makes and asks for them.
 
-use super::{MODULE, block, calls, count, get_i32, ints, local, one, parts, put, put_i32, put_text, ready, text};
+use super::{Calls, MODULE, block, calls, count, get_i32, ints, local, one, parts, put, put_i32, put_text, ready, text};
 use crate::cell::{Host, Mode};
 use mpi::attribute::On;
 use mpi::group::{Likeness, compare};
 use mpi::rank::UNDEFINED;
 use mpi::topology::{self, Topology};
-use mpi::{Class, Error, State};
-use wasmtime::{Caller, Linker};
+use mpi::{Class, Error, Memory, State};
+use wasmtime::Caller;
 
 fn memory<T>(result: mpi::Result<T>) -> wasmtime::Result<T> {
     result.map_err(|e| wasmtime::Error::msg(e.message))
 }
 
 /// Three ints for each range.
-fn ranges(mem: &[u8], address: u32, n: i32) -> mpi::Result<Vec<[i32; 3]>> {
+fn ranges(mem: &Memory<'_>, address: u32, n: i32) -> mpi::Result<Vec<[i32; 3]>> {
     let n = count(n)?.checked_mul(3).ok_or_else(|| Error::new(Class::Count, format!("{n} ranges are too many")))?;
     Ok(ints(mem, address, n)?.chunks_exact(3).map(|r| [r[0], r[1], r[2]]).collect())
 }
 
-fn link_groups(l: &mut Linker<Host>) -> wasmtime::Result<()> {
+fn link_groups(l: &mut Calls<'_>) -> wasmtime::Result<()> {
     for (name, remote) in [("MPI_Comm_group", false), ("MPI_Comm_remote_group", true)] {
-        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, comm: i32, into: u32| {
-            local(&mut c, name, comm, |mem, m, _| {
+        l.func_wrap(MODULE, name, move |c: &mut Caller<'_, Host>, comm: i32, into: u32| {
+            local(c, name, comm, |mem, m, _| {
                 let comm = m.comms.get(comm)?;
                 let group = match (remote, &comm.remote) {
                     (false, _) => comm.group.clone(),
@@ -34,50 +34,50 @@ fn link_groups(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             })
         })?;
     }
-    l.func_wrap(MODULE, "MPI_Group_size", |mut c: Caller<'_, Host>, group: i32, into: u32| {
-        local(&mut c, "MPI_Group_size", 1, |mem, m, _| put_i32(mem, into, m.groups.get(group)?.len() as i32))
+    l.func_wrap(MODULE, "MPI_Group_size", |c: &mut Caller<'_, Host>, group: i32, into: u32| {
+        local(c, "MPI_Group_size", 1, |mem, m, _| put_i32(mem, into, m.groups.get(group)?.len() as i32))
     })?;
-    l.func_wrap(MODULE, "MPI_Group_rank", |mut c: Caller<'_, Host>, group: i32, into: u32| {
-        local(&mut c, "MPI_Group_rank", 1, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Group_rank", |c: &mut Caller<'_, Host>, group: i32, into: u32| {
+        local(c, "MPI_Group_rank", 1, |mem, m, _| {
             let at = m.groups.get(group)?.iter().position(|r| *r == m.me);
             put_i32(mem, into, at.map_or(UNDEFINED, |i| i as i32))
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Group_free", |mut c: Caller<'_, Host>, handle: u32| {
-        local(&mut c, "MPI_Group_free", 1, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Group_free", |c: &mut Caller<'_, Host>, handle: u32| {
+        local(c, "MPI_Group_free", 1, |mem, m, _| {
             m.groups.free(get_i32(mem, handle)?)?;
             put_i32(mem, handle, 0)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Group_compare", |mut c: Caller<'_, Host>, a: i32, b: i32, into: u32| {
-        local(&mut c, "MPI_Group_compare", 1, |mem, m, _| put_i32(mem, into, compare(m.groups.get(a)?, m.groups.get(b)?) as i32))
+    l.func_wrap(MODULE, "MPI_Group_compare", |c: &mut Caller<'_, Host>, a: i32, b: i32, into: u32| {
+        local(c, "MPI_Group_compare", 1, |mem, m, _| put_i32(mem, into, compare(m.groups.get(a)?, m.groups.get(b)?) as i32))
     })?;
-    l.func_wrap(MODULE, "MPI_Group_union", |mut c: Caller<'_, Host>, a: i32, b: i32, into: u32| {
-        local(&mut c, "MPI_Group_union", 1, |mem, m, _| put_i32(mem, into, m.groups.union(a, b)?))
+    l.func_wrap(MODULE, "MPI_Group_union", |c: &mut Caller<'_, Host>, a: i32, b: i32, into: u32| {
+        local(c, "MPI_Group_union", 1, |mem, m, _| put_i32(mem, into, m.groups.union(a, b)?))
     })?;
     for (name, within) in [("MPI_Group_intersection", true), ("MPI_Group_difference", false)] {
-        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, a: i32, b: i32, into: u32| {
-            local(&mut c, name, 1, |mem, m, _| put_i32(mem, into, m.groups.filter(a, b, within)?))
+        l.func_wrap(MODULE, name, move |c: &mut Caller<'_, Host>, a: i32, b: i32, into: u32| {
+            local(c, name, 1, |mem, m, _| put_i32(mem, into, m.groups.filter(a, b, within)?))
         })?;
     }
     for (name, keep) in [("MPI_Group_incl", true), ("MPI_Group_excl", false)] {
-        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, group: i32, n: i32, ranks: u32, into: u32| {
-            local(&mut c, name, 1, |mem, m, _| {
+        l.func_wrap(MODULE, name, move |c: &mut Caller<'_, Host>, group: i32, n: i32, ranks: u32, into: u32| {
+            local(c, name, 1, |mem, m, _| {
                 let ranks = ints(mem, ranks, count(n)?)?;
                 put_i32(mem, into, m.groups.pick(group, &ranks, keep)?)
             })
         })?;
     }
     for (name, keep) in [("MPI_Group_range_incl", true), ("MPI_Group_range_excl", false)] {
-        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, group: i32, n: i32, given: u32, into: u32| {
-            local(&mut c, name, 1, |mem, m, _| {
+        l.func_wrap(MODULE, name, move |c: &mut Caller<'_, Host>, group: i32, n: i32, given: u32, into: u32| {
+            local(c, name, 1, |mem, m, _| {
                 let ranges = ranges(mem, given, n)?;
                 put_i32(mem, into, m.groups.pick_ranges(group, &ranges, keep)?)
             })
         })?;
     }
-    l.func_wrap(MODULE, "MPI_Group_translate_ranks", |mut c: Caller<'_, Host>, a: i32, n: i32, ranks: u32, b: i32, into: u32| {
-        local(&mut c, "MPI_Group_translate_ranks", 1, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Group_translate_ranks", |c: &mut Caller<'_, Host>, a: i32, n: i32, ranks: u32, b: i32, into: u32| {
+        local(c, "MPI_Group_translate_ranks", 1, |mem, m, _| {
             let translated = m.groups.translate(a, &ints(mem, ranks, count(n)?)?, b)?;
             put_ints(mem, into, &translated)
         })
@@ -85,19 +85,21 @@ fn link_groups(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-fn put_ints(mem: &mut [u8], address: u32, values: &[i32]) -> mpi::Result<()> {
+fn put_ints(mem: &mut Memory<'_>, address: u32, values: &[i32]) -> mpi::Result<()> {
     put(mem, address, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
 }
 
 /// What a duplicate gets of the program's own: attributes. A function that refuses undoes it.
 fn duplicated(c: &mut Caller<'_, Host>, call: &str, comm: i32, into: u32) -> wasmtime::Result<i32> {
-    let (mem, _) = parts(c);
+    let (mut mem, _) = parts(c);
+    let mem = &mut mem;
     let new = memory(get_i32(mem, into))?;
     let code = calls::copy_attributes(c, On::Comm, comm, new)?;
     if code == 0 {
         return Ok(0);
     }
-    let (mem, host) = parts(c);
+    let (mut mem, host) = parts(c);
+    let mem = &mut mem;
     memory(host.mpi.comm_free(new).and_then(|()| put_i32(mem, into, 0)))?;
     calls::raise(c, call, comm, code, "an attribute's copy function has refused")
 }
@@ -127,7 +129,8 @@ fn idup(c: &mut Caller<'_, Host>, call: &'static str, comm: i32, hints: Option<i
     if code != 0 {
         return Ok(code);
     }
-    let (mem, _) = parts(c);
+    let (mut mem, _) = parts(c);
+    let mem = &mut mem;
     let new = memory(get_i32(mem, into))?;
     let code = calls::copy_attributes(c, On::Comm, comm, new)?;
     if code == 0 { Ok(0) } else { calls::raise(c, call, comm, code, "an attribute's copy function has refused") }
@@ -137,47 +140,47 @@ pub(super) fn hints_of(m: &mut State, info: Option<i32>) -> mpi::Result<Option<m
     info.map(|h| if h == 0 { Ok(Vec::new()) } else { m.infos.get(h).cloned() }).transpose()
 }
 
-fn link_communicators(l: &mut Linker<Host>) -> wasmtime::Result<()> {
-    l.func_wrap(MODULE, "MPI_Comm_rank", |mut c: Caller<'_, Host>, comm: i32, into: u32| {
-        local(&mut c, "MPI_Comm_rank", comm, |mem, m, _| put_i32(mem, into, m.comms.get(comm)?.me as i32))
+fn link_communicators(l: &mut Calls<'_>) -> wasmtime::Result<()> {
+    l.func_wrap(MODULE, "MPI_Comm_rank", |c: &mut Caller<'_, Host>, comm: i32, into: u32| {
+        local(c, "MPI_Comm_rank", comm, |mem, m, _| put_i32(mem, into, m.comms.get(comm)?.me as i32))
     })?;
-    l.func_wrap(MODULE, "MPI_Comm_size", |mut c: Caller<'_, Host>, comm: i32, into: u32| {
-        local(&mut c, "MPI_Comm_size", comm, |mem, m, _| put_i32(mem, into, m.comms.get(comm)?.size() as i32))
+    l.func_wrap(MODULE, "MPI_Comm_size", |c: &mut Caller<'_, Host>, comm: i32, into: u32| {
+        local(c, "MPI_Comm_size", comm, |mem, m, _| put_i32(mem, into, m.comms.get(comm)?.size() as i32))
     })?;
-    l.func_wrap(MODULE, "MPI_Comm_test_inter", |mut c: Caller<'_, Host>, comm: i32, into: u32| {
-        local(&mut c, "MPI_Comm_test_inter", comm, |mem, m, _| put_i32(mem, into, i32::from(m.comms.get(comm)?.remote.is_some())))
+    l.func_wrap(MODULE, "MPI_Comm_test_inter", |c: &mut Caller<'_, Host>, comm: i32, into: u32| {
+        local(c, "MPI_Comm_test_inter", comm, |mem, m, _| put_i32(mem, into, i32::from(m.comms.get(comm)?.remote.is_some())))
     })?;
-    l.func_wrap(MODULE, "MPI_Comm_remote_size", |mut c: Caller<'_, Host>, comm: i32, into: u32| {
-        local(&mut c, "MPI_Comm_remote_size", comm, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Comm_remote_size", |c: &mut Caller<'_, Host>, comm: i32, into: u32| {
+        local(c, "MPI_Comm_remote_size", comm, |mem, m, _| {
             let remote = m.comms.get(comm)?.remote.as_ref().map(Vec::len);
             let size = remote.ok_or_else(|| Error::new(Class::Comm, "the communicator has no other group"))?;
             put_i32(mem, into, size as i32)
         })
     })?;
     // No rank is started by another one.
-    l.func_wrap(MODULE, "MPI_Comm_get_parent", |mut c: Caller<'_, Host>, into: u32| {
-        local(&mut c, "MPI_Comm_get_parent", 1, |mem, _, _| put_i32(mem, into, 0))
+    l.func_wrap(MODULE, "MPI_Comm_get_parent", |c: &mut Caller<'_, Host>, into: u32| {
+        local(c, "MPI_Comm_get_parent", 1, |mem, _, _| put_i32(mem, into, 0))
     })?;
-    l.func_wrap(MODULE, "MPI_Comm_dup", |mut c: Caller<'_, Host>, comm: i32, into: u32| dup(&mut c, "MPI_Comm_dup", comm, None, into))?;
-    l.func_wrap(MODULE, "MPI_Comm_dup_with_info", |mut c: Caller<'_, Host>, comm: i32, info: i32, into: u32| {
-        dup(&mut c, "MPI_Comm_dup_with_info", comm, Some(info), into)
+    l.func_wrap(MODULE, "MPI_Comm_dup", |c: &mut Caller<'_, Host>, comm: i32, into: u32| dup(c, "MPI_Comm_dup", comm, None, into))?;
+    l.func_wrap(MODULE, "MPI_Comm_dup_with_info", |c: &mut Caller<'_, Host>, comm: i32, info: i32, into: u32| {
+        dup(c, "MPI_Comm_dup_with_info", comm, Some(info), into)
     })?;
-    l.func_wrap(MODULE, "MPI_Comm_idup", |mut c: Caller<'_, Host>, comm: i32, into: u32, request: u32| {
-        idup(&mut c, "MPI_Comm_idup", comm, None, into, request)
+    l.func_wrap(MODULE, "MPI_Comm_idup", |c: &mut Caller<'_, Host>, comm: i32, into: u32, request: u32| {
+        idup(c, "MPI_Comm_idup", comm, None, into, request)
     })?;
-    l.func_wrap(MODULE, "MPI_Comm_idup_with_info", |mut c: Caller<'_, Host>, comm: i32, info: i32, into: u32, request: u32| {
-        idup(&mut c, "MPI_Comm_idup_with_info", comm, Some(info), into, request)
+    l.func_wrap(MODULE, "MPI_Comm_idup_with_info", |c: &mut Caller<'_, Host>, comm: i32, info: i32, into: u32, request: u32| {
+        idup(c, "MPI_Comm_idup_with_info", comm, Some(info), into, request)
     })?;
-    l.func_wrap(MODULE, "MPI_Comm_split", |mut c: Caller<'_, Host>, comm: i32, color: i32, key: i32, into: u32| {
-        block(&mut c, "MPI_Comm_split", comm, 2, |mem, m, f| {
+    l.func_wrap(MODULE, "MPI_Comm_split", |c: &mut Caller<'_, Host>, comm: i32, color: i32, key: i32, into: u32| {
+        block(c, "MPI_Comm_split", comm, 2, |mem, m, f| {
             if color < 0 && color != UNDEFINED {
                 return Err(Error::new(Class::Arg, format!("color {color} is negative")));
             }
             Ok(one(m.comm_split(mem, f, comm, color, key, into)?, 0))
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Comm_split_type", |mut c: Caller<'_, Host>, comm: i32, kind: i32, key: i32, _info: i32, into: u32| {
-        block(&mut c, "MPI_Comm_split_type", comm, 2, |mem, m, f| {
+    l.func_wrap(MODULE, "MPI_Comm_split_type", |c: &mut Caller<'_, Host>, comm: i32, kind: i32, key: i32, _info: i32, into: u32| {
+        block(c, "MPI_Comm_split_type", comm, 2, |mem, m, f| {
             // A rank shares memory with nobody: it may be moved away from the others at any time.
             let color = match kind {
                 1 => m.comms.get(comm)?.me as i32,
@@ -187,14 +190,14 @@ fn link_communicators(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             Ok(one(m.comm_split(mem, f, comm, color, key, into)?, 0))
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Comm_create", |mut c: Caller<'_, Host>, comm: i32, group: i32, into: u32| {
-        block(&mut c, "MPI_Comm_create", comm, 2, |mem, m, f| {
+    l.func_wrap(MODULE, "MPI_Comm_create", |c: &mut Caller<'_, Host>, comm: i32, group: i32, into: u32| {
+        block(c, "MPI_Comm_create", comm, 2, |mem, m, f| {
             let group = m.groups.get(group)?.to_vec();
             Ok(one(m.comm_create(mem, f, comm, &group, into)?, 0))
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Comm_create_group", |mut c: Caller<'_, Host>, comm: i32, group: i32, tag: i32, into: u32| {
-        block(&mut c, "MPI_Comm_create_group", comm, 2, |mem, m, f| {
+    l.func_wrap(MODULE, "MPI_Comm_create_group", |c: &mut Caller<'_, Host>, comm: i32, group: i32, tag: i32, into: u32| {
+        block(c, "MPI_Comm_create_group", comm, 2, |mem, m, f| {
             let group = m.groups.get(group)?.to_vec();
             if !group.contains(&m.me) {
                 put_i32(mem, into, 0)?;
@@ -203,26 +206,27 @@ fn link_communicators(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             Ok(one(m.comm_create_group(mem, f, comm, &group, tag, into)?, 0))
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Intercomm_create", |mut c: Caller<'_, Host>, comm: i32, leader: i32, peer: i32, remote: i32, tag: i32, into: u32| {
-        block(&mut c, "MPI_Intercomm_create", comm, 2, |mem, m, f| Ok(one(m.intercomm_create(mem, f, comm, leader, peer, remote, tag, into)?, 0)))
+    l.func_wrap(MODULE, "MPI_Intercomm_create", |c: &mut Caller<'_, Host>, comm: i32, leader: i32, peer: i32, remote: i32, tag: i32, into: u32| {
+        block(c, "MPI_Intercomm_create", comm, 2, |mem, m, f| Ok(one(m.intercomm_create(mem, f, comm, leader, peer, remote, tag, into)?, 0)))
     })?;
-    l.func_wrap(MODULE, "MPI_Intercomm_merge", |mut c: Caller<'_, Host>, comm: i32, high: i32, into: u32| {
-        block(&mut c, "MPI_Intercomm_merge", comm, 2, |mem, m, f| Ok(one(m.intercomm_merge(mem, f, comm, high != 0, into)?, 0)))
+    l.func_wrap(MODULE, "MPI_Intercomm_merge", |c: &mut Caller<'_, Host>, comm: i32, high: i32, into: u32| {
+        block(c, "MPI_Intercomm_merge", comm, 2, |mem, m, f| Ok(one(m.intercomm_merge(mem, f, comm, high != 0, into)?, 0)))
     })?;
     for name in ["MPI_Comm_free", "MPI_Comm_disconnect"] {
-        l.func_wrap(MODULE, name, move |mut c: Caller<'_, Host>, handle: u32| {
-            ready(&c, name)?;
-            let (mem, host) = parts(&mut c);
+        l.func_wrap(MODULE, name, move |c: &mut Caller<'_, Host>, handle: u32| {
+            ready(c, name)?;
+            let (mut mem, host) = parts(c);
+            let mem = &mut mem;
             if let Ok(comm) = get_i32(mem, handle)
                 && host.mpi.comms.get(comm).is_ok()
                 && comm > mpi::comm::SELF
             {
-                let code = calls::delete_attributes(&mut c, On::Comm, comm)?;
+                let code = calls::delete_attributes(c, On::Comm, comm)?;
                 if code != 0 {
-                    return calls::raise(&mut c, name, comm, code, "an attribute's delete function has refused");
+                    return calls::raise(c, name, comm, code, "an attribute's delete function has refused");
                 }
             }
-            local(&mut c, name, 1, |mem, m, _| {
+            local(c, name, 1, |mem, m, _| {
                 let comm = get_i32(mem, handle)?;
                 let handler = m.comms.get(comm)?.handler;
                 m.comm_free(comm)?;
@@ -231,8 +235,8 @@ fn link_communicators(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             })
         })?;
     }
-    l.func_wrap(MODULE, "MPI_Comm_compare", |mut c: Caller<'_, Host>, a: i32, b: i32, into: u32| {
-        local(&mut c, "MPI_Comm_compare", a, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Comm_compare", |c: &mut Caller<'_, Host>, a: i32, b: i32, into: u32| {
+        local(c, "MPI_Comm_compare", a, |mem, m, _| {
             let (x, y) = (m.comms.get(a)?, m.comms.get(b)?);
             let alike = match (&x.remote, &y.remote) {
                 (None, None) => compare(&x.group, &y.group) as i32,
@@ -245,24 +249,24 @@ fn link_communicators(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             put_i32(mem, into, result)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Comm_set_name", |mut c: Caller<'_, Host>, comm: i32, name: u32| {
-        local(&mut c, "MPI_Comm_set_name", comm, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Comm_set_name", |c: &mut Caller<'_, Host>, comm: i32, name: u32| {
+        local(c, "MPI_Comm_set_name", comm, |mem, m, _| {
             m.comms.get_mut(comm)?.name = text(mem, name, mpi::comm::NAME_MAX)?;
             Ok(())
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Comm_get_name", |mut c: Caller<'_, Host>, comm: i32, name: u32, length: u32| {
-        local(&mut c, "MPI_Comm_get_name", comm, |mem, m, _| put_text(mem, name, length, &m.comms.get(comm)?.name, 128))
+    l.func_wrap(MODULE, "MPI_Comm_get_name", |c: &mut Caller<'_, Host>, comm: i32, name: u32, length: u32| {
+        local(c, "MPI_Comm_get_name", comm, |mem, m, _| put_text(mem, name, length, &m.comms.get(comm)?.name, 128))
     })?;
-    l.func_wrap(MODULE, "MPI_Comm_set_info", |mut c: Caller<'_, Host>, comm: i32, info: i32| {
-        local(&mut c, "MPI_Comm_set_info", comm, |_, m, _| {
+    l.func_wrap(MODULE, "MPI_Comm_set_info", |c: &mut Caller<'_, Host>, comm: i32, info: i32| {
+        local(c, "MPI_Comm_set_info", comm, |_, m, _| {
             let hints = m.infos.get(info)?.clone();
             add_hints(&mut m.comms.get_mut(comm)?.hints, hints);
             Ok(())
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Comm_get_info", |mut c: Caller<'_, Host>, comm: i32, into: u32| {
-        local(&mut c, "MPI_Comm_get_info", comm, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Comm_get_info", |c: &mut Caller<'_, Host>, comm: i32, into: u32| {
+        local(c, "MPI_Comm_get_info", comm, |mem, m, _| {
             let hints = m.comms.get(comm)?.hints.clone();
             put_i32(mem, into, m.infos.add(hints)?)
         })
@@ -291,13 +295,13 @@ fn cart(m: &State, comm: i32) -> mpi::Result<(&Topology, &[i32], &[bool])> {
     }
 }
 
-fn grid(mem: &[u8], m: &State, comm: i32, n: i32, dims: u32, periods: u32) -> mpi::Result<(Topology, u32)> {
+fn grid(mem: &Memory<'_>, m: &State, comm: i32, n: i32, dims: u32, periods: u32) -> mpi::Result<(Topology, u32)> {
     let n = count(n)?;
     let periods = ints(mem, periods, n)?.into_iter().map(|p| p != 0).collect();
     Topology::cart(ints(mem, dims, n)?, periods, m.comms.get(comm)?.size())
 }
 
-fn graph(mem: &[u8], m: &State, comm: i32, n: i32, index: u32, edges: u32) -> mpi::Result<(Topology, u32)> {
+fn graph(mem: &Memory<'_>, m: &State, comm: i32, n: i32, index: u32, edges: u32) -> mpi::Result<(Topology, u32)> {
     let index = ints(mem, index, count(n)?)?;
     let edges = ints(mem, edges, count(index.last().copied().unwrap_or(0))?)?;
     Topology::graph(index, edges, m.comms.get(comm)?.size())
@@ -309,32 +313,32 @@ fn place(m: &State, comm: i32, ranks: u32) -> mpi::Result<i32> {
     Ok(if me < ranks { me as i32 } else { UNDEFINED })
 }
 
-fn link_topologies(l: &mut Linker<Host>) -> wasmtime::Result<()> {
-    l.func_wrap(MODULE, "MPI_Dims_create", |mut c: Caller<'_, Host>, ranks: i32, n: i32, dims: u32| {
-        local(&mut c, "MPI_Dims_create", 1, |mem, _, _| {
+fn link_topologies(l: &mut Calls<'_>) -> wasmtime::Result<()> {
+    l.func_wrap(MODULE, "MPI_Dims_create", |c: &mut Caller<'_, Host>, ranks: i32, n: i32, dims: u32| {
+        local(c, "MPI_Dims_create", 1, |mem, _, _| {
             let mut all = ints(mem, dims, count(n)?)?;
             topology::balance(ranks, &mut all)?;
             put_ints(mem, dims, &all)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Cart_create", |mut c: Caller<'_, Host>, comm: i32, n: i32, dims: u32, periods: u32, _reorder: i32, into: u32| {
-        block(&mut c, "MPI_Cart_create", comm, 2, |mem, m, f| {
+    l.func_wrap(MODULE, "MPI_Cart_create", |c: &mut Caller<'_, Host>, comm: i32, n: i32, dims: u32, periods: u32, _reorder: i32, into: u32| {
+        block(c, "MPI_Cart_create", comm, 2, |mem, m, f| {
             let (grid, ranks) = grid(mem, m, comm, n, dims, periods)?;
             let color = if place(m, comm, ranks)? == UNDEFINED { UNDEFINED } else { 0 };
             Ok(one(m.comm_arrange(mem, f, comm, color, grid, into)?, 0))
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Cart_map", |mut c: Caller<'_, Host>, comm: i32, n: i32, dims: u32, periods: u32, into: u32| {
-        local(&mut c, "MPI_Cart_map", comm, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Cart_map", |c: &mut Caller<'_, Host>, comm: i32, n: i32, dims: u32, periods: u32, into: u32| {
+        local(c, "MPI_Cart_map", comm, |mem, m, _| {
             let (_, ranks) = grid(mem, m, comm, n, dims, periods)?;
             put_i32(mem, into, place(m, comm, ranks)?)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Cartdim_get", |mut c: Caller<'_, Host>, comm: i32, into: u32| {
-        local(&mut c, "MPI_Cartdim_get", comm, |mem, m, _| put_i32(mem, into, cart(m, comm)?.1.len() as i32))
+    l.func_wrap(MODULE, "MPI_Cartdim_get", |c: &mut Caller<'_, Host>, comm: i32, into: u32| {
+        local(c, "MPI_Cartdim_get", comm, |mem, m, _| put_i32(mem, into, cart(m, comm)?.1.len() as i32))
     })?;
-    l.func_wrap(MODULE, "MPI_Cart_get", |mut c: Caller<'_, Host>, comm: i32, max: i32, dims: u32, periods: u32, coords: u32| {
-        local(&mut c, "MPI_Cart_get", comm, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Cart_get", |c: &mut Caller<'_, Host>, comm: i32, max: i32, dims: u32, periods: u32, coords: u32| {
+        local(c, "MPI_Cart_get", comm, |mem, m, _| {
             let (t, d, p) = cart(m, comm)?;
             let here = t.coords(m.comms.get(comm)?.me as i32)?;
             let n = d.len().min(count(max)? as usize);
@@ -344,28 +348,28 @@ fn link_topologies(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             put_ints(mem, coords, &here[..n])
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Cart_rank", |mut c: Caller<'_, Host>, comm: i32, coords: u32, into: u32| {
-        local(&mut c, "MPI_Cart_rank", comm, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Cart_rank", |c: &mut Caller<'_, Host>, comm: i32, coords: u32, into: u32| {
+        local(c, "MPI_Cart_rank", comm, |mem, m, _| {
             let (t, d, _) = cart(m, comm)?;
             let rank = t.rank(&ints(mem, coords, d.len() as u32)?)?;
             put_i32(mem, into, rank)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Cart_coords", |mut c: Caller<'_, Host>, comm: i32, rank: i32, max: i32, coords: u32| {
-        local(&mut c, "MPI_Cart_coords", comm, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Cart_coords", |c: &mut Caller<'_, Host>, comm: i32, rank: i32, max: i32, coords: u32| {
+        local(c, "MPI_Cart_coords", comm, |mem, m, _| {
             let all = cart(m, comm)?.0.coords(rank)?;
             put_ints(mem, coords, &all[..all.len().min(count(max)? as usize)])
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Cart_shift", |mut c: Caller<'_, Host>, comm: i32, dimension: i32, by: i32, source: u32, destination: u32| {
-        local(&mut c, "MPI_Cart_shift", comm, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Cart_shift", |c: &mut Caller<'_, Host>, comm: i32, dimension: i32, by: i32, source: u32, destination: u32| {
+        local(c, "MPI_Cart_shift", comm, |mem, m, _| {
             let (before, after) = cart(m, comm)?.0.shift(m.comms.get(comm)?.me as i32, dimension, by)?;
             put_i32(mem, source, before)?;
             put_i32(mem, destination, after)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Cart_sub", |mut c: Caller<'_, Host>, comm: i32, remain: u32, into: u32| {
-        block(&mut c, "MPI_Cart_sub", comm, 2, |mem, m, f| {
+    l.func_wrap(MODULE, "MPI_Cart_sub", |c: &mut Caller<'_, Host>, comm: i32, remain: u32, into: u32| {
+        block(c, "MPI_Cart_sub", comm, 2, |mem, m, f| {
             let (t, dims, periods) = cart(m, comm)?;
             let keep = ints(mem, remain, dims.len() as u32)?;
             let here = t.coords(m.comms.get(comm)?.me as i32)?;
@@ -380,8 +384,8 @@ fn link_topologies(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             Ok(one(m.comm_arrange(mem, f, comm, color, sub, into)?, 0))
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Topo_test", |mut c: Caller<'_, Host>, comm: i32, into: u32| {
-        local(&mut c, "MPI_Topo_test", comm, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Topo_test", |c: &mut Caller<'_, Host>, comm: i32, into: u32| {
+        local(c, "MPI_Topo_test", comm, |mem, m, _| {
             let kind = match m.comms.get(comm)?.topology.as_deref() {
                 Some(Topology::Graph { .. }) => 1,
                 Some(Topology::Cart { .. }) => 2,
@@ -391,15 +395,15 @@ fn link_topologies(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             put_i32(mem, into, kind)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Graph_create", |mut c: Caller<'_, Host>, comm: i32, n: i32, index: u32, edges: u32, _reorder: i32, into: u32| {
-        block(&mut c, "MPI_Graph_create", comm, 2, |mem, m, f| {
+    l.func_wrap(MODULE, "MPI_Graph_create", |c: &mut Caller<'_, Host>, comm: i32, n: i32, index: u32, edges: u32, _reorder: i32, into: u32| {
+        block(c, "MPI_Graph_create", comm, 2, |mem, m, f| {
             let (graph, ranks) = graph(mem, m, comm, n, index, edges)?;
             let color = if place(m, comm, ranks)? == UNDEFINED { UNDEFINED } else { 0 };
             Ok(one(m.comm_arrange(mem, f, comm, color, graph, into)?, 0))
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Graph_map", |mut c: Caller<'_, Host>, comm: i32, n: i32, index: u32, edges: u32, into: u32| {
-        local(&mut c, "MPI_Graph_map", comm, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Graph_map", |c: &mut Caller<'_, Host>, comm: i32, n: i32, index: u32, edges: u32, into: u32| {
+        local(c, "MPI_Graph_map", comm, |mem, m, _| {
             let (_, ranks) = graph(mem, m, comm, n, index, edges)?;
             put_i32(mem, into, place(m, comm, ranks)?)
         })
@@ -410,25 +414,25 @@ fn link_topologies(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             _ => Err(Error::new(Class::Topology, "the communicator is no graph")),
         }
     }
-    l.func_wrap(MODULE, "MPI_Graphdims_get", |mut c: Caller<'_, Host>, comm: i32, nodes: u32, all: u32| {
-        local(&mut c, "MPI_Graphdims_get", comm, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Graphdims_get", |c: &mut Caller<'_, Host>, comm: i32, nodes: u32, all: u32| {
+        local(c, "MPI_Graphdims_get", comm, |mem, m, _| {
             let (index, edges) = edges(m, comm)?;
             put_i32(mem, nodes, index.len() as i32)?;
             put_i32(mem, all, edges.len() as i32)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Graph_get", |mut c: Caller<'_, Host>, comm: i32, max_index: i32, max_edges: i32, index: u32, all: u32| {
-        local(&mut c, "MPI_Graph_get", comm, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Graph_get", |c: &mut Caller<'_, Host>, comm: i32, max_index: i32, max_edges: i32, index: u32, all: u32| {
+        local(c, "MPI_Graph_get", comm, |mem, m, _| {
             let (i, e) = edges(m, comm)?;
             put_ints(mem, index, &i[..i.len().min(count(max_index)? as usize)])?;
             put_ints(mem, all, &e[..e.len().min(count(max_edges)? as usize)])
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Graph_neighbors_count", |mut c: Caller<'_, Host>, comm: i32, rank: i32, into: u32| {
-        local(&mut c, "MPI_Graph_neighbors_count", comm, |mem, m, _| put_i32(mem, into, m.comms.get(comm)?.topology()?.edges_of(rank)?.len() as i32))
+    l.func_wrap(MODULE, "MPI_Graph_neighbors_count", |c: &mut Caller<'_, Host>, comm: i32, rank: i32, into: u32| {
+        local(c, "MPI_Graph_neighbors_count", comm, |mem, m, _| put_i32(mem, into, m.comms.get(comm)?.topology()?.edges_of(rank)?.len() as i32))
     })?;
-    l.func_wrap(MODULE, "MPI_Graph_neighbors", |mut c: Caller<'_, Host>, comm: i32, rank: i32, max: i32, into: u32| {
-        local(&mut c, "MPI_Graph_neighbors", comm, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Graph_neighbors", |c: &mut Caller<'_, Host>, comm: i32, rank: i32, max: i32, into: u32| {
+        local(c, "MPI_Graph_neighbors", comm, |mem, m, _| {
             let all = m.comms.get(comm)?.topology()?.edges_of(rank)?;
             put_ints(mem, into, &all[..all.len().min(count(max)? as usize)])
         })
@@ -436,17 +440,17 @@ fn link_topologies(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     link_adjacency(l)
 }
 
-fn link_adjacency(l: &mut Linker<Host>) -> wasmtime::Result<()> {
+fn link_adjacency(l: &mut Calls<'_>) -> wasmtime::Result<()> {
     /// `MPI_UNWEIGHTED` and `MPI_WEIGHTS_EMPTY` of `guests/mpi.h`.
     const UNWEIGHTED: u32 = u32::MAX;
-    fn weights(mem: &[u8], address: u32, n: u32) -> mpi::Result<Vec<i32>> {
+    fn weights(mem: &Memory<'_>, address: u32, n: u32) -> mpi::Result<Vec<i32>> {
         if n == 0 || address >= UNWEIGHTED - 1 { Ok(vec![1; n as usize]) } else { ints(mem, address, n) }
     }
     l.func_wrap(
         MODULE,
         "MPI_Dist_graph_create_adjacent",
-        |mut c: Caller<'_, Host>, comm: i32, into_n: i32, from: u32, from_weights: u32, out_n: i32, to: u32, to_weights: u32, _info: i32, _reorder: i32, into: u32| {
-            block(&mut c, "MPI_Dist_graph_create_adjacent", comm, 2, |mem, m, f| {
+        |c: &mut Caller<'_, Host>, comm: i32, into_n: i32, from: u32, from_weights: u32, out_n: i32, to: u32, to_weights: u32, _info: i32, _reorder: i32, into: u32| {
+            block(c, "MPI_Dist_graph_create_adjacent", comm, 2, |mem, m, f| {
                 let (a, b) = (count(into_n)?, count(out_n)?);
                 let (sources, destinations) = (ints(mem, from, a)?, ints(mem, to, b)?);
                 let size = m.comms.get(comm)?.size();
@@ -459,8 +463,8 @@ fn link_adjacency(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             })
         },
     )?;
-    l.func_wrap(MODULE, "MPI_Dist_graph_neighbors_count", |mut c: Caller<'_, Host>, comm: i32, into_n: u32, out_n: u32, weighted: u32| {
-        local(&mut c, "MPI_Dist_graph_neighbors_count", comm, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Dist_graph_neighbors_count", |c: &mut Caller<'_, Host>, comm: i32, into_n: u32, out_n: u32, weighted: u32| {
+        local(c, "MPI_Dist_graph_neighbors_count", comm, |mem, m, _| {
             let Topology::Adjacent { sources, destinations, weights } = m.comms.get(comm)?.topology()? else {
                 return Err(Error::new(Class::Topology, "the communicator is no distributed graph"));
             };
@@ -472,8 +476,8 @@ fn link_adjacency(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     l.func_wrap(
         MODULE,
         "MPI_Dist_graph_neighbors",
-        |mut c: Caller<'_, Host>, comm: i32, max_in: i32, from: u32, from_weights: u32, max_out: i32, to: u32, to_weights: u32| {
-            local(&mut c, "MPI_Dist_graph_neighbors", comm, |mem, m, _| {
+        |c: &mut Caller<'_, Host>, comm: i32, max_in: i32, from: u32, from_weights: u32, max_out: i32, to: u32, to_weights: u32| {
+            local(c, "MPI_Dist_graph_neighbors", comm, |mem, m, _| {
                 let Topology::Adjacent { sources, destinations, weights } = m.comms.get(comm)?.topology()? else {
                     return Err(Error::new(Class::Topology, "the communicator is no distributed graph"));
                 };
@@ -502,7 +506,7 @@ pub(super) fn neighbours(m: &State, comm: i32) -> mpi::Result<(u32, u32)> {
     Ok((from.len() as u32, to.len() as u32))
 }
 
-pub(super) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
+pub(super) fn link(l: &mut Calls<'_>) -> wasmtime::Result<()> {
     link_groups(l)?;
     link_communicators(l)?;
     link_topologies(l)

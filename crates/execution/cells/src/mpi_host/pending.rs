@@ -5,7 +5,7 @@
 use super::{STATUS, element, files, put_i32, put_status};
 use crate::cell::Host;
 use mpi::rank::UNDEFINED;
-use mpi::{State, Status};
+use mpi::{Memory, State, Status};
 use serde::{Deserialize, Serialize};
 
 /// A call that has begun and is not complete. Addresses are the guest's.
@@ -34,7 +34,7 @@ pub(crate) enum Pending {
 }
 
 /// Looks for messages, and whether what is pending is complete; writes its results if so.
-pub(super) fn look(mem: &mut [u8], host: &mut Host) -> mpi::Result<bool> {
+pub(super) fn look(mem: &mut Memory<'_>, host: &mut Host) -> mpi::Result<bool> {
     if host.pending.is_none() {
         return Ok(true);
     }
@@ -93,14 +93,14 @@ pub(super) fn look(mem: &mut [u8], host: &mut Host) -> mpi::Result<bool> {
         },
         Pending::Room => return Ok(!mpi.crowded()),
         Pending::Sleep { until_ms } => return Ok(base::clock::now_ms() >= until_ms),
-        // A program without threads has none, unless somebody has made its snapshot by hand.
+        // A thread that sleeps is in no call of MPI, unless somebody has made its snapshot by hand.
         Pending::Wait { .. } => {}
     }
     Ok(true)
 }
 
 /// Takes what a complete request says. Its handle is cleared unless it is persistent.
-pub(super) fn complete(mem: &mut [u8], mpi: &mut State, request: i32, handle: u32, status: u32) -> mpi::Result<()> {
+pub(super) fn complete(mem: &mut Memory<'_>, mpi: &mut State, request: i32, handle: u32, status: u32) -> mpi::Result<()> {
     if handle != 0 && !mpi.persistent(request)? {
         put_i32(mem, handle, 0)?;
     }
@@ -113,7 +113,7 @@ pub(super) fn complete(mem: &mut [u8], mpi: &mut State, request: i32, handle: u3
     put_status(mem, status, &s)
 }
 
-pub(super) fn all(mem: &mut [u8], mpi: &mut State, handles: u32, count: u32, statuses: u32) -> mpi::Result<bool> {
+pub(super) fn all(mem: &mut Memory<'_>, mpi: &mut State, handles: u32, count: u32, statuses: u32) -> mpi::Result<bool> {
     for i in 0..count {
         if !mpi.done(element(mem, handles, i)?)? {
             return Ok(false);
@@ -126,7 +126,7 @@ pub(super) fn all(mem: &mut [u8], mpi: &mut State, handles: u32, count: u32, sta
     Ok(true)
 }
 
-pub(super) fn any(mem: &mut [u8], mpi: &mut State, handles: u32, count: u32, index: u32, status: u32) -> mpi::Result<bool> {
+pub(super) fn any(mem: &mut Memory<'_>, mpi: &mut State, handles: u32, count: u32, index: u32, status: u32) -> mpi::Result<bool> {
     let mut active = false;
     for i in 0..count {
         let request = element(mem, handles, i)?;
@@ -144,7 +144,7 @@ pub(super) fn any(mem: &mut [u8], mpi: &mut State, handles: u32, count: u32, ind
     Ok(!active)
 }
 
-pub(super) fn some(mem: &mut [u8], mpi: &mut State, handles: u32, count: u32, done: u32, indices: u32, statuses: u32) -> mpi::Result<bool> {
+pub(super) fn some(mem: &mut Memory<'_>, mpi: &mut State, handles: u32, count: u32, done: u32, indices: u32, statuses: u32) -> mpi::Result<bool> {
     let (mut active, mut n) = (false, 0);
     for i in 0..count {
         let request = element(mem, handles, i)?;

@@ -1,9 +1,9 @@
 //! Sessions: MPI begun by a part of a program for itself. All that they lead to is the world that is there anyway.
 
-use super::{MODULE, block, calls, fail, get_i32, local, one, parts, put, put_i32, text};
+use super::{Calls, MODULE, block, calls, fail, get_i32, local, one, parts, put, put_i32, text};
 use crate::cell::{Host, Mode};
 use mpi::{Class, Error, State};
-use wasmtime::{Caller, Linker};
+use wasmtime::Caller;
 
 /// Sets of processes that a session knows.
 const SETS: [&str; 2] = ["mpi://WORLD", "mpi://SELF"];
@@ -47,15 +47,15 @@ fn add(m: &mut State, handler: i32) -> mpi::Result<i32> {
     Ok(slot as i32 + 1)
 }
 
-pub(super) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
-    l.func_wrap(MODULE, "MPI_Session_init", |mut c: Caller<'_, Host>, _info: i32, handler: i32, into: u32| {
-        super::early(&mut c, "MPI_Session_init", 0, |mem, m, _| {
+pub(super) fn link(l: &mut Calls<'_>) -> wasmtime::Result<()> {
+    l.func_wrap(MODULE, "MPI_Session_init", |c: &mut Caller<'_, Host>, _info: i32, handler: i32, into: u32| {
+        super::early(c, "MPI_Session_init", 0, |mem, m, _| {
             let handle = add(m, if handler == 0 { mpi::comm::FATAL } else { handler })?;
             put_i32(mem, into, handle)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Session_finalize", |mut c: Caller<'_, Host>, handle: u32| {
-        local(&mut c, "MPI_Session_finalize", 0, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Session_finalize", |c: &mut Caller<'_, Host>, handle: u32| {
+        local(c, "MPI_Session_finalize", 0, |mem, m, _| {
             let which = get_i32(mem, handle)?;
             let handler = session(m, which)?;
             m.sessions[which as usize - 1] = None;
@@ -63,14 +63,14 @@ pub(super) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             put_i32(mem, handle, 0)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Session_get_num_psets", |mut c: Caller<'_, Host>, handle: i32, _info: i32, into: u32| {
-        local(&mut c, "MPI_Session_get_num_psets", handle, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Session_get_num_psets", |c: &mut Caller<'_, Host>, handle: i32, _info: i32, into: u32| {
+        local(c, "MPI_Session_get_num_psets", handle, |mem, m, _| {
             session(m, handle)?;
             put_i32(mem, into, SETS.len() as i32)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Session_get_nth_pset", |mut c: Caller<'_, Host>, handle: i32, _info: i32, n: i32, len: u32, into: u32| {
-        local(&mut c, "MPI_Session_get_nth_pset", handle, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Session_get_nth_pset", |c: &mut Caller<'_, Host>, handle: i32, _info: i32, n: i32, len: u32, into: u32| {
+        local(c, "MPI_Session_get_nth_pset", handle, |mem, m, _| {
             session(m, handle)?;
             let name = usize::try_from(n).ok().and_then(|n| SETS.get(n)).ok_or_else(|| Error::new(Class::Arg, format!("set of processes {n} is not one of {}", SETS.len())))?;
             // What there is room for, with its end; and how much room all of it takes.
@@ -80,45 +80,45 @@ pub(super) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             put_i32(mem, len, name.len() as i32 + 1)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Session_get_pset_info", |mut c: Caller<'_, Host>, handle: i32, name: u32, into: u32| {
-        local(&mut c, "MPI_Session_get_pset_info", handle, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Session_get_pset_info", |c: &mut Caller<'_, Host>, handle: i32, name: u32, into: u32| {
+        local(c, "MPI_Session_get_pset_info", handle, |mem, m, _| {
             session(m, handle)?;
             let size = if set(&text(mem, name, NAME_MAX)?)? == 0 { m.world_size() } else { 1 };
             put_i32(mem, into, m.infos.add(vec![("mpi_size".into(), size.to_string())])?)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Session_get_info", |mut c: Caller<'_, Host>, handle: i32, into: u32| {
-        local(&mut c, "MPI_Session_get_info", handle, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Session_get_info", |c: &mut Caller<'_, Host>, handle: i32, into: u32| {
+        local(c, "MPI_Session_get_info", handle, |mem, m, _| {
             session(m, handle)?;
-            put_i32(mem, into, m.infos.add(vec![("thread_level".into(), "MPI_THREAD_SERIALIZED".into())])?)
+            put_i32(mem, into, m.infos.add(vec![("thread_level".into(), "MPI_THREAD_MULTIPLE".into())])?)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Group_from_session_pset", |mut c: Caller<'_, Host>, handle: i32, name: u32, into: u32| {
-        local(&mut c, "MPI_Group_from_session_pset", 1, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Group_from_session_pset", |c: &mut Caller<'_, Host>, handle: i32, name: u32, into: u32| {
+        local(c, "MPI_Group_from_session_pset", 1, |mem, m, _| {
             session(m, handle)?;
             let comm = if set(&text(mem, name, NAME_MAX)?)? == 0 { mpi::comm::WORLD } else { mpi::comm::SELF };
             let group = m.comms.get(comm)?.group.clone();
             put_i32(mem, into, m.groups.add(group)?)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Comm_create_from_group", |mut c: Caller<'_, Host>, group: i32, tag: u32, _info: i32, handler: i32, into: u32| {
-        let code = block(&mut c, "MPI_Comm_create_from_group", 1, 2, |mem, m, f| {
+    l.func_wrap(MODULE, "MPI_Comm_create_from_group", |c: &mut Caller<'_, Host>, group: i32, tag: u32, _info: i32, handler: i32, into: u32| {
+        let code = block(c, "MPI_Comm_create_from_group", 1, 2, |mem, m, f| {
             let (group, tag) = (m.groups.get(group)?.to_vec(), number(&text(mem, tag, NAME_MAX)?));
             Ok(one(m.comm_create_group(mem, f, mpi::comm::WORLD, &group, tag, into)?, 0))
         })?;
         if code != 0 || c.data().mode != Mode::Running {
             return Ok(code);
         }
-        local(&mut c, "MPI_Comm_create_from_group", 1, |mem, m, _| {
+        local(c, "MPI_Comm_create_from_group", 1, |mem, m, _| {
             let comm = get_i32(mem, into)?;
             m.set_handler(comm, if handler == 0 { mpi::comm::FATAL } else { handler })
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Session_create_errhandler", |mut c: Caller<'_, Host>, function: u32, into: u32| {
-        super::early(&mut c, "MPI_Session_create_errhandler", 0, |mem, m, _| put_i32(mem, into, m.add_handler(function)?))
+    l.func_wrap(MODULE, "MPI_Session_create_errhandler", |c: &mut Caller<'_, Host>, function: u32, into: u32| {
+        super::early(c, "MPI_Session_create_errhandler", 0, |mem, m, _| put_i32(mem, into, m.add_handler(function)?))
     })?;
-    l.func_wrap(MODULE, "MPI_Session_set_errhandler", |mut c: Caller<'_, Host>, handle: i32, handler: i32| {
-        local(&mut c, "MPI_Session_set_errhandler", handle, |_, m, _| {
+    l.func_wrap(MODULE, "MPI_Session_set_errhandler", |c: &mut Caller<'_, Host>, handle: i32, handler: i32| {
+        local(c, "MPI_Session_set_errhandler", handle, |_, m, _| {
             let old = session(m, handle)?;
             keep(m, handler);
             m.sessions[handle as usize - 1] = Some(handler);
@@ -126,18 +126,18 @@ pub(super) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             Ok(())
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Session_get_errhandler", |mut c: Caller<'_, Host>, handle: i32, into: u32| {
-        local(&mut c, "MPI_Session_get_errhandler", handle, |mem, m, _| {
+    l.func_wrap(MODULE, "MPI_Session_get_errhandler", |c: &mut Caller<'_, Host>, handle: i32, into: u32| {
+        local(c, "MPI_Session_get_errhandler", handle, |mem, m, _| {
             let handler = session(m, handle)?;
             keep(m, handler);
             put_i32(mem, into, handler)
         })
     })?;
-    l.func_wrap(MODULE, "MPI_Session_call_errhandler", |mut c: Caller<'_, Host>, handle: i32, code: i32| {
-        let known = session(&parts(&mut c).1.mpi, handle);
+    l.func_wrap(MODULE, "MPI_Session_call_errhandler", |c: &mut Caller<'_, Host>, handle: i32, code: i32| {
+        let known = session(&parts(c).1.mpi, handle);
         match known {
-            Ok(_) => calls::raise(&mut c, "MPI_Session_call_errhandler", handle, code, Class::text(code)).map(|_| 0),
-            Err(e) => fail(&mut c, "MPI_Session_call_errhandler", 0, e),
+            Ok(_) => calls::raise(c, "MPI_Session_call_errhandler", handle, code, Class::text(code)).map(|_| 0),
+            Err(e) => fail(c, "MPI_Session_call_errhandler", 0, e),
         }
     })?;
     Ok(())

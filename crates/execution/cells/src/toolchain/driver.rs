@@ -26,7 +26,7 @@ use std::process::{Command, Stdio};
 use super::compiler::{
     COMPILE, Compiler, EXCEPTIONS, FILES, JUMPS, LINK_LIBRARIES, LINK_THREADS, LOCKED, STACK_BYTES, Scratch, TARGET, TARGET_THREADS, TARGET_THROWING, TOOLCHAIN, write_atomically,
 };
-use super::{CXX_TAG, Error, ROOM, TERMINATE, UNCAUGHT, UNWIND, WORKDIR, inspect, instrument, libraries, mismatch, threads};
+use super::{CXX_TAG, Error, ROOM, TERMINATE, UNCAUGHT, UNWIND, WORKDIR, instrument, libraries, mismatch, threads};
 
 /// The language that the driver assumes when linking, and for its default libraries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -588,13 +588,6 @@ impl Plan {
             linked = threads::rewrite(&linked)?;
         }
         let wasm = if self.safe_points { instrument::instrument(&linked, TOOLCHAIN)? } else { linked };
-        if self.threads
-            && let Ok(report) = inspect::inspect(&wasm)
-            && let Some(call) = report.imports.iter().find(|i| i.module == crate::mpi_host::MODULE)
-        {
-            eprintln!("cloudskin: error: the program has threads and calls {}: a cell can't do both yet; build it without -pthread and -fopenmp, and run more ranks", call.name);
-            return Ok(1);
-        }
         let launch = if output.extension().is_some_and(|e| e == "wasm") { None } else { launcher() };
         write_atomically(&output, &[launch.unwrap_or_default().as_bytes(), &wasm].concat())?;
         use std::os::unix::fs::PermissionsExt;

@@ -162,6 +162,7 @@ pub fn run_on<'e>(engines: impl AsRef<[&'e Engine]>, wasm: &[u8], size: u32, arg
 }
 
 /// How a program is run, and what happens to it meanwhile.
+#[derive(Clone)]
 pub struct How<'a> {
     pub size: u32,
     pub args: &'a [&'a str],

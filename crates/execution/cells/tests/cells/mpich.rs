@@ -16,7 +16,6 @@ const MOVES: u32 = 3;
 const FAIL: &[(&str, &str)] = &[
     ("datatype/type_large", "types made of lists have no form with 64-bit counts"),
     ("datatype/struct_no_real_types", "a type of markers alone has no extent here"),
-    ("init/session", "wants MPI_THREAD_MULTIPLE"),
     ("io/zero_count", "reads the file of its own program, which a cell does not see"),
     ("rma/win_large_shm", "wants a window of 1 GiB at each rank, as much as a rank has here"),
     ("topo/cartsuball", "wants no communicator where MPI 4 gives one without dimensions"),
@@ -26,7 +25,7 @@ struct Program {
     path: String,
     ranks: u32,
     args: Vec<String>,
-    /// Words for the compiler, and sources beside its own.
+    /// Words for the compiler (also `-pthread`), and sources beside its own.
     defines: Vec<String>,
     more: Vec<String>,
 }
@@ -46,7 +45,7 @@ fn programs_of_today() -> Vec<Program> {
         let columns: Vec<&str> = line.split('\t').collect();
         let args = columns[3].split_whitespace().filter(|a| *a != "-").map(str::to_string).collect();
         let tags = || columns[7].split_whitespace();
-        let defines = tags().filter(|t| t.starts_with("-D")).map(str::to_string).collect();
+        let defines = tags().filter(|t| t.starts_with("-D") || *t == "-pthread").map(str::to_string).collect();
         let more = tags().filter_map(|t| t.strip_prefix('+')).map(str::to_string).collect();
         Program { path: columns[1].into(), ranks: columns[2].parse().unwrap(), args, defines, more }
     };
@@ -67,16 +66,18 @@ fn words<'a>(words: impl IntoIterator<Item = &'a Path>) -> Vec<std::ffi::OsStrin
 fn the_outside_suite_passes_while_its_ranks_move() {
     let suite = root().join(".setup/suites/mpich");
     assert!(suite.join("util/mtest.c").is_file(), "{} has no suite; `setup/setup.sh test` fetches it", suite.display());
-    let object = |name: &str| {
+    let object = |name: &str, threads: bool| {
         let source = suite.join("util").join(name).with_extension("c");
-        make(Lang::C, &Path::new(name).with_extension("o"), words([Path::new("-c"), &source]).into_iter()).unwrap()
+        let (option, suffix) = if threads { (Some("-pthread".into()), "-pthread.o") } else { (None, ".o") };
+        make(Lang::C, Path::new(&format!("{name}{suffix}")), option.into_iter().chain(words([Path::new("-c"), &source]))).unwrap()
     };
-    let util = ["mtest", "mtest_common", "dtypes", "mtest_thread"].map(object);
+    let util = [false, true].map(|threads| ["mtest", "mtest_common", "dtypes", "mtest_thread"].map(|name| object(name, threads)));
     let (mut wrong, mut moved) = (Vec::new(), 0);
     for (i, p) in programs_of_today().iter().enumerate() {
         let sources: Vec<PathBuf> = std::iter::once(&p.path).chain(&p.more).map(|s| suite.join(s).with_extension("c")).collect();
         let name = p.path.replace('/', "-") + &p.defines.concat() + ".wasm";
-        let files = words(sources.iter().chain(&util).map(PathBuf::as_path));
+        let threads = p.defines.iter().any(|d| d == "-pthread");
+        let files = words(sources.iter().chain(&util[usize::from(threads)]).map(PathBuf::as_path));
         let built = make(Lang::C, Path::new(&name), p.defines.iter().map(Into::into).chain(files));
         let folder = tempfile::tempdir().unwrap();
         let outcome = built.and_then(|wasm| {

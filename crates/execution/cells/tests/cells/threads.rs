@@ -205,10 +205,103 @@ fn an_end_in_the_middle_of_a_stop_is_the_end() {
     assert!(stops > 8, "{stops} stops");
 }
 
+/// A program's ranks, each with threads that call MPI, do the same wherever each of them is moved to in the middle of it.
+fn ranks_with_threads_move(name: &str, option: &str, size: u32, args: &[&str], seeds: std::ops::Range<u64>) {
+    let source = programs().join("threads").join(name).with_extension("c").into_os_string();
+    let wasm = std::fs::read(make(Lang::C, &Path::new(name).with_extension("wasm"), ["-O2".into(), option.into(), source].into_iter()).unwrap()).unwrap();
+    let report = inspect::inspect(&wasm).unwrap();
+    assert!(report.movable(), "{:?}", report.fixed_because);
+    let env = ["OMP_NUM_THREADS=2".to_string()];
+    let how = How { size, args, env: &env, ..How::default() };
+    let stayed = run_as(engines(), &wasm, &how);
+    exited(&stayed);
+    assert!(stayed.texts[0].contains(' '), "{name} has said nothing");
+    let mut moves = 0;
+    for seed in seeds {
+        let moved = run_as(engines(), &wasm, &How { moves: 20, seed, ..how.clone() });
+        exited(&moved);
+        assert_eq!(moved.texts, stayed.texts, "{name}, seed {seed}");
+        moves += moved.moves;
+    }
+    println!("{name}: {moves} moves, the same output: {}", stayed.texts[0].lines().last().unwrap_or(""));
+    assert!(moves > 0, "{name}: no rank was moved; the program is too short for this test");
+}
+
+#[test]
+fn teams_exchange_messages_while_they_move() {
+    ranks_with_threads_move("hybrid", "-fopenmp", 2, &[], 1..4);
+}
+
+#[test]
+fn threads_of_a_rank_are_in_mpi_at_the_same_time_while_they_move() {
+    ranks_with_threads_move("multiple", "-pthread", 3, &[], 1..5);
+    ranks_with_threads_move("multiple", "-pthread", 1, &[], 1..2);
+}
+
+/// The same numbers as with another MPI, and with any number of ranks.
+#[test]
+fn a_hybrid_program_agrees_with_open_mpi() {
+    let (source, native) = (programs().join("threads/hybrid.c"), Path::new(env!("CARGO_TARGET_TMPDIR")).join("hybrid-native"));
+    let tool = |command: &mut std::process::Command| {
+        let out = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}; `make setup` and `setup/setup.sh test` install it"));
+        assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    tool(std::process::Command::new("mpicc").args(["-O2", "-fopenmp", "-o"]).arg(&native).arg(&source));
+    let mpirun = ["--allow-run-as-root", "--oversubscribe", "--mca", "mpi_yield_when_idle", "1", "-x", "OMP_NUM_THREADS=2", "-np", "2"];
+    let expected = tool(std::process::Command::new("mpirun").args(mpirun).arg(&native));
+    let wasm = std::fs::read(make(Lang::C, Path::new("hybrid-agrees.wasm"), ["-O2".into(), "-fopenmp".into(), source.into_os_string()].into_iter()).unwrap()).unwrap();
+    for (size, threads) in [(2, 2), (1, 3), (3, 1)] {
+        let run = run_as(engines(), &wasm, &How { size, env: &[format!("OMP_NUM_THREADS={threads}")], ..How::default() });
+        exited(&run);
+        assert_eq!(run.texts.concat(), expected, "{size} ranks of {threads} threads");
+    }
+}
+
+#[test]
+fn who_waits_in_mpi_ends_with_its_cell() {
+    let wasm = threaded("mpi_ends.c");
+    let (control, ended) = begin(&wasm, alone(&["mpi_ends", "waits"], Arc::new(cells::wasi::Discard)));
+    assert!(ended.recv_timeout(Duration::from_millis(300)).is_err(), "it ends by itself");
+    control.kill("cancelled by its owner");
+    let ended = ended.recv_timeout(Duration::from_secs(5)).expect("it still runs 5 s after it was killed");
+    assert_eq!(ended, Ended::Killed("cancelled by its owner".into()));
+    assert_eq!(whole(&wasm, &["mpi_ends", "exits"], |_| {}).1, Ended::Exited(3));
+    let Ended::Failed { message, code, .. } = whole(&wasm, &["mpi_ends", "aborts"], |_| {}).1 else { panic!("it goes on after MPI_Abort") };
+    assert_eq!((message.as_str(), code), ("rank 1: MPI_Abort with code 7", Some(7)));
+    let Ended::Failed { message, .. } = whole(&wasm, &["mpi_ends", "fails"], |_| {}).1 else { panic!("it goes on after an error") };
+    assert!(message.contains("MPI_Send: rank 99 is not in this communicator of 2 ranks"), "{message}");
+}
+
+/// The one that has the lock has left its work already: it comes back, for the function runs to its end.
+#[test]
+fn a_stop_waits_for_what_mpi_calls_and_for_whom_that_waits() {
+    let wasm = threaded("called.c");
+    let mut all = 0;
+    for seed in 0..3 {
+        let (text, ended, stops) = disturbed(&wasm, &["called"], seed, |control, random| {
+            control.stop();
+            pause(random, 2000);
+            if seed == 2 {
+                control.clear();
+            }
+        });
+        assert_eq!((text.as_str(), ended), ("200 rounds\n", Ended::Exited(0)), "seed {seed}");
+        all += stops;
+    }
+    println!("{all} stops");
+    assert!(all > 3, "{all} stops");
+}
+
 /// As those of programs without threads.
 #[test]
 fn a_crafted_snapshot_of_threads_does_not_panic() {
     crafted(&threaded("crowd.c"), &["crowd", "1000000"], 400);
+}
+
+#[test]
+fn a_crafted_snapshot_of_threads_in_mpi_does_not_panic() {
+    crafted(&threaded("mpi_ends.c"), &["mpi_ends", "waits"], 200);
 }
 
 /// As movable as it is built.

@@ -4,13 +4,14 @@ use super::{Finish, GROUP_TAG, How, Make, NewFile, NewWindow, Part, Plan, Round,
 use crate::comm::{self, Comm};
 use crate::error::{Class, Error, Result};
 use crate::fabric::Fabric;
+use crate::memory::Memory;
 use crate::message::Rank;
 use crate::rank::{Request, State, UNDEFINED};
-use crate::window::{Flavor, Part as Memory};
+use crate::window::{Flavor, Part as Piece};
 
 impl State {
     /// All tell all (color, key, a context of their own); of that each makes the communicator.
-    pub(super) fn make(&mut self, mem: &mut [u8], fabric: &Fabric, mut plan: Plan, color: i32, key: i32, how: How, into: u32) -> Result<Request> {
+    pub(super) fn make(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, mut plan: Plan, color: i32, key: i32, how: How, into: u32) -> Result<Request> {
         self.comms.room()?;
         let mine = [color, key, self.comms.give_context(self.me)? as i32].map(i32::to_le_bytes).concat();
         let (n, me) = (plan.size(), plan.comm.me);
@@ -35,8 +36,8 @@ impl State {
 
     /// `MPI_Win_create` and its like: all ranks tell where their memory is. The handle is written to guest address `into` at the end.
     #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
-    pub fn window_create(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, flavor: Flavor, part: Memory, hints: crate::info::Pairs, into: u32) -> Result<Request> {
-        let Memory { base, size, unit } = part;
+    pub fn window_create(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, comm: comm::Handle, flavor: Flavor, part: Piece, hints: crate::info::Pairs, into: u32) -> Result<Request> {
+        let Piece { base, size, unit } = part;
         if u64::from(base) + u64::from(size) > mem.len() as u64 {
             return Err(Error::new(Class::Base, format!("a window of {size} bytes at {base:#x} reaches outside of the memory of {} bytes", mem.len())));
         }
@@ -47,7 +48,7 @@ impl State {
     }
 
     /// The first half of `MPI_File_open`: the ranks agree on a context.
-    pub(crate) fn file_agree(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, file: crate::file::Handle, mode: i32, hints: crate::info::Pairs) -> Result<Request> {
+    pub(crate) fn file_agree(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, comm: comm::Handle, file: crate::file::Handle, mode: i32, hints: crate::info::Pairs) -> Result<Request> {
         let plan = self.introduce(comm, [mode as u32, 0, 0])?;
         let like = Comm { topology: None, hints, ..plan.comm.clone() };
         let schedule = Schedule { finish: Finish::File(Box::new(NewFile { file, like })), ..plan.schedule };
@@ -72,7 +73,7 @@ impl State {
     }
 
     /// `MPI_Comm_split`. The handle is written to guest address `into` at the end.
-    pub fn comm_split(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, color: i32, key: i32, into: u32) -> Result<Request> {
+    pub fn comm_split(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, comm: comm::Handle, color: i32, key: i32, into: u32) -> Result<Request> {
         let mut plan = self.plan(comm)?;
         (plan.comm.topology, plan.comm.hints) = (None, Vec::new());
         self.make(mem, fabric, plan, color, key, How::Split { color }, into)
@@ -80,7 +81,7 @@ impl State {
 
     /// A split whose communicator has a topology, for `MPI_Cart_create` and its like: the first `ranks` are in it.
     #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
-    pub fn comm_arrange(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, color: i32, topology: crate::topology::Topology, into: u32) -> Result<Request> {
+    pub fn comm_arrange(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, comm: comm::Handle, color: i32, topology: crate::topology::Topology, into: u32) -> Result<Request> {
         let mut plan = self.plan(comm)?;
         if plan.comm.remote.is_some() {
             return Err(Error::new(Class::Comm, "an inter-communicator can't have a topology"));
@@ -91,7 +92,7 @@ impl State {
     }
 
     /// `MPI_Comm_dup` and its like. The handle is there at once, and good when the request is complete. `hints`: in place of the old one's.
-    pub fn comm_dup(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, hints: Option<crate::info::Pairs>) -> Result<(Request, comm::Handle)> {
+    pub fn comm_dup(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, comm: comm::Handle, hints: Option<crate::info::Pairs>) -> Result<(Request, comm::Handle)> {
         let mut plan = self.plan(comm)?;
         self.comms.room()?;
         if let Some(hints) = hints {
@@ -102,7 +103,7 @@ impl State {
     }
 
     /// `MPI_Comm_create`: all of the communicator call it, those in `group` get one.
-    pub fn comm_create(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, group: &[Rank], into: u32) -> Result<Request> {
+    pub fn comm_create(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, comm: comm::Handle, group: &[Rank], into: u32) -> Result<Request> {
         let mut plan = self.plan(comm)?;
         (plan.comm.topology, plan.comm.hints) = (None, Vec::new());
         if let Some(r) = group.iter().find(|r| !plan.comm.group.contains(r)) {
@@ -118,7 +119,7 @@ impl State {
     }
 
     /// `MPI_Comm_create_group`: only those in `group` call it.
-    pub fn comm_create_group(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, group: &[Rank], tag: i32, into: u32) -> Result<Request> {
+    pub fn comm_create_group(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, comm: comm::Handle, group: &[Rank], tag: i32, into: u32) -> Result<Request> {
         let of = self.comms.get(comm)?.clone();
         let Some(key) = group.iter().position(|r| *r == self.me) else {
             return Err(Error::new(Class::Group, "this rank is not in the group of the communicator that it makes"));

@@ -5,13 +5,14 @@ use crate::comm::{self, Comm};
 use crate::datatype::Buffer;
 use crate::error::{Class, Error, Result};
 use crate::fabric::Fabric;
+use crate::memory::Memory;
 use crate::message::Rank;
 use crate::rank::{PROC_NULL, ROOT, Request, State};
 
 impl State {
     /// Reductions of an inter-communicator: each side gets what the other's operands make, at a root or at all.
     #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
-    pub(super) fn reduce_between(&mut self, mem: &mut [u8], fabric: &Fabric, mut plan: Plan, send: Buffer, receive: u32, op: i32, root: Option<i32>) -> Result<Request> {
+    pub(super) fn reduce_between(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, mut plan: Plan, send: Buffer, receive: u32, op: i32, root: Option<i32>) -> Result<Request> {
         let remote = plan.remote().unwrap_or_default();
         let me = plan.comm.me;
         if root == Some(PROC_NULL) {
@@ -48,7 +49,7 @@ impl State {
     }
 
     /// `MPI_Intercomm_merge`
-    pub fn intercomm_merge(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, high: bool, into: u32) -> Result<Request> {
+    pub fn intercomm_merge(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, comm: comm::Handle, high: bool, into: u32) -> Result<Request> {
         let plan = self.plan(comm)?;
         if plan.comm.remote.is_none() {
             return Err(Error::new(Class::Comm, "only an inter-communicator can be merged"));
@@ -61,7 +62,7 @@ impl State {
     #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
     pub fn intercomm_create(
         &mut self,
-        mem: &mut [u8],
+        mem: &mut Memory<'_>,
         fabric: &Fabric,
         local: comm::Handle,
         leader: i32,

@@ -163,7 +163,7 @@ mod tests {
     use crate::message::{Message, Rank};
     use crate::rank::{ANY_SOURCE, ANY_TAG, Mode, Prepared};
     use crate::window::Note;
-    use crate::{Fabric, Wire, comm};
+    use crate::{Fabric, Memory, Wire, comm};
     use rand::rngs::StdRng;
     use rand::{Rng, SeedableRng};
 
@@ -183,7 +183,8 @@ mod tests {
 
     /// Rank 0 of 3 with something of everything: posted, early, unexpected, waiting to leave, persistent, buffered, freed, collectives under way.
     fn full() -> State {
-        let (fabric, mut mem) = (fabric(), vec![1u8; 4096]);
+        let (fabric, mut bytes) = (fabric(), vec![1u8; 4096]);
+        let mut mem = Memory::Own(&mut bytes);
         let mut s = State::new(Rank(0), 3);
         let vector = s.types.make_vector(3, 1, 2, false, INT).unwrap();
         s.types.commit(vector).unwrap();
@@ -241,7 +242,8 @@ mod tests {
 
     /// What a rank may do with a state: whatever comes of it, it is no panic.
     fn go_on(mut s: State) {
-        let (fabric, mut mem) = (fabric(), vec![1u8; 4096]);
+        let (fabric, mut bytes) = (fabric(), vec![1u8; 4096]);
+        let mut mem = Memory::Own(&mut bytes);
         for (r, peer) in (1..3).map(|r| (r, Rank(r))) {
             for i in 0..6 {
                 // What its receives wait for, so that they and the collectives go on.

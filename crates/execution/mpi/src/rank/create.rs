@@ -4,6 +4,7 @@ use super::{State, UNDEFINED};
 use crate::collective::{How, Make};
 use crate::comm::{self, Comm, HANDLERS};
 use crate::error::{Class, Error, Result};
+use crate::memory::Memory;
 use crate::message::Rank;
 
 /// Word `i` of a buffer that all have filled.
@@ -22,7 +23,7 @@ fn chosen(ranks: &[Rank], words: &[u8], from: usize, color: i32) -> (Vec<Rank>, 
 
 impl State {
     /// Makes it and writes its handle where the program wants it.
-    pub(super) fn create(&mut self, mem: &mut [u8], make: &Make, bufs: &[Vec<u8>]) -> Result<()> {
+    pub(super) fn create(&mut self, mem: &mut Memory<'_>, make: &Make, bufs: &[Vec<u8>]) -> Result<()> {
         let words: &[u8] = bufs.first().map_or(&[], Vec::as_slice);
         let made = match make.how {
             How::Inter { context } => {
@@ -69,9 +70,7 @@ impl State {
             }
         };
         let at = make.into as usize;
-        let place = mem.get_mut(at..at.saturating_add(4));
-        place.ok_or_else(|| Error::new(Class::Buffer, format!("result address {at:#x} is outside of memory")))?.copy_from_slice(&handle.to_le_bytes());
-        Ok(())
+        mem.write(at, &handle.to_le_bytes()).ok_or_else(|| Error::new(Class::Buffer, format!("result address {at:#x} is outside of memory")))
     }
 
     fn split(&self, make: &Make, words: &[u8], color: i32) -> Option<(u32, Vec<Rank>, Option<Vec<Rank>>)> {

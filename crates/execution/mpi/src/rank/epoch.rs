@@ -17,6 +17,7 @@ use crate::collective::NewWindow;
 use crate::comm::{self, Comm};
 use crate::error::{Class, Error, Result};
 use crate::fabric::Fabric;
+use crate::memory::Memory;
 use crate::message::{Header, Rank};
 use crate::window::{Flavor, Handle, Lock, Note, Part, Window};
 use serde::{Deserialize, Serialize};
@@ -82,7 +83,7 @@ impl State {
     }
 
     /// All ranks have told where their memory is.
-    pub(super) fn window_made(&mut self, mem: &mut [u8], new: &NewWindow, words: &[u8]) -> Result<()> {
+    pub(super) fn window_made(&mut self, mem: &mut Memory<'_>, new: &NewWindow, words: &[u8]) -> Result<()> {
         let word = |i: usize| words.get(4 * i..4 * i + 4).map_or(0, |b| u32::from_le_bytes(b.try_into().expect("four bytes")));
         let (context, group) = (word(0), new.like.group.clone());
         let wrong = new.flavor == Flavor::Shared && group.len() > 1;
@@ -94,9 +95,7 @@ impl State {
         let window = self.windows.add(Window::new(comm, context, new.flavor, parts));
         self.fresh = true;
         let at = new.into as usize;
-        let place = mem.get_mut(at..at.saturating_add(4));
-        place.ok_or_else(|| Error::new(Class::Buffer, format!("result address {at:#x} is outside of memory")))?.copy_from_slice(&window.to_le_bytes());
-        Ok(())
+        mem.write(at, &window.to_le_bytes()).ok_or_else(|| Error::new(Class::Buffer, format!("result address {at:#x} is outside of memory")))
     }
 
     pub(super) fn wait_for(&mut self, wait: Wait) -> Result<Request> {
@@ -270,7 +269,7 @@ impl State {
     }
 
     /// `MPI_Win_free`
-    pub fn window_free(&mut self, mem: &mut [u8], fabric: &Fabric, window: Handle) -> Result<Request> {
+    pub fn window_free(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, window: Handle) -> Result<Request> {
         let w = self.windows.get(window)?;
         if w.started.is_some() || w.exposed.is_some() || w.locked() {
             return Err(outside("MPI_Win_free within an epoch; end that first"));
@@ -309,7 +308,7 @@ impl State {
     }
 
     /// Looks whether what calls of windows wait for is there.
-    pub(super) fn advance_epochs(&mut self, mem: &mut [u8], fabric: &Fabric) -> Result<()> {
+    pub(super) fn advance_epochs(&mut self, mem: &mut Memory<'_>, fabric: &Fabric) -> Result<()> {
         let mut i = 0;
         while let Some(request) = self.epochs.get(i).copied() {
             let Work::Epoch(wait) = self.slot(request)?.work else {
@@ -336,7 +335,7 @@ impl State {
         Ok(())
     }
 
-    fn arrived(&mut self, mem: &mut [u8], fabric: &Fabric, request: Request, wait: Wait) -> Result<bool> {
+    fn arrived(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, request: Request, wait: Wait) -> Result<bool> {
         Ok(match wait {
             Wait::Flushed { window, target } => self.peers(window, target, |p| p.flushes > 0)?.is_empty(),
             Wait::Replied { window, target } => self.peers(window, target, |p| p.replies > 0)?.is_empty(),

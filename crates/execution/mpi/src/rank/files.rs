@@ -8,6 +8,7 @@ use crate::datatype::{self, Buffer};
 use crate::error::{Class, Error, Result};
 use crate::fabric::Fabric;
 use crate::file::{Ask, File, Handle, Note, Piece, Together, View, Whence, What, mode};
+use crate::memory::Memory;
 use crate::message::{Header, Kind, Rank};
 use serde::{Deserialize, Serialize};
 
@@ -77,7 +78,7 @@ impl State {
 
     /// `MPI_File_open`. The handle is written to guest address `into` at the end.
     #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
-    pub fn file_open(&mut self, mem: &mut [u8], fabric: &Fabric, comm: comm::Handle, path: String, mode: i32, hints: crate::info::Pairs, into: u32) -> Result<Request> {
+    pub fn file_open(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, comm: comm::Handle, path: String, mode: i32, hints: crate::info::Pairs, into: u32) -> Result<Request> {
         check_mode(mode)?;
         let file = File {
             comm: 0,
@@ -125,7 +126,7 @@ impl State {
     }
 
     /// The second half of opening: whoever has the file opens it.
-    pub(super) fn file_opening(&mut self, mem: &mut [u8], fabric: &Fabric, request: Request, file: Handle, into: u32) -> Result<()> {
+    pub(super) fn file_opening(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, request: Request, file: Handle, into: u32) -> Result<()> {
         self.together(mem, fabric, request, file, Together::Open, Then::Opened { into })
     }
 
@@ -151,12 +152,12 @@ impl State {
         Ok(())
     }
 
-    fn together(&mut self, _mem: &mut [u8], fabric: &Fabric, request: Request, file: Handle, what: Together, then: Then) -> Result<()> {
+    fn together(&mut self, _mem: &mut Memory<'_>, fabric: &Fabric, request: Request, file: Handle, what: Together, then: Then) -> Result<()> {
         let id = self.file_wait(FileWait { file, request, bytes: 0, then });
         self.file_note(fabric, file, 0, &Note::Together(what, id), &[])
     }
 
-    fn all(&mut self, mem: &mut [u8], fabric: &Fabric, file: Handle, what: Together, then: Then) -> Result<Request> {
+    fn all(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, file: Handle, what: Together, then: Then) -> Result<Request> {
         self.file_comm(file)?;
         let request = self.file_request()?;
         self.together(mem, fabric, request, file, what, then)?;
@@ -164,7 +165,7 @@ impl State {
     }
 
     /// `MPI_File_close`
-    pub fn file_close(&mut self, mem: &mut [u8], fabric: &Fabric, file: Handle) -> Result<Request> {
+    pub fn file_close(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, file: Handle) -> Result<Request> {
         if self.files.get(file)?.split.is_some() {
             return Err(Error::new(Class::File, "a collective access has begun on the file and not ended"));
         }
@@ -172,14 +173,14 @@ impl State {
     }
 
     /// `MPI_File_set_size`, or (`grow`) `MPI_File_preallocate`
-    pub fn file_resize(&mut self, mem: &mut [u8], fabric: &Fabric, file: Handle, bytes: i64, grow: bool) -> Result<Request> {
+    pub fn file_resize(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, file: Handle, bytes: i64, grow: bool) -> Result<Request> {
         let bytes = u64::try_from(bytes).map_err(|_| Error::new(Class::Arg, format!("a file can't have {bytes} bytes")))?;
         self.writable(file)?;
         self.all(mem, fabric, file, if grow { Together::Reserve(bytes) } else { Together::SetSize(bytes) }, Then::Nothing)
     }
 
     /// `MPI_File_sync`
-    pub fn file_sync(&mut self, mem: &mut [u8], fabric: &Fabric, file: Handle) -> Result<Request> {
+    pub fn file_sync(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, file: Handle) -> Result<Request> {
         self.all(mem, fabric, file, Together::Sync, Then::Nothing)
     }
 
@@ -215,12 +216,12 @@ impl State {
     }
 
     /// `MPI_File_seek_shared`
-    pub fn file_seek_shared(&mut self, mem: &mut [u8], fabric: &Fabric, file: Handle, offset: i64, whence: Whence) -> Result<Request> {
+    pub fn file_seek_shared(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, file: Handle, offset: i64, whence: Whence) -> Result<Request> {
         self.all(mem, fabric, file, Together::Seek(offset, whence), Then::Nothing)
     }
 
     /// `MPI_File_set_view`. `here`: the view begins where the shared pointer is (`MPI_DISPLACEMENT_CURRENT`).
-    pub fn file_view(&mut self, mem: &mut [u8], fabric: &Fabric, file: Handle, view: View, here: bool) -> Result<Request> {
+    pub fn file_view(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, file: Handle, view: View, here: bool) -> Result<Request> {
         self.file_comm(file)?;
         let mode = self.files.get(file)?.mode;
         if here && mode & mode::SEQUENTIAL == 0 {
@@ -268,7 +269,7 @@ impl State {
     }
 
     /// Reads or writes: the request is complete when the bytes have come, or are in the file.
-    pub fn file_access(&mut self, mem: &mut [u8], fabric: &Fabric, file: Handle, place: Place, buffer: Buffer, write: bool) -> Result<Request> {
+    pub fn file_access(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, file: Handle, place: Place, buffer: Buffer, write: bool) -> Result<Request> {
         self.file_comm(file)?;
         let f = self.files.get(file)?;
         let view = f.view;
@@ -348,7 +349,7 @@ impl State {
     }
 
     /// Begins a collective access that another call ends (`MPI_File_read_all_begin` and its like).
-    pub fn file_begin(&mut self, mem: &mut [u8], fabric: &Fabric, file: Handle, place: Place, buffer: Buffer, write: bool) -> Result<()> {
+    pub fn file_begin(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, file: Handle, place: Place, buffer: Buffer, write: bool) -> Result<()> {
         if self.files.get(file)?.split.is_some() {
             return Err(Error::new(Class::Other, "a collective access has begun on the file and not ended; one at a time"));
         }
@@ -369,8 +370,9 @@ impl State {
     }
 
     /// What has come of an [`Ask`]: a number and bytes.
-    pub fn file_answer(&mut self, mem: &mut [u8], fabric: &Fabric, ask: Ask, answer: Result<(u64, Vec<u8>)>) -> Result<()> {
+    pub fn file_answer(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, ask: Ask, answer: Result<(u64, Vec<u8>)>) -> Result<()> {
         let Ask { file, to, what } = ask;
+        self.news += 1;
         let Ok(me) = self.file_comm(file).map(|c| c.me) else { return Ok(()) };
         if let Ok((size, _)) = &answer {
             let f = self.files.get(file)?;
@@ -387,7 +389,7 @@ impl State {
         self.file_tell(mem, fabric, file, me, &to, answer)
     }
 
-    fn file_tell(&mut self, mem: &mut [u8], fabric: &Fabric, file: Handle, me: u32, to: &[(u32, u32)], answer: Result<(u64, Vec<u8>)>) -> Result<()> {
+    fn file_tell(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, file: Handle, me: u32, to: &[(u32, u32)], answer: Result<(u64, Vec<u8>)>) -> Result<()> {
         // Others first: with the answer to itself this rank may forget the file.
         let (own, others): (Vec<_>, Vec<_>) = to.iter().copied().partition(|(rank, _)| *rank == me);
         for (rank, id) in others {
@@ -404,7 +406,7 @@ impl State {
     }
 
     /// A message of a file.
-    pub(super) fn file_message(&mut self, mem: &mut [u8], fabric: &Fabric, header: Header, bytes: &[u8]) -> Result<()> {
+    pub(super) fn file_message(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, header: Header, bytes: &[u8]) -> Result<()> {
         if self.fresh {
             self.take_kept(mem, fabric)?;
         }
@@ -445,7 +447,7 @@ impl State {
     }
 
     /// Does what all ranks have asked for.
-    fn file_together(&mut self, mem: &mut [u8], fabric: &Fabric, file: Handle) -> Result<()> {
+    fn file_together(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, file: Handle) -> Result<()> {
         let me = self.file_comm(file)?.me;
         let f = self.files.get_mut(file)?;
         if f.together.iter().any(std::collections::VecDeque::is_empty) {
@@ -503,7 +505,7 @@ impl State {
     }
 
     /// A reply, or why there is none.
-    fn file_replied(&mut self, mem: &mut [u8], fabric: &Fabric, id: u32, answer: std::result::Result<(u64, &[u8]), (i32, String)>) -> Result<()> {
+    fn file_replied(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, id: u32, answer: std::result::Result<(u64, &[u8]), (i32, String)>) -> Result<()> {
         let Some(FileWait { file, request, bytes, then }) = self.file_waits.remove(&id) else { return Ok(()) };
         self.fetch_bytes -= bytes as usize;
         let failed = |e: Error| (e.class as i32, e.message);
@@ -571,7 +573,7 @@ impl State {
         Ok(())
     }
 
-    fn file_read(&mut self, mem: &mut [u8], file: Handle, buffer: Buffer, data: &[u8]) -> Result<()> {
+    fn file_read(&mut self, mem: &mut Memory<'_>, file: Handle, buffer: Buffer, data: &[u8]) -> Result<()> {
         let external = self.files.get(file)?.view.external;
         let t = self.types.used(buffer.datatype)?;
         let room = u64::from(t.size) * u64::from(buffer.count);
@@ -615,10 +617,8 @@ fn moved(base: u64, by: i64) -> Result<u64> {
     base.checked_add_signed(by).ok_or_else(|| Error::new(Class::Arg, format!("offset {by} from element {base} on is before the beginning of the file's view")))
 }
 
-fn number(mem: &mut [u8], at: u32, bytes: &[u8]) -> Result<()> {
-    let place = mem.get_mut(at as usize..(at as usize).saturating_add(bytes.len()));
-    place.ok_or_else(|| Error::new(Class::Buffer, format!("result address {at:#x} is outside of memory")))?.copy_from_slice(bytes);
-    Ok(())
+fn number(mem: &mut Memory<'_>, at: u32, bytes: &[u8]) -> Result<()> {
+    mem.write(at as usize, bytes).ok_or_else(|| Error::new(Class::Buffer, format!("result address {at:#x} is outside of memory")))
 }
 
 /// Bytes of all pieces of an access.

@@ -5,6 +5,7 @@
 use super::{MESSAGE_OVERHEAD, Request, State, Work};
 use crate::error::{Class, Error, Result};
 use crate::fabric::{Fabric, Taker};
+use crate::memory::Memory;
 use crate::message::{Header, Kind, Rank};
 
 /// Bytes that may have arrived without a receive for them before senders have to wait. Beyond it one message at a time is taken, and only from
@@ -13,9 +14,9 @@ const UNEXPECTED_SOFT: usize = 64 << 20;
 /// And before the job is stopped: a program error or a missing receive.
 const UNEXPECTED_MAX: usize = 1 << 30;
 /// One look into the mailbox.
-struct Taking<'s> {
+struct Taking<'s, 'm> {
     state: &'s mut State,
-    mem: &'s mut [u8],
+    mem: &'s mut Memory<'m>,
     fabric: &'s Fabric,
     all: bool,
     /// Beyond [`UNEXPECTED_SOFT`]: whose message was taken already.
@@ -23,7 +24,7 @@ struct Taking<'s> {
     result: Result<()>,
 }
 
-impl Taker for Taking<'_> {
+impl Taker for Taking<'_, '_> {
     #[inline]
     fn wants(&mut self, src: Rank, seq: Option<u64>) -> bool {
         if self.result.is_err() {
@@ -40,7 +41,7 @@ impl Taker for Taking<'_> {
     }
 }
 
-impl Taking<'_> {
+impl Taking<'_, '_> {
     #[cold]
     fn trickle(&mut self, src: Rank, seq: Option<u64>) -> bool {
         let state = &*self.state;
@@ -66,16 +67,16 @@ impl Taking<'_> {
 
 impl State {
     /// Looks for new messages, moves waiting sends and collectives on.
-    pub fn progress(&mut self, mem: &mut [u8], fabric: &Fabric) -> Result<()> {
+    pub fn progress(&mut self, mem: &mut Memory<'_>, fabric: &Fabric) -> Result<()> {
         self.look(mem, fabric, false)
     }
 
     /// [`State::progress`], but everything that is in the mailbox becomes part of the state: the rank is about to be written down.
-    pub fn absorb(&mut self, mem: &mut [u8], fabric: &Fabric) -> Result<()> {
+    pub fn absorb(&mut self, mem: &mut Memory<'_>, fabric: &Fabric) -> Result<()> {
         self.look(mem, fabric, true)
     }
 
-    fn look(&mut self, mem: &mut [u8], fabric: &Fabric, all: bool) -> Result<()> {
+    fn look(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, all: bool) -> Result<()> {
         let me = self.me;
         // Nothing leaves a rank that is about to be written down, not even the answer to a synchronous send: who moves along with it may be written
         // down already. It waits in `outgoing`, which travels.
@@ -99,6 +100,7 @@ impl State {
         }
         while let Some(i) = self.collectives.iter().position(|r| self.ready(*r)) {
             let request = self.collectives[i];
+            self.news += 1;
             if self.advance(mem, fabric, request)? {
                 self.collectives.swap_remove(i);
             }
@@ -122,7 +124,7 @@ impl State {
     }
 
     /// A message in any order, once or more often.
-    pub(super) fn accept(&mut self, mem: &mut [u8], fabric: &Fabric, header: Header, data: &[u8]) -> Result<()> {
+    pub(super) fn accept(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, header: Header, data: &[u8]) -> Result<()> {
         let expected = self.seq_in[header.src.index()];
         if header.seq != expected {
             if header.seq > expected && !self.early.contains_key(&(header.src, header.seq)) {
@@ -142,8 +144,9 @@ impl State {
     }
 
     /// The next message of its sequence: matched, or kept as unexpected.
-    fn take(&mut self, mem: &mut [u8], fabric: &Fabric, header: Header, data: &[u8]) -> Result<()> {
+    fn take(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, header: Header, data: &[u8]) -> Result<()> {
         self.seq_in[header.src.index()] += 1;
+        self.news += 1;
         if header.kind == Kind::Matched {
             if let Ok(slot) = self.slot(header.token as Request)
                 && matches!(slot.work, Work::Send)

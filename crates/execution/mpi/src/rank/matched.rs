@@ -5,6 +5,7 @@ use crate::comm;
 use crate::datatype::{self, Buffer};
 use crate::error::{Class, Error, Result};
 use crate::fabric::Fabric;
+use crate::memory::Memory;
 use crate::message::Header;
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +41,7 @@ impl State {
     }
 
     /// `MPI_Imrecv`
-    pub fn receive_message(&mut self, mem: &mut [u8], fabric: &Fabric, buffer: Buffer, message: Handle) -> Result<Request> {
+    pub fn receive_message(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, buffer: Buffer, message: Handle) -> Result<Request> {
         if message == NO_PROCESS {
             let request = self.add(Work::Done)?;
             self.slot(request)?.status = Status::NO_PROCESS;
@@ -75,6 +76,7 @@ impl State {
             return Err(Error::new(Class::Request, format!("request {request} is not a generalized one that is under way")));
         }
         slot.work = Work::Done;
+        self.news += 1;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use super::{PROC_NULL, Request, State, Work, message};
 use crate::datatype::{self, Basic, Buffer};
 use crate::error::{Class, Error, Result};
 use crate::fabric::Fabric;
+use crate::memory::Memory;
 use crate::message::{Header, Kind, Rank};
 use crate::op::{self, Op};
 use crate::window::{At, Combine, Flavor, Handle, Note};
@@ -146,7 +147,7 @@ impl State {
     }
 
     /// The origin's packed bytes, as many as the target's.
-    fn origin<'m>(&self, mem: &'m mut [u8], origin: &Buffer, aim: &Aim) -> Result<Cow<'m, [u8]>> {
+    fn origin<'m>(&self, mem: &'m Memory<'_>, origin: &Buffer, aim: &Aim) -> Result<Cow<'m, [u8]>> {
         let data = self.content(mem, origin)?;
         if data.len() != aim.at.bytes as usize {
             return Err(unequal(data.len(), aim.at.bytes));
@@ -155,7 +156,7 @@ impl State {
     }
 
     /// `MPI_Put`, or (`wanted`) `MPI_Rput`, whose request is complete: the bytes have been copied.
-    pub fn put(&mut self, mem: &mut [u8], fabric: &Fabric, origin: Buffer, target: Remote, wanted: bool) -> Result<Request> {
+    pub fn put(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, origin: Buffer, target: Remote, wanted: bool) -> Result<Request> {
         if let Some(aim) = self.aim(target)? {
             let data = self.origin(mem, &origin, &aim)?;
             self.access(fabric, &aim, &Note::Put(aim.at.clone()), &data)?;
@@ -164,7 +165,7 @@ impl State {
     }
 
     /// `MPI_Accumulate`, `MPI_Raccumulate`
-    pub fn accumulate(&mut self, mem: &mut [u8], fabric: &Fabric, origin: Buffer, target: Remote, op: i32, wanted: bool) -> Result<Request> {
+    pub fn accumulate(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, origin: Buffer, target: Remote, op: i32, wanted: bool) -> Result<Request> {
         if let Some(aim) = self.aim(target)? {
             let how = Combine::new(op, aim.basic)?;
             let data = self.origin(mem, &origin, &aim)?;
@@ -174,7 +175,7 @@ impl State {
     }
 
     /// `MPI_Get`, `MPI_Rget`
-    pub fn get(&mut self, mem: &mut [u8], fabric: &Fabric, into: Buffer, target: Remote, wanted: bool) -> Result<Request> {
+    pub fn get(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, into: Buffer, target: Remote, wanted: bool) -> Result<Request> {
         let Some(aim) = self.aim(target)? else { return self.at_once(wanted) };
         let (id, request) = self.expect(mem.len(), &aim, into, wanted)?;
         self.access(fabric, &aim, &Note::Get(aim.at.clone(), id), &[])?;
@@ -183,7 +184,7 @@ impl State {
 
     /// `MPI_Get_accumulate`, `MPI_Rget_accumulate`, `MPI_Fetch_and_op`. With `MPI_NO_OP` the origin's buffer doesn't matter.
     #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
-    pub fn get_accumulate(&mut self, mem: &mut [u8], fabric: &Fabric, origin: Option<Buffer>, result: Buffer, target: Remote, op: i32, wanted: bool) -> Result<Request> {
+    pub fn get_accumulate(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, origin: Option<Buffer>, result: Buffer, target: Remote, op: i32, wanted: bool) -> Result<Request> {
         let Some(aim) = self.aim(target)? else { return self.at_once(wanted) };
         let how = Combine::new(op, aim.basic)?;
         let data = match (&origin, how) {
@@ -196,7 +197,7 @@ impl State {
     }
 
     /// `MPI_Compare_and_swap`: one element at each of the guest's addresses.
-    pub fn compare_and_swap(&mut self, mem: &mut [u8], fabric: &Fabric, new: u32, old: u32, result: u32, target: Remote) -> Result<()> {
+    pub fn compare_and_swap(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, new: u32, old: u32, result: u32, target: Remote) -> Result<()> {
         let one = |address: u32| Buffer { address, count: 1, datatype: target.datatype };
         let Some(aim) = self.aim(target)? else { return Ok(()) };
         if matches!(aim.basic, Basic::F32 | Basic::F64 | Basic::F128 | Basic::C32 | Basic::C64 | Basic::C128 | Basic::Mixed) {
@@ -209,7 +210,7 @@ impl State {
     }
 
     /// What came before its window or file was made here.
-    pub(super) fn take_kept(&mut self, mem: &mut [u8], fabric: &Fabric) -> Result<()> {
+    pub(super) fn take_kept(&mut self, mem: &mut Memory<'_>, fabric: &Fabric) -> Result<()> {
         self.fresh = false;
         let known = |s: &State, h: &Header| match h.kind {
             Kind::OneSided => s.windows.with_context(h.context / 2).is_some(),
@@ -228,7 +229,7 @@ impl State {
     }
 
     /// A message of a window.
-    pub(super) fn one_sided(&mut self, mem: &mut [u8], fabric: &Fabric, header: Header, bytes: &[u8]) -> Result<()> {
+    pub(super) fn one_sided(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, header: Header, bytes: &[u8]) -> Result<()> {
         if self.fresh {
             self.take_kept(mem, fabric)?;
         }
@@ -285,7 +286,7 @@ impl State {
     }
 
     /// A reply, or why there is none.
-    fn replied(&mut self, mem: &mut [u8], id: u32, data: std::result::Result<&[u8], (i32, String)>) -> Result<()> {
+    fn replied(&mut self, mem: &mut Memory<'_>, id: u32, data: std::result::Result<&[u8], (i32, String)>) -> Result<()> {
         let Some(Fetch { window, target, buffer, bytes, request }) = self.fetches.remove(&id) else { return Ok(()) };
         self.fetch_bytes -= bytes as usize;
         let done = data.and_then(|data| {
@@ -343,29 +344,32 @@ impl State {
     }
 
     /// Packed bytes of this rank's memory.
-    fn load(&self, mem: &mut [u8], window: Handle, at: &At) -> Result<Vec<u8>> {
+    fn load(&self, mem: &mut Memory<'_>, window: Handle, at: &At) -> Result<Vec<u8>> {
         self.inside(mem.len(), window, at)?;
         match &at.shape {
             _ if at.bytes == 0 => Ok(Vec::new()),
-            None => Ok(mem[at.address as usize..][..at.bytes as usize].to_vec()),
+            None => {
+                let bytes = mem.bytes(at.address as usize..at.address as usize + at.bytes as usize);
+                Ok(bytes.expect("`inside` has looked where it ends").into_owned())
+            }
             Some(t) => datatype::pack(mem, t, &at.buffer()),
         }
     }
 
-    fn store(&self, mem: &mut [u8], window: Handle, at: &At, data: &[u8]) -> Result<()> {
+    fn store(&self, mem: &mut Memory<'_>, window: Handle, at: &At, data: &[u8]) -> Result<()> {
         self.inside(mem.len(), window, at)?;
         if data.len() != at.bytes as usize {
             return Err(unequal(data.len(), at.bytes));
         }
         match &at.shape {
             _ if at.bytes == 0 => {}
-            None => mem[at.address as usize..][..at.bytes as usize].copy_from_slice(data),
+            None => mem.write(at.address as usize, data).expect("`inside` has looked where it ends"),
             Some(t) => datatype::unpack(mem, t, &at.buffer(), data)?,
         }
         Ok(())
     }
 
-    fn combine(&self, mem: &mut [u8], window: Handle, at: &At, how: Combine, data: &[u8]) -> Result<()> {
+    fn combine(&self, mem: &mut Memory<'_>, window: Handle, at: &At, how: Combine, data: &[u8]) -> Result<()> {
         match how {
             Combine::Nothing => Ok(()),
             Combine::Replace => self.store(mem, window, at, data),

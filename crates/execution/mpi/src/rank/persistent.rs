@@ -5,6 +5,7 @@ use crate::comm;
 use crate::datatype::{self, Buffer};
 use crate::error::{Class, Error, Result};
 use crate::fabric::Fabric;
+use crate::memory::Memory;
 use serde::{Deserialize, Serialize};
 
 /// The arguments of a persistent request.
@@ -36,7 +37,7 @@ fn started_already(request: Request) -> Error {
 
 impl State {
     /// Makes a persistent request (`MPI_Send_init` and its like).
-    pub fn prepare(&mut self, mem: &mut [u8], prepared: Prepared) -> Result<Request> {
+    pub fn prepare(&mut self, mem: &mut Memory<'_>, prepared: Prepared) -> Result<Request> {
         // What is wrong is found now, where the program can be told which call it was.
         match prepared {
             Prepared::Send { buffer, to, tag, comm, mode } => {
@@ -89,7 +90,7 @@ impl State {
     }
 
     /// `MPI_Start`
-    pub fn start(&mut self, mem: &mut [u8], fabric: &Fabric, request: Request) -> Result<()> {
+    pub fn start(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, request: Request) -> Result<()> {
         let slot = self.slot(request)?;
         let Some(prepared) = slot.prepared.as_deref().cloned() else { return Err(not_persistent(request)) };
         if !matches!(slot.work, Work::Inactive) {
