@@ -3,7 +3,7 @@
 //! Each takes any bytes and must neither panic nor allocate more than a bound. (That an instrumented program does what the plain one does is another
 //! test's business: `toolchain/instrument/tests.rs` writes programs from seeds.)
 
-use crate::snapshot::{Archive, Snapshot, sealed};
+use crate::snapshot::{Archive, Chain, Snapshot, sealed};
 use crate::toolchain::{inspect, instrument};
 use crate::{link, native, transfer};
 
@@ -26,6 +26,12 @@ pub fn snapshot(data: &[u8]) {
     for bytes in [data.to_vec()].into_iter().chain(sealed(data)) {
         if let Ok(snapshot) = Snapshot::read(&bytes) {
             let _ = snapshot.frozen.check(); // refused or not: it is what `restore` asks first
+        }
+        if let Ok(mut chain) = Chain::begin(&bytes) {
+            let _ = chain.add(&bytes);
+            if let Ok(joined) = chain.join() {
+                assert!(joined.len() <= 2 * bytes.len(), "{} bytes out of {}", joined.len(), bytes.len());
+            }
         }
         if let Ok((manifest, parts)) = Archive::read(&bytes) {
             let size = manifest.len() + parts.iter().map(|(name, part)| name.len() + part.len()).sum::<usize>();

@@ -437,7 +437,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_that_moves_for_ever_keeps_its_last_places_and_knows_all_its_sites() {
+    fn a_job_has_buckets_of_users_only_and_keeps_its_last_places_and_all_its_sites() {
         let work = Work {
             name: "veg".into(),
             tenant: "default".into(),
@@ -453,6 +453,12 @@ mod tests {
             checkpoint_every_ms: 0,
             tier: String::new(),
         };
+        let with = |bucket: &str| Work { buckets: vec![bucket.into()], ..work.clone() }.check();
+        assert!(with("scenes").is_ok());
+        for ours in ["checkpoints", "cloudskin-code"] {
+            let refused = with(ours).unwrap_err();
+            assert!(refused.kind == Kind::PermissionDenied && refused.message.contains(ours), "{refused:?}");
+        }
         let mut job = Job::new(1, work, String::new(), 0);
         for (rank, site) in [(0, "field"), (1, "edge")] {
             job.put(rank, site, 1);

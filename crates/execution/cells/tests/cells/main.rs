@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 mod exceptions;
+mod increments;
 mod moving;
 mod mpich;
 mod network;
