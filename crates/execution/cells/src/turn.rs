@@ -157,7 +157,8 @@ impl Turn {
 
     /// Whoever leads sleeps on the rank's bell, for all who wait. `None`: somebody does.
     pub(crate) fn lead<'t>(&'t self, parked: &'t Parked) -> Option<Lead<'t>> {
-        (!self.led.swap(true, Ordering::SeqCst)).then_some(Lead { turn: self, parked })
+        // Made only where nobody leads: one that goes ends that.
+        (!self.led.swap(true, Ordering::SeqCst)).then(|| Lead { turn: self, parked })
     }
 
     /// Sleeps until there may be something new: for all, and for who leads also in the rank's mailbox.
