@@ -101,7 +101,7 @@ BROUGHT int gethostname(char *name, size_t size) {
     return 0;
 }
 
-BROUGHT int uname(struct utsname *it) {
+int __cloudskin_uname(struct utsname *it) {
     memset(it, 0, sizeof *it);
     strcpy(it->sysname, "CloudSkin");
     strcpy(it->nodename, HOST);

@@ -232,7 +232,7 @@ fn what_cells_do_not_have_is_said_when_it_is_compiled() {
     check("c++", "lacks.cc", "#include <unistd.h>\nint main() { return setuid(1); }\n", &["one user"]);
     // What is as asked for anyway needs no word.
     let file = folder.path().join("plain.c");
-    std::fs::write(&file, "#include <stdio.h>\nint main(void) { return printf(\"%s %s\n\", __DATE__, __TIME__) < 0; }\n").unwrap();
+    std::fs::write(&file, "#include <stdio.h>\nint main(void) { return printf(\"%s %s\\n\", __DATE__, __TIME__) < 0; }\n").unwrap();
     let output = Command::new(CLOUDSKIN).args(["cc", "-ffp-contract=off", "-o"]).arg(folder.path().join("plain")).arg(&file).output().unwrap();
     assert!(output.status.success() && both(&output).is_empty(), "{}", both(&output));
 }

@@ -80,7 +80,7 @@ fn exceptions_leave_nothing_behind() {
     let (_, _, wasm) = about(Lang::Cxx, "often.cc", source, &[]);
     let log = Arc::new(Log::default());
     let (program, mut spec) = (the_engine().load(&wasm).unwrap(), alone(&["often"], log.clone()));
-    spec.memory_max = 12 << 20;
+    spec.memory_max = 19 << 20;
     let body = move || Cell::new(the_engine(), &program, &spec, Arc::default()).unwrap().run();
     let ended = std::thread::Builder::new().stack_size(engine::THREAD_STACK).spawn(body).unwrap().join().unwrap();
     assert_eq!((ended, log.text(1).as_str()), (Ended::Exited(0), "150000\n"));

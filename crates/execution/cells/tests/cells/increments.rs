@@ -80,7 +80,7 @@ fn refused(done: cells::Result<impl Sized>, parts: &[&str]) {
 #[test]
 fn a_cell_goes_on_from_every_snapshot_of_a_chain() {
     let (engine, program) = (the_engine(), the_engine().load(&compile(&programs().join("churn.c"))).unwrap());
-    let (taken, text) = chain(&program, "8", "1500", 4);
+    let (taken, text) = chain(&program, "8", "6000", 4);
     let kinds: Vec<bool> = taken.iter().map(|t| t.increment).collect();
     assert_eq!(kinds, [false, true, true, true], "the first is complete, the others stand on it");
     let from = |files: &[&Taken]| {
@@ -98,7 +98,7 @@ fn a_cell_goes_on_from_every_snapshot_of_a_chain() {
         for alone in [false, true] {
             let log = Arc::new(Log::default());
             log.write(Rank(1), false, 0, READY.as_bytes()); // printed before the snapshot, and kept by who keeps the output
-            let spec = spec("8", "1500", &log);
+            let spec = spec("8", "6000", &log);
             let control: Arc<Control> = Arc::default();
             let ended = std::thread::scope(|scope| {
                 let body = || {
@@ -117,7 +117,7 @@ fn a_cell_goes_on_from_every_snapshot_of_a_chain() {
     let missing = |file: &Taken| {
         let log = Arc::new(Log::default());
         let read = Snapshot::read(&file.bytes).unwrap();
-        read.thaw(engine, &program, &spec("8", "1500", &log), Arc::default()).map(drop)
+        read.thaw(engine, &program, &spec("8", "6000", &log), Arc::default()).map(drop)
     };
     refused(missing(first), &["only what has changed since checkpoint job-1/1", "not there", "--out FILE"]);
     refused(Chain::begin(&second.bytes).unwrap().join(), &["since checkpoint job-1/2"]);
