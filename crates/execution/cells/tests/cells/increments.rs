@@ -139,12 +139,12 @@ fn a_cell_goes_on_from_every_snapshot_of_a_chain() {
 #[test]
 fn an_increment_has_what_has_changed() {
     let program = the_engine().load(&compile(&programs().join("churn.c"))).unwrap();
-    let (taken, _) = chain(&program, "64", "600", 3);
+    let (taken, _) = chain(&program, "16", "8000", 3);
     for t in &taken {
-        println!("64 MiB, {}: {} bytes, stood {:?}", if t.increment { "increment" } else { "complete" }, t.bytes.len(), t.stood);
+        println!("16 MiB, {}: {} bytes, stood {:?}", if t.increment { "increment" } else { "complete" }, t.bytes.len(), t.stood);
     }
-    assert!(!taken[0].increment && taken[0].bytes.len() > 64 << 20);
+    assert!(!taken[0].increment && taken[0].bytes.len() > 16 << 20);
     for t in &taken[1..] {
-        assert!(t.increment && t.bytes.len() < 8 << 20, "{} bytes", t.bytes.len());
+        assert!(t.increment && t.bytes.len() < 2 << 20, "{} bytes", t.bytes.len());
     }
 }
