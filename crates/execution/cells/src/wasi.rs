@@ -49,6 +49,7 @@ pub const NAMES: [&str; 46] = [
 pub enum Errno {
     Acces = 2,
     Badf = 8,
+    Busy = 10,
     Exist = 20,
     Fault = 21,
     Fbig = 22,
@@ -286,6 +287,10 @@ impl State {
     }
 
     fn remove_folder(&mut self, mount: usize, path: &str) -> Result<()> {
+        if path.is_empty() {
+            // What is mounted is not the program's to remove.
+            return Err(Errno::Busy);
+        }
         if !self.stat(mount, path)?.folder {
             return Err(Errno::Notdir);
         }
@@ -300,6 +305,9 @@ impl State {
 
     fn rename(&mut self, mount: usize, from: &str, to: &str) -> Result<()> {
         let what = self.stat(mount, from)?;
+        if from.is_empty() || to.is_empty() {
+            return Err(Errno::Busy);
+        }
         if from == to {
             return Ok(());
         }
@@ -308,9 +316,11 @@ impl State {
         }
         match self.stat(mount, to) {
             Ok(Stat { folder: true, .. }) if !what.folder => return Err(Errno::Isdir),
-            Ok(Stat { folder: true, .. }) => self.remove_folder(mount, to)?,
+            Ok(Stat { folder: true, .. }) if !self.list(mount, to)?.is_empty() => return Err(Errno::Notempty),
+            Ok(Stat { folder: true, .. }) => {} // an empty one is replaced
             Ok(_) if what.folder => return Err(Errno::Notdir),
-            _ => {}
+            Ok(_) | Err(Errno::Noent) => {}
+            Err(e) => return Err(e),
         }
         let behind = &self.mounts.folders[mount].1;
         // A folder that only the cell knows.
@@ -880,6 +890,28 @@ fn poll_oneoff(c: &mut Caller<'_, Host>, subscriptions: u32, events: u32, n: u32
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_are_removed_when_empty_and_replaced_when_empty_and_what_is_mounted_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = saved::tests::spec(crate::folder::Folder { root: folder.path().into() });
+        let mut s = State::new(&spec, true);
+        assert_eq!((s.remove_folder(0, ""), s.rename(0, "", "a"), s.remove_folder(0, "none")), (Err(Errno::Busy), Err(Errno::Busy), Err(Errno::Noent)));
+        assert!(folder.path().is_dir());
+        for path in ["from", "empty", "full"] {
+            s.folders.add(0, path.into()).unwrap();
+        }
+        std::fs::create_dir(folder.path().join("full")).unwrap();
+        std::fs::write(folder.path().join("full/file"), "kept").unwrap();
+        assert_eq!((s.remove_folder(0, "full"), s.remove_folder(0, "full/file"), s.rename(0, "from", "full")), (Err(Errno::Notempty), Err(Errno::Notdir), Err(Errno::Notempty)));
+        assert_eq!((s.rename(0, "full", "full/in"), s.rename(0, "full/file", "from"), s.rename(0, "from", "full/file")), (Err(Errno::Inval), Err(Errno::Isdir), Err(Errno::Notdir)));
+        assert_eq!((s.rename(0, "from", "empty"), s.rename(0, "full", "empty")), (Ok(()), Ok(())));
+        assert_eq!(s.list(0, "").unwrap().into_keys().collect::<Vec<_>>(), ["empty"]);
+        assert_eq!(std::fs::read_to_string(folder.path().join("empty/file")).unwrap(), "kept");
+        // It is there until it is removed, though its last file is gone.
+        std::fs::remove_file(folder.path().join("empty/file")).unwrap();
+        assert_eq!((s.remove_folder(0, "empty"), s.stat(0, "empty").err()), (Ok(()), Some(Errno::Noent)));
+    }
 
     #[test]
     fn paths_stay_below_their_mount() {

@@ -1,4 +1,4 @@
-//! Folders that a cell made and that hold nothing yet: an object store has no such thing, so the cell remembers them.
+//! Folders that a cell made, or took the last file out of: an object store has none that hold nothing, so the cell remembers them until it removes them.
 //!
 //! They are kept outside of the cell's memory, which is why their paths have a bound.
 

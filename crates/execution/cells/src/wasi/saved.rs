@@ -134,7 +134,7 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::cell::Spec;
     use crate::wasi::{Discard, Mount, Mounts, Sink};
@@ -147,7 +147,7 @@ mod tests {
     }
 
     /// A cell with one folder, `/data`.
-    fn spec(mount: impl Mount + 'static) -> Spec {
+    pub(in crate::wasi) fn spec(mount: impl Mount + 'static) -> Spec {
         Spec {
             rank: mpi::Rank(0),
             size: 1,
