@@ -7,6 +7,7 @@
  */
 
 #include <errno.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
@@ -135,6 +136,19 @@ __attribute__((weak)) int sigprocmask(int how, const sigset_t *set, sigset_t *ol
         }
     }
     return 0;
+}
+
+/* `sigsetjmp` and `siglongjmp` (posix/setjmp.h): the mask lies where the C library has a place for it. */
+void __cloudskin_keep_mask(struct __jmp_buf_tag *where, int mask) {
+    where->__fl = mask != 0;
+    memcpy(where->__ss, &blocked, sizeof blocked);
+}
+
+void __cloudskin_give_mask(struct __jmp_buf_tag *where) {
+    sigset_t kept;
+    memcpy(&kept, where->__ss, sizeof kept);
+    if (where->__fl)
+        sigprocmask(SIG_SETMASK, &kept, NULL);
 }
 
 __attribute__((weak)) int sigpending(sigset_t *set) {

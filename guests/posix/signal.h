@@ -8,7 +8,9 @@
 #include_next <signal.h>
 #include <sys/types.h>
 
-/* The C library's own is a byte, and nothing of it uses it. Bit n - 1 is signal n. */
+/* The C library's own is a byte, and nothing of it uses it. It is defined now, since another of its headers would define it later, under the name below. Bit n - 1 is signal n. */
+#define __NEED_sigset_t
+#include <bits/alltypes.h>
 typedef struct {
     unsigned long long __bits;
 } __cloudskin_sigset_t;

@@ -4,6 +4,7 @@
  */
 #include <mpi.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,6 +107,29 @@ static int with_mask(void) {
     siglongjmp(here, value + 1);
 }
 
+static sigjmp_buf out_of_handler;
+static volatile sig_atomic_t arrived;
+
+static void leaves(int number) {
+    arrived++;
+    siglongjmp(out_of_handler, number);
+}
+
+/* A handler that is left by a jump: the mask is given back, so that the signal arrives the next time, too. Where no mask was kept it stays blocked. */
+static void signals(void) {
+    sigset_t mask;
+    signal(SIGUSR1, leaves);
+    for (int mine = 1; mine >= 0; mine--) {
+        arrived = 0;
+        for (volatile int i = 0; i < 3; i++) {
+            if (sigsetjmp(out_of_handler, mine) == 0)
+                raise(SIGUSR1);
+        }
+        sigprocmask(SIG_BLOCK, NULL, &mask);
+        tell("mask kept: %d, arrived: %d, blocked: %d\n", mine, (int)arrived, sigismember(&mask, SIGUSR1));
+    }
+}
+
 int main(int argc, char **argv) {
     MPI_Init(&argc, &argv);
     MPI_Comm_rank(MPI_COMM_WORLD, &me);
@@ -119,6 +143,7 @@ int main(int argc, char **argv) {
     repeated();
     tell("chain: %d\n", chain(9, NULL));
     tell("with a mask: %d\n", with_mask());
+    signals();
     if (me > 0) {
         MPI_Send(told, (int)length, MPI_CHAR, 0, 4, MPI_COMM_WORLD);
     } else {

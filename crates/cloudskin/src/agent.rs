@@ -67,6 +67,8 @@ pub struct Agent {
     outbox: session::Outbox,
     late: printer::Late,
     tier: cells::Tier,
+    /// Those that it allows.
+    tiers: Vec<cells::Tier>,
     /// By SHA-256 and tier. Who needs one first makes it, and the others wait for it at its lock.
     programs: Mutex<HashMap<(String, cells::Tier), Arc<Mutex<Option<Arc<Program>>>>>>,
     jobs: Mutex<BTreeMap<String, Arc<jobs::Job>>>,
@@ -89,8 +91,23 @@ struct Config {
 struct CellsConfig {
     /// In which tier programs run of whose job nothing else was said.
     tier: cells::Tier,
+    /// In which tiers they may run; nothing: in all, or only in the interpreter where that is the site's.
+    tiers: Option<Vec<cells::Tier>>,
     /// Compiled code is taken from the installation's other agents and given to them.
     share: bool,
+}
+
+impl CellsConfig {
+    /// The tiers in which programs run here.
+    ///
+    /// # Errors
+    /// The site's own tier is not among them.
+    fn allowed(&self) -> anyhow::Result<Vec<cells::Tier>> {
+        let all: &[cells::Tier] = if self.tier == cells::Tier::Interpreter { &[cells::Tier::Interpreter] } else { &cells::Tier::ALL };
+        let tiers = self.tiers.clone().unwrap_or_else(|| all.to_vec());
+        anyhow::ensure!(tiers.contains(&self.tier), "[cells] in cloudskin.toml: tier = {:?} is not among tiers; add it there", self.tier.to_string());
+        Ok(tiers)
+    }
 }
 
 /// Between attempts to reach the hub at the start.
@@ -221,6 +238,7 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
         slots: ask.slots,
         engine,
         tier: config.cells.tier,
+        tiers: config.cells.allowed()?,
         node,
         standby,
         drain: config.geds.drain.0,
@@ -326,6 +344,7 @@ impl Agent {
             "" => self.tier,
             asked => asked.parse().map_err(|e: String| anyhow::anyhow!("this agent does not know the job's tier: {e}"))?,
         };
+        self.allows(tier)?;
         let key = (spec.module_sha256.clone(), tier);
         let slot = {
             let mut programs = lock(&self.programs);
@@ -360,6 +379,15 @@ impl Agent {
         let wasm = wasm.with_context(|| format!("fetch module {sha256} from the hub"))?;
         let sum: String = Sha256::digest(&wasm).iter().map(|b| format!("{b:02x}")).collect();
         anyhow::ensure!(sum == sha256, "the hub sent module {sum} for {sha256}");
-        Ok(self.engine.load_in(&wasm, tier)?)
+        let program = self.engine.load_in(&wasm, tier)?;
+        // It may be one that the tier does not take.
+        self.allows(program.tier()).with_context(|| program.instead().unwrap_or_default().to_string())?;
+        Ok(program)
+    }
+
+    fn allows(&self, tier: cells::Tier) -> anyhow::Result<()> {
+        let all: Vec<String> = self.tiers.iter().map(cells::Tier::to_string).collect();
+        anyhow::ensure!(self.tiers.contains(&tier), "site {} runs programs in these tiers: {}; not in the {tier} one", self.site, all.join(", "));
+        Ok(())
     }
 }

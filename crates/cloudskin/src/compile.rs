@@ -71,7 +71,7 @@ fn exec(args: &[OsString]) -> anyhow::Result<u8> {
             workdir: Some((0, folder.to_string_lossy().trim_start_matches('/').to_string())),
         },
         output: std::sync::Arc::new(Terminal { alone: size == 1 }),
-        spin: 0,
+        spin: cells::spin(size as usize, std::thread::available_parallelism().map_or(1, usize::from)),
     };
     for ended in cells::local::run(&engine, &program, &job)? {
         match ended {

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use std::{
     fs,
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -84,7 +84,12 @@ pub fn private_folder(path: &Path) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
         _ => {}
     }
-    let mode = fs::metadata(path)?.permissions().mode();
+    let there = fs::metadata(path)?;
+    // SAFETY: geteuid has no arguments and no failure.
+    if there.uid() != unsafe { libc::geteuid() } {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("it is the user's with number {}", there.uid())));
+    }
+    let mode = there.permissions().mode();
     if mode & 0o1000 != 0 {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is everybody's"));
     }

@@ -175,7 +175,7 @@ impl Held {
     fn wait(&self, until: Instant, interrupt: &Interrupt) -> anyhow::Result<MutexGuard<'_, Standing>> {
         let mut state = lock(&self.state);
         let mut meter = Meter::default();
-        meter.look(self.control.thread.load(Ordering::Relaxed));
+        meter.look(&self.control.threads());
         loop {
             match &state.phase {
                 Phase::Stopped(_) => return Ok(state),
@@ -190,7 +190,7 @@ impl Held {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 // Calls that wait for messages come back for a stop. So who sleeps all the same is in a call that doesn't.
-                let (_, wanted) = meter.look(self.control.thread.load(Ordering::Relaxed));
+                let (_, wanted) = meter.look(&self.control.threads());
                 let why = match wanted > 0.5 {
                     true => "it is in a long innermost loop, which can't be stopped",
                     false => "it waits for a file, or has ended its program and waits until its last messages are taken; try again later",
@@ -370,7 +370,7 @@ impl Agent {
             output: held.printer.clone(),
             fabric: job.fabric.clone(),
             place: self.site.to_string(),
-            spin: if self.living() <= self.cores.len() { cells::SPIN } else { 0 },
+            spin: cells::spin(self.living(), self.cores.len()),
         })
     }
 
@@ -575,7 +575,7 @@ impl Agent {
         for job in jobs {
             for held in job.all().into_iter().filter(|h| !h.ended()) {
                 let control = &held.control;
-                let (cpu_used, cpu_wanted) = lock(&held.meter).look(control.thread.load(Ordering::Relaxed));
+                let (cpu_used, cpu_wanted) = lock(&held.meter).look(&control.threads());
                 let mut peers = job.fabric.traffic(Rank(held.rank));
                 let total = |of: fn(&Traffic) -> u64| peers.iter().map(of).fold(0, u64::wrapping_add);
                 let (sent, received) = (total(|t| t.sent), total(|t| t.received));

@@ -19,28 +19,31 @@ fn parse(text: &str) -> Option<Times> {
     Some(Times { ran: numbers.next()?.ok()?, waited: numbers.next()?.ok()? })
 }
 
-/// Looks at one rank's thread from time to time.
+/// Looks at one rank's threads from time to time.
 #[derive(Default)]
 pub struct Meter {
-    last: Option<(u32, Instant, Times)>,
+    /// As they were found at the last look.
+    last: Vec<(u32, Instant, Times)>,
 }
 
 impl Meter {
-    /// Cores that the thread (0: none) got since the last look, and cores that it would have used, the time in the run queue included.
-    pub fn look(&mut self, thread: u32) -> (f64, f64) {
+    /// Cores that the threads got since the last look, and cores that they would have used, the time in the run queue included.
+    pub fn look(&mut self, threads: &[u32]) -> (f64, f64) {
         let now = Instant::now();
-        let Some(times) = (thread != 0).then(|| times(thread)).flatten() else {
-            self.last = None;
-            return (0.0, 0.0);
-        };
-        let before = self.last.replace((thread, now, times));
-        // A rank that was stopped goes on with another thread: what it did before the last look of that is counted there.
-        let Some((_, at, last)) = before.filter(|(t, ..)| *t == thread) else { return (0.0, 0.0) };
-        let passed = now.duration_since(at).as_nanos().max(1) as f64;
-        let ran = times.ran.saturating_sub(last.ran) as f64 / passed;
-        let waited = times.waited.saturating_sub(last.waited) as f64 / passed;
-        // A thread can't want more than one core; the kernel adds a long wait when it ends.
-        (ran.min(1.0), (ran + waited).min(1.0))
+        let found: Vec<_> = threads.iter().filter_map(|thread| Some((*thread, now, times(*thread)?))).collect();
+        let before = std::mem::replace(&mut self.last, found);
+        let (mut used, mut wanted) = (0.0, 0.0);
+        for (thread, _, times) in &self.last {
+            // A rank that was stopped goes on with other threads: what one did before it was first looked at is not counted.
+            let Some((_, at, last)) = before.iter().find(|(t, ..)| t == thread) else { continue };
+            let passed = now.duration_since(*at).as_nanos().max(1) as f64;
+            let ran = times.ran.saturating_sub(last.ran) as f64 / passed;
+            let waited = times.waited.saturating_sub(last.waited) as f64 / passed;
+            // A thread can't want more than one core; the kernel adds a long wait when it ends.
+            used += ran.min(1.0);
+            wanted += (ran + waited).min(1.0);
+        }
+        (used, wanted)
     }
 }
 
@@ -55,13 +58,38 @@ mod tests {
         // SAFETY: gettid has no arguments and no failure.
         let me = unsafe { libc::syscall(libc::SYS_gettid) } as u32;
         let mut meter = Meter::default();
-        assert_eq!(meter.look(me), (0.0, 0.0));
+        assert_eq!(meter.look(&[me]), (0.0, 0.0));
         let until = Instant::now() + std::time::Duration::from_millis(200);
         while Instant::now() < until {
             std::hint::spin_loop();
         }
-        let (used, wanted) = meter.look(me);
+        let (used, wanted) = meter.look(&[me]);
         assert!(used > 0.05 && wanted > 0.8 && wanted <= 1.0, "used {used}, wanted {wanted}");
-        assert_eq!(meter.look(0), (0.0, 0.0));
+        assert_eq!(meter.look(&[]), (0.0, 0.0));
+    }
+
+    #[test]
+    fn all_threads_of_a_rank_count() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let (over, (told, threads)) = (AtomicBool::new(false), std::sync::mpsc::channel());
+        let (used, wanted) = std::thread::scope(|scope| {
+            for _ in 0..2 {
+                let (over, told) = (&over, told.clone());
+                scope.spawn(move || {
+                    // SAFETY: gettid has no arguments and no failure.
+                    told.send(unsafe { libc::syscall(libc::SYS_gettid) } as u32).unwrap();
+                    while !over.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            let (threads, mut meter): (Vec<u32>, _) = (threads.iter().take(2).collect(), Meter::default());
+            meter.look(&threads);
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            let seen = meter.look(&threads);
+            over.store(true, Ordering::Relaxed);
+            seen
+        });
+        assert!(used > 0.1 && wanted > 1.5 && wanted <= 2.0, "used {used}, wanted {wanted}");
     }
 }

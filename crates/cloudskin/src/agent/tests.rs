@@ -251,6 +251,28 @@ async fn a_job_runs_in_the_tier_that_it_asks_for_wherever_it_goes() {
     }
 }
 
+/// A site's owner may keep machine code away: neither a job that asks for it nor a program that only it can run gets it there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_says_in_which_tiers_programs_run_there() {
+    let p = platform().await;
+    std::fs::create_dir_all(p.folder.path().join("edge")).unwrap();
+    std::fs::write(p.folder.path().join("edge/cloudskin.toml"), "[cells]\ntier = \"interpreter\"\n").unwrap();
+    let _edge = p.agent("edge", 1 << 30).await;
+    let ask = |module: &str, tier: Option<&str>| Submit { module: module.into(), name: "large".into(), np: 1, site: Some("edge".into()), tier: tier.map(Into::into), ..Default::default() };
+    let threads = tokio::task::spawn_blocking({ let hub = p.hub.clone(); move || hub.hub.modules.add(&naps()).unwrap().sha256 }).await.unwrap();
+    for (module, tier) in [(&p.module, Some("quick")), (&threads, None)] {
+        let job = p.hub.hub.submit(ask(module, tier)).await.unwrap().id;
+        p.ended(&job).await;
+        let failed = p.job(&job).await;
+        assert!(failed.state == JobState::Failed && failed.reason.contains("site edge runs programs in these tiers: interpreter; not in the quick one"), "{:?} {}", failed.state, failed.reason);
+    }
+    let own = p.hub.hub.submit(ask(&p.module, None)).await.unwrap().id;
+    p.at_work(&own).await;
+    assert_eq!(p.job(&own).await.ranks[0].tier, "interpreter");
+    p.hub.hub.cancel(&own, "enough", JobState::Cancelled).await.unwrap();
+    p.ended(&own).await;
+}
+
 /// What an agent has compiled is another's as well, if an agent of the installation has signed it for that name, and only then.
 #[tokio::test(flavor = "multi_thread")]
 async fn code_is_shared_among_agents_and_believed_of_them_alone() {

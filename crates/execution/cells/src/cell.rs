@@ -51,8 +51,16 @@ pub struct Spec {
     pub spin: u32,
 }
 
+/// Bytes that a cell's memory has at most: what 32 bits address.
+pub(crate) const MEMORY_MAX: u64 = 1 << 32;
+
 /// [`Spec::spin`] where every rank has a core to itself: some 50 µs, several times what a message takes.
 pub const SPIN: u32 = 2000;
+
+/// [`Spec::spin`] for ranks that run side by side on so many cores.
+pub fn spin(ranks: usize, cores: usize) -> u32 {
+    if ranks <= cores { SPIN } else { 0 }
+}
 
 /// Bytes of linear memory that cells may have together: what a site gives to its ranks. Without it they take what they want until the system ends
 /// the agent, and all ranks with it.
@@ -298,6 +306,9 @@ impl Frozen {
     /// Whether what was read can be gone on with. The bytes are foreign: their checksum finds damage, not malice.
     pub(crate) fn check(&self) -> Result<()> {
         let refused = Error::Snapshot;
+        if self.memory_bytes > MEMORY_MAX {
+            return Err(refused(format!("its memory has {} bytes; a cell has {MEMORY_MAX} at most", self.memory_bytes)));
+        }
         if self.mpi.me != self.rank {
             return Err(refused(format!("the MPI state of rank {} is in the snapshot of rank {}", self.mpi.me.0, self.rank.0)));
         }
@@ -533,8 +544,6 @@ impl Cell {
         // flags has a page, as `inspect` made sure. `attached` ends with the call, also by a panic.
         let attached = unsafe { control.attach(self.memory.base(&self.store), flags) };
         control.memory_bytes.store(self.memory.bytes(&self.store) as u64, Ordering::Relaxed);
-        // SAFETY: gettid has no arguments and no failure.
-        control.thread.store(unsafe { libc::syscall(libc::SYS_gettid) } as u32, Ordering::Relaxed);
         let rank = self.store.data().rank;
         let fabric = self.store.data().fabric.clone();
         fabric.mailbox(rank).bell.attach();

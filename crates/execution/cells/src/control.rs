@@ -22,8 +22,6 @@ pub struct Control {
     reason: Mutex<String>,
     /// The cell's memories while they can be reached.
     memory: Mutex<View>,
-    /// Linux thread id, for run-queue statistics; 0: not running.
-    pub thread: AtomicU32,
     /// Bytes of linear memory, also while it runs.
     pub memory_bytes: AtomicU64,
     /// One of its threads has left its work, so all of them do, until the cell goes on. Changed under the lock of `memory`.
@@ -47,6 +45,8 @@ struct View {
     base: Option<*mut u8>,
     /// Of each of its threads that runs, two words: stop, die.
     flags: Vec<*const AtomicU32>,
+    /// Linux thread ids of those that run.
+    threads: Vec<u32>,
     /// One of its threads has ended the cell, so all of them end.
     over: bool,
 }
@@ -75,21 +75,30 @@ pub(crate) struct Attached {
 impl Drop for Attached {
     fn drop(&mut self) {
         self.control.view().base = None;
-        self.control.thread.store(0, Ordering::Relaxed);
     }
 }
 
-/// While it lives, the flag words of one of the cell's threads can be reached.
-pub(crate) struct Joined(Arc<Control>, Option<*const AtomicU32>);
+/// While it lives, one of the cell's threads runs, and its flag words can be reached.
+pub(crate) struct Joined {
+    control: Arc<Control>,
+    flags: Option<*const AtomicU32>,
+    thread: u32,
+}
 
 impl Drop for Joined {
     fn drop(&mut self) {
-        let mine = self.1;
-        self.0.view().flags.retain(|flags| Some(*flags) != mine);
+        let mut view = self.control.view();
+        view.flags.retain(|flags| Some(*flags) != self.flags);
+        view.threads.retain(|thread| *thread != self.thread);
     }
 }
 
 impl Control {
+    /// Linux thread ids of the cell's threads that run, for run-queue statistics; none while it stands still.
+    pub fn threads(&self) -> Vec<u32> {
+        self.view().threads.clone()
+    }
+
     fn view(&self) -> std::sync::MutexGuard<'_, View> {
         self.memory.lock().unwrap_or_else(|e| e.into_inner())
     }
@@ -109,7 +118,7 @@ impl Control {
         Attached { control: self.clone(), _joined: joined }
     }
 
-    /// Called by each thread of the cell before it goes to work. `flags`: where its flag words are.
+    /// Called by each thread of the cell before it goes to work, on that thread. `flags`: where its flag words are.
     ///
     /// # Safety
     /// Eight bytes from `flags` on must stay mapped and writable until the answer is dropped. The words must be aligned.
@@ -127,8 +136,11 @@ impl Control {
             }
             view.flags.push(flags);
         }
+        // SAFETY: gettid has no arguments and no failure.
+        let thread = unsafe { libc::syscall(libc::SYS_gettid) } as u32;
+        view.threads.push(thread);
         drop(view);
-        Joined(self.clone(), flags)
+        Joined { control: self.clone(), flags, thread }
     }
 
     fn raise(&self) {

@@ -253,7 +253,7 @@ fn pool(options: &Options, kind: Kind, heaps: u32) -> PoolingAllocationConfig {
         .max_memories_per_module(2)
         .total_tables(cells)
         .table_elements(100_000)
-        .max_memory_size(1 << 32)
+        .max_memory_size(crate::cell::MEMORY_MAX as usize)
         .max_unused_warm_slots(2 * cells)
         // A slot's memory goes back to the system with its cell. Setting the first MiB to zero instead, to save the next cell its page faults, took
         // 25 µs, pushed all else out of the cache and kept that MiB for each slot; most of it is stack that nobody had touched. To ask the system

@@ -38,7 +38,7 @@ pub mod wasi;
 
 pub use bucket::Bucket;
 pub use cache::Cache;
-pub use cell::{Budget, Cell, Ended, SPIN, Spec};
+pub use cell::{Budget, Cell, Ended, SPIN, Spec, spin};
 pub use control::Control;
 pub use draft::Draft;
 pub use engine::{Engine, Machine, Program, Tier};

@@ -110,8 +110,16 @@ impl Calls<'_> {
 }
 
 /// The guest's memory, and what its host calls share.
+#[inline]
 fn parts<'a>(c: &'a mut Caller<'_, Host>) -> (Memory<'a>, &'a mut Host) {
     if let Some(memory) = c.data().memory {
+        if c.data().mpi.lent().is_some() {
+            let (start, len) = (memory.data_ptr(&*c), memory.data_size(&*c));
+            // SAFETY: the memory is there as long as the store, from which both answers are borrowed, and has so many bytes while no code of the guest's runs.
+            // Another rank may read some of them, and nobody writes them but through this answer.
+            let cells = unsafe { std::slice::from_raw_parts(start.cast(), len) };
+            return (Memory::Shared(cells), c.data_mut());
+        }
         let (mem, host) = memory.data_and_store_mut(c);
         return (Memory::Own(mem), host);
     }
@@ -155,6 +163,7 @@ fn ints(mem: &Memory<'_>, address: u32, count: u32) -> mpi::Result<Vec<i32>> {
 }
 
 /// `MPI_Status` of `guests/mpi.h`: source, tag, error, cancelled, and the bytes as 64 bits. Address 0 is `MPI_STATUS_IGNORE`.
+#[inline]
 fn put_status(mem: &mut Memory<'_>, address: u32, s: &Status) -> mpi::Result<()> {
     if address == 0 {
         return Ok(());
@@ -177,6 +186,7 @@ fn count(n: i32) -> mpi::Result<u32> {
 fn fail(c: &mut Caller<'_, Host>, call: &str, comm: i32, e: mpi::Error) -> wasmtime::Result<i32> {
     calls::raise(c, call, comm, e.class as i32, &e.message)
 }
+#[inline]
 fn ready(c: &Caller<'_, Host>, call: &str) -> wasmtime::Result<()> {
     let flags = c.data().flags;
     if c.data().control.killed() {
@@ -220,6 +230,7 @@ fn early(
 }
 
 /// A call that may wait: begins, or goes on after a rewind, until it is complete or the cell is asked to stop.
+#[inline]
 fn block(
     c: &mut Caller<'_, Host>,
     call: &str,
@@ -234,11 +245,19 @@ fn block(
         let (mut mem, host) = parts(c);
         let mem = &mut mem;
         match begin(mem, &mut host.mpi, &host.fabric) {
+            // Sent, and nothing is asked of this rank that it would have to look for.
+            Ok(Pending::One { request, status: 0, handle: 0 }) if host.threads.is_none() && host.mpi.finish_alone(request) => return Ok(0),
             Ok(pending) => host.pending = Some(pending),
             Err(e) => return fail(c, call, comm, e),
         }
     }
-    match wait(c, doing)? {
+    // Also if something panics: nobody may read this rank's memory when it is in no call.
+    let lent = c.data().mpi.lent().cloned().map(Lent);
+    let waited = wait(c, doing);
+    if lent.is_some() {
+        c.data_mut().mpi.settle();
+    }
+    match waited? {
         Ok(()) => {
             calls::settle(c)?;
             Ok(0)
@@ -247,7 +266,17 @@ fn block(
     }
 }
 
+/// Held while a message of the rank's is read in its memory.
+struct Lent(Arc<mpi::loan::Loan>);
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.0.settle();
+    }
+}
+
 /// Waits for what is pending. Comes back early, with the guest unwinding, when the cell is asked to stop.
+#[inline]
 fn wait(c: &mut Caller<'_, Host>, doing: u32) -> wasmtime::Result<mpi::Result<()>> {
     let mut spins = 0;
     let threads = c.data().threads.clone();
@@ -286,7 +315,16 @@ fn wait(c: &mut Caller<'_, Host>, doing: u32) -> wasmtime::Result<mpi::Result<()
         }
         spins += 1;
         if threads.is_none() && spins <= host.spin {
-            std::hint::spin_loop();
+            let (rank, fabric, control) = (host.rank, &host.fabric, &host.control);
+            // What this waits for comes from others, or room for what waits to leave.
+            while host.mpi.flushed() && host.mpi.lent().is_none() && spins <= host.spin && !fabric.waiting(rank) && !control.stopping() && !control.killed() {
+                std::hint::spin_loop();
+                spins += 1;
+            }
+            continue;
+        }
+        if host.mpi.lent().is_some() {
+            host.mpi.settle();
             continue;
         }
         let longest = match host.pending {
@@ -367,7 +405,10 @@ fn link_sends(l: &mut Calls<'_>) -> wasmtime::Result<()> {
             m.send(mem, f, buffer, to, tag, comm, mode)
         };
         l.func_wrap(MODULE, name, move |c: &mut Caller<'_, Host>, buf: u32, n: i32, t: i32, to: i32, tag: i32, comm: i32| {
-            block(c, name, comm, 1, |mem, m, f| Ok(one(start(mem, m, f, (buf, n, t, to, tag, comm))?, 0)))
+            block(c, name, comm, 1, |mem, m, f| {
+                let buffer = m.checked(buf, n, t)?;
+                Ok(one(m.send_and_wait(mem, f, buffer, to, tag, comm, mode)?, 0))
+            })
         })?;
         l.func_wrap(
             MODULE,

@@ -246,6 +246,7 @@ impl<'b> Chain<'b> {
     /// The file of one snapshot that says the same and needs no other.
     pub fn join(&self) -> Result<Vec<u8>> {
         whole(&self.snapshots)?;
+        self.frozen().check()?;
         let size = self.frozen().memory_bytes;
         let mut pages: BTreeMap<usize, &[u8]> = BTreeMap::new();
         for snapshot in self.snapshots.iter().rev() {

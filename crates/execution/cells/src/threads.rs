@@ -452,10 +452,11 @@ impl Threads {
         }
         let mut team = lock(&self.team);
         while team.running > 0 {
-            team = self.all_gone.wait(team).unwrap_or_else(|e| e.into_inner());
+            // Under the lock, and before each wait: `hold` ends the gathering first, then takes the lock, then wakes who waits here.
             if !self.control.gathering() {
                 return None;
             }
+            team = self.all_gone.wait(team).unwrap_or_else(|e| e.into_inner());
         }
         Some(std::mem::take(&mut team.stopped))
     }

@@ -300,6 +300,7 @@ mod tests {
             fn acknowledge(&self, _: Rank, _: Rank, _: u64) {}
         }
         let fabric = Fabric::new(2, Box::new(Nowhere));
+        let begun = std::time::Instant::now();
         let pause = |lead: Option<&Lead<'_>>, seen| turn.pause(lead, Pause { seen, longest: Duration::from_secs(60), spin: 0, stops: true }, &control, &fabric, Rank(0));
         let lead = turn.lead(&control.parked).unwrap();
         assert!(turn.lead(&control.parked).is_none());
@@ -327,5 +328,6 @@ mod tests {
             control.kill("enough");
         });
         pause(Some(&lead), 1);
+        assert!(begun.elapsed() < Duration::from_secs(30), "each was woken, and none only when its time was over");
     }
 }

@@ -322,12 +322,25 @@ impl State {
             Ok(_) | Err(Errno::Noent) => {}
             Err(e) => return Err(e),
         }
+        // It would be committed under its old name, where the folder is gone.
+        let below = |path: &str| path.strip_prefix(from).is_some_and(|rest| rest.starts_with('/'));
+        if self.fds.iter().flatten().any(|fd| matches!(fd, Fd::Writing { mount: m, path, .. } if *m == mount && below(path))) {
+            return Err(Errno::Busy);
+        }
         let behind = &self.mounts.folders[mount].1;
-        // A folder that only the cell knows.
-        if !what.folder || behind.stat(from).is_ok() {
+        // A folder may be one that only the cell knows.
+        let there = !what.folder
+            || match behind.stat(from) {
+                Ok(_) => true,
+                Err(Errno::Noent) => false,
+                Err(e) => return Err(e),
+            };
+        // Before anything has moved: there may be no room for longer names.
+        let folders = self.folders.renamed(mount, from, to)?;
+        if there {
             behind.rename(from, to)?;
         }
-        self.folders.rename(mount, from, to)?;
+        self.folders = folders;
         self.emptied(mount, from);
         Ok(())
     }

@@ -9,12 +9,13 @@
 //! No input or output happens here: a [`Wire`] carries what must leave. A mailbox is in one of three states ([`Place`]): the rank
 //! is *here*; it is *held* (on its way from or to this agent, not decided yet: what arrives is kept and not acknowledged); or it is *away*.
 
+use crate::loan::Loan;
 use crate::message::{Header, Kind, Message, Rank};
 use crate::ring::Ring;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -95,6 +96,24 @@ pub struct Mailbox {
     consumer: Apart<Mutex<()>>,
     pub bell: Bell,
     meter: Apart<Meter>,
+}
+
+impl Mailbox {
+    #[inline]
+    fn ring_from(&self, src: Rank) -> &Ring {
+        self.rings[src.index()].get_or_init(Box::default)
+    }
+
+    /// After a push into one of its rings.
+    #[inline]
+    fn pushed(&self) {
+        self.bell.ring();
+        // The rank may have left while its ring was written. The fence in `ring` pairs with that in `sweep`: either the sweep after its leaving sees
+        // what we pushed, or we see that the rank is away and leave a mark for the next one.
+        if self.place.load(Ordering::Relaxed) == Place::Away as u8 {
+            self.strays.fetch_add(1, Ordering::Release);
+        }
+    }
 }
 
 /// On cache lines of its own. A rank that looks for messages writes these all the time, and its senders read what would lie beside them.
@@ -235,10 +254,12 @@ impl Fabric {
         self.mailboxes.len() as u32
     }
 
+    #[inline]
     pub fn mailbox(&self, rank: Rank) -> &Mailbox {
         &self.mailboxes[rank.index()]
     }
 
+    #[inline]
     pub fn place(&self, rank: Rank) -> Place {
         match self.mailbox(rank).place.load(Ordering::Acquire) {
             1 => Place::Here,
@@ -252,16 +273,10 @@ impl Fabric {
     pub fn send(&self, header: &Header, data: &[u8]) -> bool {
         let to = self.mailbox(header.dst);
         if to.place.load(Ordering::Acquire) != Place::Away as u8 {
-            let ring = to.rings[header.src.index()].get_or_init(Box::default);
-            if !ring.push(header, data) {
+            if !to.ring_from(header.src).push(header, data) {
                 return false;
             }
-            to.bell.ring();
-            // The rank may have left while its ring was written. The fence in `ring` pairs with that in `sweep`: either the sweep after its leaving sees
-            // what we pushed, or we see that the rank is away and leave a mark for the next one.
-            if to.place.load(Ordering::Relaxed) == Place::Away as u8 {
-                to.strays.fetch_add(1, Ordering::Release);
-            }
+            to.pushed();
         } else {
             let from = self.mailbox(header.src);
             let held = from.unacknowledged_bytes.load(Ordering::Relaxed);
@@ -270,12 +285,34 @@ impl Fabric {
             }
             self.send_away(Message { header: *header, data: data.into() });
         }
+        self.count_sent(header, data.len());
+        true
+    }
+
+    /// [`Fabric::send`] without a copy, to a rank that is here. `None`: no room, or it is not here; nothing has happened.
+    ///
+    /// # Safety
+    ///
+    /// Until the loan is over or has been settled the bytes stay where they are, and nobody writes them.
+    pub unsafe fn lend(&self, header: &Header, data: *const [u8]) -> Option<Arc<Loan>> {
+        let to = self.mailbox(header.dst);
+        if to.place.load(Ordering::Acquire) != Place::Here as u8 {
+            return None;
+        }
+        // SAFETY: the caller's promise.
+        let loan = unsafe { to.ring_from(header.src).lend(header, data) }?;
+        to.pushed();
+        self.count_sent(header, data.len());
+        Some(loan)
+    }
+
+    #[inline]
+    fn count_sent(&self, header: &Header, bytes: usize) {
         if header.kind != Kind::Matched {
             let flow = self.mailbox(header.src).meter.with(header.dst, self.mailboxes.len());
             add(&flow.sent, 1);
-            add(&flow.sent_bytes, data.len() as u64);
+            add(&flow.sent_bytes, bytes as u64);
         }
-        true
     }
 
     /// A rank has taken a message of so many bytes. Only who runs `rank` calls it, one thread at a time.
@@ -416,6 +453,7 @@ impl Fabric {
     }
 
     /// Something may be waiting for `rank` in its mailbox.
+    #[inline]
     pub fn waiting(&self, rank: Rank) -> bool {
         let mailbox = self.mailbox(rank);
         mailbox.arrived_len.load(Ordering::Acquire) > 0

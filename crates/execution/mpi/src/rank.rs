@@ -27,10 +27,12 @@ use crate::{comm, group, info, op};
 use crate::datatype::{self, Buffer};
 use crate::error::{Class, Error, Result};
 use crate::fabric::Fabric;
+use crate::loan::Loan;
 use crate::message::{Header, Kind, Rank};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 pub use files::{Place, total};
 pub use onesided::Remote;
@@ -52,6 +54,10 @@ const HELD_MAX: usize = 1 << 30;
 const COLLECTIVES_EXTRA: usize = 64 << 20;
 /// About what a message takes beside its bytes, so that empty ones are not free.
 const MESSAGE_OVERHEAD: usize = 64;
+/// Bytes from which on a message may be lent instead of copied (`bench pingpong`): below, its sender goes on sooner with a copy.
+const LEND_MIN: u64 = 8 << 10;
+/// Receives that are looked at before a message is lent.
+const LEND_POSTED_MAX: usize = 16;
 /// Requests of one rank.
 const REQUESTS_MAX: usize = 1 << 20;
 /// `MPI_BSEND_OVERHEAD` of `guests/mpi.h`: what a message takes of the attached buffer beside its bytes.
@@ -288,6 +294,9 @@ pub struct State {
     /// See [`State::news`].
     #[serde(skip)]
     news: u64,
+    /// See [`State::lent`]; with the send's request.
+    #[serde(skip)]
+    loan: Option<(Request, Arc<Loan>)>,
 }
 
 impl State {
@@ -335,6 +344,7 @@ impl State {
             starting: None,
             failed: None,
             news: 0,
+            loan: None,
         }
     }
 
@@ -343,6 +353,7 @@ impl State {
         self.news
     }
 
+    #[inline]
     fn add(&mut self, work: Work) -> Result<Request> {
         let slot = Some(Slot { work, status: Status::EMPTY, prepared: None, general: None });
         if let Some(request) = self.free.pop() {
@@ -359,6 +370,7 @@ impl State {
         Ok(self.slots.len() as Request)
     }
 
+    #[inline]
     fn slot(&mut self, request: Request) -> Result<&mut Slot> {
         usize::try_from(request - 1)
             .ok()
@@ -368,6 +380,7 @@ impl State {
     }
 
     /// Whether a request is complete or has nothing to do. Does not look for new messages: see [`State::progress`].
+    #[inline]
     pub fn done(&mut self, request: Request) -> Result<bool> {
         Ok(request == 0 || matches!(self.slot(request)?.work, Work::Done | Work::Inactive))
     }
@@ -382,6 +395,7 @@ impl State {
         Ok(request != 0 && self.slot(request)?.prepared.is_some())
     }
 
+    #[inline]
     fn reclaim(&mut self, request: Request) {
         let slot = self.slots[request as usize - 1].take();
         self.free.push(request);
@@ -390,6 +404,7 @@ impl State {
     }
 
     /// Takes a completed request's status and frees its handle; a persistent one becomes inactive instead.
+    #[inline]
     pub fn finish(&mut self, request: Request) -> Result<Status> {
         if request == 0 {
             return Ok(Status::EMPTY);
@@ -420,11 +435,13 @@ impl State {
         Ok(tag)
     }
 
+    #[inline]
     fn buffer(address: u32, count: i32, datatype: datatype::Handle) -> Result<Buffer> {
         Ok(Buffer { address, count: elements(count)?, datatype })
     }
 
     /// Checks the arguments and makes a buffer.
+    #[inline]
     pub fn checked(&self, address: u32, count: i32, datatype: datatype::Handle) -> Result<Buffer> {
         self.types.committed(datatype)?;
         Self::buffer(address, count, datatype)
@@ -432,6 +449,7 @@ impl State {
 
     /// Starts a send (`MPI_Isend`, `MPI_Issend`, `MPI_Ibsend`).
     #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
+    #[inline]
     pub fn send(
         &mut self,
         mem: &mut Memory<'_>,
@@ -452,7 +470,86 @@ impl State {
         Ok(request)
     }
 
+    /// [`State::send`] for who waits until the request is complete, and leaves the buffer alone until then: a large message may be lent
+    /// instead of copied. Then [`State::lent`] says so, and the rank's memory is only to be reached as [`Memory::Shared`] until [`State::settle`].
+    #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
+    #[inline]
+    pub fn send_and_wait(
+        &mut self,
+        mem: &mut Memory<'_>,
+        fabric: &Fabric,
+        buffer: Buffer,
+        to: i32,
+        tag: i32,
+        comm: comm::Handle,
+        mode: Mode,
+    ) -> Result<Request> {
+        if mode == Mode::Standard
+            && u64::from(buffer.count) * u64::from(self.types.used(buffer.datatype)?.size) >= LEND_MIN
+            && let Some(header) = self.header(to, tag, comm, mode)?
+            && header.dst != self.me
+            && self.may_leave(header.dst)
+            && self.undisturbed(&buffer)?
+            && let Cow::Borrowed(data) = self.content(mem, &buffer)?
+        {
+            let data: *const [u8] = data;
+            let header = Header { seq: self.seq_out[header.dst.index()], ..header };
+            // SAFETY: `data` is in the rank's own memory, which stays where it is as long as the rank's call lasts: before that ends the loan is settled, as our caller
+            // promises. Nobody writes it meanwhile: the program stands in the call, and what may arrive for the rank goes elsewhere (`undisturbed`).
+            if let Some(loan) = unsafe { fabric.lend(&header, data) } {
+                self.number(header);
+                let request = self.add(Work::Send)?;
+                self.loan = Some((request, loan));
+                return Ok(request);
+            }
+        }
+        self.send(mem, fabric, buffer, to, tag, comm, mode)
+    }
+
+    /// Whether nothing that is under way writes where this buffer is: no receive of these few, and nothing of which that is not seen at once.
+    fn undisturbed(&self, buffer: &Buffer) -> Result<bool> {
+        if !self.collectives.is_empty() || !self.windows.is_empty() || !self.files.is_empty() || self.posted.len() > LEND_POSTED_MAX {
+            return Ok(false);
+        }
+        let span = |b: &Buffer| -> Result<(i128, i128)> {
+            let (low, high) = self.types.used(b.datatype)?.span(b.count);
+            Ok((i128::from(b.address) + low, i128::from(b.address) + high))
+        };
+        let (from, to) = span(buffer)?;
+        for p in &self.posted {
+            let Target::Guest { buffer, .. } = &p.target else { return Ok(false) };
+            let (low, high) = span(buffer)?;
+            if low < to && from < high {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Completes a request that is complete already, if nobody else waits for what a call of this rank would look for: a window's accesses, a file's.
+    /// `false`: it is not, or there is; nothing has happened.
+    #[inline]
+    pub fn finish_alone(&mut self, request: Request) -> bool {
+        let alone = self.windows.is_empty() && self.files.is_empty() && self.collectives.is_empty() && self.flushed() && !self.fresh;
+        alone && matches!(self.slot(request), Ok(Slot { work: Work::Done, prepared: None, general: None, status: Status { error: 0, .. } })) && self.finish(request).is_ok()
+    }
+
+    /// Whether a message of this rank is read where it lies, in its memory.
+    #[inline]
+    pub fn lent(&self) -> Option<&Arc<Loan>> {
+        self.loan.as_ref().map(|(_, loan)| loan)
+    }
+
+    /// Whoever waits for a lent message waits no longer: it is copied where nobody has taken it yet, and its request is complete.
+    pub fn settle(&mut self) {
+        if let Some((request, loan)) = self.loan.take() {
+            loan.settle();
+            self.sent(request, Kind::Data);
+        }
+    }
+
     /// The envelope of a send, its arguments checked. `None`: to `MPI_PROC_NULL`.
+    #[inline]
     fn header(&self, to: i32, tag: i32, comm: comm::Handle, mode: Mode) -> Result<Option<Header>> {
         let comm = self.comms.get(comm)?;
         if to == PROC_NULL {
@@ -463,6 +560,7 @@ impl State {
     }
 
     /// What is to be sent, in place if it lies in one piece.
+    #[inline]
     fn content<'m>(&self, mem: &'m Memory<'_>, buffer: &Buffer) -> Result<Cow<'m, [u8]>> {
         let t = self.types.used(buffer.datatype)?;
         let bytes = datatype::within(mem.len(), t, buffer)?;
@@ -472,6 +570,7 @@ impl State {
     }
 
     /// Refuses an operation for which `bytes` would have to be kept until others have taken theirs. `mem`: bytes of the guest's memory.
+    #[inline]
     pub(crate) fn room(&self, mem: usize, bytes: usize, collective: bool) -> Result<()> {
         let limit = HELD_MAX.max(mem.saturating_mul(2)) + if collective { COLLECTIVES_EXTRA } else { 0 };
         let held = self.outgoing_bytes.saturating_add(self.collective_bytes).saturating_add(self.fetch_bytes);
@@ -482,6 +581,7 @@ impl State {
         Ok(())
     }
 
+    #[inline]
     fn dispatch(&mut self, fabric: &Fabric, header: Header, data: &[u8], request: Request, mode: Mode) {
         let header = Header { token: request as u32, ..header };
         if mode != Mode::Buffered {
@@ -501,6 +601,7 @@ impl State {
     }
 
     /// Numbers a message and gives it to the fabric. `false`: it waits in the queue before it.
+    #[inline]
     fn push(&mut self, fabric: &Fabric, header: Header, data: &[u8], request: Request) -> bool {
         let header = self.number(header);
         let gone = self.may_leave(header.dst) && fabric.send(&header, data);
@@ -514,6 +615,7 @@ impl State {
         self.pushed(gone, header, request, || Content::Schedule { buf: part.buf, at: part.at, len: part.len });
     }
 
+    #[inline]
     fn number(&mut self, mut header: Header) -> Header {
         let next = &mut self.seq_out[header.dst.index()];
         header.seq = *next;
@@ -522,10 +624,12 @@ impl State {
     }
 
     /// Whether a message may go now: none is queued before it, and the rank is not about to be written down.
+    #[inline]
     fn may_leave(&self, dst: Rank) -> bool {
         !self.silent && self.outgoing.get(&dst).is_none_or(VecDeque::is_empty)
     }
 
+    #[inline]
     fn pushed(&mut self, gone: bool, header: Header, request: Request, content: impl FnOnce() -> Content) -> bool {
         if gone {
             self.sent(request, header.kind);
@@ -603,6 +707,7 @@ impl State {
         Ok(())
     }
 
+    #[inline]
     fn sent(&mut self, request: Request, kind: Kind) {
         // A synchronous send is complete only when its receiver says that it has matched.
         if request == 0 || kind != Kind::Data {
@@ -618,6 +723,7 @@ impl State {
     }
 
     /// Starts a receive (`MPI_Irecv`).
+    #[inline]
     pub fn receive(
         &mut self,
         mem: &mut Memory<'_>,
@@ -638,6 +744,7 @@ impl State {
     }
 
     /// What a receive asks for, its arguments checked, without its request. `None`: from `MPI_PROC_NULL`.
+    #[inline]
     fn wanted(&self, mem: &mut Memory<'_>, buffer: Buffer, from: i32, tag: i32, comm: comm::Handle) -> Result<Option<Posted>> {
         let c = self.comms.get(comm)?;
         if from == PROC_NULL {
@@ -655,6 +762,7 @@ impl State {
         Ok(Some(Posted { request: 0, context: c.context * 2, source, tag, target: Target::Guest { buffer, comm } }))
     }
 
+    #[inline]
     fn post(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, posted: Posted) -> Result<()> {
         if let Target::Guest { buffer, .. } = &posted.target {
             self.types.hold(buffer.datatype);
@@ -669,6 +777,7 @@ impl State {
     }
 
     /// Puts a message's bytes where its receive wants them.
+    #[inline]
     fn deliver(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, posted: Posted, header: &Header, data: &[u8]) -> Result<()> {
         match posted.target {
             Target::Guest { buffer, comm } => {
@@ -768,6 +877,7 @@ impl State {
     }
 
     /// Nothing of this rank waits to leave it.
+    #[inline]
     pub fn flushed(&self) -> bool {
         self.outgoing.is_empty()
     }
@@ -911,6 +1021,7 @@ impl State {
     }
 
     /// Whether a collective waits for a function of the guest's.
+    #[inline]
     pub fn calls(&self) -> bool {
         self.collectives.iter().any(|r| matches!(&self.slots[*r as usize - 1], Some(Slot { work: Work::Collective(s), .. }) if s.calls()))
     }

@@ -1,13 +1,16 @@
 //! A bounded queue from one rank to another on the same agent: one thread pushes, one thread pops, no lock.
 //!
 //! Records lie one after the other in a byte ring: a fixed head, then the payload. Payloads above [`INLINE_MAX`] stay on the heap and only
-//! their address travels, within [`HEAP_MAX`] bytes per ring, so a sender that outruns its receiver waits instead of filling the memory.
+//! their address travels, within [`HEAP_MAX`] bytes per ring, so a sender that outruns its receiver waits instead of filling the memory. Those that
+//! are lent ([`Loan`]) lie with their sender meanwhile, and are counted alike, because they may be copied.
 //!
 //! The consumer side may pass from the receiving rank's thread to the agent's sweeper when the rank has left; a mutex outside
 //! (`Mailbox::consumer`) makes sure that only one of them pops.
 
+use crate::loan::Loan;
 use crate::message::{Header, Kind, Rank};
 use std::cell::{Cell, UnsafeCell};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bytes of a ring. 16 ranks on an agent have at most 256 rings, 8 MiB.
@@ -20,6 +23,7 @@ const HEAP_MAX: usize = 16 << 20;
 const HEAD: usize = 24;
 const SKIP: u32 = u32::MAX;
 const HEAP_FLAG: u32 = 1 << 31;
+const LOAN_FLAG: u32 = 1 << 30;
 const KIND_SHIFT: u32 = 24;
 
 #[repr(align(128))]
@@ -68,14 +72,44 @@ impl Ring {
     /// Appends a message. `false`: no room now. Called by who runs the sending rank, one thread at a time.
     #[inline]
     pub fn push(&self, header: &Header, data: &[u8]) -> bool {
-        let boxed = data.len() > INLINE_MAX;
-        if boxed {
-            let held = self.heap_bytes.load(Ordering::Acquire);
-            if held > 0 && held + data.len() > HEAP_MAX {
-                return false;
-            }
+        if data.len() <= INLINE_MAX {
+            // SAFETY: as many bytes are free at `p`.
+            return self.record(header, data.len() as u32, data.len(), |p| unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), p, data.len()) });
         }
-        let need = padded(if boxed { 16 } else { data.len() });
+        self.refer(header, HEAP_FLAG, data.len(), || Box::into_raw(Box::<[u8]>::from(data)).cast())
+    }
+
+    /// Appends a message whose bytes stay with the sender. `None`: no room now. Called by who runs the sending rank, one thread at a time.
+    ///
+    /// # Safety
+    ///
+    /// Until the loan is over or has been settled the bytes stay where they are, and nobody writes them.
+    pub unsafe fn lend(&self, header: &Header, data: *const [u8]) -> Option<Arc<Loan>> {
+        // SAFETY: the caller's promise.
+        let loan = Arc::new(unsafe { Loan::new(data) });
+        self.refer(header, LOAN_FLAG, data.len(), || Arc::into_raw(loan.clone()).cast()).then_some(loan)
+    }
+
+    /// Appends a message of which only the address is in the ring.
+    fn refer(&self, header: &Header, flag: u32, len: usize, payload: impl FnOnce() -> *const u8) -> bool {
+        let held = self.heap_bytes.load(Ordering::Acquire);
+        if held > 0 && held + len > HEAP_MAX {
+            return false;
+        }
+        self.record(header, flag, 16, |p| {
+            // SAFETY: 16 bytes are free at `p`.
+            unsafe {
+                p.cast::<usize>().write(len);
+                p.add(8).cast::<*const u8>().write(payload());
+            }
+            self.heap_bytes.fetch_add(len, Ordering::AcqRel);
+        })
+    }
+
+    /// Appends a record; `fill` writes its payload of `len` bytes.
+    #[inline]
+    fn record(&self, header: &Header, word: u32, len: usize, fill: impl FnOnce(*mut u8)) -> bool {
+        let need = padded(len);
         let mut tail = self.producer.position.load(Ordering::Relaxed);
         let to_end = SIZE - tail % SIZE;
         let total = if to_end < need { to_end + need } else { need };
@@ -100,17 +134,8 @@ impl Ring {
             p.add(8).cast::<u32>().write(header.context);
             p.add(12).cast::<i32>().write(header.tag);
             p.add(16).cast::<u32>().write(header.token);
-            let kind = (header.kind as u32) << KIND_SHIFT;
-            if boxed {
-                p.add(20).cast::<u32>().write(HEAP_FLAG | kind);
-                let owned: Box<[u8]> = data.into();
-                p.add(HEAD).cast::<usize>().write(owned.len());
-                p.add(HEAD + 8).cast::<*mut u8>().write(Box::into_raw(owned).cast());
-                self.heap_bytes.fetch_add(data.len(), Ordering::AcqRel);
-            } else {
-                p.add(20).cast::<u32>().write(data.len() as u32 | kind);
-                std::ptr::copy_nonoverlapping(data.as_ptr(), p.add(HEAD), data.len());
-            }
+            p.add(20).cast::<u32>().write(word | (header.kind as u32) << KIND_SHIFT);
+            fill(p.add(HEAD));
         }
         self.producer.position.store(tail + need, Ordering::Release);
         true
@@ -135,7 +160,7 @@ impl Ring {
                 p = self.at(head);
             }
             let word = p.add(20).cast::<u32>().read();
-            let kind = match (word >> KIND_SHIFT) & 0x7f {
+            let kind = match (word >> KIND_SHIFT) & 0x3f {
                 0 => Kind::Data,
                 1 => Kind::Synchronous,
                 2 => Kind::Matched,
@@ -151,12 +176,16 @@ impl Ring {
                 kind,
                 token: p.add(16).cast::<u32>().read(),
             };
-            let (out, used) = if word & HEAP_FLAG != 0 {
+            let (out, used) = if word & (HEAP_FLAG | LOAN_FLAG) != 0 {
                 let len = p.add(HEAD).cast::<usize>().read();
                 let data = p.add(HEAD + 8).cast::<*mut u8>().read();
-                let owned = Box::from_raw(std::ptr::slice_from_raw_parts_mut(data, len));
                 self.heap_bytes.fetch_sub(len, Ordering::AcqRel);
-                (take(header, &owned), padded(16))
+                let out = if word & HEAP_FLAG != 0 {
+                    take(header, &Box::from_raw(std::ptr::slice_from_raw_parts_mut(data, len)))
+                } else {
+                    Arc::from_raw(data.cast::<Loan>()).take(|data| take(header, data))
+                };
+                (out, padded(16))
             } else {
                 let len = (word & 0x00ff_ffff) as usize;
                 (take(header, std::slice::from_raw_parts(p.add(HEAD), len)), padded(len))

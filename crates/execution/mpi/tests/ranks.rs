@@ -668,3 +668,62 @@ fn a_sweep_that_finds_nothing_costs_little() {
     // A look at each of a million rings takes milliseconds, at each of a thousand ranks some microseconds.
     assert!(best < std::time::Duration::from_micros(200), "{best:?}");
 }
+
+/// What a rank that waits for its large message sends is read in its memory, until it is taken or settled; never where something may be written meanwhile.
+#[test]
+fn a_large_message_is_lent_unless_it_could_change() {
+    const LEN: usize = 64 << 10;
+    let net = net(2, 3, 1);
+    let fabric = |agent: usize| net.fabrics[agent].get().unwrap().clone();
+    let (here, world) = (fabric(0), mpi::comm::WORLD);
+    let (mut from, mut to) = (State::new(Rank(0), 3), State::new(Rank(2), 3));
+    let (mut mem, mut theirs) = (vec![7u8; 3 * LEN], vec![0u8; LEN]);
+    let ints = |address| Buffer { address, count: (LEN / 4) as u32, datatype: INT };
+    let lend = |from: &mut State, mem: &mut Vec<u8>, rank| from.send_and_wait(&mut Memory::Own(mem), &here, ints(0), rank, 5, world, Mode::Standard).unwrap();
+    let receive = |to: &mut State, theirs: &mut Vec<u8>| {
+        let request = to.receive(&mut Memory::Own(theirs), &here, ints(0), 0, 5, world).unwrap();
+        to.progress(&mut Memory::Own(theirs), &here).unwrap();
+        to.finish(request).unwrap().bytes
+    };
+    // Taken while its sender waits.
+    let request = lend(&mut from, &mut mem, 2);
+    from.progress(&mut Memory::Own(&mut []), &here).unwrap();
+    assert!(from.lent().is_some() && !from.done(request).unwrap());
+    assert_eq!((receive(&mut to, &mut theirs), theirs.iter().all(|b| *b == 7)), (LEN as u64, true));
+    from.progress(&mut Memory::Own(&mut []), &here).unwrap();
+    assert!(from.lent().is_none() && from.done(request).unwrap());
+    from.finish(request).unwrap();
+    // Its sender waits no longer, and goes on with its buffer.
+    let request = lend(&mut from, &mut mem, 2);
+    from.settle();
+    assert!(from.lent().is_none() && from.done(request).unwrap());
+    mem.fill(8);
+    assert_eq!((receive(&mut to, &mut theirs), theirs.iter().all(|b| *b == 7)), (LEN as u64, true), "what was sent, not what lies there now");
+    from.finish(request).unwrap();
+    // Its receiver leaves with the message in its ring: it follows, copied.
+    let request = lend(&mut from, &mut mem, 2);
+    here.hold(Rank(2));
+    *net.at[2].lock().unwrap() = 1;
+    here.depart(Rank(2));
+    from.progress(&mut Memory::Own(&mut []), &here).unwrap();
+    assert!(from.done(request).unwrap() && from.lent().is_none());
+    from.finish(request).unwrap();
+    // To a rank that is not here, to itself, and small ones: copied at once.
+    for rank in [1, 0] {
+        let request = lend(&mut from, &mut mem, rank);
+        assert!(from.lent().is_none() && from.done(request).unwrap(), "to rank {rank}");
+        from.finish(request).unwrap();
+    }
+    *net.at[2].lock().unwrap() = 0;
+    here.arrive(Rank(2), Vec::new());
+    // A receive may be written to meanwhile: not if it lies elsewhere.
+    for (address, lent) in [(LEN as u32, true), (LEN as u32 - 4, false)] {
+        let posted = from.receive(&mut Memory::Own(&mut mem), &here, ints(address), 2, 6, world).unwrap();
+        let request = lend(&mut from, &mut mem, 2);
+        assert_eq!(from.lent().is_some(), lent, "a receive at {address}");
+        from.settle();
+        from.finish(request).unwrap();
+        from.cancel(posted).unwrap();
+        from.finish(posted).unwrap();
+    }
+}

@@ -23,6 +23,7 @@ const GUESTS: &[(&str, &str)] = &[
     ("sys/resource.h", include_str!("../../../../../guests/sys/resource.h")),
     ("posix/unistd.h", include_str!("../../../../../guests/posix/unistd.h")),
     ("posix/stdlib.h", include_str!("../../../../../guests/posix/stdlib.h")),
+    ("posix/setjmp.h", include_str!("../../../../../guests/posix/setjmp.h")),
     ("posix/signal.h", include_str!("../../../../../guests/posix/signal.h")),
     ("posix/pwd.h", include_str!("../../../../../guests/posix/pwd.h")),
     ("posix/sys/stat.h", include_str!("../../../../../guests/posix/sys/stat.h")),
@@ -57,8 +58,8 @@ pub(crate) const TARGET_THROWING: &[&str] = &[
     "-mcpu=mvp+simd128+bulk_memory+sign_ext+mutable_globals+nontrapping_fptoint+exception_handling+multivalue+reference_types",
 ];
 
-/// Flags of each compilation without threads: `longjmp` by exceptions, of the kind that became the standard. The names of POSIX mean the same, since there
-/// are no signals to be kept from coming.
+/// Flags of each compilation without threads: `longjmp` by exceptions, of the kind that became the standard. The names of other systems mean
+/// the same; those of POSIX are in `guests/posix/setjmp.h`.
 pub(crate) const JUMPS: &[&str] = &[
     "-mllvm",
     "-wasm-enable-sjlj",
@@ -66,8 +67,6 @@ pub(crate) const JUMPS: &[&str] = &[
     "-wasm-use-legacy-eh=false",
     "-D_setjmp=setjmp",
     "-D_longjmp=longjmp",
-    "-Dsigsetjmp(where,mask)=setjmp(where)",
-    "-Dsiglongjmp=longjmp",
 ];
 
 /// And of those with exceptions.

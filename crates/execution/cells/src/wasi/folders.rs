@@ -50,14 +50,15 @@ impl Folders {
         self.made.range(from..).map_while(move |(m, made)| made.strip_prefix(&prefix).filter(|_| *m == mount)).filter_map(|rest| rest.split('/').next().filter(|name| !name.is_empty()))
     }
 
-    /// Moves a folder and all below it.
-    pub fn rename(&mut self, mount: usize, from: &str, to: &str) -> Result<()> {
+    /// What they are when a folder and all below it have moved. `Nospc`: the longer names have no room.
+    pub fn renamed(&self, mount: usize, from: &str, to: &str) -> Result<Folders> {
         let moves = |path: &str| path.strip_prefix(from).filter(|rest| rest.is_empty() || rest.starts_with('/')).map(|rest| format!("{to}{rest}"));
-        let all: Vec<_> = self.made.range((mount, from.to_string())..).take_while(|(m, path)| *m == mount && path.starts_with(from)).filter_map(|(_, path)| Some((path.clone(), moves(path)?))).collect();
-        for (old, _) in &all {
-            self.remove(mount, old);
+        let mut after = Folders::default();
+        for (m, path) in &self.made {
+            let new = (*m == mount).then(|| moves(path)).flatten();
+            after.add(*m, new.unwrap_or_else(|| path.clone()))?;
         }
-        all.into_iter().try_for_each(|(_, new)| self.add(mount, new))
+        Ok(after)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (usize, &str)> {
@@ -78,7 +79,7 @@ mod tests {
         let below = |folders: &Folders, path: &str| folders.below(1, path).collect::<BTreeSet<_>>().into_iter().map(String::from).collect::<Vec<_>>();
         assert_eq!((below(&folders, ""), below(&folders, "a"), below(&folders, "x/y")), (vec!["a".into(), "ab".into(), "x".into()], vec!["b".to_string()], vec![]));
         let bytes = folders.bytes;
-        folders.rename(1, "a", "z").unwrap();
+        folders = folders.renamed(1, "a", "z").unwrap();
         assert_eq!(folders.iter().map(|(_, path)| path).collect::<Vec<_>>(), ["ab", "x/y", "z", "z/b", "z/b/c"]);
         assert_eq!(folders.bytes, bytes);
     }
@@ -89,6 +90,7 @@ mod tests {
         let made = (0..1_000_000).take_while(|i| folders.add(0, format!("{i:0>1000}")).is_ok()).count();
         assert_eq!(made, BYTES_MAX / (1000 + OVERHEAD));
         assert_eq!(folders.add(0, format!("{:0>1000}", made + 1)), Err(Errno::Nospc));
+        assert!(folders.renamed(0, &format!("{:0>1000}", 6), &format!("{:0>2000}", 6)).is_err_and(|e| e == Errno::Nospc));
         assert!(folders.remove(0, &format!("{:0>1000}", 7)) && !folders.remove(1, &format!("{:0>1000}", 8)));
         assert_eq!(folders.add(0, format!("{:0>1000}", made + 1)), Ok(()), "what was removed makes room");
     }

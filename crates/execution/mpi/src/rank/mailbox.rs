@@ -67,6 +67,7 @@ impl Taking<'_, '_> {
 
 impl State {
     /// Looks for new messages, moves waiting sends and collectives on.
+    #[inline]
     pub fn progress(&mut self, mem: &mut Memory<'_>, fabric: &Fabric) -> Result<()> {
         self.look(mem, fabric, false)
     }
@@ -91,6 +92,9 @@ impl State {
         result?;
         if all {
             return Ok(());
+        }
+        if self.lent().is_some_and(|loan| loan.over()) {
+            self.settle();
         }
         if !self.outgoing.is_empty() {
             self.flush(fabric)?;
@@ -124,6 +128,7 @@ impl State {
     }
 
     /// A message in any order, once or more often.
+    #[inline]
     pub(super) fn accept(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, header: Header, data: &[u8]) -> Result<()> {
         let expected = self.seq_in[header.src.index()];
         if header.seq != expected {
