@@ -6,8 +6,8 @@
  * What a signal does where nothing has been installed is the C library's affair (its `signal` and `raise`). In a program with threads all share one mask.
  */
 
+#include <bits/setjmp.h>
 #include <errno.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
@@ -137,6 +137,13 @@ __attribute__((weak)) int sigprocmask(int how, const sigset_t *set, sigset_t *ol
     }
     return 0;
 }
+
+/* As the C library's <setjmp.h> has it, which refuses to be read here: this file is also for programs that never jump. */
+struct __jmp_buf_tag {
+    __jmp_buf __jb;
+    unsigned long __fl;
+    unsigned long __ss[128 / sizeof(long)];
+};
 
 /* `sigsetjmp` and `siglongjmp` (posix/setjmp.h): the mask lies where the C library has a place for it. */
 void __cloudskin_keep_mask(struct __jmp_buf_tag *where, int mask) {
