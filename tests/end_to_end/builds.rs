@@ -199,6 +199,23 @@ fn files_by_streams_and_who_and_where_a_program_is_are_there_in_each_kind_of_pro
     }
 }
 
+/// Old programs ask for a level of the language or of POSIX, and each header's types are the same there in whatever order they come.
+#[test]
+fn headers_go_together_at_each_level_of_the_language() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("signals.c");
+    let body = "int main(void) { sigset_t set; sigemptyset(&set); sigaddset(&set, SIGUSR1); return sigismember(&set, SIGUSR1) == 1 ? 0 : 1; }";
+    for order in [["signal.h", "sys/time.h", "sys/select.h", "pthread.h"], ["pthread.h", "sys/select.h", "sys/time.h", "signal.h"]] {
+        let includes: String = order.iter().map(|header| format!("#include <{header}>\n")).collect();
+        std::fs::write(&source, includes + body).unwrap();
+        for level in ["-std=c99 -D_XOPEN_SOURCE=700", "-std=c11 -D_POSIX_C_SOURCE=200809L", "-std=gnu11"] {
+            let program = folder.path().join("signals");
+            run(Command::new(CLOUDSKIN).arg("cc").args(level.split(' ')).arg(&source).arg("-o").arg(&program));
+            run(&mut Command::new(&program));
+        }
+    }
+}
+
 #[test]
 fn what_cells_do_not_have_is_said_when_it_is_compiled() {
     let folder = tempfile::tempdir().unwrap();
