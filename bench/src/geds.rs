@@ -275,20 +275,36 @@ fn sum(bytes: &[u8]) -> u64 {
     tail.iter().fold(sum, |sum, byte| sum.wrapping_add(u64::from(*byte)))
 }
 
-/// A program in Java that sums an object through a direct buffer each time that it is told to.
-struct Java {
+/// A program in another language that sums an object each time that it is told to.
+struct Summer {
     child: Child,
     answers: BufReader<std::process::ChildStdout>,
 }
 
-impl Java {
-    /// Attached to the agent of a folder. `Err`: why there is none on this machine.
-    fn start(folder: &Path, bucket: &BucketName, key: &Key) -> Result<Result<Java, String>> {
-        let exe = std::env::current_exe()?;
-        let library = exe.with_file_name("libcloudskin_geds.so");
-        if !library.exists() {
-            return Ok(Err("libcloudskin_geds.so is missing; cargo build --release --workspace makes it".into()));
+impl Summer {
+    /// Attached to the agent of a folder.
+    fn start(command: &mut Command, folder: &Path, bucket: &BucketName, key: &Key) -> Result<Summer> {
+        let library = std::env::current_exe()?.with_file_name("libcloudskin_geds.so");
+        anyhow::ensure!(library.exists(), "{} is missing; cargo build --release --workspace makes it", library.display());
+        let ask = command.arg(folder).args([bucket.as_str(), key.as_str()]).env("CLOUDSKIN_GEDS_LIBRARY", &library);
+        let mut child = ask.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let answers = BufReader::new(child.stdout.take().context("it has a pipe")?);
+        Ok(Summer { child, answers })
+    }
+
+    /// Through an array over the mapping. `Err`: why there is none on this machine.
+    fn python(folder: &Path, bucket: &BucketName, key: &Key) -> Result<Result<Summer, String>> {
+        let python = root().join(".setup/venv/bin/python");
+        if !Command::new(&python).args(["-c", "import numpy"]).stderr(Stdio::null()).status().is_ok_and(|s| s.success()) {
+            return Ok(Err("numpy is missing; setup/setup.sh test installs it".into()));
         }
+        let mut command = Command::new(python);
+        command.env("PYTHONPATH", root().join("bindings/python")).arg(root().join("bench/programs/scan.py"));
+        Summer::start(&mut command, folder, bucket, key).map(Ok)
+    }
+
+    /// Through a direct buffer.
+    fn java(folder: &Path, bucket: &BucketName, key: &Key) -> Result<Result<Summer, String>> {
         if Command::new("javac").arg("-version").output().is_err() {
             return Ok(Err("javac is missing; setup/setup.sh test installs it".into()));
         }
@@ -301,16 +317,7 @@ impl Java {
         done(Command::new(root().join("bindings/java/build.sh")).arg(&jar))?;
         done(Command::new("javac").arg("-cp").arg(&jar).arg("-d").arg(&classes).arg(root().join("bench/programs/Scan.java")))?;
         let path = format!("{}:{}", jar.display(), classes.display());
-        let mut child = Command::new("java")
-            .args(["-cp", &path, "Scan"])
-            .arg(folder)
-            .args([bucket.as_str(), key.as_str()])
-            .env("CLOUDSKIN_GEDS_LIBRARY", &library)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let answers = BufReader::new(child.stdout.take().context("it has a pipe")?);
-        Ok(Ok(Java { child, answers }))
+        Summer::start(Command::new("java").args(["-cp", &path, "Scan"]), folder, bucket, key).map(Ok)
     }
 
     /// Seconds, and the sum.
@@ -318,19 +325,21 @@ impl Java {
         self.child.stdin.as_mut().context("it has a pipe")?.write_all(b"\n")?;
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
-        let (ns, sum) = line.trim().split_once(' ').context("the program in Java has ended")?;
-        Ok((ns.parse::<f64>()? / 1e9, sum.parse::<i64>()? as u64))
+        let (ns, sum) = line.trim().split_once(' ').context("the program has ended")?;
+        // Java has no numbers without a sign.
+        let sum = sum.parse::<u64>().or_else(|_| sum.parse::<i64>().map(|sum| sum as u64))?;
+        Ok((ns.parse::<f64>()? / 1e9, sum))
     }
 }
 
-impl Drop for Java {
+impl Drop for Summer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Sums an object of 512 MiB through its mapping; a plain mapping of a file and `pread` beside it, and a program in Java that is attached to the store.
+/// Sums an object of 512 MiB through its mapping; a plain mapping of a file and `pread` beside it, and programs in Python and Java that are attached to the store.
 pub fn scan() -> Result<Vec<Value>> {
     let store = Store::open()?;
     let key = Key::new("large")?;
@@ -358,14 +367,14 @@ pub fn scan() -> Result<Vec<Value>> {
         anyhow::ensure!(!sharing.is_finished(), "the store can't be shared at {}", socket.display());
         std::thread::yield_now();
     }
-    let mut java = Java::start(store.folder.path(), &store.bucket, &key)?;
-    if let Ok(java) = &mut java {
+    let mut others = [("python", Summer::python(store.folder.path(), &store.bucket, &key)?, Vec::new()), ("java", Summer::java(store.folder.path(), &store.bucket, &key)?, Vec::new())];
+    for (language, summer, _) in &mut others {
+        let Ok(summer) = summer else { continue };
         // The first rounds are the interpreter's and its compiler's.
         for _ in 0..ROUNDS {
-            anyhow::ensure!(java.sum()?.1 == expected, "Java reads something else");
+            anyhow::ensure!(summer.sum()?.1 == expected, "{language} reads something else");
         }
     }
-    let mut by_java = Vec::new();
     let mut buf = vec![0u8; 1 << 20];
     // Memory that is no file's, and pread without looking at what came: what bounds both.
     let memory = mapping.to_vec();
@@ -375,8 +384,10 @@ pub fn scan() -> Result<Vec<Value>> {
         let start = Instant::now();
         std::hint::black_box(sum(object.bytes()));
         ours.push(rate(start));
-        if let Ok(java) = &mut java {
-            by_java.push(LARGE as f64 / java.sum()?.0 / 1e9);
+        for (_, summer, rates) in &mut others {
+            if let Ok(summer) = summer {
+                rates.push(LARGE as f64 / summer.sum()?.0 / 1e9);
+            }
         }
         let start = Instant::now();
         std::hint::black_box(sum(&mapping));
@@ -406,12 +417,15 @@ pub fn scan() -> Result<Vec<Value>> {
         figure("geds-scan.memory", "GB/s", "reported", o, Some(in_memory), ROUNDS, true),
         figure("geds-scan.pread-alone", "GB/s", "reported", o, Some(by_copy), ROUNDS, true),
     ];
-    match java {
-        Ok(_) => {
-            let j = quantile(&mut by_java, 0.5);
-            out.push(figure("geds-scan.java", "GB/s", "ratio >= 0.95", j, Some(o), ROUNDS, j / o >= 0.95));
-        }
-        Err(why) => out.push(json!({"name": "geds-scan.java", "not_run": why})),
+    for (language, summer, mut rates) in others {
+        let name = format!("geds-scan.{language}");
+        out.push(match summer {
+            Ok(_) => {
+                let rate = quantile(&mut rates, 0.5);
+                figure(&name, "GB/s", "ratio >= 0.95", rate, Some(o), ROUNDS, rate / o >= 0.95)
+            }
+            Err(why) => json!({"name": name, "not_run": why}),
+        });
     }
     Ok(out)
 }

@@ -188,15 +188,15 @@ fn ask(socket: &mut (impl Read + Write), len: usize, into: &mut [u8]) -> Result<
     Ok(())
 }
 
-/// 4 KiB and 512 MiB from another node, beside a bare socket that sends the same bytes of a file, and beside TLS alone.
+/// 4 KiB and 1 GiB from another node, beside a bare socket that sends the same bytes of a file, and beside TLS alone.
 pub fn peer() -> Result<Vec<Value>> {
     const SMALL: usize = 4096;
-    const LARGE: usize = 512 << 20;
+    const LARGE: usize = 1 << 30;
     const ASKS: usize = 4000;
     const ROUNDS: usize = 5;
     let ground = Ground::new()?;
-    let (edge, address) = ground.node("edge", 2 << 30, false, Tuning::default())?;
-    let (cloud, _) = ground.node("cloud", 2 << 30, false, Tuning::default())?;
+    let (edge, address) = ground.node("edge", 3 << 30, false, Tuning::default())?;
+    let (cloud, _) = ground.node("cloud", 3 << 30, false, Tuning::default())?;
     let (small, large) = (Key::new("small")?, Key::new("large")?);
     put(&edge.blocking(), &ground.bucket, &small, &data(1, SMALL))?;
     let content = data(2, LARGE);

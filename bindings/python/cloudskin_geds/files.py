@@ -33,7 +33,7 @@ class Reader(io.RawIOBase):
 
 
 class Sink(io.RawIOBase):
-    """Sealed when it is closed; left by an exception, nothing remains."""
+    """Sealed when it is closed; left by an exception or forgotten without being closed, nothing remains."""
 
     def __init__(self, writer):
         self._writer = writer
@@ -53,6 +53,10 @@ class Sink(io.RawIOBase):
         if not self.closed:
             super().close()
             self._writer.abort()
+
+    # Python closes what nobody has any more; but who has not closed it has not said that all is written.
+    def __del__(self):
+        self.discard()
 
     # So smart_open calls it.
     terminate = discard

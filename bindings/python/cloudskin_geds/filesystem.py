@@ -1,6 +1,7 @@
 """The store as a file system of fsspec: `geds://bucket/key`."""
 
 import io
+import os
 import threading
 
 from fsspec.spec import AbstractFileSystem
@@ -10,17 +11,17 @@ from .files import Reader, Sink
 
 
 class GedsFileSystem(AbstractFileSystem):
-    """Options: `folder`, `site`, `limit`, `memory`, as of `cloudskin_geds.Store`."""
+    """Options: `folder`, `site`, `limit`, `memory`, as of `cloudskin_geds.Store`: without a `site` it attaches to the folder's agent."""
 
     protocol = "geds"
     _stores = {}
     _turn = threading.Lock()
 
-    def __init__(self, folder, site, limit="1GiB", memory=0, **options):
+    def __init__(self, folder, site=None, limit="1GiB", memory=0, **options):
         super().__init__(folder=folder, site=site, limit=limit, memory=memory, **options)
         with self._turn:
-            # A process has a site once, however many file systems are made of it.
-            name = (str(folder), site)
+            # A process has a site once, however many file systems are made of it; one that was forked off has none of it.
+            name = (os.getpid(), str(folder), site)
             if name not in self._stores:
                 self._stores[name] = Store(folder, site, limit, memory)
             self.store = self._stores[name]

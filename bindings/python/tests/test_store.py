@@ -293,6 +293,42 @@ class FileSystem(Case):
         with self.assertRaises(FileExistsError):
             fs.open("data/d", "xb").close()
 
+    def test_fsspec_attaches_where_no_site_is_named(self):
+        import fsspec
+
+        agent = geds.Store.agent(self.folder.name, limit="64MiB")
+        self.addCleanup(agent.close)
+        fs = fsspec.filesystem("geds", folder=self.folder.name)
+        self.addCleanup(fs.store.close)
+        fs.pipe("data/a", b"123")
+        self.assertEqual(bytes(agent.get("data", "a")), b"123")
+
+    def test_what_is_forgotten_half_written_is_not_there(self):
+        import fsspec
+
+        fs = fsspec.filesystem("geds", folder=self.folder.name, site="forgets", limit="64MiB")
+        self.addCleanup(fs.store.close)
+        file = fs.open("data/half", "wb")
+        file.write(b"x")
+        del file
+        self.assertFalse(fs.exists("data/half"))
+
+    # setup/setup.sh says when it can't have it.
+    @unittest.skipUnless(importlib.util.find_spec("numpy"), "no numpy")
+    def test_numpy(self):
+        import numpy
+
+        store = self.open()
+        store.put("data", "numbers", numpy.arange(1000, dtype="<f8").reshape(10, 100))
+        found = store.get("data", "numbers")
+        numbers = numpy.frombuffer(found.view, dtype="<f8").reshape(10, 100)
+        self.assertEqual(numbers.sum(), 499500.0)
+        self.assertEqual((numbers.ctypes.data, numbers.flags.writeable), (numpy.frombuffer(found.view, dtype="u1").ctypes.data, False))
+        # The array keeps the object open.
+        del found
+        store.delete("data", "numbers")
+        self.assertEqual(numbers[9, 99], 999.0)
+
     # setup/setup.sh says when it can't have it.
     @unittest.skipUnless(importlib.util.find_spec("smart_open") and importlib.util.find_spec("wrapt"), "no smart_open")
     def test_smart_open(self):
