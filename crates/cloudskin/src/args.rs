@@ -748,6 +748,21 @@ pub enum Store {
         #[arg(long)]
         write: bool,
     },
+    /// Limit what a tenant's buckets may have together, and put buckets on its account
+    #[command(after_help = "Example: cloudskin store quota farm scenes out --bytes 10GiB --objects 100000")]
+    Quota {
+        /// Its name
+        tenant: String,
+        /// Buckets that are on its account from now on
+        #[arg(value_name = "BUCKET")]
+        buckets: Vec<String>,
+        /// Objects at most [default: no limit]
+        #[arg(long)]
+        objects: Option<u64>,
+        /// Bytes at most, such as 10GiB [default: no limit]
+        #[arg(long)]
+        bytes: Option<base::unit::Bytes>,
+    },
     /// Move an object's bytes to the persistency tier
     #[command(after_help = "Example: cloudskin store spill scenes/scene.tif")]
     Spill {

@@ -73,6 +73,12 @@ pub async fn store(client: &Client, command: Store, output: Output) -> anyhow::R
             let told: Value = client.post(Call::to("buckets").push(&bucket).push("tokens"), &ask, None).await?;
             table::print(output, &told, || Ok(format!("{}\n", told["token"].as_str().unwrap_or_default())))
         }
+        Store::Quota { tenant, buckets, objects, bytes } => {
+            let ask = serde_json::json!({"buckets": buckets, "objects": objects, "bytes": bytes.map(|b| b.0)});
+            let told: Value = client.post(Call::to("tenants").push(&tenant).push("quota"), &ask, None).await?;
+            let limit = |limit: Option<String>| limit.unwrap_or_else(|| "no limit".into());
+            table::print(output, &told, || Ok(format!("{tenant}: objects: {}; bytes: {}\n", limit(objects.map(|n| n.to_string())), limit(bytes.map(|b| b.to_string())))))
+        }
         Store::Get { object, file } => {
             let (bucket, key) = split(&object)?;
             let call = Call::object(bucket, key);

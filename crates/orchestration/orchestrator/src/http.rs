@@ -15,6 +15,7 @@ pub mod objects;
 pub mod ranks;
 pub mod recommendations;
 pub mod streams;
+pub mod tenants;
 
 use crate::{Asset, Error, Streams, hub::Hub};
 use axum::{
@@ -86,6 +87,7 @@ pub fn router(hub: Arc<Hub>, advertise: String, dashboard: Vec<Asset>, streams: 
         .route("/v1/recommendations/{n}", get(recommendations::recommendation))
         .route("/v1/buckets", get(objects::buckets))
         .route("/v1/buckets/{bucket}/tokens", post(grants::bucket_token))
+        .route("/v1/tenants/{tenant}/quota", post(tenants::set_quota))
         .route("/v1/objects/{bucket}", get(objects::objects).delete(objects::delete_all).post(objects::move_all))
         .route("/v1/stat/{bucket}/{*key}", get(objects::stat))
         .route("/v1/sites/{site}/metrics", get(objects::metrics))

@@ -326,7 +326,7 @@ pub async fn join_token(State(app): State<App>, In(ask): In<JoinAsk>) -> Result<
 #[openapi(
     info(title = "CloudSkin hub", description = "Sites, jobs, migrations and events. Times are Unix milliseconds."),
     paths(
-        super::recommendations::recommendations, super::recommendations::recommendation, super::ranks::ranks, sites, remove_site, stopping, add_module, submit, jobs, job, cancel, migrate, checkpoint, migrations, migration, join_token, super::grants::bucket_token, streams, video, super::streams::logs,
+        super::recommendations::recommendations, super::recommendations::recommendation, super::ranks::ranks, sites, remove_site, stopping, add_module, submit, jobs, job, cancel, migrate, checkpoint, migrations, migration, join_token, super::grants::bucket_token, super::tenants::set_quota, streams, video, super::streams::logs,
         super::streams::events, super::streams::events_json, super::objects::buckets, super::objects::objects, super::objects::put,
         super::objects::get, super::objects::stat, super::objects::metrics, super::objects::tiers, super::objects::delete_all, super::objects::move_all, super::objects::delete, super::objects::act, super::checkpoints::checkpoints, super::checkpoints::delete, super::checkpoints::archive,
         super::checkpoints::restore
