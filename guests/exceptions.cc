@@ -10,7 +10,8 @@
 #include <typeinfo>
 
 extern "C" __attribute__((used)) const char *__cloudskin_uncaught(void *exception) {
-    static char text[1024];
+    /* Each thread's own: another one may have come here too. */
+    static thread_local char text[1024];
     abi::__cxa_begin_catch(exception);
     const std::type_info *type = abi::__cxa_current_exception_type();
     int status = 1;

@@ -55,6 +55,7 @@ struct __pthread {
     int detached;
     struct __pthread *next_detached;
     struct __ptcb *cleanup;
+    struct departure *departures;
     void *values[PTHREAD_KEYS_MAX];
 };
 
@@ -214,6 +215,33 @@ int pthread_create(pthread_t *into, const pthread_attr_t *attr, void *(*start)(v
     return 0;
 }
 
+/* What C++ does with a variable of a thread's own when the thread ends; the last that was made comes first. */
+struct departure {
+    void (*f)(void *);
+    void *object;
+    struct departure *next;
+};
+
+/* C++ programs call it. The first thread does what it has registered before what all have registered with atexit. */
+int __cxa_thread_atexit(void (*f)(void *), void *object, void *library) {
+    (void)library;
+    struct departure *d = malloc(sizeof *d);
+    if (d == NULL)
+        return -1;
+    *d = (struct departure){f, object, me->departures};
+    me->departures = d;
+    return 0;
+}
+
+static void depart(void) {
+    while (me->departures != NULL) {
+        struct departure *d = me->departures;
+        me->departures = d->next;
+        d->f(d->object);
+        free(d);
+    }
+}
+
 static void run_destructors(void);
 
 static void leave(void *result) {
@@ -223,6 +251,7 @@ static void leave(void *result) {
         me->cleanup = c->__next;
         c->__f(c->__x);
     }
+    depart();
     run_destructors();
 }
 
@@ -786,6 +815,37 @@ int ftrylockfile(FILE *f) {
 void funlockfile(FILE *f) {
     (void)f;
     pthread_mutex_unlock(&streams);
+}
+
+/* What is done at the program's end: any thread may add to it. The library's functions call one another, and its allocator. */
+static pthread_mutex_t exits = {{{PTHREAD_MUTEX_RECURSIVE}}};
+
+int __cxa_atexit(void (*f)(void *), void *object, void *library);
+void __wasm_call_dtors(void);
+
+LOCKED(__cxa_atexit) int locked_cxa_atexit(void (*f)(void *), void *object, void *library) {
+    pthread_mutex_lock(&exits);
+    int error = __cxa_atexit(f, object, library);
+    pthread_mutex_unlock(&exits);
+    return error;
+}
+
+LOCKED(atexit) int locked_atexit(void (*f)(void)) {
+    pthread_mutex_lock(&exits);
+    int error = atexit(f);
+    pthread_mutex_unlock(&exits);
+    return error;
+}
+
+/* Before that what the thread that ends the program does by itself: from a call, or from the end of main. */
+LOCKED(exit) _Noreturn void locked_exit(int code) {
+    depart();
+    exit(code);
+}
+
+LOCKED(__wasm_call_dtors) void locked_call_dtors(void) {
+    depart();
+    __wasm_call_dtors();
 }
 
 LOCKED(sysconf) long locked_sysconf(int name) {

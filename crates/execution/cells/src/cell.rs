@@ -15,7 +15,7 @@
 //! stacks of all have been unwound (`threads`).
 
 use crate::control::Control;
-use crate::engine::{Engine, PAGE, Program, SafePoints};
+use crate::engine::{Engine, PAGE, Program, SafePoints, THROWN_BYTES};
 use crate::error::{Error, Result};
 use crate::mpi_host::Pending;
 use crate::threads::{self, Life, Threads};
@@ -180,9 +180,9 @@ pub struct Host {
 /// The limits, and a note of how large the memory has become for who watches from outside.
 impl ResourceLimiter for Host {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        // The memory of a program with threads grows by a call of the host. What is made here is the page with the flag words.
+        // The memory of a program with threads grows by a call of the host. What is made here is the page with the flag words, and the heap of what a thread has thrown.
         if self.threads.is_some() {
-            return Ok(desired <= FLAGS_BYTES);
+            return Ok(desired <= THROWN_BYTES);
         }
         // A movable program has two memories, of which that with the flag words is one page and is not the job's to pay for.
         let flags = if self.points.is_some() { FLAGS_BYTES } else { 0 };
@@ -582,7 +582,7 @@ impl Cell {
             }
             match self.start.call(&mut self.store, ()) {
                 Ok(()) => {}
-                Err(e) if e.is::<ThrownException>() => return self.uncaught(e),
+                Err(e) if e.is::<ThrownException>() => return uncaught(&mut self.store, &self.instance, e).map_or_else(|e| self.ended(e), |failed| failed),
                 Err(e) => return self.ended(e),
             }
             match self.state() {
@@ -631,37 +631,6 @@ impl Cell {
         match e.downcast_ref::<End>() {
             Some(End::Exit(code)) => Ended::Exited(*code),
             _ => self.failure(e),
-        }
-    }
-
-    /// By an exception that nothing has caught. What it is, the program's own C++ library knows; then `std::terminate` has its turn, which may be the program's.
-    fn uncaught(&mut self, e: wasmtime::Error) -> Ended {
-        let control = self.control();
-        // Its stack is gone: there is nothing left that could be stopped.
-        control.hold();
-        let thrown = self.store.take_pending_exception().and_then(|thrown| {
-            let tag = thrown.tag(&mut self.store).ok()?;
-            let of_cxx = self.instance.get_tag(&mut self.store, CXX_TAG).is_some_and(|cxx| Tag::eq(&cxx, &tag, &self.store));
-            let address = thrown.field(&mut self.store, 0).ok()?.i32()?;
-            Some(if of_cxx { Some(address) } else { None })
-        });
-        let what = match thrown {
-            Some(Some(address)) => {
-                let text = self.instance.get_typed_func::<i32, u32>(&mut self.store, UNCAUGHT).and_then(|f| f.call(&mut self.store, address));
-                let text = text.ok().and_then(|at| self.memory().get(at as usize..).map(|bytes| &bytes[..bytes.len().min(UNCAUGHT_BYTES)]));
-                let text = text.map_or(&[][..], |bytes| bytes.split(|b| *b == 0).next().unwrap_or(&[]));
-                let what = format!("an exception that nothing catches: {}", String::from_utf8_lossy(text));
-                let ended = self.instance.get_typed_func::<(), ()>(&mut self.store, TERMINATE).and_then(|f| f.call(&mut self.store, ()));
-                match ended {
-                    Err(e) if e.is::<End>() || control.killed() => return self.ended(e),
-                    _ => what,
-                }
-            }
-            _ => "longjmp to a place whose function has returned".to_string(),
-        };
-        match self.failure(e) {
-            Ended::Failed { backtrace, code, .. } => Ended::Failed { message: format!("rank {}: {what}", self.rank().0), backtrace, code },
-            other => other,
         }
     }
 
@@ -942,6 +911,55 @@ pub(crate) fn failure(host: &Host, e: wasmtime::Error, unwinding: bool) -> Ended
     // Who calls MPI_Abort knows where.
     let backtrace = if code.is_some() { String::new() } else { fold(&calls) };
     Ended::Failed { message: format!("rank {rank}: {why}"), backtrace, code }
+}
+
+/// How a cell has ended of which a thread has thrown what nothing catches. What it is, the program's own C++ library knows; then `std::terminate` has its turn, which
+/// may be the program's. `Err`: that has ended the thread in another way.
+pub(crate) fn uncaught(store: &mut Store<Host>, instance: &Instance, e: wasmtime::Error) -> wasmtime::Result<Ended> {
+    let (control, rank, threads) = (store.data().control.clone(), store.data().rank.0, store.data().threads.clone());
+    // Its stack is gone: there is nothing left that could be stopped.
+    match &threads {
+        Some(threads) => threads.hold(),
+        None => drop(control.hold()),
+    }
+    let thrown = store.take_pending_exception().and_then(|thrown| {
+        let tag = thrown.tag(&mut *store).ok()?;
+        let of_cxx = instance.get_tag(&mut *store, CXX_TAG).is_some_and(|cxx| Tag::eq(&cxx, &tag, &*store));
+        let address = thrown.field(&mut *store, 0).ok()?.i32()?;
+        Some(if of_cxx { Some(address) } else { None })
+    });
+    let what = match thrown {
+        Some(Some(address)) => {
+            let at = instance.get_typed_func::<i32, u32>(&mut *store, UNCAUGHT).and_then(|f| f.call(&mut *store, address));
+            let mut text = [0; UNCAUGHT_BYTES];
+            if let Ok(at) = at {
+                let memory = match (&threads, store.data().memory) {
+                    (Some(threads), _) => GuestMemory::Shared(threads.memory.data()),
+                    (None, Some(memory)) => GuestMemory::Own(memory.data_mut(&mut *store)),
+                    (None, None) => unreachable!("a running cell has its memory, or its threads have it"),
+                };
+                // As much of it as is there.
+                let bytes = memory.len().saturating_sub(at as usize).min(text.len());
+                let _ = memory.read(at as usize, &mut text[..bytes]);
+            }
+            let text = text.split(|b| *b == 0).next().unwrap_or(&[]);
+            let what = format!("an exception that nothing catches: {}", String::from_utf8_lossy(text));
+            let ended = instance.get_typed_func::<(), ()>(&mut *store, TERMINATE).and_then(|f| f.call(&mut *store, ()));
+            match ended {
+                Err(e) if e.is::<End>() || control.killed() => {
+                    // With `pthread_exit` in its handler the others go on.
+                    control.release();
+                    return Err(e);
+                }
+                _ => what,
+            }
+        }
+        _ => "longjmp to a place whose function has returned".to_string(),
+    };
+    Ok(match failure(store.data(), e, false) {
+        Ended::Failed { backtrace, code, .. } => Ended::Failed { message: format!("rank {rank}: {what}"), backtrace, code },
+        other => other,
+    })
 }
 
 /// Calls, a line each; those of a function that calls itself are one.

@@ -9,7 +9,7 @@
 //! at each loop header and function: `Half`. That costs such programs some speed and the others nothing. What is movable is decided by
 //! `toolchain::inspect` alone, here as at submission. A third engine is for programs with threads: it has no pool, since each
 //! of their threads is an instance and their memory is made for the cell and not for the instance; and a fourth for those of them without safe points, with the
-//! clock. A fifth one is for movable programs with exceptions:
+//! clock. A fifth one is for movable programs with exceptions, and a sixth for those of them with threads:
 //! what is thrown lies in a heap that the engine collects, which costs each instance of theirs something and the others nothing. Those that the interpreter
 //! runs have engines of their own, for bytecode.
 //!
@@ -38,6 +38,9 @@ pub const THREAD_STACK: usize = GUEST_STACK + (2 << 20);
 pub const MODULE_MAX: usize = 256 << 20;
 /// Cells with exceptions at once: each has a third reservation, and there is an end to addresses.
 const THROWING_MAX: u32 = 1024;
+/// Of the heap of what one thread of a program with threads has thrown. A movable one holds numbers in place of references (`toolchain::exceptions`), so what was thrown is collected when
+/// this is full; one without safe points can hold some ten thousand exceptions at once.
+pub(crate) const THROWN_BYTES: usize = 1 << 20;
 /// How often a program without safe points is made to look whether it has been killed.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -171,6 +174,8 @@ pub(crate) enum Kind {
     Fixed,
     /// It is movable, and has threads.
     Threaded,
+    /// It is movable, and has threads and exceptions.
+    ThreadedThrowing,
     /// It has threads and no safe points.
     ThreadedFixed,
 }
@@ -182,12 +187,12 @@ impl Kind {
     }
 
     fn has_threads(self) -> bool {
-        matches!(self, Kind::Threaded | Kind::ThreadedFixed)
+        matches!(self, Kind::Threaded | Kind::ThreadedThrowing | Kind::ThreadedFixed)
     }
 
-    /// Programs with threads have no exceptions, and the others only where they ask for them.
+    /// Movable programs have exceptions only where they ask for them.
     fn throws(self) -> bool {
-        matches!(self, Kind::Throwing | Kind::Fixed)
+        matches!(self, Kind::Throwing | Kind::ThreadedThrowing | Kind::Fixed | Kind::ThreadedFixed)
     }
 }
 
@@ -268,6 +273,10 @@ fn config(kind: Kind, code: Code) -> Result<Config> {
     let mut config = Config::new();
     if kind.has_threads() {
         config.shared_memory(true);
+        if kind.throws() {
+            // Each thread has a heap for what it throws, and there is an end to addresses.
+            config.gc_heap_reservation(THROWN_BYTES as u64).gc_heap_guard_size(65536).gc_heap_reservation_for_growth(0);
+        }
     }
     config
         .memory_init_cow(true)
@@ -477,7 +486,7 @@ impl Engine {
                     Err(error) => Err(error.to_string()),
                 },
                 Kind::Throwing => Err("it has exceptions, which this tier does not know".into()),
-                Kind::Threaded | Kind::ThreadedFixed => Err("it has threads, which this tier does not know".into()),
+                Kind::Threaded | Kind::ThreadedThrowing | Kind::ThreadedFixed => Err("it has threads, which this tier does not know".into()),
                 // Native code has no clock to look at.
                 Kind::Fixed => Err("it has no safe points, without which nothing could end it there".into()),
             },
@@ -491,6 +500,7 @@ fn sha256(wasm: &[u8]) -> String {
 
 fn kind(report: &Report) -> Kind {
     match (report.shared_pages.is_some(), report.movable()) {
+        (true, true) if report.exceptions => Kind::ThreadedThrowing,
         (true, true) => Kind::Threaded,
         (true, false) => Kind::ThreadedFixed,
         (false, true) => movable(report),

@@ -30,7 +30,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
-use wasmtime::{Caller, Instance, InstancePre, Linker, MemoryType, SharedMemory, Store, TypedFunc, Val};
+use wasmtime::{Caller, Instance, InstancePre, Linker, MemoryType, SharedMemory, Store, ThrownException, TypedFunc, Val};
 
 /// The module of what threads ask of the host.
 pub const MODULE: &str = "cloudskin_thread";
@@ -310,7 +310,17 @@ impl Life {
             if self.store.data().pending.is_some() {
                 self.store.data_mut().mode = Mode::Rewinding;
             }
-            let done = self.start.call(&mut self.store, self.thread);
+            let mut done = self.start.call(&mut self.store, self.thread);
+            // While its flag words can be reached: the program's own handler runs, and may be ended.
+            if let Err(e) = done {
+                done = match e.is::<ThrownException>() {
+                    true => match cell::uncaught(&mut self.store, &self.instance, e) {
+                        Ok(failed) => return Left::All(failed),
+                        Err(e) => Err(e),
+                    },
+                    false => Err(e),
+                };
+            }
             drop(joined);
             let state = cell::state(&mut self.store, &self.instance, &threads.program);
             return match done {

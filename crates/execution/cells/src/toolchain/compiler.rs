@@ -34,6 +34,7 @@ const GUESTS: &[(&str, &str)] = &[
     ("runtime.c", include_str!("../../../../../guests/runtime.c")),
     ("threads.c", include_str!("../../../../../guests/threads.c")),
     ("openmp.c", include_str!("../../../../../guests/openmp.c")),
+    ("departures.c", include_str!("../../../../../guests/departures.c")),
     ("exceptions.cc", include_str!("../../../../../guests/exceptions.cc")),
     ("exceptions.s", include_str!("../../../../../guests/exceptions.s")),
     ("jumps.s", include_str!("../../../../../guests/jumps.s")),
@@ -58,7 +59,7 @@ pub(crate) const TARGET_THROWING: &[&str] = &[
     "-mcpu=mvp+simd128+bulk_memory+sign_ext+mutable_globals+nontrapping_fptoint+exception_handling+multivalue+reference_types",
 ];
 
-/// Flags of each compilation without threads: `longjmp` by exceptions, of the kind that became the standard. The names of other systems mean
+/// Flags of each compilation: `longjmp` by exceptions, of the kind that became the standard. The names of other systems mean
 /// the same; those of POSIX are in `guests/posix/setjmp.h`.
 pub(crate) const JUMPS: &[&str] = &[
     "-mllvm",
@@ -83,6 +84,17 @@ pub(crate) const TARGET_THREADS: &[&str] = &[
     "-D_REENTRANT=1",
 ];
 
+/// And what they are compiled for.
+pub(crate) const TARGET_THREADS_THROWING: &[&str] = &[
+    "-target",
+    "wasm32-wasi",
+    "-mcpu=mvp+simd128+bulk_memory+sign_ext+mutable_globals+nontrapping_fptoint+atomics+exception_handling+multivalue+reference_types",
+    "-D_REENTRANT=1",
+];
+
+/// What C++ is told then: zig takes this target for one without threads, and leaves `<thread>`, `<mutex>` and the like empty. What is behind them: [`super::libraries`].
+pub(crate) const CXX_THREADS: &[&str] = &["-U_LIBCPP_HAS_THREADS", "-D_LIBCPP_HAS_THREADS=1", "-D_LIBCPP_HAS_THREAD_API_PTHREAD=1"];
+
 /// What the linker is told for programs with threads: the memory comes from outside and may have nearly all that 32 bits can address (all is a number that
 /// zig can't read); the cell has a limit of its own. The C library, made for one thread, is reached through locks (`guests/threads.c`).
 pub(crate) const LINK_THREADS: &[&str] = &[
@@ -94,7 +106,7 @@ pub(crate) const LINK_THREADS: &[&str] = &[
 pub(crate) const LOCKED: &[&str] = &[
     "malloc", "calloc", "realloc", "reallocarray", "aligned_alloc", "memalign", "posix_memalign", "free", "vfprintf", "vfwprintf", "vfscanf", "fputs", "puts",
     "fputc", "putc", "putchar", "fwrite", "fread", "fgets", "fgetc", "getc", "getchar", "ungetc", "fflush", "fopen", "freopen", "fdopen", "fclose",
-    "fseek", "fseeko", "ftell", "ftello", "setvbuf", "getdelim", "sysconf",
+    "fseek", "fseeko", "ftell", "ftello", "setvbuf", "getdelim", "sysconf", "atexit", "__cxa_atexit", "exit", "__wasm_call_dtors",
 ];
 
 /// Flags of each compilation, before the user's.

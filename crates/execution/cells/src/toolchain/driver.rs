@@ -15,7 +15,7 @@
 //! `-pthread` and `-fopenmp` make a program with threads. All that is linked into it must have been compiled with one of them.
 //!
 //! Each compilation has `-O3` unless the arguments name a level. `long` has 32 bits. What cells lack in this version is said
-//! plainly: shared libraries, Fortran, exceptions and setjmp together with threads. C++ has exceptions unless it is told `-fno-exceptions`; what throws nothing
+//! plainly: shared libraries, Fortran. C++ has exceptions unless it is told `-fno-exceptions`; what throws nothing
 //! and catches nothing is linked without them, and pays for none. No DWARF is kept (the code moves after linking), but
 //! all function names are, for backtraces.
 
@@ -24,7 +24,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::compiler::{
-    COMPILE, Compiler, EXCEPTIONS, FILES, JUMPS, LINK_LIBRARIES, LINK_THREADS, LOCKED, STACK_BYTES, Scratch, TARGET, TARGET_THREADS, TARGET_THROWING, TOOLCHAIN, write_atomically,
+    COMPILE, CXX_THREADS, Compiler, EXCEPTIONS, FILES, JUMPS, LINK_LIBRARIES, LINK_THREADS, LOCKED, STACK_BYTES, Scratch, TARGET, TARGET_THREADS, TARGET_THREADS_THROWING, TARGET_THROWING,
+    TOOLCHAIN, write_atomically,
 };
 use super::{CXX_TAG, Error, ROOM, TERMINATE, UNCAUGHT, UNWIND, WORKDIR, instrument, libraries, mismatch, threads};
 
@@ -114,6 +115,8 @@ impl Source {
 /// Names in an object file that throws or catches, and in one that calls `setjmp` or `longjmp`.
 const THROWING: &[&str] = &["__cxa_throw", "__cxa_rethrow", "__cxa_begin_catch", "__cpp_exception"];
 const JUMPING: &[&str] = &["__wasm_setjmp", "__wasm_longjmp"];
+/// In one with a `thread_local` variable that has a destructor.
+const DEPARTING: &[&str] = &["__cxa_thread_atexit"];
 /// In the mangled names of what zig's C++ library lacks.
 const FILING: &[&str] = &["basic_filebuf", "basic_ifstream", "basic_ofstream", "basic_fstream", "10filesystem"];
 
@@ -254,9 +257,6 @@ fn parse(lang: Lang, args: Vec<String>) -> Result<Plan, Error> {
     if query || (plan.sources.is_empty() && plan.link.is_empty() && plan.verbose) {
         plan.mode = Mode::Query;
         return Ok(plan);
-    }
-    if plan.threads && plan.exceptions == Some(true) && (lang == Lang::Cxx || plan.sources.iter().any(Source::is_cxx)) {
-        return Err(Error::Usage("-fexceptions: programs with threads have no exceptions in this version; leave it out, or -pthread and -fopenmp".into()));
     }
     let objects = plan.link.iter().any(|l| !matches!(l, Link::Arg(a) if a.starts_with('-')));
     if plan.sources.is_empty() && !(plan.mode == Mode::Link && objects) {
@@ -446,11 +446,8 @@ impl Plan {
 
     /// Flags of a compilation that say what it may throw.
     fn throws(&self, cxx: bool) -> Vec<&'static str> {
-        if self.threads {
-            return [TARGET_THREADS, &["-fno-exceptions"]].concat();
-        }
         let exceptions = if self.exceptions.unwrap_or(cxx) { EXCEPTIONS } else { &["-fno-exceptions"] };
-        [TARGET_THROWING, JUMPS, exceptions].concat()
+        [if self.threads { TARGET_THREADS_THROWING } else { TARGET_THROWING }, JUMPS, exceptions].concat()
     }
 
     fn compile(&self, source: &Source, output: Option<&Path>, more: &[String], compiler: &Compiler) -> Result<u8, Error> {
@@ -462,7 +459,7 @@ impl Plan {
         // zig takes a program that tells when it was built for an error.
         command.args(self.throws(cxx)).args(COMPILE).arg("-Wno-date-time");
         if cxx {
-            command.args(FILES);
+            command.args(FILES).args(if self.threads { CXX_THREADS } else { &[] });
         }
         if self.openmp {
             command.arg("-fopenmp");
@@ -512,11 +509,13 @@ impl Plan {
         }
         let plain = scratch.path("linked.wasm");
         let tool = if self.sources.iter().any(Source::is_cxx) { "c++" } else { self.lang.tool() };
-        let mentions = |names: &[&str]| !self.threads && self.mentions(&objects, names);
+        let cxx = tool == "c++";
         // Nobody else can have thrown what nobody catches: that ends the program with either library.
-        let throws = tool == "c++" && self.exceptions != Some(false) && mentions(THROWING);
-        let jumps = mentions(JUMPING);
-        let tool = if throws { "cc" } else { tool };
+        let throws = cxx && self.exceptions != Some(false) && self.mentions(&objects, THROWING);
+        let jumps = self.mentions(&objects, JUMPING);
+        // zig's C++ library knows of neither.
+        let cxx_of_ours = cxx && (throws || self.threads);
+        let tool = if cxx_of_ours { "cc" } else { tool };
         let mut command = compiler.command(tool);
         // Always the same level: it selects the C library's build, and each is built once and cached.
         command.args(self.machine()).arg("-O3").arg("-o").arg(&plain);
@@ -541,14 +540,19 @@ impl Plan {
         if self.openmp {
             command.arg(compiler.runtime("openmp", self.machine())?);
         }
+        if !self.threads && self.mentions(&objects, DEPARTING) {
+            command.arg(compiler.runtime("departures", self.machine())?);
+        }
+        if cxx_of_ours {
+            command.arg(libraries::cxx(compiler, throws, self.threads)?);
+        } else if cxx && self.mentions(&objects, FILING) {
+            command.arg(libraries::files(compiler)?);
+        }
         if throws {
-            command.arg(libraries::cxx(compiler)?);
             exports.extend([CXX_TAG, UNCAUGHT, TERMINATE]);
-        } else if tool == "c++" && self.mentions(&objects, FILING) {
-            command.arg(libraries::files(compiler, self.machine())?);
         }
         if jumps {
-            command.arg(libraries::jumps(compiler)?);
+            command.arg(libraries::jumps(compiler, self.threads)?);
         }
         command.args(LINK_LIBRARIES);
         command.args(exports.iter().map(|symbol| format!("-Wl,--export={symbol}")));
@@ -683,8 +687,8 @@ fn is_noise(line: &str) -> bool {
 
 /// What cells lack in this version, by the words that a failing compiler or linker uses for it. `name()`: whatever the words, `name` is what they miss.
 const LACKING: &[(&[&str], &str)] = &[
-    (&["with exceptions disabled"], "programs with threads have no C++ exceptions in this version (try, catch, throw), nor has what is compiled with -fno-exceptions"),
-    (&["Setjmp/longjmp", "setjmp", "longjmp"], "programs with threads have no setjmp and longjmp in this version"),
+    (&["with exceptions disabled"], "what is compiled with -fno-exceptions has no C++ exceptions (try, catch, throw)"),
+    (&["'thread' in namespace 'std'", "'mutex' in namespace 'std'", "'condition_variable' in namespace 'std'", "'async' in namespace 'std'", "'promise' in namespace 'std'"], "C++ has threads with -pthread (std::thread, std::mutex); give it to all compilations and to the linker"),
     (&["fork()", "vfork()", "execl()", "execlp()", "execle()", "execv()", "execvp()", "execve()", "wait()", "waitpid()", "/sys/wait.h:", "popen()", "pipe()", "getppid()"],
         "processes aren't supported in this version (fork, exec, wait, popen, pipe); a cell is one process, MPI ranks are many"),
     (&["alarm()", "ualarm()", "setitimer()", "timer_create()", "pause()", "sigsuspend()", "sigwait()", "sigtimedwait()"],
@@ -906,7 +910,6 @@ mod tests {
     #[test]
     fn what_cells_lack_is_said() {
         refused("-fopenmp-targets=nvptx64 a.c", "no other devices");
-        refused("-pthread -fexceptions a.cc", "no exceptions");
         refused("-shared a.o", "shared libraries");
         refused("libx.so.1", "shared libraries");
         refused("-static-pie a.c", "-static-pie");
@@ -923,6 +926,7 @@ mod tests {
     fn failures_are_explained_once() {
         assert_eq!(explain("wasm-ld: error: a.o: undefined symbol: fork\n"), [LACKING[2].1]);
         assert_eq!(explain("a.cc:1:9: error: cannot use 'throw' with exceptions disabled\n"), [LACKING[0].1]);
+        assert_eq!(explain("a.cc:3:6: error: no type named 'mutex' in namespace 'std'\n"), [LACKING[1].1]);
         assert_eq!(explain("wasm-ld: error: a.o: undefined symbol: shmget\n"), [LACKING[LACKING.len() - 1].1]);
         assert!(explain("a.c:3: error: expected ';'\n   3 | setjmp(x)\n").is_empty());
         assert_eq!(explain("a.c:1:5: error: call to undeclared function 'fork'; ISO C99\na.c:9:1: error: use of undeclared identifier 'vfork'\n"), [LACKING[2].1]);

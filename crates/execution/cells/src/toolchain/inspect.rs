@@ -169,9 +169,6 @@ fn threads(outline: &Outline) -> Result<(u64, u64), &'static str> {
     if !pointer.is_some_and(|index| outline.is_i32(index) && outline.mutable_globals().any(|g| g == index)) {
         return Err("it doesn't export its global __stack_pointer");
     }
-    if outline.exceptions {
-        return Err("it has exceptions, which programs with threads don't have in this version");
-    }
     if outline.acts_alone {
         return Err("it waits, wakes or grows its memory without asking the agent");
     }

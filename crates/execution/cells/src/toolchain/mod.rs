@@ -17,10 +17,9 @@
 //! With `-pthread` or `-fopenmp` a program gets `guests/threads.c` too, the second also `guests/openmp.c`, and `threads` goes over it before the other passes
 //! (`docs/design/threads.md`).
 //!
-//! Programs that throw, or call `longjmp`, get what they need for it from `libraries`, made of the compiler's own sources.
+//! Programs that throw, call `longjmp` or have C++'s threads get what they need for it from `libraries`, made of the compiler's own sources.
 //!
-//! What this doesn't do: it runs no module, it brings no compiler (`make setup` installs the pinned one), and programs with threads have neither
-//! exceptions nor `setjmp`; one that needs them gets a sentence that says so.
+//! What this doesn't do: it runs no module, and it brings no compiler (`make setup` installs the pinned one).
 
 pub mod blocking;
 mod bounded;

@@ -100,13 +100,47 @@ fn exceptions_and_jumps_move_to_a_site_with_the_fast_tier() {
     }
 }
 
+/// As those without threads: who throws nothing is run by an engine that knows no exceptions, whatever it is compiled with.
 #[test]
-fn programs_with_threads_have_none() {
+fn threads_that_throw_nothing_have_no_exceptions() {
+    let c = "#include <pthread.h>\nstatic void *f(void *p) { return p; }\nint main(void) { pthread_t t; return pthread_create(&t, 0, f, 0) || pthread_join(t, 0); }";
+    assert!(matches!(about(Lang::C, "threads-plain.c", c, &["-pthread"]), (false, true, _)));
+    let thread = "#include <thread>\nint main() { int n = 1; std::thread([&] { n = 0; }).join(); return n; }";
+    for (flags, exceptions) in [(&["-pthread", "-fno-exceptions"][..], false), (&["-pthread"], true)] {
+        let (throws, movable, wasm) = about(Lang::Cxx, "threads-one.cc", thread, flags);
+        assert_eq!((throws, movable, ends(&wasm, "").0), (exceptions, true, Ended::Exited(0)), "{flags:?}");
+    }
+    let throws = "#include <cstdio>\n#include <thread>\nint main() { std::thread([] { try { throw 3; } catch (int n) { std::printf(\"%d\\n\", n); } }).join(); }";
+    let (_, movable, wasm) = about(Lang::Cxx, "threads-stay.cc", throws, &["-pthread", "-fno-safe-points"]);
+    assert_eq!((movable, ends(&wasm, "")), (false, (Ended::Exited(0), "3\n".into())));
+}
+
+/// The heap of each thread is small, and emptied.
+#[test]
+fn exceptions_of_threads_leave_nothing_behind() {
+    let source = "#include <cstdio>\n#include <thread>\nint main() { long n[2] = {}; auto f = [](long *n) { for (int i = 0; i < 200000; i++) { try { throw i; } catch (int k) { *n += k & 1; } } };
+        std::thread one(f, &n[0]), two(f, &n[1]); one.join(); two.join(); std::printf(\"%ld %ld\\n\", n[0], n[1]); }";
+    for flags in [&["-pthread"][..], &["-pthread", "-fno-safe-points"]] {
+        let (_, _, wasm) = about(Lang::Cxx, "threads-often.cc", source, flags);
+        assert_eq!(ends(&wasm, ""), (Ended::Exited(0), "100000 100000\n".into()), "{flags:?}");
+    }
+}
+
+/// With one thread and with the library of several.
+#[test]
+fn variables_of_a_thread_go_with_it() {
+    let source = "#include <cstdio>\nstruct A { int n = 1; ~A() { std::printf(\"gone %d\\n\", n); } };\nthread_local A a;\nint main() { a.n = 3; std::puts(\"here\"); }";
+    for flags in [&[][..], &["-pthread"], &["-fno-exceptions"]] {
+        let (_, _, wasm) = about(Lang::Cxx, "departs.cc", source, flags);
+        assert_eq!(ends(&wasm, ""), (Ended::Exited(0), "here\ngone 3\n".into()), "{flags:?}");
+    }
+}
+
+#[test]
+fn threads_of_the_standard_library_are_asked_for() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("throws.cc");
-    std::fs::write(&file, "int main(int n, char **) { if (n > 1) throw n; }").unwrap();
-    let words = |flags: &[&str]| flags.iter().map(OsString::from).chain([file.clone().into_os_string()]).collect::<Vec<_>>();
-    assert!(make(Lang::Cxx, Path::new("throws-threads.wasm"), words(&["-pthread"]).into_iter()).is_err());
-    let error = make(Lang::Cxx, Path::new("throws-threads.wasm"), words(&["-pthread", "-fexceptions"]).into_iter()).unwrap_err();
-    assert!(error.contains("no exceptions"), "{error}");
+    let file = folder.path().join("mutex.cc");
+    std::fs::write(&file, "#include <mutex>\nstd::mutex m;\nint main() { m.lock(); }").unwrap();
+    assert!(make(Lang::Cxx, Path::new("mutex-alone.wasm"), [file.clone().into_os_string()].into_iter()).is_err());
+    assert!(make(Lang::Cxx, Path::new("mutex.wasm"), ["-pthread".into(), file.into_os_string()].into_iter()).is_ok());
 }

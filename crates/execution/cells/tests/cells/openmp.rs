@@ -95,6 +95,11 @@ fn teams_move_in_the_middle_of_a_region() {
     moves_like_native("regions", "-fopenmp", 1..4, 0);
 }
 
+#[test]
+fn teams_throw_and_catch_while_they_move() {
+    moves_like_native("regions_throw", "-fopenmp", 1..4, 0);
+}
+
 /// What an agent offers while the program runs is what the next region has.
 #[test]
 fn a_team_grows_and_shrinks_with_what_is_offered() {

@@ -4,13 +4,24 @@ use crate::{alone, crafted, moving::*};
 use cells::toolchain::{driver::Lang, inspect};
 use cells::{Budget, Cell, Control, Ended, Spec, engine, threads::THREADS_MAX};
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 fn threaded(name: &str) -> Vec<u8> {
-    let source = programs().join("threads").join(name);
-    let out = make(Lang::C, &Path::new(name).with_extension("wasm"), ["-O2".into(), "-pthread".into(), source.into_os_string()].into_iter());
+    compiled(name, "-pthread")
+}
+
+/// The source of a program, in C or C++.
+fn source(name: &str) -> (Lang, PathBuf) {
+    let path = programs().join("threads").join(name);
+    let (c, cxx) = (path.with_extension("c"), path.with_extension("cc"));
+    if c.is_file() { (Lang::C, c) } else { (Lang::Cxx, cxx) }
+}
+
+fn compiled(name: &str, option: &str) -> Vec<u8> {
+    let (lang, source) = source(name);
+    let out = make(lang, &Path::new(name).with_extension("wasm"), ["-O2".into(), option.into(), source.into_os_string()].into_iter());
     std::fs::read(out.unwrap_or_else(|e| panic!("compile {name}: {e}"))).unwrap()
 }
 
@@ -98,7 +109,9 @@ pub fn native(name: &str, option: &str, args: &[&str]) -> String {
     // Several tests want the same program.
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join(name);
-    let built = std::process::Command::new("gcc").args(["-O2", option, "-o"]).arg(&out).arg(programs().join("threads").join(name).with_extension("c")).output().unwrap();
+    let (lang, source) = source(name);
+    let compiler = if lang == Lang::C { "gcc" } else { "g++" };
+    let built = std::process::Command::new(compiler).args(["-O2", option, "-o"]).arg(&out).arg(source).output().unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     String::from_utf8(std::process::Command::new(&out).args(args).output().unwrap().stdout).unwrap()
 }
@@ -107,8 +120,7 @@ pub fn native(name: &str, option: &str, args: &[&str]) -> String {
 /// which must be there once.
 pub fn moves_like_native(name: &str, option: &str, seeds: std::ops::Range<u64>, told: usize) {
     let expected = native(name, option, &[]);
-    let source = programs().join("threads").join(name).with_extension("c").into_os_string();
-    let wasm = std::fs::read(make(Lang::C, &Path::new(name).with_extension("wasm"), ["-O2".into(), option.into(), source].into_iter()).unwrap()).unwrap();
+    let wasm = compiled(name, option);
     let report = inspect::inspect(&wasm).unwrap();
     assert!(report.movable(), "{:?}", report.fixed_because);
     let mut moves = 0;
@@ -128,6 +140,16 @@ pub fn moves_like_native(name: &str, option: &str, seeds: std::ops::Range<u64>, 
 #[test]
 fn threads_move_in_the_middle_of_what_they_do() {
     moves_like_native("threads", "-pthread", 1..4, 400);
+}
+
+#[test]
+fn threads_throw_and_jump_while_they_move() {
+    moves_like_native("throws", "-pthread", 1..4, 0);
+}
+
+#[test]
+fn threads_of_the_standard_library_move_in_the_middle_of_what_they_do() {
+    moves_like_native("standard", "-pthread", 1..4, 0);
 }
 
 /// Runs on; when it has stopped it goes on where it is. `disturb` is called until it has ended, with its control.
@@ -207,8 +229,7 @@ fn an_end_in_the_middle_of_a_stop_is_the_end() {
 
 /// A program's ranks, each with threads that call MPI, do the same wherever each of them is moved to in the middle of it.
 fn ranks_with_threads_move(name: &str, option: &str, size: u32, args: &[&str], seeds: std::ops::Range<u64>) {
-    let source = programs().join("threads").join(name).with_extension("c").into_os_string();
-    let wasm = std::fs::read(make(Lang::C, &Path::new(name).with_extension("wasm"), ["-O2".into(), option.into(), source].into_iter()).unwrap()).unwrap();
+    let wasm = compiled(name, option);
     let report = inspect::inspect(&wasm).unwrap();
     assert!(report.movable(), "{:?}", report.fixed_because);
     let env = ["OMP_NUM_THREADS=2".to_string()];
@@ -302,6 +323,38 @@ fn a_crafted_snapshot_of_threads_does_not_panic() {
 #[test]
 fn a_crafted_snapshot_of_threads_in_mpi_does_not_panic() {
     crafted(&threaded("mpi_ends.c"), &["mpi_ends", "waits"], 200);
+}
+
+/// Also while others wait, or throw what they catch.
+#[test]
+fn what_a_thread_throws_and_nobody_catches_ends_the_rank() {
+    let wasm = threaded("uncaught.cc");
+    for how in ["thread", "first"] {
+        let (text, ended) = whole(&wasm, &["uncaught", how], |_| {});
+        let Ended::Failed { message, backtrace, code: None } = ended else { panic!("{how}: {ended:?}, {text}") };
+        assert_eq!(message, "rank 1: an exception that nothing catches: std::runtime_error: the field is flooded", "{how}");
+        let said = "libc++abi: terminating due to uncaught exception of type std::runtime_error: the field is flooded\n";
+        assert_eq!((text.as_str(), backtrace.contains("__cloudskin_thread")), (said, how == "thread"), "{how}: {backtrace}");
+    }
+    let Ended::Failed { message, .. } = whole(&wasm, &["uncaught", "jumps"], |_| {}).1 else { panic!("it goes on after a longjmp to nowhere") };
+    assert_eq!(message, "rank 1: longjmp to a place whose function has returned");
+    assert_eq!(whole(&wasm, &["uncaught", "handler"], |_| {}), ("the program's own handler\n".into(), Ended::Exited(5)));
+    assert_eq!(whole(&wasm, &["uncaught", "leaves"], |_| {}), ("this thread alone\njoined\n".into(), Ended::Exited(7)));
+    assert_eq!(whole(&wasm, &["uncaught", "quiet"], |_| {}), ("joined\n".into(), Ended::Exited(7)));
+}
+
+/// A stop that comes at any moment of that.
+#[test]
+fn a_stop_in_the_middle_of_an_end_by_an_exception_is_the_end() {
+    let wasm = threaded("uncaught.cc");
+    for seed in 0..6 {
+        let (_, ended, _) = disturbed(&wasm, &["uncaught", "thread"], seed, |control, random| {
+            control.stop();
+            pause(random, 500);
+        });
+        let Ended::Failed { message, .. } = ended else { panic!("seed {seed}: {ended:?}") };
+        assert!(message.ends_with("std::runtime_error: the field is flooded"), "seed {seed}: {message}");
+    }
 }
 
 /// As movable as it is built.
