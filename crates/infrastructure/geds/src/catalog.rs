@@ -240,6 +240,17 @@ pub trait Catalog: Send + Sync + 'static {
     }
     /// The object with this id, whatever it is called now.
     fn find(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<ObjectMeta>>>;
+    /// [`Catalog::find`] of several, at most [`PAGE_MAX`], in their order.
+    fn find_all<'a>(&'a self, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<Vec<Option<ObjectMeta>>>> {
+        async move {
+            let mut found = Vec::with_capacity(ids.len());
+            for id in ids {
+                found.push(self.find(*id).await?);
+            }
+            Ok(found)
+        }
+        .boxed()
+    }
     /// What a site is recorded to hold, in an order of the catalog's, from after `start_after`; a page that is empty is the end. What comes to it meanwhile may be missing.
     fn held<'a>(&'a self, site: &'a SiteId, start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<ObjectMeta>>>;
     fn list<'a>(

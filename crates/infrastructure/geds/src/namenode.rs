@@ -435,6 +435,13 @@ impl Catalog for Namenode {
     fn find(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<ObjectMeta>>> {
         async move { Ok(self.core().look()?.find(id)) }.boxed()
     }
+    fn find_all<'a>(&'a self, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<Vec<Option<ObjectMeta>>>> {
+        async move {
+            let state = self.core().look()?;
+            Ok(ids.iter().map(|id| state.find(*id)).collect())
+        }
+        .boxed()
+    }
     fn held<'a>(&'a self, site: &'a SiteId, start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<ObjectMeta>>> {
         async move { Ok(self.core().look()?.held(site, start_after)) }.boxed()
     }

@@ -15,6 +15,7 @@ use crate::{
     agent::Lending,
     append::Appendables,
     bound,
+    catalog::PAGE_MAX,
     collect::Collector,
     fetch::{PERSIST_SILENCE, damaged},
     leases::{Names, Wanted},
@@ -197,29 +198,35 @@ impl Node {
         let mut unknown: HashSet<ObjectId> = tier.ids().into_iter().collect();
         let mut lost = Vec::new();
         let (mut owed, mut alone) = (Vec::new(), Vec::new());
+        let mut known = |meta: ObjectMeta, unknown: &mut HashSet<ObjectId>| match tier.get(meta.id) {
+            Some(local) if meta.size == local.size && meta.checksum == local.checksum => {
+                unknown.remove(&meta.id);
+                local.persisted.store(meta.persisted.is_some(), SeqCst);
+                if meta.persisted.is_none() && tuning.policy(&meta.bucket).mode != Mode::Ephemeral {
+                    owed.push(meta.id);
+                }
+                if wants_second(&tuning, &meta) {
+                    alone.push(meta.id);
+                }
+            }
+            Some(_) => {
+                tracing::error!(bucket = %meta.bucket, key = %meta.key, id = %meta.id, "an object is not what the catalog says; not used");
+            }
+            None => lost.push(meta),
+        };
         let mut last = None;
         loop {
             let page = catalog.held(&site, last).await?;
             let Some(end) = page.last().map(|meta| meta.id) else { break };
             last = Some(end);
-            for meta in page {
-                match tier.get(meta.id) {
-                    Some(local) if meta.size == local.size && meta.checksum == local.checksum => {
-                        unknown.remove(&meta.id);
-                        local.persisted.store(meta.persisted.is_some(), SeqCst);
-                        if meta.persisted.is_none() && tuning.policy(&meta.bucket).mode != Mode::Ephemeral {
-                            owed.push(meta.id);
-                        }
-                        if wants_second(&tuning, &meta) {
-                            alone.push(meta.id);
-                        }
-                    }
-                    Some(_) => {
-                        tracing::error!(bucket = %meta.bucket, key = %meta.key, id = %meta.id, "an object is not what the catalog says; not used");
-                    }
-                    None => lost.push(meta),
-                }
-            }
+            page.into_iter().for_each(|meta| known(meta, &mut unknown));
+        }
+        // A namenode that is started anew, or another one that takes over, may have its contents in another order: pages of the two don't fit together, and an object
+        // may be on none of them. So each is asked for by its id before it is freed.
+        let unnamed: Vec<ObjectId> = unknown.iter().copied().collect();
+        for some in unnamed.chunks(PAGE_MAX as usize) {
+            let found = catalog.find_all(some).await?.into_iter().flatten();
+            found.filter(|meta| meta.sites.iter().any(|holder| holder.site == site)).for_each(|meta| known(meta, &mut unknown));
         }
         compute({
             let tier = tier.clone();

@@ -16,7 +16,7 @@ use geds::{
 use std::{
     os::unix::fs::PermissionsExt,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering::SeqCst},
     },
 };
@@ -588,11 +588,15 @@ struct Flaky {
     lost_after: u32,
     /// Of other calls: so many answers get lost from now on, when the calls have had their effect.
     lost_others: AtomicU32,
+    /// Questions for ids, one or many of them.
+    finds: AtomicU32,
+    /// What a page of what a site holds leaves out: it lay at the cursor when another namenode went on with the paging.
+    between_pages: Mutex<Option<ObjectId>>,
 }
 
 impl Flaky {
     fn new(inner: &geds::Namenode, lost_before: u32, lost_after: u32) -> Arc<Flaky> {
-        Arc::new(Flaky { inner: inner.clone(), calls: AtomicU32::new(0), lost_before, lost_after, lost_others: AtomicU32::new(0) })
+        Arc::new(Flaky { inner: inner.clone(), calls: AtomicU32::new(0), lost_before, lost_after, lost_others: AtomicU32::new(0), finds: AtomicU32::new(0), between_pages: Mutex::default() })
     }
 
     fn other<'a, T: Send + 'a>(&'a self, answer: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
@@ -632,10 +636,19 @@ impl Catalog for Flaky {
         self.other(self.inner.lookup(bucket, key))
     }
     fn find(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<ObjectMeta>>> {
+        self.finds.fetch_add(1, SeqCst);
         self.inner.find(id)
     }
+    fn find_all<'a>(&'a self, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<Vec<Option<ObjectMeta>>>> {
+        self.finds.fetch_add(1, SeqCst);
+        self.inner.find_all(ids)
+    }
     fn held<'a>(&'a self, site: &'a base::SiteId, after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<ObjectMeta>>> {
-        self.inner.held(site, after)
+        Box::pin(async move {
+            let mut page = self.inner.held(site, after).await?;
+            page.retain(|meta| Some(meta.id) != *self.between_pages.lock().unwrap());
+            Ok(page)
+        })
     }
     fn list<'a>(
         &'a self,
@@ -701,6 +714,24 @@ async fn a_lost_answer_to_a_seal_is_asked_for_again() {
     let edge = here.node("edge").await;
     assert_eq!(get(&edge, "k").await.unwrap().bytes(), b"newer");
     assert_eq!(count(&edge), 1, "what it replaced is gone");
+}
+
+/// The pages of what a site holds come from two namenodes, or one before and after its restart, which number contents differently: an object is on none of them.
+#[tokio::test]
+async fn what_lies_between_the_pages_of_two_namenodes_is_not_freed() {
+    let mut here = Installation::new().await;
+    let flaky = Flaky::new(&here.namenode, 0, 0);
+    here.catalog = flaky.clone();
+    let edge = here.node("edge").await;
+    put(&edge, "kept", b"kept").await;
+    let missed = put(&edge, "missed", b"the only copy").await;
+    put(&edge, "gone", b"gone").await;
+    edge.stop().await;
+    here.namenode.delete(&bucket("data"), &key("gone")).await.unwrap();
+    *flaky.between_pages.lock().unwrap() = Some(missed.id);
+    let edge = here.node("edge").await;
+    assert_eq!(get(&edge, "missed").await.unwrap().bytes(), b"the only copy");
+    assert_eq!((count(&edge), edge.used_bytes()), (2, 17), "what has no name goes all the same");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -456,6 +456,17 @@ impl Catalog for RemoteCatalog {
         }
         .boxed()
     }
+    fn find_all<'a>(&'a self, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<Vec<Option<ObjectMeta>>>> {
+        async move {
+            match self.look(|| Question::Finds(ids.iter().map(|id| id.0).collect())).await? {
+                Told::Objects(objects) if objects.len() == ids.len() => {
+                    objects.into_iter().map(|object| object.map(ObjectMeta::try_from).transpose()).collect()
+                }
+                _ => odd(),
+            }
+        }
+        .boxed()
+    }
     fn held<'a>(&'a self, site: &'a SiteId, start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<ObjectMeta>>> {
         async move {
             match self.look(|| Question::Held { site: site.clone(), start_after: start_after.map(|id| id.0) }).await? {

@@ -293,6 +293,13 @@ impl Connection {
                 let state = self.core.read();
                 Told::Objects(keys.iter().map(|(bucket, key)| state.lookup(bucket, key).ok().map(Into::into)).collect())
             }
+            Question::Finds(ids) if ids.len() > LOOKUPS_MAX => {
+                Error::BadValue { what: "number of ids", value: ids.len().to_string(), rule: "ask for at most 1000 at a time" }.into()
+            }
+            Question::Finds(ids) => {
+                let state = self.core.read();
+                Told::Objects(ids.iter().map(|id| state.find(ObjectId(*id)).map(Into::into)).collect())
+            }
             Question::Find { id } => Told::Found(self.core.read().find(ObjectId(id)).map(Into::into)),
             Question::Held { site, start_after } => told(self.caller.speaks_for(&site).map(|()| {
                 let held = self.core.read().held(&site, start_after.map(ObjectId));

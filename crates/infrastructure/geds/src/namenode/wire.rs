@@ -21,7 +21,7 @@ pub const META_ALPN: &str = "geds-meta/1";
 
 pub const ASK_BYTES_MAX: usize = 1 << 20;
 pub const TOLD_BYTES_MAX: usize = 8 << 20;
-/// Keys in one question.
+/// Keys or ids in one question.
 pub const LOOKUPS_MAX: usize = 1000;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -82,6 +82,8 @@ pub enum Question {
     Partners { id: u128, site: SiteId },
     /// Those that hold leases on objects.
     Jobs,
+    /// Several of [`Question::Find`].
+    Finds(Vec<u128>),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -319,6 +321,7 @@ pub(crate) fn some_frames() -> Vec<Vec<u8>> {
         Question::Lookups(vec![(bucket.clone(), key.clone()); 3]),
         Question::Held { site: site.clone(), start_after: Some(7) },
         Question::Partners { id: 1, site: site.clone() },
+        Question::Finds(vec![1, u128::MAX]),
         Question::Change(Change::CreateBucket { bucket: bucket.clone() }),
         Question::Change(Change::Rename { bucket: bucket.clone(), from: key.clone(), to_bucket: bucket.clone(), to: key.clone(), if_absent: true }),
         Question::Change(Change::SetMetadata { bucket: bucket.clone(), key: key.clone(), metadata: vec![1; 40] }),
