@@ -251,6 +251,10 @@ pub trait Catalog: Send + Sync + 'static {
         }
         .boxed()
     }
+    /// The last epoch that was given to an object, so that an older catalog can be told from a newer one; `None`: this one doesn't tell.
+    fn epoch(&self) -> BoxFuture<'_, Result<Option<u64>>> {
+        async { Ok(None) }.boxed()
+    }
     /// What a site is recorded to hold, in an order of the catalog's, from after `start_after`; a page that is empty is the end. What comes to it meanwhile may be missing.
     fn held<'a>(&'a self, site: &'a SiteId, start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<ObjectMeta>>>;
     fn list<'a>(

@@ -10,7 +10,7 @@ use crate::{
     Attributes, BucketName, Key, Node, ObjectId, ObjectMeta, Result,
     leases::Wanted,
     names::Prefix,
-    node::Inner,
+    node::{Inner, compute},
 };
 use std::{
     sync::{Arc, Weak},
@@ -37,6 +37,10 @@ impl Collector {
                 let Some(inner) = node.upgrade() else { return };
                 if let Err(error) = inner.collect().await {
                     tracing::debug!(%error, "what nobody needs any more is still here");
+                }
+                let noting = inner.clone();
+                if let Err(error) = compute(move || noting.epochs.save()).await.and_then(|saved| saved) {
+                    tracing::warn!(%error, "which catalog this node has seen is not written down");
                 }
             }
         });

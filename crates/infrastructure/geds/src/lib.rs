@@ -25,6 +25,7 @@ mod cipher;
 mod collect;
 mod config;
 mod eager;
+mod epochs;
 mod error;
 mod fetch;
 #[doc(hidden)]

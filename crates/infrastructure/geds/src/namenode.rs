@@ -442,6 +442,9 @@ impl Catalog for Namenode {
         }
         .boxed()
     }
+    fn epoch(&self) -> BoxFuture<'_, Result<Option<u64>>> {
+        async { Ok(Some(self.core().look()?.epoch())) }.boxed()
+    }
     fn held<'a>(&'a self, site: &'a SiteId, start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<ObjectMeta>>> {
         async move { Ok(self.core().look()?.held(site, start_after)) }.boxed()
     }

@@ -17,6 +17,7 @@ use crate::{
     bound,
     catalog::PAGE_MAX,
     collect::Collector,
+    epochs::Epochs,
     fetch::{PERSIST_SILENCE, damaged},
     leases::{Names, Wanted},
     local::{Local, Refused, Tier},
@@ -136,6 +137,7 @@ pub(crate) struct Inner {
     pub spiller: Spiller,
     pub collector: Collector,
     pub appendables: Appendables,
+    pub epochs: Epochs,
     pub copies: bound::Copies,
     pub listings: bound::Listings,
     pub seconds: Seconds,
@@ -183,10 +185,10 @@ impl Node {
         let memory = tuning.memory.map(|size| size.0);
         let bound = bound::check_all(&tuning, persist.as_ref())?;
         let (key, decrypted) = (tuning.key.clone(), tuning.decrypted);
-        let (tier, appendables) = compute(move || {
+        let (tier, appendables, epochs) = compute(move || {
             let tier = Tier::open_with(&folder, limit.0, memory, key, decrypted)?;
             let appendables = Appendables::open(&folder.join("append"), &tier)?;
-            Ok::<_, Error>((tier, appendables))
+            Ok::<_, Error>((tier, appendables, Epochs::open(&folder)?))
         })
         .await??;
         if !address.is_empty() {
@@ -228,13 +230,16 @@ impl Node {
             let found = catalog.find_all(some).await?.into_iter().flatten();
             found.filter(|meta| meta.sites.iter().any(|holder| holder.site == site)).for_each(|meta| known(meta, &mut unknown));
         }
-        compute({
-            let tier = tier.clone();
-            move || unknown.into_iter().for_each(|id| {
-                tier.free(id);
+        if epochs.may_free(epochs.seen(), catalog.epoch().await?) {
+            compute({
+                let tier = tier.clone();
+                move || unknown.into_iter().for_each(|id| {
+                    tier.free(id);
+                })
             })
-        })
-        .await?;
+            .await?;
+        }
+        let epochs = compute(move || epochs.save().map(|()| epochs)).await??;
         for meta in lost {
             match catalog.drop_holder(&meta.bucket, &meta.key, meta.epoch, &site).await {
                 Ok(_) => tracing::warn!(bucket = %meta.bucket, key = %meta.key, "the copy on this site is lost; others have it"),
@@ -266,6 +271,7 @@ impl Node {
             publisher: Publisher::start(weak.clone()),
             collector: Collector::start(weak.clone()),
             appendables,
+            epochs,
             copies: bound::Copies::default(),
             listings: bound::Listings::default(),
             seconds: Seconds::new(alone),
@@ -478,9 +484,12 @@ impl Node {
         Ok((objects, bytes))
     }
 
-    /// Frees local copies that the catalog no longer knows, because the message to free them got lost. Returns the bytes.
+    /// Frees local copies that the catalog no longer knows, because the message to free them got lost. Returns the bytes. A catalog that is older than what is here frees nothing.
     pub async fn sweep(&self) -> Result<u64> {
         let mut bytes = 0;
+        if !self.inner.may_free().await? {
+            return Ok(0);
+        }
         for id in self.inner.tier.ids() {
             if !self.inner.is_sealing(id) && self.inner.catalog.find(id).await?.is_none() {
                 bytes += self.inner.free(id);
@@ -641,6 +650,12 @@ impl Inner {
         Writer { inner: self.clone(), bucket: bucket.clone(), key: key.clone(), if_absent, attributes: Attributes::default(), draft }
     }
 
+    /// Whether what the catalog doesn't know may be freed, or this catalog is older than what is here.
+    pub async fn may_free(&self) -> Result<bool> {
+        let before = self.epochs.seen();
+        Ok(self.epochs.may_free(before, self.catalog.epoch().await?))
+    }
+
     /// What the key means, if that can be said without asking. Makes no system call.
     pub fn known(&self, bucket: &BucketName, key: &Key) -> Option<Object> {
         let object = self.names.get(bucket, key, self.tier.age())?;
@@ -766,6 +781,7 @@ impl Inner {
             match self.catalog.seal_with(&bucket, &key, new, attributes.clone()).await {
                 Ok(sealed) => {
                     self.sealing_ends(id);
+                    self.epochs.saw(sealed.object.epoch);
                     add(&self.counters.sealed, 1);
                     add(&self.counters.sealed_bytes, size);
                     self.timings.seal.add(began.elapsed());

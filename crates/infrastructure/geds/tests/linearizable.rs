@@ -223,7 +223,7 @@ async fn call(catalog: &RemoteCatalog, pair: usize, op: Op) -> Told {
 fn what_clients_are_told_fits_together_through_kills() {
     const PAIRS: usize = 4;
     const CLIENTS: usize = 4;
-    let seed = std::env::var("SEED").map_or_else(|_| rand::random::<u64>(), |seed| seed.parse().unwrap());
+    let seed = std::env::var("GEDS_SEED").map_or_else(|_| rand::random::<u64>(), |seed| seed.parse().unwrap());
     println!("seed {seed}");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let temp = tempfile::tempdir().unwrap();

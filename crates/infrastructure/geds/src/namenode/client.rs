@@ -467,6 +467,15 @@ impl Catalog for RemoteCatalog {
         }
         .boxed()
     }
+    fn epoch(&self) -> BoxFuture<'_, Result<Option<u64>>> {
+        async {
+            match self.look(|| Question::Epoch).await? {
+                Told::Epoch(epoch) => Ok(Some(epoch)),
+                _ => odd(),
+            }
+        }
+        .boxed()
+    }
     fn held<'a>(&'a self, site: &'a SiteId, start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<ObjectMeta>>> {
         async move {
             match self.look(|| Question::Held { site: site.clone(), start_after: start_after.map(|id| id.0) }).await? {

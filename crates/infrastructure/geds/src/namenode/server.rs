@@ -329,6 +329,7 @@ impl Connection {
             ),
             Question::Jobs => Told::Jobs(self.core.read().job_names()),
             Question::Revoked { number } => return self.holder.confirm(number),
+            Question::Epoch => Told::Epoch(self.core.read().epoch()),
             Question::Ping => Told::Done,
         };
         wire::put(out, request, &answer);

@@ -134,6 +134,10 @@ impl State {
     pub fn seq(&self) -> u64 {
         self.seq
     }
+    /// The last that was given to an object.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
     pub fn clock_ms(&self) -> u64 {
         self.clock_ms
     }

@@ -5,7 +5,7 @@ use super::{
     snapshot,
     state::State,
 };
-use crate::{BucketName, Key, Page};
+use crate::{BucketName, Key, ObjectId, Page};
 use base::SiteId;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use std::{
@@ -159,7 +159,7 @@ fn check(state: &State, model: &Model, told: &str) {
 
 #[test]
 fn a_state_is_a_map_and_its_snapshot_is_of_one_moment() {
-    let seed = std::env::var("SEED").map_or_else(|_| rand::random::<u64>(), |seed| seed.parse().unwrap());
+    let seed = std::env::var("GEDS_SEED").map_or_else(|_| rand::random::<u64>(), |seed| seed.parse().unwrap());
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let (mut state, mut model, mut id) = (State::new(), Model::new(), 0);

@@ -84,6 +84,7 @@ pub enum Question {
     Jobs,
     /// Several of [`Question::Find`].
     Finds(Vec<u128>),
+    Epoch,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -108,6 +109,7 @@ pub enum Told {
     /// Sites and their data ports.
     Holders(Vec<(String, String)>),
     Jobs(Vec<String>),
+    Epoch(u64),
 }
 
 /// An object's facts, as they travel.
