@@ -516,6 +516,9 @@ impl Appendable {
     pub fn key(&self) -> &Key {
         &self.growing.key
     }
+    pub(crate) fn id(&self) -> ObjectId {
+        self.growing.id
+    }
 
     /// Committed bytes; what is below is there to be read and never changes.
     pub fn len(&self) -> u64 {
@@ -680,7 +683,7 @@ impl Appendable {
             let Some(content) = compute(move || reader.read_here(n as u64, 0..reader.part_bytes)).await?? else { continue };
             let sum = xxh3_64(&content);
             // The id is the part's own, so a second try after a crash writes the same bytes to the same place.
-            let location = persist.put(id, content.into(), sum, &self.inner.spiller.pace).await?;
+            let location = self.inner.put_within(&persist, &growing.bucket, &growing.key, id, content.into(), sum, &self.inner.spiller.pace).await?;
             let (growing, inner) = (growing.clone(), self.inner.clone());
             let done = compute(move || {
                 let _turn = lock(&growing.turn);
@@ -772,12 +775,8 @@ impl Appendable {
 }
 
 impl Inner {
-    /// Uploads full parts of what grows here, to make room. Returns the bytes.
-    pub(crate) async fn spill_heads(self: &Arc<Self>) -> Result<u64> {
-        let mut freed = 0;
-        for growing in self.appendables.every() {
-            freed += Appendable { inner: self.clone(), growing }.spill_head().await?;
-        }
-        Ok(freed)
+    /// All that grow here.
+    pub(crate) fn growing(self: &Arc<Self>) -> Vec<Appendable> {
+        self.appendables.every().into_iter().map(|growing| Appendable { inner: self.clone(), growing }).collect()
     }
 }

@@ -337,8 +337,8 @@ impl Inner {
         let now = self.tier.age();
         let candidates: Vec<_> = self.copies.lock().keys().copied().collect();
         let candidates = candidates.into_iter().map(|id| match self.tier.get(id) {
-            Some(local) => crate::spill::Candidate { id, size: local.size, idle: now.saturating_sub(local.used_at.load(Relaxed)), persisted: true },
-            None => crate::spill::Candidate { id, size: 0, idle: u32::MAX, persisted: true },
+            Some(local) => crate::spill::Candidate { id, size: local.size, idle: now.saturating_sub(local.used_at.load(Relaxed)), persisted: true, failures: 0 },
+            None => crate::spill::Candidate { id, size: 0, idle: u32::MAX, persisted: true, failures: 0 },
         });
         let chosen = crate::spill::victims(candidates.collect(), bytes);
         for id in &chosen {

@@ -56,6 +56,13 @@ pub enum Error {
         #[source]
         source: object_store::Error,
     },
+    #[error("object {bucket}/{key} can't be brought to the persistency tier: {source}")]
+    Upload {
+        bucket: String,
+        key: String,
+        #[source]
+        source: Box<Error>,
+    },
     #[error("peer {peer}: {message}")]
     Peer { peer: String, message: String },
     #[error("peer {peer} breaks the protocol: {message}")]
@@ -108,6 +115,7 @@ impl Error {
                 object_store::Error::Precondition { .. } => Kind::FailedPrecondition,
                 _ => Kind::Unavailable,
             },
+            Error::Upload { source, .. } => source.kind(),
             Error::Denied { .. } => Kind::PermissionDenied,
             Error::Remote { kind, .. } => *kind,
         }

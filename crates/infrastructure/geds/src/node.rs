@@ -833,7 +833,26 @@ impl Inner {
     pub async fn upload(self: &Arc<Self>, persist: &Persist, meta: &ObjectMeta, pace: &Pace) -> Result<Option<ObjectMeta>> {
         let turn = self.turn(meta.id);
         let _turn = turn.lock().await;
+        // Somebody may have brought it away while its turn was waited for.
+        let done = meta.persisted.is_none() && self.tier.get(meta.id).is_some_and(|local| local.persisted.load(SeqCst));
+        if done {
+            if let Some(now) = self.catalog.find(meta.id).await?.filter(|now| now.persisted.is_some()) {
+                return Ok(Some(now));
+            }
+        }
         self.upload_held(persist, meta, pace).await
+    }
+
+    /// Brings bytes to the persistency tier, in bounded time, and reads them back.
+    pub(crate) async fn put_within(&self, persist: &Persist, bucket: &BucketName, key: &Key, id: ObjectId, content: Bytes, checksum: u64, pace: &Pace) -> Result<String> {
+        let size = content.len() as u64;
+        // What the pace costs comes on top.
+        let longest = PERSIST_SILENCE * 4 + Duration::from_secs(size / PERSIST_RATE_MIN) + pace.at_most(size);
+        let put = tokio::time::timeout(longest, persist.put(id, content, checksum, pace)).await;
+        let put = put.unwrap_or_else(|_| {
+            Err(Error::Remote { kind: Kind::DeadlineExceeded, message: format!("{persist} did not take it within {} s", longest.as_secs()) })
+        });
+        put.map_err(|source| Error::Upload { bucket: bucket.to_string(), key: key.to_string(), source: source.into() })
     }
 
     /// Upload, verify, record; within the object's turn.
@@ -848,14 +867,8 @@ impl Inner {
             return Ok(Some(meta.clone()));
         }
         let object = self.map(meta.clone(), local.clone()).await?;
-        // What the pace costs comes on top.
-        let longest = PERSIST_SILENCE * 4 + Duration::from_secs(meta.size / PERSIST_RATE_MIN) + pace.at_most(meta.size);
         let began = Instant::now();
-        let put = persist.put(meta.id, Bytes::from_owner(object), meta.checksum, pace);
-        let location = tokio::time::timeout(longest, put).await.map_err(|_| Error::Remote {
-            kind: Kind::DeadlineExceeded,
-            message: format!("{persist} did not take {}/{} within {} s", meta.bucket, meta.key, longest.as_secs()),
-        })??;
+        let location = self.put_within(persist, &meta.bucket, &meta.key, meta.id, Bytes::from_owner(object), meta.checksum, pace).await?;
         match self.catalog.mark_persisted(&meta.bucket, &meta.key, meta.epoch, &location).await {
             Ok(now) => {
                 local.persisted.store(true, SeqCst);

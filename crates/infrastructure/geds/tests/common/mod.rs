@@ -1,6 +1,8 @@
 //! An installation in a temporary folder: authority, namenode, and nodes that serve each other over mutual TLS.
 #![allow(dead_code)] // each test binary uses a part
 
+pub mod gate;
+
 use base::{
     SiteId,
     identity::{Authority, Dialer, HUB, peer_name, protocol, site_name},
@@ -217,6 +219,22 @@ pub fn on_disk(folder: &Path) -> u64 {
         .filter_map(|entry| entry.unwrap().metadata().ok())
         .map(|meta| meta.blocks() * 512)
         .sum()
+}
+
+/// Changes a bit of an object where it lies on a node's disk, plain. The node must not be there.
+pub fn damage(folder: &Path, content: &[u8]) {
+    let start = &content[..content.len().min(64)];
+    for name in ["segments", "sealed"] {
+        for entry in std::fs::read_dir(folder.join(name)).unwrap() {
+            let path = entry.unwrap().path();
+            let mut bytes = std::fs::read(&path).unwrap();
+            if let Some(at) = bytes.windows(start.len()).position(|window| window == start) {
+                bytes[at + content.len() / 2] ^= 1;
+                return std::fs::write(&path, bytes).unwrap();
+            }
+        }
+    }
+    panic!("it is not in {}", folder.display());
 }
 
 /// Files of a node's large objects: (being written, sealed).
