@@ -77,6 +77,13 @@ enum Place {
     Away { location: String, sum: Option<u64> },
 }
 
+/// On this node, or in the persistency tier and recorded so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WherePart {
+    Here,
+    Away,
+}
+
 struct Part {
     id: ObjectId,
     place: Place,
@@ -188,6 +195,15 @@ impl Appendables {
 
     fn get(&self, bucket: &BucketName, key: &Key) -> Option<Arc<Growing>> {
         lock(&self.all).get(&(bucket.clone(), key.clone())).cloned()
+    }
+
+    /// Whether this is the id of a part of what grows here, and where that is.
+    pub fn part(&self, id: ObjectId) -> Option<WherePart> {
+        self.every().iter().find_map(|growing| {
+            let state = lock(&growing.state);
+            let part = state.parts.iter().find(|part| part.id == id)?;
+            Some(if matches!(part.place, Place::Here { .. }) { WherePart::Here } else { WherePart::Away })
+        })
     }
 
     fn every(&self) -> Vec<Arc<Growing>> {
@@ -434,27 +450,30 @@ impl Growing {
         Ok(blocks)
     }
 
-    /// Removes the files; returns where parts lie in the persistency tier.
-    fn remove(&self, tier: &Tier) -> Result<Vec<String>> {
+    /// The parts that lie in the persistency tier.
+    fn away(&self) -> Vec<ObjectId> {
+        let state = lock(&self.state);
+        state.parts.iter().filter(|part| matches!(part.place, Place::Away { .. })).map(|part| part.id).collect()
+    }
+
+    /// Removes the files.
+    fn remove(&self, tier: &Tier) -> Result<()> {
         let mut state = lock(&self.state);
         state.sealed = true;
         // The log last: without it nobody finds the parts, and the next start removes them.
         let log = self.path("log");
         fs::remove_file(&log).map_err(file("remove", &log))?;
-        let (mut away, mut here) = (Vec::new(), 0);
+        let mut here = 0;
         for (n, part) in std::mem::take(&mut state.parts).into_iter().enumerate() {
-            match part.place {
-                Place::Away { location, .. } => away.push(location),
-                Place::Here { blocks, .. } => {
-                    here += blocks;
-                    let path = self.path(n);
-                    fs::remove_file(&path).map_err(file("remove", &path))?;
-                }
+            if let Place::Here { blocks, .. } = part.place {
+                here += blocks;
+                let path = self.path(n);
+                fs::remove_file(&path).map_err(file("remove", &path))?;
             }
         }
         state.paid.shrink(0);
         tier.space(false).use_less(here);
-        Ok(away)
+        Ok(())
     }
 }
 
@@ -682,7 +701,11 @@ impl Appendable {
             let reader = growing.clone();
             let Some(content) = compute(move || reader.read_here(n as u64, 0..reader.part_bytes)).await?? else { continue };
             let sum = xxh3_64(&content);
-            // The id is the part's own, so a second try after a crash writes the same bytes to the same place.
+            // The id is the part's own, so a second try after a crash writes the same bytes to the same place. Nobody looks after what it may have left there meanwhile.
+            let turn = self.inner.turn(id);
+            let _turn = turn.lock().await;
+            let marking = self.inner.clone();
+            compute(move || marking.begun.begin(id)).await??;
             let location = self.inner.put_within(&persist, &growing.bucket, &growing.key, id, content.into(), sum, &self.inner.spiller.pace).await?;
             let (growing, inner) = (growing.clone(), self.inner.clone());
             let done = compute(move || {
@@ -692,6 +715,7 @@ impl Appendable {
                 }
                 growing.record(&Record::Stored { n: n as u64, location: location.clone(), sum })?;
                 growing.sync()?;
+                inner.begun.end(id);
                 growing.free_part(&inner.tier, n, location, sum)
             });
             freed += done.await??;
@@ -757,17 +781,18 @@ impl Appendable {
     /// Removes it with everything that it left in the persistency tier.
     pub async fn discard(&self) -> Result<()> {
         let (growing, inner) = (self.growing.clone(), self.inner.clone());
-        let away = compute(move || {
+        let removed = compute(move || {
             let _turn = lock(&growing.turn);
-            let away = growing.remove(&inner.tier)?;
+            // Before the log is gone, which alone knows of them: a crash in between leaves the marks.
+            growing.away().into_iter().try_for_each(|id| inner.begun.begin(id))?;
+            growing.remove(&inner.tier)?;
             inner.appendables.forget(&growing);
-            Ok::<_, Error>(away)
+            Ok::<_, Error>(())
         });
-        for location in away.await?? {
-            if let Some(persist) = &self.inner.persist {
-                if let Err(e) = persist.delete(&location).await {
-                    tracing::warn!(%location, error = %e, "a part of a removed object stays in the persistency tier");
-                }
+        removed.await??;
+        if let Some(persist) = &self.inner.persist {
+            if let Err(error) = self.inner.collect_begun(persist).await {
+                tracing::debug!(%error, "parts of a removed object stay in the persistency tier for now");
             }
         }
         Ok(())

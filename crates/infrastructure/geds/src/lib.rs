@@ -17,6 +17,7 @@
 
 mod agent;
 mod append;
+mod begun;
 mod blocking;
 mod bound;
 mod by_hash;

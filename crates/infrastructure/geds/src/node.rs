@@ -14,6 +14,7 @@ use crate::{
     PeerClient, Persist, RestKey, Result, State, Writer,
     agent::Lending,
     append::Appendables,
+    begun::Begun,
     bound,
     catalog::PAGE_MAX,
     collect::Collector,
@@ -137,6 +138,7 @@ pub(crate) struct Inner {
     pub spiller: Spiller,
     pub collector: Collector,
     pub appendables: Appendables,
+    pub begun: Begun,
     pub epochs: Epochs,
     pub copies: bound::Copies,
     pub listings: bound::Listings,
@@ -185,10 +187,10 @@ impl Node {
         let memory = tuning.memory.map(|size| size.0);
         let bound = bound::check_all(&tuning, persist.as_ref())?;
         let (key, decrypted) = (tuning.key.clone(), tuning.decrypted);
-        let (tier, appendables, epochs) = compute(move || {
+        let (tier, appendables, begun, epochs) = compute(move || {
             let tier = Tier::open_with(&folder, limit.0, memory, key, decrypted)?;
             let appendables = Appendables::open(&folder.join("append"), &tier)?;
-            Ok::<_, Error>((tier, appendables, Epochs::open(&folder)?))
+            Ok::<_, Error>((tier, appendables, Begun::open(&folder.join("uploads"))?, Epochs::open(&folder)?))
         })
         .await??;
         if !address.is_empty() {
@@ -271,6 +273,7 @@ impl Node {
             publisher: Publisher::start(weak.clone()),
             collector: Collector::start(weak.clone()),
             appendables,
+            begun,
             epochs,
             copies: bound::Copies::default(),
             listings: bound::Listings::default(),
@@ -725,9 +728,10 @@ impl Inner {
         Error::NoSpace { bucket: bucket.to_string(), key: key.to_string(), wanted, used, limit: space.limit, setting }
     }
 
-    /// Frees the copies of an object that the catalog has forgotten: here at once, elsewhere in the background.
+    /// Frees the copies of an object that the catalog has forgotten: here at once, elsewhere in the background. The catalog lists its upload for who has a persistency tier.
     pub fn release(self: &Arc<Self>, meta: ObjectMeta) {
         self.free(meta.id);
+        let meta_persisted = meta.persisted.is_some();
         let inner = self.clone();
         self.handle.spawn(async move {
             for holder in meta.sites.iter().filter(|holder| holder.site != inner.site && !holder.address.is_empty()) {
@@ -739,12 +743,10 @@ impl Inner {
                     tracing::warn!(site = %holder.site, bucket = %meta.bucket, key = %meta.key, error = %e, "a copy is not freed yet");
                 }
             }
-            if let (Some(location), Some(persist)) = (&meta.persisted, &inner.persist) {
-                if let Err(e) = persist.delete(location).await {
-                    tracing::warn!(%location, error = %e, "a deleted object stays in the persistency tier");
-                }
-            }
         });
+        if meta_persisted {
+            self.collector.wake();
+        }
     }
 
     /// Records a sealed object and makes it durable, before the catalog hears of it. Blocks.
@@ -868,21 +870,23 @@ impl Inner {
         }
         let object = self.map(meta.clone(), local.clone()).await?;
         let began = Instant::now();
+        let (marking, id) = (self.clone(), meta.id);
+        compute(move || marking.begun.begin(id)).await??;
         let location = self.put_within(persist, &meta.bucket, &meta.key, meta.id, Bytes::from_owner(object), meta.checksum, pace).await?;
         match self.catalog.mark_persisted(&meta.bucket, &meta.key, meta.epoch, &location).await {
             Ok(now) => {
                 local.persisted.store(true, SeqCst);
+                let marking = self.clone();
+                compute(move || marking.begun.end(id)).await?;
                 self.timings.upload.add(began.elapsed());
                 add(&self.counters.uploaded, 1);
                 add(&self.counters.uploaded_bytes, meta.size);
                 Ok(Some(now))
             }
             Err(e) if e.is_uncertain() => Err(e),
+            // Renamed, it may be uploaded by others at this same place; if it is gone for good, the collector removes it.
             Err(_) => {
-                // Renamed, it may be uploaded by others at this same place; only what is gone for good is removed.
-                if self.catalog.find(meta.id).await?.is_none() {
-                    persist.delete(&location).await?;
-                }
+                self.collector.wake();
                 Ok(None)
             }
         }

@@ -292,9 +292,14 @@ impl Persist {
         Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name })
     }
 
+    /// Where an object lies that is uploaded.
+    pub(crate) fn place(id: ObjectId) -> String {
+        format!("objects/{id}")
+    }
+
     /// Uploads an object, not faster than `pace`, and reads it back. The location is worth recording only when this returned.
     pub(crate) async fn put(&self, id: ObjectId, content: Bytes, checksum: u64, pace: &Pace) -> Result<String> {
-        let location = format!("objects/{id}");
+        let location = Persist::place(id);
         let path = Location::from(location.as_str());
         let size = content.len();
         if size <= PART_BYTES {

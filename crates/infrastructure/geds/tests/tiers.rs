@@ -544,15 +544,15 @@ async fn defect_14_one_bad_object_keeps_nothing_from_being_uploaded() {
     let mut here = Installation::new().await;
     let gate = gate::Gate::default();
     here.persist = Some(gate.persist());
-    here.tuning = Tuning { policy: policy(Mode::WriteBehind, Place::Disk), ..Tuning::default() };
-    gate.let_through(false);
+    let behind = Tuning { policy: policy(Mode::WriteBehind, Place::Disk), ..Tuning::default() };
+    here.tuning = Tuning { spill: SpillOptions { automatic: false, ..SpillOptions::default() }, ..behind.clone() };
     let edge = here.node("edge").await;
     for n in 0..9 {
         put(&edge, &format!("{n}"), &content(n, 10_000)).await;
     }
     edge.stop().await;
     damage(&here.folder("edge"), &content(0, 10_000));
-    gate.let_through(true);
+    here.tuning = behind;
     let edge = here.node("edge").await;
     for n in 1..9 {
         edge.wait_durable(&bucket("data"), &key(&format!("{n}")), LONG).await.unwrap();
@@ -598,6 +598,79 @@ async fn an_upload_that_is_refused_names_bucket_and_key() {
     assert!(error.to_string().contains("data/scenes/1"), "{error}");
     assert_eq!(error.kind(), Kind::Unavailable);
     assert_eq!(get(&edge, "scenes/1").await.unwrap().bytes(), b"content");
+}
+
+/// Deleted, replaced and renamed over while the store takes no deletes, and by a site that can't reach it: all of it goes later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defect_10_a_delete_that_failed_in_the_store_is_done_again() {
+    let mut here = Installation::new().await;
+    let gate = gate::Gate::default();
+    let poor = here.node("poor").await;
+    here.persist = Some(gate.persist());
+    let edge = here.node("edge").await;
+    for name in ["deleted", "replaced", "over", "elsewhere", "kept"] {
+        put(&edge, name, name.as_bytes()).await;
+    }
+    edge.flush(&bucket("data"), "", LONG).await.unwrap();
+    assert_eq!(gate.names().await.len(), 5);
+    gate.fail_deletes(true);
+    edge.delete(&bucket("data"), &key("deleted")).await.unwrap();
+    put(&edge, "replaced", b"again").await;
+    put(&edge, "new", b"new").await;
+    edge.rename(&bucket("data"), &key("new"), &key("over")).await.unwrap();
+    poor.delete(&bucket("data"), &key("elsewhere")).await.unwrap();
+    assert_eq!(gate.names().await.len(), 5);
+    // The node that was told is gone before the store is well.
+    edge.stop().await;
+    gate.fail_deletes(false);
+    let edge = here.node("edge").await;
+    edge.collect().await.unwrap();
+    assert_eq!(gate.names().await.len(), 1, "and what is kept is there");
+    edge.spill(&bucket("data"), "kept").await.unwrap();
+    assert_eq!(get(&edge, "kept").await.unwrap().bytes(), b"kept");
+}
+
+/// The upload is done and nobody hears of it, or is there to record it; then the object is deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defect_10_an_upload_that_was_not_recorded_goes_with_its_object() {
+    let mut here = Installation::new().await;
+    here.limit = 4 << 20; // parts of 64 KiB
+    let gate = gate::Gate::default();
+    here.persist = Some(gate.persist());
+    let edge = here.node("edge").await;
+    for name in ["deleted", "kept"] {
+        put(&edge, name, name.as_bytes()).await;
+    }
+    let log = edge.appendable(&bucket("data"), &key("log")).await.unwrap();
+    log.append(0, content(1, 200_000).into()).await.unwrap();
+    assert_eq!(log.spill_head().await.unwrap(), 3 * 65_536);
+    log.append(200_000, content(2, 70_000).into()).await.unwrap();
+    gate.lose_puts(true);
+    assert!(edge.flush(&bucket("data"), "", Duration::ZERO).await.is_err());
+    for name in ["deleted", "kept"] {
+        assert!(edge.spill(&bucket("data"), name).await.is_err());
+    }
+    assert!(log.spill_head().await.is_err());
+    drop(log);
+    assert_eq!(gate.names().await.len(), 6, "three parts that are known, and three that nobody knows of");
+    edge.stop().await;
+    gate.lose_puts(false);
+    let edge = here.node("edge").await;
+    edge.delete(&bucket("data"), &key("deleted")).await.unwrap();
+    edge.collect().await.unwrap();
+    assert_eq!(gate.names().await.len(), 5);
+    // What is in use stays, and what is begun is ended.
+    let log = edge.appendable(&bucket("data"), &key("log")).await.unwrap();
+    assert!(log.read(0, 200_000).await.unwrap() == content(1, 200_000));
+    assert_eq!(edge.spill(&bucket("data"), "kept").await.unwrap(), (1, 4));
+    assert_eq!(get(&edge, "kept").await.unwrap().bytes(), b"kept");
+    log.discard().await.unwrap();
+    edge.collect().await.unwrap();
+    assert_eq!(gate.names().await.len(), 1);
+    edge.delete(&bucket("data"), &key("kept")).await.unwrap();
+    until("the last one goes", || here.folder("edge").join("uploads").read_dir().unwrap().count() == 0).await;
+    edge.collect().await.unwrap();
+    assert_eq!(gate.names().await, [""; 0]);
 }
 
 #[tokio::test]

@@ -428,7 +428,8 @@ impl State {
         content
     }
 
-    /// Gives up a content whose last name has been taken away; `None`: it has others. With `garbage` it is noted for who holds it.
+    /// Gives up a content whose last name has been taken away; `None`: it has others. Its upload is noted as garbage in any case: whoever is told may be gone before it is removed, or have no way
+    /// there. With `garbage` it is noted for the sites that hold it, too, because nobody is told of it.
     fn discard(&mut self, content: u32, garbage: bool) -> Option<Discarded> {
         let record = self.contents.get(content);
         if record.name != NONE {
@@ -441,8 +442,9 @@ impl State {
         }
         self.by_id.remove(hash_of_id(id), content);
         self.contents.remove(content);
-        let gone = Discarded { sites: sites.into_iter().collect(), persisted };
-        if garbage && (!gone.sites.is_empty() || gone.persisted.is_some()) {
+        let sites = if garbage { sites.into_iter().collect() } else { BTreeSet::new() };
+        let gone = Discarded { sites, persisted };
+        if !gone.sites.is_empty() || gone.persisted.is_some() {
             self.garbage.insert(id, gone.clone());
         }
         while self.gone.len() >= GONE_MAX || self.gone.front().is_some_and(|old| old.at_ms + GONE_MS < self.clock_ms) {
