@@ -106,6 +106,8 @@ struct State {
     sealed: bool,
     /// The answer to a seal is missing: the catalog has it or not. Nothing is appended until somebody who opens it has asked.
     unsure: bool,
+    /// It is being removed: its parts are nobody's soon.
+    removing: bool,
     paid: Reservation,
 }
 
@@ -202,7 +204,7 @@ impl Appendables {
         self.every().iter().find_map(|growing| {
             let state = lock(&growing.state);
             let part = state.parts.iter().find(|part| part.id == id)?;
-            Some(if matches!(part.place, Place::Here { .. }) { WherePart::Here } else { WherePart::Away })
+            Some(if matches!(part.place, Place::Away { .. }) && !state.removing { WherePart::Away } else { WherePart::Here })
         })
     }
 
@@ -226,6 +228,7 @@ impl Growing {
             parts: Vec::new(),
             sealing: None,
             unsure: false,
+            removing: false,
             sealed: false,
             paid: tier.space(false).overdraw(0),
         };
@@ -308,7 +311,7 @@ impl Growing {
         let space = tier.space(false);
         space.use_more(here);
         let state =
-            State { log: Arc::new(log), log_len: at as u64, parts, sealing, sealed: false, unsure: false, paid: space.overdraw(here) };
+            State { log: Arc::new(log), log_len: at as u64, parts, sealing, sealed: false, unsure: false, removing: false, paid: space.overdraw(here) };
         Ok(Some(Growing {
             id,
             bucket,
@@ -784,6 +787,7 @@ impl Appendable {
         let removed = compute(move || {
             let _turn = lock(&growing.turn);
             // Before the log is gone, which alone knows of them: a crash in between leaves the marks.
+            lock(&growing.state).removing = true;
             growing.away().into_iter().try_for_each(|id| inner.begun.begin(id))?;
             growing.remove(&inner.tier)?;
             inner.appendables.forget(&growing);

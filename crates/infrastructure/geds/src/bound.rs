@@ -262,7 +262,7 @@ impl Inner {
             found => return found.map(|_| None),
         }
         let (found, meta) = self.find_foreign(bucket, key).await?;
-        let len = peer::cut(meta.size, range.offset, range.len)?;
+        let len = peer::cut(bucket, key, meta.size, range.offset, range.len)?;
         if self.copy_of(meta.id).is_some() || len == meta.size {
             return Ok(None);
         }

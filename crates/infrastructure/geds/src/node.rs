@@ -419,7 +419,7 @@ impl Node {
             }
         }
         let object = self.open_object(bucket, key).await?;
-        let len = peer::cut(object.len(), range.offset, range.len)?;
+        let len = peer::cut(bucket, key, object.len(), range.offset, range.len)?;
         let meta = object.meta().clone();
         Ok((meta, Bytes::from_owner(object).slice(range.offset as usize..(range.offset + len) as usize)))
     }

@@ -462,6 +462,12 @@ async fn the_hub_uploads_and_downloads() {
     assert_eq!(client.put(&b, &k, None, true, chunks(b"x")).await.unwrap_err().kind(), Kind::AlreadyExists);
     let past = client.get(&b, &k, Range { offset: 1_234_568, len: 1 }).await.err().unwrap();
     assert_eq!(past.kind(), Kind::InvalidArgument);
+    assert!(past.to_string().contains("data/up/loaded has 1234567 bytes; 1234568 is past"), "{past}");
+    // What is too long for a header is refused before anything goes, and the connection is as it was.
+    let much = geds::Attributes { metadata: vec![1; 100 << 10], ..geds::Attributes::default() };
+    let refused = client.put_with(&b, &key("much"), None, false, much, chunks(b"x")).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::InvalidArgument, "{refused}");
+    assert_eq!(client.stat(&b, &k).await.unwrap(), meta);
     assert_eq!(client.get(&b, &key("no"), Range::default()).await.err().unwrap().kind(), Kind::NotFound);
 
     // An upload that breaks off, one that is too large (told before and not told), leave nothing.
@@ -975,7 +981,7 @@ async fn a_large_object_comes_in_ranges_from_all_that_have_it() {
     let from = (served(&a) - before, served(&b));
     assert!(from.0 >= 16 << 20 && from.1 >= 16 << 20 && from.0 + from.1 == data.len() as u64, "{from:?}");
 
-    // One that hangs or is gone costs nothing but its share, which the other gives.
+    // One that is gone costs nothing but its share, which the other gives. (One that hangs: `defect_13…`.)
     let deaf = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     b.stop().await;
     here.namenode.set_site_address(&site("b"), &deaf.local_addr().unwrap().to_string()).await.unwrap();
@@ -991,6 +997,38 @@ async fn a_large_object_comes_in_ranges_from_all_that_have_it() {
     let _a = here.node("a").await;
     let e = here.node("e").await;
     assert!(get(&e, "k").await.unwrap().bytes() == data);
+}
+
+/// It takes connections and says nothing, as one that is stopped does: the next one that has the object is asked after seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defect_13_a_peer_that_hangs_is_passed_over() {
+    let here = Installation::new().await;
+    let (a, b) = (here.node("a").await, here.node("b").await);
+    put(&b, "k", b"content").await;
+    get(&a, "k").await.unwrap();
+    a.stop().await;
+    // The site's certificate is good; what has it is not.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    here.namenode.set_site_address(&site("a"), &listener.local_addr().unwrap().to_string()).await.unwrap();
+    let acceptor = here.authority.issue("a.site.cloudskin").unwrap().acceptor(&[geds::ALPN]).unwrap();
+    let met = Arc::new(AtomicU32::new(0));
+    let hangs = tokio::spawn({
+        let met = met.clone();
+        async move {
+            let mut kept = Vec::new();
+            while let Ok((tcp, _)) = listener.accept().await {
+                kept.push(acceptor.accept(tcp).await);
+                met.fetch_add(1, SeqCst);
+            }
+        }
+    });
+    let c = here.node("c").await;
+    let began = std::time::Instant::now();
+    // `a` is asked first, for it comes first in the catalog's answer.
+    assert_eq!(get(&c, "k").await.unwrap().bytes(), b"content");
+    assert_eq!(met.load(SeqCst), 1);
+    assert!(began.elapsed().as_secs() < 30, "{:?}", began.elapsed());
+    hangs.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
