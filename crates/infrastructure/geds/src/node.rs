@@ -26,7 +26,7 @@ use crate::{
     names::Prefix,
     peer::{self, Peers},
     second::{Seconds, wants_second},
-    spill::{BucketPolicy, Mode, Pace, Place, SpillOptions, Spiller},
+    spill::{self, BucketPolicy, Mode, Pace, Place, SpillOptions, Spiller},
     writer::Publisher,
 };
 use base::{Kind, SiteId, identity::Dialer, unit::Bytes as Size};
@@ -186,6 +186,7 @@ impl Node {
         let Options { site, folder, limit, dialer, catalog, persist, address } = options;
         let memory = tuning.memory.map(|size| size.0);
         let bound = bound::check_all(&tuning, persist.as_ref())?;
+        spill::check_modes(&tuning, persist.as_ref())?;
         let (key, decrypted) = (tuning.key.clone(), tuning.decrypted);
         let (tier, appendables, begun, epochs) = compute(move || {
             let tier = Tier::open_with(&folder, limit.0, memory, key, decrypted)?;

@@ -20,7 +20,8 @@ use crate::{
     leases::Wanted,
     local::Local,
     names::Prefix,
-    node::{Inner, Node, compute},
+    node::{Inner, Node, Tuning, compute},
+    persist::Persist,
 };
 use base::{Kind, unit::Span};
 use futures::StreamExt;
@@ -94,6 +95,17 @@ pub struct BucketPolicy {
     /// Whether a seal waits until another site has a copy, too; and for how long, 5 s without it.
     pub second_copy: Option<SecondCopy>,
     pub copy_wait: Option<Span>,
+}
+
+/// That what is promised can be kept: without a persistency tier nothing is uploaded before a seal returns, or ever.
+pub(crate) fn check_modes(tuning: &Tuning, persist: Option<&Persist>) -> Result<()> {
+    let all = tuning.buckets.values().chain([&tuning.policy]);
+    let mode = match all.map(|policy| policy.mode).find(|mode| persist.is_none() && *mode != Mode::Ephemeral) {
+        None => return Ok(()),
+        Some(Mode::WriteBehind) => "write-behind",
+        Some(_) => "write-through",
+    };
+    Err(Error::BadValue { what: "`mode` in [geds]", value: mode.into(), rule: "it is about the persistency tier; set `persist` in [geds], or take `ephemeral`" })
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -667,12 +679,9 @@ impl Inner {
     pub(crate) async fn settle_debt(self: &Arc<Self>, meta: ObjectMeta) -> Result<ObjectMeta> {
         // What is uploaded before the seal returns is safe.
         let meta = match self.tuning.policy(&meta.bucket).mode {
-            Mode::WriteThrough if self.persist.is_some() => meta,
+            Mode::WriteThrough => meta,
             _ => self.second(meta).await?,
         };
-        if self.persist.is_none() {
-            return Ok(meta);
-        }
         match self.tuning.policy(&meta.bucket).mode {
             Mode::Ephemeral => Ok(meta),
             Mode::WriteBehind => {
@@ -680,7 +689,8 @@ impl Inner {
                 Ok(meta)
             }
             Mode::WriteThrough => {
-                let Some(persist) = self.persist.clone() else { return Ok(meta) };
+                // `check_modes` has seen to it that there is one.
+                let persist = self.persist.clone().ok_or_else(|| Error::NoPersist { bucket: meta.bucket.to_string() })?;
                 match self.upload(&persist, &meta, &self.spiller.free_pace).await {
                     Ok(now) => Ok(now.unwrap_or(meta)),
                     Err(e) => {

@@ -351,6 +351,18 @@ async fn write_behind_and_write_through_owe_the_store_what_they_say() {
     assert_eq!(edge.flush(&bucket("data"), "", LONG).await.unwrap(), (1, 5));
 }
 
+/// What would be acknowledged without the upload that it promises.
+#[tokio::test]
+async fn a_mode_without_a_store_behind_it_is_refused() {
+    let mut here = Installation::new().await;
+    for (mode, name) in [(Mode::WriteThrough, "write-through"), (Mode::WriteBehind, "write-behind")] {
+        here.tuning.buckets = [(bucket("data"), policy(mode, Place::Disk))].into();
+        let refused = Node::open_with(here.options("edge", String::new()), here.tuning.clone()).await.err().unwrap();
+        assert_eq!(refused.kind(), Kind::InvalidArgument);
+        assert!(refused.to_string().contains(name) && refused.to_string().contains("set `persist`"), "{refused}");
+    }
+}
+
 // --- growing ----------------------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
