@@ -50,6 +50,8 @@ const SEAL_WAIT: Duration = Duration::from_millis(100);
 const OPEN_TRIES: u32 = 3;
 /// What an upload may take besides: so many bytes per second are expected of any store.
 const PERSIST_RATE_MIN: u64 = 256 << 10;
+/// Objects that one sweep asks for, a thousand at a time: what is swept costs the same however much there is, and a million is through in a hundred sweeps.
+const SWEEP_MAX: usize = 10_000;
 /// How long a writer waits for room, unless it is told otherwise. Below the silence that a peer bears.
 const WAIT: Duration = Duration::from_secs(8);
 
@@ -147,6 +149,8 @@ pub(crate) struct Inner {
     pub lending: OnceLock<Arc<Lending>>,
     /// Seals whose answer is awaited or was lost: the catalog may not know them yet.
     sealing: Mutex<HashSet<ObjectId>>,
+    /// How far the last sweep came, where one does not come around.
+    swept: Mutex<Option<ObjectId>>,
     /// One fetch, spill or release of an object at a time.
     turns: Mutex<HashMap<ObjectId, Weak<tokio::sync::Mutex<()>>>>,
     /// Buckets that are known to exist. They are never removed.
@@ -281,6 +285,7 @@ impl Node {
             seconds: Seconds::new(alone),
             lending: OnceLock::new(),
             sealing: Mutex::default(),
+            swept: Mutex::default(),
             turns: Mutex::default(),
             buckets: Mutex::default(),
             counters: Counters::default(),
@@ -488,15 +493,17 @@ impl Node {
         Ok((objects, bytes))
     }
 
-    /// Frees local copies that the catalog no longer knows, because the message to free them got lost. Returns the bytes. A catalog that is older than what is here frees nothing.
+    /// Frees local copies that the catalog no longer knows, because the message to free them got lost: of 10,000 objects, and of the next ones with the next call. Returns the bytes. A catalog that is older than what is here frees nothing.
     pub async fn sweep(&self) -> Result<u64> {
         let mut bytes = 0;
         if !self.inner.may_free().await? {
             return Ok(0);
         }
-        for id in self.inner.tier.ids() {
-            if !self.inner.is_sealing(id) && self.inner.catalog.find(id).await?.is_none() {
-                bytes += self.inner.free(id);
+        for some in self.inner.to_sweep().chunks(PAGE_MAX as usize) {
+            // What is sealed while the catalog is asked was not among these, or is being sealed still.
+            let found = self.inner.catalog.find_all(some).await?;
+            for (id, _) in some.iter().zip(found).filter(|(id, found)| found.is_none() && !self.inner.is_sealing(**id)) {
+                bytes += self.inner.free(*id);
             }
         }
         Ok(bytes)
@@ -652,6 +659,22 @@ impl Inner {
         let memory = self.tuning.policy(bucket).tier == Place::Memory;
         let draft = self.tier.create(self.tier.new_id(), memory);
         Writer { inner: self.clone(), bucket: bucket.clone(), key: key.clone(), if_absent, attributes: Attributes::default(), draft }
+    }
+
+    /// What a sweep looks at: the next so many of what the catalog should know. Copies in bound buckets are not the catalog's.
+    fn to_sweep(&self) -> Vec<ObjectId> {
+        self.forget_copies();
+        let mut ids: Vec<ObjectId> = self.tier.ids().into_iter().filter(|id| !self.is_sealing(*id) && !self.is_copy(*id)).collect();
+        let mut swept = lock(&self.swept);
+        if ids.len() > SWEEP_MAX {
+            // From where the last one ended, and around.
+            ids.sort_unstable();
+            let at = ids.partition_point(|id| Some(*id) <= *swept);
+            ids.rotate_left(at);
+            ids.truncate(SWEEP_MAX);
+            *swept = ids.last().copied();
+        }
+        ids
     }
 
     /// Whether what the catalog doesn't know may be freed, or this catalog is older than what is here.

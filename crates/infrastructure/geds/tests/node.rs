@@ -785,6 +785,37 @@ async fn a_sweep_frees_what_nobody_told_us_of() {
     assert_eq!(edge.used_bytes(), 4);
 }
 
+/// What is asked of the namenode for many objects is asked in few questions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defect_18_a_sweep_and_a_start_ask_for_a_thousand_at_a_time() {
+    let mut here = Installation::new().await;
+    let flaky = Flaky::new(&here.namenode, 0, 0);
+    here.catalog = flaky.clone();
+    let edge = here.node("edge").await;
+    let node = edge.node.clone();
+    let puts = futures::stream::iter(0..2500).map(|n| {
+        let node = node.clone();
+        async move { drop(put(&node, &format!("{n}"), b"x").await) }
+    });
+    puts.buffer_unordered(100).collect::<()>().await;
+    drop(node);
+    let before = flaky.finds.load(SeqCst);
+    assert_eq!(edge.sweep().await.unwrap(), 0);
+    assert_eq!(flaky.finds.load(SeqCst) - before, 3);
+    for n in 0..1200 {
+        here.namenode.delete(&bucket("data"), &key(&format!("{n}"))).await.unwrap();
+    }
+    assert_eq!(edge.sweep().await.unwrap(), 1200);
+    for n in 1200..2400 {
+        here.namenode.delete(&bucket("data"), &key(&format!("{n}"))).await.unwrap();
+    }
+    edge.stop().await;
+    let before = flaky.finds.load(SeqCst);
+    let edge = here.node("edge").await;
+    assert_eq!(flaky.finds.load(SeqCst) - before, 2, "only what no page has named");
+    assert_eq!(count(&edge), 100);
+}
+
 fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
