@@ -613,16 +613,19 @@ impl Appendable {
                 Ok(part) => return Ok(part),
                 Err(refused) => refused,
             };
-            let full = matches!(refused, Refused::Full(_));
-            if full {
-                inner.reclaim(false);
+            let missing = match &refused {
+                Refused::Full(full) => Some(full.wanted.max(1)),
+                Refused::Error(_) => None,
+            };
+            if let Some(missing) = missing {
+                inner.make_way_for(false, missing);
                 if let Ok(part) = self.growing.prepare(&inner.tier, n, end) {
                     return Ok(part);
                 }
-                inner.spiller.want(false, n);
+                inner.spiller.want(false, missing);
             }
             let end_of_wait = *deadline.get_or_insert_with(|| Instant::now() + inner.tuning.wait);
-            if !full || !inner.tier.space(false).wait(end_of_wait) {
+            if missing.is_none() || !inner.tier.space(false).wait(end_of_wait) {
                 return Err(inner.refused(&self.growing.bucket, &self.growing.key, false, refused));
             }
         }

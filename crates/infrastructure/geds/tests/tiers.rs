@@ -748,6 +748,31 @@ async fn copies_of_what_is_elsewhere_go_before_anybody_is_refused() {
     assert!(get(&cloud, "slow").await.unwrap().bytes() == content(7, 4 * MIB));
 }
 
+/// What grows finds room as a writer does: copies of what is elsewhere go for it, from its first part on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_of_what_is_elsewhere_go_for_what_grows() {
+    let mut here = Installation::new().await;
+    here.limit = 64 << 20;
+    let edge = here.node("edge").await;
+    (here.limit, here.tuning.wait) = (4 << 20, LONG);
+    let cloud = here.node("cloud").await;
+    for n in 0..8 {
+        put(&edge, &format!("{n}"), &content(n, MIB / 2)).await;
+    }
+    let log = cloud.appendable(&bucket("data"), &key("log")).await.unwrap();
+    for n in 0..8 {
+        let _ = get(&cloud, &format!("{n}")).await; // the last of them may find no room beside its own copies
+    }
+    assert!(cloud.disk().charged > 3 << 20, "{:?}", cloud.disk());
+    let data = content(99, 3 * MIB);
+    let began = Instant::now();
+    for at in (0..data.len()).step_by(100_000) {
+        log.append(at as u64, data[at..data.len().min(at + 100_000)].to_vec().into()).await.unwrap();
+    }
+    assert!(began.elapsed() < LONG / 2, "{:?}", began.elapsed());
+    assert!(log.read(0, u64::MAX).await.unwrap() == data);
+}
+
 /// A copy that was asked for is counted on, and one in the persistency tier is not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn second_copies_stay_and_uploaded_ones_go() {
