@@ -218,8 +218,17 @@ async fn expire(inner: Weak<Inner>) {
     }
 }
 
+/// A namenode elsewhere may say anything.
 fn odd<T>(answer: Answer) -> Result<T> {
-    unreachable!("a change is answered with its own sort of answer, not {answer:?}")
+    let sort = match answer {
+        Answer::Done => "that it is done",
+        Answer::Created(_) => "whether it is new",
+        Answer::Object(_) => "an object",
+        Answer::Sealed { .. } => "what was sealed",
+        Answer::Removed { .. } => "what was removed",
+        Answer::Counted { .. } => "counts",
+    };
+    Err(Error::Protocol { peer: "the namenode".into(), message: format!("it answers a change with {sort}, which is no answer to it") })
 }
 
 fn object(answer: Answer) -> Result<ObjectMeta> {
