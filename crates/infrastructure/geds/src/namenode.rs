@@ -421,7 +421,7 @@ impl Catalog for Namenode {
     changes!();
 
     fn buckets(&self) -> BoxFuture<'_, Result<Vec<BucketName>>> {
-        async { Ok(self.core().look()?.bucket_names()) }.boxed()
+        async { Ok(self.core().look()?.bucket_names("", usize::MAX)) }.boxed()
     }
     fn lookup<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<ObjectMeta>> {
         async move { self.core().look()?.lookup(bucket, key) }.boxed()
@@ -476,7 +476,7 @@ impl Catalog for Namenode {
         async move { Ok(server::partners(self.core(), id, site)) }.boxed()
     }
     fn jobs(&self) -> BoxFuture<'_, Result<Vec<String>>> {
-        async { Ok(self.core().look()?.job_names()) }.boxed()
+        async { Ok(self.core().look()?.job_names("", usize::MAX)) }.boxed()
     }
     fn watch<'a>(&'a self, bucket: &'a BucketName, after: u64, wait: Duration) -> BoxFuture<'a, Result<Watched>> {
         async move { server::watch(self.core(), bucket, after, wait).await }.boxed()

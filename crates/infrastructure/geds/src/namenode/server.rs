@@ -11,7 +11,7 @@ use super::{
     leases::{self, Session, TERM, hash},
     wire::{self, ASK_BYTES_MAX, Ask, LOOKUPS_MAX, Question, Seen, Told, Writing},
 };
-use crate::{BucketName, Error, Holder, Key, ObjectId, Page, Result, eager::Eager};
+use crate::{BucketName, Error, Holder, Key, ObjectId, Page, Result, catalog::PAGE_MAX, eager::Eager};
 use base::SiteId;
 use std::{
     collections::HashMap,
@@ -308,7 +308,8 @@ impl Connection {
             Question::List { bucket, prefix, delimiter, start_after, limit } => {
                 told(self.core.read().list(&bucket, &prefix, delimiter, &Page { start_after, limit }))
             }
-            Question::Buckets => Told::Buckets(self.core.read().bucket_names()),
+            Question::Buckets => Told::Buckets(self.core.read().bucket_names("", PAGE_MAX as usize)),
+            Question::BucketsAfter(after) => Told::Buckets(self.core.read().bucket_names(&after, PAGE_MAX as usize)),
             Question::Attributes { bucket, key } => told(self.core.read().attributes(&bucket, &key).map(Told::Attributes)),
             Question::Garbage { site, start_after } => {
                 let may = site.as_ref().map_or(Ok(()), |site| self.caller.speaks_for(site));
@@ -327,7 +328,8 @@ impl Connection {
             Question::Partners { id, site } => Told::Holders(
                 partners(&self.core, ObjectId(id), &site).into_iter().map(|holder| (holder.site.into(), holder.address)).collect(),
             ),
-            Question::Jobs => Told::Jobs(self.core.read().job_names()),
+            Question::Jobs => Told::Jobs(self.core.read().job_names("", PAGE_MAX as usize)),
+            Question::JobsAfter(after) => Told::Jobs(self.core.read().job_names(&after, PAGE_MAX as usize)),
             Question::Revoked { number } => return self.holder.confirm(number),
             Question::Epoch => Told::Epoch(self.core.read().epoch()),
             Question::Ping => Told::Done,

@@ -98,7 +98,7 @@ pub struct State {
     /// The first is nobody's.
     tenants: Vec<Tenant>,
     jobs: BTreeMap<u32, (String, u64)>,
-    job_of: HashMap<String, u32>,
+    job_of: BTreeMap<String, u32>,
     next_job: u32,
     job_names: BTreeSet<(u32, u32)>,
     names: Slab<Name>,

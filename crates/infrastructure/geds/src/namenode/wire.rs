@@ -72,6 +72,7 @@ pub enum Question {
     Find { id: u128 },
     Held { site: SiteId, start_after: Option<u128> },
     List { bucket: BucketName, prefix: String, delimiter: Option<char>, start_after: String, limit: u32 },
+    /// The first page.
     Buckets,
     Attributes { bucket: BucketName, key: Key },
     Garbage { site: Option<SiteId>, start_after: Option<u128> },
@@ -80,11 +81,14 @@ pub enum Question {
     Revoked { number: u64 },
     Ping,
     Partners { id: u128, site: SiteId },
-    /// Those that hold leases on objects.
+    /// Those that hold leases on objects: the first page.
     Jobs,
     /// Several of [`Question::Find`].
     Finds(Vec<u128>),
     Epoch,
+    /// [`Question::Buckets`] and [`Question::Jobs`], a page of them: those after a name.
+    BucketsAfter(String),
+    JobsAfter(String),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
