@@ -479,6 +479,6 @@ impl Catalog for Namenode {
         async { Ok(self.core().look()?.job_names("", usize::MAX)) }.boxed()
     }
     fn watch<'a>(&'a self, bucket: &'a BucketName, after: u64, wait: Duration) -> BoxFuture<'a, Result<Watched>> {
-        async move { server::watch(self.core(), bucket, after, wait).await }.boxed()
+        async move { server::watch(self.core(), bucket, after, wait, server::EVENTS_MAX).await }.boxed()
     }
 }

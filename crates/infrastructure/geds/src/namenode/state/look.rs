@@ -126,7 +126,7 @@ impl State {
 
     /// At most `max` of those after a name, in their order.
     pub fn bucket_names(&self, after: &str, max: usize) -> Vec<BucketName> {
-        // A name that no bucket can have has none after it but by its letters; there are as many buckets as somebody has made by hand.
+        // Who pages goes through thousands at most.
         self.bucket_of.keys().skip_while(|bucket| bucket.as_str() <= after).take(max).cloned().collect()
     }
 
