@@ -321,7 +321,7 @@ impl Life {
 
     /// An error that may be: something has gone wrong with the store behind it since `before`, or there was no room.
     fn excused(&self, error: &Error, before: u64, what: &str) {
-        let spoiled = self.weather.suffered.load(SeqCst) > before && error.kind() != Kind::NotFound;
+        let spoiled = self.weather.suffered.load(SeqCst) > before && matches!(error.kind(), Kind::Unavailable | Kind::DeadlineExceeded | Kind::DataLoss);
         assert!(spoiled || error.kind() == Kind::ResourceExhausted, "{}: {what}: {error}", self.place);
     }
 

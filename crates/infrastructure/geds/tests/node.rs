@@ -785,6 +785,129 @@ async fn a_sweep_frees_what_nobody_told_us_of() {
     assert_eq!(edge.used_bytes(), 4);
 }
 
+/// Counts what is synced of files below a folder: these two stand before the library's own.
+mod syncs {
+    use std::{
+        path::{Path, PathBuf},
+        sync::Mutex,
+    };
+
+    static SEEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+    fn note(fd: i32) {
+        if let Ok(path) = std::fs::read_link(format!("/proc/self/fd/{fd}")) {
+            SEEN.lock().unwrap_or_else(|e| e.into_inner()).push(path);
+        }
+    }
+
+    pub fn below(folder: &Path) -> usize {
+        SEEN.lock().unwrap_or_else(|e| e.into_inner()).iter().filter(|path| path.starts_with(folder)).count()
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn fdatasync(fd: i32) -> i32 {
+        note(fd);
+        // SAFETY: the call takes a number only.
+        unsafe { libc::syscall(libc::SYS_fdatasync, fd) as i32 }
+    }
+
+    #[unsafe(no_mangle)]
+    extern "C" fn fsync(fd: i32) -> i32 {
+        note(fd);
+        // SAFETY: the call takes a number only.
+        unsafe { libc::syscall(libc::SYS_fsync, fd) as i32 }
+    }
+}
+
+/// Who serves a peer syncs nothing for it; who fetches syncs its copy once, before the catalog counts on it, and nothing for reading it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defect_17_a_read_from_another_node_syncs_no_file() {
+    let here = Installation::new().await;
+    let (edge, cloud) = (here.node("edge").await, here.node("cloud").await);
+    for (n, len) in [10, 100_000, 3 << 20].into_iter().enumerate() {
+        put(&edge, &format!("{n}"), &content(n as u64, len)).await;
+    }
+    let count = |name: &str| syncs::below(&std::fs::canonicalize(here.folder(name)).unwrap());
+    assert!(count("edge") > 0, "they are counted");
+    // What it has seen is written down within seconds of a seal, and has nothing to do with reads.
+    until("it is at rest", || std::fs::read_to_string(here.folder("edge").join("epoch")).is_ok_and(|text| text.trim() == "3")).await;
+    let before = count("edge");
+    for n in 0..3 {
+        get(&cloud, &format!("{n}")).await.unwrap();
+    }
+    let mut client = PeerClient::dial(&here.hub(), &site("edge"), &edge.address).await.unwrap();
+    for n in 0..3 {
+        let (_, mut download) = client.get(&bucket("data"), &key(&format!("{n}")), Range::default()).await.unwrap();
+        while download.chunk().await.unwrap().is_some() {}
+    }
+    assert_eq!(count("edge"), before);
+    let fetched = count("cloud");
+    for n in 0..3 {
+        get(&cloud, &format!("{n}")).await.unwrap();
+    }
+    assert_eq!(count("cloud"), fetched);
+}
+
+/// A reader at a third site, and one with a copy of its own, while the object goes from tier to tier and from site to site under them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_follows_what_is_spilled_and_moved_under_it() {
+    let here = Installation::new().await.with_folder_persist();
+    let (a, b, reader) = (here.node("a").await, here.node("b").await, here.node("reader").await);
+    let sizes = [100, 200_000, 9 << 20];
+    for (n, len) in sizes.into_iter().enumerate() {
+        put(&a, &format!("{n}"), &content(n as u64, len)).await;
+    }
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut readers = tokio::task::JoinSet::new();
+    for (node, forgets) in [(&a, false), (&reader, true), (&reader, false)] {
+        let (node, over, hub, address) = (node.node.clone(), over.clone(), here.hub(), node.address.clone());
+        readers.spawn(async move {
+            let mut reads = 0;
+            while !over.load(SeqCst) {
+                for (n, len) in sizes.into_iter().enumerate() {
+                    let object = get(&node, &format!("{n}")).await.unwrap_or_else(|e| panic!("read {reads}: {e}"));
+                    assert!(object.bytes() == content(n as u64, len), "read {reads} of {n}");
+                    reads += 1;
+                    if forgets {
+                        let id = object.meta().id;
+                        drop(object);
+                        free(&hub, "reader", &address, id).await;
+                    }
+                }
+            }
+            reads
+        });
+    }
+    for round in 0..25 {
+        for n in 0..sizes.len() {
+            let name = format!("{n}");
+            match round % 3 {
+                // To the persistency tier, from each.
+                0 => {
+                    a.spill(&bucket("data"), &name).await.unwrap();
+                    b.spill(&bucket("data"), &name).await.unwrap();
+                }
+                // To one and from the other.
+                _ => {
+                    let (to, from, whose) = if round % 3 == 1 { (&b, &a, "a") } else { (&a, &b, "b") };
+                    let object = get(to, &name).await.unwrap();
+                    free(&here.hub(), whose, &from.address, object.meta().id).await;
+                }
+            }
+        }
+    }
+    over.store(true, SeqCst);
+    let reads: Vec<u32> = readers.join_all().await;
+    println!("{reads:?} reads");
+    assert!(reads.iter().all(|reads| *reads > 10), "{reads:?}");
+}
+
+/// Lets a node free its copy, as one that has taken it over would. It refuses if it has the only one by now.
+async fn free(hub: &base::identity::Dialer, name: &str, address: &str, id: ObjectId) {
+    let mut client = PeerClient::dial(hub, &site(name), address).await.unwrap();
+    let _ = client.free(id).await;
+}
+
 /// What is asked of the namenode for many objects is asked in few questions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_18_a_sweep_and_a_start_ask_for_a_thousand_at_a_time() {

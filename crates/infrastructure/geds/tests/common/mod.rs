@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test binary uses a part
 
 pub mod gate;
+pub mod linear;
 
 use base::{
     SiteId,
