@@ -31,6 +31,7 @@ pub use paired::{Paired, STANDBY_ALPN, Seat};
 pub use referee::{Referee, Reign};
 pub use server::Caller;
 pub use wire::META_ALPN;
+pub(crate) use pair::{read_said, some_said};
 pub(crate) use wire::{read_ask, read_told, some_frames};
 
 use crate::{

@@ -819,6 +819,40 @@ pub(crate) fn read_request(body: &[u8]) {
     }
 }
 
+/// Reads frames as they come from a connection, until one of them is not whole or not one.
+pub(crate) fn read_frames(bytes: &[u8]) {
+    let mut wire = Wire { stream: Replay(bytes), peer: "a peer".into(), eager: Eager::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime of this thread");
+    runtime.block_on(async {
+        while let Ok(Some(frame)) = wire.read(SILENCE).await {
+            if let Frame::Header(body) = frame {
+                read_request(&body);
+            }
+        }
+    });
+}
+
+/// What has come already; nothing is ever sent.
+struct Replay<'a>(&'a [u8]);
+
+impl AsyncRead for Replay<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>, into: &mut ReadBuf<'_>) -> std::task::Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Replay<'_> {
+    fn poll_write(self: Pin<&mut Self>, _: &mut std::task::Context<'_>, data: &[u8]) -> std::task::Poll<std::io::Result<usize>> {
+        std::task::Poll::Ready(Ok(data.len()))
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+}
+
 /// Some of each sort.
 pub(crate) fn some_requests() -> Vec<Vec<u8>> {
     let (bucket, key) = (BucketName::new("data").expect("a good name"), Key::new("a/b").expect("a good name"));
@@ -829,5 +863,8 @@ pub(crate) fn some_requests() -> Vec<Vec<u8>> {
         Request::Free { id: ObjectId(1) },
         Request::Spill { bucket, prefix: String::new() },
     ];
-    requests.iter().map(|request| postcard::to_stdvec(request).expect("a request can be written")).collect()
+    let bodies: Vec<Vec<u8>> = requests.iter().map(|request| postcard::to_stdvec(request).expect("a request can be written")).collect();
+    let frame = |body: &Vec<u8>| [&(body.len() as u32 + 1).to_le_bytes()[..], &[HEADER], body].concat();
+    let frames: Vec<Vec<u8>> = bodies.iter().map(frame).collect();
+    bodies.into_iter().chain(frames).collect()
 }
