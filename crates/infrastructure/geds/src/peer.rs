@@ -221,7 +221,8 @@ impl<S: Io> Wire<S> {
             if length == 0 || length > max {
                 return refuse(format!("a frame of {length} bytes; 1 to {max} are allowed"));
             }
-            let mut body = Vec::with_capacity(length - 1);
+            // A length alone costs a peer nothing: the rest is taken as it comes.
+            let mut body = Vec::with_capacity((length - 1).min(CHUNK_BYTES));
             while body.len() < length - 1 {
                 let rest = length - 1 - body.len();
                 if stream.read_buf(&mut (&mut body).limit(rest)).await.map_err(gone)? == 0 {

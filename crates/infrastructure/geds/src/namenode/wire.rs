@@ -6,7 +6,7 @@
 //! namenode  one Told for each request, in any order; number 0: a revocation, to be confirmed
 //! ```
 //!
-//! Here are only the messages and where a frame begins and ends. A length is checked before anything is allocated for it.
+//! Here are only the messages and where a frame begins and ends. A length is checked before anything is allocated for it; that many answers don't pile up is seen to in `server.rs`.
 
 use super::change::{Answer, Change};
 use crate::{
