@@ -13,6 +13,9 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 /// The most objects and prefixes on a page of a listing.
 pub const PAGE_MAX: u32 = 1000;
 
+/// Above the 40 bits of an id that a node counts: all set if the object lay in memory at first, none if it did not.
+pub(crate) const IN_MEMORY: u64 = 0xff << 40;
+
 /// One content. Names files on disk and in the persistency tier; written as 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -32,6 +35,11 @@ impl ObjectId {
             });
         }
         Ok(ObjectId(u128::from_le_bytes(bytes)))
+    }
+
+    /// It lay in the memory of a node at first, see `Tier::new_id_in_memory`.
+    pub(crate) fn was_in_memory(self) -> bool {
+        self.0 & u128::from(IN_MEMORY) == u128::from(IN_MEMORY)
     }
 }
 impl fmt::Display for ObjectId {

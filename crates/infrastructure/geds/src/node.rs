@@ -250,9 +250,9 @@ impl Node {
         for meta in lost {
             match catalog.drop_holder(&meta.bucket, &meta.key, meta.epoch, &site).await {
                 Ok(_) => tracing::warn!(bucket = %meta.bucket, key = %meta.key, "the copy on this site is lost; others have it"),
-                // It ended with the process that had it, as its bucket's tier says: it is not there, and nobody should be told that it is.
+                // It ended with the process that had it, as the tier of its bucket says, or of the one where it was made: it is not there, and nobody should be told that it is.
                 Err(Error::OnlyCopy { .. } | Error::Remote { kind: Kind::FailedPrecondition, .. })
-                    if tuning.policy(&meta.bucket).tier == Place::Memory =>
+                    if meta.id.was_in_memory() || tuning.policy(&meta.bucket).tier == Place::Memory =>
                 {
                     forget(&*catalog, meta.clone(), &site).await?;
                     tracing::info!(bucket = %meta.bucket, key = %meta.key, "an object in memory has ended with the process that had it");
@@ -657,7 +657,8 @@ impl Inner {
     /// A writer for a bucket that exists. Makes no system call.
     pub fn writer(self: &Arc<Self>, bucket: &BucketName, key: &Key, if_absent: bool) -> Writer {
         let memory = self.tuning.policy(bucket).tier == Place::Memory;
-        let draft = self.tier.create(self.tier.new_id(), memory);
+        let memory = memory && self.tier.has_memory();
+        let draft = self.tier.create(if memory { self.tier.new_id_in_memory() } else { self.tier.new_id() }, memory);
         Writer { inner: self.clone(), bucket: bucket.clone(), key: key.clone(), if_absent, attributes: Attributes::default(), draft }
     }
 

@@ -310,6 +310,25 @@ async fn memory_is_for_who_wants_it_and_is_drained_before_the_end() {
     assert_eq!(get(&edge, "slow").await.unwrap().bytes(), b"on the disk");
 }
 
+/// In memory, then under a name in a bucket whose objects lie on the disk: no data moves, so it ends with the process, and its name with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lies_in_memory_ends_with_the_process_under_any_name() {
+    let mut here = Installation::new().await;
+    here.namenode.create_bucket(&bucket("quick")).await.unwrap();
+    here.tuning.memory = Some(Size(4 << 20));
+    here.tuning.buckets.insert(bucket("quick"), policy(Mode::Ephemeral, Place::Memory));
+    let edge = here.node("edge").await;
+    edge.put(&bucket("quick"), &key("k"), b"content".to_vec().into()).await.unwrap();
+    edge.copy_object(&bucket("quick"), &key("k"), &bucket("data"), &key("k"), false).await.unwrap();
+    edge.delete(&bucket("quick"), &key("k")).await.unwrap();
+    put(&edge, "disk", b"stays").await;
+    assert_eq!(get(&edge, "k").await.unwrap().bytes(), b"content");
+    edge.stop().await;
+    let edge = here.node("edge").await;
+    assert_eq!(get(&edge, "k").await.unwrap_err().kind(), Kind::NotFound, "and no name of what is not there");
+    assert_eq!(get(&edge, "disk").await.unwrap().bytes(), b"stays");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn write_behind_and_write_through_owe_the_store_what_they_say() {
     let mut here = Installation::new().await.with_folder_persist();
