@@ -228,8 +228,8 @@ fn pages_across_a_load_may_leave_something_out_and_an_id_does_not() {
     let mut first = State::new();
     first.apply(1, &Change::CreateBucket { bucket: bucket(0) }).unwrap();
     (1..=2500).for_each(|id| drop(first.apply(1, &seal(id)).unwrap()));
-    // What is freed last at run time is used first; after a load the first places are.
-    for id in (1..=2500u128).step_by(5) {
+    // What is freed last at run time is used first, here the first places; after a load the last places are.
+    for id in (1..=2500u128).step_by(5).rev() {
         first.apply(1, &Change::Remove { bucket: bucket(0), key: Key::new(format!("{id}")).unwrap() }).unwrap();
     }
     let rest = first.freeze();
@@ -244,17 +244,17 @@ fn pages_across_a_load_may_leave_something_out_and_an_id_does_not() {
     }
     let all: BTreeSet<u128> = (1..=2500).filter(|id| id % 5 != 1).chain(3001..=3250).collect();
     let mut paged = BTreeSet::new();
-    let (mut last, mut state) = (None, &first);
+    let (mut last, mut state) = (None, &second);
     while let Some(end) = {
         let page = state.held(&site, last);
         paged.extend(page.iter().map(|meta| meta.id.0));
         page.last().map(|meta| meta.id)
     } {
-        // It is started anew after the first page.
-        (last, state) = (Some(end), &second);
+        // The one that was started anew is gone after the first page, and its standby takes over.
+        (last, state) = (Some(end), &first);
     }
     assert!(paged.len() < all.len(), "if this can't happen any more, nobody needs to ask again");
     for id in all {
-        assert_eq!(second.find(ObjectId(id)).map(|meta| meta.id.0), Some(id));
+        assert_eq!(first.find(ObjectId(id)).map(|meta| meta.id.0), Some(id));
     }
 }
