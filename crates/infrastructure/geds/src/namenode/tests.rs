@@ -229,7 +229,7 @@ fn pages_across_a_load_may_leave_something_out_and_an_id_does_not() {
     first.apply(1, &Change::CreateBucket { bucket: bucket(0) }).unwrap();
     (1..=2500).for_each(|id| drop(first.apply(1, &seal(id)).unwrap()));
     // What is freed last at run time is used first, here the first places; after a load the last places are.
-    for id in (1..=2500u128).step_by(5).rev() {
+    for id in (1..=2500u16).step_by(5).rev() {
         first.apply(1, &Change::Remove { bucket: bucket(0), key: Key::new(format!("{id}")).unwrap() }).unwrap();
     }
     let rest = first.freeze();
