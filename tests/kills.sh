@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The object store's processes killed with SIGKILL at random points, in one go: nodes, namenodes, agents, and namenodes with a standby.
 #
-#   tests/kills.sh [HOW MANY]        1000 without a number; each part prints its seed, and GEDS_SEED repeats one
+#   tests/kills.sh [HOW MANY]        1000 without a number; each part prints its seed, and GEDS_SEED repeats its choices (when to kill, what to ask; not how threads take their turns)
 #
 # `make test` has a few of each, at points of their own in each run.
 set -euo pipefail

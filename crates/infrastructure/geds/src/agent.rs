@@ -26,7 +26,7 @@ mod wire;
 pub use client::{Attached, AttachedWriter, Lent};
 pub(crate) use server::Lendable;
 pub(crate) use shm::read_only;
-pub(crate) use wire::{Place, read_agent, some_asks};
+pub(crate) use wire::{Place, read_agent, read_agent_told, some_asks, some_told};
 
 use crate::{
     Error, Object, ObjectId, Result,

@@ -77,6 +77,13 @@ enum Place {
     Away { location: String, sum: Option<u64> },
 }
 
+/// On this node, or in the persistency tier and recorded so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WherePart {
+    Here,
+    Away,
+}
+
 struct Part {
     id: ObjectId,
     place: Place,
@@ -99,6 +106,8 @@ struct State {
     sealed: bool,
     /// The answer to a seal is missing: the catalog has it or not. Nothing is appended until somebody who opens it has asked.
     unsure: bool,
+    /// It is being removed: its parts are nobody's soon.
+    removing: bool,
     paid: Reservation,
 }
 
@@ -190,6 +199,15 @@ impl Appendables {
         lock(&self.all).get(&(bucket.clone(), key.clone())).cloned()
     }
 
+    /// Whether this is the id of a part of what grows here, and where that is.
+    pub fn part(&self, id: ObjectId) -> Option<WherePart> {
+        self.every().iter().find_map(|growing| {
+            let state = lock(&growing.state);
+            let part = state.parts.iter().find(|part| part.id == id)?;
+            Some(if matches!(part.place, Place::Away { .. }) && !state.removing { WherePart::Away } else { WherePart::Here })
+        })
+    }
+
     fn every(&self) -> Vec<Arc<Growing>> {
         lock(&self.all).values().cloned().collect()
     }
@@ -210,6 +228,7 @@ impl Growing {
             parts: Vec::new(),
             sealing: None,
             unsure: false,
+            removing: false,
             sealed: false,
             paid: tier.space(false).overdraw(0),
         };
@@ -292,7 +311,7 @@ impl Growing {
         let space = tier.space(false);
         space.use_more(here);
         let state =
-            State { log: Arc::new(log), log_len: at as u64, parts, sealing, sealed: false, unsure: false, paid: space.overdraw(here) };
+            State { log: Arc::new(log), log_len: at as u64, parts, sealing, sealed: false, unsure: false, removing: false, paid: space.overdraw(here) };
         Ok(Some(Growing {
             id,
             bucket,
@@ -434,27 +453,30 @@ impl Growing {
         Ok(blocks)
     }
 
-    /// Removes the files; returns where parts lie in the persistency tier.
-    fn remove(&self, tier: &Tier) -> Result<Vec<String>> {
+    /// The parts that lie in the persistency tier.
+    fn away(&self) -> Vec<ObjectId> {
+        let state = lock(&self.state);
+        state.parts.iter().filter(|part| matches!(part.place, Place::Away { .. })).map(|part| part.id).collect()
+    }
+
+    /// Removes the files.
+    fn remove(&self, tier: &Tier) -> Result<()> {
         let mut state = lock(&self.state);
         state.sealed = true;
         // The log last: without it nobody finds the parts, and the next start removes them.
         let log = self.path("log");
         fs::remove_file(&log).map_err(file("remove", &log))?;
-        let (mut away, mut here) = (Vec::new(), 0);
+        let mut here = 0;
         for (n, part) in std::mem::take(&mut state.parts).into_iter().enumerate() {
-            match part.place {
-                Place::Away { location, .. } => away.push(location),
-                Place::Here { blocks, .. } => {
-                    here += blocks;
-                    let path = self.path(n);
-                    fs::remove_file(&path).map_err(file("remove", &path))?;
-                }
+            if let Place::Here { blocks, .. } = part.place {
+                here += blocks;
+                let path = self.path(n);
+                fs::remove_file(&path).map_err(file("remove", &path))?;
             }
         }
         state.paid.shrink(0);
         tier.space(false).use_less(here);
-        Ok(away)
+        Ok(())
     }
 }
 
@@ -515,6 +537,9 @@ impl Appendable {
     }
     pub fn key(&self) -> &Key {
         &self.growing.key
+    }
+    pub(crate) fn id(&self) -> ObjectId {
+        self.growing.id
     }
 
     /// Committed bytes; what is below is there to be read and never changes.
@@ -588,16 +613,19 @@ impl Appendable {
                 Ok(part) => return Ok(part),
                 Err(refused) => refused,
             };
-            let full = matches!(refused, Refused::Full(_));
-            if full {
-                inner.reclaim(false);
+            let missing = match &refused {
+                Refused::Full(full) => Some(full.wanted.max(1)),
+                Refused::Error(_) => None,
+            };
+            if let Some(missing) = missing {
+                inner.make_way_for(false, missing);
                 if let Ok(part) = self.growing.prepare(&inner.tier, n, end) {
                     return Ok(part);
                 }
-                inner.spiller.want(false, n);
+                inner.spiller.want(false, missing);
             }
             let end_of_wait = *deadline.get_or_insert_with(|| Instant::now() + inner.tuning.wait);
-            if !full || !inner.tier.space(false).wait(end_of_wait) {
+            if missing.is_none() || !inner.tier.space(false).wait(end_of_wait) {
                 return Err(inner.refused(&self.growing.bucket, &self.growing.key, false, refused));
             }
         }
@@ -679,8 +707,12 @@ impl Appendable {
             let reader = growing.clone();
             let Some(content) = compute(move || reader.read_here(n as u64, 0..reader.part_bytes)).await?? else { continue };
             let sum = xxh3_64(&content);
-            // The id is the part's own, so a second try after a crash writes the same bytes to the same place.
-            let location = persist.put(id, content.into(), sum, &self.inner.spiller.pace).await?;
+            // The id is the part's own, so a second try after a crash writes the same bytes to the same place. Nobody looks after what it may have left there meanwhile.
+            let turn = self.inner.turn(id);
+            let _turn = turn.lock().await;
+            let marking = self.inner.clone();
+            compute(move || marking.begun.begin(id)).await??;
+            let location = self.inner.put_within(&persist, &growing.bucket, &growing.key, id, content.into(), sum, &self.inner.spiller.pace).await?;
             let (growing, inner) = (growing.clone(), self.inner.clone());
             let done = compute(move || {
                 let _turn = lock(&growing.turn);
@@ -689,6 +721,7 @@ impl Appendable {
                 }
                 growing.record(&Record::Stored { n: n as u64, location: location.clone(), sum })?;
                 growing.sync()?;
+                inner.begun.end(id);
                 growing.free_part(&inner.tier, n, location, sum)
             });
             freed += done.await??;
@@ -754,17 +787,19 @@ impl Appendable {
     /// Removes it with everything that it left in the persistency tier.
     pub async fn discard(&self) -> Result<()> {
         let (growing, inner) = (self.growing.clone(), self.inner.clone());
-        let away = compute(move || {
+        let removed = compute(move || {
             let _turn = lock(&growing.turn);
-            let away = growing.remove(&inner.tier)?;
+            // Before the log is gone, which alone knows of them: a crash in between leaves the marks.
+            lock(&growing.state).removing = true;
+            growing.away().into_iter().try_for_each(|id| inner.begun.begin(id))?;
+            growing.remove(&inner.tier)?;
             inner.appendables.forget(&growing);
-            Ok::<_, Error>(away)
+            Ok::<_, Error>(())
         });
-        for location in away.await?? {
-            if let Some(persist) = &self.inner.persist {
-                if let Err(e) = persist.delete(&location).await {
-                    tracing::warn!(%location, error = %e, "a part of a removed object stays in the persistency tier");
-                }
+        removed.await??;
+        if let Some(persist) = &self.inner.persist {
+            if let Err(error) = self.inner.collect_begun(persist).await {
+                tracing::debug!(%error, "parts of a removed object stay in the persistency tier for now");
             }
         }
         Ok(())
@@ -772,12 +807,8 @@ impl Appendable {
 }
 
 impl Inner {
-    /// Uploads full parts of what grows here, to make room. Returns the bytes.
-    pub(crate) async fn spill_heads(self: &Arc<Self>) -> Result<u64> {
-        let mut freed = 0;
-        for growing in self.appendables.every() {
-            freed += Appendable { inner: self.clone(), growing }.spill_head().await?;
-        }
-        Ok(freed)
+    /// All that grow here.
+    pub(crate) fn growing(self: &Arc<Self>) -> Vec<Appendable> {
+        self.appendables.every().into_iter().map(|growing| Appendable { inner: self.clone(), growing }).collect()
     }
 }

@@ -194,6 +194,16 @@ impl Inner {
         }
     }
 
+    /// Whether a copy here is of what the catalog doesn't know.
+    pub(crate) fn is_copy(&self, id: ObjectId) -> bool {
+        self.copies.lock().contains_key(&id)
+    }
+
+    /// Forgets copies that are not here any more.
+    pub(crate) fn forget_copies(&self) {
+        self.copies.lock().retain(|id, _| self.tier.get(*id).is_some());
+    }
+
     fn copy_of(&self, id: ObjectId) -> Option<Arc<Local>> {
         self.copies.lock().contains_key(&id).then(|| self.tier.get(id)).flatten()
     }
@@ -238,9 +248,16 @@ impl Inner {
             return Err(damaged(meta, format!("in {persist} or on its way"), format!("{} bytes of {} came", local.size, meta.size)));
         }
         let inner = self.clone();
-        let local = compute(move || inner.tier.keep(local)).await??;
+        // As one that is being sealed, so that no sweep takes it before it is known what it is.
+        self.sealing_begins(meta.id);
+        let local = compute(move || inner.tier.keep(local)).await.and_then(|kept| kept);
+        let known = (meta.bucket.clone(), meta.key.clone());
+        if local.is_ok() {
+            self.copies.lock().insert(meta.id, known);
+        }
+        self.sealing_ends(meta.id);
+        let local = local?;
         local.persisted.store(true, SeqCst);
-        self.copies.lock().insert(meta.id, (meta.bucket.clone(), meta.key.clone()));
         self.timings.fetch.add(began.elapsed());
         add(&self.counters.fetched, 1);
         add(&self.counters.fetched_bytes, meta.size);
@@ -262,7 +279,7 @@ impl Inner {
             found => return found.map(|_| None),
         }
         let (found, meta) = self.find_foreign(bucket, key).await?;
-        let len = peer::cut(meta.size, range.offset, range.len)?;
+        let len = peer::cut(bucket, key, meta.size, range.offset, range.len)?;
         if self.copy_of(meta.id).is_some() || len == meta.size {
             return Ok(None);
         }
@@ -337,8 +354,8 @@ impl Inner {
         let now = self.tier.age();
         let candidates: Vec<_> = self.copies.lock().keys().copied().collect();
         let candidates = candidates.into_iter().map(|id| match self.tier.get(id) {
-            Some(local) => crate::spill::Candidate { id, size: local.size, idle: now.saturating_sub(local.used_at.load(Relaxed)), persisted: true },
-            None => crate::spill::Candidate { id, size: 0, idle: u32::MAX, persisted: true },
+            Some(local) => crate::spill::Candidate { id, size: local.size, idle: now.saturating_sub(local.used_at.load(Relaxed)), persisted: true, failures: 0 },
+            None => crate::spill::Candidate { id, size: 0, idle: u32::MAX, persisted: true, failures: 0 },
         });
         let chosen = crate::spill::victims(candidates.collect(), bytes);
         for id in &chosen {

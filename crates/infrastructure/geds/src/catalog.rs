@@ -13,6 +13,9 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 /// The most objects and prefixes on a page of a listing.
 pub const PAGE_MAX: u32 = 1000;
 
+/// Above the 40 bits of an id that a node counts: all set if the object lay in memory at first, none if it did not.
+pub(crate) const IN_MEMORY: u64 = 0xff << 40;
+
 /// One content. Names files on disk and in the persistency tier; written as 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -32,6 +35,11 @@ impl ObjectId {
             });
         }
         Ok(ObjectId(u128::from_le_bytes(bytes)))
+    }
+
+    /// It lay in the memory of a node at first, see `Tier::new_id_in_memory`.
+    pub(crate) fn was_in_memory(self) -> bool {
+        self.0 & u128::from(IN_MEMORY) == u128::from(IN_MEMORY)
     }
 }
 impl fmt::Display for ObjectId {
@@ -240,6 +248,21 @@ pub trait Catalog: Send + Sync + 'static {
     }
     /// The object with this id, whatever it is called now.
     fn find(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<ObjectMeta>>>;
+    /// [`Catalog::find`] of several, at most [`PAGE_MAX`], in their order.
+    fn find_all<'a>(&'a self, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<Vec<Option<ObjectMeta>>>> {
+        async move {
+            let mut found = Vec::with_capacity(ids.len());
+            for id in ids {
+                found.push(self.find(*id).await?);
+            }
+            Ok(found)
+        }
+        .boxed()
+    }
+    /// The last epoch that was given to an object, so that an older catalog can be told from a newer one; `None`: this one doesn't tell.
+    fn epoch(&self) -> BoxFuture<'_, Result<Option<u64>>> {
+        async { Ok(None) }.boxed()
+    }
     /// What a site is recorded to hold, in an order of the catalog's, from after `start_after`; a page that is empty is the end. What comes to it meanwhile may be missing.
     fn held<'a>(&'a self, site: &'a SiteId, start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<ObjectMeta>>>;
     fn list<'a>(

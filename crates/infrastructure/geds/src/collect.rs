@@ -4,14 +4,17 @@
 //! *garbage*: the catalog keeps a list of it for each site that holds a copy, and one for the persistency tier. A node asks for its list after what
 //! it did itself, at its start and every few seconds; frees; and only then says so. A crash in between frees twice, which is the same as once.
 //!
-//! What one call removes by its key is not garbage: who asked is told, and tells the holders (`node.rs`).
+//! What one call removes by its key is garbage of the persistency tier only: who asked is told of the holders, and tells them (`node.rs`). What an upload that was not recorded may have left
+//! there (`begun.rs`) goes with it.
 
 use crate::{
-    Attributes, BucketName, Key, Node, ObjectId, ObjectMeta, Result,
+    Attributes, BucketName, Key, Node, ObjectId, ObjectMeta, Persist, Result,
+    append::WherePart,
     leases::Wanted,
     names::Prefix,
-    node::Inner,
+    node::{Inner, compute},
 };
+use futures::StreamExt;
 use std::{
     sync::{Arc, Weak},
     time::Duration,
@@ -20,6 +23,9 @@ use tokio::sync::Notify;
 
 /// How often a node asks what it should free, if nothing tells it to ask before.
 const COLLECT_EVERY: Duration = Duration::from_secs(5);
+/// Deletes in the persistency tier at a time, and failures in a row after which the rest waits.
+const DELETES: usize = 8;
+const FAILURES_MAX: u32 = 8;
 
 /// Wakes the task that collects.
 pub(crate) struct Collector {
@@ -37,6 +43,10 @@ impl Collector {
                 let Some(inner) = node.upgrade() else { return };
                 if let Err(error) = inner.collect().await {
                     tracing::debug!(%error, "what nobody needs any more is still here");
+                }
+                let noting = inner.clone();
+                if let Err(error) = compute(move || noting.epochs.save()).await.and_then(|saved| saved) {
+                    tracing::warn!(%error, "which catalog this node has seen is not written down");
                 }
             }
         });
@@ -76,29 +86,78 @@ impl Inner {
         let mut last = None;
         loop {
             let page = self.catalog.garbage(None, last).await?;
-            let Some(end) = page.last().map(|garbage| garbage.id) else { return Ok(()) };
+            let Some(end) = page.last().map(|garbage| garbage.id) else { break };
             last = Some(end);
             let mut ids = Vec::new();
             let mut failed = None;
-            for garbage in page {
+            let mut deleted = futures::stream::iter(page.into_iter().map(|garbage| async move {
                 match &garbage.location {
-                    Some(location) => match persist.delete(location).await {
-                        Ok(()) => ids.push(garbage.id),
-                        Err(e) => {
-                            failed = Some(e);
+                    Some(location) => persist.delete(location).await.map(|()| garbage.id),
+                    None => Ok(garbage.id),
+                }
+            }))
+            .buffered(DELETES);
+            let mut in_a_row = 0;
+            while let Some(done) = deleted.next().await {
+                match done {
+                    Ok(id) => {
+                        ids.push(id);
+                        in_a_row = 0;
+                    }
+                    // One that can't go stands in the way of nothing; a store that takes nothing is not asked a thousand times.
+                    Err(e) => {
+                        failed = Some(e);
+                        in_a_row += 1;
+                        if in_a_row == FAILURES_MAX {
                             break;
                         }
-                    },
-                    None => ids.push(garbage.id),
+                    }
                 }
             }
+            drop(deleted);
             if !ids.is_empty() {
                 self.catalog.collected(None, &ids).await?;
             }
-            if let Some(e) = failed {
-                return Err(e);
+            match failed {
+                Some(e) if in_a_row == FAILURES_MAX => return Err(e),
+                Some(error) => tracing::warn!(%error, "a deleted object stays in the persistency tier for now"),
+                None => {}
             }
         }
+        self.collect_begun(persist).await
+    }
+}
+
+impl Inner {
+    /// Looks after uploads that were begun and not recorded: those of objects that are gone are removed.
+    pub(crate) async fn collect_begun(self: &Arc<Self>, persist: &Persist) -> Result<()> {
+        let ids = self.begun.ids();
+        if ids.is_empty() || !self.may_free().await? {
+            return Ok(());
+        }
+        for id in ids {
+            let turn = self.turn(id);
+            // In the middle of it; its end says more.
+            let Ok(_turn) = turn.try_lock() else { continue };
+            let over = match self.appendables.part(id) {
+                // Its log knows of it.
+                Some(WherePart::Away) => true,
+                // It is uploaded again, to the same place.
+                Some(WherePart::Here) => false,
+                None => match self.catalog.find(id).await? {
+                    Some(meta) => meta.persisted.is_some(),
+                    None => {
+                        persist.delete(&Persist::place(id)).await?;
+                        true
+                    }
+                },
+            };
+            if over {
+                let inner = self.clone();
+                compute(move || inner.begun.end(id)).await?;
+            }
+        }
+        Ok(())
     }
 }
 

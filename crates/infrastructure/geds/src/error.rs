@@ -28,6 +28,8 @@ pub enum Error {
     NoSpace { bucket: String, key: String, wanted: u64, used: u64, limit: u64, setting: &'static str },
     #[error("object {bucket}/{key} has {length} bytes, so the next write goes to {length} and not to {offset}")]
     WrongOffset { bucket: String, key: String, offset: u64, length: u64 },
+    #[error("object {bucket}/{key} has {size} bytes; {offset} is past its end")]
+    PastEnd { bucket: String, key: String, offset: u64, size: u64 },
     #[error("object {bucket}/{key} is sealed; nothing more can be appended")]
     SealedAlready { bucket: String, key: String },
     #[error("{what} was not done within {seconds} s: {rest}")]
@@ -56,6 +58,13 @@ pub enum Error {
         #[source]
         source: object_store::Error,
     },
+    #[error("object {bucket}/{key} can't be brought to the persistency tier: {source}")]
+    Upload {
+        bucket: String,
+        key: String,
+        #[source]
+        source: Box<Error>,
+    },
     #[error("peer {peer}: {message}")]
     Peer { peer: String, message: String },
     #[error("peer {peer} breaks the protocol: {message}")]
@@ -79,7 +88,7 @@ pub enum Error {
 impl Error {
     pub fn kind(&self) -> Kind {
         match self {
-            Error::BadName { .. } | Error::BadValue { .. } | Error::Protocol { .. } => Kind::InvalidArgument,
+            Error::BadName { .. } | Error::BadValue { .. } | Error::PastEnd { .. } | Error::Protocol { .. } => Kind::InvalidArgument,
             Error::NoBucket { .. } | Error::NotFound { .. } => Kind::NotFound,
             Error::Exists { .. } => Kind::AlreadyExists,
             Error::Stale { .. }
@@ -108,6 +117,7 @@ impl Error {
                 object_store::Error::Precondition { .. } => Kind::FailedPrecondition,
                 _ => Kind::Unavailable,
             },
+            Error::Upload { source, .. } => source.kind(),
             Error::Denied { .. } => Kind::PermissionDenied,
             Error::Remote { kind, .. } => *kind,
         }

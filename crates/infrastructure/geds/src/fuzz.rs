@@ -1,15 +1,15 @@
 //! What is made of bytes that anybody may send or leave on a disk: one function for each way in, for `fuzz/` and for the test `fuzz`.
 //!
-//! Each takes any bytes and must neither panic nor allocate more than a bound. What it accepts must say the same when it is written and read again.
+//! Each takes any bytes and must neither panic nor allocate more than [`BYTES_MAX`] for them, which the test measures. What it accepts must say the same when it is written and read again.
 
 use crate::{
     BucketName, Key, ObjectId,
     cipher::Cipher,
     names::Prefix,
-    namenode::{read_ask, read_told},
-    peer::read_request,
+    namenode::{read_ask, read_said, read_told},
+    peer::{read_frames, read_request},
     RestKey,
-    agent::read_agent,
+    agent::{read_agent, read_agent_told},
 };
 
 /// Names of buckets, keys and prefixes, and ids.
@@ -43,9 +43,20 @@ pub fn agent(data: &[u8]) {
     read_agent(data);
 }
 
-/// What a peer asks for: the body of a frame.
+/// What the node's agent says to an attached process: frames, one behind the other.
+pub fn attached(data: &[u8]) {
+    read_agent_told(data);
+}
+
+/// What a namenode and its standby say to each other: frames, one behind the other.
+pub fn pair(data: &[u8]) {
+    read_said(data);
+}
+
+/// What a peer asks for: the body of a frame; and frames, one behind the other, as they come from a connection.
 pub fn peer(data: &[u8]) {
     read_request(data);
+    read_frames(data);
 }
 
 /// What lies encrypted on the disk: nothing opens that was not sealed.
@@ -58,14 +69,19 @@ pub fn at_rest(data: &[u8]) {
     }
 }
 
+/// The most that a target may have allocated at a time, besides 64 times what it was given.
+pub const BYTES_MAX: usize = 4 << 20;
+
 /// The ways in, by the names that they have in `fuzz/`.
-pub const ALL: [(&str, fn(&[u8])); 6] = [("agent", agent), ("names", names), ("namenode", namenode), ("catalog", catalog), ("peer", peer), ("at_rest", at_rest)];
+pub const ALL: [(&str, fn(&[u8])); 8] = [("agent", agent), ("attached", attached), ("pair", pair), ("names", names), ("namenode", namenode), ("catalog", catalog), ("peer", peer), ("at_rest", at_rest)];
 
 /// Messages that are well formed, to begin with.
 pub fn seeds() -> Vec<Vec<u8>> {
     let mut seeds: Vec<Vec<u8>> = ["a/b.tif", "..", "a\0b", "a//b", "scenes-2024", "0123456789abcdef0123456789abcdef", ""].map(|text| text.as_bytes().to_vec()).into();
     seeds.push("x".repeat(4096).into_bytes());
     seeds.extend(crate::namenode::some_frames());
+    seeds.extend(crate::namenode::some_said());
+    seeds.extend(crate::agent::some_told());
     seeds.extend(crate::peer::some_requests());
     seeds.extend(crate::agent::some_asks());
     seeds

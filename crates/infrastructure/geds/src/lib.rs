@@ -17,6 +17,7 @@
 
 mod agent;
 mod append;
+mod begun;
 mod blocking;
 mod bound;
 mod by_hash;
@@ -25,6 +26,7 @@ mod cipher;
 mod collect;
 mod config;
 mod eager;
+mod epochs;
 mod error;
 mod fetch;
 #[doc(hidden)]

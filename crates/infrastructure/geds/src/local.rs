@@ -27,6 +27,7 @@ pub(crate) use object::Local;
 use crate::{
     Error, ObjectId, RestKey, Result,
     agent::ATTACHED,
+    catalog::IN_MEMORY,
     cipher::{self, Cipher},
     journal::{Journal, Place, Record},
     segment::{Segment, padded},
@@ -401,7 +402,12 @@ impl Tier {
 
     /// A new id: 80 random bits of this node, counted up. No system call.
     pub fn new_id(&self) -> ObjectId {
-        ObjectId(self.id_base | u128::from(self.ids.fetch_add(1, Relaxed) & ((1 << 48) - 1)))
+        ObjectId(self.id_base | u128::from(self.ids.fetch_add(1, Relaxed) & ((1 << 40) - 1)))
+    }
+
+    /// The same for what lies in memory at first: after the end of the process nothing else tells that it did, whatever bucket it has been moved to.
+    pub fn new_id_in_memory(&self) -> ObjectId {
+        ObjectId(self.new_id().0 | u128::from(IN_MEMORY))
     }
 
     pub fn get(&self, id: ObjectId) -> Option<Arc<Local>> {

@@ -31,6 +31,7 @@ pub use paired::{Paired, STANDBY_ALPN, Seat};
 pub use referee::{Referee, Reign};
 pub use server::Caller;
 pub use wire::META_ALPN;
+pub(crate) use pair::{read_said, some_said};
 pub(crate) use wire::{read_ask, read_told, some_frames};
 
 use crate::{
@@ -218,8 +219,17 @@ async fn expire(inner: Weak<Inner>) {
     }
 }
 
+/// A namenode elsewhere may say anything.
 fn odd<T>(answer: Answer) -> Result<T> {
-    unreachable!("a change is answered with its own sort of answer, not {answer:?}")
+    let sort = match answer {
+        Answer::Done => "that it is done",
+        Answer::Created(_) => "whether it is new",
+        Answer::Object(_) => "an object",
+        Answer::Sealed { .. } => "what was sealed",
+        Answer::Removed { .. } => "what was removed",
+        Answer::Counted { .. } => "counts",
+    };
+    Err(Error::Protocol { peer: "the namenode".into(), message: format!("it answers a change with {sort}, which is no answer to it") })
 }
 
 fn object(answer: Answer) -> Result<ObjectMeta> {
@@ -412,7 +422,7 @@ impl Catalog for Namenode {
     changes!();
 
     fn buckets(&self) -> BoxFuture<'_, Result<Vec<BucketName>>> {
-        async { Ok(self.core().look()?.bucket_names()) }.boxed()
+        async { Ok(self.core().look()?.bucket_names("", usize::MAX)) }.boxed()
     }
     fn lookup<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<ObjectMeta>> {
         async move { self.core().look()?.lookup(bucket, key) }.boxed()
@@ -434,6 +444,16 @@ impl Catalog for Namenode {
     }
     fn find(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<ObjectMeta>>> {
         async move { Ok(self.core().look()?.find(id)) }.boxed()
+    }
+    fn find_all<'a>(&'a self, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<Vec<Option<ObjectMeta>>>> {
+        async move {
+            let state = self.core().look()?;
+            Ok(ids.iter().map(|id| state.find(*id)).collect())
+        }
+        .boxed()
+    }
+    fn epoch(&self) -> BoxFuture<'_, Result<Option<u64>>> {
+        async { Ok(Some(self.core().look()?.epoch())) }.boxed()
     }
     fn held<'a>(&'a self, site: &'a SiteId, start_after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<ObjectMeta>>> {
         async move { Ok(self.core().look()?.held(site, start_after)) }.boxed()
@@ -457,9 +477,9 @@ impl Catalog for Namenode {
         async move { Ok(server::partners(self.core(), id, site)) }.boxed()
     }
     fn jobs(&self) -> BoxFuture<'_, Result<Vec<String>>> {
-        async { Ok(self.core().look()?.job_names()) }.boxed()
+        async { Ok(self.core().look()?.job_names("", usize::MAX)) }.boxed()
     }
     fn watch<'a>(&'a self, bucket: &'a BucketName, after: u64, wait: Duration) -> BoxFuture<'a, Result<Watched>> {
-        async move { server::watch(self.core(), bucket, after, wait).await }.boxed()
+        async move { server::watch(self.core(), bucket, after, wait, server::EVENTS_MAX).await }.boxed()
     }
 }

@@ -14,8 +14,11 @@ use crate::{
     PeerClient, Persist, RestKey, Result, State, Writer,
     agent::Lending,
     append::Appendables,
+    begun::Begun,
     bound,
+    catalog::PAGE_MAX,
     collect::Collector,
+    epochs::Epochs,
     fetch::{PERSIST_SILENCE, damaged},
     leases::{Names, Wanted},
     local::{Local, Refused, Tier},
@@ -23,7 +26,7 @@ use crate::{
     names::Prefix,
     peer::{self, Peers},
     second::{Seconds, wants_second},
-    spill::{BucketPolicy, Mode, Pace, Place, SpillOptions, Spiller},
+    spill::{self, BucketPolicy, Mode, Pace, Place, SpillOptions, Spiller},
     writer::Publisher,
 };
 use base::{Kind, SiteId, identity::Dialer, unit::Bytes as Size};
@@ -47,6 +50,8 @@ const SEAL_WAIT: Duration = Duration::from_millis(100);
 const OPEN_TRIES: u32 = 3;
 /// What an upload may take besides: so many bytes per second are expected of any store.
 const PERSIST_RATE_MIN: u64 = 256 << 10;
+/// Objects that one sweep asks for, a thousand at a time: what is swept costs the same however much there is, and a million is through in a hundred sweeps.
+const SWEEP_MAX: usize = 10_000;
 /// How long a writer waits for room, unless it is told otherwise. Below the silence that a peer bears.
 const WAIT: Duration = Duration::from_secs(8);
 
@@ -135,6 +140,8 @@ pub(crate) struct Inner {
     pub spiller: Spiller,
     pub collector: Collector,
     pub appendables: Appendables,
+    pub begun: Begun,
+    pub epochs: Epochs,
     pub copies: bound::Copies,
     pub listings: bound::Listings,
     pub seconds: Seconds,
@@ -142,6 +149,8 @@ pub(crate) struct Inner {
     pub lending: OnceLock<Arc<Lending>>,
     /// Seals whose answer is awaited or was lost: the catalog may not know them yet.
     sealing: Mutex<HashSet<ObjectId>>,
+    /// How far the last sweep came, where one does not come around.
+    swept: Mutex<Option<ObjectId>>,
     /// One fetch, spill or release of an object at a time.
     turns: Mutex<HashMap<ObjectId, Weak<tokio::sync::Mutex<()>>>>,
     /// Buckets that are known to exist. They are never removed.
@@ -181,11 +190,12 @@ impl Node {
         let Options { site, folder, limit, dialer, catalog, persist, address } = options;
         let memory = tuning.memory.map(|size| size.0);
         let bound = bound::check_all(&tuning, persist.as_ref())?;
+        spill::check_modes(&tuning, persist.as_ref())?;
         let (key, decrypted) = (tuning.key.clone(), tuning.decrypted);
-        let (tier, appendables) = compute(move || {
+        let (tier, appendables, begun, epochs) = compute(move || {
             let tier = Tier::open_with(&folder, limit.0, memory, key, decrypted)?;
             let appendables = Appendables::open(&folder.join("append"), &tier)?;
-            Ok::<_, Error>((tier, appendables))
+            Ok::<_, Error>((tier, appendables, Begun::open(&folder.join("uploads"))?, Epochs::open(&folder)?))
         })
         .await??;
         if !address.is_empty() {
@@ -197,43 +207,52 @@ impl Node {
         let mut unknown: HashSet<ObjectId> = tier.ids().into_iter().collect();
         let mut lost = Vec::new();
         let (mut owed, mut alone) = (Vec::new(), Vec::new());
+        let mut known = |meta: ObjectMeta, unknown: &mut HashSet<ObjectId>| match tier.get(meta.id) {
+            Some(local) if meta.size == local.size && meta.checksum == local.checksum => {
+                unknown.remove(&meta.id);
+                local.persisted.store(meta.persisted.is_some(), SeqCst);
+                if meta.persisted.is_none() && tuning.policy(&meta.bucket).mode != Mode::Ephemeral {
+                    owed.push(meta.id);
+                }
+                if wants_second(&tuning, &meta) {
+                    alone.push(meta.id);
+                }
+            }
+            Some(_) => {
+                tracing::error!(bucket = %meta.bucket, key = %meta.key, id = %meta.id, "an object is not what the catalog says; not used");
+            }
+            None => lost.push(meta),
+        };
         let mut last = None;
         loop {
             let page = catalog.held(&site, last).await?;
             let Some(end) = page.last().map(|meta| meta.id) else { break };
             last = Some(end);
-            for meta in page {
-                match tier.get(meta.id) {
-                    Some(local) if meta.size == local.size && meta.checksum == local.checksum => {
-                        unknown.remove(&meta.id);
-                        local.persisted.store(meta.persisted.is_some(), SeqCst);
-                        if meta.persisted.is_none() && tuning.policy(&meta.bucket).mode != Mode::Ephemeral {
-                            owed.push(meta.id);
-                        }
-                        if wants_second(&tuning, &meta) {
-                            alone.push(meta.id);
-                        }
-                    }
-                    Some(_) => {
-                        tracing::error!(bucket = %meta.bucket, key = %meta.key, id = %meta.id, "an object is not what the catalog says; not used");
-                    }
-                    None => lost.push(meta),
-                }
-            }
+            page.into_iter().for_each(|meta| known(meta, &mut unknown));
         }
-        compute({
-            let tier = tier.clone();
-            move || unknown.into_iter().for_each(|id| {
-                tier.free(id);
+        // A namenode that is started anew, or another one that takes over, may have its contents in another order: pages of the two don't fit together, and an object
+        // may be on none of them. So each is asked for by its id before it is freed.
+        let unnamed: Vec<ObjectId> = unknown.iter().copied().collect();
+        for some in unnamed.chunks(PAGE_MAX as usize) {
+            let found = catalog.find_all(some).await?.into_iter().flatten();
+            found.filter(|meta| meta.sites.iter().any(|holder| holder.site == site)).for_each(|meta| known(meta, &mut unknown));
+        }
+        if epochs.may_free(epochs.seen(), catalog.epoch().await?) {
+            compute({
+                let tier = tier.clone();
+                move || unknown.into_iter().for_each(|id| {
+                    tier.free(id);
+                })
             })
-        })
-        .await?;
+            .await?;
+        }
+        let epochs = compute(move || epochs.save().map(|()| epochs)).await??;
         for meta in lost {
             match catalog.drop_holder(&meta.bucket, &meta.key, meta.epoch, &site).await {
                 Ok(_) => tracing::warn!(bucket = %meta.bucket, key = %meta.key, "the copy on this site is lost; others have it"),
-                // It ended with the process that had it, as its bucket's tier says: it is not there, and nobody should be told that it is.
+                // It ended with the process that had it, as the tier of its bucket says, or of the one where it was made: it is not there, and nobody should be told that it is.
                 Err(Error::OnlyCopy { .. } | Error::Remote { kind: Kind::FailedPrecondition, .. })
-                    if tuning.policy(&meta.bucket).tier == Place::Memory =>
+                    if meta.id.was_in_memory() || tuning.policy(&meta.bucket).tier == Place::Memory =>
                 {
                     forget(&*catalog, meta.clone(), &site).await?;
                     tracing::info!(bucket = %meta.bucket, key = %meta.key, "an object in memory has ended with the process that had it");
@@ -259,11 +278,14 @@ impl Node {
             publisher: Publisher::start(weak.clone()),
             collector: Collector::start(weak.clone()),
             appendables,
+            begun,
+            epochs,
             copies: bound::Copies::default(),
             listings: bound::Listings::default(),
             seconds: Seconds::new(alone),
             lending: OnceLock::new(),
             sealing: Mutex::default(),
+            swept: Mutex::default(),
             turns: Mutex::default(),
             buckets: Mutex::default(),
             counters: Counters::default(),
@@ -403,7 +425,7 @@ impl Node {
             }
         }
         let object = self.open_object(bucket, key).await?;
-        let len = peer::cut(object.len(), range.offset, range.len)?;
+        let len = peer::cut(bucket, key, object.len(), range.offset, range.len)?;
         let meta = object.meta().clone();
         Ok((meta, Bytes::from_owner(object).slice(range.offset as usize..(range.offset + len) as usize)))
     }
@@ -471,12 +493,17 @@ impl Node {
         Ok((objects, bytes))
     }
 
-    /// Frees local copies that the catalog no longer knows, because the message to free them got lost. Returns the bytes.
+    /// Frees local copies that the catalog no longer knows, because the message to free them got lost: of 10,000 objects, and of the next ones with the next call. Returns the bytes. A catalog that is older than what is here frees nothing.
     pub async fn sweep(&self) -> Result<u64> {
         let mut bytes = 0;
-        for id in self.inner.tier.ids() {
-            if !self.inner.is_sealing(id) && self.inner.catalog.find(id).await?.is_none() {
-                bytes += self.inner.free(id);
+        if !self.inner.may_free().await? {
+            return Ok(0);
+        }
+        for some in self.inner.to_sweep().chunks(PAGE_MAX as usize) {
+            // What is sealed while the catalog is asked was not among these, or is being sealed still.
+            let found = self.inner.catalog.find_all(some).await?;
+            for (id, _) in some.iter().zip(found).filter(|(id, found)| found.is_none() && !self.inner.is_sealing(**id)) {
+                bytes += self.inner.free(*id);
             }
         }
         Ok(bytes)
@@ -630,8 +657,31 @@ impl Inner {
     /// A writer for a bucket that exists. Makes no system call.
     pub fn writer(self: &Arc<Self>, bucket: &BucketName, key: &Key, if_absent: bool) -> Writer {
         let memory = self.tuning.policy(bucket).tier == Place::Memory;
-        let draft = self.tier.create(self.tier.new_id(), memory);
+        let memory = memory && self.tier.has_memory();
+        let draft = self.tier.create(if memory { self.tier.new_id_in_memory() } else { self.tier.new_id() }, memory);
         Writer { inner: self.clone(), bucket: bucket.clone(), key: key.clone(), if_absent, attributes: Attributes::default(), draft }
+    }
+
+    /// What a sweep looks at: the next so many of what the catalog should know. Copies in bound buckets are not the catalog's.
+    fn to_sweep(&self) -> Vec<ObjectId> {
+        self.forget_copies();
+        let mut ids: Vec<ObjectId> = self.tier.ids().into_iter().filter(|id| !self.is_sealing(*id) && !self.is_copy(*id)).collect();
+        let mut swept = lock(&self.swept);
+        if ids.len() > SWEEP_MAX {
+            // From where the last one ended, and around.
+            ids.sort_unstable();
+            let at = ids.partition_point(|id| Some(*id) <= *swept);
+            ids.rotate_left(at);
+            ids.truncate(SWEEP_MAX);
+            *swept = ids.last().copied();
+        }
+        ids
+    }
+
+    /// Whether what the catalog doesn't know may be freed, or this catalog is older than what is here.
+    pub async fn may_free(&self) -> Result<bool> {
+        let before = self.epochs.seen();
+        Ok(self.epochs.may_free(before, self.catalog.epoch().await?))
     }
 
     /// What the key means, if that can be said without asking. Makes no system call.
@@ -703,9 +753,10 @@ impl Inner {
         Error::NoSpace { bucket: bucket.to_string(), key: key.to_string(), wanted, used, limit: space.limit, setting }
     }
 
-    /// Frees the copies of an object that the catalog has forgotten: here at once, elsewhere in the background.
+    /// Frees the copies of an object that the catalog has forgotten: here at once, elsewhere in the background. The catalog lists its upload for who has a persistency tier.
     pub fn release(self: &Arc<Self>, meta: ObjectMeta) {
         self.free(meta.id);
+        let meta_persisted = meta.persisted.is_some();
         let inner = self.clone();
         self.handle.spawn(async move {
             for holder in meta.sites.iter().filter(|holder| holder.site != inner.site && !holder.address.is_empty()) {
@@ -717,12 +768,10 @@ impl Inner {
                     tracing::warn!(site = %holder.site, bucket = %meta.bucket, key = %meta.key, error = %e, "a copy is not freed yet");
                 }
             }
-            if let (Some(location), Some(persist)) = (&meta.persisted, &inner.persist) {
-                if let Err(e) = persist.delete(location).await {
-                    tracing::warn!(%location, error = %e, "a deleted object stays in the persistency tier");
-                }
-            }
         });
+        if meta_persisted {
+            self.collector.wake();
+        }
     }
 
     /// Records a sealed object and makes it durable, before the catalog hears of it. Blocks.
@@ -759,6 +808,7 @@ impl Inner {
             match self.catalog.seal_with(&bucket, &key, new, attributes.clone()).await {
                 Ok(sealed) => {
                     self.sealing_ends(id);
+                    self.epochs.saw(sealed.object.epoch);
                     add(&self.counters.sealed, 1);
                     add(&self.counters.sealed_bytes, size);
                     self.timings.seal.add(began.elapsed());
@@ -810,7 +860,26 @@ impl Inner {
     pub async fn upload(self: &Arc<Self>, persist: &Persist, meta: &ObjectMeta, pace: &Pace) -> Result<Option<ObjectMeta>> {
         let turn = self.turn(meta.id);
         let _turn = turn.lock().await;
+        // Somebody may have brought it away while its turn was waited for.
+        let done = meta.persisted.is_none() && self.tier.get(meta.id).is_some_and(|local| local.persisted.load(SeqCst));
+        if done {
+            if let Some(now) = self.catalog.find(meta.id).await?.filter(|now| now.persisted.is_some()) {
+                return Ok(Some(now));
+            }
+        }
         self.upload_held(persist, meta, pace).await
+    }
+
+    /// Brings bytes to the persistency tier, in bounded time, and reads them back.
+    pub(crate) async fn put_within(&self, persist: &Persist, bucket: &BucketName, key: &Key, id: ObjectId, content: Bytes, checksum: u64, pace: &Pace) -> Result<String> {
+        let size = content.len() as u64;
+        // What the pace costs comes on top.
+        let longest = PERSIST_SILENCE * 4 + Duration::from_secs(size / PERSIST_RATE_MIN) + pace.at_most(size);
+        let put = tokio::time::timeout(longest, persist.put(id, content, checksum, pace)).await;
+        let put = put.unwrap_or_else(|_| {
+            Err(Error::Remote { kind: Kind::DeadlineExceeded, message: format!("{persist} did not take it within {} s", longest.as_secs()) })
+        });
+        put.map_err(|source| Error::Upload { bucket: bucket.to_string(), key: key.to_string(), source: source.into() })
     }
 
     /// Upload, verify, record; within the object's turn.
@@ -825,28 +894,24 @@ impl Inner {
             return Ok(Some(meta.clone()));
         }
         let object = self.map(meta.clone(), local.clone()).await?;
-        // What the pace costs comes on top.
-        let longest = PERSIST_SILENCE * 4 + Duration::from_secs(meta.size / PERSIST_RATE_MIN) + pace.at_most(meta.size);
         let began = Instant::now();
-        let put = persist.put(meta.id, Bytes::from_owner(object), meta.checksum, pace);
-        let location = tokio::time::timeout(longest, put).await.map_err(|_| Error::Remote {
-            kind: Kind::DeadlineExceeded,
-            message: format!("{persist} did not take {}/{} within {} s", meta.bucket, meta.key, longest.as_secs()),
-        })??;
+        let (marking, id) = (self.clone(), meta.id);
+        compute(move || marking.begun.begin(id)).await??;
+        let location = self.put_within(persist, &meta.bucket, &meta.key, meta.id, Bytes::from_owner(object), meta.checksum, pace).await?;
         match self.catalog.mark_persisted(&meta.bucket, &meta.key, meta.epoch, &location).await {
             Ok(now) => {
                 local.persisted.store(true, SeqCst);
+                let marking = self.clone();
+                compute(move || marking.begun.end(id)).await?;
                 self.timings.upload.add(began.elapsed());
                 add(&self.counters.uploaded, 1);
                 add(&self.counters.uploaded_bytes, meta.size);
                 Ok(Some(now))
             }
             Err(e) if e.is_uncertain() => Err(e),
+            // Renamed, it may be uploaded by others at this same place; if it is gone for good, the collector removes it.
             Err(_) => {
-                // Renamed, it may be uploaded by others at this same place; only what is gone for good is removed.
-                if self.catalog.find(meta.id).await?.is_none() {
-                    persist.delete(&location).await?;
-                }
+                self.collector.wake();
                 Ok(None)
             }
         }

@@ -43,6 +43,10 @@ const CHUNK_BYTES: usize = 256 << 10;
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long a client waits for what takes the other side work: a seal, a spill, an object that must be fetched first.
 const WORK: Duration = Duration::from_secs(600);
+/// How long for what takes it a look only: at its namenode, which may be asked twice for 10 s, or at the persistency tier.
+const LOOK: Duration = Duration::from_secs(30);
+/// How fast it reads a copy at least, which it does once before the first answer, to compare the checksum.
+const READ_RATE_MIN: u64 = 32 << 20;
 /// How long a connection may be idle between requests, and how long the asking side keeps one for later.
 const IDLE: Duration = Duration::from_secs(60);
 const KEPT: Duration = Duration::from_secs(45);
@@ -217,7 +221,8 @@ impl<S: Io> Wire<S> {
             if length == 0 || length > max {
                 return refuse(format!("a frame of {length} bytes; 1 to {max} are allowed"));
             }
-            let mut body = Vec::with_capacity(length - 1);
+            // A length alone costs a peer nothing: the rest is taken as it comes.
+            let mut body = Vec::with_capacity((length - 1).min(CHUNK_BYTES));
             while body.len() < length - 1 {
                 let rest = length - 1 - body.len();
                 if stream.read_buf(&mut (&mut body).limit(rest)).await.map_err(gone)? == 0 {
@@ -241,16 +246,23 @@ impl<S: Io> Wire<S> {
         let mut frame = vec![0, 0, 0, 0, HEADER];
         frame = postcard::to_extend(header, frame).map_err(|e| self.broken(format!("a header can't be written: {e}")))?;
         let length = frame.len() - 4;
-        assert!(length <= HEADER_BYTES_MAX, "names and messages are bounded, so headers are");
+        if length > HEADER_BYTES_MAX {
+            let value = format!("{length} bytes");
+            return Err(Error::BadValue { what: "header of a message to a peer", value, rule: "names and user metadata have at most 64 KiB together, metadata 16 KiB" });
+        }
         frame[..4].copy_from_slice(&(length as u32).to_le_bytes());
         Ok(frame)
     }
 
     async fn send(&mut self, header: &impl Serialize) -> Result<()> {
         let frame = self.header_frame(header)?;
+        self.send_frame(&frame).await
+    }
+
+    async fn send_frame(&mut self, frame: &[u8]) -> Result<()> {
         let stream = &mut self.stream;
         let io = async {
-            stream.write_all(&frame).await?;
+            stream.write_all(frame).await?;
             stream.flush().await
         };
         let done = tokio::time::timeout(SILENCE, io).await;
@@ -342,7 +354,7 @@ async fn answer(node: &Node, stream: Box<dyn Io + '_>, peer: &str) -> Result<()>
                     Some((id, epoch)) => node.copy(&bucket, &key, id, epoch).await,
                     None => node.open_object(&bucket, &key).await,
                 };
-                match found.and_then(|object| cut(object.len(), offset, len).map(|len| (object, len))) {
+                match found.and_then(|object| cut(&bucket, &key, object.len(), offset, len).map(|len| (object, len))) {
                     Ok((object, len)) => {
                         send_object(node, &mut wire, &object, offset, len).await?;
                         continue;
@@ -401,14 +413,10 @@ async fn refuse<S: Io>(wire: &mut Wire<S>, error: Error) -> Result<()> {
 }
 
 /// How many of the bytes that are wanted are there.
-pub(crate) fn cut(size: u64, offset: u64, len: u64) -> Result<u64> {
+pub(crate) fn cut(bucket: &BucketName, key: &Key, size: u64, offset: u64, len: u64) -> Result<u64> {
     match size.checked_sub(offset) {
         Some(rest) => Ok(rest.min(len)),
-        None => Err(Error::BadValue {
-            what: "offset",
-            value: offset.to_string(),
-            rule: "it must not be past the end of the object",
-        }),
+        None => Err(Error::PastEnd { bucket: bucket.to_string(), key: key.to_string(), offset, size }),
     }
 }
 
@@ -552,17 +560,19 @@ impl PeerClient {
         Ok(PeerClient { wire: Wire { stream: Box::new(stream), peer: name, eager: Eager::default() }, busy: false })
     }
 
-    async fn ask(&mut self, request: &Request) -> Result<Reply> {
+    /// `wait`: for the first byte of the answer. One that hangs must not hold who could ask another.
+    async fn ask(&mut self, request: &Request, wait: Duration) -> Result<Reply> {
         if self.busy {
             return Err(self.wire.gone("an earlier request was not ended; dial again"));
         }
+        let frame = self.wire.header_frame(request)?;
         self.busy = true;
-        self.wire.send(request).await?;
-        self.answer(matches!(request, Request::Get { .. } | Request::Stat { .. })).await
+        self.wire.send_frame(&frame).await?;
+        self.answer(matches!(request, Request::Get { .. } | Request::Stat { .. }), wait).await
     }
 
-    async fn answer(&mut self, soon: bool) -> Result<Reply> {
-        match self.wire.read_soon(WORK, soon).await? {
+    async fn answer(&mut self, soon: bool, wait: Duration) -> Result<Reply> {
+        match self.wire.read_soon(wait, soon).await? {
             None => Err(self.wire.gone("hung up without an answer")),
             Some(Frame::Data(_)) => Err(self.wire.broken("data where an answer should be")),
             Some(Frame::Header(body)) => {
@@ -579,8 +589,8 @@ impl PeerClient {
         Err(self.wire.broken("an answer to another question"))
     }
 
-    async fn start_get(&mut self, request: Request) -> Result<(ObjectMeta, u64)> {
-        match self.ask(&request).await? {
+    async fn start_get(&mut self, request: Request, wait: Duration) -> Result<(ObjectMeta, u64)> {
+        match self.ask(&request, wait).await? {
             Reply::Object { meta, len } => {
                 self.busy = len > 0;
                 Ok((meta, len))
@@ -593,7 +603,7 @@ impl PeerClient {
     pub async fn get(&mut self, bucket: &BucketName, key: &Key, range: Range) -> Result<(ObjectMeta, Download<'_>)> {
         let (bucket, key) = (bucket.clone(), key.clone());
         let request = Request::Get { bucket, key, copy: None, offset: range.offset, len: range.len };
-        let (meta, rest) = self.start_get(request).await?;
+        let (meta, rest) = self.start_get(request, WORK).await?;
         Ok((meta, Download { client: self, rest }))
     }
 
@@ -606,7 +616,7 @@ impl PeerClient {
     ) -> Result<(ObjectMeta, u64, BoxStream<'static, Result<Bytes>>)> {
         let (bucket, key) = (bucket.clone(), key.clone());
         let request = Request::Get { bucket, key, copy: None, offset: range.offset, len: range.len };
-        let (meta, len) = self.start_get(request).await?;
+        let (meta, len) = self.start_get(request, WORK).await?;
         let stream = futures::stream::try_unfold((self, len), |(mut client, rest)| async move {
             let mut download = Download { client: &mut client, rest };
             let chunk = download.chunk().await?;
@@ -625,7 +635,8 @@ impl PeerClient {
             offset: range.offset,
             len: range.len,
         };
-        let (_, rest) = self.start_get(request).await?;
+        let wait = SILENCE + Duration::from_secs(meta.size / READ_RATE_MIN);
+        let (_, rest) = self.start_get(request, wait).await?;
         if rest != range.len {
             return Err(self.wire.broken(format!("it has {rest} of {} bytes from {} on, of an object of {}", range.len, range.offset, meta.size)));
         }
@@ -655,7 +666,7 @@ impl PeerClient {
         content: impl Stream<Item = Result<Bytes, E>> + Send,
     ) -> Result<ObjectMeta> {
         let request = Request::Put { bucket: bucket.clone(), key: key.clone(), size, if_absent, attributes };
-        match self.ask(&request).await? {
+        match self.ask(&request, WORK).await? {
             Reply::Ready => self.busy = true,
             _ => return self.odd(),
         }
@@ -686,7 +697,7 @@ impl PeerClient {
         }
         let end = if failed.is_some() { Request::Abort } else { Request::Commit { checksum: hash.digest() } };
         self.wire.send(&end).await?;
-        match (self.answer(false).await?, failed) {
+        match (self.answer(false, WORK).await?, failed) {
             (Reply::Meta(meta), None) => Ok(meta),
             (Reply::Ready, Some(message)) => Err(Error::Remote {
                 kind: Kind::Unavailable,
@@ -697,7 +708,7 @@ impl PeerClient {
     }
 
     pub async fn stat(&mut self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
-        match self.ask(&Request::Stat { bucket: bucket.clone(), key: key.clone() }).await? {
+        match self.ask(&Request::Stat { bucket: bucket.clone(), key: key.clone() }, LOOK).await? {
             Reply::Meta(meta) => Ok(meta),
             _ => self.odd(),
         }
@@ -706,7 +717,7 @@ impl PeerClient {
     /// A page of a bucket, as the site sees it: with what lies in the persistency tier, if the bucket is bound there.
     pub async fn list(&mut self, bucket: &BucketName, prefix: &str, delimiter: Option<char>, page: Page) -> Result<Listing> {
         let request = Request::List { bucket: bucket.clone(), prefix: prefix.into(), delimiter, start_after: page.start_after, limit: page.limit };
-        let rest = match self.ask(&request).await? {
+        let rest = match self.ask(&request, WORK).await? {
             Reply::Listing { bytes } if bytes < FRAME_BYTES_MAX as u64 => bytes,
             _ => return self.odd(),
         };
@@ -722,7 +733,7 @@ impl PeerClient {
 
     /// The site's metrics, as Prometheus reads them.
     pub async fn metrics(&mut self) -> Result<String> {
-        match self.ask(&Request::Metrics).await? {
+        match self.ask(&Request::Metrics, LOOK).await? {
             Reply::Metrics { text } => Ok(text),
             _ => self.odd(),
         }
@@ -730,7 +741,7 @@ impl PeerClient {
 
     /// Lets the site free its copy of this content: it does so if the object is gone or others have it. Returns the bytes.
     pub async fn free(&mut self, id: ObjectId) -> Result<u64> {
-        match self.ask(&Request::Free { id }).await? {
+        match self.ask(&Request::Free { id }, LOOK).await? {
             Reply::Freed { bytes } => Ok(bytes),
             _ => self.odd(),
         }
@@ -739,7 +750,7 @@ impl PeerClient {
     /// Asks the site to hold a copy of what has the key now; it fetches it if it has none. Answers when the copy is durable and
     /// recorded, so the site is among `ObjectMeta::sites`.
     pub async fn keep(&mut self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
-        match self.ask(&Request::Keep { bucket: bucket.clone(), key: key.clone() }).await? {
+        match self.ask(&Request::Keep { bucket: bucket.clone(), key: key.clone() }, WORK).await? {
             Reply::Meta(meta) => Ok(meta),
             _ => self.odd(),
         }
@@ -747,7 +758,7 @@ impl PeerClient {
 
     /// Deletes an object everywhere, the persistency tier included.
     pub async fn remove(&mut self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
-        match self.ask(&Request::Remove { bucket: bucket.clone(), key: key.clone() }).await? {
+        match self.ask(&Request::Remove { bucket: bucket.clone(), key: key.clone() }, WORK).await? {
             Reply::Meta(meta) => Ok(meta),
             _ => self.odd(),
         }
@@ -755,7 +766,7 @@ impl PeerClient {
 
     /// Spills the site's copies; see [`Node::spill`].
     pub async fn spill(&mut self, bucket: &BucketName, prefix: &str) -> Result<(u64, u64)> {
-        match self.ask(&Request::Spill { bucket: bucket.clone(), prefix: prefix.into() }).await? {
+        match self.ask(&Request::Spill { bucket: bucket.clone(), prefix: prefix.into() }, WORK).await? {
             Reply::Spilled { objects, bytes } => Ok((objects, bytes)),
             _ => self.odd(),
         }
@@ -799,13 +810,47 @@ pub(crate) fn read_request(body: &[u8]) {
     let again = postcard::to_stdvec(&request).expect("what was read can be written");
     let read: Request = postcard::from_bytes(&again).expect("what was written can be read");
     assert_eq!(format!("{read:?}"), format!("{request:?}"));
-    if let Request::Get { offset, len, .. } = request {
+    if let Request::Get { bucket, key, offset, len, .. } = request {
         // A range stays inside the object, whatever was asked for.
         for size in [0, 1, offset, u64::MAX] {
-            if let Ok(n) = cut(size, offset, len) {
+            if let Ok(n) = cut(&bucket, &key, size, offset, len) {
                 assert!(offset.checked_add(n).is_some_and(|end| end <= size));
             }
         }
+    }
+}
+
+/// Reads frames as they come from a connection, until one of them is not whole or not one.
+pub(crate) fn read_frames(bytes: &[u8]) {
+    let mut wire = Wire { stream: Replay(bytes), peer: "a peer".into(), eager: Eager::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime of this thread");
+    runtime.block_on(async {
+        while let Ok(Some(frame)) = wire.read(SILENCE).await {
+            if let Frame::Header(body) = frame {
+                read_request(&body);
+            }
+        }
+    });
+}
+
+/// What has come already; nothing is ever sent.
+struct Replay<'a>(&'a [u8]);
+
+impl AsyncRead for Replay<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>, into: &mut ReadBuf<'_>) -> std::task::Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Replay<'_> {
+    fn poll_write(self: Pin<&mut Self>, _: &mut std::task::Context<'_>, data: &[u8]) -> std::task::Poll<std::io::Result<usize>> {
+        std::task::Poll::Ready(Ok(data.len()))
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
     }
 }
 
@@ -819,5 +864,8 @@ pub(crate) fn some_requests() -> Vec<Vec<u8>> {
         Request::Free { id: ObjectId(1) },
         Request::Spill { bucket, prefix: String::new() },
     ];
-    requests.iter().map(|request| postcard::to_stdvec(request).expect("a request can be written")).collect()
+    let bodies: Vec<Vec<u8>> = requests.iter().map(|request| postcard::to_stdvec(request).expect("a request can be written")).collect();
+    let frame = |body: &Vec<u8>| [&(body.len() as u32 + 1).to_le_bytes()[..], &[HEADER], body].concat();
+    let frames: Vec<Vec<u8>> = bodies.iter().map(frame).collect();
+    bodies.into_iter().chain(frames).collect()
 }

@@ -24,8 +24,9 @@ use std::{
 };
 use xxhash_rust::xxh3::Xxh3;
 
-/// Larger objects go up in parts of this size. S3 and Google allow 10 000 parts, so objects of up to 156 GiB; Azure 50 000.
+/// Larger objects go up in parts of this size, or of a larger one where that would be too many: S3 and Google allow 10 000, Azure 50 000.
 const PART_BYTES: usize = 16 << 20;
+const PARTS_MAX: usize = 10_000;
 /// Where it is written down which of two namenodes leads.
 const REFEREE: &str = ".cloudskin/namenode";
 /// Parts on their way at a time, for one object: 64 MiB.
@@ -201,6 +202,11 @@ fn stream_of(got: GetResult, location: &str) -> BoxStream<'static, Result<Bytes>
     pieces.boxed()
 }
 
+/// The size of the parts of an object.
+fn part_bytes(size: usize) -> usize {
+    PART_BYTES.max(size.div_ceil(PARTS_MAX))
+}
+
 impl Persist {
     /// A folder, made if it isn't there. Several nodes may share it over a network file system.
     pub fn folder(path: impl AsRef<Path>) -> Result<Persist> {
@@ -286,9 +292,14 @@ impl Persist {
         Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name })
     }
 
+    /// Where an object lies that is uploaded.
+    pub(crate) fn place(id: ObjectId) -> String {
+        format!("objects/{id}")
+    }
+
     /// Uploads an object, not faster than `pace`, and reads it back. The location is worth recording only when this returned.
     pub(crate) async fn put(&self, id: ObjectId, content: Bytes, checksum: u64, pace: &Pace) -> Result<String> {
-        let location = format!("objects/{id}");
+        let location = Persist::place(id);
         let path = Location::from(location.as_str());
         let size = content.len();
         if size <= PART_BYTES {
@@ -296,8 +307,9 @@ impl Persist {
             self.store.put(&path, content.into()).await.map_err(failed("write", &location))?;
         } else {
             let upload = self.store.put_multipart(&path).await.map_err(failed("write", &location))?;
-            let mut upload = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
-            for at in (0..size).step_by(PART_BYTES) {
+            let part_bytes = part_bytes(size);
+            let mut upload = WriteMultipart::new_with_chunk_size(upload, part_bytes);
+            for at in (0..size).step_by(part_bytes) {
                 if let Err(source) = upload.wait_for_capacity(PARTS_AT_A_TIME).await {
                     // Parts that stay behind cost money, but the failure of the upload is what the caller must hear of.
                     if let Err(e) = upload.abort().await {
@@ -305,7 +317,7 @@ impl Persist {
                     }
                     return Err(failed("write", &location)(source));
                 }
-                let part = content.slice(at..size.min(at + PART_BYTES));
+                let part = content.slice(at..size.min(at + part_bytes));
                 pace.wait(part.len() as u64).await;
                 upload.put(part);
             }
@@ -497,6 +509,14 @@ mod tests {
             ..S3Options::default()
         };
         Persist::s3(options).unwrap()
+    }
+
+    #[test]
+    fn an_object_has_no_more_parts_than_stores_allow() {
+        for size in [PART_BYTES + 1, 156 << 30, 157 << 30, 5 << 40] {
+            assert!(size.div_ceil(part_bytes(size)) <= PARTS_MAX, "{size}");
+        }
+        assert_eq!(part_bytes(1 << 30), PART_BYTES);
     }
 
     #[tokio::test]

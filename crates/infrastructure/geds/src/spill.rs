@@ -6,6 +6,9 @@
 //!         └─ write-through ───────────▶ uploaded before the seal returns
 //! room wanted, and nothing is spilled by itself ─▶ copies go of what is in the persistency tier, or was fetched from another site
 //! room wanted (above `high`, or a writer waits) ─▶ victims: uploaded ones first, then idle × size ─▶ upload, verify, commit, free ─▶ until `low`
+//! it fails ─┬─ the store (its errors, its silence) ─▶ the breaker: all wait, then one tries, and not the same as before
+//!           ├─ the catalog ─────────────────────────▶ all wait a moment
+//!           └─ the object (damaged, unreadable) ────▶ it rests, longer and longer; the others go on
 //! ```
 //!
 //! The decisions are functions of their arguments: [`victims`], [`Breaker`], [`Pace`]. One task per node acts on them; it has nothing to do when
@@ -17,13 +20,15 @@ use crate::{
     leases::Wanted,
     local::Local,
     names::Prefix,
-    node::{Inner, Node, compute},
+    node::{Inner, Node, Tuning, compute},
+    persist::Persist,
 };
 use base::{Kind, unit::Span};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{HashSet, VecDeque},
+    cmp::Reverse,
+    collections::{HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex, Weak,
         atomic::{
@@ -40,6 +45,8 @@ const UPLOADS: usize = 4;
 /// The first pause after a failure, and the longest; each is twice the one before.
 const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Objects of which it is known that they failed, besides those that rest.
+const FAILED_MAX: usize = 4096;
 
 /// What a bucket's objects owe the persistency tier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +97,17 @@ pub struct BucketPolicy {
     pub copy_wait: Option<Span>,
 }
 
+/// That what is promised can be kept: without a persistency tier nothing is uploaded before a seal returns, or ever.
+pub(crate) fn check_modes(tuning: &Tuning, persist: Option<&Persist>) -> Result<()> {
+    let all = tuning.buckets.values().chain([&tuning.policy]);
+    let mode = match all.map(|policy| policy.mode).find(|mode| persist.is_none() && *mode != Mode::Ephemeral) {
+        None => return Ok(()),
+        Some(Mode::WriteBehind) => "write-behind",
+        Some(_) => "write-through",
+    };
+    Err(Error::BadValue { what: "`mode` in [geds]", value: mode.into(), rule: "it is about the persistency tier; set `persist` in [geds], or take `ephemeral`" })
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct SpillOptions {
     /// Spill without being asked, when there is a persistency tier.
@@ -116,11 +134,14 @@ pub(crate) struct Candidate {
     /// Seconds since it was opened.
     pub idle: u32,
     pub persisted: bool,
+    /// Attempts that have failed since one worked.
+    pub failures: u32,
 }
 
-/// What to spill to free `bytes`: what is uploaded already first, for it costs nothing; then what has been idle for long and is large.
+/// What to spill to free `bytes`: what is uploaded already first, for it costs nothing; then what has been idle for long and is large. What failed before comes behind what did not, or one that
+/// always fails would be the only one that is ever tried.
 pub(crate) fn victims(mut all: Vec<Candidate>, bytes: u64) -> Vec<ObjectId> {
-    let worth = |c: &Candidate| (c.persisted, (u128::from(c.idle) + 1) * u128::from(c.size.max(1)));
+    let worth = |c: &Candidate| (Reverse(c.failures), c.persisted, (u128::from(c.idle) + 1) * u128::from(c.size.max(1)));
     all.sort_by(|a, b| worth(b).cmp(&worth(a)).then(a.id.cmp(&b.id)));
     let mut sum = 0;
     let chosen = all.iter().take_while(|c| {
@@ -129,6 +150,11 @@ pub(crate) fn victims(mut all: Vec<Candidate>, bytes: u64) -> Vec<ObjectId> {
         more
     });
     chosen.map(|c| c.id).collect()
+}
+
+/// How long it is waited after so many failures before this one.
+fn pause(failures: u32) -> Duration {
+    PAUSE.saturating_mul(1 << failures.min(10)).min(PAUSE_MAX)
 }
 
 /// Keeps a store that fails from being asked all the time: closed, open until a time, then one try that decides.
@@ -156,14 +182,42 @@ impl Breaker {
         if self.until.is_some_and(|until| now < until) {
             return; // one of several that were under way
         }
-        let pause = PAUSE.saturating_mul(1 << self.failures.min(10)).min(PAUSE_MAX);
+        self.until = Some(now + pause(self.failures));
         self.failures = self.failures.saturating_add(1);
-        self.until = Some(now + pause);
     }
 
     pub fn is_open(&self) -> bool {
         self.until.is_some()
     }
+}
+
+/// What an attempt that failed says something of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blame {
+    Store,
+    Catalog,
+    Object,
+}
+
+fn blame(error: &Error) -> Blame {
+    match error {
+        Error::Persist { .. } => Blame::Store,
+        Error::Upload { source, .. } => match &**source {
+            Error::Persist { .. } | Error::Remote { kind: Kind::DeadlineExceeded, .. } => Blame::Store,
+            // It came back with other bytes, for instance.
+            _ => Blame::Object,
+        },
+        Error::Remote { .. } | Error::Broken { .. } if error.is_uncertain() => Blame::Catalog,
+        _ => Blame::Object,
+    }
+}
+
+/// What could not be brought away when it was tried last.
+#[derive(Clone, Copy, Debug)]
+struct Failed {
+    times: u32,
+    /// It is not tried before.
+    rests_until: Option<Instant>,
 }
 
 /// A bandwidth: who wants to send is told when.
@@ -205,10 +259,18 @@ impl Pace {
 
 // --- acting -----------------------------------------------------------------------------------------------------------------------
 
+/// To be uploaded.
+#[derive(Default)]
+struct Queue {
+    /// In the order of their seals; what has failed is behind.
+    waiting: VecDeque<ObjectId>,
+    under_way: HashSet<ObjectId>,
+}
+
 pub(crate) struct Spiller {
     wake: Arc<Notify>,
-    /// To be uploaded, in the order of their seals.
-    queue: Mutex<VecDeque<ObjectId>>,
+    queue: Mutex<Queue>,
+    failed: Mutex<HashMap<ObjectId, Failed>>,
     breaker: Mutex<Breaker>,
     /// Bytes for which writers want copies to go, on the disk and in memory, where nothing is spilled by itself.
     wanted: [AtomicU64; 2],
@@ -225,6 +287,7 @@ impl Spiller {
         Spiller {
             wake: Arc::default(),
             queue: Mutex::default(),
+            failed: Mutex::default(),
             breaker: Mutex::default(),
             wanted: [const { AtomicU64::new(0) }; 2],
             pace: Pace::new(options.bandwidth),
@@ -244,13 +307,54 @@ impl Spiller {
 
     /// Uploads it when its turn comes.
     pub fn owe(&self, id: ObjectId) {
-        lock(&self.queue).push_back(id);
+        lock(&self.queue).waiting.push_back(id);
         self.wake();
     }
 
-    /// Objects that wait for their upload.
+    /// Objects that wait for their upload, or are being uploaded.
     pub fn queued(&self) -> u64 {
-        lock(&self.queue).len() as u64
+        let queue = lock(&self.queue);
+        (queue.waiting.len() + queue.under_way.len()) as u64
+    }
+
+    /// The same by their ids.
+    fn owed(&self) -> HashSet<ObjectId> {
+        let queue = lock(&self.queue);
+        queue.waiting.iter().chain(&queue.under_way).copied().collect()
+    }
+
+    /// Takes the first that may be tried now, at most so many.
+    fn next(&self, most: usize) -> Vec<ObjectId> {
+        let mut queue = lock(&self.queue);
+        let mut taken = Vec::new();
+        let mut at = 0;
+        while taken.len() < most && at < queue.waiting.len() {
+            match self.rests(queue.waiting[at]) {
+                true => at += 1,
+                false => taken.extend(queue.waiting.remove(at)),
+            }
+        }
+        queue.under_way.extend(&taken);
+        taken
+    }
+
+    /// An attempt for one of these is over.
+    fn tried(&self, id: ObjectId, done: bool) {
+        let mut queue = lock(&self.queue);
+        queue.under_way.remove(&id);
+        if !done {
+            queue.waiting.push_back(id);
+        }
+    }
+
+    fn rests(&self, id: ObjectId) -> bool {
+        lock(&self.failed).get(&id).and_then(|failed| failed.rests_until).is_some_and(|until| until > Instant::now())
+    }
+
+    /// When the first of those that rest may be tried again.
+    fn rest_ends(&self) -> Option<Instant> {
+        let now = Instant::now();
+        lock(&self.failed).values().filter_map(|failed| failed.rests_until).filter(|until| *until > now).min()
     }
 
     pub fn breaker_open(&self) -> bool {
@@ -261,19 +365,42 @@ impl Spiller {
         lock(&self.breaker).allows(Instant::now())
     }
 
-    /// `Ok(false)` says nothing of the store: there was nothing to do.
-    fn heard(&self, answer: &Result<bool>) {
-        let mut breaker = lock(&self.breaker);
-        match answer {
-            Ok(true) => breaker.succeeded(),
-            Ok(false) => {}
-            Err(error) => {
-                if !breaker.is_open() {
-                    tracing::warn!(%error, "the persistency tier fails; it is tried again after a pause, and nothing is freed meanwhile");
+    /// Learns from an attempt. `Ok(false)` says nothing of the store: there was nothing to do. An error says that all have to wait, and until when.
+    fn heard(&self, id: ObjectId, answer: &Result<bool>) -> Result<(), Instant> {
+        let error = match answer {
+            Ok(worked) => {
+                lock(&self.failed).remove(&id);
+                if *worked {
+                    lock(&self.breaker).succeeded();
                 }
-                breaker.failed(Instant::now());
+                return Ok(());
             }
+            Err(error) => error,
+        };
+        let (now, blame) = (Instant::now(), blame(error));
+        if blame == Blame::Catalog {
+            return Err(now + PAUSE);
         }
+        {
+            let mut all = lock(&self.failed);
+            if all.len() >= FAILED_MAX {
+                // What is gone is not asked for again.
+                all.retain(|_, failed| failed.rests_until.is_some_and(|until| until > now));
+            }
+            let failed = all.entry(id).or_insert(Failed { times: 0, rests_until: None });
+            failed.rests_until = (blame == Blame::Object).then(|| now + pause(failed.times));
+            failed.times = failed.times.saturating_add(1);
+        }
+        if blame == Blame::Object {
+            tracing::warn!(%id, %error, "an object can't be brought away; the others are, and it is tried again later");
+            return Ok(());
+        }
+        let mut breaker = lock(&self.breaker);
+        if !breaker.is_open() {
+            tracing::warn!(%error, "the persistency tier fails; it is tried again after a pause, and nothing is freed meanwhile");
+        }
+        breaker.failed(now);
+        breaker.allows(now).map(drop)
     }
 
     /// Ends with the node.
@@ -377,6 +504,7 @@ impl Inner {
                 size: local.size,
                 idle: now.saturating_sub(local.used_at.load(Relaxed)),
                 persisted: true,
+                failures: 0,
             });
             victims(copies.collect(), u64::MAX)
         });
@@ -440,17 +568,9 @@ impl Inner {
                 continue;
             }
             let at_a_time = self.spiller.allowed()?;
-            if !memory {
-                // Full parts of what grows: nobody writes them again.
-                let answer = self.spill_heads().await.map(|freed| freed > 0);
-                self.spiller.heard(&answer);
-                match answer {
-                    Ok(true) => continue,
-                    Ok(false) => {}
-                    Err(_) => {
-                        self.spiller.allowed()?;
-                    }
-                }
+            // Full parts of what grows: nobody writes them again.
+            if !memory && self.spill_heads().await? {
+                continue;
             }
             let inner = self.clone();
             let skip = passed_over.clone();
@@ -460,26 +580,38 @@ impl Inner {
             });
             let chosen = chosen.await.unwrap_or_default();
             if chosen.is_empty() {
-                return Ok(());
+                return self.spiller.rest_ends().map_or(Ok(()), Err);
             }
             let mut spilled = futures::stream::iter(chosen.into_iter().map(|id| async move { (id, self.spill_id(id).await) }))
                 .buffer_unordered(at_a_time);
+            let mut goes_on = Ok(());
             while let Some((id, answer)) = spilled.next().await {
-                self.spiller.heard(&answer);
-                match answer {
-                    Ok(true) => {}
+                if let Ok(false) = answer {
                     // Changed or not known yet; another time.
-                    Ok(false) => {
-                        passed_over.insert(id);
-                    }
-                    Err(_) => break,
+                    passed_over.insert(id);
+                }
+                goes_on = self.spiller.heard(id, &answer);
+                if goes_on.is_err() {
+                    break;
                 }
             }
             drop(spilled);
             let inner = self.clone();
             let _ = compute(move || inner.reclaim(memory)).await; // what it frees is seen above
+            goes_on?;
         }
         Ok(())
+    }
+
+    /// Uploads full parts of what grows here. True: some have gone.
+    async fn spill_heads(self: &Arc<Self>) -> Result<bool, Instant> {
+        let mut gone = false;
+        for appendable in self.growing().into_iter().filter(|appendable| !self.spiller.rests(appendable.id())) {
+            let answer = appendable.spill_head().await.map(|freed| freed > 0);
+            gone |= matches!(answer, Ok(true));
+            self.spiller.heard(appendable.id(), &answer)?;
+        }
+        Ok(gone)
     }
 
     fn choose(&self, memory: bool, passed_over: &HashSet<ObjectId>) -> Vec<ObjectId> {
@@ -494,8 +626,9 @@ impl Inner {
             size: local.size,
             idle: now.saturating_sub(local.used_at.load(Relaxed)),
             persisted: local.persisted.load(SeqCst),
+            failures: lock(&self.spiller.failed).get(&local.id).map_or(0, |failed| failed.times),
         });
-        victims(candidates.filter(|c| !self.is_sealing(c.id)).collect(), bytes)
+        victims(candidates.filter(|c| !self.is_sealing(c.id) && !self.spiller.rests(c.id)).collect(), bytes)
     }
 
     /// Uploads and frees. False: it is not here any more, or the catalog does not know it.
@@ -518,22 +651,21 @@ impl Inner {
 
     async fn upload_queued(self: &Arc<Self>) -> Result<(), Instant> {
         loop {
-            if lock(&self.spiller.queue).is_empty() {
+            if lock(&self.spiller.queue).waiting.is_empty() {
                 return Ok(());
             }
             let at_a_time = self.spiller.allowed()?;
-            let batch: Vec<_> = {
-                let mut queue = lock(&self.spiller.queue);
-                let n = queue.len().min(at_a_time);
-                queue.drain(..n).collect()
-            };
-            let answers = futures::future::join_all(batch.iter().map(|id| self.upload_id(*id))).await;
-            for (id, answer) in batch.into_iter().zip(answers).rev() {
-                self.spiller.heard(&answer);
-                if answer.is_err() {
-                    lock(&self.spiller.queue).push_front(id);
-                }
+            let batch = self.spiller.next(at_a_time);
+            if batch.is_empty() {
+                return self.spiller.rest_ends().map_or(Ok(()), Err);
             }
+            let answers = futures::future::join_all(batch.iter().map(|id| self.upload_id(*id))).await;
+            let mut goes_on = Ok(());
+            for (id, answer) in batch.into_iter().zip(answers) {
+                goes_on = goes_on.and(self.spiller.heard(id, &answer));
+                self.spiller.tried(id, answer.is_ok());
+            }
+            goes_on?;
             // Room comes first.
             for memory in [false, true] {
                 if (!memory || self.tier.has_memory()) && self.wants_room(memory, false) {
@@ -547,12 +679,9 @@ impl Inner {
     pub(crate) async fn settle_debt(self: &Arc<Self>, meta: ObjectMeta) -> Result<ObjectMeta> {
         // What is uploaded before the seal returns is safe.
         let meta = match self.tuning.policy(&meta.bucket).mode {
-            Mode::WriteThrough if self.persist.is_some() => meta,
+            Mode::WriteThrough => meta,
             _ => self.second(meta).await?,
         };
-        if self.persist.is_none() {
-            return Ok(meta);
-        }
         match self.tuning.policy(&meta.bucket).mode {
             Mode::Ephemeral => Ok(meta),
             Mode::WriteBehind => {
@@ -560,7 +689,8 @@ impl Inner {
                 Ok(meta)
             }
             Mode::WriteThrough => {
-                let Some(persist) = self.persist.clone() else { return Ok(meta) };
+                // `check_modes` has seen to it that there is one.
+                let persist = self.persist.clone().ok_or_else(|| Error::NoPersist { bucket: meta.bucket.to_string() })?;
                 match self.upload(&persist, &meta, &self.spiller.free_pace).await {
                     Ok(now) => Ok(now.unwrap_or(meta)),
                     Err(e) => {
@@ -658,7 +788,8 @@ impl Node {
                 n => Err(late("the drain".into(), deadline, format!("{n} objects in memory have nowhere to go; set `persist` in [geds]"))),
             };
         };
-        let mut owed: Vec<_> = lock(&inner.spiller.queue).iter().copied().collect();
+        // What is under way is waited for, too: its turn comes after.
+        let mut owed = inner.spiller.owed();
         owed.extend(in_memory);
         let (mut done, mut failed, mut last) = (0, 0, String::new());
         let mut uploads = futures::stream::iter(owed.into_iter().map(|id| {
@@ -724,7 +855,7 @@ mod tests {
 
     #[test]
     fn victims_are_uploaded_ones_then_idle_and_large_ones() {
-        let c = |id: u128, size, idle, persisted| Candidate { id: ObjectId(id), size, idle, persisted };
+        let c = |id: u128, size, idle, persisted| Candidate { id: ObjectId(id), size, idle, persisted, failures: 0 };
         let all = vec![c(1, 100, 0, false), c(2, 100, 50, false), c(3, 10, 3, true), c(4, 1000, 9, false), c(5, 10, 900, false)];
         let chosen = |bytes| victims(all.clone(), bytes).iter().map(|id| id.0).collect::<Vec<_>>();
         assert_eq!(chosen(0), []);
@@ -732,6 +863,9 @@ mod tests {
         assert_eq!(chosen(11), [3, 4]);
         assert_eq!(chosen(1011), [3, 4, 5]);
         assert_eq!(chosen(u64::MAX), [3, 4, 5, 2, 1]);
+        let mut failed = all.clone();
+        (failed[3].failures, failed[2].failures) = (2, 1);
+        assert_eq!(victims(failed, u64::MAX).iter().map(|id| id.0).collect::<Vec<_>>(), [5, 2, 1, 3, 4], "the store may take another");
     }
 
     #[test]

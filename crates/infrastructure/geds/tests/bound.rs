@@ -251,3 +251,17 @@ async fn all_of_a_tier_can_be_bound_but_for_what_is_this_stores_own() {
     let refused = Node::open_with(here.options("other", String::new()), here.tuning.clone()).await.err().unwrap();
     assert!(refused.to_string().contains("set `persist`"), "{refused}");
 }
+
+/// A sweep frees what the catalog should know and doesn't. What others have put there it never knew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_leaves_copies_alone() {
+    let here = installation(None).await;
+    put_there(&here, "landsat/2024/theirs", &content(1, 5000));
+    let edge = here.node("edge").await;
+    let first = open(&edge, "theirs").await.unwrap().bytes().as_ptr();
+    edge.put(&bucket("scenes"), &key("gone"), b"own".to_vec().into()).await.unwrap();
+    here.namenode.delete(&bucket("scenes"), &key("gone")).await.unwrap();
+    assert_eq!(edge.sweep().await.unwrap(), 3);
+    assert_eq!(open(&edge, "theirs").await.unwrap().bytes().as_ptr(), first, "it is the same copy");
+    assert!(edge.metrics().contains("cloudskin_geds_fetched_total 1\n"));
+}

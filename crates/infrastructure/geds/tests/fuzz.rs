@@ -1,6 +1,37 @@
-//! The bodies of the fuzz targets in `fuzz/`, over random changes of good messages: each way in takes any bytes without a panic.
+//! The bodies of the fuzz targets in `fuzz/`, over random changes of good messages: each way in takes any bytes without a panic, and allocates in proportion to them.
 
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+
+struct Counting;
+
+thread_local! {
+    /// Bytes that this thread has allocated and not given back, and the most of it. Constants, so that looking allocates nothing.
+    static LIVE: Cell<usize> = const { Cell::new(0) };
+    static MOST: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: all is done by the system's allocator; only sums are kept besides.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let live = LIVE.get().saturating_add(layout.size());
+        LIVE.set(live);
+        MOST.set(MOST.get().max(live));
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        LIVE.set(LIVE.get().saturating_sub(layout.size()));
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
 
 /// One of the changes that break readers: bits, lengths, cuts, copies of parts.
 fn mutate(random: &mut StdRng, data: &mut Vec<u8>, other: &[u8]) {
@@ -39,8 +70,12 @@ fn no_bytes_lead_to_a_panic() {
             mutate(&mut random, &mut data, other);
         }
         for (name, target) in geds::fuzz::ALL {
+            let before = LIVE.get();
+            MOST.set(before);
             let caught = std::panic::catch_unwind(|| target(&data));
             assert!(caught.is_ok(), "target {name}, seed {seed}, {data:?}");
+            let most = MOST.get() - before;
+            assert!(most <= geds::fuzz::BYTES_MAX + 64 * data.len(), "target {name}, seed {seed}: {most} bytes are allocated for {data:?}");
         }
     }
 }

@@ -42,7 +42,7 @@ async fn an_object_goes_with_its_last_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_loses_its_name_in_bulk_is_freed_everywhere() {
+async fn defect_01_what_loses_its_name_in_bulk_is_freed_everywhere() {
     let here = Installation::new().await.with_folder_persist();
     let (edge, cloud) = (here.node("edge").await, here.node("cloud").await);
     let b = bucket("data");

@@ -433,3 +433,57 @@ async fn what_is_not_the_protocol_ends_a_connection_and_nothing_else() {
     }
     assert_eq!(namenode.lookup(&bucket("data"), &key("a")).await.unwrap().id, ObjectId(1));
 }
+
+/// More names than one answer may hold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn buckets_and_jobs_come_in_pages() {
+    let temp = tempfile::tempdir().unwrap();
+    let near = common::namenode(temp.path()).await;
+    let far = remote(&near);
+    let buckets: Vec<BucketName> = (0..2300).map(|n| bucket(&format!("b{n:05}"))).collect();
+    let made = futures::future::join_all(buckets.iter().map(|bucket| near.create_bucket(bucket)));
+    assert!(made.await.into_iter().all(|made| made.unwrap()));
+    assert_eq!(far.buckets().await.unwrap(), buckets);
+    // Nine megabytes of names.
+    let jobs: Vec<String> = (0..9000).map(|n| format!("{n:05}{}", "j".repeat(1000))).collect();
+    let kept = futures::future::join_all(jobs.iter().map(|job| near.keep_job(job, 0)));
+    assert!(kept.await.into_iter().all(|kept| kept.is_ok()));
+    assert_eq!(far.jobs().await.unwrap(), jobs);
+    assert_eq!(near.jobs().await.unwrap(), jobs);
+}
+
+/// What answers is no namenode, or one of another release.
+#[tokio::test]
+async fn an_answer_of_another_sort_is_an_error() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let far = RemoteCatalog::over(|| {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 16);
+        tokio::spawn(async move {
+            loop {
+                let mut head = [0; 12];
+                if theirs.read_exact(&mut head).await.is_err() {
+                    return;
+                }
+                let mut body = vec![0; u32::from_le_bytes(head[..4].try_into().unwrap()) as usize - 8];
+                theirs.read_exact(&mut body).await.unwrap();
+                // `Done` to everything, which is no answer to most.
+                let answer = [&9u32.to_le_bytes()[..], &head[4..], &[7]].concat();
+                theirs.write_all(&answer).await.unwrap();
+            }
+        });
+        async move { Ok(ours) }
+    });
+    let (b, k) = (bucket("data"), key("k"));
+    for error in [
+        far.create_bucket(&b).await.map(drop).unwrap_err(),
+        far.seal(&b, &k, new(1)).await.map(drop).unwrap_err(),
+        far.remove(&b, &k).await.map(drop).unwrap_err(),
+        far.mark_persisted(&b, &k, 1, "x").await.map(drop).unwrap_err(),
+        far.remove_prefix(&b, "").await.map(drop).unwrap_err(),
+        far.lookup(&b, &k).await.map(drop).unwrap_err(),
+        far.buckets().await.map(drop).unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::Protocol { .. }), "{error}");
+    }
+    far.touch(&b, &k, 1).await.unwrap();
+}

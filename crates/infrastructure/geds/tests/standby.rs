@@ -3,7 +3,7 @@
 mod common;
 
 use base::Kind;
-use common::{bucket, key, site};
+use common::{bucket, key, linear::History, site};
 use geds::{Caller, Catalog, Namenode, NewObject, ObjectId, Paired, Referee, RemoteCatalog};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::{
@@ -258,6 +258,54 @@ async fn a_standby_takes_over_from_one_that_is_killed_and_nothing_acknowledged_i
         check(&pair.catalog(), &told, &place).await;
         leader = other;
     }
+}
+
+/// The history of clients who ask whichever leads, across takeovers, is that of one map.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_clients_are_told_fits_together_through_takeovers() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let (takeovers, seed) = (number("GEDS_TAKEOVERS").unwrap_or(2), number("GEDS_SEED").unwrap_or_else(rand::random));
+    println!("seed {seed}");
+    let mut pair = Pair::new();
+    bucket_there(&pair.catalog()).await;
+    let history = History::new(4);
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..4 {
+        clients.spawn(history.clone().client(pair.catalog(), seed ^ client + 1));
+    }
+    let mut leader = 0;
+    for takeover in 0..takeovers {
+        let (place, other) = (format!("takeover {takeover} of seed {seed}"), 1 - leader);
+        if pair.running[other].is_none() {
+            pair.start(other);
+        }
+        pair.until(&place, |reign| reign.leader == NAMES[leader] && reign.complete.as_deref() == Some(NAMES[other])).await;
+        let until_more = async |by: usize| {
+            let (before, end) = (history.count(), Instant::now() + Duration::from_secs(90));
+            while history.count() < before + by {
+                assert!(Instant::now() < end, "{place}: nothing is answered any more");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        until_more(100).await;
+        // One of the two is killed, the other stopped: it wakes up when it leads no more.
+        if takeover % 2 == 0 {
+            pair.kill(leader);
+        } else {
+            pair.signal(leader, libc::SIGSTOP);
+        }
+        pair.until(&place, |reign| reign.leader == NAMES[other]).await;
+        until_more(100).await;
+        if takeover % 2 == 1 {
+            pair.signal(leader, libc::SIGCONT);
+            until_more(50).await;
+            pair.kill(leader);
+        }
+        leader = other;
+    }
+    history.end();
+    clients.join_all().await;
+    history.check(&format!("seed {seed}"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

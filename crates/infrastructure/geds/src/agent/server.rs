@@ -22,10 +22,10 @@ use std::{
 use tokio::{
     io::Interest,
     net::UnixStream,
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 
-/// Requests of one process that are being worked on; then nothing more is read from it.
+/// Requests of one process that are being worked on, or whose answers it has not taken; then nothing more is read from it.
 const WORKING_MAX: usize = 64;
 /// Objects that one process may be writing at a time.
 const WRITERS_MAX: usize = 1024;
@@ -36,6 +36,8 @@ const READ_BYTES: usize = 256 << 10;
 struct Answer {
     bytes: Vec<u8>,
     files: Vec<Arc<File>>,
+    /// Given back when it is written, so that no more of them wait than are worked on.
+    _turn: OwnedSemaphorePermit,
 }
 
 struct Session {
@@ -45,6 +47,7 @@ struct Session {
     slots: Arc<shm::Words>,
     /// `None`: something is being done with it.
     writers: Mutex<HashMap<u32, Option<Writer>>>,
+    /// As many as there are turns at most.
     answers: mpsc::UnboundedSender<Answer>,
 }
 
@@ -181,8 +184,7 @@ async fn take(session: &Arc<Session>, working: &Arc<Semaphore>, input: &mut byte
                     let mut bytes = Vec::new();
                     frames::put(&mut bytes, request, &told);
                     // Who is gone doesn't want to know.
-                    let _ = session.answers.send(Answer { bytes, files });
-                    drop(turn);
+                    let _ = session.answers.send(Answer { bytes, files, _turn: turn });
                 });
             }
         }
@@ -191,7 +193,7 @@ async fn take(session: &Arc<Session>, working: &Arc<Semaphore>, input: &mut byte
 
 /// Writes answers, each with its descriptors. Ends when the process takes nothing any more.
 async fn tell(stream: Arc<UnixStream>, mut answers: mpsc::UnboundedReceiver<Answer>) {
-    while let Some(Answer { bytes, files }) = answers.recv().await {
+    while let Some(Answer { bytes, files, _turn }) = answers.recv().await {
         let mut sent = 0;
         while sent < bytes.len() {
             let fds: Vec<BorrowedFd<'_>> = if sent == 0 { files.iter().map(|file| file.as_fd()).collect() } else { Vec::new() };
@@ -352,3 +354,74 @@ impl Place {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BucketName, Namenode, Options, Tuning};
+    use base::{SiteId, identity::Authority, unit::Bytes as Size};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A process asks and asks, and takes no answer: it is not listened to any more. When it takes them, it gets all of them.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_takes_no_answers_is_not_listened_to() {
+        let temp = tempfile::tempdir().unwrap();
+        let namenode = Namenode::open(temp.path().join("names")).await.unwrap();
+        // An answer is much longer than its question.
+        for n in 0..500 {
+            crate::Catalog::create_bucket(&namenode, &BucketName::new(format!("{n:03}-{}", "b".repeat(50))).unwrap()).await.unwrap();
+        }
+        let dialer = Authority::open(&temp.path().join("ca")).unwrap().issue("edge.site.cloudskin").unwrap().dialer().unwrap();
+        let site = SiteId::new("edge").unwrap();
+        let options = Options { site, folder: temp.path().join("edge"), limit: Size(1 << 20), dialer, catalog: Arc::new(namenode), persist: None, address: String::new() };
+        let node = Node::open_with(options, Tuning::default()).await.unwrap();
+        let socket = temp.path().join("s");
+        let shared = tokio::spawn({
+            let (node, socket) = (node.clone(), socket.clone());
+            async move { node.share(&socket).await }
+        });
+        let mut stream = loop {
+            match UnixStream::connect(&socket).await {
+                Ok(stream) => break stream,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        };
+        let (mut asked, mut stopped) = (0u64, false);
+        while asked < 100_000 && !stopped {
+            let mut frames = Vec::new();
+            for _ in 0..100 {
+                asked += 1;
+                wire::put(&mut frames, asked, &Ask::Buckets, b"");
+            }
+            let mut rest = &frames[..];
+            while !rest.is_empty() && !stopped {
+                match tokio::time::timeout(Duration::from_secs(2), stream.write(rest)).await {
+                    Ok(written) => rest = &rest[written.unwrap()..],
+                    Err(_) => stopped = true,
+                }
+            }
+            if stopped {
+                // The frame that is half out has to be whole before others can be read; whole ones behind it are taken back.
+                asked -= rest.len().div_ceil(frames.len() / 100) as u64;
+                let odd = rest.len() % (frames.len() / 100);
+                rest = &rest[..odd];
+                asked += u64::from(odd > 0);
+                let end = rest.to_vec();
+                let (mut reader, mut writer) = stream.split();
+                let taken = async {
+                    let mut taken = 0;
+                    while taken < asked {
+                        let len = reader.read_u32_le().await.unwrap();
+                        let mut body = vec![0; len as usize];
+                        reader.read_exact(&mut body).await.unwrap();
+                        assert!(body.len() > 20_000, "all the buckets");
+                        taken += 1;
+                    }
+                };
+                let (done, ()) = tokio::join!(writer.write_all(&end), taken);
+                done.unwrap();
+            }
+        }
+        assert!(stopped, "{asked} questions were taken in, and answers kept");
+        shared.abort();
+    }
+}

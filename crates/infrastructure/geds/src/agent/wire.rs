@@ -167,3 +167,36 @@ pub(crate) fn some_asks() -> Vec<Vec<u8>> {
         })
         .collect()
 }
+
+/// Reads what an agent says.
+pub(crate) fn read_agent_told(bytes: &[u8]) {
+    let mut bytes = bytes;
+    while let Ok(Some((request, body, len))) = wire::next(bytes, TOLD_BYTES_MAX) {
+        if let Ok(told) = wire::read::<Told>(body) {
+            let mut again = Vec::new();
+            wire::put(&mut again, request, &told);
+            let (_, body, _) = wire::next(&again, usize::MAX).expect("it was just written").expect("whole");
+            let back: Told = wire::read(body).expect("what was written can be read");
+            assert_eq!(format!("{told:?}"), format!("{back:?}"));
+        }
+        bytes = &bytes[len..];
+    }
+}
+
+/// Frames that are well formed.
+pub(crate) fn some_told() -> Vec<Vec<u8>> {
+    let bucket = BucketName::new("data").expect("a name");
+    let all = [
+        Told::welcome(),
+        Told::Failed { kind: Kind::NotFound, message: "no".into() },
+        Told::Listing { objects: Vec::new(), prefixes: vec!["a/".into()], next: Some("a/b".into()) },
+        Told::Buckets(vec![bucket; 3]),
+    ];
+    all.iter()
+        .map(|told| {
+            let mut frame = Vec::new();
+            wire::put(&mut frame, 3, told);
+            frame
+        })
+        .collect()
+}

@@ -119,6 +119,19 @@ impl Moving {
 }
 
 impl Change {
+    /// About how many bytes it takes while it waits.
+    pub fn weight(&self) -> usize {
+        let more = match self {
+            Change::Seal(seal) => seal.key.as_str().len() + seal.metadata.len(),
+            Change::SetMetadata { metadata, .. } => metadata.len(),
+            Change::Expire { names } => names.iter().map(|(bucket, key)| 64 + bucket.as_str().len() + key.as_str().len()).sum(),
+            Change::Collected { ids, .. } => ids.len() * size_of::<u128>(),
+            Change::RenamePrefix { from, to, .. } | Change::CopyPrefix { from, to, .. } => from.len() + to.len(),
+            _ => TEXT_BYTES_MAX,
+        };
+        more + 512
+    }
+
     /// Refuses what is too long to be written to the log, whatever the state would say to it.
     pub fn check(&self) -> Result<()> {
         match self {

@@ -406,9 +406,15 @@ impl Catalog for RemoteCatalog {
 
     fn buckets(&self) -> BoxFuture<'_, Result<Vec<BucketName>>> {
         async {
-            match self.look(|| Question::Buckets).await? {
-                Told::Buckets(buckets) => Ok(buckets),
-                _ => odd(),
+            let mut all: Vec<BucketName> = Vec::new();
+            loop {
+                let after = all.last().map_or("", BucketName::as_str);
+                match self.look(|| Question::BucketsAfter(after.into())).await? {
+                    Told::Buckets(page) if page.is_empty() => return Ok(all),
+                    // One that does not go on would be asked for ever.
+                    Told::Buckets(page) if all.last().is_none_or(|last| *last < page[0]) && page.is_sorted() => all.extend(page),
+                    _ => return odd(),
+                }
             }
         }
         .boxed()
@@ -451,6 +457,26 @@ impl Catalog for RemoteCatalog {
         async move {
             match self.look(|| Question::Find { id: id.0 }).await? {
                 Told::Found(object) => object.map(ObjectMeta::try_from).transpose(),
+                _ => odd(),
+            }
+        }
+        .boxed()
+    }
+    fn find_all<'a>(&'a self, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<Vec<Option<ObjectMeta>>>> {
+        async move {
+            match self.look(|| Question::Finds(ids.iter().map(|id| id.0).collect())).await? {
+                Told::Objects(objects) if objects.len() == ids.len() => {
+                    objects.into_iter().map(|object| object.map(ObjectMeta::try_from).transpose()).collect()
+                }
+                _ => odd(),
+            }
+        }
+        .boxed()
+    }
+    fn epoch(&self) -> BoxFuture<'_, Result<Option<u64>>> {
+        async {
+            match self.look(|| Question::Epoch).await? {
+                Told::Epoch(epoch) => Ok(Some(epoch)),
                 _ => odd(),
             }
         }
@@ -519,9 +545,14 @@ impl Catalog for RemoteCatalog {
     }
     fn jobs(&self) -> BoxFuture<'_, Result<Vec<String>>> {
         async {
-            match self.look(|| Question::Jobs).await? {
-                Told::Jobs(jobs) => Ok(jobs),
-                _ => odd(),
+            let mut all: Vec<String> = Vec::new();
+            loop {
+                let after = all.last().cloned().unwrap_or_default();
+                match self.look(|| Question::JobsAfter(after.clone())).await? {
+                    Told::Jobs(page) if page.is_empty() => return Ok(all),
+                    Told::Jobs(page) if all.last().is_none_or(|last| *last < page[0]) && page.is_sorted() => all.extend(page),
+                    _ => return odd(),
+                }
             }
         }
         .boxed()

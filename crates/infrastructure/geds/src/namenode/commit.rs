@@ -36,13 +36,16 @@ const BATCH_MAX: usize = 4096;
 const BATCH_BYTES: usize = 4 << 20;
 /// Commands that may wait.
 const QUEUE_MAX: usize = 262_144;
+/// Bytes of them, about.
+const QUEUE_BYTES_MAX: usize = 128 << 20;
 /// Commands applied under one hold of the lock: below half a millisecond.
 const APPLY: usize = 128;
 
 /// Who gets the answer.
 pub enum Reply {
     Call(oneshot::Sender<Result<Answer>>),
-    Wire(Arc<Outbox>, u64),
+    /// A request, and what it weighs.
+    Wire(Arc<Outbox>, u64, usize),
 }
 
 impl Reply {
@@ -50,7 +53,7 @@ impl Reply {
         match self {
             // Who doesn't wait any more doesn't want to know.
             Reply::Call(waiting) => drop(waiting.send(answer)),
-            Reply::Wire(outbox, request) => outbox.answer(request, answer),
+            Reply::Wire(outbox, request, weight) => outbox.answer(request, weight, answer),
         }
     }
 }
@@ -66,6 +69,7 @@ pub struct Item {
 #[derive(Default)]
 struct Queue {
     items: VecDeque<Item>,
+    bytes: usize,
     stop: bool,
     /// There is something to do besides.
     nudged: bool,
@@ -143,7 +147,12 @@ impl Core {
             None if queue.items.len() >= QUEUE_MAX => {
                 Error::Remote { kind: Kind::ResourceExhausted, message: format!("{QUEUE_MAX} changes wait for the namenode already; try again later") }
             }
+            None if queue.bytes >= QUEUE_BYTES_MAX => {
+                let message = format!("{} MiB of changes wait for the namenode already; try again later", QUEUE_BYTES_MAX >> 20);
+                Error::Remote { kind: Kind::ResourceExhausted, message }
+            }
             None => {
+                queue.bytes += item.change.weight();
                 queue.items.push_back(item);
                 if queue.items.len() == 1 {
                     self.wake.notify_one();
@@ -179,7 +188,9 @@ impl Core {
             queue = self.wake.wait(queue).unwrap_or_else(|e| e.into_inner());
         }
         let n = queue.items.len().min(BATCH_MAX);
-        Some(queue.items.drain(..n).collect())
+        let taken: Vec<Item> = queue.items.drain(..n).collect();
+        queue.bytes -= taken.iter().map(|item| item.change.weight()).sum::<usize>();
+        Some(taken)
     }
 }
 
@@ -332,8 +343,8 @@ impl Committer {
             drop(item.fence);
             match item.reply {
                 // All answers of a batch leave in one write.
-                Reply::Wire(outbox, request) => {
-                    outbox.answer_quietly(request, answer);
+                Reply::Wire(outbox, request, weight) => {
+                    outbox.answer_quietly(request, weight, answer);
                     if wake.last().is_none_or(|last| !Arc::ptr_eq(last, &outbox)) {
                         wake.push(outbox);
                     }

@@ -735,3 +735,37 @@ fn lead(copy: Replica, lead: Lead) -> Result<Namenode> {
 pub fn denied(why: String) -> Error {
     Error::Remote { kind: Kind::Unavailable, message: format!("this namenode does not answer: {why}") }
 }
+
+// --- for `fuzz.rs` ----------------------------------------------------------------------------------------------------------------
+
+/// Reads what either of a pair says; what can be read is the same when it is written and read again.
+pub(crate) fn read_said(mut bytes: &[u8]) {
+    while let Ok(Some((_, body, len))) = wire::next(bytes, FRAME_MAX) {
+        if let Ok(said) = wire::read::<Says>(body) {
+            let mut again = Vec::new();
+            wire::put(&mut again, 1, &said);
+            let (_, body, _) = wire::next(&again, usize::MAX).expect("it was just written").expect("whole");
+            let back: Says = wire::read(body).expect("what was written can be read");
+            assert_eq!(format!("{said:?}"), format!("{back:?}"));
+        }
+        bytes = &bytes[len..];
+    }
+}
+
+/// Some of each sort.
+pub(crate) fn some_said() -> Vec<Vec<u8>> {
+    let all = [
+        Says::Follow { name: "b".into() },
+        Says::Have { next: 7, beat: 1 },
+        Says::File { name: "log-0".into(), len: 1 << 40 },
+        Says::Part { bytes: vec![1; 40] },
+        Says::Batch { bytes: vec![2; 40] },
+    ];
+    all.iter()
+        .map(|said| {
+            let mut frame = Vec::new();
+            wire::put(&mut frame, 1, said);
+            frame
+        })
+        .collect()
+}

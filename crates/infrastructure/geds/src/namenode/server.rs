@@ -11,7 +11,7 @@ use super::{
     leases::{self, Session, TERM, hash},
     wire::{self, ASK_BYTES_MAX, Ask, LOOKUPS_MAX, Question, Seen, Told, Writing},
 };
-use crate::{BucketName, Error, Holder, Key, ObjectId, Page, Result, eager::Eager};
+use crate::{BucketName, Error, Holder, Key, ObjectId, Page, Result, catalog::PAGE_MAX, eager::Eager};
 use base::SiteId;
 use std::{
     collections::HashMap,
@@ -31,8 +31,9 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long it may take to accept what it is told.
 const WRITE_MAX: Duration = Duration::from_secs(10);
-/// Requests of one connection without an answer, and bytes of answers that it has not taken; then nothing more is read.
+/// Requests of one connection without an answer, their bytes, and bytes of answers that it has not taken; then nothing more is read, nor done of what has been read.
 const PENDING_MAX: usize = 65_536;
+const PENDING_BYTES_MAX: usize = 16 << 20;
 const OUT_BYTES_MAX: usize = 8 << 20;
 /// Bytes that are told in one call, about: then reading has its turn.
 const READ_BYTES: usize = 64 << 10;
@@ -41,7 +42,7 @@ const WATCH_MAX: Duration = Duration::from_secs(60);
 /// Sites that are named as partners for a copy: who finds none of so many able is better off waiting.
 const PARTNERS_MAX: usize = 4;
 /// Events in one answer.
-const EVENTS_MAX: usize = 1000;
+pub const EVENTS_MAX: usize = 1000;
 
 /// Who calls, as the connection proves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,25 +108,51 @@ pub struct Outbox {
     bytes: Mutex<Vec<u8>>,
     ready: Notify,
     pending: AtomicUsize,
+    pending_bytes: AtomicUsize,
+    /// Who has watched tells it one after the other, when there is room.
+    telling: tokio::sync::Mutex<()>,
+    taken: Notify,
 }
 
 impl Outbox {
     fn put(&self, request: u64, told: &Told) {
         wire::put(&mut self.bytes.lock().unwrap_or_else(|e| e.into_inner()), request, told);
     }
-    pub fn answer_quietly(&self, request: u64, answer: Result<Answer>) {
+    fn begin(&self, weight: usize) {
+        self.pending.fetch_add(1, Relaxed);
+        self.pending_bytes.fetch_add(weight, Relaxed);
+    }
+    /// `weight`: as it began.
+    pub fn answer_quietly(&self, request: u64, weight: usize, answer: Result<Answer>) {
         self.put(request, &told(answer));
         self.pending.fetch_sub(1, Relaxed);
+        self.pending_bytes.fetch_sub(weight, Relaxed);
     }
-    pub fn answer(&self, request: u64, answer: Result<Answer>) {
-        self.answer_quietly(request, answer);
+    pub fn answer(&self, request: u64, weight: usize, answer: Result<Answer>) {
+        self.answer_quietly(request, weight, answer);
         self.wake();
     }
     pub fn wake(&self) {
         self.ready.notify_one();
     }
+    /// Hands over what there is, if the other end has taken enough of what it was told before.
     fn take(&self, into: &mut Writing) {
-        into.append(&mut self.bytes.lock().unwrap_or_else(|e| e.into_inner()));
+        if into.left() < OUT_BYTES_MAX {
+            into.append(&mut self.bytes.lock().unwrap_or_else(|e| e.into_inner()));
+            self.taken.notify_waiters();
+        }
+    }
+    /// Waits until not too much is to be said already.
+    async fn room(&self) {
+        loop {
+            let mut taken = std::pin::pin!(self.taken.notified());
+            // Registered before the look, so that nothing is taken between the two.
+            taken.as_mut().enable();
+            if self.bytes.lock().unwrap_or_else(|e| e.into_inner()).len() < OUT_BYTES_MAX {
+                return;
+            }
+            taken.await;
+        }
     }
 }
 
@@ -214,11 +241,17 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(namenode: &Namenode, mut s
     let mut alarm = std::pin::pin!(tokio::time::sleep(SILENCE));
     let (mut rung, mut quiet) = (false, tokio::time::Instant::now() + SILENCE);
     let mut eager = Eager::default();
+    // Questions have come that had to wait.
+    let mut left = false;
     loop {
         outbox.take(&mut out);
+        let full = connection.is_full(&out);
+        if left && !full {
+            left = connection.answer(&mut input, &mut out)?;
+            continue;
+        }
         input.reserve(READ_BYTES);
         let busy = !out.is_done();
-        let full = outbox.pending.load(Relaxed) + connection.waiting.len() >= PENDING_MAX || out.left() >= OUT_BYTES_MAX;
         // Since when nobody has taken anything, or nobody has said anything.
         let end = match busy {
             true => *stuck.get_or_insert_with(|| tokio::time::Instant::now() + WRITE_MAX),
@@ -237,7 +270,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(namenode: &Namenode, mut s
             () = outbox.ready.notified() => {}
             read = eager.read(&mut reader, &mut input, soon), if !full => match read {
                 Ok(0) => return Ok(()),
-                Ok(_) => connection.answer(&mut input, out.bytes())?,
+                Ok(_) => left = connection.answer(&mut input, &mut out)?,
                 // A peer that is killed does not say goodbye in TLS.
                 Err(e) if matches!(e.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset) => return Ok(()),
                 Err(e) => return Err(gone(e.to_string())),
@@ -257,22 +290,33 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(namenode: &Namenode, mut s
 }
 
 impl Connection {
-    /// Takes all whole frames from the input.
-    fn answer(&mut self, input: &mut bytes::BytesMut, out: &mut Vec<u8>) -> Result<()> {
+    fn is_full(&self, out: &Writing) -> bool {
+        let (pending, bytes) = (self.outbox.pending.load(Relaxed), self.outbox.pending_bytes.load(Relaxed));
+        pending + self.waiting.len() >= PENDING_MAX || bytes >= PENDING_BYTES_MAX || out.left() >= OUT_BYTES_MAX
+    }
+
+    /// Takes whole frames from the input, until there are no more or there is too much to be said. True: some may be left.
+    fn answer(&mut self, input: &mut bytes::BytesMut, out: &mut Writing) -> Result<bool> {
         let broken = |message: String| Error::Protocol { peer: "a client of the namenode".into(), message };
         let (mut at, now) = (0, Instant::now());
+        let mut full = false;
         while let Some((request, body, len)) = wire::next(&input[at..], ASK_BYTES_MAX).map_err(broken)? {
+            // A question may be as short as its answer is long, and thousands come at once.
+            full = self.is_full(out);
+            if full {
+                break;
+            }
             // One that doesn't lead any more ends the connection, so that its client looks for the one that does.
             self.core.leads()?;
             match wire::read::<Ask>(body) {
-                Ok(ask) => self.one(request, ask, now, out),
+                Ok(ask) => self.one(request, ask, now, out.bytes()),
                 // A bad name is the asker's mistake, not the end of the connection: the frame's length still holds.
-                Err(message) => wire::put(out, request, &Told::from(broken(message))),
+                Err(message) => wire::put(out.bytes(), request, &Told::from(broken(message))),
             }
             at += len;
         }
         bytes::Buf::advance(input, at);
-        Ok(())
+        Ok(full)
     }
 
     fn one(&mut self, request: u64, ask: Ask, now: Instant, out: &mut Vec<u8>) {
@@ -293,6 +337,13 @@ impl Connection {
                 let state = self.core.read();
                 Told::Objects(keys.iter().map(|(bucket, key)| state.lookup(bucket, key).ok().map(Into::into)).collect())
             }
+            Question::Finds(ids) if ids.len() > LOOKUPS_MAX => {
+                Error::BadValue { what: "number of ids", value: ids.len().to_string(), rule: "ask for at most 1000 at a time" }.into()
+            }
+            Question::Finds(ids) => {
+                let state = self.core.read();
+                Told::Objects(ids.iter().map(|id| state.find(ObjectId(*id)).map(Into::into)).collect())
+            }
             Question::Find { id } => Told::Found(self.core.read().find(ObjectId(id)).map(Into::into)),
             Question::Held { site, start_after } => told(self.caller.speaks_for(&site).map(|()| {
                 let held = self.core.read().held(&site, start_after.map(ObjectId));
@@ -301,7 +352,8 @@ impl Connection {
             Question::List { bucket, prefix, delimiter, start_after, limit } => {
                 told(self.core.read().list(&bucket, &prefix, delimiter, &Page { start_after, limit }))
             }
-            Question::Buckets => Told::Buckets(self.core.read().bucket_names()),
+            Question::Buckets => Told::Buckets(self.core.read().bucket_names("", PAGE_MAX as usize)),
+            Question::BucketsAfter(after) => Told::Buckets(self.core.read().bucket_names(&after, PAGE_MAX as usize)),
             Question::Attributes { bucket, key } => told(self.core.read().attributes(&bucket, &key).map(Told::Attributes)),
             Question::Garbage { site, start_after } => {
                 let may = site.as_ref().map_or(Ok(()), |site| self.caller.speaks_for(site));
@@ -311,7 +363,10 @@ impl Connection {
                 let wait = Duration::from_millis(u64::from(wait_ms)).min(WATCH_MAX);
                 let (core, outbox) = (self.core.clone(), self.outbox.clone());
                 self.waiting.spawn(async move {
-                    let seen = watch(&core, &bucket, after, wait).await;
+                    let waited = watch(&core, &bucket, after, wait, 1).await;
+                    let _turn = outbox.telling.lock().await;
+                    outbox.room().await;
+                    let seen = waited.and_then(|_| core.look()?.watched(&bucket, after, EVENTS_MAX));
                     outbox.put(request, &told(seen.map(Told::Watched)));
                     outbox.wake();
                 });
@@ -320,23 +375,26 @@ impl Connection {
             Question::Partners { id, site } => Told::Holders(
                 partners(&self.core, ObjectId(id), &site).into_iter().map(|holder| (holder.site.into(), holder.address)).collect(),
             ),
-            Question::Jobs => Told::Jobs(self.core.read().job_names()),
+            Question::Jobs => Told::Jobs(self.core.read().job_names("", PAGE_MAX as usize)),
+            Question::JobsAfter(after) => Told::Jobs(self.core.read().job_names(&after, PAGE_MAX as usize)),
             Question::Revoked { number } => return self.holder.confirm(number),
+            Question::Epoch => Told::Epoch(self.core.read().epoch()),
             Question::Ping => Told::Done,
         };
         wire::put(out, request, &answer);
     }
 
     fn change(&mut self, request: u64, change: Change, deadline: Instant) {
-        self.outbox.pending.fetch_add(1, Relaxed);
+        let weight = change.weight();
+        self.outbox.begin(weight);
         if let Err(e) = self.caller.allowed(&change).and_then(|()| change.check()) {
-            return self.outbox.answer(request, Err(e));
+            return self.outbox.answer(request, weight, Err(e));
         }
         if let Some(answer) = known(&self.core, &change) {
-            return self.outbox.answer(request, Ok(answer));
+            return self.outbox.answer(request, weight, Ok(answer));
         }
         let (fence, waits) = fence(&self.core, &change);
-        let reply = Reply::Wire(self.outbox.clone(), request);
+        let reply = Reply::Wire(self.outbox.clone(), request, weight);
         let item = Item { change, reply, fence, deadline: Some(deadline) };
         match waits {
             None => self.core.enqueue(item),
@@ -419,14 +477,14 @@ pub fn fence(core: &Core, change: &Change) -> (Option<super::leases::Fence>, Opt
     (Some(fence), (!waits.is_empty()).then_some(waits))
 }
 
-/// See [`crate::Catalog::watch`].
-pub async fn watch(core: &Core, bucket: &BucketName, after: u64, wait: Duration) -> Result<crate::Watched> {
+/// See [`crate::Catalog::watch`]; at most `max` events.
+pub async fn watch(core: &Core, bucket: &BucketName, after: u64, wait: Duration, max: usize) -> Result<crate::Watched> {
     let end = tokio::time::Instant::now() + wait;
     loop {
         // Registered before the look, so that nothing happens between the two.
         let mut changed = std::pin::pin!(core.changed.notified());
         changed.as_mut().enable();
-        let seen = core.look()?.watched(bucket, after, EVENTS_MAX)?;
+        let seen = core.look()?.watched(bucket, after, max)?;
         if seen.resync || !seen.events.is_empty() {
             return Ok(seen);
         }

@@ -98,7 +98,7 @@ pub struct State {
     /// The first is nobody's.
     tenants: Vec<Tenant>,
     jobs: BTreeMap<u32, (String, u64)>,
-    job_of: HashMap<String, u32>,
+    job_of: BTreeMap<String, u32>,
     next_job: u32,
     job_names: BTreeSet<(u32, u32)>,
     names: Slab<Name>,
@@ -133,6 +133,10 @@ impl State {
     /// Commands applied so far.
     pub fn seq(&self) -> u64 {
         self.seq
+    }
+    /// The last that was given to an object.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
     pub fn clock_ms(&self) -> u64 {
         self.clock_ms
@@ -424,7 +428,8 @@ impl State {
         content
     }
 
-    /// Gives up a content whose last name has been taken away; `None`: it has others. With `garbage` it is noted for who holds it.
+    /// Gives up a content whose last name has been taken away; `None`: it has others. Its upload is noted as garbage in any case: whoever is told may be gone before it is removed, or have no way
+    /// there. With `garbage` it is noted for the sites that hold it, too, because nobody is told of it.
     fn discard(&mut self, content: u32, garbage: bool) -> Option<Discarded> {
         let record = self.contents.get(content);
         if record.name != NONE {
@@ -437,8 +442,9 @@ impl State {
         }
         self.by_id.remove(hash_of_id(id), content);
         self.contents.remove(content);
-        let gone = Discarded { sites: sites.into_iter().collect(), persisted };
-        if garbage && (!gone.sites.is_empty() || gone.persisted.is_some()) {
+        let sites = if garbage { sites.into_iter().collect() } else { BTreeSet::new() };
+        let gone = Discarded { sites, persisted };
+        if !gone.sites.is_empty() || gone.persisted.is_some() {
             self.garbage.insert(id, gone.clone());
         }
         while self.gone.len() >= GONE_MAX || self.gone.front().is_some_and(|old| old.at_ms + GONE_MS < self.clock_ms) {

@@ -6,7 +6,7 @@
 //! namenode  one Told for each request, in any order; number 0: a revocation, to be confirmed
 //! ```
 //!
-//! Here are only the messages and where a frame begins and ends. A length is checked before anything is allocated for it.
+//! Here are only the messages and where a frame begins and ends. A length is checked before anything is allocated for it; that many answers don't pile up is seen to in `server.rs`.
 
 use super::change::{Answer, Change};
 use crate::{
@@ -21,7 +21,7 @@ pub const META_ALPN: &str = "geds-meta/1";
 
 pub const ASK_BYTES_MAX: usize = 1 << 20;
 pub const TOLD_BYTES_MAX: usize = 8 << 20;
-/// Keys in one question.
+/// Keys or ids in one question.
 pub const LOOKUPS_MAX: usize = 1000;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -72,6 +72,7 @@ pub enum Question {
     Find { id: u128 },
     Held { site: SiteId, start_after: Option<u128> },
     List { bucket: BucketName, prefix: String, delimiter: Option<char>, start_after: String, limit: u32 },
+    /// The first page.
     Buckets,
     Attributes { bucket: BucketName, key: Key },
     Garbage { site: Option<SiteId>, start_after: Option<u128> },
@@ -80,8 +81,14 @@ pub enum Question {
     Revoked { number: u64 },
     Ping,
     Partners { id: u128, site: SiteId },
-    /// Those that hold leases on objects.
+    /// Those that hold leases on objects: the first page.
     Jobs,
+    /// Several of [`Question::Find`].
+    Finds(Vec<u128>),
+    Epoch,
+    /// [`Question::Buckets`] and [`Question::Jobs`], a page of them: those after a name.
+    BucketsAfter(String),
+    JobsAfter(String),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -106,6 +113,7 @@ pub enum Told {
     /// Sites and their data ports.
     Holders(Vec<(String, String)>),
     Jobs(Vec<String>),
+    Epoch(u64),
 }
 
 /// An object's facts, as they travel.
@@ -319,6 +327,7 @@ pub(crate) fn some_frames() -> Vec<Vec<u8>> {
         Question::Lookups(vec![(bucket.clone(), key.clone()); 3]),
         Question::Held { site: site.clone(), start_after: Some(7) },
         Question::Partners { id: 1, site: site.clone() },
+        Question::Finds(vec![1, u128::MAX]),
         Question::Change(Change::CreateBucket { bucket: bucket.clone() }),
         Question::Change(Change::Rename { bucket: bucket.clone(), from: key.clone(), to_bucket: bucket.clone(), to: key.clone(), if_absent: true }),
         Question::Change(Change::SetMetadata { bucket: bucket.clone(), key: key.clone(), metadata: vec![1; 40] }),

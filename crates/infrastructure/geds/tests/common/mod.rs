@@ -1,6 +1,9 @@
 //! An installation in a temporary folder: authority, namenode, and nodes that serve each other over mutual TLS.
 #![allow(dead_code)] // each test binary uses a part
 
+pub mod gate;
+pub mod linear;
+
 use base::{
     SiteId,
     identity::{Authority, Dialer, HUB, peer_name, protocol, site_name},
@@ -211,12 +214,26 @@ pub fn count(node: &Node) -> u64 {
 /// Bytes of blocks that a node's folder has on the disk, without its journal.
 pub fn on_disk(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    ["open", "sealed", "segments", "append"]
-        .iter()
-        .flat_map(|name| std::fs::read_dir(folder.join(name)).unwrap())
-        .filter_map(|entry| entry.unwrap().metadata().ok())
-        .map(|meta| meta.blocks() * 512)
-        .sum()
+    let all = ["open", "sealed", "segments", "append"].iter().flat_map(|name| std::fs::read_dir(folder.join(name)).unwrap());
+    // By their numbers: a file that is moved while they are looked at is seen twice.
+    let files: std::collections::HashMap<u64, u64> = all.filter_map(|entry| entry.unwrap().metadata().ok()).map(|meta| (meta.ino(), meta.blocks() * 512)).collect();
+    files.values().sum()
+}
+
+/// Changes a bit of an object where it lies on a node's disk, plain. The node must not be there.
+pub fn damage(folder: &Path, content: &[u8]) {
+    let start = &content[..content.len().min(64)];
+    for name in ["segments", "sealed"] {
+        for entry in std::fs::read_dir(folder.join(name)).unwrap() {
+            let path = entry.unwrap().path();
+            let mut bytes = std::fs::read(&path).unwrap();
+            if let Some(at) = bytes.windows(start.len()).position(|window| window == start) {
+                bytes[at + content.len() / 2] ^= 1;
+                return std::fs::write(&path, bytes).unwrap();
+            }
+        }
+    }
+    panic!("it is not in {}", folder.display());
 }
 
 /// Files of a node's large objects: (being written, sealed).

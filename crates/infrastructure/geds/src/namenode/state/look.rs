@@ -1,6 +1,7 @@
 //! What can be asked of the state. Nothing here changes it, so many may look at a time.
 
 use super::*;
+use std::ops::Bound;
 
 fn folder_of<'a>(key: &'a str, below: &str, delimiter: Option<char>) -> Option<&'a str> {
     let delimiter = delimiter?;
@@ -123,8 +124,10 @@ impl State {
         }))
     }
 
-    pub fn bucket_names(&self) -> Vec<BucketName> {
-        self.bucket_of.keys().cloned().collect()
+    /// At most `max` of those after a name, in their order.
+    pub fn bucket_names(&self, after: &str, max: usize) -> Vec<BucketName> {
+        // Who pages goes through thousands at most.
+        self.bucket_of.keys().skip_while(|bucket| bucket.as_str() <= after).take(max).cloned().collect()
     }
 
     pub fn has_bucket(&self, bucket: &BucketName) -> bool {
@@ -226,9 +229,9 @@ impl State {
         .collect()
     }
 
-    /// The jobs that hold leases.
-    pub fn job_names(&self) -> Vec<String> {
-        self.jobs.values().map(|job| job.0.clone()).collect()
+    /// The jobs that hold leases: at most `max` of those after a name, in the order of their names.
+    pub fn job_names(&self, after: &str, max: usize) -> Vec<String> {
+        self.job_of.range::<str, _>((Bound::Excluded(after), Bound::Unbounded)).take(max).map(|(job, _)| job.clone()).collect()
     }
 
     /// A job's time is over, whether it has names or not.
