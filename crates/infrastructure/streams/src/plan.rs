@@ -97,17 +97,23 @@ pub fn delete_scope(state: &State, scope: &str, all: bool) -> Plan<()> {
     Ok((Some(Record::Many(records)), ()))
 }
 
+/// A policy that asks for more segments than a stream may have would have them made all at once.
+fn bounded(name: &str, config: &Config) -> Result<()> {
+    let wanted = config.scaling.min_segments.max(config.scaling.factor);
+    match usize::try_from(wanted).unwrap_or(0) > SEGMENTS_MAX {
+        true => Err(Error::Invalid(format!("a policy of {name} that asks for {wanted} segments; {SEGMENTS_MAX} at a time are allowed"))),
+        false => Ok(()),
+    }
+}
+
 pub fn create_stream(state: &State, scope: &str, stream: &str, config: Config, at_ms: u64) -> Plan<()> {
     valid_name("stream", stream)?;
     let found = state.catalog.scopes.get(scope).ok_or_else(|| Error::NoScope(scope.into()))?;
     if found.streams.contains_key(stream) {
         return Err(Error::StreamExists(full(scope, stream)));
     }
-    let count = config.scaling.min_segments.max(1) as usize;
-    if count > SEGMENTS_MAX {
-        return Err(Error::TooLarge { what: format!("segments of {}", full(scope, stream)), limit: SEGMENTS_MAX as u64, wanted: count as u64 });
-    }
-    let segments = even(count as u32, 0, state.catalog.first_number(scope, stream));
+    bounded(&full(scope, stream), &config)?;
+    let segments = even(config.scaling.min_segments.max(1) as u32, 0, state.catalog.first_number(scope, stream));
     let mut records = numbers(state, at_ms).segments(scope, stream, &segments)?;
     let epoch = Epoch { at_ms, segments };
     records.push(catalog(Change::CreateStream { scope: scope.into(), stream: stream.into(), config, epoch }));
@@ -118,6 +124,7 @@ pub fn update_stream(state: &State, scope: &str, stream: &str, config: Config) -
     if find(state, scope, stream)?.sealed {
         return Err(Error::StreamSealed(full(scope, stream)));
     }
+    bounded(&full(scope, stream), &config)?;
     Ok((Some(catalog(Change::UpdateStream { scope: scope.into(), stream: stream.into(), config })), ()))
 }
 
