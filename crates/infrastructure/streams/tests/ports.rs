@@ -257,6 +257,22 @@ async fn users_do_what_their_rules_say_and_nothing_else() {
     let got = say(running.segments, &frame(11, &info)).await;
     assert_eq!((&got[..4], &got[8..16]), (&60i32.to_be_bytes()[..], &9i64.to_be_bytes()[..]), "the token check failed");
 
+    // Who may write to one stream can't take another one's bytes into it, nor a batch of which one is another's.
+    let secret = "s/other/0.#epoch.0";
+    let mut kept = Writer::open(&admin, "s", "other", None).await.unwrap();
+    kept.append("k", b"secret", 0).await.unwrap();
+    kept.flush().await.unwrap();
+    let known = access::Access::load(&folder.path().join("users"), &running._folder.path().join("streams/token.key"), Duration::from_secs(60)).unwrap();
+    let token = known.token(Some("writer"), &[access::stream("s", "t")], access::Want::Update, base::clock::now_ms());
+    let merge = [&11i64.to_be_bytes()[..], &text(name), &text(secret), &text(&token)].concat();
+    let batch = [&12i64.to_be_bytes()[..], &text(name), &2i32.to_be_bytes(), &text("s/t/1.#epoch.0"), &text(secret), &text(&token)].concat();
+    for (kind, id, merge) in [(58, 11i64, merge), (90, 12, batch)] {
+        let got = say(running.segments, &frame(kind, &merge)).await;
+        assert_eq!((&got[..4], &got[8..16]), (&60i32.to_be_bytes()[..], &id.to_be_bytes()[..]), "the token check failed");
+    }
+    let mut other = Reader::open(&admin, "s", "other", From::Head).await.unwrap();
+    assert_eq!(&other.next().await.unwrap().unwrap().data[..], b"secret");
+
     // The same over HTTP, and metrics for everyone.
     assert_eq!(http(running.http, "GET", "/v1/streams", None, "").await.0, 401);
     assert_eq!(http(running.http, "GET", "/v1/streams", Some("d3JpdGVyOndyaXRlcidz"), "").await.0, 403, "writer:writer's");
@@ -265,8 +281,8 @@ async fn users_do_what_their_rules_say_and_nothing_else() {
     let (status, text) = http(running.http, "GET", "/metrics", None, "").await;
     assert_eq!(status, 200);
     let value = |name: &str| -> f64 { text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok()).unwrap_or_else(|| panic!("no {name} in\n{text}")) };
-    assert_eq!(value("cloudskin_streams_appended_events_total "), 25.0);
-    assert_eq!(value("cloudskin_streams_write_seconds_count "), 25.0);
+    assert_eq!(value("cloudskin_streams_appended_events_total "), 26.0);
+    assert_eq!(value("cloudskin_streams_write_seconds_count "), 26.0);
     assert!(value("cloudskin_streams_end_to_end_seconds_count ") >= 20.0, "{text}");
     assert!(value("cloudskin_streams_refused_total ") >= 7.0);
     assert!(value("cloudskin_streams_outage_left_seconds ") > 0.0);

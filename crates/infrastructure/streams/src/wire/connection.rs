@@ -490,7 +490,8 @@ impl Connection {
                 let gated = store.commit(|state| truncate(state, &segment, offset));
                 self.reply(id, &segment, gated, |()| Reply::Truncated { id, segment: segment.clone() });
             }
-            Request::Merge { id, target, source, token, updates } if self.allowed(id, &token, &target, Want::Update) => {
+            // What is merged is gone from where it was: that takes the right to both.
+            Request::Merge { id, target, source, token, updates } if self.allowed(id, &token, &target, Want::Update) && self.allowed(id, &token, &source, Want::Update) => {
                 let mut condition_failed = false;
                 let gated = store.commit(|state| {
                     let (number, t) = state.find(&target)?;
@@ -513,7 +514,9 @@ impl Connection {
                     false => Reply::Merged { id, target: target.clone(), source, length: length as i64 },
                 });
             }
-            Request::MergeBatch { id, target, sources, token } if self.allowed(id, &token, &target, Want::Update) => {
+            Request::MergeBatch { id, target, sources, token }
+                if self.allowed(id, &token, &target, Want::Update) && sources.iter().all(|s| self.allowed(id, &token, s, Want::Update)) =>
+            {
                 let gated = store.commit(|state| {
                     let (mut all, mut done) = (Vec::new(), Vec::new());
                     let mut length = state.segment(&target)?.length;
