@@ -68,17 +68,6 @@ struct Queues {
     closing: bool,
 }
 
-fn weight(reply: &Reply) -> usize {
-    match reply {
-        Reply::SegmentRead { data, .. } => 128 + data.len(),
-        Reply::TableRead { entries, .. } | Reply::TableEntries { entries, .. } | Reply::TableDelta { entries, .. } => {
-            128 + entries.iter().map(|(k, v)| k.key.len() + v.len() + 40).sum::<usize>()
-        }
-        Reply::TableKeys { keys, .. } => 128 + keys.iter().map(|k| k.key.len() + 40).sum::<usize>(),
-        _ => 128,
-    }
-}
-
 impl Outbox {
     fn queues(&self) -> std::sync::MutexGuard<'_, Queues> {
         self.queues.lock().unwrap_or_else(|e| e.into_inner())
@@ -97,7 +86,7 @@ impl Outbox {
         }
         // A later reply may depend on less, but replies keep their order.
         let seq = queues.gated.back().map_or(seq, |(last, _, _)| seq.max(*last));
-        queues.bytes += weight(&reply);
+        queues.bytes += reply.weight();
         queues.gated.push_back((seq, reply, arrived));
         drop(queues);
         self.filled.notify_one();
@@ -105,7 +94,7 @@ impl Outbox {
 
     fn ready(&self, reply: Reply) {
         let mut queues = self.queues();
-        queues.bytes += weight(&reply);
+        queues.bytes += reply.weight();
         queues.ready.push_back(reply);
         drop(queues);
         self.filled.notify_one();
@@ -131,7 +120,7 @@ impl Outbox {
             if let Some(arrived) = arrived {
                 write.note(arrived.elapsed());
             }
-            queues.bytes -= weight(&reply);
+            queues.bytes -= reply.weight();
             reply.put(out);
         }
         queues.closing && queues.gated.is_empty() && queues.ready.is_empty()
@@ -689,9 +678,8 @@ fn table_at(segment: &str, length: u64, at: i64) -> Result<()> {
 
 /// Checks a name and makes the record of a new segment.
 pub(crate) fn create(state: &State, name: &str, table: bool, at_ms: u64) -> Result<(Option<Record>, ())> {
-    const NAME_MAX: usize = 1024;
-    if name.is_empty() || name.len() > NAME_MAX {
-        return Err(Error::Invalid(format!("a segment's name has 1 to {NAME_MAX} bytes, not {}", name.len())));
+    if name.is_empty() || name.len() > codec::NAME_MAX {
+        return Err(Error::Invalid(format!("a segment's name has 1 to {} bytes, not {}", codec::NAME_MAX, name.len())));
     }
     if state.names.contains_key(name) {
         return Err(Error::SegmentExists(name.into()));
