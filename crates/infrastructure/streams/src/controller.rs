@@ -198,7 +198,7 @@ impl Controller {
 
     async fn change<T>(&self, decide: impl FnOnce(&State) -> Plan<T>) -> Result<T> {
         // Not the backlog's bound: what is deleted or truncated makes room.
-        self.store.log().room(self.store.options().queued_max).await?;
+        self.store.room_to_end().await?;
         self.store.change(decide).await
     }
 

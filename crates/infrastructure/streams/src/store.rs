@@ -414,17 +414,35 @@ impl Store {
         Ok(seq)
     }
 
-    /// Waits until there is room for another append: on the way to the disk, and in the backlog of long-term storage.
+    /// Waits until there is room for more: on the way to the disk, in the log's files, and in the backlog of long-term storage.
     pub async fn room(&self) -> Result<()> {
+        self.wait_for_room(FILES_KEPT, DISK_KEPT, self.0.options.backlog_max).await
+    }
+
+    /// [`Store::room`] for what long-term storage does not take: tables, attributes, new segments. Readers' groups go on while the backlog is full.
+    pub(crate) async fn room_beside(&self) -> Result<()> {
+        self.wait_for_room(FILES_KEPT, DISK_KEPT, u64::MAX).await
+    }
+
+    /// Waits until there is room for the record of what ends or frees something. Of what [`Store::room`] keeps it may take the half: without it
+    /// nothing could be freed, and with all of it no checkpoint could follow.
+    pub(crate) async fn room_to_end(&self) -> Result<()> {
+        self.wait_for_room(FILES_KEPT / 2, DISK_KEPT / 2, u64::MAX).await
+    }
+
+    async fn wait_for_room(&self, files_kept: usize, disk_kept: usize, backlog_max: u64) -> Result<()> {
         let Inner { log, options, shared, .. } = &*self.0;
-        log.room(options.queued_max).await?;
         let mut waited = false;
         loop {
+            // Again each time: those who waited go on together.
+            log.room(options.queued_max).await?;
             let drained = shared.drained.notified();
-            let (files, room) = (log.files_left() > FILES_KEPT, log.disk_left() > DISK_KEPT);
-            if files && room && lock(&shared.state).live.unflushed < options.backlog_max {
+            let (files, room) = (log.files_left() > files_kept, log.disk_left() > disk_kept);
+            // What is on its way will be in the backlog.
+            if files && room && lock(&shared.state).live.unflushed.saturating_add(log.queued_bytes()) < backlog_max {
                 return Ok(());
             }
+            log.running()?;
             if room {
                 shared.short.store(false, Relaxed);
             } else if !shared.short.swap(true, Relaxed) {

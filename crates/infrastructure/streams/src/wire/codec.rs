@@ -90,6 +90,54 @@ pub enum Request {
     Other { kind: i32, id: i64 },
 }
 
+/// What a request does to what the server keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It only looks.
+    Nothing,
+    /// It ends something, or joins what is there.
+    Ends,
+    /// There is more than before.
+    Grows,
+}
+
+impl Request {
+    pub fn effect(&self) -> Effect {
+        match self {
+            Request::AppendBlock { .. }
+            | Request::AppendBlockEnd { .. }
+            | Request::ConditionalAppend { .. }
+            | Request::Create { .. }
+            | Request::CreateTransient { .. }
+            | Request::CreateTable { .. }
+            | Request::SetAttribute { .. }
+            | Request::TableUpdate { .. } => Effect::Grows,
+            Request::Seal { .. }
+            | Request::Delete { .. }
+            | Request::DeleteTable { .. }
+            | Request::Truncate { .. }
+            | Request::Merge { .. }
+            | Request::MergeBatch { .. }
+            | Request::TableRemove { .. } => Effect::Ends,
+            Request::Hello { .. }
+            | Request::KeepAlive
+            | Request::Padding
+            | Request::SetupAppend { .. }
+            | Request::Read { .. }
+            | Request::Info { .. }
+            | Request::UpdatePolicy { .. }
+            | Request::Locate { .. }
+            | Request::GetAttribute { .. }
+            | Request::TableInfo { .. }
+            | Request::TableRead { .. }
+            | Request::TableKeys { .. }
+            | Request::TableEntries { .. }
+            | Request::TableDelta { .. }
+            | Request::Other { .. } => Effect::Nothing,
+        }
+    }
+}
+
 /// The next frame's type and payload; `None` until it is there as a whole.
 pub fn frame(buffer: &mut BytesMut) -> Result<Option<(i32, Bytes)>, Bad> {
     if buffer.len() < FRAME_HEADER {

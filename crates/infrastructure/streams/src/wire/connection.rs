@@ -5,11 +5,11 @@
 //!                         └─ reads of bytes, each a task ──▶ outbox, at once
 //! ```
 //!
-//! Bounds, at which no more is read from the socket: [`UNACKNOWLEDGED_MAX`] bytes of appends that are not durable, [`OUTBOX_MAX`] bytes of
+//! Bounds, at which no more is read from the socket: [`UNACKNOWLEDGED_MAX`] bytes of appends that are not durable, what the store has room for ([`Store::room`]), [`OUTBOX_MAX`] bytes of
 //! replies that the client doesn't take, [`READS_MAX`] reads that wait, and the store's own. A client that breaks the protocol loses its
 //! connection and nothing else.
 
-use super::codec::{self, Bad, Frames, KeyRange, Reply, Request, TableKey};
+use super::codec::{self, Bad, Effect, Frames, KeyRange, Reply, Request, TableKey};
 use crate::{
     Error, Result, Store,
     access::{Access, Refused, Want},
@@ -329,6 +329,11 @@ impl Connection {
                 });
             }
             other => {
+                match other.effect() {
+                    Effect::Nothing => {}
+                    Effect::Ends => self.store.room_to_end().await.map_err(|e| e.to_string())?,
+                    Effect::Grows => self.store.room_beside().await.map_err(|e| e.to_string())?,
+                }
                 self.operate(other);
             }
         }
