@@ -147,6 +147,9 @@ pub struct Segment {
     /// What was appended since the start of the process.
     #[serde(skip)]
     pub load: Load,
+    /// The last block with a change of this segment alone.
+    #[serde(skip)]
+    changed: Seq,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -207,6 +210,8 @@ pub struct Live {
     pub chunk_bytes: BTreeMap<ChunkId, u64>,
     /// Bytes that only the log has.
     pub unflushed: u64,
+    /// The last block with a change of the catalog, or of which segments there are.
+    decided: Seq,
 }
 
 impl Record {
@@ -277,6 +282,7 @@ impl Segment {
             table: table.then(Table::default),
             landed: Landed::default(),
             load: Load::default(),
+            changed: Seq::default(),
         }
     }
 
@@ -357,6 +363,38 @@ impl State {
     /// The number that the `n`th new segment from now on gets.
     pub fn new_id(&self, n: usize) -> SegmentId {
         SegmentId(self.next_segment + n as u64)
+    }
+
+    /// A record is in this block. Called before it is applied.
+    pub(crate) fn changes(&mut self, record: &Record, seq: Seq) {
+        match record {
+            Record::Create { .. } | Record::Delete { .. } | Record::Catalog(_) => self.live.decided = seq,
+            Record::Append { id, .. } | Record::Seal { id } | Record::Truncate { id, .. } | Record::Attribute { id, .. } | Record::Table { id, .. } => {
+                // One that the same record makes is among what is decided.
+                if let Some(segment) = self.segments.get_mut(id) {
+                    segment.changed = seq;
+                }
+            }
+            Record::Merge { target, .. } => {
+                self.live.decided = seq;
+                if let Some(segment) = self.segments.get_mut(target) {
+                    segment.changed = seq;
+                }
+            }
+            // Where bytes are is nobody's business.
+            Record::Flushed { .. } | Record::ChunkGone { .. } | Record::Moved { .. } => {}
+            Record::Many(all) => all.iter().for_each(|r| self.changes(r, seq)),
+        }
+    }
+
+    /// The block that must be durable before the catalog is told, or which segments there are.
+    pub(crate) fn decided(&self) -> Seq {
+        self.live.decided
+    }
+
+    /// The block that must be durable before anything of a segment is told, and be it that there is none.
+    pub(crate) fn changed(&self, name: &str) -> Seq {
+        self.find(name).map_or(Seq::default(), |(_, s)| s.changed).max(self.live.decided)
     }
 
     fn at(&mut self, id: SegmentId) -> &mut Segment {

@@ -360,15 +360,26 @@ impl Store {
         see(&lock(&self.0.shared.state))
     }
 
-    /// Looks at the state and waits until what was seen is durable.
+    /// Looks at the catalog, at which segments there are, and at what of them has landed; waits until what was seen is durable.
     pub async fn look<T>(&self, see: impl FnOnce(&State) -> Result<T>) -> Result<T> {
-        self.settle(self.gate(see)).await
+        let gated = {
+            let state = lock(&self.0.shared.state);
+            Gated { result: see(&state), seq: state.decided() }
+        };
+        self.settle(gated).await
     }
 
-    /// Looks at the state; for those who keep replies in a queue of their own.
-    pub fn gate<T>(&self, see: impl FnOnce(&State) -> Result<T>) -> Gated<T> {
+    /// Looks at one segment; for those who keep replies in a queue of their own. Only this segment's own changes are waited for: what another one's
+    /// writers do, or a log that has stopped since, is nothing to it.
+    pub fn gate<'a, T>(&self, name: &str, see: impl FnOnce(&State) -> Result<T> + 'a) -> Gated<T> {
         let state = lock(&self.0.shared.state);
-        Gated { result: see(&state), seq: self.0.log.last() }
+        Gated { result: see(&state), seq: state.changed(name) }
+    }
+
+    /// A change that was refused. That the log has stopped may be told at once; anything else may come of a change that is not durable.
+    fn refused<T>(&self, e: Error) -> Gated<T> {
+        let seq = if matches!(e, Error::Stopped(_)) { Seq::default() } else { self.0.log.last() };
+        Gated { seq, result: Err(e) }
     }
 
     /// Decides and makes it true. `decide` sees the state and gives the record, if something is to change.
@@ -378,9 +389,9 @@ impl Store {
             Ok((None, out)) => Gated { seq: self.0.log.last(), result: Ok(out) },
             Ok((Some(record), out)) => match self.push(&mut state, record, Bytes::new()) {
                 Ok(seq) => Gated { seq, result: Ok(out) },
-                Err(e) => Gated { seq: self.0.log.last(), result: Err(e) },
+                Err(e) => self.refused(e),
             },
-            Err(e) => Gated { seq: self.0.log.last(), result: Err(e) },
+            Err(e) => self.refused(e),
         }
     }
 
@@ -394,7 +405,7 @@ impl Store {
         };
         match pushed {
             Ok(seq) => Gated { seq, result: Ok(()) },
-            Err(e) => Gated { seq: self.0.log.last(), result: Err(e) },
+            Err(e) => self.refused(e),
         }
     }
 
@@ -410,6 +421,7 @@ impl Store {
 
     fn push(&self, state: &mut State, record: Record, data: Bytes) -> Result<Seq> {
         let seq = self.0.log.push(encode(&record), data, record.group(), record.physical())?;
+        state.changes(&record, seq);
         state.apply(record);
         Ok(seq)
     }
@@ -500,7 +512,7 @@ impl Store {
         };
         match pushed {
             Ok((seq, done)) => Gated { seq, result: Ok(done) },
-            Err(e) => Gated { seq: self.0.log.last(), result: Err(e) },
+            Err(e) => self.refused(e),
         }
     }
 
@@ -521,12 +533,12 @@ impl Store {
             };
             let waiting = match waiting {
                 Ok(waiting) => waiting,
-                Err(e) => return self.settle(self.gate(|_| Err(e))).await,
+                Err(e) => return self.settle(self.gate(name, |_| Err(e))).await,
             };
             let mut landed = std::pin::pin!(waiting.notified());
             landed.as_mut().enable();
             match self.plan(name, offset, max) {
-                Err(e) => return self.settle(self.gate(|_| Err(e))).await,
+                Err(e) => return self.settle(self.gate(name, |_| Err(e))).await,
                 Ok(Plan::End) => return Ok(Read { data: Bytes::new(), at_tail: true, end: true }),
                 Ok(Plan::Read { pieces, skip, bytes, at_tail, arrived }) => {
                     let data = self.fetch(name, pieces, skip, bytes).await?;
@@ -549,7 +561,7 @@ impl Store {
     /// Where an event begins, at `target` or the next one behind it: found by reading events from a place where one is known to begin. What is not made of
     /// events has the ends of its appends, as far as they are known. Behind the last event it is the segment's end.
     pub async fn locate(&self, name: &str, target: u64) -> Result<u64> {
-        let bounds = self.look(|state| {
+        let bounds = self.gate(name, |state| {
             let segment = state.segment(name)?;
             if segment.table.is_some() {
                 return Err(Error::IsATable(name.into()));
@@ -559,7 +571,7 @@ impl Store {
             let from = ends().take_while(|end| *end <= target).last().unwrap_or(segment.start);
             Ok((from, ends().find(|end| *end >= target).unwrap_or(segment.length), segment.length))
         });
-        let (mut at, end, length) = bounds.await?;
+        let (mut at, end, length) = self.settle(bounds).await?;
         if target >= length {
             return Ok(length);
         }

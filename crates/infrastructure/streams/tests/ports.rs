@@ -29,6 +29,10 @@ async fn server() -> Running {
 }
 
 async fn server_with(change: impl FnOnce(&mut Options)) -> Running {
+    server_told(change, |_| {}).await
+}
+
+async fn server_told(change: impl FnOnce(&mut Options), tell: impl FnOnce(&Server)) -> Running {
     let folder = tempfile::tempdir().unwrap();
     let mut options = Options::new(folder.path().join("streams"));
     options.http = Some(([127, 0, 0, 1], 0).into());
@@ -39,9 +43,17 @@ async fn server_with(change: impl FnOnce(&mut Options)) -> Running {
     let server = Server::bind(options).await.unwrap();
     let (controller, segments) = server.addresses().unwrap();
     let http = server.http_address().unwrap();
+    tell(&server);
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(server.run(stopped));
     Running { controller, segments, http, _stop: stop, _folder: folder }
+}
+
+/// The server and its store, for what no client can do to it.
+async fn server_and_store() -> (Running, streams::Store) {
+    let mut store = None;
+    let running = server_told(|_| {}, |s| store = Some(s.store())).await;
+    (running, store.unwrap())
 }
 
 async fn client(running: &Running) -> Client {
@@ -191,6 +203,100 @@ async fn order_per_key_over_scaling_up_and_down() {
         let all: Vec<u64> = (0..n).filter(|n| n % 20 == key).collect();
         assert_eq!(keys[&key], all, "key {key}");
     }
+}
+
+/// A stream of commands to the segment store's port, and replies one by one.
+struct Talk(TcpStream);
+
+impl Talk {
+    async fn open(running: &Running) -> Talk {
+        let mut talk = Talk(TcpStream::connect(running.segments).await.unwrap());
+        talk.say(-127, &[0, 0, 0, 17, 0, 0, 0, 5]).await;
+        assert_eq!(talk.hear().await.unwrap().0, -127);
+        talk
+    }
+
+    async fn say(&mut self, kind: i32, payload: &[u8]) {
+        self.0.write_all(&frame(kind, payload)).await.unwrap();
+    }
+
+    /// The next reply's type and fields; `None` when the server has hung up.
+    async fn hear(&mut self) -> Option<(i32, Vec<u8>)> {
+        let whole = async {
+            let mut head = [0; 8];
+            self.0.read_exact(&mut head).await.ok()?;
+            let mut got = vec![0; u32::from_be_bytes(head[4..].try_into().unwrap()) as usize];
+            self.0.read_exact(&mut got).await.ok()?;
+            Some((i32::from_be_bytes(head[..4].try_into().unwrap()), got))
+        };
+        tokio::time::timeout(Duration::from_secs(20), whole).await.expect("an answer comes, or the connection ends")
+    }
+
+    async fn ask(&mut self, kind: i32, payload: &[u8]) -> Option<(i32, Vec<u8>)> {
+        self.say(kind, payload).await;
+        self.hear().await
+    }
+}
+
+fn setup(id: i64, writer: u128, segment: &str) -> Vec<u8> {
+    [&id.to_be_bytes()[..], &writer.to_be_bytes(), &text(segment), &text("")].concat()
+}
+
+/// One event, as a block that is whole in its end.
+fn event(id: i64, writer: u128, number: i64, data: &[u8]) -> Vec<u8> {
+    let event = [&0i32.to_be_bytes()[..], &(data.len() as i32).to_be_bytes(), data].concat();
+    [&writer.to_be_bytes()[..], &0i32.to_be_bytes(), &(event.len() as i32).to_be_bytes(), &event, &1i32.to_be_bytes(), &number.to_be_bytes(), &id.to_be_bytes()].concat()
+}
+
+fn read_at(id: i64, segment: &str, offset: i64, length: i32) -> Vec<u8> {
+    [&text(segment)[..], &offset.to_be_bytes(), &length.to_be_bytes(), &text(""), &id.to_be_bytes()].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_log_has_stopped_what_is_durable_is_still_read() {
+    let (running, store) = server_and_store().await;
+    let client = client(&running).await;
+    client.create_stream("s", "kept", segments(1)).await.unwrap();
+    client.create_stream("s", "lost", segments(1)).await.unwrap();
+    let mut writer = Writer::open(&client, "s", "kept", None).await.unwrap();
+    for n in 0..100u64 {
+        writer.append("k", &n.to_be_bytes(), n).await.unwrap();
+    }
+    writer.flush().await.unwrap();
+    let (kept, lost) = ("s/kept/0.#epoch.0", "s/lost/0.#epoch.0");
+    let before = Talk::open(&running).await;
+    // What is under way when it stops never becomes durable.
+    for n in 1..=30 {
+        let data = vec![7u8; 1 << 20].into();
+        let _ = store.append(streams::store::Append { segment: lost, writer: 9, event: n, events: 1, expected: None, data });
+    }
+    store.log().stop("the disk refuses");
+    assert!(store.log().last() > store.log().durable(), "nothing was under way");
+    // An old connection and a new one: bytes, what a segment is like, and what a writer had.
+    for mut talk in [before, Talk::open(&running).await] {
+        let (kind, got) = talk.ask(9, &read_at(1, kept, 0, 1 << 20)).await.expect("a read is answered");
+        assert_eq!((kind, got.len() > 1600), (10, true));
+        let (kind, got) = talk.ask(11, &[&2i64.to_be_bytes()[..], &text(kept), &text("")].concat()).await.expect("its length is known");
+        assert_eq!((kind, &got[..8]), (12, &2i64.to_be_bytes()[..]));
+        assert_eq!(talk.ask(11, &[&3i64.to_be_bytes()[..], &text("s/none/0.#epoch.0"), &text("")].concat()).await.unwrap().0, 53);
+        // But nothing is written.
+        assert_eq!(talk.ask(1, &setup(4, 77, kept)).await.unwrap().0, 2);
+        assert_eq!(talk.ask(4, &event(5, 77, 1, b"more")).await, None, "an append is refused with the connection");
+    }
+    // Of the other segment nothing is told that may not be true.
+    let mut talk = Talk::open(&running).await;
+    assert_eq!(talk.ask(11, &[&6i64.to_be_bytes()[..], &text(lost), &text("")].concat()).await, None);
+    // The controller, our own reader, and HTTP.
+    let again = Client::connect(&running.controller.to_string()).await.unwrap();
+    assert_eq!(again.current("s", "kept").await.unwrap().len(), 1);
+    let mut reader = Reader::open(&again, "s", "kept", From::Head).await.unwrap();
+    for n in 0..100u64 {
+        let event = tokio::time::timeout(Duration::from_secs(20), reader.next()).await.unwrap().unwrap().unwrap();
+        assert_eq!(event.data[..], n.to_be_bytes());
+    }
+    assert!(again.create_stream("s", "new", segments(1)).await.is_err());
+    let (status, body) = http(running.http, "GET", "/v1/streams", None, "").await;
+    assert!(status == 200 && body.contains("the disk refuses"), "{status} {body}");
 }
 
 /// What HTTP answers: status and body.

@@ -100,6 +100,11 @@ impl Outbox {
         self.filled.notify_one();
     }
 
+    /// Whether a reply waits for its block.
+    fn waits(&self) -> bool {
+        !self.queues().gated.is_empty()
+    }
+
     async fn room(&self) {
         loop {
             let emptied = self.emptied.notified();
@@ -158,8 +163,8 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
                 let _ = writer.shutdown().await;
                 return Ok(());
             }
-            if stopped {
-                // What waits for the log will never be known to be durable.
+            if stopped && box_.waits() {
+                // It will never be known to be durable. Who waits for nothing of it may read on.
                 return Err("the log has stopped".to_string());
             }
             tokio::select! {
@@ -182,7 +187,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
     };
     let served = tokio::select! {
         served = connection.read(&mut reader) => served,
-        // A client that doesn't take replies, or a log that stopped.
+        // A client that doesn't take replies, or one whose replies will never be true since the log stopped.
         ended = &mut writing => ended.unwrap_or_else(|e| Err(e.to_string())),
     };
     connection.reads.abort_all();
@@ -257,7 +262,7 @@ impl Connection {
                     return Err(format!("more than {WRITERS_MAX} writers on one connection"));
                 }
                 self.writers.insert(writer, Writer { segment: segment.clone(), last: 0, until_ms });
-                let gated = self.store.gate(|state| {
+                let gated = self.store.gate(&segment, |state| {
                     let found = state.segment(&segment)?;
                     if found.table.is_some() {
                         return Err(Error::IsATable(segment.clone()));
@@ -414,7 +419,7 @@ impl Connection {
         let store = self.store.clone();
         match request {
             Request::Info { id, segment, token } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(|state| {
+                let gated = store.gate(&segment, |state| {
                     let s = state.segment(&segment)?;
                     let length = s.table.as_ref().map_or(s.length, |t| t.length());
                     Ok(Info { start: s.start, length, sealed: s.sealed, modified_ms: s.modified_ms })
@@ -449,7 +454,7 @@ impl Connection {
             }
             Request::UpdatePolicy { id, segment, token } if self.allowed(id, &token, &segment, Want::Update) => {
                 // The policy is the stream's; that a segment is told of it changes nothing here.
-                let gated = store.gate(|state| state.segment(&segment).map(|_| ()));
+                let gated = store.gate(&segment, |state| state.segment(&segment).map(|_| ()));
                 self.reply(id, &segment, gated, |()| Reply::PolicyUpdated { id, segment: segment.clone() });
             }
             Request::Seal { id, segment, token } if self.allowed(id, &token, &segment, Want::Update) => {
@@ -532,7 +537,7 @@ impl Connection {
                 self.reply(id, &named, gated, |sources| Reply::BatchMerged { id, target: target.clone(), sources });
             }
             Request::GetAttribute { id, segment, key, token } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(|state| Ok(state.segment(&segment)?.attribute(key)));
+                let gated = store.gate(&segment, |state| Ok(state.segment(&segment)?.attribute(key)));
                 self.reply(id, &segment, gated, |value| Reply::Attribute { id, value });
             }
             Request::SetAttribute { id, segment, key, new, expected, token } if self.allowed(id, &token, &segment, Want::Update) => {
@@ -544,7 +549,7 @@ impl Connection {
                 self.reply(id, &segment, gated, |done| Reply::AttributeUpdated { id, done });
             }
             Request::TableInfo { id, segment, token } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(|state| {
+                let gated = store.gate(&segment, |state| {
                     let table = state.segment(&segment)?.as_table()?;
                     Ok((table.length() as i64, table.len() as i64))
                 });
@@ -583,7 +588,7 @@ impl Connection {
                 self.reply(id, &segment, gated, |()| Reply::TableRemoved { id, segment: segment.clone() });
             }
             Request::TableRead { id, segment, token, keys } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(|state| {
+                let gated = store.gate(&segment, |state| {
                     let table = state.segment(&segment)?.as_table()?;
                     let mut bytes = 0;
                     keys.iter()
@@ -602,7 +607,7 @@ impl Connection {
                 self.reply(id, &segment, gated, |entries| Reply::TableRead { id, segment: segment.clone(), entries });
             }
             Request::TableKeys { id, segment, token, count, after, of } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(|state| listed(state, &segment, &after, &of, count));
+                let gated = store.gate(&segment, |state| listed(state, &segment, &after, &of, count));
                 self.reply(id, &segment, gated, |page| Reply::TableKeys {
                     id,
                     segment: segment.clone(),
@@ -611,7 +616,7 @@ impl Connection {
                 });
             }
             Request::TableEntries { id, segment, token, count, after, of } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(|state| listed(state, &segment, &after, &of, count));
+                let gated = store.gate(&segment, |state| listed(state, &segment, &after, &of, count));
                 self.reply(id, &segment, gated, |page| Reply::TableEntries {
                     id,
                     segment: segment.clone(),
@@ -620,7 +625,7 @@ impl Connection {
                 });
             }
             Request::TableDelta { id, segment, token, from, count } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(|state| since(state, &segment, u64::try_from(from).unwrap_or(0), count));
+                let gated = store.gate(&segment, |state| since(state, &segment, u64::try_from(from).unwrap_or(0), count));
                 self.reply(id, &segment, gated, |page| Reply::TableDelta {
                     id,
                     segment: segment.clone(),
