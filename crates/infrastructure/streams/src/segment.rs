@@ -210,6 +210,8 @@ pub struct Live {
     pub chunk_bytes: BTreeMap<ChunkId, u64>,
     /// Bytes that only the log has.
     pub unflushed: u64,
+    /// Entries of all tables.
+    pub table_entries: u64,
     /// The last block with a change of the catalog, or of which segments there are.
     decided: Seq,
 }
@@ -407,7 +409,15 @@ impl State {
         let segment = self.at(id);
         segment.deleted = true;
         let table = segment.table.take();
-        self.table_bytes -= table.map_or(0, |t| t.bytes());
+        if let Some(table) = table {
+            self.table_bytes -= table.bytes();
+            self.live.table_entries -= table.len() as u64;
+        }
+    }
+
+    /// What all tables take in memory, about.
+    pub fn table_cost(&self) -> u64 {
+        self.table_bytes + self.live.table_entries * table::ENTRY_COST
     }
 
     /// Makes a decided change true.
@@ -441,11 +451,12 @@ impl State {
             Record::Table { id, changes } => {
                 let segment = self.segments.get_mut(&id).expect("a record names segments that are there");
                 let table = segment.table.as_mut().expect("a table's record names a table");
-                let before = table.bytes();
+                let (bytes, entries) = (table.bytes(), table.len() as u64);
                 for change in changes {
                     table.apply(change);
                 }
-                self.table_bytes = self.table_bytes + table.bytes() - before;
+                self.table_bytes = self.table_bytes + table.bytes() - bytes;
+                self.live.table_entries = self.live.table_entries + table.len() as u64 - entries;
             }
             Record::Catalog(change) => self.catalog.apply(*change),
             Record::Flushed { chunk, id, location, pieces, .. } => {
@@ -576,6 +587,7 @@ impl State {
                 segment.landed = landed;
             }
         }
+        self.live.table_entries = self.segments.values().filter_map(|s| s.table.as_ref()).map(|t| t.len() as u64).sum();
         // Their end had been decided, and has landed.
         self.segments.retain(|_, s| !s.deleted);
         for chunk in self.chunks.keys() {
@@ -608,6 +620,10 @@ impl State {
             {
                 return wrong(&segment.name, format!("bytes from {} to {} are missing", landed.start, first.start));
             }
+        }
+        let entries: u64 = self.segments.values().filter_map(|s| s.table.as_ref()).map(|t| t.len() as u64).sum();
+        if entries != self.live.table_entries {
+            return wrong("(all)", format!("tables have {entries} entries, {} were counted", self.live.table_entries));
         }
         if live.files != self.live.files || live.unflushed != self.live.unflushed {
             return wrong("(all)", "the count of bytes in the log is wrong".into());

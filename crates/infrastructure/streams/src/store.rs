@@ -34,7 +34,7 @@ pub struct Options {
     /// Bytes that only the log has; at this many, or when nearly all of the log's files are in use, or when the disk has no room for more of them, appends
     /// wait for long-term storage.
     pub backlog_max: u64,
-    /// Keys and values of all tables; updates beyond are refused.
+    /// Keys and values of all tables, with what it takes to find them; updates that want more are refused.
     pub table_bytes_max: u64,
     /// A checkpoint is taken after this many bytes of the log.
     pub checkpoint_bytes: u64,

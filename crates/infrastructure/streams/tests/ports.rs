@@ -299,6 +299,43 @@ async fn when_the_log_has_stopped_what_is_durable_is_still_read() {
     assert!(status == 200 && body.contains("the disk refuses"), "{status} {body}");
 }
 
+fn update(id: i64, table: &str, entries: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let mut out = [&id.to_be_bytes()[..], &text(table), &text(""), &(entries.len() as i32).to_be_bytes()].concat();
+    for (key, value) in entries {
+        out.extend((key.len() as i32 + 12).to_be_bytes());
+        out.extend((key.len() as i32).to_be_bytes());
+        out.extend_from_slice(key);
+        out.extend(i64::MIN.to_be_bytes());
+        out.extend((value.len() as i32 + 4).to_be_bytes());
+        out.extend((value.len() as i32).to_be_bytes());
+        out.extend_from_slice(value);
+    }
+    out
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tables_keys_and_memory_have_bounds() {
+    let running = server_with(|o| o.store.table_bytes_max = 256 << 10).await;
+    let mut talk = Talk::open(&running).await;
+    let named = |id: i64, name: &str| [&id.to_be_bytes()[..], &text(name), &text("")].concat();
+    assert_eq!(talk.ask(70, &named(1, "a/table")).await.unwrap().0, 21);
+    // A key that no list of keys could give back, and a value of more than Pravega takes.
+    assert_eq!(talk.ask(74, &update(2, "a/table", &[(&vec![b'k'; 10 << 20], b"v")])).await.unwrap().0, 61);
+    assert_eq!(talk.ask(74, &update(3, "a/table", &[(b"k", &vec![0; (1 << 20) + 1])])).await.unwrap().0, 61);
+    // Entries of no bytes to speak of fill it all the same.
+    let mut n = 0u32;
+    while talk.ask(74, &update(4, "a/table", &[(&n.to_be_bytes(), b"")])).await.unwrap().0 == 75 {
+        n += 1;
+        assert!(n <= 1500, "{n} entries in 256 KiB");
+    }
+    assert!(n > 1000, "{n} entries only");
+    // What is there can be replaced, and so can what makes room.
+    assert_eq!(talk.ask(74, &update(5, "a/table", &[(&0u32.to_be_bytes(), b"")])).await.unwrap().0, 75);
+    let range = [&named(6, "a/table")[..], &10_000i32.to_be_bytes(), &0i32.to_be_bytes(), &0i32.to_be_bytes(), &[0, 0, 0, 1, 0], &0i32.to_be_bytes()].concat();
+    let (kind, got) = talk.ask(83, &range).await.unwrap();
+    assert_eq!((kind, i32::from_be_bytes(got[17..21].try_into().unwrap())), (84, n as i32));
+}
+
 /// What HTTP answers: status and body.
 async fn http(to: SocketAddr, method: &str, path: &str, user: Option<&str>, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(to).await.unwrap();

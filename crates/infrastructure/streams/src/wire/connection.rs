@@ -17,7 +17,7 @@ use crate::{
     metrics::Histogram,
     segment::{Record, State},
     store::{Append, Gated, Info, READ_MAX},
-    table::Change,
+    table::{self, Change},
 };
 use bytes::{Bytes, BytesMut};
 use std::{
@@ -563,8 +563,14 @@ impl Connection {
                     table_at(&segment, table.length(), at)?;
                     // A key may come twice, as reader groups of the Rust client send it: the conditions are about the state before, the last value stays.
                     table.check(&segment, entries.iter().map(|(k, _)| (&k.key[..], k.version)))?;
-                    let wanted = state.table_bytes + entries.iter().map(|(k, v)| (k.key.len() + v.len()) as u64).sum::<u64>();
-                    if wanted > limit {
+                    if let Some((k, v)) = entries.iter().find(|(k, v)| k.key.len() > table::KEY_MAX || v.len() > table::VALUE_MAX) {
+                        let (key, value) = (k.key.len(), v.len());
+                        return Err(Error::Invalid(format!("a key of {key} bytes with a value of {value}; {} and {} are the most", table::KEY_MAX, table::VALUE_MAX)));
+                    }
+                    let (more, less) = table.cost(entries.iter().map(|(k, v)| (&k.key[..], v.len())));
+                    let wanted = (state.table_cost() + more).saturating_sub(less);
+                    // What makes no more of it is always taken.
+                    if wanted > limit && more > less {
                         return Err(Error::TooLarge { what: "all tables".into(), limit, wanted });
                     }
                     let versions = table.versions(entries.iter().map(|(k, v)| k.key.len() + v.len()));

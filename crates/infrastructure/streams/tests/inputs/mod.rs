@@ -268,7 +268,7 @@ impl World {
         });
         self.store.peek(|s| {
             s.check().unwrap();
-            assert!(s.table_bytes <= 64 << 10, "{} bytes of tables", s.table_bytes);
+            assert!(s.table_cost() <= 64 << 10, "{} bytes of tables", s.table_cost());
         });
         if self.inputs >= INPUTS_MAX {
             self.store.close();
