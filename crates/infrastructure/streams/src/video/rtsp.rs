@@ -171,7 +171,7 @@ impl Camera {
     pub async fn run(mut self, mut out: impl AsyncWrite + Unpin) -> Result<()> {
         let mut muxer = Muxer::default();
         // Well before the camera gives up.
-        let mut keep = tokio::time::interval(self.keep / 3);
+        let mut keep = tokio::time::interval(between(self.keep));
         keep.tick().await;
         let mut end = Instant::now() + SILENCE;
         loop {
@@ -519,10 +519,24 @@ fn crc32_mpeg(bytes: &[u8]) -> u32 {
     })
 }
 
+/// How often a camera is told that someone is there. What it says of its patience may be anything.
+fn between(patience: Duration) -> Duration {
+    (patience / 3).clamp(Duration::from_secs(1), Duration::from_secs(600))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::video::ts::Framer;
+
+    #[tokio::test]
+    async fn a_camera_of_no_patience_is_told_each_second() {
+        for (patience, expected) in [(0, 1), (60, 20), (u64::MAX, 600)] {
+            let between = between(Duration::from_secs(patience));
+            assert_eq!(between, Duration::from_secs(expected));
+            tokio::time::interval(between).tick().await;
+        }
+    }
 
     fn rtp(sequence: u16, time: u32, marker: bool, payload: &[u8]) -> Rtp {
         let mut packet = vec![0x80, 96 | if marker { 0x80 } else { 0 }];
