@@ -299,6 +299,27 @@ async fn when_the_log_has_stopped_what_is_durable_is_still_read() {
     assert!(status == 200 && body.contains("the disk refuses"), "{status} {body}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_large_event_was_gathered_in_goes_with_its_connection() {
+    let running = server().await;
+    client(&running).await.create_stream("s", "t", segments(1)).await.unwrap();
+    let name = "s/t/0.#epoch.0";
+    let mut talk = Talk::open(&running).await;
+    let (kind, got) = talk.ask(40, &[&1i64.to_be_bytes()[..], &7u128.to_be_bytes(), &text(name), &text("")].concat()).await.unwrap();
+    let transient = String::from_utf8(got[10..].to_vec()).unwrap();
+    assert!(kind == 21 && transient.starts_with(name), "{transient}");
+    let merge = [&2i64.to_be_bytes()[..], &text("s/none/0.#epoch.0"), &text(&transient), &text("")].concat();
+    assert_eq!(talk.ask(58, &merge).await.unwrap().0, 53, "there is nothing to merge it into");
+    let info = [&3i64.to_be_bytes()[..], &text(&transient), &text("")].concat();
+    assert_eq!(talk.ask(11, &info).await.unwrap().0, 12, "it is still there");
+    drop(talk);
+    let (mut talk, end) = (Talk::open(&running).await, std::time::Instant::now() + Duration::from_secs(20));
+    while talk.ask(11, &info).await.unwrap().0 != 53 {
+        assert!(std::time::Instant::now() < end, "{transient} stays for ever");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 fn update(id: i64, table: &str, entries: &[(&[u8], &[u8])]) -> Vec<u8> {
     let mut out = [&id.to_be_bytes()[..], &text(table), &text(""), &(entries.len() as i32).to_be_bytes()].concat();
     for (key, value) in entries {

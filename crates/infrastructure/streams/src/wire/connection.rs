@@ -507,7 +507,10 @@ impl Connection {
                     Err(Error::NoSegment(name)) => name.clone(),
                     _ => target.clone(),
                 };
-                self.transients.retain(|t| *t != source);
+                // One that was not merged is still there, and goes with its connection.
+                if gated.result.is_ok() && !condition_failed {
+                    self.transients.retain(|t| *t != source);
+                }
                 self.reply(id, &named, gated, |length| match condition_failed {
                     true => Reply::ConditionFailed { id, writer: 0, event: length as i64 },
                     false => Reply::Merged { id, target: target.clone(), source, length: length as i64 },
@@ -534,6 +537,9 @@ impl Connection {
                     Err(Error::NoSegment(name)) => name.clone(),
                     _ => target.clone(),
                 };
+                if let Ok(done) = &gated.result {
+                    self.transients.retain(|t| done.iter().all(|(source, _)| source != t));
+                }
                 self.reply(id, &named, gated, |sources| Reply::BatchMerged { id, target: target.clone(), sources });
             }
             Request::GetAttribute { id, segment, key, token } if self.allowed(id, &token, &segment, Want::Read) => {
