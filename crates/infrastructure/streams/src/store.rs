@@ -272,7 +272,8 @@ impl Store {
         tracing::info!(records = replayed, segments = state.segments.len(), "recovered");
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
-            checkpoint: Mutex::new(Checkpointing { older, newer: mark, which, ..Checkpointing::default() }),
+            // Where recovery ended. Without it a checkpoint that is begun before anything has landed would wait for a block that landed long ago, and no other one would follow.
+            checkpoint: Mutex::new(Checkpointing { last_mark: Some(recovered.mark()), older, newer: mark, which, ..Checkpointing::default() }),
             tier: OnceLock::new(),
             drained: Notify::new(),
             short: AtomicBool::new(false),

@@ -143,6 +143,11 @@ impl Recovered {
         self.slots.used.keys().copied().collect()
     }
 
+    /// Where the chain is taken up.
+    pub fn mark(&self) -> Mark {
+        self.mark
+    }
+
     /// The next block's number.
     pub fn next(&self) -> Seq {
         self.mark.next
