@@ -24,7 +24,7 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -52,6 +52,11 @@ impl Default for Options {
     }
 }
 
+/// Memory for the parts of commands that have not come as a whole, and for bytes that readers have not taken, over all connections.
+const COMMANDS_BYTES: usize = 256 << 20;
+const READS_BYTES: usize = 128 << 20;
+/// What a read gives when that is used up, so that everyone gets on.
+const READ_SHORT: usize = 16 << 10;
 /// The most bytes that one read returns.
 pub const READ_MAX: usize = 2 << 20;
 /// What is before each event: type and length.
@@ -76,6 +81,9 @@ pub struct Gated<T> {
     pub result: Result<T>,
 }
 
+/// A place in memory, until it is dropped.
+pub type Held = Arc<Vec<OwnedSemaphorePermit>>;
+
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
 
@@ -86,6 +94,9 @@ struct Inner {
     disk: Arc<dyn Disk>,
     housekeeper: Mutex<Option<JoinHandle<()>>>,
     closing: AtomicBool,
+    /// In bytes.
+    commands: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
 }
 
 struct Shared {
@@ -203,6 +214,8 @@ pub struct Read {
     pub at_tail: bool,
     /// There will never be anything at this offset.
     pub end: bool,
+    /// The place that the bytes have in memory; to be kept as long as they are.
+    pub held: Held,
 }
 
 /// What a segment is like, for those who ask.
@@ -283,7 +296,7 @@ impl Store {
         });
         let sink = shared.clone();
         let log = Log::start(recovered, move |mark, landed| sink.land(mark, landed))?;
-        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: Mutex::new(None), closing: AtomicBool::new(false) });
+        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: Mutex::new(None), closing: AtomicBool::new(false), commands: Arc::new(Semaphore::new(COMMANDS_BYTES)), reads: Arc::new(Semaphore::new(READS_BYTES)) });
         let weak = Arc::downgrade(&inner);
         let keeper = std::thread::Builder::new()
             .name("log-keeper".into())
@@ -524,6 +537,19 @@ impl Store {
 
     /// Reads up to `max` bytes (and [`READ_MAX`]) at `offset`. At the tail it waits for up to `wait` and then returns nothing.
     pub async fn read(&self, name: &str, offset: u64, max: usize, wait: Duration) -> Result<Read> {
+        self.read_within(None, name, offset, max, wait).await
+    }
+
+    /// Waits for a place in memory for a command of so many bytes.
+    pub(crate) async fn place(&self, bytes: usize) -> Result<Held> {
+        let place = self.0.commands.clone().acquire_many_owned(bytes as u32).await;
+        Ok(Arc::new(vec![place.map_err(|e| Error::Invalid(e.to_string()))?]))
+    }
+
+    /// [`Store::read`] for one of several reads that share `own` bytes, which is at least [`READ_MAX`]. What others do not take never keeps this one waiting:
+    /// where no memory is left, it gets less.
+    pub(crate) async fn read_within(&self, own: Option<&Arc<Semaphore>>, name: &str, offset: u64, mut max: usize, wait: Duration) -> Result<Read> {
+        let mut mine = None;
         let until = tokio::time::Instant::now() + wait;
         let mut waited = false;
         loop {
@@ -540,19 +566,40 @@ impl Store {
             landed.as_mut().enable();
             match self.plan(name, offset, max) {
                 Err(e) => return self.settle(self.gate(name, |_| Err(e))).await,
-                Ok(Plan::End) => return Ok(Read { data: Bytes::new(), at_tail: true, end: true }),
+                Ok(Plan::End) => return Ok(Read { data: Bytes::new(), at_tail: true, end: true, held: Held::default() }),
                 Ok(Plan::Read { pieces, skip, bytes, at_tail, arrived }) => {
+                    if let (None, Some(own)) = (&mine, own) {
+                        match own.clone().try_acquire_many_owned(bytes as u32) {
+                            Ok(place) => mine = Some(place),
+                            // Who waits for a slow client holds no file of the log.
+                            Err(_) => {
+                                drop(pieces);
+                                mine = Some(own.clone().acquire_many_owned(bytes as u32).await.map_err(|e| Error::Invalid(e.to_string()))?);
+                                max = bytes;
+                                continue;
+                            }
+                        }
+                    }
+                    let place = match self.0.reads.clone().try_acquire_many_owned(bytes as u32) {
+                        Ok(place) => Some(place),
+                        Err(_) if bytes > READ_SHORT => {
+                            max = READ_SHORT;
+                            continue;
+                        }
+                        Err(_) => None,
+                    };
+                    let held = Arc::new(mine.into_iter().chain(place).collect::<Vec<_>>());
                     let data = self.fetch(name, pieces, skip, bytes).await?;
                     self.metrics().read_bytes.fetch_add(data.len() as u64, Relaxed);
                     if let (true, Some(arrived)) = (waited, arrived) {
                         self.metrics().end_to_end.note(arrived.elapsed());
                     }
-                    return Ok(Read { data, at_tail, end: false });
+                    return Ok(Read { data, at_tail, end: false, held });
                 }
                 Ok(Plan::Wait) => {
                     waited = true;
                     if tokio::time::timeout_at(until, landed).await.is_err() {
-                        return Ok(Read { data: Bytes::new(), at_tail: true, end: false });
+                        return Ok(Read { data: Bytes::new(), at_tail: true, end: false, held: Held::default() });
                     }
                 }
             }
@@ -697,6 +744,10 @@ impl Store {
         } else {
             finish(pieces, out, false)?
         };
+        // A few bytes of a long extent don't keep all of it.
+        if whole > 2 * bytes {
+            return Ok(Bytes::copy_from_slice(&out[skip..skip + bytes]));
+        }
         Ok(Bytes::from(out).slice(skip..skip + bytes))
     }
 

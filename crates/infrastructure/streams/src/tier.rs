@@ -36,7 +36,7 @@ use std::{
 };
 use tokio::{
     runtime::Runtime,
-    sync::OnceCell,
+    sync::{OnceCell, OwnedSemaphorePermit, Semaphore},
     task::{JoinHandle, JoinSet},
 };
 
@@ -74,6 +74,8 @@ impl Default for Options {
 
 /// What is fetched at once; a chunk has up to four of them.
 const BLOCK: u32 = 4 << 20;
+/// Blocks that are fetched at a time; readers beyond wait, and nothing is fetched ahead.
+const FETCHES: usize = 16;
 /// How often the flusher looks at what there is to do.
 const TICK: Duration = Duration::from_millis(250);
 /// Pauses between tries while the storage is away: from, to.
@@ -103,6 +105,7 @@ pub struct Tier {
     fetched_bytes: AtomicU64,
     /// When the last manifest was written.
     told_at: Mutex<Option<Instant>>,
+    fetches: Arc<Semaphore>,
     /// Where history is read; `None` only while it is dropped.
     behind: Option<Runtime>,
 }
@@ -144,6 +147,7 @@ impl Tier {
             flushed_bytes: AtomicU64::new(0),
             fetched_bytes: AtomicU64::new(0),
             told_at: Mutex::new(None),
+            fetches: Arc::new(Semaphore::new(FETCHES)),
             behind: Some(behind()),
         }
     }
@@ -193,13 +197,13 @@ impl Tier {
     /// Some bytes of a chunk.
     pub async fn read(self: &Arc<Self>, chunk: &Chunk, at: u32, len: u32) -> Result<Bytes> {
         let (first, last) = (at / BLOCK, (at + len - 1) / BLOCK);
-        let begin = self.block(chunk, first).await?;
+        let begin = self.block(chunk, first, None).await?;
         let from = (at - first * BLOCK) as usize;
         if first == last {
             return Ok(begin.slice(from..from + len as usize));
         }
         // An extent is shorter than a block, so it lies in at most two.
-        let end = self.block(chunk, last).await?;
+        let end = self.block(chunk, last, None).await?;
         let left = len as usize - (begin.len() - from);
         Ok([&begin[from..], &end[..left]].concat().into())
     }
@@ -209,15 +213,15 @@ impl Tier {
         let block = at / BLOCK;
         if !lock(&self.cache).blocks.contains_key(&(chunk.location.clone(), block)) {
             let tier = self.clone();
-            let Some(behind) = &self.behind else { return };
+            let (Some(behind), Ok(turn)) = (&self.behind, self.fetches.clone().try_acquire_owned()) else { return };
             behind.spawn(async move {
                 // Whoever needs it tries again and hears what is wrong.
-                let _ = tier.block(&chunk, block).await;
+                let _ = tier.block(&chunk, block, Some(turn)).await;
             });
         }
     }
 
-    async fn block(&self, chunk: &Chunk, block: u32) -> Result<Bytes> {
+    async fn block(&self, chunk: &Chunk, block: u32, turn: Option<OwnedSemaphorePermit>) -> Result<Bytes> {
         let Chunk { location, bytes, .. } = chunk;
         let key = (location.to_string(), block);
         let range = u64::from(block * BLOCK)..u64::from((*bytes).min((block + 1) * BLOCK));
@@ -245,6 +249,10 @@ impl Tier {
         let wanted = (range.end - range.start) as usize;
         let got = cell
             .get_or_try_init(|| async {
+                let _turn = match turn {
+                    Some(turn) => turn,
+                    None => self.fetches.clone().acquire_owned().await.map_err(|e| Error::Invalid(e.to_string()))?,
+                };
                 let got = self.home(location)?.read(location, range).await.map_err(storage)?;
                 self.fetched_bytes.fetch_add(got.len() as u64, Relaxed);
                 match got.len() == wanted {

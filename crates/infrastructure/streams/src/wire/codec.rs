@@ -138,16 +138,19 @@ impl Request {
     }
 }
 
-/// The next frame's type and payload; `None` until it is there as a whole.
-pub fn frame(buffer: &mut BytesMut) -> Result<Option<(i32, Bytes)>, Bad> {
-    if buffer.len() < FRAME_HEADER {
-        return Ok(None);
-    }
-    let length = i32::from_be_bytes(buffer[4..8].try_into().expect("four bytes"));
+/// How long the next frame will be with its header, as soon as that is there.
+pub fn length(buffer: &BytesMut) -> Result<Option<usize>, Bad> {
+    let Some(length) = buffer.get(4..FRAME_HEADER) else { return Ok(None) };
+    let length = i32::from_be_bytes(length.try_into().expect("four bytes"));
     if length < 0 || length as usize > PAYLOAD_MAX {
         return Err(Bad::Length(length));
     }
-    let whole = FRAME_HEADER + length as usize;
+    Ok(Some(FRAME_HEADER + length as usize))
+}
+
+/// The next frame's type and payload; `None` until it is there as a whole.
+pub fn frame(buffer: &mut BytesMut) -> Result<Option<(i32, Bytes)>, Bad> {
+    let Some(whole) = length(buffer)? else { return Ok(None) };
     if buffer.len() < whole {
         // Room for the rest of it, and not more than it says.
         buffer.reserve(whole - buffer.len());

@@ -7,7 +7,8 @@
 //!
 //! Bounds, at which no more is read from the socket: [`UNACKNOWLEDGED_MAX`] bytes of appends that are not durable, what the store has room for ([`Store::room`]), [`OUTBOX_MAX`] bytes of
 //! replies that the client doesn't take, [`READS_MAX`] reads that wait, and the store's own. A client that breaks the protocol loses its
-//! connection and nothing else.
+//! connection and nothing else. Commands of more than [`READ_BUFFER`] bytes, and bytes that were read and not taken, have places in memory that all
+//! connections share ([`Held`]).
 
 use super::codec::{self, Bad, Effect, Frames, KeyRange, Reply, Request, TableKey};
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     log::Seq,
     metrics::Histogram,
     segment::{Record, State},
-    store::{Append, Gated, Info, READ_MAX},
+    store::{Append, Gated, Held, Info, READ_MAX},
     table::{self, Change},
 };
 use bytes::{Bytes, BytesMut};
@@ -47,6 +48,10 @@ const LEAVE_TOGETHER: usize = 256 << 10;
 const WRITE_AT_ONCE: usize = 64 << 10;
 /// What is read from the socket at once, at least.
 const READ_BUFFER: usize = 64 << 10;
+/// A client says something within this time …
+const FIRST_WORD: Duration = Duration::from_secs(10);
+/// … and a command that needs a place in memory comes as a whole within this.
+const COMMAND_MAX: Duration = Duration::from_secs(120);
 
 /// Replies on their way out.
 #[derive(Default)]
@@ -62,7 +67,8 @@ struct Outbox {
 struct Queues {
     /// With when what is acknowledged arrived.
     gated: VecDeque<(Seq, Reply, Option<Instant>)>,
-    ready: VecDeque<Reply>,
+    /// With the place in memory that they have.
+    ready: VecDeque<(Reply, Held)>,
     bytes: usize,
     /// No more comes: write what is left, then end.
     closing: bool,
@@ -93,9 +99,13 @@ impl Outbox {
     }
 
     fn ready(&self, reply: Reply) {
+        self.held(reply, Held::default());
+    }
+
+    fn held(&self, reply: Reply, held: Held) {
         let mut queues = self.queues();
         queues.bytes += reply.weight();
-        queues.ready.push_back(reply);
+        queues.ready.push_back((reply, held));
         drop(queues);
         self.filled.notify_one();
     }
@@ -115,12 +125,19 @@ impl Outbox {
         }
     }
 
-    /// What may leave now, and whether that was the last.
-    fn take(&self, durable: Seq, out: &mut Frames, write: &Histogram) -> bool {
+    /// What may leave now, the places that it has in memory, and whether that was the last.
+    fn take(&self, durable: Seq, out: &mut Frames, write: &Histogram) -> (Vec<Held>, bool) {
+        let mut places = Vec::new();
         let mut queues = self.queues();
         while out.size() < LEAVE_TOGETHER {
             let gated = queues.gated.front().is_some_and(|(seq, ..)| *seq <= durable);
-            let next = if gated { queues.gated.pop_front().map(|(_, reply, arrived)| (reply, arrived)) } else { queues.ready.pop_front().map(|r| (r, None)) };
+            let next = match gated {
+                true => queues.gated.pop_front().map(|(_, reply, arrived)| (reply, arrived)),
+                false => queues.ready.pop_front().map(|(reply, held)| {
+                    places.push(held);
+                    (reply, None)
+                }),
+            };
             let Some((reply, arrived)) = next else { break };
             if let Some(arrived) = arrived {
                 write.note(arrived.elapsed());
@@ -128,7 +145,7 @@ impl Outbox {
             queues.bytes -= reply.weight();
             reply.put(out);
         }
-        queues.closing && queues.gated.is_empty() && queues.ready.is_empty()
+        (places, queues.closing && queues.gated.is_empty() && queues.ready.is_empty())
     }
 }
 
@@ -146,7 +163,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
                 let now = progress.borrow_and_update();
                 (now.durable, now.stopped.is_some())
             };
-            let last = box_.take(durable, &mut out, &told.metrics().write);
+            let (places, last) = box_.take(durable, &mut out, &told.metrics().write);
             if out.size() > 0 {
                 for piece in out.take() {
                     for (n, part) in piece.chunks(WRITE_AT_ONCE).enumerate() {
@@ -156,6 +173,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
                         writer.write_all(part).await.map_err(|e| e.to_string())?;
                     }
                 }
+                drop(places);
                 box_.emptied.notify_waiters();
                 continue;
             }
@@ -179,10 +197,12 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
         outbox: outbox.clone(),
         writers: HashMap::new(),
         block: None,
+        greeted: false,
         unacknowledged: VecDeque::new(),
         unacknowledged_bytes: 0,
         reads: JoinSet::new(),
         permits: Arc::new(Semaphore::new(READS_MAX)),
+        untaken: Arc::new(Semaphore::new(OUTBOX_MAX)),
         transients: Vec::new(),
     };
     let served = tokio::select! {
@@ -217,12 +237,16 @@ struct Connection {
     access: Access,
     outbox: Arc<Outbox>,
     writers: HashMap<u128, Writer>,
-    /// The first part of a block, until its end comes.
-    block: Option<(u128, Bytes)>,
+    /// The first part of a block, until its end comes, with its place in memory if it has one.
+    block: Option<(u128, Bytes, Option<Held>)>,
+    /// It has said hello.
+    greeted: bool,
     unacknowledged: VecDeque<(Seq, u64)>,
     unacknowledged_bytes: u64,
     reads: JoinSet<()>,
     permits: Arc<Semaphore>,
+    /// Bytes that were read for the client and that it has not taken.
+    untaken: Arc<Semaphore>,
     /// Segments made for one large event each, which are gone when they are merged.
     transients: Vec<String>,
 }
@@ -230,25 +254,56 @@ struct Connection {
 impl Connection {
     async fn read<R: AsyncRead + Unpin>(&mut self, reader: &mut R) -> Result<(), String> {
         let mut buffer = BytesMut::with_capacity(READ_BUFFER);
+        let opened = Instant::now();
+        // Where a large command has its place in memory, and since when.
+        let mut place: Option<(Held, Instant)> = None;
+        let mut spoken = false;
         loop {
-            while let Some((kind, payload)) = codec::frame(&mut buffer).map_err(|e| e.to_string())? {
+            while let Some((kind, payload)) = self.next(&mut buffer, &mut place).await? {
+                spoken = true;
                 let request = codec::request(kind, payload).map_err(|e| e.to_string())?;
-                self.take(request).await?;
+                let held = place.take().map(|(held, _)| held);
+                if held.is_some() {
+                    // Or the buffer would stay as large as the largest command.
+                    buffer = BytesMut::from(&buffer[..]);
+                }
+                self.take(request, held).await?;
             }
             buffer.reserve(READ_BUFFER);
-            if reader.read_buf(&mut buffer).await.map_err(|e| e.to_string())? == 0 {
+            let more = match (&place, spoken) {
+                (Some((_, since)), _) => tokio::time::timeout_at((*since + COMMAND_MAX).into(), reader.read_buf(&mut buffer)).await.map_err(|_| "a command that does not come to its end")?,
+                (None, false) => tokio::time::timeout_at((opened + FIRST_WORD).into(), reader.read_buf(&mut buffer)).await.map_err(|_| "a client that says nothing")?,
+                (None, true) => reader.read_buf(&mut buffer).await,
+            };
+            if more.map_err(|e| e.to_string())? == 0 {
                 return if buffer.is_empty() { Ok(()) } else { Err("the connection ended in the middle of a command".into()) };
             }
         }
     }
 
-    async fn take(&mut self, request: Request) -> Result<(), String> {
+    /// The next command, if it is there. One that is large and has not come yet gets a place in memory first; not so the end of a block, which would wait for
+    /// others that wait for theirs.
+    async fn next(&self, buffer: &mut BytesMut, place: &mut Option<(Held, Instant)>) -> Result<Option<(i32, Bytes)>, String> {
+        let whole = codec::length(buffer).map_err(|e| e.to_string())?.unwrap_or(0);
+        if whole > READ_BUFFER && whole > buffer.len() && place.is_none() {
+            if !self.greeted {
+                return Err(format!("a command of {whole} bytes before hello"));
+            }
+            if self.block.is_none() {
+                *place = Some((self.store.place(whole).await.map_err(|e| e.to_string())?, Instant::now()));
+            }
+        }
+        codec::frame(buffer).map_err(|e| e.to_string())
+    }
+
+    async fn take(&mut self, request: Request, held: Option<Held>) -> Result<(), String> {
         tracing::trace!(?request, "request");
         if self.block.is_some() && !matches!(request, Request::AppendBlockEnd { .. }) {
             return Err("a command in the middle of a block of events".into());
         }
         match request {
             Request::Hello { high, low } => {
+                self.greeted = true;
                 self.outbox.ready(Reply::Hello);
                 if high < codec::OLDEST_VERSION || low > codec::VERSION {
                     return Err(format!("a client that speaks versions {low} to {high}"));
@@ -275,12 +330,13 @@ impl Connection {
                 if !self.writers.contains_key(&writer) {
                     return Err("an append before its setup".into());
                 }
-                self.block = Some((writer, data));
+                self.block = Some((writer, data, held));
             }
             Request::AppendBlockEnd { id, writer, whole, data, events, last } => {
-                let data = match self.block.take() {
+                let block = self.block.take();
+                let data = match &block {
                     None => data,
-                    Some((w, block)) if w == writer => codec::join_block(&block, whole, &data).map_err(|e: Bad| e.to_string())?,
+                    Some((w, block, _)) if *w == writer => codec::join_block(block, whole, &data).map_err(|e: Bad| e.to_string())?,
                     Some(_) => return Err("a block that another writer ends".into()),
                 };
                 if events <= 0 {
@@ -299,20 +355,20 @@ impl Connection {
                 // At the bound no further request is taken from the socket until a read has ended.
                 let permit = self.permits.clone().acquire_owned().await.map_err(|e| e.to_string())?;
                 while self.reads.try_join_next().is_some() {}
-                let (store, outbox) = (self.store.clone(), self.outbox.clone());
+                let (store, outbox, untaken) = (self.store.clone(), self.outbox.clone(), self.untaken.clone());
                 self.reads.spawn(async move {
                     let max = usize::try_from(length).unwrap_or(0).min(READ_MAX);
                     // Below the first byte is below the start, whatever that is.
                     let read = match u64::try_from(offset) {
-                        Ok(offset) => store.read(&segment, offset, max, READ_WAIT).await,
+                        Ok(offset) => store.read_within(Some(&untaken), &segment, offset, max, READ_WAIT).await,
                         Err(_) => Err(Error::Invalid(format!("offset {offset} of {segment} is negative"))),
                     };
-                    let reply = match read {
-                        Ok(read) => Reply::SegmentRead { id, segment, offset, at_tail: read.at_tail, end: read.end, data: read.data },
-                        Err(e) => failure(id, &segment, offset, e),
+                    let (reply, held) = match read {
+                        Ok(read) => (Reply::SegmentRead { id, segment, offset, at_tail: read.at_tail, end: read.end, data: read.data }, read.held),
+                        Err(e) => (failure(id, &segment, offset, e), Held::default()),
                     };
                     outbox.room().await;
-                    outbox.ready(reply);
+                    outbox.held(reply, held);
                     drop(permit);
                 });
             }
