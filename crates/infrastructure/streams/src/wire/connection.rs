@@ -16,6 +16,7 @@ use crate::{
     access::{Access, Refused, Want},
     log::Seq,
     metrics::Histogram,
+    plan,
     segment::{Record, State},
     store::{Append, Gated, Held, Info, READ_MAX},
     table::{self, Change},
@@ -42,6 +43,8 @@ const READ_WAIT: Duration = Duration::from_secs(10);
 const TABLE_REPLY_MAX: usize = 4 << 20;
 /// Writers that one connection may have set up.
 const WRITERS_MAX: usize = 100_000;
+/// Attributes of a segment beyond which none is added by a command of its own; a writer's last number always is.
+const ATTRIBUTES_MAX: usize = 100_000;
 /// Replies that leave together stop at this many bytes: what comes meanwhile and waits for nothing but its turn is an acknowledgement.
 const LEAVE_TOGETHER: usize = 256 << 10;
 /// What is written to the socket before others have their turn. Who reads history is served by the threads that acknowledge appends, too.
@@ -606,6 +609,9 @@ impl Connection {
                 let gated = store.commit(|state| {
                     let (number, s) = state.find(&segment)?;
                     let done = s.attribute(key) == expected;
+                    if done && s.attributes.len() >= ATTRIBUTES_MAX && !s.attributes.contains_key(&key) {
+                        return Err(Error::TooLarge { what: format!("attributes of {segment}"), limit: ATTRIBUTES_MAX as u64, wanted: ATTRIBUTES_MAX as u64 + 1 });
+                    }
                     Ok((done.then_some(Record::Attribute { id: number, key, value: new }), done))
                 });
                 self.reply(id, &segment, gated, |done| Reply::AttributeUpdated { id, done });
@@ -762,6 +768,7 @@ pub(crate) fn create(state: &State, name: &str, table: bool, at_ms: u64) -> Resu
     if state.names.contains_key(name) {
         return Err(Error::SegmentExists(name.into()));
     }
+    plan::room_for_segment(state, 0)?;
     Ok((Some(Record::Create { id: state.new_id(0), name: name.into(), table, at_ms }), ()))
 }
 
