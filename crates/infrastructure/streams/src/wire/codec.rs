@@ -39,7 +39,7 @@ pub struct TableKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttributeUpdate {
     pub key: u128,
-    /// 1: replace, 4: replace if it has the old value.
+    /// 0: if it has none, 1: replace, 2: if the new one is greater, 3: add, 4: replace if it has the old value.
     pub kind: u8,
     pub new: i64,
     pub old: i64,

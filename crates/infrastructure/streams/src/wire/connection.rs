@@ -10,14 +10,14 @@
 //! connection and nothing else. Commands of more than [`READ_BUFFER`] bytes, and bytes that were read and not taken, have places in memory that all
 //! connections share ([`Held`]).
 
-use super::codec::{self, Bad, Effect, Frames, KeyRange, Reply, Request, TableKey};
+use super::codec::{self, AttributeUpdate, Bad, Effect, Frames, KeyRange, Reply, Request, TableKey};
 use crate::{
     Error, Result, Store,
     access::{Access, Refused, Want},
     log::Seq,
     metrics::Histogram,
     plan,
-    segment::{Record, State},
+    segment::{NO_VALUE, Record, State},
     store::{Append, Gated, Held, Info, READ_MAX},
     table::{self, Change},
 };
@@ -553,13 +553,15 @@ impl Connection {
                 let mut condition_failed = false;
                 let gated = store.commit(|state| {
                     let (number, t) = state.find(&target)?;
-                    if updates.iter().any(|u| u.kind == 4 && t.attribute(u.key) != u.old) {
+                    // Each against the state before, as the protocol's kinds of updates say.
+                    let values: Option<Vec<_>> = updates.iter().map(|u| updated(t.attribute(u.key), u)).collect();
+                    let Some(values) = values else {
                         condition_failed = true;
                         return Ok((None, t.length));
-                    }
+                    };
                     let (record, length) = merge(state, &target, &source, t.length)?;
                     let mut all = vec![record];
-                    all.extend(updates.iter().map(|u| Record::Attribute { id: number, key: u.key, value: u.new }));
+                    all.extend(updates.iter().zip(values).map(|(u, value)| Record::Attribute { id: number, key: u.key, value }));
                     Ok((Some(Record::Many(all)), length))
                 });
                 let named = match &gated.result {
@@ -772,6 +774,21 @@ pub(crate) fn create(state: &State, name: &str, table: bool, at_ms: u64) -> Resu
     Ok((Some(Record::Create { id: state.new_id(0), name: name.into(), table, at_ms }), ()))
 }
 
+/// What an attribute has after an update; `None` when its condition does not hold.
+fn updated(before: i64, update: &AttributeUpdate) -> Option<i64> {
+    let unset = before == NO_VALUE;
+    match update.kind {
+        // If it was never set.
+        0 => unset.then_some(update.new),
+        // If it is greater.
+        2 => (unset || update.new > before).then_some(update.new),
+        // A sum.
+        3 => Some(if unset { update.new } else { before.wrapping_add(update.new) }),
+        4 => (before == update.old).then_some(update.new),
+        _ => Some(update.new),
+    }
+}
+
 pub(crate) fn truncate(state: &State, name: &str, offset: i64) -> Result<(Option<Record>, ())> {
     let (id, segment) = state.find(name)?;
     let offset = u64::try_from(offset).map_err(|_| Error::Invalid(format!("offset {offset} of {name} is negative")))?;
@@ -813,3 +830,18 @@ fn failure(id: i64, segment: &str, offset: i64, e: Error) -> Reply {
     }
 }
 
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_updated_as_the_protocols_kinds_say() {
+        let told = |kind, before, new| updated(before, &AttributeUpdate { key: 1, kind, new, old: 5 });
+        assert_eq!((told(0, NO_VALUE, 3), told(0, 2, 3)), (Some(3), None));
+        assert_eq!((told(1, NO_VALUE, 3), told(1, 9, 3)), (Some(3), Some(3)));
+        assert_eq!((told(2, NO_VALUE, 3), told(2, 2, 3), told(2, 3, 3)), (Some(3), Some(3), None));
+        assert_eq!((told(3, NO_VALUE, 3), told(3, 2, 3)), (Some(3), Some(5)));
+        assert_eq!((told(4, 5, 3), told(4, 4, 3)), (Some(3), None));
+    }
+}
