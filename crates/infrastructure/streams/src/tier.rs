@@ -82,6 +82,8 @@ const TICK: Duration = Duration::from_millis(250);
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 /// Chunks that are removed in one look.
 const REMOVE_MAX: usize = 64;
+/// How long what failed to be written is asked to go; with the storage away, no longer.
+const REMOVE_WAIT: Duration = Duration::from_secs(2);
 /// A manifest may cost this many bytes per second in the mean; a larger one comes less often.
 const MANIFEST_RATE: f64 = 1e6;
 
@@ -360,7 +362,11 @@ impl Tier {
         let began = Instant::now();
         let data = store.read_extents(&due.name, due.extents).await?;
         let location = format!("{folder}/{}/{first}-{}-{:016x}", due.id.0, data.len(), rand::random::<u64>());
-        put(persist, &location, &data).await?;
+        if let Err(e) = put(persist, &location, &data).await {
+            // It may be there all the same. Nothing will ever point to it, and only the next start would find it.
+            let _ = tokio::time::timeout(REMOVE_WAIT, persist.delete(&location)).await;
+            return Err(e);
+        }
         let pieces = pieces(&data);
         let bytes = data.len() as u64;
         let recorded = store

@@ -146,8 +146,8 @@ async fn scaling_and_a_transaction_that_began_before() {
     assert_eq!(read(&store, "s/t/4.#epoch.3", 0).await, b"after");
 }
 
-/// Appends, merges, truncations and deletions at random, with the power failing; the bytes of each segment are held against a model of what was
-/// acknowledged, and what was under way is there as a whole or not at all.
+/// Appends to several segments at random, with the power failing; the bytes of each segment are held against a model of what was acknowledged, and what was
+/// under way is there as a whole or not at all.
 #[test]
 fn what_was_acknowledged_is_there_after_power_failures() {
     let seed: u64 = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
