@@ -209,7 +209,8 @@ async fn ingest(client: &Client, stream: &StreamName, from: args::VideoFrom) -> 
         bound.map_err(|e| fail(Kind::FailedPrecondition, format!("encoders can't be awaited on {address}: {e}; choose another address with {option}")))
     };
     if let Some(url) = from.rtsp {
-        let camera = Camera::open(&url).await.map_err(failed)?;
+        let password = std::env::var("CLOUDSKIN_CAMERA_PASSWORD").ok();
+        let camera = Camera::open(&url, password.as_deref()).await.map_err(failed)?;
         table::say(&format!("{stream}: the camera plays\n"))?;
         let taken = ingester.play(camera).await.map_err(failed)?;
         told(taken);

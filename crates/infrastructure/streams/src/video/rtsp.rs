@@ -88,14 +88,17 @@ impl Answer {
 }
 
 impl Camera {
-    /// Asks the camera at `url` to play.
-    pub fn open(url: &str) -> BoxFuture<'_, Result<Camera>> {
+    /// Asks the camera at `url` to play. `password` is for a user in the address that comes without one: others of this machine see what a program was started with.
+    pub fn open<'a>(url: &'a str, password: Option<&'a str>) -> BoxFuture<'a, Result<Camera>> {
         Box::pin(async move {
             let Address { host, url, user } = address(url)?;
             let lost = |e| Error::file("talk to the camera at", &host)(e);
             let stream = tokio::time::timeout(SILENCE, TcpStream::connect(&host)).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map_err(lost)?;
             let _ = stream.set_nodelay(true);
-            let login = user.map(|u| Login::new(&u));
+            let login = user.map(|user| match password {
+                Some(password) if !user.contains(':') => Login::new(&format!("{user}:{password}")),
+                _ => Login::new(&user),
+            });
             let mut camera = Camera { url, login, stream, buffer: BytesMut::new(), sequence: 0, session: String::new(), keep: SESSION, kind: Kind::H264, units: Units::default() };
             let url = camera.url.clone();
             let told = camera.ask("DESCRIBE", &url, "Accept: application/sdp\r\n").await?;
