@@ -151,20 +151,124 @@ async fn a_client_that_never_takes_its_replies_holds_up_nobody() {
         writer.append("k", &vec![n as u8; 1 << 20], n).await.unwrap();
     }
     writer.flush().await.unwrap();
-    // Thousands of reads of a megabyte each, and a hundred at the tail, none of which is ever taken.
-    let mut stream = TcpStream::connect(running.segments).await.unwrap();
-    let mut read = BytesMut::new();
+    // On each of fifty connections thousands of reads of a megabyte, and hundreds at the tail, none of which is ever taken.
     let name = "s/slow/0.#epoch.0";
-    for n in 0..4000i64 {
-        let offset = if n % 10 == 0 { 30 * ((1i64 << 20) + 8) } else { n % 20 * (1 << 20) };
-        let payload = [&(name.len() as u16).to_be_bytes()[..], name.as_bytes(), &offset.to_be_bytes(), &(1i32 << 20).to_be_bytes(), &0u16.to_be_bytes(), &n.to_be_bytes()].concat();
-        read.extend_from_slice(&frame(9, &payload));
+    let read: Vec<u8> = (0..4000i64)
+        .flat_map(|n| {
+            let offset = if n % 10 == 0 { 30 * ((1i64 << 20) + 8) } else { n % 20 * (1 << 20) };
+            frame(9, &read_at(n, name, offset, 1 << 20))
+        })
+        .collect();
+    let read = bytes::Bytes::from(read);
+    let (_alone, before) = (MEMORY.lock().await, resident_kb());
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let (to, read) = (running.segments, read.clone());
+        asking.spawn(async move {
+            let mut stream = TcpStream::connect(to).await.unwrap();
+            let _ = tokio::time::timeout(Duration::from_secs(4), stream.write_all(&read)).await;
+            stream
+        });
     }
-    let sent = tokio::time::timeout(Duration::from_secs(3), stream.write_all(&read)).await;
-    let memory = std::fs::read_to_string("/proc/self/status").unwrap();
-    let resident: u64 = memory.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap();
-    assert!(resident < 400 << 10, "{resident} kB are in use, though {} bytes of requests were taken", if sent.is_ok() { read.len() } else { 0 });
+    let slow: Vec<TcpStream> = asking.join_all().await;
+    let more = resident_kb().saturating_sub(before);
+    assert!(more < 350 << 10, "{more} kB more are in use for {} clients that take nothing", slow.len());
     works(&running, "beside").await;
+}
+
+/// One test at a time looks at how much memory the process has.
+static MEMORY: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+fn resident_kb() -> u64 {
+    let memory = std::fs::read_to_string("/proc/self/status").unwrap();
+    memory.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_never_waits_is_held_by_the_disk() {
+    let running = server().await;
+    client(&running).await.create_stream("s", "flood", segments(1)).await.unwrap();
+    let name = "s/flood/0.#epoch.0";
+    let mut talk = Talk::open(&running).await;
+    assert_eq!(talk.ask(70, &[&1i64.to_be_bytes()[..], &text("a/table"), &text("")].concat()).await.unwrap().0, 21);
+    let value = vec![7u8; 1 << 20];
+    let keys: Vec<[u8; 1]> = (0..15).map(|n| [n]).collect();
+    let entries: Vec<(&[u8], &[u8])> = keys.iter().map(|k| (&k[..], &value[..])).collect();
+    let updates = frame(74, &update(2, "a/table", &entries));
+    let (_alone, before) = (MEMORY.lock().await, resident_kb());
+    // Events first, then values of a table, as fast as they are taken, and not one answer is looked at.
+    for table in [false, true] {
+        let mut stream = TcpStream::connect(running.segments).await.unwrap();
+        stream.write_all(&frame(-127, &[0, 0, 0, 17, 0, 0, 0, 5])).await.unwrap();
+        stream.write_all(&frame(1, &setup(3, 5, name))).await.unwrap();
+        let (mut sent, mut most, end) = (0u64, 0, std::time::Instant::now() + Duration::from_secs(6));
+        while std::time::Instant::now() < end && sent < 1 << 30 {
+            let next = if table { updates.clone() } else { frame(4, &event(4, 5, sent as i64 + 1, &value)) };
+            if let Ok(written) = tokio::time::timeout_at(end.into(), stream.write_all(&next)).await {
+                written.expect("the server does not hang up");
+                sent += next.len() as u64;
+            }
+            most = most.max(resident_kb().saturating_sub(before));
+        }
+        println!("{sent} bytes, {most} kB of memory");
+        assert!(sent > 8 << 20, "{sent} bytes were taken");
+        assert!(most < 350 << 10, "{most} kB more are in use after {sent} bytes, table: {table}");
+    }
+    works(&running, "beside").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn appends_to_what_is_sealed_or_gone_are_refused_and_the_connection_stays() {
+    let running = server().await;
+    client(&running).await.create_stream("s", "t", segments(2)).await.unwrap();
+    let (sealed, gone) = ("s/t/0.#epoch.0", "s/t/1.#epoch.0");
+    let mut talk = Talk::open(&running).await;
+    for (writer, name) in [(1, sealed), (2, gone)] {
+        assert_eq!(talk.ask(1, &setup(1, writer, name)).await.unwrap().0, 2);
+        assert_eq!(talk.ask(4, &event(2, writer, 1, b"first")).await.unwrap().0, 7);
+    }
+    let named = |id: i64, name: &str| [&id.to_be_bytes()[..], &text(name), &text("")].concat();
+    assert_eq!(talk.ask(28, &named(3, sealed)).await.unwrap().0, 29);
+    assert_eq!(talk.ask(30, &named(4, gone)).await.unwrap().0, 31);
+    assert_eq!(talk.ask(4, &event(5, 1, 2, b"more")).await.unwrap().0, 51, "it is sealed");
+    assert_eq!(talk.ask(4, &event(6, 2, 2, b"more")).await.unwrap().0, 53, "there is none");
+    // What came before is told again, and the same connection goes on with others.
+    assert_eq!(talk.ask(4, &event(7, 1, 1, b"first")).await.unwrap().0, 7);
+    let (kind, got) = talk.ask(9, &read_at(8, sealed, 0, 100)).await.unwrap();
+    assert_eq!((kind, got.windows(5).filter(|w| w == b"first").count()), (10, 1));
+    works(&running, "after").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_says_nothing_or_too_much_before_hello_goes() {
+    let running = server().await;
+    // A large command before hello is not waited for.
+    let mut stream = TcpStream::connect(running.segments).await.unwrap();
+    stream.write_all(&[4i32.to_be_bytes(), (1i32 << 20).to_be_bytes()].concat()).await.unwrap();
+    let mut got = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut got)).await;
+    assert!(ended.is_ok() && got.is_empty(), "{got:?}");
+    // Nor is a client that says nothing.
+    let mut stream = TcpStream::connect(running.segments).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(40), stream.read_to_end(&mut got)).await;
+    assert!(ended.is_ok() && got.is_empty(), "{got:?}");
+    works(&running, "after").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_update_asks_for_more_segments_than_there_may_be() {
+    use streams::proto::{StreamConfig, update_stream_status};
+    let running = server_with(|o| o.scaling = streams::scale::Profile::fast()).await;
+    let client = client(&running).await;
+    client.create_stream("s", "t", segments(1)).await.unwrap();
+    for (scale_factor, min_num_segments) in [(2, i32::MAX), (i32::MAX, 1), (2, 10_001)] {
+        let policy = ScalingPolicy { scale_type: 2, target_rate: 1, scale_factor, min_num_segments };
+        let config = StreamConfig { stream_info: info("t"), scaling_policy: Some(policy), ..StreamConfig::default() };
+        let refused = raw(&running).await.update_stream(config).await;
+        assert!(refused.is_err() || refused.is_ok_and(|r| r.into_inner().status() != update_stream_status::Status::Success), "{scale_factor} {min_num_segments}");
+    }
+    assert_eq!(client.current("s", "t").await.unwrap().len(), 1);
+    works(&running, "after").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
