@@ -516,6 +516,9 @@ pub struct StreamServe {
     /// What may wait for long-term storage before writers wait
     #[arg(long, default_value = "8GiB", value_name = "SIZE")]
     pub backlog: Bytes,
+    /// Memory for what was read from long-term storage
+    #[arg(long, default_value = "64MiB", value_name = "SIZE")]
+    pub cache: Bytes,
     /// Folder on another disk that takes what the log has no room for while long-term storage is away
     #[arg(long, value_name = "DIR", requires = "overflow_limit")]
     pub overflow: Option<PathBuf>,

@@ -152,6 +152,7 @@ async fn serve(place: &Place, o: args::StreamServe) -> anyhow::Result<u8> {
         options.scaling = streams::scale::Profile::fast();
     }
     options.store.backlog_max = o.backlog.0;
+    options.tier.cache_bytes = usize::try_from(o.cache.0).unwrap_or(usize::MAX);
     // Blocks are padded, files are left before they are full, and the last two checkpoints keep some.
     let file = options.store.log.file_bytes;
     options.store.log.files_max = (o.backlog.0 / file) as usize * 5 / 4 + 16;
