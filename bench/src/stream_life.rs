@@ -408,7 +408,7 @@ pub fn outage() -> Result<Vec<Value>> {
     };
     let times = if std::env::var("CLOUDSKIN_BENCH_FULL").is_ok_and(|v| v == "1") { 10 } else { 1 };
     let (beside, log, limit) = (folder.path().join("overflow").display().to_string(), format!("{}MB", 150 * times), format!("{}MB", 500 * times));
-    let options = ["--long-term", "s3:bench", "--backlog", &log, "--overflow", &beside, "--overflow-limit", &limit];
+    let options = ["--long-term", "s3:bench", "--backlog", log.as_str(), "--overflow", beside.as_str(), "--overflow-limit", limit.as_str()];
     let (server, address) = crate::streams::serve_with(&folder.path().join("ours"), &options, &environment)?;
     s3.stop()?;
     runtime.block_on(async {

@@ -232,7 +232,9 @@ async fn appends_to_what_is_sealed_or_gone_are_refused_and_the_connection_stays(
     assert_eq!(talk.ask(30, &named(4, gone)).await.unwrap().0, 31);
     assert_eq!(talk.ask(4, &event(5, 1, 2, b"more")).await.unwrap().0, 51, "it is sealed");
     assert_eq!(talk.ask(4, &event(6, 2, 2, b"more")).await.unwrap().0, 53, "there is none");
-    // What came before is told again, and the same connection goes on with others.
+    // The same connection goes on: what came before is told, and told again, and is there once.
+    let (kind, got) = talk.ask(1, &setup(7, 1, sealed)).await.unwrap();
+    assert_eq!((kind, &got[got.len() - 8..]), (2, &1i64.to_be_bytes()[..]));
     assert_eq!(talk.ask(4, &event(7, 1, 1, b"first")).await.unwrap().0, 7);
     let (kind, got) = talk.ask(9, &read_at(8, sealed, 0, 100)).await.unwrap();
     assert_eq!((kind, got.windows(5).filter(|w| w == b"first").count()), (10, 1));
