@@ -257,9 +257,9 @@ struct Connection {
 impl Connection {
     async fn read<R: AsyncRead + Unpin>(&mut self, reader: &mut R) -> Result<(), String> {
         let mut buffer = BytesMut::with_capacity(READ_BUFFER);
-        let opened = Instant::now();
+        let opened = tokio::time::Instant::now();
         // Where a large command has its place in memory, and since when.
-        let mut place: Option<(Held, Instant)> = None;
+        let mut place: Option<(Held, tokio::time::Instant)> = None;
         let mut spoken = false;
         loop {
             while let Some((kind, payload)) = self.next(&mut buffer, &mut place).await? {
@@ -274,8 +274,8 @@ impl Connection {
             }
             buffer.reserve(READ_BUFFER);
             let more = match (&place, spoken) {
-                (Some((_, since)), _) => tokio::time::timeout_at((*since + COMMAND_MAX).into(), reader.read_buf(&mut buffer)).await.map_err(|_| "a command that does not come to its end")?,
-                (None, false) => tokio::time::timeout_at((opened + FIRST_WORD).into(), reader.read_buf(&mut buffer)).await.map_err(|_| "a client that says nothing")?,
+                (Some((_, since)), _) => tokio::time::timeout_at(*since + COMMAND_MAX, reader.read_buf(&mut buffer)).await.map_err(|_| "a command that does not come to its end")?,
+                (None, false) => tokio::time::timeout_at(opened + FIRST_WORD, reader.read_buf(&mut buffer)).await.map_err(|_| "a client that says nothing")?,
                 (None, true) => reader.read_buf(&mut buffer).await,
             };
             if more.map_err(|e| e.to_string())? == 0 {
@@ -286,14 +286,14 @@ impl Connection {
 
     /// The next command, if it is there. One that is large and has not come yet gets a place in memory first; not so the end of a block, which would wait for
     /// others that wait for theirs.
-    async fn next(&self, buffer: &mut BytesMut, place: &mut Option<(Held, Instant)>) -> Result<Option<(i32, Bytes)>, String> {
+    async fn next(&self, buffer: &mut BytesMut, place: &mut Option<(Held, tokio::time::Instant)>) -> Result<Option<(i32, Bytes)>, String> {
         let whole = codec::length(buffer).map_err(|e| e.to_string())?.unwrap_or(0);
         if whole > READ_BUFFER && whole > buffer.len() && place.is_none() {
             if !self.greeted {
                 return Err(format!("a command of {whole} bytes before hello"));
             }
             if self.block.is_none() {
-                *place = Some((self.store.place(whole).await.map_err(|e| e.to_string())?, Instant::now()));
+                *place = Some((self.store.place(whole).await.map_err(|e| e.to_string())?, tokio::time::Instant::now()));
             }
         }
         codec::frame(buffer).map_err(|e| e.to_string())
