@@ -139,6 +139,25 @@ fn camera(runtime: &Runtime) -> Result<Vec<Value>> {
     Ok(out)
 }
 
+/// Keys of [`load`], in turn.
+const KEYS: u64 = 100;
+
+/// Reads what [`load`] wrote, over all scales: each event once, and those of a key in their order.
+async fn in_order(client: &Client, stream: &str, count: u64) -> Result<()> {
+    let mut reader = Reader::open(client, "bench", stream, From::Head).await?;
+    let mut next: Vec<u64> = (0..KEYS).collect();
+    for _ in 0..count {
+        let event = tokio::time::timeout(Duration::from_secs(60), reader.next()).await.context("events are missing")??.context("the stream goes on")?;
+        let n = u64::from_be_bytes(event.data[..8].try_into()?);
+        let want = &mut next[(n % KEYS) as usize];
+        if n != *want {
+            bail!("event {n} of {stream} came where {want} belongs");
+        }
+        *want += KEYS;
+    }
+    Ok(())
+}
+
 /// Writes events of `bytes` at a rate until it is told to stop, and notes how long each took.
 async fn load(client: &Client, stream: &str, rate: u64, bytes: usize, clock: Clock, stop: Arc<AtomicBool>) -> Result<u64> {
     let mut writer = Writer::open(client, "bench", stream, Some(Arc::new({
@@ -146,11 +165,12 @@ async fn load(client: &Client, stream: &str, rate: u64, bytes: usize, clock: Clo
         move |due| clock.note(due)
     })))
     .await?;
-    let (event, mut n) = (vec![7; bytes], 0);
+    let (mut event, mut n) = (vec![7; bytes], 0u64);
     while !stop.load(Relaxed) {
         let now = clock.start.elapsed().as_micros() as u64;
         while n * 1_000_000 / rate <= now && !stop.load(Relaxed) {
-            writer.append(&(n % 100).to_string(), &event, n * 1_000_000 / rate).await?;
+            event[..8].copy_from_slice(&n.to_be_bytes());
+            writer.append(&(n % KEYS).to_string(), &event, n * 1_000_000 / rate).await?;
             n += 1;
         }
         sleep(Duration::from_millis(1)).await;
@@ -186,8 +206,9 @@ pub fn scale() -> Result<Vec<Value>> {
         let visible = began.elapsed().as_secs_f64() * 1000.0;
         sleep(Duration::from_secs(1)).await;
         stop.store(true, Relaxed);
-        task.await??;
+        let written = task.await??;
         let meanwhile = clock.sorted();
+        in_order(&client, "by-hand", written).await?;
         out.push(figure("stream-scale.by-hand", "ms", "<= 200", visible, None, 1, visible <= 200.0));
         let (a, b) = (at(&meanwhile, 0.99), at(&steady, 0.99));
         out.push(figure("stream-scale.p99-meanwhile", "ms", "ratio <= 2", a, Some(b), meanwhile.len(), a <= 2.0 * b));
@@ -201,7 +222,7 @@ pub fn scale() -> Result<Vec<Value>> {
         }
         let took = began.elapsed().as_secs_f64();
         stop.store(true, Relaxed);
-        task.await??;
+        in_order(&client, "by-rate", task.await??).await?;
         out.push(figure("stream-scale.by-rate", "s", "<= 30", took, None, 1, took <= 30.0));
         anyhow::Ok(())
     })?;
@@ -276,6 +297,16 @@ fn s3(folder: &Path) -> Result<Option<(S3, Vec<(String, String)>)>> {
     Ok(Some((server, environment)))
 }
 
+/// Bytes of a stream that only the log has, as the server in this folder says.
+fn log_bytes(folder: &Path, stream: &str) -> Result<u64> {
+    let ready: Value = serde_json::from_slice(&std::fs::read(folder.join("ready.json"))?)?;
+    let address = ready["http"].as_str().context("the server's HTTP address")?;
+    let told = Command::new("curl").args(["-fsS", "--noproxy", "*", "-m", "10"]).arg(format!("http://{address}/v1/streams")).output()?;
+    let all: Value = serde_json::from_slice(&told.stdout).with_context(|| String::from_utf8_lossy(&told.stderr).into_owned())?;
+    let found = all["streams"].as_array().and_then(|s| s.iter().find(|s| s["stream"] == stream));
+    found.and_then(|s| s["log_bytes"].as_u64()).with_context(|| format!("{stream} in {all}"))
+}
+
 /// How many processors there are.
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
@@ -303,7 +334,8 @@ pub fn catchup() -> Result<Vec<Value>> {
     let Some((_s3, environment)) = s3(folder.path())? else {
         return Ok(vec![json!({"name": "stream-catchup", "not_run": "the S3 server is missing; setup/setup.sh test installs it"})]);
     };
-    let (_server, address) = crate::streams::serve_with(&folder.path().join("ours"), &["--long-term", "s3:bench"], &environment)?;
+    let ours = folder.path().join("ours");
+    let (_server, address) = crate::streams::serve_with(&ours, &["--long-term", "s3:bench", "--http", "127.0.0.1:0"], &environment)?;
     runtime.block_on(async {
         let client = fresh(&address, "history").await?;
         let mut writer = Writer::open(&client, "bench", "history", None).await?;
@@ -313,8 +345,18 @@ pub fn catchup() -> Result<Vec<Value>> {
             writer.append("key", &event, n).await?;
         }
         writer.flush().await?;
-        // What the log has is read from there: until long-term storage has it, this measures nothing.
-        sleep(Duration::from_secs(45)).await;
+        // What the log has is read from there: until long-term storage has all of it, this would measure the log.
+        let end = Instant::now() + Duration::from_secs(180);
+        loop {
+            let left = log_bytes(&ours, "bench/history")?;
+            if left == 0 {
+                break;
+            }
+            if Instant::now() > end {
+                bail!("{left} bytes of history are still in the log alone");
+            }
+            sleep(Duration::from_millis(500)).await;
+        }
         client.create_stream("bench", "tail", ScalingPolicy { min_num_segments: 1, ..ScalingPolicy::default() }).await?;
         let (stop, clock) = (Arc::new(AtomicBool::new(false)), Clock::new(Instant::now()));
         let (s, c, writing) = (stop.clone(), clock.clone(), client.clone());
@@ -355,7 +397,8 @@ pub fn catchup() -> Result<Vec<Value>> {
     })
 }
 
-/// S3 stopped at 15 MB/s, at a tenth of the published sizes: how long writers go on, and whether all is there afterwards.
+/// S3 stopped at 15 MB/s, at a tenth of the published sizes, or at those with `CLOUDSKIN_BENCH_FULL=1`: how long writers go on in the log and the overflow, and
+/// whether all is there afterwards.
 pub fn outage() -> Result<Vec<Value>> {
     const RATE: u64 = 1500;
     const EVENT: usize = 10_000;
@@ -363,7 +406,10 @@ pub fn outage() -> Result<Vec<Value>> {
     let Some((mut s3, environment)) = s3(folder.path())? else {
         return Ok(vec![json!({"name": "stream-outage", "not_run": "the S3 server is missing; setup/setup.sh test installs it"})]);
     };
-    let (server, address) = crate::streams::serve_with(&folder.path().join("ours"), &["--long-term", "s3:bench", "--backlog", "650MB"], &environment)?;
+    let times = if std::env::var("CLOUDSKIN_BENCH_FULL").is_ok_and(|v| v == "1") { 10 } else { 1 };
+    let (beside, log, limit) = (folder.path().join("overflow").display().to_string(), format!("{}MB", 150 * times), format!("{}MB", 500 * times));
+    let options = ["--long-term", "s3:bench", "--backlog", log.as_str(), "--overflow", beside.as_str(), "--overflow-limit", limit.as_str()];
+    let (server, address) = crate::streams::serve_with(&folder.path().join("ours"), &options, &environment)?;
     s3.stop()?;
     runtime.block_on(async {
         let client = fresh(&address, "outage").await?;
@@ -373,7 +419,7 @@ pub fn outage() -> Result<Vec<Value>> {
         let (start, mut n, mut held) = (Instant::now(), 0u64, None);
         // Until nothing has been acknowledged for a second.
         let mut last = (0, Instant::now());
-        while held.is_none() && start.elapsed() < Duration::from_secs(120) {
+        while held.is_none() && start.elapsed() < Duration::from_secs(120 * times) {
             let due = start.elapsed().as_micros() as u64 * RATE / 1_000_000;
             while n < due {
                 let mut event = vec![n as u8; EVENT];
@@ -405,7 +451,10 @@ pub fn outage() -> Result<Vec<Value>> {
         }
         let caught_up = back.elapsed().as_secs_f64();
         Ok(vec![
-            figure("stream-outage.tenth", "s", ">= 40 (29.2 published, at a tenth)", held, None, n as usize, held >= 40.0),
+            match times {
+                1 => figure("stream-outage.tenth", "s", ">= 40 (29.2 published, at a tenth)", held, None, n as usize, held >= 40.0),
+                _ => figure("stream-outage", "s", ">= 400 (292 published)", held, None, n as usize, held >= 400.0),
+            },
             figure("stream-outage.memory", "MB", "<= 150", memory / 1e6, None, 1, memory <= 150e6),
             figure("stream-outage.all-read-after", "s", "reported; no write failed, every byte equal", caught_up, None, n as usize, true),
         ])

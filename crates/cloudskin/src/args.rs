@@ -452,7 +452,7 @@ pub struct VideoFrom {
     /// Wait here for encoders that send MPEG-TS with HTTP PUT or POST, one at a time
     #[arg(long, value_name = "ADDR")]
     pub http: Option<SocketAddr>,
-    /// Ask a camera to play; H.264, over TCP
+    /// Ask a camera to play; H.264, over TCP. The password of a user in the address comes from CLOUDSKIN_CAMERA_PASSWORD
     #[arg(long, value_name = "URL")]
     pub rtsp: Option<String>,
 }
@@ -516,6 +516,9 @@ pub struct StreamServe {
     /// What may wait for long-term storage before writers wait
     #[arg(long, default_value = "8GiB", value_name = "SIZE")]
     pub backlog: Bytes,
+    /// Memory for what was read from long-term storage
+    #[arg(long, default_value = "64MiB", value_name = "SIZE")]
+    pub cache: Bytes,
     /// Folder on another disk that takes what the log has no room for while long-term storage is away
     #[arg(long, value_name = "DIR", requires = "overflow_limit")]
     pub overflow: Option<PathBuf>,
@@ -566,7 +569,7 @@ pub enum Stream {
         server: StreamServer,
     },
     /// Take video from standard input, TCP, HTTP or a camera with RTSP, a frame an event, with an index for players
-    #[command(after_help = "Example: cloudskin stream ingest road/camera < camera.ts\n\nFrom a camera: gst-launch-1.0 -q v4l2src ! videoconvert ! x264enc tune=zerolatency key-int-max=30 ! mpegtsmux ! fdsink | cloudskin stream ingest road/camera\nFrom a network camera: cloudskin stream ingest road/camera --rtsp rtsp://USER:PASSWORD@10.0.0.7/stream1\nThe server's --http then has it to watch: http://…/video/road/camera/")]
+    #[command(after_help = "Example: cloudskin stream ingest road/camera < camera.ts\n\nFrom a camera: gst-launch-1.0 -q v4l2src ! videoconvert ! x264enc tune=zerolatency key-int-max=30 ! mpegtsmux ! fdsink | cloudskin stream ingest road/camera\nFrom a network camera: cloudskin stream ingest road/camera --rtsp rtsp://USER@10.0.0.7/stream1   (its password is in CLOUDSKIN_CAMERA_PASSWORD)\nThe server's --http then has it to watch: http://…/video/road/camera/")]
     Ingest {
         /// SCOPE/STREAM, made if it is not there, as SCOPE/STREAM-index is
         stream: StreamName,

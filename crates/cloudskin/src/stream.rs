@@ -152,6 +152,7 @@ async fn serve(place: &Place, o: args::StreamServe) -> anyhow::Result<u8> {
         options.scaling = streams::scale::Profile::fast();
     }
     options.store.backlog_max = o.backlog.0;
+    options.tier.cache_bytes = usize::try_from(o.cache.0).unwrap_or(usize::MAX);
     // Blocks are padded, files are left before they are full, and the last two checkpoints keep some.
     let file = options.store.log.file_bytes;
     options.store.log.files_max = (o.backlog.0 / file) as usize * 5 / 4 + 16;
@@ -209,7 +210,8 @@ async fn ingest(client: &Client, stream: &StreamName, from: args::VideoFrom) -> 
         bound.map_err(|e| fail(Kind::FailedPrecondition, format!("encoders can't be awaited on {address}: {e}; choose another address with {option}")))
     };
     if let Some(url) = from.rtsp {
-        let camera = Camera::open(&url).await.map_err(failed)?;
+        let password = std::env::var("CLOUDSKIN_CAMERA_PASSWORD").ok();
+        let camera = Camera::open(&url, password.as_deref()).await.map_err(failed)?;
         table::say(&format!("{stream}: the camera plays\n"))?;
         let taken = ingester.play(camera).await.map_err(failed)?;
         told(taken);

@@ -17,7 +17,7 @@ use crate::{
 use base::{Kind, clock::now_ms};
 use prost::Message;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -155,7 +155,8 @@ impl Controller {
             let now = Instant::now();
             let ended: Vec<_> = {
                 let mut leases = self.leases.lock().unwrap_or_else(|e| e.into_inner());
-                leases.retain(|id, _| open.iter().any(|(_, _, o, _)| o == id));
+                let known: HashSet<TxnId> = open.iter().map(|(_, _, id, _)| *id).collect();
+                leases.retain(|id, _| known.contains(id));
                 open.into_iter().filter(|(_, _, id, lease)| *leases.entry(*id).or_insert(now + Duration::from_millis(*lease)) <= now).collect()
             };
             for (scope, stream, id, _) in ended {
@@ -198,7 +199,7 @@ impl Controller {
 
     async fn change<T>(&self, decide: impl FnOnce(&State) -> Plan<T>) -> Result<T> {
         // Not the backlog's bound: what is deleted or truncated makes room.
-        self.store.log().room(self.store.options().queued_max).await?;
+        self.store.room_to_end().await?;
         self.store.change(decide).await
     }
 

@@ -53,7 +53,7 @@ pub enum Error {
     StreamNotSealed(String),
     #[error("transaction {0} is not open or does not exist")]
     NoTxn(String),
-    #[error("{what}: {limit} bytes is the limit, {wanted} were asked for")]
+    #[error("{what}: {limit} is the limit, {wanted} were asked for")]
     TooLarge { what: String, limit: u64, wanted: u64 },
     #[error("{0}")]
     Invalid(String),

@@ -135,7 +135,7 @@ fn list(state: &Streams, rates: &BTreeMap<String, f64>) -> Vec<One> {
             stream: format!("{scope}/{name}"),
             segments: if stream.sealed { 0 } else { stream.current().segments.len() },
             sealed: stream.sealed,
-            bytes: found().map(|s| s.length - s.start).sum(),
+            bytes: found().map(|s| s.landed.durable - s.landed.start).sum(),
             log_bytes: found().map(|s| s.landed.unflushed).sum(),
             video: video::is_video(state, scope, name),
             events_per_second: stream.current().segments.iter().filter_map(|r| rates.get(&r.segment.name(scope, name))).sum(),

@@ -323,6 +323,11 @@ impl<N: Send + 'static> Log<N> {
         }
     }
 
+    /// An error when nothing is written any more.
+    pub(crate) fn running(&self) -> Result<()> {
+        if self.shared.stopped.load(Relaxed) { Err(self.why()) } else { Ok(()) }
+    }
+
     /// Waits until less than `limit` bytes are on their way to the disk.
     pub async fn room(&self, limit: u64) -> Result<()> {
         if self.queued_bytes() < limit {

@@ -15,6 +15,14 @@ pub type Plan<T> = Result<(Option<Record>, T)>;
 
 /// Segments that a stream may have at a time.
 pub const SEGMENTS_MAX: usize = 10_000;
+/// Segments of all streams, tables and open transactions, and those that clients make by themselves: each takes memory and its part of every checkpoint.
+pub const SEGMENTS_ALL: usize = 200_000;
+/// Open transactions of a stream.
+pub const OPEN_MAX: usize = 10_000;
+/// Tags of a stream, and the bytes of one.
+pub const TAGS_MAX: (usize, usize) = (128, 256);
+/// Bytes of a reader group's configuration.
+pub const GROUP_BYTES_MAX: usize = 1 << 20;
 /// The longest lease of a transaction, ms.
 pub const LEASE_MAX_MS: i64 = 24 * 3600 * 1000;
 
@@ -53,6 +61,7 @@ impl Numbers<'_> {
         if self.state.names.contains_key(&name) {
             return Err(Error::SegmentExists(name));
         }
+        room_for_segment(self.state, self.used)?;
         let id = self.state.new_id(self.used);
         self.used += 1;
         Ok(Record::Create { id, name, table, at_ms: self.at_ms })
@@ -97,17 +106,42 @@ pub fn delete_scope(state: &State, scope: &str, all: bool) -> Plan<()> {
     Ok((Some(Record::Many(records)), ()))
 }
 
+/// Whether there may be one more segment beside those that are there and `more`.
+pub fn room_for_segment(state: &State, more: usize) -> Result<()> {
+    let wanted = state.names.len() + more + 1;
+    match wanted > SEGMENTS_ALL {
+        true => Err(Error::TooLarge { what: "segments in all".into(), limit: SEGMENTS_ALL as u64, wanted: wanted as u64 }),
+        false => Ok(()),
+    }
+}
+
+fn group_bounded(scope: &str, group: &str, config: &[u8]) -> Result<()> {
+    match config.len() > GROUP_BYTES_MAX {
+        true => Err(Error::TooLarge { what: format!("the configuration of reader group {scope}/{group}"), limit: GROUP_BYTES_MAX as u64, wanted: config.len() as u64 }),
+        false => Ok(()),
+    }
+}
+
+/// A policy that asks for more segments than a stream may have would have them made all at once.
+fn bounded(name: &str, config: &Config) -> Result<()> {
+    let wanted = config.scaling.min_segments.max(config.scaling.factor);
+    if config.tags.len() > TAGS_MAX.0 || config.tags.iter().any(|t| t.len() > TAGS_MAX.1) {
+        return Err(Error::TooLarge { what: format!("a tag of {name}, or how many there are"), limit: TAGS_MAX.1 as u64, wanted: config.tags.iter().map(String::len).sum::<usize>() as u64 });
+    }
+    match usize::try_from(wanted).unwrap_or(0) > SEGMENTS_MAX {
+        true => Err(Error::TooLarge { what: format!("segments of {name}"), limit: SEGMENTS_MAX as u64, wanted: wanted as u64 }),
+        false => Ok(()),
+    }
+}
+
 pub fn create_stream(state: &State, scope: &str, stream: &str, config: Config, at_ms: u64) -> Plan<()> {
     valid_name("stream", stream)?;
     let found = state.catalog.scopes.get(scope).ok_or_else(|| Error::NoScope(scope.into()))?;
     if found.streams.contains_key(stream) {
         return Err(Error::StreamExists(full(scope, stream)));
     }
-    let count = config.scaling.min_segments.max(1) as usize;
-    if count > SEGMENTS_MAX {
-        return Err(Error::TooLarge { what: format!("segments of {}", full(scope, stream)), limit: SEGMENTS_MAX as u64, wanted: count as u64 });
-    }
-    let segments = even(count as u32, 0, state.catalog.first_number(scope, stream));
+    bounded(&full(scope, stream), &config)?;
+    let segments = even(config.scaling.min_segments.max(1) as u32, 0, state.catalog.first_number(scope, stream));
     let mut records = numbers(state, at_ms).segments(scope, stream, &segments)?;
     let epoch = Epoch { at_ms, segments };
     records.push(catalog(Change::CreateStream { scope: scope.into(), stream: stream.into(), config, epoch }));
@@ -118,6 +152,7 @@ pub fn update_stream(state: &State, scope: &str, stream: &str, config: Config) -
     if find(state, scope, stream)?.sealed {
         return Err(Error::StreamSealed(full(scope, stream)));
     }
+    bounded(&full(scope, stream), &config)?;
     Ok((Some(catalog(Change::UpdateStream { scope: scope.into(), stream: stream.into(), config })), ()))
 }
 
@@ -238,6 +273,9 @@ pub fn begin_txn(state: &State, scope: &str, stream: &str, lease_ms: i64, at_ms:
     if !(1..=LEASE_MAX_MS).contains(&lease_ms) {
         return Err(Error::Invalid(format!("a lease of {lease_ms} ms; 1 to {LEASE_MAX_MS} are allowed")));
     }
+    if found.open.len() >= OPEN_MAX {
+        return Err(Error::TooLarge { what: format!("open transactions of {}", full(scope, stream)), limit: OPEN_MAX as u64, wanted: OPEN_MAX as u64 + 1 });
+    }
     let epoch = found.epoch_number();
     let id = TxnId { high: i64::from(epoch) << 32, low: state.catalog.next_txn };
     let ranges = found.current().segments.clone();
@@ -331,6 +369,7 @@ pub fn create_group(state: &State, scope: &str, group: &str, config: Vec<u8>, at
     if let Some(there) = found.groups.get(group) {
         return Ok((None, there.clone()));
     }
+    group_bounded(scope, group, &config)?;
     let new = Group { config, generation: 0 };
     let mut records = Vec::new();
     let stream = group_stream(group);
@@ -348,6 +387,7 @@ pub fn update_group(state: &State, scope: &str, group: &str, generation: i64, co
     if there.generation != generation {
         return Err(Error::Conflict(format!("reader group {scope}/{group} is at generation {}, not {generation}", there.generation)));
     }
+    group_bounded(scope, group, &config)?;
     let to = Some(Group { config, generation: generation + 1 });
     Ok((Some(catalog(Change::SetGroup { scope: scope.into(), group: group.into(), to })), generation + 1))
 }

@@ -118,7 +118,9 @@ pub fn decide(policy: &Scaling, profile: &Profile, segments: &[(Range, Meter)], 
     let target = f64::from(policy.target_rate);
     let least = policy.min_segments.max(1) as u32;
     let wanted = advised.map_or(least, |a| a.min(least.saturating_mul(ADVICE_MAX)).max(least));
-    let missing = wanted.saturating_sub(segments.len() as u32);
+    // A policy of before there was a bound for it may ask for more than a stream may have.
+    let mut left = (plan::SEGMENTS_MAX as u32).saturating_sub(segments.len() as u32);
+    let missing = wanted.saturating_sub(segments.len() as u32).min(left);
     if missing > 0 {
         // The widest splits; it has the most keys.
         let (widest, _) = segments.iter().max_by(|a, b| (a.0.high - a.0.low).total_cmp(&(b.0.high - b.0.low)))?;
@@ -130,8 +132,17 @@ pub fn decide(policy: &Scaling, profile: &Profile, segments: &[(Range, Meter)], 
     let hot: Vec<(&Range, f64)> = segments.iter().filter_map(|(r, m)| Some((r, m.hot(profile, target)?))).collect();
     if !hot.is_empty() {
         let most = policy.factor.max(2) as u32;
-        let split = |(range, rate): &(&Range, f64)| parts(range, ((rate / target).ceil() as u32).clamp(2, most)).collect::<Vec<_>>();
-        return Some(Decision { seal: hot.iter().map(|(r, _)| r.segment).collect(), ranges: hot.iter().flat_map(split).collect() });
+        let mut decision = Decision { seal: Vec::new(), ranges: Vec::new() };
+        for (range, rate) in hot {
+            let into = ((rate / target).ceil() as u32).clamp(2, most).min(left.saturating_add(1));
+            if into < 2 {
+                break;
+            }
+            left -= into - 1;
+            decision.seal.push(range.segment);
+            decision.ranges.extend(parts(range, into));
+        }
+        return (!decision.seal.is_empty()).then_some(decision);
     }
     if segments.len() as u32 <= wanted {
         return None;
@@ -294,6 +305,16 @@ mod tests {
         assert_eq!(decide(&POLICY, &fast, &three, Duration::from_secs(99), Some(3)), None);
         let fixed = Scaling { kind: 0, ..POLICY };
         assert_eq!(decide(&fixed, &fast, &segments, Duration::ZERO, Some(3)), None, "a fixed stream stays");
+    }
+
+    /// Such a policy may lie in a log from before it was refused, and would ask for gigabytes.
+    #[test]
+    fn no_policy_asks_for_more_segments_than_a_stream_may_have() {
+        let fast = Profile::fast();
+        let decided = |policy: Scaling, rates: &[f64]| decide(&policy, &fast, &steady(&fast, rates, 60), Duration::from_secs(60), None).map(|d| (d.seal.len(), d.ranges.len()));
+        let max = plan::SEGMENTS_MAX;
+        assert_eq!(decided(Scaling { min_segments: i32::MAX, ..POLICY }, &[10.0, 10.0]), Some((1, max - 1)), "one goes, and all that there may be are there");
+        assert_eq!(decided(Scaling { factor: i32::MAX, ..POLICY }, &[1e12, 1e12]), Some((1, max - 1)), "the second has nothing left");
     }
 
     #[test]

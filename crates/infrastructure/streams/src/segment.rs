@@ -147,6 +147,9 @@ pub struct Segment {
     /// What was appended since the start of the process.
     #[serde(skip)]
     pub load: Load,
+    /// The last block with a change of this segment alone.
+    #[serde(skip)]
+    changed: Seq,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -207,6 +210,10 @@ pub struct Live {
     pub chunk_bytes: BTreeMap<ChunkId, u64>,
     /// Bytes that only the log has.
     pub unflushed: u64,
+    /// Entries of all tables.
+    pub table_entries: u64,
+    /// The last block with a change of the catalog, or of which segments there are.
+    decided: Seq,
 }
 
 impl Record {
@@ -277,6 +284,7 @@ impl Segment {
             table: table.then(Table::default),
             landed: Landed::default(),
             load: Load::default(),
+            changed: Seq::default(),
         }
     }
 
@@ -359,6 +367,38 @@ impl State {
         SegmentId(self.next_segment + n as u64)
     }
 
+    /// A record is in this block. Called before it is applied.
+    pub(crate) fn changes(&mut self, record: &Record, seq: Seq) {
+        match record {
+            Record::Create { .. } | Record::Delete { .. } | Record::Catalog(_) => self.live.decided = seq,
+            Record::Append { id, .. } | Record::Seal { id } | Record::Truncate { id, .. } | Record::Attribute { id, .. } | Record::Table { id, .. } => {
+                // One that the same record makes is among what is decided.
+                if let Some(segment) = self.segments.get_mut(id) {
+                    segment.changed = seq;
+                }
+            }
+            Record::Merge { target, .. } => {
+                self.live.decided = seq;
+                if let Some(segment) = self.segments.get_mut(target) {
+                    segment.changed = seq;
+                }
+            }
+            // Where bytes are is nobody's business.
+            Record::Flushed { .. } | Record::ChunkGone { .. } | Record::Moved { .. } => {}
+            Record::Many(all) => all.iter().for_each(|r| self.changes(r, seq)),
+        }
+    }
+
+    /// The block that must be durable before the catalog is told, or which segments there are.
+    pub(crate) fn decided(&self) -> Seq {
+        self.live.decided
+    }
+
+    /// The block that must be durable before anything of a segment is told, and be it that there is none.
+    pub(crate) fn changed(&self, name: &str) -> Seq {
+        self.find(name).map_or(Seq::default(), |(_, s)| s.changed).max(self.live.decided)
+    }
+
     fn at(&mut self, id: SegmentId) -> &mut Segment {
         self.segments.get_mut(&id).expect("a record names segments that are there")
     }
@@ -369,7 +409,15 @@ impl State {
         let segment = self.at(id);
         segment.deleted = true;
         let table = segment.table.take();
-        self.table_bytes -= table.map_or(0, |t| t.bytes());
+        if let Some(table) = table {
+            self.table_bytes -= table.bytes();
+            self.live.table_entries -= table.len() as u64;
+        }
+    }
+
+    /// What all tables take in memory, about.
+    pub fn table_cost(&self) -> u64 {
+        self.table_bytes + self.live.table_entries * table::ENTRY_COST
     }
 
     /// Makes a decided change true.
@@ -403,11 +451,12 @@ impl State {
             Record::Table { id, changes } => {
                 let segment = self.segments.get_mut(&id).expect("a record names segments that are there");
                 let table = segment.table.as_mut().expect("a table's record names a table");
-                let before = table.bytes();
+                let (bytes, entries) = (table.bytes(), table.len() as u64);
                 for change in changes {
                     table.apply(change);
                 }
-                self.table_bytes = self.table_bytes + table.bytes() - before;
+                self.table_bytes = self.table_bytes + table.bytes() - bytes;
+                self.live.table_entries = self.live.table_entries + table.len() as u64 - entries;
             }
             Record::Catalog(change) => self.catalog.apply(*change),
             Record::Flushed { chunk, id, location, pieces, .. } => {
@@ -538,6 +587,7 @@ impl State {
                 segment.landed = landed;
             }
         }
+        self.live.table_entries = self.segments.values().filter_map(|s| s.table.as_ref()).map(|t| t.len() as u64).sum();
         // Their end had been decided, and has landed.
         self.segments.retain(|_, s| !s.deleted);
         for chunk in self.chunks.keys() {
@@ -570,6 +620,10 @@ impl State {
             {
                 return wrong(&segment.name, format!("bytes from {} to {} are missing", landed.start, first.start));
             }
+        }
+        let entries: u64 = self.segments.values().filter_map(|s| s.table.as_ref()).map(|t| t.len() as u64).sum();
+        if entries != self.live.table_entries {
+            return wrong("(all)", format!("tables have {entries} entries, {} were counted", self.live.table_entries));
         }
         if live.files != self.live.files || live.unflushed != self.live.unflushed {
             return wrong("(all)", "the count of bytes in the log is wrong".into());

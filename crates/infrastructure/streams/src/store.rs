@@ -24,7 +24,7 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -34,7 +34,7 @@ pub struct Options {
     /// Bytes that only the log has; at this many, or when nearly all of the log's files are in use, or when the disk has no room for more of them, appends
     /// wait for long-term storage.
     pub backlog_max: u64,
-    /// Keys and values of all tables; updates beyond are refused.
+    /// Keys and values of all tables, with what it takes to find them; updates that want more are refused.
     pub table_bytes_max: u64,
     /// A checkpoint is taken after this many bytes of the log.
     pub checkpoint_bytes: u64,
@@ -52,6 +52,11 @@ impl Default for Options {
     }
 }
 
+/// Memory for the parts of commands that have not come as a whole, and for bytes that readers have not taken, over all connections.
+const COMMANDS_BYTES: usize = 256 << 20;
+const READS_BYTES: usize = 128 << 20;
+/// What a read gives when that is used up, so that everyone gets on.
+const READ_SHORT: usize = 16 << 10;
 /// The most bytes that one read returns.
 pub const READ_MAX: usize = 2 << 20;
 /// What is before each event: type and length.
@@ -76,6 +81,9 @@ pub struct Gated<T> {
     pub result: Result<T>,
 }
 
+/// A place in memory, until it is dropped.
+pub type Held = Arc<Vec<OwnedSemaphorePermit>>;
+
 #[derive(Clone)]
 pub struct Store(Arc<Inner>);
 
@@ -86,6 +94,9 @@ struct Inner {
     disk: Arc<dyn Disk>,
     housekeeper: Mutex<Option<JoinHandle<()>>>,
     closing: AtomicBool,
+    /// In bytes.
+    commands: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
 }
 
 struct Shared {
@@ -203,6 +214,8 @@ pub struct Read {
     pub at_tail: bool,
     /// There will never be anything at this offset.
     pub end: bool,
+    /// The place that the bytes have in memory; to be kept as long as they are.
+    pub held: Held,
 }
 
 /// What a segment is like, for those who ask.
@@ -272,7 +285,8 @@ impl Store {
         tracing::info!(records = replayed, segments = state.segments.len(), "recovered");
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
-            checkpoint: Mutex::new(Checkpointing { older, newer: mark, which, ..Checkpointing::default() }),
+            // Where recovery ended. Without it a checkpoint that is begun before anything has landed would wait for a block that landed long ago, and no other one would follow.
+            checkpoint: Mutex::new(Checkpointing { last_mark: Some(recovered.mark()), older, newer: mark, which, ..Checkpointing::default() }),
             tier: OnceLock::new(),
             drained: Notify::new(),
             short: AtomicBool::new(false),
@@ -282,7 +296,7 @@ impl Store {
         });
         let sink = shared.clone();
         let log = Log::start(recovered, move |mark, landed| sink.land(mark, landed))?;
-        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: Mutex::new(None), closing: AtomicBool::new(false) });
+        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: Mutex::new(None), closing: AtomicBool::new(false), commands: Arc::new(Semaphore::new(COMMANDS_BYTES)), reads: Arc::new(Semaphore::new(READS_BYTES)) });
         let weak = Arc::downgrade(&inner);
         let keeper = std::thread::Builder::new()
             .name("log-keeper".into())
@@ -360,15 +374,26 @@ impl Store {
         see(&lock(&self.0.shared.state))
     }
 
-    /// Looks at the state and waits until what was seen is durable.
+    /// Looks at the catalog, at which segments there are, and at what of them has landed; waits until what was seen is durable.
     pub async fn look<T>(&self, see: impl FnOnce(&State) -> Result<T>) -> Result<T> {
-        self.settle(self.gate(see)).await
+        let gated = {
+            let state = lock(&self.0.shared.state);
+            Gated { result: see(&state), seq: state.decided() }
+        };
+        self.settle(gated).await
     }
 
-    /// Looks at the state; for those who keep replies in a queue of their own.
-    pub fn gate<T>(&self, see: impl FnOnce(&State) -> Result<T>) -> Gated<T> {
+    /// Looks at one segment; for those who keep replies in a queue of their own. Only this segment's own changes are waited for: what another one's
+    /// writers do, or a log that has stopped since, is nothing to it.
+    pub fn gate<'a, T>(&self, name: &str, see: impl FnOnce(&State) -> Result<T> + 'a) -> Gated<T> {
         let state = lock(&self.0.shared.state);
-        Gated { result: see(&state), seq: self.0.log.last() }
+        Gated { result: see(&state), seq: state.changed(name) }
+    }
+
+    /// A change that was refused. That the log has stopped may be told at once; anything else may come of a change that is not durable.
+    fn refused<T>(&self, e: Error) -> Gated<T> {
+        let seq = if matches!(e, Error::Stopped(_)) { Seq::default() } else { self.0.log.last() };
+        Gated { seq, result: Err(e) }
     }
 
     /// Decides and makes it true. `decide` sees the state and gives the record, if something is to change.
@@ -378,9 +403,9 @@ impl Store {
             Ok((None, out)) => Gated { seq: self.0.log.last(), result: Ok(out) },
             Ok((Some(record), out)) => match self.push(&mut state, record, Bytes::new()) {
                 Ok(seq) => Gated { seq, result: Ok(out) },
-                Err(e) => Gated { seq: self.0.log.last(), result: Err(e) },
+                Err(e) => self.refused(e),
             },
-            Err(e) => Gated { seq: self.0.log.last(), result: Err(e) },
+            Err(e) => self.refused(e),
         }
     }
 
@@ -394,7 +419,7 @@ impl Store {
         };
         match pushed {
             Ok(seq) => Gated { seq, result: Ok(()) },
-            Err(e) => Gated { seq: self.0.log.last(), result: Err(e) },
+            Err(e) => self.refused(e),
         }
     }
 
@@ -410,21 +435,40 @@ impl Store {
 
     fn push(&self, state: &mut State, record: Record, data: Bytes) -> Result<Seq> {
         let seq = self.0.log.push(encode(&record), data, record.group(), record.physical())?;
+        state.changes(&record, seq);
         state.apply(record);
         Ok(seq)
     }
 
-    /// Waits until there is room for another append: on the way to the disk, and in the backlog of long-term storage.
+    /// Waits until there is room for more: on the way to the disk, in the log's files, and in the backlog of long-term storage.
     pub async fn room(&self) -> Result<()> {
+        self.wait_for_room(FILES_KEPT, DISK_KEPT, self.0.options.backlog_max).await
+    }
+
+    /// [`Store::room`] for what long-term storage does not take: tables, attributes, new segments. Readers' groups go on while the backlog is full.
+    pub(crate) async fn room_beside(&self) -> Result<()> {
+        self.wait_for_room(FILES_KEPT, DISK_KEPT, u64::MAX).await
+    }
+
+    /// Waits until there is room for the record of what ends or frees something. Of what [`Store::room`] keeps it may take the half: without it
+    /// nothing could be freed, and with all of it no checkpoint could follow.
+    pub(crate) async fn room_to_end(&self) -> Result<()> {
+        self.wait_for_room(FILES_KEPT / 2, DISK_KEPT / 2, u64::MAX).await
+    }
+
+    async fn wait_for_room(&self, files_kept: usize, disk_kept: usize, backlog_max: u64) -> Result<()> {
         let Inner { log, options, shared, .. } = &*self.0;
-        log.room(options.queued_max).await?;
         let mut waited = false;
         loop {
+            // Again each time: those who waited go on together.
+            log.room(options.queued_max).await?;
             let drained = shared.drained.notified();
-            let (files, room) = (log.files_left() > FILES_KEPT, log.disk_left() > DISK_KEPT);
-            if files && room && lock(&shared.state).live.unflushed < options.backlog_max {
+            let (files, room) = (log.files_left() > files_kept, log.disk_left() > disk_kept);
+            // What is on its way will be in the backlog.
+            if files && room && lock(&shared.state).live.unflushed.saturating_add(log.queued_bytes()) < backlog_max {
                 return Ok(());
             }
+            log.running()?;
             if room {
                 shared.short.store(false, Relaxed);
             } else if !shared.short.swap(true, Relaxed) {
@@ -482,7 +526,7 @@ impl Store {
         };
         match pushed {
             Ok((seq, done)) => Gated { seq, result: Ok(done) },
-            Err(e) => Gated { seq: self.0.log.last(), result: Err(e) },
+            Err(e) => self.refused(e),
         }
     }
 
@@ -493,6 +537,19 @@ impl Store {
 
     /// Reads up to `max` bytes (and [`READ_MAX`]) at `offset`. At the tail it waits for up to `wait` and then returns nothing.
     pub async fn read(&self, name: &str, offset: u64, max: usize, wait: Duration) -> Result<Read> {
+        self.read_within(None, name, offset, max, wait).await
+    }
+
+    /// Waits for a place in memory for a command of so many bytes.
+    pub(crate) async fn place(&self, bytes: usize) -> Result<Held> {
+        let place = self.0.commands.clone().acquire_many_owned(bytes as u32).await;
+        Ok(Arc::new(vec![place.map_err(|e| Error::Invalid(e.to_string()))?]))
+    }
+
+    /// [`Store::read`] for one of several reads that share `own` bytes, which is at least [`READ_MAX`]. What others do not take never keeps this one waiting:
+    /// where no memory is left, it gets less.
+    pub(crate) async fn read_within(&self, own: Option<&Arc<Semaphore>>, name: &str, offset: u64, mut max: usize, wait: Duration) -> Result<Read> {
+        let mut mine = None;
         let until = tokio::time::Instant::now() + wait;
         let mut waited = false;
         loop {
@@ -503,25 +560,46 @@ impl Store {
             };
             let waiting = match waiting {
                 Ok(waiting) => waiting,
-                Err(e) => return self.settle(self.gate(|_| Err(e))).await,
+                Err(e) => return self.settle(self.gate(name, |_| Err(e))).await,
             };
             let mut landed = std::pin::pin!(waiting.notified());
             landed.as_mut().enable();
             match self.plan(name, offset, max) {
-                Err(e) => return self.settle(self.gate(|_| Err(e))).await,
-                Ok(Plan::End) => return Ok(Read { data: Bytes::new(), at_tail: true, end: true }),
+                Err(e) => return self.settle(self.gate(name, |_| Err(e))).await,
+                Ok(Plan::End) => return Ok(Read { data: Bytes::new(), at_tail: true, end: true, held: Held::default() }),
                 Ok(Plan::Read { pieces, skip, bytes, at_tail, arrived }) => {
+                    if let (None, Some(own)) = (&mine, own) {
+                        match own.clone().try_acquire_many_owned(bytes as u32) {
+                            Ok(place) => mine = Some(place),
+                            // Who waits for a slow client holds no file of the log.
+                            Err(_) => {
+                                drop(pieces);
+                                mine = Some(own.clone().acquire_many_owned(bytes as u32).await.map_err(|e| Error::Invalid(e.to_string()))?);
+                                max = bytes;
+                                continue;
+                            }
+                        }
+                    }
+                    let place = match self.0.reads.clone().try_acquire_many_owned(bytes as u32) {
+                        Ok(place) => Some(place),
+                        Err(_) if bytes > READ_SHORT => {
+                            max = READ_SHORT;
+                            continue;
+                        }
+                        Err(_) => None,
+                    };
+                    let held = Arc::new(mine.into_iter().chain(place).collect::<Vec<_>>());
                     let data = self.fetch(name, pieces, skip, bytes).await?;
                     self.metrics().read_bytes.fetch_add(data.len() as u64, Relaxed);
                     if let (true, Some(arrived)) = (waited, arrived) {
                         self.metrics().end_to_end.note(arrived.elapsed());
                     }
-                    return Ok(Read { data, at_tail, end: false });
+                    return Ok(Read { data, at_tail, end: false, held });
                 }
                 Ok(Plan::Wait) => {
                     waited = true;
                     if tokio::time::timeout_at(until, landed).await.is_err() {
-                        return Ok(Read { data: Bytes::new(), at_tail: true, end: false });
+                        return Ok(Read { data: Bytes::new(), at_tail: true, end: false, held: Held::default() });
                     }
                 }
             }
@@ -531,7 +609,7 @@ impl Store {
     /// Where an event begins, at `target` or the next one behind it: found by reading events from a place where one is known to begin. What is not made of
     /// events has the ends of its appends, as far as they are known. Behind the last event it is the segment's end.
     pub async fn locate(&self, name: &str, target: u64) -> Result<u64> {
-        let bounds = self.look(|state| {
+        let bounds = self.gate(name, |state| {
             let segment = state.segment(name)?;
             if segment.table.is_some() {
                 return Err(Error::IsATable(name.into()));
@@ -541,7 +619,7 @@ impl Store {
             let from = ends().take_while(|end| *end <= target).last().unwrap_or(segment.start);
             Ok((from, ends().find(|end| *end >= target).unwrap_or(segment.length), segment.length))
         });
-        let (mut at, end, length) = bounds.await?;
+        let (mut at, end, length) = self.settle(bounds).await?;
         if target >= length {
             return Ok(length);
         }
@@ -666,6 +744,10 @@ impl Store {
         } else {
             finish(pieces, out, false)?
         };
+        // A few bytes of a long extent don't keep all of it.
+        if whole > 2 * bytes {
+            return Ok(Bytes::copy_from_slice(&out[skip..skip + bytes]));
+        }
         Ok(Bytes::from(out).slice(skip..skip + bytes))
     }
 

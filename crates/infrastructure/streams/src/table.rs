@@ -13,6 +13,13 @@ pub const ANY_VERSION: i64 = i64::MIN;
 /// In place of a version: the key must not be there.
 pub const NO_KEY: i64 = -1;
 
+/// The longest key and value, as Pravega has them: a list of keys must fit into a reply whichever they are.
+pub const KEY_MAX: usize = 8 << 10;
+pub const VALUE_MAX: usize = 1 << 20;
+
+/// About what the maps take for an entry besides key and value.
+pub const ENTRY_COST: u64 = 200;
+
 /// Bytes that an entry takes besides key and value, as the table's length counts them.
 const ENTRY: u64 = 16;
 
@@ -69,6 +76,18 @@ impl Table {
             }
         }
         Ok(())
+    }
+
+    /// What there would be more, and less, in memory if these were put: bytes of keys and values with what the maps take.
+    pub fn cost<'a>(&self, puts: impl IntoIterator<Item = (&'a [u8], usize)>) -> (u64, u64) {
+        let (mut more, mut less, mut seen) = (0, 0, std::collections::HashSet::new());
+        for (key, value) in puts {
+            more += (key.len() + value) as u64 + ENTRY_COST;
+            if let (true, Some((old, _))) = (seen.insert(key), self.get(key)) {
+                less += (key.len() + old.len()) as u64 + ENTRY_COST;
+            }
+        }
+        (more, less)
     }
 
     /// The versions that `puts` entries of these sizes (key and value) would get.
@@ -164,6 +183,14 @@ mod tests {
         assert_eq!(table.since(0, 9, 1).0.len(), 1, "one is given however large");
         table.apply(Change::Remove { key: "a".into() });
         assert_eq!((table.len(), table.bytes()), (1, 3));
+    }
+
+    #[test]
+    fn an_entry_costs_more_than_its_bytes_and_what_it_replaces_is_taken_off() {
+        let mut table = Table::default();
+        assert_eq!(table.cost([(&b"key"[..], 10), (&b"k"[..], 0)]), (14 + 2 * ENTRY_COST, 0));
+        table.apply(put("key", "a value"));
+        assert_eq!(table.cost([(&b"key"[..], 2), (&b"key"[..], 3)]), (11 + 2 * ENTRY_COST, 10 + ENTRY_COST), "once, though it comes twice");
     }
 
     #[test]

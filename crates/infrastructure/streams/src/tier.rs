@@ -36,7 +36,7 @@ use std::{
 };
 use tokio::{
     runtime::Runtime,
-    sync::OnceCell,
+    sync::{OnceCell, OwnedSemaphorePermit, Semaphore},
     task::{JoinHandle, JoinSet},
 };
 
@@ -74,12 +74,16 @@ impl Default for Options {
 
 /// What is fetched at once; a chunk has up to four of them.
 const BLOCK: u32 = 4 << 20;
+/// Blocks that are fetched at a time; readers beyond wait, and nothing is fetched ahead.
+const FETCHES: usize = 16;
 /// How often the flusher looks at what there is to do.
 const TICK: Duration = Duration::from_millis(250);
 /// Pauses between tries while the storage is away: from, to.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 /// Chunks that are removed in one look.
 const REMOVE_MAX: usize = 64;
+/// How long what failed to be written is asked to go; with the storage away, no longer.
+const REMOVE_WAIT: Duration = Duration::from_secs(2);
 /// A manifest may cost this many bytes per second in the mean; a larger one comes less often.
 const MANIFEST_RATE: f64 = 1e6;
 
@@ -103,6 +107,7 @@ pub struct Tier {
     fetched_bytes: AtomicU64,
     /// When the last manifest was written.
     told_at: Mutex<Option<Instant>>,
+    fetches: Arc<Semaphore>,
     /// Where history is read; `None` only while it is dropped.
     behind: Option<Runtime>,
 }
@@ -144,6 +149,7 @@ impl Tier {
             flushed_bytes: AtomicU64::new(0),
             fetched_bytes: AtomicU64::new(0),
             told_at: Mutex::new(None),
+            fetches: Arc::new(Semaphore::new(FETCHES)),
             behind: Some(behind()),
         }
     }
@@ -193,13 +199,13 @@ impl Tier {
     /// Some bytes of a chunk.
     pub async fn read(self: &Arc<Self>, chunk: &Chunk, at: u32, len: u32) -> Result<Bytes> {
         let (first, last) = (at / BLOCK, (at + len - 1) / BLOCK);
-        let begin = self.block(chunk, first).await?;
+        let begin = self.block(chunk, first, None).await?;
         let from = (at - first * BLOCK) as usize;
         if first == last {
             return Ok(begin.slice(from..from + len as usize));
         }
         // An extent is shorter than a block, so it lies in at most two.
-        let end = self.block(chunk, last).await?;
+        let end = self.block(chunk, last, None).await?;
         let left = len as usize - (begin.len() - from);
         Ok([&begin[from..], &end[..left]].concat().into())
     }
@@ -209,15 +215,15 @@ impl Tier {
         let block = at / BLOCK;
         if !lock(&self.cache).blocks.contains_key(&(chunk.location.clone(), block)) {
             let tier = self.clone();
-            let Some(behind) = &self.behind else { return };
+            let (Some(behind), Ok(turn)) = (&self.behind, self.fetches.clone().try_acquire_owned()) else { return };
             behind.spawn(async move {
                 // Whoever needs it tries again and hears what is wrong.
-                let _ = tier.block(&chunk, block).await;
+                let _ = tier.block(&chunk, block, Some(turn)).await;
             });
         }
     }
 
-    async fn block(&self, chunk: &Chunk, block: u32) -> Result<Bytes> {
+    async fn block(&self, chunk: &Chunk, block: u32, turn: Option<OwnedSemaphorePermit>) -> Result<Bytes> {
         let Chunk { location, bytes, .. } = chunk;
         let key = (location.to_string(), block);
         let range = u64::from(block * BLOCK)..u64::from((*bytes).min((block + 1) * BLOCK));
@@ -245,6 +251,10 @@ impl Tier {
         let wanted = (range.end - range.start) as usize;
         let got = cell
             .get_or_try_init(|| async {
+                let _turn = match turn {
+                    Some(turn) => turn,
+                    None => self.fetches.clone().acquire_owned().await.map_err(|e| Error::Invalid(e.to_string()))?,
+                };
                 let got = self.home(location)?.read(location, range).await.map_err(storage)?;
                 self.fetched_bytes.fetch_add(got.len() as u64, Relaxed);
                 match got.len() == wanted {
@@ -352,7 +362,11 @@ impl Tier {
         let began = Instant::now();
         let data = store.read_extents(&due.name, due.extents).await?;
         let location = format!("{folder}/{}/{first}-{}-{:016x}", due.id.0, data.len(), rand::random::<u64>());
-        put(persist, &location, &data).await?;
+        if let Err(e) = put(persist, &location, &data).await {
+            // It may be there all the same. Nothing will ever point to it, and only the next start would find it.
+            let _ = tokio::time::timeout(REMOVE_WAIT, persist.delete(&location)).await;
+            return Err(e);
+        }
         let pieces = pieces(&data);
         let bytes = data.len() as u64;
         let recorded = store

@@ -21,6 +21,8 @@ use std::{
 
 /// Writers of a stream that can have a mark at a time.
 pub const WRITERS_MAX: usize = 10_000;
+/// Bytes of a writer's name.
+const WRITER_NAME_MAX: usize = 256;
 /// How often watermarks are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// Before the name of a stream's mark stream.
@@ -56,6 +58,9 @@ pub fn note(state: &State, scope: &str, stream: &str, writer: &str, mark: Writer
     let all = found.segments();
     if mark.position.is_empty() || !mark.position.keys().all(|s| all.contains_key(s)) {
         return Ok((None, Noted::Behind));
+    }
+    if writer.len() > WRITER_NAME_MAX {
+        return Err(Error::Invalid(format!("a writer's name of {} bytes; {WRITER_NAME_MAX} are allowed", writer.len())));
     }
     let told = state.catalog.told(scope, stream);
     match told.and_then(|t| t.writers.get(writer)) {

@@ -64,6 +64,27 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 #[test]
+fn what_cant_be_read_is_not_the_end_of_the_log() {
+    let disk = Arc::new(Faulty::new(2));
+    // No note behind the last block, which would prove that it was there.
+    let quiet = Options { note_after: Duration::from_secs(3600), ..options() };
+    let recovered = Recovered::open(disk.clone(), quiet, None, |_, _, _, _| Ok(())).unwrap();
+    let (log, landings) = start(recovered);
+    for n in 0..2 {
+        push(&log, n, 20_000).unwrap();
+        until("a block", || landings.lock().unwrap().len() as u64 > n);
+    }
+    log.close();
+    let place = landings.lock().unwrap()[1].2;
+    disk.unreadable(Some(u64::from(place.at) + 10_000));
+    let opened = recover(&disk, None).err().expect("an acknowledged entry can't be read");
+    assert!(matches!(opened, Error::File { action: "read", .. }), "{opened}");
+    // A device that comes to itself again has lost nothing.
+    disk.unreadable(None);
+    assert_eq!(recover(&disk, None).unwrap().0, [0, 1]);
+}
+
+#[test]
 fn entries_come_back_in_order_and_can_be_read_at_their_places() {
     let disk = Arc::new(Faulty::new(1));
     let mut rng = StdRng::seed_from_u64(1);

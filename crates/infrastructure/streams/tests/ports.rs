@@ -29,6 +29,10 @@ async fn server() -> Running {
 }
 
 async fn server_with(change: impl FnOnce(&mut Options)) -> Running {
+    server_told(change, |_| {}).await
+}
+
+async fn server_told(change: impl FnOnce(&mut Options), tell: impl FnOnce(&Server)) -> Running {
     let folder = tempfile::tempdir().unwrap();
     let mut options = Options::new(folder.path().join("streams"));
     options.http = Some(([127, 0, 0, 1], 0).into());
@@ -39,9 +43,17 @@ async fn server_with(change: impl FnOnce(&mut Options)) -> Running {
     let server = Server::bind(options).await.unwrap();
     let (controller, segments) = server.addresses().unwrap();
     let http = server.http_address().unwrap();
+    tell(&server);
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(server.run(stopped));
     Running { controller, segments, http, _stop: stop, _folder: folder }
+}
+
+/// The server and its store, for what no client can do to it.
+async fn server_and_store() -> (Running, streams::Store) {
+    let mut store = None;
+    let running = server_told(|_| {}, |s| store = Some(s.store())).await;
+    (running, store.unwrap())
 }
 
 async fn client(running: &Running) -> Client {
@@ -139,20 +151,126 @@ async fn a_client_that_never_takes_its_replies_holds_up_nobody() {
         writer.append("k", &vec![n as u8; 1 << 20], n).await.unwrap();
     }
     writer.flush().await.unwrap();
-    // Thousands of reads of a megabyte each, and a hundred at the tail, none of which is ever taken.
-    let mut stream = TcpStream::connect(running.segments).await.unwrap();
-    let mut read = BytesMut::new();
+    // On each of fifty connections thousands of reads of a megabyte, and hundreds at the tail, none of which is ever taken.
     let name = "s/slow/0.#epoch.0";
-    for n in 0..4000i64 {
-        let offset = if n % 10 == 0 { 30 * ((1i64 << 20) + 8) } else { n % 20 * (1 << 20) };
-        let payload = [&(name.len() as u16).to_be_bytes()[..], name.as_bytes(), &offset.to_be_bytes(), &(1i32 << 20).to_be_bytes(), &0u16.to_be_bytes(), &n.to_be_bytes()].concat();
-        read.extend_from_slice(&frame(9, &payload));
+    let read: Vec<u8> = (0..4000i64)
+        .flat_map(|n| {
+            let offset = if n % 10 == 0 { 30 * ((1i64 << 20) + 8) } else { n % 20 * (1 << 20) };
+            frame(9, &read_at(n, name, offset, 1 << 20))
+        })
+        .collect();
+    let read = bytes::Bytes::from(read);
+    let (_alone, before) = (MEMORY.lock().await, resident_kb());
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let (to, read) = (running.segments, read.clone());
+        asking.spawn(async move {
+            let mut stream = TcpStream::connect(to).await.unwrap();
+            let _ = tokio::time::timeout(Duration::from_secs(4), stream.write_all(&read)).await;
+            stream
+        });
     }
-    let sent = tokio::time::timeout(Duration::from_secs(3), stream.write_all(&read)).await;
-    let memory = std::fs::read_to_string("/proc/self/status").unwrap();
-    let resident: u64 = memory.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap();
-    assert!(resident < 400 << 10, "{resident} kB are in use, though {} bytes of requests were taken", if sent.is_ok() { read.len() } else { 0 });
+    let slow: Vec<TcpStream> = asking.join_all().await;
+    let more = resident_kb().saturating_sub(before);
+    assert!(more < 350 << 10, "{more} kB more are in use for {} clients that take nothing", slow.len());
     works(&running, "beside").await;
+}
+
+/// One test at a time looks at how much memory the process has.
+static MEMORY: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+fn resident_kb() -> u64 {
+    let memory = std::fs::read_to_string("/proc/self/status").unwrap();
+    memory.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_never_waits_is_held_by_the_disk() {
+    let running = server().await;
+    client(&running).await.create_stream("s", "flood", segments(1)).await.unwrap();
+    let name = "s/flood/0.#epoch.0";
+    let mut talk = Talk::open(&running).await;
+    assert_eq!(talk.ask(70, &[&1i64.to_be_bytes()[..], &text("a/table"), &text("")].concat()).await.unwrap().0, 21);
+    let value = vec![7u8; 1 << 20];
+    let keys: Vec<[u8; 1]> = (0..15).map(|n| [n]).collect();
+    let entries: Vec<(&[u8], &[u8])> = keys.iter().map(|k| (&k[..], &value[..])).collect();
+    let updates = frame(74, &update(2, "a/table", &entries));
+    let (_alone, before) = (MEMORY.lock().await, resident_kb());
+    // Events first, then values of a table, as fast as they are taken, and not one answer is looked at.
+    for table in [false, true] {
+        let mut stream = TcpStream::connect(running.segments).await.unwrap();
+        stream.write_all(&frame(-127, &[0, 0, 0, 17, 0, 0, 0, 5])).await.unwrap();
+        stream.write_all(&frame(1, &setup(3, 5, name))).await.unwrap();
+        let (mut sent, mut most, end) = (0u64, 0, std::time::Instant::now() + Duration::from_secs(6));
+        while std::time::Instant::now() < end && sent < 1 << 30 {
+            let next = if table { updates.clone() } else { frame(4, &event(4, 5, sent as i64 + 1, &value)) };
+            if let Ok(written) = tokio::time::timeout_at(end.into(), stream.write_all(&next)).await {
+                written.expect("the server does not hang up");
+                sent += next.len() as u64;
+            }
+            most = most.max(resident_kb().saturating_sub(before));
+        }
+        println!("{sent} bytes, {most} kB of memory");
+        assert!(sent > 8 << 20, "{sent} bytes were taken");
+        assert!(most < 350 << 10, "{most} kB more are in use after {sent} bytes, table: {table}");
+    }
+    works(&running, "beside").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn appends_to_what_is_sealed_or_gone_are_refused_and_the_connection_stays() {
+    let running = server().await;
+    client(&running).await.create_stream("s", "t", segments(2)).await.unwrap();
+    let (sealed, gone) = ("s/t/0.#epoch.0", "s/t/1.#epoch.0");
+    let mut talk = Talk::open(&running).await;
+    for (writer, name) in [(1, sealed), (2, gone)] {
+        assert_eq!(talk.ask(1, &setup(1, writer, name)).await.unwrap().0, 2);
+        assert_eq!(talk.ask(4, &event(2, writer, 1, b"first")).await.unwrap().0, 7);
+    }
+    let named = |id: i64, name: &str| [&id.to_be_bytes()[..], &text(name), &text("")].concat();
+    assert_eq!(talk.ask(28, &named(3, sealed)).await.unwrap().0, 29);
+    assert_eq!(talk.ask(30, &named(4, gone)).await.unwrap().0, 31);
+    assert_eq!(talk.ask(4, &event(5, 1, 2, b"more")).await.unwrap().0, 51, "it is sealed");
+    assert_eq!(talk.ask(4, &event(6, 2, 2, b"more")).await.unwrap().0, 53, "there is none");
+    // The same connection goes on: what came before is told, and told again, and is there once.
+    let (kind, got) = talk.ask(1, &setup(7, 1, sealed)).await.unwrap();
+    assert_eq!((kind, &got[got.len() - 8..]), (2, &1i64.to_be_bytes()[..]));
+    assert_eq!(talk.ask(4, &event(7, 1, 1, b"first")).await.unwrap().0, 7);
+    let (kind, got) = talk.ask(9, &read_at(8, sealed, 0, 100)).await.unwrap();
+    assert_eq!((kind, got.windows(5).filter(|w| w == b"first").count()), (10, 1));
+    works(&running, "after").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_says_nothing_or_too_much_before_hello_goes() {
+    let running = server().await;
+    // A large command before hello is not waited for.
+    let mut stream = TcpStream::connect(running.segments).await.unwrap();
+    stream.write_all(&[4i32.to_be_bytes(), (1i32 << 20).to_be_bytes()].concat()).await.unwrap();
+    let mut got = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut got)).await;
+    assert!(ended.is_ok() && got.is_empty(), "{got:?}");
+    // Nor is a client that says nothing.
+    let mut stream = TcpStream::connect(running.segments).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(40), stream.read_to_end(&mut got)).await;
+    assert!(ended.is_ok() && got.is_empty(), "{got:?}");
+    works(&running, "after").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_update_asks_for_more_segments_than_there_may_be() {
+    use streams::proto::{StreamConfig, update_stream_status};
+    let running = server_with(|o| o.scaling = streams::scale::Profile::fast()).await;
+    let client = client(&running).await;
+    client.create_stream("s", "t", segments(1)).await.unwrap();
+    for (scale_factor, min_num_segments) in [(2, i32::MAX), (i32::MAX, 1), (2, 10_001)] {
+        let policy = ScalingPolicy { scale_type: 2, target_rate: 1, scale_factor, min_num_segments };
+        let config = StreamConfig { stream_info: info("t"), scaling_policy: Some(policy), ..StreamConfig::default() };
+        let refused = raw(&running).await.update_stream(config).await;
+        assert!(refused.is_err() || refused.is_ok_and(|r| r.into_inner().status() != update_stream_status::Status::Success), "{scale_factor} {min_num_segments}");
+    }
+    assert_eq!(client.current("s", "t").await.unwrap().len(), 1);
+    works(&running, "after").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,6 +309,158 @@ async fn order_per_key_over_scaling_up_and_down() {
         let all: Vec<u64> = (0..n).filter(|n| n % 20 == key).collect();
         assert_eq!(keys[&key], all, "key {key}");
     }
+}
+
+/// A stream of commands to the segment store's port, and replies one by one.
+struct Talk(TcpStream);
+
+impl Talk {
+    async fn open(running: &Running) -> Talk {
+        let mut talk = Talk(TcpStream::connect(running.segments).await.unwrap());
+        talk.say(-127, &[0, 0, 0, 17, 0, 0, 0, 5]).await;
+        assert_eq!(talk.hear().await.unwrap().0, -127);
+        talk
+    }
+
+    async fn say(&mut self, kind: i32, payload: &[u8]) {
+        self.0.write_all(&frame(kind, payload)).await.unwrap();
+    }
+
+    /// The next reply's type and fields; `None` when the server has hung up.
+    async fn hear(&mut self) -> Option<(i32, Vec<u8>)> {
+        let whole = async {
+            let mut head = [0; 8];
+            self.0.read_exact(&mut head).await.ok()?;
+            let mut got = vec![0; u32::from_be_bytes(head[4..].try_into().unwrap()) as usize];
+            self.0.read_exact(&mut got).await.ok()?;
+            Some((i32::from_be_bytes(head[..4].try_into().unwrap()), got))
+        };
+        tokio::time::timeout(Duration::from_secs(20), whole).await.expect("an answer comes, or the connection ends")
+    }
+
+    async fn ask(&mut self, kind: i32, payload: &[u8]) -> Option<(i32, Vec<u8>)> {
+        self.say(kind, payload).await;
+        self.hear().await
+    }
+}
+
+fn setup(id: i64, writer: u128, segment: &str) -> Vec<u8> {
+    [&id.to_be_bytes()[..], &writer.to_be_bytes(), &text(segment), &text("")].concat()
+}
+
+/// One event, as a block that is whole in its end.
+fn event(id: i64, writer: u128, number: i64, data: &[u8]) -> Vec<u8> {
+    let event = [&0i32.to_be_bytes()[..], &(data.len() as i32).to_be_bytes(), data].concat();
+    [&writer.to_be_bytes()[..], &0i32.to_be_bytes(), &(event.len() as i32).to_be_bytes(), &event, &1i32.to_be_bytes(), &number.to_be_bytes(), &id.to_be_bytes()].concat()
+}
+
+fn read_at(id: i64, segment: &str, offset: i64, length: i32) -> Vec<u8> {
+    [&text(segment)[..], &offset.to_be_bytes(), &length.to_be_bytes(), &text(""), &id.to_be_bytes()].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_log_has_stopped_what_is_durable_is_still_read() {
+    let (running, store) = server_and_store().await;
+    let client = client(&running).await;
+    client.create_stream("s", "kept", segments(1)).await.unwrap();
+    client.create_stream("s", "lost", segments(1)).await.unwrap();
+    let mut writer = Writer::open(&client, "s", "kept", None).await.unwrap();
+    for n in 0..100u64 {
+        writer.append("k", &n.to_be_bytes(), n).await.unwrap();
+    }
+    writer.flush().await.unwrap();
+    let (kept, lost) = ("s/kept/0.#epoch.0", "s/lost/0.#epoch.0");
+    let before = Talk::open(&running).await;
+    // What is under way when it stops never becomes durable.
+    for n in 1..=30 {
+        let data = vec![7u8; 1 << 20].into();
+        let _ = store.append(streams::store::Append { segment: lost, writer: 9, event: n, events: 1, expected: None, data });
+    }
+    store.log().stop("the disk refuses");
+    assert!(store.log().last() > store.log().durable(), "nothing was under way");
+    // An old connection and a new one: bytes, what a segment is like, and what a writer had.
+    for mut talk in [before, Talk::open(&running).await] {
+        let (kind, got) = talk.ask(9, &read_at(1, kept, 0, 1 << 20)).await.expect("a read is answered");
+        assert_eq!((kind, got.len() > 1600), (10, true));
+        let (kind, got) = talk.ask(11, &[&2i64.to_be_bytes()[..], &text(kept), &text("")].concat()).await.expect("its length is known");
+        assert_eq!((kind, &got[..8]), (12, &2i64.to_be_bytes()[..]));
+        assert_eq!(talk.ask(11, &[&3i64.to_be_bytes()[..], &text("s/none/0.#epoch.0"), &text("")].concat()).await.unwrap().0, 53);
+        // But nothing is written.
+        assert_eq!(talk.ask(1, &setup(4, 77, kept)).await.unwrap().0, 2);
+        assert_eq!(talk.ask(4, &event(5, 77, 1, b"more")).await, None, "an append is refused with the connection");
+    }
+    // Of the other segment nothing is told that may not be true.
+    let mut talk = Talk::open(&running).await;
+    assert_eq!(talk.ask(11, &[&6i64.to_be_bytes()[..], &text(lost), &text("")].concat()).await, None);
+    // The controller, our own reader, and HTTP.
+    let again = Client::connect(&running.controller.to_string()).await.unwrap();
+    assert_eq!(again.current("s", "kept").await.unwrap().len(), 1);
+    let mut reader = Reader::open(&again, "s", "kept", From::Head).await.unwrap();
+    for n in 0..100u64 {
+        let event = tokio::time::timeout(Duration::from_secs(20), reader.next()).await.unwrap().unwrap().unwrap();
+        assert_eq!(event.data[..], n.to_be_bytes());
+    }
+    assert!(again.create_stream("s", "new", segments(1)).await.is_err());
+    let (status, body) = http(running.http, "GET", "/v1/streams", None, "").await;
+    assert!(status == 200 && body.contains("the disk refuses"), "{status} {body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_large_event_was_gathered_in_goes_with_its_connection() {
+    let running = server().await;
+    client(&running).await.create_stream("s", "t", segments(1)).await.unwrap();
+    let name = "s/t/0.#epoch.0";
+    let mut talk = Talk::open(&running).await;
+    let (kind, got) = talk.ask(40, &[&1i64.to_be_bytes()[..], &7u128.to_be_bytes(), &text(name), &text("")].concat()).await.unwrap();
+    let transient = String::from_utf8(got[10..].to_vec()).unwrap();
+    assert!(kind == 21 && transient.starts_with(name), "{transient}");
+    let merge = [&2i64.to_be_bytes()[..], &text("s/none/0.#epoch.0"), &text(&transient), &text("")].concat();
+    assert_eq!(talk.ask(58, &merge).await.unwrap().0, 53, "there is nothing to merge it into");
+    let info = [&3i64.to_be_bytes()[..], &text(&transient), &text("")].concat();
+    assert_eq!(talk.ask(11, &info).await.unwrap().0, 12, "it is still there");
+    drop(talk);
+    let (mut talk, end) = (Talk::open(&running).await, std::time::Instant::now() + Duration::from_secs(20));
+    while talk.ask(11, &info).await.unwrap().0 != 53 {
+        assert!(std::time::Instant::now() < end, "{transient} stays for ever");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn update(id: i64, table: &str, entries: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let mut out = [&id.to_be_bytes()[..], &text(table), &text(""), &(entries.len() as i32).to_be_bytes()].concat();
+    for (key, value) in entries {
+        out.extend((key.len() as i32 + 12).to_be_bytes());
+        out.extend((key.len() as i32).to_be_bytes());
+        out.extend_from_slice(key);
+        out.extend(i64::MIN.to_be_bytes());
+        out.extend((value.len() as i32 + 4).to_be_bytes());
+        out.extend((value.len() as i32).to_be_bytes());
+        out.extend_from_slice(value);
+    }
+    out
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tables_keys_and_memory_have_bounds() {
+    let running = server_with(|o| o.store.table_bytes_max = 256 << 10).await;
+    let mut talk = Talk::open(&running).await;
+    let named = |id: i64, name: &str| [&id.to_be_bytes()[..], &text(name), &text("")].concat();
+    assert_eq!(talk.ask(70, &named(1, "a/table")).await.unwrap().0, 21);
+    // A key that no list of keys could give back, and a value of more than Pravega takes.
+    assert_eq!(talk.ask(74, &update(2, "a/table", &[(&vec![b'k'; 10 << 20], b"v")])).await.unwrap().0, 61);
+    assert_eq!(talk.ask(74, &update(3, "a/table", &[(b"k", &vec![0; (1 << 20) + 1])])).await.unwrap().0, 61);
+    // Entries of no bytes to speak of fill it all the same.
+    let mut n = 0u32;
+    while talk.ask(74, &update(4, "a/table", &[(&n.to_be_bytes(), b"")])).await.unwrap().0 == 75 {
+        n += 1;
+        assert!(n <= 1500, "{n} entries in 256 KiB");
+    }
+    assert!(n > 1000, "{n} entries only");
+    // What is there can be replaced, and so can what makes room.
+    assert_eq!(talk.ask(74, &update(5, "a/table", &[(&0u32.to_be_bytes(), b"")])).await.unwrap().0, 75);
+    let range = [&named(6, "a/table")[..], &10_000i32.to_be_bytes(), &0i32.to_be_bytes(), &0i32.to_be_bytes(), &[0, 0, 0, 1, 0], &0i32.to_be_bytes()].concat();
+    let (kind, got) = talk.ask(83, &range).await.unwrap();
+    assert_eq!((kind, i32::from_be_bytes(got[17..21].try_into().unwrap())), (84, n as i32));
 }
 
 /// What HTTP answers: status and body.
@@ -257,6 +527,22 @@ async fn users_do_what_their_rules_say_and_nothing_else() {
     let got = say(running.segments, &frame(11, &info)).await;
     assert_eq!((&got[..4], &got[8..16]), (&60i32.to_be_bytes()[..], &9i64.to_be_bytes()[..]), "the token check failed");
 
+    // Who may write to one stream can't take another one's bytes into it, nor a batch of which one is another's.
+    let secret = "s/other/0.#epoch.0";
+    let mut kept = Writer::open(&admin, "s", "other", None).await.unwrap();
+    kept.append("k", b"secret", 0).await.unwrap();
+    kept.flush().await.unwrap();
+    let known = access::Access::load(&folder.path().join("users"), &running._folder.path().join("streams/token.key"), Duration::from_secs(60)).unwrap();
+    let token = known.token(Some("writer"), &[access::stream("s", "t")], access::Want::Update, base::clock::now_ms());
+    let merge = [&11i64.to_be_bytes()[..], &text(name), &text(secret), &text(&token)].concat();
+    let batch = [&12i64.to_be_bytes()[..], &text(name), &2i32.to_be_bytes(), &text("s/t/1.#epoch.0"), &text(secret), &text(&token)].concat();
+    for (kind, id, merge) in [(58, 11i64, merge), (90, 12, batch)] {
+        let got = say(running.segments, &frame(kind, &merge)).await;
+        assert_eq!((&got[..4], &got[8..16]), (&60i32.to_be_bytes()[..], &id.to_be_bytes()[..]), "the token check failed");
+    }
+    let mut other = Reader::open(&admin, "s", "other", From::Head).await.unwrap();
+    assert_eq!(&other.next().await.unwrap().unwrap().data[..], b"secret");
+
     // The same over HTTP, and metrics for everyone.
     assert_eq!(http(running.http, "GET", "/v1/streams", None, "").await.0, 401);
     assert_eq!(http(running.http, "GET", "/v1/streams", Some("d3JpdGVyOndyaXRlcidz"), "").await.0, 403, "writer:writer's");
@@ -265,8 +551,8 @@ async fn users_do_what_their_rules_say_and_nothing_else() {
     let (status, text) = http(running.http, "GET", "/metrics", None, "").await;
     assert_eq!(status, 200);
     let value = |name: &str| -> f64 { text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok()).unwrap_or_else(|| panic!("no {name} in\n{text}")) };
-    assert_eq!(value("cloudskin_streams_appended_events_total "), 25.0);
-    assert_eq!(value("cloudskin_streams_write_seconds_count "), 25.0);
+    assert_eq!(value("cloudskin_streams_appended_events_total "), 26.0);
+    assert_eq!(value("cloudskin_streams_write_seconds_count "), 26.0);
     assert!(value("cloudskin_streams_end_to_end_seconds_count ") >= 20.0, "{text}");
     assert!(value("cloudskin_streams_refused_total ") >= 7.0);
     assert!(value("cloudskin_streams_outage_left_seconds ") > 0.0);

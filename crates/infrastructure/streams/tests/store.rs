@@ -146,8 +146,8 @@ async fn scaling_and_a_transaction_that_began_before() {
     assert_eq!(read(&store, "s/t/4.#epoch.3", 0).await, b"after");
 }
 
-/// Appends, merges, truncations and deletions at random, with the power failing; the bytes of each segment are held against a model of what was
-/// acknowledged, and what was under way is there as a whole or not at all.
+/// Appends to several segments at random, with the power failing; the bytes of each segment are held against a model of what was acknowledged, and what was
+/// under way is there as a whole or not at all.
 #[test]
 fn what_was_acknowledged_is_there_after_power_failures() {
     let seed: u64 = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
@@ -265,6 +265,31 @@ async fn checkpoints_free_the_log_and_hold_what_they_must() {
             disk.put(name, &good).unwrap();
         }
     }
+}
+
+/// Files that could be used again ask for a checkpoint at the start, before anything has been written or will be.
+#[tokio::test]
+async fn a_checkpoint_that_is_due_at_the_start_is_written() {
+    use streams::disk::Disk;
+    let disk = Arc::new(Faulty::new(31));
+    let few = Options { log: log::Options { files_max: 20, note_after: Duration::from_secs(3600), ..options().log }, checkpoint_bytes: u64::MAX, ..options() };
+    let many = Options { log: log::Options { files_max: 4000, ..few.log.clone() }, ..few.clone() };
+    let store = Store::open(disk.clone(), many).unwrap();
+    create(&store, "a");
+    for n in 1..=20i64 {
+        append(&store, "a", 1, n, &[n as u8; 100_000]).await.unwrap();
+    }
+    store.change(|s| Ok((Some(Record::Truncate { id: s.find("a")?.0, start: 1_900_000 }), ()))).await.unwrap();
+    store.close();
+    drop(store);
+    assert!(!disk.list().unwrap().iter().any(|n| n.starts_with("checkpoint-")));
+    let store = Store::open(disk.clone(), few).unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    while !disk.list().unwrap().iter().any(|n| n.starts_with("checkpoint-")) {
+        assert!(Instant::now() < end, "no checkpoint, though {} files are in use", store.log().files_used());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    store.close();
 }
 
 /// What came to the state after its first version is in checkpoints, and a checkpoint that has nothing of it can be read.

@@ -79,14 +79,18 @@ impl Recovered {
         let mut touched: Vec<FileNo> = Vec::new();
         loop {
             let here = (mark.file, u64::from(mark.at));
-            let Some((no, at, header, bytes)) = [here, (FileNo(mark.file.0 + 1), 0)].into_iter().find_map(|(no, at)| {
-                let slot = slots.used.get(&no)?;
-                let (header, bytes) = read_block(&*slot.file, at).ok()??;
+            let mut found = None;
+            for (no, at) in [here, (FileNo(mark.file.0 + 1), 0)] {
+                let Some(slot) = slots.used.get(&no) else { continue };
+                // What can't be read may be what someone was told about: it is not where the chain ends.
+                let Some((header, bytes)) = read_block(&*slot.file, at).map_err(io("read", &slot.name))? else { continue };
                 let next = header.log == mark.log && header.seq == mark.next && header.link == mark.link && header.file == no;
-                (next && header.epoch >= mark.epoch).then_some((no, at, header, bytes))
-            }) else {
-                break;
-            };
+                if next && header.epoch >= mark.epoch {
+                    found = Some((no, at, header, bytes));
+                    break;
+                }
+            }
+            let Some((no, at, header, bytes)) = found else { break };
             let name = &slots.used[&no].name;
             let entries = block::entries(&header, &bytes)
                 .ok_or_else(|| Error::Damaged(format!("block {} in {name} is valid but makes no sense", header.seq.0)))?;
@@ -141,6 +145,11 @@ impl Recovered {
     /// The files that are there, oldest first.
     pub fn files(&self) -> Vec<FileNo> {
         self.slots.used.keys().copied().collect()
+    }
+
+    /// Where the chain is taken up.
+    pub fn mark(&self) -> Mark {
+        self.mark
     }
 
     /// The next block's number.

@@ -88,14 +88,17 @@ impl Answer {
 }
 
 impl Camera {
-    /// Asks the camera at `url` to play.
-    pub fn open(url: &str) -> BoxFuture<'_, Result<Camera>> {
+    /// Asks the camera at `url` to play. `password` is for a user in the address that comes without one: others of this machine see what a program was started with.
+    pub fn open<'a>(url: &'a str, password: Option<&'a str>) -> BoxFuture<'a, Result<Camera>> {
         Box::pin(async move {
             let Address { host, url, user } = address(url)?;
             let lost = |e| Error::file("talk to the camera at", &host)(e);
             let stream = tokio::time::timeout(SILENCE, TcpStream::connect(&host)).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map_err(lost)?;
             let _ = stream.set_nodelay(true);
-            let login = user.map(|u| Login::new(&u));
+            let login = user.map(|user| match password {
+                Some(password) if !user.contains(':') => Login::new(&format!("{user}:{password}")),
+                _ => Login::new(&user),
+            });
             let mut camera = Camera { url, login, stream, buffer: BytesMut::new(), sequence: 0, session: String::new(), keep: SESSION, kind: Kind::H264, units: Units::default() };
             let url = camera.url.clone();
             let told = camera.ask("DESCRIBE", &url, "Accept: application/sdp\r\n").await?;
@@ -171,7 +174,7 @@ impl Camera {
     pub async fn run(mut self, mut out: impl AsyncWrite + Unpin) -> Result<()> {
         let mut muxer = Muxer::default();
         // Well before the camera gives up.
-        let mut keep = tokio::time::interval(self.keep / 3);
+        let mut keep = tokio::time::interval(between(self.keep));
         keep.tick().await;
         let mut end = Instant::now() + SILENCE;
         loop {
@@ -519,10 +522,24 @@ fn crc32_mpeg(bytes: &[u8]) -> u32 {
     })
 }
 
+/// How often a camera is told that someone is there. What it says of its patience may be anything.
+fn between(patience: Duration) -> Duration {
+    (patience / 3).clamp(Duration::from_secs(1), Duration::from_secs(600))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::video::ts::Framer;
+
+    #[tokio::test]
+    async fn a_camera_of_no_patience_is_told_each_second() {
+        for (patience, expected) in [(0, 1), (60, 20), (u64::MAX, 600)] {
+            let between = between(Duration::from_secs(patience));
+            assert_eq!(between, Duration::from_secs(expected));
+            tokio::time::interval(between).tick().await;
+        }
+    }
 
     fn rtp(sequence: u16, time: u32, marker: bool, payload: &[u8]) -> Rtp {
         let mut packet = vec![0x80, 96 | if marker { 0x80 } else { 0 }];

@@ -12,6 +12,10 @@ pub const OLDEST_VERSION: i32 = 5;
 /// The largest payload of a frame.
 pub const PAYLOAD_MAX: usize = 0x00FF_FFFF;
 pub const FRAME_HEADER: usize = 8;
+/// The longest name of a segment, bytes: names come back in replies, which are kept until the client takes them.
+pub const NAME_MAX: usize = 1024;
+/// Segments that are merged by one command.
+const SOURCES_MAX: usize = 10_000;
 
 /// Why bytes are not a command.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +39,7 @@ pub struct TableKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttributeUpdate {
     pub key: u128,
-    /// 1: replace, 4: replace if it has the old value.
+    /// 0: if it has none, 1: replace, 2: if the new one is greater, 3: add, 4: replace if it has the old value.
     pub kind: u8,
     pub new: i64,
     pub old: i64,
@@ -86,16 +90,67 @@ pub enum Request {
     Other { kind: i32, id: i64 },
 }
 
-/// The next frame's type and payload; `None` until it is there as a whole.
-pub fn frame(buffer: &mut BytesMut) -> Result<Option<(i32, Bytes)>, Bad> {
-    if buffer.len() < FRAME_HEADER {
-        return Ok(None);
+/// What a request does to what the server keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It only looks.
+    Nothing,
+    /// It ends something, or joins what is there.
+    Ends,
+    /// There is more than before.
+    Grows,
+}
+
+impl Request {
+    pub fn effect(&self) -> Effect {
+        match self {
+            Request::AppendBlock { .. }
+            | Request::AppendBlockEnd { .. }
+            | Request::ConditionalAppend { .. }
+            | Request::Create { .. }
+            | Request::CreateTransient { .. }
+            | Request::CreateTable { .. }
+            | Request::SetAttribute { .. }
+            | Request::TableUpdate { .. } => Effect::Grows,
+            Request::Seal { .. }
+            | Request::Delete { .. }
+            | Request::DeleteTable { .. }
+            | Request::Truncate { .. }
+            | Request::Merge { .. }
+            | Request::MergeBatch { .. }
+            | Request::TableRemove { .. } => Effect::Ends,
+            Request::Hello { .. }
+            | Request::KeepAlive
+            | Request::Padding
+            | Request::SetupAppend { .. }
+            | Request::Read { .. }
+            | Request::Info { .. }
+            | Request::UpdatePolicy { .. }
+            | Request::Locate { .. }
+            | Request::GetAttribute { .. }
+            | Request::TableInfo { .. }
+            | Request::TableRead { .. }
+            | Request::TableKeys { .. }
+            | Request::TableEntries { .. }
+            | Request::TableDelta { .. }
+            | Request::Other { .. } => Effect::Nothing,
+        }
     }
-    let length = i32::from_be_bytes(buffer[4..8].try_into().expect("four bytes"));
+}
+
+/// How long the next frame will be with its header, as soon as that is there.
+pub fn length(buffer: &BytesMut) -> Result<Option<usize>, Bad> {
+    let Some(length) = buffer.get(4..FRAME_HEADER) else { return Ok(None) };
+    let length = i32::from_be_bytes(length.try_into().expect("four bytes"));
     if length < 0 || length as usize > PAYLOAD_MAX {
         return Err(Bad::Length(length));
     }
-    let whole = FRAME_HEADER + length as usize;
+    Ok(Some(FRAME_HEADER + length as usize))
+}
+
+/// The next frame's type and payload; `None` until it is there as a whole.
+pub fn frame(buffer: &mut BytesMut) -> Result<Option<(i32, Bytes)>, Bad> {
+    let Some(whole) = length(buffer)? else { return Ok(None) };
     if buffer.len() < whole {
         // Room for the rest of it, and not more than it says.
         buffer.reserve(whole - buffer.len());
@@ -144,6 +199,10 @@ impl In {
         let bytes = self.left.split_to(n);
         String::from_utf8(bytes.to_vec()).map_err(|_| Bad::Field(self.kind, n as i64))
     }
+    fn name(&mut self) -> Result<String, Bad> {
+        let name = self.string()?;
+        if name.len() > NAME_MAX { Err(Bad::Field(self.kind, name.len() as i64)) } else { Ok(name) }
+    }
     fn bytes(&mut self) -> Result<Bytes, Bad> {
         let n = self.i32()?;
         if n < 0 {
@@ -187,7 +246,7 @@ pub fn request(kind: i32, payload: Bytes) -> Result<Request, Bad> {
     Ok(match kind {
         -127 => Request::Hello { high: r.i32()?, low: r.i32()? },
         -1 => Request::Padding,
-        1 => Request::SetupAppend { id: r.i64()?, writer: r.uuid()?, segment: r.string()?, token: r.string()? },
+        1 => Request::SetupAppend { id: r.i64()?, writer: r.uuid()?, segment: r.name()?, token: r.string()? },
         3 => Request::AppendBlock { writer: r.uuid()?, data: r.left },
         4 => {
             let (writer, whole, data, events, last) = (r.uuid()?, r.i32()?, r.bytes()?, r.i32()?, r.i64()?);
@@ -210,34 +269,34 @@ pub fn request(kind: i32, payload: Bytes) -> Result<Request, Bad> {
             Request::ConditionalAppend { id: r.i64_or(-1), writer, event, expected, data }
         }
         9 => {
-            let (segment, offset, length, token) = (r.string()?, r.i64()?, r.i32()?, r.string()?);
+            let (segment, offset, length, token) = (r.name()?, r.i64()?, r.i32()?, r.string()?);
             Request::Read { id: r.i64_or(-1), segment, offset, length, token }
         }
-        11 => Request::Info { id: r.i64()?, segment: r.string()?, token: r.string()? },
+        11 => Request::Info { id: r.i64()?, segment: r.name()?, token: r.string()? },
         20 => {
-            let (id, segment, _rate, _kind) = (r.i64()?, r.string()?, r.i32()?, r.u8()?);
+            let (id, segment, _rate, _kind) = (r.i64()?, r.name()?, r.i32()?, r.u8()?);
             Request::Create { id, segment, token: r.string()? }
         }
-        28 => Request::Seal { id: r.i64()?, segment: r.string()?, token: r.string()? },
-        30 => Request::Delete { id: r.i64()?, segment: r.string()?, token: r.string()? },
+        28 => Request::Seal { id: r.i64()?, segment: r.name()?, token: r.string()? },
+        30 => Request::Delete { id: r.i64()?, segment: r.name()?, token: r.string()? },
         32 => {
-            let (id, segment, _rate, _kind) = (r.i64()?, r.string()?, r.i32()?, r.u8()?);
+            let (id, segment, _rate, _kind) = (r.i64()?, r.name()?, r.i32()?, r.u8()?);
             Request::UpdatePolicy { id, segment, token: r.string()? }
         }
-        34 => Request::GetAttribute { id: r.i64()?, segment: r.string()?, key: r.uuid()?, token: r.string()? },
+        34 => Request::GetAttribute { id: r.i64()?, segment: r.name()?, key: r.uuid()?, token: r.string()? },
         36 => Request::SetAttribute {
             id: r.i64()?,
-            segment: r.string()?,
+            segment: r.name()?,
             key: r.uuid()?,
             new: r.i64()?,
             expected: r.i64()?,
             token: r.string()?,
         },
-        38 => Request::Truncate { id: r.i64()?, segment: r.string()?, offset: r.i64()?, token: r.string()? },
-        41 => Request::Locate { id: r.i64()?, segment: r.string()?, offset: r.i64()?, token: r.string()? },
-        40 => Request::CreateTransient { id: r.i64()?, writer: r.uuid()?, parent: r.string()?, token: r.string()? },
+        38 => Request::Truncate { id: r.i64()?, segment: r.name()?, offset: r.i64()?, token: r.string()? },
+        41 => Request::Locate { id: r.i64()?, segment: r.name()?, offset: r.i64()?, token: r.string()? },
+        40 => Request::CreateTransient { id: r.i64()?, writer: r.uuid()?, parent: r.name()?, token: r.string()? },
         58 => {
-            let (id, target, source, token) = (r.i64()?, r.string()?, r.string()?, r.string()?);
+            let (id, target, source, token) = (r.i64()?, r.name()?, r.name()?, r.string()?);
             let mut updates = Vec::new();
             if !r.left.is_empty() {
                 for _ in 0..r.count(33)? {
@@ -247,25 +306,29 @@ pub fn request(kind: i32, payload: Bytes) -> Result<Request, Bad> {
             Request::Merge { id, target, source, token, updates }
         }
         90 => {
-            let (id, target) = (r.i64()?, r.string()?);
-            let sources = (0..r.count(2)?).map(|_| r.string()).collect::<Result<_, _>>()?;
+            let (id, target) = (r.i64()?, r.name()?);
+            let count = r.count(2)?;
+            if count > SOURCES_MAX {
+                return Err(Bad::Field(kind, count as i64));
+            }
+            let sources = (0..count).map(|_| r.name()).collect::<Result<_, _>>()?;
             Request::MergeBatch { id, target, sources, token: r.string()? }
         }
-        68 => Request::TableInfo { id: r.i64()?, segment: r.string()?, token: r.string()? },
-        70 => Request::CreateTable { id: r.i64()?, segment: r.string()?, token: r.string()? },
-        71 => Request::DeleteTable { id: r.i64()?, segment: r.string()?, if_empty: r.u8()? != 0, token: r.string()? },
+        68 => Request::TableInfo { id: r.i64()?, segment: r.name()?, token: r.string()? },
+        70 => Request::CreateTable { id: r.i64()?, segment: r.name()?, token: r.string()? },
+        71 => Request::DeleteTable { id: r.i64()?, segment: r.name()?, if_empty: r.u8()? != 0, token: r.string()? },
         74 => {
-            let (id, segment, token) = (r.i64()?, r.string()?, r.string()?);
+            let (id, segment, token) = (r.i64()?, r.name()?, r.string()?);
             let entries = (0..r.count(24)?).map(|_| Ok((r.key()?, r.value()?))).collect::<Result<_, _>>()?;
             Request::TableUpdate { id, segment, token, entries, at: r.i64_or(-1) }
         }
         76 => {
-            let (id, segment, token, keys) = (r.i64()?, r.string()?, r.string()?, r.keys()?);
+            let (id, segment, token, keys) = (r.i64()?, r.name()?, r.string()?, r.keys()?);
             Request::TableRemove { id, segment, token, keys, at: r.i64_or(-1) }
         }
-        78 => Request::TableRead { id: r.i64()?, segment: r.string()?, token: r.string()?, keys: r.keys()? },
+        78 => Request::TableRead { id: r.i64()?, segment: r.name()?, token: r.string()?, keys: r.keys()? },
         83 | 85 => {
-            let (id, segment, token, count) = (r.i64()?, r.string()?, r.string()?, r.i32()?);
+            let (id, segment, token, count) = (r.i64()?, r.name()?, r.string()?, r.i32()?);
             // Older clients stop after any of them.
             let mut bytes = || if r.left.is_empty() { Ok(Bytes::new()) } else { r.bytes() };
             let (after, of) = (bytes()?, KeyRange { prefix: bytes()?, from: bytes()?, to: bytes()? });
@@ -275,7 +338,7 @@ pub fn request(kind: i32, payload: Bytes) -> Result<Request, Bad> {
                 Request::TableEntries { id, segment, token, count, after, of }
             }
         }
-        88 => Request::TableDelta { id: r.i64()?, segment: r.string()?, token: r.string()?, from: r.i64()?, count: r.i32()? },
+        88 => Request::TableDelta { id: r.i64()?, segment: r.name()?, token: r.string()?, from: r.i64()?, count: r.i32()? },
         100 => Request::KeepAlive,
         // Nearly all requests begin with their number.
         kind => Request::Other { kind, id: r.i64_or(-1) },
@@ -442,6 +505,43 @@ impl Out<'_> {
 }
 
 impl Reply {
+    /// About how many bytes it takes until it has left.
+    pub fn weight(&self) -> usize {
+        use Reply as R;
+        let keys = |keys: &[TableKey]| keys.iter().map(|k| k.key.len() + 40).sum::<usize>();
+        let entries = |entries: &[(TableKey, Bytes)]| entries.iter().map(|(k, v)| k.key.len() + v.len() + 72).sum::<usize>();
+        128 + match self {
+            R::Hello | R::KeepAlive | R::DataAppended { .. } | R::ConditionFailed { .. } | R::Attribute { .. } | R::AttributeUpdated { .. } => 0,
+            R::AppendSetup { segment, .. }
+            | R::Info { segment, .. }
+            | R::Created { segment, .. }
+            | R::Sealed { segment, .. }
+            | R::Deleted { segment, .. }
+            | R::PolicyUpdated { segment, .. }
+            | R::Truncated { segment, .. }
+            | R::Located { segment, .. }
+            | R::TableInfo { segment, .. }
+            | R::TableRemoved { segment, .. } => segment.len(),
+            R::SegmentRead { segment, data, .. } => segment.len() + data.len(),
+            R::Merged { target, source, .. } => target.len() + source.len(),
+            R::BatchMerged { target, sources, .. } => target.len() + sources.iter().map(|(s, _)| s.len() + 32).sum::<usize>(),
+            R::TableUpdated { versions, .. } => 8 * versions.len(),
+            R::TableRead { segment, entries: all, .. } | R::TableDelta { segment, entries: all, .. } => segment.len() + entries(all),
+            R::TableKeys { segment, keys: all, next, .. } => segment.len() + keys(all) + next.len(),
+            R::TableEntries { segment, entries: all, next, .. } => segment.len() + entries(all) + next.len(),
+            R::IsSealed { segment, why, .. }
+            | R::Exists { segment, why, .. }
+            | R::NoSegment { segment, why, .. }
+            | R::IsTruncated { segment, why, .. }
+            | R::Error { segment, why, .. }
+            | R::NotEmpty { segment, why, .. }
+            | R::NoKey { segment, why, .. }
+            | R::BadVersion { segment, why, .. } => segment.len() + why.len(),
+            R::Unsupported { operation, why, .. } => operation.len() + why.len(),
+            R::EventNumber { why, .. } | R::TokenFailed { why, .. } => why.len(),
+        }
+    }
+
     /// Appends the reply's frame.
     pub fn put(&self, out: &mut Frames) {
         let (begin, before) = (out.bytes.len(), out.size());
@@ -706,6 +806,28 @@ mod tests {
             let bytes: Vec<u8> = (0..rng.random_range(0..80)).map(|_| if rng.random_bool(0.6) { 0 } else { rng.random() }).collect();
             let _ = request(rng.random_range(-5..101), bytes.into());
         }
+    }
+
+    /// Replies are bounded by their weight, so whatever a client can make long must be in it; and names are bounded before anything else.
+    #[test]
+    fn replies_weigh_what_they_hold_and_names_have_a_bound() {
+        let long = "n".repeat(60_000);
+        for reply in [
+            Reply::NoSegment { id: 1, segment: long.clone(), why: long.clone(), offset: 0 },
+            Reply::TokenFailed { id: 1, why: long.clone(), expired: false },
+            Reply::TableUpdated { id: 1, versions: vec![1; 100_000] },
+            Reply::BatchMerged { id: 1, target: "t".into(), sources: vec![(long.clone(), 1); 9] },
+            Reply::TableKeys { id: 1, segment: "t".into(), keys: vec![TableKey { key: long.clone().into(), version: 1 }], next: long.clone().into() },
+        ] {
+            let mut frames = Frames::default();
+            reply.put(&mut frames);
+            assert!(reply.weight() >= frames.size(), "{} < {}", reply.weight(), frames.size());
+        }
+        let info = |name: &str| request(11, fields(|w| { w.i64(1).string(name).string(&long); }));
+        assert_eq!(info(&long[..NAME_MAX + 1]), Err(Bad::Field(11, NAME_MAX as i64 + 1)));
+        assert!(info(&long[..NAME_MAX]).is_ok(), "a token may be longer");
+        let batch = fields(|w| { w.i64(1).string("t").i32(20_000); (0..20_000).for_each(|_| { w.string("s"); }); w.string(""); });
+        assert_eq!(request(90, batch), Err(Bad::Field(90, 20_000)));
     }
 
     #[test]

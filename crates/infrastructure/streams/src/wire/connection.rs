@@ -5,19 +5,21 @@
 //!                         └─ reads of bytes, each a task ──▶ outbox, at once
 //! ```
 //!
-//! Bounds, at which no more is read from the socket: [`UNACKNOWLEDGED_MAX`] bytes of appends that are not durable, [`OUTBOX_MAX`] bytes of
+//! Bounds, at which no more is read from the socket: [`UNACKNOWLEDGED_MAX`] bytes of appends that are not durable, what the store has room for ([`Store::room`]), [`OUTBOX_MAX`] bytes of
 //! replies that the client doesn't take, [`READS_MAX`] reads that wait, and the store's own. A client that breaks the protocol loses its
-//! connection and nothing else.
+//! connection and nothing else. Commands of more than [`READ_BUFFER`] bytes, and bytes that were read and not taken, have places in memory that all
+//! connections share ([`Held`]).
 
-use super::codec::{self, Bad, Frames, KeyRange, Reply, Request, TableKey};
+use super::codec::{self, AttributeUpdate, Bad, Effect, Frames, KeyRange, Reply, Request, TableKey};
 use crate::{
     Error, Result, Store,
     access::{Access, Refused, Want},
     log::Seq,
     metrics::Histogram,
-    segment::{Record, State},
-    store::{Append, Gated, Info, READ_MAX},
-    table::Change,
+    plan,
+    segment::{NO_VALUE, Record, State},
+    store::{Append, Gated, Held, Info, READ_MAX},
+    table::{self, Change},
 };
 use bytes::{Bytes, BytesMut};
 use std::{
@@ -41,12 +43,18 @@ const READ_WAIT: Duration = Duration::from_secs(10);
 const TABLE_REPLY_MAX: usize = 4 << 20;
 /// Writers that one connection may have set up.
 const WRITERS_MAX: usize = 100_000;
+/// Attributes of a segment beyond which none is added by a command of its own; a writer's last number always is.
+const ATTRIBUTES_MAX: usize = 100_000;
 /// Replies that leave together stop at this many bytes: what comes meanwhile and waits for nothing but its turn is an acknowledgement.
 const LEAVE_TOGETHER: usize = 256 << 10;
 /// What is written to the socket before others have their turn. Who reads history is served by the threads that acknowledge appends, too.
 const WRITE_AT_ONCE: usize = 64 << 10;
 /// What is read from the socket at once, at least.
 const READ_BUFFER: usize = 64 << 10;
+/// A client says something within this time …
+const FIRST_WORD: Duration = Duration::from_secs(10);
+/// … and a command that needs a place in memory comes as a whole within this.
+const COMMAND_MAX: Duration = Duration::from_secs(120);
 
 /// Replies on their way out.
 #[derive(Default)]
@@ -62,21 +70,11 @@ struct Outbox {
 struct Queues {
     /// With when what is acknowledged arrived.
     gated: VecDeque<(Seq, Reply, Option<Instant>)>,
-    ready: VecDeque<Reply>,
+    /// With the place in memory that they have.
+    ready: VecDeque<(Reply, Held)>,
     bytes: usize,
     /// No more comes: write what is left, then end.
     closing: bool,
-}
-
-fn weight(reply: &Reply) -> usize {
-    match reply {
-        Reply::SegmentRead { data, .. } => 128 + data.len(),
-        Reply::TableRead { entries, .. } | Reply::TableEntries { entries, .. } | Reply::TableDelta { entries, .. } => {
-            128 + entries.iter().map(|(k, v)| k.key.len() + v.len() + 40).sum::<usize>()
-        }
-        Reply::TableKeys { keys, .. } => 128 + keys.iter().map(|k| k.key.len() + 40).sum::<usize>(),
-        _ => 128,
-    }
 }
 
 impl Outbox {
@@ -97,18 +95,27 @@ impl Outbox {
         }
         // A later reply may depend on less, but replies keep their order.
         let seq = queues.gated.back().map_or(seq, |(last, _, _)| seq.max(*last));
-        queues.bytes += weight(&reply);
+        queues.bytes += reply.weight();
         queues.gated.push_back((seq, reply, arrived));
         drop(queues);
         self.filled.notify_one();
     }
 
     fn ready(&self, reply: Reply) {
+        self.held(reply, Held::default());
+    }
+
+    fn held(&self, reply: Reply, held: Held) {
         let mut queues = self.queues();
-        queues.bytes += weight(&reply);
-        queues.ready.push_back(reply);
+        queues.bytes += reply.weight();
+        queues.ready.push_back((reply, held));
         drop(queues);
         self.filled.notify_one();
+    }
+
+    /// Whether a reply waits for its block.
+    fn waits(&self) -> bool {
+        !self.queues().gated.is_empty()
     }
 
     async fn room(&self) {
@@ -121,20 +128,27 @@ impl Outbox {
         }
     }
 
-    /// What may leave now, and whether that was the last.
-    fn take(&self, durable: Seq, out: &mut Frames, write: &Histogram) -> bool {
+    /// What may leave now, the places that it has in memory, and whether that was the last.
+    fn take(&self, durable: Seq, out: &mut Frames, write: &Histogram) -> (Vec<Held>, bool) {
+        let mut places = Vec::new();
         let mut queues = self.queues();
         while out.size() < LEAVE_TOGETHER {
             let gated = queues.gated.front().is_some_and(|(seq, ..)| *seq <= durable);
-            let next = if gated { queues.gated.pop_front().map(|(_, reply, arrived)| (reply, arrived)) } else { queues.ready.pop_front().map(|r| (r, None)) };
+            let next = match gated {
+                true => queues.gated.pop_front().map(|(_, reply, arrived)| (reply, arrived)),
+                false => queues.ready.pop_front().map(|(reply, held)| {
+                    places.push(held);
+                    (reply, None)
+                }),
+            };
             let Some((reply, arrived)) = next else { break };
             if let Some(arrived) = arrived {
                 write.note(arrived.elapsed());
             }
-            queues.bytes -= weight(&reply);
+            queues.bytes -= reply.weight();
             reply.put(out);
         }
-        queues.closing && queues.gated.is_empty() && queues.ready.is_empty()
+        (places, queues.closing && queues.gated.is_empty() && queues.ready.is_empty())
     }
 }
 
@@ -152,7 +166,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
                 let now = progress.borrow_and_update();
                 (now.durable, now.stopped.is_some())
             };
-            let last = box_.take(durable, &mut out, &told.metrics().write);
+            let (places, last) = box_.take(durable, &mut out, &told.metrics().write);
             if out.size() > 0 {
                 for piece in out.take() {
                     for (n, part) in piece.chunks(WRITE_AT_ONCE).enumerate() {
@@ -162,6 +176,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
                         writer.write_all(part).await.map_err(|e| e.to_string())?;
                     }
                 }
+                drop(places);
                 box_.emptied.notify_waiters();
                 continue;
             }
@@ -169,8 +184,8 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
                 let _ = writer.shutdown().await;
                 return Ok(());
             }
-            if stopped {
-                // What waits for the log will never be known to be durable.
+            if stopped && box_.waits() {
+                // It will never be known to be durable. Who waits for nothing of it may read on.
                 return Err("the log has stopped".to_string());
             }
             tokio::select! {
@@ -185,15 +200,17 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
         outbox: outbox.clone(),
         writers: HashMap::new(),
         block: None,
+        greeted: false,
         unacknowledged: VecDeque::new(),
         unacknowledged_bytes: 0,
         reads: JoinSet::new(),
         permits: Arc::new(Semaphore::new(READS_MAX)),
+        untaken: Arc::new(Semaphore::new(OUTBOX_MAX)),
         transients: Vec::new(),
     };
     let served = tokio::select! {
         served = connection.read(&mut reader) => served,
-        // A client that doesn't take replies, or a log that stopped.
+        // A client that doesn't take replies, or one whose replies will never be true since the log stopped.
         ended = &mut writing => ended.unwrap_or_else(|e| Err(e.to_string())),
     };
     connection.reads.abort_all();
@@ -223,12 +240,16 @@ struct Connection {
     access: Access,
     outbox: Arc<Outbox>,
     writers: HashMap<u128, Writer>,
-    /// The first part of a block, until its end comes.
-    block: Option<(u128, Bytes)>,
+    /// The first part of a block, until its end comes, with its place in memory if it has one.
+    block: Option<(u128, Bytes, Option<Held>)>,
+    /// It has said hello.
+    greeted: bool,
     unacknowledged: VecDeque<(Seq, u64)>,
     unacknowledged_bytes: u64,
     reads: JoinSet<()>,
     permits: Arc<Semaphore>,
+    /// Bytes that were read for the client and that it has not taken.
+    untaken: Arc<Semaphore>,
     /// Segments made for one large event each, which are gone when they are merged.
     transients: Vec<String>,
 }
@@ -236,25 +257,56 @@ struct Connection {
 impl Connection {
     async fn read<R: AsyncRead + Unpin>(&mut self, reader: &mut R) -> Result<(), String> {
         let mut buffer = BytesMut::with_capacity(READ_BUFFER);
+        let opened = tokio::time::Instant::now();
+        // Where a large command has its place in memory, and since when.
+        let mut place: Option<(Held, tokio::time::Instant)> = None;
+        let mut spoken = false;
         loop {
-            while let Some((kind, payload)) = codec::frame(&mut buffer).map_err(|e| e.to_string())? {
+            while let Some((kind, payload)) = self.next(&mut buffer, &mut place).await? {
+                spoken = true;
                 let request = codec::request(kind, payload).map_err(|e| e.to_string())?;
-                self.take(request).await?;
+                let held = place.take().map(|(held, _)| held);
+                if held.is_some() {
+                    // Or the buffer would stay as large as the largest command.
+                    buffer = BytesMut::from(&buffer[..]);
+                }
+                self.take(request, held).await?;
             }
             buffer.reserve(READ_BUFFER);
-            if reader.read_buf(&mut buffer).await.map_err(|e| e.to_string())? == 0 {
+            let more = match (&place, spoken) {
+                (Some((_, since)), _) => tokio::time::timeout_at(*since + COMMAND_MAX, reader.read_buf(&mut buffer)).await.map_err(|_| "a command that does not come to its end")?,
+                (None, false) => tokio::time::timeout_at(opened + FIRST_WORD, reader.read_buf(&mut buffer)).await.map_err(|_| "a client that says nothing")?,
+                (None, true) => reader.read_buf(&mut buffer).await,
+            };
+            if more.map_err(|e| e.to_string())? == 0 {
                 return if buffer.is_empty() { Ok(()) } else { Err("the connection ended in the middle of a command".into()) };
             }
         }
     }
 
-    async fn take(&mut self, request: Request) -> Result<(), String> {
+    /// The next command, if it is there. One that is large and has not come yet gets a place in memory first; not so the end of a block, which would wait for
+    /// others that wait for theirs.
+    async fn next(&self, buffer: &mut BytesMut, place: &mut Option<(Held, tokio::time::Instant)>) -> Result<Option<(i32, Bytes)>, String> {
+        let whole = codec::length(buffer).map_err(|e| e.to_string())?.unwrap_or(0);
+        if whole > READ_BUFFER && whole > buffer.len() && place.is_none() {
+            if !self.greeted {
+                return Err(format!("a command of {whole} bytes before hello"));
+            }
+            if self.block.is_none() {
+                *place = Some((self.store.place(whole).await.map_err(|e| e.to_string())?, tokio::time::Instant::now()));
+            }
+        }
+        codec::frame(buffer).map_err(|e| e.to_string())
+    }
+
+    async fn take(&mut self, request: Request, held: Option<Held>) -> Result<(), String> {
         tracing::trace!(?request, "request");
         if self.block.is_some() && !matches!(request, Request::AppendBlockEnd { .. }) {
             return Err("a command in the middle of a block of events".into());
         }
         match request {
             Request::Hello { high, low } => {
+                self.greeted = true;
                 self.outbox.ready(Reply::Hello);
                 if high < codec::OLDEST_VERSION || low > codec::VERSION {
                     return Err(format!("a client that speaks versions {low} to {high}"));
@@ -268,7 +320,7 @@ impl Connection {
                     return Err(format!("more than {WRITERS_MAX} writers on one connection"));
                 }
                 self.writers.insert(writer, Writer { segment: segment.clone(), last: 0, until_ms });
-                let gated = self.store.gate(|state| {
+                let gated = self.store.gate(&segment, |state| {
                     let found = state.segment(&segment)?;
                     if found.table.is_some() {
                         return Err(Error::IsATable(segment.clone()));
@@ -281,12 +333,13 @@ impl Connection {
                 if !self.writers.contains_key(&writer) {
                     return Err("an append before its setup".into());
                 }
-                self.block = Some((writer, data));
+                self.block = Some((writer, data, held));
             }
             Request::AppendBlockEnd { id, writer, whole, data, events, last } => {
-                let data = match self.block.take() {
+                let block = self.block.take();
+                let data = match &block {
                     None => data,
-                    Some((w, block)) if w == writer => codec::join_block(&block, whole, &data).map_err(|e: Bad| e.to_string())?,
+                    Some((w, block, _)) if *w == writer => codec::join_block(block, whole, &data).map_err(|e: Bad| e.to_string())?,
                     Some(_) => return Err("a block that another writer ends".into()),
                 };
                 if events <= 0 {
@@ -305,20 +358,20 @@ impl Connection {
                 // At the bound no further request is taken from the socket until a read has ended.
                 let permit = self.permits.clone().acquire_owned().await.map_err(|e| e.to_string())?;
                 while self.reads.try_join_next().is_some() {}
-                let (store, outbox) = (self.store.clone(), self.outbox.clone());
+                let (store, outbox, untaken) = (self.store.clone(), self.outbox.clone(), self.untaken.clone());
                 self.reads.spawn(async move {
                     let max = usize::try_from(length).unwrap_or(0).min(READ_MAX);
                     // Below the first byte is below the start, whatever that is.
                     let read = match u64::try_from(offset) {
-                        Ok(offset) => store.read(&segment, offset, max, READ_WAIT).await,
+                        Ok(offset) => store.read_within(Some(&untaken), &segment, offset, max, READ_WAIT).await,
                         Err(_) => Err(Error::Invalid(format!("offset {offset} of {segment} is negative"))),
                     };
-                    let reply = match read {
-                        Ok(read) => Reply::SegmentRead { id, segment, offset, at_tail: read.at_tail, end: read.end, data: read.data },
-                        Err(e) => failure(id, &segment, offset, e),
+                    let (reply, held) = match read {
+                        Ok(read) => (Reply::SegmentRead { id, segment, offset, at_tail: read.at_tail, end: read.end, data: read.data }, read.held),
+                        Err(e) => (failure(id, &segment, offset, e), Held::default()),
                     };
                     outbox.room().await;
-                    outbox.ready(reply);
+                    outbox.held(reply, held);
                     drop(permit);
                 });
             }
@@ -340,6 +393,11 @@ impl Connection {
                 });
             }
             other => {
+                match other.effect() {
+                    Effect::Nothing => {}
+                    Effect::Ends => self.store.room_to_end().await.map_err(|e| e.to_string())?,
+                    Effect::Grows => self.store.room_beside().await.map_err(|e| e.to_string())?,
+                }
                 self.operate(other);
             }
         }
@@ -420,7 +478,7 @@ impl Connection {
         let store = self.store.clone();
         match request {
             Request::Info { id, segment, token } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(|state| {
+                let gated = store.gate(&segment, |state| {
                     let s = state.segment(&segment)?;
                     let length = s.table.as_ref().map_or(s.length, |t| t.length());
                     Ok(Info { start: s.start, length, sealed: s.sealed, modified_ms: s.modified_ms })
@@ -455,7 +513,7 @@ impl Connection {
             }
             Request::UpdatePolicy { id, segment, token } if self.allowed(id, &token, &segment, Want::Update) => {
                 // The policy is the stream's; that a segment is told of it changes nothing here.
-                let gated = store.gate(|state| state.segment(&segment).map(|_| ()));
+                let gated = store.gate(&segment, |state| state.segment(&segment).map(|_| ()));
                 self.reply(id, &segment, gated, |()| Reply::PolicyUpdated { id, segment: segment.clone() });
             }
             Request::Seal { id, segment, token } if self.allowed(id, &token, &segment, Want::Update) => {
@@ -490,30 +548,38 @@ impl Connection {
                 let gated = store.commit(|state| truncate(state, &segment, offset));
                 self.reply(id, &segment, gated, |()| Reply::Truncated { id, segment: segment.clone() });
             }
-            Request::Merge { id, target, source, token, updates } if self.allowed(id, &token, &target, Want::Update) => {
+            // What is merged is gone from where it was: that takes the right to both.
+            Request::Merge { id, target, source, token, updates } if self.allowed(id, &token, &target, Want::Update) && self.allowed(id, &token, &source, Want::Update) => {
                 let mut condition_failed = false;
                 let gated = store.commit(|state| {
                     let (number, t) = state.find(&target)?;
-                    if updates.iter().any(|u| u.kind == 4 && t.attribute(u.key) != u.old) {
+                    // Each against the state before, as the protocol's kinds of updates say.
+                    let values: Option<Vec<_>> = updates.iter().map(|u| updated(t.attribute(u.key), u)).collect();
+                    let Some(values) = values else {
                         condition_failed = true;
                         return Ok((None, t.length));
-                    }
+                    };
                     let (record, length) = merge(state, &target, &source, t.length)?;
                     let mut all = vec![record];
-                    all.extend(updates.iter().map(|u| Record::Attribute { id: number, key: u.key, value: u.new }));
+                    all.extend(updates.iter().zip(values).map(|(u, value)| Record::Attribute { id: number, key: u.key, value }));
                     Ok((Some(Record::Many(all)), length))
                 });
                 let named = match &gated.result {
                     Err(Error::NoSegment(name)) => name.clone(),
                     _ => target.clone(),
                 };
-                self.transients.retain(|t| *t != source);
+                // One that was not merged is still there, and goes with its connection.
+                if gated.result.is_ok() && !condition_failed {
+                    self.transients.retain(|t| *t != source);
+                }
                 self.reply(id, &named, gated, |length| match condition_failed {
                     true => Reply::ConditionFailed { id, writer: 0, event: length as i64 },
                     false => Reply::Merged { id, target: target.clone(), source, length: length as i64 },
                 });
             }
-            Request::MergeBatch { id, target, sources, token } if self.allowed(id, &token, &target, Want::Update) => {
+            Request::MergeBatch { id, target, sources, token }
+                if self.allowed(id, &token, &target, Want::Update) && sources.iter().all(|s| self.allowed(id, &token, s, Want::Update)) =>
+            {
                 let gated = store.commit(|state| {
                     let (mut all, mut done) = (Vec::new(), Vec::new());
                     let mut length = state.segment(&target)?.length;
@@ -532,22 +598,28 @@ impl Connection {
                     Err(Error::NoSegment(name)) => name.clone(),
                     _ => target.clone(),
                 };
+                if let Ok(done) = &gated.result {
+                    self.transients.retain(|t| done.iter().all(|(source, _)| source != t));
+                }
                 self.reply(id, &named, gated, |sources| Reply::BatchMerged { id, target: target.clone(), sources });
             }
             Request::GetAttribute { id, segment, key, token } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(|state| Ok(state.segment(&segment)?.attribute(key)));
+                let gated = store.gate(&segment, |state| Ok(state.segment(&segment)?.attribute(key)));
                 self.reply(id, &segment, gated, |value| Reply::Attribute { id, value });
             }
             Request::SetAttribute { id, segment, key, new, expected, token } if self.allowed(id, &token, &segment, Want::Update) => {
                 let gated = store.commit(|state| {
                     let (number, s) = state.find(&segment)?;
                     let done = s.attribute(key) == expected;
+                    if done && s.attributes.len() >= ATTRIBUTES_MAX && !s.attributes.contains_key(&key) {
+                        return Err(Error::TooLarge { what: format!("attributes of {segment}"), limit: ATTRIBUTES_MAX as u64, wanted: ATTRIBUTES_MAX as u64 + 1 });
+                    }
                     Ok((done.then_some(Record::Attribute { id: number, key, value: new }), done))
                 });
                 self.reply(id, &segment, gated, |done| Reply::AttributeUpdated { id, done });
             }
             Request::TableInfo { id, segment, token } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(|state| {
+                let gated = store.gate(&segment, |state| {
                     let table = state.segment(&segment)?.as_table()?;
                     Ok((table.length() as i64, table.len() as i64))
                 });
@@ -561,8 +633,14 @@ impl Connection {
                     table_at(&segment, table.length(), at)?;
                     // A key may come twice, as reader groups of the Rust client send it: the conditions are about the state before, the last value stays.
                     table.check(&segment, entries.iter().map(|(k, _)| (&k.key[..], k.version)))?;
-                    let wanted = state.table_bytes + entries.iter().map(|(k, v)| (k.key.len() + v.len()) as u64).sum::<u64>();
-                    if wanted > limit {
+                    if let Some((k, v)) = entries.iter().find(|(k, v)| k.key.len() > table::KEY_MAX || v.len() > table::VALUE_MAX) {
+                        let (key, value) = (k.key.len(), v.len());
+                        return Err(Error::Invalid(format!("a key of {key} bytes with a value of {value}; {} and {} are the most", table::KEY_MAX, table::VALUE_MAX)));
+                    }
+                    let (more, less) = table.cost(entries.iter().map(|(k, v)| (&k.key[..], v.len())));
+                    let wanted = (state.table_cost() + more).saturating_sub(less);
+                    // What makes no more of it is always taken.
+                    if wanted > limit && more > less {
                         return Err(Error::TooLarge { what: "all tables".into(), limit, wanted });
                     }
                     let versions = table.versions(entries.iter().map(|(k, v)| k.key.len() + v.len()));
@@ -586,7 +664,7 @@ impl Connection {
                 self.reply(id, &segment, gated, |()| Reply::TableRemoved { id, segment: segment.clone() });
             }
             Request::TableRead { id, segment, token, keys } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(|state| {
+                let gated = store.gate(&segment, |state| {
                     let table = state.segment(&segment)?.as_table()?;
                     let mut bytes = 0;
                     keys.iter()
@@ -605,7 +683,7 @@ impl Connection {
                 self.reply(id, &segment, gated, |entries| Reply::TableRead { id, segment: segment.clone(), entries });
             }
             Request::TableKeys { id, segment, token, count, after, of } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(|state| listed(state, &segment, &after, &of, count));
+                let gated = store.gate(&segment, |state| listed(state, &segment, &after, &of, count));
                 self.reply(id, &segment, gated, |page| Reply::TableKeys {
                     id,
                     segment: segment.clone(),
@@ -614,7 +692,7 @@ impl Connection {
                 });
             }
             Request::TableEntries { id, segment, token, count, after, of } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(|state| listed(state, &segment, &after, &of, count));
+                let gated = store.gate(&segment, |state| listed(state, &segment, &after, &of, count));
                 self.reply(id, &segment, gated, |page| Reply::TableEntries {
                     id,
                     segment: segment.clone(),
@@ -623,7 +701,7 @@ impl Connection {
                 });
             }
             Request::TableDelta { id, segment, token, from, count } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(|state| since(state, &segment, u64::try_from(from).unwrap_or(0), count));
+                let gated = store.gate(&segment, |state| since(state, &segment, u64::try_from(from).unwrap_or(0), count));
                 self.reply(id, &segment, gated, |page| Reply::TableDelta {
                     id,
                     segment: segment.clone(),
@@ -686,14 +764,29 @@ fn table_at(segment: &str, length: u64, at: i64) -> Result<()> {
 
 /// Checks a name and makes the record of a new segment.
 pub(crate) fn create(state: &State, name: &str, table: bool, at_ms: u64) -> Result<(Option<Record>, ())> {
-    const NAME_MAX: usize = 1024;
-    if name.is_empty() || name.len() > NAME_MAX {
-        return Err(Error::Invalid(format!("a segment's name has 1 to {NAME_MAX} bytes, not {}", name.len())));
+    if name.is_empty() || name.len() > codec::NAME_MAX {
+        return Err(Error::Invalid(format!("a segment's name has 1 to {} bytes, not {}", codec::NAME_MAX, name.len())));
     }
     if state.names.contains_key(name) {
         return Err(Error::SegmentExists(name.into()));
     }
+    plan::room_for_segment(state, 0)?;
     Ok((Some(Record::Create { id: state.new_id(0), name: name.into(), table, at_ms }), ()))
+}
+
+/// What an attribute has after an update; `None` when its condition does not hold.
+fn updated(before: i64, update: &AttributeUpdate) -> Option<i64> {
+    let unset = before == NO_VALUE;
+    match update.kind {
+        // If it was never set.
+        0 => unset.then_some(update.new),
+        // If it is greater.
+        2 => (unset || update.new > before).then_some(update.new),
+        // A sum.
+        3 => Some(if unset { update.new } else { before.wrapping_add(update.new) }),
+        4 => (before == update.old).then_some(update.new),
+        _ => Some(update.new),
+    }
 }
 
 pub(crate) fn truncate(state: &State, name: &str, offset: i64) -> Result<(Option<Record>, ())> {
@@ -737,3 +830,18 @@ fn failure(id: i64, segment: &str, offset: i64, e: Error) -> Reply {
     }
 }
 
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_updated_as_the_protocols_kinds_say() {
+        let told = |kind, before, new| updated(before, &AttributeUpdate { key: 1, kind, new, old: 5 });
+        assert_eq!((told(0, NO_VALUE, 3), told(0, 2, 3)), (Some(3), None));
+        assert_eq!((told(1, NO_VALUE, 3), told(1, 9, 3)), (Some(3), Some(3)));
+        assert_eq!((told(2, NO_VALUE, 3), told(2, 2, 3), told(2, 3, 3)), (Some(3), Some(3), None));
+        assert_eq!((told(3, NO_VALUE, 3), told(3, 2, 3)), (Some(3), Some(5)));
+        assert_eq!((told(4, 5, 3), told(4, 4, 3)), (Some(3), None));
+    }
+}

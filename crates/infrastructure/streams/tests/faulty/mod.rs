@@ -21,6 +21,8 @@ struct State {
     off: bool,
     refuses: bool,
     files_max: usize,
+    /// No read that covers this byte of any file succeeds.
+    unreadable: Option<u64>,
 }
 
 pub struct Faulty {
@@ -38,6 +40,7 @@ impl Faulty {
             off: false,
             refuses: false,
             files_max: usize::MAX,
+            unreadable: None,
         };
         Faulty { state: Arc::new(Mutex::new(state)) }
     }
@@ -45,7 +48,7 @@ impl Faulty {
     pub fn copy(&self) -> Faulty {
         let state = self.state.lock().unwrap();
         let files = state.files.iter().map(|(n, f)| (n.clone(), Arc::new(Mutex::new(f.lock().unwrap().clone())))).collect();
-        let state = State { files, small: state.small.clone(), rng: StdRng::seed_from_u64(1), writes_left: None, off: false, refuses: false, files_max: state.files_max };
+        let state = State { files, small: state.small.clone(), rng: StdRng::seed_from_u64(1), writes_left: None, off: false, refuses: false, files_max: state.files_max, unreadable: None };
         Faulty { state: Arc::new(Mutex::new(state)) }
     }
     /// The power fails in the `n`th write from now; writes that are under way beside it are hit as well.
@@ -58,6 +61,9 @@ impl Faulty {
     }
     pub fn refuse_to_write(&self) {
         self.state.lock().unwrap().refuses = true;
+    }
+    pub fn unreadable(&self, at: Option<u64>) {
+        self.state.lock().unwrap().unreadable = at;
     }
     /// How many files there are.
     pub fn files(&self) -> usize {
@@ -163,6 +169,9 @@ impl DiskFile for FaultyFile {
         if off { Err(broken()) } else { Ok(()) }
     }
     fn read(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        if self.disk.lock().unwrap().unreadable.is_some_and(|bad| (at..at + buffer.len() as u64).contains(&bad)) {
+            return Err(broken());
+        }
         buffer.copy_from_slice(&self.content.lock().unwrap()[at as usize..][..buffer.len()]);
         Ok(())
     }

@@ -19,8 +19,10 @@ use streams::{
     controller::Controller,
     log, plan,
     proto::{controller_service_server::ControllerService, *},
+    retention,
+    scale::{Profile, Scaler},
     store::Options,
-    wire,
+    watermark, wire,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -181,6 +183,11 @@ impl World {
             store.change(|s| plan::create_table(s, "s", "k", table, 1)).await.unwrap();
         });
         let controller = Controller::new(store.clone(), Access::open(), "127.0.0.1".into(), 1);
+        // What a server does by itself beside its clients; it ends with the runtime.
+        runtime.spawn(controller.clone().sweep());
+        runtime.spawn(Scaler::new(store.clone(), Profile::fast()).run());
+        runtime.spawn(retention::run(store.clone()));
+        runtime.spawn(watermark::run(store.clone()));
         World { runtime, store, controller, inputs: 0 }
     }
 
@@ -268,7 +275,7 @@ impl World {
         });
         self.store.peek(|s| {
             s.check().unwrap();
-            assert!(s.table_bytes <= 64 << 10, "{} bytes of tables", s.table_bytes);
+            assert!(s.table_cost() <= 64 << 10, "{} bytes of tables", s.table_cost());
         });
         if self.inputs >= INPUTS_MAX {
             self.store.close();
