@@ -20,6 +20,7 @@ use crate::{
     segment::{NO_VALUE, Record, State},
     store::{Append, Gated, Held, Info, READ_MAX},
     table::{self, Change},
+    tier::AbortOnDrop,
 };
 use bytes::{Bytes, BytesMut};
 use std::{
@@ -157,7 +158,8 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
     let (mut reader, mut writer) = tokio::io::split(stream);
     let outbox = Arc::new(Outbox::default());
     let (box_, progress, told) = (outbox.clone(), store.log().progress(), store.clone());
-    let mut writing = tokio::spawn(async move {
+    // It goes with this task, or the socket would stay open when the server ends its connections.
+    let mut writing = AbortOnDrop(tokio::spawn(async move {
         let mut progress = progress;
         let mut out = Frames::default();
         loop {
@@ -193,7 +195,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
                 changed = progress.changed() => changed.map_err(|_| "the log is gone".to_string())?,
             }
         }
-    });
+    }));
     let mut connection = Connection {
         store: store.clone(),
         access,
@@ -211,7 +213,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
     let served = tokio::select! {
         served = connection.read(&mut reader) => served,
         // A client that doesn't take replies, or one whose replies will never be true since the log stopped.
-        ended = &mut writing => ended.unwrap_or_else(|e| Err(e.to_string())),
+        ended = &mut writing.0 => ended.unwrap_or_else(|e| Err(e.to_string())),
     };
     connection.reads.abort_all();
     for name in std::mem::take(&mut connection.transients) {
@@ -220,10 +222,9 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
     }
     outbox.queues().closing = true;
     outbox.filled.notify_one();
-    if !writing.is_finished() {
+    if !writing.0.is_finished() {
         // What was acknowledged by then still leaves, if the client takes it.
-        let _ = tokio::time::timeout(Duration::from_secs(5), &mut writing).await;
-        writing.abort();
+        let _ = tokio::time::timeout(Duration::from_secs(5), &mut writing.0).await;
     }
     served
 }
