@@ -9,6 +9,7 @@ mod example;
 mod faults;
 mod fence;
 mod help;
+mod increments;
 mod kills;
 mod manners;
 mod moves;

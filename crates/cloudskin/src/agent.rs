@@ -5,7 +5,7 @@
 //!              │
 //!              ├─▶ jobs.rs         ranks: each a thread with its cell
 //!              ├─▶ moves.rs        migrations: this end and that end
-//!              └─▶ checkpoints.rs  stop, write, go on
+//!              └─▶ checkpoints.rs  copy, stop, go on, write
 //!  data port ──┬─▶ geds/1          objects, for other sites and the hub
 //!              ├─▶ cells/1         messages of ranks, and cells that move here
 //!              └─▶ geds-meta/1     names, while this site has the standby of the namenode and that leads     standby.rs
@@ -73,6 +73,9 @@ pub struct Agent {
     programs: Mutex<HashMap<(String, cells::Tier), Arc<Mutex<Option<Arc<Program>>>>>>,
     jobs: Mutex<BTreeMap<String, Arc<jobs::Job>>>,
     moves: Mutex<BTreeMap<u64, moves::Move>>,
+    /// Checkpoints that are being made, by their number, and bytes of the copies for all of them.
+    taking: Mutex<BTreeMap<u64, checkpoints::Taking>>,
+    copies_bytes: Arc<std::sync::atomic::AtomicU64>,
     /// Ranks that other agents offer and that are not among `jobs` yet.
     expected: Mutex<usize>,
 }
@@ -250,6 +253,8 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
         programs: Mutex::default(),
         jobs: Mutex::default(),
         moves: Mutex::default(),
+        taking: Mutex::default(),
+        copies_bytes: Arc::default(),
         expected: Mutex::default(),
     });
     tokio::spawn(listen(agent.clone(), listener, acceptor));

@@ -239,6 +239,10 @@ pub struct Checkpoint {
     pub copies: u32,
     /// A user asked for it, so it stays until a user deletes it.
     pub kept: bool,
+    /// The checkpoint since which it has what has changed; none if it is complete.
+    pub parent: Option<u64>,
+    /// How long ranks stood still for it, the longest of them.
+    pub paused_us: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

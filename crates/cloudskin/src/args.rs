@@ -247,7 +247,7 @@ pub struct Run {
     /// Stop the job after this time, such as 10m
     #[arg(long, value_name = "TIME")]
     pub time_max: Option<Span>,
-    /// Write a checkpoint each so often, such as 10s
+    /// Write a checkpoint each so often, such as 10s: mostly what has changed since the one before
     #[arg(long, value_name = "TIME")]
     pub checkpoint_every: Option<Span>,
     /// Never advise a move of this job

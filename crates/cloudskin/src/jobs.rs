@@ -411,7 +411,8 @@ pub async fn checkpoint(client: &Client, ask: args::Checkpoint, output: Output) 
     };
     table::print(output, &told, || {
         let bytes = told["bytes"].as_u64().unwrap_or(0);
-        let mut text = format!("checkpoint {id} of {}: {} in checkpoints/{}\n", ask.job, progress::moved(bytes), told["prefix"].as_str().unwrap_or_default());
+        let (prefix, paused) = (told["prefix"].as_str().unwrap_or_default(), show::paused(told["paused_us"].as_u64().unwrap_or(0)));
+        let mut text = format!("checkpoint {id} of {}: {} in checkpoints/{prefix}; ranks stood still for {paused}\n", ask.job, progress::moved(bytes));
         if let Some((file, bytes)) = fetched {
             text += &format!("{}: {}\n", file.display(), progress::moved(bytes));
         }

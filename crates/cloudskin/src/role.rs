@@ -6,8 +6,8 @@ use crate::{args, failure::fail, place::{Place, Ready}, table, up};
 use anyhow::Context;
 use base::Kind;
 use axum::{body::Body, http::header, response::Response};
-use cells::snapshot::Archive;
-use orchestrator::archive::ArchiveFormat;
+use cells::snapshot::{Archive, Chain};
+use orchestrator::archive::{ArchiveFormat, Joined};
 use orchestrator::modules::{Check, ModuleInfo};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -60,6 +60,18 @@ fn standby(data: &std::path::Path, site: base::SiteId, place: String) -> anyhow:
     Ok(orchestrator::names::Standby { site, place, referee })
 }
 
+/// A snapshot and those on which it stands, of which there is one at least, as one that needs no other.
+fn join(mut files: Vec<Vec<u8>>) -> cells::Result<Joined> {
+    let mut chain = Chain::begin(&files[0])?;
+    files[1..].iter().try_for_each(|file| chain.add(file))?;
+    if let Some(parent) = chain.missing() {
+        let parent = parent.name.clone();
+        return Ok(Joined::Lacks { files, parent });
+    }
+    // A complete one stays as it is.
+    Ok(Joined::Complete(if files.len() == 1 { files.remove(0) } else { chain.join()? }))
+}
+
 pub async fn hub(place: &Place, hub: args::Hub) -> anyhow::Result<u8> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     up::writable(&place.data)?;
@@ -71,7 +83,7 @@ pub async fn hub(place: &Place, hub: args::Hub) -> anyhow::Result<u8> {
         http: hub.http,
         advertise: hub.advertise,
         check_module: Some(check()?),
-        archive: Some(ArchiveFormat { write: Archive::write, read: |bytes| Archive::read(bytes).map_err(|e| e.to_string()) }),
+        archive: Some(ArchiveFormat { write: Archive::write, read: |bytes| Archive::read(bytes).map_err(|e| e.to_string()), join: |newest_first| join(newest_first).map_err(|e| e.to_string()) }),
         dashboard: DASHBOARD.to_vec(),
         streams: hub.streams.map(streams).transpose()?,
         standby: hub.standby.zip(hub.referee).map(|(site, at)| standby(&place.data, site, at)).transpose()?,

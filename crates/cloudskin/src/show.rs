@@ -70,9 +70,9 @@ pub async fn get(client: &Client, get: Get, output: Output) -> anyhow::Result<u8
             table::print(output, &told, || {
                 let rows: Vec<Vec<String>> = parse::<Vec<Checkpoint>>(&told)?
                     .into_iter()
-                    .map(|c| vec![c.id.to_string(), c.job, if c.kept { "you" } else { "its schedule" }.into(), moved(c.bytes), if c.copies == 0 { "gone".into() } else { c.copies.to_string() }, age(c.at_ms, now)])
+                    .map(|c| vec![c.id.to_string(), c.job, if c.kept { "you" } else { "its schedule" }.into(), moved(c.bytes), c.parent.map_or("all".into(), |p| format!("since {p}")), paused(c.paused_us), if c.copies == 0 { "gone".into() } else { c.copies.to_string() }, age(c.at_ms, now)])
                     .collect();
-                Ok(table::table(&["ID", "JOB", "ASKED BY", "SIZE", "COPIES", "AGE"], &rows))
+                Ok(table::table(&["ID", "JOB", "ASKED BY", "SIZE", "HOLDS", "PAUSE", "COPIES", "AGE"], &rows))
             })
         }
     }
@@ -238,6 +238,11 @@ pub async fn describe(client: &Client, ask: Describe, output: Output) -> anyhow:
     }
 }
 
+/// How long ranks stood still for a checkpoint.
+pub fn paused(us: u64) -> String {
+    format!("{:.1} ms", us as f64 / 1000.0)
+}
+
 /// How a job stands with checkpoints: the last one, and why there is no newer one.
 fn checkpoints(j: &Job, all: &[Checkpoint], now: u64) -> String {
     let mut parts = Vec::new();
@@ -250,7 +255,9 @@ fn checkpoints(j: &Job, all: &[Checkpoint], now: u64) -> String {
             1 => "at one place only".to_string(),
             n => format!("at {n} places"),
         };
-        parts.push(format!("the last is {}, {} ago, {copies}", c.id, age(c.at_ms, now)));
+        let bytes = moved(c.bytes);
+        let holds = c.parent.map_or(format!("all {bytes}"), |p| format!("{bytes} of changes since {p}"));
+        parts.push(format!("the last is {}, {} ago, {copies}, with {holds}, for which ranks stood still for {}", c.id, age(c.at_ms, now), paused(c.paused_us)));
     }
     if let Some(failed) = &j.checkpoint_failed {
         parts.push(format!("none was made {} ago: {}", age(failed.at_ms, now), failed.reason));
@@ -393,9 +400,9 @@ mod tests {
         assert!(migrations(&[none.clone()]).contains("failed  -         -      -") && !migration(&none).contains("downtime"), "{}", migrations(&[none]));
         let failed = crate::api::CheckpointFailed { at_ms: 9000, reason: "no space".into() };
         let j = Job { checkpoint_every_ms: 10_000, checkpoint_failed: Some(failed), ..j };
-        let saved = Checkpoint { id: 4, job: "job-1".into(), at_ms: 6000, copies: 2, ..Default::default() };
+        let saved = Checkpoint { id: 4, job: "job-1".into(), at_ms: 6000, copies: 2, bytes: 1572864, parent: Some(3), paused_us: 2500, ..Default::default() };
         let page = job(&j, &[m.clone(), Migration { job: "job-2".into(), id: 77, ..m }], &[saved], 11_000);
-        for part in ["every 10s; the last is 4, 5s ago, at 2 places; none was made 2s ago: no space", "vegetation /scenes/a.tif", "edge 0.0–5.0 s, cloud 5.0–10.0 s", "7.2 ms"] {
+        for part in ["every 10s; the last is 4, 5s ago, at 2 places, with 1.5 MiB of changes since 3, for which ranks stood still for 2.5 ms; none was made 2s ago: no space", "vegetation /scenes/a.tif", "edge 0.0–5.0 s, cloud 5.0–10.0 s", "7.2 ms"] {
             assert!(page.contains(part), "{part}\n{page}");
         }
         assert!(!page.contains("77"), "{page}");

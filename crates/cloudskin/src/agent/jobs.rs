@@ -13,10 +13,11 @@
 use super::{Agent, background, load::Meter, lock, printer::{Late, Printer}};
 use anyhow::Context;
 use base::clock::now_ms;
-use cells::{Bucket, Cell, Control, DOING, Ended, Program, Spec, engine, link::{At, Interrupt, Route}, snapshot::Snapshot, wasi::Mounts};
+use cells::{Bucket, Cell, Control, DOING, Ended, Program, Spec, engine, link::{At, Interrupt, Route}, snapshot::Chain, wasi::Mounts};
 use mpi::{Fabric, Rank, Traffic};
 use orchestrator::proto::{self, JobSpec, Place, RankEvent, rank_event::State};
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, atomic::{AtomicBool, AtomicU64, Ordering}},
@@ -40,6 +41,7 @@ pub const CHECKPOINTS: &str = "checkpoints";
 #[derive(Debug)]
 struct Unusable {
     rank: u32,
+    /// Of the checkpoint that is at fault, which may be one on which the wanted one stands.
     prefix: String,
 }
 
@@ -68,6 +70,8 @@ pub struct Held {
     state: Mutex<Standing>,
     changed: Condvar,
     meter: Mutex<Meter>,
+    /// Of its last snapshots, by which the next may be an increment. They do not move with the rank: the site to which it goes writes a complete one first.
+    pub known: Mutex<Vec<Arc<cells::draft::Known>>>,
     /// Of its program's code, once it runs.
     tier: OnceLock<cells::Tier>,
 }
@@ -114,6 +118,7 @@ impl Held {
             state: Mutex::new(Standing { phase, halt: false, gone: false }),
             changed: Condvar::new(),
             meter: Mutex::default(),
+            known: Mutex::default(),
             tier: OnceLock::new(),
         }
     }
@@ -276,6 +281,10 @@ impl Agent {
         if job.spec.life != spec.life {
             return; // of a life that is over
         }
+        let mut from = order.from_parents;
+        if !order.from_checkpoint.is_empty() {
+            from.insert(0, order.from_checkpoint);
+        }
         for place in order.start {
             let held = Arc::new(Held::new(&spec.job, place.rank, place.epoch, Phase::Starting, &self.late));
             {
@@ -290,10 +299,11 @@ impl Agent {
             // From here on the rank's messages are kept.
             job.fabric.hold(Rank(place.rank));
             self.outbox.attach(&held.printer);
-            let (agent, job_, held_, from) = (self.clone(), job.clone(), held.clone(), order.from_checkpoint.clone());
+            let (agent, job_, held_, from) = (self.clone(), job.clone(), held.clone(), from.clone());
             let spawned = background("rank's start", move || {
                 if let Err(e) = agent.begin(&job_, &held_, &from) {
-                    let failed = RankEvent { bad_checkpoint: e.is::<Unusable>(), ..Agent::failed(&job_, &held_, crate::failure::line(&e)) };
+                    let bad = e.downcast_ref::<Unusable>();
+                    let failed = RankEvent { bad_checkpoint: bad.is_some(), bad_prefix: bad.map_or_else(String::new, |u| u.prefix.clone()), ..Agent::failed(&job_, &held_, crate::failure::line(&e)) };
                     agent.end(&job_, &held_, failed);
                 }
             });
@@ -313,7 +323,8 @@ impl Agent {
     }
 
     /// Makes a rank's cell, new or from a checkpoint, and runs it.
-    fn begin(self: &Arc<Self>, job: &Arc<Job>, held: &Arc<Held>, from: &str) -> anyhow::Result<()> {
+    /// `from`: the checkpoint's prefix and those of the ones on which it stands, the newest first.
+    fn begin(self: &Arc<Self>, job: &Arc<Job>, held: &Arc<Held>, from: &[String]) -> anyhow::Result<()> {
         let program = self.program(&job.spec)?;
         let spec = self.spec(job, held)?;
         let cell = if from.is_empty() {
@@ -327,22 +338,36 @@ impl Agent {
         Ok(())
     }
 
-    /// A rank's cell from the checkpoint with this prefix. Fails with [`Unusable`] when another checkpoint may do better.
-    fn thaw(&self, held: &Held, program: &Arc<Program>, spec: &Spec, from: &str) -> anyhow::Result<Cell> {
-        let unusable = || Unusable { rank: held.rank, prefix: from.into() };
-        let (bucket, key) = (geds::BucketName::new(CHECKPOINTS)?, geds::Key::new(format!("{from}/rank-{}", held.rank))?);
-        let object = self.node.blocking().open(&bucket, &key).with_context(unusable)?;
-        let snapshot = Snapshot::read(object.bytes()).with_context(unusable)?;
+    /// A rank's cell from the checkpoint with the first of these prefixes, of which there is one at least, and as many of the others as its snapshot stands on.
+    /// Fails with [`Unusable`] when another checkpoint may do better.
+    fn thaw(&self, held: &Held, program: &Arc<Program>, spec: &Spec, from: &[String]) -> anyhow::Result<Cell> {
+        let at_fault = |i: usize| Unusable { rank: held.rank, prefix: from[i].clone() };
+        let bucket = geds::BucketName::new(CHECKPOINTS)?;
+        // The chain borrows from what is opened for it.
+        let objects: Vec<OnceCell<geds::Object>> = from.iter().map(|_| OnceCell::new()).collect();
+        let file = |i: usize| -> anyhow::Result<&[u8]> {
+            let key = geds::Key::new(format!("{}/rank-{}", from[i], held.rank))?;
+            let object = self.node.blocking().open(&bucket, &key).with_context(|| at_fault(i))?;
+            Ok(objects[i].get_or_init(|| object).bytes())
+        };
+        let mut snapshot = Chain::begin(file(0)?).with_context(|| at_fault(0))?;
+        for i in 1..from.len() {
+            if snapshot.missing().is_none() {
+                break;
+            }
+            // Damaged, or another one than was written: whatever stands on it can't be used.
+            snapshot.add(file(i)?).with_context(|| at_fault(i))?;
+        }
         let until = within(ROOM_MAX);
         let mut cell = loop {
             match snapshot.thaw(&self.engine, program, spec, held.control.clone()) {
                 // Ranks of the job's older life may still be on their way out, with their memory.
                 Err(cells::Error::Resources(_)) if Instant::now() < until => std::thread::sleep(LOOK),
                 Err(e @ (cells::Error::Resources(_) | cells::Error::Killed(_))) => return Err(e.into()),
-                thawed => break thawed.with_context(unusable)?,
+                thawed => break thawed.with_context(|| at_fault(0))?,
             }
         };
-        cell.arrive(&snapshot.frozen);
+        cell.arrive(snapshot.frozen());
         Ok(cell)
     }
 

@@ -6,6 +6,7 @@ use base::{identity::site_name, unit::Bytes};
 use cells::toolchain::driver::{self, Lang};
 use orchestrator::{
     Handle, Options, Service,
+    checkpoints::Checkpoint,
     hub::Submit,
     jobs::{Job, JobState, RankState},
     migrations::Migration,
@@ -40,6 +41,11 @@ async fn platform() -> Platform {
 
 fn large() -> Vec<u8> {
     compiled(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../execution/cells/tests/programs/large.c"), &[])
+}
+
+/// Fills as many MiB as its first argument says, and changes a tenth of its pages again and again.
+fn churn() -> Vec<u8> {
+    compiled(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../execution/cells/tests/programs/churn.c"), &[])
 }
 
 /// Two threads that sleep for ever.
@@ -100,6 +106,50 @@ impl Platform {
         let id = self.hub.hub.submit(ask).await.unwrap().id;
         self.at_work(&id).await;
         id
+    }
+
+    /// Starts a job at the edge that changes a tenth of its memory, round after round, with a checkpoint each hour.
+    async fn churn(&self, np: u32, mib: u32, rounds: u32) -> String {
+        let hub = self.hub.clone();
+        let module = tokio::task::spawn_blocking(move || hub.hub.modules.add(&churn()).unwrap().sha256).await.unwrap();
+        let args = vec!["churn".into(), mib.to_string(), rounds.to_string()];
+        let ask = Submit { module, name: "churn".into(), args, np, site: Some("edge".into()), checkpoint_every: Some("1h".into()), ..Default::default() };
+        let id = self.hub.hub.submit(ask).await.unwrap().id;
+        self.filled(&id).await;
+        id
+    }
+
+    /// Waits until the ranks of a job have filled their memory.
+    async fn filled(&self, id: &str) {
+        self.at_work(id).await;
+        self.until("the memory to be filled", async || {
+            let job = self.job(id).await;
+            (0..job.np).all(|rank| std::fs::read_to_string(self.hub.hub.logs.path(job.n, Some(rank))).is_ok_and(|text| text.starts_with("ready")))
+        })
+        .await;
+    }
+
+    /// The hour is over: the checkpoint that is made.
+    async fn due(&self, id: &str) -> Checkpoint {
+        let before = {
+            let mut world = self.hub.hub.world.lock().await;
+            let n = world.job(id).unwrap().n;
+            let last = world.tried.get(&n).copied().unwrap_or_else(base::clock::now_ms);
+            let before = world.checkpoints.keys().max().copied();
+            self.hub.hub.keep_checkpoints(&mut world, last + 3_600_000).await;
+            before
+        };
+        self.until("the checkpoint", async || self.hub.hub.world.lock().await.making.is_empty()).await;
+        let world = self.hub.hub.world.lock().await;
+        let newest = world.checkpoints.values().next_back().filter(|c| Some(c.id) > before).cloned();
+        newest.unwrap_or_else(|| panic!("none was made: {:?}", world.job(id).unwrap().checkpoint_failed))
+    }
+
+    /// The job begins again, as if its ranks were lost.
+    async fn lose(&self, id: &str) {
+        let mut world = self.hub.hub.world.lock().await;
+        let lost = world.job(id).unwrap().clone();
+        self.hub.hub.recover(&mut world, lost, "a test wants it").await.unwrap().unwrap();
     }
 
     async fn at_work(&self, id: &str) {
@@ -348,17 +398,131 @@ async fn a_damaged_checkpoint_is_passed_over() {
     }
     let (bucket, key) = (geds::BucketName::new("checkpoints").unwrap(), geds::Key::new("job-1/2/rank-0").unwrap());
     edge.node.put(&bucket, &key, "damaged".into()).await.unwrap();
-    {
-        let mut world = p.hub.hub.world.lock().await;
-        let lost = world.job(&job).unwrap().clone();
-        p.hub.hub.recover(&mut world, lost, "a test wants it").await.unwrap().unwrap();
-    }
+    p.lose(&job).await;
     p.until("the job to begin for the third time", async || p.job(&job).await.restarts == 2).await;
     p.at_work(&job).await;
     assert_eq!(p.job(&job).await.from_checkpoint, "job-1/1");
     let events = p.hub.hub.events.last(0, 20).await.unwrap();
     let said = events.iter().find(|e| e.kind == "checkpoint.unusable").expect("it is said");
     assert!(said.message.contains("job-1/2") && said.message.contains("rank 0"), "{}", said.message);
+}
+
+fn snapshot(checkpoint: &Checkpoint, rank: u32) -> (geds::BucketName, geds::Key) {
+    (geds::BucketName::new("checkpoints").unwrap(), geds::Key::new(format!("{}/rank-{rank}", checkpoint.prefix)).unwrap())
+}
+
+/// The bytes of a rank's snapshot, as the site has it.
+async fn bytes(agent: &Agent, checkpoint: &Checkpoint, rank: u32) -> Vec<u8> {
+    let (bucket, key) = snapshot(checkpoint, rank);
+    agent.node.open_object(&bucket, &key).await.unwrap().bytes().to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_by_schedule_have_what_has_changed_and_a_job_goes_on_from_one() {
+    let p = platform().await;
+    let (edge, cloud) = (p.agent("edge", 1 << 30).await, p.agent("cloud", 1 << 30).await);
+    let job = p.churn(2, 16, 1_000_000_000).await;
+    let first = p.due(&job).await;
+    let second = p.due(&job).await;
+    assert_eq!((first.parent, second.parent, second.increments), (None, Some(first.id), 1));
+    println!("complete: {} bytes, ranks stood for {} us; increment: {} bytes, {} us", first.bytes, first.paused_us, second.bytes, second.paused_us);
+    assert!(first.bytes > 32 * MIB && second.bytes < first.bytes / 4, "{} and {} bytes", first.bytes, second.bytes);
+    assert!(first.paused_us > 0 && second.paused_us > 0);
+    let sizes = [bytes(&edge, &second, 0).await.len(), bytes(&edge, &second, 1).await.len()];
+    assert_eq!((sizes.iter().sum::<usize>() as u64, second.copies), (second.bytes, 2), "the store has what is told");
+    // A user's stands beside them.
+    let asked = p.hub.hub.checkpoint(&job).await.unwrap();
+    assert!(asked.kept && asked.parent.is_none() && asked.bytes > 32 * MIB, "{asked:?}");
+    let third = p.due(&job).await;
+    assert_eq!(third.parent, Some(second.id));
+    // Of a rank that has moved there is a complete one first, beside an increment of the other.
+    let m = p.hub.hub.migrate(&job, "cloud", Some(vec![1]), None).await.unwrap().id;
+    p.until("the move to end", async || !p.migration(m).await.open()).await;
+    assert_eq!(p.job(&job).await.ranks[1].site, "cloud", "{}", p.migration(m).await.reason);
+    p.at_work(&job).await;
+    let fourth = p.due(&job).await;
+    assert_eq!(fourth.parent, Some(third.id));
+    let (stayed, moved) = (bytes(&edge, &fourth, 0).await.len() as u64, bytes(&cloud, &fourth, 1).await.len() as u64);
+    assert!(stayed < 4 * MIB && moved > 16 * MIB, "{stayed} and {moved} bytes");
+    let fifth = p.due(&job).await;
+    assert!(fifth.parent == Some(fourth.id) && fifth.bytes < first.bytes / 4, "{fifth:?}");
+    // From there it goes on, wherever its ranks are put, and the first there is a complete one again.
+    p.lose(&job).await;
+    p.until("the job to begin again", async || p.job(&job).await.restarts == 1).await;
+    p.at_work(&job).await;
+    let again = p.job(&job).await;
+    let chain: Vec<&str> = [&fourth, &third, &second, &first].iter().map(|c| c.prefix.as_str()).collect();
+    assert_eq!((again.from_checkpoint.as_str(), again.from_parents.iter().map(String::as_str).collect::<Vec<_>>()), (fifth.prefix.as_str(), chain));
+    let sixth = p.due(&job).await;
+    assert!(sixth.parent.is_none() && sixth.bytes > 32 * MIB, "no agent knows what it wrote for the ranks that were lost: {sixth:?}");
+    for agent in [&edge, &cloud] {
+        assert!(lock(&agent.taking).is_empty());
+        assert_eq!(agent.copies_bytes.load(std::sync::atomic::Ordering::Relaxed), 0, "copies are given back");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_increment_costs_one_step_back() {
+    let p = platform().await;
+    let edge = p.agent("edge", 1 << 30).await;
+    let job = p.churn(1, 8, 1_000_000_000).await;
+    let mut made = Vec::new();
+    for _ in 0..4 {
+        made.push(p.due(&job).await);
+    }
+    let (bucket, key) = snapshot(&made[2], 0);
+    edge.node.put(&bucket, &key, "damaged".into()).await.unwrap();
+    p.lose(&job).await;
+    p.until("the job to begin for the third time", async || p.job(&job).await.restarts == 2).await;
+    p.at_work(&job).await;
+    let begun = p.job(&job).await;
+    assert_eq!((begun.from_checkpoint.as_str(), &begun.from_parents), ("job-1/2", &vec!["job-1/1".to_string()]), "what does not stand on it is good");
+    let said = async || {
+        let events = p.hub.hub.events.last(0, 50).await.unwrap();
+        events.into_iter().filter(|e| e.kind == "checkpoint.unusable").map(|e| e.message).collect::<Vec<_>>()
+    };
+    let first = said().await;
+    assert!(first.len() == 1 && first[0].starts_with("checkpoint job-1/3: the snapshot of rank 0 in checkpoint job-1/3 can't be used"), "{first:?}");
+
+    // One that is another than it was, though whole.
+    let next = [p.due(&job).await, p.due(&job).await, p.due(&job).await];
+    assert_eq!([next[0].parent, next[1].parent, next[2].parent], [None, Some(next[0].id), Some(next[1].id)]);
+    let (bucket, key) = snapshot(&next[1], 0);
+    let other = bytes(&edge, &next[0], 0).await;
+    edge.node.put(&bucket, &key, other.into()).await.unwrap();
+    p.lose(&job).await;
+    p.until("the job to begin for the fifth time", async || p.job(&job).await.restarts == 4).await;
+    p.at_work(&job).await;
+    assert_eq!(p.job(&job).await.from_checkpoint, next[0].prefix);
+    let second = said().await.pop().unwrap();
+    assert!(second.starts_with(&format!("checkpoint {}: ", next[1].prefix)) && second.contains("it is another"), "{second}");
+}
+
+/// A rank for whose pages there is no room at its agent is written while it stands, and is right all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rank_that_is_larger_than_the_room_for_copies_stands_while_it_is_written() {
+    let p = platform().await;
+    // A quarter of it may be copies.
+    let edge = p.agent("edge", 100 * MIB).await;
+    const ROUNDS: u32 = 3000;
+    let output = async |job: &str| {
+        let ended = p.ended(job).await;
+        assert_eq!(ended.state, JobState::Succeeded, "{}", ended.reason);
+        std::fs::read_to_string(p.hub.hub.logs.path(ended.n, None)).unwrap()
+    };
+    let undisturbed = p.churn(1, 48, ROUNDS).await;
+    let right = output(&undisturbed).await;
+    assert!(right.starts_with("ready\nsum "), "{right}");
+    let job = p.churn(1, 48, ROUNDS).await;
+    let complete = p.due(&job).await;
+    assert!(complete.bytes > 48 * MIB && complete.parent.is_none(), "{complete:?}");
+    let increment = p.due(&job).await;
+    println!("without room: {} us for {} bytes; with room: {} us for {} bytes", complete.paused_us, complete.bytes, increment.paused_us, increment.bytes);
+    assert!(increment.bytes < 8 * MIB && increment.parent == Some(complete.id), "{increment:?}");
+    assert_eq!(edge.copies_bytes.load(std::sync::atomic::Ordering::Relaxed), 0);
+    p.lose(&job).await;
+    assert_eq!(output(&job).await, right);
+    assert_eq!(p.job(&job).await.restarts, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@
 
 use crate::{
     Error,
-    checkpoints::Checkpoint,
+    checkpoints::{Checkpoint, lineage},
     hub::{Hub, hex},
     jobs::{Job, Work},
     modules::MODULE_MAX,
@@ -31,12 +31,22 @@ const MODULE: &str = "module.wasm";
 /// A part's name and its bytes.
 pub type Part = (String, Vec<u8>);
 
-/// A file format of a manifest and named parts.
+/// What became of a rank's snapshot and those on which it stands.
+pub enum Joined {
+    /// One that needs no other.
+    Complete(Vec<u8>),
+    /// One more is needed, of the checkpoint that people call so; the files are given back.
+    Lacks { files: Vec<Vec<u8>>, parent: String },
+}
+
+/// A file format of a manifest and named parts, and of these parts.
 #[derive(Clone, Copy)]
 pub struct ArchiveFormat {
     pub write: fn(manifest: &[u8], parts: Vec<Part>) -> Vec<u8>,
     /// The manifest and the parts, or why the bytes are not such a file: damaged, cut, of another version.
     pub read: fn(bytes: &[u8]) -> Result<(Vec<u8>, Vec<Part>), String>,
+    /// A rank's snapshot, with those on which it stands behind it, made one; or why they can't be used.
+    pub join: fn(newest_first: Vec<Vec<u8>>) -> Result<Joined, String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -63,17 +73,33 @@ impl Hub {
     }
 
     /// What a stored checkpoint is made of: its manifest, and the snapshot of each rank. `room`: bytes that there may be of them.
+    /// Snapshots that stand on others are joined with these.
     async fn collect(&self, id: u64, mut room: u64) -> Result<(Manifest, Vec<Vec<u8>>), Error> {
-        let (checkpoint, work) = {
+        let format = self.format()?;
+        let (checkpoint, prefixes, work) = {
             let world = self.world.lock().await;
             let checkpoint = world.checkpoint(id)?.clone();
+            let prefixes: Vec<String> = lineage(&world, &checkpoint).iter().map(|c| c.prefix.clone()).collect();
             let work = self.job(&world, &checkpoint.job).await?.work();
-            (checkpoint, work)
+            (checkpoint, prefixes, work)
         };
         let mut ranks = Vec::new();
         for rank in 0..work.np {
-            let bytes = self.get_bytes(CHECKPOINTS, &format!("{}/rank-{rank}", checkpoint.prefix), room).await?;
-            room -= bytes.len() as u64;
+            let lost = |why: String| Error::new(Kind::DataLoss, format!("rank {rank} of checkpoint {id} can't be used: {why}"));
+            let (mut files, mut left, mut older) = (Vec::new(), room, prefixes.iter());
+            let mut missing = checkpoint.prefix.clone();
+            let bytes = loop {
+                let prefix = older.next().ok_or_else(|| lost(format!("checkpoint {missing}, on which it stands, is not there")))?;
+                let bytes = self.get_bytes(CHECKPOINTS, &format!("{prefix}/rank-{rank}"), left).await?;
+                left -= bytes.len() as u64;
+                files.push(bytes);
+                let joined = tokio::task::spawn_blocking(move || (format.join)(files)).await.map_err(Error::internal)?;
+                match joined.map_err(lost)? {
+                    Joined::Complete(bytes) => break bytes,
+                    Joined::Lacks { files: back, parent } => (files, missing) = (back, parent),
+                }
+            };
+            room = room.checked_sub(bytes.len() as u64).ok_or_else(|| too_large(ARCHIVE_MAX))?;
             ranks.push(bytes);
         }
         let Checkpoint { job, at_ms, .. } = checkpoint;
@@ -110,6 +136,15 @@ impl Hub {
         if sha256 != manifest.work.module {
             return Err(invalid(format!("the checkpoint's module is {sha256}, its manifest names {}", manifest.work.module)));
         }
+        // A file needs nothing beside it: what is stored here is of other jobs.
+        let whole = |(rank, bytes)| match (format.join)(vec![bytes]).map_err(|e| invalid(format!("rank {rank} of the checkpoint: {e}")))? {
+            Joined::Complete(bytes) => Ok(bytes),
+            Joined::Lacks { parent, .. } => {
+                let why = format!("rank {rank} of the checkpoint has only what has changed since checkpoint {parent}, which is not in the file; `cloudskin checkpoint NUMBER --out FILE` writes files that are complete");
+                Err(invalid(why))
+            }
+        };
+        let ranks = ranks.into_iter().enumerate().map(whole).collect::<Result<Vec<_>, Error>>()?;
         self.modules.add(&module)?;
         Ok((manifest, ranks))
     }

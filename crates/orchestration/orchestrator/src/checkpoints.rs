@@ -1,13 +1,21 @@
 //! Checkpoints of whole jobs, and going on from them.
 //!
 //! ```text
-//! STOP to every site of the job ─▶ all say ok ─▶ WRITE ─▶ all say ok ─▶ in SQLite ─▶ RESUME, and the caller is told
-//!                └── one says no, is lost, or takes too long ─▶ RESUME; the checkpoint failed, the job goes on
+//! AHEAD to every site of the job ─▶ STOP ─▶ COPY ─▶ WRITE, and the ranks go on ─▶ in SQLite ─▶ RESUME, and the caller is told
+//!   each when all have said ok to the one before;  one says no, is lost, or takes too long ─▶ RESUME; the checkpoint failed, the job goes on
 //! ```
+//!
+//! Ranks stand still from STOP to WRITE: for a look at their memory and a copy of what has changed since AHEAD, not for the store.
+//!
+//! A checkpoint by schedule has of each rank only the pages that have changed since the one before, its *parent*, if the rank's agent knows that one (it wrote it, and
+//! the rank has been there since). Chains have an end: after [`INCREMENTS_MAX`] increments, when these have more bytes together than the complete one, and when
+//! a chain has fewer copies than a new one would have, a complete one is written. What a user asked for is always complete, and nothing stands on it: it can be
+//! removed at any time. What is kept is kept with all that it stands on, and of the chain before the current one its complete one: one
+//! snapshot that is damaged must not cost a job all that it has.
 //!
 //! Only a checkpoint that is in SQLite counts. When ranks are lost, the job starts again from its last one on the sites that
 //! live, all ranks with a new epoch, so that whatever an older life of it still says is out of date. If that one can't be read or not be gone on with,
-//! an agent says so, and the one before is taken. The snapshots themselves
+//! an agent says which of its chain is at fault, and the newest that does not stand on that one is taken. The snapshots themselves
 //! are objects that the agents write and read (`<prefix>/rank-<n>` in bucket `checkpoints`); no byte of them passes through here.
 //!
 //! A checkpoint needs all ranks at work: as soon as the first has exited no more are made of the job, which is said as an event.
@@ -36,6 +44,10 @@ use tokio::sync::oneshot;
 const WRITE_MAX_MS: u64 = 120_000;
 /// Checkpoints kept of a running job, besides those that users asked for.
 pub const KEPT: usize = 2;
+/// Increments that stand on each other, on a complete one.
+pub const INCREMENTS_MAX: u32 = 8;
+/// For the catalog to say where a chain's snapshots are. Without an answer the next checkpoint is a complete one.
+const LOOK_MAX: Duration = Duration::from_secs(1);
 /// How often the bucket is looked through, if nothing calls for it earlier: what a failed checkpoint left is found then.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Objects looked at in one turn of a sweep.
@@ -62,6 +74,15 @@ pub struct Checkpoint {
     /// A user asked for it: it stays until a user deletes it.
     #[serde(default)]
     pub kept: bool,
+    /// The checkpoint on which its snapshots stand, which then have only what has changed since.
+    #[serde(default)]
+    pub parent: Option<u64>,
+    /// Checkpoints between it and a complete one, that one included.
+    #[serde(default)]
+    pub increments: u32,
+    /// How long ranks stood still for it, the longest of them.
+    #[serde(default)]
+    pub paused_us: u64,
 }
 
 fn one() -> u32 {
@@ -71,6 +92,9 @@ fn one() -> u32 {
 /// A checkpoint that is being made. A hub that starts anew forgets it; agents whose session was cut resume by themselves.
 pub struct Making {
     checkpoint: Checkpoint,
+    /// On which increments may stand.
+    parent: Option<Checkpoint>,
+    increment: bool,
     phase: Phase,
     sites: BTreeSet<String>,
     /// Of `sites`, those that have not answered in this phase.
@@ -118,10 +142,13 @@ impl Hub {
         if let Some(away) = sites.iter().find(|s| !world.sites.get(*s).is_some_and(Site::connected)) {
             return Err(refuse(format!("site {away:?}, where job {id} has ranks, is not connected")));
         }
+        let np = job.np;
+        let parent = tokio::time::timeout(LOOK_MAX, self.parent(world, id)).await.unwrap_or_default();
         let n = self.state.new_checkpoint().await?;
-        let checkpoint = Checkpoint { id: n, job: id.into(), prefix: format!("{id}/{n}"), bytes: 0, ranks: job.np, copies: u32::MAX, at_ms: now_ms(), kept: tell.is_some() };
-        let making = Making { checkpoint, phase: Phase::Stop, waiting: sites.clone(), sites, alone: None, tell };
-        making.order(world, Phase::Stop);
+        let (prefix, kept) = (format!("{id}/{n}"), tell.is_some());
+        let checkpoint = Checkpoint { id: n, job: id.into(), prefix, bytes: 0, ranks: np, copies: u32::MAX, at_ms: now_ms(), kept, parent: None, increments: 0, paused_us: 0 };
+        let making = Making { checkpoint, parent, increment: false, phase: Phase::Ahead, waiting: sites.clone(), sites, alone: None, tell };
+        making.order(world, Phase::Ahead);
         world.making.insert(n, making);
         Ok(())
     }
@@ -134,9 +161,11 @@ impl Hub {
             return Ok(());
         }
         making.waiting.remove(site);
-        making.checkpoint.bytes = making.checkpoint.bytes.saturating_add(step.bytes);
         if making.phase == Phase::Write {
+            making.checkpoint.bytes = making.checkpoint.bytes.saturating_add(step.bytes);
             making.checkpoint.copies = making.checkpoint.copies.min(step.copies.max(1));
+            making.checkpoint.paused_us = making.checkpoint.paused_us.max(step.paused_us);
+            making.increment |= step.increment;
             if !step.reason.is_empty() {
                 making.alone.get_or_insert_with(|| format!("site {site:?}: {}", step.reason));
             }
@@ -144,13 +173,27 @@ impl Hub {
         if !making.waiting.is_empty() {
             return Ok(());
         }
-        if making.phase == Phase::Stop {
-            (making.phase, making.waiting) = (Phase::Write, making.sites.clone());
+        let next = match making.phase {
+            Phase::Ahead => Some(Phase::Stop),
+            Phase::Stop => Some(Phase::Copy),
+            Phase::Copy => Some(Phase::Write),
+            _ => None,
+        };
+        if let Some(next) = next {
+            (making.phase, making.waiting) = (next, making.sites.clone());
             let making = &world.making[&step.checkpoint];
-            making.order(world, Phase::Write);
+            making.order(world, next);
+            return Ok(());
+        }
+        if making.increment && (making.parent.is_none() || making.checkpoint.kept) {
+            self.fail_checkpoint(world, step.checkpoint, &format!("site {site:?} wrote what has changed since a checkpoint that there is none of")).await;
             return Ok(());
         }
         let mut done = world.making.remove(&step.checkpoint).expect("it was there a moment ago");
+        if let Some(parent) = done.parent.take().filter(|_| done.increment) {
+            (done.checkpoint.parent, done.checkpoint.increments) = (Some(parent.id), parent.increments + 1);
+            done.checkpoint.copies = done.checkpoint.copies.min(parent.copies);
+        }
         done.checkpoint.at_ms = now_ms();
         let saved = self.state.save_checkpoint(&done.checkpoint).await;
         done.order(world, Phase::Resume); // also if it could not be stored: the ranks stand still
@@ -168,7 +211,9 @@ impl Hub {
         let c = done.checkpoint;
         let alone = done.alone.unwrap_or_else(|| "no other site was connected".into());
         let but = if c.copies < 2 { format!(", at one site only, with which it would be lost ({alone})") } else { String::new() };
-        self.events.add("checkpoint.done", &c.job, format!("checkpoint {}: {} bytes{but}", c.id, c.bytes)).await;
+        let since = c.parent.map_or(String::new(), |parent| format!(" of changes since checkpoint {parent}"));
+        let paused = c.paused_us as f64 / 1000.0;
+        self.events.add("checkpoint.done", &c.job, format!("checkpoint {}: {} bytes{since}, for which ranks stood still for {paused:.1} ms{but}", c.id, c.bytes)).await;
         if let Some(tell) = done.tell {
             let _ = tell.send(Ok(c));
         }
@@ -192,6 +237,19 @@ impl Hub {
         let ids: Vec<u64> = world.making.iter().filter(|(_, m)| hit(m)).map(|(id, _)| *id).collect();
         for id in ids {
             self.fail_checkpoint(world, id, reason).await;
+        }
+    }
+
+    /// The job has ended, as it may while what was taken of it is written. One by its schedule is of no use any more; a user has it all the same.
+    pub async fn end_checkpoints_of(&self, world: &mut World, job: &str) {
+        let over = |m: &Making| m.checkpoint.job == job && !(m.checkpoint.kept && m.phase == Phase::Write);
+        let ids: Vec<(u64, bool)> = world.making.iter().filter(|(_, m)| over(m)).map(|(id, m)| (*id, m.checkpoint.kept)).collect();
+        for (id, asked) in ids {
+            if asked {
+                self.fail_checkpoint(world, id, "the job ended").await;
+            } else if let Some(making) = world.making.remove(&id) {
+                making.order(world, Phase::Resume);
+            }
         }
     }
 
@@ -224,9 +282,11 @@ impl Hub {
         }
     }
 
-    /// A job can't be started again from the checkpoint from which it was to be: starts it from the one before. `Err`: there is none, or it can't.
-    pub async fn fall_back(&self, world: &mut World, job: Job, why: &str) -> Result<Result<(), String>, Error> {
-        let bad = job.from_checkpoint.clone();
+    /// A job can't be started again from the checkpoint from which it was to be, because of `bad`, itself or one on which it stands: starts it from the newest
+    /// that does not stand on that. `Err`: there is none, or it can't.
+    pub async fn fall_back(&self, world: &mut World, job: Job, bad: &str, why: &str) -> Result<Result<(), String>, Error> {
+        // An agent can speak of its own job's alone.
+        let bad = job.from_parents.iter().find(|p| *p == bad).unwrap_or(&job.from_checkpoint).clone();
         self.events.add("checkpoint.unusable", &job.id, format!("checkpoint {bad}: {why}")).await;
         world.unusable.entry(job.n).or_default().insert(bad.clone());
         self.recover(world, job, &format!("checkpoint {bad} can't be used: {why}")).await
@@ -235,11 +295,11 @@ impl Hub {
     /// Ranks of the job are lost: starts all of it from its last checkpoint that is any use. `Err`: it can't, and the job has to fail; the
     /// text says why.
     pub async fn recover(&self, world: &mut World, mut job: Job, why: &str) -> Result<Result<(), String>, Error> {
-        let own = world.checkpoints.values().rev().filter(|c| c.job == job.id).map(|c| c.prefix.clone());
+        let own = world.checkpoints.values().rev().filter(|c| c.job == job.id).map(|c| prefixes(world, c));
         // One that began from a file and has none of its own begins there again.
-        let first = Some(job.from_checkpoint.clone()).filter(|prefix| !prefix.is_empty());
+        let first = Some(std::iter::once(&job.from_checkpoint).chain(&job.from_parents).cloned().collect::<Vec<_>>()).filter(|_| !job.from_checkpoint.is_empty());
         let unusable = world.unusable.get(&job.n);
-        let Some(last) = own.chain(first).find(|prefix| !unusable.is_some_and(|u| u.contains(prefix))) else {
+        let Some(mut parents) = own.chain(first).find(|prefixes| !unusable.is_some_and(|u| prefixes.iter().any(|p| u.contains(p)))) else {
             return Ok(Err(match unusable {
                 Some(_) => "no other checkpoint of the job is left".into(),
                 None if job.checkpoint_every_ms > 0 => match &job.checkpoint_failed {
@@ -249,6 +309,7 @@ impl Hub {
                 None => "it has no checkpoint to go on from; `cloudskin run --checkpoint-every 10s` makes some".into(),
             }));
         };
+        let last = parents.remove(0);
         if job.cancelling.is_some() {
             return Ok(Err("it was to end anyway".into()));
         }
@@ -272,7 +333,7 @@ impl Hub {
             job.ranks[rank].state = RankState::Pending;
         }
         job.restarts += 1;
-        (job.state, job.from_checkpoint) = (JobState::Pending, last.clone());
+        (job.state, job.from_checkpoint, job.from_parents) = (JobState::Pending, last.clone(), parents);
         self.state.save(Some(&job), None).await?;
         world.unconfirmed.retain(|(n, ..)| *n != job.n);
         world.tried.insert(job.n, now);
@@ -289,22 +350,43 @@ impl Hub {
     }
 }
 
+/// A checkpoint and those on which it stands, the newest first.
+pub fn lineage<'w>(world: &'w World, checkpoint: &'w Checkpoint) -> Vec<&'w Checkpoint> {
+    // A parent is older than what stands on it, so this ends.
+    let parent = |c: &&'w Checkpoint| c.parent.filter(|p| *p < c.id).and_then(|p| world.checkpoints.get(&p));
+    std::iter::successors(Some(checkpoint), parent).collect()
+}
+
+fn prefixes(world: &World, checkpoint: &Checkpoint) -> Vec<String> {
+    lineage(world, checkpoint).iter().map(|c| c.prefix.clone()).collect()
+}
+
 /// The checkpoints that their jobs need no longer.
 fn stale(world: &World) -> Vec<u64> {
-    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut stale = Vec::new();
-    for c in world.checkpoints.values().rev().filter(|c| !c.kept) {
-        if number(&c.job).and_then(|n| world.unusable.get(&n)).is_some_and(|u| u.contains(&c.prefix)) {
-            stale.push(c.id);
+    let mut wanted: BTreeSet<u64> = world.checkpoints.values().filter(|c| c.kept).map(|c| c.id).collect();
+    wanted.extend(world.making.values().filter_map(|m| Some(m.parent.as_ref()?.id)));
+    // By job: how many are kept, and the complete one of its newest chain.
+    let mut seen: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+    let mut before: BTreeSet<&str> = BTreeSet::new();
+    for c in world.checkpoints.values().rev().filter(|c| !c.kept && world.alive(&c.job)) {
+        let line = lineage(world, c);
+        let unusable = number(&c.job).and_then(|n| world.unusable.get(&n));
+        if line.iter().any(|c| unusable.is_some_and(|u| u.contains(&c.prefix))) {
             continue;
         }
-        let newer = seen.entry(&c.job).or_default();
-        if *newer >= KEPT || world.job(&c.job).map_or(true, |j| j.state.ended()) {
-            stale.push(c.id);
+        let complete = line.last().expect("it is one itself").id;
+        let (kept, newest) = seen.entry(&c.job).or_insert((0, complete));
+        if *kept < KEPT {
+            wanted.insert(c.id);
+            *kept += 1;
         }
-        *newer += 1;
+        if complete != *newest && before.insert(&c.job) {
+            wanted.insert(complete);
+        }
     }
-    stale
+    let roots: Vec<u64> = wanted.iter().copied().collect();
+    wanted.extend(roots.iter().filter_map(|id| world.checkpoints.get(id)).flat_map(|c| lineage(world, c)).map(|c| c.id));
+    world.checkpoints.keys().copied().filter(|id| !wanted.contains(id)).collect()
 }
 
 /// Whether an object of the bucket has to stay. What doesn't look like a snapshot of ours is a user's.
@@ -318,26 +400,65 @@ fn wanted(world: &World, key: &str) -> bool {
         || world.restoring.contains(&n)
         || world.checkpoints.values().any(|c| c.prefix == prefix)
         || world.making.values().any(|m| m.checkpoint.prefix == prefix)
-        || world.jobs.get(&n).is_some_and(|j| !j.state.ended() && j.from_checkpoint == prefix)
+        || world.jobs.get(&n).is_some_and(|j| !j.state.ended() && (j.from_checkpoint == prefix || j.from_parents.contains(&prefix)))
 }
 
 impl Hub {
-    /// The checkpoints that count, with where their snapshots are now: a user may have removed some, or a site forgotten.
+    /// The checkpoints that count, with where their snapshots, and those on which they stand, are now: a user may have removed some, or a site forgotten.
     pub async fn checkpoints(&self) -> Result<Vec<Checkpoint>, Error> {
         let mut list: Vec<Checkpoint> = self.world.lock().await.checkpoints.values().cloned().collect();
+        let mut copies: BTreeMap<u64, u32> = BTreeMap::new();
         for c in &mut list {
-            let found = self.list_objects(CHECKPOINTS, &format!("{}/", c.prefix), String::new(), SWEEP_PAGE + 24).await?;
-            let copies = |o: &crate::objects::Object| o.sites.len() as u32 + u32::from(o.persisted);
-            let whole = found.len() >= c.ranks.max(1) as usize;
-            c.copies = if whole { found.iter().map(copies).min().unwrap_or(0) } else { 0 };
+            // Parents have smaller numbers, so they have been looked at.
+            let below = c.parent.map_or(u32::MAX, |p| copies.get(&p).copied().unwrap_or(0));
+            c.copies = self.copies(c).await?.min(below);
+            copies.insert(c.id, c.copies);
         }
         Ok(list)
+    }
+
+    /// Places that have each of a checkpoint's own snapshots now. Asks the catalog alone, so the world may be locked meanwhile.
+    async fn copies(&self, c: &Checkpoint) -> Result<u32, Error> {
+        let (bucket, prefix) = (geds::BucketName::new(CHECKPOINTS)?, format!("{}/", c.prefix));
+        let (mut found, mut next) = (Vec::new(), Some(String::new()));
+        while let Some(start_after) = next {
+            let listing = self.objects.catalog.list(&bucket, &prefix, None, geds::Page { start_after, ..geds::Page::default() }).await?;
+            found.extend(listing.objects.into_iter().map(crate::objects::Object::from));
+            next = listing.next;
+        }
+        let copies = |o: &crate::objects::Object| o.sites.len() as u32 + u32::from(o.persisted);
+        let whole = found.len() >= c.ranks.max(1) as usize;
+        Ok(if whole { found.iter().map(copies).min().unwrap_or(0) } else { 0 })
+    }
+
+    /// The checkpoint on which the next of this job may stand. None: it has to be a complete one.
+    async fn parent(&self, world: &World, job: &str) -> Option<Checkpoint> {
+        let last = world.checkpoints.values().rev().find(|c| c.job == job && !c.kept)?;
+        let line = lineage(world, last);
+        let (complete, increments) = line.split_last()?;
+        let unusable = number(job).and_then(|n| world.unusable.get(&n));
+        let good = complete.parent.is_none() && !line.iter().any(|c| unusable.is_some_and(|u| u.contains(&c.prefix)));
+        if !good || last.increments >= INCREMENTS_MAX || increments.iter().map(|c| c.bytes).sum::<u64>() > complete.bytes {
+            return None;
+        }
+        let could = world.sites.values().filter(|s| s.connected()).count().min(2) as u32;
+        for c in line {
+            if self.copies(c).await.ok()? < could.max(1) {
+                return None;
+            }
+        }
+        Some(last.clone())
     }
 
     /// Removes a checkpoint; its objects go with the next sweep, which begins now.
     pub async fn delete_checkpoint(&self, id: u64) -> Result<Checkpoint, Error> {
         let mut world = self.world.lock().await;
         let gone = world.checkpoint(id)?.clone();
+        let stands = world.checkpoints.values().find(|c| c.parent == Some(id)).map(|c| c.id);
+        if let Some(stands) = stands.or_else(|| world.making.values().find(|m| m.parent.as_ref().is_some_and(|p| p.id == id)).map(|m| m.checkpoint.id)) {
+            let why = format!("checkpoint {stands} has only what has changed since checkpoint {id}; it goes by itself when newer ones need it no longer, and with the end of {}", gone.job);
+            return Err(refuse(why));
+        }
         self.state.drop_checkpoint(id).await?;
         world.checkpoints.remove(&id);
         self.sweep.notify_one();
@@ -402,7 +523,8 @@ impl Making {
             let other = world.sites.iter().find(|(name, s)| phase == Phase::Write && *name != site && s.connected());
             let (copy_site, copy_address) = other.map(|(name, s)| (name.clone(), s.hello.data_address.clone())).unwrap_or_default();
             let (job, prefix) = (c.job.clone(), c.prefix.clone());
-            let order = proto::CheckpointOrder { checkpoint: c.id, job, phase: phase as i32, prefix, copy_site, copy_address };
+            let parent = self.parent.as_ref().map(|p| p.prefix.clone()).unwrap_or_default();
+            let order = proto::CheckpointOrder { checkpoint: c.id, job, phase: phase as i32, prefix, copy_site, copy_address, parent, complete: c.kept };
             world.tell(site, Body::Checkpoint(order));
         }
     }

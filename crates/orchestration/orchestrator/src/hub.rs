@@ -148,7 +148,7 @@ impl World {
         for site in job.involved() {
             let start: Vec<_> = routes.iter().filter(|p| p.site == site && ranks.contains(&p.rank)).cloned().collect();
             if !start.is_empty() {
-                let order = proto::StartRanks { spec: Some(job.spec()), start, routes: routes.clone(), from_checkpoint: job.from_checkpoint.clone() };
+                let order = proto::StartRanks { spec: Some(job.spec()), start, routes: routes.clone(), from_checkpoint: job.from_checkpoint.clone(), from_parents: job.from_parents.clone() };
                 self.tell(&site, Body::Start(order));
             }
         }
@@ -502,7 +502,7 @@ impl Hub {
         let (mut job, mut event) = (job.clone(), event.clone());
         let own = job.holds(event.rank, event.epoch) && job.ranks[event.rank as usize].site == site;
         if own && event.bad_checkpoint && event.state() == proto::rank_event::State::Failed && job.cancelling.is_none() {
-            match self.fall_back(world, job.clone(), &event.message).await? {
+            match self.fall_back(world, job.clone(), &event.bad_prefix, &event.message).await? {
                 Ok(()) => return Ok(()),
                 Err(not) => event.message = format!("{}; {not}", event.message),
             }
@@ -536,7 +536,7 @@ impl Hub {
         world.jobs.insert(job.n, job.clone());
         if ended {
             self.end_moves_of(world, &job.id).await?;
-            self.fail_checkpoints(world, None, Some(&job.id), "the job ended").await;
+            self.end_checkpoints_of(world, &job.id).await;
             world.tried.remove(&job.n);
             world.stopping.remove(&job.n);
             // Also where ranks of it were to come and didn't.

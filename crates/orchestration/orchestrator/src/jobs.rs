@@ -211,6 +211,9 @@ pub struct Job {
     /// Prefix of the checkpoint that it was last started from, or empty.
     #[serde(default)]
     pub from_checkpoint: String,
+    /// Prefixes of those on which that one stands, the newest first.
+    #[serde(default)]
+    pub from_parents: Vec<String>,
     pub ranks: Vec<Rank>,
     pub placements: Vec<Placement>,
     pub output_bytes: u64,
@@ -279,6 +282,7 @@ impl Job {
             backtrace: String::new(),
             restarts: 0,
             from_checkpoint,
+            from_parents: Vec::new(),
             ranks: (0..work.np).map(rank).collect(),
             placements: Vec::new(),
             output_bytes: 0,

@@ -4,6 +4,7 @@ mod agents;
 mod checkpoints;
 mod fake;
 mod http;
+mod increments;
 mod lists;
 mod objects;
 

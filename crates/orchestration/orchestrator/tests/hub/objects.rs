@@ -5,7 +5,7 @@ use base::{Kind, SiteId, identity};
 use geds::{ALPN, BucketName, Catalog, Key, Node, PeerClient, Persist, RemoteCatalog};
 use orchestrator::{
     Handle, Options,
-    archive::{ArchiveFormat, Part},
+    archive::{ArchiveFormat, Joined, Part},
     hub::Submit,
     jobs::JobState,
     proto::{
@@ -20,11 +20,11 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::{path::Path, sync::Arc, time::Duration};
 
-struct Store {
-    agent: Agent,
-    node: Node,
+pub struct Store {
+    pub agent: Agent,
+    pub node: Node,
     catalog: RemoteCatalog,
-    dialer: identity::Dialer,
+    pub dialer: identity::Dialer,
     accept: tokio::task::JoinHandle<()>,
 }
 
@@ -34,12 +34,12 @@ impl Drop for Store {
     }
 }
 
-fn site(name: &str) -> SiteId {
+pub fn site(name: &str) -> SiteId {
     SiteId::new(name).unwrap()
 }
 
 /// An agent whose store takes `limit` bytes and spills to `<folder>/persist`.
-async fn store(hub: &Handle, name: &str, folder: &Path, limit: u64) -> Store {
+pub async fn store(hub: &Handle, name: &str, folder: &Path, limit: u64) -> Store {
     let own = hub.hub.authority.issue(&identity::site_name(&site(name))).unwrap();
     let proof = tonic::transport::Identity::from_pem(&own.cert_pem, &own.key_pem);
     let catalog = RemoteCatalog::new(own.dialer().unwrap(), hub.grpc_addr().to_string());
@@ -79,7 +79,7 @@ fn content(len: usize) -> Vec<u8> {
     (0..len as u32).map(|i| (i.wrapping_mul(2654435761) >> 24) as u8).collect()
 }
 
-async fn answer(call: reqwest::RequestBuilder, status: u16) -> Value {
+pub async fn answer(call: reqwest::RequestBuilder, status: u16) -> Value {
     let answer = call.send().await.unwrap();
     let (got, body) = (answer.status().as_u16(), answer.json::<Value>().await.unwrap());
     assert_eq!(got, status, "{body}");
@@ -237,7 +237,7 @@ async fn write(store: &mut Store, ranks: u32, state: &str) -> String {
     }
 }
 
-async fn start(hub: &Handle, edge: &mut Store, ask: Submit) {
+pub async fn start(hub: &Handle, edge: &mut Store, ask: Submit) {
     let np = ask.np;
     hub.hub.submit(ask).await.unwrap();
     assert!(matches!(edge.agent.order().await, Body::Start(s) if s.spec.as_ref().unwrap().life == 0));
@@ -250,7 +250,7 @@ async fn start(hub: &Handle, edge: &mut Store, ask: Submit) {
 }
 
 /// A stand-in for the snapshot format, which this crate doesn't know: JSON behind a word.
-fn format() -> ArchiveFormat {
+pub fn format() -> ArchiveFormat {
     fn write(manifest: &[u8], parts: Vec<Part>) -> Vec<u8> {
         [b"FAKE1".to_vec(), serde_json::to_vec(&(manifest, parts)).unwrap()].concat()
     }
@@ -258,7 +258,15 @@ fn format() -> ArchiveFormat {
         let body = bytes.strip_prefix(b"FAKE1").ok_or("the checkpoint has version 2, this reads version 1")?;
         serde_json::from_slice(body).map_err(|_| "the checkpoint is damaged".to_string())
     }
-    ArchiveFormat { write, read }
+    // A snapshot that ends with "since X" needs that one; of both, what stands before these words is made one.
+    fn join(files: Vec<Vec<u8>>) -> Result<Joined, String> {
+        let texts: Vec<String> = files.iter().map(|f| String::from_utf8(f.clone())).collect::<Result<_, _>>().map_err(|_| "a snapshot is damaged")?;
+        match texts.last().unwrap().split_once(" since ") {
+            Some((_, parent)) => Ok(Joined::Lacks { parent: parent.into(), files }),
+            None => Ok(Joined::Complete(texts.iter().map(|t| t.split(" since ").next().unwrap()).collect::<Vec<_>>().join("+").into_bytes())),
+        }
+    }
+    ArchiveFormat { write, read, join }
 }
 
 #[tokio::test]
