@@ -8,7 +8,7 @@ fn programs_go_from_process_to_process_by_files_in_the_middle_of_their_work() {
     let json = tempfile::NamedTempFile::new().unwrap();
     let seed = rand::random::<u32>().to_string();
     let mut command = Command::new(env!("CARGO_BIN_EXE_crossing"));
-    command.args(["prove", "--only", "numbers.c", "--only", "exchange.c", "--only", "files.c", "--seed", &seed, "--json"]).arg(json.path());
+    command.args(["prove", "--only", "numbers.c", "--only", "programs/files.c", "--seed", &seed, "--json"]).arg(json.path());
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     println!("{text}{}", String::from_utf8_lossy(&output.stderr));
