@@ -37,7 +37,7 @@ pub struct Options {
 }
 
 /// Attempts at a route: whether a program is still at work when it is to be stopped is a matter of time.
-const ATTEMPTS: u32 = 5;
+const ATTEMPTS: u32 = 6;
 
 /// A program that is sent around.
 struct Sample {
@@ -56,7 +56,7 @@ const fn sample(source: &'static str, ranks: u32, args: &'static [&'static str],
 
 /// As short as they can be and be stopped several times: an emulated interpreter takes thousands of times as long.
 static SAMPLES: [Sample; 10] = [
-    sample("tests/programs/numbers.c", 1, &["20000"], "floating point to the last bit"),
+    sample("tests/programs/numbers.c", 1, &["100000"], "floating point to the last bit"),
     sample("tests/programs/cg.c", 3, &["30", "48"], "floating point and collectives"),
     sample("tests/programs/exchange.c", 2, &["1500"], "messages both ways"),
     sample("tests/programs/objects.c", 3, &["6"], "MPI's objects"),
@@ -244,7 +244,7 @@ impl Proof {
             if whole || wrong {
                 break;
             }
-            share /= 2.0;
+            share /= 3.0;
         }
         best.context("there is one attempt at least")
     }
