@@ -357,7 +357,7 @@ impl Half {
         // a folder that only this user can enter (`Engine::new` sees to that; files 0600). Its checksum is right, and wasmtime itself refuses code of another version, with other
         // settings or for a processor that this one is not.
         let module = unsafe { Module::deserialize(&self.inner, &code) };
-        module.inspect_err(|error| tracing::warn!(name, error = format!("{error:#}"), "compiled code is not run: it is not for this machine and version")).ok()
+        module.inspect_err(|error| tracing::warn!(name, error = %format!("{error:#}"), "compiled code is not run: it is not for this machine and version")).ok()
     }
 }
 
