@@ -5,15 +5,15 @@ SHELL := /bin/bash
 RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$((n > 4 ? 4 : n)))
 # For `make kills`: how many; each run draws its own points, and prints the seed.
 KILLS ?= 1000
-# For `make run`: options of `cloudskin demo`, such as ARGS="--keep --out pictures".
+# For `make run`: options of `cloudskin demo`, such as ARGS="--keep --out pictures". For `make aarch64`: those of `crossing prove`.
 ARGS ?=
 
 .DEFAULT_GOAL := help
 
-.PHONY: help setup build run test kills bench clean
+.PHONY: help setup build run test kills aarch64 bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is needed besides Rust (kept in .setup, system packages by apt)
 	setup/setup.sh
@@ -36,6 +36,9 @@ kills: ## the object store's nodes, namenodes and agents killed a thousand times
 	GEDS_LIVES=$(KILLS) cargo test --release --workspace --lib -- --nocapture random_lives_lose_nothing_that_was_kept
 	GEDS_STEPS=$$(($(KILLS) * 1000)) cargo test --release --workspace --test lives -- --nocapture
 	GEDS_FUZZ=$$(($(KILLS) * 1000)) CELLS_FUZZ=$$(($(KILLS) * 100)) cargo test --release --workspace --test fuzz -- --nocapture
+
+aarch64: ## programs that go to and fro between this x86-64 machine and an emulated aarch64 one in the middle of their work (ARGS="--only numbers"); figures in out/aarch64.jsonl
+	tests/aarch64.sh $(ARGS)
 
 bench: ## our figures and our peers', as JSON lines
 	setup/setup.sh test

@@ -3,6 +3,7 @@
 #
 #   setup/setup.sh          the compiler for cells, the example scene, a C compiler and make
 #   setup/setup.sh test     also what the tests and benchmarks compare with: clang, Open MPI, GRASS, Chromium, bubblewrap, SeaweedFS, Redis, NATS, GStreamer, Java
+#   setup/setup.sh aarch64  besides the first: what builds programs for aarch64 on x86-64, and an emulator that runs them (`make aarch64`)
 #
 # Everything that isn't a system package goes to .setup/ below the repository, which may be deleted at any time. Packages
 # come from the sources that this machine already uses; none is added. Local copies are named by environment variables:
@@ -37,7 +38,8 @@ fail() {
 
 case $want in
     run | test) ;;
-    *) fail "unknown argument '$want'; give none, or 'test'" ;;
+    aarch64) [ "$(uname -m)" = x86_64 ] || fail "this machine is of kind $(uname -m); what 'aarch64' installs is for x86-64" ;;
+    *) fail "unknown argument '$want'; give none, 'test' or 'aarch64'" ;;
 esac
 
 # The stamp holds the sum of all that decides what is installed, so a changed script runs again.
@@ -45,11 +47,13 @@ stamp=$setup/stamp.$want
 sum=$(cat "$here"/*.sh "$here"/*.txt | cksum)
 environment="${CLOUDSKIN_ZIG:-} ${CLOUDSKIN_SCENE:-} ${CLOUDSKIN_WEED:-} ${CLOUDSKIN_MPICH:-} ${CLOUDSKIN_LLVM:-} ${CLOUDSKIN_PROGRAMS:-}"
 programs() { sed -n 's/^\([a-z0-9][^ ]*\) .*/\1/p' "$here/programs.txt" | while read -r package; do [ -d "$setup/suites/programs/$package" ] || exit 1; done; }
+cross() { command -v qemu-aarch64 >/dev/null && command -v aarch64-linux-gnu-gcc >/dev/null && [ -d "$(rustc --print target-libdir --target aarch64-unknown-linux-gnu 2>/dev/null)" ]; }
 browser() { [ "${CLOUDSKIN_TEST_NO_BROWSER:-}" = 1 ] || command -v chromedriver >/dev/null; }
 if [ "$(cat "$stamp" 2>/dev/null)" = "$sum $environment" ] &&
     { [ -n "${CLOUDSKIN_ZIG:-}" ] || [ -x "$setup/toolchain/ziglang/zig" ]; } &&
     [ -s "$setup/data/L7_ETMs.tif" ] &&
-    { [ "$want" = run ] || { browser && [ -f "$setup/suites/mpich/util/mtest.c" ] && [ -f "$setup/suites/openmp/omp_testsuite.h" ] && programs; }; }; then
+    { [ "$want" != aarch64 ] || { cross && [ -x "$setup/aarch64/zig" ]; }; } &&
+    { [ "$want" != test ] || { browser && [ -f "$setup/suites/mpich/util/mtest.c" ] && [ -f "$setup/suites/openmp/omp_testsuite.h" ] && programs; }; }; then
     exit 0
 fi
 mkdir -p "$setup" || fail "can't write to $setup"
@@ -123,6 +127,11 @@ if [ "$want" = test ]; then
     need gir1.2-gst-rtsp-server-1.0
     need python3-gi
 fi
+if [ "$want" = aarch64 ]; then
+    need qemu-user qemu-aarch64
+    need gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc
+    need libc6-dev-arm64-cross
+fi
 if [ ${#missing[@]} -gt 0 ]; then
     update_lists
     say "installing ${missing[*]}"
@@ -142,6 +151,12 @@ if [ "$want" = test ] && ! browser; then
     say "installing chromium"
     as_root apt-get install -q -y --no-install-recommends chromium chromium-driver >>"$log" 2>&1 ||
         say "chromium and chromium-driver can't be installed (see $log), and the tests in a browser will fail; CLOUDSKIN_TEST_NO_BROWSER=1 leaves them out"
+fi
+
+if [ "$want" = aarch64 ] && ! cross; then
+    say "fetching Rust's library for aarch64"
+    rustup target add aarch64-unknown-linux-gnu >>"$log" 2>&1 && cross ||
+        fail "can't install Rust's standard library for aarch64-unknown-linux-gnu (see $log): install it by rustup, for the toolchain that cargo uses here"
 fi
 
 # --- the compiler ----------------------------------------------------------------------------------------------------
@@ -184,6 +199,18 @@ elif [ "$("$setup/toolchain/ziglang/zig" version 2>/dev/null)" != $zig_version ]
     mv "$setup/toolchain.new" "$setup/toolchain"
 fi
 
+# LLVM for the emulated machine: its compiler, which runs in the emulator, too.
+if [ "$want" = aarch64 ] && ! "$setup/aarch64/zig" version >>"$log" 2>&1; then
+    say "downloading the compiler for aarch64 (ziglang $zig_version, 100 MB)"
+    rm -rf "$setup/aarch64"
+    mkdir -p "$setup/aarch64"
+    wheel ziglang "$here/toolchain.txt" --platform manylinux2014_aarch64 --target "$setup/aarch64" ||
+        fail "can't install the Python package ziglang==$zig_version for aarch64 (see $log); name a folder with its wheel by CLOUDSKIN_WHEELS=folder"
+    printf '#!/bin/sh\nexec qemu-aarch64 "%s" "$@"\n' "$setup/aarch64/ziglang/zig" >"$setup/aarch64/zig"
+    chmod +x "$setup/aarch64/zig"
+    "$setup/aarch64/zig" version >>"$log" 2>&1 || fail "the compiler for aarch64 doesn't run in qemu-aarch64 (see $log)"
+fi
+
 # --- the scene: Landsat 7, 349 x 352 pixels, 6 bands, out of the package r-cran-stars -----------------------------------
 
 scene=$setup/data/L7_ETMs.tif
@@ -208,7 +235,7 @@ fi
 
 # --- for tests -------------------------------------------------------------------------------------------------------
 
-[ "$want" = run ] || "$here/suites.sh" || exit 1
+[ "$want" != test ] || "$here/suites.sh" || exit 1
 
 # get PACKAGE WHAT COMMAND...: installs a Python package, and says WHAT it is, unless COMMAND succeeds already.
 get() {
@@ -222,7 +249,7 @@ must() { get "$@" || fail "can't install the Python package $(pinned "$1"), $2 (
 
 # may PACKAGE WHAT LEFT_OUT COMMAND...: without it LEFT_OUT is left out, which a file tells the tests. Tried again at each set-up.
 lacking=no
-[ "$want" = run ] || programs || lacking=yes # which suites.sh has said
+[ "$want" != test ] || programs || lacking=yes # which suites.sh has said
 may() {
     local package=$1 what=$2 left_out=$3 note=$setup/without-$1
     shift 3

@@ -349,7 +349,8 @@ impl Half {
     /// Code from the cache: what was made here, or else what was made elsewhere for all machines of this kind, or by another agent on a machine like this one.
     fn find(&self, key: &str, cache: &Cache) -> Option<Module> {
         let name = cache_name(&self.inner, key);
-        self.load(&cache.own(&name)).or_else(|| self.load(&cache.own(&self.elsewhere(key)?))).or_else(|| self.load(&cache.others(&name)))
+        let own = |name: &str| self.load(name, cache.own(name)?);
+        own(&name).or_else(|| own(&self.elsewhere(key)?)).or_else(|| self.load(&name, cache.others(&name)?))
     }
 
     /// The name of code that was made elsewhere for all machines of this kind.
@@ -359,11 +360,13 @@ impl Half {
         Some(cache_name(&engine, key))
     }
 
-    fn load(&self, code: &Option<Vec<u8>>) -> Option<Module> {
+    /// A name is no proof of what lies behind it. What is not for this engine is not run, and who looks into the log finds why the program is compiled again.
+    fn load(&self, name: &str, code: Vec<u8>) -> Option<Module> {
         // SAFETY: the code is that of `compile`, of this agent or of another one of its installation that has signed it (`Shared`), or of `Engine::compile_for`, put by this user into
         // a folder that only this user can enter (`Engine::new` sees to that; files 0600). Its checksum is right, and wasmtime itself refuses code of another version, with other
         // settings or for a processor that this one is not.
-        unsafe { Module::deserialize(&self.inner, code.as_ref()?) }.ok()
+        let module = unsafe { Module::deserialize(&self.inner, &code) };
+        module.inspect_err(|error| tracing::warn!(name, error = %format!("{error:#}"), "compiled code is not run: it is not for this machine and version")).ok()
     }
 }
 

@@ -50,9 +50,17 @@ pub(super) fn library(sha256: &str, cache: Option<&Cache>, ir: impl FnOnce() -> 
 
 /// A number for the instructions that this machine has.
 fn processor() -> u64 {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    instructions(std::env::consts::ARCH, &std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())
+}
+
+/// The same by what the kernel tells of the processors. On x86-64 a processor has a name and flags, on aarch64 numbers of its maker and features.
+fn instructions(machine: &str, info: &str) -> u64 {
     let of = |key: &str| info.lines().find(|l| l.starts_with(key)).unwrap_or_default().to_string();
-    xxhash_rust::xxh3::xxh3_64(format!("{} {} {}", std::env::consts::ARCH, of("model name"), of("flags")).as_bytes())
+    let mut text = format!("{machine} {} {}", of("model name"), of("flags"));
+    if machine == "aarch64" {
+        text = format!("{machine} {} {} {}", of("CPU implementer"), of("CPU part"), of("Features"));
+    }
+    xxhash_rust::xxh3::xxh3_64(text.as_bytes())
 }
 
 fn compile(scratch: &Scratch, ir: &str) -> Result<PathBuf> {
@@ -162,5 +170,22 @@ impl Fence {
             unsafe { libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), 1u32, &rule, 0u32) };
         }
         Fence(Some(ruleset))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::instructions;
+
+    /// Code that uses what one processor has is not taken on one that lacks it.
+    #[test]
+    fn processors_with_other_instructions_have_other_numbers() {
+        let arm = |features: &str, part: &str| instructions("aarch64", &format!("processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: {features}\nCPU implementer\t: 0x41\nCPU part\t: {part}\n"));
+        assert_eq!(arm("fp asimd", "0xd0c"), arm("fp asimd", "0xd0c"));
+        assert_ne!(arm("fp asimd", "0xd0c"), arm("fp asimd sve", "0xd0c"));
+        assert_ne!(arm("fp asimd", "0xd0c"), arm("fp asimd", "0xd40"));
+        let intel = |flags: &str| instructions("x86_64", &format!("model name\t: A\nflags\t\t: {flags}\n"));
+        assert_ne!(intel("sse2"), intel("sse2 avx2"));
+        assert_ne!(intel("sse2"), instructions("aarch64", "model name\t: A\nflags\t\t: sse2\n"));
     }
 }

@@ -184,4 +184,16 @@ fn code_that_was_made_elsewhere_is_taken_from_the_cache() {
         assert_eq!((taken, beside), (expected, 2), "{machine}");
         assert_eq!(text, same);
     }
+    // Code for another machine under the name of this one's own: the engine looks into it, does not run it, and keeps better code under its own name.
+    let (name, _) = the_engine().compile_for(&wasm, here).unwrap();
+    for other in Machine::ALL.into_iter().filter(|machine| *machine != here) {
+        let (_, file) = the_engine().compile_for(&wasm, other).unwrap();
+        let _ = std::fs::remove_dir_all(&cache);
+        let engine = open();
+        std::fs::write(cache.join(&name), &file).unwrap();
+        let run = run_on([&engine], &wasm, 1, &["3"], None, 0, 0);
+        exited(&run);
+        assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 2, "code of {other} was taken");
+        assert_eq!(std::fs::read(cache.join(&name)).unwrap(), file);
+    }
 }
