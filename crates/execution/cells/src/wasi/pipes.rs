@@ -416,7 +416,6 @@ pub(super) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
             write(&mut c, fd, (at, count), into, stops)
         })?;
     }
-    l.func_wrap(MODULE, "sock_accept", |_: Caller<'_, Host>, _: u32, _: u32, _: u32| Errno::Notsup as i32)?;
     l.func_wrap(MODULE, "sock_shutdown", |mut c: Caller<'_, Host>, fd: u32, how: u32| call(&mut c, |_, s| s.shut_down(fd, how)))?;
     Ok(())
 }
