@@ -914,9 +914,10 @@ impl Cell {
 impl Cell {
     /// Makes a second process of one whose guest has unwound for that: its number, or an errno as a negative one. Both go on in the call that asked.
     fn fork(&mut self) -> i32 {
-        let fails = |cell: &mut Cell, why: Option<String>, errno: Errno| {
-            if let Some(why) = why {
-                cell.store.data_mut().wasi.print(2, format!("cloudskin: fork fails: {why}\n").as_bytes());
+        let fails = |cell: &mut Cell, why: String, errno: Errno| {
+            let wasi = &mut cell.store.data_mut().wasi;
+            if wasi.process.as_ref().is_some_and(|process| process.family.tells()) {
+                wasi.print(2, format!("cloudskin: fork fails: {why}\n").as_bytes());
             }
             -(errno as i32)
         };
@@ -931,7 +932,7 @@ impl Cell {
             Ok(child) => child,
             Err(e) => {
                 family.leave(place);
-                return fails(self, Some(e.to_string()), Errno::Nomem);
+                return fails(self, e.to_string(), Errno::Nomem);
             }
         };
         let pid = place.pid;
@@ -952,7 +953,7 @@ impl Cell {
             Ok(_) => pid as i32,
             Err(e) => {
                 family.forget(pid);
-                fails(self, Some(format!("the system has no thread for it: {e}")), Errno::Again)
+                fails(self, format!("the system has no thread for it: {e}"), Errno::Again)
             }
         }
     }

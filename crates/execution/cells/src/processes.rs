@@ -259,12 +259,17 @@ impl Family {
         *lock(&self.pipes) -= 1;
     }
 
-    /// A place for one more. `Err`: why there is none, once.
-    pub(crate) fn enter(self: &Arc<Family>, parent: u32, site: &Arc<Budget>) -> Result<Place, Option<String>> {
+    /// Whether it is to be said why `fork` fails: once.
+    pub(crate) fn tells(&self) -> bool {
+        !std::mem::replace(&mut lock(&self.members).told, true)
+    }
+
+    /// A place for one more. `Err`: why there is none.
+    pub(crate) fn enter(self: &Arc<Family>, parent: u32, site: &Arc<Budget>) -> Result<Place, String> {
         let mut members = lock(&self.members);
         let ended = members.children.len() - members.running as usize;
         let why = if members.over {
-            return Err(None);
+            Some("the rank ends".to_string())
         } else if members.running >= CHILDREN_MAX {
             Some(format!("a rank may have {CHILDREN_MAX} processes at once beside its first one, and has them"))
         } else if ended >= ENDED_MAX {
@@ -275,7 +280,7 @@ impl Family {
             None
         };
         if let Some(why) = why {
-            return Err((!std::mem::replace(&mut members.told, true)).then_some(why));
+            return Err(why);
         }
         let (pid, control) = (members.next, Arc::<Control>::default());
         // Beyond all numbers it begins again, where a number may be in use only if as many have been forked meanwhile.
@@ -445,7 +450,7 @@ fn fork(c: &mut Caller<'_, Host>, me: u32) -> wasmtime::Result<i32> {
         return Ok(0);
     };
     let (family, _) = family(c);
-    if !std::mem::replace(&mut lock(&family.members).told, true) {
+    if family.tells() {
         c.data_mut().files(|wasi| wasi.print(2, format!("cloudskin: fork fails: {why}\n").as_bytes()));
     }
     Ok(-(Errno::Nosys as i32))
@@ -551,13 +556,13 @@ mod tests {
         let (control, site) = (Arc::default(), Arc::<Budget>::default());
         let (process, other) = (Process::first(&control, 1 << 20, 0), Process::first(&control, 1 << 20, 0));
         let mut all: Vec<Place> = (0..CHILDREN_MAX).map(|_| process.family.enter(FIRST, &site).unwrap()).collect();
-        assert!(process.family.enter(FIRST, &site).err().unwrap().is_some_and(|why| why.contains("32 processes at once")));
-        assert_eq!(process.family.enter(FIRST, &site).err().unwrap(), None);
+        assert!(process.family.enter(FIRST, &site).err().unwrap().contains("32 processes at once"));
+        assert_eq!((process.family.tells(), process.family.tells()), (true, false));
         all.extend((CHILDREN_MAX..CHILDREN_SITE_MAX).map(|_| other.family.enter(FIRST, &site).unwrap()));
         drop(all.pop());
         assert!(other.family.enter(FIRST, &site).is_ok(), "who has ended makes room");
         let third = Process::first(&control, 1 << 20, 0);
         all.push(other.family.enter(FIRST, &site).unwrap());
-        assert!(third.family.enter(FIRST, &site).err().unwrap().is_some_and(|why| why.contains("of this site")));
+        assert!(third.family.enter(FIRST, &site).err().unwrap().contains("of this site"));
     }
 }
