@@ -12,6 +12,7 @@ mod help;
 mod kills;
 mod manners;
 mod moves;
+mod processes;
 mod programs;
 mod s3;
 mod set_up;
