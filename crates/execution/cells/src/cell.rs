@@ -642,8 +642,11 @@ impl Cell {
                 return Ended::Killed(host.control.reason());
             }
             let asked = host.control.stopping();
-            // Who is to stop forks when it goes on. What is asked for from here on is seen when it is back.
-            if matches!(host.pending, Some(Pending::Process(Waiting::Fork))) && !asked {
+            // Who is to stop forks when it goes on, and then for certain: stops that come one after the other do not keep it from its work. What is asked for is seen when
+            // it is back.
+            if let Some(Pending::Process(Waiting::Fork { put_off })) = host.pending
+                && (put_off || !asked)
+            {
                 let made = self.fork();
                 self.store.data_mut().pending = Some(Pending::Process(Waiting::Forked(made)));
                 continue;

@@ -60,8 +60,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// In which call a process is, or what `fork` is to give. Plain data: it travels.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Waiting {
-    /// To be two.
-    Fork,
+    /// To be two. `put_off`: it has been stopped for something else in between, once.
+    Fork { put_off: bool },
     /// It was: what the call gives.
     Forked(i32),
     /// The call is made again.
@@ -428,8 +428,10 @@ fn family(c: &mut Caller<'_, Host>) -> (Arc<Family>, u32) {
 
 /// Begins to unwind: [`cell::Cell::run`] makes the second process. When the guest is back, in both, gives what was made. `me`: where a child finds its number.
 fn fork(c: &mut Caller<'_, Host>, me: u32) -> wasmtime::Result<i32> {
+    let mut put_off = false;
     if c.data().mode == Mode::Rewinding {
         let pending = c.data_mut().pending.take();
+        put_off = matches!(pending, Some(Pending::Process(Waiting::Fork { .. })));
         cell::rewound(c)?;
         if let Some(Pending::Process(Waiting::Forked(result))) = pending {
             let pid = c.data_mut().files(|wasi| wasi.process.as_ref().map_or(FIRST, |p| p.pid));
@@ -445,7 +447,7 @@ fn fork(c: &mut Caller<'_, Host>, me: u32) -> wasmtime::Result<i32> {
         "the program has no safe points, or MPI has called the function that asks for it"
     } else {
         family(c);
-        c.data_mut().pending = Some(Pending::Process(Waiting::Fork));
+        c.data_mut().pending = Some(Pending::Process(Waiting::Fork { put_off }));
         cell::unwind(c)?;
         return Ok(0);
     };

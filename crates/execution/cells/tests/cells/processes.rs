@@ -197,7 +197,7 @@ fn a_rank_with_processes_is_not_written_down_and_goes_on() {
         });
         let mut random = StdRng::seed_from_u64(7);
         while !done.load(std::sync::atomic::Ordering::SeqCst) {
-            std::thread::sleep(Duration::from_micros(random.random_range(100..3000)));
+            std::thread::sleep(Duration::from_micros(random.random_range(2000..20_000)));
             control.stop();
         }
         let (ended, stayed, written) = runs.join().unwrap();
