@@ -1,9 +1,9 @@
 /*
  * Calls of POSIX and C that programs make beside their work, and that a cell can answer by itself: files have no owners and no permissions
  * here, so both stay what they are, and a program that copies them from one file to another (a compressor) goes on. There is one user, 0, whom no list
- * has, and one host, `cell`, the same wherever the cell is. There is no other process, so there is no command processor, which C allows: `system` says so.
+ * has, and one host, `cell`, the same wherever the cell is. No other program can be started, so there is no command processor, which C allows: `system` says so.
  *
- * What a cell lacks and a program needs for its work (fork, sockets) is not here: it does not link, and the compiler says why. What programs often
+ * What a cell lacks and a program needs for its work (sockets to elsewhere) is not here: it does not link, and the compiler says why. What programs often
  * bring themselves for systems that lack it is weak.
  */
 

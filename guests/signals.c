@@ -1,5 +1,5 @@
 /*
- * Signals, as far as there are any in a cell: those that the program sends to itself. Nobody else can: a job that is cancelled ends without a word, and what a machine
+ * Signals, as far as there are any in a cell: those that the program sends to itself, and those by which it ends a process that it has made (processes.c). Nobody else sends any: a job that is cancelled ends without a word, and what a machine
  * would say by SIGSEGV or SIGFPE ends the rank with a backtrace. So a program that installs handlers for such days builds and runs, and what it raises
  * arrives as POSIX says: with the handler's mask, once where it is blocked, and when that ends.
  *
@@ -17,6 +17,9 @@
 /* The C library's own. */
 extern int __real_raise(int) __asm__("raise");
 extern void (*__real_signal(int, void (*)(int)))(int) __asm__("signal");
+
+/* To another process (processes.c). */
+extern int __cloudskin_kill(pid_t, int);
 
 static struct sigaction installed[SIGNALS + 1];
 static sigset_t blocked, pending;
@@ -165,9 +168,7 @@ __attribute__((weak)) int sigpending(sigset_t *set) {
 
 /* Number 0 asks only whether there is such a process. A group is the process alone. */
 __attribute__((weak)) int kill(pid_t process, int number) {
-    if (process != getpid() && process != 0 && process != -getpid()) {
-        errno = ESRCH;
-        return -1;
-    }
+    if (process != getpid() && process != 0 && process != -getpid())
+        return __cloudskin_kill(process, number);
     return number == 0 ? 0 : __cloudskin_raise(number);
 }

@@ -13,6 +13,7 @@ mod increments;
 mod kills;
 mod manners;
 mod moves;
+mod processes;
 mod programs;
 mod s3;
 mod set_up;

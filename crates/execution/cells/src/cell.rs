@@ -18,15 +18,16 @@ use crate::control::Control;
 use crate::engine::{Engine, PAGE, Program, SafePoints, THROWN_BYTES};
 use crate::error::{Error, Result};
 use crate::mpi_host::Pending;
+use crate::processes::{self, Place, Waiting};
 use crate::threads::{self, Life, Threads};
 use crate::turn::Held;
 use crate::toolchain::{CXX_TAG, FLAGS, STATE, TERMINATE, UNCAUGHT, UNCAUGHT_BYTES, instrument::UNWINDING};
-use crate::wasi;
+use crate::wasi::{self, Errno};
 use base::unit::Bytes;
 use mpi::{Fabric, Memory as GuestMemory, Rank};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use wasmtime::{Caller, Extern, Instance, Memory, Mutability, ResourceLimiter, SharedMemory, Store, StoreLimits, StoreLimitsBuilder, Tag, ThrownException, TypedFunc, UpdateDeadline, Val, WasmBacktrace};
 
@@ -68,6 +69,8 @@ pub fn spin(ranks: usize, cores: usize) -> u32 {
 pub struct Budget {
     max: u64,
     used: AtomicU64,
+    /// Processes that ranks have made by `fork` and that run.
+    children: AtomicU32,
 }
 
 /// No bound.
@@ -79,7 +82,17 @@ impl Default for Budget {
 
 impl Budget {
     pub fn new(max: u64) -> Budget {
-        Budget { max, used: AtomicU64::new(0) }
+        Budget { max, used: AtomicU64::new(0), children: AtomicU32::new(0) }
+    }
+
+    /// A place for a process beside a rank's first one, if there is one.
+    pub(crate) fn take_child(&self) -> bool {
+        let more = |children| (children < processes::CHILDREN_SITE_MAX).then_some(children + 1);
+        self.children.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    pub(crate) fn give_back_child(&self) {
+        self.children.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Bytes that cells have now.
@@ -101,7 +114,7 @@ impl Share {
 
     /// Takes what is missing to `bytes`, or gives back what is more. `Err`: what all have, and it can't be that much more.
     pub(crate) fn resize(&mut self, bytes: u64) -> std::result::Result<(), u64> {
-        let Budget { max, used } = &*self.budget;
+        let Budget { max, used, .. } = &*self.budget;
         let new = |used: u64| (used - self.bytes).checked_add(bytes).filter(|new| *new <= *max || bytes <= self.bytes);
         used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, new)?;
         self.bytes = bytes;
@@ -191,6 +204,10 @@ impl ResourceLimiter for Host {
         if wanted > self.memory_max || !self.limits.memory_growing(current, desired, maximum)? {
             return Ok(false);
         }
+        // All processes of a rank have together what it may have. Here it is the program again that decides.
+        if self.wasi.process.as_mut().is_some_and(|process| process.share.resize(wanted as u64).is_err()) {
+            return Ok(false);
+        }
         let Share { budget, bytes } = &self.share;
         let (max, more) = (budget.max, (wanted as u64).saturating_sub(*bytes));
         // An error and no plain refusal: whether another job is as large just now is nothing that a program can be written for, and one that does
@@ -256,6 +273,8 @@ pub struct Cell {
     stopped: bool,
     /// Its threads beside the first one, while it is stopped.
     lives: Vec<Life>,
+    /// What would have ended it natively, if it has failed.
+    signal: i32,
 }
 
 /// A cell's memory: its instance's own, or that of all of its threads' instances.
@@ -433,7 +452,7 @@ pub(crate) fn lost(rank: Rank, state: i32) -> Ended {
 
 /// An instance that is only looked at, never run.
 pub(crate) fn bare(engine: &Engine, program: &Program) -> Result<(Store<Host>, Instance)> {
-    instantiate(engine, program, &of_nobody(), Arc::default(), None)
+    instantiate(&engine.inner(program)?, program, &of_nobody(), Arc::default(), None, None)
 }
 
 /// A store for one instance of a program: of a cell, or of one of its threads.
@@ -481,8 +500,12 @@ pub(crate) fn store_of(engine: &wasmtime::Engine, program: &Program, spec: &Spec
     store
 }
 
-fn instantiate(engine: &Engine, program: &Program, spec: &Spec, control: Arc<Control>, threads: Option<Arc<Threads>>) -> Result<(Store<Host>, Instance)> {
-    let mut store = store_of(&engine.inner(program)?, program, spec, control, threads.clone());
+/// `files`: what it has of them, if it does not begin with what all have.
+fn instantiate(engine: &wasmtime::Engine, program: &Program, spec: &Spec, control: Arc<Control>, threads: Option<Arc<Threads>>, files: Option<wasi::State>) -> Result<(Store<Host>, Instance)> {
+    let mut store = store_of(engine, program, spec, control, threads.clone());
+    if let Some(files) = files {
+        store.data_mut().wasi = files;
+    }
     let pre = match &threads {
         Some(threads) => threads.pre(),
         None => program.pre.as_ref().expect("all programs but those with threads have one"),
@@ -509,14 +532,18 @@ impl Cell {
             Some(_) => Some(Threads::new(engine, program, spec, control.clone())?),
             None => None,
         };
-        let (mut store, instance) = instantiate(engine, program, spec, control, threads.clone())?;
+        Cell::made(&engine.inner(program)?, program, spec, control, threads, None)
+    }
+
+    fn made(engine: &wasmtime::Engine, program: &Arc<Program>, spec: &Spec, control: Arc<Control>, threads: Option<Arc<Threads>>, files: Option<wasi::State>) -> Result<Cell> {
+        let (mut store, instance) = instantiate(engine, program, spec, control, threads.clone(), files)?;
         let start = instance.get_module_export(&mut store, &program.start).and_then(Extern::into_func);
         let start = start.expect("`Engine::load` made sure that it is exported").typed(&store).map_err(engine_failed)?;
         let memory = match threads {
             Some(threads) => Linear::Shared(threads.memory.clone()),
             None => Linear::Own(store.data().memory.expect("`Engine::load` made sure that it is exported")),
         };
-        Ok(Cell { store, instance, start, memory, program: program.clone(), stopped: false, lives: Vec::new() })
+        Ok(Cell { store, instance, start, memory, program: program.clone(), stopped: false, lives: Vec::new(), signal: 0 })
     }
 
     pub fn program(&self) -> &Arc<Program> {
@@ -538,25 +565,36 @@ impl Cell {
     /// Runs until the program ends or has been stopped. The calling thread is the rank's for this time and needs
     /// a stack of [`crate::engine::THREAD_STACK`] bytes.
     pub fn run(&mut self) -> Ended {
+        self.attached(|cell| {
+            let rank = cell.rank();
+            cell.fabric().clone().mailbox(rank).bell.attach();
+            let mut ended = cell.run_inner();
+            if let Some(threads) = cell.store.data().threads.clone()
+                && (ended != Ended::Stopped || threads.ended())
+            {
+                ended = threads.finish(ended);
+            }
+            if ended != Ended::Stopped
+                && let Some(process) = &cell.store.data().wasi.process
+            {
+                process.family.end();
+            }
+            match ended {
+                Ended::Exited(code) => cell.drain(code),
+                other => other,
+            }
+        })
+    }
+
+    /// While `body` runs the cell can be reached through its control.
+    fn attached(&mut self, body: impl FnOnce(&mut Cell) -> Ended) -> Ended {
         let control = self.control();
         let flags = flags(&mut self.store, &self.instance, &self.program);
         // SAFETY: linear memory begins at a page, never moves and lives as long as the store, which outlives this call; that of the
         // flags has a page, as `inspect` made sure. `attached` ends with the call, also by a panic.
         let attached = unsafe { control.attach(self.memory.base(&self.store), flags) };
         control.memory_bytes.store(self.memory.bytes(&self.store) as u64, Ordering::Relaxed);
-        let rank = self.store.data().rank;
-        let fabric = self.store.data().fabric.clone();
-        fabric.mailbox(rank).bell.attach();
-        let mut ended = self.run_inner();
-        if let Some(threads) = self.store.data().threads.clone()
-            && (ended != Ended::Stopped || threads.ended())
-        {
-            ended = threads.finish(ended);
-        }
-        let ended = match ended {
-            Ended::Exited(code) => self.drain(code),
-            other => other,
-        };
+        let ended = body(self);
         control.memory_bytes.store(self.memory.bytes(&self.store) as u64, Ordering::Relaxed);
         drop(attached);
         ended
@@ -582,7 +620,10 @@ impl Cell {
             }
             match self.start.call(&mut self.store, ()) {
                 Ok(()) => {}
-                Err(e) if e.is::<ThrownException>() => return uncaught(&mut self.store, &self.instance, e).map_or_else(|e| self.ended(e), |failed| failed),
+                Err(e) if e.is::<ThrownException>() => {
+                    self.signal = processes::signal(&e, true);
+                    return uncaught(&mut self.store, &self.instance, e).map_or_else(|e| self.ended(e), |failed| failed);
+                }
                 Err(e) => return self.ended(e),
             }
             match self.state() {
@@ -613,6 +654,15 @@ impl Cell {
                 return Ended::Killed(host.control.reason());
             }
             let asked = host.control.stopping();
+            // Who is to stop forks when it goes on, and then for certain: stops that come one after the other do not keep it from its work. What is asked for is seen when
+            // it is back.
+            if let Some(Pending::Process(Waiting::Fork { put_off })) = host.pending
+                && (put_off || !asked)
+            {
+                let made = self.fork();
+                self.store.data_mut().pending = Some(Pending::Process(Waiting::Forked(made)));
+                continue;
+            }
             host.control.clear();
             if asked {
                 return Ended::Stopped;
@@ -636,7 +686,11 @@ impl Cell {
 
     fn failure(&mut self, e: wasmtime::Error) -> Ended {
         let unwinding = self.state() == UNWINDING;
-        failure(self.store.data(), e, unwinding)
+        let trap = |aborted| processes::signal(&e, aborted);
+        let signals = [trap(false), trap(true)];
+        let ended = failure(self.store.data(), e, unwinding);
+        self.signal = signals[usize::from(matches!(&ended, Ended::Failed { message, .. } if message.ends_with(ABORTED)))];
+        ended
     }
 
     /// What the rank has sent must be on its way before it goes. Messages that come meanwhile, acknowledgements and kills ring the bell.
@@ -778,12 +832,12 @@ impl Cell {
         host.pending = frozen.pending.clone();
         match &host.threads {
             Some(threads) => {
-                threads.wasi.lock().unwrap_or_else(|e| e.into_inner()).restore(&frozen.wasi).map_err(Error::Snapshot)?;
+                threads.wasi.lock().unwrap_or_else(|e| e.into_inner()).restore(&frozen.wasi, &host.control, 0).map_err(Error::Snapshot)?;
                 // All of them are made before one goes on: who has no room for them refuses the cell.
                 self.lives = threads.thaw(&frozen.threads)?;
             }
             None if !frozen.threads.is_empty() => return Err(Error::Snapshot(format!("it has {} threads, and the program has none", frozen.threads.len() + 1))),
-            None => host.wasi.restore(&frozen.wasi).map_err(Error::Snapshot)?,
+            None => host.wasi.restore(&frozen.wasi, &host.control, frozen.memory_bytes).map_err(Error::Snapshot)?,
         }
         self.stopped = true;
         Ok(())
@@ -840,7 +894,134 @@ impl Cell {
     }
 }
 
+/// Processes.
+impl Cell {
+    /// Makes a second process of one whose guest has unwound for that: its number, or an errno as a negative one. Both go on in the call that asked.
+    fn fork(&mut self) -> i32 {
+        let fails = |cell: &mut Cell, why: String, errno: Errno| {
+            let wasi = &mut cell.store.data_mut().wasi;
+            if wasi.process.as_ref().is_some_and(|process| process.family.tells()) {
+                wasi.print(2, format!("cloudskin: fork fails: {why}\n").as_bytes());
+            }
+            -(errno as i32)
+        };
+        let host = self.store.data();
+        let process = host.wasi.process.as_ref().expect("who asks for a second process is in a family");
+        let (family, site) = (process.family.clone(), host.share.budget.clone());
+        let place = match family.enter(process.pid, &site) {
+            Ok(place) => place,
+            Err(why) => return fails(self, why, Errno::Again),
+        };
+        let child = match self.child(&place) {
+            Ok(child) => child,
+            Err(e) => {
+                family.leave(place);
+                return fails(self, e.to_string(), Errno::Nomem);
+            }
+        };
+        let pid = place.pid;
+        // It has the limits of the thread that starts it (`fence::rank`): that is one of the rank's own. Where there is none, both are dropped.
+        let body = move || {
+            // Also after a panic the cell goes first.
+            let (mut place, mut child) = (place, child);
+            let ended = child.live();
+            let (status, said) = processes::status(&ended, child.signal);
+            if let Some(said) = said {
+                child.store.data_mut().wasi.print(2, format!("cloudskin: process {pid}: {said}").as_bytes());
+            }
+            drop(child);
+            place.ended(status);
+        };
+        let thread = std::thread::Builder::new().name(format!("rank {} p{pid}", self.rank().0)).stack_size(crate::engine::THREAD_STACK);
+        match thread.spawn(body) {
+            Ok(_) => pid as i32,
+            Err(e) => {
+                family.forget(pid);
+                fails(self, format!("the system has no thread for it: {e}"), Errno::Again)
+            }
+        }
+    }
+
+    /// A copy of this cell, as it is when it has unwound, for a process of its family.
+    fn child(&mut self, place: &Place) -> Result<Cell> {
+        let globals = globals(&mut self.store, &self.instance)?;
+        let engine = self.store.engine().clone();
+        let host = self.store.data();
+        // Its fabric leads nowhere: messages are the first process's.
+        let spec = Spec { rank: host.rank, size: host.size, memory_max: host.wasi.memory_max, budget: host.share.budget.clone(), place: host.place.clone(), ..of_nobody() };
+        let process = host.wasi.process.as_ref().expect("it is in a family");
+        let files = host.wasi.of_child(processes::Process { family: process.family.clone(), pid: place.pid, share: process.family.share() });
+        let mut child = Cell::made(&engine, &self.program, &spec, place.control.clone(), None, Some(files))?;
+        if child.memory_bytes() != self.memory_bytes() {
+            child.grow(self.memory_bytes() as u64)?;
+        }
+        set_globals(&mut child.store, &child.instance, &globals)?;
+        child.store.data_mut().pending = Some(Pending::Process(Waiting::Forked(0)));
+        child.stopped = true;
+        let (Linear::Own(from), Linear::Own(into)) = (&self.memory, &child.memory) else { unreachable!("programs with threads do not fork") };
+        copy(from.data(&self.store), into.data_mut(&mut child.store));
+        Ok(child)
+    }
+
+    /// Runs a process that is not its rank's first one, until it ends. The calling thread is its own.
+    fn live(&mut self) -> Ended {
+        let ended = self.attached(|cell| {
+            loop {
+                match cell.run_inner() {
+                    Ended::Stopped => {} // nobody who moves a rank asks its children
+                    ended => return ended,
+                }
+            }
+        });
+        match self.store.data_mut().wasi.close_all() {
+            Err(message) if matches!(ended, Ended::Exited(_)) => Ended::Failed { message, backtrace: String::new(), code: None },
+            _ => ended,
+        }
+    }
+}
+
+/// Makes one memory the same as another, of which it has the size and, where that was never touched, the content.
+fn copy(from: &[u8], into: &mut [u8]) {
+    // SAFETY: sysconf has no memory effects.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(PAGE);
+    let Some(touched) = touched(from, page) else {
+        // The kernel does not tell.
+        for (from, into) in from.chunks(PAGE).zip(into.chunks_mut(PAGE)).filter(|(from, into)| from != into) {
+            into.copy_from_slice(from);
+        }
+        return;
+    };
+    for (number, ..) in touched.iter().enumerate().filter(|(_, touched)| **touched) {
+        let at = number * page..((number + 1) * page).min(from.len());
+        into[at.clone()].copy_from_slice(&from[at]);
+    }
+}
+
+/// By page of the system's, whether somebody has read or written it. All others hold what they began with. `None`: the kernel does not tell.
+fn touched(memory: &[u8], page: usize) -> Option<Vec<bool>> {
+    use std::os::unix::fs::FileExt;
+    /// The page is in memory, or was and is swapped out.
+    const TOUCHED: u64 = 0b11 << 62;
+    const ENTRY: usize = 8;
+    let map = std::fs::File::open("/proc/self/pagemap").ok()?;
+    let (first, pages) = (memory.as_ptr().addr() / page, memory.len().div_ceil(page));
+    let mut entries = vec![0; pages * ENTRY];
+    map.read_exact_at(&mut entries, (first * ENTRY) as u64).ok()?;
+    let (entries, _) = entries.as_chunks::<ENTRY>();
+    Some(entries.iter().map(|entry| u64::from_ne_bytes(*entry) & TOUCHED != 0).collect())
+}
+
 impl Host {
+    /// Whether it is a process that its rank's first one has made, or one that such a one has.
+    pub(crate) fn is_child(&self) -> bool {
+        self.wasi.process.as_ref().is_some_and(|process| process.pid != processes::FIRST)
+    }
+
+    /// Bytes of linear memory as they are counted; 0 in a program with threads, whose memory is counted elsewhere.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.share.bytes
+    }
+
     /// A cell that was built with safe points can stop here, unless MPI has called the function that is running.
     pub(crate) fn can_stop(&self) -> bool {
         self.points.is_some() && !self.control.held()
@@ -887,6 +1068,9 @@ fn set_state(caller: &mut Caller<'_, Host>, state: i32) -> wasmtime::Result<()> 
     global.ok_or_else(|| wasmtime::Error::msg("the module has lost its global for the state"))?.set(&mut *caller, Val::I32(state))
 }
 
+/// What is said of a program that has called `abort`.
+const ABORTED: &str = "it called abort()";
+
 /// How a cell has ended whose code came back with an error. `unwinding`: while its stack was being saved.
 pub(crate) fn failure(host: &Host, e: wasmtime::Error, unwinding: bool) -> Ended {
     if host.control.killed() {
@@ -905,7 +1089,7 @@ pub(crate) fn failure(host: &Host, e: wasmtime::Error, unwinding: bool) -> Ended
         Some(points) if unwinding => {
             format!("can't be stopped here: its calls are nested so deeply that what they need does not fit in {} bytes", points.unwind_len)
         }
-        _ if aborted => "it called abort()".to_string(),
+        _ if aborted => ABORTED.to_string(),
         _ => e.root_cause().to_string(),
     };
     // Who calls MPI_Abort knows where.
@@ -975,6 +1159,26 @@ fn fold(calls: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    /// A gigabyte of addresses costs what was touched of it.
+    #[test]
+    fn what_was_touched_is_copied() {
+        let map = || {
+            // SAFETY: a new mapping, at no address of anybody's.
+            let at = unsafe { libc::mmap(std::ptr::null_mut(), 64 << 20, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+            assert_ne!(at, libc::MAP_FAILED);
+            // SAFETY: so many bytes are there, zero and nobody else's, until the test's process ends.
+            unsafe { std::slice::from_raw_parts_mut(at.cast::<u8>(), 64 << 20) }
+        };
+        let (from, into) = (map(), map());
+        for at in [0, 5, 4096 * 77 + 1, (64 << 20) - 1] {
+            from[at] = at as u8 | 1;
+        }
+        super::copy(from, into);
+        let seen = super::touched(into, 4096).map(|pages| pages.iter().filter(|touched| **touched).count());
+        assert!(seen.is_none_or(|pages| pages < 20_000 / 4), "{seen:?} pages were touched for three");
+        assert!(from == into);
+    }
+
     #[test]
     fn calls_of_a_function_by_itself_are_one_line() {
         let calls = ["leaf", "walk", "walk", "walk", "main"].map(String::from);

@@ -19,7 +19,7 @@ use crate::cache::Cache;
 use crate::cell::Host;
 use crate::error::{Error, Result};
 use crate::toolchain::inspect::{self, Refusal, Report};
-use crate::{interpreter, mpi_host, native, threads, wasi};
+use crate::{interpreter, mpi_host, native, processes, threads, wasi};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -250,6 +250,9 @@ fn failed(e: wasmtime::Error) -> Error {
 /// Slots of a pool are address space; only those that have been used hold memory. `heaps`: of what is thrown.
 fn pool(options: &Options, kind: Kind, heaps: u32) -> PoolingAllocationConfig {
     let cells = if kind == Kind::Throwing { heaps } else { options.cells_max };
+    // What ranks make of themselves by `fork` is beside them.
+    let children = if kind == Kind::Fixed { 0 } else { processes::CHILDREN_SITE_MAX };
+    let (cells, heaps) = (cells + children, if heaps > 0 { heaps + children } else { 0 });
     let mut pool = PoolingAllocationConfig::default();
     pool.total_core_instances(cells)
         // The program's own and that of its flag words; and the heap of what is thrown.
@@ -323,6 +326,7 @@ impl Half {
         wasi::link(&mut linker).map_err(failed)?;
         mpi_host::link(&mut linker).map_err(failed)?;
         threads::link(&mut linker).map_err(failed)?;
+        processes::link(&mut linker).map_err(failed)?;
         if ticks {
             // The thread ends with the engine. A clock that goes on by itself can't be missed, as a single push at the moment of a kill could.
             let weak = inner.weak();
@@ -396,7 +400,7 @@ impl Engine {
 
     /// Whether the host has this import. Calls of MPI that are not there yet stop the job when they are made, with their name.
     pub fn provides(&self, module: &str, name: &str) -> bool {
-        module == mpi_host::MODULE || wasi::NAMES.contains(&name) && module == wasi::MODULE || threads::NAMES.contains(&name) && module == threads::MODULE
+        module == mpi_host::MODULE || wasi::NAMES.contains(&name) && module == wasi::MODULE || threads::NAMES.contains(&name) && module == threads::MODULE || processes::NAMES.contains(&name) && module == processes::MODULE
     }
 
     /// Checks a module ([`inspect::check`]) and compiles it, or takes it from the cache.

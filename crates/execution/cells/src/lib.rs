@@ -6,7 +6,7 @@
 //! * [`cell`]: one running instance: run, stop, write down, go on;
 //! * [`control`]: stopping, killing and watching a cell from another thread;
 //! * [`local`]: a whole job in this process;
-//! * `mpi_host`, [`wasi`], [`threads`]: what the guest calls; `turn`: threads in MPI, one at a time;
+//! * `mpi_host`, [`wasi`], [`threads`], [`processes`]: what the guest calls; `turn`: threads in MPI, one at a time;
 //! * [`snapshot`]: a stopped cell as bytes, with version and checksum;
 //! * [`link`]: messages between agents; [`transfer`]: cells that move between them;
 //! * [`fence`]: system calls that an agent gives up;
@@ -29,6 +29,7 @@ pub mod link;
 pub mod local;
 mod mpi_host;
 mod native;
+pub mod processes;
 pub mod snapshot;
 pub mod threads;
 pub mod toolchain;

@@ -37,7 +37,7 @@ const SLEEP_FULL: Duration = Duration::from_micros(50);
 const THREAD_MULTIPLE: i32 = 3;
 
 /// Names of calls for telemetry; a cell's `doing` is an index here.
-pub const DOING: [&str; 6] = ["compute", "MPI wait", "MPI collective", "MPI probe", "MPI_Finalize", "sleep"];
+pub const DOING: [&str; 7] = ["compute", "MPI wait", "MPI collective", "MPI probe", "MPI_Finalize", "sleep", "process wait"];
 
 /// What a call gives: a number, or an error that ends the cell.
 trait Answer {
@@ -80,8 +80,13 @@ macro_rules! bodies {
             $($arg: WasmTy + 'static,)*
         {
             fn offer(self, l: &mut Linker<Host>, module: &str, name: &str) -> wasmtime::Result<()> {
+                // What only tells the time is nobody's.
+                let alone = (!matches!(name, "MPI_Wtime" | "MPI_Wtick")).then(|| name.to_string());
                 #[allow(non_snake_case)] // a parameter and its type have one name
                 let body = move |mut c: Caller<'_, Host>, $($arg: $arg),*| -> wasmtime::Result<R::Value> {
+                    if let Some(name) = alone.as_deref().filter(|_| c.data().is_child()) {
+                        return Err(wasmtime::Error::msg(format!("{name} was called in a process that fork has made: MPI is for the first process of a rank alone")));
+                    }
                     turn::begin(c.data_mut())?;
                     let answer = self(&mut c, $($arg),*).answer();
                     turn::end(c.data_mut());

@@ -4,19 +4,22 @@
 //! again from it. A file that is being written is private until it is closed; then it is a sealed object. Paths are resolved as text below a
 //! mount, so there is nothing to escape to: `..` above a mount is refused, and there are no links.
 //!
-//! Sockets, links and file times are not offered (`ENOTSUP`).
+//! Links and file times are not offered (`ENOTSUP`), nor sockets but those that `socketpair` makes ([`pipes`]).
 
 mod folders;
+mod pipes;
 mod saved;
 
-use crate::cell::{End, Host, Mode, Spec};
+use crate::cell::{End, Host, Spec};
+use crate::processes::Process;
 use crate::{mpi_host, threads};
 use folders::Folders;
+pub(crate) use pipes::resume;
 pub use saved::Saved;
 use mpi::Memory;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use wasmtime::{Caller, Linker};
 
@@ -48,8 +51,10 @@ pub const NAMES: [&str; 46] = [
 #[repr(i32)]
 pub enum Errno {
     Acces = 2,
+    Again = 6,
     Badf = 8,
     Busy = 10,
+    Child = 12,
     Exist = 20,
     Fault = 21,
     Fbig = 22,
@@ -58,13 +63,18 @@ pub enum Errno {
     Isdir = 31,
     Mfile = 33,
     Nametoolong = 37,
+    Nfile = 41,
     Noent = 44,
     Nomem = 48,
     Nospc = 51,
+    Nosys = 52,
     Notdir = 54,
     Notempty = 55,
     Notsup = 58,
+    Perm = 63,
+    Pipe = 64,
     Spipe = 70,
+    Srch = 71,
     Notcapable = 76,
 }
 type Result<T> = std::result::Result<T, Errno>;
@@ -150,6 +160,15 @@ enum Fd {
     Folder { mount: usize, path: String, preopened: Option<String> },
     Reading { mount: usize, path: String, at: u64, file: Box<dyn Source> },
     Writing { mount: usize, path: String, at: u64, append: bool, file: Box<dyn Sink> },
+    Stream(pipes::Ends),
+}
+
+/// What a descriptor means: with `dup` and `fork` several mean the same, and have one position in it.
+type Descriptor = Arc<Mutex<Fd>>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each step under these locks leaves what it works on whole.
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 pub(crate) struct State {
@@ -159,10 +178,13 @@ pub(crate) struct State {
     mounts: Mounts,
     output: Arc<dyn Output>,
     rank: mpi::Rank,
-    fds: Vec<Option<Fd>>,
-    folders: Folders,
-    /// Bytes on both streams.
-    printed: u64,
+    /// Once it has made another process or a pipe. First of the fields that are dropped: the rank's other processes end before its files are closed.
+    pub(crate) process: Option<Process>,
+    fds: Vec<Option<Descriptor>>,
+    /// Of all processes of the rank.
+    folders: Arc<Mutex<Folders>>,
+    /// Bytes on both streams, of all processes of the rank.
+    printed: Arc<Mutex<u64>>,
 }
 
 /// The folder that a normalised path lies in; `""`: the mount's own.
@@ -193,9 +215,10 @@ impl State {
     /// `knows_workdir`: the program begins in the folder that PWD names. For another one that folder is opened as `.`, below which the C library
     /// then looks for every path that is in none of the folders.
     pub fn new(spec: &Spec, knows_workdir: bool) -> State {
-        let mut fds: Vec<Option<Fd>> = (0..3).map(|n| Some(Fd::Standard(n))).collect();
+        let new = |fd: Fd| Some(Arc::new(Mutex::new(fd)));
+        let mut fds: Vec<Option<Descriptor>> = (0..3).map(|n| new(Fd::Standard(n))).collect();
         for (mount, (name, _)) in spec.mounts.folders.iter().enumerate() {
-            fds.push(Some(Fd::Folder { mount, path: String::new(), preopened: Some(format!("/{name}")) }));
+            fds.push(new(Fd::Folder { mount, path: String::new(), preopened: Some(format!("/{name}")) }));
         }
         let mut env = spec.env.clone();
         if knows_workdir {
@@ -203,7 +226,7 @@ impl State {
             let workdir = spec.mounts.workdir.as_ref().map(|(mount, path)| format!("/{}/{path}", spec.mounts.folders[*mount].0));
             env.extend(workdir.and_then(|w| normal("", w.trim_start_matches('/')).ok()).map(|w| format!("PWD=/{w}")));
         } else if let Some((mount, path)) = &spec.mounts.workdir {
-            fds.push(Some(Fd::Folder { mount: *mount, path: path.clone(), preopened: Some(".".into()) }));
+            fds.push(new(Fd::Folder { mount: *mount, path: path.clone(), preopened: Some(".".into()) }));
         }
         State {
             args: spec.args.clone(),
@@ -212,27 +235,52 @@ impl State {
             mounts: spec.mounts.clone(),
             output: spec.output.clone(),
             rank: spec.rank,
+            process: None,
             fds,
-            folders: Folders::default(),
-            printed: 0,
+            folders: Arc::default(),
+            printed: Arc::default(),
+        }
+    }
+
+    /// What a process has at its beginning that this one makes.
+    pub(crate) fn of_child(&self, process: Process) -> State {
+        State {
+            args: self.args.clone(),
+            env: self.env.clone(),
+            memory_max: self.memory_max,
+            mounts: self.mounts.clone(),
+            output: self.output.clone(),
+            rank: self.rank,
+            process: Some(process),
+            fds: self.fds.clone(),
+            folders: self.folders.clone(),
+            printed: self.printed.clone(),
         }
     }
 
     /// Closes what the program left open, as a system does at the end of a process.
     pub fn close_all(&mut self) -> std::result::Result<(), String> {
         for fd in self.fds.drain(..).flatten() {
-            if let Fd::Writing { path, file, .. } = fd {
+            if let Some(Fd::Writing { path, file, .. }) = last(fd) {
                 file.commit().map_err(|e| format!("file {path} could not be sealed at the end ({e:?})"))?;
             }
         }
         Ok(())
     }
 
-    fn fd(&mut self, fd: u32) -> Result<&mut Fd> {
-        self.fds.get_mut(fd as usize).and_then(Option::as_mut).ok_or(Errno::Badf)
+    fn descriptor(&self, fd: u32) -> Result<&Descriptor> {
+        self.fds.get(fd as usize).and_then(Option::as_ref).ok_or(Errno::Badf)
+    }
+
+    fn fd(&self, fd: u32) -> Result<MutexGuard<'_, Fd>> {
+        self.descriptor(fd).map(|descriptor| lock(descriptor))
     }
 
     fn add(&mut self, new: Fd) -> Result<u32> {
+        self.put(Arc::new(Mutex::new(new)))
+    }
+
+    fn put(&mut self, new: Descriptor) -> Result<u32> {
         let slot = match self.fds.iter().position(Option::is_none) {
             Some(i) => i,
             None if self.fds.len() < FDS_MAX => {
@@ -247,7 +295,7 @@ impl State {
 
     /// The mount and the path that a descriptor of a folder and a path below it mean.
     fn at(&mut self, fd: u32, path: &str) -> Result<(usize, String)> {
-        match self.fd(fd)? {
+        match &*self.fd(fd)? {
             Fd::Folder { mount, path: base, preopened } => {
                 // What was opened by the program may not lead out of the mount; a preopened one not out of itself.
                 let start = if preopened.is_some() { String::new() } else { base.clone() };
@@ -260,7 +308,7 @@ impl State {
     }
 
     fn stat(&self, mount: usize, path: &str) -> Result<Stat> {
-        if path.is_empty() || self.folders.contains(mount, path) {
+        if path.is_empty() || lock(&self.folders).contains(mount, path) {
             return Ok(Stat { folder: true, size: 0 });
         }
         self.mounts.folders[mount].1.stat(path)
@@ -268,7 +316,7 @@ impl State {
 
     /// What a folder holds, those that the cell has made too, by name.
     fn list(&self, mount: usize, path: &str) -> Result<BTreeMap<String, Stat>> {
-        let mut names: BTreeMap<_, _> = self.folders.below(mount, path).map(|name| (name.to_string(), Stat { folder: true, size: 0 })).collect();
+        let mut names: BTreeMap<_, _> = lock(&self.folders).below(mount, path).map(|name| (name.to_string(), Stat { folder: true, size: 0 })).collect();
         match self.mounts.folders[mount].1.list(path) {
             Ok(found) => names.extend(found),
             Err(Errno::Noent) => {}
@@ -282,7 +330,7 @@ impl State {
         let folder = parent(path);
         if !folder.is_empty() {
             // One too many is only forgotten earlier.
-            let _ = self.folders.add(mount, folder.to_string());
+            let _ = lock(&self.folders).add(mount, folder.to_string());
         }
     }
 
@@ -298,7 +346,7 @@ impl State {
             return Err(Errno::Notempty);
         }
         self.mounts.folders[mount].1.remove_folder(path)?;
-        self.folders.remove(mount, path);
+        lock(&self.folders).remove(mount, path);
         self.emptied(mount, path);
         Ok(())
     }
@@ -324,7 +372,7 @@ impl State {
         }
         // It would be committed under its old name, where the folder is gone.
         let below = |path: &str| path.strip_prefix(from).is_some_and(|rest| rest.starts_with('/'));
-        if self.fds.iter().flatten().any(|fd| matches!(fd, Fd::Writing { mount: m, path, .. } if *m == mount && below(path))) {
+        if self.fds.iter().flatten().any(|fd| matches!(&*lock(fd), Fd::Writing { mount: m, path, .. } if *m == mount && below(path))) {
             return Err(Errno::Busy);
         }
         let behind = &self.mounts.folders[mount].1;
@@ -336,11 +384,13 @@ impl State {
                 Err(e) => return Err(e),
             };
         // Before anything has moved: there may be no room for longer names.
-        let folders = self.folders.renamed(mount, from, to)?;
+        let mut known = lock(&self.folders);
+        let folders = known.renamed(mount, from, to)?;
         if there {
             behind.rename(from, to)?;
         }
-        self.folders = folders;
+        *known = folders;
+        drop(known);
         self.emptied(mount, from);
         Ok(())
     }
@@ -366,11 +416,29 @@ impl State {
     }
 
     fn close(&mut self, fd: u32) -> Result<()> {
-        self.fd(fd)?;
-        match self.fds[fd as usize].take() {
+        self.descriptor(fd)?;
+        match self.fds[fd as usize].take().and_then(last) {
             Some(Fd::Writing { file, .. }) => file.commit(),
             _ => Ok(()),
         }
+    }
+
+    /// `dup`, and with `at` `dup2`: another descriptor that means the same.
+    pub(crate) fn duplicate(&mut self, fd: u32, at: Option<u32>) -> Result<u32> {
+        let same = self.descriptor(fd)?.clone();
+        let Some(at) = at else { return self.put(same) };
+        if at as usize >= FDS_MAX {
+            return Err(Errno::Badf);
+        }
+        if at != fd {
+            // What was there is closed without a word about how that went, as POSIX has it.
+            let _ = self.close(at);
+            if self.fds.len() <= at as usize {
+                self.fds.resize(at as usize + 1, None);
+            }
+            self.fds[at as usize] = Some(same);
+        }
+        Ok(at)
     }
 
     /// The mount and the path that a name means which is not below a descriptor: a file of MPI's.
@@ -406,11 +474,11 @@ impl State {
     }
 
     pub(crate) fn size_of(&mut self, fd: u32) -> Result<u64> {
-        Ok(kind_and_size(self.fd(fd)?).1)
+        Ok(kind_and_size(&*self.fd(fd)?).1)
     }
 
     pub(crate) fn resize(&mut self, fd: u32, bytes: u64) -> Result<()> {
-        match self.fd(fd)? {
+        match &mut *self.fd(fd)? {
             Fd::Writing { file, .. } => file.set_len(bytes),
             _ => Err(Errno::Badf),
         }
@@ -421,7 +489,7 @@ impl State {
         let mut done = 0;
         while done < into.len() {
             let at = offset.saturating_add(done as u64);
-            let n = match self.fd(fd)? {
+            let n = match &*self.fd(fd)? {
                 Fd::Reading { file, .. } => file.read_at(at, &mut into[done..])?,
                 Fd::Writing { file, .. } => file.read_at(at, &mut into[done..])?,
                 _ => return Err(Errno::Badf),
@@ -435,16 +503,23 @@ impl State {
     }
 
     pub(crate) fn write_to(&mut self, fd: u32, offset: u64, data: &[u8]) -> Result<()> {
-        match self.fd(fd)? {
+        match &mut *self.fd(fd)? {
             Fd::Writing { file, .. } => file.write_at(offset, data),
             _ => Err(Errno::Badf),
         }
     }
 
     pub(crate) fn print(&mut self, n: u8, data: &[u8]) {
-        self.output.write(self.rank, n == 2, self.printed, data);
-        self.printed += data.len() as u64;
+        // Under the lock: where the next bytes are to be is not known before.
+        let mut printed = lock(&self.printed);
+        self.output.write(self.rank, n == 2, *printed, data);
+        *printed += data.len() as u64;
     }
+}
+
+/// What a descriptor meant, if it was the last that did.
+fn last(descriptor: Descriptor) -> Option<Fd> {
+    Arc::into_inner(descriptor).map(|fd| fd.into_inner().unwrap_or_else(|e| e.into_inner()))
 }
 
 /// Guest memory with checked access. That of a cell with threads is only ever copied, and what is looked at is the copy.
@@ -524,6 +599,16 @@ fn call(c: &mut Caller<'_, Host>, f: impl FnOnce(&mut Mem<'_>, &mut State) -> Re
     })
 }
 
+/// Writes a word into the guest's memory; what WASI says of how that went.
+pub(crate) fn put_word(c: &mut Caller<'_, Host>, at: u32, value: u32) -> wasmtime::Result<i32> {
+    call(c, |m, _| m.put_u32(at, value))
+}
+
+/// Whether there is a word at this address.
+pub(crate) fn word_fits(c: &mut Caller<'_, Host>, at: u32) -> wasmtime::Result<i32> {
+    call(c, |m, _| m.u32(at).map(drop))
+}
+
 /// What tells a file from others for a program that compares `st_ino`, as a copier does so as not to write over what it reads. The same wherever its cell
 /// is. Never 0, for which the C library would ask again.
 fn inode(mount: usize, path: &str) -> u64 {
@@ -541,9 +626,15 @@ fn put_stat(m: &mut Mem<'_>, at: u32, inode: u64, kind: u8, size: u64) -> Result
     m.put(at, &stat)
 }
 
+/// A pipe; preview 1 has no kind for them.
+const UNKNOWN: u8 = 0;
+const SOCKET: u8 = 6;
 const CHARACTER_DEVICE: u8 = 2;
 const FOLDER: u8 = 3;
 const FILE: u8 = 4;
+/// Flags of a descriptor.
+const APPEND: u8 = 1;
+const NONBLOCK: u8 = 4;
 
 fn kind_and_size(fd: &Fd) -> (u8, u64) {
     match fd {
@@ -551,6 +642,7 @@ fn kind_and_size(fd: &Fd) -> (u8, u64) {
         Fd::Folder { .. } => (FOLDER, 0),
         Fd::Reading { file, .. } => (FILE, file.len()),
         Fd::Writing { file, .. } => (FILE, file.len()),
+        Fd::Stream(ends) => (if ends.is_socket() { SOCKET } else { UNKNOWN }, 0),
     }
 }
 
@@ -567,22 +659,25 @@ fn read_input(m: &mut Mem<'_>, s: &mut State, vectors: u32, count: u32, into: u3
 
 /// Reads at the descriptor's position, which moves, or at `offset`.
 fn read(m: &mut Mem<'_>, s: &mut State, fd: u32, vectors: u32, count: u32, offset: Option<u64>, into: u32) -> Result<()> {
-    if let Fd::Standard(0) = s.fd(fd)? {
+    let descriptor = s.descriptor(fd)?.clone();
+    let mut file = lock(&descriptor);
+    if matches!(*file, Fd::Standard(0)) {
+        drop(file);
         return read_input(m, s, vectors, count, into);
     }
     let mut total = 0;
     for (at, len) in m.vectors(vectors, count)? {
         let len = u64::from(len).min(m.most() - total) as u32;
-        let file = s.fd(fd)?;
-        let got = m.fill(at, len, |buffer| match file {
+        let got = m.fill(at, len, |buffer| match &*file {
             Fd::Standard(_) => Ok(0),
             Fd::Folder { .. } => Err(Errno::Isdir),
             Fd::Reading { at, file, .. } => file.read_at(offset.map_or(*at, |o| o.saturating_add(total)), buffer),
             Fd::Writing { at, file, .. } => file.read_at(offset.map_or(*at, |o| o.saturating_add(total)), buffer),
+            Fd::Stream(_) => Err(Errno::Spipe),
         })? as u64;
         total += got;
         if offset.is_none()
-            && let Fd::Reading { at, .. } | Fd::Writing { at, .. } = s.fd(fd)?
+            && let Fd::Reading { at, .. } | Fd::Writing { at, .. } = &mut *file
         {
             *at += got;
         }
@@ -595,7 +690,10 @@ fn read(m: &mut Mem<'_>, s: &mut State, fd: u32, vectors: u32, count: u32, offse
 
 fn write(m: &mut Mem<'_>, s: &mut State, fd: u32, vectors: u32, count: u32, offset: Option<u64>, into: u32) -> Result<()> {
     let parts = m.vectors(vectors, count)?;
-    if let Fd::Standard(n @ 1..=2) = *s.fd(fd)? {
+    let descriptor = s.descriptor(fd)?.clone();
+    let mut file = lock(&descriptor);
+    if let Fd::Standard(n @ 1..=2) = *file {
+        drop(file);
         let mut line = Vec::new();
         for (at, len) in parts {
             let data = m.bytes(at, len)?;
@@ -607,7 +705,7 @@ fn write(m: &mut Mem<'_>, s: &mut State, fd: u32, vectors: u32, count: u32, offs
     let mut total = 0;
     for (at, len) in parts {
         let data = m.bytes(at, u64::from(len).min(m.most() - total) as u32)?;
-        let Fd::Writing { at, append, file, .. } = s.fd(fd)? else { return Err(Errno::Badf) };
+        let Fd::Writing { at, append, file, .. } = &mut *file else { return Err(if matches!(*file, Fd::Stream(_)) { Errno::Spipe } else { Errno::Badf }) };
         if *append {
             *at = file.len();
         }
@@ -663,7 +761,7 @@ fn random(buffer: &mut [u8]) -> Result<()> {
 }
 
 fn readdir(m: &mut Mem<'_>, s: &mut State, fd: u32, buffer: u32, len: u32, cookie: u64, used: u32) -> Result<()> {
-    let Fd::Folder { mount, path, .. } = s.fd(fd)? else { return Err(Errno::Notdir) };
+    let Fd::Folder { mount, path, .. } = &*s.fd(fd)? else { return Err(Errno::Notdir) };
     let (mount, path) = (*mount, path.clone());
     m.bytes(buffer, len)?;
     let mut names = s.list(mount, &path)?;
@@ -717,17 +815,29 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         let terminal = if let Fd::Standard(n) = *s.fd(fd)? { s.output.terminal(n) } else { false };
         let fd = s.fd(fd)?;
         let mut stat = [0u8; 24];
-        stat[0] = kind_and_size(fd).0;
-        stat[2] = u8::from(matches!(fd, Fd::Writing { append: true, .. }));
+        stat[0] = kind_and_size(&fd).0;
+        stat[2] = match &*fd {
+            Fd::Writing { append: true, .. } => APPEND,
+            Fd::Stream(ends) if ends.nonblocking => NONBLOCK,
+            _ => 0,
+        };
         // A character device without the right to seek or tell is what the guest's libc takes for a terminal.
-        let rights: u64 = if terminal { !(1 << 2 | 1 << 5) } else { u64::MAX };
+        let rights: u64 = match &*fd {
+            Fd::Stream(ends) => ends.rights(),
+            _ if terminal => !(1 << 2 | 1 << 5),
+            _ => u64::MAX,
+        };
         stat[8..16].copy_from_slice(&rights.to_le_bytes());
         stat[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
         m.put(into, &stat)
     });
-    offer!("fd_fdstat_set_flags", (fd: u32, flags: u32), |_: &mut Mem, s: &mut State| match s.fd(fd)? {
+    offer!("fd_fdstat_set_flags", (fd: u32, flags: u32), |_: &mut Mem, s: &mut State| match &mut *s.fd(fd)? {
         Fd::Writing { append, .. } => {
-            *append = flags & 1 != 0;
+            *append = flags & u32::from(APPEND) != 0;
+            Ok(())
+        }
+        Fd::Stream(ends) => {
+            ends.nonblocking = flags & u32::from(NONBLOCK) != 0;
             Ok(())
         }
         _ => Ok(()),
@@ -735,23 +845,22 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     offer!("fd_fdstat_set_rights", (fd: u32, _a: u64, _b: u64), |_: &mut Mem, s: &mut State| s.fd(fd).map(|_| ()));
     offer!("fd_filestat_get", (fd: u32, into: u32), |m: &mut Mem, s: &mut State| {
         let fd = s.fd(fd)?;
-        let (kind, size) = kind_and_size(fd);
-        let inode = match fd {
+        let (kind, size) = kind_and_size(&fd);
+        let inode = match &*fd {
+            Fd::Stream(ends) => ends.inode(),
             Fd::Standard(n) => u64::from(*n) + 1,
             Fd::Folder { mount, path, .. } | Fd::Reading { mount, path, .. } | Fd::Writing { mount, path, .. } => inode(*mount, path),
         };
         put_stat(m, into, inode, kind, size)
     });
-    offer!("fd_filestat_set_size", (fd: u32, size: u64), |_: &mut Mem, s: &mut State| match s.fd(fd)? {
+    offer!("fd_filestat_set_size", (fd: u32, size: u64), |_: &mut Mem, s: &mut State| match &mut *s.fd(fd)? {
         Fd::Writing { file, .. } => file.set_len(size),
         _ => Err(Errno::Inval),
     });
     offer!("fd_filestat_set_times", (fd: u32, _a: u64, _b: u64, _c: u32), |_: &mut Mem, s: &mut State| s.fd(fd).map(|_| ()));
-    offer!("fd_read", (fd: u32, v: u32, n: u32, into: u32), |m: &mut Mem, s: &mut State| read(m, s, fd, v, n, None, into));
     offer!("fd_pread", (fd: u32, v: u32, n: u32, offset: u64, into: u32), |m: &mut Mem, s: &mut State| read(m, s, fd, v, n, Some(offset), into));
-    offer!("fd_write", (fd: u32, v: u32, n: u32, into: u32), |m: &mut Mem, s: &mut State| write(m, s, fd, v, n, None, into));
     offer!("fd_pwrite", (fd: u32, v: u32, n: u32, offset: u64, into: u32), |m: &mut Mem, s: &mut State| write(m, s, fd, v, n, Some(offset), into));
-    offer!("fd_prestat_get", (fd: u32, into: u32), |m: &mut Mem, s: &mut State| match s.fd(fd)? {
+    offer!("fd_prestat_get", (fd: u32, into: u32), |m: &mut Mem, s: &mut State| match &*s.fd(fd)? {
         Fd::Folder { preopened: Some(name), .. } => {
             let len = name.len() as u32;
             m.put_u32(into, 0)?;
@@ -759,19 +868,20 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         }
         _ => Err(Errno::Badf),
     });
-    offer!("fd_prestat_dir_name", (fd: u32, into: u32, len: u32), |m: &mut Mem, s: &mut State| match s.fd(fd)? {
+    offer!("fd_prestat_dir_name", (fd: u32, into: u32, len: u32), |m: &mut Mem, s: &mut State| match &*s.fd(fd)? {
         Fd::Folder { preopened: Some(name), .. } => m.put(into, &name.as_bytes()[..name.len().min(len as usize)]),
         _ => Err(Errno::Badf),
     });
     offer!("fd_readdir", (fd: u32, b: u32, n: u32, cookie: u64, used: u32), |m: &mut Mem, s: &mut State| readdir(m, s, fd, b, n, cookie, used));
     offer!("fd_renumber", (from: u32, to: u32), |_: &mut Mem, s: &mut State| {
-        s.fd(from)?;
+        s.descriptor(from)?;
         s.close(to)?;
         s.fds[to as usize] = s.fds[from as usize].take();
         Ok(())
     });
     offer!("fd_seek", (fd: u32, offset: i64, whence: u32, into: u32), |m: &mut Mem, s: &mut State| {
-        let (at, size) = match s.fd(fd)? {
+        let mut fd = s.fd(fd)?;
+        let (at, size) = match &mut *fd {
             Fd::Reading { at, file, .. } => (at, file.len()),
             Fd::Writing { at, file, .. } => (at, file.len()),
             _ => return Err(Errno::Spipe),
@@ -785,7 +895,7 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         *at = start.checked_add_signed(offset).ok_or(Errno::Inval)?;
         m.put_u64(into, *at)
     });
-    offer!("fd_tell", (fd: u32, into: u32), |m: &mut Mem, s: &mut State| match s.fd(fd)? {
+    offer!("fd_tell", (fd: u32, into: u32), |m: &mut Mem, s: &mut State| match &*s.fd(fd)? {
         Fd::Reading { at, .. } | Fd::Writing { at, .. } => m.put_u64(into, *at),
         _ => Err(Errno::Spipe),
     });
@@ -794,7 +904,7 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         if s.stat(mount, &path).is_ok() {
             return Err(Errno::Exist);
         }
-        s.folders.add(mount, path)
+        lock(&s.folders).add(mount, path)
     });
     offer!("path_filestat_get", (fd: u32, _flags: u32, p: u32, n: u32, into: u32), |m: &mut Mem, s: &mut State| {
         let (mount, path) = s.at(fd, &m.text(p, n)?)?;
@@ -821,7 +931,7 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     });
     offer!("path_unlink_file", (fd: u32, p: u32, n: u32), |m: &mut Mem, s: &mut State| {
         let (mount, path) = s.at(fd, &m.text(p, n)?)?;
-        if s.folders.contains(mount, &path) {
+        if lock(&s.folders).contains(mount, &path) {
             return Err(Errno::Isdir);
         }
         s.mounts.folders[mount].1.remove(&path)?;
@@ -835,9 +945,7 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     offer!("random_get", (b: u32, n: u32), |m: &mut Mem, _: &mut State| m.fill(b, n, random));
     offer!("proc_raise", (_signal: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));
     offer!("sock_accept", (_a: u32, _b: u32, _c: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));
-    offer!("sock_recv", (_a: u32, _b: u32, _c: u32, _d: u32, _e: u32, _f: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));
-    offer!("sock_send", (_a: u32, _b: u32, _c: u32, _d: u32, _e: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));
-    offer!("sock_shutdown", (_a: u32, _b: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));
+    pipes::link(l)?;
     l.func_wrap(MODULE, "proc_exit", |_: Caller<'_, Host>, code: i32| -> wasmtime::Result<()> { Err(wasmtime::Error::new(End::Exit(code))) })?;
     l.func_wrap(MODULE, "sched_yield", |_: Caller<'_, Host>| -> i32 {
         std::thread::yield_now();
@@ -849,55 +957,76 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// Waits for the earliest clock; descriptors are always ready.
-fn poll_oneoff(c: &mut Caller<'_, Host>, subscriptions: u32, events: u32, n: u32, into: u32) -> wasmtime::Result<i32> {
-    let mut shortest: Option<u64> = None;
-    let mut ready = Vec::new();
-    let code = call(c, |m, _| {
-        if n == 0 || n > 1024 {
-            return Err(Errno::Inval);
-        }
-        for i in 0..n {
-            let at = subscriptions + 48 * i;
-            let (user, kind) = (m.u64(at)?, m.byte(at + 8)?);
-            if kind != 0 {
-                ready.push((user, kind));
-                continue;
-            }
-            let (timeout, absolute) = (m.u64(at + 24)?, m.byte(at + 40)? & 1 != 0);
-            let wait = if absolute { timeout.saturating_sub(clock(m.u32(at + 16)?)?) } else { timeout };
-            if shortest.is_none_or(|s| wait < s) {
-                shortest = Some(wait);
-            }
-            ready.push((user, 0));
-        }
-        Ok(())
-    });
-    let code = code?;
-    if code != 0 {
-        return Ok(code);
+/// What one call asks `poll_oneoff` for.
+struct Asked {
+    /// The earliest clock, in nanoseconds from now.
+    shortest: Option<u64>,
+    clocks: Vec<u64>,
+    /// What the program knows them by, whether they are to be read or written, and the descriptor.
+    descriptors: Vec<(u64, u8, u32)>,
+}
+
+fn asked(m: &mut Mem<'_>, subscriptions: u32, n: u32) -> Result<Asked> {
+    if n == 0 || n > 1024 {
+        return Err(Errno::Inval);
     }
-    if ready.iter().all(|(_, kind)| *kind == 0) || c.data().mode == Mode::Rewinding {
-        let ns = shortest.unwrap_or(0);
-        if c.data().threads.is_some() {
-            if threads::sleep(c, Duration::from_nanos(ns))? {
-                return Ok(0);
-            }
-        } else if mpi_host::sleep(c, ns.div_ceil(1_000_000))? {
+    let mut asked = Asked { shortest: None, clocks: Vec::new(), descriptors: Vec::new() };
+    for i in 0..n {
+        let at = subscriptions + 48 * i;
+        let (user, kind) = (m.u64(at)?, m.byte(at + 8)?);
+        if kind != 0 {
+            asked.descriptors.push((user, kind, m.u32(at + 16)?));
+            continue;
+        }
+        let (timeout, absolute) = (m.u64(at + 24)?, m.byte(at + 40)? & 1 != 0);
+        let wait = if absolute { timeout.saturating_sub(clock(m.u32(at + 16)?)?) } else { timeout };
+        asked.shortest = Some(asked.shortest.map_or(wait, |s| s.min(wait)));
+        asked.clocks.push(user);
+    }
+    Ok(asked)
+}
+
+/// What is told of one: user's number, kind, errno, and whether the other end is gone.
+type Event = (u64, u8, u16, bool);
+
+fn put_events(m: &mut Mem<'_>, found: &[Event], events: u32, into: u32) -> Result<()> {
+    for (i, (user, kind, errno, gone)) in found.iter().enumerate() {
+        let mut event = [0u8; 32];
+        event[..8].copy_from_slice(&user.to_le_bytes());
+        event[8..10].copy_from_slice(&errno.to_le_bytes());
+        event[10] = *kind;
+        event[24] = u8::from(*gone);
+        m.put(events + 32 * i as u32, &event)?;
+    }
+    m.put_u32(into, found.len() as u32)
+}
+
+/// Waits for the earliest clock, or until a pipe is ready. Other descriptors are always ready.
+fn poll_oneoff(c: &mut Caller<'_, Host>, subscriptions: u32, events: u32, n: u32, into: u32) -> wasmtime::Result<i32> {
+    let mut ask = None;
+    let code = call(c, |m, _| {
+        ask = Some(asked(m, subscriptions, n)?);
+        Ok(())
+    })?;
+    let Some(ask) = ask else { return Ok(code) };
+    let mut found: Vec<Event> = Vec::new();
+    if ask.descriptors.is_empty() {
+        let longest = Duration::from_nanos(ask.shortest.unwrap_or(0));
+        // Of a process that is no rank, or a thread, nobody else wants anything meanwhile.
+        let unwinds = match c.data().threads.is_some() || c.data().is_child() {
+            true => threads::sleep(c, longest)?,
+            false => mpi_host::sleep(c, longest.as_nanos().div_ceil(1_000_000) as u64)?,
+        };
+        if unwinds {
             return Ok(0);
         }
-    } else {
-        ready.retain(|(_, kind)| *kind != 0);
+    } else if !pipes::ready(c, &ask.descriptors, ask.shortest.map(Duration::from_nanos), &mut found)? {
+        return Ok(0); // the guest unwinds
     }
-    call(c, |m, _| {
-        for (i, (user, kind)) in ready.iter().enumerate() {
-            let mut event = [0u8; 32];
-            event[..8].copy_from_slice(&user.to_le_bytes());
-            event[10] = *kind;
-            m.put(events + 32 * i as u32, &event)?;
-        }
-        m.put_u32(into, ready.len() as u32)
-    })
+    if found.is_empty() {
+        found.extend(ask.clocks.iter().map(|user| (*user, 0, 0, false)));
+    }
+    call(c, |m, _| put_events(m, &found, events, into))
 }
 
 #[cfg(test)]
@@ -912,7 +1041,7 @@ mod tests {
         assert_eq!((s.remove_folder(0, ""), s.rename(0, "", "a"), s.remove_folder(0, "none")), (Err(Errno::Busy), Err(Errno::Busy), Err(Errno::Noent)));
         assert!(folder.path().is_dir());
         for path in ["from", "empty", "full"] {
-            s.folders.add(0, path.into()).unwrap();
+            lock(&s.folders).add(0, path.into()).unwrap();
         }
         std::fs::create_dir(folder.path().join("full")).unwrap();
         std::fs::write(folder.path().join("full/file"), "kept").unwrap();

@@ -4,6 +4,7 @@
 
 use super::{STATUS, element, files, put_i32, put_status};
 use crate::cell::Host;
+use crate::processes::Waiting;
 use mpi::rank::UNDEFINED;
 use mpi::{Memory, State, Status};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,8 @@ pub(crate) enum Pending {
     Sleep { until_ms: u64 },
     /// No call of MPI: a thread sleeps, until it is woken or so many nanoseconds after 1970 (`threads`).
     Wait { until_ns: Option<u64> },
+    /// No call of MPI: of processes, or about a pipe (`processes`).
+    Process(Waiting),
 }
 
 /// Looks for messages, and whether what is pending is complete; writes its results if so.
@@ -93,8 +96,8 @@ pub(super) fn look(mem: &mut Memory<'_>, host: &mut Host) -> mpi::Result<bool> {
         },
         Pending::Room => return Ok(!mpi.crowded()),
         Pending::Sleep { until_ms } => return Ok(base::clock::now_ms() >= until_ms),
-        // A thread that sleeps is in no call of MPI, unless somebody has made its snapshot by hand.
-        Pending::Wait { .. } => {}
+        // Who sleeps so is in no call of MPI, unless somebody has made its snapshot by hand.
+        Pending::Wait { .. } | Pending::Process(_) => {}
     }
     Ok(true)
 }

@@ -34,6 +34,7 @@ pub fn can_block(module: &str, name: &str) -> bool {
             !LOCAL.contains(&short) && !LOCAL_PREFIXES.iter().any(|p| short.starts_with(p))
         }
         "wasi_snapshot_preview1" => name == "poll_oneoff",
+        crate::processes::MODULE => matches!(name, "fork" | "wait" | "fd_read" | "fd_write" | "sock_recv" | "sock_send"),
         crate::threads::MODULE => matches!(name, "wait32" | "wait64"),
         _ => false,
     }
@@ -56,6 +57,9 @@ mod tests {
         check("wasi_snapshot_preview1", "fd_write", false);
         check("cloudskin_thread", "wait32", true);
         check("cloudskin_thread", "spawn", false);
+        check("cloudskin_process", "fork", true);
+        check("cloudskin_process", "fd_write", true);
+        check("cloudskin_process", "pipe", false);
         check("env", "poll", false);
     }
 }

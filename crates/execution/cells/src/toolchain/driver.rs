@@ -27,7 +27,7 @@ use super::compiler::{
     COMPILE, CXX_THREADS, Compiler, EXCEPTIONS, FILES, JUMPS, LINK_LIBRARIES, LINK_THREADS, LOCKED, STACK_BYTES, Scratch, TARGET, TARGET_THREADS, TARGET_THREADS_THROWING, TARGET_THROWING,
     TOOLCHAIN, write_atomically,
 };
-use super::{CXX_TAG, Error, ROOM, TERMINATE, UNCAUGHT, UNWIND, WORKDIR, instrument, libraries, mismatch, threads};
+use super::{CXX_TAG, Error, ROOM, TERMINATE, UNCAUGHT, UNWIND, WORKDIR, instrument, libraries, mismatch, processes, threads};
 
 /// The language that the driver assumes when linking, and for its default libraries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -533,7 +533,7 @@ impl Plan {
                 },
             };
         }
-        for name in ["runtime", "posix", "signals"] {
+        for name in ["runtime", "posix", "signals", "processes"] {
             command.arg(compiler.runtime(name, self.machine())?);
         }
         let mut exports = vec![WORKDIR, ROOM, UNWIND];
@@ -581,13 +581,14 @@ impl Plan {
         if !self.threads && [&b"\x0epthread_create"[..], b"\x10__pthread_create"].iter().any(|name| contains(&linked, name)) {
             eprintln!("cloudskin: warning: the program calls pthread_create, which fails without -pthread: give it to all compilations and to the linker");
         }
-        if contains(&linked, b"\x06system") {
-            eprintln!("cloudskin: warning: the program calls system, which fails here: a cell is one process, and starts no commands");
+        for call in COMMANDS.iter().filter(|call| contains(&linked, &[&[call.len() as u8], call.as_bytes()].concat())) {
+            eprintln!("cloudskin: warning: the program calls {call}, which fails here: a cell starts no other programs");
         }
         // Code behind a flag that is never set may call anything, so this is no error.
         for call in crate::mpi_host::missing(&linked).unwrap_or_default() {
             eprintln!("cloudskin: warning: the program calls {call}, which is not in this version: a rank that comes to it stops the job (docs/reference/mpi.md lists what is there)");
         }
+        linked = processes::rewrite(&linked)?;
         if self.threads {
             linked = threads::rewrite(&linked)?;
         }
@@ -685,12 +686,15 @@ fn is_noise(line: &str) -> bool {
     line.contains("argument unused during compilation: '-c'") || line.contains("argument unused during compilation: '-mcpu=") || line.contains("use --target=wasm32-wasip1 instead [-Wdeprecated]")
 }
 
+/// Calls that start other programs. They are there, and fail.
+const COMMANDS: &[&str] = &["system", "popen", "execve", "execv", "execvp", "execl", "execlp", "execle"];
+
 /// What cells lack in this version, by the words that a failing compiler or linker uses for it. `name()`: whatever the words, `name` is what they miss.
 const LACKING: &[(&[&str], &str)] = &[
     (&["with exceptions disabled"], "what is compiled with -fno-exceptions has no C++ exceptions (try, catch, throw)"),
     (&["'thread' in namespace 'std'", "'mutex' in namespace 'std'", "'condition_variable' in namespace 'std'", "'async' in namespace 'std'", "'promise' in namespace 'std'"], "C++ has threads with -pthread (std::thread, std::mutex); give it to all compilations and to the linker"),
-    (&["fork()", "vfork()", "execl()", "execlp()", "execle()", "execv()", "execvp()", "execve()", "wait()", "waitpid()", "/sys/wait.h:", "popen()", "pipe()", "getppid()"],
-        "processes aren't supported in this version (fork, exec, wait, popen, pipe); a cell is one process, MPI ranks are many"),
+    (&["execvpe()", "fexecve()", "posix_spawn()", "posix_spawnp()", "waitid()", "wait3()", "wait4()", "setsid()", "setpgid()"],
+        "a cell starts no other programs, and of processes it has fork, wait, waitpid, kill of a child, pipe, socketpair and dup; sessions and process groups aren't supported in this version"),
     (&["alarm()", "ualarm()", "setitimer()", "timer_create()", "pause()", "sigsuspend()", "sigwait()", "sigtimedwait()"],
         "of signals only those that a program sends to itself are supported in this version (no alarm, no timers, no waiting for one); MPI_Wtime tells the time"),
     (&["undefined symbol: thrd_", "undefined symbol: mtx_", "undefined symbol: cnd_", "undefined symbol: tss_"], "threads aren't supported in this version (<threads.h>)"),
@@ -924,13 +928,13 @@ mod tests {
 
     #[test]
     fn failures_are_explained_once() {
-        assert_eq!(explain("wasm-ld: error: a.o: undefined symbol: fork\n"), [LACKING[2].1]);
+        assert_eq!(explain("wasm-ld: error: a.o: undefined symbol: setsid\n"), [LACKING[2].1]);
         assert_eq!(explain("a.cc:1:9: error: cannot use 'throw' with exceptions disabled\n"), [LACKING[0].1]);
         assert_eq!(explain("a.cc:3:6: error: no type named 'mutex' in namespace 'std'\n"), [LACKING[1].1]);
         assert_eq!(explain("wasm-ld: error: a.o: undefined symbol: shmget\n"), [LACKING[LACKING.len() - 1].1]);
         assert!(explain("a.c:3: error: expected ';'\n   3 | setjmp(x)\n").is_empty());
-        assert_eq!(explain("a.c:1:5: error: call to undeclared function 'fork'; ISO C99\na.c:9:1: error: use of undeclared identifier 'vfork'\n"), [LACKING[2].1]);
-        assert!(explain("wasm-ld: error: a.o: undefined symbol: fork_lift\nwasm-ld: error: a.o: undefined symbol: my_socket\n").is_empty());
+        assert_eq!(explain("a.c:1:5: error: call to undeclared function 'wait4'; ISO C99\na.c:9:1: error: use of undeclared identifier 'waitid'\n"), [LACKING[2].1]);
+        assert!(explain("wasm-ld: error: a.o: undefined symbol: setsid_lift\nwasm-ld: error: a.o: undefined symbol: my_socket\n").is_empty());
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub mod instrument;
 mod libraries;
 mod mismatch;
 mod outline;
+mod processes;
 mod strip;
 mod threads;
 mod verify;

@@ -1,10 +1,15 @@
 //! A cell's open files as they travel: plain data, from which another agent opens them again.
 //!
 //! A file that is read is a name and a version. One that is written is nobody else's yet, so all of it goes along, in memory and while the rank
-//! stands still: that has a bound ([`UNSEALED_MAX`]), beyond which the rank stays where it is until the file is closed.
+//! stands still: that has a bound ([`UNSEALED_MAX`]), beyond which the rank stays where it is until the file is closed. Pipes go along with what is in them;
+//! a rank with other processes that run stays where it is, too (`docs/design/processes.md`).
 
-use super::{FDS_MAX, Fd, Folders, State, normal};
+use super::pipes::{Ends, Pipe, SavedPipe};
+use super::{Descriptor, FDS_MAX, Fd, Folders, State, lock, normal};
+use crate::control::Control;
+use crate::processes::{self, Process};
 use serde::{Deserialize, Serialize};
+use std::sync::{Arc, Mutex};
 
 /// Bytes of all files together that a rank has open for writing when it moves or is written down.
 const UNSEALED_MAX: u64 = 256 << 20;
@@ -16,6 +21,10 @@ enum SavedFd {
     Folder { mount: String, path: String, preopened: Option<String> },
     Reading { mount: String, path: String, at: u64, version: u64 },
     Writing { mount: String, path: String, at: u64, append: bool, data: Vec<u8> },
+    /// Numbers of pipes: that which it reads, and that which it writes.
+    Stream { from: Option<u32>, into: Option<u32>, nonblocking: bool },
+    /// The same as an earlier descriptor.
+    Same(u32),
 }
 
 /// A cell's open files as they travel.
@@ -24,12 +33,24 @@ pub struct Saved {
     fds: Vec<Option<SavedFd>>,
     folders: Vec<(String, String)>,
     printed: u64,
+    pipes: Vec<SavedPipe>,
+    process: Option<processes::Saved>,
 }
 
 impl State {
     pub fn save(&self) -> std::result::Result<Saved, String> {
         let name = |mount: usize| self.mounts.folders[mount].0.clone();
-        let save = |fd: &Fd| -> std::result::Result<SavedFd, String> {
+        let mut pipes: Vec<Arc<Pipe>> = Vec::new();
+        let mut number = |end: Option<&Arc<Pipe>>| {
+            end.map(|pipe| {
+                let known = pipes.iter().position(|p| Arc::ptr_eq(p, pipe));
+                known.unwrap_or_else(|| {
+                    pipes.push(pipe.clone());
+                    pipes.len() - 1
+                }) as u32
+            })
+        };
+        let mut save = |fd: &Fd| -> std::result::Result<SavedFd, String> {
             Ok(match fd {
                 Fd::Standard(n) => SavedFd::Standard(*n),
                 Fd::Folder { mount, path, preopened } => {
@@ -49,42 +70,65 @@ impl State {
                     }
                     SavedFd::Writing { mount: name(*mount), path: path.clone(), at: *at, append: *append, data }
                 }
+                Fd::Stream(ends) => SavedFd::Stream { from: number(ends.from()), into: number(ends.into()), nonblocking: ends.nonblocking },
             })
         };
+        let process = self.process.as_ref().map(|process| process.save(self.rank)).transpose()?;
         self.unsealed()?;
-        let fds = self.fds.iter().map(|fd| fd.as_ref().map(save).transpose()).collect::<std::result::Result<_, _>>()?;
-        let folders = self.folders.iter().map(|(mount, path)| (name(mount), path.to_string())).collect();
-        Ok(Saved { fds, folders, printed: self.printed })
+        let mut fds: Vec<Option<SavedFd>> = Vec::with_capacity(self.fds.len());
+        for (n, fd) in self.fds.iter().enumerate() {
+            let same = |fd: &Descriptor| self.fds[..n].iter().position(|other| other.as_ref().is_some_and(|other| Arc::ptr_eq(other, fd)));
+            fds.push(match fd {
+                None => None,
+                // Descriptors are shared by few programs: without `dup` the count is one.
+                Some(fd) if Arc::strong_count(fd) > 1 && let Some(earlier) = same(fd) => Some(SavedFd::Same(earlier as u32)),
+                Some(fd) => Some(save(&lock(fd))?),
+            });
+        }
+        let folders = lock(&self.folders).iter().map(|(mount, path)| (name(mount), path.to_string())).collect();
+        Ok(Saved { fds, folders, printed: *lock(&self.printed), pipes: pipes.iter().map(|pipe| pipe.save()).collect(), process })
     }
 
     /// Refuses when files that are being written are too much to take along, before anything of them is read.
     fn unsealed(&self) -> std::result::Result<(), String> {
-        let written = || {
-            self.fds.iter().flatten().filter_map(|fd| match fd {
-                Fd::Writing { mount, path, file, .. } => Some((file.len(), *mount, path)),
-                _ => None,
-            })
-        };
-        let all = written().fold(0u64, |sum, (bytes, ..)| sum.saturating_add(bytes));
-        match written().max_by_key(|(bytes, ..)| *bytes) {
+        let mut counted: Vec<&Descriptor> = Vec::new();
+        let mut files: Vec<(u64, usize, String)> = Vec::new();
+        for fd in self.fds.iter().flatten() {
+            if let Fd::Writing { mount, path, file, .. } = &*lock(fd)
+                && !counted.iter().any(|other| Arc::ptr_eq(other, fd))
+            {
+                counted.push(fd);
+                files.push((file.len(), *mount, path.clone()));
+            }
+        }
+        let all = files.iter().fold(0u64, |sum, (bytes, ..)| sum.saturating_add(*bytes));
+        match files.iter().max_by_key(|(bytes, ..)| *bytes) {
             Some((bytes, mount, path)) if all > UNSEALED_MAX => Err(format!(
                 "file /{}/{path} has {bytes} bytes and is still being written ({all} with others); a rank takes at most {UNSEALED_MAX} bytes of such \
                  files along, so it can move, or be written down, when it has closed some; let it write several smaller files, or close them earlier",
-                self.mounts.folders[mount].0
+                self.mounts.folders[*mount].0
             )),
             _ => Ok(()),
         }
     }
 
-    pub fn restore(&mut self, saved: &Saved) -> std::result::Result<(), String> {
+    /// `control`: of the cell that goes on, and `bytes` its memory.
+    pub(crate) fn restore(&mut self, saved: &Saved, control: &Arc<Control>, bytes: u64) -> std::result::Result<(), String> {
         if saved.fds.len() > FDS_MAX.max(self.fds.len()) {
             return Err(format!("it has {} descriptors, more than the {FDS_MAX} of a cell", saved.fds.len()));
         }
-        let mut fds = Vec::with_capacity(saved.fds.len());
+        self.process = saved.process.as_ref().map(|process| Process::restore(process, control, self.memory_max, bytes)).transpose()?;
+        let pipes = self.pipes(saved)?;
+        let mut fds: Vec<Option<Descriptor>> = Vec::with_capacity(saved.fds.len());
         for fd in &saved.fds {
             fds.push(match fd {
                 None => None,
-                Some(fd) => Some(self.reopen(fd)?),
+                Some(SavedFd::Same(earlier)) => {
+                    let same = fds.get(*earlier as usize).cloned().flatten();
+                    Some(same.ok_or_else(|| format!("a descriptor is said to be the same as descriptor {earlier}, which is not there"))?)
+                }
+                Some(SavedFd::Stream { from, into, nonblocking }) => Some(Arc::new(Mutex::new(Fd::Stream(Ends::restore(&pipes, *from, *into, *nonblocking)?)))),
+                Some(fd) => Some(Arc::new(Mutex::new(self.reopen(fd)?))),
             });
         }
         let mut folders = Folders::default();
@@ -95,9 +139,19 @@ impl State {
             return Err(format!("the rank is said to have printed {} bytes", saved.printed));
         }
         self.fds = fds;
-        self.folders = folders;
-        self.printed = saved.printed;
+        self.folders = Arc::new(Mutex::new(folders));
+        self.printed = Arc::new(Mutex::new(saved.printed));
         Ok(())
+    }
+
+    /// Pipes of a snapshot, whose ends nobody has yet.
+    fn pipes(&self, saved: &Saved) -> std::result::Result<Vec<Arc<Pipe>>, String> {
+        if saved.pipes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let process = self.process.as_ref().ok_or("it has pipes, and is no process that could have made some")?;
+        process.family.reserve(saved.pipes.len()).map_err(|_| format!("it has {} pipes, more than the {} of a rank", saved.pipes.len(), processes::PIPES_MAX))?;
+        saved.pipes.iter().map(|pipe| Pipe::restore(pipe, &process.family)).collect()
     }
 
     /// Where a folder of this name is here. `path`: what is wanted of it.
@@ -129,6 +183,7 @@ impl State {
                 file.write_at(0, data).map_err(lost)?;
                 Fd::Writing { mount, path: path.clone(), at: *at, append: *append, file }
             }
+            SavedFd::Stream { .. } | SavedFd::Same(_) => unreachable!("`restore` has taken them"),
         })
     }
 }
@@ -171,16 +226,17 @@ pub(super) mod tests {
             std::fs::write(outside.path().join(name), name).unwrap();
         }
         let spec = spec(crate::folder::Folder { root: outside.path().join("mount") });
+        let saved = |fds| Saved { fds, folders: Vec::new(), printed: 0, pipes: Vec::new(), process: None };
         let restore = |path: &str| {
             let reading = SavedFd::Reading { mount: "data".into(), path: path.into(), at: 0, version: 0 };
-            State::new(&spec, true).restore(&Saved { fds: vec![Some(reading)], folders: Vec::new(), printed: 0 })
+            State::new(&spec, true).restore(&saved(vec![Some(reading)]), &Arc::default(), 0)
         };
         assert_eq!(restore("own"), Ok(()));
         for path in ["../secret", "/../secret", "./own", "a/../../secret"] {
             assert!(restore(path).unwrap_err().contains("no path below /data"), "{path}");
         }
-        let many = Saved { fds: (0..5000).map(|_| None).collect(), folders: Vec::new(), printed: 0 };
-        assert!(State::new(&spec, true).restore(&many).unwrap_err().contains("5000 descriptors"));
+        let many = saved((0..5000).map(|_| None).collect());
+        assert!(State::new(&spec, true).restore(&many, &Arc::default(), 0).unwrap_err().contains("5000 descriptors"));
     }
 
     /// A file of so many bytes, none of which may be read.

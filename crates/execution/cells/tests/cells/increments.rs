@@ -130,7 +130,7 @@ fn a_cell_goes_on_from_every_snapshot_of_a_chain() {
         bytes
     };
     refused(add(first, &changed(full.bytes.len() / 2)), &["checkpoint job-1/1", "damaged"]);
-    refused(add(first, &changed(8)), &["checkpoint job-1/1", "version 8, this CloudSkin reads version 9"]);
+    refused(add(first, &changed(8)), &["checkpoint job-1/1", "version 11, this CloudSkin reads version 10"]);
     refused(add(first, &full.bytes[..1000]), &["checkpoint job-1/1", "cut"]);
     assert!(add(first, &full.bytes).is_ok());
 }

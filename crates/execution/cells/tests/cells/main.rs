@@ -20,6 +20,7 @@ mod mpich;
 mod network;
 mod openmp;
 mod outside;
+mod processes;
 mod threads;
 mod tiers;
 

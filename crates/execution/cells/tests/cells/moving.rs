@@ -91,7 +91,7 @@ impl Log {
     }
 
     /// What a rank has printed on one of the two streams.
-    fn stream(&self, rank: u32, stderr: bool) -> String {
+    pub fn stream(&self, rank: u32, stderr: bool) -> String {
         let log = self.0.lock().unwrap();
         let text: Vec<u8> = log.iter().filter(|(r, e, ..)| (*r, *e) == (rank, stderr)).flat_map(|(.., data)| data.iter().copied()).collect();
         String::from_utf8(text).unwrap()
