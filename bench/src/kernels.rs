@@ -235,7 +235,7 @@ fn stop_times(engine: &Engine, program: &Arc<Program>) -> Result<Vec<f64>> {
                 pause = 300 + (pause * 7919 + 13) % 3000;
                 std::thread::sleep(Duration::from_micros(pause));
                 let mut asked = asked.lock().unwrap_or_else(|e| e.into_inner());
-                if asked.is_none() && control.thread.load(std::sync::atomic::Ordering::Relaxed) != 0 {
+                if asked.is_none() && !control.threads().is_empty() {
                     *asked = Some(Instant::now());
                     control.stop();
                 }

@@ -6,7 +6,6 @@ use std::process::Command;
 use std::time::Duration;
 
 const ROUNDS: &str = "2000";
-const STEPS: &str = "6400";
 /// Those of ranks with teams are short.
 const HYBRID_STEPS: &str = "24000";
 /// Migrations, if the program takes so long.
