@@ -555,10 +555,11 @@ async fn a_tenants_buckets_have_no_more_than_its_quota() {
     let hub = hub(folder.path()).await;
     let web = Web::new(&hub);
     let _edge = store(&hub, "edge", folder.path(), 64 * MIB).await;
+    web.fails(web.post("/v1/tenants/farm/quota").json(&json!({"buckets": ["one"]})), 404, "not_found", "no bucket one").await;
     answer(web.put("/v1/objects/one/there").body(content(600)), 200).await;
+    answer(web.put("/v1/objects/two/a").body(content(10)), 200).await;
     answer(web.post("/v1/tenants/farm/quota").json(&json!({"buckets": ["one", "two"], "objects": 3, "bytes": 1000})), 200).await;
     web.fails(web.put("/v1/objects/two/large").body(content(500)), 429, "resource_exhausted", "tenant \"farm\"").await;
-    answer(web.put("/v1/objects/two/a").body(content(10)), 200).await;
     answer(web.put("/v1/objects/two/b").body(content(10)), 200).await;
     web.fails(web.put("/v1/objects/one/fourth").body(content(1)), 429, "resource_exhausted", "objects").await;
     answer(web.put("/v1/objects/another/any").body(content(5000)), 200).await;
