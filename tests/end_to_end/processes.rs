@@ -2,9 +2,10 @@
 
 use crate::platform::{CLOUDSKIN, Platform, root, run};
 use std::process::Command;
+use std::time::Duration;
 
-/// Numbers that keep the workers at it for some seconds.
-const LONG: &str = "200000";
+/// Numbers that keep the workers at it until the job is cancelled.
+const LONG: &str = "20000000";
 
 #[test]
 fn a_job_with_processes_stays_while_they_run_and_ends_with_them() {
@@ -22,7 +23,9 @@ fn a_job_with_processes_stays_while_they_run_and_ends_with_them() {
     assert_eq!(platform.ok(&["logs", &job]), expected);
 
     let job = platform.submit(&program, &["--pinned", "--site", "edge"], &[LONG, "3"]);
-    platform.wait("its processes", |p| p.job(&job)["ranks"][0]["doing"] == "process wait");
+    platform.wait("it is at work", |p| p.job(&job)["state"] == "running");
+    // The first that it does is to fork.
+    std::thread::sleep(Duration::from_secs(1));
     let (said, _) = platform.fails(&["migrate", &job, "--to", "cloud", "--wait"]);
     assert!(said.contains("processes beside its first one (fork)"), "{said}");
     assert_eq!(platform.job(&job)["state"], "running", "it goes on where it is");
