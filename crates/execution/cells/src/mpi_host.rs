@@ -250,8 +250,6 @@ fn block(
         let (mut mem, host) = parts(c);
         let mem = &mut mem;
         match begin(mem, &mut host.mpi, &host.fabric) {
-            // Sent, and nothing is asked of this rank that it would have to look for.
-            Ok(Pending::One { request, status: 0, handle: 0 }) if host.threads.is_none() && host.mpi.finish_alone(request) => return Ok(0),
             Ok(pending) => host.pending = Some(pending),
             Err(e) => return fail(c, call, comm, e),
         }
@@ -269,6 +267,36 @@ fn block(
         }
         Err(e) => fail(c, call, comm, e),
     }
+}
+
+/// Whether a call may go the short way ([`mpi::rank`], `direct`): one that begins, in a program of one thread.
+#[inline]
+fn short(c: &Caller<'_, Host>) -> bool {
+    let host = c.data();
+    host.threads.is_none() && host.mode == Mode::Running && host.flags.initialized && !host.flags.finalized && !host.control.killed()
+}
+
+/// `MPI_Recv` by the short way: as long as it is worth spinning for the message. `false`: the general way goes on.
+#[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
+#[inline]
+fn receive_next(c: &mut Caller<'_, Host>, buf: u32, n: i32, t: i32, from: i32, tag: i32, comm: i32, status: u32) -> bool {
+    let (mut mem, host) = parts(c);
+    let Some(next) = host.mpi.next(&mem, &host.fabric, buf, n, t, from, tag, comm) else { return false };
+    let (fabric, control, rank) = (&host.fabric, &host.control, host.rank);
+    let mut spins = 0;
+    while !fabric.next_is_there(next.src, rank) {
+        if spins >= host.spin || fabric.arrived(rank) || control.stopping() || control.killed() {
+            return false;
+        }
+        spins += 1;
+        std::hint::spin_loop();
+    }
+    // A wild address of the status is found before anything is taken.
+    if status != 0 && mem.len() < status as usize + STATUS as usize {
+        return false;
+    }
+    let got = host.mpi.receive_next(&mut mem, &host.fabric, &next);
+    got.is_some_and(|s| put_status(&mut mem, status, &s).is_ok())
 }
 
 /// Held while a message of the rank's is read in its memory.
@@ -320,12 +348,7 @@ fn wait(c: &mut Caller<'_, Host>, doing: u32) -> wasmtime::Result<mpi::Result<()
         }
         spins += 1;
         if threads.is_none() && spins <= host.spin {
-            let (rank, fabric, control) = (host.rank, &host.fabric, &host.control);
-            // What this waits for comes from others, or room for what waits to leave.
-            while host.mpi.flushed() && host.mpi.lent().is_none() && spins <= host.spin && !fabric.waiting(rank) && !control.stopping() && !control.killed() {
-                std::hint::spin_loop();
-                spins += 1;
-            }
+            std::hint::spin_loop();
             continue;
         }
         if host.mpi.lent().is_some() {
@@ -410,6 +433,12 @@ fn link_sends(l: &mut Calls<'_>) -> wasmtime::Result<()> {
             m.send(mem, f, buffer, to, tag, comm, mode)
         };
         l.func_wrap(MODULE, name, move |c: &mut Caller<'_, Host>, buf: u32, n: i32, t: i32, to: i32, tag: i32, comm: i32| {
+            if mode == SendMode::Standard && short(c) {
+                let (mem, host) = parts(c);
+                if host.mpi.send_now(&mem, &host.fabric, buf, n, t, to, tag, comm) {
+                    return Ok(0);
+                }
+            }
             block(c, name, comm, 1, |mem, m, f| {
                 let buffer = m.checked(buf, n, t)?;
                 Ok(one(m.send_and_wait(mem, f, buffer, to, tag, comm, mode)?, 0))
@@ -442,6 +471,9 @@ fn link_sends(l: &mut Calls<'_>) -> wasmtime::Result<()> {
 
 fn link_point_to_point(l: &mut Calls<'_>) -> wasmtime::Result<()> {
     l.func_wrap(MODULE, "MPI_Recv", |c: &mut Caller<'_, Host>, buf: u32, n: i32, t: i32, from: i32, tag: i32, comm: i32, status: u32| {
+        if short(c) && receive_next(c, buf, n, t, from, tag, comm, status) {
+            return Ok(0);
+        }
         block(c, "MPI_Recv", comm, 1, |mem, m, f| {
             let buffer = m.checked(buf, n, t)?;
             Ok(one(m.receive(mem, f, buffer, from, tag, comm)?, status))

@@ -64,11 +64,13 @@ impl Comm {
     }
 
     /// Those with whom messages are exchanged.
+    #[inline]
     pub fn peers(&self) -> &[Rank] {
         self.remote.as_deref().unwrap_or(&self.group)
     }
 
     /// The world's rank of a rank of this communicator.
+    #[inline]
     pub fn world(&self, rank: i32) -> Result<Rank> {
         let peers = self.peers();
         usize::try_from(rank).ok().and_then(|r| peers.get(r)).copied().ok_or_else(|| {
@@ -77,6 +79,7 @@ impl Comm {
     }
 
     /// This communicator's number of a rank of the world.
+    #[inline]
     pub fn local(&self, rank: Rank) -> i32 {
         let peers = self.peers();
         match peers.get(rank.index()) {
@@ -127,11 +130,13 @@ impl Table {
     }
 
     /// One that the program may name.
+    #[inline]
     pub fn get(&self, handle: Handle) -> Result<&Comm> {
         self.used(handle).filter(|c| !c.freed).ok_or_else(|| Error::new(Class::Comm, format!("communicator handle {handle} is not valid")))
     }
 
     /// One that an operation names: the program may have freed it since.
+    #[inline]
     pub(crate) fn used(&self, handle: Handle) -> Option<&Comm> {
         self.comms.get(usize::try_from(i64::from(handle) - 1).ok()?)?.as_ref()
     }

@@ -150,6 +150,7 @@ impl Datatype {
     }
 
     /// Whether consecutive elements are one run of bytes.
+    #[inline]
     pub fn contiguous(&self) -> bool {
         self.extent == self.size as i32
             && match self.blocks.as_slice() {
@@ -348,6 +349,7 @@ impl Derived {
 }
 
 impl Table {
+    #[inline]
     fn derived(&self, handle: Handle) -> Option<&Derived> {
         self.derived.get(usize::try_from(i64::from(handle) - i64::from(DERIVED)).ok()?)?.as_ref()
     }
@@ -357,6 +359,7 @@ impl Table {
     }
 
     /// A type that the program may name.
+    #[inline]
     pub fn get(&self, handle: Handle) -> Result<&Datatype> {
         if !self.freed_too && self.derived(handle).is_some_and(|d| d.names == 0) {
             return Err(invalid(handle));
@@ -365,6 +368,7 @@ impl Table {
     }
 
     /// A type that an operation uses: the program may have freed it since.
+    #[inline]
     pub fn used(&self, handle: Handle) -> Result<&Datatype> {
         let found = match handle {
             DERIVED.. => self.derived(handle).map(|d| &d.datatype),
@@ -374,6 +378,7 @@ impl Table {
     }
 
     /// A type that may be used in communication.
+    #[inline]
     pub fn committed(&self, handle: Handle) -> Result<&Datatype> {
         let t = self.get(handle)?;
         if !t.committed {
@@ -675,6 +680,7 @@ fn outside(buffer: &Buffer, mem: usize) -> Error {
 }
 
 /// Where the bytes of a contiguous buffer are.
+#[inline]
 pub(crate) fn run(mem: &Memory<'_>, t: &Datatype, buffer: &Buffer) -> Result<std::ops::Range<usize>> {
     let len = u64::from(t.size) * u64::from(buffer.count);
     let start = u64::from(buffer.address);

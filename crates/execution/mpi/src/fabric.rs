@@ -460,6 +460,26 @@ impl Fabric {
             || mailbox.rings.iter().any(|r| r.get().is_some_and(|r| !r.is_empty()))
     }
 
+    /// Whether a message of `src` lies in its ring to `rank`. Called by who runs the rank, one thread at a time, while it is here.
+    #[inline]
+    pub fn next_is_there(&self, src: Rank, rank: Rank) -> bool {
+        self.mailbox(rank).ring_from(src).ready()
+    }
+
+    /// Whether something for `rank` has come over the wire.
+    #[inline]
+    pub fn arrived(&self, rank: Rank) -> bool {
+        self.mailbox(rank).arrived_len.load(Ordering::Relaxed) > 0
+    }
+
+    /// Shows the next message of `src`'s ring to `take`, if it is a small one, and takes it if that says something. Called by who runs the rank while it is not away.
+    #[inline]
+    pub fn take_next<T>(&self, src: Rank, rank: Rank, take: impl FnOnce(Header, &[u8]) -> Option<T>) -> Option<T> {
+        let mailbox = self.mailbox(rank);
+        let _right = lock(&mailbox.consumer);
+        mailbox.ring_from(src).pop_if(src, rank, take)
+    }
+
     /// Shows the rank's messages to `taker`, each ring's in its order, as far as it wants them and they are here now. Called by who runs
     /// the rank while it is not away.
     #[inline]

@@ -253,6 +253,7 @@ impl Table {
         self.files.iter().position(|f| f.as_ref().is_some_and(|f| f.comm != 0 && f.context == context)).map(|i| FIRST + i as Handle)
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.files.iter().all(Option::is_none)
     }

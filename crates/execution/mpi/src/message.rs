@@ -8,6 +8,7 @@ use std::sync::Arc;
 pub struct Rank(pub u32);
 
 impl Rank {
+    #[inline]
     pub fn index(self) -> usize {
         self.0 as usize
     }

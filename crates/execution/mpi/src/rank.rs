@@ -13,6 +13,7 @@
 
 mod check;
 mod create;
+mod direct;
 mod epoch;
 mod files;
 mod mailbox;
@@ -34,6 +35,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+pub use direct::Awaited;
 pub use files::{Place, total};
 pub use onesided::Remote;
 pub use persistent::Prepared;
@@ -524,14 +526,6 @@ impl State {
             }
         }
         Ok(true)
-    }
-
-    /// Completes a request that is complete already, if nobody else waits for what a call of this rank would look for: a window's accesses, a file's.
-    /// `false`: it is not, or there is; nothing has happened.
-    #[inline]
-    pub fn finish_alone(&mut self, request: Request) -> bool {
-        let alone = self.windows.is_empty() && self.files.is_empty() && self.collectives.is_empty() && self.flushed() && !self.fresh;
-        alone && matches!(self.slot(request), Ok(Slot { work: Work::Done, prepared: None, general: None, status: Status { error: 0, .. } })) && self.finish(request).is_ok()
     }
 
     /// Whether a message of this rank is read where it lies, in its memory.

@@ -4,6 +4,9 @@
 //! their address travels, within [`HEAP_MAX`] bytes per ring, so a sender that outruns its receiver waits instead of filling the memory. Those that
 //! are lent ([`Loan`]) lie with their sender meanwhile, and are counted alike, because they may be copied.
 //!
+//! A record is there when the last word of its head is: the consumer looks at that word alone, so a short message reaches it with the one or two cache
+//! lines that it lies in. The producer clears the word of the next record before it sets that of this one. Positions are for who is neither.
+//!
 //! The consumer side may pass from the receiving rank's thread to the agent's sweeper when the rank has left; a mutex outside
 //! (`Mailbox::consumer`) makes sure that only one of them pops.
 
@@ -11,7 +14,7 @@ use crate::loan::Loan;
 use crate::message::{Header, Kind, Rank};
 use std::cell::{Cell, UnsafeCell};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// Bytes of a ring. 16 ranks on an agent have at most 256 rings, 8 MiB.
 const SIZE: usize = 32 * 1024;
@@ -19,17 +22,26 @@ const SIZE: usize = 32 * 1024;
 pub const INLINE_MAX: usize = 4 * 1024;
 /// Bytes on the heap that a ring may own at a time; a single larger message is let through when there is no other.
 const HEAP_MAX: usize = 16 << 20;
-/// seq 8, context 4, tag 4, token 4, length with flags 4, and the payload from a multiple of 8 on.
+/// seq 8, context 4, tag 4, token 4, the word (length with flags) 4, and the payload from a multiple of 8 on.
 const HEAD: usize = 24;
+/// Where the word is.
+const WORD: usize = 20;
+/// Words: no record yet; none before the ring begins again. That of a record has [`PRESENT`].
+const NOTHING: u32 = 0;
 const SKIP: u32 = u32::MAX;
 const HEAP_FLAG: u32 = 1 << 31;
 const LOAN_FLAG: u32 = 1 << 30;
+const PRESENT: u32 = 1 << 29;
 const KIND_SHIFT: u32 = 24;
+const KIND_MASK: u32 = 0x1f;
+const LEN_MASK: u32 = 0x00ff_ffff;
 
+/// What one side writes, on cache lines of its own.
+#[derive(Default)]
 #[repr(align(128))]
 struct Side {
     position: AtomicUsize,
-    /// What this side last saw of the other's position.
+    /// Of the producer: what it last saw of the consumer's position.
     seen: Cell<usize>,
 }
 
@@ -40,30 +52,76 @@ pub struct Ring {
     bytes: Box<[UnsafeCell<u64>]>,
 }
 
+/// A record that is there, and where the consumer is when it has taken it.
+struct Front {
+    record: *mut u8,
+    word: u32,
+    after: usize,
+}
+
+impl Front {
+    #[inline]
+    fn inline(&self) -> bool {
+        self.word & (HEAP_FLAG | LOAN_FLAG) == 0
+    }
+
+    #[inline]
+    fn header(&self, src: Rank, dst: Rank) -> Header {
+        let kind = match (self.word >> KIND_SHIFT) & KIND_MASK {
+            0 => Kind::Data,
+            1 => Kind::Synchronous,
+            2 => Kind::Matched,
+            3 => Kind::OneSided,
+            _ => Kind::File,
+        };
+        // SAFETY: a whole head lies at `record`, which the producer leaves alone until the consumer's position is beyond it.
+        unsafe {
+            Header {
+                src,
+                dst,
+                seq: self.record.cast::<u64>().read(),
+                context: self.record.add(8).cast::<u32>().read(),
+                tag: self.record.add(12).cast::<i32>().read(),
+                kind,
+                token: self.record.add(16).cast::<u32>().read(),
+            }
+        }
+    }
+}
+
 // SAFETY: `push` is called by one thread at a time (of the sending rank, whose threads hand a lock on with that right) and `pop` by one at a time (who holds the mailbox's consumer right).
-// Each side writes only its own position and its own `seen`; bytes are written before the producer's position is released and read after it is
-// acquired, and reused only after the consumer's position was released. So no byte is accessed by both at once.
+// Each side writes only its own position, and only the producer its `seen`. A record is written before its word is released and read after that was
+// acquired, and its bytes are reused only after the consumer's position was released. Words that both may look at are atomic: the consumer reads that of the
+// next record only, which the producer has cleared before it released the one before. So no byte is written by one while the other reads it.
 unsafe impl Sync for Ring {}
 // SAFETY: as above; the heap payloads that it owns are plain bytes.
 unsafe impl Send for Ring {}
 
 impl Default for Ring {
     fn default() -> Ring {
-        let side = || Side { position: AtomicUsize::new(0), seen: Cell::new(0) };
         Ring {
-            producer: side(),
-            consumer: side(),
+            producer: Side::default(),
+            consumer: Side::default(),
             heap_bytes: AtomicUsize::new(0),
             bytes: (0..SIZE / 8).map(|_| UnsafeCell::new(0)).collect(),
         }
     }
 }
 
+#[inline]
 fn padded(len: usize) -> usize {
     HEAD + len.next_multiple_of(8)
 }
 
+/// Where a head from this position on really begins, and how far the end of the ring is from there: what is left of it may be too short for one.
+#[inline]
+fn begin(position: usize) -> (usize, usize) {
+    let to_end = SIZE - position % SIZE;
+    if to_end < HEAD { (position + to_end, SIZE) } else { (position, to_end) }
+}
+
 impl Ring {
+    #[inline]
     fn at(&self, position: usize) -> *mut u8 {
         // SAFETY: the offset is below SIZE, the length of the allocation.
         unsafe { UnsafeCell::raw_get(self.bytes.as_ptr()).cast::<u8>().add(position % SIZE) }
@@ -110,89 +168,107 @@ impl Ring {
     #[inline]
     fn record(&self, header: &Header, word: u32, len: usize, fill: impl FnOnce(*mut u8)) -> bool {
         let need = padded(len);
-        let mut tail = self.producer.position.load(Ordering::Relaxed);
-        let to_end = SIZE - tail % SIZE;
-        let total = if to_end < need { to_end + need } else { need };
-        if tail + total - self.producer.seen.get() > SIZE {
+        let start = self.producer.position.load(Ordering::Relaxed);
+        let to_end = SIZE - start % SIZE;
+        // A record never crosses the end of the ring.
+        let at = if to_end < need { start + to_end } else { start };
+        let tail = at + need;
+        let (next, _) = begin(tail);
+        let beyond = next + HEAD;
+        if beyond - self.producer.seen.get() > SIZE {
             self.producer.seen.set(self.consumer.position.load(Ordering::Acquire));
-            if tail + total - self.producer.seen.get() > SIZE {
+            if beyond - self.producer.seen.get() > SIZE {
                 return false;
             }
         }
-        // SAFETY: [tail, tail + total) is free: the consumer's position was acquired above and is at most SIZE behind the new tail. A
-        // record never crosses the end of the ring.
+        let word = word | PRESENT | (header.kind as u32) << KIND_SHIFT;
+        // SAFETY: [start, beyond) is free: the consumer's position was acquired above and is at most SIZE behind `beyond`.
         unsafe {
-            if to_end < need {
-                // An end shorter than a head has no room for a mark; the consumer skips it by its size.
-                if to_end >= HEAD {
-                    self.at(tail).add(20).cast::<u32>().write(SKIP);
-                }
-                tail += to_end;
-            }
-            let p = self.at(tail);
+            let p = self.at(at);
             p.cast::<u64>().write(header.seq);
             p.add(8).cast::<u32>().write(header.context);
             p.add(12).cast::<i32>().write(header.tag);
             p.add(16).cast::<u32>().write(header.token);
-            p.add(20).cast::<u32>().write(word | (header.kind as u32) << KIND_SHIFT);
             fill(p.add(HEAD));
         }
-        self.producer.position.store(tail + need, Ordering::Release);
+        self.word(next).store(NOTHING, Ordering::Relaxed);
+        self.word(at).store(word, Ordering::Release);
+        // An end shorter than a head has no room for a mark; the consumer skips it by its size.
+        if at > start && to_end >= HEAD {
+            self.word(start).store(SKIP, Ordering::Release);
+        }
+        self.producer.position.store(tail, Ordering::Release);
         true
+    }
+
+    /// The word of a head that begins at this position.
+    #[inline]
+    fn word(&self, position: usize) -> &AtomicU32 {
+        // SAFETY: a head at this position lies within the ring ([`begin`]), at a multiple of 8; see `Sync` for who else accesses it.
+        unsafe { AtomicU32::from_ptr(self.at(position).add(WORD).cast()) }
+    }
+
+    /// The oldest record. Called by the consumer only.
+    #[inline]
+    fn front(&self) -> Option<Front> {
+        let (mut at, to_end) = begin(self.consumer.position.load(Ordering::Relaxed));
+        let mut word = self.word(at).load(Ordering::Acquire);
+        if word == SKIP {
+            at += to_end;
+            word = self.word(at).load(Ordering::Acquire);
+        }
+        if word == NOTHING {
+            return None;
+        }
+        let len = if word & (HEAP_FLAG | LOAN_FLAG) == 0 { (word & LEN_MASK) as usize } else { 16 };
+        Some(Front { record: self.at(at), word, after: at + padded(len) })
+    }
+
+    /// Whether a message is there. Called by the consumer only.
+    #[inline]
+    pub fn ready(&self) -> bool {
+        let (at, _) = begin(self.consumer.position.load(Ordering::Relaxed));
+        self.word(at).load(Ordering::Relaxed) != NOTHING
     }
 
     /// Takes the oldest message and shows it to `take`. `None`: empty. Called by the consumer only.
     #[inline]
     pub fn pop<T>(&self, src: Rank, dst: Rank, take: impl FnOnce(Header, &[u8]) -> T) -> Option<T> {
-        let mut head = self.consumer.position.load(Ordering::Relaxed);
-        if head == self.consumer.seen.get() {
-            self.consumer.seen.set(self.producer.position.load(Ordering::Acquire));
-            if head == self.consumer.seen.get() {
-                return None;
-            }
-        }
-        // SAFETY: the producer's position was acquired and is beyond `head`, so a whole record (or a skip mark followed by one) is there.
-        unsafe {
-            let mut p = self.at(head);
-            let to_end = SIZE - head % SIZE;
-            if to_end < HEAD || p.add(20).cast::<u32>().read() == SKIP {
-                head += to_end;
-                p = self.at(head);
-            }
-            let word = p.add(20).cast::<u32>().read();
-            let kind = match (word >> KIND_SHIFT) & 0x3f {
-                0 => Kind::Data,
-                1 => Kind::Synchronous,
-                2 => Kind::Matched,
-                3 => Kind::OneSided,
-                _ => Kind::File,
-            };
-            let header = Header {
-                src,
-                dst,
-                seq: p.cast::<u64>().read(),
-                context: p.add(8).cast::<u32>().read(),
-                tag: p.add(12).cast::<i32>().read(),
-                kind,
-                token: p.add(16).cast::<u32>().read(),
-            };
-            let (out, used) = if word & (HEAP_FLAG | LOAN_FLAG) != 0 {
-                let len = p.add(HEAD).cast::<usize>().read();
-                let data = p.add(HEAD + 8).cast::<*mut u8>().read();
+        let front = self.front()?;
+        let header = front.header(src, dst);
+        let out = if front.inline() {
+            take(header, self.inline(&front))
+        } else {
+            // SAFETY: so the producer has written it, and the consumer's position has not passed it: whoever owns the bytes gives them up here, once.
+            unsafe {
+                let len = front.record.add(HEAD).cast::<usize>().read();
+                let data = front.record.add(HEAD + 8).cast::<*mut u8>().read();
                 self.heap_bytes.fetch_sub(len, Ordering::AcqRel);
-                let out = if word & HEAP_FLAG != 0 {
+                if front.word & HEAP_FLAG != 0 {
                     take(header, &Box::from_raw(std::ptr::slice_from_raw_parts_mut(data, len)))
                 } else {
                     Arc::from_raw(data.cast::<Loan>()).take(|data| take(header, data))
-                };
-                (out, padded(16))
-            } else {
-                let len = (word & 0x00ff_ffff) as usize;
-                (take(header, std::slice::from_raw_parts(p.add(HEAD), len)), padded(len))
-            };
-            self.consumer.position.store(head + used, Ordering::Release);
-            Some(out)
-        }
+                }
+            }
+        };
+        self.consumer.position.store(front.after, Ordering::Release);
+        Some(out)
+    }
+
+    /// Shows the oldest message to `take` if it lies in the ring, and takes it if that says something. Called by the consumer only.
+    #[inline]
+    pub fn pop_if<T>(&self, src: Rank, dst: Rank, take: impl FnOnce(Header, &[u8]) -> Option<T>) -> Option<T> {
+        let front = self.front().filter(Front::inline)?;
+        let out = take(front.header(src, dst), self.inline(&front))?;
+        self.consumer.position.store(front.after, Ordering::Release);
+        Some(out)
+    }
+
+    /// The bytes of a record that lie behind its head.
+    #[inline]
+    fn inline(&self, front: &Front) -> &[u8] {
+        // SAFETY: so many bytes lie there, which the producer leaves alone until the consumer's position is beyond them; that is set when our caller has done with them.
+        unsafe { std::slice::from_raw_parts(front.record.add(HEAD), (front.word & LEN_MASK) as usize) }
     }
 
     /// Where the ring ends now, for [`Ring::before`].
@@ -205,7 +281,7 @@ impl Ring {
         self.consumer.position.load(Ordering::Relaxed) < end
     }
 
-    /// Whether the consumer has taken everything.
+    /// Whether the consumer has taken everything: for anyone, and what is just being pushed may be seen or not.
     pub fn is_empty(&self) -> bool {
         self.consumer.position.load(Ordering::Acquire) == self.producer.position.load(Ordering::Acquire)
     }

@@ -216,6 +216,7 @@ impl Table {
         self.0.iter().position(|w| w.as_ref().is_some_and(|w| w.context == context)).map(|i| FIRST + i as Handle)
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.0.iter().all(Option::is_none)
     }
