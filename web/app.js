@@ -6,8 +6,8 @@
 // It never changes anything in the hub, keeps nothing in the browser, and puts text into the page only as text.
 "use strict";
 
-const POLL_MS = 1000, TIMEOUT_MS = 5000, STORE_POLL_MS = 4000, STREAMS_POLL_MS = 2000, TIERS_POLL_MS = 3000;
-const EVENTS_MAX = 200, BUCKETS_MAX = 30, MIGRATIONS_SHOWN = 4, MIGRATIONS_ASKED = 50, RECOMMENDATIONS_SHOWN = 8, JOBS_SHOWN = 40, LANES_MAX = 16;
+const POLL_MS = 1000, TIMEOUT_MS = 5000, STORE_POLL_MS = 4000, STREAMS_POLL_MS = 2000, TIERS_POLL_MS = 3000, RANKS_POLL_MS = 2000;
+const EVENTS_MAX = 200, BUCKETS_MAX = 30, MIGRATIONS_SHOWN = 4, MIGRATIONS_ASKED = 50, RECOMMENDATIONS_SHOWN = 8, JOBS_SHOWN = 40, LANES_MAX = 16, MATRICES_SHOWN = 6, MATRIX_RANKS_MAX = 64;
 const FLIGHT_MS = 1500, ARC_STAYS_MS = 6000;
 
 const $ = (id) => document.getElementById(id);
@@ -122,6 +122,10 @@ async function pollStore() {
 async function pollStreams() {
   try { hub.streams = await ask("/v1/streams"); } catch (error) { if (error.answered) hub.streams = { streams: [], stopped: error.message }; else return; }
   drawStreams();
+}
+
+async function pollRanks() {
+  try { drawMatrices(await ask("/v1/ranks")); } catch { /* poll() reports a hub that does not answer; the last picture stays. */ }
 }
 
 async function pollTiers() {
@@ -466,6 +470,41 @@ function drawGantt(svg, job) {
   attribute(svg, "aria-label", `rank 0 was at ${told || "no site"}; ${plural(job.np, "rank")} in all`);
 }
 
+// ---- Messages between ranks -------------------------------------------------------------------------------------------
+
+// Who has sent to whom, for each job of several ranks that runs: a row for each sender, a column for each receiver, darker for more bytes. Logarithmic: a program's
+// halos are to be seen beside what it gathers once.
+function drawMatrices(loads) {
+  const jobs = new Map();
+  for (const load of loads) if (load.np > 1 && load.np <= MATRIX_RANKS_MAX) jobs.set(load.job, [...(jobs.get(load.job) ?? []), load]);
+  const shown = [...jobs].filter(([, ranks]) => ranks.some((rank) => rank.peers.some((peer) => peer.sent))).slice(0, MATRICES_SHOWN);
+  $("messages-section").hidden = shown.length === 0;
+  sync($("matrices"), shown, ([job]) => job, ([job]) => {
+    const figure = make("figure", { class: "matrix", "data-job": job }, make("svg", { role: "img" }), make("figcaption", {}, make("span", { class: "name" }), make("span", { class: "soft small told" })));
+    place(jobOrder, job);
+    tint(figure, "--job", jobHue(job));
+    return figure;
+  }, (figure, [job, ranks]) => {
+    const { np, name } = ranks[0], side = Math.max(4, Math.min(26, Math.floor(288 / np))), left = 22, top = 16, end = side * np;
+    const pairs = ranks.flatMap((rank) => rank.peers.filter((peer) => peer.sent).map((peer) => ({ from: rank.rank, to: peer.rank, count: peer.sent, bytes: peer.sent_bytes })));
+    const most = pairs.reduce((a, b) => (b.bytes > a.bytes ? b : a));
+    const strength = (value) => 0.15 + 0.85 * (Math.log1p(value) / Math.max(1, Math.log1p(most.bytes)));
+    const every = Math.max(1, Math.ceil(16 / side)), labels = Array.from({ length: Math.ceil(np / every) }, (_, i) => i * every);
+    const svg = part(figure, "svg");
+    attribute(svg, "viewBox", `0 0 ${left + end} ${top + end}`);
+    svg.style.width = `${left + end}px`;
+    svg.replaceChildren(make("rect", { class: "ground", x: left, y: top, width: end, height: end }),
+      ...labels.flatMap((rank) => [make("text", { x: left - 4, y: top + rank * side + side / 2 + 4, "text-anchor": "end" }, String(rank)), make("text", { x: left + rank * side + side / 2, y: top - 4, "text-anchor": "middle" }, String(rank))]),
+      ...pairs.map((pair) => make("rect", { class: "pair", x: left + pair.to * side, y: top + pair.from * side, width: side - 1, height: side - 1, "fill-opacity": strength(pair.bytes).toFixed(2) },
+        make("title", {}, `rank ${pair.from} to rank ${pair.to}: ${bytes(pair.bytes)} in ${plural(pair.count, "message")}`))));
+    const all = pairs.reduce((sum, pair) => sum + pair.bytes, 0);
+    const told = `${bytes(all)} between ${plural(pairs.length, "pair")}; most from rank ${most.from} to rank ${most.to}, ${bytes(most.bytes)}`;
+    text(part(figure, ".name"), `${job}${name && name !== job ? ` · ${name}` : ""}`);
+    text(part(figure, ".told"), `Senders in rows, receivers in columns, darker for more. Since the job began ${told}.`);
+    attribute(svg, "aria-label", `${job}, who sends to whom: ${told}`);
+  });
+}
+
 // ---- Streams ----------------------------------------------------------------------------------------------------------
 
 function watchButton(name) {
@@ -618,3 +657,4 @@ everySecond();
 setInterval(() => { if (document.body.dataset.state === "live") pollStore(); }, STORE_POLL_MS);
 setInterval(() => { if (document.body.dataset.state === "live") pollStreams(); }, STREAMS_POLL_MS);
 setInterval(() => { if (document.body.dataset.state === "live") pollTiers(); }, TIERS_POLL_MS);
+setInterval(() => { if (document.body.dataset.state === "live") pollRanks(); }, RANKS_POLL_MS);

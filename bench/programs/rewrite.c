@@ -1,4 +1,4 @@
-/* A rank of 64 MB that rewrites 10 % of its memory each second, in blocks of 16 pages, until it is ended. */
+/* A rank of so many MB (the argument) that rewrites 6.4 MB each second, 10 % of 64 MB, in blocks of 16 pages, until it is ended. */
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,7 +7,7 @@
 
 #define PAGE 4096
 #define BLOCK (16 * PAGE)
-#define BYTES (64u << 20)
+#define RATE 6.4e6
 
 /* Seen from elsewhere, so that the compiler keeps what is written there. */
 unsigned char *volatile seen;
@@ -15,9 +15,10 @@ unsigned char *volatile seen;
 int main(int argc, char **argv)
 {
     MPI_Init(&argc, &argv);
-    unsigned char *memory = seen = malloc(BYTES);
+    unsigned bytes = (argc > 1 ? atoi(argv[1]) : 64) * 1048576u;
+    unsigned char *memory = seen = malloc(bytes);
     unsigned state = 1;
-    for (unsigned i = 0; i < BYTES; i++) {
+    for (unsigned i = 0; i < bytes; i++) {
         state = state * 1664525u + 1013904223u;
         memory[i] = state >> 24;
     }
@@ -26,10 +27,10 @@ int main(int argc, char **argv)
     double start = MPI_Wtime();
     for (unsigned long step = 0;; step++) {
         state = state * 1664525u + 1013904223u;
-        unsigned block = (state >> 8) % (BYTES / BLOCK);
+        unsigned block = (state >> 8) % (bytes / BLOCK);
         memset(seen + (size_t)block * BLOCK, (int)step, BLOCK);
         /* Blocks for 10 % a second: sleep until this one's time has come. */
-        double due = start + (step + 1) * ((double)BLOCK / (BYTES * 0.1));
+        double due = start + (step + 1) * (BLOCK / RATE);
         double left = due - MPI_Wtime();
         if (left > 0)
             usleep((unsigned)(left * 1e6));

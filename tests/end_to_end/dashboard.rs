@@ -225,6 +225,11 @@ fn ranks_are_seen_as_they_move() {
         now.is_some_and(|now| now > 0.5)
     });
 
+    // Who sends to whom, as a picture and in words.
+    browser.sees("#matrices", &[&job, "vegetation", "most from rank"]);
+    let drawn = "return document.querySelectorAll('#matrices .pair').length";
+    browser.wait(|| "a square for each pair that has exchanged messages".into(), || browser.js(drawn).as_u64().is_some_and(|pairs| (1..=16).contains(&pairs)));
+
     // It moves, and the page shows it while it does.
     let moving = platform.command(&["migrate", &job, "--to", "cloud", "--wait"]).stdout(Stdio::piped()).spawn().unwrap();
     browser.sees("#arcs", &[&format!("{job} is moving")]);

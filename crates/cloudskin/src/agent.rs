@@ -73,6 +73,8 @@ pub struct Agent {
     programs: Mutex<HashMap<(String, cells::Tier), Arc<Mutex<Option<Arc<Program>>>>>>,
     jobs: Mutex<BTreeMap<String, Arc<jobs::Job>>>,
     moves: Mutex<BTreeMap<u64, moves::Move>>,
+    /// Of what they send ahead.
+    pace: Arc<geds::Pace>,
     /// Checkpoints that are being made, by their number, and bytes of the copies for all of them.
     taking: Mutex<BTreeMap<u64, checkpoints::Taking>>,
     copies_bytes: Arc<std::sync::atomic::AtomicU64>,
@@ -98,6 +100,10 @@ struct CellsConfig {
     tiers: Option<Vec<cells::Tier>>,
     /// Compiled code is taken from the installation's other agents and given to them.
     share: bool,
+    /// `perf` is told what the functions of programs are called.
+    perf_map: bool,
+    /// What moves away from here may send per second, all together, while their ranks still run.
+    move_bandwidth: Option<base::unit::Bytes>,
 }
 
 impl CellsConfig {
@@ -110,6 +116,17 @@ impl CellsConfig {
         let tiers = self.tiers.clone().unwrap_or_else(|| all.to_vec());
         anyhow::ensure!(tiers.contains(&self.tier), "[cells] in cloudskin.toml: tier = {:?} is not among tiers; add it there", self.tier.to_string());
         Ok(tiers)
+    }
+
+    /// # Errors
+    /// The bandwidth is one with which no move would end.
+    fn pace(&self) -> anyhow::Result<geds::Pace> {
+        /// Bytes per second.
+        const LEAST: u64 = 64 << 10;
+        if let Some(bytes) = self.move_bandwidth {
+            anyhow::ensure!(bytes.0 >= LEAST, "[cells] in cloudskin.toml: move_bandwidth = \"{bytes}\" per second is too little for a move to end; give at least 64KiB, or leave it out");
+        }
+        Ok(geds::Pace::new(self.move_bandwidth.map(|bytes| bytes.0)))
     }
 }
 
@@ -227,7 +244,7 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
     if config.cells.share {
         cache = cache.shared(Arc::new(code::Code::new(node.clone(), identity.signer()?)));
     }
-    let engine = Engine::new(&cells::engine::Options { cache: Some(cache), cells_max: cells_max(ask.slots), tier: config.cells.tier })?;
+    let engine = Engine::new(&cells::engine::Options { cache: Some(cache), cells_max: cells_max(ask.slots), tier: config.cells.tier, perf_map: config.cells.perf_map })?;
     let memory_bytes = ask.memory.map_or_else(share::memory, |m| m.0);
     let agent = Arc::new(Agent {
         link: Link::new(ask.site.clone(), dialer.clone()),
@@ -253,6 +270,7 @@ async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
         programs: Mutex::default(),
         jobs: Mutex::default(),
         moves: Mutex::default(),
+        pace: Arc::new(config.cells.pace()?),
         taking: Mutex::default(),
         copies_bytes: Arc::default(),
         expected: Mutex::default(),

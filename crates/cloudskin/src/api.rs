@@ -125,6 +125,9 @@ pub struct Load {
     pub peers: Vec<Peer>,
     pub moves: u32,
     pub tier: String,
+    /// Share of the time that it waited in calls.
+    pub waiting: f64,
+    pub written_bytes_per_second: f64,
 }
 
 /// What a rank has exchanged with another one.

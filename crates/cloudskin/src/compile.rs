@@ -39,7 +39,7 @@ pub fn launch_line(file: &Path) -> anyhow::Result<u64> {
 }
 
 /// `exec PROGRAM ARGS...`: runs a program in this process as the user, with the user's files, environment, input and output; `CLOUDSKIN_NP` ranks,
-/// `CLOUDSKIN_TIER` quick, fast or interpreter. It is what an executable made by `cc -o prog` calls, so that `./prog`, configure's probes and `make check` work.
+/// `CLOUDSKIN_TIER` quick, fast or interpreter; `CLOUDSKIN_PERF_MAP` for `perf`. It is what an executable made by `cc -o prog` calls, so that `./prog`, configure's probes and `make check` work.
 fn exec(args: &[OsString]) -> anyhow::Result<u8> {
     let Some(file) = args.first().map(Path::new) else {
         return Err(fail(Kind::InvalidArgument, "exec needs a program: cloudskin exec PROGRAM [ARGS]"));
@@ -55,7 +55,7 @@ fn exec(args: &[OsString]) -> anyhow::Result<u8> {
         Ok(text) => text.parse().map_err(|e: String| fail(Kind::InvalidArgument, format!("CLOUDSKIN_TIER: {e}")))?,
         Err(_) => cells::Tier::default(),
     };
-    let engine = cells::Engine::new(&cells::engine::Options { cache: cache.map(Into::into), cells_max: size.max(2) + 1, tier })?;
+    let engine = cells::Engine::new(&cells::engine::Options { cache: cache.map(Into::into), cells_max: size.max(2) + 1, tier, perf_map: std::env::var_os("CLOUDSKIN_PERF_MAP").is_some() })?;
     let program = engine.load(driver::module(&bytes)).with_context(|| format!("{}", file.display()))?;
     if let Some(why) = program.instead().filter(|_| std::io::IsTerminal::is_terminal(&std::io::stderr())) {
         eprintln!("note: it runs in the {} tier and not in the {tier} one, as CLOUDSKIN_TIER asks: {why}", program.tier());

@@ -68,7 +68,7 @@ fn page(sites: &[Site], loads: &[Load]) -> String {
     let at = sites.iter().map(|s| format!("{} {:.1} of {:.0} cores ({:.1} wanted)", s.name, s.cpu_used, s.cores, s.cpu_wanted));
     let counts = format!("{}, {}", base::unit::count(jobs.len() as u64, "job"), base::unit::count(loads.len() as u64, "rank"));
     let head = std::iter::once(counts).chain(at).collect::<Vec<_>>().join(" · ");
-    let titles = ["JOB", "NAME", "RANK", "SITE", "DOING", "CORES", "WANTED", "MEMORY", "SENT", "RECEIVED", "MOST WITH", "MOVES", "TIER"];
+    let titles = ["JOB", "NAME", "RANK", "SITE", "DOING", "CORES", "WANTED", "WAITING", "MEMORY", "WRITTEN/S", "SENT", "RECEIVED", "MOST WITH", "MOVES", "TIER"];
     format!("{head}\n{}", table::table(&titles, &rows))
 }
 
@@ -112,7 +112,10 @@ fn line(of: &Load, rank: String, site: String, doing: String, all: &[&Load], mos
         doing,
         cores(|l| l.cpu_used),
         cores(|l| l.cpu_wanted),
+        // Of all ranks: on average.
+        format!("{:.0} %", all.iter().map(|l| l.waiting).sum::<f64>() * 100.0 / all.len().max(1) as f64),
         moved(total(|l| l.memory_bytes)),
+        moved(total(|l| l.written_bytes_per_second as u64)),
         sent,
         received,
         most,
@@ -174,6 +177,8 @@ mod tests {
             peers: peers.to_vec(),
             moves: rank,
             tier: "quick".into(),
+            waiting: wanted / 2.0,
+            written_bytes_per_second: 3.0 * 1024.0,
             ..Load::default()
         }
     }
@@ -185,9 +190,9 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "2 jobs, 3 ranks · edge 1.2 of 2 cores (2.5 wanted)");
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert_eq!(words(lines[1]), "JOB NAME RANK SITE DOING CORES WANTED MEMORY SENT RECEIVED MOST WITH MOVES TIER");
-        assert_eq!(words(lines[2]), "job-2 flow all cloud 1, edge 1 - 0.75 1.50 2.0 MiB 8 (4.0 KiB) - - 1 quick");
-        assert_eq!(words(lines[4]), "job-2 flow 1 cloud MPI_Recv 0.25 0.50 1.0 MiB 4 (2.0 KiB) - 1 (3.0 MiB), 2 (5 B), 3 (4 B) 1 quick");
+        assert_eq!(words(lines[1]), "JOB NAME RANK SITE DOING CORES WANTED WAITING MEMORY WRITTEN/S SENT RECEIVED MOST WITH MOVES TIER");
+        assert_eq!(words(lines[2]), "job-2 flow all cloud 1, edge 1 - 0.75 1.50 38 % 2.0 MiB 6.0 KiB 8 (4.0 KiB) - - 1 quick");
+        assert_eq!(words(lines[4]), "job-2 flow 1 cloud MPI_Recv 0.25 0.50 25 % 1.0 MiB 3.0 KiB 4 (2.0 KiB) - 1 (3.0 MiB), 2 (5 B), 3 (4 B) 1 quick");
         assert!(words(lines[6]).starts_with("job-1 flow 0 edge"), "{text}");
     }
 

@@ -600,7 +600,11 @@ impl Agent {
         for job in jobs {
             for held in job.all().into_iter().filter(|h| !h.ended()) {
                 let control = &held.control;
-                let (cpu_used, cpu_wanted) = lock(&held.meter).look(&control.threads());
+                let figures = control.figures();
+                let ((cpu_used, cpu_wanted), waiting) = {
+                    let mut meter = lock(&held.meter);
+                    (meter.look(&control.threads()), meter.waiting(figures.waited))
+                };
                 let mut peers = job.fabric.traffic(Rank(held.rank));
                 let total = |of: fn(&Traffic) -> u64| peers.iter().map(of).fold(0, u64::wrapping_add);
                 let (sent, received) = (total(|t| t.sent), total(|t| t.received));
@@ -632,6 +636,9 @@ impl Agent {
                     doing: doing.into(),
                     peers: peers.into_iter().map(peer).collect(),
                     tier: held.tier.get().map_or_else(String::new, cells::Tier::to_string),
+                    waiting,
+                    stopped_after_ms: figures.stopped_after.map_or(0.0, |time| time.as_secs_f64() * 1e3),
+                    written_bytes_per_second: figures.written.unwrap_or(0.0),
                 });
             }
         }

@@ -1,6 +1,6 @@
 //! How much processor time a thread got, and how long it stood in the queue for it: the kernel's own count.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Totals of one thread, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -24,6 +24,8 @@ fn parse(text: &str) -> Option<Times> {
 pub struct Meter {
     /// As they were found at the last look.
     last: Vec<(u32, Instant, Times)>,
+    /// When it was last asked how long it has waited, and what it said.
+    waited: Option<(Instant, Duration)>,
 }
 
 impl Meter {
@@ -45,6 +47,13 @@ impl Meter {
         }
         (used, wanted)
     }
+
+    /// Share of the time since the last look that it waited, 0 to 1; `waited`: as long as it has waited in all.
+    pub fn waiting(&mut self, waited: Duration) -> f64 {
+        let now = Instant::now();
+        let before = self.waited.replace((now, waited));
+        before.map_or(0.0, |(at, before)| (waited.saturating_sub(before).as_secs_f64() / now.duration_since(at).as_secs_f64().max(1e-9)).min(1.0))
+    }
 }
 
 #[cfg(test)]
@@ -59,7 +68,7 @@ mod tests {
         let me = unsafe { libc::syscall(libc::SYS_gettid) } as u32;
         let mut meter = Meter::default();
         assert_eq!(meter.look(&[me]), (0.0, 0.0));
-        let until = Instant::now() + std::time::Duration::from_millis(200);
+        let until = Instant::now() + Duration::from_millis(200);
         while Instant::now() < until {
             std::hint::spin_loop();
         }
@@ -85,7 +94,7 @@ mod tests {
             }
             let (threads, mut meter): (Vec<u32>, _) = (threads.iter().take(2).collect(), Meter::default());
             meter.look(&threads);
-            std::thread::sleep(std::time::Duration::from_millis(300));
+            std::thread::sleep(Duration::from_millis(300));
             let seen = meter.look(&threads);
             over.store(true, Ordering::Relaxed);
             seen

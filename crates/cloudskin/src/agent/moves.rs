@@ -282,7 +282,7 @@ impl Agent {
             ranks: order.ranks.clone(),
         };
         let to = SiteId::new(&order.to_site)?;
-        let mut departure = Departure::open(&self.link, &to, &order.to_address, &offer, &self.engine, &program, interrupt)?;
+        let mut departure = Departure::open(&self.link, &to, &order.to_address, &offer, &self.engine, &program, &self.pace, interrupt)?;
 
         let controls: Vec<_> = ranks.iter().map(|h| (Rank(h.rank), h.control.clone())).collect();
         let running = || ranks.iter().all(|h| h.running());

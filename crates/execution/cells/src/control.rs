@@ -6,11 +6,13 @@
 
 use crate::engine::PAGE;
 use crate::threads::Parked;
+use crate::written::{Run, Watch};
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Shared between a cell's thread and everybody who wants something of it.
 #[derive(Default)]
@@ -36,6 +38,66 @@ pub struct Control {
     pub(crate) parked: Parked,
     /// See [`Control::offer_processors`]; 0: nobody has.
     processors: AtomicU32,
+    /// Nanoseconds that its first thread has waited in calls, and since when it waits now ([`nanoseconds`]; 0: it does not).
+    waited: AtomicU64,
+    waiting_since: AtomicU64,
+    /// When it was asked to stop, if it has not left its work since.
+    asked_at: Mutex<Option<Instant>>,
+    /// Nanoseconds from the last such moment until it left its work; 0: never.
+    stopped_after: AtomicU64,
+    writes: Mutex<Writes>,
+}
+
+/// What a running cell tells of itself beside its memory and what it does.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Figures {
+    /// How long its first thread has waited in calls since it came here, without what ended within the spinning of a short receive.
+    pub waited: Duration,
+    /// How long it last took from being asked to stop to leaving its work.
+    pub stopped_after: Option<Duration>,
+    /// Bytes per second of the pages that it writes: each page counts once in a second. An estimate from a part of its memory; `None`: not known yet, or the kernel can't tell.
+    pub written: Option<f64>,
+}
+
+/// Looks at a part of the memory for a moment now and then: what is watched costs the program a fault per page.
+#[derive(Default)]
+struct Writes {
+    /// And since when, and what share of the memory it is.
+    watch: Option<(Watch, Instant, f64)>,
+    /// The page with which the next part begins.
+    next: usize,
+    /// Looks that are left out before.
+    rest: u32,
+    rate: Option<f64>,
+    /// While somebody else watches all of the memory.
+    taken: std::sync::Weak<()>,
+}
+
+/// Pages that are watched at a time.
+const PART: usize = (32 << 20) / PAGE;
+/// Looks that are left out between two parts.
+const REST: u32 = 4;
+
+/// A watch of all of a cell's memory, as long as which nobody else watches it.
+pub(crate) struct Whole {
+    pub watch: Watch,
+    _taken: Arc<()>,
+}
+
+/// Since this process first asked; never 0.
+fn nanoseconds() -> u64 {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    START.get_or_init(Instant::now).elapsed().as_nanos() as u64 + 1
+}
+
+/// While it lives, a cell's first thread waits.
+pub(crate) struct Waiting(Arc<Control>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let since = self.0.waiting_since.swap(0, Ordering::Relaxed);
+        self.0.waited.fetch_add(nanoseconds().saturating_sub(since), Ordering::Relaxed);
+    }
 }
 
 /// A live cell's memories, seen from outside its threads.
@@ -233,6 +295,7 @@ impl Control {
     /// Asks the cell to stop at its next safe point. Wake it if it may be waiting.
     pub fn stop(&self) {
         self.back.store(false, Ordering::SeqCst);
+        self.asked_at.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert_with(Instant::now);
         self.stop.store(true, Ordering::SeqCst);
         self.raise();
     }
@@ -244,6 +307,7 @@ impl Control {
     /// The stop was seen, or is not wanted any more.
     pub fn clear(&self) {
         self.stop.store(false, Ordering::SeqCst);
+        *self.asked_at.lock().unwrap_or_else(|e| e.into_inner()) = None;
         let view = self.view();
         // Who waits for the others is let go by `go_on`.
         if !self.gathering() {
@@ -254,7 +318,11 @@ impl Control {
     /// The guest leaves its work for a stop. Of several threads the first counts.
     pub(crate) fn left_work(&self) {
         if !self.gathering() {
-            *self.left_at.lock().unwrap_or_else(|e| e.into_inner()) = Some(Instant::now());
+            let now = Instant::now();
+            *self.left_at.lock().unwrap_or_else(|e| e.into_inner()) = Some(now);
+            if let Some(asked) = self.asked_at.lock().unwrap_or_else(|e| e.into_inner()).take() {
+                self.stopped_after.store((now - asked).as_nanos().max(1) as u64, Ordering::Relaxed);
+            }
         }
     }
 
@@ -281,6 +349,83 @@ impl Control {
         // An error is the end of what is mapped: a growth that was announced and then refused.
         let got = own_memory.read_at(&mut into[..want], base as u64 + at).unwrap_or(0);
         got - got % PAGE
+    }
+
+    /// Watches what a running cell writes from now on. `None`: it does not run, the kernel can't tell, or somebody watches it already.
+    pub(crate) fn watch(&self) -> Option<Whole> {
+        let mut writes = self.writes.lock().unwrap_or_else(|e| e.into_inner());
+        if writes.taken.upgrade().is_some() {
+            return None;
+        }
+        writes.watch = None;
+        let view = self.view();
+        let watch = Watch::begin(view.base?, self.pages() * PAGE)?;
+        let taken = Arc::new(());
+        writes.taken = Arc::downgrade(&taken);
+        Some(Whole { watch, _taken: taken })
+    }
+
+    /// How it gets on. To be asked about once a second: how much it writes is found out between two questions.
+    pub fn figures(&self) -> Figures {
+        let since = self.waiting_since.load(Ordering::Relaxed);
+        let now = if since == 0 { 0 } else { nanoseconds().saturating_sub(since) };
+        let stopped_after = self.stopped_after.load(Ordering::Relaxed);
+        Figures {
+            waited: Duration::from_nanos(self.waited.load(Ordering::Relaxed) + now),
+            stopped_after: (stopped_after > 0).then(|| Duration::from_nanos(stopped_after)),
+            written: self.look_at_writes(),
+        }
+    }
+
+    fn look_at_writes(&self) -> Option<f64> {
+        let mut writes = self.writes.lock().unwrap_or_else(|e| e.into_inner());
+        // While the lock is held the memory can't be given back.
+        let view = self.view();
+        match writes.watch.take() {
+            Some((mut watch, since, share)) => {
+                if let (Some(base), Ok(runs)) = (view.base, watch.take())
+                    && watch.is_within(base, self.pages())
+                {
+                    let pages: usize = runs.iter().map(|(_, count)| count).sum();
+                    writes.rate = Some((pages * PAGE) as f64 / share / since.elapsed().as_secs_f64());
+                }
+                writes.rest = REST;
+            }
+            None if writes.rest > 0 => writes.rest -= 1,
+            None if writes.taken.upgrade().is_some() => {}
+            None => {
+                let pages = self.pages();
+                let first = if writes.next < pages { writes.next } else { 0 };
+                let count = PART.min(pages - first);
+                writes.next = first + count;
+                writes.watch = view.base.and_then(|base| {
+                    let watch = Watch::begin(base.wrapping_add(first * PAGE), count * PAGE)?;
+                    Some((watch, Instant::now(), count as f64 / pages as f64))
+                });
+            }
+        }
+        writes.rate
+    }
+
+    /// Its first thread waits from now on.
+    pub(crate) fn wait(self: &Arc<Self>) -> Waiting {
+        self.waiting_since.store(nanoseconds(), Ordering::Relaxed);
+        Waiting(self.clone())
+    }
+
+    /// What a running cell has written, of the memory that is watched.
+    pub(crate) fn written(&self, watch: &mut Watch) -> io::Result<Vec<Run>> {
+        // While the lock is held the memory can't be given back.
+        let view = self.view();
+        match view.base {
+            Some(base) if watch.is_of(base) => watch.take(),
+            _ => Err(io::Error::other("the cell does not run there")),
+        }
+    }
+
+    /// Pages of its memory now.
+    pub(crate) fn pages(&self) -> usize {
+        self.memory_bytes.load(Ordering::Relaxed) as usize / PAGE
     }
 
     /// Ends the cell at its next loop or call; the first reason counts.

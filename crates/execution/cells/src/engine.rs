@@ -19,7 +19,7 @@ use crate::cache::Cache;
 use crate::cell::Host;
 use crate::error::{Error, Result};
 use crate::toolchain::inspect::{self, Refusal, Report};
-use crate::{interpreter, mpi_host, native, processes, threads, wasi};
+use crate::{interpreter, mpi_host, native, perf, processes, threads, wasi};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -52,6 +52,8 @@ pub struct Options {
     pub cells_max: u32,
     /// In which tier programs run of whose job nothing else was said.
     pub tier: Tier,
+    /// `perf` is told what their functions are called ([`crate::perf`]).
+    pub perf_map: bool,
 }
 
 /// What makes a program's code. The results are the same bit for bit, and a stopped cell may go on in another tier. A program that a tier does not take runs in the quick one, and
@@ -94,7 +96,7 @@ impl std::str::FromStr for Tier {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { cache: None, cells_max: 256, tier: Tier::default() }
+        Options { cache: None, cells_max: 256, tier: Tier::default(), perf_map: false }
     }
 }
 
@@ -461,6 +463,11 @@ impl Engine {
             Some(module) => module,
             None => half.compile(wasm, &key, cache)?,
         };
+        if self.options.perf_map && code == Code::Here
+            && let Err(error) = perf::tell(&module, &sha256[..8])
+        {
+            tracing::warn!(%error, "perf is not told what the program's functions are called");
+        }
         let mut linker = (*half.linker).clone();
         mpi_host::link_missing(&mut linker, &module).map_err(failed)?;
         if let Translated::Native(split) = &translated {

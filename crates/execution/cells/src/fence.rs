@@ -96,6 +96,8 @@ const X32: u32 = 0x4000_0000;
 /// # Errors
 /// The kernel has no seccomp, or refuses it.
 pub fn process() -> io::Result<()> {
+    // The one that an agent needs of what it gives up here.
+    crate::written::prepare();
     install(OF_NOBODY)
 }
 

@@ -18,7 +18,7 @@ mod windows;
 use crate::cell::{self, End, Host, Mode};
 use crate::turn::{self, Pause};
 use mpi::collective::{IN_PLACE, Layout};
-use mpi::rank::{Mode as SendMode, Prepared, ROOT, UNDEFINED};
+use mpi::rank::{Mode as SendMode, Prepared, ROOT, Short, Together, UNDEFINED};
 use mpi::{Class, Fabric, Memory, State, Status};
 pub(crate) use pending::Pending;
 use pending::{all, any, complete, look, some};
@@ -282,14 +282,8 @@ fn short(c: &Caller<'_, Host>) -> bool {
 fn receive_next(c: &mut Caller<'_, Host>, buf: u32, n: i32, t: i32, from: i32, tag: i32, comm: i32, status: u32) -> bool {
     let (mut mem, host) = parts(c);
     let Some(next) = host.mpi.next(&mem, &host.fabric, buf, n, t, from, tag, comm) else { return false };
-    let (fabric, control, rank) = (&host.fabric, &host.control, host.rank);
-    let mut spins = 0;
-    while !fabric.next_is_there(next.src, rank) {
-        if spins >= host.spin || fabric.arrived(rank) || control.stopping() || control.killed() {
-            return false;
-        }
-        spins += 1;
-        std::hint::spin_loop();
+    if !comes(host, next.src) {
+        return false;
     }
     // A wild address of the status is found before anything is taken.
     if status != 0 && mem.len() < status as usize + STATUS as usize {
@@ -297,6 +291,34 @@ fn receive_next(c: &mut Caller<'_, Host>, buf: u32, n: i32, t: i32, from: i32, t
     }
     let got = host.mpi.receive_next(&mut mem, &host.fabric, &next);
     got.is_some_and(|s| put_status(&mut mem, status, &s).is_ok())
+}
+
+/// Waits for a message of this rank as long as it is worth spinning, and nobody wants this one to stop.
+#[inline]
+fn comes(host: &Host, src: mpi::Rank) -> bool {
+    let (fabric, control, rank) = (&host.fabric, &host.control, host.rank);
+    let mut spins = 0;
+    while !fabric.next_is_there(src, rank) {
+        if spins >= host.spin || fabric.arrived(rank) || control.stopping() || control.killed() {
+            return false;
+        }
+        spins += 1;
+        std::hint::spin_loop();
+    }
+    true
+}
+
+/// A collective by the short way. What is left of it when a rank is late goes the general way.
+#[inline]
+fn together(c: &mut Caller<'_, Host>, call: &str, comm: i32, mut together: Together) -> wasmtime::Result<i32> {
+    loop {
+        let (mut mem, host) = parts(c);
+        match host.mpi.advance_now(&mut mem, &host.fabric, &mut together) {
+            Short::Done => return Ok(0),
+            Short::Waits(src) if comes(host, src) => {}
+            Short::Waits(_) | Short::Late => return block(c, call, comm, 2, |mem, m, f| Ok(one(m.go_on(mem, f, together)?, 0))),
+        }
+    }
 }
 
 /// Held while a message of the rank's is read in its memory.
@@ -313,7 +335,7 @@ impl Drop for Lent {
 fn wait(c: &mut Caller<'_, Host>, doing: u32) -> wasmtime::Result<mpi::Result<()>> {
     let mut spins = 0;
     let threads = c.data().threads.clone();
-    let mut lead = None;
+    let (mut lead, mut _waiting) = (None, None);
     loop {
         let (mut mem, host) = parts(c);
         let mem = &mut mem;
@@ -345,6 +367,7 @@ fn wait(c: &mut Caller<'_, Host>, doing: u32) -> wasmtime::Result<mpi::Result<()
         }
         if spins == 0 && host.thread == 0 {
             host.control.doing.store(doing, Ordering::Relaxed);
+            _waiting = Some(host.control.wait());
         }
         spins += 1;
         if threads.is_none() && spins <= host.spin {
@@ -701,8 +724,20 @@ type Starters = BTreeMap<&'static str, Starter>;
 
 /// A collective under its blocking, its non-blocking and its persistent name. `$start` makes the request.
 macro_rules! collective {
-    ($l:ident, $starters:ident, $name:literal, $name_i:literal, $name_init:literal, ($($arg:ident: $type:ty),*), $comm:ident, $start:expr) => {{
+    ($l:ident, $starters:ident, $name:literal, $name_i:literal, $name_init:literal, ($($arg:ident: $type:ty),*), $comm:ident, $start:expr) => {
+        collective!($l, $starters, $name, $name_i, $name_init, ($($arg: $type),*), $comm, $start, |_: &mut Memory<'_>, _: &mut State, $(_: $type),*| None)
+    };
+    // With a short way for few bytes.
+    ($l:ident, $starters:ident, $name:literal, $name_i:literal, $name_init:literal, ($($arg:ident: $type:ty),*), $comm:ident, $start:expr, $now:expr) => {{
         $l.func_wrap(MODULE, $name, |c: &mut Caller<'_, Host>, $($arg: $type),*| {
+            if short(c) {
+                let (mut mem, host) = parts(c);
+                #[allow(clippy::redundant_closure_call)]
+                let now: Option<Together> = ($now)(&mut mem, &mut host.mpi, $($arg),*);
+                if let Some(now) = now {
+                    return together(c, $name, $comm, now);
+                }
+            }
             block(c, $name, $comm, 2, |mem, m, f| {
                 #[allow(clippy::redundant_closure_call)]
                 let request = ($start)(mem, m, f, $($arg),*)?;
@@ -773,7 +808,8 @@ fn maybe_in_place(m: &State, address: u32, n: i32, t: i32) -> mpi::Result<mpi::d
 
 fn link_collectives(l: &mut Calls<'_>, starters: &mut Starters) -> wasmtime::Result<()> {
     collective!(l, starters, "MPI_Barrier", "MPI_Ibarrier", "MPI_Barrier_init", (comm: i32), comm,
-        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, comm| -> Started { m.barrier(mem, f, comm) });
+        |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, comm| -> Started { m.barrier(mem, f, comm) },
+        |_: &mut Memory<'_>, m: &mut State, comm| m.barrier_now(comm));
     collective!(l, starters, "MPI_Bcast", "MPI_Ibcast", "MPI_Bcast_init", (buf: u32, n: i32, t: i32, root: i32, comm: i32), comm,
         |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, buf, n, t, root, comm| -> Started {
             let buffer = m.checked(buf, n, t)?;
@@ -788,7 +824,8 @@ fn link_collectives(l: &mut Calls<'_>, starters: &mut Starters) -> wasmtime::Res
         |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, rb, n, t, op, comm| -> Started {
             let buffer = m.checked(sb, n, t)?;
             m.reduce(mem, f, buffer, rb, op, None, comm)
-        });
+        },
+        |mem: &mut Memory<'_>, m: &mut State, sb, rb, n, t, op, comm| m.allreduce_now(mem, sb, rb, n, t, op, comm));
     collective!(l, starters, "MPI_Scan", "MPI_Iscan", "MPI_Scan_init", (sb: u32, rb: u32, n: i32, t: i32, op: i32, comm: i32), comm,
         |mem: &mut Memory<'_>, m: &mut State, f: &Fabric, sb, rb, n, t, op, comm| -> Started {
             let buffer = m.checked(sb, n, t)?;

@@ -4,7 +4,7 @@
 //!  Departure (source)                                   Arrival (destination)
 //!  offer ───────────────────────── MOVE ──────────────▶ loads the program, makes empty cells
 //!        ◀──────────────────────── ACCEPT or REFUSE ─── 
-//!  ahead: cells still run ──────── PAGES* ────────────▶ writes them
+//!  ahead: cells still run ──────── PAGES* ────────────▶ writes them (PACKED where the way is slow)
 //!  cells stop; hold their ranks
 //!  rest: what changed since ────── PAGES*, REST ──────▶ restores, holds the ranks
 //!        ◀──────────────────────── RESTORED ─────────── 
@@ -15,7 +15,8 @@
 //! ```
 //!
 //! Pages are known by their checksums: at first by those of a fresh instance of the module, which the destination has; then by those of what was
-//! sent. A round looks at all pages and sends those whose sum is another; the cells go on writing meanwhile, and the next round finds what they changed.
+//! sent. The first round looks at all pages and sends those whose sum is another; the cells go on writing meanwhile, and the next round looks at what was written since
+//! ([`crate::written`]; at all pages again where the kernel does not tell that).
 //! Rounds end when one was small, when they do not get smaller, or after [`ROUNDS_MAX`].
 //!
 //! What this decides: nothing but when pre-copy ends. Whether the ranks go or stay is the agents' and their hub's business.
@@ -23,12 +24,14 @@
 //! without an end: each has its limit, a short one once ranks stand still, and an [`Interrupt`] ends all of them when the move is called off.
 
 use crate::cell::{Cell, Frozen};
-use crate::control::Control;
+use crate::control::{Control, Whole};
 use crate::engine::{Engine, PAGE, Program};
 use crate::error::{Error, Result};
 use crate::link::{Interrupt, Link, Stream};
 use crate::snapshot::{changed, put_pages, write_pages};
+use crate::written::Run;
 use base::SiteId;
+use geds::Pace;
 use mpi::Rank;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -42,8 +45,18 @@ use xxhash_rust::xxh3::xxh3_128;
 pub const ROUNDS_MAX: u32 = 8;
 /// A round that sent no more than this was small.
 const SMALL: u64 = 512 << 10;
-/// Memory looked at in one go.
+/// Memory looked at in one go, and about what goes in one frame.
 const WINDOW: usize = 1 << 20;
+/// As far as there is memory.
+const EVERY_PAGE: usize = usize::MAX / PAGE;
+/// What stands before the runs in a frame of pages: the rank, and how large its memory must be for them.
+const PAGES_HEAD: usize = 12;
+/// Most bytes of runs in a frame: it is sent when it has a window, and the last piece has at most another one.
+const RUNS_MAX: usize = 3 * WINDOW;
+/// Below so many bytes per second on the wire, pages are packed (LZ4): that takes about as long as it would save at twice this.
+const PACKED_BELOW: f64 = 200e6;
+/// After a frame that hardly became smaller, so many go as they are.
+const PLAIN: u32 = 7;
 /// Until the destination has loaded (and perhaps compiled) the program.
 const ACCEPT_MAX: Duration = Duration::from_secs(120);
 /// Until it has restored the ranks, or runs them.
@@ -61,6 +74,7 @@ mod kind {
     pub const GO: u8 = 21;
     pub const DROP: u8 = 22;
     pub const RUNNING: u8 = 23;
+    pub const PACKED: u8 = 24;
 }
 
 /// What is offered to the destination.
@@ -109,36 +123,124 @@ fn unexpected(kind: u8, body: &[u8]) -> Error {
 struct Known {
     rank: Rank,
     sums: Vec<u128>,
+    /// What was written since the last round, where the kernel tells; else each round looks at all pages.
+    watch: Option<Whole>,
+}
+
+/// What goes to the destination, and how.
+struct Way {
+    stream: Stream,
+    /// For what goes ahead. While ranks stand still, nothing waits for it.
+    pace: Arc<Pace>,
+    /// The last pages went slowly enough for packing to be worth its time.
+    slow: bool,
+    /// So many frames go as they are, because the last one hardly became smaller.
+    plain: u32,
+}
+
+impl Way {
+    /// Sends a frame of pages, packed where that is sooner there. Returns its bytes on the wire.
+    fn pages(&mut self, body: &[u8], paced: bool) -> Result<u64> {
+        let packed = if self.slow && self.plain == 0 {
+            let (head, runs) = body.split_at(PAGES_HEAD);
+            let packed = [head, &(runs.len() as u32).to_le_bytes(), &lz4_flex::block::compress(runs)].concat();
+            self.plain = if packed.len() > body.len() / 10 * 9 { PLAIN } else { 0 };
+            Some(packed).filter(|_| self.plain == 0)
+        } else {
+            self.plain = self.plain.saturating_sub(1);
+            None
+        };
+        let (kind, bytes) = packed.as_deref().map_or((kind::PAGES, body), |packed| (kind::PACKED, packed));
+        let began = Instant::now();
+        if paced {
+            self.wait(self.pace.book(bytes.len() as u64, began))?;
+        }
+        self.stream.send(kind, &[bytes]).map_err(wire("send pages"))?;
+        self.slow = bytes.len() as f64 / began.elapsed().as_secs_f64() < PACKED_BELOW;
+        Ok(bytes.len() as u64)
+    }
+
+    /// For the bandwidth. Ends early, with an error, when the move is called off.
+    fn wait(&self, time: Duration) -> Result<()> {
+        let until = Instant::now() + time;
+        loop {
+            if let Some(why) = self.stream.interrupt.raised() {
+                return Err(Error::Refused(why));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(Duration::from_millis(20)));
+        }
+    }
+}
+
+/// A frame of pages that grows until it is worth sending.
+struct Frame {
+    body: Vec<u8>,
+    paced: bool,
+    /// On the wire, of all that were sent.
+    bytes: u64,
+}
+
+impl Frame {
+    fn new(paced: bool) -> Frame {
+        Frame { body: Vec::new(), paced, bytes: 0 }
+    }
+
+    fn send(&mut self, way: &mut Way) -> Result<()> {
+        if !self.body.is_empty() {
+            self.bytes += way.pages(&self.body, self.paced)?;
+            self.body.clear();
+        }
+        Ok(())
+    }
 }
 
 impl Known {
-    /// Sends the pages of `memory`, which begins at page `first`, that the destination doesn't have. Returns their bytes.
-    fn send(&mut self, stream: &mut Stream, size: u64, first: usize, memory: &[u8]) -> Result<u64> {
+    /// Adds to the frame the pages of `memory`, which begins at page `first`, that the destination doesn't have. `size`: bytes that its memory must have for them.
+    fn add(&mut self, frame: &mut Frame, way: &mut Way, size: u64, first: usize, memory: &[u8]) -> Result<()> {
         let known = self.sums.get(first..).unwrap_or_default();
         let new = changed(memory, known);
         if new.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         let end = first + memory.len() / PAGE;
         if self.sums.len() < end {
             self.sums.resize(end, xxh3_128(&[0; PAGE]));
         }
-        let mut body = Vec::with_capacity(12 + new.len() * (PAGE + 8));
-        body.extend_from_slice(&self.rank.0.to_le_bytes());
-        body.extend_from_slice(&size.to_le_bytes());
+        match frame.body.get_mut(4..PAGES_HEAD) {
+            // Its memory may have grown since the frame was begun.
+            Some(reach) => reach.copy_from_slice(&size.max(u64::from_le_bytes((&*reach).try_into().expect("eight bytes"))).to_le_bytes()),
+            None => frame.body = [&self.rank.0.to_le_bytes()[..], &size.to_le_bytes()].concat(),
+        }
         let pages: Vec<u32> = new.iter().map(|(page, _)| first as u32 + page).collect();
-        put_pages(&mut body, &pages, |page, n| &memory[(page - first) * PAGE..(page - first + n) * PAGE]);
+        put_pages(&mut frame.body, &pages, |page, n| &memory[(page - first) * PAGE..(page - first + n) * PAGE]);
         for (page, sum) in new {
             self.sums[first + page as usize] = sum;
         }
-        stream.send(kind::PAGES, &[&body]).map_err(wire("send pages"))?;
-        Ok(body.len() as u64)
+        if frame.body.len() >= WINDOW { frame.send(way) } else { Ok(()) }
+    }
+
+    /// Where to look for what the destination doesn't have, in order: as far as the kernel tells, and all that it does not.
+    fn runs(&mut self, taken: Option<io::Result<Vec<Run>>>, pages: usize) -> Vec<Run> {
+        let Some(whole) = &self.watch else { return vec![(0, pages)] };
+        let (watched, taken) = (whole.watch.pages(), taken.and_then(io::Result::ok));
+        let Some(mut runs) = taken else {
+            self.watch = None;
+            return vec![(0, pages)];
+        };
+        if watched < pages {
+            runs.push((watched, pages - watched));
+        }
+        runs
     }
 }
 
 /// The source's end.
 pub struct Departure {
-    stream: Stream,
+    way: Way,
     known: BTreeMap<u32, Known>,
     left: BTreeMap<u32, Instant>,
     stopped_at_bytes: Option<u64>,
@@ -146,9 +248,10 @@ pub struct Departure {
 }
 
 impl Departure {
-    /// Dials the destination and waits until it is ready to take pages. `interrupt` ends this and what follows, until [`Departure::go`] or
+    /// Dials the destination and waits until it is ready to take pages. `pace`: the bandwidth of what all moves together send ahead. `interrupt` ends this and what follows, until [`Departure::go`] or
     /// [`Departure::abandon`].
-    pub fn open(link: &Link, to: &SiteId, address: &str, offer: &Offer, engine: &Engine, program: &Program, interrupt: &Interrupt) -> Result<Departure> {
+    #[allow(clippy::too_many_arguments)] // whom, what, and on which conditions
+    pub fn open(link: &Link, to: &SiteId, address: &str, offer: &Offer, engine: &Engine, program: &Program, pace: &Arc<Pace>, interrupt: &Interrupt) -> Result<Departure> {
         if !program.movable() {
             return Err(program.not_movable());
         }
@@ -159,8 +262,9 @@ impl Departure {
             (kind, body) => return Err(unexpected(kind, &body)),
         }
         let base = program.base(engine)?;
-        let known = offer.ranks.iter().map(|r| (*r, Known { rank: Rank(*r), sums: base.to_vec() })).collect();
-        Ok(Departure { stream, known, left: BTreeMap::new(), stopped_at_bytes: None, figures: Figures::default() })
+        let known = offer.ranks.iter().map(|r| (*r, Known { rank: Rank(*r), sums: base.to_vec(), watch: None })).collect();
+        let way = Way { stream, pace: pace.clone(), slow: false, plain: 0 };
+        Ok(Departure { way, known, left: BTreeMap::new(), stopped_at_bytes: None, figures: Figures::default() })
     }
 
     /// Sends memory ahead while the cells run. `go_on` is asked between rounds.
@@ -172,16 +276,27 @@ impl Departure {
             let mut sent = 0;
             for (rank, control) in cells {
                 let known = self.known.get_mut(&rank.0).expect("the offer named it");
-                let mut at = 0;
-                loop {
-                    let got = control.peek(&memory, at, &mut window);
-                    if got == 0 {
-                        break;
-                    }
-                    // The destination's memory need not be as large yet as the guest's is by now.
-                    sent += known.send(&mut self.stream, at + got as u64, at as usize / PAGE, &window[..got])?;
-                    at += got as u64;
+                let mut frame = Frame::new(true);
+                if self.figures.rounds == 0 {
+                    known.watch = control.watch();
                 }
+                let taken = known.watch.as_mut().filter(|_| self.figures.rounds > 0).map(|whole| control.written(&mut whole.watch));
+                let runs = if self.figures.rounds == 0 { vec![(0, EVERY_PAGE)] } else { known.runs(taken, control.pages()) };
+                for (first, count) in runs {
+                    let (mut at, end) = ((first * PAGE) as u64, (first.saturating_add(count) as u64).saturating_mul(PAGE as u64));
+                    while at < end {
+                        let want = usize::try_from(end - at).unwrap_or(WINDOW).min(WINDOW);
+                        let got = control.peek(&memory, at, &mut window[..want]);
+                        if got == 0 {
+                            break;
+                        }
+                        // The destination's memory need not be as large yet as the guest's is by now.
+                        known.add(&mut frame, &mut self.way, at + got as u64, at as usize / PAGE, &window[..got])?;
+                        at += got as u64;
+                    }
+                }
+                frame.send(&mut self.way)?;
+                sent += frame.bytes;
             }
             self.figures.rounds += 1;
             if sent <= SMALL || sent > before / 10 * 9 {
@@ -195,8 +310,8 @@ impl Departure {
     /// Sends what is left of a stopped cell. Its rank is held from here on: [`mpi::Fabric::release`] if it is to go on here after all, or
     /// [`mpi::Fabric::depart`] when it has left.
     pub fn rest(&mut self, cell: &mut Cell) -> Result<()> {
-        self.stream.stall_max = STALL_STOPPED_MAX;
-        let at = self.stream.sent;
+        self.way.stream.stall_max = STALL_STOPPED_MAX;
+        let at = self.way.stream.sent;
         self.stopped_at_bytes.get_or_insert(at);
         let rank = cell.rank();
         self.left.insert(rank.0, cell.control().left_at().unwrap_or_else(Instant::now));
@@ -205,18 +320,26 @@ impl Departure {
         let frozen = cell.freeze()?;
         let known = self.known.get_mut(&rank.0).expect("the offer named it");
         let size = cell.memory_bytes() as u64;
-        for (i, window) in cell.memory().chunks(WINDOW).enumerate() {
-            known.send(&mut self.stream, size, i * (WINDOW / PAGE), window)?;
+        let memory = cell.memory();
+        let taken = known.watch.as_mut().map(|whole| &mut whole.watch).filter(|watch| watch.is_of(memory.as_ptr())).map(|watch| watch.take());
+        let mut frame = Frame::new(false);
+        for (first, count) in known.runs(taken, memory.len() / PAGE) {
+            let end = (first + count).min(memory.len() / PAGE);
+            for (i, window) in memory[first.min(end) * PAGE..end * PAGE].chunks(WINDOW).enumerate() {
+                known.add(&mut frame, &mut self.way, size, first + i * (WINDOW / PAGE), window)?;
+            }
         }
+        frame.send(&mut self.way)?;
+        known.watch = None;
         let body = postcard::to_allocvec(&frozen).map_err(|e| Error::Snapshot(e.to_string()))?;
-        self.stream.send(kind::REST, &[&rank.0.to_le_bytes(), &body]).map_err(wire("send a rank's state"))?;
+        self.way.stream.send(kind::REST, &[&rank.0.to_le_bytes(), &body]).map_err(wire("send a rank's state"))?;
         self.figures.state_bytes += size + body.len() as u64;
         Ok(())
     }
 
     /// Waits until the destination holds all the ranks.
     pub fn restored(&mut self) -> Result<()> {
-        match self.stream.receive(ANSWER_MAX).map_err(wire("wait for the destination to restore the ranks"))? {
+        match self.way.stream.receive(ANSWER_MAX).map_err(wire("wait for the destination to restore the ranks"))? {
             (kind::RESTORED, _) => Ok(()),
             (kind, body) => Err(unexpected(kind, &body)),
         }
@@ -226,13 +349,13 @@ impl Departure {
     /// the time to let the ranks depart from here.
     pub fn go(&mut self, epochs: &[(u32, u64)], told: impl FnOnce()) -> Result<()> {
         let body = postcard::to_allocvec(epochs).map_err(|e| Error::Refused(e.to_string()))?;
-        self.stream.interrupt = Interrupt::default();
-        let sent = self.stream.send(kind::GO, &[&body]);
+        self.way.stream.interrupt = Interrupt::default();
+        let sent = self.way.stream.send(kind::GO, &[&body]);
         self.count();
         told();
         sent.map_err(wire("tell the destination to go"))?;
         for _ in epochs {
-            let (kind, body) = self.stream.receive(ANSWER_MAX).map_err(wire("wait for the ranks to run"))?;
+            let (kind, body) = self.way.stream.receive(ANSWER_MAX).map_err(wire("wait for the ranks to run"))?;
             let rank = match (kind, <[u8; 4]>::try_from(&body[..])) {
                 (kind::RUNNING, Ok(rank)) => u32::from_le_bytes(rank),
                 _ => return Err(unexpected(kind, &body)),
@@ -245,16 +368,16 @@ impl Departure {
     }
 
     fn count(&mut self) {
-        self.figures.moved_bytes = self.stream.sent;
-        self.figures.moved_stopped_bytes = self.stopped_at_bytes.map_or(0, |at| self.stream.sent - at);
+        self.figures.moved_bytes = self.way.stream.sent;
+        self.figures.moved_stopped_bytes = self.stopped_at_bytes.map_or(0, |at| self.way.stream.sent - at);
     }
 
     /// The ranks stay here; the destination gives up what it has.
     pub fn abandon(&mut self, why: &str) {
-        self.stream.interrupt = Interrupt::default();
-        self.stream.stall_max = STALL_STOPPED_MAX;
+        self.way.stream.interrupt = Interrupt::default();
+        self.way.stream.stall_max = STALL_STOPPED_MAX;
         // It notices a closed connection as well.
-        let _ = self.stream.send(kind::DROP, &[why.as_bytes()]);
+        let _ = self.way.stream.send(kind::DROP, &[why.as_bytes()]);
         self.count();
     }
 }
@@ -314,10 +437,20 @@ impl Arrival {
             let rank = u32::from_le_bytes(rank.try_into().expect("four bytes"));
             let cell = cells.get_mut(&rank).ok_or_else(|| Error::Snapshot(format!("rank {rank} was not in the offer")))?;
             match kind {
-                kind::PAGES => {
+                kind::PAGES | kind::PACKED => {
                     let (size, runs) = body.split_at_checked(8).ok_or_else(short)?;
                     cell.reach(u64::from_le_bytes(size.try_into().expect("eight bytes")))?;
-                    write_pages(cell, runs)?;
+                    if kind == kind::PAGES {
+                        write_pages(cell, runs)?;
+                        continue;
+                    }
+                    let (length, packed) = runs.split_at_checked(4).ok_or_else(short)?;
+                    let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
+                    if length > RUNS_MAX {
+                        return Err(Error::Snapshot(format!("a frame of the migration says that it has {length} bytes of pages, and {RUNS_MAX} are the most")));
+                    }
+                    let runs = lz4_flex::block::decompress(packed, length).map_err(|e| Error::Snapshot(format!("packed pages can't be read: {e}")))?;
+                    write_pages(cell, &runs)?;
                 }
                 kind::REST => {
                     let frozen: Frozen = postcard::from_bytes(body).map_err(|e| Error::Snapshot(format!("a rank's state can't be read: {e}")))?;

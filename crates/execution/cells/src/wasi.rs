@@ -75,6 +75,7 @@ pub enum Errno {
     Pipe = 64,
     Spipe = 70,
     Srch = 71,
+    Xdev = 75,
     Notcapable = 76,
 }
 type Result<T> = std::result::Result<T, Errno>;
@@ -925,7 +926,8 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     offer!("path_rename", (fd: u32, p: u32, n: u32, fd2: u32, p2: u32, n2: u32), |m: &mut Mem, s: &mut State| {
         let (from, to) = (s.at(fd, &m.text(p, n)?)?, s.at(fd2, &m.text(p2, n2)?)?);
         if from.0 != to.0 {
-            return Err(Errno::Notsup);
+            // What copies then, as between file systems.
+            return Err(Errno::Xdev);
         }
         s.rename(from.0, &from.1, &to.1)
     });

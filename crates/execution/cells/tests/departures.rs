@@ -121,7 +121,7 @@ impl Bed {
             let link = bed.runtime.block_on(async { Link::new(site("edge"), bed.edge.dialer().unwrap()) });
             let interrupt = Interrupt::default();
             let offer = Offer { migration: 1, job: "job-1".into(), life: 0, program_sha256: bed.program.sha256.clone(), ranks: vec![0] };
-            let mut departure = Departure::open(&link, &site("cloud"), &address, &offer, &bed.engine, &bed.program, &interrupt).unwrap();
+            let mut departure = Departure::open(&link, &site("cloud"), &address, &offer, &bed.engine, &bed.program, &Arc::default(), &interrupt).unwrap();
             control.stop();
             let (mut cell, ended) = thread.join().unwrap();
             assert_eq!(ended, Ended::Stopped);

@@ -23,7 +23,7 @@ use crate::fabric::Fabric;
 use crate::memory::Memory;
 use crate::message::Rank;
 use crate::op::{self, Op};
-use crate::rank::{PROC_NULL, ROOT, Request, State, message};
+use crate::rank::{PROC_NULL, ROOT, Request, State, Together, message};
 use serde::{Deserialize, Serialize};
 use crate::window::Flavor;
 use std::collections::VecDeque;
@@ -386,12 +386,16 @@ impl Plan {
     }
 
     fn allreduce(&mut self, buf: u32, incoming: u32, op: Operator) {
-        let (n, me) = (self.size(), self.comm.me);
-        if !n.is_power_of_two() {
+        if !self.size().is_power_of_two() {
             self.reduce(0, buf, incoming, op);
             return self.bcast(0, buf);
         }
-        let mut mask = 1;
+        self.double(buf, incoming, op, 1);
+    }
+
+    /// Recursive doubling from the partner at this distance on; the number of ranks is a power of two.
+    fn double(&mut self, buf: u32, incoming: u32, op: Operator, mut mask: u32) {
+        let (n, me) = (self.size(), self.comm.me);
         while mask < n {
             let other = me ^ mask;
             // The lower rank's operand comes first on both sides: both get the same bits.
@@ -402,13 +406,29 @@ impl Plan {
             mask <<= 1;
         }
     }
+
+    /// Each rank hears of all others, directly or by those that heard before: from this distance on.
+    fn disseminate(&mut self, empty: u32, mut distance: u32) {
+        let (n, me) = (self.size(), self.comm.me);
+        while distance < n {
+            let (to, from) = (self.part((me + distance) % n, empty), self.part((me + n - distance) % n, empty));
+            self.round(Round { sends: vec![to], receives: vec![from], ..Round::default() });
+            distance *= 2;
+        }
+    }
 }
 
 impl State {
     fn plan(&mut self, comm: comm::Handle) -> Result<Plan> {
-        let starting = self.starting;
-        let c = self.comms.get_mut(comm)?;
-        let tag = starting.map_or_else(|| c.next_tag(), |(_, tag)| tag);
+        let tag = match self.starting {
+            Some((_, tag)) => tag,
+            None => self.comms.get_mut(comm)?.next_tag(),
+        };
+        self.plan_with(comm, tag)
+    }
+
+    fn plan_with(&self, comm: comm::Handle, tag: i32) -> Result<Plan> {
+        let c = self.comms.get(comm)?;
         Ok(Plan {
             comm: c.clone(),
             schedule: Schedule {
@@ -489,22 +509,33 @@ impl State {
 
     pub fn barrier(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, comm: comm::Handle) -> Result<Request> {
         let mut plan = self.plan(comm)?;
-        let (n, me) = (plan.size(), plan.comm.me);
         let empty = plan.buf(Vec::new());
         if let Some(remote) = plan.remote() {
             let all: Vec<Part> = remote.iter().map(|r| plan.whole(*r, empty)).collect();
             plan.round(Round { sends: all.clone(), receives: all, ..Round::default() });
             return self.begin(mem, fabric, plan.schedule);
         }
-        let mut distance = 1;
-        while distance < n {
-            let round = Round {
-                sends: vec![plan.part((me + distance) % n, empty)],
-                receives: vec![plan.part((me + n - distance) % n, empty)],
-                ..Round::default()
-            };
-            plan.round(round);
-            distance *= 2;
+        plan.disseminate(empty, 1);
+        self.begin(mem, fabric, plan.schedule)
+    }
+
+    /// What a collective that went the short way has left to do, because a rank is late.
+    pub fn go_on(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, together: Together) -> Result<Request> {
+        let mut plan = self.plan_with(together.comm, together.tag)?;
+        match together.sum {
+            Some(sum) => {
+                let buf = plan.buf(sum.operand().to_vec());
+                let incoming = plan.buf(vec![0; sum.operand().len()]);
+                plan.schedule.outputs.push((buf, 0, sum.into));
+                plan.double(buf, incoming, Operator::Predefined(sum.op, sum.basic), together.distance);
+            }
+            None => {
+                let empty = plan.buf(Vec::new());
+                plan.disseminate(empty, together.distance);
+            }
+        }
+        if together.sent && let Some(round) = plan.schedule.rounds.front_mut() {
+            round.sends.clear();
         }
         self.begin(mem, fabric, plan.schedule)
     }

@@ -35,7 +35,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-pub use direct::Awaited;
+pub use direct::{Awaited, Short, Together};
 pub use files::{Place, total};
 pub use onesided::Remote;
 pub use persistent::Prepared;

@@ -5,12 +5,13 @@
 use mpi::collective::Layout;
 use mpi::datatype::Buffer;
 use mpi::fabric::{Fabric, Place, Wire};
-use mpi::rank::{Mode, Prepared};
+use mpi::rank::{Mode, Prepared, Short};
 use mpi::{Memory, Message, Rank, State};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 const INT: i32 = 8;
+const SUM: i32 = 3;
 
 /// Several agents in one process. A third of the frames between them is lost, a third doubled, all are delayed and shuffled.
 struct Net {
@@ -308,6 +309,93 @@ fn collectives_while_ranks_move() {
     for seed in 1..=6 {
         run(2, 5, 10, seed, collectives);
     }
+}
+
+/// The short ways where they are to be had, and now and then the general one for the same call, as each rank likes: who goes which way must not matter to the others.
+fn short_ways(cell: &mut Cell) {
+    let (me, n) = (cell.state.me.0 as i32, cell.net.at.len() as i32);
+    let mut short = [0; 4];
+    for round in 0..60 {
+        // Around a ring: to the next, from the one before.
+        let (next, before) = ((me + 1) % n, (me + n - 1) % n);
+        cell.put(0, &[me, round]);
+        let f = cell.fabric();
+        let direct = cell.random.random_bool(0.8);
+        if direct && cell.state.send_now(&Memory::Own(&mut cell.mem), &f, 0, 2, INT, next, round, 1) {
+            short[0] += 1;
+        } else {
+            let r = cell.state.send(&mut Memory::Own(&mut cell.mem), &f, Cell::ints(0, 2), next, round, 1, Mode::Standard).unwrap();
+            cell.wait(r);
+        }
+        cell.put(64, &[-1, -1]);
+        let f = cell.fabric();
+        let awaited = cell.state.next(&Memory::Own(&mut cell.mem), &f, 64, 4, INT, before, if round % 2 == 0 { round } else { -1 }, 1);
+        let got = awaited.filter(|_| direct).and_then(|awaited| {
+            let mut looks = std::iter::repeat_with(|| {
+                std::thread::yield_now();
+                f.next_is_there(awaited.src, cell.state.me)
+            });
+            looks.by_ref().take(1000).find(|there| *there)?;
+            cell.state.receive_next(&mut Memory::Own(&mut cell.mem), &f, &awaited)
+        });
+        let status = match got {
+            Some(status) => {
+                short[1] += 1;
+                status
+            }
+            None => {
+                let r = cell.state.receive(&mut Memory::Own(&mut cell.mem), &f, Cell::ints(64, 4), before, round, 1).unwrap();
+                cell.wait(r)
+            }
+        };
+        assert_eq!((status.source, status.tag, status.bytes, cell.get(64, 2)), (before, round, 8, vec![before, round]));
+
+        // A sum, and now and then a barrier, each with whoever is late.
+        cell.put(128, &[me + round, 1]);
+        let direct = cell.random.random_bool(0.8);
+        for sum in [true, round % 3 == 0] {
+            let f = cell.fabric();
+            let mem = Memory::Own(&mut cell.mem);
+            let begun = if !direct { None } else if sum { cell.state.allreduce_now(&mem, 128, 192, 2, INT, SUM, 1) } else { cell.state.barrier_now(1) };
+            let Some(mut together) = begun else {
+                let mem = &mut Memory::Own(&mut cell.mem);
+                let r = if sum { cell.state.reduce(mem, &f, Cell::ints(128, 2), 192, SUM, None, 1) } else { cell.state.barrier(mem, &f, 1) };
+                cell.wait(r.unwrap());
+                continue;
+            };
+            let mut patience = cell.random.random_range(0..300);
+            loop {
+                match cell.state.advance_now(&mut Memory::Own(&mut cell.mem), &f, &mut together) {
+                    Short::Done => {
+                        short[2] += 1;
+                        break;
+                    }
+                    Short::Waits(_) if patience > 0 => {
+                        patience -= 1;
+                        std::thread::yield_now();
+                    }
+                    Short::Waits(_) | Short::Late => {
+                        short[3] += 1;
+                        let r = cell.state.go_on(&mut Memory::Own(&mut cell.mem), &f, together).unwrap();
+                        cell.wait(r);
+                        break;
+                    }
+                }
+            }
+        }
+        assert_eq!(cell.get(192, 2), [n * (n - 1) / 2 + n * round, n], "round {round}");
+    }
+    println!("rank {me}: {} sends, {} receives and {} collectives the short way, {} half of it", short[0], short[1], short[2], short[3]);
+    assert!(short[0] > 0, "no way was short");
+}
+
+#[test]
+fn short_ways_and_general_ones_meet() {
+    for seed in 1..=4 {
+        run(1, 4, 0, seed, short_ways);
+        run(2, 4, 10, seed, short_ways);
+    }
+    run(1, 2, 0, 5, short_ways);
 }
 
 /// An operation whose order matters, two sides that speak with each other, and duplicates that are made at the same time.

@@ -67,5 +67,5 @@ pub use peer::{ALPN, Download, PeerClient, Range};
 pub use second::SecondCopy;
 pub use shared::{Shared, SharedOptions};
 pub use persist::{AzureOptions, GsOptions, Persist, S3Options, Secret};
-pub use spill::{BucketPolicy, Lifetime, Mode, Place, SpillOptions};
+pub use spill::{BucketPolicy, Lifetime, Mode, Pace, Place, SpillOptions};
 pub use writer::{SealedHere, Writer};

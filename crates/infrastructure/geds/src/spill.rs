@@ -220,19 +220,21 @@ struct Failed {
     rests_until: Option<Instant>,
 }
 
-/// A bandwidth: who wants to send is told when.
-#[derive(Debug)]
-pub(crate) struct Pace {
+/// A bandwidth: who wants to send is told when. Also that of what moves of cells send ahead.
+#[derive(Debug, Default)]
+pub struct Pace {
     bytes_per_second: Option<u64>,
     free_at: Mutex<Option<Instant>>,
 }
 
 impl Pace {
+    /// `None`: as fast as it goes.
     pub fn new(bytes_per_second: Option<u64>) -> Pace {
         Pace { bytes_per_second, free_at: Mutex::new(None) }
     }
 
-    fn book(&self, bytes: u64, now: Instant) -> Duration {
+    /// How long to wait before `bytes` are sent, which are counted from now on.
+    pub fn book(&self, bytes: u64, now: Instant) -> Duration {
         let Some(rate) = self.bytes_per_second else { return Duration::ZERO };
         let mut free_at = self.free_at.lock().unwrap_or_else(|e| e.into_inner());
         let start = free_at.map_or(now, |at| at.max(now));
@@ -241,7 +243,7 @@ impl Pace {
     }
 
     /// How long `bytes` take at most, with what was booked before.
-    pub fn at_most(&self, bytes: u64) -> Duration {
+    pub(crate) fn at_most(&self, bytes: u64) -> Duration {
         let Some(rate) = self.bytes_per_second else { return Duration::ZERO };
         let free_at = self.free_at.lock().unwrap_or_else(|e| e.into_inner());
         let before = free_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
@@ -249,7 +251,7 @@ impl Pace {
     }
 
     /// Waits until `bytes` may be sent. What was booked before is waited for, so the mean over time is the bandwidth.
-    pub async fn wait(&self, bytes: u64) {
+    pub(crate) async fn wait(&self, bytes: u64) {
         let wait = self.book(bytes, Instant::now());
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;

@@ -88,7 +88,16 @@ pub struct Rank {
     /// What has made its code, one of [`TIERS`]; empty until it runs.
     #[serde(default)]
     pub tier: String,
-    /// With whom it has exchanged most, as its agent said last. Not kept: `/v1/ranks` tells of those that run.
+    /// Share of the time that it waited in calls, 0 to 1, as its agent said last. This and what follows is not kept: `/v1/ranks` tells of those that run.
+    #[serde(skip)]
+    pub waiting: f64,
+    /// How long it took last to leave its work when it was asked to; 0: never here.
+    #[serde(skip)]
+    pub stopped_after_ms: f64,
+    /// Of the pages that it writes, estimated.
+    #[serde(skip)]
+    pub written_bytes_per_second: f64,
+    /// With whom it has exchanged most.
     #[serde(skip)]
     pub peers: Arc<[Peer]>,
 }
@@ -233,6 +242,8 @@ impl Rank {
         self.memory_bytes = load.memory_bytes;
         (self.sent, self.received) = (load.sent, load.received);
         (self.sent_bytes, self.received_bytes) = (load.sent_bytes, load.received_bytes);
+        (self.waiting, self.stopped_after_ms) = (finite(load.waiting), finite(load.stopped_after_ms));
+        self.written_bytes_per_second = finite(load.written_bytes_per_second);
         let peer = |t: &Traffic| Peer { rank: t.rank, sent: t.sent, received: t.received, sent_bytes: t.sent_bytes, received_bytes: t.received_bytes };
         self.peers = load.peers.iter().take(PEERS_MAX).map(peer).collect();
     }
@@ -255,6 +266,9 @@ impl Job {
             sent_bytes: 0,
             received_bytes: 0,
             tier: String::new(),
+            waiting: 0.0,
+            stopped_after_ms: 0.0,
+            written_bytes_per_second: 0.0,
             peers: Arc::default(),
         };
         Job {

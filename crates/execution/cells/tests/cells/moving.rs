@@ -49,7 +49,7 @@ pub fn the_fast_engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     // LLVM takes its time, so what it has made is kept between tests, and between runs.
     let cache = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("fast").into());
-    ENGINE.get_or_init(|| Engine::new(&engine::Options { cells_max: 64, cache, tier: Tier::Fast }).unwrap())
+    ENGINE.get_or_init(|| Engine::new(&engine::Options { cells_max: 64, cache, tier: Tier::Fast, ..Default::default() }).unwrap())
 }
 
 pub fn the_interpreter() -> &'static Engine {

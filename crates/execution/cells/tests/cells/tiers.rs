@@ -197,3 +197,20 @@ fn code_that_was_made_elsewhere_is_taken_from_the_cache() {
         assert_eq!(std::fs::read(cache.join(&name)).unwrap(), file);
     }
 }
+
+/// Each function lies where this process has code that it may run.
+#[test]
+fn perf_is_told_what_functions_are_called() {
+    let wasm = compile(&programs().join("prints.c"));
+    let engine = Engine::new(&engine::Options { cells_max: 2, perf_map: true, ..Default::default() }).unwrap();
+    let program = engine.load(&wasm).unwrap();
+    let told = std::fs::read_to_string(format!("/tmp/perf-{}.map", std::process::id())).unwrap();
+    let line = told.lines().find(|line| line.contains(" _start [")).unwrap_or_else(|| panic!("no _start among {told}"));
+    let mut words = line.split(' ').map(|word| usize::from_str_radix(word, 16));
+    let (Some(Ok(from)), Some(Ok(len))) = (words.next(), words.next()) else { panic!("{line}") };
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let code = maps.lines().filter(|line| line.contains(" r-x")).filter_map(|line| line.split_once(' ')?.0.split_once('-'));
+    let mut code = code.map(|(from, to)| [from, to].map(|at| usize::from_str_radix(at, 16).unwrap()));
+    assert!(len > 0 && code.any(|[first, end]| first <= from && from + len <= end), "{line} is not in\n{maps}");
+    drop(program);
+}

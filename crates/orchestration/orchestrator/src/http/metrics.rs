@@ -39,6 +39,9 @@ fn of_ranks(out: &mut String, loads: &[Load]) {
     each("rank_cpu_used_cores", "cores that a running rank got", |l| l.cpu_used);
     each("rank_cpu_wanted_cores", "cores that a running rank got or stood ready for", |l| l.cpu_wanted);
     each("rank_memory_bytes", "linear memory of a running rank", |l| l.memory_bytes as f64);
+    each("rank_waiting_ratio", "share of the last second that a running rank waited in calls", |l| l.waiting);
+    each("rank_stopped_after_ms", "from being asked to stop to leaving its work, the last time; 0 if never", |l| l.stopped_after_ms);
+    each("rank_written_bytes_per_second", "of the pages that a running rank writes, estimated", |l| l.written_bytes_per_second);
     each("rank_sent_messages_total", "messages that a running rank has sent", |l| l.sent as f64);
     each("rank_sent_bytes_total", "bytes in the messages that a running rank has sent", |l| l.sent_bytes as f64);
     each("rank_received_messages_total", "messages that a running rank has received", |l| l.received as f64);

@@ -45,6 +45,12 @@ pub struct Load {
     pub moves: u32,
     /// What has made its code: `quick` or `fast`; empty until it runs.
     pub tier: String,
+    /// Share of the last second that its first thread waited in calls for others, 0 to 1.
+    pub waiting: f64,
+    /// Milliseconds from being asked to stop to leaving its work, the last time where it runs now; 0 if never.
+    pub stopped_after_ms: f64,
+    /// Bytes per second of the pages that it writes: each page counts once in a second. Estimated from a part of its memory.
+    pub written_bytes_per_second: f64,
 }
 
 /// By job and rank; of one job, if it is named.
@@ -72,6 +78,9 @@ pub fn list(world: &World, only: Option<u64>) -> Vec<Load> {
             // The first epoch is that of the start.
             moves: u32::try_from(r.epoch.saturating_sub(1)).unwrap_or(u32::MAX),
             tier: r.tier.clone(),
+            waiting: r.waiting,
+            stopped_after_ms: r.stopped_after_ms,
+            written_bytes_per_second: r.written_bytes_per_second,
         })
     })
     .collect()

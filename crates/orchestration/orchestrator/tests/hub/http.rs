@@ -238,6 +238,9 @@ async fn what_ranks_use_and_exchange_is_told_while_they_run() {
         received_bytes: 7 * n,
         doing: "MPI_Recv".into(),
         tier: "fast".into(),
+        waiting: 0.25,
+        stopped_after_ms: 1.5,
+        written_bytes_per_second: f64::NAN,
         peers: vec![orchestrator::proto::Traffic { rank: 1 - rank, sent: 2 * n, sent_bytes: 200 * n, received: n, received_bytes: 7 * n }],
     };
     *edge.report.lock().unwrap() = orchestrator::proto::Telemetry { ranks: vec![load(0, 1), load(1, 10)], ..Default::default() };
@@ -253,7 +256,7 @@ async fn what_ranks_use_and_exchange_is_told_while_they_run() {
     let first = json!({
         "job": "job-1", "name": "veg", "tenant": "default", "np": 2, "rank": 0, "site": "edge", "state": "running", "doing": "MPI_Recv",
         "cpu_used": 0.5, "cpu_wanted": 0.75, "memory_bytes": 65536, "sent": 3, "received": 1, "sent_bytes": 300, "received_bytes": 7,
-        "peers": [{"rank": 1, "sent": 2, "received": 1, "sent_bytes": 200, "received_bytes": 7}], "moves": 0, "tier": "fast",
+        "peers": [{"rank": 1, "sent": 2, "received": 1, "sent_bytes": 200, "received_bytes": 7}], "moves": 0, "tier": "fast", "waiting": 0.25, "stopped_after_ms": 1.5, "written_bytes_per_second": 0.0,
     });
     assert_eq!(told[0], first);
     assert_eq!(web.json("/v1/ranks").await, told);
@@ -271,6 +274,8 @@ async fn what_ranks_use_and_exchange_is_told_while_they_run() {
         "cloudskin_orchestrator_rank_sent_bytes_total{job=\"job-1\",rank=\"1\"} 3000",
         "cloudskin_orchestrator_rank_received_messages_total{job=\"job-1\",rank=\"0\"} 1",
         "cloudskin_orchestrator_rank_cpu_wanted_cores{job=\"job-1\",rank=\"0\"} 0.75",
+        "cloudskin_orchestrator_rank_waiting_ratio{job=\"job-1\",rank=\"1\"} 0.25",
+        "cloudskin_orchestrator_rank_stopped_after_ms{job=\"job-1\",rank=\"0\"} 1.5",
         "cloudskin_orchestrator_pair_sent_messages_total{job=\"job-1\",from=\"1\",to=\"0\"} 20",
         "cloudskin_orchestrator_pair_sent_bytes_total{job=\"job-1\",from=\"0\",to=\"1\"} 200",
     ] {
