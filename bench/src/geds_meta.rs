@@ -1,18 +1,23 @@
 //! `geds-meta`: the namenode in a process of its own, asked over its UNIX socket.
 //!
 //! A million durable creates and as many lookups, pipelined by tasks that each wait for their answer; the memory of the process before and after; one lookup at a
-//! time against a bare round trip of as many bytes over a socket of the same process, alternately.
+//! time against a bare round trip of as many bytes over a socket of the same process, alternately. Then both are started again: the namenode, and a node with a million objects.
 
 use crate::{figure, median};
 use anyhow::{Context, Result, ensure};
-use base::SiteId;
-use geds::{BucketName, Caller, Catalog, Key, Namenode, NewObject, ObjectId, RemoteCatalog};
+use base::{
+    SiteId,
+    identity::{Authority, site_name},
+    unit::Bytes,
+};
+use geds::{BucketName, Caller, Catalog, Key, Namenode, NewObject, Node, ObjectId, Options, RemoteCatalog};
 use serde_json::Value;
 use std::{
     io::{Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -187,5 +192,49 @@ pub fn geds_meta() -> Result<Vec<Value>> {
     let restart = start.elapsed().as_secs_f64();
     figures.push(figure("geds-meta.restart-after-kill", "s", "<= 3", restart, None, 1, restart <= 3.0));
     drop(server);
+    figures.push(node_restart()?);
     Ok(figures)
+}
+
+/// A node with as many small objects is started again: its journal, and what the namenode says of each of them, are read before it answers.
+fn node_restart() -> Result<Value> {
+    let folder = tempfile::tempdir_in(crate::root().join("target"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let (bucket, site) = (BucketName::new("data")?, SiteId::new("edge")?);
+    let dialer = Authority::open(&folder.path().join("ca"))?.issue(&site_name(&site))?.dialer()?;
+    let open = |namenode: &Namenode| {
+        let options = Options {
+            site: site.clone(),
+            folder: folder.path().join("edge"),
+            limit: Bytes(4 << 30),
+            dialer: dialer.clone(),
+            catalog: Arc::new(namenode.clone()),
+            persist: None,
+            address: String::new(),
+        };
+        runtime.block_on(Node::open(options))
+    };
+    let namenode = runtime.block_on(Namenode::open(folder.path().join("names")))?;
+    runtime.block_on(namenode.create_bucket(&bucket))?;
+    let node = open(&namenode)?;
+    let blocking = node.blocking();
+    for n in 0..KEYS {
+        let mut writer = blocking.create(&bucket, &name(n))?;
+        writer.write_at(0, &(n as u64).to_le_bytes())?;
+        drop(writer.seal_here()?); // published behind this
+    }
+    runtime.block_on(node.settle());
+    drop((node, blocking));
+    // The tasks of the one before end a moment after it.
+    let end = Instant::now() + Duration::from_secs(60);
+    let (node, restart) = loop {
+        let start = Instant::now();
+        match open(&namenode) {
+            Err(geds::Error::BadValue { what: "folder", .. }) if Instant::now() < end => std::thread::sleep(Duration::from_millis(10)),
+            opened => break (opened?, start.elapsed().as_secs_f64()),
+        }
+    };
+    let last = node.blocking().open(&bucket, &name(KEYS - 1))?;
+    ensure!(last.bytes() == (KEYS as u64 - 1).to_le_bytes(), "an object is another after the restart");
+    Ok(figure("geds-meta.node-restart", "s", "<= 3", restart, None, KEYS, restart <= 3.0))
 }

@@ -1,7 +1,8 @@
 //! The object store between its tiers: another node beside a bare socket and `sendfile`, a spill that must not be felt, an outage of the store behind it, and what encryption costs.
 //!
 //! All is on one machine: the "network" is loopback, the two nodes and their peers share its processors, and the persistency tier is a folder in memory (`/dev/shm`) where there is one, so that
-//! it does not share the disk. The outage is the published experiment at 1:10 (161 MB of cache and 537 MB of store, 15 MB/s).
+//! it does not share the disk. The outage is the published experiment at 1:10 (161 MB of cache and 537 MB of store, 15 MB/s), or with `CLOUDSKIN_BENCH_FULL=1` at its full size, with SeaweedFS as the
+//! store, which has what processor time others leave of one core.
 
 use crate::{
     figure,
@@ -14,8 +15,8 @@ use base::{
     identity::{Authority, peer_name, site_name},
     unit::Bytes,
 };
-use geds::{ALPN, Blocking, BucketName, BucketPolicy, Catalog, Key, Mode, Namenode, Node, Options, PeerClient, Persist, Range, RestKey, SpillOptions, Tuning};
-use serde_json::Value;
+use geds::{ALPN, Blocking, BucketName, BucketPolicy, Catalog, Key, Mode, Namenode, Node, Options, PeerClient, Persist, Range, RestKey, S3Options, Secret, SpillOptions, Tuning};
+use serde_json::{Value, json};
 use std::{
     fs::{self, File},
     io::{Read, Write},
@@ -60,10 +61,14 @@ impl Ground {
 
     /// A node that serves peers, and its address.
     fn node(&self, name: &str, limit: u64, persist: bool, tuning: Tuning) -> Result<(Node, String)> {
+        let persist = persist.then(|| Persist::folder(self.store())).transpose()?;
+        self.node_with(name, limit, persist, tuning)
+    }
+
+    fn node_with(&self, name: &str, limit: u64, persist: Option<Persist>, tuning: Tuning) -> Result<(Node, String)> {
         let site = SiteId::new(name)?;
         let own = self.authority.issue(&site_name(&site))?;
         let (dialer, acceptor) = (own.dialer()?, own.acceptor(&[ALPN])?);
-        let persist = persist.then(|| Persist::folder(self.store())).transpose()?;
         self.runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
             let address = listener.local_addr()?.to_string();
@@ -336,18 +341,84 @@ pub fn spill() -> Result<Vec<Value>> {
     Ok(out)
 }
 
-/// The store behind is gone while 15 MB/s come in: how long until a writer is refused, and what becomes of it all afterwards.
+/// PUTs of the same bytes by plain HTTP over so many connections, and, if they are read back, GETs of them. Bytes per second.
+fn bare_puts(endpoint: &str, run: &str, objects: u64, content: &[u8], connections: u64, read_back: bool) -> Result<f64> {
+    let address = endpoint.strip_prefix("http://").context("the server speaks plain HTTP")?;
+    let call = |socket: &mut TcpStream, head: String, body: &[u8], into: &mut Vec<u8>| -> Result<usize> {
+        socket.write_all(head.as_bytes())?;
+        socket.write_all(body)?;
+        into.clear();
+        let mut piece = [0; 64 << 10];
+        let mut end = None;
+        loop {
+            if let Some((at, len)) = end
+                && into.len() >= at + len
+            {
+                return Ok(len);
+            }
+            match socket.read(&mut piece)? {
+                0 => bail!("the S3 server hung up"),
+                n => into.extend_from_slice(&piece[..n]),
+            }
+            if end.is_none()
+                && let Some(at) = into.windows(4).position(|w| w == b"\r\n\r\n")
+            {
+                let head = String::from_utf8_lossy(&into[..at]).to_lowercase();
+                ensure!(head.starts_with("http/1.1 200"), "the S3 server said: {head}");
+                let len = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok()).unwrap_or(0);
+                end = Some((at + 4, len));
+            }
+        }
+    };
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let all: Vec<_> = (0..connections)
+            .map(|first| {
+                scope.spawn(move || -> Result<()> {
+                    let (mut socket, mut answer) = (TcpStream::connect(address)?, Vec::new());
+                    socket.set_nodelay(true)?;
+                    for n in (first..objects).step_by(connections as usize) {
+                        let path = format!("/bench/{run}/{n} HTTP/1.1\r\nHost: {address}\r\nContent-Length:");
+                        call(&mut socket, format!("PUT {path} {}\r\n\r\n", content.len()), content, &mut answer)?;
+                        if read_back {
+                            let len = call(&mut socket, format!("GET {path} 0\r\n\r\n"), b"", &mut answer)?;
+                            ensure!(answer[answer.len() - len..] == *content, "{run}/{n} came back as something else");
+                        }
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        all.into_iter().try_for_each(|one| one.join().expect("a thread of the benchmark panicked"))
+    })?;
+    Ok((objects * content.len() as u64) as f64 / start.elapsed().as_secs_f64())
+}
+
+/// A real S3 server is killed while 15 MB/s come in: how long until a writer is refused, how fast all of it goes there when the server is back, and what becomes of it.
 pub fn outage() -> Result<Vec<Value>> {
-    const LIMIT: u64 = (161 + 537) * MB;
     const OBJECT: usize = 1 << 20;
+    const CONNECTIONS: u64 = 4;
+    let limit = (161 + 537) * MB * crate::times();
     let ground = Ground::new()?;
+    let there = if crate::times() > 1 { ground.disk.path() } else { ground.memory.path() }.join("s3");
+    fs::create_dir(&there)?;
+    let Some((mut s3, _)) = crate::stream_life::s3(&there)? else {
+        return Ok(vec![json!({"name": "geds-outage", "not_run": "the S3 server is missing; setup/setup.sh test installs it"})]);
+    };
+    let options = S3Options {
+        endpoint: Some(s3.endpoint.clone()),
+        bucket: "bench".into(),
+        access_key: Secret::new("benchkey"),
+        secret_key: Secret::new("benchsecret"),
+        path_style: true,
+        allow_http: true,
+        ..S3Options::default()
+    };
     let policy = BucketPolicy { mode: Mode::WriteBehind, ..BucketPolicy::default() };
     let tuning = Tuning { wait: Duration::ZERO, policy, ..Tuning::default() };
-    let (edge, _) = ground.node("edge", LIMIT, true, tuning)?;
-    let (node, store) = (edge.blocking(), ground.store());
-    // A file where the folder should be: each upload fails.
-    let objects = store.join("objects");
-    fs::write(&objects, b"out of order")?;
+    let (edge, _) = ground.node_with("edge", limit, Some(Persist::s3(options)?), tuning)?;
+    let node = edge.blocking();
+    s3.stop()?;
     let content = data(6, OBJECT);
     let (start, mut n) = (Instant::now(), 0u64);
     let stall = loop {
@@ -362,26 +433,17 @@ pub fn outage() -> Result<Vec<Value>> {
         };
         n += 1;
     };
-    let capacity = LIMIT as f64 / INGEST as f64;
+    let capacity = limit as f64 / INGEST as f64;
     let mut out = vec![figure("geds-outage.stall", "s", "ratio >= 0.95", stall, Some(capacity), 1, stall / capacity >= 0.95)];
-    fs::remove_file(&objects)?;
+    s3.start_again()?;
     let start = Instant::now();
-    ground.runtime.block_on(edge.flush(&ground.bucket, "", Duration::from_secs(300)))?;
+    ground.runtime.block_on(edge.flush(&ground.bucket, "", Duration::from_secs(300 * crate::times())))?;
     let ours = (n * OBJECT as u64) as f64 / start.elapsed().as_secs_f64() / 1e6;
-    // The same bytes by plain files: written, synced, read back.
-    let beside = ground.memory.path().join("beside");
-    fs::create_dir(&beside)?;
-    let start = Instant::now();
-    for n in 0..n {
-        let path = beside.join(n.to_string());
-        let mut file = File::create(&path)?;
-        file.write_all(&content)?;
-        file.sync_all()?;
-        ensure!(fs::read(&path)?.len() == OBJECT, "a file is not what was written");
-    }
-    let plain = (n * OBJECT as u64) as f64 / start.elapsed().as_secs_f64() / 1e6;
-    fs::remove_dir_all(&beside)?;
-    out.push(figure("geds-outage.drain", "MB/s", "ratio >= 0.9", ours, Some(plain), n as usize, ours / plain >= 0.9));
+    let puts = bare_puts(&s3.endpoint, "puts", n, &content, CONNECTIONS, false)? / 1e6;
+    out.push(figure("geds-outage.drain", "MB/s", "ratio >= 0.9", ours, Some(puts), n as usize, ours / puts >= 0.9));
+    // What goes there is read back before anybody relies on it: the same without this store.
+    let verified = bare_puts(&s3.endpoint, "verified", n, &content, CONNECTIONS, true)? / 1e6;
+    out.push(figure("geds-outage.drain.read-back", "MB/s", "reported", ours, Some(verified), n as usize, true));
     // Every byte is what it was, here and from the store alone.
     ground.runtime.block_on(edge.spill(&ground.bucket, ""))?;
     let mut equal = 0;

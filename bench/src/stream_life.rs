@@ -230,21 +230,21 @@ pub fn scale() -> Result<Vec<Value>> {
 }
 
 /// An S3 server that can be stopped and started again, with what it has.
-struct S3 {
+pub struct S3 {
     command: Command,
-    endpoint: String,
+    pub endpoint: String,
     running: Running,
 }
 
 impl S3 {
     /// Kills it, as an outage would: connections break, and no new one is taken.
-    fn stop(&mut self) -> Result<()> {
+    pub fn stop(&mut self) -> Result<()> {
         self.running.0.kill()?;
         self.running.0.wait()?;
         Ok(())
     }
 
-    fn start_again(&mut self) -> Result<()> {
+    pub fn start_again(&mut self) -> Result<()> {
         self.running = Running(self.command.spawn()?);
         self.wait()
     }
@@ -264,8 +264,8 @@ impl S3 {
     }
 }
 
-/// An S3 server with an empty bucket, and what a stream server must have in its environment for it.
-fn s3(folder: &Path) -> Result<Option<(S3, Vec<(String, String)>)>> {
+/// An S3 server with an empty bucket `bench`, and what a program must have in its environment for it. Who shows no key may write, too.
+pub fn s3(folder: &Path) -> Result<Option<(S3, Vec<(String, String)>)>> {
     let weed = crate::root().join(".setup/venv/bin/weed");
     if !weed.exists() {
         return Ok(None);
@@ -276,14 +276,15 @@ fn s3(folder: &Path) -> Result<Option<(S3, Vec<(String, String)>)>> {
         ports.push(listener?.local_addr()?.port());
     }
     std::fs::create_dir_all(folder.join("data"))?;
-    let users = json!({"identities": [{"name": "bench", "credentials": [{"accessKey": "benchkey", "secretKey": "benchsecret"}], "actions": ["Admin", "Read", "List", "Tagging", "Write"]}]});
+    let users = json!({"identities": [{"name": "bench", "credentials": [{"accessKey": "benchkey", "secretKey": "benchsecret"}], "actions": ["Admin", "Read", "List", "Tagging", "Write"]},
+        {"name": "anonymous", "actions": ["Read", "List", "Write"]}]});
     std::fs::write(folder.join("users.json"), users.to_string())?;
     let path = |name: &str| folder.join(name).display().to_string();
     // It stands for another machine.
     let core = (cores() - 1).to_string();
     let mut command = Command::new("chrt");
     command.args(["--idle", "0", "taskset", "-c", &core]).arg(weed);
-    command.args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false", "-master.volumeSizeLimitMB=256", "-volume.max=16"]);
+    command.args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false", "-master.volumeSizeLimitMB=256", "-volume.max=64"]);
     command.args([format!("-dir={}", path("data")), format!("-s3.config={}", path("users.json")), format!("-filer.localSocket={}", path("filer")), format!("-s3.localSocket={}", path("s3"))]);
     for (i, name) in ["master.port", "volume.port", "filer.port", "s3.port", "master.port.grpc", "volume.port.grpc", "filer.port.grpc", "s3.port.grpc"].iter().enumerate() {
         command.arg(format!("-{name}={}", ports[i]));
@@ -406,7 +407,7 @@ pub fn outage() -> Result<Vec<Value>> {
     let Some((mut s3, environment)) = s3(folder.path())? else {
         return Ok(vec![json!({"name": "stream-outage", "not_run": "the S3 server is missing; setup/setup.sh test installs it"})]);
     };
-    let times = if std::env::var("CLOUDSKIN_BENCH_FULL").is_ok_and(|v| v == "1") { 10 } else { 1 };
+    let times = crate::times();
     let (beside, log, limit) = (folder.path().join("overflow").display().to_string(), format!("{}MB", 150 * times), format!("{}MB", 500 * times));
     let options = ["--long-term", "s3:bench", "--backlog", log.as_str(), "--overflow", beside.as_str(), "--overflow-limit", limit.as_str()];
     let (server, address) = crate::streams::serve_with(&folder.path().join("ours"), &options, &environment)?;

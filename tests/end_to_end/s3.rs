@@ -68,6 +68,17 @@ impl S3 {
         }
     }
 
+    /// SIGSTOP, or on with it: connections are taken by the kernel, and nobody answers.
+    fn hang(&self, hang: bool) {
+        let pid = self.server.as_ref().unwrap().id().to_string();
+        run(Command::new("kill").args([if hang { "-STOP" } else { "-CONT" }, &pid]));
+    }
+
+    /// The headers of an object.
+    fn head(&self, key: &str) -> String {
+        self.curl(&["-I"], &format!("/{key}")).to_lowercase()
+    }
+
     fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.ports[3])
     }
@@ -168,6 +179,14 @@ fn a_spilled_object_is_an_ordinary_s3_object_and_is_read_from_there() {
         platform.ok(&["store", "spill", &format!("data/{key}")]);
         assert_eq!(whereabouts(&platform, "data", key), (vec![], true));
     }
+    // Each says what it is of, also the one that went up in parts.
+    let mut described: Vec<String> = s3.keys().iter().map(|key| {
+        let head = s3.head(key);
+        let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(&format!("x-amz-meta-{name}: "))).unwrap_or_else(|| panic!("no {name} in {head}")).to_string();
+        format!("{}/{}", field("bucket"), field("key"))
+    }).collect();
+    described.sort();
+    assert_eq!(described, ["data/empty", "data/large", "data/small"]);
     assert!(s3.contents() == objects.map(|(_, content)| content.to_vec()), "what S3 has is not what was put: {:?}", s3.keys());
     platform.wait("the edge to free its copies", |_| disk_bytes(&edge) < before + 1024);
 
@@ -220,13 +239,50 @@ fn without_s3_nothing_is_lost() {
     assert_eq!(get(&platform, "data/kept"), b"the only copy");
 }
 
+/// The server is stopped in the middle of work: it takes connections and says nothing. What is written meanwhile is here, and goes there when the server goes on.
+#[test]
+fn an_s3_that_hangs_is_given_a_rest_and_catches_up() {
+    let s3 = S3::start();
+    let platform = Platform::start_with(|up| {
+        up.envs(s3.environment(SECRET)).env("CLOUDSKIN_GEDS__MODE", "write-behind").env("CLOUDSKIN_GEDS__PERSIST_TIMEOUT", "2s");
+    });
+    let up: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(platform.data().join("up.json")).unwrap()).unwrap();
+    let metrics = || {
+        let token = std::fs::read_to_string(up["token_file"].as_str().unwrap()).unwrap();
+        let url = format!("http://{}/v1/sites/edge/metrics", up["http"].as_str().unwrap());
+        run(Command::new("curl").args(["-fsS", "--noproxy", "*", "-m", "60", "-H", &format!("Authorization: Bearer {}", token.trim()), &url]))
+    };
+    let figure = |name: &str| {
+        let text = metrics();
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse::<u64>().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
+    };
+    put(&platform, "data/before", b"before");
+    platform.wait("the first upload", |_| whereabouts(&platform, "data", "before").1);
+    s3.hang(true);
+    let contents: Vec<Vec<u8>> = (1..=6u8).map(|n| vec![n; 100_000 * n as usize]).collect();
+    for (n, content) in contents.iter().enumerate() {
+        put(&platform, &format!("data/{n}"), content);
+    }
+    platform.wait("the store to be given a rest", |_| figure("cloudskin_geds_spill_breaker_open") == 1);
+    assert_eq!(figure("cloudskin_geds_spill_queue"), 6);
+    for (n, content) in contents.iter().enumerate() {
+        assert_eq!(whereabouts(&platform, "data", &n.to_string()), (vec!["edge".to_string()], false));
+        assert!(get(&platform, &format!("data/{n}")) == *content, "{n} is here");
+    }
+    s3.hang(false);
+    platform.wait("all to be uploaded", |_| figure("cloudskin_geds_spill_queue") == 0 && figure("cloudskin_geds_spill_breaker_open") == 0);
+    let mut there = s3.contents();
+    assert_eq!(there.remove(0), b"before");
+    assert!(there == contents, "what S3 has is not what was put: {:?}", s3.keys());
+}
+
 #[test]
 fn a_wrong_secret_frees_nothing_and_is_not_printed() {
     let s3 = S3::start();
     let platform = s3.platform("not-the-secret");
     put(&platform, "data/kept", b"here");
     let (said, _) = platform.fails(&["store", "spill", "data/kept"]);
-    assert!(said.contains("persistency tier"), "{said}");
+    assert!(said.contains("data/kept") && said.contains("persistency tier"), "{said}");
     assert!(!format!("{said}{}", platform.logs()).contains("not-the-secret"), "{said}");
     assert_eq!(whereabouts(&platform, "data", "kept"), (vec!["edge".to_string()], false));
     assert_eq!(get(&platform, "data/kept"), b"here");

@@ -11,13 +11,15 @@
 //! An append writes the bytes behind the committed length and then a record that moves it. Bytes below it never change, so readers take no lock of the writer. After a
 //! kill everything that was acknowledged is there, after a power cut what [`Appendable::sync`] had returned for. Where the disk is encrypted, an append is a piece (in each part that it touches)
 //! which is encrypted by itself, and its record says where it lies: bytes that nobody was told of may be written over, since each piece has a nonce of its own. A full part may be uploaded: verified, then recorded,
-//! then freed. A seal copies all of it into an ordinary object, which the catalog records; until then only this node knows it.
+//! then freed. A seal copies all of it into an ordinary object, which the catalog records; until then only
+//! this node knows it, and other nodes read it from here (`follow.rs`).
 
 use crate::{
     Attributes, BucketName, Error, Key, Node, ObjectId, ObjectMeta, Persist, Result, Writer,
     cipher::{self, Cipher},
     local::{Refused, Tier, file},
-    node::{Inner, compute},
+    metrics::{Source, add},
+    node::{Inner, Upload, compute},
     segment::allocate,
     space::Reservation,
 };
@@ -26,7 +28,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fs::{self, File, OpenOptions},
     os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -34,12 +36,15 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
+use tokio::sync::Notify;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A part is a quarter of a segment, so at most 16 MiB.
 const PARTS_PER_SEGMENT: u64 = 4;
+/// What was sealed lately of which it is known what it became. Who reads more slowly goes on by the key.
+const SEALED_MAX: usize = 1024;
 /// Blocks of a part are allocated so many bytes ahead.
 const GROWTH: u64 = 256 << 10;
 /// The longest record: a name and numbers, or the pieces of one append: 16 bytes for each 16 MiB of it, about.
@@ -84,6 +89,14 @@ pub(crate) enum WherePart {
     Away,
 }
 
+/// What a read of something that grows has found.
+pub(crate) enum Grew {
+    /// This has so many committed bytes, and these are there from the offset on.
+    To { id: ObjectId, len: u64, bytes: Bytes },
+    /// It was sealed, and is this object.
+    Into(ObjectId),
+}
+
 struct Part {
     id: ObjectId,
     place: Place,
@@ -119,6 +132,8 @@ pub(crate) struct Growing {
     folder: PathBuf,
     cipher: Option<Arc<Cipher>>,
     committed: AtomicU64,
+    /// For who waits for more.
+    grew: Notify,
     /// One append, spill or seal at a time; taken before `state`, which is never held during a wait.
     turn: Mutex<()>,
     state: Mutex<State>,
@@ -127,6 +142,8 @@ pub(crate) struct Growing {
 /// All that grow on this node.
 pub(crate) struct Appendables {
     folder: PathBuf,
+    /// What was sealed lately, and as what; the oldest first.
+    sealed: Mutex<VecDeque<(ObjectId, ObjectId)>>,
     all: Mutex<HashMap<(BucketName, Key), Arc<Growing>>>,
 }
 
@@ -192,7 +209,7 @@ impl Appendables {
                 fs::remove_file(&path).map_err(file("remove", &path))?;
             }
         }
-        Ok(Appendables { folder: folder.into(), all: Mutex::new(all) })
+        Ok(Appendables { folder: folder.into(), sealed: Mutex::default(), all: Mutex::new(all) })
     }
 
     fn get(&self, bucket: &BucketName, key: &Key) -> Option<Arc<Growing>> {
@@ -210,6 +227,19 @@ impl Appendables {
 
     fn every(&self) -> Vec<Arc<Growing>> {
         lock(&self.all).values().cloned().collect()
+    }
+
+    /// Keeps in mind what has become of one, for readers that are behind.
+    fn became(&self, growing: ObjectId, object: ObjectId) {
+        let mut sealed = lock(&self.sealed);
+        if sealed.len() == SEALED_MAX {
+            sealed.pop_front();
+        }
+        sealed.push_back((growing, object));
+    }
+
+    fn what_became_of(&self, growing: ObjectId) -> Option<ObjectId> {
+        lock(&self.sealed).iter().rev().find(|(id, _)| *id == growing).map(|(_, object)| *object)
     }
 
     fn forget(&self, growing: &Growing) {
@@ -240,6 +270,7 @@ impl Growing {
             folder: folder.into(),
             cipher: tier.cipher(false).cloned(),
             committed: AtomicU64::new(0),
+            grew: Notify::new(),
             turn: Mutex::new(()),
             state: Mutex::new(state),
         };
@@ -320,6 +351,7 @@ impl Growing {
             folder: folder.into(),
             cipher: tier.cipher(false).cloned(),
             committed: AtomicU64::new(committed),
+            grew: Notify::new(),
             turn: Mutex::new(()),
             state: Mutex::new(state),
         }))
@@ -496,7 +528,7 @@ impl Node {
             match was {
                 // A seal was under way when the process ended. The catalog knows whether it was done.
                 Some(id) if inner.catalog.find(id).await?.is_some() => {
-                    Appendable { inner: inner.clone(), growing }.discard().await?;
+                    Appendable { inner: inner.clone(), growing }.became(id).await?;
                 }
                 _ => {
                     let mut state = lock(&growing.state);
@@ -600,6 +632,7 @@ impl Appendable {
                 }
             }
             growing.committed.store(at, SeqCst);
+            growing.grew.notify_waiters();
         }
         self.inner.watch_level(false);
         Ok(at)
@@ -624,8 +657,18 @@ impl Appendable {
                 }
                 inner.spiller.want(false, missing);
             }
-            let end_of_wait = *deadline.get_or_insert_with(|| Instant::now() + inner.tuning.wait);
-            if missing.is_none() || !inner.tier.space(false).wait(end_of_wait) {
+            if missing.is_none() {
+                return Err(inner.refused(&self.growing.bucket, &self.growing.key, false, refused));
+            }
+            let counted = inner.counted(&self.growing.bucket);
+            let end_of_wait = *deadline.get_or_insert_with(|| {
+                add(&counted.here(false).waited, 1);
+                Instant::now() + inner.tuning.wait
+            });
+            let began = Instant::now();
+            let came = inner.tier.space(false).wait(end_of_wait);
+            counted.here(false).wait.add(began.elapsed());
+            if !came {
                 return Err(inner.refused(&self.growing.bucket, &self.growing.key, false, refused));
             }
         }
@@ -712,7 +755,8 @@ impl Appendable {
             let _turn = turn.lock().await;
             let marking = self.inner.clone();
             compute(move || marking.begun.begin(id)).await??;
-            let location = self.inner.put_within(&persist, &growing.bucket, &growing.key, id, content.into(), sum, &self.inner.spiller.pace).await?;
+            let upload = Upload { bucket: &growing.bucket, key: &growing.key, id, content: content.into(), checksum: sum, source: Source::Disk };
+            let location = self.inner.put_within(&persist, upload, &self.inner.spiller.pace).await?;
             let (growing, inner) = (growing.clone(), self.inner.clone());
             let done = compute(move || {
                 let _turn = lock(&growing.turn);
@@ -746,10 +790,10 @@ impl Appendable {
         let id = writer.id();
         let done = writer.seal().await;
         match &done {
-            Ok(_) => self.discard().await?,
+            Ok(_) => self.became(id).await?,
             Err(error) => match self.inner.catalog.find(id).await {
                 // Appending to it would write what nobody ever sees.
-                Ok(Some(_)) => self.discard().await?,
+                Ok(Some(_)) => self.became(id).await?,
                 Ok(None) if !error.is_uncertain() => lock(&growing.state).sealed = false,
                 // Asked late, it may be done yet.
                 _ => lock(&growing.state).unsure = true,
@@ -784,6 +828,12 @@ impl Appendable {
         Ok(writer)
     }
 
+    /// It is this object from now on; what it was made of goes.
+    async fn became(&self, id: ObjectId) -> Result<()> {
+        self.inner.appendables.became(self.growing.id, id);
+        self.discard().await
+    }
+
     /// Removes it with everything that it left in the persistency tier.
     pub async fn discard(&self) -> Result<()> {
         let (growing, inner) = (self.growing.clone(), self.inner.clone());
@@ -794,6 +844,7 @@ impl Appendable {
             growing.away().into_iter().try_for_each(|id| inner.begun.begin(id))?;
             growing.remove(&inner.tier)?;
             inner.appendables.forget(&growing);
+            growing.grew.notify_waiters();
             Ok::<_, Error>(())
         });
         removed.await??;
@@ -807,6 +858,27 @@ impl Appendable {
 }
 
 impl Inner {
+    /// Reads of what grows here, for who has not begun it; `id`: of this and no other. Waits for the first byte behind `offset`, at most so long.
+    pub(crate) async fn grown(self: &Arc<Self>, bucket: &BucketName, key: &Key, id: Option<ObjectId>, offset: u64, len: u64, wait: Duration) -> Result<Grew> {
+        let over = || match id.and_then(|id| self.appendables.what_became_of(id)) {
+            Some(object) => Ok(Grew::Into(object)),
+            None => Err(Error::NotFound { bucket: bucket.to_string(), key: key.to_string() }),
+        };
+        let Some(growing) = self.appendables.get(bucket, key).filter(|growing| id.is_none_or(|id| id == growing.id)) else { return over() };
+        let mut grew = std::pin::pin!(growing.grew.notified());
+        // From here on none is missed.
+        grew.as_mut().enable();
+        if growing.len() <= offset && !wait.is_zero() {
+            let _ = tokio::time::timeout(wait, grew).await; // what is there then is told
+        }
+        match (Appendable { inner: self.clone(), growing: growing.clone() }).read(offset, len).await {
+            Ok(bytes) => Ok(Grew::To { id: growing.id, len: growing.len(), bytes }),
+            // Its parts went in the middle of it.
+            Err(Error::SealedAlready { .. }) => over(),
+            Err(e) => Err(e),
+        }
+    }
+
     /// All that grow here.
     pub(crate) fn growing(self: &Arc<Self>) -> Vec<Appendable> {
         self.appendables.every().into_iter().map(|growing| Appendable { inner: self.clone(), growing }).collect()

@@ -4,7 +4,8 @@
 
 use crate::{
     BucketName, Key, Listing, Node, Object, ObjectMeta, Page, Result, Writer,
-    metrics::add,
+    metrics::Source,
+    spans,
 };
 use base::Kind;
 use std::{future::Future, time::Duration};
@@ -77,29 +78,41 @@ impl Blocking {
         if let Some(object) = inner.known(bucket, key) {
             return Ok(object);
         }
+        match self.open_here(bucket, key)? {
+            Some(object) => Ok(object),
+            None => self.patient(|_| self.node.open_object(bucket, key)),
+        }
+    }
+
+    /// What the catalog says is here. `None`: it is elsewhere.
+    fn open_here(&self, bucket: &BucketName, key: &Key) -> Result<Option<Object>> {
+        let inner = &self.node.inner;
+        let span = spans::open(bucket, key);
+        let _in = span.enter();
         let ticket = inner.names.ticket(bucket, key);
         let (meta, lease) = match self.patient(|_| inner.catalog.lease(&inner.holder, bucket, key)) {
-            Err(e) if e.kind() == Kind::NotFound && inner.is_bound(bucket) => return self.patient(|_| self.node.open_object(bucket, key)),
+            Err(e) if e.kind() == Kind::NotFound && inner.is_bound(bucket) => return Ok(None),
             answer => answer?,
         };
         if let Some(local) = inner.tier.get(meta.id) {
-            let kept = local.is_ready();
+            let (kept, memory) = (local.is_ready(), local.in_memory());
             match Object::new(meta, local, inner.tier.age()) {
                 Ok(object) => {
                     if !kept {
                         inner.tier.opened(&object);
                     }
-                    add(&inner.counters.opened_local, 1);
+                    inner.opened(bucket, Source::here(memory));
                     if let Some(lease) = lease {
                         inner.names.keep(ticket, &object, lease);
                     }
-                    return Ok(object);
+                    spans::note(&span, object.len(), Source::here(memory));
+                    return Ok(Some(object));
                 }
                 Err(crate::Error::Damaged { .. }) => {}
                 Err(e) => return Err(e),
             }
         }
-        self.patient(|_| self.node.open_object(bucket, key))
+        Ok(None)
     }
     pub fn stat(&self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
         self.patient(|_| self.node.stat(bucket, key))

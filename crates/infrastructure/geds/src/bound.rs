@@ -16,11 +16,12 @@ use crate::{
     fetch::damaged,
     leases::Ticket,
     local::Local,
-    metrics::add,
+    metrics::Source,
     names::Prefix,
     node::{Inner, Tuning, compute},
     peer,
     persist::Found,
+    spans,
 };
 use base::Kind;
 use bytes::Bytes;
@@ -33,6 +34,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tracing::Instrument;
 use xxhash_rust::xxh3::xxh3_128;
 
 /// How often an open starts again because the object was written over while it was fetched.
@@ -214,7 +216,7 @@ impl Inner {
             let (found, mut meta) = self.find_foreign(bucket, key).await?;
             let local = match self.copy_of(meta.id) {
                 Some(local) => {
-                    add(&self.counters.opened_local, 1);
+                    self.opened(bucket, Source::here(local.in_memory()));
                     local
                 }
                 None => match self.fetch_foreign(&meta, &found).await {
@@ -241,7 +243,9 @@ impl Inner {
         }
         let Some(persist) = &self.persist else { return Err(Error::NoPersist { bucket: meta.bucket.to_string() }) };
         let began = Instant::now();
-        let draft = self.pour(meta, persist, &found.location, persist.read_found(found, 0..found.size)).await?;
+        let span = spans::fetch(&meta.bucket, &meta.key);
+        spans::note(&span, meta.size, Source::Persistency);
+        let draft = self.pour(meta, persist, &found.location, persist.read_found(found, 0..found.size)).instrument(span).await?;
         let local = compute(move || draft.seal()).await?;
         let local = local.map_err(|refused| self.refused(&meta.bucket, &meta.key, false, refused))?;
         if local.size != meta.size {
@@ -250,6 +254,7 @@ impl Inner {
         let inner = self.clone();
         // As one that is being sealed, so that no sweep takes it before it is known what it is.
         self.sealing_begins(meta.id);
+        local.count_for(self.counted(&meta.bucket));
         let local = compute(move || inner.tier.keep(local)).await.and_then(|kept| kept);
         let known = (meta.bucket.clone(), meta.key.clone());
         if local.is_ok() {
@@ -258,9 +263,7 @@ impl Inner {
         self.sealing_ends(meta.id);
         let local = local?;
         local.persisted.store(true, SeqCst);
-        self.timings.fetch.add(began.elapsed());
-        add(&self.counters.fetched, 1);
-        add(&self.counters.fetched_bytes, meta.size);
+        self.fetched(meta, Source::Persistency, began.elapsed());
         Ok(local)
     }
 

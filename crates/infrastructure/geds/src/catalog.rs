@@ -406,6 +406,10 @@ pub trait Catalog: Send + Sync + 'static {
     fn partners<'a>(&'a self, _id: ObjectId, _site: &'a SiteId) -> BoxFuture<'a, Result<Vec<Holder>>> {
         cannot("tell who is there")
     }
+    /// The sites that are there, with their addresses: at most a thousand.
+    fn sites(&self) -> BoxFuture<'_, Result<Vec<Holder>>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
     /// The jobs that hold leases on objects.
     fn jobs(&self) -> BoxFuture<'_, Result<Vec<String>>> {
         cannot("jobs")

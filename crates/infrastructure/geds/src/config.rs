@@ -40,6 +40,8 @@ pub struct Config {
     pub drain: Span,
     /// The persistency tier: `file:<folder>`, `s3://<bucket>`, `gs://<bucket>` or `az://<container>`; the slashes may be left out. Without it nothing can be spilled.
     pub persist: Option<String>,
+    /// The longest that one request to it may take, and, up to 20 s, that one which fails is tried again before anybody hears of it.
+    pub persist_timeout: Span,
     /// Such as `http://127.0.0.1:8333`; absent for Amazon's own.
     pub s3_endpoint: Option<String>,
     pub s3_region: String,
@@ -83,6 +85,7 @@ impl Default for Config {
             buckets: HashMap::new(),
             drain: Span(Duration::from_secs(20)),
             persist: None,
+            persist_timeout: Span(Duration::from_secs(120)),
             s3_endpoint: None,
             s3_region: "us-east-1".into(),
             s3_access_key: Secret::default(),
@@ -159,6 +162,10 @@ impl Config {
     /// Opens the persistency tier that is configured, if one is.
     pub fn persist(&self) -> Result<Option<Persist>> {
         let Some(text) = &self.persist else { return Ok(None) };
+        let timeout = Some(self.persist_timeout.0);
+        if self.persist_timeout.0 < Duration::from_secs(1) {
+            return Err(Error::BadValue { what: "`persist_timeout` in [geds]", value: self.persist_timeout.to_string(), rule: "a store gets at least 1s for a request" });
+        }
         // The store's name of the place: one bucket, without a path in it.
         let named = text.split_once(':').map(|(store, name)| (store, if store == "file" { name } else { name.strip_prefix("//").unwrap_or(name) }));
         match named {
@@ -172,6 +179,7 @@ impl Config {
                 secret_key: self.s3_secret_key.clone(),
                 path_style: self.s3_path_style,
                 allow_http: self.s3_allow_http,
+                timeout,
             })
             .map(Some),
             Some(("gs", bucket)) => Persist::gs(GsOptions {
@@ -180,6 +188,7 @@ impl Config {
                 key_file: self.gs_key_file.clone(),
                 anonymous: self.gs_anonymous,
                 allow_http: self.gs_allow_http,
+                timeout,
             })
             .map(Some),
             Some(("az", container)) => Persist::azure(AzureOptions {
@@ -189,6 +198,7 @@ impl Config {
                 key: self.az_key.clone(),
                 sas: self.az_sas.clone(),
                 allow_http: self.az_allow_http,
+                timeout,
             })
             .map(Some),
             _ => Err(refused(text)),

@@ -11,9 +11,10 @@
 use crate::{
     Attributes, Error, Holder, Object, ObjectMeta, PeerClient, Persist, Result, Writer,
     local::{Draft, Local, Refused},
-    metrics::add,
+    metrics::{Source, add},
     node::{Inner, compute},
     peer::Range,
+    spans,
 };
 use base::Kind;
 use bytes::Bytes;
@@ -26,6 +27,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tracing::{Instrument, Span};
 
 /// What is asked for at a time.
 const RANGE_BYTES: u64 = 4 << 20;
@@ -56,9 +58,11 @@ impl Inner {
     /// Opens exactly this epoch.
     pub async fn open(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Object> {
         if let Some(local) = self.tier.get(meta.id) {
+            let memory = local.in_memory();
             match self.map(meta.clone(), local).await {
                 Ok(object) => {
-                    add(&self.counters.opened_local, 1);
+                    self.opened(&meta.bucket, Source::here(memory));
+                    spans::note(&Span::current(), meta.size, Source::here(memory));
                     return Ok(object);
                 }
                 Err(e @ Error::Damaged { .. }) => self.discard(meta, e).await?,
@@ -88,18 +92,30 @@ impl Inner {
         let turn = self.turn(meta.id);
         let _turn = turn.lock().await;
         if let Some(local) = self.tier.get(meta.id) {
+            self.opened(&meta.bucket, Source::here(local.in_memory()));
             return self.map(meta.clone(), local).await;
         }
         let began = Instant::now();
-        let fetched = self.fetch_held(meta).await;
-        if fetched.is_ok() {
-            self.timings.fetch.add(began.elapsed());
+        let span = spans::fetch(&meta.bucket, &meta.key);
+        let (object, source) = self.fetch_held(meta).instrument(span.clone()).await?;
+        for span in [span, Span::current()] {
+            spans::note(&span, meta.size, source);
         }
-        fetched
+        self.fetched(meta, source, began.elapsed());
+        Ok(object)
     }
 
-    /// The same, within the object's turn and not here.
-    async fn fetch_held(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Object> {
+    /// Counts what came.
+    pub fn fetched(&self, meta: &ObjectMeta, source: Source, took: Duration) {
+        let counted = self.counted(&meta.bucket);
+        let counts = counted.of(source);
+        add(&counts.opened, 1);
+        add(&counts.fetched_bytes, meta.size);
+        counts.fetch.add(took);
+    }
+
+    /// The same, within the object's turn and not here; and who had it.
+    async fn fetch_held(self: &Arc<Self>, meta: &ObjectMeta) -> Result<(Object, Source)> {
         let mut tried = Vec::new();
         let mut holders = Vec::new();
         for holder in meta.sites.iter().filter(|holder| holder.site != self.site) {
@@ -115,7 +131,7 @@ impl Inner {
         };
         for (n, some) in all.iter().enumerate() {
             match self.receive(meta, self.from_peers(meta, some)).await {
-                Ok(local) => return self.adopt(meta, local).await,
+                Ok(local) => return Ok((self.adopt(meta, local).await?, Source::Peer)),
                 Err(e @ Error::NoSpace { .. }) => return Err(e),
                 Err(e) => {
                     let whose: Vec<&str> = some.iter().map(|holder| holder.site.as_str()).collect();
@@ -128,7 +144,7 @@ impl Inner {
         }
         match (&meta.persisted, &self.persist) {
             (Some(location), Some(persist)) => match self.receive(meta, self.from_persist(meta, persist, location)).await {
-                Ok(local) => return self.adopt(meta, local).await,
+                Ok(local) => return Ok((self.adopt(meta, local).await?, Source::Persistency)),
                 Err(e @ Error::NoSpace { .. }) => return Err(e),
                 Err(e) => tried.push(e.to_string()),
             },
@@ -262,10 +278,8 @@ impl Inner {
 
     /// Keeps a fetched copy if the object is still there, and opens it in any case.
     async fn adopt(self: &Arc<Self>, meta: &ObjectMeta, local: Local) -> Result<Object> {
-        add(&self.counters.fetched, 1);
-        add(&self.counters.fetched_bytes, local.size);
-        let inner = self.clone();
-        let local = compute(move || inner.keep_durably(local)).await??;
+        let (inner, bucket) = (self.clone(), meta.bucket.clone());
+        let local = compute(move || inner.keep_durably(&bucket, local)).await??;
         self.sealing_ends(meta.id);
         local.persisted.store(meta.persisted.is_some(), SeqCst);
         local.spare.store(true, SeqCst);

@@ -15,6 +15,7 @@ use crate::{
     agent::Board,
     catalog::{Lease, LeaseHolder},
     local::Local,
+    metrics::{BucketCounts, Buckets, Source, add},
     names::Prefix,
 };
 use std::{
@@ -46,6 +47,9 @@ struct Entry {
     start: *const u8,
     /// `None`: until it is revoked.
     until: Option<Instant>,
+    /// Where an open is counted. Few are used by all, so they are in the cache.
+    counts: Arc<BucketCounts>,
+    tier: Source,
 }
 
 // SAFETY: all but `start` may be sent, and `start` is an address that is never dereferenced.
@@ -66,6 +70,7 @@ pub(crate) fn prefetch<T>(address: *const T) {
 struct Pending {
     object: Object,
     published: watch::Receiver<bool>,
+    counts: Arc<BucketCounts>,
 }
 
 #[derive(Default)]
@@ -89,6 +94,7 @@ pub(crate) struct Names {
     pending: AtomicUsize,
     /// What other processes of the machine look at before they answer by themselves.
     board: OnceLock<Arc<Board>>,
+    counted: Arc<Buckets>,
 }
 
 fn name_of(bucket: &BucketName, key: &Key) -> Box<[u8]> {
@@ -111,8 +117,8 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 }
 
 impl Names {
-    pub fn new() -> Arc<Names> {
-        Arc::new(Names { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), pending: AtomicUsize::new(0), board: OnceLock::new() })
+    pub fn new(counted: Arc<Buckets>) -> Arc<Names> {
+        Arc::new(Names { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), pending: AtomicUsize::new(0), board: OnceLock::new(), counted })
     }
 
     fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
@@ -120,12 +126,13 @@ impl Names {
         lock(&self.shards[(hash >> 32) as usize % SHARDS])
     }
 
-    /// What the key means, if this node may say so and has it. `now`: the tier's age in seconds.
+    /// What the key means, if this node may say so and has it; that counts as an open. `now`: the tier's age in seconds.
     pub fn get(&self, bucket: &BucketName, key: &Key, now: u32) -> Option<Object> {
         let hash = hash(bucket, key);
         let mut shard = self.shard(hash);
         if !shard.pending.is_empty() {
             if let Some(pending) = shard.pending.get(&(bucket.clone(), key.clone())) {
+                add(&pending.counts.here(pending.object.parts().1.in_memory()).opened, 1);
                 return Some(pending.object.clone());
             }
         }
@@ -140,7 +147,7 @@ impl Names {
             return None;
         }
         match entry.local.upgrade().filter(|_| entry.until.is_none_or(|until| Instant::now() < until)) {
-            Some(local) => Object::again(entry.meta.clone(), local, now),
+            Some(local) => Object::again(entry.meta.clone(), local, now).inspect(|_| add(&entry.counts.of(entry.tier).opened, 1)),
             None => {
                 shard.leased.remove(&hash);
                 None
@@ -184,7 +191,8 @@ impl Names {
             },
         };
         let start = object.bytes().as_ptr();
-        let entry = Entry { name: name_of(&meta.bucket, &meta.key), meta: meta.clone(), local: Arc::downgrade(local), start, until };
+        let (counts, tier) = (self.counted.of(&meta.bucket), Source::here(local.in_memory()));
+        let entry = Entry { name: name_of(&meta.bucket, &meta.key), meta: meta.clone(), local: Arc::downgrade(local), start, until, counts, tier };
         let mut shard = self.shard(ticket.hash);
         if shard.version != ticket.version {
             return;
@@ -203,9 +211,9 @@ impl Names {
     pub fn publish(&self, object: Object) -> watch::Sender<bool> {
         let (done, published) = watch::channel(false);
         let (bucket, key) = (object.meta().bucket.clone(), object.meta().key.clone());
-        let hash = hash(&bucket, &key);
+        let (hash, counts) = (hash(&bucket, &key), self.counted.of(&bucket));
         let mut shard = self.shard(hash);
-        if shard.pending.insert((bucket, key), Pending { object, published }).is_none() {
+        if shard.pending.insert((bucket, key), Pending { object, published, counts }).is_none() {
             self.pending.fetch_add(1, SeqCst);
         }
         drop(shard);

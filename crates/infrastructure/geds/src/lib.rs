@@ -13,7 +13,7 @@
 //! copy. Spilling uploads, verifies, records and only then frees; the last copy is never dropped. An [`Appendable`] grows on one node until it is sealed.
 //!
 //! `docs/design/geds.md` says why it is so. Processes of one machine share a node's tier through its agent ([`Node::share`],
-//! [`Attached`]). What it does not do yet: encrypt appendable objects at rest, show an appendable object to other nodes before it is sealed.
+//! [`Attached`]). [`Node::follow`] reads at any node what still grows at another.
 
 mod agent;
 mod append;
@@ -29,6 +29,7 @@ mod eager;
 mod epochs;
 mod error;
 mod fetch;
+mod follow;
 #[doc(hidden)]
 pub mod fuzz;
 mod journal;
@@ -45,6 +46,7 @@ mod segment;
 mod shared;
 mod socket;
 mod space;
+mod spans;
 mod spill;
 mod writer;
 
@@ -59,6 +61,7 @@ pub use catalog::{
 pub use cipher::RestKey;
 pub use config::Config;
 pub use error::{Error, Result};
+pub use follow::{Follower, Grown};
 pub use local::Object;
 pub use namenode::{Caller, Imported, META_ALPN, Namenode, Paired, Referee, Reign, RemoteCatalog, STANDBY_ALPN, Seat};
 pub use names::{BucketName, Key};

@@ -15,7 +15,7 @@
 //! while, and the old one must not take the new one with it when its last reader goes.
 //!
 //! What is kept survives a kill at once, and a power cut after [`Tier::sync`]. What the catalog doesn't know is a seal that nobody was told of. Nothing here
-//! talks to the catalog or the network, or knows a bucket or a key.
+//! talks to the catalog or the network, or knows a bucket or a key: whose figures an object counts in it is told (`metrics.rs`).
 
 mod draft;
 mod object;
@@ -30,6 +30,7 @@ use crate::{
     catalog::IN_MEMORY,
     cipher::{self, Cipher},
     journal::{Journal, Place, Record},
+    metrics::BucketCounts,
     segment::{Segment, padded},
     space::{Reservation, Space},
 };
@@ -492,6 +493,15 @@ impl Tier {
         Draft { id, tier: self.clone(), memory, body: Body::Buffer(Vec::new()), len: 0, counted: 0, paid }
     }
 
+    /// Lets what was found here count for its bucket, from now on.
+    pub fn count_for(&self, local: &Local, counts: Arc<BucketCounts>) {
+        // Within the lock, so that it can't go between the two.
+        let shard = lock(self.shard(local.id));
+        if shard.get(&local.id).is_some_and(|now| std::ptr::eq(&**now, local)) && local.count_for(counts) {
+            local.came();
+        }
+    }
+
     /// Records a sealed object and makes it one of this node's. It survives a kill from here on, and a power cut after [`Tier::sync`].
     pub fn keep(&self, local: Local) -> Result<Arc<Local>> {
         let local = Arc::new(local);
@@ -502,6 +512,8 @@ impl Tier {
         }
         local.kept.store(true, SeqCst);
         let before = shard.insert(local.id, local.clone());
+        local.came();
+        before.iter().for_each(|before| before.left());
         drop(shard);
         self.written.fetch_add(1, SeqCst);
         if let Some(before) = before {
@@ -515,6 +527,7 @@ impl Tier {
     pub fn free(&self, id: ObjectId) -> u64 {
         let mut shard = lock(self.shard(id));
         let Some(local) = shard.remove(&id) else { return 0 };
+        local.left();
         if local.record().is_some() {
             self.recorded.fetch_sub(1, SeqCst);
             if let Err(e) = lock(&self.journal).append(Record::Drop(id)) {
@@ -630,6 +643,9 @@ impl Tier {
         new.used_at.store(local.used_at.load(Relaxed), Relaxed);
         new.persisted.store(local.persisted.load(SeqCst), SeqCst);
         new.spare.store(local.spare.load(SeqCst), SeqCst);
+        if let Some(counts) = local.counts() {
+            new.count_for(counts);
+        }
         // Under the lock, so that the record of a free can't come before that of the move.
         let shard = lock(self.shard(id));
         if shard.get(&id).is_some_and(|now| Arc::ptr_eq(now, &local)) {

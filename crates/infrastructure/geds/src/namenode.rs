@@ -476,6 +476,9 @@ impl Catalog for Namenode {
     fn partners<'a>(&'a self, id: ObjectId, site: &'a SiteId) -> BoxFuture<'a, Result<Vec<Holder>>> {
         async move { Ok(server::partners(self.core(), id, site)) }.boxed()
     }
+    fn sites(&self) -> BoxFuture<'_, Result<Vec<Holder>>> {
+        async { Ok(server::sites(self.core())) }.boxed()
+    }
     fn jobs(&self) -> BoxFuture<'_, Result<Vec<String>>> {
         async { Ok(self.core().look()?.job_names("", usize::MAX)) }.boxed()
     }

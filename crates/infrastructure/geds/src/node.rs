@@ -22,10 +22,11 @@ use crate::{
     fetch::{PERSIST_SILENCE, damaged},
     leases::{Names, Wanted},
     local::{Local, Refused, Tier},
-    metrics::{self, Buckets, Counters, Timings, add},
+    metrics::{self, BucketCounts, Buckets, Counters, Source, add},
     names::Prefix,
     peer::{self, Peers},
     second::{Seconds, wants_second},
+    spans,
     spill::{self, BucketPolicy, Mode, Pace, Place, SpillOptions, Spiller},
     writer::Publisher,
 };
@@ -42,6 +43,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     runtime::Handle,
 };
+use tracing::{Instrument, Span};
 
 /// How often a seal is repeated when its answer got lost, and the first wait between; each wait is twice the one before.
 const SEAL_TRIES: u32 = 8;
@@ -109,6 +111,16 @@ impl Tuning {
     }
 }
 
+/// What goes to the persistency tier.
+pub(crate) struct Upload<'a> {
+    pub bucket: &'a BucketName,
+    pub key: &'a Key,
+    pub id: ObjectId,
+    pub content: Bytes,
+    pub checksum: u64,
+    pub source: Source,
+}
+
 /// How much of a tier is in use, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -156,8 +168,7 @@ pub(crate) struct Inner {
     /// Buckets that are known to exist. They are never removed.
     buckets: Mutex<HashSet<BucketName>>,
     pub counters: Counters,
-    pub timings: Timings,
-    by_bucket: Buckets,
+    buckets_counted: Arc<Buckets>,
     pub handle: Handle,
 }
 
@@ -204,12 +215,14 @@ impl Node {
         for bucket in &bound {
             catalog.create_bucket(bucket).await?;
         }
+        let buckets_counted = Arc::<Buckets>::default();
         let mut unknown: HashSet<ObjectId> = tier.ids().into_iter().collect();
         let mut lost = Vec::new();
         let (mut owed, mut alone) = (Vec::new(), Vec::new());
         let mut known = |meta: ObjectMeta, unknown: &mut HashSet<ObjectId>| match tier.get(meta.id) {
             Some(local) if meta.size == local.size && meta.checksum == local.checksum => {
                 unknown.remove(&meta.id);
+                tier.count_for(&local, buckets_counted.of(&meta.bucket));
                 local.persisted.store(meta.persisted.is_some(), SeqCst);
                 if meta.persisted.is_none() && tuning.policy(&meta.bucket).mode != Mode::Ephemeral {
                     owed.push(meta.id);
@@ -263,7 +276,7 @@ impl Node {
             }
         }
         tracing::info!(%site, objects = tier.count(), bytes = tier.space(false).used(), "store opened");
-        let names = Names::new();
+        let names = Names::new(buckets_counted.clone());
         let inner = Arc::new_cyclic(|weak| Inner {
             site,
             dialer,
@@ -289,8 +302,7 @@ impl Node {
             turns: Mutex::default(),
             buckets: Mutex::default(),
             counters: Counters::default(),
-            timings: Timings::default(),
-            by_bucket: Buckets::default(),
+            buckets_counted,
             handle: Handle::current(),
         });
         inner.spiller.run(Arc::downgrade(&inner));
@@ -369,6 +381,13 @@ impl Node {
         if let Some(object) = inner.known(bucket, key) {
             return Ok(object);
         }
+        let span = spans::open(bucket, key);
+        self.open_slowly(bucket, key).instrument(span).await
+    }
+
+    /// The same by the catalog's answer.
+    async fn open_slowly(&self, bucket: &BucketName, key: &Key) -> Result<Object> {
+        let inner = &self.inner;
         let mut before = None;
         for attempt in 1.. {
             let ticket = inner.names.ticket(bucket, key);
@@ -558,8 +577,7 @@ impl Node {
         gauge(&mut out, "cloudskin_geds_lent_objects", "Objects that such processes have, each counted for itself.", lent);
         gauge(&mut out, "cloudskin_geds_second_copies_owed", "Objects that should be at another site, too, and are not yet.", inner.seconds.count());
         inner.counters.text(&mut out);
-        inner.timings.text(&mut out);
-        inner.by_bucket.text(&mut out);
+        inner.buckets_counted.text(&mut out);
         out
     }
 
@@ -684,11 +702,19 @@ impl Inner {
         Ok(self.epochs.may_free(before, self.catalog.epoch().await?))
     }
 
+    /// The figures of a bucket.
+    pub fn counted(&self, bucket: &BucketName) -> Arc<BucketCounts> {
+        self.buckets_counted.of(bucket)
+    }
+
+    /// An open that was answered from there.
+    pub fn opened(&self, bucket: &BucketName, source: Source) {
+        add(&self.counted(bucket).of(source).opened, 1);
+    }
+
     /// What the key means, if that can be said without asking. Makes no system call.
     pub fn known(&self, bucket: &BucketName, key: &Key) -> Option<Object> {
-        let object = self.names.get(bucket, key, self.tier.age())?;
-        add(&self.counters.opened_local, 1);
-        Some(object)
+        self.names.get(bucket, key, self.tier.age())
     }
 
     /// Opens a local copy, on a thread of its own if its checksum has to be computed.
@@ -748,7 +774,7 @@ impl Inner {
             }
             Refused::Error(e) => return e,
         };
-        add(&self.counters.refused, 1);
+        add(&self.counted(bucket).here(memory).refused, 1);
         let setting = if memory { "memory" } else { "limit" };
         Error::NoSpace { bucket: bucket.to_string(), key: key.to_string(), wanted, used, limit: space.limit, setting }
     }
@@ -775,9 +801,10 @@ impl Inner {
     }
 
     /// Records a sealed object and makes it durable, before the catalog hears of it. Blocks.
-    pub fn keep_durably(&self, local: Local) -> Result<Arc<Local>> {
+    pub fn keep_durably(&self, bucket: &BucketName, local: Local) -> Result<Arc<Local>> {
         let id = local.id;
         self.sealing_begins(id);
+        local.count_for(self.counted(bucket));
         let kept = self.tier.keep(local).and_then(|local| {
             local.sync().and_then(|()| self.tier.sync()).map(|()| local)
         });
@@ -797,7 +824,7 @@ impl Inner {
         if_absent: bool,
         attributes: Attributes,
     ) -> Result<ObjectMeta> {
-        let (id, size, checksum) = (local.id, local.size, local.checksum);
+        let (id, size, checksum, memory) = (local.id, local.size, local.checksum, local.in_memory());
         drop(local);
         let mut wait = SEAL_WAIT;
         let mut attempt = 0;
@@ -809,10 +836,11 @@ impl Inner {
                 Ok(sealed) => {
                     self.sealing_ends(id);
                     self.epochs.saw(sealed.object.epoch);
-                    add(&self.counters.sealed, 1);
-                    add(&self.counters.sealed_bytes, size);
-                    self.timings.seal.add(began.elapsed());
-                    self.by_bucket.sealed(&bucket, size);
+                    let counted = self.counted(&bucket);
+                    let counts = counted.here(memory);
+                    add(&counts.sealed, 1);
+                    add(&counts.sealed_bytes, size);
+                    counts.seal.add(began.elapsed());
                     if self.is_bound(&bucket) {
                         // What the name meant before may be kept without a lease of the catalog's.
                         self.holder.revoke(&bucket, &key);
@@ -840,8 +868,15 @@ impl Inner {
 
     /// Uploads one object and frees the copy here. False: there was nothing to do, or the object changed meanwhile.
     pub async fn spill(self: &Arc<Self>, persist: &Persist, meta: &ObjectMeta, pace: &Pace) -> Result<bool> {
+        let span = spans::spill(&meta.bucket, &meta.key);
+        self.spill_held(persist, meta, pace).instrument(span).await
+    }
+
+    async fn spill_held(self: &Arc<Self>, persist: &Persist, meta: &ObjectMeta, pace: &Pace) -> Result<bool> {
         let turn = self.turn(meta.id);
         let _turn = turn.lock().await;
+        let memory = self.tier.get(meta.id).is_some_and(|local| local.in_memory());
+        spans::note(&Span::current(), meta.size, Source::here(memory));
         if self.upload_held(persist, meta, pace).await?.is_none() {
             return Ok(false);
         }
@@ -850,9 +885,11 @@ impl Inner {
             Err(e) if matches!(e.kind(), Kind::NotFound | Kind::FailedPrecondition) => return Ok(false),
             Err(e) => return Err(e),
         }
+        let counted = self.counted(&meta.bucket);
+        let counts = counted.here(memory);
         self.free(meta.id);
-        add(&self.counters.spilled, 1);
-        add(&self.counters.spilled_bytes, meta.size);
+        add(&counts.spilled, 1);
+        add(&counts.spilled_bytes, meta.size);
         Ok(true)
     }
 
@@ -871,11 +908,14 @@ impl Inner {
     }
 
     /// Brings bytes to the persistency tier, in bounded time, and reads them back.
-    pub(crate) async fn put_within(&self, persist: &Persist, bucket: &BucketName, key: &Key, id: ObjectId, content: Bytes, checksum: u64, pace: &Pace) -> Result<String> {
+    pub(crate) async fn put_within(&self, persist: &Persist, upload: Upload<'_>, pace: &Pace) -> Result<String> {
+        let Upload { bucket, key, id, content, checksum, source } = upload;
         let size = content.len() as u64;
+        let span = spans::upload(bucket, key);
+        spans::note(&span, size, source);
         // What the pace costs comes on top.
         let longest = PERSIST_SILENCE * 4 + Duration::from_secs(size / PERSIST_RATE_MIN) + pace.at_most(size);
-        let put = tokio::time::timeout(longest, persist.put(id, content, checksum, pace)).await;
+        let put = tokio::time::timeout(longest, persist.put((bucket, key), id, content, checksum, pace)).instrument(span).await;
         let put = put.unwrap_or_else(|_| {
             Err(Error::Remote { kind: Kind::DeadlineExceeded, message: format!("{persist} did not take it within {} s", longest.as_secs()) })
         });
@@ -897,15 +937,19 @@ impl Inner {
         let began = Instant::now();
         let (marking, id) = (self.clone(), meta.id);
         compute(move || marking.begun.begin(id)).await??;
-        let location = self.put_within(persist, &meta.bucket, &meta.key, meta.id, Bytes::from_owner(object), meta.checksum, pace).await?;
+        let (content, source) = (Bytes::from_owner(object), Source::here(local.in_memory()));
+        let upload = Upload { bucket: &meta.bucket, key: &meta.key, id, content, checksum: meta.checksum, source };
+        let location = self.put_within(persist, upload, pace).await?;
         match self.catalog.mark_persisted(&meta.bucket, &meta.key, meta.epoch, &location).await {
             Ok(now) => {
                 local.persisted.store(true, SeqCst);
                 let marking = self.clone();
                 compute(move || marking.begun.end(id)).await?;
-                self.timings.upload.add(began.elapsed());
-                add(&self.counters.uploaded, 1);
-                add(&self.counters.uploaded_bytes, meta.size);
+                let counted = self.counted(&meta.bucket);
+                let counts = counted.here(local.in_memory());
+                counts.upload.add(began.elapsed());
+                add(&counts.uploaded, 1);
+                add(&counts.uploaded_bytes, meta.size);
                 Ok(Some(now))
             }
             Err(e) if e.is_uncertain() => Err(e),

@@ -11,7 +11,7 @@
 //! A length is checked before anything is allocated, and every wait has an end. The certificate's name decides what a peer may ask:
 //! sites read, ask for more copies and tell that copies may be freed; only the hub and users write, delete and spill.
 
-use crate::{Attributes, BucketName, Error, Holder, Key, Listing, Node, Object, ObjectId, ObjectMeta, Page, Result, Writer, eager::Eager};
+use crate::{Attributes, BucketName, Error, Holder, Key, Listing, Node, Object, ObjectId, ObjectMeta, Page, Result, Writer, append::Grew, eager::Eager};
 use base::{
     Kind, SiteId,
     identity::{self, Dialer},
@@ -52,6 +52,10 @@ const IDLE: Duration = Duration::from_secs(60);
 const KEPT: Duration = Duration::from_secs(45);
 /// Connections to one site that are kept.
 const KEPT_MAX: usize = 4;
+
+/// What is sent of an object that grows at once, and how long it is waited for.
+pub(crate) const GROWN_MAX: u64 = 4 << 20;
+const GROWN_WAIT_MAX: Duration = Duration::from_secs(5);
 
 const HEADER: u8 = 0;
 const DATA: u8 = 1;
@@ -105,6 +109,15 @@ enum Request {
         start_after: String,
         limit: u32,
     },
+    /// Bytes of what grows there, at most [`GROWN_MAX`]; `id`: of this and no other. Waits for the first of them.
+    Grown {
+        bucket: BucketName,
+        key: Key,
+        id: Option<ObjectId>,
+        offset: u64,
+        len: u64,
+        wait_ms: u64,
+    },
 }
 
 impl Request {
@@ -119,13 +132,14 @@ impl Request {
             Request::Spill { .. } => "spill objects",
             Request::Metrics => "read metrics",
             Request::List { .. } => "list objects",
+            Request::Grown { .. } => "read objects that grow",
         }
     }
 
     fn allowed(&self, peer: &str) -> bool {
         match self {
             _ if peer == identity::HUB || peer == identity::USER => true,
-            Request::Get { .. } | Request::Stat { .. } | Request::Free { .. } | Request::Keep { .. } => {
+            Request::Get { .. } | Request::Stat { .. } | Request::Free { .. } | Request::Keep { .. } | Request::Grown { .. } => {
                 identity::site_of(peer).is_some()
             }
             _ => false,
@@ -140,10 +154,15 @@ enum Reply {
     Meta(ObjectMeta),
     Freed { bytes: u64 },
     Spilled { objects: u64, bytes: u64 },
-    Metrics { text: String },
+    /// That many bytes of data follow.
+    Metrics { bytes: u64 },
     Failed { kind: Kind, message: String },
     /// That many bytes of data follow.
     Listing { bytes: u64 },
+    /// The same, of what grows and has `len` committed bytes.
+    Grown { id: ObjectId, len: u64, bytes: u64 },
+    /// It grows no more and is this object.
+    Became { id: ObjectId },
 }
 
 /// Which bytes of an object.
@@ -320,8 +339,10 @@ pub(crate) fn serve<'a>(node: &'a Node, stream: Box<dyn Io + 'a>, peer: &'a str)
 
 async fn answer(node: &Node, stream: Box<dyn Io + '_>, peer: &str) -> Result<()> {
     let mut wire = Wire { stream, peer: peer.to_string(), eager: Eager::default() };
+    // Who has just had a small answer often has the next question ready.
+    let mut soon = false;
     loop {
-        let request: Request = match wire.read(IDLE).await {
+        let request: Request = match wire.read_soon(IDLE, std::mem::take(&mut soon)).await {
             Ok(None) => return Ok(()),
             // Nothing was asked for, so nothing is lost.
             Err(e) if e.kind() == Kind::DeadlineExceeded => return Ok(()),
@@ -356,6 +377,7 @@ async fn answer(node: &Node, stream: Box<dyn Io + '_>, peer: &str) -> Result<()>
                 };
                 match found.and_then(|object| cut(&bucket, &key, object.len(), offset, len).map(|len| (object, len))) {
                     Ok((object, len)) => {
+                        soon = len <= CHUNK_BYTES as u64;
                         send_object(node, &mut wire, &object, offset, len).await?;
                         continue;
                     }
@@ -381,8 +403,24 @@ async fn answer(node: &Node, stream: Box<dyn Io + '_>, peer: &str) -> Result<()>
             Request::Spill { bucket, prefix } => {
                 node.spill(&bucket, &prefix).await.map(|(objects, bytes)| Reply::Spilled { objects, bytes })
             }
-            // At most 40 KiB with all buckets that have lines of their own.
-            Request::Metrics => Ok(Reply::Metrics { text: node.metrics() }),
+            // Up to 2 MiB with all buckets that have lines of their own.
+            Request::Metrics => {
+                let text = node.metrics();
+                send_body(&mut wire, &Reply::Metrics { bytes: text.len() as u64 }, text.as_bytes()).await?;
+                continue;
+            }
+            Request::Grown { bucket, key, id, offset, len, wait_ms } => {
+                let wait = Duration::from_millis(wait_ms).min(GROWN_WAIT_MAX);
+                match node.inner.grown(&bucket, &key, id, offset, len.min(GROWN_MAX), wait).await {
+                    Ok(Grew::To { id, len, bytes }) => {
+                        send_body(&mut wire, &Reply::Grown { id, len, bytes: bytes.len() as u64 }, &bytes).await?;
+                        node.served(bytes.len() as u64);
+                        continue;
+                    }
+                    Ok(Grew::Into(id)) => Ok(Reply::Became { id }),
+                    Err(e) => Err(e),
+                }
+            }
             Request::List { bucket, prefix, delimiter, start_after, limit } => {
                 match node.list(&bucket, &prefix, delimiter, Page { start_after, limit }).await {
                     Ok(listing) => {
@@ -438,7 +476,12 @@ async fn send_object<S: Io>(node: &Node, wire: &mut Wire<S>, object: &Object, of
 async fn send_listing<S: Io>(wire: &mut Wire<S>, listing: Listing) -> Result<()> {
     let Listing { objects, prefixes, next } = listing;
     let body = postcard::to_stdvec(&(objects, prefixes, next)).map_err(|e| wire.broken(format!("a listing can't be written: {e}")))?;
-    wire.send(&Reply::Listing { bytes: body.len() as u64 }).await?;
+    send_body(wire, &Reply::Listing { bytes: body.len() as u64 }, &body).await
+}
+
+/// An answer that is too long for a header: the header says how long.
+async fn send_body<S: Io>(wire: &mut Wire<S>, header: &Reply, body: &[u8]) -> Result<()> {
+    wire.send(header).await?;
     for chunk in body.chunks(CHUNK_BYTES) {
         wire.send_data(chunk).await?;
     }
@@ -721,12 +764,7 @@ impl PeerClient {
             Reply::Listing { bytes } if bytes < FRAME_BYTES_MAX as u64 => bytes,
             _ => return self.odd(),
         };
-        self.busy = rest > 0;
-        let mut body = Vec::new();
-        let mut download = Download { client: self, rest };
-        while let Some(chunk) = download.chunk().await? {
-            body.extend_from_slice(&chunk);
-        }
+        let body = self.body(rest).await?;
         let (objects, prefixes, next) = self.wire.header(&body)?;
         Ok(Listing { objects, prefixes, next })
     }
@@ -734,9 +772,23 @@ impl PeerClient {
     /// The site's metrics, as Prometheus reads them.
     pub async fn metrics(&mut self) -> Result<String> {
         match self.ask(&Request::Metrics, LOOK).await? {
-            Reply::Metrics { text } => Ok(text),
+            Reply::Metrics { bytes } if bytes < FRAME_BYTES_MAX as u64 => {
+                let text = self.body(bytes).await?;
+                String::from_utf8(text).map_err(|e| self.wire.broken(format!("metrics that are no text: {e}")))
+            }
             _ => self.odd(),
         }
+    }
+
+    /// So many bytes of data that follow an answer, taken as they come.
+    async fn body(&mut self, bytes: u64) -> Result<Vec<u8>> {
+        self.busy = bytes > 0;
+        let mut body = Vec::new();
+        let mut download = Download { client: self, rest: bytes };
+        while let Some(chunk) = download.chunk().await? {
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
     }
 
     /// Lets the site free its copy of this content: it does so if the object is gone or others have it. Returns the bytes.
@@ -752,6 +804,16 @@ impl PeerClient {
     pub async fn keep(&mut self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
         match self.ask(&Request::Keep { bucket: bucket.clone(), key: key.clone() }, WORK).await? {
             Reply::Meta(meta) => Ok(meta),
+            _ => self.odd(),
+        }
+    }
+
+    /// Reads of what grows there; see [`crate::Node::follow`].
+    pub(crate) async fn grown(&mut self, bucket: &BucketName, key: &Key, id: Option<ObjectId>, offset: u64, len: u64, wait: Duration) -> Result<Grew> {
+        let request = Request::Grown { bucket: bucket.clone(), key: key.clone(), id, offset, len, wait_ms: wait.as_millis() as u64 };
+        match self.ask(&request, LOOK + GROWN_WAIT_MAX).await? {
+            Reply::Grown { id, len, bytes } if bytes <= GROWN_MAX => Ok(Grew::To { id, len, bytes: self.body(bytes).await?.into() }),
+            Reply::Became { id } => Ok(Grew::Into(id)),
             _ => self.odd(),
         }
     }
@@ -862,6 +924,7 @@ pub(crate) fn some_requests() -> Vec<Vec<u8>> {
         Request::Put { bucket: bucket.clone(), key: key.clone(), size: Some(9), if_absent: true, attributes: Attributes::default() },
         Request::List { bucket: bucket.clone(), prefix: "a/".into(), delimiter: Some('/'), start_after: "a/b".into(), limit: 5 },
         Request::Free { id: ObjectId(1) },
+        Request::Grown { bucket: bucket.clone(), key, id: Some(ObjectId(3)), offset: 1, len: 5, wait_ms: u64::MAX },
         Request::Spill { bucket, prefix: String::new() },
     ];
     let bodies: Vec<Vec<u8>> = requests.iter().map(|request| postcard::to_stdvec(request).expect("a request can be written")).collect();

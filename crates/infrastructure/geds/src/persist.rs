@@ -3,11 +3,12 @@
 //! An object lies under its id, so nothing is ever overwritten and a name from outside never becomes a path. Who uploads reads the
 //! object back before anyone relies on it. Nothing here decides what is uploaded or removed.
 
-use crate::{Error, Key, ObjectId, Referee, Result, names::Prefix, node::compute, spill::Pace};
+use crate::{BucketName, Error, Key, ObjectId, Referee, Result, names::Prefix, node::compute, spill::Pace};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
-    BackoffConfig, ClientOptions, GetOptions, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, RetryConfig, WriteMultipart, aws::AmazonS3Builder,
+    Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, RetryConfig, WriteMultipart,
+    aws::AmazonS3Builder,
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
     gcp::GoogleCloudStorageBuilder,
     local::LocalFileSystem,
@@ -16,7 +17,8 @@ use object_store::{
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
-    fmt, ops,
+    fmt::{self, Write},
+    ops,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -27,6 +29,8 @@ use xxhash_rust::xxh3::Xxh3;
 /// Larger objects go up in parts of this size, or of a larger one where that would be too many: S3 and Google allow 10 000, Azure 50 000.
 const PART_BYTES: usize = 16 << 20;
 const PARTS_MAX: usize = 10_000;
+/// The longest key, escaped, that goes along with an upload: S3 takes 2 KiB of user metadata and no more.
+const DESCRIBED_MAX: usize = 1800;
 /// Where it is written down which of two namenodes leads.
 const REFEREE: &str = ".cloudskin/namenode";
 /// Parts on their way at a time, for one object: 64 MiB.
@@ -75,6 +79,8 @@ pub struct S3Options {
     pub path_style: bool,
     /// Allow an endpoint without TLS.
     pub allow_http: bool,
+    /// The longest that one request may take, and that one which fails is tried again; `None`: 120 s and 20 s.
+    pub timeout: Option<Duration>,
 }
 
 /// A bucket of Google's and the right to use it.
@@ -89,6 +95,8 @@ pub struct GsOptions {
     pub anonymous: bool,
     /// Allow an endpoint without TLS.
     pub allow_http: bool,
+    /// The longest that one request may take, and that one which fails is tried again; `None`: 120 s and 20 s.
+    pub timeout: Option<Duration>,
 }
 
 /// A container of Azure's and the right to use it: the account's key or a shared access signature, else the machine's managed identity.
@@ -103,12 +111,16 @@ pub struct AzureOptions {
     pub sas: Secret,
     /// Allow an endpoint without TLS.
     pub allow_http: bool,
+    /// The longest that one request may take, and that one which fails is tried again; `None`: 120 s and 20 s.
+    pub timeout: Option<Duration>,
 }
 
 #[derive(Clone)]
 pub struct Persist {
     store: Arc<dyn ObjectStore>,
     name: String,
+    /// It keeps metadata of objects. Folders don't.
+    describes: bool,
 }
 
 impl fmt::Debug for Persist {
@@ -166,13 +178,15 @@ fn failed(action: &'static str, location: &str) -> impl Fn(object_store::Error) 
 }
 
 /// How requests are made.
-fn client(allow_http: bool) -> ClientOptions {
-    ClientOptions::new().with_allow_http(allow_http).with_connect_timeout(CONNECT_MAX).with_timeout(REQUEST_MAX)
+fn client(allow_http: bool, timeout: Option<Duration>) -> ClientOptions {
+    let longest = timeout.unwrap_or(REQUEST_MAX);
+    ClientOptions::new().with_allow_http(allow_http).with_connect_timeout(CONNECT_MAX.min(longest)).with_timeout(longest)
 }
 
 /// The time is the bound and not the count, because the pauses are random.
-fn patience() -> RetryConfig {
-    RetryConfig { max_retries: usize::MAX, retry_timeout: RETRY_MAX, backoff: BackoffConfig { max_backoff: PAUSE_MAX, ..BackoffConfig::default() } }
+fn patience(timeout: Option<Duration>) -> RetryConfig {
+    let retry_timeout = timeout.map_or(RETRY_MAX, |timeout| timeout.min(RETRY_MAX));
+    RetryConfig { max_retries: usize::MAX, retry_timeout, backoff: BackoffConfig { max_backoff: PAUSE_MAX, ..BackoffConfig::default() } }
 }
 
 /// What is got, as it comes. A file is read in large pieces: the library's own take 8 KiB, each with a change of threads, which is three quarters of the time of an object of 1 MiB.
@@ -202,6 +216,20 @@ fn stream_of(got: GetResult, location: &str) -> BoxStream<'static, Result<Bytes>
     pieces.boxed()
 }
 
+/// A name as a header may carry it: what is not printable ASCII, spaces and `%` as `%` and two hexadecimal digits for each byte.
+fn escaped(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'%' | ..=b' ' | 0x7f.. => {
+                let _ = write!(out, "%{byte:02X}"); // a string takes all
+            }
+            _ => out.push(byte.into()),
+        }
+    }
+    out
+}
+
 /// The size of the parts of an object.
 fn part_bytes(size: usize) -> usize {
     PART_BYTES.max(size.div_ceil(PARTS_MAX))
@@ -214,7 +242,7 @@ impl Persist {
         std::fs::create_dir_all(path).map_err(|source| Error::File { action: "create", path: path.into(), source })?;
         let name = format!("file:{}", path.display());
         let store = LocalFileSystem::new_with_prefix(path).map_err(failed("open", &name))?.with_fsync(true);
-        Ok(Persist { store: Arc::new(store), name })
+        Ok(Persist { store: Arc::new(store), name, describes: false })
     }
 
     /// An object there says which of two namenodes leads.
@@ -222,9 +250,9 @@ impl Persist {
         Referee::store(self.store.clone(), REFEREE)
     }
 
-    /// Another kind of store, which a program brings along. What is told of it is `name`.
+    /// Another kind of store, which a program brings along and which keeps objects' metadata. What is told of it is `name`.
     pub fn over(store: Arc<dyn ObjectStore>, name: impl Into<String>) -> Persist {
-        Persist { store, name: name.into() }
+        Persist { store, name: name.into(), describes: true }
     }
 
     /// An S3 bucket, which must exist. A server that is away for a moment is waited for; one that can't be reached is told as an error
@@ -237,8 +265,8 @@ impl Persist {
             .with_bucket_name(&options.bucket)
             .with_region(if options.region.is_empty() { "us-east-1" } else { &options.region })
             .with_virtual_hosted_style_request(!options.path_style)
-            .with_client_options(client(options.allow_http))
-            .with_retry(patience());
+            .with_client_options(client(options.allow_http, options.timeout))
+            .with_retry(patience(options.timeout));
         if let Some(endpoint) = &options.endpoint {
             builder = builder.with_endpoint(endpoint);
         }
@@ -246,7 +274,7 @@ impl Persist {
             builder =
                 builder.with_access_key_id(&options.access_key.0).with_secret_access_key(&options.secret_key.0);
         }
-        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name })
+        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name, describes: true })
     }
 
     /// A bucket of Google's, which must exist; with the patience of [`Persist::s3`].
@@ -255,8 +283,8 @@ impl Persist {
         let name = format!("gs:{}", options.bucket);
         let mut builder = GoogleCloudStorageBuilder::new()
             .with_bucket_name(&options.bucket)
-            .with_client_options(client(options.allow_http))
-            .with_retry(patience());
+            .with_client_options(client(options.allow_http, options.timeout))
+            .with_retry(patience(options.timeout));
         if let Some(endpoint) = &options.endpoint {
             builder = builder.with_base_url(endpoint.trim_end_matches('/'));
         }
@@ -266,7 +294,7 @@ impl Persist {
         } else if let Some(file) = &options.key_file {
             builder = builder.with_service_account_path(file.to_string_lossy());
         }
-        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name })
+        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name, describes: true })
     }
 
     /// A container of Azure's, which must exist; with the patience of [`Persist::s3`].
@@ -279,8 +307,8 @@ impl Persist {
         let mut builder = MicrosoftAzureBuilder::new()
             .with_account(&options.account)
             .with_container_name(&options.container)
-            .with_client_options(client(options.allow_http))
-            .with_retry(patience());
+            .with_client_options(client(options.allow_http, options.timeout))
+            .with_retry(patience(options.timeout));
         if let Some(endpoint) = options.endpoint {
             builder = builder.with_endpoint(endpoint);
         }
@@ -289,7 +317,7 @@ impl Persist {
         } else if !options.sas.is_empty() {
             builder = builder.with_config(AzureConfigKey::SasKey, &options.sas.0);
         }
-        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name })
+        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name, describes: true })
     }
 
     /// Where an object lies that is uploaded.
@@ -297,16 +325,16 @@ impl Persist {
         format!("objects/{id}")
     }
 
-    /// Uploads an object, not faster than `pace`, and reads it back. The location is worth recording only when this returned.
-    pub(crate) async fn put(&self, id: ObjectId, content: Bytes, checksum: u64, pace: &Pace) -> Result<String> {
+    /// Uploads an object, not faster than `pace`, and reads it back. The location is worth recording only when this returned. `named`: what it is called now, for who finds it there.
+    pub(crate) async fn put(&self, named: (&BucketName, &Key), id: ObjectId, content: Bytes, checksum: u64, pace: &Pace) -> Result<String> {
         let location = Persist::place(id);
         let path = Location::from(location.as_str());
         let size = content.len();
         if size <= PART_BYTES {
             pace.wait(size as u64).await;
-            self.store.put(&path, content.into()).await.map_err(failed("write", &location))?;
+            self.store.put_opts(&path, content.into(), self.described(named).into()).await.map_err(failed("write", &location))?;
         } else {
-            let upload = self.store.put_multipart(&path).await.map_err(failed("write", &location))?;
+            let upload = self.store.put_multipart_opts(&path, self.described(named).into()).await.map_err(failed("write", &location))?;
             let part_bytes = part_bytes(size);
             let mut upload = WriteMultipart::new_with_chunk_size(upload, part_bytes);
             for at in (0..size).step_by(part_bytes) {
@@ -331,6 +359,19 @@ impl Persist {
             });
         }
         Ok(location)
+    }
+
+    /// The user metadata of an upload.
+    fn described(&self, (bucket, key): (&BucketName, &Key)) -> Attributes {
+        let mut attributes = Attributes::new();
+        if self.describes {
+            attributes.insert(Attribute::Metadata("bucket".into()), bucket.to_string().into());
+            let key = escaped(key.as_str());
+            if key.len() <= DESCRIBED_MAX {
+                attributes.insert(Attribute::Metadata("key".into()), key.into());
+            }
+        }
+        attributes
     }
 
     /// Reads an object to its end: its length and its checksum.
@@ -493,7 +534,7 @@ impl Persist {
 mod tests {
     use super::*;
     use std::{
-        io::{Read, Write},
+        io::{Read, Write as _},
         net::TcpListener,
         time::Instant,
     };
@@ -517,6 +558,15 @@ mod tests {
             assert!(size.div_ceil(part_bytes(size)) <= PARTS_MAX, "{size}");
         }
         assert_eq!(part_bytes(1 << 30), PART_BYTES);
+    }
+
+    #[test]
+    fn a_name_goes_into_a_header_and_a_long_one_stays_away() {
+        assert_eq!(escaped("a b/\u{e9}%~\n"), "a%20b/%C3%A9%25~%0A");
+        let persist = Persist::over(Arc::new(object_store::memory::InMemory::new()), "memory");
+        let bucket = BucketName::new("data").unwrap();
+        let described = |key: &str| persist.described((&bucket, &Key::new(key).unwrap())).len();
+        assert_eq!((described("a"), described(&"a".repeat(1024)), described(&"\u{e9}".repeat(500))), (2, 2, 1));
     }
 
     #[tokio::test]

@@ -12,8 +12,9 @@ use crate::{
     Attributes, BucketName, Error, Key, ObjectId, ObjectMeta, Result, State,
     leases::{PUBLISH_WAIT, Wanted},
     local::{Draft, Local, Object, Refused},
-    metrics::add,
+    metrics::{Source, add},
     node::{Inner, compute, joined},
+    spans,
 };
 use base::Kind;
 use std::{
@@ -23,6 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Instrument;
 
 /// Publications at a time; those of one key are in one lane, one after another.
 const LANES: usize = 16;
@@ -117,15 +119,16 @@ impl Writer {
             }
             self.inner.make_way_for(self.draft.in_memory(), len);
             let Err(refused) = self.draft.reserve(len) else { break };
-            self.inner.spiller.want(self.draft.in_memory(), len);
-            let space = self.inner.tier.space(self.draft.in_memory());
+            let (memory, counted) = (self.draft.in_memory(), self.inner.counted(&self.bucket));
+            self.inner.spiller.want(memory, len);
+            let space = self.inner.tier.space(memory);
             let end = *deadline.get_or_insert_with(|| {
-                add(&self.inner.counters.waited, 1);
+                add(&counted.here(memory).waited, 1);
                 Instant::now() + self.inner.tuning.wait
             });
             let began = Instant::now();
             let came = space.wait(end);
-            self.inner.timings.wait.add(began.elapsed());
+            counted.here(memory).wait.add(began.elapsed());
             if !came {
                 return Err(self.refused(refused));
             }
@@ -149,14 +152,15 @@ impl Writer {
             if self.inner.evict(memory, len).await {
                 continue;
             }
+            let counted = self.inner.counted(&self.bucket);
             let end = *deadline.get_or_insert_with(|| {
-                add(&self.inner.counters.waited, 1);
+                add(&counted.here(memory).waited, 1);
                 Instant::now() + self.inner.tuning.wait
             });
             self.inner.spiller.wake();
             let began = Instant::now();
             let came = self.inner.tier.space(memory).wait_async(end).await;
-            self.inner.timings.wait.add(began.elapsed());
+            counted.here(memory).wait.add(began.elapsed());
             if !came {
                 return Err(self.refused(refused));
             }
@@ -209,16 +213,18 @@ impl Writer {
             });
         }
         inner.names.settle(Wanted::Key(&bucket, &key)).await;
+        let span = spans::seal(&bucket, &key);
+        spans::note(&span, local.size, Source::here(memory));
         // A task of its own, so that a caller who stops waiting doesn't stop it half-way.
-        joined(tokio::spawn(async move {
+        let sealing = async move {
             let local = compute({
-                let inner = inner.clone();
-                move || inner.keep_durably(local)
+                let (inner, bucket) = (inner.clone(), bucket.clone());
+                move || inner.keep_durably(&bucket, local)
             })
             .await??;
             inner.commit(bucket, key, local, if_absent, attributes).await
-        })
-        .await)?
+        };
+        joined(tokio::spawn(sealing.instrument(span)).await)?
     }
 
     /// [`Writer::seal`] for a plain thread. Panics on a thread of the runtime.
@@ -227,8 +233,11 @@ impl Writer {
         let memory = draft.in_memory();
         let local = draft.seal().map_err(|refused| inner.refused(&bucket, &key, memory, refused))?;
         let handle = inner.handle.clone();
+        let span = spans::seal(&bucket, &key);
+        spans::note(&span, local.size, Source::here(memory));
+        let _in = span.enter();
         handle.block_on(inner.names.settle(Wanted::Key(&bucket, &key)));
-        let local = inner.keep_durably(local)?;
+        let local = inner.keep_durably(&bucket, local)?;
         handle.block_on(inner.commit(bucket, key, local, if_absent, attributes))
     }
 
@@ -255,6 +264,7 @@ impl Writer {
         let local = draft.seal().map_err(|refused| inner.refused(&bucket, &key, memory, refused))?;
         let id = local.id;
         inner.sealing_begins(id);
+        local.count_for(inner.counted(&bucket));
         let local = inner.tier.keep(local).inspect_err(|_| inner.sealing_ends(id))?;
         let meta = ObjectMeta {
             bucket,
@@ -380,7 +390,11 @@ async fn publish(inner: &Arc<Inner>, jobs: &mut VecDeque<Job>) {
 async fn publish_one(inner: &Arc<Inner>, job: Job, synced: &Result<()>) {
     let (meta, local) = job.object.parts();
     let done = match synced {
-        Ok(()) => inner.clone().commit(meta.bucket.clone(), meta.key.clone(), local.clone(), false, job.attributes).await,
+        Ok(()) => {
+            let span = spans::seal(&meta.bucket, &meta.key);
+            spans::note(&span, local.size, Source::here(local.in_memory()));
+            inner.clone().commit(meta.bucket.clone(), meta.key.clone(), local.clone(), false, job.attributes).instrument(span).await
+        }
         Err(e) => {
             inner.sealing_ends(local.id);
             inner.free(local.id);

@@ -9,10 +9,16 @@ mod doubles;
 
 use base::Kind;
 use common::*;
-use doubles::{Double, azure, google};
+use axum::http::Method;
+use doubles::{Double, Fate, azure, google};
 use geds::{BucketPolicy, Catalog, Config, Key, Page, Persist};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    io::Read,
+    net::TcpListener,
+    time::{Duration, Instant},
+};
 
 /// As `cloudskin.toml` would have it.
 fn persist(geds: Value) -> Persist {
@@ -80,6 +86,7 @@ async fn azure_is_a_persistency_tier() {
     steps(azure(there.port, azure::KEY, "")).await;
     assert_eq!(there.inner.lock().unwrap().refused, 0, "all requests were signed as they have to be");
     assert_eq!(there.names().iter().filter(|name| name.starts_with("landsat/")).count(), 6);
+    assert_eq!(described(&there), names_of(&["data/empty", "data/large", "data/small"]));
     steps(azure(Double::start(azure::answer).await.port, "", azure::SAS)).await;
 }
 
@@ -121,4 +128,84 @@ async fn google_is_a_persistency_tier() {
     there.inner.lock().unwrap().busy = 2;
     steps(google(format!("http://127.0.0.1:{}", there.port), google::BUCKET)).await;
     assert!(there.inner.lock().unwrap().parts.is_empty(), "no part stays behind");
+    assert_eq!(described(&there), names_of(&["data/empty", "data/large", "data/small"]), "in one piece or in parts, an upload says what it is");
+}
+
+/// Bucket and key of each upload that was ever written, as its metadata say.
+fn described(there: &Double) -> BTreeSet<String> {
+    let inner = there.inner.lock().unwrap();
+    let own = inner.described.iter().filter(|(name, _)| name.starts_with("objects/"));
+    own.map(|(name, fields)| format!("{}/{}", fields.get("bucket").unwrap_or(name), fields.get("key").unwrap_or(name))).collect()
+}
+
+fn names_of(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| name.to_string()).collect()
+}
+
+/// Late, in small pieces, half, busy: each costs time and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_stalls_or_breaks_off_costs_time_and_nothing_else() {
+    let there = Double::start(google::answer).await;
+    let mut here = Installation::new().await;
+    here.persist = Some(google(format!("http://127.0.0.1:{}", there.port), google::BUCKET));
+    let fate = |method: Method, fate: Fate| there.inner.lock().unwrap().fates.push_back((method, fate));
+    let spent = || there.inner.lock().unwrap().fates.is_empty();
+    let (edge, cloud) = (here.node("edge").await, here.node("cloud").await);
+    let (data, names) = (content(1, 3 << 20), ["stalls", "busy", "short", "trickles"]);
+    for name in names {
+        put(&edge, name, &data).await;
+    }
+    // A deadline is kept while the store says nothing, and nothing is freed or believed to be there.
+    fate(Method::PUT, Fate::Stall(Duration::from_secs(3)));
+    let (b, long, began) = (bucket("data"), Duration::from_secs(60), Instant::now());
+    let late = edge.flush(&b, "stalls", Duration::from_millis(400)).await.unwrap_err();
+    assert_eq!(late.kind(), Kind::DeadlineExceeded, "{late}");
+    assert!(began.elapsed() < Duration::from_secs(2) && late.to_string().contains("data/stalls"), "{late}");
+    assert_eq!(edge.stat(&b, &key("stalls")).await.unwrap().persisted, None);
+    assert!(get(&edge, "stalls").await.unwrap().bytes() == data);
+    // A second try, then what is wrong with the way there and with the reading back.
+    fate(Method::PUT, Fate::Busy);
+    assert_eq!(edge.flush(&b, "stalls", long).await.unwrap().0, 1);
+    for (name, wrong) in [("busy", Fate::Busy), ("short", Fate::Short), ("trickles", Fate::Trickle)] {
+        fate(Method::GET, wrong);
+        assert_eq!(edge.flush(&b, name, long).await.unwrap().0, 1, "{name}");
+    }
+    assert!(spent());
+    // The same on the way back, now that the store alone has them.
+    assert_eq!(edge.spill(&b, "").await.unwrap().0, 4);
+    for (name, wrong) in names.into_iter().zip([Fate::Stall(Duration::from_secs(1)), Fate::Busy, Fate::Short, Fate::Trickle]) {
+        fate(Method::GET, wrong);
+        assert!(get(&cloud, name).await.unwrap().bytes() == data, "{name}");
+    }
+    assert!(spent());
+}
+
+/// The endpoint is what the settings say, with its scheme; other keys are taken with the next start, and nothing has to be registered anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defect_20_an_https_endpoint_is_spoken_to_in_tls_and_keys_can_be_changed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("https://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    let heard = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut first = [0; 3];
+        client.read_exact(&mut first).unwrap();
+        first
+    });
+    let tls = persist(json!({"persist": "s3://box", "s3_endpoint": endpoint, "s3_access_key": "key", "s3_secret_key": "secret", "persist_timeout": "1s"}));
+    assert!(tls.read_all("x").await.is_err());
+    assert_eq!(heard.join().unwrap()[..2], [0x16, 3], "a handshake, and not a request in plain");
+
+    let there = Double::start(azure::answer).await;
+    let mut here = Installation::new().await;
+    here.persist = Some(azure(there.port, "b2xkIGtleQ==", ""));
+    let edge = here.node("edge").await;
+    put(&edge, "kept", b"the only copy").await;
+    let refused = edge.spill(&bucket("data"), "").await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::PermissionDenied);
+    assert!(refused.to_string().contains("data/kept"), "{refused}");
+    edge.stop().await;
+    here.persist = Some(azure(there.port, azure::KEY, ""));
+    let edge = here.node("edge").await;
+    assert_eq!(edge.spill(&bucket("data"), "").await.unwrap(), (1, 13));
+    assert_eq!(get(&edge, "kept").await.unwrap().bytes(), b"the only copy");
 }

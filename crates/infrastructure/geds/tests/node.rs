@@ -1188,6 +1188,23 @@ async fn defect_13_a_peer_that_hangs_is_passed_over() {
     hangs.abort();
 }
 
+/// Longer than a header of the peers' protocol may be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_of_many_buckets_come_as_a_whole() {
+    let here = Installation::new().await;
+    let edge = here.node("edge").await;
+    for n in 0..60 {
+        let name = bucket(&format!("{}-{n:02}", "a".repeat(60)));
+        edge.create_bucket(&name).await.unwrap();
+        edge.put(&name, &key("k"), b"content".to_vec().into()).await.unwrap();
+    }
+    let mut client = PeerClient::dial(&here.hub(), &site("edge"), &edge.address).await.unwrap();
+    let text = client.metrics().await.unwrap();
+    assert!(text.len() > 100_000 && text == edge.metrics(), "{}", text.len());
+    assert!(text.contains("-59\",tier=\"disk\"} 7\n"));
+    client.metrics().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_grafana_dashboard_asks_for_figures_that_there_are_and_for_all_of_them() {
     let here = Installation::new().await;
@@ -1209,7 +1226,14 @@ async fn the_grafana_dashboard_asks_for_figures_that_there_are_and_for_all_of_th
     let asked: std::collections::BTreeSet<&str> = asked.iter().map(String::as_str).collect();
     assert_eq!(asked.difference(&there).collect::<Vec<_>>(), [&""; 0], "nobody measures these");
     // What another figure says better needs no panel.
-    let spoken_for = ["cloudskin_geds_sealed_bytes_total", "cloudskin_geds_spilled_total", "cloudskin_geds_uploaded_total", "cloudskin_geds_bucket_sealed_total"];
+    let spoken_for = [
+        "cloudskin_geds_sealed_bytes_total",
+        "cloudskin_geds_spilled_total",
+        "cloudskin_geds_uploaded_total",
+        "cloudskin_geds_bucket_sealed_total",
+        "cloudskin_geds_bucket_uploaded_total",
+        "cloudskin_geds_bucket_spilled_total",
+    ];
     let missing: Vec<_> = there.difference(&asked).filter(|name| !spoken_for.contains(name)).collect();
     assert_eq!(missing, [&""; 0], "nobody sees these");
 }

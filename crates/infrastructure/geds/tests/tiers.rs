@@ -243,6 +243,7 @@ async fn a_writer_waits_until_its_deadline_or_until_there_is_room() {
         writer.seal_blocking().unwrap();
     });
     until("it waits", || metric(&edge, "cloudskin_geds_waits_total") == 1).await;
+    assert_eq!(metric(&edge, "cloudskin_geds_bucket_waits_total{bucket=\"data\",tier=\"disk\"}"), 1);
     for n in [1, 3, 5] {
         edge.delete(&bucket("data"), &key(&format!("{n}"))).await.unwrap();
     }
@@ -382,7 +383,196 @@ async fn a_mode_without_a_store_behind_it_is_refused() {
     }
 }
 
+// --- seen from outside --------------------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn figures_are_by_bucket_and_tier_and_add_up() {
+    let mut here = Installation::new().await.with_folder_persist();
+    here.namenode.create_bucket(&bucket("quick")).await.unwrap();
+    here.tuning.memory = Some(Size(1 << 20));
+    here.tuning.buckets.insert(bucket("quick"), policy(Mode::Ephemeral, Place::Memory));
+    let (edge, cloud) = (here.node("edge").await, here.node("cloud").await);
+    let of = |node: &Node, name: &str, b: &str, tier: &str| {
+        let (text, series) = (node.metrics(), format!("cloudskin_geds_bucket_{name}{{bucket=\"{b}\",tier=\"{tier}\"}} "));
+        text.lines().find_map(|line| line.strip_prefix(&series)).map_or(0, |value| value.parse::<u64>().unwrap())
+    };
+    let quick = async |node: &Node| node.open_object(&bucket("quick"), &key("q")).await.unwrap();
+    put(&edge, "a", &content(1, 10_000)).await;
+    put(&edge, "b", &content(2, 20_000)).await;
+    edge.put(&bucket("quick"), &key("q"), content(3, 500).into()).await.unwrap();
+    for (name, expected) in [("objects", [2, 1]), ("bytes", [30_000, 500]), ("sealed_total", [2, 1]), ("sealed_bytes_total", [30_000, 500]), ("publish_seconds_count", [2, 1])] {
+        assert_eq!([of(&edge, name, "data", "disk"), of(&edge, name, "quick", "memory")], expected, "{name}");
+        assert_eq!((of(&edge, name, "data", "memory"), of(&edge, name, "quick", "disk")), (0, 0), "{name}");
+    }
+    // Opens by where they are answered: the catalog is asked for the first, the second is known; then from a peer, and from the store.
+    get(&edge, "a").await.unwrap();
+    get(&edge, "a").await.unwrap();
+    quick(&edge).await;
+    get(&cloud, "a").await.unwrap();
+    assert_eq!(edge.spill(&bucket("data"), "b").await.unwrap(), (1, 20_000));
+    assert_eq!((of(&edge, "objects", "data", "disk"), of(&edge, "bytes", "data", "disk")), (1, 10_000));
+    get(&edge, "b").await.unwrap();
+    quick(&cloud).await;
+    assert_eq!(["disk", "memory", "peer", "persistency"].map(|tier| of(&edge, "opened_total", "data", tier)), [2, 0, 0, 1]);
+    assert_eq!(["disk", "memory", "peer", "persistency"].map(|tier| of(&cloud, "opened_total", "data", tier)), [0, 0, 1, 0]);
+    assert_eq!((of(&edge, "opened_total", "quick", "memory"), of(&cloud, "opened_total", "quick", "peer")), (1, 1));
+    for (name, value) in [("uploaded_total", 1), ("uploaded_bytes_total", 20_000), ("upload_seconds_count", 1), ("spilled_total", 1), ("spilled_bytes_total", 20_000)] {
+        assert_eq!(of(&edge, name, "data", "disk"), value, "{name}");
+    }
+    assert_eq!((of(&edge, "fetched_bytes_total", "data", "persistency"), of(&edge, "fetch_seconds_count", "data", "persistency")), (20_000, 1));
+    assert_eq!((of(&cloud, "fetched_bytes_total", "data", "peer"), of(&cloud, "fetched_bytes_total", "quick", "peer")), (10_000, 500));
+    // What is fetched lies on the disk.
+    assert_eq!((of(&edge, "objects", "data", "disk"), of(&cloud, "objects", "quick", "disk")), (2, 1));
+    // The node's totals are their sums.
+    assert_eq!((metric(&edge, "cloudskin_geds_sealed_total"), metric(&edge, "cloudskin_geds_opened_local_total"), metric(&edge, "cloudskin_geds_fetched_total")), (3, 3, 1));
+    assert_eq!((metric(&edge, "cloudskin_geds_spilled_total"), metric(&edge, "cloudskin_geds_publish_seconds_count"), metric(&cloud, "cloudskin_geds_fetched_total")), (1, 3, 2));
+    // A restart counts what it finds; what is deleted counts no more, though somebody has it open.
+    edge.stop().await;
+    let edge = here.node("edge").await;
+    assert_eq!((of(&edge, "objects", "data", "disk"), of(&edge, "bytes", "data", "disk"), of(&edge, "objects", "quick", "memory")), (2, 30_000, 0));
+    let open = get(&edge, "a").await.unwrap();
+    edge.delete(&bucket("data"), &key("a")).await.unwrap();
+    assert_eq!((of(&edge, "objects", "data", "disk"), of(&edge, "bytes", "data", "disk")), (1, 20_000));
+    assert!(open.bytes() == content(1, 10_000));
+    // A write that is refused.
+    edge.put(&bucket("quick"), &key("large"), content(4, 2 * MIB).into()).await.unwrap_err();
+    assert_eq!((of(&edge, "no_space_total", "quick", "memory"), metric(&edge, "cloudskin_geds_no_space_total")), (1, 1));
+}
+
+/// What a tracing subscriber is told: the spans' names and fields.
+#[derive(Clone, Default)]
+struct Spans(Arc<std::sync::Mutex<Vec<(&'static str, std::collections::BTreeMap<&'static str, String>)>>>);
+
+struct Fields<'a>(&'a mut std::collections::BTreeMap<&'static str, String>);
+
+impl tracing::field::Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        self.0.insert(field.name(), format!("{value:?}").trim_matches('"').into());
+    }
+}
+
+impl tracing::Subscriber for Spans {
+    fn enabled(&self, meta: &tracing::Metadata<'_>) -> bool {
+        meta.target() == "geds::spans"
+    }
+    fn new_span(&self, span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        let mut fields = std::collections::BTreeMap::new();
+        span.record(&mut Fields(&mut fields));
+        let mut all = self.0.lock().unwrap();
+        all.push((span.metadata().name(), fields));
+        tracing::span::Id::from_u64(all.len() as u64)
+    }
+    fn record(&self, span: &tracing::span::Id, values: &tracing::span::Record<'_>) {
+        values.record(&mut Fields(&mut self.0.lock().unwrap()[span.into_u64() as usize - 1].1));
+    }
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// All tasks of this test run on its own thread, where the subscriber is.
+#[tokio::test]
+async fn the_slow_steps_have_spans_that_say_whose_they_are() {
+    let spans = Spans::default();
+    let _here = tracing::subscriber::set_default(spans.clone());
+    let here = Installation::new().await.with_folder_persist();
+    let (edge, cloud) = (here.node("edge").await, here.node("cloud").await);
+    put(&edge, "k", &content(1, 5000)).await;
+    get(&cloud, "k").await.unwrap();
+    let known = spans.0.lock().unwrap().len();
+    get(&cloud, "k").await.unwrap();
+    assert_eq!(spans.0.lock().unwrap().len(), known, "a warm open has none");
+    assert_eq!(cloud.spill(&bucket("data"), "k").await.unwrap(), (1, 5000));
+    assert_eq!(edge.spill(&bucket("data"), "k").await.unwrap(), (1, 5000));
+    get(&edge, "k").await.unwrap();
+    let told: Vec<String> = spans.0.lock().unwrap().iter().map(|(name, fields)| {
+        let field = |name: &str| fields.get(name).map_or("?", String::as_str);
+        format!("{name} {}/{} {} {}", field("bucket"), field("key"), field("bytes"), field("tier"))
+    }).collect();
+    let expected = [
+        "geds.seal data/k 5000 disk",
+        "geds.open data/k 5000 peer",
+        "geds.fetch data/k 5000 peer",
+        "geds.spill data/k 5000 disk",
+        "geds.upload data/k 5000 disk",
+        "geds.spill data/k 5000 disk",
+        "geds.open data/k 5000 persistency",
+        "geds.fetch data/k 5000 persistency",
+    ];
+    assert_eq!(told, expected);
+}
+
 // --- growing ----------------------------------------------------------------------------------------------------------------------
+
+/// Read at another node while it grows, is spilled, and is sealed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_grows_is_read_at_other_nodes_up_to_its_committed_length() {
+    let mut here = Installation::new().await.with_folder_persist();
+    here.limit = 4 << 20; // parts of 64 KiB
+    let (edge, cloud) = (here.node("edge").await, here.node("cloud").await);
+    let (b, k, data) = (bucket("data"), key("log"), content(1, 400_000));
+    assert_eq!(cloud.follow(&b, &k).await.err().unwrap().kind(), Kind::NotFound);
+    let log = edge.appendable(&b, &k).await.unwrap();
+    let mut at = 0;
+    for end in [100, 150_000] {
+        at = log.append(at, data[at as usize..end].to_vec().into()).await.unwrap();
+    }
+    let follower = cloud.follow(&b, &k).await.unwrap();
+    assert_eq!(follower.len().await.unwrap(), (150_000, false));
+    let read = async |from: u64, len: u64| follower.read(from, len, Duration::ZERO).await.unwrap();
+    assert!(read(10, 1000).await.bytes == data[10..1010]);
+    assert!(read(0, u64::MAX).await.bytes == data[..150_000]);
+    let none = read(150_000, 10).await;
+    assert_eq!((none.bytes.len(), none.len, none.sealed), (0, 150_000, false), "nothing behind the committed length");
+    assert_eq!(get(&cloud, "log").await.unwrap_err().kind(), Kind::NotFound, "not sealed yet");
+
+    // Who waits is told as soon as there is more.
+    let waiting = async { follower.read(150_000, 10, LONG).await.unwrap() };
+    let appending = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        log.append(150_000, data[150_000..250_000].to_vec().into()).await.unwrap()
+    };
+    let began = Instant::now();
+    let (grown, _) = tokio::join!(waiting, appending);
+    assert!(grown.bytes == data[150_000..150_010] && began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+
+    // Its head leaves the site; it is read on, there and here.
+    assert_eq!(log.spill_head().await.unwrap(), 3 * 65_536);
+    assert!(read(0, u64::MAX).await.bytes == data[..250_000]);
+    let own = edge.follow(&b, &k).await.unwrap();
+    assert!(own.read(60_000, 10_000, Duration::ZERO).await.unwrap().bytes == data[60_000..70_000]);
+
+    // The site is started anew, at another address, and the same reader goes on.
+    drop((log, own));
+    edge.stop().await;
+    assert_eq!(follower.read(0, 10, Duration::ZERO).await.unwrap_err().kind(), Kind::Unavailable);
+    let edge = here.node("edge").await;
+    let log = edge.appendable(&b, &k).await.unwrap();
+    log.append(250_000, data[250_000..].to_vec().into()).await.unwrap();
+    assert!(read(240_000, 20_000).await.bytes == data[240_000..260_000]);
+
+    // Sealed, and then another object gets its name: who has followed it reads what it has followed.
+    let slow = cloud.follow(&b, &k).await.unwrap();
+    log.seal().await.unwrap();
+    let end = follower.read(399_000, u64::MAX, LONG).await.unwrap();
+    assert!(end.sealed && end.len == 400_000 && end.bytes == data[399_000..]);
+    let past = follower.read(400_001, 1, LONG).await.unwrap_err();
+    assert!(past.kind() == Kind::InvalidArgument && past.to_string().contains("data/log"), "{past}");
+    edge.copy_object(&b, &k, &b, &key("kept"), false).await.unwrap();
+    put(&edge, "log", b"another").await;
+    assert!(follower.read(0, u64::MAX, LONG).await.unwrap().bytes == data);
+    assert!(slow.read(1000, 1000, LONG).await.unwrap().bytes == data[1000..2000]);
+    let new = cloud.follow(&b, &k).await.unwrap().read(0, 100, LONG).await.unwrap();
+    assert_eq!((&new.bytes[..], new.sealed), (&b"another"[..], true));
+
+    // Dropped without a seal it is gone for readers, too.
+    let other = edge.appendable(&b, &key("other")).await.unwrap();
+    other.append(0, vec![7; 100].into()).await.unwrap();
+    let follower = cloud.follow(&b, &key("other")).await.unwrap();
+    other.discard().await.unwrap();
+    assert_eq!(follower.read(0, 10, LONG).await.unwrap_err().kind(), Kind::NotFound);
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_04_an_appendable_object_grows_on_after_its_head_was_spilled() {

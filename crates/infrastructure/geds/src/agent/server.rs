@@ -7,7 +7,7 @@ use super::{
     Lending, lock, shm,
     wire::{self, ASK_BYTES_MAX, Ask, Place, Told, VERSION},
 };
-use crate::{Error, Node, Page, Result, Writer, local::file, namenode::wire as frames, node::compute, socket};
+use crate::{Error, Node, Page, Result, Writer, local::file, metrics::Source, namenode::wire as frames, node::compute, socket};
 use base::Kind;
 use bytes::Buf;
 use futures::{FutureExt, future::BoxFuture};
@@ -300,7 +300,10 @@ impl Session {
         let seen = self.lending.board.now(hash);
         let known = || self.node.inner.names.get_for_others(&bucket, &key, self.node.inner.tier.age());
         let (object, until) = match known() {
-            Some(known) => known,
+            Some(known) => {
+                self.node.inner.opened(&bucket, Source::here(known.0.parts().1.in_memory()));
+                known
+            }
             None => {
                 let object = self.node.open_object(&bucket, &key).await?;
                 // What it has left behind says whether the answer may be kept.

@@ -6,6 +6,7 @@ use crate::{
     agent::{self, Lendable},
     cipher::Cipher,
     journal::{Place, Record},
+    metrics::{BucketCounts, add, take},
     segment::{self, Segment},
     space::{Reservation, Space},
 };
@@ -78,6 +79,8 @@ pub(crate) struct Local {
     pub checksum: u64,
     pub id: ObjectId,
     space: Arc<Space>,
+    /// Whose figures it counts in.
+    counts: OnceLock<Arc<BucketCounts>>,
 }
 
 const _: () = assert!(std::mem::offset_of!(Local, checksum) <= 48, "what a warm open touches fits beside the counters");
@@ -103,6 +106,34 @@ impl Local {
             persisted: AtomicBool::new(false),
             spare: AtomicBool::new(false),
             space: space.clone(),
+            counts: OnceLock::new(),
+        }
+    }
+
+    /// Says whose figures it counts in while it is this node's. False: that was said before.
+    pub fn count_for(&self, counts: Arc<BucketCounts>) -> bool {
+        self.counts.set(counts).is_ok()
+    }
+
+    pub(super) fn counts(&self) -> Option<Arc<BucketCounts>> {
+        self.counts.get().cloned()
+    }
+
+    /// It is this node's from now on.
+    pub(super) fn came(&self) {
+        if let Some(counts) = self.counts.get() {
+            let counts = counts.here(self.in_memory());
+            add(&counts.objects, 1);
+            add(&counts.bytes, self.size);
+        }
+    }
+
+    /// It is not any more, whoever reads it still.
+    pub(super) fn left(&self) {
+        if let Some(counts) = self.counts.get() {
+            let counts = counts.here(self.in_memory());
+            take(&counts.objects, 1);
+            take(&counts.bytes, self.size);
         }
     }
 

@@ -534,6 +534,15 @@ impl Catalog for RemoteCatalog {
         }
         .boxed()
     }
+    fn sites(&self) -> BoxFuture<'_, Result<Vec<Holder>>> {
+        async move {
+            match self.look(|| Question::Sites).await? {
+                Told::Holders(holders) => holders.into_iter().map(wire::holder).collect(),
+                _ => odd(),
+            }
+        }
+        .boxed()
+    }
     fn partners<'a>(&'a self, id: ObjectId, site: &'a SiteId) -> BoxFuture<'a, Result<Vec<Holder>>> {
         async move {
             match self.look(|| Question::Partners { id: id.0, site: site.clone() }).await? {

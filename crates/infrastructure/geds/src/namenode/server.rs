@@ -41,6 +41,8 @@ const READ_BYTES: usize = 64 << 10;
 const WATCH_MAX: Duration = Duration::from_secs(60);
 /// Sites that are named as partners for a copy: who finds none of so many able is better off waiting.
 const PARTNERS_MAX: usize = 4;
+/// Sites that are named at all.
+const SITES_MAX: usize = 1000;
 /// Events in one answer.
 pub const EVENTS_MAX: usize = 1000;
 
@@ -200,14 +202,27 @@ impl Drop for There {
 
 /// See [`crate::Catalog::partners`]. Where all sites are in the namenode's own process nobody has a connection, and all that have announced themselves count as there.
 pub fn partners(core: &Core, id: ObjectId, site: &SiteId) -> Vec<Holder> {
-    let there = there(core).clone();
-    let mut partners = core.read().sites();
-    partners.retain(|holder| holder.site != *site && !holder.address.is_empty() && (there.is_empty() || there.contains_key(&holder.site)));
+    let mut partners = connected(core);
+    partners.retain(|holder| holder.site != *site);
     // Each id has an order of its own, so that copies spread and a site that comes or goes changes little.
     let seed = id.0 as u64 ^ (id.0 >> 64) as u64;
     partners.sort_by_cached_key(|holder| xxh3_64_with_seed(holder.site.as_str().as_bytes(), seed));
     partners.truncate(PARTNERS_MAX);
     partners
+}
+
+fn connected(core: &Core) -> Vec<Holder> {
+    let there = there(core).clone();
+    let mut sites = core.read().sites();
+    sites.retain(|holder| !holder.address.is_empty() && (there.is_empty() || there.contains_key(&holder.site)));
+    sites
+}
+
+/// See [`crate::Catalog::sites`].
+pub fn sites(core: &Core) -> Vec<Holder> {
+    let mut sites = connected(core);
+    sites.truncate(SITES_MAX);
+    sites
 }
 
 struct Connection {
@@ -375,6 +390,7 @@ impl Connection {
             Question::Partners { id, site } => Told::Holders(
                 partners(&self.core, ObjectId(id), &site).into_iter().map(|holder| (holder.site.into(), holder.address)).collect(),
             ),
+            Question::Sites => Told::Holders(sites(&self.core).into_iter().map(|holder| (holder.site.into(), holder.address)).collect()),
             Question::Jobs => Told::Jobs(self.core.read().job_names("", PAGE_MAX as usize)),
             Question::JobsAfter(after) => Told::Jobs(self.core.read().job_names(&after, PAGE_MAX as usize)),
             Question::Revoked { number } => return self.holder.confirm(number),

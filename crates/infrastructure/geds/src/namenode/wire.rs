@@ -89,6 +89,8 @@ pub enum Question {
     /// [`Question::Buckets`] and [`Question::Jobs`], a page of them: those after a name.
     BucketsAfter(String),
     JobsAfter(String),
+    /// Answered with [`Told::Holders`].
+    Sites,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -328,6 +330,7 @@ pub(crate) fn some_frames() -> Vec<Vec<u8>> {
         Question::Held { site: site.clone(), start_after: Some(7) },
         Question::Partners { id: 1, site: site.clone() },
         Question::Finds(vec![1, u128::MAX]),
+        Question::Sites,
         Question::Change(Change::CreateBucket { bucket: bucket.clone() }),
         Question::Change(Change::Rename { bucket: bucket.clone(), from: key.clone(), to_bucket: bucket.clone(), to: key.clone(), if_absent: true }),
         Question::Change(Change::SetMetadata { bucket: bucket.clone(), key: key.clone(), metadata: vec![1; 40] }),

@@ -62,6 +62,7 @@ pub fn answer(store: &mut Inner, asked: &Asked) -> Response {
             let list = String::from_utf8(asked.body.to_vec()).unwrap();
             let ids = list.split("<Uncommitted>").skip(1).map(|rest| rest.split('<').next().unwrap().to_string());
             let blocks: Option<Vec<_>> = ids.map(|id| store.parts.remove(&(name.clone(), id))).collect();
+            store.describe(&name, &asked.headers);
             match blocks {
                 Some(blocks) => store.put(&name, blocks.concat().into()),
                 None => StatusCode::BAD_REQUEST.into_response(),
@@ -69,7 +70,10 @@ pub fn answer(store: &mut Inner, asked: &Asked) -> Response {
         }
         (Method::PUT, "") if asked.headers.get("x-ms-blob-type").is_none_or(|kind| kind != "BlockBlob") => StatusCode::BAD_REQUEST.into_response(),
         (Method::PUT, "") if asked.headers.contains_key(header::IF_NONE_MATCH) && store.objects.contains_key(&name) => StatusCode::CONFLICT.into_response(),
-        (Method::PUT, "") => store.put(&name, asked.body.clone()),
+        (Method::PUT, "") => {
+            store.describe(&name, &asked.headers);
+            store.put(&name, asked.body.clone())
+        }
         (Method::GET, "list") => list(store, field("prefix"), field("delimiter"), field("marker")),
         (Method::GET | Method::HEAD, "") => store.get(&name, &asked.headers),
         (Method::POST, "batch") => batch(store, asked),

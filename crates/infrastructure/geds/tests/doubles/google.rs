@@ -16,6 +16,7 @@ pub fn answer(store: &mut Inner, asked: &Asked) -> Response {
     let upload = fields.get("uploadId").cloned();
     match (asked.method.clone(), upload) {
         (Method::POST, None) if fields.contains_key("uploads") => {
+            store.describe(&name, &asked.headers);
             store.writes += 1;
             let id = format!("upload-{}", store.writes);
             format!("<InitiateMultipartUploadResult><Bucket>{BUCKET}</Bucket><Key>{name}</Key><UploadId>{id}</UploadId></InitiateMultipartUploadResult>").into_response()
@@ -39,6 +40,7 @@ pub fn answer(store: &mut Inner, asked: &Asked) -> Response {
         }
         (Method::PUT, None) if asked.headers.get("x-goog-if-generation-match").is_some_and(|n| n == "0") && store.objects.contains_key(&name) => StatusCode::PRECONDITION_FAILED.into_response(),
         (Method::PUT, None) => {
+            store.describe(&name, &asked.headers);
             let done = store.put(&name, asked.body.clone());
             (done.headers().clone(), ()).into_response()
         }

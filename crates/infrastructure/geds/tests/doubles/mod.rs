@@ -11,9 +11,11 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use futures::StreamExt;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 pub const DATE: &str = "Thu, 26 Nov 2026 00:00:00 GMT";
@@ -30,6 +32,23 @@ pub struct Inner {
     pub refused: u64,
     /// So many requests are told to come back later.
     pub busy: u64,
+    /// What is wrong with the next request of a method.
+    pub fates: VecDeque<(Method, Fate)>,
+    /// The user metadata that was written with each object.
+    pub described: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// What may be wrong with an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It comes so much later, and only then is anything done.
+    Stall(Duration),
+    /// Its body comes in small pieces.
+    Trickle,
+    /// Half of the body comes, then the connection ends.
+    Short,
+    /// 503.
+    Busy,
 }
 
 impl Inner {
@@ -37,6 +56,12 @@ impl Inner {
         self.writes += 1;
         self.objects.insert(name.into(), (content, self.writes));
         (StatusCode::CREATED, told(self.writes)).into_response()
+    }
+
+    /// Keeps the user metadata of a request that begins or writes an object.
+    pub fn describe(&mut self, name: &str, headers: &HeaderMap) {
+        let own = headers.iter().filter_map(|(header, value)| Some((header.as_str().split_once("-meta-")?.1.to_string(), value.to_str().ok()?.to_string())));
+        self.described.insert(name.into(), own.collect());
     }
 
     /// An object or a part of it, if it is what the caller means.
@@ -130,10 +155,39 @@ async fn answered(State(double): State<Double>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
     let asked = Asked { method: head.method, path: head.uri.path().into(), query: head.uri.query().unwrap_or_default().into(), headers: head.headers, body };
-    let mut inner = double.inner.lock().unwrap();
-    if inner.busy > 0 {
-        inner.busy -= 1;
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    let fate = {
+        let mut inner = double.inner.lock().unwrap();
+        let at = inner.fates.iter().position(|(method, _)| *method == asked.method);
+        at.and_then(|at| inner.fates.remove(at)).map(|(_, fate)| fate)
+    };
+    if let Some(Fate::Stall(time)) = fate {
+        tokio::time::sleep(time).await;
     }
-    (double.answer)(&mut inner, &asked)
+    let response = {
+        let mut inner = double.inner.lock().unwrap();
+        if inner.busy > 0 || fate == Some(Fate::Busy) {
+            inner.busy = inner.busy.saturating_sub(1);
+            return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        }
+        (double.answer)(&mut inner, &asked)
+    };
+    match fate {
+        Some(Fate::Trickle | Fate::Short) => in_pieces(response, fate == Some(Fate::Short)).await,
+        _ => response,
+    }
+}
+
+/// The same answer in pieces, or half of it.
+async fn in_pieces(response: Response, half: bool) -> Response {
+    let (mut head, body) = response.into_parts();
+    let content = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    head.headers.insert(header::CONTENT_LENGTH, content.len().into());
+    let size = (content.len() / 50).max(1);
+    let pieces = (0..content.len()).step_by(size).map(move |at| content.slice(at..content.len().min(at + size)));
+    let pieces: Vec<_> = if half { pieces.take(25).map(Ok).chain([Err(std::io::Error::other("the line is cut"))]).collect() } else { pieces.map(Ok).collect() };
+    let stream = futures::stream::iter(pieces).then(async |piece| {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        piece
+    });
+    Response::from_parts(head, axum::body::Body::from_stream(stream))
 }

@@ -24,6 +24,8 @@ use utoipa::ToSchema;
 
 const TTL_MAX: Duration = Duration::from_secs(30 * 86400);
 const TTL: Duration = Duration::from_secs(3600);
+/// The longest token: what is longer is none, and nothing is computed for it.
+const TOKEN_BYTES_MAX: usize = 256;
 
 /// What a token allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +62,7 @@ impl Grant {
 
     /// What a token says, if the hub made it. `None`: it is none of these.
     pub fn read(token: &str, hub: &str) -> Option<Grant> {
-        let (text, tag) = token.rsplit_once('.')?;
+        let (text, tag) = token.rsplit_once('.').filter(|_| token.len() <= TOKEN_BYTES_MAX)?;
         hmac::verify(&key(hub), text.as_bytes(), &bytes(tag)?).ok()?;
         // A bucket may have points in its name; what is behind it has none.
         let mut parts = text.strip_prefix("b1.")?.rsplitn(3, '.');
@@ -154,6 +156,38 @@ mod tests {
             }
         }
         assert_eq!(Grant::read("", "hub"), None);
+    }
+
+    /// Tokens that somebody has changed, and noise: neither opens anything, and neither ends the hub.
+    #[test]
+    fn no_bytes_are_a_token_that_the_hub_has_not_made() {
+        let seed = std::env::var("GEDS_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(now_ms);
+        let mut state = seed | 1;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        let longest = BucketName::new("b".repeat(63)).unwrap();
+        let grants = [("a", false), (longest.as_str(), true), ("a.b-c.2", true)].map(|(bucket, write)| Grant { bucket: BucketName::new(bucket).unwrap(), write, expires_ms: u64::MAX });
+        let tokens = grants.map(|grant| grant.token("hub"));
+        assert!(tokens.iter().all(|token| token.len() <= TOKEN_BYTES_MAX && Grant::read(token, "hub").is_some()));
+        for _ in 0..20_000 {
+            let token = &tokens[random(3)];
+            let mut bytes = token.clone().into_bytes();
+            for _ in 0..=random(4) {
+                let at = random(bytes.len() + 1);
+                match random(5) {
+                    0 if at < bytes.len() => bytes[at] = random(256) as u8,
+                    1 => bytes.truncate(at),
+                    2 => bytes.insert(at, b".0fF\0\xff"[random(6)]),
+                    3 => bytes.extend(std::iter::repeat_n(b'.', random(2000))),
+                    _ => bytes.splice(at..at, token.bytes().take(random(70))).for_each(drop),
+                }
+            }
+            let text = String::from_utf8_lossy(&bytes);
+            // Hexadecimal digits may be written large.
+            assert!(Grant::read(&text, "hub").is_none() || text.eq_ignore_ascii_case(token), "seed {seed}: {text}");
+        }
     }
 
     #[test]

@@ -460,7 +460,7 @@ async fn names_carry_words_and_ends_and_move_in_one_step() {
     web.fails(web.get("/v1/objects/nope"), 404, "not_found", "cloudskin store put FILE nope/").await;
 
     let metrics = web.get("/v1/sites/edge/metrics").send().await.unwrap().text().await.unwrap();
-    for line in ["cloudskin_geds_used_bytes 30", "cloudskin_geds_bucket_sealed_total{bucket=\"runs\"} 3", "cloudskin_geds_publish_seconds_count 3"] {
+    for line in ["cloudskin_geds_used_bytes 30", "cloudskin_geds_bucket_sealed_total{bucket=\"runs\",tier=\"disk\"} 3", "cloudskin_geds_bucket_bytes{bucket=\"runs\",tier=\"disk\"} 30", "cloudskin_geds_publish_seconds_count 3"] {
         assert!(metrics.lines().any(|l| l == line), "{line} in {metrics}");
     }
     web.fails(web.get("/v1/sites/moon/metrics"), 404, "not_found", "moon").await;
