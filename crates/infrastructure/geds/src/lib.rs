@@ -48,7 +48,7 @@ mod space;
 mod spill;
 mod writer;
 
-pub use agent::{Attached, AttachedWriter, Lent};
+pub use agent::{Attached, AttachedAppendable, AttachedWriter, Lent};
 pub use append::Appendable;
 pub use blocking::Blocking;
 pub use bound::RANGE_BYTES_MAX;

@@ -105,6 +105,11 @@ enum Request {
         start_after: String,
         limit: u32,
     },
+    Flush {
+        bucket: BucketName,
+        prefix: String,
+        deadline_ms: u64,
+    },
 }
 
 impl Request {
@@ -119,6 +124,7 @@ impl Request {
             Request::Spill { .. } => "spill objects",
             Request::Metrics => "read metrics",
             Request::List { .. } => "list objects",
+            Request::Flush { .. } => "upload objects",
         }
     }
 
@@ -380,6 +386,10 @@ async fn answer(node: &Node, stream: Box<dyn Io + '_>, peer: &str) -> Result<()>
             Request::Remove { bucket, key } => node.delete(&bucket, &key).await.map(Reply::Meta),
             Request::Spill { bucket, prefix } => {
                 node.spill(&bucket, &prefix).await.map(|(objects, bytes)| Reply::Spilled { objects, bytes })
+            }
+            Request::Flush { bucket, prefix, deadline_ms } => {
+                let deadline = Duration::from_millis(deadline_ms).min(WORK);
+                node.flush(&bucket, &prefix, deadline).await.map(|(objects, bytes)| Reply::Spilled { objects, bytes })
             }
             // At most 40 KiB with all buckets that have lines of their own.
             Request::Metrics => Ok(Reply::Metrics { text: node.metrics() }),
@@ -760,6 +770,15 @@ impl PeerClient {
     pub async fn remove(&mut self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
         match self.ask(&Request::Remove { bucket: bucket.clone(), key: key.clone() }, WORK).await? {
             Reply::Meta(meta) => Ok(meta),
+            _ => self.odd(),
+        }
+    }
+
+    /// Uploads the site's copies; see [`Node::flush`]. Ten minutes are the longest.
+    pub async fn flush(&mut self, bucket: &BucketName, prefix: &str, deadline: Duration) -> Result<(u64, u64)> {
+        let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        match self.ask(&Request::Flush { bucket: bucket.clone(), prefix: prefix.into(), deadline_ms }, deadline.min(WORK) + LOOK).await? {
+            Reply::Spilled { objects, bytes } => Ok((objects, bytes)),
             _ => self.odd(),
         }
     }
