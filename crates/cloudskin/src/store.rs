@@ -178,7 +178,7 @@ async fn watch(client: &Client, bucket: &str, after: Option<u64>, output: Output
         for event in told["events"].as_array().into_iter().flatten() {
             let name = event["key"].as_str().or(event["prefix"].as_str()).unwrap_or_default();
             table::say(&match output {
-                Output::Table => format!("{:>8} {:<14} {}\n", event["seq"], event["what"].as_str().unwrap_or_default(), shown(name)),
+                Output::Table => format!("{:>8} {:<14} {}\n", event["seq"].as_u64().unwrap_or_default(), event["what"].as_str().unwrap_or_default(), shown(name)),
                 _ => format!("{event}\n"),
             })?;
         }

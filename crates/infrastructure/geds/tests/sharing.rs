@@ -377,7 +377,7 @@ async fn what_grows_and_what_waits_goes_through_the_agent_too() {
             assert_eq!(growing.read(1 << 40, 10).unwrap(), b"");
             growing.sync().unwrap();
             assert_eq!(attached.list_growing(&data, "log", "").unwrap(), [(name.clone(), content.len() as u64 + 3)]);
-            assert_eq!(attached.list_growing(&data, "lo", "").unwrap(), []);
+            assert!(attached.list_growing(&data, "lo", "").unwrap().is_empty());
             assert_eq!(open(&attached, "log/1").unwrap_err().kind(), Kind::NotFound, "it is no object yet");
             assert_eq!(growing.seal().unwrap().size, content.len() as u64 + 3);
             assert!(open(&attached, "log/1").unwrap().bytes().ends_with(b"end"));
@@ -421,7 +421,13 @@ async fn what_grows_and_what_waits_goes_through_the_agent_too() {
             let watches: Vec<_> = (0..64)
                 .map(|_| {
                     let (attached, token) = (attached.clone(), now.next);
-                    std::thread::spawn(move || attached.watch(&bucket("data"), token, Duration::from_secs(60)).unwrap())
+                    std::thread::spawn(move || loop {
+                        match attached.watch(&bucket("data"), token, Duration::from_secs(60)) {
+                            // The one below has its place for a moment.
+                            Err(e) if e.kind() == Kind::ResourceExhausted => std::thread::sleep(Duration::from_millis(1)),
+                            answer => return answer.unwrap(),
+                        }
+                    })
                 })
                 .collect();
             let end = Instant::now() + Duration::from_secs(20);

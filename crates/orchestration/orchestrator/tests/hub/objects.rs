@@ -456,7 +456,7 @@ async fn a_watch_over_http_goes_on_where_it_was_also_after_a_restart() {
     assert_eq!((&told["events"], &told["next"]), (&json!([{"seq": 3, "what": "prefix_removed", "prefix": "b"}]), &json!(3)));
     // One that the bucket never gave says so, as one that is too old does.
     assert_eq!(web.json("/v1/watch/data?after=99").await, json!({"events": [], "next": 3, "resync": true}));
-    web.fails(web.get("/v1/watch/data?after=x"), 400, "invalid_argument", "after").await;
+    web.fails(web.get("/v1/watch/data?after=x"), 400, "invalid_argument", "query").await;
 }
 
 #[tokio::test]
