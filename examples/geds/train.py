@@ -1,12 +1,13 @@
-"""A training loop with checkpoints: a line is fitted to points by gradient descent, and every few steps the state is written down.
+"""A training loop with checkpoints: a line is fitted to points by gradient descent, and every few steps the state is written down. In the end the last one has to be in a bucket (here a folder).
 
-With the object store, a checkpoint is visible when `seal_here` returns and becomes durable behind the loop's back; with files, the loop waits for `fsync`. With `--kill` the
-training runs in a process that is killed half-way and started again from the last checkpoint.
+With the object store, an agent (`python -m cloudskin_geds`) holds the checkpoints: one is there when `seal_here` returns, and the agent makes it durable and brings it to the bucket while the loop goes on. With files, the loop waits for
+`fsync`, and copies the last one to the bucket itself. With `--kill` the training runs in a process that is killed (`kill -9`) half-way, and is started again from the last checkpoint.
 """
 
 import argparse
 import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -18,19 +19,18 @@ from pathlib import Path
 import cloudskin_geds as geds
 
 FORMAT = struct.Struct("<Qdd")
-# What a real model would weigh.
-PADDING = bytes(4 << 20)
 
 
 class Files:
-    def __init__(self, folder):
-        self.path = Path(folder) / "checkpoint"
+    def __init__(self, folder, size):
+        self.path, self.bucket, self.padding = Path(folder) / "checkpoint", Path(folder) / "bucket", bytes(size)
+        self.bucket.mkdir(exist_ok=True)
 
     def save(self, state):
         half = self.path.with_name("half")
         with open(half, "wb") as file:
             file.write(state)
-            file.write(PADDING)
+            file.write(self.padding)
             file.flush()
             os.fsync(file.fileno())
         half.rename(self.path)
@@ -39,17 +39,18 @@ class Files:
         return self.path.read_bytes()[: FORMAT.size] if self.path.exists() else None
 
     def close(self):
-        pass
+        shutil.copyfile(self.path, self.bucket / "checkpoint")
 
 
 class Objects:
-    def __init__(self, folder):
-        self.store = geds.Store(folder, "trainer", limit="1GiB")
+    def __init__(self, folder, size):
+        # No part of its own: what it has sealed is the agent's, and stays when this process is killed.
+        self.store, self.padding = geds.Store(folder), bytes(size)
 
     def save(self, state):
         writer = self.store.create("checkpoints", "last")
         writer.write(state)
-        writer.write(PADDING)
+        writer.write(self.padding)
         writer.seal_here()
 
     def load(self):
@@ -59,11 +60,12 @@ class Objects:
             return None
 
     def close(self):
+        self.store.wait_durable("checkpoints", "last")
         self.store.close()
 
 
-def train(way, folder, steps, every):
-    place = {"files": Files, "objects": Objects}[way](folder)
+def train(way, folder, steps, every, size):
+    place = {"files": Files, "objects": Objects}[way](folder, size)
     state = place.load()
     step, slope, shift = FORMAT.unpack(state) if state else (0, 0.0, 0.0)
     begun_at, saving = step, 0.0
@@ -86,8 +88,34 @@ def train(way, folder, steps, every):
     print(f"end {begun_at} {saving:.4f} {time.perf_counter() - start:.4f} {slope!r} {shift!r}", flush=True)
 
 
-def run(way, folder, options, kill):
-    command = [sys.executable, __file__, "--inner", way, folder, "--steps", str(options.steps), "--every", str(options.every)]
+def start_agent(folder):
+    command = [sys.executable, "-m", "cloudskin_geds", folder, "--persist", f"file:{folder}/bucket"]
+    agent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    if not agent.stdout.readline():
+        raise SystemExit("the agent did not start")
+    return agent
+
+
+def run(way, options, kill):
+    """Trains to the end. What the training told: the step at which its last life began, seconds of waiting for checkpoints and at the end, and the weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        agent = start_agent(folder) if way == "objects" else None
+        told = lives(way, folder, options, kill)
+        # What the bucket has now is what a machine that takes over would find.
+        state = FORMAT.pack(options.steps, float(told[3]), float(told[4]))
+        found = [path for path in Path(folder, "bucket").rglob("*") if path.is_file() and path.read_bytes() == state + bytes(options.size)]
+        if len(found) != 1:
+            raise SystemExit(f"{way}: the last checkpoint is not in the bucket")
+        if agent is not None:
+            agent.terminate()
+            agent.stdout.close()
+            if agent.wait() != 0:
+                raise SystemExit(f"the agent ended with {agent.returncode}")
+        return told
+
+
+def lives(way, folder, options, kill):
+    command = [sys.executable, __file__, "--inner", way, folder, "--steps", str(options.steps), "--every", str(options.every), "--size", str(options.size)]
     while True:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             for line in process.stdout:
@@ -105,19 +133,20 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--every", type=int, default=10, help="steps between two checkpoints")
+    parser.add_argument("--size", type=int, default=4 << 20, help="bytes of a checkpoint, besides the weights")
     parser.add_argument("--kill", action="store_true", help="kill the training half-way, and let it go on")
     parser.add_argument("--inner", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inner:
-        train(*options.inner, options.steps, options.every)
+        train(*options.inner, options.steps, options.every, options.size)
         raise SystemExit
+    if options.steps % options.every:
+        parser.error("the last step is to be a checkpoint: choose --steps as a multiple of --every")
     for way in ["files", "objects"]:
-        with tempfile.TemporaryDirectory() as folder:
-            undisturbed = run(way, folder, options, False)
-        print(f"{way:8} {options.steps} steps: the loop waited {float(undisturbed[1]):7.3f} s for checkpoints, and {float(undisturbed[2]):.3f} s at its end")
+        undisturbed = run(way, options, False)
+        print(f"{way:8} {options.steps} steps: the loop waited {float(undisturbed[1]):7.3f} s for checkpoints, and {float(undisturbed[2]):.3f} s at its end for the last one to be in the bucket")
         if options.kill:
-            with tempfile.TemporaryDirectory() as folder:
-                killed = run(way, folder, options, True)
+            killed = run(way, options, True)
             if killed[0] == "0" or killed[3:] != undisturbed[3:]:
                 raise SystemExit(f"{way}: went on at step {killed[0]} and ended with {killed[3:]}, not {undisturbed[3:]}")
             print(f"{way:8} killed half-way: went on at step {killed[0]}, and ends with the same weights")

@@ -5,6 +5,7 @@
 mod platform;
 mod builds;
 mod dashboard;
+mod doors;
 mod example;
 mod faults;
 mod fence;

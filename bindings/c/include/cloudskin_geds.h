@@ -35,6 +35,7 @@ enum geds_code {
 typedef struct geds_store geds_store;
 typedef struct geds_writer geds_writer;
 typedef struct geds_object geds_object;
+typedef struct geds_appendable geds_appendable;
 
 typedef struct geds_info {
     uint64_t size;       /* bytes */
@@ -74,6 +75,8 @@ int geds_write(geds_writer *writer, uint64_t offset, const void *data, uint64_t 
 int geds_set_metadata(geds_writer *writer, const void *data, uint64_t len);
 /* The object goes by itself so many milliseconds from now. */
 int geds_expire_after(geds_writer *writer, uint64_t ms);
+/* The object goes when the lease of this job ends. The seal fails with GEDS_FAILED_PRECONDITION if there is none: geds_keep_job begins it. */
+int geds_lease_to(geds_writer *writer, const char *job);
 /* Seals and frees the writer, whether it succeeds or not. When it returns, the object is durable and visible to all. */
 int geds_seal(geds_writer *writer);
 /* The same, but returns as soon as this process sees the object; all see it soon after. Not for `if_absent`. */
@@ -90,19 +93,80 @@ const void *geds_data(const geds_object *object);
 uint64_t geds_len(const geds_object *object);
 void geds_release(geds_object *object);
 
+/* Copies at most `room` bytes from `offset` on to `data`; `len` becomes how many: fewer only at the object's end. At most 64 MiB at once. For a part of what lies elsewhere: in a bucket that is bound to a place in the
+ * persistency tier only these bytes are fetched. What is on this machine is better opened. */
+int geds_read(geds_store *store, const char *bucket, const char *key, uint64_t offset, void *data, uint64_t room, uint64_t *len);
+
 int geds_stat(geds_store *store, const char *bucket, const char *key, geds_info *info);
 /* Copies at most `room` bytes of the metadata to `data`; `len` becomes how many there are. */
 int geds_metadata(geds_store *store, const char *bucket, const char *key, void *data, uint64_t room, uint64_t *len);
 int geds_delete(geds_store *store, const char *bucket, const char *key);
-int geds_rename(geds_store *store, const char *bucket, const char *from, const char *to);
+/* In one step, without moving data, also into another bucket. What had the key `to` is replaced, or with `if_absent` the call fails with GEDS_ALREADY_EXISTS and nothing is changed. */
+int geds_rename(geds_store *store, const char *bucket, const char *from, const char *to_bucket, const char *to, int if_absent);
+/* The same, and the old name stays: an object goes with its last name. */
+int geds_copy(geds_store *store, const char *bucket, const char *from, const char *to_bucket, const char *to, int if_absent);
 /* `prefix` is the key itself and all below `prefix/`; one step. The numbers may be NULL. */
 int geds_delete_prefix(geds_store *store, const char *bucket, const char *prefix, uint64_t *objects, uint64_t *bytes);
-int geds_rename_prefix(geds_store *store, const char *bucket, const char *from, const char *to, uint64_t *objects, uint64_t *bytes);
+int geds_rename_prefix(geds_store *store, const char *bucket, const char *from, const char *to_bucket, const char *to, uint64_t *objects, uint64_t *bytes);
+int geds_copy_prefix(geds_store *store, const char *bucket, const char *from, const char *to_bucket, const char *to, uint64_t *objects, uint64_t *bytes);
+
+/* For a store with a persistency tier (an agent's); else GEDS_FAILED_PRECONDITION. Times are milliseconds; what is not done by then is GEDS_DEADLINE_EXCEEDED, and nothing is lost.
+ * Uploads the node's copies with a prefix that are not there yet, and keeps them. The numbers, which may be NULL, are of what was uploaded by this call. */
+int geds_flush(geds_store *store, const char *bucket, const char *prefix, uint64_t within_ms, uint64_t *objects, uint64_t *bytes);
+/* Waits until what has the key now is in the persistency tier. */
+int geds_wait_durable(geds_store *store, const char *bucket, const char *key, uint64_t within_ms);
+/* Moves the node's copies with a prefix there: they are fetched again when they are opened. */
+int geds_spill(geds_store *store, const char *bucket, const char *prefix, uint64_t *objects, uint64_t *bytes);
+
+/* Begins a job's lease, or extends it: what is leased to the job (geds_lease_to) goes so many milliseconds from now, unless it is extended again; 0: with geds_drop_job only. Jobs are the installation's, not the
+ * process's: whoever dies leaves his lease to its end. On a platform the hub begins and ends those of its own jobs, and ends those that it doesn't know when it starts. */
+int geds_keep_job(geds_store *store, const char *job, uint64_t ms);
+/* Ends it: its objects go, in one step. A job without a lease has none. */
+int geds_drop_job(geds_store *store, const char *job, uint64_t *objects, uint64_t *bytes);
 
 /* Calls `each` for the objects with a prefix, in the order of their keys; with `folders`, what lies deeper is told as its folder, with `/` at the end and
  * `info` NULL. Ends early when `each` returns another number than 0, which is then returned. Strings are valid during the call only. */
 int geds_list(geds_store *store, const char *bucket, const char *prefix, int folders,
               int (*each)(void *context, const char *name, const geds_info *info), void *context);
+
+/* What has happened in a bucket. */
+enum geds_happened {
+    GEDS_SEALED = 1,         /* the key `name` means another content now: `epoch` and `size` are its */
+    GEDS_REMOVED = 2,        /* the key is gone */
+    GEDS_CHANGED = 3,        /* its metadata are others */
+    GEDS_PREFIX_SEALED = 4,  /* all at `name` and below it may be new */
+    GEDS_PREFIX_REMOVED = 5  /* all at `name` and below it is gone */
+};
+typedef struct geds_event {
+    uint64_t seq; /* counts the bucket's changes, without a gap */
+    int what;
+    const char *name;
+    uint64_t epoch, size;
+} geds_event;
+/* Calls `each` for what has happened after `*token`, in its order, and moves the token on; waits up to `wait_ms` (a minute at most) for the first of it, and returns GEDS_OK without one when there is none. A token is good in other
+ * processes and after restarts; 0 is the bucket's beginning, UINT64_MAX asks for the one of now. When too much has happened since, or the bucket's past is not known any more, `*resync` becomes 1 and the token that of now: list the bucket
+ * anew. When `each` returns another number than 0, that is returned, and the event comes again with the next call. */
+int geds_watch(geds_store *store, const char *bucket, uint64_t *token, uint64_t wait_ms, int *resync, int (*each)(void *context, const geds_event *event), void *context);
+
+/* An object that grows on this node (attached: the agent's), and on no other until it is sealed: geds_get, geds_stat and geds_list know nothing of it. It stays when the process ends, and is opened again. Handles may be used from any thread.
+ * Opens what grows under the key, by `begin`: 0: or fails with GEDS_NOT_FOUND; 1: or begins it, GEDS_FAILED_PRECONDITION if the key has a sealed object; 2: begins it, GEDS_ALREADY_EXISTS if something grows there or the key is taken. */
+geds_appendable *geds_appendable_open(geds_store *store, const char *bucket, const char *key, int begin);
+int geds_appendable_len(geds_appendable *appendable, uint64_t *len);
+/* Appends at `offset`, which must be its length, else GEDS_FAILED_PRECONDITION says the length and nothing is changed. All of it is there after the call, or nothing, also after a kill; attached, that holds for pieces of 1 MiB: after an
+ * error look at the length. */
+int geds_append(geds_appendable *appendable, uint64_t offset, const void *data, uint64_t len);
+/* Copies at most `room` bytes from `offset` on to `data`; `len` becomes how many: fewer only at the end, and none behind it. */
+int geds_appendable_read(geds_appendable *appendable, uint64_t offset, void *data, uint64_t room, uint64_t *len);
+/* What was appended before survives a power cut when it returns. */
+int geds_appendable_sync(geds_appendable *appendable);
+/* It becomes an ordinary object under the key, durable and visible to all; nothing more can be appended. Needs room for a copy. */
+int geds_appendable_seal(geds_appendable *appendable);
+/* It is removed. */
+int geds_appendable_discard(geds_appendable *appendable);
+/* Frees the handle. The object goes on growing. */
+void geds_appendable_close(geds_appendable *appendable);
+/* As geds_list, for what grows on this node: `info` has the size only. */
+int geds_list_appendables(geds_store *store, const char *bucket, const char *prefix, int (*each)(void *context, const char *name, const geds_info *info), void *context);
 
 #ifdef __cplusplus
 }

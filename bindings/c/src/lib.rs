@@ -4,7 +4,9 @@
 //! border as `GEDS_INTERNAL`. Nothing here decides anything about objects.
 
 use base::{Kind, SiteId, unit::Bytes as Size};
-use geds::{Attached, AttachedWriter, BucketName, Config, Error, Key, Lent, Object, ObjectMeta, Page, Shared, SharedOptions, Writer};
+use geds::{
+    Appendable, Attached, AttachedAppendable, AttachedWriter, Blocking, BucketName, Config, Error, Event, Happened, Key, Lent, Object, ObjectMeta, Page, Range, Shared, SharedOptions, Writer,
+};
 use std::{
     cell::RefCell,
     ffi::{CStr, CString, c_char, c_int, c_void},
@@ -44,6 +46,12 @@ pub enum Writing {
 pub enum Opened {
     Own(Object),
     Lent(Lent),
+}
+
+/// `geds_appendable`
+pub enum Growing {
+    Own(Blocking, Appendable),
+    Attached(AttachedAppendable),
 }
 
 impl Opened {
@@ -301,6 +309,18 @@ pub unsafe extern "C" fn geds_expire_after(writer: *mut Writing, ms: u64) -> c_i
 }
 
 /// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_lease_to(writer: *mut Writing, job: *const c_char) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (writer, job) = unsafe { (writing(writer)?, text(job, "job")?) };
+        either_writer!(writer, door => door.lease_to(job));
+        Ok(())
+    }))
+}
+
+/// # Safety
 /// The writer came from `geds_create` and is given back once.
 unsafe fn given_back(writer: *mut Writing) -> Result<Writing, Error> {
     if writer.is_null() {
@@ -399,6 +419,40 @@ pub unsafe extern "C" fn geds_release(object: *mut Opened) {
 }
 
 /// # Safety
+/// See the header; `data` has room for `room` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_read(store: *const Store, bucket: *const c_char, key: *const c_char, offset: u64, data: *mut c_void, room: u64, len: *mut u64) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, (bucket, key)) = unsafe { (known(store)?, named(bucket, key)?) };
+        let range = Range { offset, len: room };
+        let bytes: Vec<u8> = match store {
+            Store::Own(shared) => shared.blocking().read_range(&bucket, &key, range)?.1.into(),
+            Store::Attached(attached) => attached.read_range(&bucket, &key, range)?.1,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { give(&bytes, data, len) }
+    }))
+}
+
+/// Copies what was read to the caller's place. What was asked for is never longer than that.
+///
+/// # Safety
+/// `data` has room for the bytes, or is NULL; `len` for a number, or is NULL.
+unsafe fn give(bytes: &[u8], data: *mut c_void, len: *mut u64) -> Result<(), Error> {
+    if data.is_null() && !bytes.is_empty() {
+        return Err(refused("data", "give room for as many bytes as you say"));
+    }
+    if !bytes.is_empty() {
+        // SAFETY: not NULL, the caller's promise, and ours do not overlap with the caller's.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), data.cast(), bytes.len()) };
+    }
+    // SAFETY: the caller's promise.
+    unsafe { tell(len, bytes.len() as u64) };
+    Ok(())
+}
+
+/// # Safety
 /// See the header; `info` has room for one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn geds_stat(store: *const Store, bucket: *const c_char, key: *const c_char, info: *mut Info) -> c_int {
@@ -457,13 +511,47 @@ pub unsafe extern "C" fn geds_delete(store: *const Store, bucket: *const c_char,
 /// # Safety
 /// See the header.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn geds_rename(store: *const Store, bucket: *const c_char, from: *const c_char, to: *const c_char) -> c_int {
+pub unsafe extern "C" fn geds_rename(
+    store: *const Store,
+    bucket: *const c_char,
+    from: *const c_char,
+    to_bucket: *const c_char,
+    to: *const c_char,
+    if_absent: c_int,
+) -> c_int {
     code(call(|| {
         // SAFETY: the caller's promise.
-        let (store, (bucket, from), to) = unsafe { (known(store)?, named(bucket, from)?, text(to, "key")?) };
-        let to = Key::new(to)?;
-        either!(store, door => door.rename(&bucket, &from, &to)).map(|_| ())
+        let (store, (bucket, from), (to_bucket, to)) = unsafe { (known(store)?, named(bucket, from)?, named(to_bucket, to)?) };
+        either!(store, door => door.rename_to(&bucket, &from, &to_bucket, &to, if_absent != 0)).map(|_| ())
     }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_copy(
+    store: *const Store,
+    bucket: *const c_char,
+    from: *const c_char,
+    to_bucket: *const c_char,
+    to: *const c_char,
+    if_absent: c_int,
+) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, (bucket, from), (to_bucket, to)) = unsafe { (known(store)?, named(bucket, from)?, named(to_bucket, to)?) };
+        either!(store, door => door.copy(&bucket, &from, &to_bucket, &to, if_absent != 0)).map(|_| ())
+    }))
+}
+
+/// # Safety
+/// A pointer that is not NULL has room for a number.
+unsafe fn count(counted: (u64, u64), objects: *mut u64, size: *mut u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        tell(objects, counted.0);
+        tell(size, counted.1);
+    }
 }
 
 /// # Safety
@@ -476,10 +564,7 @@ pub unsafe extern "C" fn geds_delete_prefix(store: *const Store, bucket: *const 
         let bucket = BucketName::new(bucket)?;
         let removed = either!(store, door => door.delete_prefix(&bucket, prefix))?;
         // SAFETY: the caller's promise.
-        unsafe {
-            tell(objects, removed.0);
-            tell(size, removed.1);
-        }
+        unsafe { count(removed, objects, size) };
         Ok(())
     }))
 }
@@ -491,20 +576,114 @@ pub unsafe extern "C" fn geds_rename_prefix(
     store: *const Store,
     bucket: *const c_char,
     from: *const c_char,
+    to_bucket: *const c_char,
     to: *const c_char,
     objects: *mut u64,
     size: *mut u64,
 ) -> c_int {
     code(call(|| {
         // SAFETY: the caller's promise.
-        let (store, bucket, from, to) = unsafe { (known(store)?, text(bucket, "bucket")?, text(from, "prefix")?, text(to, "prefix")?) };
-        let bucket = BucketName::new(bucket)?;
-        let moved = either!(store, door => door.rename_prefix(&bucket, from, &bucket, to))?;
+        let (store, bucket, from, to_bucket, to) =
+            unsafe { (known(store)?, text(bucket, "bucket")?, text(from, "prefix")?, text(to_bucket, "bucket")?, text(to, "prefix")?) };
+        let (bucket, to_bucket) = (BucketName::new(bucket)?, BucketName::new(to_bucket)?);
+        let counted = either!(store, door => door.rename_prefix(&bucket, from, &to_bucket, to))?;
         // SAFETY: the caller's promise.
-        unsafe {
-            tell(objects, moved.0);
-            tell(size, moved.1);
-        }
+        unsafe { count(counted, objects, size) };
+        Ok(())
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_copy_prefix(
+    store: *const Store,
+    bucket: *const c_char,
+    from: *const c_char,
+    to_bucket: *const c_char,
+    to: *const c_char,
+    objects: *mut u64,
+    size: *mut u64,
+) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, bucket, from, to_bucket, to) =
+            unsafe { (known(store)?, text(bucket, "bucket")?, text(from, "prefix")?, text(to_bucket, "bucket")?, text(to, "prefix")?) };
+        let (bucket, to_bucket) = (BucketName::new(bucket)?, BucketName::new(to_bucket)?);
+        let counted = either!(store, door => door.copy_prefix(&bucket, from, &to_bucket, to))?;
+        // SAFETY: the caller's promise.
+        unsafe { count(counted, objects, size) };
+        Ok(())
+    }))
+}
+
+/// A number of milliseconds; a year is as good as for ever.
+fn time(ms: u64) -> Duration {
+    Duration::from_millis(ms.min(365 * 86_400_000))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_flush(store: *const Store, bucket: *const c_char, prefix: *const c_char, within_ms: u64, objects: *mut u64, size: *mut u64) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, bucket, prefix) = unsafe { (known(store)?, text(bucket, "bucket")?, text(prefix, "prefix")?) };
+        let bucket = BucketName::new(bucket)?;
+        let uploaded = either!(store, door => door.flush(&bucket, prefix, time(within_ms)))?;
+        // SAFETY: the caller's promise.
+        unsafe { count(uploaded, objects, size) };
+        Ok(())
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_wait_durable(store: *const Store, bucket: *const c_char, key: *const c_char, within_ms: u64) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, (bucket, key)) = unsafe { (known(store)?, named(bucket, key)?) };
+        either!(store, door => door.wait_durable(&bucket, &key, time(within_ms))).map(|_| ())
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_spill(store: *const Store, bucket: *const c_char, prefix: *const c_char, objects: *mut u64, size: *mut u64) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, bucket, prefix) = unsafe { (known(store)?, text(bucket, "bucket")?, text(prefix, "prefix")?) };
+        let bucket = BucketName::new(bucket)?;
+        let spilled = either!(store, door => door.spill(&bucket, prefix))?;
+        // SAFETY: the caller's promise.
+        unsafe { count(spilled, objects, size) };
+        Ok(())
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_keep_job(store: *const Store, job: *const c_char, ms: u64) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, job) = unsafe { (known(store)?, text(job, "job")?) };
+        either!(store, door => door.keep_job(job, (ms > 0).then(|| time(ms))))
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_drop_job(store: *const Store, job: *const c_char, objects: *mut u64, size: *mut u64) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, job) = unsafe { (known(store)?, text(job, "job")?) };
+        let removed = either!(store, door => door.drop_job(job))?;
+        // SAFETY: the caller's promise.
+        unsafe { count(removed, objects, size) };
         Ok(())
     }))
 }
@@ -546,6 +725,228 @@ pub unsafe extern "C" fn geds_list(
             match listing.next {
                 Some(next) => page = Page { start_after: next, ..Page::default() },
                 None => return Ok(0),
+            }
+        }
+    });
+    listed.unwrap_or_else(|code| code)
+}
+
+// --- what happens -----------------------------------------------------------------------------------------------------------------
+
+/// `geds_event` of the header.
+#[repr(C)]
+pub struct Happening {
+    pub seq: u64,
+    pub what: c_int,
+    pub name: *const c_char,
+    pub epoch: u64,
+    pub size: u64,
+}
+
+type EachEvent = unsafe extern "C" fn(context: *mut c_void, event: *const Happening) -> c_int;
+
+/// `enum geds_happened` of the header, the key or prefix, epoch and size.
+fn happened(event: &Event) -> (c_int, &str, u64, u64) {
+    match &event.what {
+        Happened::Sealed { key, epoch, size, .. } => (1, key.as_str(), *epoch, *size),
+        Happened::Removed { key } => (2, key.as_str(), 0, 0),
+        Happened::Changed { key } => (3, key.as_str(), 0, 0),
+        Happened::PrefixSealed { prefix } => (4, prefix, 0, 0),
+        Happened::PrefixRemoved { prefix } => (5, prefix, 0, 0),
+    }
+}
+
+/// # Safety
+/// See the header; `token` has room for a number and holds one.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_watch(
+    store: *const Store,
+    bucket: *const c_char,
+    token: *mut u64,
+    wait_ms: u64,
+    resync: *mut c_int,
+    each: Option<EachEvent>,
+    context: *mut c_void,
+) -> c_int {
+    let watched = call(|| {
+        // SAFETY: the caller's promise.
+        let (store, bucket, token) = unsafe { (known(store)?, text(bucket, "bucket")?, token.as_mut().ok_or_else(|| refused("token", "say from where on"))?) };
+        let each = each.ok_or_else(|| refused("function", "say what is to be called for each event"))?;
+        let bucket = BucketName::new(bucket)?;
+        let watched = either!(store, door => door.watch(&bucket, *token, time(wait_ms)))?;
+        if !resync.is_null() {
+            // SAFETY: not NULL, and the caller's promise.
+            unsafe { resync.write(watched.resync.into()) };
+        }
+        for event in &watched.events {
+            let (what, name, epoch, size) = happened(event);
+            // No key has a NUL in it.
+            let name = CString::new(name).unwrap_or_default();
+            let event = Happening { seq: event.seq, what, name: name.as_ptr(), epoch, size };
+            // SAFETY: the function is the caller's, and the pointers hold during the call.
+            let answer = unsafe { each(context, &event) };
+            if answer != 0 {
+                // What it was told last comes again.
+                *token = event.seq - 1;
+                return Ok(answer);
+            }
+        }
+        *token = watched.next;
+        Ok(0)
+    });
+    watched.unwrap_or_else(|code| code)
+}
+
+// --- what grows -------------------------------------------------------------------------------------------------------------------
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_appendable_open(store: *const Store, bucket: *const c_char, key: *const c_char, begin: c_int) -> *mut Growing {
+    handle(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, (bucket, key)) = unsafe { (known(store)?, named(bucket, key)?) };
+        let missing = || Error::NotFound { bucket: bucket.to_string(), key: key.to_string() };
+        match store {
+            Store::Own(shared) => {
+                let door = shared.blocking();
+                let growing = match begin {
+                    0 => door.growing(&bucket, &key)?.ok_or_else(missing)?,
+                    1 => door.appendable(&bucket, &key)?,
+                    _ => door.appendable_new(&bucket, &key)?,
+                };
+                Ok(Growing::Own(door, growing))
+            }
+            Store::Attached(attached) => Ok(Growing::Attached(match begin {
+                0 => attached.growing(&bucket, &key)?.ok_or_else(missing)?,
+                1 => attached.appendable(&bucket, &key)?,
+                _ => attached.appendable_new(&bucket, &key)?,
+            })),
+        }
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_appendable_len(growing: *const Growing, len: *mut u64) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let length = match unsafe { known(growing)? } {
+            Growing::Own(_, growing) => growing.len(),
+            Growing::Attached(growing) => growing.length()?,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { tell(len, length) };
+        Ok(())
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_append(growing: *const Growing, offset: u64, data: *const c_void, len: u64) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let (growing, data) = unsafe { (known(growing)?, bytes(data, len)?) };
+        match growing {
+            Growing::Own(_, growing) => growing.append_blocking(offset, data),
+            Growing::Attached(growing) => growing.append(offset, data),
+        }
+        .map(|_| ())
+    }))
+}
+
+/// # Safety
+/// See the header; `data` has room for `room` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_appendable_read(growing: *const Growing, offset: u64, data: *mut c_void, room: u64, len: *mut u64) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let bytes: Vec<u8> = match unsafe { known(growing)? } {
+            Growing::Own(door, growing) => door.read_growing(growing, offset, room)?.into(),
+            Growing::Attached(growing) => growing.read(offset, room)?,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { give(&bytes, data, len) }
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_appendable_sync(growing: *const Growing) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        match unsafe { known(growing)? } {
+            Growing::Own(door, growing) => door.sync_growing(growing),
+            Growing::Attached(growing) => growing.sync(),
+        }
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_appendable_seal(growing: *const Growing) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        match unsafe { known(growing)? } {
+            Growing::Own(door, growing) => door.seal_growing(growing).map(|_| ()),
+            Growing::Attached(growing) => growing.seal().map(|_| ()),
+        }
+    }))
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_appendable_discard(growing: *const Growing) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        match unsafe { known(growing)? } {
+            Growing::Own(door, growing) => door.discard_growing(growing),
+            Growing::Attached(growing) => growing.discard(),
+        }
+    }))
+}
+
+/// # Safety
+/// See the header. The handle is gone afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_appendable_close(growing: *mut Growing) {
+    if !growing.is_null() {
+        // SAFETY: it came from `geds_appendable_open`, and the caller gives it back once.
+        drop(unsafe { Box::from_raw(growing) });
+    }
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_list_appendables(store: *const Store, bucket: *const c_char, prefix: *const c_char, each: Option<Each>, context: *mut c_void) -> c_int {
+    let listed = call(|| {
+        // SAFETY: the caller's promise.
+        let (store, bucket, prefix) = unsafe { (known(store)?, text(bucket, "bucket")?, text(prefix, "prefix")?) };
+        let each = each.ok_or_else(|| refused("function", "say what is to be called for each name"))?;
+        let bucket = BucketName::new(bucket)?;
+        let mut last = String::new();
+        loop {
+            let page = match store {
+                Store::Own(shared) => shared.node().list_growing(&bucket, prefix, &last)?,
+                Store::Attached(attached) => attached.list_growing(&bucket, prefix, &last)?,
+            };
+            let Some((end, _)) = page.last() else { return Ok(0) };
+            last = end.to_string();
+            for (key, size) in page {
+                // No key has a NUL in it.
+                let name = CString::new(key.as_str()).unwrap_or_default();
+                let info = Info { size, ..Info::default() };
+                // SAFETY: the function is the caller's, and both pointers hold during the call.
+                let answer = unsafe { each(context, name.as_ptr(), &info) };
+                if answer != 0 {
+                    return Ok(answer);
+                }
             }
         }
     });

@@ -1,8 +1,14 @@
-//! The store from other languages: a program in C against the header and the library, the Python package as pip installs it, and the jar.
+//! The store through its doors: Rust's own, a program in C against the header and the library, the Python package as pip installs it, and the jar. What all of them do is said in `bindings/scenarios.txt`; what only one can
+//! do is in a program of its own.
+
+mod rust;
+#[path = "../../scenarios.rs"]
+mod scenarios;
 
 use base::{SiteId, unit::Bytes};
 use geds::{BucketName, Key, Shared, SharedOptions};
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -26,26 +32,67 @@ fn succeeds(command: &mut Command) {
     assert!(done.status.success(), "{command:?}: {}\n{said}", done.status);
 }
 
-#[test]
-fn a_program_in_c() {
-    let (temp, here) = (tempfile::tempdir().unwrap(), Path::new(env!("CARGO_MANIFEST_DIR")));
-    let (program, library) = (temp.path().join("scenario"), library());
-    succeeds(
-        Command::new("cc")
-            .args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-I"])
-            .arg(here.join("include"))
-            .arg(here.join("tests/scenario.c"))
-            .arg("-o")
-            .arg(&program)
-            .arg(&library)
-            .arg(format!("-Wl,-rpath,{}", library.parent().unwrap().display())),
-    );
-    succeeds(Command::new(&program).arg(temp.path().join("store")));
-    succeeds(Command::new(&program).arg(temp.path().join("shared")).arg("attached"));
+/// Runs an interpreter of the table for a door. It has to name all scenarios that the door does, each when it is done.
+fn interprets(door: &str, command: &mut Command) {
+    let done = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{door}: {}\n{said}{}", done.status, String::from_utf8_lossy(&done.stdout));
+    let ran = String::from_utf8(done.stdout).unwrap();
+    assert_eq!(ran.lines().collect::<Vec<_>>(), scenarios::of(door), "{door}: {said}");
+}
+
+fn table() -> PathBuf {
+    root().join("bindings/scenarios.txt")
 }
 
 #[test]
-fn the_python_package_as_it_is_installed() {
+fn rust_in_its_three_ways() {
+    scenarios::check_table();
+    let temp = tempfile::tempdir().unwrap();
+    rust::doors(temp.path(), |name, door| scenarios::run(name, door));
+}
+
+#[test]
+fn programs_in_c() {
+    let (temp, here) = (tempfile::tempdir().unwrap(), Path::new(env!("CARGO_MANIFEST_DIR")));
+    let library = library();
+    let build = |name: &str| {
+        let program = temp.path().join(name);
+        succeeds(
+            Command::new("cc")
+                .args(["-std=gnu99", "-Wall", "-Wextra", "-Werror", "-I"])
+                .arg(here.join("include"))
+                .arg(here.join("tests").join(name).with_extension("c"))
+                .arg("-o")
+                .arg(&program)
+                .arg(&library)
+                .arg(format!("-Wl,-rpath,{}", library.parent().unwrap().display())),
+        );
+        program
+    };
+    let steps = build("scenarios");
+    for door in ["c", "c-attached"] {
+        interprets(door, Command::new(&steps).arg(door).arg(table()).arg(temp.path().join(door)));
+    }
+    let handles = build("handles");
+    succeeds(Command::new(&handles).arg(temp.path().join("store")));
+    succeeds(Command::new(&handles).arg(temp.path().join("shared")).arg("attached"));
+}
+
+/// The package in a folder of its own, and a Python that has it.
+struct Installed {
+    temp: tempfile::TempDir,
+}
+
+impl Installed {
+    fn python(&self) -> Command {
+        let mut python = Command::new(root().join(".setup/venv/bin/python"));
+        python.env("PYTHONPATH", self.temp.path().join("site")).env("PYTHONDONTWRITEBYTECODE", "1").current_dir(self.temp.path());
+        python
+    }
+}
+
+fn python_package() -> Installed {
     let temp = tempfile::tempdir().unwrap();
     let python = root().join(".setup/venv/bin/python");
     assert!(python.exists(), "{} is missing: run setup/setup.sh test", python.display());
@@ -62,39 +109,79 @@ fn the_python_package_as_it_is_installed() {
     let name = wheel.file_name().unwrap().to_string_lossy().into_owned();
     assert!(name.contains("-py3-none-linux"), "{name}: any Python 3 of this kind of machine");
     succeeds(pip().args(["install", "--no-deps", "--no-index", "--target"]).arg(&site).arg(&wheel));
-    let mut tests = Command::new(&python);
-    tests.args(["-m", "unittest", "discover", "-s"]).arg(copy.join("tests")).env("PYTHONPATH", &site).current_dir(temp.path());
-    succeeds(&mut tests);
+    Installed { temp }
 }
 
-/// The jar, with the library of this build in it, and what runs a class of its tests.
-fn java(folder: &Path, hadoop: Option<&Path>, class: &str) -> Command {
-    let (java, jar) = (root().join("bindings/java"), folder.join("cloudskin-geds.jar"));
-    let mut build = Command::new(java.join("build.sh"));
-    succeeds(build.arg(&jar).arg(library()).args(hadoop));
-    let classes = folder.join("classes");
-    let mut path = jar.into_os_string();
-    if let Some(hadoop) = hadoop {
-        path.push(":");
-        path.push(hadoop.join("*"));
+#[test]
+fn the_python_package_as_it_is_installed_and_the_examples() {
+    let installed = python_package();
+    let tests = installed.temp.path().join("python/tests");
+    for door in ["python", "python-attached", "fsspec"] {
+        interprets(door, installed.python().arg(tests.join("scenarios.py")).arg(door).arg(table()).arg(installed.temp.path().join(door)));
     }
-    succeeds(Command::new("javac").args(["-Xlint:all,-processing", "-Werror", "-cp"]).arg(&path).arg("-d").arg(&classes).arg(java.join(format!("tests/{class}.java"))));
-    path.push(":");
-    path.push(&classes);
-    let mut run = Command::new("java");
-    // Nothing of the environment: the library is the jar's own.
-    run.args(["-Xmx256m", "-Xcheck:jni", "-cp"]).arg(path).arg(class).env_remove("CLOUDSKIN_GEDS_LIBRARY").current_dir(folder);
-    run
+    succeeds(installed.python().args(["-m", "unittest", "discover", "-s"]).arg(&tests));
+    examples(&installed);
+}
+
+/// What users' programs look like: each with the store and with plain files, and each checks what it has read. What they say is printed, with their figures: `-- --nocapture`.
+fn examples(installed: &Installed) {
+    for (example, options, lines) in [
+        ("train.py", &["--steps", "40", "--every", "4", "--size", "1048576", "--kill"][..], ["files    killed half-way: went on at step ", "objects  killed half-way: went on at step "]),
+        ("shuffle.py", &["--workers", "2", "--parts", "8", "--size", "65536"][..], ["files    write", "objects  write"]),
+    ] {
+        let done = installed.python().arg(root().join("examples/geds").join(example)).args(options).output().unwrap();
+        let said = [&done.stdout[..], &done.stderr[..]].map(String::from_utf8_lossy).concat();
+        assert!(done.status.success(), "{example}: {}\n{said}", done.status);
+        for line in lines {
+            assert!(said.lines().any(|l| l.starts_with(line)), "{example}: {line:?} in {said}");
+        }
+        println!("{example} {}\n{said}", options.join(" "));
+    }
+}
+
+/// The jar, with the library of this build in it, and classes of its tests.
+struct Jar {
+    folder: PathBuf,
+    path: OsString,
+}
+
+impl Jar {
+    fn build(folder: &Path, hadoop: Option<&Path>, classes: &[&str]) -> Jar {
+        let (java, jar) = (root().join("bindings/java"), folder.join("cloudskin-geds.jar"));
+        let mut build = Command::new(java.join("build.sh"));
+        succeeds(build.arg(&jar).arg(library()).args(hadoop));
+        let mut path = jar.into_os_string();
+        if let Some(hadoop) = hadoop {
+            path.push(":");
+            path.push(hadoop.join("*"));
+        }
+        let into = folder.join("classes");
+        let sources = classes.iter().map(|class| java.join(format!("tests/{class}.java")));
+        succeeds(Command::new("javac").args(["-Xlint:all,-processing", "-Werror", "-cp"]).arg(&path).arg("-d").arg(&into).args(sources));
+        path.push(":");
+        path.push(&into);
+        Jar { folder: folder.into(), path }
+    }
+
+    fn run(&self, class: &str) -> Command {
+        let mut run = Command::new("java");
+        // Nothing of the environment: the library is the jar's own.
+        run.args(["-Xmx256m", "-Xcheck:jni", "-cp"]).arg(&self.path).arg(class).env_remove("CLOUDSKIN_GEDS_LIBRARY").current_dir(&self.folder);
+        run
+    }
 }
 
 #[test]
 fn the_jar_of_java() {
     let temp = tempfile::tempdir().unwrap();
-    let mut alone = java(temp.path(), None, "Scenario");
-    let done = alone.arg(temp.path().join("store")).output().unwrap();
+    let jar = Jar::build(temp.path(), None, &["Scenario", "Table", "Scenarios"]);
+    let done = jar.run("Scenario").arg(temp.path().join("store")).output().unwrap();
     let said = [&done.stdout[..], &done.stderr[..]].map(String::from_utf8_lossy).concat();
     assert!(done.status.success() && said.is_empty(), "{}: {said}", done.status);
-    succeeds(java(temp.path(), None, "Scenario").arg(temp.path().join("shared")).arg("attached"));
+    succeeds(jar.run("Scenario").arg(temp.path().join("shared")).arg("attached"));
+    for door in ["java", "java-attached"] {
+        interprets(door, jar.run("Scenarios").arg(door).arg(table()).arg(temp.path().join(door)));
+    }
 }
 
 #[test]
@@ -105,9 +192,12 @@ fn the_store_as_a_hadoop_file_system() {
     let hadoop = root().join(".setup/hadoop");
     assert!(hadoop.exists(), "{} is missing: run setup/setup.sh test", hadoop.display());
     let temp = tempfile::tempdir().unwrap();
-    succeeds(java(temp.path(), Some(&hadoop), "HadoopScenario").arg(temp.path().join("store")));
+    let jar = Jar::build(temp.path(), Some(&hadoop), &["HadoopScenario", "Table", "HadoopScenarios", "HadoopAppends"]);
+    succeeds(jar.run("HadoopScenario").arg(temp.path().join("store")));
     // What is asked of it is what Hadoop's own file system does.
-    succeeds(java(temp.path(), Some(&hadoop), "HadoopScenario").arg(temp.path().join("local")).arg("local"));
+    succeeds(jar.run("HadoopScenario").arg(temp.path().join("local")).arg("local"));
+    interprets("hadoop", jar.run("HadoopScenarios").arg(table()).arg(temp.path().join("table")));
+    succeeds(jar.run("HadoopAppends").arg(temp.path().join("appends")));
 }
 
 #[test]

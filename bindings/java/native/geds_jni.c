@@ -37,6 +37,25 @@ static struct {
     __typeof__(geds_delete_prefix) *delete_prefix;
     __typeof__(geds_rename_prefix) *rename_prefix;
     __typeof__(geds_list) *list;
+    __typeof__(geds_lease_to) *lease_to;
+    __typeof__(geds_read) *read;
+    __typeof__(geds_copy) *copy;
+    __typeof__(geds_copy_prefix) *copy_prefix;
+    __typeof__(geds_flush) *flush;
+    __typeof__(geds_wait_durable) *wait_durable;
+    __typeof__(geds_spill) *spill;
+    __typeof__(geds_keep_job) *keep_job;
+    __typeof__(geds_drop_job) *drop_job;
+    __typeof__(geds_watch) *watch;
+    __typeof__(geds_appendable_open) *appendable_open;
+    __typeof__(geds_appendable_len) *appendable_len;
+    __typeof__(geds_append) *append;
+    __typeof__(geds_appendable_read) *appendable_read;
+    __typeof__(geds_appendable_sync) *appendable_sync;
+    __typeof__(geds_appendable_seal) *appendable_seal;
+    __typeof__(geds_appendable_discard) *appendable_discard;
+    __typeof__(geds_appendable_close) *appendable_close;
+    __typeof__(geds_list_appendables) *list_appendables;
 } geds;
 
 #define NATIVE(type, name) JNIEXPORT type JNICALL Java_cloudskin_geds_Native_##name
@@ -102,6 +121,13 @@ NATIVE(void, bind)(JNIEnv *env, jclass class, jbyteArray path) {
         {"geds_len", (void **)&geds.len}, {"geds_release", (void **)&geds.release}, {"geds_stat", (void **)&geds.stat}, {"geds_metadata", (void **)&geds.metadata},
         {"geds_delete", (void **)&geds.delete_}, {"geds_rename", (void **)&geds.rename}, {"geds_delete_prefix", (void **)&geds.delete_prefix},
         {"geds_rename_prefix", (void **)&geds.rename_prefix}, {"geds_list", (void **)&geds.list},
+        {"geds_lease_to", (void **)&geds.lease_to}, {"geds_read", (void **)&geds.read}, {"geds_copy", (void **)&geds.copy},
+        {"geds_copy_prefix", (void **)&geds.copy_prefix}, {"geds_flush", (void **)&geds.flush}, {"geds_wait_durable", (void **)&geds.wait_durable},
+        {"geds_spill", (void **)&geds.spill}, {"geds_keep_job", (void **)&geds.keep_job}, {"geds_drop_job", (void **)&geds.drop_job},
+        {"geds_watch", (void **)&geds.watch}, {"geds_appendable_open", (void **)&geds.appendable_open}, {"geds_appendable_len", (void **)&geds.appendable_len},
+        {"geds_append", (void **)&geds.append}, {"geds_appendable_read", (void **)&geds.appendable_read}, {"geds_appendable_sync", (void **)&geds.appendable_sync},
+        {"geds_appendable_seal", (void **)&geds.appendable_seal}, {"geds_appendable_discard", (void **)&geds.appendable_discard},
+        {"geds_appendable_close", (void **)&geds.appendable_close}, {"geds_list_appendables", (void **)&geds.list_appendables},
     };
     for (size_t n = 0; n < sizeof all / sizeof *all; n++) {
         *all[n].place = dlsym(library, all[n].name);
@@ -198,6 +224,14 @@ NATIVE(void, setMetadata)(JNIEnv *env, jclass class, jlong writer, jbyteArray da
 }
 
 NATIVE(void, expireAfter)(JNIEnv *env, jclass class, jlong writer, jlong ms) { (void)class; check(env, geds.expire_after(WRITER, (uint64_t)ms)); }
+
+NATIVE(void, leaseTo)(JNIEnv *env, jclass class, jlong writer, jbyteArray job) {
+    (void)class;
+    char *j = copy(env, job);
+    check(env, geds.lease_to(WRITER, j));
+    free(j);
+}
+
 NATIVE(void, seal)(JNIEnv *env, jclass class, jlong writer) { (void)class; check(env, geds.seal(WRITER)); }
 NATIVE(void, sealHere)(JNIEnv *env, jclass class, jlong writer) { (void)class; check(env, geds.seal_here(WRITER)); }
 NATIVE(void, abort)(JNIEnv *env, jclass class, jlong writer) { (void)env, (void)class; geds.abort(WRITER); }
@@ -251,24 +285,150 @@ NATIVE(void, delete)(JNIEnv *env, jclass class, jlong store, jbyteArray bucket, 
     free(b), free(k);
 }
 
-NATIVE(void, rename)(JNIEnv *env, jclass class, jlong store, jbyteArray bucket, jbyteArray from, jbyteArray to) {
+NATIVE(void, rename)(JNIEnv *env, jclass class, jlong store, jbyteArray bucket, jbyteArray from, jbyteArray to_bucket, jbyteArray to, jboolean copies, jboolean if_absent) {
     (void)class;
-    char *b = copy(env, bucket), *f = copy(env, from), *t = copy(env, to);
-    check(env, geds.rename(STORE, b, f, t));
-    free(b), free(f), free(t);
+    char *b = copy(env, bucket), *f = copy(env, from), *i = copy(env, to_bucket), *t = copy(env, to);
+    check(env, copies ? geds.copy(STORE, b, f, i, t, if_absent) : geds.rename(STORE, b, f, i, t, if_absent));
+    free(b), free(f), free(i), free(t);
 }
 
-/* Objects and bytes. Without `to` they are deleted. */
-NATIVE(jlongArray, prefix)(JNIEnv *env, jclass class, jlong store, jbyteArray bucket, jbyteArray from, jbyteArray to) {
-    (void)class;
-    char *b = copy(env, bucket), *f = copy(env, from), *t = copy(env, to);
-    uint64_t objects = 0, bytes = 0;
-    int code = to ? geds.rename_prefix(STORE, b, f, t, &objects, &bytes) : geds.delete_prefix(STORE, b, f, &objects, &bytes);
-    if (code) failed(env);
-    free(b), free(f), free(t);
+/* Objects and bytes, or what went wrong. */
+static jlongArray counted(JNIEnv *env, int code, uint64_t objects, uint64_t bytes) {
+    if (code) {
+        failed(env);
+        return NULL;
+    }
     jlong values[] = {(jlong)objects, (jlong)bytes};
-    return code ? NULL : numbers(env, values, 2);
+    return numbers(env, values, 2);
 }
+
+NATIVE(jlongArray, deletePrefix)(JNIEnv *env, jclass class, jlong store, jbyteArray bucket, jbyteArray prefix) {
+    (void)class;
+    char *b = copy(env, bucket), *p = copy(env, prefix);
+    uint64_t objects = 0, bytes = 0;
+    int code = geds.delete_prefix(STORE, b, p, &objects, &bytes);
+    free(b), free(p);
+    return counted(env, code, objects, bytes);
+}
+
+NATIVE(jlongArray, renamePrefix)(JNIEnv *env, jclass class, jlong store, jbyteArray bucket, jbyteArray from, jbyteArray to_bucket, jbyteArray to, jboolean copies) {
+    (void)class;
+    char *b = copy(env, bucket), *f = copy(env, from), *i = copy(env, to_bucket), *t = copy(env, to);
+    uint64_t objects = 0, bytes = 0;
+    int code = copies ? geds.copy_prefix(STORE, b, f, i, t, &objects, &bytes) : geds.rename_prefix(STORE, b, f, i, t, &objects, &bytes);
+    free(b), free(f), free(i), free(t);
+    return counted(env, code, objects, bytes);
+}
+
+NATIVE(jlongArray, flush)(JNIEnv *env, jclass class, jlong store, jbyteArray bucket, jbyteArray prefix, jlong within_ms) {
+    (void)class;
+    char *b = copy(env, bucket), *p = copy(env, prefix);
+    uint64_t objects = 0, bytes = 0;
+    int code = geds.flush(STORE, b, p, (uint64_t)within_ms, &objects, &bytes);
+    free(b), free(p);
+    return counted(env, code, objects, bytes);
+}
+
+NATIVE(void, waitDurable)(JNIEnv *env, jclass class, jlong store, jbyteArray bucket, jbyteArray key, jlong within_ms) {
+    (void)class;
+    char *b = copy(env, bucket), *k = copy(env, key);
+    check(env, geds.wait_durable(STORE, b, k, (uint64_t)within_ms));
+    free(b), free(k);
+}
+
+NATIVE(jlongArray, spill)(JNIEnv *env, jclass class, jlong store, jbyteArray bucket, jbyteArray prefix) {
+    (void)class;
+    char *b = copy(env, bucket), *p = copy(env, prefix);
+    uint64_t objects = 0, bytes = 0;
+    int code = geds.spill(STORE, b, p, &objects, &bytes);
+    free(b), free(p);
+    return counted(env, code, objects, bytes);
+}
+
+NATIVE(void, keepJob)(JNIEnv *env, jclass class, jlong store, jbyteArray job, jlong ms) {
+    (void)class;
+    char *j = copy(env, job);
+    check(env, geds.keep_job(STORE, j, (uint64_t)ms));
+    free(j);
+}
+
+NATIVE(jlongArray, dropJob)(JNIEnv *env, jclass class, jlong store, jbyteArray job) {
+    (void)class;
+    char *j = copy(env, job);
+    uint64_t objects = 0, bytes = 0;
+    int code = geds.drop_job(STORE, j, &objects, &bytes);
+    free(j);
+    return counted(env, code, objects, bytes);
+}
+
+/* The first `len` of the bytes that were read, or what went wrong; frees them. */
+static jbyteArray taken(JNIEnv *env, int code, void *data, uint64_t len) {
+    if (code) failed(env);
+    jbyteArray bytes = code ? NULL : (*env)->NewByteArray(env, (jsize)len);
+    if (bytes) (*env)->SetByteArrayRegion(env, bytes, 0, (jsize)len, data);
+    free(data);
+    return bytes;
+}
+
+/* Room for what is read. It is filled before Java's own is made, so that the collector is not held up. */
+static void *room(JNIEnv *env, jint len) {
+    void *data = malloc((size_t)len + 1);
+    if (!data) raise(env, GEDS_RESOURCE_EXHAUSTED, "no memory for what is read");
+    return data;
+}
+
+NATIVE(jbyteArray, read)(JNIEnv *env, jclass class, jlong store, jbyteArray bucket, jbyteArray key, jlong offset, jint len) {
+    (void)class;
+    void *data = room(env, len);
+    if (!data) return NULL;
+    char *b = copy(env, bucket), *k = copy(env, key);
+    uint64_t got = 0;
+    int code = geds.read(STORE, b, k, (uint64_t)offset, data, (uint64_t)len, &got);
+    free(b), free(k);
+    return taken(env, code, data, got);
+}
+
+NATIVE(jlong, openAppendable)(JNIEnv *env, jclass class, jlong store, jbyteArray bucket, jbyteArray key, jint begin) {
+    (void)class;
+    char *b = copy(env, bucket), *k = copy(env, key);
+    geds_appendable *appendable = geds.appendable_open(STORE, b, k, begin);
+    if (!appendable) failed(env);
+    free(b), free(k);
+    return (jlong)(intptr_t)appendable;
+}
+
+#define APPENDABLE ((geds_appendable *)(intptr_t)appendable)
+
+NATIVE(jlong, appendableLength)(JNIEnv *env, jclass class, jlong appendable) {
+    (void)class;
+    uint64_t len = 0;
+    check(env, geds.appendable_len(APPENDABLE, &len));
+    return (jlong)len;
+}
+
+/* As a whole: half of an append must not be there. */
+NATIVE(void, append)(JNIEnv *env, jclass class, jlong appendable, jlong offset, jbyteArray data, jint from, jint len) {
+    (void)class;
+    char *bytes = room(env, len);
+    if (!bytes) return;
+    (*env)->GetByteArrayRegion(env, data, from, len, (jbyte *)bytes);
+    if (!(*env)->ExceptionCheck(env)) check(env, geds.append(APPENDABLE, (uint64_t)offset, bytes, (uint64_t)len));
+    free(bytes);
+}
+
+NATIVE(jbyteArray, readAppendable)(JNIEnv *env, jclass class, jlong appendable, jlong offset, jint len) {
+    (void)class;
+    void *data = room(env, len);
+    if (!data) return NULL;
+    uint64_t got = 0;
+    int code = geds.appendable_read(APPENDABLE, (uint64_t)offset, data, (uint64_t)len, &got);
+    return taken(env, code, data, got);
+}
+
+NATIVE(void, syncAppendable)(JNIEnv *env, jclass class, jlong appendable) { (void)class; check(env, geds.appendable_sync(APPENDABLE)); }
+NATIVE(void, sealAppendable)(JNIEnv *env, jclass class, jlong appendable) { (void)class; check(env, geds.appendable_seal(APPENDABLE)); }
+NATIVE(void, discardAppendable)(JNIEnv *env, jclass class, jlong appendable) { (void)class; check(env, geds.appendable_discard(APPENDABLE)); }
+NATIVE(void, closeAppendable)(JNIEnv *env, jclass class, jlong appendable) { (void)env, (void)class; geds.appendable_close(APPENDABLE); }
 
 struct sink {
     JNIEnv *env;
@@ -299,4 +459,38 @@ NATIVE(void, list)(JNIEnv *env, jclass class, jlong store, jbyteArray bucket, jb
     int code = geds.list(STORE, b, p, folders, add, &sink);
     if (code && !(*env)->ExceptionCheck(env)) failed(env);
     free(b), free(p);
+}
+
+NATIVE(void, listAppendables)(JNIEnv *env, jclass class, jlong store, jbyteArray bucket, jbyteArray prefix, jobject into) {
+    (void)class;
+    struct sink sink = {env, into, (*env)->GetMethodID(env, (*env)->GetObjectClass(env, into), "add", "([BZJJJJJ)V")};
+    if (!sink.add) return;
+    char *b = copy(env, bucket), *p = copy(env, prefix);
+    int code = geds.list_appendables(STORE, b, p, add, &sink);
+    if (code && !(*env)->ExceptionCheck(env)) failed(env);
+    free(b), free(p);
+}
+
+static int add_event(void *context, const geds_event *event) {
+    struct sink *sink = context;
+    JNIEnv *env = sink->env;
+    jsize len = (jsize)strlen(event->name);
+    jbyteArray bytes = (*env)->NewByteArray(env, len);
+    if (!bytes) return 1;
+    (*env)->SetByteArrayRegion(env, bytes, 0, len, (const jbyte *)event->name);
+    (*env)->CallVoidMethod(env, sink->into, sink->add, (jlong)event->seq, (jint)event->what, bytes, (jlong)event->epoch, (jlong)event->size);
+    (*env)->DeleteLocalRef(env, bytes);
+    return (*env)->ExceptionCheck(env);
+}
+
+NATIVE(jlongArray, watch)(JNIEnv *env, jclass class, jlong store, jbyteArray bucket, jlong token, jlong wait_ms, jobject into) {
+    (void)class;
+    struct sink sink = {env, into, (*env)->GetMethodID(env, (*env)->GetObjectClass(env, into), "add", "(JI[BJJ)V")};
+    if (!sink.add) return NULL;
+    char *b = copy(env, bucket);
+    uint64_t next = (uint64_t)token;
+    int resync = 0, code = geds.watch(STORE, b, &next, (uint64_t)wait_ms, &resync, add_event, &sink);
+    free(b);
+    if ((*env)->ExceptionCheck(env)) return NULL;
+    return counted(env, code, next, (uint64_t)resync);
 }

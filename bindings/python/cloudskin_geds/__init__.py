@@ -10,7 +10,7 @@ import re
 from collections import namedtuple
 from pathlib import Path
 
-__all__ = ["Store", "Object", "Writer", "Info", "Error", "NotFound", "AlreadyExists", "Denied", "Late"]
+__all__ = ["Store", "Object", "Writer", "Appendable", "Info", "Event", "Error", "NotFound", "AlreadyExists", "Denied", "Late"]
 
 
 class Error(OSError):
@@ -41,6 +41,19 @@ Info = namedtuple("Info", "size epoch checksum created_ms expires_ms")
 Info.__doc__ = "What an object is: bytes, number of its writing, xxh3, Unix milliseconds of its seal and of its end (0: none)."
 
 
+Event = namedtuple("Event", "seq what name epoch size")
+Event.__doc__ = """What has happened in a bucket: its number, and "sealed" (the key `name` means another content now), "removed", "changed" (its metadata), "prefix-sealed" (all at `name` and below it may be new) or "prefix-removed"."""
+
+_HAPPENED = {1: "sealed", 2: "removed", 3: "changed", 4: "prefix-sealed", 5: "prefix-removed"}
+
+
+class _CEvent(ctypes.Structure):
+    _fields_ = [("seq", ctypes.c_uint64), ("what", ctypes.c_int), ("name", ctypes.c_char_p), ("epoch", ctypes.c_uint64), ("size", ctypes.c_uint64)]
+
+    def event(self):
+        return Event(self.seq, _HAPPENED[self.what], self.name.decode(), self.epoch, self.size)
+
+
 class _CInfo(ctypes.Structure):
     _fields_ = [(name, ctypes.c_uint64) for name in Info._fields]
 
@@ -49,6 +62,7 @@ class _CInfo(ctypes.Structure):
 
 
 _EACH = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.POINTER(_CInfo))
+_EACH_EVENT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(_CEvent))
 
 
 def _load():
@@ -70,6 +84,7 @@ def _load():
         ("write", code, [handle, number, handle, number]),
         ("set_metadata", code, [handle, text, number]),
         ("expire_after", code, [handle, number]),
+        ("lease_to", code, [handle, text]),
         ("seal", code, [handle]),
         ("seal_here", code, [handle]),
         ("abort", None, [handle]),
@@ -80,10 +95,28 @@ def _load():
         ("stat", code, [handle, text, text, ctypes.POINTER(_CInfo)]),
         ("metadata", code, [handle, text, text, handle, number, ctypes.POINTER(number)]),
         ("delete", code, [handle, text, text]),
-        ("rename", code, [handle, text, text, text]),
+        ("read", code, [handle, text, text, number, handle, number, ctypes.POINTER(number)]),
+        ("rename", code, [handle, text, text, text, text, code]),
+        ("copy", code, [handle, text, text, text, text, code]),
         ("delete_prefix", code, [handle, text, text, *counts]),
-        ("rename_prefix", code, [handle, text, text, text, *counts]),
+        ("rename_prefix", code, [handle, text, text, text, text, *counts]),
+        ("copy_prefix", code, [handle, text, text, text, text, *counts]),
+        ("flush", code, [handle, text, text, number, *counts]),
+        ("wait_durable", code, [handle, text, text, number]),
+        ("spill", code, [handle, text, text, *counts]),
+        ("keep_job", code, [handle, text, number]),
+        ("drop_job", code, [handle, text, *counts]),
         ("list", code, [handle, text, text, code, _EACH, handle]),
+        ("watch", code, [handle, text, ctypes.POINTER(number), number, ctypes.POINTER(code), _EACH_EVENT, handle]),
+        ("appendable_open", handle, [handle, text, text, code]),
+        ("appendable_len", code, [handle, ctypes.POINTER(number)]),
+        ("append", code, [handle, number, handle, number]),
+        ("appendable_read", code, [handle, number, handle, number, ctypes.POINTER(number)]),
+        ("appendable_sync", code, [handle]),
+        ("appendable_seal", code, [handle]),
+        ("appendable_discard", code, [handle]),
+        ("appendable_close", None, [handle]),
+        ("list_appendables", code, [handle, text, text, _EACH, handle]),
     ]:
         function = getattr(lib, "geds_" + name)
         function.restype, function.argtypes = result, arguments
@@ -176,10 +209,7 @@ class Writer:
 
     def write_at(self, offset, data):
         """Writes anywhere; a gap reads as zeros. Leaves the place of `write` alone."""
-        view = memoryview(data)
-        if not view.c_contiguous:
-            view = memoryview(view.tobytes())
-        view = view.cast("B") if view.nbytes else view
+        view = _plain(data)
         if view.nbytes == 0:
             return 0
         _ok(_lib.geds_write(self._alive(), offset, _address(view), view.nbytes))
@@ -211,6 +241,55 @@ class Writer:
 
     def __del__(self):
         self.abort()
+
+
+class Appendable:
+    """An object that grows at its end and is read meanwhile. It is on this node only, and no object to the others, until it is sealed; it stays when the process ends."""
+
+    def __init__(self, handle):
+        self._handle, self._close = handle, _lib.geds_appendable_close
+
+    def __del__(self):
+        self._close(self._handle)
+
+    def __len__(self):
+        size = ctypes.c_uint64()
+        _ok(_lib.geds_appendable_len(self._handle, ctypes.byref(size)))
+        return size.value
+
+    def append(self, data, offset=None):
+        """Appends at the end; with an `offset` only if that is the end, so that two who append can't mix. Returns the new length. All of it is there or nothing, attached: of each 1 MiB."""
+        view = _plain(data)
+        offset = len(self) if offset is None else offset
+        _ok(_lib.geds_append(self._handle, offset, _address(view) if view.nbytes else None, view.nbytes))
+        return offset + view.nbytes
+
+    def read(self, offset=0, size=-1):
+        """Bytes from `offset` on, to the end without a `size`; none behind it."""
+        if size < 0:
+            size = max(len(self) - offset, 0)
+        data, got = ctypes.create_string_buffer(size) if size else None, ctypes.c_uint64()
+        _ok(_lib.geds_appendable_read(self._handle, offset, data, size, ctypes.byref(got)))
+        return data.raw[: got.value] if data else b""
+
+    def sync(self):
+        """What was appended survives a power cut when it returns."""
+        _ok(_lib.geds_appendable_sync(self._handle))
+
+    def seal(self):
+        """It becomes an ordinary object under its key."""
+        _ok(_lib.geds_appendable_seal(self._handle))
+
+    def discard(self):
+        _ok(_lib.geds_appendable_discard(self._handle))
+
+
+def _plain(data):
+    """A view of the bytes of what has a buffer, one behind the other."""
+    view = memoryview(data)
+    if not view.c_contiguous:
+        view = memoryview(view.tobytes())
+    return view.cast("B") if view.nbytes else view
 
 
 class _PyBuffer(ctypes.Structure):
@@ -287,8 +366,8 @@ class Store:
         _ok(_lib.geds_create_bucket(self._alive(), _text(bucket)))
         self._buckets.add(bucket)
 
-    def create(self, bucket, key, if_absent=False, metadata=None, ttl=None):
-        """Begins an object; the bucket is made if need be. With `if_absent` the seal fails if the key is taken. `ttl`: seconds after which it goes by itself."""
+    def create(self, bucket, key, if_absent=False, metadata=None, ttl=None, job=None):
+        """Begins an object; the bucket is made if need be. With `if_absent` the seal fails if the key is taken. `ttl`: seconds after which it goes by itself; `job`: it goes when this job's lease ends."""
         if bucket not in self._buckets:
             self.create_bucket(bucket)
         writer = Writer(_made(_lib.geds_create(self._alive(), _text(bucket), _text(key), int(if_absent))))
@@ -296,6 +375,8 @@ class Store:
             _ok(_lib.geds_set_metadata(writer._handle, bytes(metadata), len(metadata)))
         if ttl is not None:
             _ok(_lib.geds_expire_after(writer._handle, int(ttl * 1000)))
+        if job is not None:
+            _ok(_lib.geds_lease_to(writer._handle, _text(job)))
         return writer
 
     def put(self, bucket, key, data, **options):
@@ -306,6 +387,12 @@ class Store:
     def get(self, bucket, key):
         """Opens what has the key now."""
         return Object(_made(_lib.geds_get(self._alive(), _text(bucket), _text(key))))
+
+    def read(self, bucket, key, offset, size):
+        """At most `size` bytes from `offset` on, up to 64 MiB, copied: of what lies elsewhere only these are fetched where that can be. What is here is better opened: `get(…).view[…]`."""
+        data, got = ctypes.create_string_buffer(size) if size else None, ctypes.c_uint64()
+        _ok(_lib.geds_read(self._alive(), _text(bucket), _text(key), offset, data, size, ctypes.byref(got)))
+        return data.raw[: got.value] if data else b""
 
     def stat(self, bucket, key):
         info = _CInfo()
@@ -320,9 +407,13 @@ class Store:
     def delete(self, bucket, key):
         _ok(_lib.geds_delete(self._alive(), _text(bucket), _text(key)))
 
-    def rename(self, bucket, old, new):
-        """In one step; what had the new key is replaced. No data moves."""
-        _ok(_lib.geds_rename(self._alive(), _text(bucket), _text(old), _text(new)))
+    def rename(self, bucket, old, new, to_bucket=None, if_absent=False):
+        """In one step, also into another bucket. What had the new key is replaced, or with `if_absent` nothing is done and `AlreadyExists` raised. No data moves."""
+        _ok(_lib.geds_rename(self._alive(), _text(bucket), _text(old), _text(to_bucket or bucket), _text(new), int(if_absent)))
+
+    def copy(self, bucket, old, new, to_bucket=None, if_absent=False):
+        """Another name for the same content, which goes with its last name. No data is copied."""
+        _ok(_lib.geds_copy(self._alive(), _text(bucket), _text(old), _text(to_bucket or bucket), _text(new), int(if_absent)))
 
     def _counted(self, call, *names):
         objects, size = ctypes.c_uint64(), ctypes.c_uint64()
@@ -333,11 +424,63 @@ class Store:
         """Removes `prefix` and all below `prefix/`, in one step. Objects and bytes."""
         return self._counted(_lib.geds_delete_prefix, bucket, prefix)
 
-    def rename_prefix(self, bucket, old, new):
-        return self._counted(_lib.geds_rename_prefix, bucket, old, new)
+    def rename_prefix(self, bucket, old, new, to_bucket=None):
+        return self._counted(_lib.geds_rename_prefix, bucket, old, to_bucket or bucket, new)
+
+    def copy_prefix(self, bucket, old, new, to_bucket=None):
+        return self._counted(_lib.geds_copy_prefix, bucket, old, to_bucket or bucket, new)
+
+    def flush(self, bucket, prefix="", timeout=600):
+        """Uploads this node's copies at a prefix and below it to the persistency tier, and keeps them; `timeout`: seconds. Objects and bytes of what this call uploaded."""
+        objects, size = ctypes.c_uint64(), ctypes.c_uint64()
+        _ok(_lib.geds_flush(self._alive(), _text(bucket), _text(prefix), int(timeout * 1000), ctypes.byref(objects), ctypes.byref(size)))
+        return objects.value, size.value
+
+    def wait_durable(self, bucket, key, timeout=600):
+        """Waits until what has the key now is in the persistency tier."""
+        _ok(_lib.geds_wait_durable(self._alive(), _text(bucket), _text(key), int(timeout * 1000)))
+
+    def spill(self, bucket, prefix=""):
+        """Moves this node's copies to the persistency tier; they are fetched again when they are opened. Objects and bytes."""
+        return self._counted(_lib.geds_spill, bucket, prefix)
+
+    def keep_job(self, job, ttl=None):
+        """Begins a job's lease, or extends it: what is written with `job=` goes `ttl` seconds from now, unless it is extended again, or with `drop_job`. So the objects of whoever dies go, too."""
+        _ok(_lib.geds_keep_job(self._alive(), _text(job), 0 if ttl is None else max(int(ttl * 1000), 1)))
+
+    def drop_job(self, job):
+        """Ends a job's lease: its objects go, in one step. Objects and bytes."""
+        return self._counted(_lib.geds_drop_job, job)
+
+    def watch(self, bucket, after=None, timeout=30):
+        """What has happened in a bucket after a token: a list of `Event`, the token to go on with, and whether the one that was given is too old, so that the bucket has to be listed anew. Waits up to `timeout` seconds (60 at most) for
+        the first event. A token is good in other processes and after restarts; 0 is the bucket's beginning. Without one it says at once which is that of now."""
+        found = []
+
+        @_EACH_EVENT
+        def each(_, event):
+            found.append(event.contents.event())
+            return 0
+
+        token, resync = ctypes.c_uint64(2**64 - 1 if after is None else after), ctypes.c_int()
+        _ok(_lib.geds_watch(self._alive(), _text(bucket), ctypes.byref(token), int(timeout * 1000), ctypes.byref(resync), each, None))
+        return found, token.value, bool(resync.value) and after is not None
+
+    def appendable(self, bucket, key, begin=True, new=False):
+        """What grows under the key on this node; begun if nothing does, or without `begin` `NotFound`. With `new` it is `AlreadyExists` if something does, or if the key is taken."""
+        if begin and bucket not in self._buckets:
+            self.create_bucket(bucket)
+        return Appendable(_made(_lib.geds_appendable_open(self._alive(), _text(bucket), _text(key), 2 if new else int(begin))))
 
     def list(self, bucket, prefix="", folders=False):
         """Name and `Info` of each object, by name; with `folders`, what lies deeper is told as its folder, with `None`."""
+        return self._listed(_lib.geds_list, bucket, prefix, int(folders))
+
+    def list_appendables(self, bucket, prefix=""):
+        """Name and size of each object that grows on this node."""
+        return [(name, info.size) for name, info in self._listed(_lib.geds_list_appendables, bucket, prefix)]
+
+    def _listed(self, call, bucket, prefix, *how):
         found = []
 
         @_EACH
@@ -345,5 +488,5 @@ class Store:
             found.append((name.decode(), info.contents.info() if info else None))
             return 0
 
-        _ok(_lib.geds_list(self._alive(), _text(bucket), _text(prefix), int(folders), each, None))
+        _ok(call(self._alive(), _text(bucket), _text(prefix), *how, each, None))
         return found

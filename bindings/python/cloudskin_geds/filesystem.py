@@ -81,12 +81,14 @@ class GedsFileSystem(AbstractFileSystem):
 
     def mv(self, path1, path2, recursive=False, **_):
         (bucket, old), (to_bucket, new) = self._split(path1), self._split(path2)
-        if bucket != to_bucket:
-            return super().mv(path1, path2, recursive=recursive)
-        self.store.rename_prefix(bucket, old, new) if recursive else self.store.rename(bucket, old, new)
+        self.store.create_bucket(to_bucket)
+        self.store.rename_prefix(bucket, old, new, to_bucket) if recursive else self.store.rename(bucket, old, new, to_bucket)
 
     def cp_file(self, path1, path2, **_):
-        self.store.put(*self._split(path2), self.store.get(*self._split(path1)).view)
+        """Another name for the same content: no data is copied."""
+        (bucket, old), (to_bucket, new) = self._split(path1), self._split(path2)
+        self.store.create_bucket(to_bucket)
+        self.store.copy(bucket, old, new, to_bucket)
 
     def makedirs(self, path, exist_ok=False):
         """Folders are parts of keys; only a bucket is made."""

@@ -95,25 +95,53 @@ class Objects(Case):
         self.assertEqual(caught.exception.code, 8)
         self.assertEqual(bytes(store.get("data", "a")), b"1", "nothing is lost by it")
 
-    def test_prefixes_end_at_segments(self):
+    def test_what_grows_is_read_meanwhile(self):
         store = self.open()
-        for key in ["foo", "foo/1", "foo/2/x", "foobar"]:
-            store.put("data", key, b"12345")
-        self.assertEqual([(name, info and info.size) for name, info in store.list("data", "foo", folders=True)], [("foo", 5), ("foo/1", 5), ("foo/2/", None)])
-        self.assertEqual(store.rename_prefix("data", "foo", "new"), (3, 15))
-        self.assertEqual([name for name, _ in store.list("data")], ["foobar", "new", "new/1", "new/2/x"])
-        self.assertEqual(store.delete_prefix("data", "new"), (3, 15))
-        self.assertEqual([name for name, _ in store.list("data")], ["foobar"])
+        growing = store.appendable("data", "log")
+        self.assertEqual([growing.append(data) for data in (b"one", bytearray(b"two"), memoryview(b"xxthree")[2:], b"")], [3, 6, 11, 11])
+        self.assertEqual((growing.read(), growing.read(3, 3), growing.read(11), growing.read(5, 0)), (b"onetwothree", b"two", b"", b""))
+        with self.assertRaisesRegex(geds.Error, "11") as caught:
+            growing.append(b"x", offset=3)
+        self.assertEqual(caught.exception.code, 9)
+        with self.assertRaises(FileExistsError):
+            store.appendable("data", "log", new=True)
+        with self.assertRaises(FileNotFoundError):
+            store.appendable("data", "none", begin=False)
+        # It stays when the store is closed, and goes on.
+        del growing
+        store.close()
+        store = self.open()
+        self.assertEqual(store.list_appendables("data"), [("log", 11)])
+        growing = store.appendable("data", "log", begin=False)
+        growing.append(b"!")
+        growing.seal()
+        self.assertEqual(bytes(store.get("data", "log")), b"onetwothree!")
 
-    def test_an_object_may_have_an_end(self):
+    def test_a_lease_that_nobody_extends_takes_its_objects_along(self):
         store = self.open()
-        store.put("data", "short", b"1", ttl=1.0)
-        info = store.stat("data", "short")
-        self.assertGreater(info.expires_ms, info.created_ms)
+        store.keep_job("train", ttl=0.3)
+        store.put("data", "scratch", b"1", job="train")
+        store.put("data", "kept", b"2")
         end = time.monotonic() + 60
-        while store.list("data"):
+        while len(store.list("data")) > 1:
             self.assertLess(time.monotonic(), end, "it never went")
-            time.sleep(0.05)
+            time.sleep(0.02)
+        self.assertEqual([name for name, _ in store.list("data")], ["kept"])
+
+    def test_a_watch_waits_and_its_token_is_good_later(self):
+        store = self.open()
+        store.create_bucket("data")
+        events, token, resync = store.watch("data")
+        self.assertEqual((events, resync), ([], False))
+        threading.Timer(0.1, store.put, ("data", "a", b"123")).start()
+        events, later, resync = store.watch("data", token, timeout=60)
+        self.assertEqual(([(event.what, event.name, event.size) for event in events], resync), ([("sealed", "a", 3)], False))
+        self.assertEqual(store.watch("data", later, timeout=0.01)[0], [])
+        # As good after the namenode, which is this process, has begun anew.
+        store.close()
+        store = self.open()
+        store.delete("data", "a")
+        self.assertEqual([event.what for event in store.watch("data", token, 60)[0]], ["sealed", "removed"])
 
     def test_other_threads_run_during_a_call(self):
         store = self.open()
@@ -199,30 +227,18 @@ class Agent(Case):
         agent.close()
         self.assertEqual(sorted(path.stat().st_size for path in bucket.rglob("*") if path.is_file()), [3, 3, 3 << 20])
 
-    def test_attached_in_all_ways(self):
+    def test_an_agent_that_is_gone(self):
         agent = self.agent()
         store = geds.Store(self.folder.name)
         self.addCleanup(store.close)
-        store.put("data", "a", b"1", if_absent=True)
-        with self.assertRaisesRegex(FileExistsError, "data/a"):
-            store.put("data", "a", b"2", if_absent=True)
-        with self.assertRaisesRegex(FileNotFoundError, "data/none"):
-            store.get("data", "none")
+        store.put("data", "a", b"1")
         view = store.get("data", "a").view
-        agent.put("data", "a", b"2")
-        self.assertEqual((bytes(view), bytes(store.get("data", "a"))), (b"1", b"2"))
-        store.rename("data", "a", "b/c")
-        self.assertEqual([name for name, _ in agent.list("data")], ["b/c"])
-        self.assertEqual([name for name, _ in store.list("data", folders=True)], ["b/"])
-        self.assertEqual(store.stat("data", "b/c").size, 1)
-        self.assertEqual(store.rename_prefix("data", "b", "d"), (1, 1))
-        self.assertEqual(store.delete_prefix("data", "d"), (1, 1))
         with self.assertRaises(PermissionError):
             geds.Store.agent(self.folder.name, "second", limit="64MiB")
         agent.close()
         with self.assertRaises(geds.Error) as caught:
             store.put("data", "late", b"")
-        self.assertEqual(caught.exception.code, 14)
+        self.assertEqual((caught.exception.code, bytes(view)), (14, b"1"))
 
     def test_a_child_that_is_forked(self):
         agent = self.agent()
@@ -288,6 +304,11 @@ class FileSystem(Case):
         self.assertTrue(fs.exists("data/a/c") and not fs.exists("data/a/half"))
         fs.mv("data/a/c", "data/d")
         fs.copy("data/d", "data/e")
+        # A copy is another name, in another bucket too.
+        fs.copy("data/d", "other/e")
+        self.assertEqual(len({fs.store.stat(*path).checksum for path in [("data", "d"), ("data", "e"), ("other", "e")]}), 1)
+        fs.mv("other/e", "third/e")
+        self.assertEqual((fs.cat("third/e"), fs.find("other")), (b"123", []))
         fs.rm("data/a", recursive=True)
         self.assertEqual(sorted(fs.find("data")), ["data/d", "data/e"])
         with self.assertRaises(FileExistsError):

@@ -772,6 +772,24 @@ pub enum Store {
         /// BUCKET/KEY, BUCKET/FOLDER/ for all below it, or BUCKET/ for all in the bucket
         object: String,
     },
+    /// Upload objects to the persistency tier, and keep them where they are
+    #[command(after_help = "Example: cloudskin store flush out/run-7")]
+    Flush {
+        /// BUCKET/KEY, BUCKET/FOLDER for all below it, or BUCKET/ for all in the bucket
+        objects: String,
+        /// How long it may take, at most 10m
+        #[arg(long, default_value = "10m")]
+        within: base::unit::Span,
+    },
+    /// Tell what happens in a bucket, one event a line; with -o json for programs
+    #[command(after_help = "Example: cloudskin store watch out --after 17 -o json")]
+    Watch {
+        /// BUCKET
+        bucket: String,
+        /// Begin behind the event with this number; 0: with the bucket [default: what happens from now on]
+        #[arg(long)]
+        after: Option<u64>,
+    },
 }
 
 #[derive(Debug, Args)]

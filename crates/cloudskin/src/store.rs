@@ -1,9 +1,13 @@
-//! Objects on the command line: put, get, look at, list, rename, copy, remove, spill.
+//! Objects on the command line: put, get, look at, list, rename, copy, remove, spill, flush, watch.
 
-use crate::{api::{Counted, Detail, Object}, args::{Output, Store}, client::{Call, Client, DURABLE}, failure::fail, files, progress, table};
+use crate::{api::{Counted, Detail, Object}, args::{Output, Store}, client::{Call, Client, DURABLE}, failure::{self, fail}, files, progress, table};
+use anyhow::Context;
 use base::{Kind, clock::now_ms, unit::count};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 /// Objects in one answer of the hub: the most that it gives.
 const PAGE: usize = 10_000;
@@ -135,6 +139,50 @@ pub async fn store(client: &Client, command: Store, output: Output) -> anyhow::R
             let told: Value = client.post(Call::object(bucket, key).ask("action", "spill"), &Value::Null, Some(DURABLE)).await?;
             table::print(output, &told, || Ok(format!("{bucket}/{key}: in the persistency tier\n")))
         }
+        Store::Flush { objects, within } => {
+            let (bucket, prefix) = split_all(&objects)?;
+            let call = Call::to("objects").push(bucket).ask("action", "flush").ask("from", prefix).ask("within", within);
+            let told: Value = client.post(call, &Value::Null, Some(within.0.saturating_add(DURABLE))).await?;
+            table::print(output, &told, || Ok(format!("{bucket}/{prefix}: {} uploaded; all is in the persistency tier\n", much(&serde_json::from_value(told.clone())?))))
+        }
+        Store::Watch { bucket, after } => watch(client, &bucket, after, output).await,
+    }
+}
+
+/// How long a hub may be away while a bucket is watched, and the pause between two looks.
+const AWAY_MAX: Duration = Duration::from_secs(60);
+const AWAY_PAUSE: Duration = Duration::from_millis(500);
+
+/// Prints what happens, until it is stopped. An event's number is a token: `--after` goes on behind it.
+async fn watch(client: &Client, bucket: &str, after: Option<u64>, output: Output) -> anyhow::Result<u8> {
+    check(bucket, "")?;
+    let mut token = after;
+    let mut away = None;
+    loop {
+        let call = Call::to("watch").push(bucket);
+        let call = token.iter().fold(call, |call, after| call.ask("after", after));
+        let told: Value = match client.get(call).await {
+            Err(e) if failure::kind(&e) == Kind::Unavailable && away.get_or_insert_with(Instant::now).elapsed() < AWAY_MAX => {
+                tokio::time::sleep(AWAY_PAUSE).await;
+                continue;
+            }
+            told => told?,
+        };
+        away = None;
+        if told["resync"] == true {
+            table::say(&match output {
+                Output::Table => format!("events before {} are not known any more: list the bucket\n", told["next"]),
+                _ => format!("{}\n", serde_json::json!({"resync": true, "next": told["next"]})),
+            })?;
+        }
+        for event in told["events"].as_array().into_iter().flatten() {
+            let name = event["key"].as_str().or(event["prefix"].as_str()).unwrap_or_default();
+            table::say(&match output {
+                Output::Table => format!("{:>8} {:<14} {}\n", event["seq"].as_u64().unwrap_or_default(), event["what"].as_str().unwrap_or_default(), shown(name)),
+                _ => format!("{event}\n"),
+            })?;
+        }
+        token = Some(told["next"].as_u64().context("the hub's answer has no token; are hub and command of one version?")?);
     }
 }
 

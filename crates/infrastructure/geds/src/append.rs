@@ -16,9 +16,11 @@
 
 use crate::{
     Attributes, BucketName, Error, Key, Node, ObjectId, ObjectMeta, Persist, Result, Writer,
+    catalog::PAGE_MAX,
     cipher::{self, Cipher},
     local::{Refused, Tier, file},
     metrics::{Source, add},
+    names::Prefix,
     node::{Inner, Upload, compute},
     segment::allocate,
     space::Reservation,
@@ -520,26 +522,63 @@ pub struct Appendable {
 }
 
 impl Node {
-    /// Opens what grows under this key on this node, or begins it. Fails with `FailedPrecondition` if the key has a sealed object.
-    pub async fn appendable(&self, bucket: &BucketName, key: &Key) -> Result<Appendable> {
+    /// What grows under this key on this node; `None`: nothing does.
+    pub async fn growing(&self, bucket: &BucketName, key: &Key) -> Result<Option<Appendable>> {
         let inner = self.inner.clone();
-        if let Some(growing) = inner.appendables.get(bucket, key) {
-            let was = lock(&growing.state).sealing;
-            match was {
-                // A seal was under way when the process ended. The catalog knows whether it was done.
-                Some(id) if inner.catalog.find(id).await?.is_some() => {
-                    Appendable { inner: inner.clone(), growing }.became(id).await?;
+        let Some(growing) = inner.appendables.get(bucket, key) else { return Ok(None) };
+        let was = lock(&growing.state).sealing;
+        match was {
+            // A seal was under way when the process ended. The catalog knows whether it was done.
+            Some(id) if inner.catalog.find(id).await?.is_some() => {
+                Appendable { inner, growing }.became(id).await?;
+                Ok(None)
+            }
+            _ => {
+                let mut state = lock(&growing.state);
+                if std::mem::take(&mut state.unsure) {
+                    (state.sealing, state.sealed) = (None, false);
                 }
-                _ => {
-                    let mut state = lock(&growing.state);
-                    if std::mem::take(&mut state.unsure) {
-                        (state.sealing, state.sealed) = (None, false);
-                    }
-                    drop(state);
-                    return Ok(Appendable { inner, growing });
-                }
+                drop(state);
+                Ok(Some(Appendable { inner, growing }))
             }
         }
+    }
+
+    /// What grows on this node at a prefix (`foo` means `foo` and `foo/…`, never `foobar`), with its committed length, in the order of the keys from after `start_after`: [`PAGE_MAX`] at most.
+    pub fn list_growing(&self, bucket: &BucketName, prefix: &str, start_after: &str) -> Result<Vec<(Key, u64)>> {
+        let wanted = Prefix::new(prefix)?;
+        let all = self.inner.appendables.every().into_iter();
+        let mut found: Vec<(Key, u64)> = all
+            .filter(|growing| growing.bucket == *bucket && wanted.contains(growing.key.as_str()) && growing.key.as_str() > start_after)
+            .map(|growing| (growing.key.clone(), growing.len()))
+            .collect();
+        found.sort_unstable();
+        found.truncate(PAGE_MAX as usize);
+        Ok(found)
+    }
+
+    /// Opens what grows under this key on this node, or begins it. Fails with `FailedPrecondition` if the key has a sealed object.
+    pub async fn appendable(&self, bucket: &BucketName, key: &Key) -> Result<Appendable> {
+        match self.growing(bucket, key).await? {
+            Some(growing) => Ok(growing),
+            None => self.begin(bucket, key, false).await,
+        }
+    }
+
+    /// Begins what is to grow under this key. Fails with `AlreadyExists` if something grows there on this node, or the key has a sealed object.
+    pub async fn appendable_new(&self, bucket: &BucketName, key: &Key) -> Result<Appendable> {
+        let exists = || Error::Exists { bucket: bucket.to_string(), key: key.to_string() };
+        if self.growing(bucket, key).await?.is_some() {
+            return Err(exists());
+        }
+        match self.begin(bucket, key, true).await {
+            Err(Error::SealedAlready { .. }) => Err(exists()),
+            answer => answer,
+        }
+    }
+
+    async fn begin(&self, bucket: &BucketName, key: &Key, new: bool) -> Result<Appendable> {
+        let inner = self.inner.clone();
         match self.stat(bucket, key).await {
             Ok(_) => return Err(Error::SealedAlready { bucket: bucket.to_string(), key: key.to_string() }),
             Err(e) if e.kind() == Kind::NotFound => {}
@@ -550,8 +589,10 @@ impl Node {
         let (bucket, key) = (bucket.clone(), key.clone());
         compute(move || {
             let mut all = lock(&inner.appendables.all);
+            // Begun by another meanwhile.
             if let Some(growing) = all.get(&(bucket.clone(), key.clone())).cloned() {
-                return Ok(Appendable { inner: inner.clone(), growing });
+                let (bucket, key) = (bucket.to_string(), key.to_string());
+                return if new { Err(Error::Exists { bucket, key }) } else { Ok(Appendable { inner: inner.clone(), growing }) };
             }
             let id = inner.tier.new_id();
             let growing = Arc::new(Growing::create(&inner.appendables.folder, id, &bucket, &key, &inner.tier)?);

@@ -3,11 +3,12 @@
 //! A program knows nothing of hubs that start again and agents that come back: what fails because somebody is away is tried again for a while.
 
 use crate::{
-    BucketName, Key, Listing, Node, Object, ObjectMeta, Page, Result, Writer,
-    metrics::Source,
+    Appendable, BucketName, Key, Listing, Node, Object, ObjectMeta, Page, Range, Result, Watched, Writer,
+    metrics::{Source, add},
     spans,
 };
 use base::Kind;
+use bytes::Bytes;
 use std::{future::Future, time::Duration};
 
 /// How long a plain thread's call goes on while the catalog or a holder is away, and the pause between its tries.
@@ -65,8 +66,12 @@ impl Blocking {
         self.patient(|_| self.node.create_new(bucket, key))
     }
     /// Opens what may grow; see [`Node::appendable`].
-    pub fn appendable(&self, bucket: &BucketName, key: &Key) -> Result<crate::Appendable> {
+    pub fn appendable(&self, bucket: &BucketName, key: &Key) -> Result<Appendable> {
         self.patient(|_| self.node.appendable(bucket, key))
+    }
+    /// See [`Node::appendable_new`]. Tried once: done twice it would find its own.
+    pub fn appendable_new(&self, bucket: &BucketName, key: &Key) -> Result<Appendable> {
+        self.wait(self.node.appendable_new(bucket, key))
     }
     pub fn seal(&self, writer: Writer) -> Result<ObjectMeta> {
         writer.seal_blocking()
@@ -134,17 +139,40 @@ impl Blocking {
         })
     }
     pub fn rename(&self, bucket: &BucketName, from: &Key, to: &Key) -> Result<ObjectMeta> {
-        let meta = self.stat(bucket, from)?;
+        let meta = &self.stat(bucket, from)?;
         self.patient(|again| async move {
             match self.node.rename(bucket, from, to).await {
-                Err(e) if again && e.kind() == Kind::NotFound => match self.node.stat(bucket, to).await {
-                    // By the call whose answer was lost.
-                    Ok(there) if there.id == meta.id => Ok(there),
-                    _ => Err(e),
-                },
+                Err(e) if again && e.kind() == Kind::NotFound => self.unless_done(e, meta, bucket, to).await,
                 answer => answer,
             }
         })
+    }
+    /// See [`Node::rename_to`].
+    pub fn rename_to(&self, bucket: &BucketName, from: &Key, to_bucket: &BucketName, to: &Key, if_absent: bool) -> Result<ObjectMeta> {
+        let meta = &self.stat(bucket, from)?;
+        self.patient(|again| async move {
+            match self.node.rename_to(bucket, from, to_bucket, to, if_absent).await {
+                Err(e) if again && e.kind() == Kind::NotFound => self.unless_done(e, meta, to_bucket, to).await,
+                answer => answer,
+            }
+        })
+    }
+    /// See [`Node::copy_object`].
+    pub fn copy(&self, bucket: &BucketName, from: &Key, to_bucket: &BucketName, to: &Key, if_absent: bool) -> Result<ObjectMeta> {
+        let meta = &self.stat(bucket, from)?;
+        self.patient(|again| async move {
+            match self.node.copy_object(bucket, from, to_bucket, to, if_absent).await {
+                Err(e) if again && e.kind() == Kind::AlreadyExists => self.unless_done(e, meta, to_bucket, to).await,
+                answer => answer,
+            }
+        })
+    }
+    /// An error that means nothing if an earlier call, whose answer was lost, has given the content this name.
+    async fn unless_done(&self, error: crate::Error, meta: &ObjectMeta, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
+        match self.node.stat(bucket, key).await {
+            Ok(there) if there.id == meta.id => Ok(there),
+            _ => Err(error),
+        }
     }
     /// See [`Node::delete_prefix`]. Tried again, it counts what is left only.
     pub fn delete_prefix(&self, bucket: &BucketName, prefix: &str) -> Result<(u64, u64)> {
@@ -159,5 +187,57 @@ impl Blocking {
     }
     pub fn spill(&self, bucket: &BucketName, prefix: &str) -> Result<(u64, u64)> {
         self.wait(self.node.spill(bucket, prefix))
+    }
+    /// See [`Node::copy_prefix`]. Tried once, as [`Blocking::rename_prefix`].
+    pub fn copy_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str) -> Result<(u64, u64)> {
+        self.wait(self.node.copy_prefix(bucket, from, to_bucket, to))
+    }
+    /// See [`Node::read_range`].
+    pub fn read_range(&self, bucket: &BucketName, key: &Key, range: Range) -> Result<(ObjectMeta, Bytes)> {
+        self.patient(|_| self.node.read_range(bucket, key, range))
+    }
+    /// See [`Node::settle`].
+    pub fn settle(&self) {
+        self.wait(self.node.settle())
+    }
+    /// See [`Node::flush`].
+    pub fn flush(&self, bucket: &BucketName, prefix: &str, deadline: Duration) -> Result<(u64, u64)> {
+        self.wait(self.node.flush(bucket, prefix, deadline))
+    }
+    /// See [`Node::wait_durable`].
+    pub fn wait_durable(&self, bucket: &BucketName, key: &Key, deadline: Duration) -> Result<ObjectMeta> {
+        self.wait(self.node.wait_durable(bucket, key, deadline))
+    }
+    /// See [`Node::keep_job`].
+    pub fn keep_job(&self, job: &str, time: Option<Duration>) -> Result<()> {
+        self.patient(|_| self.node.keep_job(job, time))
+    }
+    /// See [`Node::drop_job`]. Tried again, it counts what is left only.
+    pub fn drop_job(&self, job: &str) -> Result<(u64, u64)> {
+        self.patient(|_| self.node.drop_job(job))
+    }
+    /// See [`Node::watch`].
+    pub fn watch(&self, bucket: &BucketName, after: u64, wait: Duration) -> Result<Watched> {
+        self.patient(|_| self.node.watch(bucket, after, wait))
+    }
+    /// See [`Node::growing`].
+    pub fn growing(&self, bucket: &BucketName, key: &Key) -> Result<Option<Appendable>> {
+        self.patient(|_| self.node.growing(bucket, key))
+    }
+    /// See [`Appendable::read`].
+    pub fn read_growing(&self, growing: &Appendable, offset: u64, len: u64) -> Result<Bytes> {
+        self.wait(growing.read(offset, len))
+    }
+    /// See [`Appendable::sync`].
+    pub fn sync_growing(&self, growing: &Appendable) -> Result<()> {
+        self.wait(growing.sync())
+    }
+    /// See [`Appendable::seal`].
+    pub fn seal_growing(&self, growing: &Appendable) -> Result<ObjectMeta> {
+        self.wait(growing.seal())
+    }
+    /// See [`Appendable::discard`].
+    pub fn discard_growing(&self, growing: &Appendable) -> Result<()> {
+        self.wait(growing.discard())
     }
 }

@@ -50,6 +50,14 @@ const AHEAD_FOR: Duration = Duration::from_secs(60);
 /// Epochs of the catalog are below; those of others tell contents apart and don't rise.
 const FOREIGN: u64 = 1 << 63;
 
+/// Refuses what is too much at once.
+pub(crate) fn check_range(range: Range) -> Result<()> {
+    match range.len <= RANGE_BYTES_MAX {
+        true => Ok(()),
+        false => Err(Error::BadValue { what: "length", value: range.len.to_string(), rule: "read at most 64 MiB at once, or open the object" }),
+    }
+}
+
 /// The copies that are here of what the catalog doesn't know, by id.
 #[derive(Default)]
 pub(crate) struct Copies {

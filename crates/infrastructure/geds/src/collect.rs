@@ -8,7 +8,7 @@
 //! there (`begun.rs`) goes with it.
 
 use crate::{
-    Attributes, BucketName, Key, Node, ObjectId, ObjectMeta, Persist, Result,
+    Attributes, BucketName, Key, Node, ObjectId, ObjectMeta, Persist, Result, Watched,
     append::WherePart,
     leases::Wanted,
     names::Prefix,
@@ -26,6 +26,8 @@ const COLLECT_EVERY: Duration = Duration::from_secs(5);
 /// Deletes in the persistency tier at a time, and failures in a row after which the rest waits.
 const DELETES: usize = 8;
 const FAILURES_MAX: u32 = 8;
+/// The longest wait of a watch; the namenode's is the same.
+const WATCH_MAX: Duration = Duration::from_secs(60);
 
 /// Wakes the task that collects.
 pub(crate) struct Collector {
@@ -161,6 +163,11 @@ impl Inner {
     }
 }
 
+/// Unix milliseconds.
+fn from_now(time: Duration) -> u64 {
+    base::clock::now_ms().saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
 impl Node {
     async fn settled(&self, bucket: &BucketName, prefix: &str) -> Result<()> {
         self.inner.names.settle(Wanted::Prefix(bucket, &Prefix::new(prefix)?)).await;
@@ -204,6 +211,26 @@ impl Node {
         Ok(done.object)
     }
 
+    /// Begins or extends a job's lease: what is sealed for the job ([`crate::Writer::lease_to`]) goes when it ends. `None`: it ends with [`Node::drop_job`] only.
+    pub async fn keep_job(&self, job: &str, time: Option<Duration>) -> Result<()> {
+        self.inner.catalog.keep_job(job, time.map_or(0, from_now)).await
+    }
+
+    /// Ends a job's lease: its objects go, in one step. Objects and bytes.
+    pub async fn drop_job(&self, job: &str) -> Result<(u64, u64)> {
+        self.inner.names.settle(Wanted::All).await;
+        let removed = self.inner.catalog.drop_job(job).await?;
+        self.inner.collector.wake();
+        Ok(removed)
+    }
+
+    /// What has happened in a bucket after `after`, see [`crate::Watched`]; waits up to `wait` (a minute at most) for something to happen. `u64::MAX`: says where the bucket is now.
+    ///
+    /// [`crate::Watched::next`] is a token: it stays good over restarts of this node and of the namenode, until more has happened than the namenode keeps; then `resync` says so.
+    pub async fn watch(&self, bucket: &BucketName, after: u64, wait: Duration) -> Result<Watched> {
+        self.inner.catalog.watch(bucket, after, wait.min(WATCH_MAX)).await
+    }
+
     /// An object's user metadata, when it expires, and the job that it is leased to.
     pub async fn attributes(&self, bucket: &BucketName, key: &Key) -> Result<Attributes> {
         self.inner.names.settle(Wanted::Key(bucket, key)).await;
@@ -218,8 +245,7 @@ impl Node {
     /// Lets an object go by itself when this time has passed from now on; `None`: it stays.
     pub async fn expire_after(&self, bucket: &BucketName, key: &Key, time: Option<Duration>) -> Result<()> {
         self.inner.names.settle(Wanted::Key(bucket, key)).await;
-        let at = |time: Duration| base::clock::now_ms().saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        self.inner.catalog.touch(bucket, key, time.map_or(0, at)).await
+        self.inner.catalog.touch(bucket, key, time.map_or(0, from_now)).await
     }
 
     /// Frees now what has lost its name, here and in the persistency tier. It is done every few seconds in any case.

@@ -50,7 +50,7 @@ mod spans;
 mod spill;
 mod writer;
 
-pub use agent::{Attached, AttachedWriter, Lent};
+pub use agent::{Attached, AttachedAppendable, AttachedWriter, Lent};
 pub use append::Appendable;
 pub use blocking::Blocking;
 pub use bound::RANGE_BYTES_MAX;

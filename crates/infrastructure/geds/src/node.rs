@@ -11,7 +11,7 @@
 
 use crate::{
     Attributes, Blocking, BucketName, Catalog, Error, Key, LeaseHolder, Listing, NewObject, Object, ObjectId, ObjectMeta, Page,
-    PeerClient, Persist, RestKey, Result, State, Writer,
+    PeerClient, Persist, RestKey, Result, Sealed, State, Writer,
     agent::Lending,
     append::Appendables,
     begun::Begun,
@@ -426,9 +426,7 @@ impl Node {
 
     /// Some bytes of what has the key now, at most [`crate::RANGE_BYTES_MAX`], cut at the object's end. Of an object in a bound bucket that is not here, only these are fetched.
     pub async fn read_range(&self, bucket: &BucketName, key: &Key, range: peer::Range) -> Result<(ObjectMeta, Bytes)> {
-        if range.len > bound::RANGE_BYTES_MAX {
-            return Err(Error::BadValue { what: "length", value: range.len.to_string(), rule: "read at most 64 MiB at once, or open the object" });
-        }
+        bound::check_range(range)?;
         if self.inner.known(bucket, key).is_none() {
             self.inner.names.settle(Wanted::Key(bucket, key)).await;
             if let Some((meta, len, stream)) = self.inner.part_of_foreign(bucket, key, range).await? {
@@ -472,14 +470,26 @@ impl Node {
     pub async fn rename(&self, bucket: &BucketName, from: &Key, to: &Key) -> Result<ObjectMeta> {
         self.inner.names.settle(Wanted::Key(bucket, from)).await;
         self.inner.names.settle(Wanted::Key(bucket, to)).await;
-        let done = match self.inner.catalog.rename(bucket, from, to).await {
-            Ok(done) => done,
-            Err(e) => return Err(self.inner.unless_foreign(bucket, from, e).await),
-        };
-        if let Some(old) = done.replaced {
-            self.inner.release(old);
+        self.renamed(bucket, from, self.inner.catalog.rename(bucket, from, to).await).await
+    }
+
+    /// [`Node::rename`], also into another bucket; with `if_absent` it fails with `AlreadyExists` if the key is taken, which is looked at in the same step.
+    pub async fn rename_to(&self, bucket: &BucketName, from: &Key, to_bucket: &BucketName, to: &Key, if_absent: bool) -> Result<ObjectMeta> {
+        self.inner.names.settle(Wanted::Key(bucket, from)).await;
+        self.inner.names.settle(Wanted::Key(to_bucket, to)).await;
+        self.renamed(bucket, from, self.inner.catalog.rename_to(bucket, from, to_bucket, to, if_absent).await).await
+    }
+
+    async fn renamed(&self, bucket: &BucketName, from: &Key, done: Result<Sealed>) -> Result<ObjectMeta> {
+        match done {
+            Ok(Sealed { object, replaced }) => {
+                if let Some(old) = replaced {
+                    self.inner.release(old);
+                }
+                Ok(object)
+            }
+            Err(e) => Err(self.inner.unless_foreign(bucket, from, e).await),
         }
-        Ok(done.object)
     }
 
     /// Moves this node's copies of the objects with a prefix (a whole key is one too) to the persistency tier.

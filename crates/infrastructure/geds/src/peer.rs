@@ -118,6 +118,11 @@ enum Request {
         len: u64,
         wait_ms: u64,
     },
+    Flush {
+        bucket: BucketName,
+        prefix: String,
+        deadline_ms: u64,
+    },
 }
 
 impl Request {
@@ -133,6 +138,7 @@ impl Request {
             Request::Metrics => "read metrics",
             Request::List { .. } => "list objects",
             Request::Grown { .. } => "read objects that grow",
+            Request::Flush { .. } => "upload objects",
         }
     }
 
@@ -420,6 +426,10 @@ async fn answer(node: &Node, stream: Box<dyn Io + '_>, peer: &str) -> Result<()>
                     Ok(Grew::Into(id)) => Ok(Reply::Became { id }),
                     Err(e) => Err(e),
                 }
+            }
+            Request::Flush { bucket, prefix, deadline_ms } => {
+                let deadline = Duration::from_millis(deadline_ms).min(WORK);
+                node.flush(&bucket, &prefix, deadline).await.map(|(objects, bytes)| Reply::Spilled { objects, bytes })
             }
             Request::List { bucket, prefix, delimiter, start_after, limit } => {
                 match node.list(&bucket, &prefix, delimiter, Page { start_after, limit }).await {
@@ -822,6 +832,15 @@ impl PeerClient {
     pub async fn remove(&mut self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
         match self.ask(&Request::Remove { bucket: bucket.clone(), key: key.clone() }, WORK).await? {
             Reply::Meta(meta) => Ok(meta),
+            _ => self.odd(),
+        }
+    }
+
+    /// Uploads the site's copies; see [`Node::flush`]. Ten minutes are the longest.
+    pub async fn flush(&mut self, bucket: &BucketName, prefix: &str, deadline: Duration) -> Result<(u64, u64)> {
+        let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        match self.ask(&Request::Flush { bucket: bucket.clone(), prefix: prefix.into(), deadline_ms }, deadline.min(WORK) + LOOK).await? {
+            Reply::Spilled { objects, bytes } => Ok((objects, bytes)),
             _ => self.odd(),
         }
     }

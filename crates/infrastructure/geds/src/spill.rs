@@ -726,10 +726,12 @@ impl Node {
         let mut page = Page::default();
         loop {
             let listing = inner.catalog.list(bucket, prefix, None, page).await?;
-            let owed = listing.objects.iter().filter(|meta| meta.persisted.is_none() && inner.tier.get(meta.id).is_some());
-            let mut uploads = futures::stream::iter(owed.map(|meta| {
-                let persist = &persist;
-                async move { (meta.size, inner.upload_until(persist, meta, end).await) }
+            let owed = listing.objects.into_iter().filter(|meta| meta.persisted.is_none() && inner.tier.get(meta.id).is_some());
+            // Nothing is borrowed, so that the whole may go on as a task of its own.
+            let owed: Vec<ObjectMeta> = owed.collect();
+            let mut uploads = futures::stream::iter(owed.into_iter().map(|meta| {
+                let (inner, persist) = (inner.clone(), persist.clone());
+                async move { (meta.size, inner.upload_until(&persist, &meta, end).await) }
             }))
             .buffer_unordered(UPLOADS);
             while let Some((size, answer)) = uploads.next().await {

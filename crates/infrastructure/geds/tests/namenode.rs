@@ -184,6 +184,88 @@ async fn a_watch_misses_nothing_and_says_so_when_it_must() {
     assert_eq!((seen.events.len(), seen.next), (2, 5));
 }
 
+/// In the original a lost connection is made anew by recursion, events of the time between are nobody's, and who unsubscribes takes the place of another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defect_15_a_watcher_loses_its_connection_again_and_again_and_no_event() {
+    const EVENTS: u64 = 400;
+    let temp = tempfile::tempdir().unwrap();
+    let near = common::namenode(temp.path()).await;
+    let b = bucket("data");
+    near.create_bucket(&b).await.unwrap();
+    let serving: Arc<std::sync::Mutex<Vec<tokio::task::JoinHandle<()>>>> = Arc::default();
+    let far = RemoteCatalog::over({
+        let (namenode, serving) = (near.clone(), serving.clone());
+        move || {
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            let namenode = namenode.clone();
+            let served = tokio::spawn(async move { drop(namenode.serve(theirs, Caller::Hub).await) });
+            serving.lock().unwrap().push(served);
+            async move { Ok(ours) }
+        }
+    });
+    // A hundred that leave in the middle of their wait, besides the one that stays.
+    let leaving: Vec<_> = (0..100)
+        .map(|_| {
+            let far = far.clone();
+            tokio::spawn(async move { far.watch(&bucket("data"), 0, Duration::from_secs(60)).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    leaving.iter().for_each(|watch| watch.abort());
+
+    let writing = tokio::spawn({
+        let near = near.clone();
+        async move {
+            for n in 0..EVENTS {
+                near.seal(&bucket("data"), &key(&n.to_string()), new(u128::from(n) + 1)).await.unwrap();
+            }
+        }
+    });
+    let cutting = tokio::spawn({
+        let serving = serving.clone();
+        async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(7)).await;
+                serving.lock().unwrap().drain(..).for_each(|served| served.abort());
+            }
+        }
+    });
+    let (mut token, mut lost) = (0, 0);
+    let end = Instant::now() + Duration::from_secs(60);
+    while token < EVENTS {
+        assert!(Instant::now() < end, "{token} events in a minute");
+        match far.watch(&b, token, Duration::from_secs(20)).await {
+            Ok(seen) => {
+                assert!(!seen.resync, "after {token}");
+                for event in seen.events {
+                    token += 1;
+                    let name = key(&(token - 1).to_string());
+                    assert!(event.seq == token && matches!(event.what, Happened::Sealed { ref key, .. } if *key == name), "{event:?} and not {name:?} after {}", token - 1);
+                }
+                assert_eq!(seen.next, token);
+            }
+            Err(e) => {
+                assert_eq!(e.kind(), Kind::Unavailable, "{e}");
+                lost += 1;
+            }
+        }
+    }
+    cutting.abort();
+    writing.await.unwrap();
+    assert!(lost > 3, "the connection was lost {lost} times in the middle of a watch");
+
+    // More has happened than is kept: the token is too old, and that is said; the one that comes with it is good.
+    let first = key("0");
+    for _ in 0..17 {
+        futures::future::try_join_all((0..4096).map(|_| near.set_metadata(&b, &first, vec![1]))).await.unwrap();
+    }
+    let seen = near.watch(&b, token, Duration::ZERO).await.unwrap();
+    assert_eq!((seen.events.len(), seen.resync, seen.next), (0, true, EVENTS + 17 * 4096));
+    near.delete(&b, &first).await.unwrap();
+    let seen = near.watch(&b, seen.next, Duration::ZERO).await.unwrap();
+    assert_eq!((seen.events.len(), seen.resync), (1, false));
+}
+
 /// Questions and answers are many times what the line between the two holds. If each end waited for the other to take what it has to say, both would wait for ever.
 #[tokio::test]
 async fn many_questions_at_a_time_do_not_stop_each_other() {

@@ -351,6 +351,112 @@ async fn everything_can_be_asked_through_the_agent() {
     sharing.until("room that nobody has comes back", |sharing| sharing.node.disk().used == 0).await;
 }
 
+/// What grows on the node, asked for by a process: appended to at its length only, read meanwhile, there after a new life of the agent, sealed in the end. And what waits for others does not keep a process from asking.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_grows_and_what_waits_goes_through_the_agent_too() {
+    let here = installation().await.with_folder_persist();
+    let sharing = Sharing::new(&here).await;
+    let attached = sharing.attach().await;
+    let node = sharing.node.node.clone();
+    blocking({
+        let attached = attached.clone();
+        move || {
+            let (data, name) = (bucket("data"), key("log/1"));
+            assert!(attached.growing(&data, &name).unwrap().is_none());
+            let growing = attached.appendable(&data, &name).unwrap();
+            // More than goes in one message; and twice at the same place.
+            let content = content(5, (2 << 20) + 7);
+            assert_eq!(growing.append(0, &content).unwrap(), content.len() as u64);
+            let wrong = growing.append(5, b"x").unwrap_err();
+            assert!(wrong.kind() == Kind::FailedPrecondition && wrong.to_string().contains(&content.len().to_string()), "{wrong}");
+            assert_eq!(growing.append(growing.length().unwrap(), b"").unwrap(), content.len() as u64);
+            let other = attached.growing(&data, &name).unwrap().expect("it grows");
+            assert_eq!(other.append(content.len() as u64, b"end").unwrap(), content.len() as u64 + 3);
+            assert!(growing.read(0, u64::MAX >> 1).unwrap() == [&content[..], b"end"].concat());
+            assert_eq!(growing.read(content.len() as u64 + 1, 10).unwrap(), b"nd");
+            assert_eq!(growing.read(1 << 40, 10).unwrap(), b"");
+            growing.sync().unwrap();
+            assert_eq!(attached.list_growing(&data, "log", "").unwrap(), [(name.clone(), content.len() as u64 + 3)]);
+            assert!(attached.list_growing(&data, "lo", "").unwrap().is_empty());
+            assert_eq!(open(&attached, "log/1").unwrap_err().kind(), Kind::NotFound, "it is no object yet");
+            assert_eq!(growing.seal().unwrap().size, content.len() as u64 + 3);
+            assert!(open(&attached, "log/1").unwrap().bytes().ends_with(b"end"));
+            let sealed = growing.append(0, b"x").unwrap_err();
+            assert!(sealed.kind() == Kind::FailedPrecondition && sealed.to_string().contains("data/log/1 is sealed"), "{sealed}");
+            assert_eq!(attached.appendable(&data, &name).err().map(|e| e.kind()), Some(Kind::FailedPrecondition));
+            attached.appendable(&data, &key("log/2")).unwrap().discard().unwrap();
+            assert_eq!(growing.length().unwrap_err().kind(), Kind::NotFound);
+
+            // Names, and the persistency tier.
+            attached.create_bucket(&bucket("other")).unwrap();
+            attached.copy(&data, &name, &bucket("other"), &key("a"), true).unwrap();
+            assert_eq!(attached.copy(&data, &name, &bucket("other"), &key("a"), true).unwrap_err().kind(), Kind::AlreadyExists);
+            assert_eq!(attached.copy_prefix(&data, "log", &data, "again").unwrap().0, 1);
+            assert_eq!(attached.rename_to(&data, &key("again/1"), &bucket("other"), &key("a"), true).unwrap_err().kind(), Kind::AlreadyExists);
+            assert_eq!(attached.rename_to(&data, &key("again/1"), &bucket("other"), &key("a"), false).unwrap().key, key("a"));
+            let range = geds::Range { offset: (2 << 20) + 5, len: 100 };
+            assert_eq!(attached.read_range(&data, &name, range).unwrap().1, [&content[(2 << 20) + 5..], b"end"].concat());
+            let range = geds::Range { offset: 3, len: (2 << 20) + 1 };
+            assert!(attached.read_range(&data, &name, range).unwrap().1 == content[3..(2 << 20) + 4], "several messages of it");
+            assert_eq!(attached.read_range(&data, &name, geds::Range { offset: 1 << 40, len: 1 }).unwrap_err().kind(), Kind::InvalidArgument);
+            assert_eq!(attached.read_range(&data, &name, geds::Range { offset: 0, len: 65 << 20 }).unwrap_err().kind(), Kind::InvalidArgument);
+            let minute = Duration::from_secs(60);
+            assert_eq!(attached.flush(&data, "log", minute).unwrap().0, 1);
+            assert_eq!(attached.flush(&data, "log", minute).unwrap().0, 0, "it is there already");
+            assert!(attached.wait_durable(&data, &name, minute).unwrap().persisted.is_some());
+
+            // With a job.
+            attached.keep_job("train", None).unwrap();
+            let mut writer = attached.create(&data, &key("of/train")).unwrap();
+            writer.write_at(0, b"12").unwrap();
+            writer.lease_to("train");
+            writer.seal().unwrap();
+            assert_eq!(attached.drop_job("train").unwrap(), (1, 2));
+            assert_eq!(open(&attached, "of/train").unwrap_err().kind(), Kind::NotFound);
+            attached.keep_job("short", Some(Duration::from_millis(1))).unwrap();
+
+            // Watches: as many as wait at a time, and one more; what is asked meanwhile is answered, and what happens is told to all.
+            let now = attached.watch(&data, u64::MAX, Duration::ZERO).unwrap();
+            assert!(now.resync && now.next > 0);
+            let watches: Vec<_> = (0..64)
+                .map(|_| {
+                    let (attached, token) = (attached.clone(), now.next);
+                    std::thread::spawn(move || loop {
+                        match attached.watch(&bucket("data"), token, Duration::from_secs(60)) {
+                            // The one below has its place for a moment.
+                            Err(e) if e.kind() == Kind::ResourceExhausted => std::thread::sleep(Duration::from_millis(1)),
+                            answer => return answer.unwrap(),
+                        }
+                    })
+                })
+                .collect();
+            let end = Instant::now() + Duration::from_secs(20);
+            loop {
+                match attached.watch(&data, now.next, Duration::from_millis(5)) {
+                    Err(e) if e.kind() == Kind::ResourceExhausted => break,
+                    answer => assert!(answer.unwrap().events.is_empty() && Instant::now() < end),
+                }
+            }
+            attached.put(&data, &key("watched"), b"1").unwrap();
+            for watch in watches {
+                let seen = watch.join().unwrap();
+                assert_eq!((seen.events.len(), seen.next), (1, now.next + 1));
+            }
+        }
+    })
+    .await;
+    // The same object to the node itself.
+    let growing = node.appendable(&bucket("data"), &key("log/3")).await.unwrap();
+    growing.append(0, "of the node, ".into()).await.unwrap();
+    drop(growing);
+    blocking(move || {
+        let growing = attached.growing(&bucket("data"), &key("log/3")).unwrap().expect("it grows");
+        growing.append(13, b"and of a process").unwrap();
+        assert_eq!(growing.read(0, 100).unwrap(), b"of the node, and of a process");
+    })
+    .await;
+}
+
 #[test]
 #[ignore = "a part of `a_reader_keeps_what_it_reads_and_no_more`"]
 fn child_that_reads() {

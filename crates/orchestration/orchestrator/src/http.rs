@@ -90,6 +90,7 @@ pub fn router(hub: Arc<Hub>, advertise: String, dashboard: Vec<Asset>, streams: 
         .route("/v1/tenants/{tenant}/quota", post(tenants::set_quota))
         .route("/v1/objects/{bucket}", get(objects::objects).delete(objects::delete_all).post(objects::move_all))
         .route("/v1/stat/{bucket}/{*key}", get(objects::stat))
+        .route("/v1/watch/{bucket}", get(objects::watch))
         .route("/v1/sites/{site}/metrics", get(objects::metrics))
         .route("/v1/tiers", get(objects::tiers))
         .route("/v1/objects/{bucket}/{*key}", get(objects::get).put(objects::put).delete(objects::delete).post(objects::act))

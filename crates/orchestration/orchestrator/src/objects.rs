@@ -23,7 +23,7 @@ use base::{
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
-use geds::{Attributes, BucketName, Catalog, Imported, Key, Namenode, ObjectMeta, Page, PeerClient, Range};
+use geds::{Attributes, BucketName, Catalog, Event, Happened, Imported, Key, Namenode, ObjectMeta, Page, PeerClient, Range};
 use serde::Serialize;
 use sqlx::Row;
 use std::{
@@ -168,6 +168,47 @@ pub struct Detail {
 pub struct Counted {
     pub objects: u64,
     pub bytes: u64,
+}
+
+/// Something that has happened in a bucket.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct Happening {
+    /// Counts the bucket's changes, without a gap.
+    pub seq: u64,
+    /// `sealed`: the key means this content now; `removed`; `changed`: its metadata are others. `prefix_sealed`: all at the prefix and below it may be new; `prefix_removed`.
+    pub what: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// Bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+}
+
+impl From<Event> for Happening {
+    fn from(event: Event) -> Happening {
+        let none = |what| Happening { seq: event.seq, what, key: None, prefix: None, epoch: None, size: None };
+        match event.what {
+            Happened::Sealed { key, epoch, size, .. } => Happening { key: Some(key.into()), epoch: Some(epoch), size: Some(size), ..none("sealed") },
+            Happened::Removed { key } => Happening { key: Some(key.into()), ..none("removed") },
+            Happened::Changed { key } => Happening { key: Some(key.into()), ..none("changed") },
+            Happened::PrefixSealed { prefix } => Happening { prefix: Some(prefix), ..none("prefix_sealed") },
+            Happened::PrefixRemoved { prefix } => Happening { prefix: Some(prefix), ..none("prefix_removed") },
+        }
+    }
+}
+
+/// What has happened in a bucket after a token.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub struct Happenings {
+    pub events: Vec<Happening>,
+    /// The token to go on with; good over restarts of the hub.
+    pub next: u64,
+    /// The token was too old, or of another life of the bucket: events are missing. List the bucket, then go on from `next`.
+    pub resync: bool,
 }
 
 /// How an object is put.
@@ -467,6 +508,42 @@ impl Hub {
             (counted.objects, counted.bytes) = (counted.objects + objects, counted.bytes + bytes);
         }
         Ok(counted)
+    }
+
+    /// Has the connected sites upload their copies of `prefix` and all below it, which they keep. What this call uploaded; when it returns without an error, all that was there is in the persistency tier.
+    pub async fn flush_objects(&self, bucket: &str, prefix: &str, within: Duration) -> Result<Counted, Error> {
+        let bucket = BucketName::new(bucket)?;
+        let end = tokio::time::Instant::now() + within;
+        let mut counted = Counted { objects: 0, bytes: 0 };
+        let mut tried = Vec::new();
+        for store in self.stores().await {
+            let left = end.saturating_duration_since(tokio::time::Instant::now());
+            match async { self.dial(&store).await?.flush(&bucket, prefix, left).await }.await {
+                Ok((objects, bytes)) => (counted.objects, counted.bytes) = (counted.objects + objects, counted.bytes + bytes),
+                // Whether that matters, the catalog says below.
+                Err(e) => tried.push(format!("site {}: {e}", store.site)),
+            }
+        }
+        let mut page = Page::default();
+        loop {
+            let listing = self.objects.catalog.list(&bucket, prefix, None, page).await?;
+            if let Some(left) = listing.objects.iter().find(|meta| meta.persisted.is_none()) {
+                let at: Vec<&str> = left.sites.iter().map(|h| h.site.as_str()).collect();
+                tried.insert(0, format!("object {bucket}/{} is at {} only", left.key, at.join(", ")));
+                return Err(Error::new(Kind::Unavailable, format!("not all is in the persistency tier: {}", tried.join("; "))));
+            }
+            match listing.next {
+                Some(next) => page = Page { start_after: next, ..Page::default() },
+                None => return Ok(counted),
+            }
+        }
+    }
+
+    /// What has happened in a bucket after a token; waits for the first of it. Without a token it says which one is that of now.
+    pub async fn watch_bucket(&self, bucket: &str, after: Option<u64>, wait: Duration) -> Result<Happenings, Error> {
+        let watched = self.objects.catalog.watch(&BucketName::new(bucket)?, after.unwrap_or(u64::MAX), wait).await?;
+        let events = watched.events.into_iter().map(Happening::from).collect();
+        Ok(Happenings { events, next: watched.next, resync: watched.resync && after.is_some() })
     }
 
     /// The objects of a bucket whose key is `prefix` or lies below it, by key, at most `limit`, those after the key `after`.

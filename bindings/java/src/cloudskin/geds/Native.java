@@ -75,6 +75,7 @@ final class Native {
     static native void writeDirect(long writer, long offset, ByteBuffer data, int from, int len) throws GedsException;
     static native void setMetadata(long writer, byte[] data) throws GedsException;
     static native void expireAfter(long writer, long ms) throws GedsException;
+    static native void leaseTo(long writer, byte[] job) throws GedsException;
     static native void seal(long writer) throws GedsException;
     static native void sealHere(long writer) throws GedsException;
     static native void abort(long writer);
@@ -85,9 +86,32 @@ final class Native {
     static native long[] stat(long store, byte[] bucket, byte[] key) throws GedsException;
     static native byte[] metadata(long store, byte[] bucket, byte[] key) throws GedsException;
     static native void delete(long store, byte[] bucket, byte[] key) throws GedsException;
-    static native void rename(long store, byte[] bucket, byte[] from, byte[] to) throws GedsException;
-    static native long[] prefix(long store, byte[] bucket, byte[] from, byte[] to) throws GedsException;
+    static native byte[] read(long store, byte[] bucket, byte[] key, long offset, int len) throws GedsException;
+    static native void rename(long store, byte[] bucket, byte[] from, byte[] toBucket, byte[] to, boolean copy, boolean ifAbsent) throws GedsException;
+    static native long[] deletePrefix(long store, byte[] bucket, byte[] prefix) throws GedsException;
+    static native long[] renamePrefix(long store, byte[] bucket, byte[] from, byte[] toBucket, byte[] to, boolean copy) throws GedsException;
+    static native long[] flush(long store, byte[] bucket, byte[] prefix, long withinMs) throws GedsException;
+    static native void waitDurable(long store, byte[] bucket, byte[] key, long withinMs) throws GedsException;
+    static native long[] spill(long store, byte[] bucket, byte[] prefix) throws GedsException;
+    static native void keepJob(long store, byte[] job, long ms) throws GedsException;
+    static native long[] dropJob(long store, byte[] job) throws GedsException;
     static native void list(long store, byte[] bucket, byte[] prefix, boolean folders, Listing into) throws GedsException;
+    /** The token of next, and 1 if the old one can't be gone on from. */
+    static native long[] watch(long store, byte[] bucket, long token, long waitMs, Events into) throws GedsException;
+    static native long openAppendable(long store, byte[] bucket, byte[] key, int begin) throws GedsException;
+    static native long appendableLength(long appendable) throws GedsException;
+    static native void append(long appendable, long offset, byte[] data, int from, int len) throws GedsException;
+    static native byte[] readAppendable(long appendable, long offset, int len) throws GedsException;
+    static native void syncAppendable(long appendable) throws GedsException;
+    static native void sealAppendable(long appendable) throws GedsException;
+    static native void discardAppendable(long appendable) throws GedsException;
+    static native void closeAppendable(long appendable);
+    static native void listAppendables(long store, byte[] bucket, byte[] prefix, Listing into) throws GedsException;
+
+    /** Takes what a watch tells. */
+    interface Events {
+        void add(long seq, int what, byte[] name, long epoch, long size);
+    }
 
     /** Takes what a listing tells. */
     interface Listing {

@@ -3,6 +3,7 @@ package cloudskin.geds;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.locks.ReentrantReadWriteLock;
@@ -107,38 +108,144 @@ public final class Store implements AutoCloseable {
         });
     }
 
+    /** At most {@code len} bytes from {@code offset} on, up to 64 MiB, copied: of what lies elsewhere only these are fetched where that can be. What is here is better opened ({@link #get}). */
+    public byte[] read(String bucket, String key, long offset, int len) throws GedsException {
+        if (offset < 0 || len < 0) {
+            throw new GedsException(GedsException.Kind.INVALID_ARGUMENT, len + " bytes at " + offset + " of " + bucket + "/" + key + " can't be read");
+        }
+        return call(store -> Native.read(store, text("bucket", bucket), text("key", key), offset, len));
+    }
+
     /** Gives an object another key; what had that one is replaced. */
     public void rename(String bucket, String from, String to) throws GedsException {
+        rename(bucket, from, bucket, to, false);
+    }
+
+    /** The same, also into another bucket. With {@code ifAbsent} it fails with ALREADY_EXISTS if the key is taken, and changes nothing: looking and renaming is one step. */
+    public void rename(String bucket, String from, String toBucket, String to, boolean ifAbsent) throws GedsException {
         call(store -> {
-            Native.rename(store, text("bucket", bucket), text("key", from), text("key", to));
+            Native.rename(store, text("bucket", bucket), text("key", from), text("bucket", toBucket), text("key", to), false, ifAbsent);
             return null;
         });
     }
 
-    /** Removes {@code prefix} and all below it in one step. */
-    public Counted deletePrefix(String bucket, String prefix) throws GedsException {
-        long[] told = call(store -> Native.prefix(store, text("bucket", bucket), text("prefix", prefix), null));
+    /** Gives an object another key, too: no data is copied, and it goes with its last name. */
+    public void copy(String bucket, String from, String toBucket, String to, boolean ifAbsent) throws GedsException {
+        call(store -> {
+            Native.rename(store, text("bucket", bucket), text("key", from), text("bucket", toBucket), text("key", to), true, ifAbsent);
+            return null;
+        });
+    }
+
+    private static Counted counted(long[] told) {
         return new Counted(told[0], told[1]);
     }
 
+    /** Removes {@code prefix} and all below it in one step. */
+    public Counted deletePrefix(String bucket, String prefix) throws GedsException {
+        return counted(call(store -> Native.deletePrefix(store, text("bucket", bucket), text("prefix", prefix))));
+    }
+
     /** Gives {@code from} and all below it the names at {@code to}, in one step. */
-    public Counted renamePrefix(String bucket, String from, String to) throws GedsException {
-        long[] told = call(store -> Native.prefix(store, text("bucket", bucket), text("prefix", from), text("prefix", to)));
-        return new Counted(told[0], told[1]);
+    public Counted renamePrefix(String bucket, String from, String toBucket, String to) throws GedsException {
+        return counted(call(store -> Native.renamePrefix(store, text("bucket", bucket), text("prefix", from), text("bucket", toBucket), text("prefix", to), false)));
+    }
+
+    /** The same, and the old names stay. */
+    public Counted copyPrefix(String bucket, String from, String toBucket, String to) throws GedsException {
+        return counted(call(store -> Native.renamePrefix(store, text("bucket", bucket), text("prefix", from), text("bucket", toBucket), text("prefix", to), true)));
+    }
+
+    /** Uploads this node's copies at a prefix and below it to the persistency tier, and keeps them. What this call uploaded. */
+    public Counted flush(String bucket, String prefix, Duration within) throws GedsException {
+        return counted(call(store -> Native.flush(store, text("bucket", bucket), text("prefix", prefix), within.toMillis())));
+    }
+
+    /** Waits until what has the key now is in the persistency tier. */
+    public void waitDurable(String bucket, String key, Duration within) throws GedsException {
+        call(store -> {
+            Native.waitDurable(store, text("bucket", bucket), text("key", key), within.toMillis());
+            return null;
+        });
+    }
+
+    /** Moves this node's copies to the persistency tier; they are fetched again when they are opened. */
+    public Counted spill(String bucket, String prefix) throws GedsException {
+        return counted(call(store -> Native.spill(store, text("bucket", bucket), text("prefix", prefix))));
+    }
+
+    /** Begins a job's lease, or extends it: what is leased to it ({@link Writer#leaseTo}) goes when this time is over, unless it is extended again; null: with {@link #dropJob} only. */
+    public void keepJob(String job, Duration time) throws GedsException {
+        call(store -> {
+            Native.keepJob(store, text("job", job), time == null ? 0 : Math.max(time.toMillis(), 1));
+            return null;
+        });
+    }
+
+    /** Ends a job's lease: its objects go, in one step. */
+    public Counted dropJob(String job) throws GedsException {
+        return counted(call(store -> Native.dropJob(store, text("job", job))));
+    }
+
+    /** What has happened in a bucket after a token; waits up to {@code wait} (a minute at most) for the first of it. 0 is the bucket's beginning, -1 asks for the token of now, and says {@code resync}. */
+    public Watched watch(String bucket, long after, Duration wait) throws GedsException {
+        List<Event> events = new ArrayList<>();
+        Native.Events into = (seq, what, name, epoch, size) -> events.add(new Event(seq, Event.What.values()[what - 1], new String(name, StandardCharsets.UTF_8), epoch, size));
+        long[] told = call(store -> Native.watch(store, text("bucket", bucket), after, wait.toMillis(), into));
+        return new Watched(List.copyOf(events), told[0], told[1] != 0);
+    }
+
+    /** What grows under the key on this node; null: nothing does. */
+    public Appendable growing(String bucket, String key) throws GedsException {
+        try {
+            return appendable(bucket, key, 0);
+        } catch (GedsException e) {
+            if (e.kind() == GedsException.Kind.NOT_FOUND) {
+                return null;
+            }
+            throw e;
+        }
+    }
+
+    /** The same, begun if nothing does. FAILED_PRECONDITION if the key has a sealed object. */
+    public Appendable appendable(String bucket, String key) throws GedsException {
+        return appendable(bucket, key, 1);
+    }
+
+    /** Begins what is to grow; ALREADY_EXISTS if something does, or the key has a sealed object. */
+    public Appendable newAppendable(String bucket, String key) throws GedsException {
+        return appendable(bucket, key, 2);
+    }
+
+    private Appendable appendable(String bucket, String key, int begin) throws GedsException {
+        return new Appendable(call(store -> Native.openAppendable(store, text("bucket", bucket), text("key", key), begin)));
+    }
+
+    /** What grows on this node at a prefix and below it; of the info only the size says something. */
+    public List<Entry> listAppendables(String bucket, String prefix) throws GedsException {
+        List<Entry> all = new ArrayList<>();
+        call(store -> {
+            Native.listAppendables(store, text("bucket", bucket), text("prefix", prefix), into(all));
+            return null;
+        });
+        return all;
     }
 
     /** The objects with a prefix, in the order of their keys. With {@code folders}, what lies deeper is told as its folder. */
     public List<Entry> list(String bucket, String prefix, boolean folders) throws GedsException {
         List<Entry> all = new ArrayList<>();
-        Native.Listing into = (name, folder, size, epoch, checksum, createdMs, expiresMs) -> {
-            Info info = folder ? null : new Info(size, epoch, checksum, createdMs, expiresMs);
-            all.add(new Entry(new String(name, StandardCharsets.UTF_8), info));
-        };
         call(store -> {
-            Native.list(store, text("bucket", bucket), text("prefix", prefix), folders, into);
+            Native.list(store, text("bucket", bucket), text("prefix", prefix), folders, into(all));
             return null;
         });
         return all;
+    }
+
+    private static Native.Listing into(List<Entry> all) {
+        return (name, folder, size, epoch, checksum, createdMs, expiresMs) -> {
+            Info info = folder ? null : new Info(size, epoch, checksum, createdMs, expiresMs);
+            all.add(new Entry(new String(name, StandardCharsets.UTF_8), info));
+        };
     }
 
     /** Waits until everything that was sealed here before is durable and seen by all. */

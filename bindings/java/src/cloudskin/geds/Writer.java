@@ -81,6 +81,12 @@ public final class Writer implements AutoCloseable {
         return this;
     }
 
+    /** The object goes when this job's lease ends; see {@link Store#keepJob}. */
+    public synchronized Writer leaseTo(String job) throws GedsException {
+        Native.leaseTo(handle(), Native.text("job", job));
+        return this;
+    }
+
     /** When it returns, the object is durable and visible to all. Whether it succeeds or not, the writer is done. */
     public synchronized void seal() throws GedsException {
         Native.seal(take());

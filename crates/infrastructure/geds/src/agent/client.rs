@@ -11,9 +11,9 @@
 use super::{
     Board, NAMES, READERS, SLOTS, TAKEN, WANTED, hash, lock,
     shm::{self, Born, Words},
-    wire::{self, Ask, PART_BYTES, Place, Seen, TOLD_BYTES_MAX, Told, VERSION},
+    wire::{self, Act, Ask, Blob, PART_BYTES, Place, Seen, TOLD_BYTES_MAX, Told, VERSION},
 };
-use crate::{Attributes, BucketName, Error, Key, Listing, ObjectMeta, Page, Result, by_hash::ByHash, local::file, namenode::wire as frames};
+use crate::{Attributes, BucketName, Error, Key, Listing, ObjectMeta, Page, Range, Result, Watched, bound, by_hash::ByHash, local::file, namenode::wire as frames};
 use base::Kind;
 use memmap2::{Mmap, MmapOptions};
 use std::{
@@ -289,6 +289,10 @@ impl Session {
     }
 
     fn ask(&self, ask: &Ask, bytes: &[u8]) -> Result<(Told, Vec<OwnedFd>)> {
+        self.ask_within(ask, bytes, ANSWER_MAX)
+    }
+
+    fn ask_within(&self, ask: &Ask, bytes: &[u8], within: Duration) -> Result<(Told, Vec<OwnedFd>)> {
         if !self.born.is_here() {
             let message = "this process was forked from one that is attached; attach anew in it".into();
             return Err(Error::Remote { kind: Kind::FailedPrecondition, message });
@@ -306,9 +310,9 @@ impl Session {
             }
             self.send(&mut out, request, ask, bytes)?;
         }
-        let answer = answer.recv_timeout(ANSWER_MAX).unwrap_or_else(|_| {
+        let answer = answer.recv_timeout(within).unwrap_or_else(|_| {
             self.end("it does not answer");
-            Err(Error::Remote { kind: Kind::DeadlineExceeded, message: format!("the node's agent did not answer within {} s", ANSWER_MAX.as_secs()) })
+            Err(Error::Remote { kind: Kind::DeadlineExceeded, message: format!("the node's agent did not answer within {} s", within.as_secs()) })
         })?;
         match answer {
             (Told::Failed { kind, message }, _) => Err(Error::Remote { kind, message }),
@@ -422,6 +426,11 @@ impl Attached {
 
     fn ask(&self, ask: &Ask) -> Result<Told> {
         Ok(self.session()?.ask(ask, &[])?.0)
+    }
+
+    /// Asks what the agent may take this long to answer, besides what it takes for everything.
+    fn ask_patient(&self, ask: &Ask, wait: Duration) -> Result<Told> {
+        Ok(self.session()?.ask_within(ask, &[], ANSWER_MAX.saturating_add(wait))?.0)
     }
 
     /// Asks until the answer is not that nobody is there: for what does no harm when it is done twice.
@@ -593,9 +602,97 @@ impl Attached {
     pub fn spill(&self, bucket: &BucketName, prefix: &str) -> Result<(u64, u64)> {
         counted(self.ask(&Ask::Spill { bucket: bucket.clone(), prefix: prefix.into() }))
     }
+    /// [`Attached::rename`], also into another bucket; with `if_absent` it fails with `AlreadyExists` if the key is taken.
+    pub fn rename_to(&self, bucket: &BucketName, from: &Key, to_bucket: &BucketName, to: &Key, if_absent: bool) -> Result<ObjectMeta> {
+        let (bucket, from, to_bucket, to) = (bucket.clone(), from.clone(), to_bucket.clone(), to.clone());
+        object(self.ask(&Ask::RenameTo { bucket, from, to_bucket, to, if_absent }))
+    }
+    /// Gives an object another name too; what had it is replaced, or with `if_absent` the call fails with `AlreadyExists`. No data is copied.
+    pub fn copy(&self, bucket: &BucketName, from: &Key, to_bucket: &BucketName, to: &Key, if_absent: bool) -> Result<ObjectMeta> {
+        let (bucket, from, to_bucket, to) = (bucket.clone(), from.clone(), to_bucket.clone(), to.clone());
+        object(self.ask(&Ask::Copy { bucket, from, to_bucket, to, if_absent }))
+    }
+    pub fn copy_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str) -> Result<(u64, u64)> {
+        counted(self.ask(&Ask::CopyPrefix { bucket: bucket.clone(), from: from.into(), to_bucket: to_bucket.clone(), to: to.into() }))
+    }
+    /// See [`crate::Node::read_range`]. For what the node would have to fetch as a whole to lend it; what is there is better opened.
+    pub fn read_range(&self, bucket: &BucketName, key: &Key, range: Range) -> Result<(ObjectMeta, Vec<u8>)> {
+        bound::check_range(range)?;
+        let mut read: Option<(ObjectMeta, Vec<u8>)> = None;
+        loop {
+            let done = read.as_ref().map_or(0, |(_, bytes)| bytes.len() as u64);
+            let len = (range.len - done).min(PART_BYTES as u64);
+            let ask = Ask::ReadRange { bucket: bucket.clone(), key: key.clone(), offset: range.offset.saturating_add(done), len };
+            let Told::Part { meta, bytes: Blob(bytes) } = self.patient(|| self.ask(&ask))? else { return odd() };
+            let end = (bytes.len() as u64) < len || done + len == range.len;
+            match &mut read {
+                // Bytes of two contents make none.
+                Some((first, _)) if (first.id, first.epoch) != (meta.id, meta.epoch) => {
+                    return Err(Error::Stale { bucket: bucket.to_string(), key: key.to_string(), epoch: first.epoch, current: meta.epoch });
+                }
+                Some((_, all)) => all.extend_from_slice(&bytes),
+                None => read = Some((meta, bytes)),
+            }
+            if end {
+                return Ok(read.expect("it was just read"));
+            }
+        }
+    }
+    /// See [`crate::Node::flush`].
+    pub fn flush(&self, bucket: &BucketName, prefix: &str, deadline: Duration) -> Result<(u64, u64)> {
+        counted(self.ask_patient(&Ask::Flush { bucket: bucket.clone(), prefix: prefix.into(), deadline_ms: ms(deadline) }, deadline))
+    }
+    /// See [`crate::Node::wait_durable`].
+    pub fn wait_durable(&self, bucket: &BucketName, key: &Key, deadline: Duration) -> Result<ObjectMeta> {
+        object(self.ask_patient(&Ask::WaitDurable { bucket: bucket.clone(), key: key.clone(), deadline_ms: ms(deadline) }, deadline))
+    }
+    /// See [`crate::Node::keep_job`].
+    pub fn keep_job(&self, job: &str, time: Option<Duration>) -> Result<()> {
+        done(self.ask(&Ask::KeepJob { job: job.into(), ms: time.map_or(0, |time| ms(time).max(1)) }))
+    }
+    /// See [`crate::Node::drop_job`].
+    pub fn drop_job(&self, job: &str) -> Result<(u64, u64)> {
+        counted(self.ask(&Ask::DropJob { job: job.into() }))
+    }
+    /// See [`crate::Node::watch`].
+    pub fn watch(&self, bucket: &BucketName, after: u64, wait: Duration) -> Result<Watched> {
+        match self.patient(|| self.ask_patient(&Ask::Watch { bucket: bucket.clone(), after, wait_ms: ms(wait) }, wait))? {
+            Told::Watched(watched) => Ok(watched),
+            _ => odd(),
+        }
+    }
+    /// See [`crate::Node::list_growing`].
+    pub fn list_growing(&self, bucket: &BucketName, prefix: &str, start_after: &str) -> Result<Vec<(Key, u64)>> {
+        match self.patient(|| self.ask(&Ask::Growing { bucket: bucket.clone(), prefix: prefix.into(), start_after: start_after.into() }))? {
+            Told::Growing(page) => Ok(page),
+            _ => odd(),
+        }
+    }
+    /// Opens what grows under this key on the agent's node, or begins it; see [`crate::Node::appendable`].
+    pub fn appendable(&self, bucket: &BucketName, key: &Key) -> Result<AttachedAppendable> {
+        let growing = AttachedAppendable { door: self.clone(), bucket: bucket.clone(), key: key.clone() };
+        self.patient(|| growing.number(Act::Begin { new: false }, &[]))?;
+        Ok(growing)
+    }
+    /// Begins what is to grow under this key; see [`crate::Node::appendable_new`].
+    pub fn appendable_new(&self, bucket: &BucketName, key: &Key) -> Result<AttachedAppendable> {
+        let growing = AttachedAppendable { door: self.clone(), bucket: bucket.clone(), key: key.clone() };
+        growing.number(Act::Begin { new: true }, &[])?;
+        Ok(growing)
+    }
+    /// What grows under this key on the agent's node; `None`: nothing does.
+    pub fn growing(&self, bucket: &BucketName, key: &Key) -> Result<Option<AttachedAppendable>> {
+        let growing = AttachedAppendable { door: self.clone(), bucket: bucket.clone(), key: key.clone() };
+        match growing.length() {
+            Ok(_) => Ok(Some(growing)),
+            Err(e) if e.kind() == Kind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Waits until everything that was sealed on this node before is published, or has failed to be.
     pub fn settle(&self) -> Result<()> {
-        self.ask(&Ask::Settle).map(|_| ())
+        done(self.ask(&Ask::Settle))
     }
 }
 
@@ -615,6 +712,17 @@ fn object(told: Result<Told>) -> Result<ObjectMeta> {
         Told::Object(object) => Ok(object),
         _ => odd(),
     }
+}
+
+fn done(told: Result<Told>) -> Result<()> {
+    match told? {
+        Told::Done => Ok(()),
+        _ => odd(),
+    }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn counted(told: Result<Told>) -> Result<(u64, u64)> {
@@ -743,5 +851,75 @@ impl Drop for AttachedWriter {
         if let Some(writer) = self.number.filter(|_| self.session.born.is_here()) {
             self.session.tell(&Ask::Abort { writer });
         }
+    }
+}
+
+// --- what grows -------------------------------------------------------------------------------------------------------------------
+
+/// An object that grows on the agent's node; see [`crate::Appendable`]. It is known by its name only, so it goes on when the agent was started again.
+#[derive(Clone)]
+pub struct AttachedAppendable {
+    door: Attached,
+    bucket: BucketName,
+    key: Key,
+}
+
+impl AttachedAppendable {
+    fn ask(&self, act: Act, bytes: &[u8]) -> Result<Told> {
+        let ask = Ask::Appendable { bucket: self.bucket.clone(), key: self.key.clone(), act };
+        Ok(self.door.session()?.ask(&ask, bytes)?.0)
+    }
+
+    fn number(&self, act: Act, bytes: &[u8]) -> Result<u64> {
+        match self.ask(act, bytes)? {
+            Told::Length(length) => Ok(length),
+            _ => odd(),
+        }
+    }
+
+    /// Committed bytes.
+    pub fn length(&self) -> Result<u64> {
+        self.door.patient(|| self.number(Act::Length, &[]))
+    }
+
+    /// Appends at `offset`, which must be the length. Returns the new length. Up to 1 MiB is there as a whole or not at all; what is longer goes in pieces of
+    /// that size, and after an error the first of them may be there: the length says how many. So it does when the agent went away in the middle.
+    pub fn append(&self, offset: u64, data: &[u8]) -> Result<u64> {
+        let mut at = offset;
+        // Nothing is asked, too: the offset may be wrong.
+        let pieces = data.chunks(PART_BYTES).chain(data.is_empty().then_some(data));
+        for piece in pieces {
+            at = self.number(Act::Append { offset: at }, piece)?;
+        }
+        Ok(at)
+    }
+
+    /// Bytes from `offset` on; fewer than `len` only at the committed end.
+    pub fn read(&self, offset: u64, len: u64) -> Result<Vec<u8>> {
+        let mut all = Vec::new();
+        while (all.len() as u64) < len {
+            let act = Act::Read { offset: offset.saturating_add(all.len() as u64), len: (len - all.len() as u64).min(PART_BYTES as u64) };
+            match self.door.patient(|| self.ask(act, &[]))? {
+                Told::Read(Blob(bytes)) if bytes.is_empty() => break,
+                Told::Read(Blob(bytes)) => all.extend_from_slice(&bytes),
+                _ => return odd(),
+            }
+        }
+        Ok(all)
+    }
+
+    /// What was appended before this call survives a power cut when it returns.
+    pub fn sync(&self) -> Result<()> {
+        done(self.ask(Act::Sync, &[]))
+    }
+
+    /// Ends the growth: all of it becomes an ordinary object under the key, durable and visible everywhere.
+    pub fn seal(&self) -> Result<ObjectMeta> {
+        object(self.ask(Act::Seal, &[]))
+    }
+
+    /// Removes it.
+    pub fn discard(&self) -> Result<()> {
+        done(self.ask(Act::Discard, &[]))
     }
 }

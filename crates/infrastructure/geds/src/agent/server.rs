@@ -5,9 +5,9 @@
 
 use super::{
     Lending, lock, shm,
-    wire::{self, ASK_BYTES_MAX, Ask, Place, Told, VERSION},
+    wire::{self, ASK_BYTES_MAX, Act, Ask, Blob, PART_BYTES, Place, Told, VERSION},
 };
-use crate::{Error, Node, Page, Result, Writer, local::file, metrics::Source, namenode::wire as frames, node::compute, socket};
+use crate::{Error, Node, Page, Range, Result, Writer, local::file, metrics::Source, namenode::wire as frames, node::compute, socket};
 use base::Kind;
 use bytes::Buf;
 use futures::{FutureExt, future::BoxFuture};
@@ -27,6 +27,8 @@ use tokio::{
 
 /// Requests of one process that are being worked on, or whose answers it has not taken; then nothing more is read from it.
 const WORKING_MAX: usize = 64;
+/// The same of those that wait for others to do something; what is more is refused, since what they wait for may be for this process to ask.
+const WAITING_MAX: usize = 64;
 /// Objects that one process may be writing at a time.
 const WRITERS_MAX: usize = 1024;
 /// How long a process may take to accept what it is told.
@@ -128,10 +130,10 @@ async fn serve(node: Node, lending: Arc<Lending>, stream: UnixStream) -> Result<
     let stream = Arc::new(stream);
     let mut writing = tokio::spawn(tell(stream.clone(), outgoing));
     // What is being worked on ends with its answer, not with the connection.
-    let working = Arc::new(Semaphore::new(WORKING_MAX));
+    let turns = Turns { working: Arc::new(Semaphore::new(WORKING_MAX)), waiting: Arc::new(Semaphore::new(WAITING_MAX)) };
     let mut input = bytes::BytesMut::with_capacity(READ_BYTES);
     let done = loop {
-        match take(&session, &working, &mut input).await {
+        match take(&session, &turns, &mut input).await {
             Ok(()) => {}
             Err(e) => break Err(e),
         }
@@ -151,8 +153,27 @@ async fn serve(node: Node, lending: Arc<Lending>, stream: UnixStream) -> Result<
     done
 }
 
+struct Turns {
+    working: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+impl Turns {
+    /// Waits for a turn, or says why there is none.
+    async fn of(&self, ask: &Ask) -> (OwnedSemaphorePermit, Option<Error>) {
+        if ask.waits() {
+            if let Ok(turn) = self.waiting.clone().try_acquire_owned() {
+                return (turn, None);
+            }
+        }
+        let turn = self.working.clone().acquire_owned().await.expect("it is never closed");
+        let full = || Error::Remote { kind: Kind::ResourceExhausted, message: format!("{WAITING_MAX} calls of this process wait already (watches, flushes); end some") };
+        (turn, ask.waits().then(full))
+    }
+}
+
 /// Carries out all that is whole.
-async fn take(session: &Arc<Session>, working: &Arc<Semaphore>, input: &mut bytes::BytesMut) -> Result<()> {
+async fn take(session: &Arc<Session>, turns: &Turns, input: &mut bytes::BytesMut) -> Result<()> {
     loop {
         let (request, ask, bytes, len) = match frames::next(input, ASK_BYTES_MAX).map_err(odd)? {
             None => return Ok(()),
@@ -173,10 +194,19 @@ async fn take(session: &Arc<Session>, working: &Arc<Semaphore>, input: &mut byte
             }
             Ask::Abort { writer } => drop(lock(&session.writers).remove(&writer)),
             ask => {
-                let turn = working.clone().acquire_owned().await.expect("it is never closed");
+                let (turn, refused) = turns.of(&ask).await;
                 let session = session.clone();
                 tokio::spawn(async move {
-                    let (told, files) = match session.answer(ask, bytes).await {
+                    let answer = match refused {
+                        Some(e) => Err(e),
+                        // A watch of who is gone would wait for nobody.
+                        None if matches!(ask, Ask::Watch { .. }) => tokio::select! {
+                            answer = session.answer(ask, bytes) => answer,
+                            () = session.answers.closed() => return,
+                        },
+                        None => session.answer(ask, bytes).await,
+                    };
+                    let (told, files) = match answer {
                         Ok(answer) => answer,
                         Err(e) => (e.into(), Vec::new()),
                     };
@@ -290,6 +320,49 @@ impl Session {
                 self.node.settle().await;
                 plain(Told::Done)
             }
+            Ask::RenameTo { bucket, from, to_bucket, to, if_absent } => {
+                plain(Told::Object(compute(move || blocking.rename_to(&bucket, &from, &to_bucket, &to, if_absent)).await??))
+            }
+            Ask::Copy { bucket, from, to_bucket, to, if_absent } => {
+                plain(Told::Object(compute(move || blocking.copy(&bucket, &from, &to_bucket, &to, if_absent)).await??))
+            }
+            Ask::CopyPrefix { bucket, from, to_bucket, to } => counted(self.node.copy_prefix(&bucket, &from, &to_bucket, &to).await?),
+            Ask::ReadRange { bucket, key, offset, len } => {
+                let range = Range { offset, len: len.min(PART_BYTES as u64) };
+                let (meta, bytes) = self.node.read_range(&bucket, &key, range).await?;
+                plain(Told::Part { meta, bytes: Blob(bytes.into()) })
+            }
+            Ask::KeepJob { job, ms } => {
+                self.node.keep_job(&job, (ms > 0).then_some(Duration::from_millis(ms))).await?;
+                plain(Told::Done)
+            }
+            Ask::DropJob { job } => counted(self.node.drop_job(&job).await?),
+            Ask::Flush { bucket, prefix, deadline_ms } => counted(self.node.flush(&bucket, &prefix, within(deadline_ms)).await?),
+            Ask::WaitDurable { bucket, key, deadline_ms } => plain(Told::Object(self.node.wait_durable(&bucket, &key, within(deadline_ms)).await?)),
+            Ask::Watch { bucket, after, wait_ms } => plain(Told::Watched(self.node.watch(&bucket, after, within(wait_ms)).await?)),
+            Ask::Growing { bucket, prefix, start_after } => plain(Told::Growing(self.node.list_growing(&bucket, &prefix, &start_after)?)),
+            Ask::Appendable { bucket, key, act: Act::Begin { new } } => {
+                let begun = if new { self.node.appendable_new(&bucket, &key).await? } else { self.node.appendable(&bucket, &key).await? };
+                plain(Told::Length(begun.len()))
+            }
+            Ask::Appendable { bucket, key, act } => {
+                let growing = match self.node.growing(&bucket, &key).await? {
+                    Some(growing) => growing,
+                    // What is sealed meanwhile is told from what never was.
+                    None if matches!(act, Act::Append { .. } | Act::Seal) && self.node.stat(&bucket, &key).await.is_ok() => {
+                        return Err(Error::SealedAlready { bucket: bucket.to_string(), key: key.to_string() });
+                    }
+                    None => return Err(Error::NotFound { bucket: bucket.to_string(), key: key.to_string() }),
+                };
+                plain(match act {
+                    Act::Begin { .. } | Act::Length => Told::Length(growing.len()),
+                    Act::Append { offset } => Told::Length(growing.append(offset, bytes.into()).await?),
+                    Act::Read { offset, len } => Told::Read(Blob(growing.read(offset, len.min(PART_BYTES as u64)).await?.into())),
+                    Act::Sync => growing.sync().await.map(|()| Told::Done)?,
+                    Act::Seal => Told::Object(growing.seal().await?),
+                    Act::Discard => growing.discard().await.map(|()| Told::Done)?,
+                })
+            }
             Ask::Unpin { .. } | Ask::Released { .. } | Ask::Abort { .. } => unreachable!("they have no answer"),
         }
     }
@@ -324,6 +397,11 @@ impl Session {
 
 fn file_of(action: &'static str, node: &Node) -> impl Fn(std::io::Error) -> Error {
     file(action, Path::new(&format!("a process attached to {}", node.site())))
+}
+
+/// As a process says it; a year is as good as for ever.
+fn within(ms: u64) -> Duration {
+    Duration::from_millis(ms.min(365 * 86_400_000))
 }
 
 fn counted((objects, bytes): (u64, u64)) -> Answered {

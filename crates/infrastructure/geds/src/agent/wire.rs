@@ -7,16 +7,17 @@
 //! ```
 
 use super::{NAMES, SLOTS};
-use crate::{Attributes, BucketName, Error, Key, Listing, ObjectMeta, namenode::wire};
+use crate::{Attributes, BucketName, Error, Key, Listing, ObjectMeta, Watched, namenode::wire};
 use base::Kind;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 pub const ASK_BYTES_MAX: usize = 2 << 20;
 pub const TOLD_BYTES_MAX: usize = 8 << 20;
 /// Bytes of an object in one message; what is longer comes in several.
 pub const PART_BYTES: usize = 1 << 20;
 /// Both sides say it first: who doesn't understand the other says so.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Ask {
@@ -45,11 +46,76 @@ pub enum Ask {
     RenamePrefix { bucket: BucketName, from: String, to_bucket: BucketName, to: String },
     Spill { bucket: BucketName, prefix: String },
     Settle,
+    RenameTo { bucket: BucketName, from: Key, to_bucket: BucketName, to: Key, if_absent: bool },
+    Copy { bucket: BucketName, from: Key, to_bucket: BucketName, to: Key, if_absent: bool },
+    CopyPrefix { bucket: BucketName, from: String, to_bucket: BucketName, to: String },
+    /// At most [`PART_BYTES`].
+    ReadRange { bucket: BucketName, key: Key, offset: u64, len: u64 },
+    /// 0: until it is dropped.
+    KeepJob { job: String, ms: u64 },
+    DropJob { job: String },
+    Flush { bucket: BucketName, prefix: String, deadline_ms: u64 },
+    WaitDurable { bucket: BucketName, key: Key, deadline_ms: u64 },
+    Watch { bucket: BucketName, after: u64, wait_ms: u64 },
+    /// What grows on the node, and lies at a prefix or below it.
+    Growing { bucket: BucketName, prefix: String, start_after: String },
+    Appendable { bucket: BucketName, key: Key, act: Act },
+}
+
+/// What is done with an object that grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Act {
+    /// Begins it, unless it grows already; `new`: then that is an error.
+    Begin { new: bool },
+    Length,
+    /// With bytes.
+    Append { offset: u64 },
+    /// At most [`PART_BYTES`].
+    Read { offset: u64, len: u64 },
+    Sync,
+    Seal,
+    Discard,
 }
 
 impl Ask {
     fn has_bytes(&self) -> bool {
-        matches!(self, Ask::Write { .. } | Ask::Put { .. })
+        matches!(self, Ask::Write { .. } | Ask::Put { .. } | Ask::Appendable { act: Act::Append { .. }, .. })
+    }
+
+    /// Whether its answer may be long in coming because of others, and not of work.
+    pub fn waits(&self) -> bool {
+        matches!(self, Ask::Flush { .. } | Ask::WaitDurable { .. } | Ask::Watch { .. })
+    }
+}
+
+/// Bytes, as such: without it each would be written as a number of its own.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Blob(pub Vec<u8>);
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+impl Serialize for Blob {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(&self.0)
+    }
+}
+impl<'a> Deserialize<'a> for Blob {
+    fn deserialize<D: serde::Deserializer<'a>>(from: D) -> Result<Blob, D::Error> {
+        struct Taken;
+        impl serde::de::Visitor<'_> for Taken {
+            type Value = Blob;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+            // They lie in the frame, whose length is bounded.
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Blob, E> {
+                Ok(Blob(bytes.to_vec()))
+            }
+        }
+        from.deserialize_bytes(Taken)
     }
 }
 
@@ -103,6 +169,12 @@ pub enum Told {
     Counted { objects: u64, bytes: u64 },
     Listing { objects: Vec<ObjectMeta>, prefixes: Vec<String>, next: Option<String> },
     Buckets(Vec<BucketName>),
+    Part { meta: ObjectMeta, bytes: Blob },
+    Read(Blob),
+    Length(u64),
+    Watched(Watched),
+    /// In the order of their keys; a page that is empty is the end.
+    Growing(Vec<(Key, u64)>),
 }
 
 impl Told {
@@ -156,8 +228,11 @@ pub(crate) fn some_asks() -> Vec<Vec<u8>> {
         Ask::Hello { version: VERSION },
         Ask::Open { bucket: bucket.clone(), key: key.clone(), slot: 7 },
         Ask::Unpin { slots: vec![1, 2, 3] },
-        Ask::Put { bucket: bucket.clone(), key, if_absent: true, here: false, attributes: Attributes::default() },
-        Ask::List { bucket, prefix: "a".into(), delimiter: Some('/'), start_after: String::new(), limit: 10 },
+        Ask::Put { bucket: bucket.clone(), key: key.clone(), if_absent: true, here: false, attributes: Attributes::default() },
+        Ask::List { bucket: bucket.clone(), prefix: "a".into(), delimiter: Some('/'), start_after: String::new(), limit: 10 },
+        Ask::Watch { bucket: bucket.clone(), after: 7, wait_ms: 1000 },
+        Ask::Appendable { bucket: bucket.clone(), key: key.clone(), act: Act::Append { offset: 5 } },
+        Ask::Appendable { bucket, key, act: Act::Read { offset: 5, len: u64::MAX } },
     ];
     asks.iter()
         .map(|ask| {
@@ -191,6 +266,8 @@ pub(crate) fn some_told() -> Vec<Vec<u8>> {
         Told::Failed { kind: Kind::NotFound, message: "no".into() },
         Told::Listing { objects: Vec::new(), prefixes: vec!["a/".into()], next: Some("a/b".into()) },
         Told::Buckets(vec![bucket; 3]),
+        Told::Read(Blob(b"of an object".to_vec())),
+        Told::Growing(vec![(Key::new("a/b").expect("a name"), 7)]),
     ];
     all.iter()
         .map(|told| {

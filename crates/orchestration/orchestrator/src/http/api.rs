@@ -328,7 +328,7 @@ pub async fn join_token(State(app): State<App>, In(ask): In<JoinAsk>) -> Result<
     paths(
         super::recommendations::recommendations, super::recommendations::recommendation, super::ranks::ranks, sites, remove_site, stopping, add_module, submit, jobs, job, cancel, migrate, checkpoint, migrations, migration, join_token, super::grants::bucket_token, super::tenants::set_quota, streams, video, super::streams::logs,
         super::streams::events, super::streams::events_json, super::objects::buckets, super::objects::objects, super::objects::put,
-        super::objects::get, super::objects::stat, super::objects::metrics, super::objects::tiers, super::objects::delete_all, super::objects::move_all, super::objects::delete, super::objects::act, super::checkpoints::checkpoints, super::checkpoints::delete, super::checkpoints::archive,
+        super::objects::get, super::objects::stat, super::objects::watch, super::objects::metrics, super::objects::tiers, super::objects::delete_all, super::objects::move_all, super::objects::delete, super::objects::act, super::checkpoints::checkpoints, super::checkpoints::delete, super::checkpoints::archive,
         super::checkpoints::restore
     ),
     components(schemas(ErrorBody, ErrorDetail, Event)),

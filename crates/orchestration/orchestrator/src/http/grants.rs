@@ -4,7 +4,7 @@
 //! b1.<bucket>.<r or rw>.<end in Unix milliseconds>.<HMAC-SHA256 of what is before it, by a key of the hub's token>
 //! ```
 //!
-//! The hub keeps no list of them: who has the hub's token makes them, and a new token of the hub's ends them all. They open the calls under `/v1/objects/BUCKET` and `/v1/stat/BUCKET`,
+//! The hub keeps no list of them: who has the hub's token makes them, and a new token of the hub's ends them all. They open the calls under `/v1/objects/BUCKET`, `/v1/stat/BUCKET` and `/v1/watch/BUCKET`,
 //! nothing else; none of them makes another.
 
 use super::{App, In, api::ErrorBody, objects};
@@ -85,14 +85,14 @@ impl Grant {
         // As it was sent: a bucket's name needs no escapes, and what has some is not it.
         let mut parts = uri.path().split('/').skip(1);
         let call = (parts.next(), parts.next(), parts.next());
-        let (Some("v1"), Some(call @ ("objects" | "stat")), Some(named)) = call else {
+        let (Some("v1"), Some(call @ ("objects" | "stat" | "watch")), Some(named)) = call else {
             return denied(format!("this token is for the objects of bucket {bucket} only"));
         };
         if named != bucket.as_str() {
             return denied(format!("this token is for bucket {bucket} only"));
         }
         let reads = matches!(*method, Method::GET | Method::HEAD);
-        if !reads && (!self.write || call == "stat") {
+        if !reads && (!self.write || call != "objects") {
             return denied(format!("this token is for reading bucket {bucket} only"));
         }
         if !reads && !objects::stays_in(uri, bucket.as_str()) {
@@ -202,6 +202,8 @@ mod tests {
             ("/v1/objects/a.b", true),
             ("/v1/objects/a.b/k/l", true),
             ("/v1/stat/a.b/k", true),
+            ("/v1/watch/a.b?after=0", true),
+            ("/v1/watch/a", false),
             ("/v1/objects/a", false),
             ("/v1/objects/a.bc/k", false),
             ("/v1/objects/%61.b/k", false),

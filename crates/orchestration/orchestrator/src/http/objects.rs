@@ -3,7 +3,7 @@
 use super::{App, Asked, api::ErrorBody};
 use crate::{
     Error,
-    objects::{Content, Counted, Detail, LIST_MAX, Object, Put},
+    objects::{Content, Counted, Detail, Happenings, LIST_MAX, Object, Put},
     tiers::SiteTiers,
 };
 use axum::{
@@ -21,6 +21,16 @@ use std::time::Duration;
 
 /// How long a body may be silent.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How long a flush may take, and a watch wait for something to happen.
+const FLUSH_MAX: Duration = Duration::from_secs(600);
+const WATCH_MAX: Duration = Duration::from_secs(30);
+
+/// A time that may be given and has a most; without it the most.
+fn span(name: &str, given: Option<String>, most: Duration) -> Result<Duration, Error> {
+    let Some(given) = given else { return Ok(most) };
+    let Span(time) = given.parse().map_err(|e| Error::new(Kind::InvalidArgument, format!("{name}: {e}")))?;
+    Ok(time.min(most))
+}
 
 /// A body as it comes; silence for too long is its end, with an error.
 pub fn content(body: Body) -> Content {
@@ -160,14 +170,16 @@ pub async fn delete_all(State(app): State<App>, Path(bucket): Path<String>, Aske
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct MoveAsk {
-    /// `rename`, or `copy`: under both names then. `spill`: to the persistency tier, and off the sites.
+    /// `rename`, or `copy`: under both names then. `spill`: to the persistency tier, and off the sites. `flush`: to the persistency tier, and the sites keep it.
     action: String,
     /// A key, or a folder of keys; empty: the whole bucket.
     from: String,
     /// The same bucket without it.
     to_bucket: Option<String>,
-    /// Not for `spill`.
+    /// For `rename` and `copy`.
     to: Option<String>,
+    /// For `flush`: how long it may take, such as `90s`; 10 minutes without it, and at most.
+    within: Option<String>,
 }
 
 /// Whether a call for a bucket changes no other.
@@ -184,7 +196,8 @@ pub async fn move_all(State(app): State<App>, Path(bucket): Path<String>, Asked(
         "rename" => false,
         "copy" => true,
         "spill" => return Ok(Json(app.hub.spill_objects(&bucket, &ask.from).await?)),
-        other => return Err(Error::new(Kind::InvalidArgument, format!("action {other:?} is not known; there are \"rename\", \"copy\" and \"spill\""))),
+        "flush" => return Ok(Json(app.hub.flush_objects(&bucket, &ask.from, span("within", ask.within, FLUSH_MAX)?).await?)),
+        other => return Err(Error::new(Kind::InvalidArgument, format!("action {other:?} is not known; there are \"rename\", \"copy\", \"spill\" and \"flush\""))),
     };
     let to_bucket = ask.to_bucket.as_deref().unwrap_or(&bucket);
     let to = ask.to.ok_or_else(|| Error::new(Kind::InvalidArgument, format!("action {:?} needs `to`", ask.action)))?;
@@ -212,4 +225,21 @@ pub async fn act(State(app): State<App>, Path((bucket, key)): Path<(String, Stri
         return Err(Error::new(Kind::InvalidArgument, format!("action {:?} is not known; there is \"spill\"", ask.action)));
     }
     Ok(Json(app.hub.spill_object(&bucket, &key).await?))
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct WatchAsk {
+    /// `next` of the answer before; 0 is the bucket's beginning. Without it the answer comes at once and has the token of now.
+    after: Option<u64>,
+    /// How long to wait for something to happen, such as `10s`; 30 seconds without it, and at most.
+    wait: Option<String>,
+}
+
+/// What has happened in a bucket, in its order and without a gap. Comes as soon as there is something.
+#[utoipa::path(get, path = "/v1/watch/{bucket}", tag = "objects", params(WatchAsk),
+    responses((status = 200, body = Happenings, description = "at most 1000 events; `resync` says that the token was too old"), (status = 404, body = ErrorBody)))]
+pub async fn watch(State(app): State<App>, Path(bucket): Path<String>, Asked(ask): Asked<WatchAsk>) -> Result<Json<Happenings>, Error> {
+    Ok(Json(app.hub.watch_bucket(&bucket, ask.after, span("wait", ask.wait, WATCH_MAX)?).await?))
 }

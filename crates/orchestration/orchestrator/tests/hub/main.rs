@@ -7,6 +7,7 @@ mod http;
 mod increments;
 mod lists;
 mod objects;
+mod scenarios;
 
 use fake::*;
 use orchestrator::{

@@ -424,6 +424,42 @@ async fn the_catalog_of_an_older_hub_is_taken_over() {
 }
 
 #[tokio::test]
+async fn a_watch_over_http_goes_on_where_it_was_also_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = hub(folder.path()).await;
+    let web = Web::new(&first);
+    web.fails(web.get("/v1/watch/data"), 404, "not_found", "data").await;
+    let edge = store(&first, "edge", folder.path(), 64 * MIB).await;
+    answer(web.put("/v1/objects/data/a").body("one"), 200).await;
+    // From the beginning, and from now on.
+    let told = web.json("/v1/watch/data?after=0").await;
+    assert_eq!((&told["events"][0]["what"], &told["events"][0]["key"], &told["events"][0]["size"], &told["next"], &told["resync"]), (&json!("sealed"), &json!("a"), &json!(3), &json!(1), &json!(false)));
+    assert_eq!(web.json("/v1/watch/data").await, json!({"events": [], "next": 1, "resync": false}));
+    assert_eq!(web.json("/v1/watch/data?after=1&wait=1ms").await, json!({"events": [], "next": 1, "resync": false}), "nothing has happened");
+    // It waits for what happens.
+    let waiting = {
+        let call = web.get("/v1/watch/data?after=1&wait=30s");
+        tokio::spawn(answer(call, 200))
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!waiting.is_finished());
+    answer(web.put("/v1/objects/data/b").body("two"), 200).await;
+    let told = waiting.await.unwrap();
+    assert_eq!((&told["events"][0]["key"], &told["next"]), (&json!("b"), &json!(2)));
+    answer(web.delete("/v1/objects/data?prefix=b"), 200).await;
+    // The hub restarts. The token is good still: what has happened since is told, and nothing twice.
+    drop(edge);
+    first.shutdown().await;
+    let second = hub(folder.path()).await;
+    let web = Web::new(&second);
+    let told = web.json("/v1/watch/data?after=2&wait=1ms").await;
+    assert_eq!((&told["events"], &told["next"]), (&json!([{"seq": 3, "what": "prefix_removed", "prefix": "b"}]), &json!(3)));
+    // One that the bucket never gave says so, as one that is too old does.
+    assert_eq!(web.json("/v1/watch/data?after=99").await, json!({"events": [], "next": 3, "resync": true}));
+    web.fails(web.get("/v1/watch/data?after=x"), 400, "invalid_argument", "query").await;
+}
+
+#[tokio::test]
 async fn names_carry_words_and_ends_and_move_in_one_step() {
     let folder = tempfile::tempdir().unwrap();
     let hub = hub(folder.path()).await;
@@ -450,6 +486,13 @@ async fn names_carry_words_and_ends_and_move_in_one_step() {
     assert_eq!(answer(web.delete("/v1/objects/runs?prefix=old"), 200).await, json!({"objects": 2, "bytes": 20}));
     assert_eq!(web.get("/v1/objects/best/top/model").send().await.unwrap().text().await.unwrap(), "ten bytes.");
     assert_eq!(edge.node.used_bytes(), 30, "copies share their bytes");
+
+    // To the persistency tier, and it stays where it is.
+    assert_eq!(answer(web.post("/v1/objects/best?action=flush&from=top&within=1m"), 200).await, json!({"objects": 2, "bytes": 20}));
+    assert_eq!(answer(web.post("/v1/objects/best?action=flush&from="), 200).await, json!({"objects": 0, "bytes": 0}));
+    let told = web.json("/v1/stat/best/top/model").await;
+    assert_eq!((&told["persisted"], &told["sites"]), (&json!(true), &json!(["edge"])));
+    web.fails(web.post("/v1/objects/best?action=flush&from=top&within=soon"), 400, "invalid_argument", "within").await;
 
     // A whole bucket, too.
     assert_eq!(answer(web.post("/v1/objects/best?action=copy&from=&to_bucket=all&to="), 200).await, json!({"objects": 2, "bytes": 20}));

@@ -1,5 +1,6 @@
 package cloudskin.geds.hadoop;
 
+import cloudskin.geds.Appendable;
 import cloudskin.geds.Entry;
 import cloudskin.geds.GedsException;
 import cloudskin.geds.GedsObject;
@@ -17,6 +18,7 @@ import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.TreeMap;
 import org.apache.hadoop.conf.Configuration;
 import org.apache.hadoop.fs.ByteBufferReadable;
 import org.apache.hadoop.fs.FSDataInputStream;
@@ -25,9 +27,12 @@ import org.apache.hadoop.fs.FSInputStream;
 import org.apache.hadoop.fs.FileAlreadyExistsException;
 import org.apache.hadoop.fs.FileStatus;
 import org.apache.hadoop.fs.FileSystem;
+import org.apache.hadoop.fs.StreamCapabilities;
+import org.apache.hadoop.fs.Syncable;
 import org.apache.hadoop.fs.ParentNotDirectoryException;
 import org.apache.hadoop.fs.Path;
 import org.apache.hadoop.fs.PathIsNotEmptyDirectoryException;
+import org.apache.hadoop.fs.permission.FsAction;
 import org.apache.hadoop.fs.permission.FsPermission;
 import org.apache.hadoop.util.Progressable;
 
@@ -39,10 +44,15 @@ import org.apache.hadoop.util.Progressable;
  * fs.geds.folder   the folder of an agent, to which this process attaches; or, with fs.geds.site, of a store that it is a node of
  * fs.geds.site     the node's name
  * fs.geds.limit    bytes of disk that it may use (1 GiB)
+ * fs.geds.append   true: files can be appended to (false)
  * </pre>
  *
  * <p>A file is a sealed object: it is there, for all, when its stream is closed, and as a whole. A folder is there while something lies in it, or an empty object with the name {@code .folder}. Renaming is
- * one step for a file and for a folder, and moves no data. Nothing can be appended to, and owners, permissions and times are not kept.
+ * one step for a file and for a folder, and moves no data. Owners, permissions and times are not kept.
+ *
+ * <p>With {@code fs.geds.append} a file that is created is an object that grows on this node (the agent's, where there is one): what is flushed can be read by others of the node, what is synced or closed survives a power cut, and it is
+ * appended to for as long as nobody seals it. Taking the owner's right to write away seals it, and so does renaming it; from then on it is an object like others, seen everywhere. {@code concat} appends the sources' bytes, and then
+ * removes them; it is not one step. Nothing is ever cut: {@code truncate} to another length than a file has is refused.
  *
  * <p>All file systems of a process with the same settings share one store.
  */
@@ -72,6 +82,8 @@ public final class GedsFileSystem extends FileSystem {
     private Path workingDirectory;
     private List<String> settings;
     private Store store;
+    /** Files grow. */
+    private boolean appends;
 
     @Override
     public String getScheme() {
@@ -97,6 +109,7 @@ public final class GedsFileSystem extends FileSystem {
         }
         uri = URI.create(SCHEME + "://" + bucket);
         workingDirectory = new Path("/");
+        appends = conf.getBoolean("fs.geds.append", false);
         settings = List.of(folder, conf.getTrimmed("fs.geds.site", ""), conf.getTrimmed("fs.geds.limit", Long.toString(LIMIT)));
         synchronized (STORES) {
             Shared shared = STORES.get(settings);
@@ -155,7 +168,7 @@ public final class GedsFileSystem extends FileSystem {
         return new FileNotFoundException(path + " does not exist");
     }
 
-    /** What an object is; null: there is none. */
+    /** What a file is; null: there is none. */
     private Info object(String key) throws IOException {
         if (key.isEmpty()) {
             return null;
@@ -163,22 +176,44 @@ public final class GedsFileSystem extends FileSystem {
         try {
             return store.stat(bucket, key);
         } catch (GedsException e) {
+            if (!is(e, GedsException.Kind.NOT_FOUND)) {
+                throw e;
+            }
+        }
+        try (Appendable growing = growing(key)) {
+            return growing == null ? null : new Info(growing.length(), 0, 0, 0, 0);
+        } catch (GedsException e) {
             if (is(e, GedsException.Kind.NOT_FOUND)) {
+                // Sealed or removed between the two looks.
                 return null;
             }
             throw e;
         }
     }
 
+    /** What grows under a key; null: nothing does, or nothing is to. */
+    private Appendable growing(String key) throws IOException {
+        return appends && !key.isEmpty() ? store.growing(bucket, key) : null;
+    }
+
+    /** The keys that grow at a prefix and below it. */
+    private List<Entry> allGrowing(String prefix) throws IOException {
+        return appends ? store.listAppendables(bucket, prefix) : List.of();
+    }
+
     /** What lies in a folder, its mark too; folders with a slash at the end. The object with the folder's own name is not in it. */
     private List<Entry> entries(String folder) throws IOException {
-        List<Entry> found = new ArrayList<>();
+        TreeMap<String, Entry> found = new TreeMap<>();
         for (Entry entry : store.list(bucket, folder, true)) {
-            if (!entry.name().equals(folder)) {
-                found.add(entry);
-            }
+            found.put(entry.name(), entry);
         }
-        return found;
+        for (Entry entry : allGrowing(folder)) {
+            int deeper = entry.name().indexOf('/', folder.isEmpty() ? 0 : folder.length() + 1);
+            String name = deeper < 0 ? entry.name() : entry.name().substring(0, deeper + 1);
+            found.put(name, deeper < 0 ? entry : new Entry(name, null));
+        }
+        found.remove(folder);
+        return new ArrayList<>(found.values());
     }
 
     private boolean isFolder(String key) throws IOException {
@@ -251,6 +286,10 @@ public final class GedsFileSystem extends FileSystem {
         try {
             return new FSDataInputStream(new Input(store.get(bucket, key)));
         } catch (GedsException e) {
+            Appendable growing = is(e, GedsException.Kind.NOT_FOUND) ? growing(key) : null;
+            if (growing != null) {
+                return new FSDataInputStream(new GrowingInput(growing));
+            }
             if (is(e, GedsException.Kind.NOT_FOUND) || key.isEmpty()) {
                 throw isFolder(key) ? new FileNotFoundException(path + " is a folder") : missing(path);
             }
@@ -347,6 +386,68 @@ public final class GedsFileSystem extends FileSystem {
         }
     }
 
+    /** Reads what grows, up to where it has come; what is appended later is there later. Sealed or removed meanwhile, it ends with an error. */
+    private static final class GrowingInput extends FSInputStream {
+        private final Appendable growing;
+        private long at;
+
+        GrowingInput(Appendable growing) {
+            this.growing = growing;
+        }
+
+        @Override
+        public synchronized int read() throws IOException {
+            byte[] one = new byte[1];
+            return read(one, 0, 1) < 0 ? -1 : one[0] & 0xff;
+        }
+
+        @Override
+        public synchronized int read(byte[] into, int from, int len) throws IOException {
+            int n = read(at, into, from, len);
+            at += Math.max(n, 0);
+            return n;
+        }
+
+        @Override
+        public synchronized int read(long offset, byte[] into, int from, int len) throws IOException {
+            validatePositionedReadArgs(offset, into, from, len);
+            if (len == 0) {
+                return 0;
+            }
+            byte[] some = growing.read(offset, Math.min(len, BUFFER_BYTES));
+            System.arraycopy(some, 0, into, from, some.length);
+            return some.length == 0 ? -1 : some.length;
+        }
+
+        @Override
+        public synchronized void seek(long offset) throws IOException {
+            if (offset < 0 || offset > growing.length()) {
+                throw new EOFException("byte " + offset + " of a file of " + growing.length());
+            }
+            at = offset;
+        }
+
+        @Override
+        public synchronized long getPos() {
+            return at;
+        }
+
+        @Override
+        public boolean seekToNewSource(long offset) {
+            return false;
+        }
+
+        @Override
+        public synchronized int available() throws IOException {
+            return (int) Math.min(Integer.MAX_VALUE, Math.max(growing.length() - at, 0));
+        }
+
+        @Override
+        public void close() {
+            growing.close();
+        }
+    }
+
     // --- writing -----------------------------------------------------------------------------------------------------------------
 
     @Override
@@ -360,6 +461,9 @@ public final class GedsFileSystem extends FileSystem {
             throw new FileAlreadyExistsException(path + " exists already");
         }
         noFileAbove(path, key);
+        if (appends) {
+            return new FSDataOutputStream(new Appending(path, begin(path, key, overwrite), 0), statistics);
+        }
         return new FSDataOutputStream(new Output(path, store.create(bucket, key, !overwrite)), statistics);
     }
 
@@ -445,9 +549,178 @@ public final class GedsFileSystem extends FileSystem {
         }
     }
 
+    /** What is to grow, from nothing on. */
+    private Appendable begin(Path path, String key, boolean overwrite) throws IOException {
+        if (overwrite) {
+            remove(key);
+        }
+        try {
+            return store.newAppendable(bucket, key);
+        } catch (GedsException e) {
+            throw is(e, GedsException.Kind.ALREADY_EXISTS) ? new FileAlreadyExistsException(path + " exists already") : e;
+        }
+    }
+
+    /** Appends what was gathered when it is flushed or enough. */
+    private static final class Appending extends OutputStream implements Syncable, StreamCapabilities {
+        private final Path path;
+        private final byte[] buffer = new byte[BUFFER_BYTES];
+        private int buffered;
+        /** Where the next byte that is sent goes: whoever else appends meanwhile makes it fail. */
+        private long at;
+        private Appendable growing;
+        private IOException failed;
+
+        Appending(Path path, Appendable growing, long at) {
+            this.path = path;
+            this.growing = growing;
+            this.at = at;
+        }
+
+        @Override
+        public synchronized void write(int one) throws IOException {
+            write(new byte[] {(byte) one}, 0, 1);
+        }
+
+        @Override
+        public synchronized void write(byte[] data, int from, int len) throws IOException {
+            while (len > 0) {
+                if (buffered == buffer.length) {
+                    hflush();
+                }
+                int some = Math.min(len, buffer.length - buffered);
+                System.arraycopy(data, from, buffer, buffered, some);
+                buffered += some;
+                from += some;
+                len -= some;
+            }
+        }
+
+        @Override
+        public synchronized void flush() throws IOException {
+            hflush();
+        }
+
+        @Override
+        public synchronized void hflush() throws IOException {
+            if (growing == null) {
+                throw new IOException("the stream of " + path + " is closed");
+            }
+            if (failed != null) {
+                throw failed;
+            }
+            try {
+                growing.append(at, buffer, 0, buffered);
+            } catch (IOException e) {
+                // What comes behind must not be there without it.
+                failed = e;
+                throw e;
+            }
+            at += buffered;
+            buffered = 0;
+        }
+
+        @Override
+        public synchronized void hsync() throws IOException {
+            hflush();
+            growing.sync();
+        }
+
+        @Override
+        public boolean hasCapability(String capability) {
+            return capability.equalsIgnoreCase("hflush") || capability.equalsIgnoreCase(StreamCapabilities.HSYNC);
+        }
+
+        @Override
+        public synchronized void close() throws IOException {
+            if (growing == null) {
+                return;
+            }
+            try {
+                hsync();
+            } finally {
+                growing.close();
+                growing = null;
+            }
+        }
+    }
+
+    private UnsupportedOperationException noAppends(Path path) {
+        return new UnsupportedOperationException("a file of geds:// is sealed when it is closed, and " + path + " can't be changed; with fs.geds.append = true files can be appended to");
+    }
+
+    /** What grows under a path, which is there. */
+    private Appendable grows(Path path) throws IOException {
+        if (!appends) {
+            throw noAppends(path);
+        }
+        String key = key(path);
+        Appendable growing = growing(key);
+        if (growing != null) {
+            return growing;
+        }
+        if (key.isEmpty() || object(key) == null) {
+            throw isFolder(key) ? new FileNotFoundException(path + " is a folder") : missing(path);
+        }
+        // Says that it is sealed.
+        return store.appendable(bucket, key);
+    }
+
     @Override
     public FSDataOutputStream append(Path path, int bufferSize, Progressable progress) throws IOException {
-        throw new UnsupportedOperationException("a file of geds:// is sealed when it is closed; " + path + " can't be appended to");
+        Appendable growing = grows(path);
+        long at = growing.length();
+        return new FSDataOutputStream(new Appending(path, growing, at), statistics, at);
+    }
+
+    /** Appends the sources' bytes in their order, and then removes them. Broken off, the sources are all there still, and the target may have some of their bytes. */
+    @Override
+    public void concat(Path target, Path[] sources) throws IOException {
+        try (Appendable growing = grows(target)) {
+            for (Path source : sources) {
+                if (key(source).equals(key(target))) {
+                    throw new IOException(target + " can't be appended to itself");
+                }
+            }
+            for (Path source : sources) {
+                byte[] piece = new byte[BUFFER_BYTES];
+                try (FSDataInputStream in = open(source, BUFFER_BYTES)) {
+                    for (int n = in.read(piece); n > 0; n = in.read(piece)) {
+                        growing.append(growing.length(), piece, 0, n);
+                    }
+                }
+            }
+            growing.sync();
+        }
+        for (Path source : sources) {
+            remove(key(source));
+            keepFolder(parent(key(source)));
+        }
+    }
+
+    /** Nothing is ever cut: true for the length that the file has. */
+    @Override
+    public boolean truncate(Path path, long length) throws IOException {
+        if (!appends) {
+            throw noAppends(path);
+        }
+        long now = getFileStatus(path).getLen();
+        if (length != now) {
+            throw new UnsupportedOperationException(path + " has " + now + " bytes; it can only grow, and not be cut to " + length);
+        }
+        return true;
+    }
+
+    /** Seals what grows when its owner may not write any more; else there are no permissions. */
+    @Override
+    public void setPermission(Path path, FsPermission permission) throws IOException {
+        if (!permission.getUserAction().implies(FsAction.WRITE)) {
+            try (Appendable growing = growing(key(path))) {
+                if (growing != null) {
+                    growing.seal();
+                }
+            }
+        }
     }
 
     // --- changing ----------------------------------------------------------------------------------------------------------------
@@ -489,26 +762,58 @@ public final class GedsFileSystem extends FileSystem {
         if (target.startsWith(source + "/") || object(target) != null || isFolder(target) || object(parent(target)) != null || !isFolder(parent(target))) {
             return false;
         }
-        if (file != null) {
-            store.rename(bucket, source, target);
+        seal(source);
+        if (file == null) {
+            store.renamePrefix(bucket, source, bucket, target);
         } else {
-            store.renamePrefix(bucket, source, target);
+            try {
+                // Who came between has it.
+                store.rename(bucket, source, bucket, target, true);
+            } catch (GedsException e) {
+                if (is(e, GedsException.Kind.ALREADY_EXISTS) || is(e, GedsException.Kind.NOT_FOUND)) {
+                    return false;
+                }
+                throw e;
+            }
         }
         keepFolder(parent(source));
         return true;
+    }
+
+    /** What grows at a prefix and below it has no name that could be changed before it is sealed. */
+    private void seal(String prefix) throws IOException {
+        for (Entry entry : allGrowing(prefix)) {
+            try (Appendable growing = store.growing(bucket, entry.name())) {
+                if (growing != null) {
+                    growing.seal();
+                }
+            }
+        }
+    }
+
+    /** Removes a file, sealed or growing. False: there is none. */
+    private boolean remove(String key) throws IOException {
+        try (Appendable growing = growing(key)) {
+            if (growing != null) {
+                growing.discard();
+                return true;
+            }
+            store.delete(bucket, key);
+            return true;
+        } catch (GedsException e) {
+            if (is(e, GedsException.Kind.NOT_FOUND)) {
+                return false;
+            }
+            throw e;
+        }
     }
 
     @Override
     public boolean delete(Path path, boolean recursive) throws IOException {
         String key = key(path);
         if (object(key) != null) {
-            try {
-                store.delete(bucket, key);
-            } catch (GedsException e) {
-                if (is(e, GedsException.Kind.NOT_FOUND)) {
-                    return false;
-                }
-                throw e;
+            if (!remove(key)) {
+                return false;
             }
         } else {
             List<Entry> entries = entries(key);
@@ -518,6 +823,9 @@ public final class GedsFileSystem extends FileSystem {
             boolean empty = entries.size() == 1 && entries.get(0).name().equals(under(key, MARK));
             if (!recursive && !empty) {
                 throw new PathIsNotEmptyDirectoryException(path.toString());
+            }
+            for (Entry entry : allGrowing(key)) {
+                remove(entry.name());
             }
             store.deletePrefix(bucket, key);
         }
