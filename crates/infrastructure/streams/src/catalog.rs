@@ -2,7 +2,7 @@
 //!
 //! An *epoch* is the set of segments that share a stream's key space out among them from one scale to the next. A segment lives in consecutive
 //! epochs; its successors are the new segments of the epoch after its last one, as far as their keys overlap. So successors and predecessors need
-//! no lists of their own.
+//! no lists of their own. Epochs that lie before the stream's beginning are dropped with what was truncated; the others keep their numbers.
 
 use crate::subscribers;
 use serde::{Deserialize, Serialize};
@@ -106,7 +106,11 @@ pub struct Txn {
 pub struct Stream {
     pub config: Config,
     pub sealed: bool,
+    /// Those that are still of use, oldest first.
     pub epochs: Vec<Epoch>,
+    /// The number of the first of them. A checkpoint has it behind the rest: the first ones had all epochs.
+    #[serde(skip)]
+    pub first_epoch: u32,
     /// Where the stream begins; a segment that is not named begins at its own start.
     pub head: BTreeMap<SegmentNo, u64>,
     pub open: BTreeMap<TxnId, Txn>,
@@ -146,6 +150,9 @@ pub struct Scope {
     pub tables: BTreeMap<String, KeyValueTable>,
     /// First free segment number of streams that were deleted: a writer that still has the old one must not write into the new one.
     pub gone: BTreeMap<String, u32>,
+    /// The same for all names that are not there any more because they were too many. A checkpoint has it behind the rest.
+    #[serde(skip)]
+    pub gone_before: u32,
 }
 
 /// What a writer has said of its time: all that it has of an earlier one lies before this position.
@@ -187,6 +194,12 @@ pub struct Catalog {
 
 /// How many ended transactions a stream remembers.
 const ENDED_MAX: usize = 1000;
+/// Of how many deleted streams a scope remembers the name; beyond, all of them are as the one that got furthest.
+const GONE_MAX: usize = 10_000;
+/// Ranges in the epochs that lie before a stream's beginning and stay: a reader whose segment was truncated under it asks what follows.
+const RANGES_BEFORE_MAX: usize = 256;
+/// Positions in all marks of a stream, so that a stream of many segments has fewer marks; ten it always has.
+const MARK_POSITIONS_MAX: usize = 200_000;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Change {
@@ -233,7 +246,12 @@ impl Catalog {
 
     /// The first segment number that a stream of this name may use.
     pub fn first_number(&self, scope: &str, stream: &str) -> u32 {
-        self.scopes.get(scope).and_then(|s| s.gone.get(stream)).copied().unwrap_or(0)
+        self.scopes.get(scope).map_or(0, |s| s.gone.get(stream).copied().unwrap_or(s.gone_before))
+    }
+
+    /// Ranges in the epochs of all streams.
+    pub fn ranges(&self) -> usize {
+        self.streams().flat_map(|(_, _, s)| &s.epochs).map(|e| e.segments.len()).sum()
     }
 
     pub fn apply(&mut self, change: Change) {
@@ -252,6 +270,7 @@ impl Catalog {
                     config,
                     sealed: false,
                     epochs: vec![epoch],
+                    first_epoch: 0,
                     head: BTreeMap::new(),
                     open: BTreeMap::new(),
                     ended: VecDeque::new(),
@@ -269,6 +288,10 @@ impl Catalog {
                 let scope = self.scopes.get_mut(&scope).expect("a stream is in a scope");
                 if let Some(old) = scope.streams.remove(&stream) {
                     scope.gone.insert(stream, old.next_number);
+                    if scope.gone.len() > GONE_MAX {
+                        scope.gone_before = scope.gone.values().copied().max().unwrap_or(0).max(scope.gone_before);
+                        scope.gone.clear();
+                    }
                 }
             }
             Change::NewEpoch { scope, stream, epoch } => {
@@ -283,15 +306,17 @@ impl Catalog {
                 let mut marks = std::mem::take(&mut stream.marks);
                 marks.retain(|m| m.cut != cut && subscribers::at_or_after(stream, &m.cut, &cut));
                 (stream.marks, stream.head) = (marks, cut);
+                stream.forget_epochs();
             }
             Change::Mark { scope, stream, mark } => {
                 let marks = &mut self.stream_mut(&scope, &stream).marks;
-                if marks.len() >= crate::retention::MARKS_MAX {
+                let most = (MARK_POSITIONS_MAX / mark.cut.len().max(1)).clamp(10, crate::retention::MARKS_MAX);
+                if marks.len() >= most {
                     // Every second of the older half.
                     let mut n = 0;
                     marks.retain(|_| {
                         n += 1;
-                        n > crate::retention::MARKS_MAX / 2 || n % 2 == 1
+                        n > most / 2 || n % 2 == 1
                     });
                 }
                 marks.push(mark);
@@ -358,15 +383,41 @@ impl Stream {
     }
 
     pub fn epoch_number(&self) -> u32 {
-        self.epochs.len() as u32 - 1
+        self.first_epoch + self.epochs.len() as u32 - 1
     }
 
-    /// Every segment that the stream ever had, with its range.
+    /// An epoch by its number; `None` when it was dropped, or has not come.
+    pub fn epoch(&self, number: u32) -> Option<&Epoch> {
+        self.epochs.get(number.checked_sub(self.first_epoch)? as usize)
+    }
+
+    /// Drops the epochs that lie before the last one of each segment in which the stream begins, and before those in which open transactions began; but
+    /// not the last few. What follows a segment of the head is in later ones.
+    fn forget_epochs(&mut self) {
+        let head = self.head.keys().map(|s| self.last_epoch(*s).unwrap_or(0));
+        let open = self.open.values().map(|t| t.epoch.saturating_sub(self.first_epoch) as usize);
+        let mut gone = head.chain(open).min().unwrap_or(0);
+        let mut ranges = 0;
+        while gone > 0 && ranges + self.epochs[gone - 1].segments.len() <= RANGES_BEFORE_MAX {
+            gone -= 1;
+            ranges += self.epochs[gone].segments.len();
+        }
+        self.epochs.drain(..gone);
+        self.first_epoch += gone as u32;
+    }
+
+    /// The cut, or the stream's beginning if the cut lies before all that is known of the stream.
+    pub fn known(&self, cut: &BTreeMap<SegmentNo, u64>) -> BTreeMap<SegmentNo, u64> {
+        let forgotten = |s: &SegmentNo| s.epoch() < self.first_epoch && self.last_epoch(*s).is_none();
+        if cut.is_empty() || cut.keys().any(forgotten) { self.head() } else { cut.clone() }
+    }
+
+    /// Every segment of the epochs that are there, with its range.
     pub fn segments(&self) -> BTreeMap<SegmentNo, Range> {
         self.epochs.iter().flat_map(|e| e.segments.iter().map(|r| (r.segment, *r))).collect()
     }
 
-    /// The last epoch of a segment, if it is one of this stream's.
+    /// Where among [`Stream::epochs`] a segment's last one is, if it is one of theirs.
     fn last_epoch(&self, segment: SegmentNo) -> Option<usize> {
         self.epochs.iter().rposition(|e| e.segments.iter().any(|r| r.segment == segment))
     }
@@ -395,9 +446,8 @@ impl Stream {
 
     /// The segments between two cuts: those that have bytes at or after `from` and, if `to` is not empty, before `to`.
     pub fn between(&self, from: &BTreeMap<SegmentNo, u64>, to: &BTreeMap<SegmentNo, u64>) -> BTreeSet<SegmentNo> {
-        let start = if from.is_empty() { self.head() } else { from.clone() };
         let mut found: BTreeSet<SegmentNo> = BTreeSet::new();
-        let mut todo: Vec<SegmentNo> = start.into_keys().collect();
+        let mut todo: Vec<SegmentNo> = self.known(from).into_keys().collect();
         while let Some(segment) = todo.pop() {
             if found.insert(segment) && !to.contains_key(&segment) {
                 todo.extend(self.successors(segment).unwrap_or_default().into_iter().map(|(r, _)| r.segment));
@@ -507,6 +557,65 @@ mod tests {
         assert_eq!(stream.before(&cut(&[no(1, 2), no(1, 3), no(0, 1)])), [no(0, 0)].into());
         let between = stream.between(&cut(&[no(0, 0), no(0, 1)]), &cut(&[no(1, 2), no(1, 3), no(0, 1)]));
         assert_eq!(between, [no(0, 0), no(0, 1), no(1, 2), no(1, 3)].into());
+    }
+
+    #[test]
+    fn epochs_before_the_beginning_are_dropped_and_the_others_keep_their_numbers() {
+        let mut catalog = Catalog::default();
+        let (scope, name) = (|| "s".to_string(), || "t".to_string());
+        catalog.apply(Change::CreateScope { scope: scope() });
+        catalog.apply(Change::CreateStream { scope: scope(), stream: name(), config: Config::default(), epoch: Epoch { at_ms: 0, segments: even(2, 0, 0) } });
+        let no = SegmentNo::new;
+        // The first half is replaced again and again, the second one stays.
+        for n in 1..=500u32 {
+            let segments = vec![Range { segment: no(n, n + 1), low: 0.0, high: 0.5 }, even(2, 0, 0)[1]];
+            catalog.apply(Change::NewEpoch { scope: scope(), stream: name(), epoch: Epoch { at_ms: 1, segments } });
+        }
+        let txn = TxnId { high: 0, low: 1 };
+        let begun = |epoch| Change::BeginTxn { scope: scope(), stream: name(), id: txn, txn: Txn { epoch, lease_ms: 1, at_ms: 1 } };
+        let truncate = |n: u32| Change::Truncate { scope: scope(), stream: name(), cut: [(no(n, n + 1), 7), (no(0, 1), 9)].into() };
+        let kept = |catalog: &Catalog| {
+            let stream = catalog.stream("s", "t").unwrap();
+            (stream.first_epoch, stream.epochs.len(), stream.epoch_number())
+        };
+        assert_eq!(kept(&catalog), (0, 501, 500));
+        // Readers that are a little late still learn what follows.
+        let late = RANGES_BEFORE_MAX as u32 / 2;
+        catalog.apply(truncate(late));
+        assert_eq!(kept(&catalog), (0, 501, 500));
+        catalog.apply(truncate(300));
+        assert_eq!(kept(&catalog), (300 - late, 201 + late as usize, 500));
+        let stream = catalog.stream("s", "t").unwrap().clone();
+        assert!(stream.epoch(299 - late).is_none() && stream.epoch(501).is_none());
+        assert_eq!(stream.epoch(300).unwrap().segments[0].segment, no(300, 301));
+        assert_eq!(stream.successors(no(250, 251)).unwrap()[0].0.segment, no(251, 252));
+        assert!(stream.successors(no(3, 4)).is_none());
+        assert!(stream.is_cut(&[(no(400, 401), 0), (no(0, 1), 0)].into()) && !stream.is_cut(&[(no(3, 4), 0), (no(0, 1), 0)].into()));
+        assert_eq!(stream.between(&BTreeMap::new(), &BTreeMap::new()).len(), 202, "from the head on, with the half that stays");
+        // What lies before all that is known lies before everything.
+        let long_ago = [(no(3, 4), 5), (no(0, 1), 2)].into();
+        assert!(subscribers::at_or_after(&stream, &stream.head(), &long_ago) && !subscribers::at_or_after(&stream, &long_ago, &stream.head()));
+        // A transaction is committed into the segments of its own epoch.
+        catalog.apply(begun(310));
+        catalog.apply(truncate(490));
+        assert_eq!(kept(&catalog), (310 - late, 191 + late as usize, 500));
+        catalog.apply(Change::EndTxn { scope: scope(), stream: name(), id: txn, state: TxnState::Aborted });
+        catalog.apply(truncate(500));
+        assert_eq!(kept(&catalog), (500 - late, 1 + late as usize, 500));
+    }
+
+    #[test]
+    fn of_deleted_streams_the_numbers_are_remembered_however_many_there_are() {
+        let mut catalog = Catalog::default();
+        catalog.apply(Change::CreateScope { scope: "s".into() });
+        for n in 0..GONE_MAX as u32 + 10 {
+            let (scope, stream) = ("s".to_string(), format!("t{n}"));
+            let epoch = Epoch { at_ms: 0, segments: even(1 + n % 3, 0, 0) };
+            catalog.apply(Change::CreateStream { scope: scope.clone(), stream: stream.clone(), config: Config::default(), epoch });
+            catalog.apply(Change::DeleteStream { scope, stream });
+        }
+        assert!(catalog.scopes["s"].gone.len() <= GONE_MAX);
+        assert!((0..GONE_MAX as u32 + 10).all(|n| catalog.first_number("s", &format!("t{n}")) >= 1 + n % 3));
     }
 
     #[test]

@@ -345,8 +345,8 @@ impl controller_service_server::ControllerService for Controller {
     async fn get_epoch_segments(&self, request: Request<GetEpochSegmentsRequest>) -> Answer<SegmentRanges> {
         let (user, request) = self.enter_as(request, |r| of_stream(&r.stream_info), Want::Read).await?;
         let (scope, stream) = names(request.stream_info)?;
-        let found = self.stream(&scope, &stream, |s| s.epochs.get(request.epoch as usize).map(|e| e.segments.clone())).await?;
-        let found = found.ok_or_else(|| Status::not_found(format!("stream {scope}/{stream} has no epoch {}", request.epoch)))?;
+        let found = self.stream(&scope, &stream, |s| u32::try_from(request.epoch).ok().and_then(|e| s.epoch(e)).map(|e| e.segments.clone())).await?;
+        let found = found.ok_or_else(|| Status::not_found(format!("stream {scope}/{stream} has no epoch {}, or it lies before what was truncated", request.epoch)))?;
         Ok(Response::new(ranges(&scope, &stream, &found, self.token(&user, &scope, &stream, Want::Update))))
     }
 

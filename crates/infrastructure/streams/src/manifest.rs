@@ -11,14 +11,15 @@
 //! finds its next number taken: it is *fenced*, and writes nothing any more. The last two manifests stay.
 //!
 //! What a manifest does not have: events of the last seconds, which only the log had. A segment ends where its first byte in the log would be, with whole
-//! appends; transactions that were open are aborted.
+//! appends, and forgets the numbers of its writers if something of it is missing; transactions that were open are aborted.
 
 use crate::{
     Error, Result, Store, disk,
     log::crc32c,
     overflow, plan,
-    segment::{Chunk, ChunkId, Extent, Source, State},
+    segment::{Chunk, ChunkId, Extent, Source, State, Writers},
     store::Checkpoint,
+    watermark::MARK_ATTRIBUTE,
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -150,6 +151,12 @@ pub(crate) fn cut(from: &Checkpoint) -> Result<Cut> {
         landed.extents.truncate(kept);
         // An extent in the log that was truncated in its middle begins before what is left.
         let end = landed.extents.back().map_or(landed.start, |e| e.end()).max(landed.start);
+        if end < segment.length {
+            // Numbers of events that are lost: a writer that sends them again must not hear that they are there.
+            segment.writers = Writers::default();
+            // A place from which clients of a revisioned stream would read on.
+            segment.attributes.retain(|key, value| *key != MARK_ATTRIBUTE || *value <= end as i64);
+        }
         // Without extents nothing says where they would begin, and a segment's length can't be less than its start.
         segment.length = end;
         segment.start = landed.start;
@@ -198,7 +205,7 @@ pub fn restore<'a>(persist: &'a Persist, log: Option<u64>, disk: Arc<dyn disk::D
             }
         }
         let manifest = newest.ok_or_else(|| Error::Damaged(format!("no manifest of log {log:016x} can be read")))?;
-        let checkpoint = Checkpoint::parse(&manifest.checkpoint).ok_or_else(|| Error::Damaged("the manifest's checkpoint has another checksum".into()))?;
+        let checkpoint = Checkpoint::parse(&manifest.checkpoint).map_err(|why| why.error("the manifest's checkpoint"))?;
         let mut state: State = checkpoint.state().map_err(|e| Error::Damaged(format!("the manifest's checkpoint makes no sense: {e}")))?;
         let open: Vec<_> = state.catalog.streams().flat_map(|(scope, name, s)| s.open.keys().map(move |id| (scope.to_string(), name.to_string(), *id))).collect();
         for (scope, stream, id) in open {

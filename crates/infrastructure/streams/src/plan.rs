@@ -19,6 +19,10 @@ pub const SEGMENTS_MAX: usize = 10_000;
 pub const SEGMENTS_ALL: usize = 200_000;
 /// Open transactions of a stream.
 pub const OPEN_MAX: usize = 10_000;
+/// Ranges in the epochs of all streams: each scale notes all segments of its stream.
+pub const RANGES_ALL: usize = 4_000_000;
+/// Scopes.
+pub const SCOPES_MAX: usize = 100_000;
 /// Tags of a stream, and the bytes of one.
 pub const TAGS_MAX: (usize, usize) = (128, 256);
 /// Bytes of a reader group's configuration.
@@ -89,6 +93,9 @@ pub fn create_scope(state: &State, scope: &str) -> Plan<()> {
     if state.catalog.scopes.contains_key(scope) {
         return Err(Error::ScopeExists(scope.into()));
     }
+    if state.catalog.scopes.len() >= SCOPES_MAX {
+        return Err(Error::TooLarge { what: "scopes".into(), limit: SCOPES_MAX as u64, wanted: SCOPES_MAX as u64 + 1 });
+    }
     Ok((Some(catalog(Change::CreateScope { scope: scope.into() })), ()))
 }
 
@@ -111,6 +118,15 @@ pub fn room_for_segment(state: &State, more: usize) -> Result<()> {
     let wanted = state.names.len() + more + 1;
     match wanted > SEGMENTS_ALL {
         true => Err(Error::TooLarge { what: "segments in all".into(), limit: SEGMENTS_ALL as u64, wanted: wanted as u64 }),
+        false => Ok(()),
+    }
+}
+
+/// Whether epochs of so many segments may follow.
+fn room_for_ranges(state: &State, name: &str, more: usize) -> Result<()> {
+    let wanted = state.catalog.ranges() + more;
+    match wanted > RANGES_ALL {
+        true => Err(Error::TooLarge { what: format!("key ranges of all epochs, with those of {name} (truncating streams makes room)"), limit: RANGES_ALL as u64, wanted: wanted as u64 }),
         false => Ok(()),
     }
 }
@@ -244,6 +260,7 @@ pub fn scale(state: &State, scope: &str, stream: &str, seal_: &[SegmentNo], rang
     if current.len() - ending.len() + ranges.len() > SEGMENTS_MAX {
         return Err(Error::TooLarge { what: format!("segments of {name}"), limit: SEGMENTS_MAX as u64, wanted: (current.len() + ranges.len()) as u64 });
     }
+    room_for_ranges(state, &name, current.len() + ranges.len())?;
     let epoch = found.epoch_number() + 1;
     let mut sorted = ranges.to_vec();
     sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -289,9 +306,13 @@ pub fn begin_txn(state: &State, scope: &str, stream: &str, lease_ms: i64, at_ms:
     Ok((Some(Record::Many(records)), (id, ranges)))
 }
 
+/// The segments that were written to when a transaction began.
+fn began<'a>(found: &'a Stream, txn: &Txn) -> &'a [Range] {
+    &found.epoch(txn.epoch).expect("an epoch stays as long as one of its transactions is open").segments
+}
+
 fn drop_txn(state: &State, scope: &str, stream: &str, found: &Stream, id: TxnId, txn: &Txn) -> Vec<Record> {
-    let ranges = &found.epochs[txn.epoch as usize].segments;
-    ranges.iter().filter_map(|r| delete(state, &id.segment(&r.segment.name(scope, stream)))).collect()
+    began(found, txn).iter().filter_map(|r| delete(state, &id.segment(&r.segment.name(scope, stream)))).collect()
 }
 
 pub fn abort_txn(state: &State, scope: &str, stream: &str, id: TxnId) -> Plan<()> {
@@ -320,7 +341,7 @@ pub fn commit_txn(state: &State, scope: &str, stream: &str, id: TxnId, at_ms: u6
             _ => Err(Error::NoTxn(format!("{:x}-{:x}", id.high, id.low))),
         };
     };
-    let own = &found.epochs[txn.epoch as usize].segments;
+    let own = began(found, txn);
     let source = |r: &Range| state.find(&id.segment(&r.segment.name(scope, stream))).map(|(id, _)| id);
     let mut records = Vec::new();
     let end = Change::EndTxn { scope: scope.into(), stream: stream.into(), id, state: TxnState::Committed };
@@ -333,6 +354,7 @@ pub fn commit_txn(state: &State, scope: &str, stream: &str, id: TxnId, at_ms: u6
         records.push(catalog(end));
         return Ok((Some(Record::Many(records)), ()));
     }
+    room_for_ranges(state, &full(scope, stream), own.len() + current.len())?;
     let mut new = numbers(state, at_ms);
     let epoch = found.epoch_number() + 1;
     let number = |of: &[Range], epoch: u32, first: u32| -> Vec<Range> {

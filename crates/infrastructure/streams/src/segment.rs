@@ -139,9 +139,12 @@ pub struct Segment {
     pub sealed: bool,
     pub deleted: bool,
     pub modified_ms: u64,
-    /// Attributes, among them each writer's last event number under its id.
+    /// What clients have set; in what comes from the first versions also writers' last event numbers.
     pub attributes: HashMap<u128, i64>,
     pub table: Option<Table>,
+    /// A checkpoint has it behind the rest.
+    #[serde(skip)]
+    pub writers: Writers,
     #[serde(skip)]
     pub landed: Landed,
     /// What was appended since the start of the process.
@@ -150,6 +153,49 @@ pub struct Segment {
     /// The last block with a change of this segment alone.
     #[serde(skip)]
     changed: Seq,
+}
+
+/// The last event number of each writer of a segment, of those that wrote last: in two generations. Who writes is in the young one; when that is full, the
+/// old one is forgotten and the young one becomes old. So one is forgotten when a whole generation of others has written since, and comes back as a new one.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Writers {
+    young: HashMap<u128, i64>,
+    old: HashMap<u128, i64>,
+}
+
+/// Writers of one generation, of a segment and of all; each takes about 50 bytes.
+const GENERATION_MAX: usize = 50_000;
+const GENERATIONS_ALL: usize = 2_000_000;
+/// So many a segment remembers however many segments there are.
+const GENERATION_MIN: usize = 10;
+
+/// How many writers a generation has in each of so many segments.
+fn generation(segments: usize) -> usize {
+    (GENERATIONS_ALL / segments.max(1)).clamp(GENERATION_MIN, GENERATION_MAX)
+}
+
+impl Writers {
+    fn get(&self, writer: u128) -> Option<i64> {
+        self.young.get(&writer).or_else(|| self.old.get(&writer)).copied()
+    }
+
+    fn note(&mut self, writer: u128, event: i64, generation: usize) {
+        if self.young.insert(writer, event).is_none() {
+            self.old.remove(&writer);
+            if self.young.len() >= generation {
+                self.old = std::mem::take(&mut self.young);
+            }
+        }
+    }
+
+    fn forget(&mut self, writer: u128) {
+        self.young.remove(&writer);
+        self.old.remove(&writer);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.young.is_empty() && self.old.is_empty()
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -282,14 +328,16 @@ impl Segment {
             modified_ms: at_ms,
             attributes: HashMap::new(),
             table: table.then(Table::default),
+            writers: Writers::default(),
             landed: Landed::default(),
             load: Load::default(),
             changed: Seq::default(),
         }
     }
 
+    /// An attribute, or a writer's last event number, which clients ask for as one.
     pub fn attribute(&self, key: u128) -> i64 {
-        self.attributes.get(&key).copied().unwrap_or(NO_VALUE)
+        self.attributes.get(&key).copied().or_else(|| self.writers.get(key)).unwrap_or(NO_VALUE)
     }
 
     /// Checks that bytes may be added.
@@ -429,9 +477,12 @@ impl State {
                 self.segments.insert(id, Segment::new(name, table, at_ms));
             }
             Record::Append { id, writer, event, at_ms, pieces } => {
+                // What replay sees, too: the same writers are forgotten there.
+                let generation = generation(self.names.len());
                 let segment = self.at(id);
                 segment.length += pieces.iter().map(|p| u64::from(p.len)).sum::<u64>();
-                segment.attributes.insert(writer, event);
+                segment.attributes.remove(&writer);
+                segment.writers.note(writer, event, generation);
                 segment.modified_ms = at_ms;
             }
             Record::Seal { id } => self.at(id).sealed = true,
@@ -446,7 +497,9 @@ impl State {
                 self.at(target).length += bytes;
             }
             Record::Attribute { id, key, value } => {
-                self.at(id).attributes.insert(key, value);
+                let segment = self.at(id);
+                segment.writers.forget(key);
+                segment.attributes.insert(key, value);
             }
             Record::Table { id, changes } => {
                 let segment = self.segments.get_mut(&id).expect("a record names segments that are there");
@@ -629,5 +682,32 @@ impl State {
             return wrong("(all)", "the count of bytes in the log is wrong".into());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writers_are_remembered_until_a_whole_generation_has_written_since() {
+        let mut writers = Writers::default();
+        for round in 1..=3 {
+            for writer in 0..99 {
+                writers.note(writer, round, 100);
+            }
+        }
+        assert_eq!((writers.get(0), writers.get(98), writers.get(99)), (Some(3), Some(3), None));
+        // One that goes on writing stays, however many come and go.
+        for n in 1000..100_000 {
+            writers.note(n, 1, 100);
+            if n % 50 == 0 {
+                writers.note(7, n as i64, 100);
+            }
+            assert!(writers.get(n - 90).is_some() || n < 1090, "{n}");
+        }
+        assert_eq!((writers.get(7), writers.get(8)), (Some(99_950), None));
+        assert!(writers.young.len() + writers.old.len() <= 200);
+        assert_eq!([generation(0), generation(1000), generation(200_000)], [GENERATION_MAX, 2000, GENERATION_MIN]);
     }
 }

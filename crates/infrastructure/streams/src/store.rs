@@ -10,7 +10,7 @@ use crate::{
     disk::{Disk, DiskFile},
     log::{self, FileNo, Log, Mark, Recovered, Seq},
     metrics::Metrics,
-    segment::{self, Chunk, Extent, Landed, Physical, Record, SegmentId, Source, State},
+    segment::{self, Chunk, Extent, Landed, Physical, Record, SegmentId, Source, State, Writers},
     tier::Tier,
 };
 use bytes::Bytes;
@@ -55,6 +55,10 @@ impl Default for Options {
 /// Memory for the parts of commands that have not come as a whole, and for bytes that readers have not taken, over all connections.
 const COMMANDS_BYTES: usize = 256 << 20;
 const READS_BYTES: usize = 128 << 20;
+/// Memory for what connections know of the writers that they have set up, over all of them.
+const SETUPS_BYTES: usize = 128 << 20;
+/// What a writer costs a connection beside the name of its segment.
+const SETUP: usize = 150;
 /// What a read gives when that is used up, so that everyone gets on.
 const READ_SHORT: usize = 16 << 10;
 /// The most bytes that one read returns.
@@ -97,6 +101,7 @@ struct Inner {
     /// In bytes.
     commands: Arc<Semaphore>,
     reads: Arc<Semaphore>,
+    setups: Arc<Semaphore>,
 }
 
 struct Shared {
@@ -157,6 +162,33 @@ pub(crate) struct Checkpoint {
     landed: Vec<u8>,
 }
 
+/// Why a checkpoint is of no use.
+pub(crate) enum Unread {
+    Damaged,
+    /// It is in this format, of a later version of this program.
+    Later(u32),
+}
+
+impl Unread {
+    /// As an error about what is called `name`.
+    pub fn error(&self, name: &str) -> Error {
+        match self {
+            Unread::Damaged => Error::Damaged(format!("{name} has another checksum than when it was written")),
+            Unread::Later(format) => Error::Conflict(format!(
+                "{name} has format {format}, and this program knows those up to {FORMAT}: start with the version that wrote it, or a later one"
+            )),
+        }
+    }
+}
+
+/// What a checkpoint begins with since it says which format it has; those of the first one have their checksum in this place.
+const MAGIC: [u8; 8] = *b"CSSTREAM";
+/// 1: all epochs of a stream, writers among a segment's attributes. 2: epochs have a first number, writers are apart.
+const FORMAT: u32 = 2;
+
+/// What came to the state with format 2: numbers of first epochs by scope and stream, of deleted streams by scope, and writers.
+type Later = (Vec<(String, String, u32)>, Vec<(String, u32)>, Vec<(SegmentId, Writers)>);
+
 impl Checkpoint {
     pub fn new(mark: Mark, state: &State) -> Checkpoint {
         Checkpoint { mark, decided: decided(state), landed: encode(&state.landed()) }
@@ -165,25 +197,55 @@ impl Checkpoint {
     pub fn state(&self) -> std::result::Result<State, postcard::Error> {
         let (mut state, rest) = postcard::take_from_bytes::<State>(&self.decided)?;
         if !rest.is_empty() {
-            state.catalog.told = postcard::from_bytes(rest)?;
+            let (told, rest) = postcard::take_from_bytes(rest)?;
+            state.catalog.told = told;
+            if !rest.is_empty() {
+                let (epochs, gone, writers): Later = postcard::from_bytes(rest)?;
+                for (scope, stream, first) in epochs {
+                    if let Some(stream) = state.catalog.scopes.get_mut(&scope).and_then(|s| s.streams.get_mut(&stream)) {
+                        stream.first_epoch = first;
+                    }
+                }
+                for (scope, before) in gone {
+                    if let Some(scope) = state.catalog.scopes.get_mut(&scope) {
+                        scope.gone_before = before;
+                    }
+                }
+                for (id, writers) in writers {
+                    if let Some(segment) = state.segments.get_mut(&id) {
+                        segment.writers = writers;
+                    }
+                }
+            }
         }
         let landed: Vec<(SegmentId, Landed)> = postcard::from_bytes(&self.landed)?;
         state.set_landed(landed);
         Ok(state)
     }
 
-    /// As a file has it, with a checksum.
+    /// As a file has it: which kind of file, the checksum of all that follows, the format, the rest.
     pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = vec![0; 4];
+        let mut bytes = [&MAGIC[..], &[0; 4], &FORMAT.to_le_bytes()].concat();
         bytes.extend_from_slice(&encode(self));
-        let crc = log::crc32c(&bytes[4..]).to_le_bytes();
-        bytes[..4].copy_from_slice(&crc);
+        let crc = log::crc32c(&bytes[12..]).to_le_bytes();
+        bytes[8..12].copy_from_slice(&crc);
         bytes
     }
 
-    pub fn parse(bytes: &[u8]) -> Option<Checkpoint> {
-        let (crc, body) = bytes.split_at_checked(4)?;
-        (crc == log::crc32c(body).to_le_bytes()).then(|| postcard::from_bytes(body).ok())?
+    pub fn parse(bytes: &[u8]) -> std::result::Result<Checkpoint, Unread> {
+        let marked = bytes.strip_prefix(&MAGIC);
+        let (crc, mut body) = marked.unwrap_or(bytes).split_at_checked(4).ok_or(Unread::Damaged)?;
+        if crc != log::crc32c(body).to_le_bytes() {
+            return Err(Unread::Damaged);
+        }
+        if marked.is_some() {
+            let (format, rest) = body.split_first_chunk().ok_or(Unread::Damaged)?;
+            match u32::from_le_bytes(*format) {
+                FORMAT => body = rest,
+                later => return Err(Unread::Later(later)),
+            }
+        }
+        postcard::from_bytes(body).map_err(|_| Unread::Damaged)
     }
 }
 
@@ -239,6 +301,10 @@ fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 fn decided(state: &State) -> Vec<u8> {
     let mut bytes = encode(state);
     bytes.extend_from_slice(&encode(&state.catalog.told));
+    let epochs: Vec<(&str, &str, u32)> = state.catalog.streams().filter(|(_, _, s)| s.first_epoch > 0).map(|(scope, name, s)| (scope, name, s.first_epoch)).collect();
+    let gone: Vec<(&str, u32)> = state.catalog.scopes.iter().filter(|(_, s)| s.gone_before > 0).map(|(name, s)| (name.as_str(), s.gone_before)).collect();
+    let writers: Vec<(SegmentId, &Writers)> = state.segments.iter().filter(|(_, s)| !s.writers.is_empty()).map(|(id, s)| (*id, &s.writers)).collect();
+    bytes.extend_from_slice(&encode(&(epochs, gone, writers)));
     bytes
 }
 
@@ -250,8 +316,9 @@ impl Store {
             match disk.get(name).map_err(Error::file("read", name))? {
                 None => {}
                 Some(bytes) => match Checkpoint::parse(&bytes) {
-                    Some(checkpoint) => found.push((i, checkpoint)),
-                    None => tracing::warn!(%name, "a checkpoint is damaged; the other one is used"),
+                    Ok(checkpoint) => found.push((i, checkpoint)),
+                    Err(Unread::Damaged) => tracing::warn!(%name, "a checkpoint is damaged; the other one is used"),
+                    Err(later) => return Err(later.error(name)),
                 },
             }
         }
@@ -296,7 +363,7 @@ impl Store {
         });
         let sink = shared.clone();
         let log = Log::start(recovered, move |mark, landed| sink.land(mark, landed))?;
-        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: Mutex::new(None), closing: AtomicBool::new(false), commands: Arc::new(Semaphore::new(COMMANDS_BYTES)), reads: Arc::new(Semaphore::new(READS_BYTES)) });
+        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: Mutex::new(None), closing: AtomicBool::new(false), commands: Arc::new(Semaphore::new(COMMANDS_BYTES)), reads: Arc::new(Semaphore::new(READS_BYTES)), setups: Arc::new(Semaphore::new(SETUPS_BYTES)) });
         let weak = Arc::downgrade(&inner);
         let keeper = std::thread::Builder::new()
             .name("log-keeper".into())
@@ -362,6 +429,10 @@ impl Store {
             return Err(Error::Conflict(format!("the folder has {there} already: start without --restore, or name an empty folder")));
         }
         disk.put(CHECKPOINTS[0], &checkpoint.bytes()).map_err(Error::file("write", CHECKPOINTS[0]))
+    }
+
+    pub(crate) fn tier(&self) -> Option<&Arc<Tier>> {
+        self.0.shared.tier.get()
     }
 
     /// Where bytes are that the log does not have any more.
@@ -544,6 +615,11 @@ impl Store {
     pub(crate) async fn place(&self, bytes: usize) -> Result<Held> {
         let place = self.0.commands.clone().acquire_many_owned(bytes as u32).await;
         Ok(Arc::new(vec![place.map_err(|e| Error::Invalid(e.to_string()))?]))
+    }
+
+    /// A place in memory for what a connection knows of a writer to a segment of this name; `None` when there is none.
+    pub(crate) fn setup(&self, name: &str) -> Option<OwnedSemaphorePermit> {
+        self.0.setups.clone().try_acquire_many_owned((SETUP + name.len()) as u32).ok()
     }
 
     /// [`Store::read`] for one of several reads that share `own` bytes, which is at least [`READ_MAX`]. What others do not take never keeps this one waiting:
@@ -897,5 +973,61 @@ impl Inner {
                 self.shared.drained.notify_waiters();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::{Catalog, Change, Config, Epoch, SegmentNo, even};
+
+    fn state() -> State {
+        let mut state = State { catalog: Catalog::default(), ..State::default() };
+        let (scope, stream) = (|| "s".to_string(), || "t".to_string());
+        let mut apply = |change| state.apply(Record::Catalog(Box::new(change)));
+        apply(Change::CreateScope { scope: scope() });
+        apply(Change::CreateStream { scope: scope(), stream: stream(), config: Config::default(), epoch: Epoch { at_ms: 1, segments: even(1, 0, 0) } });
+        for n in 1..=600 {
+            apply(Change::NewEpoch { scope: scope(), stream: stream(), epoch: Epoch { at_ms: 1, segments: even(1, n, n) } });
+        }
+        state.apply(Record::Create { id: SegmentId(0), name: "a".into(), table: false, at_ms: 1 });
+        state.apply(Record::Attribute { id: SegmentId(0), key: 5, value: 6 });
+        state
+    }
+
+    fn mark() -> Mark {
+        Mark { log: 1, epoch: 1, next: Seq(1), link: 0, file: FileNo(1), at: 0 }
+    }
+
+    /// The parts of a state that came with format 2 are in a checkpoint, and one of format 1 is read: it has every epoch, and writers among attributes.
+    #[test]
+    fn checkpoints_of_both_formats_are_read_and_those_of_later_ones_are_refused() {
+        let mut state = state();
+        state.apply(Record::Attribute { id: SegmentId(0), key: 7, value: 40 });
+        let first = Checkpoint { mark: mark(), decided: [encode(&state), encode(&state.catalog.told)].concat(), landed: encode(&state.landed()) };
+        let body = encode(&first);
+        let file = [&log::crc32c(&body).to_le_bytes()[..], &body].concat();
+        let mut read = Checkpoint::parse(&file).ok().unwrap().state().unwrap();
+        assert_eq!((read.catalog.stream("s", "t").unwrap().epochs.len(), read.segment("a").unwrap().attribute(7)), (601, 40));
+
+        // It goes on from there as from a new one.
+        read.apply(Record::Append { id: SegmentId(0), writer: 7, event: 41, at_ms: 1, pieces: Vec::new() });
+        read.apply(Record::Catalog(Box::new(Change::Truncate { scope: "s".into(), stream: "t".into(), cut: [(SegmentNo::new(599, 599), 0)].into() })));
+        let file = Checkpoint::new(mark(), &read).bytes();
+        let again = Checkpoint::parse(&file).ok().unwrap().state().unwrap();
+        let (stream, segment) = (again.catalog.stream("s", "t").unwrap(), again.segment("a").unwrap());
+        assert_eq!((stream.first_epoch, stream.epoch_number(), stream.epochs.len()), (343, 600, 258));
+        assert_eq!((segment.attribute(7), segment.attribute(5), segment.attributes.len()), (41, 6, 1));
+
+        let mut flipped = file.clone();
+        flipped[20] ^= 1;
+        assert!(matches!(Checkpoint::parse(&flipped), Err(Unread::Damaged)));
+        assert!(matches!(Checkpoint::parse(&file[..6]), Err(Unread::Damaged)));
+        let mut later = file;
+        later[12] = 3;
+        let crc = log::crc32c(&later[12..]).to_le_bytes();
+        later[8..12].copy_from_slice(&crc);
+        let Err(refused @ Unread::Later(3)) = Checkpoint::parse(&later) else { panic!("format 3 is not known") };
+        assert!(refused.error("checkpoint-a").to_string().contains("format 3"));
     }
 }

@@ -84,9 +84,11 @@ pub fn bound(state: &State, all: &All, scope: &str, stream: &str) -> Result<Opti
     let mut bound: Option<Cut> = None;
     for subscriber in all.get(&(scope.to_string(), stream.to_string())).into_iter().flatten() {
         let Some(cut) = told.and_then(|t| t.subscribers.get(subscriber)) else { return Ok(Some(found.head())) };
+        // One that the stream's policy has left behind needs what the stream begins with.
+        let cut = found.known(cut);
         bound = Some(match bound {
-            None => cut.clone(),
-            Some(other) => earlier(found, &other, cut),
+            None => cut,
+            Some(other) => earlier(found, &other, &cut),
         });
     }
     match bound {

@@ -89,9 +89,17 @@ const MANIFEST_RATE: f64 = 1e6;
 
 type Key = (String, u32);
 
+/// A block in memory, or on its way there.
+#[derive(Default)]
+struct Block {
+    bytes: Arc<OnceCell<Bytes>>,
+    /// Its part of what may be fetched ahead, until someone reads it.
+    ahead: Option<OwnedSemaphorePermit>,
+}
+
 #[derive(Default)]
 struct Cache {
-    blocks: HashMap<Key, Arc<OnceCell<Bytes>>>,
+    blocks: HashMap<Key, Block>,
     /// Oldest first.
     order: VecDeque<(Key, usize)>,
     bytes: usize,
@@ -108,6 +116,8 @@ pub struct Tier {
     /// When the last manifest was written.
     told_at: Mutex<Option<Instant>>,
     fetches: Arc<Semaphore>,
+    /// Half of the cache: so much of it may have been fetched ahead and not been read yet, in bytes.
+    ahead: Arc<Semaphore>,
     /// Where history is read; `None` only while it is dropped.
     behind: Option<Runtime>,
 }
@@ -140,6 +150,7 @@ fn storage(e: geds::Error) -> Error {
 
 impl Tier {
     pub fn new(persist: Persist, overflow: Option<Overflow>, options: Options) -> Tier {
+        let ahead = Arc::new(Semaphore::new((options.cache_bytes / 2).min(Semaphore::MAX_PERMITS)));
         Tier {
             persist,
             overflow,
@@ -150,6 +161,7 @@ impl Tier {
             fetched_bytes: AtomicU64::new(0),
             told_at: Mutex::new(None),
             fetches: Arc::new(Semaphore::new(FETCHES)),
+            ahead,
             behind: Some(behind()),
         }
     }
@@ -210,31 +222,40 @@ impl Tier {
         Ok([&begin[from..], &end[..left]].concat().into())
     }
 
-    /// Begins to fetch what will be read soon.
+    /// Begins to fetch what will be read soon, if that takes nothing from those who read now.
     pub fn prefetch(self: &Arc<Self>, chunk: Chunk, at: u32) {
         let block = at / BLOCK;
         if !lock(&self.cache).blocks.contains_key(&(chunk.location.clone(), block)) {
             let tier = self.clone();
-            let (Some(behind), Ok(turn)) = (&self.behind, self.fetches.clone().try_acquire_owned()) else { return };
+            let size = chunk.bytes.min((block + 1) * BLOCK) - block * BLOCK;
+            let Some(behind) = &self.behind else { return };
+            let (Ok(turn), Ok(ahead)) = (self.fetches.clone().try_acquire_owned(), self.ahead.clone().try_acquire_many_owned(size)) else { return };
             behind.spawn(async move {
                 // Whoever needs it tries again and hears what is wrong.
-                let _ = tier.block(&chunk, block, Some(turn)).await;
+                let _ = tier.block(&chunk, block, Some((turn, ahead))).await;
             });
         }
     }
 
-    async fn block(&self, chunk: &Chunk, block: u32, turn: Option<OwnedSemaphorePermit>) -> Result<Bytes> {
+    /// A block, for someone who reads it, or with what it takes to fetch it ahead.
+    async fn block(&self, chunk: &Chunk, block: u32, places: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>) -> Result<Bytes> {
         let Chunk { location, bytes, .. } = chunk;
         let key = (location.to_string(), block);
         let range = u64::from(block * BLOCK)..u64::from((*bytes).min((block + 1) * BLOCK));
+        let (turn, ahead) = places.unzip();
         let cell = {
             let mut cache = lock(&self.cache);
-            match cache.blocks.get(&key) {
-                Some(cell) => cell.clone(),
+            match cache.blocks.get_mut(&key) {
+                Some(there) => {
+                    if turn.is_none() {
+                        there.ahead = None;
+                    }
+                    there.bytes.clone()
+                }
                 None => {
-                    let cell = Arc::new(OnceCell::new());
-                    let size = (range.end - range.start) as usize;
-                    cache.blocks.insert(key.clone(), cell.clone());
+                    let there = Block { ahead, ..Block::default() };
+                    let (cell, size) = (there.bytes.clone(), (range.end - range.start) as usize);
+                    cache.blocks.insert(key.clone(), there);
                     cache.order.push_back((key.clone(), size));
                     cache.bytes += size;
                     while cache.bytes > self.options.cache_bytes

@@ -22,7 +22,7 @@ pub mod ts;
 use crate::{catalog::SegmentNo, segment::State};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Set for a frame that the index has, that a player can begin with, and that does not follow the one before.
+/// Set for a frame that the index has (in the index itself it is reserved, and not set), that a player can begin with, and that does not follow the one before.
 pub const INDEXED: u32 = 1;
 pub const RANDOM_ACCESS: u32 = 2;
 pub const DISCONTINUITY: u32 = 4;
@@ -57,6 +57,7 @@ pub fn is_video(state: &State, scope: &str, stream: &str) -> bool {
 /// An entry of the index: when a frame was taken and where it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
+    /// [`RANDOM_ACCESS`] and [`DISCONTINUITY`].
     pub flags: u32,
     pub tai_ns: u64,
     pub offset: u64,
@@ -91,18 +92,49 @@ pub fn frame(flags: u32, tai_ns: u64, packets: &[u8]) -> BytesMut {
 }
 
 /// The packets of whole frames that follow each other; `None` if the bytes are not frames.
-pub fn packets(mut bytes: Bytes) -> Option<Bytes> {
-    let mut out = BytesMut::with_capacity(bytes.len());
-    while !bytes.is_empty() {
-        if bytes.len() < HEADER || bytes.get_i32() != 0 {
-            return None;
+pub fn packets(bytes: &[u8]) -> Option<Bytes> {
+    let (mut out, mut unframer) = (BytesMut::with_capacity(bytes.len()), Unframer::default());
+    unframer.push(bytes, &mut out)?;
+    unframer.is_between().then(|| out.freeze())
+}
+
+/// Takes the packets out of frames that come in pieces, cut anywhere.
+#[derive(Default)]
+pub struct Unframer {
+    header: [u8; HEADER],
+    /// How much of the next header is there.
+    have: usize,
+    /// How much of the frame is still to come.
+    left: usize,
+}
+
+impl Unframer {
+    /// Adds the packets among the next bytes to `out`; `None` if these are not frames.
+    pub fn push(&mut self, mut bytes: &[u8], out: &mut BytesMut) -> Option<()> {
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                let (packets, rest) = bytes.split_at(self.left.min(bytes.len()));
+                out.put_slice(packets);
+                (self.left, bytes) = (self.left - packets.len(), rest);
+                continue;
+            }
+            let (part, rest) = bytes.split_at((HEADER - self.have).min(bytes.len()));
+            self.header[self.have..self.have + part.len()].copy_from_slice(part);
+            (self.have, bytes) = (self.have + part.len(), rest);
+            if self.have == HEADER {
+                let mut header = &self.header[..];
+                let (kind, length) = (header.get_i32(), header.get_i32());
+                self.left = usize::try_from(length).ok().filter(|n| kind == 0 && *n >= 12)? - 12;
+                self.have = 0;
+            }
         }
-        let length = usize::try_from(bytes.get_i32()).ok().filter(|n| *n >= 12 && *n <= bytes.len())?;
-        let mut event = bytes.split_to(length);
-        event.advance(12);
-        out.put_slice(&event);
+        Some(())
     }
-    Some(out.freeze())
+
+    /// A frame has ended, and none has begun.
+    pub fn is_between(&self) -> bool {
+        self.have == 0 && self.left == 0
+    }
 }
 
 #[cfg(test)]
@@ -115,10 +147,15 @@ mod tests {
         assert_eq!(event[..], [0, 0, 0, 3, 1, 2, 3, 4, 5, 6, 7, 8, b'x', b'y', b'z']);
         let whole: Bytes = [&0i32.to_be_bytes()[..], &(event.len() as i32).to_be_bytes(), &event].concat().into();
         let two: Bytes = [&whole[..], &whole].concat().into();
-        assert_eq!(packets(two.clone()).unwrap(), "xyzxyz");
-        assert_eq!(packets(two.slice(..two.len() - 1)), None);
-        assert_eq!(packets(Bytes::from_static(&[1; 40])), None);
-        let entry = Entry { flags: 3, tai_ns: 7, offset: 1 << 40 };
+        assert_eq!(packets(&two).unwrap(), "xyzxyz");
+        assert_eq!(packets(&two[..two.len() - 1]), None);
+        assert_eq!(packets(&[1; 40]), None);
+        for size in 1..30 {
+            let (mut unframer, mut out) = (Unframer::default(), BytesMut::new());
+            two.chunks(size).for_each(|piece| unframer.push(piece, &mut out).unwrap());
+            assert!(unframer.is_between() && out == "xyzxyz", "in pieces of {size}");
+        }
+        let entry = Entry { flags: RANDOM_ACCESS, tai_ns: 7, offset: 1 << 40 };
         assert_eq!(Entry::parse(&[&entry.bytes()[..], &entry.bytes(), &[1; 19]].concat()), [entry, entry]);
     }
 }

@@ -28,7 +28,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Before the name of a stream's mark stream.
 const MARK_PREFIX: &str = "_MARK";
 /// The attribute under which clients keep where to begin with a mark stream: MurmurHash3 of `RevisionStreamClientMark`, seeded with `SegmentAttribute`.
-const MARK_ATTRIBUTE: u128 = 0x7df9_a874_246c_c9d6_9397_cdd1_9ead_68c5;
+pub(crate) const MARK_ATTRIBUTE: u128 = 0x7df9_a874_246c_c9d6_9397_cdd1_9ead_68c5;
 /// Under which watermarks are appended.
 const WRITER: u128 = 0xc10d_5c17_0000_0000_0000_0000_0000_0001;
 
@@ -133,6 +133,10 @@ pub fn decide(stream: &Stream, told: &catalog::Told, behind: &mut HashMap<String
     if let Some(last) = last {
         raise(&mut cut, &ranges, &last.cut);
     }
+    if stream.first_epoch > 0 {
+        // Positions may lie in segments that nobody knows any more.
+        raise(&mut cut, &ranges, &stream.head());
+    }
     let times = active.iter().map(|m| m.time);
     let bound = times.clone().min().zip(times.max());
     let watermark = bound.zip(whole(stream, &ranges, cut)).map(|((lower, upper), cut)| Watermark { lower, upper, cut });
@@ -162,7 +166,9 @@ fn whole(stream: &Stream, ranges: &BTreeMap<SegmentNo, Range>, mut cut: BTreeMap
         if covers(there.clone(), &all) {
             return Some(cut);
         }
-        let epoch = stream.epochs.get(there.iter().map(|r| r.segment.epoch()).max()? as usize)?;
+        let highest = there.iter().map(|r| r.segment.epoch()).max()?;
+        // What was before the beginning has been dropped; the first one that is there has the same keys.
+        let epoch = stream.epoch(highest).or(stream.epochs.first())?;
         let covered = |r: &Range| {
             let mut parts: Vec<(f64, f64)> = there.iter().filter(|t| t.overlaps(r)).map(|t| (t.low.max(r.low), t.high.min(r.high))).collect();
             parts.sort_by(|a, b| a.0.total_cmp(&b.0));

@@ -1,4 +1,4 @@
-//! Both ports against random inputs, for as long as a test may take. `fuzz/` has the same for as long as anyone wants.
+//! Both ports against random inputs, for as long as a test may take, or as many as `STREAMS_FUZZ` says. `fuzz/` has the same for libFuzzer.
 
 mod faulty;
 mod inputs;
@@ -13,8 +13,9 @@ const SPAN: Duration = Duration::from_secs(15);
 fn throw(mut one: impl FnMut(&[u8])) {
     let seed: u64 = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
     println!("SEED={seed}");
+    let wanted: u32 = std::env::var("STREAMS_FUZZ").ok().and_then(|s| s.parse().ok()).unwrap_or(INPUTS);
     let (mut rng, began, mut count) = (StdRng::seed_from_u64(seed), Instant::now(), 0);
-    while count < INPUTS || began.elapsed() < SPAN {
+    while count < wanted || began.elapsed() < SPAN {
         let length = rng.random_range(0..600);
         // Small numbers are choices that lead somewhere.
         let input: Vec<u8> = (0..length).map(|_| if rng.random_bool(0.3) { rng.random_range(0..8) } else { rng.random() }).collect();

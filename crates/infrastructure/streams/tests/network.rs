@@ -1,5 +1,5 @@
-//! The whole store on bad days: a disk that loses its power, an S3 that is away or answers half, and connections that break, stall and come in pieces.
-//! Clients are our own and the protocol's; what was acknowledged is there, once, in order.
+//! The whole store on bad days: a disk that loses its power, an S3 that is away or answers half, and connections that break, stall and come in pieces, while the
+//! stream is scaled up and down. Clients are our own and the protocol's; what was acknowledged is there, once, in order.
 
 mod faulty;
 #[path = "faulty/s3.rs"]
@@ -182,6 +182,7 @@ async fn bad_days(seed: u64) {
         client.create_stream("s", "t", ScalingPolicy { min_num_segments: 2, ..ScalingPolicy::default() }).await.unwrap();
     }
     s3.weather(rng.random(), 0.3);
+    let scaling = client(&lines[0]).await;
     let acknowledged = Arc::new(AtomicU64::new(0));
     let mut writing = Vec::new();
     for n in 0..WRITERS {
@@ -234,6 +235,16 @@ async fn bad_days(seed: u64) {
             assert!(Instant::now() < end, "seed {seed}: {before} events are acknowledged in life {lives}, and then none");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        if lives == 1 || rng.random_bool(0.5) {
+            // Its line may break before it is asked, or before it hears, and then it asks again.
+            let to = rng.random_range(1..5);
+            let scaled = async {
+                while scaling.scale("s", "t", to).await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            let _ = tokio::time::timeout(Duration::from_secs(2), scaled).await;
+        }
         disk.fail_after(rng.random_range(1..40));
         tokio::time::sleep(Duration::from_millis(rng.random_range(5..150))).await;
         life.end(&lines).await;
@@ -256,8 +267,13 @@ async fn bad_days(seed: u64) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     s3.weather(0, 0.0);
-    let lengths: u64 = life.store.peek(|s| ["s/t/0.#epoch.0", "s/t/1.#epoch.0"].iter().map(|n| s.segment(n).unwrap().length).sum());
+    let (lengths, epochs) = life.store.peek(|s| {
+        let stream = s.catalog.stream("s", "t").unwrap();
+        (stream.segments().into_keys().map(|n| s.segment(&n.name("s", "t")).unwrap().length).sum::<u64>(), stream.epoch_number())
+    });
+    println!("seed {seed}: {lives} lives, {epochs} scales");
     assert_eq!(lengths, WRITERS * (0..EVENTS).map(|e| 8 + 16 + e * 7919 % 900).sum::<u64>(), "seed {seed}");
+    assert!(epochs > 0, "seed {seed}: nothing was scaled");
     assert!(lives > 5 && lines.iter().map(|l| l.broken.load(Relaxed)).sum::<u64>() > 20, "{lives} lives are no bad days");
     life.end(&lines).await;
 }

@@ -426,6 +426,28 @@ async fn what_a_large_event_was_gathered_in_goes_with_its_connection() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segments_attributes_have_a_bound_also_where_a_merge_brings_them() {
+    let running = server().await;
+    client(&running).await.create_stream("s", "t", segments(1)).await.unwrap();
+    let name = "s/t/0.#epoch.0";
+    let mut talk = Talk::open(&running).await;
+    let (_, got) = talk.ask(40, &[&1i64.to_be_bytes()[..], &7u128.to_be_bytes(), &text(name), &text("")].concat()).await.unwrap();
+    let transient = String::from_utf8(got[10..].to_vec()).unwrap();
+    let merge = |id: i64, count: u32| {
+        let updates = (0..count).flat_map(|n| [&u128::from(n).to_be_bytes()[..], &[1], &5i64.to_be_bytes(), &0i64.to_be_bytes()].concat());
+        [&id.to_be_bytes()[..], &text(name), &text(&transient), &text(""), &(count as i32).to_be_bytes()].concat().into_iter().chain(updates).collect::<Vec<u8>>()
+    };
+    assert_eq!(talk.ask(58, &merge(2, 100_001)).await.unwrap().0, 61);
+    // Nothing of that has been done.
+    let attribute = |id: i64| [&id.to_be_bytes()[..], &text(name), &3u128.to_be_bytes(), &text("")].concat();
+    let (kind, got) = talk.ask(34, &attribute(3)).await.unwrap();
+    assert_eq!((kind, &got[8..16]), (35, &i64::MIN.to_be_bytes()[..]));
+    assert_eq!(talk.ask(58, &merge(4, 4)).await.unwrap().0, 59);
+    let (kind, got) = talk.ask(34, &attribute(5)).await.unwrap();
+    assert_eq!((kind, &got[8..16]), (35, &5i64.to_be_bytes()[..]));
+}
+
 fn update(id: i64, table: &str, entries: &[(&[u8], &[u8])]) -> Vec<u8> {
     let mut out = [&id.to_be_bytes()[..], &text(table), &text(""), &(entries.len() as i32).to_be_bytes()].concat();
     for (key, value) in entries {

@@ -1,26 +1,29 @@
 //! The store over a disk that fails, over long-term storage that is away, and against what it promises: once, in order, all or nothing.
 
 mod faulty;
+mod model;
 #[path = "faulty/s3.rs"]
 mod s3;
 
 use bytes::Bytes;
 use faulty::Faulty;
+use model::{Change, Model};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use s3::FakeS3;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
 use streams::{
     Error, Store,
-    catalog::{Config, SegmentNo, TxnState},
-    log,
+    catalog::{Config, Range, Scaling, SegmentNo, TxnState},
+    log::{self, Seq},
     overflow::Overflow,
     plan,
-    segment::Record,
-    store::{Append, Options},
+    segment::{NO_VALUE, Record, State},
+    store::{Append, Gated, Options},
+    table,
     tier::{self, Tier},
 };
 
@@ -213,7 +216,7 @@ fn what_was_acknowledged_is_there_after_power_failures() {
     }
 }
 
-fn streams_create(s: &streams::segment::State, name: &str) -> plan::Plan<()> {
+fn streams_create(s: &State, name: &str) -> plan::Plan<()> {
     Ok((Some(Record::Create { id: s.new_id(0), name: name.into(), table: false, at_ms: 1 }), ()))
 }
 
@@ -786,4 +789,297 @@ async fn a_manifest_says_nothing_of_what_has_flowed_over() {
     let there = read(&again, "a", 0).await;
     assert!(there.len() >= 400_000 && there.len() < 2_000_000 && there.len() % 20_000 == 0, "{} bytes", there.len());
     assert!(there == (1..=100u32).flat_map(|n| [n as u8; 20_000]).take(there.len()).collect::<Vec<u8>>());
+}
+
+/// Of a segment that is shorter than before, the numbers of its writers are forgotten: they would tell of events that are lost, and a writer that has not heard
+/// of one and sends it again would be told that it is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_lost_disk_an_event_that_is_sent_again_is_stored() {
+    let (disk, folder) = (Arc::new(Faulty::new(23)), tempfile::tempdir().unwrap());
+    let (store, flusher) = streams_over(&disk, geds::Persist::folder(folder.path()).unwrap(), tier::Options { flush_after: Duration::from_secs(3600), ..quick() });
+    for name in ["short", "whole"] {
+        create(&store, name);
+        append(&store, name, 7, 1, &[1; 200_000]).await.unwrap();
+        store.change(|s| Ok((Some(Record::Attribute { id: s.find(name)?.0, key: 5, value: 99 }), ()))).await.unwrap();
+    }
+    until("a flush", || store.peek(|s| s.live.unflushed == 0)).await;
+    // Too little to be flushed, and known to the next manifest but one.
+    append(&store, "short", 7, 2, b"lost").await.unwrap();
+    for n in 0..2 {
+        let newest = manifests(folder.path()).1;
+        store.change(|s| plan::create_scope(s, &format!("s{n}"))).await.unwrap();
+        until("the next manifest", || manifests(folder.path()).1 > newest).await;
+    }
+    flusher.abort();
+    let _ = flusher.await;
+    store.close();
+    drop((store, disk));
+    let fresh = Arc::new(Faulty::new(24));
+    streams::manifest::restore(&geds::Persist::folder(folder.path()).unwrap(), None, fresh.clone()).await.unwrap();
+    let store = open(&fresh);
+    let told = |name: &str| store.peek(|s| s.segment(name).map(|s| (s.length, s.attribute(7), s.attribute(5)))).unwrap();
+    assert_eq!((told("short"), told("whole")), ((200_000, NO_VALUE, 99), (200_000, 1, 99)));
+    assert_eq!(append(&store, "short", 7, 2, b"lost").await.unwrap(), 200_004);
+    assert_eq!(append(&store, "whole", 7, 1, b"sent again").await.unwrap(), 200_000);
+}
+
+/// Epochs that were truncated away are gone from memory and from checkpoints, and the stream goes on with the numbers that it had.
+#[tokio::test]
+async fn a_stream_that_is_scaled_and_truncated_for_ever_stays_small() {
+    use streams::disk::Disk;
+    let disk = Arc::new(Faulty::new(25));
+    let store = Store::open(disk.clone(), Options { checkpoint_bytes: 1, ..options() }).unwrap();
+    let scaling = Scaling { min_segments: 4, ..Scaling::default() };
+    store.change(|s| plan::create_scope(s, "s")).await.unwrap();
+    store.change(|s| plan::create_stream(s, "s", "t", Config { scaling, ..Config::default() }, 1)).await.unwrap();
+    let cut = |s: &State| s.catalog.stream("s", "t").unwrap().current().segments.iter().map(|r| (r.segment, 0)).collect::<BTreeMap<_, _>>();
+    for _ in 0..200 {
+        let first = store.peek(|s| s.catalog.stream("s", "t").unwrap().current().segments[0]);
+        let done = store.commit(|s| plan::scale(s, "s", "t", &[first.segment], &[(first.low, first.high)], 2));
+        done.result.unwrap();
+        store.commit(|s| plan::truncate_stream(s, "s", "t", cut(s))).result.unwrap();
+    }
+    // Both checkpoints are from behind that.
+    let files = || ["checkpoint-a", "checkpoint-b"].map(|name| disk.get(name).unwrap());
+    let (before, end) = (files(), Instant::now() + Duration::from_secs(60));
+    while files().iter().zip(&before).any(|(now, before)| now.is_none() || now == before) {
+        assert!(Instant::now() < end, "no checkpoints");
+        store.change(|s| plan::begin_txn(s, "s", "t", 10_000, 3)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let seen = |store: &Store| store.peek(|s| s.catalog.stream("s", "t").map(|t| (t.epochs.len(), t.epoch_number(), t.next_number, t.epoch(3).is_some())).unwrap());
+    let before = seen(&store);
+    assert!(before.0 <= 66 && before.1 == 200 && before.2 == 204 && !before.3, "{before:?}");
+    store.close();
+    drop(store);
+    // From a checkpoint, and then from the log behind one.
+    for _ in 0..2 {
+        let store = open(&disk);
+        assert_eq!(seen(&store), before);
+        let (id, _) = store.change(|s| plan::begin_txn(s, "s", "t", 10_000, 3)).await.unwrap();
+        store.change(|s| plan::abort_txn(s, "s", "t", id)).await.unwrap();
+        store.close();
+    }
+}
+
+/// How often [`after_a_crash_a_store_is_what_some_number_of_its_changes_made_of_it`] begins anew; `make kills` wants more.
+const MODEL_ROUNDS: u64 = 1;
+const MODEL_LIVES: u32 = 8;
+
+/// Everything that changes a store, at random, with a disk that loses its power in the middle of writes, an S3 that is away or breaks off, and a folder beside it for
+/// that time. After each crash it is held against the model, and in the end what S3 alone has.
+#[test]
+fn after_a_crash_a_store_is_what_some_number_of_its_changes_made_of_it() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    let (seed, rounds) = (number("SEED").unwrap_or_else(rand::random), number("STREAMS_ROUNDS").unwrap_or(MODEL_ROUNDS));
+    println!("SEED={seed} STREAMS_ROUNDS={rounds}");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    for round in 0..rounds {
+        let seed = seed.wrapping_add(round);
+        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(240), lives(seed)).await }).unwrap_or_else(|_| panic!("seed {seed}: not done in time"));
+    }
+}
+
+/// A store for little, which flows over soon, with small chunks. Nothing is flushed before its tier runs.
+fn cramped(disk: &Arc<Faulty>, s3: &FakeS3, folder: &std::path::Path) -> (Store, Arc<Tier>) {
+    let log = log::Options { file_bytes: 64 << 10, ..options().log };
+    let store = Store::open(disk.clone(), Options { log, backlog_max: 200 << 10, checkpoint_bytes: 100 << 10, ..options() }).unwrap();
+    let tiers = tier::Options { chunk_bytes: 30 << 10, flush_bytes: 10 << 10, flush_after: Duration::from_millis(100), cache_bytes: 200 << 10, remove_after: Duration::from_millis(50), ..quick() };
+    let tier = Arc::new(Tier::new(s3.persist(), Some(Overflow::new(geds::Persist::folder(folder).unwrap(), 2_000_000)), tiers));
+    store.set_tier(tier.clone());
+    (store, tier)
+}
+
+async fn lives(seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let (disk, s3, folder) = (Arc::new(Faulty::new(rng.random())), FakeS3::start().await, tempfile::tempdir().unwrap());
+    // What is durable for sure, what was changed since, and how much of that was acknowledged.
+    let (mut sure, mut changes, mut acknowledged) = (Model::default(), Vec::<Change>::new(), 0);
+    let (mut crashes, mut all, mut beside) = (0, 0, 0);
+    for life in 0..=MODEL_LIVES {
+        let at = format!("seed {seed} life {life}");
+        let (store, tier) = cramped(&disk, &s3, folder.path());
+        let found = Model::of(&store, async |store, name, from| read(store, name, from).await).await;
+        let mut why = None;
+        let fits = (0..=changes.len()).any(|n| {
+            if n > 0 {
+                sure.apply(&changes[n - 1]);
+            }
+            why = if n < acknowledged { why.take() } else { sure.differs(&found) };
+            n >= acknowledged && why.is_none()
+        });
+        assert!(fits, "{at}: {acknowledged} of {} changes were acknowledged, and after none of those numbers it looks like this: {why:?}", changes.len());
+        (sure, acknowledged) = (found.clone(), 0);
+        changes.clear();
+        if life == MODEL_LIVES {
+            let flusher = tokio::spawn(tier.clone().run(store.clone()));
+            finish(&at, &s3, &store, &tier, found).await;
+            flusher.abort();
+            break;
+        }
+        let mut now = found;
+        if now.streams.is_empty() {
+            // A scope is nothing that can be seen here, so it is there before anything can go wrong.
+            let _ = store.change(|s| plan::create_scope(s, model::SCOPE)).await;
+        }
+        let away = rng.random_bool(0.4);
+        s3.away(away);
+        s3.weather(rng.random(), 0.1);
+        let flusher = tokio::spawn(tier.clone().run(store.clone()));
+        disk.fail_after(rng.random_range(10..150));
+        loop {
+            let step = tokio::time::timeout(Duration::from_secs(2), step(&mut rng, &store, &now)).await;
+            // Writers that wait for room end the life, too.
+            let Ok(Ok(step)) = step else { break };
+            let Some((change, seq)) = step else { continue };
+            now.apply(&change);
+            changes.push(change);
+            all += 1;
+            if rng.random_bool(0.1) {
+                if store.settle(Gated { seq, result: Ok(()) }).await.is_err() {
+                    break;
+                }
+                acknowledged = changes.len();
+                let names: Vec<&String> = now.segments.keys().collect();
+                if let (false, Some(name)) = (away, model::one(&mut rng, &names)) {
+                    let (segment, got) = (&now.segments[*name], read(&store, name, now.segments[*name].start).await);
+                    assert!(got == segment.bytes, "{at}: {name} has other bytes than were appended");
+                }
+            }
+        }
+        beside = beside.max(tier.overflow().map_or(0, |(bytes, _)| bytes));
+        crashes += u32::from(store.log().progress().borrow().stopped.is_some());
+        flusher.abort();
+        let _ = flusher.await;
+        tokio::task::spawn_blocking(move || store.close()).await.unwrap();
+        drop(tier);
+        disk.power_on();
+        s3.away(false);
+        s3.weather(0, 0.0);
+    }
+    println!("seed {seed}: {all} changes, {crashes} power failures, up to {beside} bytes in the overflow");
+    assert!(crashes >= MODEL_LIVES / 2 && all > 100, "seed {seed}: {crashes} power failures and {all} changes are no bad days");
+}
+
+/// One change of the store, whichever; none if it can't be made now.
+async fn step(rng: &mut StdRng, store: &Store, now: &Model) -> streams::Result<Option<(Change, Seq)>> {
+    let raw = |of: &Model| of.segments.keys().filter(|n| n.starts_with("raw")).cloned().collect::<Vec<_>>();
+    let record = |change: Change, make: &dyn Fn(&State) -> Record| {
+        let Gated { seq, result } = store.commit(|s| Ok((Some(make(s)), ())));
+        result.map(|()| Some((change, seq)))
+    };
+    let kind = rng.random_range(0..100);
+    let stream = ["t", "u"][rng.random_range(0..2)].to_string();
+    let Some(of) = now.streams.get(&stream) else {
+        let scaling = Scaling { min_segments: 2, ..Scaling::default() };
+        let Gated { seq, result } = store.commit(|s| plan::create_stream(s, model::SCOPE, &stream, Config { scaling, ..Config::default() }, 1));
+        return result.map(|()| Some((Change::CreateStream { stream, ranges: streams::catalog::even(2, 0, 0) }, seq)));
+    };
+    match kind {
+        0..60 => {
+            let names = now.open();
+            let Some(name) = model::one(rng, &names).map(|n| n.to_string()) else { return Ok(None) };
+            let writer = rng.random_range(model::WRITERS);
+            let event = now.segments[&name].writers.get(&writer).copied().unwrap_or(0) + rng.random_range(1..3);
+            let data = vec![rng.random(); rng.random_range(0..3000)];
+            store.room().await?;
+            let Gated { seq, result } = store.append(Append { segment: &name, writer, event, events: 1, expected: None, data: data.clone().into() });
+            assert_eq!(result?.length, now.segments[&name].length + data.len() as u64);
+            Ok(Some((Change::Append { name, writer, event, data }, seq)))
+        }
+        60..70 => {
+            let table = format!("table-{}", kind % 2);
+            let Some(there) = now.tables.get(&table) else {
+                let name = table.clone();
+                return record(Change::Create { name, table: true }, &|s| Record::Create { id: s.new_id(0), name: table.clone(), table: true, at_ms: 1 });
+            };
+            let key = vec![rng.random_range(0..20u8)];
+            let removes = there.contains_key(&key) && rng.random_bool(0.3);
+            let value = vec![rng.random(); rng.random_range(0..300)];
+            let key_bytes = Bytes::from(key.clone());
+            let changed = if removes { table::Change::Remove { key: key_bytes } } else { table::Change::Put { key: key_bytes, value: value.clone().into() } };
+            let change = if removes { Change::Remove { table: table.clone(), key } } else { Change::Put { table: table.clone(), key, value } };
+            record(change, &|s| Record::Table { id: s.find(&table).unwrap().0, changes: vec![changed.clone()] })
+        }
+        70..76 => {
+            let i = rng.random_range(0..of.current.len());
+            let (seal, ranges) = match of.current.len() {
+                2.. if rng.random_bool(0.5) => {
+                    let i = i.min(of.current.len() - 2);
+                    (of.current[i..i + 2].to_vec(), vec![(of.current[i].low, of.current[i + 1].high)])
+                }
+                _ => {
+                    let Range { low, high, .. } = of.current[i];
+                    (vec![of.current[i]], vec![(low, (low + high) / 2.0), ((low + high) / 2.0, high)])
+                }
+            };
+            let seal: Vec<SegmentNo> = seal.iter().map(|r| r.segment).collect();
+            let Gated { seq, result } = store.commit(|s| plan::scale(s, model::SCOPE, &stream, &seal, &ranges, 1));
+            let (_, new) = result?;
+            Ok(Some((Change::Scale { stream, seal, new }, seq)))
+        }
+        76..81 if of.open.len() < 3 => {
+            let Gated { seq, result } = store.commit(|s| plan::begin_txn(s, model::SCOPE, &stream, 10_000, 1));
+            let (id, _) = result?;
+            Ok(Some((Change::Begin { stream, id }, seq)))
+        }
+        81..88 => {
+            let open: Vec<_> = of.open.keys().copied().collect();
+            let Some(id) = model::one(rng, &open).copied() else { return Ok(None) };
+            let Gated { seq, result } = match kind < 86 {
+                true => store.commit(|s| plan::commit_txn(s, model::SCOPE, &stream, id, 1)),
+                false => store.commit(|s| plan::abort_txn(s, model::SCOPE, &stream, id)),
+            };
+            result?;
+            Ok(Some((if kind < 86 { Change::Commit { stream, id } } else { Change::Abort { stream, id } }, seq)))
+        }
+        88..91 => {
+            let place = |r: &Range, rng: &mut StdRng| {
+                let segment = &now.segments[&model::name(&stream, r)];
+                (r.segment, rng.random_range(segment.start..=segment.length))
+            };
+            let cut: BTreeMap<SegmentNo, u64> = of.current.iter().map(|r| place(r, rng)).collect();
+            let Gated { seq, result } = store.commit(|s| plan::truncate_stream(s, model::SCOPE, &stream, cut.clone()));
+            result?;
+            Ok(Some((Change::Truncate { stream, cut }, seq)))
+        }
+        91..94 if raw(now).len() < 4 => {
+            let name = format!("raw-{:x}", rng.random::<u64>());
+            record(Change::Create { name: name.clone(), table: false }, &|s| Record::Create { id: s.new_id(0), name: name.clone(), table: false, at_ms: 1 })
+        }
+        94..97 => {
+            // One that was truncated can't be merged.
+            let sources: Vec<String> = raw(now).into_iter().filter(|n| now.segments[n].start == 0).collect();
+            let (targets, Some(source)) = (now.open(), model::one(rng, &sources).cloned()) else { return Ok(None) };
+            let Some(target) = model::one(rng, &targets).map(|n| n.to_string()).filter(|t| *t != source) else { return Ok(None) };
+            let change = Change::Merge { source: source.clone(), target: target.clone() };
+            record(change, &|s| Record::Merge { source: s.find(&source).unwrap().0, target: s.find(&target).unwrap().0 })
+        }
+        _ => {
+            let Some(name) = model::one(rng, &raw(now)).cloned() else { return Ok(None) };
+            if kind == 99 {
+                return record(Change::Delete { name: name.clone() }, &|s| Record::Delete { id: s.find(&name).unwrap().0 });
+            }
+            let start = rng.random_range(now.segments[&name].start..=now.segments[&name].length);
+            record(Change::TruncateSegment { name: name.clone(), start }, &|s| Record::Truncate { id: s.find(&name).unwrap().0, start })
+        }
+    }
+}
+
+/// When all of it is in S3, that alone has all of it.
+async fn finish(at: &str, s3: &FakeS3, store: &Store, tier: &Arc<Tier>, mut expected: Model) {
+    until("all of it to be in S3", || store.peek(|s| s.live.unflushed == 0) && tier.overflow() == Some((0, 2_000_000))).await;
+    for n in 0..2 {
+        let newest = s3.names("/manifest/").pop();
+        store.change(|s| plan::create_scope(s, &format!("end-{n}"))).await.unwrap();
+        until("the next manifest", || s3.names("/manifest/").pop() > newest).await;
+    }
+    let open: Vec<_> = expected.streams.iter().flat_map(|(stream, of)| of.open.keys().map(|id| Change::Abort { stream: stream.clone(), id: *id })).collect();
+    open.iter().for_each(|abort| expected.apply(abort));
+    let fresh = Arc::new(Faulty::new(1));
+    streams::manifest::restore(&s3.persist(), None, fresh.clone()).await.unwrap();
+    let again = Store::open(fresh, options()).unwrap();
+    again.set_tier(Arc::new(Tier::new(s3.persist(), None, quick())));
+    let found = Model::of(&again, async |store, name, from| read(store, name, from).await).await;
+    assert_eq!(expected.differs(&found), None, "{at}: S3 has something else");
 }

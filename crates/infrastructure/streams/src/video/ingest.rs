@@ -4,7 +4,7 @@
 //! frame is durable, so that it never tells of what is not there. One ingester writes to a stream at a time; a second one's frames would come in between.
 
 use super::{DISCONTINUITY, Entry, INDEXED, RANDOM_ACCESS, frame, index_name, tai, ts::{Frame, Framer}};
-use crate::{Client, Error, Result, catalog::SegmentNo, client::Writer, proto::ScalingPolicy};
+use crate::{Client, Error, Result, catalog::SegmentNo, client::Writer, http::Bounded, proto::ScalingPolicy};
 use axum::{
     Router,
     extract::{Request, State},
@@ -166,7 +166,7 @@ impl Ingester {
         self.data.append("video", &event, 0).await?;
         if entry {
             self.data.flush().await?;
-            self.index.append_bytes("video", &Entry { flags, tai_ns, offset: self.offset }.bytes(), 0).await?;
+            self.index.append_bytes("video", &Entry { flags: flags & !INDEXED, tai_ns, offset: self.offset }.bytes(), 0).await?;
             self.newest = Some(tai_ns);
         }
         self.offset += 8 + event.len() as u64;
@@ -176,6 +176,8 @@ impl Ingester {
     }
 }
 
+/// Connections of encoders at a time, of which one sends.
+const CONNECTIONS_MAX: usize = 16;
 /// A sender that is quiet for longer has ended, and the next one is another.
 const QUIET: Duration = Duration::from_secs(5);
 /// How often it is looked whether that is so.
@@ -188,7 +190,7 @@ pub fn serve(listener: TcpListener, mut ingester: Ingester, mut told: impl FnMut
         let (near, mut far) = tokio::io::duplex(256 << 10);
         let door = Door { to: Arc::new(tokio::sync::Mutex::new(near)), hears: Arc::default(), over: Arc::default() };
         let app = Router::new().fallback(body).with_state(door.clone());
-        let serving = tokio::spawn(async move { axum::serve(listener, app).await });
+        let serving = tokio::spawn(async move { axum::serve(Bounded::new(listener, CONNECTIONS_MAX), app).await });
         let taking = async {
             loop {
                 let sender = Sender { from: &mut far, door: door.clone(), last: Instant::now(), tick: Box::pin(tokio::time::sleep(TICK)) };

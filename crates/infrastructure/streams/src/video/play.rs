@@ -12,34 +12,38 @@
 //! A part is what lies between two entries of the index, so it begins with a frame that a player can begin with. What comes after the last entry is not told of
 //! until the next one: a player is behind by as much as the encoder puts between two such frames, and by what it keeps in reserve itself.
 
-use super::{ENTRY, Entry, HEADER, index_name, is_video, packets, picture::{self, Form}, tai, utc};
+use super::{ENTRY, Entry, HEADER, Unframer, index_name, is_video, packets, picture::{self, Form}, tai, utc};
 use crate::{
     Error, Result, Store,
     access::{self, Want},
     catalog::SegmentNo,
     http::{App, refuse},
+    store::Held,
 };
 use axum::{
     Router,
+    body::Body,
     extract::{Path, Query, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
 use bytes::{Bytes, BytesMut};
-use futures::stream;
+use futures::{StreamExt, stream};
 use serde::Deserialize;
-use std::{collections::VecDeque, fmt::Write, time::Duration};
+use std::{fmt::Write, time::Duration};
 use tokio::sync::Semaphore;
 
 /// Parts in a live playlist.
 const LIVE_PARTS: u64 = 6;
 /// Parts in a playlist from a time on; who wants more asks for what comes after.
 const PARTS_MAX: u64 = 3600;
-/// A part beyond this many bytes is refused.
+/// Of a video that is sent, so much is in memory at a time.
+const PIECE: u64 = 256 << 10;
+/// No image is made of a part beyond this many bytes.
 const BYTES_MAX: u64 = 64 << 20;
-/// Parts that are read at once; the next ones wait.
-static READS: Semaphore = Semaphore::const_new(4);
+/// Parts that are in memory for an image at once; the next ones wait.
+static IMAGES: Semaphore = Semaphore::const_new(4);
 
 pub fn router() -> Router<App> {
     Router::new()
@@ -131,7 +135,8 @@ impl Video {
             parts.push((from + n as u64, pair[0], pair[1].offset, seconds));
         }
         let all = ended && to >= end;
-        if let (true, Some(last)) = (all, entries.last()) {
+        // The plugin ends an index with where its last frame ends.
+        if let (true, Some(last)) = (all, entries.last().filter(|e| e.offset < length)) {
             let seconds = parts.last().map_or(1.0, |p| p.3);
             parts.push((end - 1, *last, length, seconds));
         }
@@ -154,13 +159,56 @@ impl Video {
         Ok(out)
     }
 
-    async fn frames(&self, start: u64, end: u64) -> Result<Bytes> {
-        if end <= start || end - start > BYTES_MAX {
-            return Err(Error::TooLarge { what: "a part of a video".into(), limit: BYTES_MAX, wanted: end.saturating_sub(start) });
+    /// The packets of the frames between two offsets, as an answer. What is wrong with the first of them is told before any is sent.
+    async fn frames(self, start: u64, end: u64) -> Result<Response> {
+        if end <= start {
+            return Err(Error::Invalid(format!("no frames are from {start} to {end}")));
         }
-        let _turn = READS.acquire().await.map_err(|e| Error::Invalid(e.to_string()))?;
-        let bytes = self.read(&self.data, start, end).await?;
-        packets(bytes).ok_or_else(|| Error::Invalid(format!("{} has no frames from {start} to {end}; frames have {HEADER} bytes before their packets", self.data)))
+        let mut sent = Sent { video: self, start, at: start, end, unframer: Unframer::default(), held: Held::default() };
+        let first = sent.next().await?;
+        let rest = stream::unfold(Some(sent), |sent| async move {
+            let mut sent = sent?;
+            match sent.next().await {
+                Ok(Some(packets)) => Some((Ok(packets), Some(sent))),
+                Ok(None) => None,
+                // The connection breaks: what came is not all.
+                Err(e) => Some((Err(e), None)),
+            }
+        });
+        Ok(text(PACKETS, Body::from_stream(stream::iter(first.map(Ok)).chain(rest))))
+    }
+}
+
+/// Frames on their way to a client, a piece at a time: one that takes them slowly has a piece in memory, and no more.
+struct Sent {
+    video: Video,
+    start: u64,
+    at: u64,
+    end: u64,
+    unframer: Unframer,
+    /// The place in memory of the last piece.
+    held: Held,
+}
+
+impl Sent {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        let Sent { video, unframer, start, end, .. } = self;
+        while self.at < *end {
+            self.held = Held::default();
+            let read = video.store.read(&video.data, self.at, (*end - self.at).min(PIECE) as usize, Duration::ZERO).await?;
+            if read.data.is_empty() {
+                return Err(Error::BeyondEnd { segment: video.data.clone(), length: self.at, offset: *end });
+            }
+            self.at += read.data.len() as u64;
+            let mut out = BytesMut::with_capacity(read.data.len());
+            let frames = unframer.push(&read.data, &mut out).filter(|()| self.at < *end || unframer.is_between());
+            frames.ok_or_else(|| Error::Invalid(format!("{} has no frames from {start} to {end}; frames have {HEADER} bytes before their packets", video.data)))?;
+            if !out.is_empty() {
+                self.held = read.held;
+                return Ok(Some(out.freeze()));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -179,7 +227,7 @@ fn date(ms: u64) -> String {
     format!("{y:04}-{m:02}-{d:02}T{h:02}:{min:02}:{s:02}.{:03}Z", rest % 1000)
 }
 
-fn text(kind: &'static str, body: impl Into<axum::body::Body>) -> Response {
+fn text(kind: &'static str, body: impl Into<Body>) -> Response {
     ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")], body.into()).into_response()
 }
 
@@ -233,32 +281,17 @@ async fn clip(State(app): State<App>, headers: HeaderMap, Path((scope, stream)):
     };
     let found = async {
         let (from, to) = (video.find(of_ms(ask.from)).await?, video.find(of_ms(ask.to)).await? + 1);
+        // What lies between two entries is whole frames, however many entries are between these.
         let (_, end) = video.entries()?;
-        let entries = video.some(from, (to + 1).min(end)).await?;
-        if entries.is_empty() {
-            return Err(Error::NotFound(format!("{scope}/{stream} has no video yet")));
-        }
-        let mut parts: VecDeque<(u64, u64)> = entries.windows(2).map(|pair| (pair[0].offset, pair[1].offset)).collect();
-        if entries.len() as u64 <= to - from {
+        let first = video.some(from, (from + 1).min(end)).await?.pop().ok_or_else(|| Error::NotFound(format!("{scope}/{stream} has no video yet")))?;
+        let behind = match video.some(to, (to + 1).min(end)).await?.pop() {
+            Some(next) => next.offset,
             // Up to what came last.
-            parts.push_back((entries[entries.len() - 1].offset, video.store.peek(|s| s.segment(&video.data).map(|s| s.landed.durable))?));
-        }
-        Ok(parts)
+            None => video.store.peek(|s| s.segment(&video.data).map(|s| s.landed.durable))?,
+        };
+        video.frames(first.offset, behind).await
     };
-    let parts = match found.await {
-        Ok(parts) => parts,
-        Err(e) => return answer(e),
-    };
-    // A part at a time, however long the clip is.
-    let bytes = stream::unfold((video, parts), |(video, mut parts)| async move {
-        let (start, end) = parts.pop_front()?;
-        let read = video.frames(start, end).await;
-        if read.is_err() {
-            parts.clear();
-        }
-        Some((read, (video, parts)))
-    });
-    text(PACKETS, axum::body::Body::from_stream(bytes))
+    found.await.unwrap_or_else(answer)
 }
 
 #[derive(Deserialize)]
@@ -284,10 +317,10 @@ async fn image(State(app): State<App>, headers: HeaderMap, Path((scope, stream))
         if end - begin.offset > BYTES_MAX {
             return Err(Error::TooLarge { what: "a part of a video".into(), limit: BYTES_MAX, wanted: end - begin.offset });
         }
-        let turn = READS.acquire().await.map_err(|e| Error::Invalid(e.to_string()))?;
+        // Until the image is made, the part is in memory.
+        let _turn = IMAGES.acquire().await.map_err(|e| Error::Invalid(e.to_string()))?;
         let bytes = video.read(&video.data, begin.offset, end).await?;
-        drop(turn);
-        let packets = packets(until(bytes, at)).ok_or_else(|| Error::Invalid(format!("{} has no frames from {}", video.data, begin.offset)))?;
+        let packets = packets(&until(bytes, at)).ok_or_else(|| Error::Invalid(format!("{} has no frames from {}", video.data, begin.offset)))?;
         picture::last(packets, form).await
     };
     made.await.map_or_else(answer, |bytes| text(form.media(), bytes))
@@ -314,7 +347,7 @@ async fn part(State(app): State<App>, headers: HeaderMap, Path((scope, stream, p
         Ok(video) => video,
         Err(answer) => return answer,
     };
-    video.frames(start, end).await.map_or_else(answer, |bytes| text(PACKETS, bytes))
+    video.frames(start, end).await.unwrap_or_else(answer)
 }
 
 async fn page(State(app): State<App>, headers: HeaderMap, Path((scope, stream)): Path<(String, String)>) -> Response {

@@ -17,7 +17,7 @@ use crate::{
     log::Seq,
     metrics::Histogram,
     plan,
-    segment::{NO_VALUE, Record, State},
+    segment::{NO_VALUE, Record, Segment, State},
     store::{Append, Gated, Held, Info, READ_MAX},
     table::{self, Change},
     tier::AbortOnDrop,
@@ -31,7 +31,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::{Notify, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
 };
 
@@ -48,7 +48,8 @@ const WRITERS_MAX: usize = 100_000;
 const ATTRIBUTES_MAX: usize = 100_000;
 /// Replies that leave together stop at this many bytes: what comes meanwhile and waits for nothing but its turn is an acknowledgement.
 const LEAVE_TOGETHER: usize = 256 << 10;
-/// What is written to the socket before others have their turn. Who reads history is served by the threads that acknowledge appends, too.
+/// What is written to the socket before others have their turn. What is more goes out by threads that give way to those that acknowledge appends: sending costs
+/// a processor as much as fetching does.
 const WRITE_AT_ONCE: usize = 64 << 10;
 /// What is read from the socket at once, at least.
 const READ_BUFFER: usize = 64 << 10;
@@ -170,14 +171,15 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
             };
             let (places, last) = box_.take(durable, &mut out, &told.metrics().write);
             if out.size() > 0 {
-                for piece in out.take() {
-                    for (n, part) in piece.chunks(WRITE_AT_ONCE).enumerate() {
-                        if n > 0 {
-                            tokio::task::yield_now().await;
-                        }
-                        writer.write_all(part).await.map_err(|e| e.to_string())?;
-                    }
-                }
+                let much = out.size() > WRITE_AT_ONCE;
+                let pieces = out.take();
+                let sent;
+                (writer, sent) = match told.tier().filter(|_| much) {
+                    // What is large is history, as a rule.
+                    Some(tier) => tier.aside(async move { Ok(send(writer, pieces).await) }).await.map_err(|e| e.to_string())?,
+                    None => send(writer, pieces).await,
+                };
+                sent.map_err(|e| e.to_string())?;
                 drop(places);
                 box_.emptied.notify_waiters();
                 continue;
@@ -229,11 +231,27 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
     served
 }
 
+/// Sends all of it, and gives the socket back.
+async fn send<W: AsyncWrite + Unpin>(mut to: W, pieces: Vec<Bytes>) -> (W, std::io::Result<()>) {
+    for piece in pieces {
+        for (n, part) in piece.chunks(WRITE_AT_ONCE).enumerate() {
+            if n > 0 {
+                tokio::task::yield_now().await;
+            }
+            if let Err(e) = to.write_all(part).await {
+                return (to, Err(e));
+            }
+        }
+    }
+    (to, Ok(()))
+}
+
 struct Writer {
     segment: String,
     last: i64,
     /// When its token ends, ms since 1970.
     until_ms: u64,
+    _place: OwnedSemaphorePermit,
 }
 
 struct Connection {
@@ -320,7 +338,8 @@ impl Connection {
                 if self.writers.len() >= WRITERS_MAX && !self.writers.contains_key(&writer) {
                     return Err(format!("more than {WRITERS_MAX} writers on one connection"));
                 }
-                self.writers.insert(writer, Writer { segment: segment.clone(), last: 0, until_ms });
+                let place = self.store.setup(&segment).ok_or("no memory is left for more writers over all connections: close some, or set up fewer")?;
+                self.writers.insert(writer, Writer { segment: segment.clone(), last: 0, until_ms, _place: place });
                 let gated = self.store.gate(&segment, |state| {
                     let found = state.segment(&segment)?;
                     if found.table.is_some() {
@@ -560,6 +579,9 @@ impl Connection {
                         condition_failed = true;
                         return Ok((None, t.length));
                     };
+                    for update in &updates {
+                        room_for_attribute(t, update.key, updates.len())?;
+                    }
                     let (record, length) = merge(state, &target, &source, t.length)?;
                     let mut all = vec![record];
                     all.extend(updates.iter().zip(values).map(|(u, value)| Record::Attribute { id: number, key: u.key, value }));
@@ -612,8 +634,8 @@ impl Connection {
                 let gated = store.commit(|state| {
                     let (number, s) = state.find(&segment)?;
                     let done = s.attribute(key) == expected;
-                    if done && s.attributes.len() >= ATTRIBUTES_MAX && !s.attributes.contains_key(&key) {
-                        return Err(Error::TooLarge { what: format!("attributes of {segment}"), limit: ATTRIBUTES_MAX as u64, wanted: ATTRIBUTES_MAX as u64 + 1 });
+                    if done {
+                        room_for_attribute(s, key, 1)?;
                     }
                     Ok((done.then_some(Record::Attribute { id: number, key, value: new }), done))
                 });
@@ -814,6 +836,15 @@ pub(crate) fn merge(state: &State, target: &str, source: &str, length: u64) -> R
         return Err(Error::Invalid(format!("{source} can't be merged into {target}: it is the same, or truncated")));
     }
     Ok((Record::Merge { source: source_id, target: target_id }, length + s.length))
+}
+
+/// Whether a segment may have an attribute that is one of so many to be added.
+fn room_for_attribute(segment: &Segment, key: u128, more: usize) -> Result<()> {
+    let wanted = segment.attributes.len() + more;
+    match wanted > ATTRIBUTES_MAX && !segment.attributes.contains_key(&key) {
+        true => Err(Error::TooLarge { what: format!("attributes of {}", segment.name), limit: ATTRIBUTES_MAX as u64, wanted: wanted as u64 }),
+        false => Ok(()),
+    }
 }
 
 /// The reply to a request that failed.

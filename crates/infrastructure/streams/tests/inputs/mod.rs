@@ -22,6 +22,7 @@ use streams::{
     retention,
     scale::{Profile, Scaler},
     store::Options,
+    tier::{self, Tier},
     watermark, wire,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -153,6 +154,8 @@ pub struct World {
     store: Store,
     controller: Controller,
     inputs: u32,
+    /// Long-term storage.
+    _folder: tempfile::TempDir,
 }
 
 impl World {
@@ -188,7 +191,12 @@ impl World {
         runtime.spawn(Scaler::new(store.clone(), Profile::fast()).run());
         runtime.spawn(retention::run(store.clone()));
         runtime.spawn(watermark::run(store.clone()));
-        World { runtime, store, controller, inputs: 0 }
+        let folder = tempfile::tempdir().unwrap();
+        let often = tier::Options { chunk_bytes: 4 << 10, flush_bytes: 1, manifest_every: Duration::from_millis(50), remove_after: Duration::from_millis(50), ..tier::Options::default() };
+        let tier = Arc::new(Tier::new(geds::Persist::folder(folder.path()).unwrap(), None, often));
+        store.set_tier(tier.clone());
+        runtime.spawn(tier.run(store.clone()));
+        World { runtime, store, controller, inputs: 0, _folder: folder }
     }
 
     /// A connection to the segment store that says what the input makes of itself, and then nothing more.
