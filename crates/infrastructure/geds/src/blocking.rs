@@ -4,7 +4,7 @@
 
 use crate::{
     Appendable, BucketName, Key, Listing, Node, Object, ObjectMeta, Page, Range, Result, Watched, Writer,
-    metrics::{Source, add},
+    metrics::Source,
     spans,
 };
 use base::Kind;
