@@ -386,7 +386,8 @@ fn short_ways(cell: &mut Cell) {
         assert_eq!(cell.get(192, 2), [n * (n - 1) / 2 + n * round, n], "round {round}");
     }
     println!("rank {me}: {} sends, {} receives and {} collectives the short way, {} half of it", short[0], short[1], short[2], short[3]);
-    assert!(short[0] > 0, "no way was short");
+    // Who has moved may be alone where it is.
+    assert!(short[0] > 0 || cell.net.fabrics.len() > 1, "no way was short");
 }
 
 #[test]

@@ -143,7 +143,7 @@ pub fn run(leg: &Leg) -> anyhow::Result<Value> {
     let begin = Instant::now();
     let cache = leg.cache.as_deref();
     // One cell for each rank and no more: an emulator keeps books of each page that is reserved.
-    let engine = Engine::new(&Options { cache: cache.map(|c| c.to_path_buf().into()), cells_max: leg.ranks + 1, tier: leg.tier })?;
+    let engine = Engine::new(&Options { cache: cache.map(|c| c.to_path_buf().into()), cells_max: leg.ranks + 1, tier: leg.tier, ..Options::default() })?;
     let before = kept(cache);
     let program = engine.load(cells::toolchain::driver::module(&bytes))?;
     let code = if cache.is_some() && kept(cache) == before { "kept" } else { "compiled" };

@@ -168,7 +168,7 @@ impl State {
     /// Begins an `MPI_Barrier`. `None`: the general way.
     #[inline]
     pub fn barrier_now(&mut self, comm: comm::Handle) -> Option<Together> {
-        self.together(comm, None)
+        self.begin_together(comm, None)
     }
 
     /// Begins an `MPI_Allreduce` of few bytes with an operation of MPI's own. `None`: the general way.
@@ -186,11 +186,11 @@ impl State {
         let mut data = [0; OPERAND_MAX];
         data[..len].copy_from_slice(&mem[from]);
         let into = Buffer { address: into.start as u32, count: count as u32, datatype };
-        self.together(comm, Some(Sum { op, basic, into, data, len }))
+        self.begin_together(comm, Some(Sum { op, basic, into, data, len }))
     }
 
     #[inline]
-    fn together(&mut self, comm: comm::Handle, sum: Option<Sum>) -> Option<Together> {
+    fn begin_together(&mut self, comm: comm::Handle, sum: Option<Sum>) -> Option<Together> {
         if !self.alone() || self.starting.is_some() {
             return None;
         }
