@@ -349,7 +349,7 @@ fn bare_puts(endpoint: &str, run: &str, objects: u64, content: &[u8], connection
         socket.write_all(body)?;
         into.clear();
         let mut piece = [0; 64 << 10];
-        let mut end = None;
+        let mut end: Option<(usize, usize)> = None;
         loop {
             if let Some((at, len)) = end
                 && into.len() >= at + len

@@ -15,6 +15,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use tracing_subscriber::fmt::format::FmtSpan;
 
 const MIB: usize = 1 << 20;
 const LONG: Duration = Duration::from_secs(60);
@@ -439,68 +440,40 @@ async fn figures_are_by_bucket_and_tier_and_add_up() {
     assert_eq!((of(&edge, "no_space_total", "quick", "memory"), metric(&edge, "cloudskin_geds_no_space_total")), (1, 1));
 }
 
-/// What a tracing subscriber is told: the spans' names and fields.
-#[derive(Clone, Default)]
-struct Spans(Arc<std::sync::Mutex<Vec<(&'static str, std::collections::BTreeMap<&'static str, String>)>>>);
-
-struct Fields<'a>(&'a mut std::collections::BTreeMap<&'static str, String>);
-
-impl tracing::field::Visit for Fields<'_> {
-    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-        self.0.insert(field.name(), format!("{value:?}").trim_matches('"').into());
-    }
-}
-
-impl tracing::Subscriber for Spans {
-    fn enabled(&self, meta: &tracing::Metadata<'_>) -> bool {
-        meta.target() == "geds::spans"
-    }
-    fn new_span(&self, span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        let mut fields = std::collections::BTreeMap::new();
-        span.record(&mut Fields(&mut fields));
-        let mut all = self.0.lock().unwrap();
-        all.push((span.metadata().name(), fields));
-        tracing::span::Id::from_u64(all.len() as u64)
-    }
-    fn record(&self, span: &tracing::span::Id, values: &tracing::span::Record<'_>) {
-        values.record(&mut Fields(&mut self.0.lock().unwrap()[span.into_u64() as usize - 1].1));
-    }
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn event(&self, _: &tracing::Event<'_>) {}
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
-/// All tasks of this test run on its own thread, where the subscriber is.
+/// As a user sees them who has asked for them. All tasks of this test run on its own thread, where the subscriber is.
 #[tokio::test]
 async fn the_slow_steps_have_spans_that_say_whose_they_are() {
-    let spans = Spans::default();
-    let _here = tracing::subscriber::set_default(spans.clone());
+    // Of a subscriber that is the only one, other threads would say that nobody wants what they come by first.
+    let _other = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let read = || std::fs::read_to_string(log.path()).unwrap();
+    let shown = tracing_subscriber::fmt().with_env_filter("warn,geds::spans=debug").with_span_events(FmtSpan::CLOSE).with_writer(Arc::new(log.reopen().unwrap())).with_ansi(false).without_time();
+    let _here = tracing::subscriber::set_default(shown.finish());
     let here = Installation::new().await.with_folder_persist();
     let (edge, cloud) = (here.node("edge").await, here.node("cloud").await);
     put(&edge, "k", &content(1, 5000)).await;
     get(&cloud, "k").await.unwrap();
-    let known = spans.0.lock().unwrap().len();
+    let known = read();
     get(&cloud, "k").await.unwrap();
-    assert_eq!(spans.0.lock().unwrap().len(), known, "a warm open has none");
+    assert_eq!(read(), known, "a warm open has none");
     assert_eq!(cloud.spill(&bucket("data"), "k").await.unwrap(), (1, 5000));
     assert_eq!(edge.spill(&bucket("data"), "k").await.unwrap(), (1, 5000));
     get(&edge, "k").await.unwrap();
-    let told: Vec<String> = spans.0.lock().unwrap().iter().map(|(name, fields)| {
-        let field = |name: &str| fields.get(name).map_or("?", String::as_str);
-        format!("{name} {}/{} {} {}", field("bucket"), field("key"), field("bytes"), field("tier"))
-    }).collect();
+    let text = read();
+    let told: Vec<&str> = text.lines().filter_map(|line| line.trim_start().strip_prefix("DEBUG ")?.split(": geds::spans: close").next()).collect();
+    let of = |name: &str, tier: &str| format!("geds.{name}{{bucket=data key=k bytes=5000 tier=\"{tier}\"}}");
+    let unended = |name: &str| format!("geds.{name}{{bucket=data key=k}}");
     let expected = [
-        "geds.seal data/k 5000 disk",
-        "geds.open data/k 5000 peer",
-        "geds.fetch data/k 5000 peer",
-        "geds.spill data/k 5000 disk",
-        "geds.upload data/k 5000 disk",
-        "geds.spill data/k 5000 disk",
-        "geds.open data/k 5000 persistency",
-        "geds.fetch data/k 5000 persistency",
+        of("seal", "disk"),
+        format!("{}:{}", unended("open"), of("fetch", "peer")),
+        of("open", "peer"),
+        format!("{}:{}", of("spill", "disk"), of("upload", "disk")),
+        of("spill", "disk"),
+        of("spill", "disk"),
+        format!("{}:{}", unended("open"), of("fetch", "persistency")),
+        of("open", "persistency"),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(told, expected, "{text}");
 }
 
 // --- growing ----------------------------------------------------------------------------------------------------------------------
