@@ -431,10 +431,6 @@ impl Store {
         disk.put(CHECKPOINTS[0], &checkpoint.bytes()).map_err(Error::file("write", CHECKPOINTS[0]))
     }
 
-    pub(crate) fn tier(&self) -> Option<&Arc<Tier>> {
-        self.0.shared.tier.get()
-    }
-
     /// Where bytes are that the log does not have any more.
     pub fn set_tier(&self, tier: Arc<Tier>) {
         let _ = self.0.shared.tier.set(tier);
@@ -979,10 +975,10 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{Catalog, Change, Config, Epoch, SegmentNo, even};
+    use crate::catalog::{Change, Config, Epoch, SegmentNo, even};
 
     fn state() -> State {
-        let mut state = State { catalog: Catalog::default(), ..State::default() };
+        let mut state = State::default();
         let (scope, stream) = (|| "s".to_string(), || "t".to_string());
         let mut apply = |change| state.apply(Record::Catalog(Box::new(change)));
         apply(Change::CreateScope { scope: scope() });
