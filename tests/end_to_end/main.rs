@@ -8,6 +8,7 @@ mod dashboard;
 mod example;
 mod faults;
 mod fence;
+mod hammer;
 mod help;
 mod increments;
 mod kills;
