@@ -431,6 +431,10 @@ impl Store {
         disk.put(CHECKPOINTS[0], &checkpoint.bytes()).map_err(Error::file("write", CHECKPOINTS[0]))
     }
 
+    pub(crate) fn tier(&self) -> Option<&Arc<Tier>> {
+        self.0.shared.tier.get()
+    }
+
     /// Where bytes are that the log does not have any more.
     pub fn set_tier(&self, tier: Arc<Tier>) {
         let _ = self.0.shared.tier.set(tier);

@@ -46,9 +46,10 @@ const TABLE_REPLY_MAX: usize = 4 << 20;
 const WRITERS_MAX: usize = 100_000;
 /// Attributes of a segment beyond which none is added by a command of its own; a writer's last number always is.
 const ATTRIBUTES_MAX: usize = 100_000;
-/// Replies that leave together stop at this many bytes: what comes meanwhile and waits for nothing but its turn is an acknowledgement.
+/// Replies that leave together stop at this many bytes: what comes meanwhile and waits for nothing but its turn is an acknowledgement. One that is longer alone is
+/// history, as a rule, and goes out by threads that give way to those that acknowledge appends: sending costs a processor as much as fetching does.
 const LEAVE_TOGETHER: usize = 256 << 10;
-/// What is written to the socket before others have their turn. Who reads history is served by the threads that acknowledge appends, too.
+/// What is written to the socket before others have their turn.
 const WRITE_AT_ONCE: usize = 64 << 10;
 /// What is read from the socket at once, at least.
 const READ_BUFFER: usize = 64 << 10;
@@ -170,14 +171,14 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
             };
             let (places, last) = box_.take(durable, &mut out, &told.metrics().write);
             if out.size() > 0 {
-                for piece in out.take() {
-                    for (n, part) in piece.chunks(WRITE_AT_ONCE).enumerate() {
-                        if n > 0 {
-                            tokio::task::yield_now().await;
-                        }
-                        writer.write_all(part).await.map_err(|e| e.to_string())?;
-                    }
-                }
+                let much = out.size() > LEAVE_TOGETHER;
+                let pieces = out.take();
+                let sent;
+                (writer, sent) = match told.tier().filter(|_| much) {
+                    Some(tier) => tier.aside(async move { Ok(send(writer, pieces).await) }).await.map_err(|e| e.to_string())?,
+                    None => send(writer, pieces).await,
+                };
+                sent.map_err(|e| e.to_string())?;
                 drop(places);
                 box_.emptied.notify_waiters();
                 continue;
@@ -227,6 +228,21 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
         let _ = tokio::time::timeout(Duration::from_secs(5), &mut writing.0).await;
     }
     served
+}
+
+/// Sends all of it, and gives the socket back.
+async fn send<W: AsyncWrite + Unpin>(mut to: W, pieces: Vec<Bytes>) -> (W, std::io::Result<()>) {
+    for piece in pieces {
+        for (n, part) in piece.chunks(WRITE_AT_ONCE).enumerate() {
+            if n > 0 {
+                tokio::task::yield_now().await;
+            }
+            if let Err(e) = to.write_all(part).await {
+                return (to, Err(e));
+            }
+        }
+    }
+    (to, Ok(()))
 }
 
 struct Writer {
