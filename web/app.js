@@ -519,14 +519,30 @@ function watchButton(name) {
 // A player that nobody sees loads nothing more.
 $("player").onclose = () => $("player-page").removeAttribute("src");
 
+// A stream's key space: each segment as wide as its part of the keys, and the more filled the more of the stream's events it gets.
+function drawKeys(keys, written) {
+  keys.hidden = written.length < 2;
+  const busiest = Math.max(...written.map((segment) => segment.events_per_second), 1e-9);
+  sync(keys, written, (segment) => segment.segment, () => make("li", {}), (one, segment) => {
+    const rate = `${number(segment.events_per_second, segment.events_per_second < 10 ? 1 : 0)}/s`;
+    tint(one, "flex-grow", String(segment.high - segment.low));
+    tint(one, "--load", (segment.events_per_second / busiest).toFixed(2));
+    text(one, rate);
+    const words = `segment ${segment.segment}, keys from ${number(segment.low, 3)} to ${number(segment.high, 3)}: ${rate}, ${bytes(segment.bytes)}`;
+    attribute(one, "aria-label", words);
+    attribute(one, "title", words);
+  });
+}
+
 function drawStreams() {
   const told = hub.streams;
   $("streams-section").hidden = !told;
   if (!told) return;
   none("streams", told.streams.length === 0);
   $("streams-table").hidden = told.streams.length === 0;
-  sync($("streams"), told.streams, (stream) => stream.stream, (stream) => make("tr", { role: "row", "data-stream": stream.stream }, make("th", { scope: "row", role: "rowheader" }, stream.stream, " ", watchButton(stream.stream)), ...["segments", "rate", "size", "log"].map((name) => make("td", { role: "cell", class: `number ${name}` }))), (row, stream) => {
+  sync($("streams"), told.streams, (stream) => stream.stream, (stream) => make("tr", { role: "row", "data-stream": stream.stream }, make("th", { scope: "row", role: "rowheader" }, stream.stream, " ", watchButton(stream.stream), make("ul", { class: "keys", "aria-label": `Segments of ${stream.stream}` })), ...["segments", "rate", "size", "log"].map((name) => make("td", { role: "cell", class: `number ${name}` }))), (row, stream) => {
     part(row, ".watch").hidden = !stream.video;
+    drawKeys(part(row, ".keys"), stream.written ?? []);
     text(part(row, ".segments"), stream.sealed ? "sealed" : String(stream.segments));
     text(part(row, ".rate"), number(stream.events_per_second, stream.events_per_second < 10 ? 1 : 0));
     text(part(row, ".size"), bytes(stream.bytes));

@@ -9,6 +9,7 @@ mod doors;
 mod example;
 mod faults;
 mod fence;
+mod hammer;
 mod help;
 mod increments;
 mod kills;

@@ -1,6 +1,7 @@
 //! Streams as their users have them: `cloudskin stream serve` as a process, Pravega's own Python client, real kills.
 
 use crate::dashboard::Browser;
+use crate::hammer::Hammer;
 use crate::platform::{CLOUDSKIN, PATIENCE, Platform, root, run};
 use crate::s3::{S3, SECRET};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -243,25 +244,25 @@ fn slow_pravegas_java_client_does_the_same_over_tls_with_a_user() {
 }
 
 #[test]
-fn what_the_python_client_was_told_is_durable_survives_kills_once_and_in_order() {
-    if !is_here("pravega") {
-        return;
-    }
+fn what_clients_were_told_is_durable_survives_kills_once_and_in_order() {
     let seed: u64 = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
     let kills: u32 = std::env::var("KILLS").ok().and_then(|s| s.parse().ok()).unwrap_or(200);
     println!("SEED={seed} KILLS={kills}");
     let mut rng = StdRng::seed_from_u64(seed);
     let mut server = Server::start(&[]);
+    let hammer = Hammer::start(&server.ports, seed);
     let stop = server.folder.path().join("stop");
-    let mut writer = server.wheel(&["hammer", stop.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
-    let mut durable = || -> Option<u64> { lines.next()?.ok()?.strip_prefix("durable ")?.parse().ok() };
+    let mut writer = is_here("pravega").then(|| server.wheel(&["hammer", stop.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = writer.as_mut().map(|w| BufReader::new(w.stdout.take().unwrap()).lines());
+    let mut durable = || -> Option<u64> { lines.as_mut()?.next()?.ok()?.strip_prefix("durable ")?.parse().ok() };
     let mut told = 0;
     for kill in 0..kills {
-        // Somewhere after the first event that this life has made durable, in the middle of others.
-        for _ in 0..rng.random_range(1..10) {
-            told = durable().unwrap_or_else(|| panic!("seed {seed}: the writer ended after kill {kill}"));
+        // Somewhere after the first things that this life has made durable, in the middle of others.
+        let (few, before) = (rng.random_range(1..10), hammer.told());
+        for _ in 0..if writer.is_some() { few } else { 0 } {
+            told = durable().unwrap_or_else(|| panic!("seed {seed}: the Python client ended after kill {kill}"));
         }
+        until(&format!("seed {seed}: writes after kill {kill}"), || hammer.told() >= before + few);
         std::thread::sleep(Duration::from_micros(rng.random_range(0..30_000)));
         server.kill_and_restart(&[]);
     }
@@ -269,9 +270,12 @@ fn what_the_python_client_was_told_is_durable_survives_kills_once_and_in_order()
     while let Some(n) = durable() {
         told = n;
     }
-    assert!(writer.wait().unwrap().success());
-    assert!(told > 0);
-    run(&mut server.wheel(&["audit", &told.to_string()]));
+    if let Some(writer) = &mut writer {
+        assert!(writer.wait().unwrap().success());
+        assert!(told > 0);
+        run(&mut server.wheel(&["audit", &told.to_string()]));
+    }
+    hammer.audit();
 }
 
 #[test]
@@ -392,6 +396,14 @@ fn up_serves_streams_at_the_edge_and_the_dashboard_shows_them() {
         browser.open(&format!("http://{}/?token={}", up["http"].as_str().unwrap(), token.trim()));
         browser.sees("[data-stream='road/camera']", &["road/camera", "2", "22 B"]);
         browser.sees("#streams-tiers", &["wait for long-term storage"]);
+        // Its segments one by one: as wide as their keys, each with its rate.
+        let keys = "[data-stream='road/camera'] .keys";
+        browser.sees(keys, &["/s"]);
+        let parts = browser.js(&format!("return [...document.querySelectorAll(\"{keys} li\")].map((e) => [e.getAttribute('aria-label'), e.offsetWidth])"));
+        let (first, second) = (&parts[0], &parts[1]);
+        assert!(parts.as_array().unwrap().len() == 2 && first[0].as_str().unwrap().starts_with("segment 0.#epoch.0, keys from 0.000 to 0.500: "), "{parts}");
+        assert!(second[0].as_str().unwrap().starts_with("segment 1.#epoch.0, keys from 0.500 to 1.000: "), "{parts}");
+        assert!(first[1].as_i64().unwrap().abs_diff(second[1].as_i64().unwrap()) <= 2 && first[1].as_i64() > Some(20), "{parts}");
         browser.picture("streams");
     }
     // It comes back at the same address, with what was acknowledged.
@@ -401,6 +413,35 @@ fn up_serves_streams_at_the_edge_and_the_dashboard_shows_them() {
     assert_eq!(platform.ok(&["stream", "read", "road/camera"]), "one\ntwo\nthree\n");
     let plain = Platform::start();
     assert!(plain.pid_now("hub").is_some() && !std::fs::read_to_string(plain.data().join("up.json")).unwrap().contains("\"streams\":\""), "none was asked for");
+}
+
+/// A stream server that asks who is there, and hubs that say so or don't.
+#[test]
+fn a_hub_shows_the_streams_of_a_server_that_asks_for_users() {
+    let folder = tempfile::tempdir().unwrap();
+    let users = folder.path().join("users").display().to_string();
+    let password = ("CLOUDSKIN_STREAM_PASSWORD", "1111_aaaa");
+    run(Command::new(CLOUDSKIN).args(["stream", "user", &users, "ada", "--allow", "prn::*,READ_UPDATE"]).env(password.0, password.1));
+    let server = Server::start(&["--http", "127.0.0.1:0", "--users", &users]);
+    run(server.cli(&["create", "road/camera", "--user", "ada"]).env(password.0, password.1));
+    let at = http(&server.folder.path().join("streams"));
+    let hub = |name: &str, options: &[&str]| {
+        let data = folder.path().join(name);
+        let mut command = Command::new(CLOUDSKIN);
+        command.args(["hub", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--streams", at.strip_prefix("http://").unwrap(), "--data"]).arg(&data).args(options);
+        let mut child = command.env(password.0, password.1).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let said = first_line(&mut child);
+        let address = said.strip_prefix("hub ready: HTTP on ").and_then(|s| s.split(',').next()).unwrap_or_else(|| panic!("{said}")).to_string();
+        let bearer = format!("Authorization: Bearer {}", std::fs::read_to_string(data.join("hub/token")).unwrap().trim());
+        let answer = Command::new("curl").args(["-s", "-w", "%{http_code}", "-H", &bearer]).arg(format!("http://{address}/v1/streams")).output().unwrap().stdout;
+        drop(Ends(child));
+        String::from_utf8(answer).unwrap()
+    };
+    let shown = hub("with", &["--streams-user", "ada"]);
+    assert!(shown.ends_with("200") && shown.contains("road/camera"), "{shown}");
+    // That is not as if the hub's own token were wrong, and it says what to do.
+    let refused = hub("without", &[]);
+    assert!(refused.ends_with("503") && refused.contains("--streams-user"), "{refused}");
 }
 
 #[test]
@@ -434,6 +475,14 @@ fn a_camera_is_taken_in_and_played_in_a_browser() {
         assert!((at(0, 0) - at(0, 2)).abs() < 40 && at(0, 0) > 120, "{colours}");
         assert!(at(1, 0) < 80 && at(1, 1) > 120 && at(1, 2) > 120, "{colours}");
         browser.picture("video");
+    }
+    // Pravega's own client reads it in the format that Pravega's GStreamer plugin publishes, and what it reads can be decoded.
+    if is_here("pravega") {
+        let read = server.folder.path().join("read.ts");
+        run(&mut server.wheel(&["plugin", "s", "camera", read.to_str().unwrap()]));
+        let count = format!("filesrc location={} ! tsdemux ! h264parse ! openh264dec ! fakesink silent=false", read.display());
+        let decoded = run(Command::new("gst-launch-1.0").arg("-v").args(count.split(' ')));
+        assert!(decoded.lines().filter(|l| l.contains("chain")).count() > 85, "{decoded}");
     }
     // A clip of a time, and the history from a time on.
     let began = list.lines().find_map(|l| l.strip_prefix("#EXT-X-PROGRAM-DATE-TIME:")).unwrap().to_string();

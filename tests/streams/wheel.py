@@ -8,6 +8,7 @@ well says much.
 
 import asyncio
 import os
+import struct
 import sys
 import time
 
@@ -189,7 +190,56 @@ def stay(m):
         print(event.decode(), flush=True)
 
 
-COMMANDS = {"events": events, "transactions": transactions, "bytes": bytes_, "large": large, "cuts": cuts, "end": end, "hammer": hammer, "audit": audit, "stay": stay}
+def plugin(m):
+    """Reads a video as Pravega's GStreamer plugin does, by what it publishes of its format (gstreamer-pravega, pravega-video/src/event_serde.rs and index.rs):
+    the index from its head to its tail, then the stream from the first entry's offset. What is reserved has to be 0, an entry's place has to be that of an event
+    with the same time and flags, and between two entries times are those of the first one or later, and before the second one. Writes the packets to a file."""
+    scope, stream, out = sys.argv[3:6]
+
+    def whole(name, begin=None):
+        reader = m.create_byte_stream(scope, name)
+        at, tail = reader.current_head_offset() if begin is None else begin, reader.current_tail_offset()
+        reader.seek(at, 0)
+        data = bytearray()
+        while len(data) < tail - at:
+            piece = bytearray(min(1 << 20, tail - at - len(data)))
+            data += piece[: reader.readinto(piece)]
+        return at, bytes(data)
+
+    # 20 bytes: flags of 32 bits, of which bit 1 is random access and bit 2 a discontinuity; time in ns of TAI; offset in the stream.
+    _, data = whole(stream + "-index")
+    index = list(struct.iter_unpack(">IQQ", data[: len(data) // 20 * 20]))
+    assert len(index) >= 3, index
+    for flags, at, _ in index:
+        assert flags & ~0b110 == 0 and at > 0, ("reserved bits, or no time", flags, at)
+    check(sorted({(t, o) for _, t, o in index}), [(t, o) for _, t, o in index], "times and offsets of the index grow")
+    # Behind a type of 32 bits that is 0, and the length of what follows: flags, of which bit 0 says that it is in the index; time; payload.
+    first, data = whole(stream, index[0][2])
+    events, at = {}, 0
+    while at + 8 <= len(data):
+        kind, length = struct.unpack_from(">iI", data, at)
+        assert kind == 0 and 12 <= length <= (8 << 20) - 8, (kind, length)
+        if at + 8 + length > len(data):
+            break
+        flags, taken = struct.unpack_from(">IQ", data, at + 8)
+        assert flags & ~0b111 == 0, ("reserved bits", flags)
+        events[first + at] = (flags, taken, data[at + 20 : at + 8 + length])
+        at += 8 + length
+    for flags, taken, offset in index:
+        if offset < first + at:
+            check(events[offset][:2], (flags | 1, taken), f"the event at {offset}, of which the index tells")
+    for (_, begin, offset), (_, until, end) in zip(index, index[1:]):
+        times = [t for at, (_, t, _) in events.items() if offset <= at < end]
+        assert times and all(begin <= t < until for t in times), (begin, until, times)
+    check({at for at, (flags, *_) in events.items() if flags & 1 and at < index[-1][2]}, {o for *_, o in index[:-1]}, "events that say that the index has them")
+    utc = index[-1][1] / 1e9 - 37
+    assert abs(time.time() - utc) < 600, ("not a time of TAI", utc)
+    with open(out, "wb") as file:
+        file.write(b"".join(payload for *_, payload in events.values()))
+    print(f"{len(index)} entries, {len(events)} events")
+
+
+COMMANDS = {"events": events, "transactions": transactions, "bytes": bytes_, "large": large, "cuts": cuts, "end": end, "hammer": hammer, "audit": audit, "stay": stay, "plugin": plugin}
 
 if __name__ == "__main__":
     for name in sys.argv[2].split(","):

@@ -157,6 +157,9 @@ pub struct Hub {
     /// HTTP address of a stream server, for the dashboard
     #[arg(long, value_name = "ADDR")]
     pub streams: Option<SocketAddr>,
+    /// User for a stream server that asks for one; the password is in the environment, CLOUDSKIN_STREAM_PASSWORD
+    #[arg(long, value_name = "NAME", requires = "streams")]
+    pub streams_user: Option<String>,
     /// The site whose agent follows the namenode, and takes over from it when the hub is gone
     #[arg(long, value_name = "SITE", requires = "referee")]
     pub standby: Option<SiteId>,

@@ -2,7 +2,7 @@
 //!
 //! The hub is put together here, because only this crate may know both the orchestrator and what a cell can import.
 
-use crate::{args, failure::fail, place::{Place, Ready}, table, up};
+use crate::{args, failure::fail, place::{Place, Ready}, stream, table, up};
 use anyhow::Context;
 use base::Kind;
 use axum::{body::Body, http::header, response::Response};
@@ -29,13 +29,17 @@ fn check() -> anyhow::Result<Check> {
     }))
 }
 
-/// Asks a stream server, for the dashboard.
-fn streams(at: std::net::SocketAddr) -> anyhow::Result<orchestrator::Streams> {
+/// Asks a stream server, for the dashboard; as `user`, where the server asks for one.
+fn streams(at: std::net::SocketAddr, user: Option<String>) -> anyhow::Result<orchestrator::Streams> {
     // A picture may have to be decoded first.
     const SILENCE_MAX: Duration = Duration::from_secs(10);
     let client = reqwest::Client::builder().connect_timeout(Duration::from_secs(2)).read_timeout(SILENCE_MAX).redirect(reqwest::redirect::Policy::none()).build()?;
+    let login = user.map(|name| anyhow::Ok((name, stream::password()?))).transpose()?;
     Ok(std::sync::Arc::new(move |path| {
-        let request = client.get(format!("http://{at}{path}"));
+        let mut request = client.get(format!("http://{at}{path}"));
+        if let Some((name, password)) = &login {
+            request = request.basic_auth(name, Some(password));
+        }
         Box::pin(async move {
             let answer = request.send().await.map_err(|e| format!("the stream server at {at} does not answer: {e}"))?;
             let mut passed_on = Response::builder().status(answer.status());
@@ -85,7 +89,7 @@ pub async fn hub(place: &Place, hub: args::Hub) -> anyhow::Result<u8> {
         check_module: Some(check()?),
         archive: Some(ArchiveFormat { write: Archive::write, read: |bytes| Archive::read(bytes).map_err(|e| e.to_string()), join: |newest_first| join(newest_first).map_err(|e| e.to_string()) }),
         dashboard: DASHBOARD.to_vec(),
-        streams: hub.streams.map(streams).transpose()?,
+        streams: hub.streams.map(|at| streams(at, hub.streams_user)).transpose()?,
         standby: hub.standby.zip(hub.referee).map(|(site, at)| standby(&place.data, site, at)).transpose()?,
         ..Default::default()
     };

@@ -88,7 +88,7 @@ impl args::StreamServer {
 }
 
 /// From the environment, where other users of the machine can't read it.
-fn password() -> anyhow::Result<String> {
+pub(crate) fn password() -> anyhow::Result<String> {
     std::env::var("CLOUDSKIN_STREAM_PASSWORD").map_err(|_| fail(Kind::Unauthenticated, "the user's password is not in the environment: set CLOUDSKIN_STREAM_PASSWORD"))
 }
 

@@ -979,10 +979,10 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::{Catalog, Change, Config, Epoch, SegmentNo, even};
+    use crate::catalog::{Change, Config, Epoch, SegmentNo, even};
 
     fn state() -> State {
-        let mut state = State { catalog: Catalog::default(), ..State::default() };
+        let mut state = State::default();
         let (scope, stream) = (|| "s".to_string(), || "t".to_string());
         let mut apply = |change| state.apply(Record::Catalog(Box::new(change)));
         apply(Change::CreateScope { scope: scope() });

@@ -168,7 +168,7 @@ fn what_was_acknowledged_is_there_once_over_a_bad_network_and_a_bad_disk() {
 
 const ROUNDS: u64 = 4;
 const WRITERS: u64 = 3;
-const EVENTS: u64 = 1500;
+const EVENTS: u64 = 2500;
 
 async fn bad_days(seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
@@ -243,7 +243,8 @@ async fn bad_days(seed: u64) {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             };
-            let _ = tokio::time::timeout(Duration::from_secs(2), scaled).await;
+            // Writers go on meanwhile, and are not to be done before there were bad days.
+            let _ = tokio::time::timeout(Duration::from_millis(if lives == 1 { 2000 } else { 100 }), scaled).await;
         }
         disk.fail_after(rng.random_range(1..40));
         tokio::time::sleep(Duration::from_millis(rng.random_range(5..150))).await;

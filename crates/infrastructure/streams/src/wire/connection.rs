@@ -46,10 +46,10 @@ const TABLE_REPLY_MAX: usize = 4 << 20;
 const WRITERS_MAX: usize = 100_000;
 /// Attributes of a segment beyond which none is added by a command of its own; a writer's last number always is.
 const ATTRIBUTES_MAX: usize = 100_000;
-/// Replies that leave together stop at this many bytes: what comes meanwhile and waits for nothing but its turn is an acknowledgement.
+/// Replies that leave together stop at this many bytes: what comes meanwhile and waits for nothing but its turn is an acknowledgement. One that is longer alone is
+/// history, as a rule, and goes out by threads that give way to those that acknowledge appends: sending costs a processor as much as fetching does.
 const LEAVE_TOGETHER: usize = 256 << 10;
-/// What is written to the socket before others have their turn. What is more goes out by threads that give way to those that acknowledge appends: sending costs
-/// a processor as much as fetching does.
+/// What is written to the socket before others have their turn.
 const WRITE_AT_ONCE: usize = 64 << 10;
 /// What is read from the socket at once, at least.
 const READ_BUFFER: usize = 64 << 10;
@@ -171,11 +171,10 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
             };
             let (places, last) = box_.take(durable, &mut out, &told.metrics().write);
             if out.size() > 0 {
-                let much = out.size() > WRITE_AT_ONCE;
+                let much = out.size() > LEAVE_TOGETHER;
                 let pieces = out.take();
                 let sent;
                 (writer, sent) = match told.tier().filter(|_| much) {
-                    // What is large is history, as a rule.
                     Some(tier) => tier.aside(async move { Ok(send(writer, pieces).await) }).await.map_err(|e| e.to_string())?,
                     None => send(writer, pieces).await,
                 };

@@ -127,9 +127,20 @@ pub async fn remove_site(State(app): State<App>, Path(site): Path<String>) -> Re
 pub async fn streams(State(app): State<App>) -> Result<Response, Error> {
     let Some(ask) = &app.streams else { return Ok(Json(serde_json::Value::Null).into_response()) };
     let answer = ask("/v1/streams".into()).await.map_err(|why| Error::new(Kind::Unavailable, why))?;
+    match let_in(answer)? {
+        answer if answer.status() == StatusCode::OK => Ok(answer),
+        answer => Err(Error::new(Kind::Unavailable, format!("the stream server answers {} when it is asked for its streams", answer.status()))),
+    }
+}
+
+/// That the stream server does not let the hub in is not that the hub does not let in who asks.
+fn let_in(answer: Response) -> Result<Response, Error> {
     match answer.status() {
-        StatusCode::OK => Ok(answer),
-        status => Err(Error::new(Kind::Unavailable, format!("the stream server answers {status} when it is asked for its streams"))),
+        status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Err(Error::new(
+            Kind::Unavailable,
+            format!("the stream server answers {status}: start the hub with --streams-user NAME and CLOUDSKIN_STREAM_PASSWORD in its environment, of a user who may read prn::/ and the streams"),
+        )),
+        _ => Ok(answer),
     }
 }
 
@@ -144,7 +155,7 @@ pub async fn video(State(app): State<App>, Path(path): Path<String>, uri: Uri) -
         return Err(Error::new(Kind::InvalidArgument, format!("{path:?} is not SCOPE/STREAM/PART")));
     }
     let asked = uri.path_and_query().map_or(uri.path(), |p| p.as_str());
-    ask(asked.trim_start_matches("/v1").into()).await.map_err(|why| Error::new(Kind::Unavailable, why))
+    let_in(ask(asked.trim_start_matches("/v1").into()).await.map_err(|why| Error::new(Kind::Unavailable, why))?)
 }
 
 #[utoipa::path(post, path = "/v1/modules", tag = "jobs", request_body(content = Vec<u8>, content_type = "application/wasm"),
