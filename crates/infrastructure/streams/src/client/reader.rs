@@ -31,7 +31,7 @@ fn is_away(e: &Error) -> bool {
 }
 
 /// Asks until there is an answer, or the server has been away for too long.
-async fn patiently<T>(mut ask: impl FnMut() -> BoxFuture<'static, Result<T>>) -> Result<T> {
+pub(super) async fn patiently<T>(mut ask: impl FnMut() -> BoxFuture<'static, Result<T>>) -> Result<T> {
     let end = Instant::now() + AWAY_MAX;
     loop {
         match ask().await {

@@ -4,6 +4,7 @@ use super::{
     Client,
     connection::{Reply, frame, string},
     key_position,
+    reader::patiently,
 };
 use crate::{Error, Result, catalog::Range};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -213,7 +214,12 @@ impl Router {
     }
 
     async fn refresh(&mut self) -> Result<()> {
-        let current = self.client.current(&self.scope, &self.stream).await?;
+        // A scale and a lost connection come together when a server is lost: neither ends a writer.
+        let ask = || -> BoxFuture<'static, _> {
+            let (client, scope, stream) = (self.client.clone(), self.scope.clone(), self.stream.clone());
+            Box::pin(async move { client.current(&scope, &stream).await })
+        };
+        let current = patiently(ask).await?;
         if current.is_empty() {
             return Err(Error::StreamSealed(format!("{}/{}", self.scope, self.stream)));
         }
