@@ -83,7 +83,7 @@ impl Bench {
             size: 1,
             args: vec!["rewrite".into(), self.megabytes.to_string()],
             env: Vec::new(),
-            memory_max: 2 << 30,
+            memory_max: 4 << 30,
             budget: Arc::default(),
             mounts: Mounts::default(),
             output: self.output.clone(),
