@@ -2,7 +2,7 @@
 //!
 //! A userfaultfd protects the memory from writing in its asynchronous way: the first write to a page lifts the protection of that page by itself, in the kernel, and
 //! `PAGEMAP_SCAN` (Linux 6.7) says where that has happened and protects these pages again in the same step, so that no write is lost between two questions. A write costs
-//! its thread about a microsecond once per page and question; nobody waits for anybody.
+//! its thread a fault once per page and question, which the kernel sees to by itself; nobody waits for anybody.
 //!
 //! Where the kernel has none of it, or refuses it, [`Watch::begin`] says so and all pages are looked at, as they always were.
 
