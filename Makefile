@@ -41,9 +41,9 @@ kills: ## the object store's nodes, namenodes and agents and stream servers kill
 aarch64: ## programs that go to and fro between this x86-64 machine and an emulated aarch64 one in the middle of their work (ARGS="--only numbers"); figures in out/aarch64.jsonl
 	tests/aarch64.sh $(ARGS)
 
-bench: ## our figures and our peers', as JSON lines
+bench: ## our figures and our peers', as JSON lines; they are kept in bench/report.md, too
 	setup/setup.sh test
-	cargo run --release -p bench -- all
+	cargo run --release -p bench -- --record all
 
 clean: ## remove what was compiled and what runs have left (not .setup's downloads)
 	cargo clean

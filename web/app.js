@@ -554,6 +554,7 @@ function drawStreams() {
   if (told.stopped) words.push(told.stopped);
   else {
     if (told.long_term) words.push(told.long_term.away ? "Long-term storage does not answer" : `${bytes(told.long_term.flushed_bytes)} went to long-term storage`);
+    if (told.long_term?.damaged_parts) words.push(`${told.long_term.damaged_parts} damaged parts of the log can't go there`);
     words.push(`${bytes(told.backlog_bytes)} of ${bytes(told.backlog_max_bytes)} wait for long-term storage`);
     if (told.outage_left_seconds !== null && told.outage_left_seconds < 7 * 86400) words.push(`${told.long_term?.away ? "writers wait in" : "an outage could last"} ${duration(told.outage_left_seconds * 1000)} at this rate`);
     if (told.write_p99_ms !== null) words.push(`an event is durable within ${number(told.write_p50_ms, 1)} ms (p50), ${number(told.write_p99_ms, 1)} ms (p99)`);

@@ -1,7 +1,7 @@
 //! Benchmarks: ours and a peer in turn in one run, a line of JSON per figure.
 //!
 //! `cargo run --release -p bench -- instantiate` (or others of [`BENCHES`], or `all`; `--help` lists them). Exit code 0 when it could measure, whatever it found; what can't be measured
-//! here is a line with `"not_run"` and the reason. `all` also writes `bench/report.md`.
+//! here is a line with `"not_run"` and the reason. `--record` keeps what was measured in the tree, too ([`report`]).
 
 mod density;
 mod geds;
@@ -12,6 +12,7 @@ mod messages;
 mod migrate;
 mod openmp;
 mod platform;
+mod report;
 mod stream_life;
 mod streams;
 
@@ -39,7 +40,7 @@ const BENCHES: [Bench; 24] = [
     ("openmp", "OpenMP's own parts and programs on two threads, against gcc -fopenmp", openmp::openmp),
     ("elastic", "what a second processor is worth that a running program is given half way", openmp::elastic),
     ("density", "idle cells in a gigabyte, processes beside them", density::density),
-    ("migrate", "how long a rank of 64 MB stands still while it moves", migrate::migrate),
+    ("migrate", "how long ranks of 64 MB and of a GB stand still while they move", migrate::migrate),
     ("geds-read", "small objects, opened and read", geds::read),
     ("geds-scan", "large objects, read from end to end", geds::scan),
     ("geds-write", "objects, written and sealed", geds::write),
@@ -60,14 +61,14 @@ const BENCHES: [Bench; 24] = [
 fn usage() -> String {
     let list: String = BENCHES.iter().map(|(name, what, _)| format!("  {name:17} {what}\n")).collect();
     format!(
-        "Runs ours and a peer in turn, and prints a line of JSON per figure.\n\nUsage: bench NAME...\n\nNames:\n{list}  {:17} all of them; writes bench/report.md, too\n\n\
+        "Runs ours and a peer in turn, and prints a line of JSON per figure.\n\nUsage: bench [--record] NAME...\n\nNames:\n{list}  {:17} all of them\n\n  --record          writes bench/report.md and bench/report.jsonl, too: what these benches had there before is replaced\n\n\
          Example: cargo run --release -p bench -- pingpong\n",
         "all"
     )
 }
 
 fn main() -> ExitCode {
-    let names: Vec<String> = std::env::args().skip(1).collect();
+    let mut names: Vec<String> = std::env::args().skip(1).collect();
     if names.first().is_some_and(|n| n == geds_meta::SERVER) {
         return done(names.get(1).context("the server of geds-meta needs a folder").and_then(|folder| geds_meta::serve(Path::new(folder))));
     }
@@ -75,6 +76,8 @@ fn main() -> ExitCode {
         print!("{}", usage());
         return ExitCode::SUCCESS;
     }
+    let record = names.iter().any(|n| n == "--record");
+    names.retain(|n| n != "--record");
     let all = names.iter().any(|n| n == "all");
     let unknown = names.iter().find(|n| *n != "all" && BENCHES.iter().all(|(name, ..)| name != n));
     if names.is_empty() || unknown.is_some() {
@@ -82,7 +85,7 @@ fn main() -> ExitCode {
         eprint!("error: {why}\n\n{}", usage());
         return ExitCode::from(2);
     }
-    done(run(|name| all || names.iter().any(|n| n == name), all))
+    done(run(|name| all || names.iter().any(|n| n == name), record))
 }
 
 /// Who measures wants to know what went wrong, and not where in the source.
@@ -96,10 +99,12 @@ fn done(outcome: Result<()>) -> ExitCode {
     }
 }
 
-fn run(chosen: impl Fn(&str) -> bool, all: bool) -> Result<()> {
-    let mut figures = Vec::new();
-    for (_, _, bench) in BENCHES.iter().filter(|(name, ..)| chosen(name)) {
-        for mut figure in bench()? {
+fn run(chosen: impl Fn(&str) -> bool, record: bool) -> Result<()> {
+    for (name, _, bench) in BENCHES.iter().filter(|(name, ..)| chosen(name)) {
+        let occasion = report::Occasion::of(name);
+        let mut figures = bench()?;
+        for figure in &mut figures {
+            occasion.note(figure);
             if let Some(f) = figure.as_object_mut() {
                 f.insert("cpu".into(), cpu().into());
                 f.insert("load".into(), load().into());
@@ -108,32 +113,13 @@ fn run(chosen: impl Fn(&str) -> bool, all: bool) -> Result<()> {
             if writeln!(std::io::stdout(), "{figure}").is_err() {
                 return Ok(());
             }
-            figures.push(figure);
+        }
+        // After each, so that what comes later can't take it away.
+        if record {
+            report::record(name, &figures)?;
         }
     }
-    if all {
-        report(&figures)?;
-    }
     Ok(())
-}
-
-fn report(figures: &[Value]) -> Result<()> {
-    let mut text = String::from("# Benchmarks\n\nWritten by `cargo run --release -p bench -- all`; not edited by hand.\n\n");
-    text += "| figure | ours | peer | ratio | unit | goal | met |\n| --- | --- | --- | --- | --- | --- | --- |\n";
-    for f in figures {
-        let cell = |key: &str| match &f[key] {
-            Value::String(s) => s.clone(),
-            Value::Number(n) => n.as_f64().map_or(String::new(), |n| format!("{n:.3}")),
-            Value::Null => "–".into(),
-            other => other.to_string(),
-        };
-        text += &format!(
-            "| {} | {} | {} | {} | {} | {} | {} |\n",
-            cell("name"), cell("ours"), cell("peer"), cell("ratio"), cell("unit"), cell("goal"), cell("met")
-        );
-    }
-    let path = root().join("bench/report.md");
-    std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))
 }
 
 fn root() -> PathBuf {
@@ -155,10 +141,17 @@ fn median(mut samples: Vec<f64>) -> f64 {
     samples[samples.len() / 2]
 }
 
-/// `better(ours, peer)` decides whether the goal is met.
 /// Experiments with published sizes are at a tenth of them, or with `CLOUDSKIN_BENCH_FULL=1` at those.
 fn times() -> u64 {
     if std::env::var("CLOUDSKIN_BENCH_FULL").is_ok_and(|v| v == "1") { 10 } else { 1 }
+}
+
+/// Waits until what was written and deleted before is on the disk and off it: it is not what the next measurement is about.
+fn calm() {
+    // SAFETY: it has no arguments and can't fail.
+    unsafe { libc::sync() };
+    // Freed blocks are discarded behind the commit.
+    std::thread::sleep(std::time::Duration::from_millis(500));
 }
 
 fn figure(name: &str, unit: &str, goal: &str, ours: f64, peer: Option<f64>, samples: usize, met: bool) -> Value {

@@ -85,12 +85,12 @@ pub fn moves(runs: usize, copied: f64) -> Result<Vec<Value>> {
 fn whole_job(platform: &Platform) -> Result<Value> {
     /// Pairs of a run with a move and one without.
     const PAIRS: usize = 5;
-    /// So that a run takes some ten seconds on two cores.
-    const STEPS: &str = "4000";
+    /// So that a run takes some 13 seconds on two cores.
+    const STEPS: &str = "1500";
     let module = platform.folder.path().join("halos.wasm");
     std::fs::write(&module, compile("halos.c")?)?;
     let run = |moved: bool| -> Result<(f64, String)> {
-        let told = platform.ask(&["-o", "json", "run", "--detach", "--pinned", "-n", "4", "--site", "edge", path(&module)?, STEPS])?;
+        let told = platform.ask(&["-o", "json", "run", "--detach", "--pinned", "-n", "4", "--site", "edge", path(&module)?, "--", STEPS])?;
         let job: Value = serde_json::from_str(&told).with_context(|| told.clone())?;
         let job = job["id"].as_str().context("the job has no id")?.to_string();
         let wait = |text: &str| -> Result<String> {

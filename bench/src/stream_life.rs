@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, atomic::{AtomicBool, AtomicU64, Ordering::Relaxed}},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use streams::{Client, client::{From, Reader, Writer}, proto::ScalingPolicy};
+use streams::{Client, catalog::Scaling, client::{From, Reader, Writer}, proto::ScalingPolicy};
 use tokio::{runtime::Runtime, time::sleep};
 
 fn folder() -> Result<tempfile::TempDir> {
@@ -213,7 +213,7 @@ pub fn scale() -> Result<Vec<Value>> {
         let (a, b) = (at(&meanwhile, 0.99), at(&steady, 0.99));
         out.push(figure("stream-scale.p99-meanwhile", "ms", "ratio <= 2", a, Some(b), meanwhile.len(), a <= 2.0 * b));
 
-        let policy = ScalingPolicy { scale_type: 2, target_rate: 500, scale_factor: 4, min_num_segments: 1 };
+        let policy = ScalingPolicy { scale_type: Scaling::BY_EVENTS, target_rate: 500, scale_factor: 4, min_num_segments: 1 };
         client.create_stream("bench", "by-rate", policy).await?;
         let (began, clock) = (Instant::now(), Clock::new(Instant::now()));
         let (stop, task) = run(&clock, 0, "by-rate").await;
@@ -358,6 +358,7 @@ pub fn catchup() -> Result<Vec<Value>> {
             }
             sleep(Duration::from_millis(500)).await;
         }
+        crate::calm();
         client.create_stream("bench", "tail", ScalingPolicy { min_num_segments: 1, ..ScalingPolicy::default() }).await?;
         let (stop, clock) = (Arc::new(AtomicBool::new(false)), Clock::new(Instant::now()));
         let (s, c, writing) = (stop.clone(), clock.clone(), client.clone());

@@ -12,7 +12,7 @@ fn bench(args: &[&str]) -> (i32, String, String) {
 fn who_names_no_benchmark_is_told_all_of_them() {
     let (code, help, said) = bench(&["--help"]);
     assert!(code == 0 && said.is_empty(), "{code} {said}");
-    for part in ["Usage: bench NAME...", "  pingpong ", "  geds-meta ", "  stream-video ", "  all ", "Example: cargo run --release -p bench -- pingpong"] {
+    for part in ["Usage: bench [--record] NAME...", "  pingpong ", "  geds-meta ", "  stream-video ", "  all ", "  --record ", "Example: cargo run --release -p bench -- pingpong"] {
         assert!(help.contains(part), "{part} in {help}");
     }
     for (args, why) in [(&[][..], "name a benchmark"), (&["pong"], "there is no benchmark \"pong\""), (&["instantiate", "--fast"], "there is no benchmark \"--fast\"")] {

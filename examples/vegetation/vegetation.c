@@ -29,7 +29,7 @@ enum { ROUNDS_MAX = 100000, PATH_SIZE = 1024, FIXED_POINT = 1 << 24, COVER_CLASS
 static const char usage[] =
     "usage: vegetation IMAGE.tif OUTDIR [--radius R] [--rounds N] [--scale S] [--bands red=3,nir=4,...]\n"
     "  --radius R   the window has (2R+1) x (2R+1) cells; 1 to 15, default 4\n"
-    "  --rounds N   rounds of statistics and filter; default 20\n"
+    "  --rounds N   rounds of statistics and filter; default 14\n"
     "  --scale S    number that stands for reflectance 1; default 255 for 8-bit scenes, 10000 for wider integers, 1 for floats\n"
     "  --bands L    places of blue, green, red, nir, swir1, swir2 counted from 1 (0: absent); default 1,2,3,4,5,6\n";
 
@@ -139,7 +139,7 @@ static int32_t parse(int argc, char **argv, struct options *options, char *error
 {
     memset(options, 0, sizeof *options);
     options->radius = 4;
-    options->rounds = 20;
+    options->rounds = 14;
     for (int32_t band = 0; band < BANDS; band++)
         options->places[band] = band + 1;
     for (int i = 1; i < argc; i++) {

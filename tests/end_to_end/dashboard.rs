@@ -212,7 +212,7 @@ fn ranks_are_seen_as_they_move() {
 
     // A job at the edge. Pinned, so that nothing but this test moves it.
     platform.ok(&["store", "put", scene().to_str().unwrap(), "scenes/scene.tif", "--site", "edge"]);
-    let job = platform.submit(&vegetation(), &["--np", "4", "--site", "edge", "--pinned", "--name", "vegetation"], &["--rounds", "40", "/scenes/scene.tif", "/out"]);
+    let job = platform.submit(&vegetation(), &["--np", "4", "--site", "edge", "--pinned", "--name", "vegetation"], &["--rounds", "28", "/scenes/scene.tif", "/out"]);
     let ranks = names(&job, 0..4);
     sees_ranks(&browser, "edge", &ranks);
     browser.sees("[data-site=edge]", &["4 of 16 slots"]);

@@ -87,7 +87,11 @@ impl Door for Commands<'_> {
             ["delete", key] => self.said(&["store", "rm", &at(key)]).map(nothing),
             ["rename", from, to] => self.said(&["store", "mv", &at(from), &at(to)]).map(nothing),
             ["copy", from, to] => self.said(&["store", "cp", &at(from), &at(to)]).map(nothing),
+            ["rename-new", from, to] => self.said(&["store", "mv", "--if-absent", &at(from), &at(to)]).map(nothing),
+            ["copy-new", from, to] => self.said(&["store", "cp", "--if-absent", &at(from), &at(to)]).map(nothing),
+            ["read", key, offset, len] => self.said(&["store", "get", &at(key), "-", "--offset", offset, "--bytes", &format!("{len}B")]).map(|out| text(&out)),
             ["rename-all", from, to] => self.counted(&["mv", &at(from), &at(to)]),
+            ["rename-all-new", from, to] => self.counted(&["mv", "--if-absent", &format!("{}/", at(from)), &at(to)]),
             ["copy-all", from, to] => self.counted(&["cp", &at(from), &at(to)]),
             ["delete-all", prefix] => self.counted(&["rm", "-r", &at(prefix)]),
             ["gone", key] => {
@@ -108,6 +112,12 @@ impl Door for Commands<'_> {
 fn the_command_line_and_cells_do_what_all_doors_do() {
     let p = Platform::start();
     table::run("cli", &mut Commands { p: &p });
+
+    // What is sealed is followed to its end.
+    Commands { p: &p }.put("logs/run", b"one two", &[]).unwrap();
+    assert_eq!(p.ok(&["store", "get", "logs/run", "--follow"]), "one two");
+    assert_eq!(p.ok(&["store", "get", "logs/run", "--follow", "--offset", "4"]), "two");
+    assert_eq!(Commands { p: &p }.said(&["store", "get", "logs/none", "--follow"]), Err("not_found".into()));
 
     // A bucket tells what happens in it, one line for each; who comes later goes on with the number that he has seen last.
     let watch = |after: &str| {

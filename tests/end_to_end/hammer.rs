@@ -1,6 +1,8 @@
 //! Clients that write without a pause, over whatever happens to a stream server, and keep account of what they were told: events of one writer, transactions over
 //! scales, and a table's entries, each update on the condition of the one before. They speak both ports' protocols themselves, so nothing is sent again behind
 //! their backs.
+//!
+//! Here the server is killed; in `streams`' own tests (`network.rs`) disk, network and long-term storage fail under it.
 
 use ::streams::{
     Client,
@@ -27,7 +29,7 @@ const SCOPE: &str = "hammered";
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(3);
 
-/// The clients at work, until [`Hammer::audit`].
+/// The clients at work, until [`Hammer::stop`].
 pub struct Hammer {
     ports: [String; 2],
     stop: Arc<AtomicBool>,
@@ -36,6 +38,14 @@ pub struct Hammer {
     events: JoinHandle<u64>,
     transactions: JoinHandle<Transactions>,
     entries: JoinHandle<BTreeMap<u8, u64>>,
+}
+
+/// What the clients were told, all in all.
+pub struct Account {
+    ports: [String; 2],
+    events: u64,
+    transactions: Transactions,
+    entries: BTreeMap<u8, u64>,
 }
 
 /// How many events each transaction had, by its number, and what became of it.
@@ -164,20 +174,27 @@ impl Hammer {
         self.told.load(Relaxed)
     }
 
-    /// Ends the clients, and holds what is there against what they were told.
-    pub fn audit(self) {
+    /// Ends the clients, each when it has been told about what it has under way.
+    pub fn stop(self) -> Account {
         self.stop.store(true, Relaxed);
-        let (events, transactions, entries) = (self.events.join().unwrap(), self.transactions.join().unwrap(), self.entries.join().unwrap());
+        Account { ports: self.ports, events: self.events.join().unwrap(), transactions: self.transactions.join().unwrap(), entries: self.entries.join().unwrap() }
+    }
+}
+
+impl Account {
+    /// Holds what is there against what the clients were told.
+    pub fn audit(self) {
+        let Account { ports, events, transactions, entries } = self;
         println!("{events} events, {} transactions committed and {} aborted, {} updates of a table", transactions.committed.len(), transactions.aborted.len(), entries.values().sum::<u64>());
         assert!(events > 0 && !transactions.committed.is_empty() && !entries.is_empty());
-        let mut wire = Wire::open(&self.ports[1]).unwrap();
+        let mut wire = Wire::open(&ports[1]).unwrap();
         for (key, value) in &entries {
             assert_eq!(read_entry(&mut wire, *key).unwrap().map(|(value, _)| value), Some(*value), "entry {key}");
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let all = |stream: &'static str| {
             runtime.block_on(async {
-                let client = Client::connect(&self.ports[0]).await.unwrap();
+                let client = Client::connect(&ports[0]).await.unwrap();
                 client.seal(SCOPE, stream).await.unwrap();
                 let (mut reader, mut all) = (Reader::open(&client, SCOPE, stream, From::Head).await.unwrap(), Vec::new());
                 while let Some(event) = reader.next().await.unwrap() {
@@ -257,6 +274,9 @@ fn update_entries(address: &str, stop: &AtomicBool, told: &AtomicU64) -> BTreeMa
                 let entry = [&key(of, before)[..], &12i32.to_be_bytes(), &bytes(&value.to_be_bytes())].concat();
                 let update = [&4i64.to_be_bytes()[..], &text(TABLE), &text(""), &1i32.to_be_bytes(), &entry].concat();
                 let (kind, got) = wire.as_mut().expect("it is open").ask(74, &update)?;
+                if kind == 61 && got.windows(11).any(|w| w == b"has stopped") {
+                    return Err(io::Error::other("the server's disk has failed"));
+                }
                 assert_eq!(kind, 75, "an update on the condition of the one before is answered with type {kind}");
                 Ok(i64::from_be_bytes(got[12..20].try_into().unwrap()))
             })();

@@ -89,6 +89,31 @@ fn a_compiler_says_what_is_missing() {
     assert!(output.status.success() && output.stderr.is_empty(), "{}", both(&output));
 }
 
+/// As hpcc's does. Whether `main` has arguments or none, and whether the archive has a path or is one of `-l`.
+#[test]
+fn a_program_may_begin_in_an_archive() {
+    let folder = tempfile::tempdir().unwrap();
+    let ok = |program: &Path, args: &[&str]| {
+        let output = Command::new(program).args(args).current_dir(folder.path()).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", both(&output));
+        both(&output)
+    };
+    let tool = |args: &[&str]| ok(Path::new(CLOUDSKIN), args);
+    std::fs::write(folder.path().join("with.c"), "#include <stdio.h>\nint part(void); int main(int n, char **words) { printf(\"%d %s\\n\", part() + n, words[1]); return 0; }").unwrap();
+    std::fs::write(folder.path().join("without.c"), "#include <stdio.h>\nint part(void); int main(void) { printf(\"%d\\n\", part()); return 0; }").unwrap();
+    std::fs::write(folder.path().join("part.c"), "int part(void) { return 40; }").unwrap();
+    tool(&["cc", "-c", "with.c", "without.c", "part.c"]);
+    tool(&["ar", "rc", "libwith.a", "part.o", "with.o"]);
+    tool(&["ar", "rc", "libwithout.a", "without.o"]);
+    tool(&["cc", "-o", "prog", "libwith.a"]);
+    assert_eq!(ok(&folder.path().join("prog"), &["words"]), "42 words\n");
+    tool(&["cc", "-o", "prog", "part.o", "-L.", "-lwithout"]);
+    assert_eq!(ok(&folder.path().join("prog"), &[]), "40\n");
+    // Where an object has it, that one is it.
+    tool(&["cc", "-o", "prog", "without.o", "-L.", "-lwith"]);
+    assert_eq!(ok(&folder.path().join("prog"), &[]), "40\n");
+}
+
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     for shell in ["bash", "zsh", "fish"] {

@@ -275,7 +275,7 @@ fn what_clients_were_told_is_durable_survives_kills_once_and_in_order() {
         assert!(told > 0);
         run(&mut server.wheel(&["audit", &told.to_string()]));
     }
-    hammer.audit();
+    hammer.stop().audit();
 }
 
 #[test]
@@ -329,6 +329,56 @@ fn the_command_line_writes_reads_and_tells() {
     run(&mut server.cli(&["rm", "s/lines"]));
     let gone = server.cli(&["stat", "s/lines"]).output().unwrap();
     assert_eq!(gone.status.code(), Some(66), "it does not exist");
+}
+
+#[test]
+fn the_command_line_says_what_a_stream_keeps_and_when_it_scales() {
+    let server = Server::start(&[]);
+    let stat = || serde_json::from_str::<serde_json::Value>(&run(&mut server.cli(&["stat", "s/kept", "-o", "json"]))).unwrap();
+    let refused = |args: &[&str], why: &str| {
+        let told = server.cli(args).output().unwrap();
+        let text = String::from_utf8_lossy(&told.stderr).into_owned();
+        assert!(!told.status.success() && text.contains(why), "{args:?}: {text}");
+    };
+    run(&mut server.cli(&["create", "s/kept", "--keep", "20s", "--byte-rate", "2MiB"]));
+    let told = stat();
+    assert_eq!((&told["kept_ms"], &told["bytes_per_second_and_segment"], &told["segments_min"]), (&20_000.into(), &(2 << 20).into(), &1.into()));
+    assert!(run(&mut server.cli(&["stat", "s/kept"])).contains("scales at 2.0 MiB/s and segment, with 1 segment at least, and keeps what is younger than 20s"));
+    let append = |text: &str| {
+        let mut child = server.cli(&["append", "s/kept", "--key", "k"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+    };
+    // Where the stream was at a time is noted, as it has something to forget.
+    let line = format!("{}\n", "x".repeat(600));
+    append(&line.repeat(3));
+    for span in ["1h", "100000d"] {
+        refused(&["truncate", "s/kept", "--older-than", span], "it is not known where s/kept was");
+    }
+    until("the stream's place to be known", || server.cli(&["truncate", "s/kept", "--older-than", "0"]).output().unwrap().status.success() && stat()["segments"][0]["start"] == 1824);
+    // What is not named stays.
+    assert_eq!(run(&mut server.cli(&["set", "s/kept", "--keep-bytes", "5GB"])), "s/kept: scales at 2.0 MiB/s and segment, with 1 segment at least; keeps the last 4.7 GiB\n");
+    let told = stat();
+    assert_eq!((&told["kept_bytes"], &told["kept_ms"], &told["bytes_per_second_and_segment"]), (&5_000_000_000u64.into(), &serde_json::Value::Null, &(2 << 20).into()));
+    run(&mut server.cli(&["set", "s/kept", "--rate", "100", "--segments", "2", "--keep-all"]));
+    let told = stat();
+    assert_eq!((&told["kept_bytes"], &told["events_per_second_and_segment"], &told["segments_min"]), (&serde_json::Value::Null, &100.into(), &2.into()));
+    run(&mut server.cli(&["set", "s/kept", "--fixed"]));
+    assert_eq!(stat()["events_per_second_and_segment"], serde_json::Value::Null);
+    refused(&["set", "s/kept", "--segments", "3"], "stream scale s/kept");
+    refused(&["set", "s/kept"], "say what to change");
+    refused(&["create", "s/kept"], "stream set s/kept");
+    refused(&["set", "s/none", "--keep", "1h"], "s/none does not exist");
+    // One that was told to have two segments at least may have got them; now it has one.
+    run(&mut server.cli(&["scale", "s/kept", "1"]));
+    append("one\ntwo\nthree\n");
+    let lines = run(&mut server.cli(&["read", "s/kept", "-o", "json"]));
+    let second: serde_json::Value = serde_json::from_str(lines.lines().find(|l| l.contains("two")).unwrap()).unwrap();
+    let (segment, offset) = (second["segment"].as_i64().unwrap(), second["offset"].as_u64().unwrap());
+    refused(&["truncate", "s/kept", "--at", &format!("{segment}={}", offset + 1000)], &format!("and none at {}", offset + 1000));
+    refused(&["truncate", "s/kept", "--at", "77=1"], "each key of s/kept once");
+    run(&mut server.cli(&["truncate", "s/kept", "--at", &format!("{segment}={offset}")]));
+    assert_eq!(run(&mut server.cli(&["read", "s/kept"])), "two\nthree\n");
 }
 
 fn curl(url: &str) -> Vec<u8> {

@@ -36,6 +36,7 @@ typedef struct geds_store geds_store;
 typedef struct geds_writer geds_writer;
 typedef struct geds_object geds_object;
 typedef struct geds_appendable geds_appendable;
+typedef struct geds_follower geds_follower;
 
 typedef struct geds_info {
     uint64_t size;       /* bytes */
@@ -105,9 +106,9 @@ int geds_delete(geds_store *store, const char *bucket, const char *key);
 int geds_rename(geds_store *store, const char *bucket, const char *from, const char *to_bucket, const char *to, int if_absent);
 /* The same, and the old name stays: an object goes with its last name. */
 int geds_copy(geds_store *store, const char *bucket, const char *from, const char *to_bucket, const char *to, int if_absent);
-/* `prefix` is the key itself and all below `prefix/`; one step. The numbers may be NULL. */
+/* `prefix` is the key itself and all below `prefix/`; one step. The numbers may be NULL. With `if_absent` a rename fails with GEDS_ALREADY_EXISTS if anything lies at `to` or below it, and nothing is changed. */
 int geds_delete_prefix(geds_store *store, const char *bucket, const char *prefix, uint64_t *objects, uint64_t *bytes);
-int geds_rename_prefix(geds_store *store, const char *bucket, const char *from, const char *to_bucket, const char *to, uint64_t *objects, uint64_t *bytes);
+int geds_rename_prefix(geds_store *store, const char *bucket, const char *from, const char *to_bucket, const char *to, int if_absent, uint64_t *objects, uint64_t *bytes);
 int geds_copy_prefix(geds_store *store, const char *bucket, const char *from, const char *to_bucket, const char *to, uint64_t *objects, uint64_t *bytes);
 
 /* For a store with a persistency tier (an agent's); else GEDS_FAILED_PRECONDITION. Times are milliseconds; what is not done by then is GEDS_DEADLINE_EXCEEDED, and nothing is lost.
@@ -167,6 +168,14 @@ int geds_appendable_discard(geds_appendable *appendable);
 void geds_appendable_close(geds_appendable *appendable);
 /* As geds_list, for what grows on this node: `info` has the size only. */
 int geds_list_appendables(geds_store *store, const char *bucket, const char *prefix, int (*each)(void *context, const char *name, const geds_info *info), void *context);
+
+/* Reads what grows under the key at whichever node, or was sealed under it. It goes on when that is sealed, spilled or moved, also when the key means something else by then; removed without a seal, or sealed at a site that has been started anew since, it is GEDS_NOT_FOUND and never another one's bytes. To begin, all nodes that
+ * are there are asked: begin seldom, read often. A handle may be used from any thread; its reads come one after another. */
+geds_follower *geds_follow(geds_store *store, const char *bucket, const char *key);
+/* Copies at most `room` bytes from `offset` on to `data`, 4 MiB at once (attached: 1 MiB); `len` becomes how many. Where there are none yet, waits up to `wait_ms` for the first of them. `len` 0: none came; or, with `*sealed` 1, none will: that is
+ * the end. Behind the end of what is sealed it is GEDS_INVALID_ARGUMENT. */
+int geds_follow_read(geds_follower *follower, uint64_t offset, void *data, uint64_t room, uint64_t wait_ms, uint64_t *len, int *sealed);
+void geds_follow_close(geds_follower *follower);
 
 #ifdef __cplusplus
 }

@@ -5,7 +5,7 @@
 
 use base::{Kind, SiteId, unit::Bytes as Size};
 use geds::{
-    Appendable, Attached, AttachedAppendable, AttachedWriter, Blocking, BucketName, Config, Error, Event, Happened, Key, Lent, Object, ObjectMeta, Page, Range, Shared, SharedOptions, Writer,
+    Appendable, Attached, AttachedAppendable, AttachedFollower, AttachedWriter, Blocking, BucketName, Config, Error, Event, Follower, Grown, Happened, Key, Lent, Object, ObjectMeta, Page, Range, Shared, SharedOptions, Writer,
 };
 use std::{
     cell::RefCell,
@@ -52,6 +52,12 @@ pub enum Opened {
 pub enum Growing {
     Own(Blocking, Appendable),
     Attached(AttachedAppendable),
+}
+
+/// `geds_follower`
+pub enum Following {
+    Own(Blocking, Follower),
+    Attached(AttachedFollower),
 }
 
 impl Opened {
@@ -431,20 +437,24 @@ pub unsafe extern "C" fn geds_read(store: *const Store, bucket: *const c_char, k
             Store::Attached(attached) => attached.read_range(&bucket, &key, range)?.1,
         };
         // SAFETY: the caller's promise.
-        unsafe { give(&bytes, data, len) }
+        unsafe { give(&bytes, data, room, len) }
     }))
 }
 
 /// Copies what was read to the caller's place. What was asked for is never longer than that.
 ///
 /// # Safety
-/// `data` has room for the bytes, or is NULL; `len` for a number, or is NULL.
-unsafe fn give(bytes: &[u8], data: *mut c_void, len: *mut u64) -> Result<(), Error> {
+/// `data` has room for `room` bytes, or is NULL; `len` for a number, or is NULL.
+unsafe fn give(bytes: &[u8], data: *mut c_void, room: u64, len: *mut u64) -> Result<(), Error> {
+    // What the bytes come from is to see to that; here it would be another's memory that pays.
+    if bytes.len() as u64 > room {
+        return Err(Error::Remote { kind: Kind::Internal, message: format!("{} bytes have come where {room} were asked for; nothing was written", bytes.len()) });
+    }
     if data.is_null() && !bytes.is_empty() {
         return Err(refused("data", "give room for as many bytes as you say"));
     }
     if !bytes.is_empty() {
-        // SAFETY: not NULL, the caller's promise, and ours do not overlap with the caller's.
+        // SAFETY: not NULL, no more than the room that the caller promises, and ours do not overlap with the caller's.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), data.cast(), bytes.len()) };
     }
     // SAFETY: the caller's promise.
@@ -578,6 +588,7 @@ pub unsafe extern "C" fn geds_rename_prefix(
     from: *const c_char,
     to_bucket: *const c_char,
     to: *const c_char,
+    if_absent: c_int,
     objects: *mut u64,
     size: *mut u64,
 ) -> c_int {
@@ -586,7 +597,7 @@ pub unsafe extern "C" fn geds_rename_prefix(
         let (store, bucket, from, to_bucket, to) =
             unsafe { (known(store)?, text(bucket, "bucket")?, text(from, "prefix")?, text(to_bucket, "bucket")?, text(to, "prefix")?) };
         let (bucket, to_bucket) = (BucketName::new(bucket)?, BucketName::new(to_bucket)?);
-        let counted = either!(store, door => door.rename_prefix(&bucket, from, &to_bucket, to))?;
+        let counted = either!(store, door => door.rename_prefix(&bucket, from, &to_bucket, to, if_absent != 0))?;
         // SAFETY: the caller's promise.
         unsafe { count(counted, objects, size) };
         Ok(())
@@ -868,7 +879,7 @@ pub unsafe extern "C" fn geds_appendable_read(growing: *const Growing, offset: u
             Growing::Attached(growing) => growing.read(offset, room)?,
         };
         // SAFETY: the caller's promise.
-        unsafe { give(&bytes, data, len) }
+        unsafe { give(&bytes, data, room, len) }
     }))
 }
 
@@ -951,4 +962,65 @@ pub unsafe extern "C" fn geds_list_appendables(store: *const Store, bucket: *con
         }
     });
     listed.unwrap_or_else(|code| code)
+}
+
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_follow(store: *const Store, bucket: *const c_char, key: *const c_char) -> *mut Following {
+    handle(call(|| {
+        // SAFETY: the caller's promise.
+        let (store, (bucket, key)) = unsafe { (known(store)?, named(bucket, key)?) };
+        Ok(match store {
+            Store::Own(shared) => {
+                let door = shared.blocking();
+                let follower = door.follow(&bucket, &key)?;
+                Following::Own(door, follower)
+            }
+            Store::Attached(attached) => Following::Attached(attached.follow(&bucket, &key)?),
+        })
+    }))
+}
+
+/// # Safety
+/// See the header; `data` has room for `room` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_follow_read(follower: *const Following, offset: u64, data: *mut c_void, room: u64, wait_ms: u64, len: *mut u64, sealed: *mut c_int) -> c_int {
+    code(call(|| {
+        // SAFETY: the caller's promise.
+        let grown: Grown = match unsafe { known(follower)? } {
+            Following::Own(door, follower) => door.read_followed(follower, offset, room, time(wait_ms))?,
+            Following::Attached(follower) => follower.read(offset, room, time(wait_ms))?,
+        };
+        if !sealed.is_null() {
+            // SAFETY: not NULL, and the caller's promise.
+            unsafe { sealed.write(grown.sealed.into()) };
+        }
+        // SAFETY: the caller's promise.
+        unsafe { give(&grown.bytes, data, room, len) }
+    }))
+}
+
+/// # Safety
+/// See the header. The handle is gone afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_follow_close(follower: *mut Following) {
+    if !follower.is_null() {
+        // SAFETY: it came from `geds_follow`, and the caller gives it back once.
+        drop(unsafe { Box::from_raw(follower) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_bytes_than_there_is_room_for_are_never_written() {
+        let (mut place, mut len) = ([0u8; 8], 9u64);
+        // SAFETY: there are eight bytes of room, more than is said, and a number.
+        let (told, fits) = unsafe { (give(b"four", place.as_mut_ptr().cast(), 3, &mut len), give(b"two", place.as_mut_ptr().cast(), 3, &mut len)) };
+        assert!(told.unwrap_err().to_string().contains("4 bytes have come where 3 were asked for"));
+        assert_eq!((fits.is_ok(), place, len), (true, *b"two\0\0\0\0\0", 3));
+    }
 }

@@ -19,6 +19,11 @@ static struct {
     geds_object *object;
 } held[8];
 static int held_count;
+static struct {
+    char name[16];
+    geds_follower *follower;
+} followed[8];
+static int followed_count;
 
 static void fail(int line, const char *why) {
     fprintf(stderr, "scenarios.txt:%d: %s; last: %d %s\n", line, why, geds_code(), geds_message());
@@ -211,9 +216,9 @@ static int does(int line, char **w, int words) {
         return verb[0] == 'r' ? geds_rename(store, in, key, into, to, absent) : geds_copy(store, in, key, into, to, absent);
     }
     if (IS("delete-all")) return counted(geds_delete_prefix(store, in, key, &objects, &bytes), &objects, &bytes);
-    if (IS("rename-all") || IS("copy-all")) {
+    if (IS("rename-all") || IS("rename-all-new") || IS("copy-all")) {
         const char *to = w[2], *into = place(&to);
-        int code = verb[0] == 'r' ? geds_rename_prefix(store, in, key, into, to, &objects, &bytes) : geds_copy_prefix(store, in, key, into, to, &objects, &bytes);
+        int code = verb[0] == 'r' ? geds_rename_prefix(store, in, key, into, to, IS("rename-all-new"), &objects, &bytes) : geds_copy_prefix(store, in, key, into, to, &objects, &bytes);
         return counted(code, &objects, &bytes);
     }
     if (IS("job")) return geds_keep_job(store, w[1], 0);
@@ -239,6 +244,22 @@ static int does(int line, char **w, int words) {
         if (resync) append("resync");
         return code;
     }
+    if (IS("follow")) {
+        geds_follower *follower = geds_follow(store, bucket, w[2]);
+        if (!follower) return geds_code();
+        strcpy(followed[followed_count].name, w[1]);
+        followed[followed_count++].follower = follower;
+        return 0;
+    }
+    if (IS("followed")) {
+        char data[TEXT];
+        int sealed = 0, code = GEDS_INTERNAL;
+        for (int n = 0; n < followed_count; n++)
+            if (!strcmp(followed[n].name, w[1])) code = geds_follow_read(followed[n].follower, strtoull(w[2], NULL, 10), data, strtoull(w[3], NULL, 10), WAIT_MS, &bytes, &sealed);
+        if (!code && !bytes && !sealed) fail(line, "nothing came");
+        if (!code) encode(data, bytes);
+        return code;
+    }
     if (IS("append") || IS("grown") || IS("sync") || IS("seal") || IS("discard")) return grown(w);
     fail(line, "an unknown step");
     return 0;
@@ -254,7 +275,8 @@ static int skips(const char *line, const char *door) {
 
 static void end_scenario(int ran) {
     for (int n = 0; n < held_count; n++) geds_release(held[n].object);
-    held_count = 0;
+    for (int n = 0; n < followed_count; n++) geds_follow_close(followed[n].follower);
+    held_count = followed_count = 0;
     if (ran) puts(bucket);
 }
 

@@ -56,6 +56,9 @@ static struct {
     __typeof__(geds_appendable_discard) *appendable_discard;
     __typeof__(geds_appendable_close) *appendable_close;
     __typeof__(geds_list_appendables) *list_appendables;
+    __typeof__(geds_follow) *follow;
+    __typeof__(geds_follow_read) *follow_read;
+    __typeof__(geds_follow_close) *follow_close;
 } geds;
 
 #define NATIVE(type, name) JNIEXPORT type JNICALL Java_cloudskin_geds_Native_##name
@@ -128,6 +131,7 @@ NATIVE(void, bind)(JNIEnv *env, jclass class, jbyteArray path) {
         {"geds_append", (void **)&geds.append}, {"geds_appendable_read", (void **)&geds.appendable_read}, {"geds_appendable_sync", (void **)&geds.appendable_sync},
         {"geds_appendable_seal", (void **)&geds.appendable_seal}, {"geds_appendable_discard", (void **)&geds.appendable_discard},
         {"geds_appendable_close", (void **)&geds.appendable_close}, {"geds_list_appendables", (void **)&geds.list_appendables},
+        {"geds_follow", (void **)&geds.follow}, {"geds_follow_read", (void **)&geds.follow_read}, {"geds_follow_close", (void **)&geds.follow_close},
     };
     for (size_t n = 0; n < sizeof all / sizeof *all; n++) {
         *all[n].place = dlsym(library, all[n].name);
@@ -311,11 +315,11 @@ NATIVE(jlongArray, deletePrefix)(JNIEnv *env, jclass class, jlong store, jbyteAr
     return counted(env, code, objects, bytes);
 }
 
-NATIVE(jlongArray, renamePrefix)(JNIEnv *env, jclass class, jlong store, jbyteArray bucket, jbyteArray from, jbyteArray to_bucket, jbyteArray to, jboolean copies) {
+NATIVE(jlongArray, renamePrefix)(JNIEnv *env, jclass class, jlong store, jbyteArray bucket, jbyteArray from, jbyteArray to_bucket, jbyteArray to, jboolean copies, jboolean if_absent) {
     (void)class;
     char *b = copy(env, bucket), *f = copy(env, from), *i = copy(env, to_bucket), *t = copy(env, to);
     uint64_t objects = 0, bytes = 0;
-    int code = copies ? geds.copy_prefix(STORE, b, f, i, t, &objects, &bytes) : geds.rename_prefix(STORE, b, f, i, t, &objects, &bytes);
+    int code = copies ? geds.copy_prefix(STORE, b, f, i, t, &objects, &bytes) : geds.rename_prefix(STORE, b, f, i, t, if_absent, &objects, &bytes);
     free(b), free(f), free(i), free(t);
     return counted(env, code, objects, bytes);
 }
@@ -429,6 +433,33 @@ NATIVE(void, syncAppendable)(JNIEnv *env, jclass class, jlong appendable) { (voi
 NATIVE(void, sealAppendable)(JNIEnv *env, jclass class, jlong appendable) { (void)class; check(env, geds.appendable_seal(APPENDABLE)); }
 NATIVE(void, discardAppendable)(JNIEnv *env, jclass class, jlong appendable) { (void)class; check(env, geds.appendable_discard(APPENDABLE)); }
 NATIVE(void, closeAppendable)(JNIEnv *env, jclass class, jlong appendable) { (void)env, (void)class; geds.appendable_close(APPENDABLE); }
+
+NATIVE(jlong, follow)(JNIEnv *env, jclass class, jlong store, jbyteArray bucket, jbyteArray key) {
+    (void)class;
+    char *b = copy(env, bucket), *k = copy(env, key);
+    geds_follower *follower = geds.follow(STORE, b, k);
+    if (!follower) failed(env);
+    free(b), free(k);
+    return (jlong)(intptr_t)follower;
+}
+
+#define FOLLOWER ((geds_follower *)(intptr_t)follower)
+
+/* The range was checked. */
+NATIVE(jint, readFollowed)(JNIEnv *env, jclass class, jlong follower, jlong offset, jbyteArray into, jint from, jint len, jlong wait_ms) {
+    (void)class;
+    jint most = len < COPY_BYTES ? len : COPY_BYTES;
+    void *data = room(env, most);
+    if (!data) return 0;
+    uint64_t got = 0;
+    int sealed = 0, code = geds.follow_read(FOLLOWER, (uint64_t)offset, data, (uint64_t)most, (uint64_t)wait_ms, &got, &sealed);
+    if (code) failed(env);
+    else if (got) (*env)->SetByteArrayRegion(env, into, from, (jsize)got, data);
+    free(data);
+    return got || code ? (jint)got : sealed ? -1 : 0;
+}
+
+NATIVE(void, closeFollower)(JNIEnv *env, jclass class, jlong follower) { (void)env, (void)class; geds.follow_close(FOLLOWER); }
 
 struct sink {
     JNIEnv *env;

@@ -5,6 +5,8 @@ import java.nio.ByteBuffer;
 import java.util.Arrays;
 import java.util.List;
 import java.util.TreeSet;
+import java.util.concurrent.CyclicBarrier;
+import java.util.concurrent.FutureTask;
 import org.apache.hadoop.conf.Configuration;
 import org.apache.hadoop.fs.FSDataInputStream;
 import org.apache.hadoop.fs.FSDataOutputStream;
@@ -157,6 +159,7 @@ final class HadoopScenario {
         check(files.delete(at("to"), true) && !files.exists(at("to")), "all of it");
 
         if (args.length == 1) {
+            race();
             // Nobody sees half a file: it is there when its stream is closed.
             FSDataOutputStream out = files.create(at("late"), false);
             out.write(large);
@@ -172,5 +175,38 @@ final class HadoopScenario {
             }
         }
         files.close();
+    }
+
+    private static String content(String name) throws IOException {
+        try (FSDataInputStream in = files.open(at(name))) {
+            return new String(in.readAllBytes());
+        }
+    }
+
+    /** A folder is renamed while another one makes a file at its new name: who is first has it, and what the other has is not written over. */
+    private static void race() throws Exception {
+        for (int n = 0; n < 100; n++) {
+            String from = "race/from-" + n;
+            String to = "race/to-" + n;
+            write(from + "/x", "renamed".getBytes());
+            CyclicBarrier begin = new CyclicBarrier(2);
+            FutureTask<Boolean> other = new FutureTask<>(() -> {
+                begin.await();
+                try (FSDataOutputStream out = files.create(at(to + "/x"), false)) {
+                    out.write("other".getBytes());
+                } catch (FileAlreadyExistsException e) {
+                    return false;
+                }
+                return true;
+            });
+            new Thread(other).start();
+            begin.await();
+            boolean renamed = files.rename(at(from), at(to));
+            // Who looks after the other one has come puts it into the folder that is there by then.
+            String moved = other.get() ? to + "/from-" + n + "/x" : to + "/x";
+            check(!other.get() || content(to + "/x").equals("other"), "round " + n + ": what was made is there");
+            check(content(renamed ? moved : from + "/x").equals("renamed"), "round " + n + ": what was renamed is there, or has stayed");
+            check(!renamed || !files.exists(at(from)), "round " + n + ": it has one name");
+        }
     }
 }

@@ -1,6 +1,7 @@
 import cloudskin.geds.Appendable;
 import cloudskin.geds.Counted;
 import cloudskin.geds.Entry;
+import cloudskin.geds.Follower;
 import cloudskin.geds.GedsException;
 import cloudskin.geds.GedsObject;
 import cloudskin.geds.Store;
@@ -9,6 +10,7 @@ import cloudskin.geds.Writer;
 import java.nio.ByteBuffer;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.Arrays;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Locale;
@@ -21,6 +23,7 @@ final class Scenarios implements Table.Door {
 
     private final Store store;
     private final Map<String, GedsObject> held = new HashMap<>();
+    private final Map<String, Follower> followers = new HashMap<>();
     private String bucket;
 
     private Scenarios(Store store) {
@@ -43,6 +46,8 @@ final class Scenarios implements Table.Door {
     public void begin(String bucket) throws GedsException {
         this.bucket = bucket;
         held.clear();
+        followers.values().forEach(Follower::close);
+        followers.clear();
         store.createBucket(bucket);
         store.createBucket(bucket + "-2");
     }
@@ -152,8 +157,8 @@ final class Scenarios implements Table.Door {
                 return "";
             case "delete-all":
                 return counted(store.deletePrefix(in, key));
-            case "rename-all":
-                return counted(store.renamePrefix(in, key, in(w.get(2)), key(w.get(2))));
+            case "rename-all", "rename-all-new":
+                return counted(store.renamePrefix(in, key, in(w.get(2)), key(w.get(2)), verb.equals("rename-all-new")));
             case "copy-all":
                 return counted(store.copyPrefix(in, key, in(w.get(2)), key(w.get(2))));
             case "job":
@@ -188,6 +193,14 @@ final class Scenarios implements Table.Door {
                 Watched watched = store.watch(bucket, first.equals("far") ? 1 << 30 : Long.parseLong(first), Duration.ZERO);
                 return watched.resync() ? "resync"
                         : watched.events().stream().map(event -> event.what().name().toLowerCase(Locale.ROOT).replace('_', '-') + ":" + event.name()).collect(Collectors.joining(" "));
+            case "follow":
+                followers.put(first, store.follow(bucket, w.get(2), 0, MINUTE));
+                return "";
+            case "followed":
+                byte[] some = new byte[Integer.parseInt(w.get(3))];
+                followers.get(first).seek(Long.parseLong(w.get(2)));
+                int came = followers.get(first).read(some);
+                return Table.text(Arrays.copyOf(some, Math.max(came, 0)));
             case "growing":
                 return names(store.listAppendables(bucket, first));
             case "append":

@@ -5,12 +5,15 @@ threads run during each call.
 """
 
 import ctypes
+import io
 import os
 import re
+import threading
+import time
 from collections import namedtuple
 from pathlib import Path
 
-__all__ = ["Store", "Object", "Writer", "Appendable", "Info", "Event", "Error", "NotFound", "AlreadyExists", "Denied", "Late"]
+__all__ = ["Store", "Object", "Writer", "Appendable", "Follower", "Info", "Event", "Error", "NotFound", "AlreadyExists", "Denied", "Late"]
 
 
 class Error(OSError):
@@ -99,7 +102,7 @@ def _load():
         ("rename", code, [handle, text, text, text, text, code]),
         ("copy", code, [handle, text, text, text, text, code]),
         ("delete_prefix", code, [handle, text, text, *counts]),
-        ("rename_prefix", code, [handle, text, text, text, text, *counts]),
+        ("rename_prefix", code, [handle, text, text, text, text, code, *counts]),
         ("copy_prefix", code, [handle, text, text, text, text, *counts]),
         ("flush", code, [handle, text, text, number, *counts]),
         ("wait_durable", code, [handle, text, text, number]),
@@ -117,6 +120,9 @@ def _load():
         ("appendable_discard", code, [handle]),
         ("appendable_close", None, [handle]),
         ("list_appendables", code, [handle, text, text, _EACH, handle]),
+        ("follow", handle, [handle, text, text]),
+        ("follow_read", code, [handle, number, handle, number, number, ctypes.POINTER(number), ctypes.POINTER(code)]),
+        ("follow_close", None, [handle]),
     ]:
         function = getattr(lib, "geds_" + name)
         function.restype, function.argtypes = result, arguments
@@ -284,6 +290,104 @@ class Appendable:
         _ok(_lib.geds_appendable_discard(self._handle))
 
 
+_FOLLOW_BYTES = 256 << 10
+
+
+class Follower(io.RawIOBase):
+    """Reads what grows under a key at whichever node, or was sealed under it, as a binary file whose end comes when it is sealed: until then a read waits for the next bytes. Lines, too: `for line in follower`.
+
+    `timeout`: seconds that a read waits before it raises `Late`, after which the next one goes on at the same place; None: for ever. It goes on when what it reads is sealed, spilled or moved, also when the key means something else by then."""
+
+    def __init__(self, handle, offset, timeout):
+        self._handle, self._at, self._ahead, self._timeout = handle, offset, b"", timeout
+        # Who closes waits for a read that is under way: up to a second, or 20 while its site is away.
+        self._turn, self._buffer = threading.Lock(), ctypes.create_string_buffer(_FOLLOW_BYTES)
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        if whence == io.SEEK_END:
+            raise io.UnsupportedOperation("what grows has no end to count from")
+        offset += self.tell() if whence == io.SEEK_CUR else 0
+        if offset < 0:
+            raise ValueError(f"there is no byte {offset}")
+        self._at, self._ahead = offset, b""
+        return offset
+
+    def tell(self):
+        return self._at - len(self._ahead)
+
+    def _more(self):
+        """What comes next; nothing at the end."""
+        end = None if self._timeout is None else time.monotonic() + self._timeout
+        got, sealed = ctypes.c_uint64(), ctypes.c_int()
+        while True:
+            # A second at a time, so that a signal is heard meanwhile.
+            rest = 1 if end is None else max(min(end - time.monotonic(), 1), 0)
+            with self._turn:
+                if self._handle is None:
+                    raise ValueError("this follower is closed")
+                _ok(_lib.geds_follow_read(self._handle, self._at, self._buffer, _FOLLOW_BYTES, int(rest * 1000), ctypes.byref(got), ctypes.byref(sealed)))
+                data = self._buffer.raw[: got.value]
+            if data or sealed.value:
+                self._at += len(data)
+                return data
+            if end is not None and time.monotonic() >= end:
+                error = Late(f"nothing has been appended behind byte {self._at} within {self._timeout} s")
+                error.code = 4
+                raise error
+
+    def readinto(self, into):
+        view = memoryview(into).cast("B")
+        if view.nbytes == 0:
+            return 0
+        if not self._ahead:
+            self._ahead = self._more()
+        some = self._ahead[: view.nbytes]
+        view[: len(some)] = some
+        self._ahead = self._ahead[len(some) :]
+        return len(some)
+
+    def readall(self):
+        pieces = []
+        try:
+            while piece := self._ahead or self._more():
+                pieces.append(piece)
+                self._ahead = b""
+        except Late:
+            # The next read goes on where this one began.
+            self._ahead = b"".join(pieces)
+            raise
+        return b"".join(pieces)
+
+    def readline(self, size=-1):
+        seen = 0
+        while True:
+            end = self._ahead.find(b"\n", seen) + 1
+            if not end and (size is None or size < 0 or len(self._ahead) < size):
+                seen = len(self._ahead)
+                more = self._more()
+                self._ahead += more
+                if more:
+                    continue
+            end = end or len(self._ahead)
+            end = end if size is None or size < 0 else min(end, size)
+            line, self._ahead = self._ahead[:end], self._ahead[end:]
+            return line
+
+    def close(self):
+        if not self.closed:
+            with self._turn:
+                handle, self._handle, self._ahead = self._handle, None, b""
+            if handle is not None:
+                _lib.geds_follow_close(handle)
+        super().close()
+
+
 def _plain(data):
     """A view of the bytes of what has a buffer, one behind the other."""
     view = memoryview(data)
@@ -424,8 +528,12 @@ class Store:
         """Removes `prefix` and all below `prefix/`, in one step. Objects and bytes."""
         return self._counted(_lib.geds_delete_prefix, bucket, prefix)
 
-    def rename_prefix(self, bucket, old, new, to_bucket=None):
-        return self._counted(_lib.geds_rename_prefix, bucket, old, to_bucket or bucket, new)
+    def rename_prefix(self, bucket, old, new, to_bucket=None, if_absent=False):
+        """Gives all at `old` and below it the names at `new`, in one step. What has them is replaced, or with `if_absent` nothing is done and `AlreadyExists` raised if anything lies at `new` or below it. Objects and bytes."""
+        objects, size = ctypes.c_uint64(), ctypes.c_uint64()
+        names = map(_text, (bucket, old, to_bucket or bucket, new))
+        _ok(_lib.geds_rename_prefix(self._alive(), *names, int(if_absent), ctypes.byref(objects), ctypes.byref(size)))
+        return objects.value, size.value
 
     def copy_prefix(self, bucket, old, new, to_bucket=None):
         return self._counted(_lib.geds_copy_prefix, bucket, old, to_bucket or bucket, new)
@@ -471,6 +579,10 @@ class Store:
         if begin and bucket not in self._buckets:
             self.create_bucket(bucket)
         return Appendable(_made(_lib.geds_appendable_open(self._alive(), _text(bucket), _text(key), 2 if new else int(begin))))
+
+    def follow(self, bucket, key, offset=0, timeout=None):
+        """Opens for reading, from `offset` on, what grows under the key at whichever node, or was sealed under it: a `Follower`. To begin, all nodes that are there are asked."""
+        return Follower(_made(_lib.geds_follow(self._alive(), _text(bucket), _text(key))), offset, timeout)
 
     def list(self, bucket, prefix="", folders=False):
         """Name and `Info` of each object, by name; with `folders`, what lies deeper is told as its folder, with `None`."""

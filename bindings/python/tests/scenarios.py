@@ -36,11 +36,12 @@ class Store:
     """Steps are the methods; `-` is `_`."""
 
     def __init__(self, store):
-        self.store, self.held_ = store, {}
+        self.store, self.held_, self.followers = store, {}, {}
 
     def begin(self, bucket):
         self.bucket = bucket
         self.held_.clear()
+        self.followers.clear()
         for name in (bucket, bucket + "-2"):
             self.store.create_bucket(name)
 
@@ -127,9 +128,12 @@ class Store:
     def delete_all(self, prefix):
         return counted(self.store.delete_prefix(*self.at(prefix)))
 
-    def rename_all(self, old, new):
+    def rename_all(self, old, new, **options):
         to_bucket, new = self.at(new)
-        return counted(self.store.rename_prefix(*self.at(old), new, to_bucket))
+        return counted(self.store.rename_prefix(*self.at(old), new, to_bucket, **options))
+
+    def rename_all_new(self, old, new):
+        return self.rename_all(old, new, if_absent=True)
 
     def copy_all(self, old, new):
         to_bucket, new = self.at(new)
@@ -182,6 +186,13 @@ class Store:
 
     def discard(self, key):
         self.store.appendable(self.bucket, key, begin=False).discard()
+
+    def follow(self, name, key):
+        self.followers[name] = self.store.follow(self.bucket, key, timeout=WAIT)
+
+    def followed(self, name, offset, size):
+        self.followers[name].seek(int(offset))
+        return text(self.followers[name].read(int(size)))
 
     def watch(self, token):
         events, _, resync = self.store.watch(self.bucket, 1 << 30 if token == "far" else int(token), 0)

@@ -55,6 +55,40 @@ class Objects(Case):
         self.assertEqual(sum(view[12345] + view[-1] for view in views), 0)
         self.assertLess(peak() - before, 8 << 10, "KiB")
 
+    def test_what_grows_is_followed_by_lines_until_it_is_sealed(self):
+        store = self.open()
+        log = store.appendable("data", "log")
+        log.append(b"first\nsec")
+        lines = store.follow("data", "log", timeout=0.2)
+        self.assertEqual((lines.readline(), lines.tell()), (b"first\n", 6))
+        # What came of a line is not lost when the rest is late.
+        with self.assertRaises(TimeoutError):
+            lines.readline()
+        with self.assertRaises(geds.Late):
+            lines.readline()
+
+        def write():
+            for piece in [b"ond\nth", b"ird\n", b"last"]:
+                time.sleep(0.05)
+                log.append(piece)
+            log.seal()
+
+        writer = threading.Thread(target=write)
+        with store.follow("data", "log", offset=6) as patient:
+            writer.start()
+            self.assertEqual(list(patient), [b"second\n", b"third\n", b"last"])
+            self.assertEqual(patient.readline(), b"")
+            patient.seek(3)
+            self.assertEqual((patient.read(4), patient.readall()), (b"st\ns", b"econd\nthird\nlast"))
+            patient.seek(8)
+            self.assertEqual((patient.readline(2), patient.readline()), (b"co", b"nd\n"))
+        writer.join()
+        with self.assertRaises(ValueError):
+            patient.read(1)
+        self.assertEqual(lines.readall(), b"second\nthird\nlast")
+        with self.assertRaises(FileNotFoundError):
+            store.follow("data", "none")
+
     def test_a_writer_is_sealed_by_its_block_and_dropped_by_an_exception(self):
         store = self.open()
         with store.create("data", "a", metadata=b"colour=red") as writer:

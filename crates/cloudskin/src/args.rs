@@ -445,6 +445,57 @@ impl std::fmt::Display for StreamName {
     }
 }
 
+/// A place in a segment of a stream.
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentPlace {
+    pub segment: i64,
+    pub offset: u64,
+}
+
+impl std::str::FromStr for SegmentPlace {
+    type Err = String;
+    fn from_str(text: &str) -> Result<SegmentPlace, String> {
+        let parsed = text.split_once('=').and_then(|(segment, offset)| Some(SegmentPlace { segment: segment.parse().ok()?, offset: offset.parse().ok()? }));
+        parsed.ok_or_else(|| "write SEGMENT=OFFSET, such as 0=1200: numbers as `stream stat -o json` and `stream read -o json` tell them".into())
+    }
+}
+
+/// So many KiB per second, as the protocol counts them.
+fn byte_rate(text: &str) -> Result<i32, String> {
+    let bytes: base::unit::Bytes = text.parse().map_err(|e: base::unit::BadUnit| e.to_string())?;
+    match i32::try_from(bytes.0 / 1024) {
+        Ok(kib @ 1..) => Ok(kib),
+        _ => Err("a rate is 1KiB to 2TiB each second".into()),
+    }
+}
+
+fn kept_for(text: &str) -> Result<i64, String> {
+    let span: base::unit::Span = text.parse().map_err(|e: base::unit::BadUnit| e.to_string())?;
+    i64::try_from(span.ms()).ok().filter(|ms| *ms > 0).ok_or_else(|| "events are kept for at least 1ms".into())
+}
+
+fn kept_bytes(text: &str) -> Result<i64, String> {
+    let bytes: base::unit::Bytes = text.parse().map_err(|e: base::unit::BadUnit| e.to_string())?;
+    i64::try_from(bytes.0).ok().filter(|bytes| *bytes > 0).ok_or_else(|| "at least 1B is kept".into())
+}
+
+/// When a stream scales by itself, and what it forgets by itself.
+#[derive(Debug, Args)]
+pub struct StreamPolicy {
+    /// Scale by itself at this many events/s and segment
+    #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
+    pub rate: Option<u32>,
+    /// Scale by itself at this much per second and segment, such as 2MB
+    #[arg(long, value_name = "SIZE", conflicts_with = "rate", value_parser = byte_rate)]
+    pub byte_rate: Option<i32>,
+    /// Forget what is older than this, such as 7d
+    #[arg(long, value_name = "SPAN", value_parser = kept_for)]
+    pub keep: Option<i64>,
+    /// Forget the oldest, as long as this much is left, such as 100GB
+    #[arg(long, value_name = "SIZE", conflicts_with = "keep", value_parser = kept_bytes)]
+    pub keep_bytes: Option<i64>,
+}
+
 /// Where video comes from, if not from standard input.
 #[derive(Args, Debug)]
 #[group(multiple = false)]
@@ -547,16 +598,34 @@ pub enum Stream {
         allow: Vec<streams::access::Rule>,
     },
     /// Create a stream, and its scope if need be
-    #[command(after_help = "Example: cloudskin stream create road/camera --segments 4")]
+    #[command(after_help = "Example: cloudskin stream create road/camera --segments 4 --keep 7d\n\nWithout --keep and --keep-bytes all events stay. `stream set` changes it afterwards.")]
     Create {
         /// SCOPE/STREAM
         stream: StreamName,
         /// Segments that it has at first, and at least
         #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
         segments: u32,
-        /// Scale by itself at this many events/s and segment
-        #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
-        rate: Option<u32>,
+        #[command(flatten)]
+        policy: StreamPolicy,
+        #[command(flatten)]
+        server: StreamServer,
+    },
+    /// Change when a stream scales by itself, and what it forgets by itself
+    #[command(after_help = "Example: cloudskin stream set road/camera --keep 7d\n\nWhat is not named stays as it is; `stream stat` shows it.")]
+    Set {
+        /// SCOPE/STREAM
+        stream: StreamName,
+        /// Segments that it has at least when it scales by itself; `stream scale` changes those of one that does not
+        #[arg(long, value_name = "N", conflicts_with = "fixed", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        segments: Option<u32>,
+        #[command(flatten)]
+        policy: StreamPolicy,
+        /// Scale by request only
+        #[arg(long, conflicts_with_all = ["rate", "byte_rate"])]
+        fixed: bool,
+        /// Keep all events
+        #[arg(long, conflicts_with_all = ["keep", "keep_bytes"])]
+        keep_all: bool,
         #[command(flatten)]
         server: StreamServer,
     },
@@ -630,11 +699,17 @@ pub enum Stream {
         #[command(flatten)]
         server: StreamServer,
     },
-    /// Forget what was written so far
-    #[command(after_help = "Example: cloudskin stream truncate road/camera")]
+    /// Forget what was written so far, or what lies before a place or a time
+    #[command(after_help = "Example: cloudskin stream truncate road/camera\n\nUp to a place: cloudskin stream truncate field/moisture --at 0=1200 --at 1=800   (as `stream read -o json` tells segments and offsets)\nUp to a time: cloudskin stream truncate field/moisture --older-than 2h   (where times are known: of streams with --keep or --keep-bytes, and of scales)")]
     Truncate {
         /// SCOPE/STREAM
         stream: StreamName,
+        /// SEGMENT=OFFSET of the first event that stays; once for each of the segments that have all keys together
+        #[arg(long, value_name = "SEGMENT=OFFSET", conflicts_with = "older_than")]
+        at: Vec<SegmentPlace>,
+        /// Only what was written longer ago than this, such as 2h, as far as it is known what was
+        #[arg(long, value_name = "SPAN")]
+        older_than: Option<base::unit::Span>,
         #[command(flatten)]
         server: StreamServer,
     },
@@ -710,6 +785,9 @@ pub enum Store {
         from: String,
         /// BUCKET/KEY or BUCKET/FOLDER; with / at the end the last name of the first is added
         to: String,
+        /// One object, or FOLDER/ with all below it, and only if nobody has the new name
+        #[arg(long)]
+        if_absent: bool,
     },
     /// Give an object, or all below a folder, further names; no data is copied
     #[command(after_help = "Example: cloudskin store cp out/run-7 best/run-7")]
@@ -718,14 +796,26 @@ pub enum Store {
         from: String,
         /// BUCKET/KEY or BUCKET/FOLDER; with / at the end the last name of the first is added
         to: String,
+        /// One object, and only if its new name is free
+        #[arg(long)]
+        if_absent: bool,
     },
     /// Fetch an object into a file (`-`: stdout)
-    #[command(after_help = "Example: cloudskin store get out/ndvi.png ndvi.png")]
+    #[command(after_help = "Example: cloudskin store get out/ndvi.png ndvi.png\n         cloudskin store get logs/run-7 - --offset 1000 --bytes 200B   for a part of it\n         cloudskin store get logs/run-8 --follow   for what is appended to it")]
     Get {
         /// BUCKET/KEY
         object: String,
         /// [default: the last part of the key]
         file: Option<PathBuf>,
+        /// From this byte on
+        #[arg(long, default_value_t = 0)]
+        offset: u64,
+        /// So many bytes, such as 64KiB [default: to its end]
+        #[arg(long)]
+        bytes: Option<base::unit::Bytes>,
+        /// Also of what still grows at a site: on and on to stdout, until it is sealed
+        #[arg(long, conflicts_with_all = ["file", "bytes"])]
+        follow: bool,
     },
     /// List buckets, or the objects in one
     #[command(after_help = "Example: cloudskin store ls out/tiles/")]

@@ -30,12 +30,14 @@ pub struct Client {
 pub struct Call {
     path: Vec<String>,
     query: Vec<(&'static str, String)>,
+    /// First byte, and how many at most.
+    range: Option<(u64, u64)>,
 }
 
 impl Call {
     /// Segments below `/v1`, given as `"jobs/job-1/logs"` for what needs no encoding.
     pub fn to(path: &str) -> Call {
-        Call { path: path.split('/').map(str::to_string).collect(), query: Vec::new() }
+        Call { path: path.split('/').map(str::to_string).collect(), ..Call::default() }
     }
     /// An object's own path; `/` in the key separates segments.
     pub fn object(bucket: &str, key: &str) -> Call {
@@ -50,6 +52,11 @@ impl Call {
     }
     fn then<'a>(mut self, segments: impl IntoIterator<Item = &'a str>) -> Call {
         self.path.extend(segments.into_iter().map(str::to_string));
+        self
+    }
+    /// Some bytes of an answer of bytes.
+    pub fn part(mut self, offset: u64, len: u64) -> Call {
+        self.range = Some((offset, len));
         self
     }
     pub fn ask(mut self, name: &'static str, value: impl ToString) -> Call {
@@ -95,7 +102,11 @@ impl Client {
     }
 
     fn request(&self, method: Method, call: &Call) -> anyhow::Result<RequestBuilder> {
-        Ok(self.http.request(method, self.url(call)?).bearer_auth(&self.token))
+        let request = self.http.request(method, self.url(call)?).bearer_auth(&self.token);
+        Ok(match call.range {
+            Some((offset, len)) => request.header("range", format!("bytes={offset}-{}", offset.saturating_add(len - 1))),
+            None => request,
+        })
     }
 
     async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {

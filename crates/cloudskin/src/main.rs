@@ -25,6 +25,7 @@ mod store;
 mod stream;
 mod table;
 mod top;
+mod traces;
 mod up;
 
 use args::{Cli, Command};
@@ -51,11 +52,11 @@ fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { base::Kind::InvalidArgument.exit() } else { 0 });
         }
     };
-    log(cli.verbose);
-    finish(start(cli))
+    let traces = log(cli.verbose);
+    finish(start(cli, traces))
 }
 
-fn start(cli: Cli) -> anyhow::Result<u8> {
+fn start(cli: Cli, traces: Option<traces::Waiting>) -> anyhow::Result<u8> {
     if let Command::Up(_) | Command::Hub(_) | Command::Agent(_) | Command::Stream(args::Stream::Serve(_)) = &cli.command {
         // What a part of the platform writes is its user's alone, whichever library writes it.
         // SAFETY: umask has no memory effects, and no other thread is there yet.
@@ -75,7 +76,14 @@ fn start(cli: Cli) -> anyhow::Result<u8> {
     }
     // At least two, also where an agent has one core: a task that holds up its worker must not hold up the ports as well.
     let workers = std::thread::available_parallelism().map_or(2, |n| n.get().max(2));
-    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?.block_on(dispatch(cli))
+    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?.block_on(async {
+        let exporter = traces.map(traces::Exporter::start);
+        let outcome = dispatch(cli).await;
+        if let Some(exporter) = exporter {
+            exporter.end().await;
+        }
+        outcome
+    })
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<u8> {
@@ -127,15 +135,18 @@ fn finish(outcome: anyhow::Result<u8>) -> ExitCode {
     }
 }
 
-fn log(verbose: u8) {
-    use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
+/// The log on stderr; and, where the environment names a collector, spans that wait to be sent there.
+fn log(verbose: u8) -> Option<traces::Waiting> {
+    use tracing_subscriber::{EnvFilter, Layer, fmt::format::FmtSpan, layer::SubscriberExt, util::SubscriberInitExt};
     let default = ["warn", "info", "debug"][usize::from(verbose.min(2))];
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let shown = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         // Of spans that are asked for, such as those of the object store: how long they took.
         .with_span_events(FmtSpan::CLOSE)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
+        .with_filter(filter);
+    let (sent, waiting) = traces::from_environment().unzip();
+    tracing_subscriber::registry().with(shown).with(sent.map(|traces| traces.with_filter(traces::OfTheStore))).init();
+    waiting
 }

@@ -83,17 +83,29 @@ pub async fn store(client: &Client, command: Store, output: Output) -> anyhow::R
             let limit = |limit: Option<String>| limit.unwrap_or_else(|| "no limit".into());
             table::print(output, &told, || Ok(format!("{tenant}: objects: {}; bytes: {}\n", limit(objects.map(|n| n.to_string())), limit(bytes.map(|b| b.to_string())))))
         }
-        Store::Get { object, file } => {
+        Store::Get { object, offset, follow: true, .. } => {
             let (bucket, key) = split(&object)?;
-            let call = Call::object(bucket, key);
+            follow(client, bucket, key, offset, &mut table::bytes).await
+        }
+        Store::Get { object, file, offset, bytes, follow: false } => {
+            let (bucket, key) = split(&object)?;
+            let mut call = Call::object(bucket, key);
+            let mut nothing = false;
+            if offset > 0 || bytes.is_some() {
+                let size = client.get::<Detail>(Call::to("stat").push(bucket).segments(key)).await?.object.size;
+                let len = bytes.map_or(u64::MAX, |bytes| bytes.0);
+                // HTTP has no ranges without bytes. The end of a file is one.
+                nothing = offset == size || (len == 0 && offset < size);
+                call = call.part(offset, len.max(1));
+            }
             let name = key.rsplit('/').next().unwrap_or(key);
             let file = match file {
-                Some(file) if file == Path::new("-") => return stream(client, call).await,
+                Some(file) if file == Path::new("-") => return if nothing { Ok(0) } else { stream(client, call).await },
                 Some(folder) if folder.is_dir() => files::below(&folder, name)?,
                 Some(file) => file,
                 None => files::below(&PathBuf::new(), name)?,
             };
-            let bytes = files::fetch(client, call, &file).await?;
+            let bytes = if nothing { std::fs::write(&file, b"").map(|()| 0).with_context(|| format!("write {}", file.display()))? } else { files::fetch(client, call, &file).await? };
             table::say(&format!("{}: {}\n", file.display(), progress::moved(bytes)))?;
             Ok(0)
         }
@@ -109,8 +121,8 @@ pub async fn store(client: &Client, command: Store, output: Output) -> anyhow::R
             let told: Value = client.get(Call::to("stat").push(bucket).segments(key)).await?;
             table::print(output, &told, || Ok(detail(serde_json::from_value(told.clone())?, now_ms())))
         }
-        Store::Mv { from, to } => rename(client, "rename", &from, &to, output).await,
-        Store::Cp { from, to } => rename(client, "copy", &from, &to, output).await,
+        Store::Mv { from, to, if_absent } => rename(client, "rename", &from, &to, if_absent, output).await,
+        Store::Cp { from, to, if_absent } => rename(client, "copy", &from, &to, if_absent, output).await,
         Store::Rm { object, recursive: true } => {
             let (bucket, prefix) = split_all(&object)?;
             let told = client.delete(Call::to("objects").push(bucket).ask("prefix", prefix)).await?;
@@ -152,6 +164,8 @@ pub async fn store(client: &Client, command: Store, output: Output) -> anyhow::R
 /// How long a hub may be away while a bucket is watched, and the pause between two looks.
 const AWAY_MAX: Duration = Duration::from_secs(60);
 const AWAY_PAUSE: Duration = Duration::from_millis(500);
+/// A connection that has lasted so long was one, also if nothing came over it.
+const STEADY: Duration = Duration::from_secs(5);
 
 /// Prints what happens, until it is stopped. An event's number is a token: `--after` goes on behind it.
 async fn watch(client: &Client, bucket: &str, after: Option<u64>, output: Output) -> anyhow::Result<u8> {
@@ -186,11 +200,50 @@ async fn watch(client: &Client, bucket: &str, after: Option<u64>, output: Output
     }
 }
 
-async fn rename(client: &Client, action: &str, from: &str, to: &str, output: Output) -> anyhow::Result<u8> {
-    let ((bucket, from), (to_bucket, to)) = (split_all(from)?, split_all(to)?);
+/// Prints what is appended to an object, until it is sealed. When the hub or the site is away it goes on at the next byte.
+async fn follow(client: &Client, bucket: &str, key: &str, offset: u64, print: &mut dyn FnMut(&[u8]) -> anyhow::Result<()>) -> anyhow::Result<u8> {
+    let mut at = offset;
+    let (mut away, mut of) = (None, None::<String>);
+    loop {
+        let mut since = None;
+        let got = async {
+            let call = Call::object(bucket, key).ask("follow", true).ask("offset", at);
+            let mut response = client.download(of.iter().fold(call, |call, of| call.ask("of", of))).await?;
+            since = Some(Instant::now());
+            // Whatever has the key when the connection is lost: the rest is to be of the same.
+            of = of.take().or_else(|| Some(response.headers().get("etag")?.to_str().ok()?.trim_matches('"').to_string()));
+            while let Some(piece) = client.chunk(&mut response).await? {
+                away = None;
+                print(&piece)?;
+                at += piece.len() as u64;
+            }
+            anyhow::Ok(())
+        };
+        let got = got.await;
+        if since.is_some_and(|since: Instant| since.elapsed() > STEADY) {
+            away = None;
+        }
+        match got {
+            Err(e) if failure::kind(&e) == Kind::Unavailable && away.get_or_insert_with(Instant::now).elapsed() < AWAY_MAX => tokio::time::sleep(AWAY_PAUSE).await,
+            done => return done.map(|()| 0),
+        }
+    }
+}
+
+async fn rename(client: &Client, action: &str, from: &str, to: &str, if_absent: bool, output: Output) -> anyhow::Result<u8> {
+    // Of a folder only a rename can be that.
+    let one = if_absent && !(action == "rename" && from.ends_with('/'));
+    let ((bucket, from), (to_bucket, to)) = (if one { split(from)? } else { split_all(from)? }, split_all(to)?);
     let to = into(from, to);
     let to = to.as_str();
+    if one {
+        let call = Call::object(bucket, from).ask("action", action).ask("to_bucket", to_bucket).ask("to", to);
+        let told: Value = client.post(call, &Value::Null, None).await?;
+        let what = if action == "copy" { "also" } else { "now" };
+        return table::print(output, &told, || Ok(format!("{bucket}/{from}: is {what} at {to_bucket}/{to}\n")));
+    }
     let call = Call::to("objects").push(bucket).ask("action", action).ask("from", from).ask("to_bucket", to_bucket).ask("to", to);
+    let call = if if_absent { call.ask("if_absent", true) } else { call };
     let told: Value = client.post(call, &Value::Null, Some(DURABLE)).await?;
     table::print(output, &told, || {
         let counted: Counted = serde_json::from_value(told.clone())?;
@@ -312,6 +365,39 @@ mod tests {
         let all = all.as_array().unwrap();
         assert_eq!((all.len(), all[24_999]["key"].as_str()), (25_000, Some("a/24999")));
         assert_eq!(list(&client, "out", "b").await.unwrap(), serde_json::json!([]));
+    }
+
+    /// A body that breaks off is gone on with at the next byte; one that ends is the end.
+    #[tokio::test]
+    async fn what_is_followed_goes_on_where_it_broke_off() {
+        use axum::{Router, body::Body, extract::Query, routing::get};
+        use std::{collections::HashMap, sync::{Arc, Mutex}};
+        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let answer = {
+            let asked = asked.clone();
+            move |Query(ask): Query<HashMap<String, String>>| async move {
+                assert_eq!(ask["follow"], "true");
+                asked.lock().unwrap().push(ask["offset"].clone());
+                let pieces: Vec<Result<&str, std::io::Error>> = match ask["offset"].as_str() {
+                    "2" => vec![Ok("e one"), Err(std::io::Error::other("the hub is stopped"))],
+                    _ => vec![Ok(" two"), Ok(" end")],
+                };
+                // One after the other: what comes with an error at once may get lost with it.
+                let pieces = futures::StreamExt::then(futures::stream::iter(pieces), |piece| async move {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    piece
+                });
+                Body::from_stream(pieces)
+            }
+        };
+        let client = crate::client::tests::fake(Router::new().route("/v1/objects/logs/{*key}", get(answer))).await;
+        let mut out = Vec::new();
+        let mut print = |piece: &[u8]| {
+            out.extend_from_slice(piece);
+            Ok(())
+        };
+        assert_eq!(follow(&client, "logs", "run/1", 2, &mut print).await.unwrap(), 0);
+        assert_eq!((String::from_utf8(out).unwrap().as_str(), asked.lock().unwrap().as_slice()), ("e one two end", &["2".to_string(), "7".into()][..]));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use anyhow::Context;
 use base::Kind;
 use serde_json::json;
 use std::{collections::BTreeMap, ffi::OsString, io::{BufRead, Write}, net::SocketAddr, os::fd::AsFd, os::unix::fs::OpenOptionsExt, path::Path, process::Stdio};
-use streams::{Client, access, client::{From, Login, Reader, Writer}, proto::ScalingPolicy, video::{ingest::Ingester, rtsp::Camera}};
+use streams::{Client, access, catalog::{Retention, Scaling}, client::{From, Login, Reader, Writer}, proto::{RetentionPolicy, ScalingPolicy, StreamConfig}, video::{ingest::Ingester, play::date, rtsp::Camera}};
 use tokio::{io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader}, signal::unix::{SignalKind, signal}};
 
 fn failed(e: streams::Error) -> anyhow::Error {
@@ -19,17 +19,41 @@ pub async fn stream(place: &Place, command: Stream, output: Output) -> anyhow::R
     match command {
         Stream::Serve(o) => serve(place, o).await,
         Stream::User { file, name, allow } => user(&file, &name, &allow),
-        Stream::Create { stream, segments, rate, server } => {
+        Stream::Create { stream, segments, policy, server } => {
             let client = server.connect(place).await?;
-            let scaling = match rate {
-                None => ScalingPolicy { min_num_segments: segments as i32, ..ScalingPolicy::default() },
-                Some(rate) => ScalingPolicy { scale_type: 2, target_rate: rate as i32, scale_factor: 2, min_num_segments: segments as i32 },
-            };
+            let mut config = StreamConfig { scaling_policy: Some(ScalingPolicy { min_num_segments: segments as i32, ..ScalingPolicy::default() }), ..StreamConfig::default() };
+            apply(&policy, &mut config);
             client.create_scope(&stream.scope).await.map_err(failed)?;
-            if !client.create_stream(&stream.scope, &stream.name, scaling).await.map_err(failed)? {
-                return Err(fail(Kind::AlreadyExists, format!("stream {stream} exists already")));
+            if !client.create(&stream.scope, &stream.name, config).await.map_err(failed)? {
+                return Err(fail(Kind::AlreadyExists, format!("stream {stream} exists already; `cloudskin stream set {stream}` changes how it scales and what it keeps")));
             }
             table::say(&format!("{stream}: created with {segments} segments\n"))?;
+            Ok(0)
+        }
+        Stream::Set { stream, segments, policy, fixed, keep_all, server } => {
+            if policy.is_empty() && segments.is_none() && !fixed && !keep_all {
+                return Err(fail(Kind::InvalidArgument, "say what to change: --rate, --byte-rate, --fixed, --segments, --keep, --keep-bytes or --keep-all"));
+            }
+            let client = server.connect(place).await?;
+            let mut config = client.config(&stream.scope, &stream.name).await.map_err(failed)?;
+            apply(&policy, &mut config);
+            if keep_all {
+                config.retention_policy = None;
+            }
+            let scaling = config.scaling_policy.get_or_insert_default();
+            if fixed {
+                (scaling.scale_type, scaling.target_rate, scaling.scale_factor) = (Scaling::FIXED, 0, 0);
+            }
+            match segments {
+                Some(_) if scaling.scale_type == Scaling::FIXED => {
+                    return Err(fail(Kind::FailedPrecondition, format!("stream {stream} does not scale by itself: `cloudskin stream scale {stream} N` changes its segments, and --rate or --byte-rate makes it scale")));
+                }
+                Some(segments) => scaling.min_num_segments = segments as i32,
+                None => {}
+            }
+            let told = format!("{stream}: {}; {}\n", scales(&config), keeps(&config));
+            client.configure(&stream.scope, &stream.name, config).await.map_err(failed)?;
+            table::say(&told)?;
             Ok(0)
         }
         Stream::Append { stream, key, server } => append(&server.connect(place).await?, &stream, key).await,
@@ -45,13 +69,7 @@ pub async fn stream(place: &Place, command: Stream, output: Output) -> anyhow::R
             table::say(&format!("{stream}: {} segments\n", new.len()))?;
             Ok(0)
         }
-        Stream::Truncate { stream, server } => {
-            let client = server.connect(place).await?;
-            let cut = client.tail(&stream.scope, &stream.name).await.map_err(failed)?;
-            client.truncate(&stream.scope, &stream.name, &cut).await.map_err(failed)?;
-            table::say(&format!("{stream}: what was written so far is forgotten\n"))?;
-            Ok(0)
-        }
+        Stream::Truncate { stream, at, older_than, server } => truncate(&server.connect(place).await?, &stream, &at, older_than).await,
         Stream::Seal { stream, server } => {
             server.connect(place).await?.seal(&stream.scope, &stream.name).await.map_err(failed)?;
             table::say(&format!("{stream}: sealed\n"))?;
@@ -67,6 +85,76 @@ pub async fn stream(place: &Place, command: Stream, output: Output) -> anyhow::R
         Stream::Ls { scope, server } => ls(&server.connect(place).await?, scope, output).await,
         Stream::Stat { stream, server } => stat(&server.connect(place).await?, &stream, output).await,
     }
+}
+
+impl args::StreamPolicy {
+    fn is_empty(&self) -> bool {
+        self.rate.is_none() && self.byte_rate.is_none() && self.keep.is_none() && self.keep_bytes.is_none()
+    }
+}
+
+/// Changes what is named, and leaves the rest.
+fn apply(policy: &args::StreamPolicy, config: &mut StreamConfig) {
+    let rate = policy.rate.map(|events| (Scaling::BY_EVENTS, events as i32)).or(policy.byte_rate.map(|kib| (Scaling::BY_KIB, kib)));
+    if let Some((scale_type, target_rate)) = rate {
+        let before = config.scaling_policy.unwrap_or_default();
+        config.scaling_policy = Some(ScalingPolicy { scale_type, target_rate, scale_factor: before.scale_factor.max(2), min_num_segments: before.min_num_segments.max(1) });
+    }
+    let kept = policy.keep.map(|ms| (Retention::BY_TIME, ms)).or(policy.keep_bytes.map(|bytes| (Retention::BY_SIZE, bytes)));
+    if let Some((retention_type, retention_param)) = kept {
+        config.retention_policy = Some(RetentionPolicy { retention_type, retention_param, retention_max: 0 });
+    }
+}
+
+/// In words: how it scales.
+fn scales(config: &StreamConfig) -> String {
+    let of = config.scaling_policy.unwrap_or_default();
+    let least = base::unit::count(of.min_num_segments.max(1) as u64, "segment");
+    match of.scale_type {
+        Scaling::BY_KIB => format!("scales at {}/s and segment, with {least} at least", base::unit::Bytes(of.target_rate.max(0) as u64 * 1024)),
+        Scaling::BY_EVENTS => format!("scales at {} events/s and segment, with {least} at least", of.target_rate),
+        _ => "scales by request".into(),
+    }
+}
+
+/// In words: what stays.
+fn keeps(config: &StreamConfig) -> String {
+    let of = config.retention_policy.unwrap_or_default();
+    match of.retention_type {
+        Retention::BY_TIME => format!("keeps what is younger than {}", base::unit::Span(std::time::Duration::from_millis(of.retention_param.max(0) as u64))),
+        Retention::BY_SIZE => format!("keeps the last {}", base::unit::Bytes(of.retention_param.max(0) as u64)),
+        _ => "keeps everything".into(),
+    }
+}
+
+async fn truncate(client: &Client, stream: &StreamName, at: &[args::SegmentPlace], older_than: Option<base::unit::Span>) -> anyhow::Result<u8> {
+    let (scope, name) = (&stream.scope, &stream.name);
+    let (cut, told) = match older_than {
+        Some(span) => {
+            // 0 would ask for where the stream begins.
+            let at_ms = base::clock::now_ms().saturating_sub(span.ms()).max(1);
+            let known = client.place(scope, name, at_ms).await;
+            let hint = |e: streams::Error| match e {
+                streams::Error::NotFound(why) => fail(Kind::NotFound, format!("{why}; `cloudskin stream set {stream} --keep SPAN` forgets what gets older from now on")),
+                e => failed(e),
+            };
+            (known.map_err(hint)?, "what is known to be older is forgotten")
+        }
+        None if at.is_empty() => (client.tail(scope, name).await.map_err(failed)?, "what was written so far is forgotten"),
+        None => (at.iter().map(|p| (streams::catalog::SegmentNo(p.segment), p.offset)).collect(), "what lies before is forgotten"),
+    };
+    if !at.is_empty() && !client.is_cut(scope, name, &cut).await.map_err(failed)? {
+        return Err(fail(Kind::InvalidArgument, format!("these are not places that have each key of {stream} once: name one in each segment that was written to at a time, as `cloudskin stream stat {stream} -o json` shows them")));
+    }
+    for place in at {
+        let (start, length, _) = client.segment(scope, name, streams::catalog::SegmentNo(place.segment)).await.map_err(failed)?;
+        if place.offset > length {
+            return Err(fail(Kind::InvalidArgument, format!("segment {} of {stream} has bytes from {start} to {length}, and none at {}", place.segment, place.offset)));
+        }
+    }
+    client.truncate(scope, name, &cut).await.map_err(failed)?;
+    table::say(&format!("{stream}: {told}\n"))?;
+    Ok(0)
 }
 
 impl args::StreamServer {
@@ -202,7 +290,18 @@ async fn append(client: &Client, stream: &StreamName, key: Option<String>) -> an
 }
 
 async fn ingest(client: &Client, stream: &StreamName, from: args::VideoFrom) -> anyhow::Result<u8> {
-    let mut ingester = Ingester::open(client, &stream.scope, &stream.name).await.map_err(failed)?;
+    // It takes the stream from another one that is at it: last, so that a start that fails leaves that one alone.
+    let open = async || -> anyhow::Result<Ingester> {
+        let ingester = Ingester::open(client, &stream.scope, &stream.name).await.map_err(failed)?;
+        if let Some(last_ms) = ingester.ahead() {
+            let (last, now) = (date(last_ms), date(base::clock::now_ms()));
+            table::tell(&format!(
+                "{stream}: its last picture is of {last}, and here it is {now}: what comes now has times after the former. If that one was wrong, stop this, and `cloudskin stream truncate {stream}-index` forgets \
+                 the times of all pictures that are there\n"
+            ));
+        }
+        Ok(ingester)
+    };
     let name = stream.to_string();
     let told = move |taken: streams::video::ingest::Taken| table::tell(&format!("{name}: {} frames, {} bytes\n", taken.frames, taken.bytes));
     let listen = async |address: SocketAddr, option: &str| {
@@ -212,6 +311,7 @@ async fn ingest(client: &Client, stream: &StreamName, from: args::VideoFrom) -> 
     if let Some(url) = from.rtsp {
         let password = std::env::var("CLOUDSKIN_CAMERA_PASSWORD").ok();
         let camera = Camera::open(&url, password.as_deref()).await.map_err(failed)?;
+        let mut ingester = open().await?;
         table::say(&format!("{stream}: the camera plays\n"))?;
         let taken = ingester.play(camera).await.map_err(failed)?;
         told(taken);
@@ -219,13 +319,14 @@ async fn ingest(client: &Client, stream: &StreamName, from: args::VideoFrom) -> 
     }
     if let Some(address) = from.http {
         let listener = listen(address, "--http").await?;
+        let ingester = open().await?;
         table::say(&format!("{stream}: waiting for an encoder at http://{}/\n", listener.local_addr()?))?;
         streams::video::ingest::serve(listener, ingester, told).await.map_err(failed)?;
         return Ok(0);
     }
     let Some(address) = from.tcp else {
         let input = std::io::stdin().as_fd().try_clone_to_owned().context("read standard input")?;
-        let taken = ingester.run(tokio::fs::File::from_std(input.into())).await.map_err(failed)?;
+        let taken = open().await?.run(tokio::fs::File::from_std(input.into())).await.map_err(failed)?;
         told(taken);
         return match taken.frames {
             0 => Err(fail(Kind::InvalidArgument, "there was no video in it: MPEG-TS with H.264, H.265 or MPEG-2 is understood")),
@@ -233,6 +334,7 @@ async fn ingest(client: &Client, stream: &StreamName, from: args::VideoFrom) -> 
         };
     };
     let listener = listen(address, "--tcp").await?;
+    let mut ingester = open().await?;
     table::say(&format!("{stream}: waiting for an encoder on {}\n", listener.local_addr()?))?;
     loop {
         let (encoder, _) = listener.accept().await?;
@@ -373,11 +475,17 @@ async fn segments(client: &Client, stream: &StreamName) -> anyhow::Result<BTreeM
 
 async fn stat(client: &Client, stream: &StreamName, output: Output) -> anyhow::Result<u8> {
     let current = client.current(&stream.scope, &stream.name).await.map_err(failed)?;
-    let seen = segments(client, stream).await?;
+    let (seen, config) = (segments(client, stream).await?, client.config(&stream.scope, &stream.name).await.map_err(failed)?);
+    let (scaling, kept) = (config.scaling_policy.unwrap_or_default(), config.retention_policy.unwrap_or_default());
     let range = |segment| current.iter().find(|r| r.segment == segment).map(|r| (r.low, r.high));
     let told = json!({
         "stream": stream.to_string(),
         "sealed": current.is_empty(),
+        "events_per_second_and_segment": (scaling.scale_type == Scaling::BY_EVENTS).then_some(scaling.target_rate),
+        "bytes_per_second_and_segment": (scaling.scale_type == Scaling::BY_KIB).then_some(i64::from(scaling.target_rate) * 1024),
+        "segments_min": (scaling.scale_type != Scaling::FIXED).then_some(scaling.min_num_segments),
+        "kept_ms": (kept.retention_type == Retention::BY_TIME).then_some(kept.retention_param),
+        "kept_bytes": (kept.retention_type == Retention::BY_SIZE).then_some(kept.retention_param),
         "segments": seen.iter().map(|(s, (start, length, sealed))| json!({
             "segment": s.0, "name": s.name(&stream.scope, &stream.name), "start": start, "length": length, "sealed": sealed, "keys": range(*s),
         })).collect::<Vec<_>>(),
@@ -387,6 +495,6 @@ async fn stat(client: &Client, stream: &StreamName, output: Output) -> anyhow::R
             let keys = range(*s).map_or("-".into(), |(low, high)| format!("{low:.3} to {high:.3}"));
             vec![s.name(&stream.scope, &stream.name), start.to_string(), length.to_string(), if *sealed { "yes" } else { "no" }.into(), keys]
         };
-        Ok(table::table(&["SEGMENT", "START", "LENGTH", "SEALED", "KEYS"], &seen.iter().map(row).collect::<Vec<_>>()))
+        Ok(format!("{}\n{stream} {}, and {}\n", table::table(&["SEGMENT", "START", "LENGTH", "SEALED", "KEYS"], &seen.iter().map(row).collect::<Vec<_>>()), scales(&config), keeps(&config)))
     })
 }

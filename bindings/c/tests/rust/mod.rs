@@ -2,7 +2,9 @@
 
 use crate::scenarios::{Door, Given, bytes, compared, kind, large, place, text};
 use base::{SiteId, unit::Bytes as Size};
-use geds::{Appendable, Attached, AttachedAppendable, Attributes, BucketName, Error, Happened, Key, Lent, Listing, Node, Object, ObjectMeta, Page, Persist, Range, Result, Shared, SharedOptions, Watched};
+use geds::{
+    Appendable, Attached, AttachedAppendable, AttachedFollower, Attributes, BucketName, Error, Follower, Grown, Happened, Key, Lent, Listing, Node, Object, ObjectMeta, Page, Persist, Range, Result, Shared, SharedOptions, Watched,
+};
 use std::{
     collections::HashMap,
     future::Future,
@@ -16,6 +18,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 trait Calls {
     type Object: AsRef<[u8]>;
     type Growing;
+    type Follower;
     fn create_bucket(&self, bucket: &BucketName) -> Result<bool>;
     /// `here`: for this process only.
     fn put(&self, bucket: &BucketName, key: &Key, pieces: &[(u64, Vec<u8>)], new: bool, here: bool, attributes: Attributes, seal: bool) -> Result<()>;
@@ -28,7 +31,7 @@ trait Calls {
     fn rename(&self, bucket: &BucketName, from: &Key, to_bucket: &BucketName, to: &Key, new: bool) -> Result<ObjectMeta>;
     fn copy(&self, bucket: &BucketName, from: &Key, to_bucket: &BucketName, to: &Key, new: bool) -> Result<ObjectMeta>;
     fn delete_prefix(&self, bucket: &BucketName, prefix: &str) -> Result<(u64, u64)>;
-    fn rename_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str) -> Result<(u64, u64)>;
+    fn rename_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str, new: bool) -> Result<(u64, u64)>;
     fn copy_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str) -> Result<(u64, u64)>;
     fn keep_job(&self, job: &str) -> Result<()>;
     fn drop_job(&self, job: &str) -> Result<(u64, u64)>;
@@ -44,17 +47,21 @@ trait Calls {
     fn sync(&self, growing: &Self::Growing) -> Result<()>;
     fn seal(&self, growing: &Self::Growing) -> Result<ObjectMeta>;
     fn discard(&self, growing: &Self::Growing) -> Result<()>;
+    fn follow(&self, bucket: &BucketName, key: &Key) -> Result<Self::Follower>;
+    fn followed(&self, follower: &Self::Follower, offset: u64, len: u64) -> Result<Grown>;
 }
 
 /// A door with what it has open.
 struct Steps<C: Calls> {
     calls: C,
     held: HashMap<String, C::Object>,
+    followers: HashMap<String, C::Follower>,
 }
 
 impl<C: Calls> Door for Steps<C> {
     fn begin(&mut self, bucket: &str, second: &str) {
         self.held.clear();
+        self.followers.clear();
         for bucket in [bucket, second] {
             self.calls.create_bucket(&BucketName::new(bucket).unwrap()).unwrap();
         }
@@ -124,9 +131,9 @@ impl<C: Calls> Steps<C> {
                 done(calls.copy(&bucket, &from, &to_bucket, &to, words[0] == "copy-new"))
             }
             ["delete-all", prefix] => all_at(prefix).and_then(|(bucket, prefix)| calls.delete_prefix(&bucket, &prefix)).map(counted),
-            ["rename-all", from, to] => {
+            ["rename-all" | "rename-all-new", from, to] => {
                 let ((bucket, from), (to_bucket, to)) = (all_at(from)?, all_at(to)?);
-                calls.rename_prefix(&bucket, &from, &to_bucket, &to).map(counted)
+                calls.rename_prefix(&bucket, &from, &to_bucket, &to, words[0] == "rename-all-new").map(counted)
             }
             ["copy-all", from, to] => {
                 let ((bucket, from), (to_bucket, to)) = (all_at(from)?, all_at(to)?);
@@ -163,6 +170,16 @@ impl<C: Calls> Steps<C> {
                     Happened::PrefixRemoved { prefix } => format!("prefix-removed:{prefix}"),
                 });
                 Ok(told.collect::<Vec<_>>().join(" "))
+            }
+            ["follow", name, key] => {
+                let follower = calls.follow(&own, &Key::new(key)?)?;
+                self.followers.insert(name.into(), follower);
+                Ok(String::new())
+            }
+            ["followed", name, offset, len] => {
+                let grown = calls.followed(&self.followers[name], number(offset), number(len))?;
+                assert!(grown.sealed || !grown.bytes.is_empty(), "nothing came");
+                Ok(text(&grown.bytes))
             }
             ["growing", prefix] => Ok(calls.list_growing(&own, prefix)?.into_iter().map(|(key, _)| key.into()).collect::<Vec<String>>().join(" ")),
             ["append" | "grown" | "sync" | "seal" | "discard", name, ref rest @ ..] => {
@@ -229,8 +246,8 @@ macro_rules! same_calls {
         fn delete_prefix(&self, bucket: &BucketName, prefix: &str) -> Result<(u64, u64)> {
             self.door.delete_prefix(bucket, prefix)
         }
-        fn rename_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str) -> Result<(u64, u64)> {
-            self.door.rename_prefix(bucket, from, to_bucket, to)
+        fn rename_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str, new: bool) -> Result<(u64, u64)> {
+            self.door.rename_prefix(bucket, from, to_bucket, to, new)
         }
         fn copy_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str) -> Result<(u64, u64)> {
             self.door.copy_prefix(bucket, from, to_bucket, to)
@@ -256,6 +273,9 @@ macro_rules! same_calls {
         fn growing(&self, bucket: &BucketName, key: &Key, begin: bool) -> Result<Option<Self::Growing>> {
             if begin { self.door.appendable(bucket, key).map(Some) } else { self.door.growing(bucket, key) }
         }
+        fn follow(&self, bucket: &BucketName, key: &Key) -> Result<Self::Follower> {
+            self.door.follow(bucket, key)
+        }
     };
 }
 
@@ -272,6 +292,7 @@ impl OnThreads {
 impl Calls for OnThreads {
     type Object = Object;
     type Growing = Appendable;
+    type Follower = Follower;
     same_calls!();
     fn open(&self, bucket: &BucketName, key: &Key) -> Result<Object> {
         self.door.open(bucket, key)
@@ -298,6 +319,9 @@ impl Calls for OnThreads {
     fn discard(&self, growing: &Appendable) -> Result<()> {
         self.door.discard_growing(growing)
     }
+    fn followed(&self, follower: &Follower, offset: u64, len: u64) -> Result<Grown> {
+        self.door.read_followed(follower, offset, len, MINUTE)
+    }
 }
 
 struct Through {
@@ -313,6 +337,7 @@ impl Through {
 impl Calls for Through {
     type Object = Lent;
     type Growing = AttachedAppendable;
+    type Follower = AttachedFollower;
     same_calls!();
     fn open(&self, bucket: &BucketName, key: &Key) -> Result<Lent> {
         self.door.open_object(bucket, key)
@@ -338,6 +363,9 @@ impl Calls for Through {
     fn discard(&self, growing: &AttachedAppendable) -> Result<()> {
         growing.discard()
     }
+    fn followed(&self, follower: &AttachedFollower, offset: u64, len: u64) -> Result<Grown> {
+        follower.read(offset, len, MINUTE)
+    }
 }
 
 /// Awaits each call of a node.
@@ -355,6 +383,7 @@ impl Awaited {
 impl Calls for Awaited {
     type Object = Object;
     type Growing = Appendable;
+    type Follower = Follower;
     fn create_bucket(&self, bucket: &BucketName) -> Result<bool> {
         self.wait(self.node.create_bucket(bucket))
     }
@@ -406,8 +435,8 @@ impl Calls for Awaited {
     fn delete_prefix(&self, bucket: &BucketName, prefix: &str) -> Result<(u64, u64)> {
         self.wait(self.node.delete_prefix(bucket, prefix))
     }
-    fn rename_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str) -> Result<(u64, u64)> {
-        self.wait(self.node.rename_prefix(bucket, from, to_bucket, to))
+    fn rename_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str, new: bool) -> Result<(u64, u64)> {
+        self.wait(self.node.rename_prefix(bucket, from, to_bucket, to, new))
     }
     fn copy_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str) -> Result<(u64, u64)> {
         self.wait(self.node.copy_prefix(bucket, from, to_bucket, to))
@@ -455,6 +484,12 @@ impl Calls for Awaited {
     fn discard(&self, growing: &Appendable) -> Result<()> {
         self.wait(growing.discard())
     }
+    fn follow(&self, bucket: &BucketName, key: &Key) -> Result<Follower> {
+        self.wait(self.node.follow(bucket, key))
+    }
+    fn followed(&self, follower: &Follower, offset: u64, len: u64) -> Result<Grown> {
+        self.wait(follower.read(offset, len, MINUTE))
+    }
 }
 
 /// A node with an agent and a persistency tier.
@@ -468,13 +503,13 @@ pub fn doors(folder: &Path, with: impl Fn(&str, &mut dyn Door)) {
     let at = |name: &str| folder.join(name);
     let node = shared(&at("awaited"));
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    with("rust", &mut Steps { calls: Awaited { node: node.node().clone(), runtime }, held: HashMap::new() });
+    with("rust", &mut Steps { calls: Awaited { node: node.node().clone(), runtime }, held: HashMap::new(), followers: HashMap::new() });
     node.close().unwrap();
     let node = shared(&at("threads"));
-    with("rust-blocking", &mut Steps { calls: OnThreads { door: node.blocking() }, held: HashMap::new() });
+    with("rust-blocking", &mut Steps { calls: OnThreads { door: node.blocking() }, held: HashMap::new(), followers: HashMap::new() });
     node.close().unwrap();
     let node = shared(&at("attached"));
     let door = Shared::attach(at("attached").join("store")).unwrap();
-    with("rust-attached", &mut Steps { calls: Through { door }, held: HashMap::new() });
+    with("rust-attached", &mut Steps { calls: Through { door }, held: HashMap::new(), followers: HashMap::new() });
     node.close().unwrap();
 }

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 /// Version of the format. Raised with every change of what is serialised.
-pub const VERSION: u32 = 10;
+pub const VERSION: u32 = 11;
 /// Snapshots that may stand on each other. Who writes them ends a chain long before.
 pub const CHAIN_MAX: usize = 64;
 const CELL: &[u8; 8] = b"CSKSNAP\0";
@@ -333,7 +333,7 @@ mod tests {
         refused(&|b| b.truncate(b.len() - 1), "cut");
         refused(&|b| b.push(0), "too long");
         refused(&|b| b[0] = 0, "not a checkpoint");
-        refused(&|b| b[8] = 11, "version 11, this CloudSkin reads version 10");
+        refused(&|b| b[8] = VERSION as u8 + 1, &format!("version {}, this CloudSkin reads version {VERSION}", VERSION + 1));
         refused(&|b| b.truncate(10), "not a checkpoint");
     }
 

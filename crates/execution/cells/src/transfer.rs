@@ -123,7 +123,8 @@ fn unexpected(kind: u8, body: &[u8]) -> Error {
 struct Known {
     rank: Rank,
     sums: Vec<u128>,
-    /// What was written since the last round, where the kernel tells; else each round looks at all pages.
+    /// What was written since the last round, where the kernel tells; else each round looks at all pages. It ends with the departure: to end it, the kernel walks over all of
+    /// the memory, which no rank should stand still for.
     watch: Option<Whole>,
 }
 
@@ -334,7 +335,6 @@ impl Departure {
             }
         }
         frame.send(&mut self.way)?;
-        known.watch = None;
         let body = postcard::to_allocvec(&frozen).map_err(|e| Error::Snapshot(e.to_string()))?;
         self.way.stream.send(kind::REST, &[&rank.0.to_le_bytes(), &body]).map_err(wire("send a rank's state"))?;
         self.figures.state_bytes += size + body.len() as u64;

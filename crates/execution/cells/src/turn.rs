@@ -92,20 +92,20 @@ impl Turn {
         Turn { seat: Mutex::new(seat), free: Condvar::new(), news: AtomicU64::new(0), led: AtomicBool::new(false), followers: AtomicU32::new(0) }
     }
 
-    /// Waits until it is this thread's turn. `None`: the cell has ended.
+    /// Waits until it is this thread's turn. `None`: the cell has ended, also if nobody else has the state: who waits in MPI learns of it here.
     fn take(&self, over: impl Fn() -> bool) -> Option<(Box<mpi::State>, MpiFlags)> {
         let mut seat = lock(&self.seat);
         let mine = seat.next;
         seat.next += 1;
         loop {
+            // The number is lost, and with it all turns: nobody takes one in a cell that has ended.
+            if over() {
+                return None;
+            }
             if seat.serving == mine
                 && let Some(state) = seat.state.take()
             {
                 return Some((state, seat.flags));
-            }
-            // The number is lost, and with it all turns: nobody takes one in a cell that has ended.
-            if over() {
-                return None;
             }
             seat = self.free.wait_timeout(seat, LOOK).unwrap_or_else(|e| e.into_inner()).0;
         }
@@ -286,6 +286,7 @@ mod tests {
             turn.give(first, flags, &parked, &bell);
         });
         assert_eq!(order.into_inner().unwrap(), [0, 1, 2, 3]);
+        assert!(turn.take(|| true).is_none(), "nobody has it, but the cell has ended");
         assert!(turn.reclaim().is_some());
         assert!(turn.take(|| true).is_none(), "whoever has it, the cell has ended");
     }

@@ -9,11 +9,13 @@
 mod folders;
 mod pipes;
 mod saved;
+mod written;
 
 use crate::cell::{End, Host, Spec};
 use crate::processes::Process;
 use crate::{mpi_host, threads};
 use folders::Folders;
+use written::Written;
 pub(crate) use pipes::resume;
 pub use saved::Saved;
 use mpi::Memory;
@@ -160,7 +162,8 @@ enum Fd {
     Standard(u8),
     Folder { mount: usize, path: String, preopened: Option<String> },
     Reading { mount: usize, path: String, at: u64, file: Box<dyn Source> },
-    Writing { mount: usize, path: String, at: u64, append: bool, file: Box<dyn Sink> },
+    /// `write`: not by a descriptor that was opened to read what is being written.
+    Writing { mount: usize, path: String, at: u64, append: bool, write: bool, file: Written },
     Stream(pipes::Ends),
 }
 
@@ -263,7 +266,7 @@ impl State {
     pub fn close_all(&mut self) -> std::result::Result<(), String> {
         for fd in self.fds.drain(..).flatten() {
             if let Some(Fd::Writing { path, file, .. }) = last(fd) {
-                file.commit().map_err(|e| format!("file {path} could not be sealed at the end ({e:?})"))?;
+                file.close().map_err(|e| format!("file {path} could not be sealed at the end ({e:?})"))?;
             }
         }
         Ok(())
@@ -312,7 +315,38 @@ impl State {
         if path.is_empty() || lock(&self.folders).contains(mount, path) {
             return Ok(Stat { folder: true, size: 0 });
         }
-        self.mounts.folders[mount].1.stat(path)
+        match self.written(mount, path) {
+            Some(file) => Ok(Stat { folder: false, size: file.len() }),
+            None => self.mounts.folders[mount].1.stat(path),
+        }
+    }
+
+    /// The files that are being written, with their mounts and paths.
+    fn all_written(&self) -> impl Iterator<Item = (usize, String, Written)> {
+        self.fds.iter().flatten().filter_map(|fd| match &*lock(fd) {
+            Fd::Writing { mount, path, file, .. } if !file.is_unlinked() => Some((*mount, path.clone(), file.clone())),
+            _ => None,
+        })
+    }
+
+    /// What a path means that is being written.
+    fn written(&self, mount: usize, path: &str) -> Option<Written> {
+        self.all_written().find(|(m, p, _)| *m == mount && p == path).map(|(.., file)| file)
+    }
+
+    fn unlink(&mut self, mount: usize, path: &str) -> Result<()> {
+        if lock(&self.folders).contains(mount, path) {
+            return Err(Errno::Isdir);
+        }
+        let written = self.written(mount, path);
+        match self.mounts.folders[mount].1.remove(path) {
+            // It has never been anything else.
+            Err(Errno::Noent) if written.is_some() => {}
+            done => done?,
+        }
+        written.inspect(Written::unlink);
+        self.emptied(mount, path);
+        Ok(())
     }
 
     /// What a folder holds, those that the cell has made too, by name.
@@ -323,6 +357,8 @@ impl State {
             Err(Errno::Noent) => {}
             Err(e) => return Err(e),
         }
+        let below = self.all_written().filter(|(m, p, _)| *m == mount && parent(p) == path);
+        names.extend(below.map(|(_, p, file)| (p[parent(&p).len()..].trim_start_matches('/').to_string(), Stat { folder: false, size: file.len() })));
         Ok(names)
     }
 
@@ -373,7 +409,7 @@ impl State {
         }
         // It would be committed under its old name, where the folder is gone.
         let below = |path: &str| path.strip_prefix(from).is_some_and(|rest| rest.starts_with('/'));
-        if self.fds.iter().flatten().any(|fd| matches!(&*lock(fd), Fd::Writing { mount: m, path, .. } if *m == mount && below(path))) {
+        if self.all_written().any(|(m, path, _)| m == mount && below(&path)) {
             return Err(Errno::Busy);
         }
         let behind = &self.mounts.folders[mount].1;
@@ -408,10 +444,16 @@ impl State {
             Err(e) => return Err(e),
             Ok(_) => {}
         }
+        if let Some(file) = self.written(mount, &path) {
+            if truncate {
+                file.set_len(0)?;
+            }
+            return Ok(Fd::Writing { mount, path, at: 0, append, write, file });
+        }
         let behind = &self.mounts.folders[mount].1;
         if write || (create && found.is_err()) {
-            let file = behind.create(&path, found.is_ok() && !truncate)?;
-            return Ok(Fd::Writing { mount, path, at: 0, append, file });
+            let file = Written::new(behind.create(&path, found.is_ok() && !truncate)?);
+            return Ok(Fd::Writing { mount, path, at: 0, append, write: true, file });
         }
         Ok(Fd::Reading { file: behind.open(&path)?, mount, path, at: 0 })
     }
@@ -419,7 +461,7 @@ impl State {
     fn close(&mut self, fd: u32) -> Result<()> {
         self.descriptor(fd)?;
         match self.fds[fd as usize].take().and_then(last) {
-            Some(Fd::Writing { file, .. }) => file.commit(),
+            Some(Fd::Writing { file, .. }) => file.close(),
             _ => Ok(()),
         }
     }
@@ -469,9 +511,9 @@ impl State {
         self.close(fd)
     }
 
-    pub(crate) fn remove_named(&self, name: &str) -> Result<()> {
+    pub(crate) fn remove_named(&mut self, name: &str) -> Result<()> {
         let (mount, path) = self.locate(name)?;
-        self.mounts.folders[mount].1.remove(&path)
+        self.unlink(mount, &path)
     }
 
     pub(crate) fn size_of(&mut self, fd: u32) -> Result<u64> {
@@ -480,7 +522,7 @@ impl State {
 
     pub(crate) fn resize(&mut self, fd: u32, bytes: u64) -> Result<()> {
         match &mut *self.fd(fd)? {
-            Fd::Writing { file, .. } => file.set_len(bytes),
+            Fd::Writing { file, write: true, .. } => file.set_len(bytes),
             _ => Err(Errno::Badf),
         }
     }
@@ -505,7 +547,7 @@ impl State {
 
     pub(crate) fn write_to(&mut self, fd: u32, offset: u64, data: &[u8]) -> Result<()> {
         match &mut *self.fd(fd)? {
-            Fd::Writing { file, .. } => file.write_at(offset, data),
+            Fd::Writing { file, write: true, .. } => file.write_at(offset, data),
             _ => Err(Errno::Badf),
         }
     }
@@ -706,7 +748,7 @@ fn write(m: &mut Mem<'_>, s: &mut State, fd: u32, vectors: u32, count: u32, offs
     let mut total = 0;
     for (at, len) in parts {
         let data = m.bytes(at, u64::from(len).min(m.most() - total) as u32)?;
-        let Fd::Writing { at, append, file, .. } = &mut *file else { return Err(if matches!(*file, Fd::Stream(_)) { Errno::Spipe } else { Errno::Badf }) };
+        let Fd::Writing { at, append, write: true, file, .. } = &mut *file else { return Err(if matches!(*file, Fd::Stream(_)) { Errno::Spipe } else { Errno::Badf }) };
         if *append {
             *at = file.len();
         }
@@ -762,8 +804,11 @@ fn random(buffer: &mut [u8]) -> Result<()> {
 }
 
 fn readdir(m: &mut Mem<'_>, s: &mut State, fd: u32, buffer: u32, len: u32, cookie: u64, used: u32) -> Result<()> {
-    let Fd::Folder { mount, path, .. } = &*s.fd(fd)? else { return Err(Errno::Notdir) };
-    let (mount, path) = (*mount, path.clone());
+    // Not locked any more when all descriptors are looked at.
+    let (mount, path) = match &*s.fd(fd)? {
+        Fd::Folder { mount, path, .. } => (*mount, path.clone()),
+        _ => return Err(Errno::Notdir),
+    };
     m.bytes(buffer, len)?;
     let mut names = s.list(mount, &path)?;
     let folder = Stat { folder: true, size: 0 };
@@ -855,7 +900,7 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
         put_stat(m, into, inode, kind, size)
     });
     offer!("fd_filestat_set_size", (fd: u32, size: u64), |_: &mut Mem, s: &mut State| match &mut *s.fd(fd)? {
-        Fd::Writing { file, .. } => file.set_len(size),
+        Fd::Writing { file, write: true, .. } => file.set_len(size),
         _ => Err(Errno::Inval),
     });
     offer!("fd_filestat_set_times", (fd: u32, _a: u64, _b: u64, _c: u32), |_: &mut Mem, s: &mut State| s.fd(fd).map(|_| ()));
@@ -933,12 +978,7 @@ pub(crate) fn link(l: &mut Linker<Host>) -> wasmtime::Result<()> {
     });
     offer!("path_unlink_file", (fd: u32, p: u32, n: u32), |m: &mut Mem, s: &mut State| {
         let (mount, path) = s.at(fd, &m.text(p, n)?)?;
-        if lock(&s.folders).contains(mount, &path) {
-            return Err(Errno::Isdir);
-        }
-        s.mounts.folders[mount].1.remove(&path)?;
-        s.emptied(mount, &path);
-        Ok(())
+        s.unlink(mount, &path)
     });
     offer!("path_filestat_set_times", (_fd: u32, _f: u32, _p: u32, _n: u32, _a: u64, _m: u64, _s: u32), |_: &mut Mem, _: &mut State| Ok(()));
     offer!("path_link", (_a: u32, _b: u32, _c: u32, _d: u32, _e: u32, _f: u32, _g: u32), |_: &mut Mem, _: &mut State| Err(Errno::Notsup));

@@ -23,7 +23,7 @@ mod server;
 mod shm;
 mod wire;
 
-pub use client::{Attached, AttachedAppendable, AttachedWriter, Lent};
+pub use client::{Attached, AttachedAppendable, AttachedFollower, AttachedWriter, Lent};
 pub(crate) use server::Lendable;
 pub(crate) use shm::read_only;
 pub(crate) use wire::{Place, read_agent, read_agent_told, some_asks, some_told};

@@ -9,21 +9,25 @@
 //! ```
 //!
 //! An append writes the bytes behind the committed length and then a record that moves it. Bytes below it never change, so readers take no lock of the writer. After a
-//! kill everything that was acknowledged is there, after a power cut what [`Appendable::sync`] had returned for. Where the disk is encrypted, an append is a piece (in each part that it touches)
-//! which is encrypted by itself, and its record says where it lies: bytes that nobody was told of may be written over, since each piece has a nonce of its own. A full part may be uploaded: verified, then recorded,
+//! kill everything that was acknowledged is there, after a power cut what [`Appendable::sync`] had returned for, and of the rest what is whole: a record may reach the disk before its bytes do, so it has their
+//! checksum, and what was not synced is read once when the node starts again. Where the disk is encrypted, an append is a piece (in each part that it touches)
+//! which is encrypted by itself, and its record says where it lies: bytes that nobody was told of may be written over, since each piece has a nonce of its own. A log that is mostly
+//! lengths of the past is written anew, to `<id>.new`, which then takes its name. A full part may be uploaded: verified, then recorded,
 //! then freed. A seal copies all of it into an ordinary object, which the catalog records; until then only
 //! this node knows it, and other nodes read it from here (`follow.rs`).
 
 use crate::{
-    Attributes, BucketName, Error, Key, Node, ObjectId, ObjectMeta, Persist, Result, Writer,
+    BucketName, Error, Key, Node, ObjectId, ObjectMeta, Persist, Result, Writer,
     catalog::PAGE_MAX,
     cipher::{self, Cipher},
-    local::{Refused, Tier, file},
+    format,
+    local::{BLOCK, Refused, Sound, Tier, file},
     metrics::{Source, add},
     names::Prefix,
-    node::{Inner, Upload, compute},
+    node::{Inner, Upload, compute, joined},
     segment::allocate,
     space::Reservation,
+    writer::Carried,
 };
 use base::Kind;
 use bytes::Bytes;
@@ -32,7 +36,8 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::{HashMap, VecDeque},
     fs::{self, File, OpenOptions},
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    io::{ErrorKind, Write},
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard,
@@ -41,14 +46,24 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::Notify;
-use xxhash_rust::xxh3::xxh3_64;
+use tracing::Instrument;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// A part is a quarter of a segment, so at most 16 MiB.
 const PARTS_PER_SEGMENT: u64 = 4;
-/// What was sealed lately of which it is known what it became. Who reads more slowly goes on by the key.
+/// What was sealed lately of which it is known what it became. Who reads more slowly is told that it is gone.
 const SEALED_MAX: usize = 1024;
+/// So many parts that came back from the persistency tier are kept in memory: a segment's worth of bytes.
+const FETCHED_MAX: usize = PARTS_PER_SEGMENT as usize;
+/// Read at a time, when it is looked whether something is there.
+const READ_BYTES: u64 = 1 << 20;
 /// Blocks of a part are allocated so many bytes ahead.
 const GROWTH: u64 = 256 << 10;
+/// Room in the log that is paid for before an append: more than its record, if it has no more than a few pieces.
+const RECORD_BYTES: u64 = 256;
+/// A log is worth a rewrite from here on, or from a part's length if that is less.
+const LOG_BYTES_MIN: u64 = 1 << 20;
+const LOG_BYTES_LEAST: u64 = 64 << 10;
 /// The longest record: a name and numbers, or the pieces of one append: 16 bytes for each 16 MiB of it, about.
 const RECORD_BYTES_MAX: usize = 1 << 20;
 
@@ -57,15 +72,28 @@ enum Record {
     Name { bucket: BucketName, key: Key, part_bytes: u64 },
     /// Part `n` begins; it will be uploaded under this id.
     Part { n: u64, id: ObjectId },
+    /// So much is durable. (Before there was `Appended`: so much was appended, and nobody can look whether it is there.)
     Committed { len: u64 },
     /// Uploaded and read back.
     Away { n: u64, location: String },
     /// It becomes this object. If the catalog has that, this one is over.
     Sealing { id: ObjectId },
-    /// Like `Committed`, where the disk is encrypted: what came, in the parts from `n` on.
+    /// Like `Appended`, where the disk is encrypted: what came, in the parts from `n` on. Each piece proves itself.
     Grown { len: u64, n: u64, pieces: Vec<Piece> },
     /// Like `Away`, with the xxh3 of the part's content: what comes back is compared.
     Stored { n: u64, location: String, sum: u64 },
+    /// The length that an append has led to, with the xxh3 of what came.
+    Appended { len: u64, sum: u64 },
+}
+
+/// An append of which a log tells, and that may not be durable.
+struct Append {
+    from: u64,
+    len: u64,
+    /// `None`: it is in pieces.
+    sum: Option<u64>,
+    /// Each with the number of its part.
+    pieces: Vec<(u64, Piece)>,
 }
 
 /// What one append put into a part, encrypted. Pieces lie one behind the other.
@@ -91,8 +119,9 @@ pub(crate) enum WherePart {
     Away,
 }
 
-/// What a read of something that grows has found.
-pub(crate) enum Grew {
+/// What a site says of something that grows there, or did.
+#[derive(Clone, Debug)]
+pub enum Grew {
     /// This has so many committed bytes, and these are there from the offset on.
     To { id: ObjectId, len: u64, bytes: Bytes },
     /// It was sealed, and is this object.
@@ -116,6 +145,12 @@ impl Part {
 struct State {
     log: Arc<File>,
     log_len: u64,
+    /// Of `paid`, for the log.
+    log_paid: u64,
+    /// Its length when it was last rewritten; 0: much of that may have become superfluous since.
+    log_was: u64,
+    /// So many records were written.
+    records: u64,
     parts: Vec<Part>,
     sealing: Option<ObjectId>,
     sealed: bool,
@@ -136,8 +171,13 @@ pub(crate) struct Growing {
     committed: AtomicU64,
     /// For who waits for more.
     grew: Notify,
-    /// One append, spill or seal at a time; taken before `state`, which is never held during a wait.
+    /// One append, spill or seal at a time; taken before `synced`, and that before `state`, which is never held during a wait.
     turn: Mutex<()>,
+    sound: Arc<Sound>,
+    /// So many records, and the bytes that they tell of, are durable. Held during a sync.
+    synced: Mutex<u64>,
+    /// The log says of so many bytes that they are durable.
+    durable: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -146,6 +186,8 @@ pub(crate) struct Appendables {
     folder: PathBuf,
     /// What was sealed lately, and as what; the oldest first.
     sealed: Mutex<VecDeque<(ObjectId, ObjectId)>>,
+    /// Parts that were brought back and looked through, for the next piece of them; the one that was used last is the last.
+    fetched: Mutex<VecDeque<(ObjectId, Bytes)>>,
     all: Mutex<HashMap<(BucketName, Key), Arc<Growing>>>,
 }
 
@@ -167,21 +209,21 @@ fn frame(record: &Record) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// The first record and its length in the log, if it is whole.
-fn unframe(bytes: &[u8]) -> Option<(Record, usize)> {
+/// The first record and its length in the log, if it is whole. `Err` of its sort: it is, and nobody here knows it.
+fn unframe(bytes: &[u8]) -> Option<(Result<Record, u8>, usize)> {
     let len = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
     let sum = u64::from_le_bytes(bytes.get(4..12)?.try_into().ok()?);
     let body = bytes.get(12..12 + len).filter(|_| len <= RECORD_BYTES_MAX)?;
     if len == 0 || sum != xxh3_64(body) {
         return None;
     }
-    Some((postcard::from_bytes(body).ok()?, 12 + len))
+    Some((postcard::from_bytes(body).map_err(|_| body[0]), 12 + len))
 }
 
 impl Appendables {
     /// Takes back what grew here. What was not committed is not there.
     pub fn open(folder: &Path, tier: &Tier) -> Result<Appendables> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(file("create", folder))?;
+        crate::private::folder(folder).map_err(file("create", folder))?;
         let mut all = HashMap::new();
         let (mut logs, mut parts) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(folder).map_err(file("list", folder))? {
@@ -211,7 +253,7 @@ impl Appendables {
                 fs::remove_file(&path).map_err(file("remove", &path))?;
             }
         }
-        Ok(Appendables { folder: folder.into(), sealed: Mutex::default(), all: Mutex::new(all) })
+        Ok(Appendables { folder: folder.into(), sealed: Mutex::default(), fetched: Mutex::default(), all: Mutex::new(all) })
     }
 
     fn get(&self, bucket: &BucketName, key: &Key) -> Option<Arc<Growing>> {
@@ -244,8 +286,85 @@ impl Appendables {
         lock(&self.sealed).iter().rev().find(|(id, _)| *id == growing).map(|(_, object)| *object)
     }
 
-    fn forget(&self, growing: &Growing) {
+    /// `away`: its parts in the persistency tier.
+    fn forget(&self, growing: &Growing, away: &[ObjectId]) {
         lock(&self.all).remove(&(growing.bucket.clone(), growing.key.clone()));
+        lock(&self.fetched).retain(|(id, _)| !away.contains(id));
+    }
+
+    fn fetched(&self, id: ObjectId) -> Option<Bytes> {
+        let mut fetched = lock(&self.fetched);
+        let at = fetched.iter().position(|(there, _)| *there == id)?;
+        let used = fetched.remove(at)?;
+        fetched.push_back(used.clone());
+        Some(used.1)
+    }
+
+    fn keep_fetched(&self, id: ObjectId, part: Bytes) {
+        let mut fetched = lock(&self.fetched);
+        if fetched.len() == FETCHED_MAX {
+            fetched.pop_front();
+        }
+        fetched.push_back((id, part));
+    }
+}
+
+impl Append {
+    /// Takes its pieces for what is there.
+    fn known(self, grown: &mut HashMap<u64, Vec<Piece>>) {
+        self.pieces.into_iter().for_each(|(n, piece)| grown.entry(n).or_default().push(piece));
+    }
+}
+
+/// Looks after a restart whether the bytes of an append have reached the disk.
+struct Looked<'a> {
+    folder: &'a Path,
+    id: ObjectId,
+    part_bytes: u64,
+    cipher: Option<Arc<Cipher>>,
+}
+
+impl Looked<'_> {
+    /// `away`: parts that were uploaded and read back. `part_id`: what a part is encrypted for.
+    fn has(&self, append: &Append, away: impl Fn(u64) -> bool, part_id: impl Fn(u64) -> Option<ObjectId>) -> Result<bool> {
+        let path = |n: u64| self.folder.join(format!("{}.{n}", self.id));
+        let whole = |n: u64, read: std::io::Result<()>| match read {
+            Ok(()) => Ok(true),
+            // There is no such file, or it is too short, or there is something else in it.
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => Ok(false),
+            Err(e) => Err(file("read", &path(n))(e)),
+        };
+        let Some(sum) = append.sum else {
+            for (n, piece) in &append.pieces {
+                let read = |cipher: &Cipher, id: ObjectId| File::open(path(*n)).and_then(|part| cipher.open_piece(id, &part, piece.place, piece.len, 0..piece.len)).map(drop);
+                let good = match (&self.cipher, part_id(*n)) {
+                    _ if away(*n) => true,
+                    (Some(cipher), Some(id)) => whole(*n, read(cipher, id))?,
+                    _ => false,
+                };
+                if !good {
+                    return Ok(false);
+                }
+            }
+            return Ok(true);
+        };
+        let (mut at, end, mut hash) = (append.from, append.from + append.len, Xxh3::new());
+        let mut some = vec![0; READ_BYTES.min(append.len) as usize];
+        while at < end {
+            let (n, start) = (at / self.part_bytes, at % self.part_bytes);
+            if away(n) {
+                // All that there was then was synced before it was written down that the part is away.
+                return Ok(true);
+            }
+            let len = (end - at).min(self.part_bytes - start).min(READ_BYTES);
+            let some = &mut some[..len as usize];
+            if !whole(n, File::open(path(n)).and_then(|part| part.read_exact_at(some, start)))? {
+                return Ok(false);
+            }
+            hash.update(some);
+            at += len;
+        }
+        Ok(hash.digest() == sum)
     }
 }
 
@@ -257,6 +376,9 @@ impl Growing {
         let state = State {
             log: Arc::new(log),
             log_len: 0,
+            log_paid: 0,
+            log_was: 0,
+            records: 0,
             parts: Vec::new(),
             sealing: None,
             unsure: false,
@@ -274,6 +396,9 @@ impl Growing {
             committed: AtomicU64::new(0),
             grew: Notify::new(),
             turn: Mutex::new(()),
+            sound: tier.sound().clone(),
+            synced: Mutex::new(0),
+            durable: AtomicU64::new(0),
             state: Mutex::new(state),
         };
         growing.record(&Record::Name { bucket: bucket.clone(), key: key.clone(), part_bytes })?;
@@ -284,18 +409,31 @@ impl Growing {
         let path = folder.join(format!("{id}.log"));
         let log = OpenOptions::new().read(true).write(true).open(&path).map_err(file("open", &path))?;
         let bytes = fs::read(&path).map_err(file("read", &path))?;
-        let mut at = 0;
+        let (mut at, mut records) = (0, 0);
         let mut name = None;
         let (mut ids, mut away, mut committed, mut sealing) = (HashMap::new(), HashMap::new(), 0, None);
         let mut grown: HashMap<u64, Vec<Piece>> = HashMap::new();
+        // What nobody has said of that it is durable.
+        let mut appends: Vec<Append> = Vec::new();
         while let Some((record, len)) = unframe(&bytes[at..]) {
+            let record = record.map_err(|sort| format::newer(&path, format!("a record of sort {sort} at byte {at}, which this version does not know")))?;
             at += len;
+            records += 1;
             match record {
                 Record::Name { bucket, key, part_bytes } => name = Some((bucket, key, part_bytes.max(1))),
                 Record::Part { n, id } => {
                     ids.insert(n, id);
                 }
-                Record::Committed { len } => committed = len,
+                Record::Committed { len } => {
+                    // One that was written beside an append may know less than the append's own record.
+                    let durable = appends.iter().take_while(|append| append.from + append.len <= len).count();
+                    appends.drain(..durable).for_each(|append| append.known(&mut grown));
+                    committed = committed.max(len);
+                }
+                Record::Appended { len, sum } => {
+                    appends.push(Append { from: committed, len: len.saturating_sub(committed), sum: Some(sum), pieces: Vec::new() });
+                    committed = committed.max(len);
+                }
                 Record::Away { n, location } => {
                     away.insert(n, (location, None));
                 }
@@ -304,8 +442,8 @@ impl Growing {
                 }
                 Record::Sealing { id } => sealing = Some(id),
                 Record::Grown { len, n, pieces } => {
-                    committed = len;
-                    (n..).zip(pieces).for_each(|(n, piece)| grown.entry(n).or_default().push(piece));
+                    appends.push(Append { from: committed, len: len.saturating_sub(committed), sum: None, pieces: (n..).zip(pieces).collect() });
+                    committed = committed.max(len);
                 }
             }
         }
@@ -314,6 +452,19 @@ impl Growing {
             log.set_len(at as u64).map_err(file("resize", &path))?;
         }
         let Some((bucket, key, part_bytes)) = name else { return Ok(None) };
+        let (told, unsynced) = (committed, !appends.is_empty());
+        if unsynced {
+            let there = Looked { folder, id, part_bytes, cipher: tier.cipher(false).cloned() };
+            committed = appends[0].from;
+            for append in appends {
+                if !there.has(&append, |n| away.contains_key(&n), |n| ids.get(&n).copied())? {
+                    tracing::warn!(%bucket, %key, len = committed, told, "what was appended last and not synced has not reached the disk; it is cut off");
+                    break;
+                }
+                committed = append.from + append.len;
+                append.known(&mut grown);
+            }
+        }
         let mut parts = Vec::new();
         let mut here = 0;
         for n in 0..committed.div_ceil(part_bytes) {
@@ -343,9 +494,21 @@ impl Growing {
         }
         let space = tier.space(false);
         space.use_more(here);
-        let state =
-            State { log: Arc::new(log), log_len: at as u64, parts, sealing, sealed: false, unsure: false, removing: false, paid: space.overdraw(here) };
-        Ok(Some(Growing {
+        let log_paid = (at as u64).next_multiple_of(BLOCK);
+        let state = State {
+            log: Arc::new(log),
+            log_len: at as u64,
+            log_paid,
+            log_was: 0,
+            records,
+            parts,
+            sealing,
+            sealed: false,
+            unsure: sealing.is_some(),
+            removing: false,
+            paid: space.overdraw(here + log_paid),
+        };
+        let growing = Growing {
             id,
             bucket,
             key,
@@ -355,8 +518,19 @@ impl Growing {
             committed: AtomicU64::new(committed),
             grew: Notify::new(),
             turn: Mutex::new(()),
+            sound: tier.sound().clone(),
+            synced: Mutex::new(0),
+            durable: AtomicU64::new(if unsynced { 0 } else { committed }),
             state: Mutex::new(state),
-        }))
+        };
+        if committed < told {
+            // What its log says of the rest must not be believed when other bytes have come there.
+            growing.rewrite_log()?;
+        } else if unsynced {
+            // Nobody looks at it again.
+            growing.sync()?;
+        }
+        Ok(Some(growing))
     }
 
     fn path(&self, name: impl std::fmt::Display) -> PathBuf {
@@ -379,7 +553,70 @@ impl Growing {
         let at = state.log_len;
         state.log.write_all_at(&bytes, at).map_err(file("write", &self.path("log")))?;
         state.log_len += bytes.len() as u64;
+        state.records += 1;
+        // What no append has paid for: few bytes, that belong to a part or to the whole.
+        if let Some(more) = state.log_len.next_multiple_of(BLOCK).checked_sub(state.log_paid) {
+            state.log_paid += more;
+            let to = state.paid.bytes() + more;
+            state.paid.cover(to);
+        }
         Ok(())
+    }
+
+    /// The log of many small appends is mostly lengths that were passed since: what still counts takes its place. Within the turn.
+    fn shorten_log(&self) -> Result<()> {
+        let least = self.part_bytes.clamp(LOG_BYTES_LEAST, LOG_BYTES_MIN);
+        let wanted = |state: &State| state.log_len > least.max(2 * state.log_was);
+        if wanted(&lock(&self.state)) { self.rewrite_log() } else { Ok(()) }
+    }
+
+    fn rewrite_log(&self) -> Result<()> {
+        let mut synced = lock(&self.synced);
+        // The new log will be durable with all that it tells of, so that has to be there first.
+        self.sync_parts()?;
+        let log = self.log_now()?;
+        let (path, temp) = (self.path("log"), self.path("new"));
+        let mut new = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&temp).map_err(file("create", &temp))?;
+        new.write_all(&log).map_err(file("write", &temp))?;
+        self.sound.sync(&new, &temp)?;
+        fs::rename(&temp, &path).map_err(file("rename", &temp))?;
+        let covered = {
+            let mut state = lock(&self.state);
+            (state.log, state.log_len, state.log_was) = (Arc::new(new), log.len() as u64, log.len() as u64);
+            let less = state.log_paid.saturating_sub(state.log_len.next_multiple_of(BLOCK));
+            state.log_paid -= less;
+            let to = state.paid.bytes() - less;
+            state.paid.shrink(to);
+            state.records
+        };
+        self.sound.sync_folder(&self.folder)?;
+        self.durable.store(self.len(), SeqCst);
+        *synced = covered;
+        Ok(())
+    }
+
+    /// The records of what is so now, and durable.
+    fn log_now(&self) -> Result<Vec<u8>> {
+        let state = lock(&self.state);
+        let len = self.len();
+        let mut out = frame(&Record::Name { bucket: self.bucket.clone(), key: self.key.clone(), part_bytes: self.part_bytes })?;
+        for (n, part) in (0..).zip(&state.parts) {
+            out.extend(frame(&Record::Part { n, id: part.id })?);
+            match &part.place {
+                Place::Here { .. } => {
+                    for piece in &part.pieces {
+                        out.extend(frame(&Record::Grown { len, n, pieces: vec![*piece] })?);
+                    }
+                }
+                Place::Away { location, sum: Some(sum) } => out.extend(frame(&Record::Stored { n, location: location.clone(), sum: *sum })?),
+                Place::Away { location, sum: None } => out.extend(frame(&Record::Away { n, location: location.clone() })?),
+            }
+        }
+        if let Some(id) = state.sealing {
+            out.extend(frame(&Record::Sealing { id })?);
+        }
+        out.extend(frame(&Record::Committed { len })?);
+        Ok(out)
     }
 
     /// The file and id of part `n`, with blocks for its bytes up to `end`, paid for. The first error is a refusal for lack of room.
@@ -395,7 +632,12 @@ impl Growing {
             state = lock(&self.state);
             state.parts.push(Part { id, place, pieces: Vec::new() });
         }
-        let State { parts, paid, .. } = &mut *state;
+        let State { parts, paid, log_len, log_paid, .. } = &mut *state;
+        let log = (*log_len + RECORD_BYTES).next_multiple_of(BLOCK);
+        if log > *log_paid {
+            paid.grow(paid.bytes() + (log - *log_paid))?;
+            *log_paid = log;
+        }
         let Part { id, place, .. } = &mut parts[n as usize];
         let Place::Here { file: part, blocks } = place else {
             unreachable!("only full parts are away, and appends go behind them")
@@ -438,7 +680,7 @@ impl Growing {
         match read() {
             Ok(content) if content.len() as u64 == range.end - range.start => Ok(Some(content)),
             Ok(content) => Err(self.damaged(n, format!("{} bytes of {} are there", content.len(), range.end - range.start))),
-            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => Err(self.damaged(n, e.to_string())),
+            Err(e) if e.kind() == ErrorKind::InvalidData => Err(self.damaged(n, e.to_string())),
             Err(e) => Err(file("read", &self.path(n))(e)),
         }
     }
@@ -454,33 +696,50 @@ impl Growing {
         (n, at, len.min(self.part_bytes - at))
     }
 
+    /// One at a time: of two that sync the same file only one hears of a failure. Who waited has mostly nothing left to do.
     fn sync(&self) -> Result<()> {
-        let (log, files) = {
-            let state = lock(&self.state);
-            let files: Vec<_> = state
-                .parts
-                .iter()
-                .filter_map(|part| match &part.place {
-                    Place::Here { file, .. } => Some(file.clone()),
-                    Place::Away { .. } => None,
-                })
-                .collect();
-            (state.log.clone(), files)
-        };
-        for part in files {
-            part.sync_data().map_err(file("sync", &self.path("part")))?;
+        let mine = lock(&self.state).records;
+        let mut synced = lock(&self.synced);
+        if *synced >= mine {
+            return Ok(());
         }
-        log.sync_data().map_err(file("sync", &self.path("log")))?;
-        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(file("sync", &self.folder))
+        let (mut covered, log, len) = {
+            let state = lock(&self.state);
+            (state.records, state.log.clone(), self.len())
+        };
+        self.sync_parts()?;
+        if self.durable.swap(len, SeqCst) < len {
+            self.record(&Record::Committed { len })?;
+            // If nothing else was written meanwhile, there is nothing left to do.
+            covered += u64::from(lock(&self.state).records == covered + 1);
+        }
+        self.sound.sync(&log, &self.path("log"))?;
+        self.sound.sync_folder(&self.folder)?;
+        *synced = covered;
+        Ok(())
+    }
+
+    fn sync_parts(&self) -> Result<()> {
+        let files: Vec<(u64, Arc<File>)> = (0..)
+            .zip(&lock(&self.state).parts)
+            .filter_map(|(n, part)| match &part.place {
+                Place::Here { file, .. } => Some((n, file.clone())),
+                Place::Away { .. } => None,
+            })
+            .collect();
+        files.iter().try_for_each(|(n, part)| self.sound.sync(part, &self.path(n)))
     }
 
     /// Lets go of the file of a part, which `Record::Stored` has been written for.
     fn free_part(&self, tier: &Tier, n: usize, location: String, sum: u64) -> Result<u64> {
         let path = self.path(n);
         let mut state = lock(&self.state);
-        let State { parts, paid, .. } = &mut *state;
+        let State { parts, paid, log_was, .. } = &mut *state;
         let Place::Here { blocks, .. } = parts[n].place else { return Ok(0) };
         parts[n].place = Place::Away { location, sum: Some(sum) };
+        // Nobody asks any more where its pieces lie, and the log need not tell.
+        parts[n].pieces = Vec::new();
+        *log_was = 0;
         fs::remove_file(&path).map_err(file("remove", &path))?;
         paid.shrink(paid.bytes() - blocks);
         tier.space(false).use_less(blocks);
@@ -526,10 +785,18 @@ impl Node {
     pub async fn growing(&self, bucket: &BucketName, key: &Key) -> Result<Option<Appendable>> {
         let inner = self.inner.clone();
         let Some(growing) = inner.appendables.get(bucket, key) else { return Ok(None) };
-        let was = lock(&growing.state).sealing;
+        let (was, unsure) = {
+            let state = lock(&growing.state);
+            (state.sealing, state.unsure)
+        };
+        let sealed = match was {
+            // Under way when the process ended, or without an answer. What was not done by now must not be done when more has been appended.
+            Some(id) if unsure => inner.was_sealed(id).await?,
+            Some(id) => inner.catalog.find(id).await?.is_some(),
+            None => false,
+        };
         match was {
-            // A seal was under way when the process ended. The catalog knows whether it was done.
-            Some(id) if inner.catalog.find(id).await?.is_some() => {
+            Some(id) if sealed => {
                 Appendable { inner, growing }.became(id).await?;
                 Ok(None)
             }
@@ -635,6 +902,8 @@ impl Appendable {
         if lock(&growing.state).sealed {
             return Err(self.sealed());
         }
+        growing.sound.check()?;
+        growing.shorten_log()?;
         let length = growing.len();
         if offset != length {
             let (bucket, key) = (growing.bucket.to_string(), growing.key.to_string());
@@ -665,7 +934,7 @@ impl Appendable {
         if at > length {
             let (n, _, _) = growing.piece(length, 1);
             match growing.cipher {
-                None => growing.record(&Record::Committed { len: at })?,
+                None => growing.record(&Record::Appended { len: at, sum: xxh3_64(data) })?,
                 Some(_) => {
                     growing.record(&Record::Grown { len: at, n, pieces: pieces.clone() })?;
                     let parts = &mut lock(&growing.state).parts;
@@ -735,9 +1004,9 @@ impl Appendable {
         let mut at = offset;
         while at < end {
             let (n, start, len) = growing.piece(at, end - at);
-            let away = match lock(&growing.state).parts.get(n as usize).map(|part| &part.place) {
-                Some(Place::Here { .. }) => None,
-                Some(Place::Away { location, sum }) => Some((location.clone(), *sum)),
+            let away = match lock(&growing.state).parts.get(n as usize).map(|part| (part.id, &part.place)) {
+                Some((_, Place::Here { .. })) => None,
+                Some((id, Place::Away { location, sum })) => Some((id, location.clone(), *sum)),
                 None => return Err(self.sealed()),
             };
             match away {
@@ -749,32 +1018,49 @@ impl Appendable {
                         None => continue,
                     }
                 }
-                Some((location, sum)) => {
-                    let persist = self.persist()?;
-                    let stream = persist.get(&location).await?;
-                    let whole = stream.try_fold(Vec::new(), async |mut whole, chunk| {
-                        whole.extend_from_slice(&chunk);
-                        Ok(whole)
-                    });
-                    let whole = whole.await?;
-                    let damaged = |found: String| Error::Damaged {
-                        bucket: growing.bucket.to_string(),
-                        key: growing.key.to_string(),
-                        place: format!("in {persist}, or on its way from there"),
-                        found,
-                    };
-                    let found = xxh3_64(&whole);
-                    if sum.is_some_and(|sum| sum != found) {
-                        return Err(damaged(format!("part {n} has {} bytes with checksum {found:016x}", whole.len())));
-                    }
-                    let piece = whole.get(start as usize..(start + len) as usize);
-                    let piece = piece.ok_or_else(|| damaged(format!("part {n} has {} bytes of {}", whole.len(), growing.part_bytes)))?;
+                Some((id, location, sum)) => {
+                    let part = self.fetch(n, id, &location, sum, len == growing.part_bytes).await?;
+                    let piece = part.get(start as usize..(start + len) as usize);
+                    let piece = piece.ok_or_else(|| self.damaged_there(format!("part {n} has {} bytes of {}", part.len(), growing.part_bytes)))?;
                     out.extend_from_slice(piece);
                 }
             }
             at += len;
         }
         Ok(out.into())
+    }
+
+    /// A part from the persistency tier, compared as a whole. Who reads in pieces would bring it back for each of them, so it is kept, except for who reads all of it at once.
+    async fn fetch(&self, n: u64, id: ObjectId, location: &str, sum: Option<u64>, once: bool) -> Result<Bytes> {
+        let appendables = &self.inner.appendables;
+        if let Some(part) = appendables.fetched(id) {
+            return Ok(part);
+        }
+        // Many readers bring it back once.
+        let turn = self.inner.turn(id);
+        let _turn = turn.lock().await;
+        if let Some(part) = appendables.fetched(id) {
+            return Ok(part);
+        }
+        let stream = self.persist()?.get(location).await?;
+        let part = stream.try_fold(Vec::new(), async |mut part, chunk| {
+            part.extend_from_slice(&chunk);
+            Ok(part)
+        });
+        let part = Bytes::from(part.await?);
+        let found = xxh3_64(&part);
+        if sum.is_some_and(|sum| sum != found) {
+            return Err(self.damaged_there(format!("part {n} has {} bytes with checksum {found:016x}", part.len())));
+        }
+        if !once {
+            appendables.keep_fetched(id, part.clone());
+        }
+        Ok(part)
+    }
+
+    fn damaged_there(&self, found: String) -> Error {
+        let place = self.inner.persist.as_ref().map_or_else(String::new, |persist| format!("in {persist}, or on its way from there"));
+        Error::Damaged { bucket: self.growing.bucket.to_string(), key: self.growing.key.to_string(), place, found }
     }
 
     fn persist(&self) -> Result<Persist> {
@@ -804,6 +1090,8 @@ impl Appendable {
                 if lock(&growing.state).sealed {
                     return Ok(0);
                 }
+                // Before: of what is elsewhere nobody can look here whether it is whole.
+                growing.sync()?;
                 growing.record(&Record::Stored { n: n as u64, location: location.clone(), sum })?;
                 growing.sync()?;
                 inner.begun.end(id);
@@ -817,6 +1105,12 @@ impl Appendable {
     /// Ends the growth: all of it becomes an ordinary object under the key, durable and visible everywhere. Appends from now on fail. Needs room for a copy of the whole.
     /// On an error it goes on as it was, unless the object is there and something else that was owed has failed (its upload, its second copy); or the answer is missing: then it has to be opened again.
     pub async fn seal(&self) -> Result<ObjectMeta> {
+        let whole = self.clone();
+        // A task of its own, so that a caller who stops waiting doesn't stop it half-way.
+        joined(tokio::spawn(async move { whole.seal_to_the_end().await }.in_current_span()).await)?
+    }
+
+    async fn seal_to_the_end(&self) -> Result<ObjectMeta> {
         let growing = &self.growing;
         if std::mem::replace(&mut lock(&growing.state).sealed, true) {
             return Err(self.sealed());
@@ -856,7 +1150,7 @@ impl Appendable {
         .await??;
         let draft = inner.tier.create(id, false);
         let (bucket, key) = (growing.bucket.clone(), growing.key.clone());
-        let mut writer = Writer { inner: inner.clone(), bucket, key, if_absent: true, attributes: Attributes::default(), draft };
+        let mut writer = Writer { inner: inner.clone(), bucket, key, if_absent: true, carried: Carried::default(), draft };
         writer.room(growing.len()).await?;
         let mut at = 0;
         while at < growing.len() {
@@ -882,9 +1176,10 @@ impl Appendable {
             let _turn = lock(&growing.turn);
             // Before the log is gone, which alone knows of them: a crash in between leaves the marks.
             lock(&growing.state).removing = true;
-            growing.away().into_iter().try_for_each(|id| inner.begun.begin(id))?;
+            let away = growing.away();
+            away.iter().try_for_each(|id| inner.begun.begin(*id))?;
             growing.remove(&inner.tier)?;
-            inner.appendables.forget(&growing);
+            inner.appendables.forget(&growing, &away);
             growing.grew.notify_waiters();
             Ok::<_, Error>(())
         });
@@ -923,5 +1218,45 @@ impl Inner {
     /// All that grow here.
     pub(crate) fn growing(self: &Arc<Self>) -> Vec<Appendable> {
         self.appendables.every().into_iter().map(|growing| Appendable { inner: self.clone(), growing }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::at_sync;
+
+    fn growing(folder: &Path) -> (Arc<Tier>, Growing) {
+        let tier = Tier::open(folder, 4 << 20, None).unwrap();
+        fs::create_dir_all(folder.join("append")).unwrap();
+        let (bucket, key) = (BucketName::new("b").unwrap(), Key::new("k").unwrap());
+        let growing = Growing::create(&folder.join("append"), tier.new_id(), &bucket, &key, &tier).unwrap();
+        (tier, growing)
+    }
+
+    fn append(tier: &Tier, growing: &Growing, data: &[u8]) {
+        let at = growing.len();
+        let (n, start, len) = growing.piece(at, data.len() as u64);
+        assert_eq!(len, data.len() as u64, "in one part");
+        let (part, _) = growing.prepare(tier, n, start + len).unwrap();
+        part.write_all_at(data, start).unwrap();
+        growing.record(&Record::Appended { len: at + len, sum: xxh3_64(data) }).unwrap();
+        growing.committed.store(at + len, SeqCst);
+    }
+
+    #[test]
+    fn a_sync_after_one_that_failed_does_not_say_yes() {
+        let temp = tempfile::tempdir().unwrap();
+        let (tier, growing) = growing(temp.path());
+        append(&tier, &growing, b"durable");
+        growing.sync().unwrap();
+        append(&tier, &growing, b" lost");
+        at_sync(|_| Err(std::io::Error::from_raw_os_error(libc::EIO)));
+        assert!(growing.sync().is_err());
+        // From here on the system finds nothing to complain of.
+        at_sync(|_| Ok(()));
+        let error = growing.sync().unwrap_err().to_string();
+        assert!(error.contains("started again"), "{error}");
+        assert!(tier.sound().check().is_err(), "objects lie on the same disk");
     }
 }

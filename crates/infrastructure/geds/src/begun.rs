@@ -8,7 +8,7 @@ use crate::{ObjectId, Result, local::file};
 use std::{
     collections::HashSet,
     fs::{self, OpenOptions},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard},
 };
@@ -20,7 +20,7 @@ pub(crate) struct Begun {
 
 impl Begun {
     pub fn open(folder: &Path) -> Result<Begun> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(file("create", folder))?;
+        crate::private::folder(folder).map_err(file("create", folder))?;
         let mut ids = HashSet::new();
         for entry in fs::read_dir(folder).map_err(file("list", folder))? {
             let name = entry.map_err(file("list", folder))?.file_name();

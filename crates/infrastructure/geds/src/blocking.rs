@@ -3,7 +3,7 @@
 //! A program knows nothing of hubs that start again and agents that come back: what fails because somebody is away is tried again for a while.
 
 use crate::{
-    Appendable, BucketName, Key, Listing, Node, Object, ObjectMeta, Page, Range, Result, Watched, Writer,
+    Appendable, BucketName, Follower, Grown, Key, Listing, Node, Object, ObjectMeta, Page, Range, Result, Watched, Writer,
     metrics::Source,
     spans,
 };
@@ -29,16 +29,14 @@ impl Blocking {
         self.node.inner.handle.block_on(call)
     }
 
-    /// Calls until the answer is not that somebody is away. The call is told whether an earlier one may have had its effect.
-    fn patient<T, F: Future<Output = Result<T>>>(&self, call: impl Fn(bool) -> F) -> Result<T> {
+    /// Calls until the answer is not that somebody is away. What may have been done is not asked for anew: of a change the catalog's client asks for the answer itself.
+    fn patient<T, F: Future<Output = Result<T>>>(&self, call: impl Fn() -> F) -> Result<T> {
         self.wait(async {
             let end = tokio::time::Instant::now() + AWAY_MAX;
-            let mut again = false;
             loop {
-                match call(again).await {
-                    Err(e) if matches!(e.kind(), Kind::Unavailable | Kind::DeadlineExceeded) && tokio::time::Instant::now() < end => {
+                match call().await {
+                    Err(e) if e.is_away() && tokio::time::Instant::now() < end => {
                         tracing::debug!(error = %e, "tried again");
-                        again = true;
                         tokio::time::sleep(AWAY_PAUSE).await;
                     }
                     answer => return answer,
@@ -51,23 +49,23 @@ impl Blocking {
         &self.node
     }
     pub fn create_bucket(&self, bucket: &BucketName) -> Result<bool> {
-        self.patient(|_| self.node.create_bucket(bucket))
+        self.patient(|| self.node.create_bucket(bucket))
     }
     pub fn buckets(&self) -> Result<Vec<BucketName>> {
-        self.patient(|_| self.node.buckets())
+        self.patient(|| self.node.buckets())
     }
     pub fn create(&self, bucket: &BucketName, key: &Key) -> Result<Writer> {
         if self.node.inner.knows_bucket(bucket) {
             return Ok(self.node.inner.writer(bucket, key, false));
         }
-        self.patient(|_| self.node.create(bucket, key))
+        self.patient(|| self.node.create(bucket, key))
     }
     pub fn create_new(&self, bucket: &BucketName, key: &Key) -> Result<Writer> {
-        self.patient(|_| self.node.create_new(bucket, key))
+        self.patient(|| self.node.create_new(bucket, key))
     }
     /// Opens what may grow; see [`Node::appendable`].
     pub fn appendable(&self, bucket: &BucketName, key: &Key) -> Result<Appendable> {
-        self.patient(|_| self.node.appendable(bucket, key))
+        self.patient(|| self.node.appendable(bucket, key))
     }
     /// See [`Node::appendable_new`]. Tried once: done twice it would find its own.
     pub fn appendable_new(&self, bucket: &BucketName, key: &Key) -> Result<Appendable> {
@@ -85,7 +83,7 @@ impl Blocking {
         }
         match self.open_here(bucket, key)? {
             Some(object) => Ok(object),
-            None => self.patient(|_| self.node.open_object(bucket, key)),
+            None => self.patient(|| self.node.open_object(bucket, key)),
         }
     }
 
@@ -95,7 +93,7 @@ impl Blocking {
         let span = spans::open(bucket, key);
         let _in = span.enter();
         let ticket = inner.names.ticket(bucket, key);
-        let (meta, lease) = match self.patient(|_| inner.catalog.lease(&inner.holder, bucket, key)) {
+        let (meta, lease) = match self.patient(|| inner.catalog.lease(&inner.holder, bucket, key)) {
             Err(e) if e.kind() == Kind::NotFound && inner.is_bound(bucket) => return Ok(None),
             answer => answer?,
         };
@@ -120,81 +118,46 @@ impl Blocking {
         Ok(None)
     }
     pub fn stat(&self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
-        self.patient(|_| self.node.stat(bucket, key))
+        self.patient(|| self.node.stat(bucket, key))
     }
     pub fn list(&self, bucket: &BucketName, prefix: &str, delimiter: Option<char>, page: Page) -> Result<Listing> {
-        self.patient(|_| self.node.list(bucket, prefix, delimiter, page.clone()))
+        self.patient(|| self.node.list(bucket, prefix, delimiter, page.clone()))
     }
     pub fn delete(&self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
-        let meta = self.stat(bucket, key)?;
-        self.patient(|again| {
-            let known = meta.clone();
-            async move {
-                match self.node.delete(bucket, key).await {
-                    // By the call whose answer was lost.
-                    Err(e) if again && e.kind() == Kind::NotFound => Ok(known),
-                    answer => answer,
-                }
-            }
-        })
+        self.patient(|| self.node.delete(bucket, key))
     }
     pub fn rename(&self, bucket: &BucketName, from: &Key, to: &Key) -> Result<ObjectMeta> {
-        let meta = &self.stat(bucket, from)?;
-        self.patient(|again| async move {
-            match self.node.rename(bucket, from, to).await {
-                Err(e) if again && e.kind() == Kind::NotFound => self.unless_done(e, meta, bucket, to).await,
-                answer => answer,
-            }
-        })
+        self.patient(|| self.node.rename(bucket, from, to))
     }
     /// See [`Node::rename_to`].
     pub fn rename_to(&self, bucket: &BucketName, from: &Key, to_bucket: &BucketName, to: &Key, if_absent: bool) -> Result<ObjectMeta> {
-        let meta = &self.stat(bucket, from)?;
-        self.patient(|again| async move {
-            match self.node.rename_to(bucket, from, to_bucket, to, if_absent).await {
-                Err(e) if again && e.kind() == Kind::NotFound => self.unless_done(e, meta, to_bucket, to).await,
-                answer => answer,
-            }
-        })
+        self.patient(|| self.node.rename_to(bucket, from, to_bucket, to, if_absent))
     }
     /// See [`Node::copy_object`].
     pub fn copy(&self, bucket: &BucketName, from: &Key, to_bucket: &BucketName, to: &Key, if_absent: bool) -> Result<ObjectMeta> {
-        let meta = &self.stat(bucket, from)?;
-        self.patient(|again| async move {
-            match self.node.copy_object(bucket, from, to_bucket, to, if_absent).await {
-                Err(e) if again && e.kind() == Kind::AlreadyExists => self.unless_done(e, meta, to_bucket, to).await,
-                answer => answer,
-            }
-        })
+        self.patient(|| self.node.copy_object(bucket, from, to_bucket, to, if_absent))
     }
-    /// An error that means nothing if an earlier call, whose answer was lost, has given the content this name.
-    async fn unless_done(&self, error: crate::Error, meta: &ObjectMeta, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
-        match self.node.stat(bucket, key).await {
-            Ok(there) if there.id == meta.id => Ok(there),
-            _ => Err(error),
-        }
-    }
-    /// See [`Node::delete_prefix`]. Tried again, it counts what is left only.
+    /// See [`Node::delete_prefix`].
     pub fn delete_prefix(&self, bucket: &BucketName, prefix: &str) -> Result<(u64, u64)> {
-        self.patient(|_| self.node.delete_prefix(bucket, prefix))
+        self.patient(|| self.node.delete_prefix(bucket, prefix))
     }
-    /// See [`Node::rename_prefix`]. Tried once: done twice it would mean something else.
-    pub fn rename_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str) -> Result<(u64, u64)> {
-        self.wait(self.node.rename_prefix(bucket, from, to_bucket, to))
+    /// See [`Node::rename_prefix`].
+    pub fn rename_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str, if_absent: bool) -> Result<(u64, u64)> {
+        self.patient(|| self.node.rename_prefix(bucket, from, to_bucket, to, if_absent))
+    }
+    /// See [`Node::copy_prefix`].
+    pub fn copy_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str) -> Result<(u64, u64)> {
+        self.patient(|| self.node.copy_prefix(bucket, from, to_bucket, to))
     }
     pub fn attributes(&self, bucket: &BucketName, key: &Key) -> Result<crate::Attributes> {
-        self.patient(|_| self.node.attributes(bucket, key))
+        self.patient(|| self.node.attributes(bucket, key))
     }
     pub fn spill(&self, bucket: &BucketName, prefix: &str) -> Result<(u64, u64)> {
         self.wait(self.node.spill(bucket, prefix))
     }
-    /// See [`Node::copy_prefix`]. Tried once, as [`Blocking::rename_prefix`].
-    pub fn copy_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str) -> Result<(u64, u64)> {
-        self.wait(self.node.copy_prefix(bucket, from, to_bucket, to))
-    }
     /// See [`Node::read_range`].
     pub fn read_range(&self, bucket: &BucketName, key: &Key, range: Range) -> Result<(ObjectMeta, Bytes)> {
-        self.patient(|_| self.node.read_range(bucket, key, range))
+        self.patient(|| self.node.read_range(bucket, key, range))
     }
     /// See [`Node::settle`].
     pub fn settle(&self) {
@@ -210,19 +173,27 @@ impl Blocking {
     }
     /// See [`Node::keep_job`].
     pub fn keep_job(&self, job: &str, time: Option<Duration>) -> Result<()> {
-        self.patient(|_| self.node.keep_job(job, time))
+        self.patient(|| self.node.keep_job(job, time))
     }
-    /// See [`Node::drop_job`]. Tried again, it counts what is left only.
+    /// See [`Node::drop_job`].
     pub fn drop_job(&self, job: &str) -> Result<(u64, u64)> {
-        self.patient(|_| self.node.drop_job(job))
+        self.patient(|| self.node.drop_job(job))
     }
     /// See [`Node::watch`].
     pub fn watch(&self, bucket: &BucketName, after: u64, wait: Duration) -> Result<Watched> {
-        self.patient(|_| self.node.watch(bucket, after, wait))
+        self.patient(|| self.node.watch(bucket, after, wait))
+    }
+    /// See [`Node::follow`].
+    pub fn follow(&self, bucket: &BucketName, key: &Key) -> Result<Follower> {
+        self.patient(|| self.node.follow(bucket, key))
+    }
+    /// See [`Follower::read`].
+    pub fn read_followed(&self, follower: &Follower, offset: u64, len: u64, wait: Duration) -> Result<Grown> {
+        self.patient(|| follower.read(offset, len, wait))
     }
     /// See [`Node::growing`].
     pub fn growing(&self, bucket: &BucketName, key: &Key) -> Result<Option<Appendable>> {
-        self.patient(|_| self.node.growing(bucket, key))
+        self.patient(|| self.node.growing(bucket, key))
     }
     /// See [`Appendable::read`].
     pub fn read_growing(&self, growing: &Appendable, offset: u64, len: u64) -> Result<Bytes> {

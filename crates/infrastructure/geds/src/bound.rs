@@ -263,14 +263,18 @@ impl Inner {
         // As one that is being sealed, so that no sweep takes it before it is known what it is.
         self.sealing_begins(meta.id);
         local.count_for(self.counted(&meta.bucket));
-        let local = compute(move || inner.tier.keep(local)).await.and_then(|kept| kept);
-        let known = (meta.bucket.clone(), meta.key.clone());
-        if local.is_ok() {
-            self.copies.lock().insert(meta.id, known);
-        }
-        self.sealing_ends(meta.id);
-        let local = local?;
-        local.persisted.store(true, SeqCst);
+        let (id, known) = (meta.id, (meta.bucket.clone(), meta.key.clone()));
+        // To its end, also when nobody waits for it any more.
+        let keep = move || {
+            let local = inner.tier.keep(local).map(|kept| {
+                kept.local.persisted.store(true, SeqCst);
+                inner.copies.lock().insert(id, known);
+                kept.local
+            });
+            inner.sealing_ends(id);
+            local
+        };
+        let local = compute(keep).await??;
         self.fetched(meta, Source::Persistency, began.elapsed());
         Ok(local)
     }

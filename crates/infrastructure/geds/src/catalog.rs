@@ -348,13 +348,15 @@ pub trait Catalog: Send + Sync + 'static {
     fn remove_prefix<'a>(&'a self, _bucket: &'a BucketName, _prefix: &'a str) -> BoxFuture<'a, Result<(u64, u64)>> {
         cannot("remove a prefix")
     }
-    /// Moves all names under a prefix in one step; what had their new names is replaced and becomes [`Garbage`].
+    /// Moves all names under a prefix in one step; what had their new names is replaced and becomes [`Garbage`]. With `if_absent` it fails with `AlreadyExists` if anything has a name at `to` or
+    /// below it, and nothing is changed.
     fn rename_prefix<'a>(
         &'a self,
         _bucket: &'a BucketName,
         _from: &'a str,
         _to_bucket: &'a BucketName,
         _to: &'a str,
+        _if_absent: bool,
     ) -> BoxFuture<'a, Result<(u64, u64)>> {
         cannot("rename a prefix")
     }
@@ -402,6 +404,10 @@ pub trait Catalog: Send + Sync + 'static {
     fn collected<'a>(&'a self, _site: Option<&'a SiteId>, _ids: &'a [ObjectId]) -> BoxFuture<'a, Result<()>> {
         cannot("collect garbage")
     }
+    /// What of these is not sealed by now never will be: a seal on its way, whose site has stopped waiting for it, is refused. So what [`Catalog::find`] says of them afterwards is final.
+    fn give_up<'a>(&'a self, _ids: &'a [ObjectId]) -> BoxFuture<'a, Result<()>> {
+        cannot("give up seals")
+    }
     /// Sites that could hold another copy of a content that is at this site: who is there, best first.
     fn partners<'a>(&'a self, _id: ObjectId, _site: &'a SiteId) -> BoxFuture<'a, Result<Vec<Holder>>> {
         cannot("tell who is there")
@@ -413,6 +419,10 @@ pub trait Catalog: Send + Sync + 'static {
     /// The jobs that hold leases on objects.
     fn jobs(&self) -> BoxFuture<'_, Result<Vec<String>>> {
         cannot("jobs")
+    }
+    /// The clock by which names and leases of jobs end, in Unix milliseconds. Others may go otherwise.
+    fn now_ms(&self) -> BoxFuture<'_, Result<u64>> {
+        async { Ok(base::clock::now_ms()) }.boxed()
     }
     /// What has happened in a bucket after a number; waits this long for something to happen. [`u64::MAX`]: says where the bucket is now.
     fn watch<'a>(&'a self, _bucket: &'a BucketName, _after: u64, _wait: Duration) -> BoxFuture<'a, Result<Watched>> {

@@ -13,6 +13,7 @@ use crate::{
     leases::Wanted,
     names::Prefix,
     node::{Inner, compute},
+    writer::from_now,
 };
 use futures::StreamExt;
 use std::{
@@ -43,6 +44,9 @@ impl Collector {
             loop {
                 let _ = tokio::time::timeout(COLLECT_EVERY, waked.notified()).await; // either will do
                 let Some(inner) = node.upgrade() else { return };
+                if let Err(error) = inner.settle_seals().await {
+                    tracing::debug!(%error, "what became of some seals is not known yet");
+                }
                 if let Err(error) = inner.collect().await {
                     tracing::debug!(%error, "what nobody needs any more is still here");
                 }
@@ -163,12 +167,15 @@ impl Inner {
     }
 }
 
-/// Unix milliseconds.
-fn from_now(time: Duration) -> u64 {
-    base::clock::now_ms().saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
-}
-
 impl Node {
+    /// By the catalog's clock; 0: never.
+    async fn until(&self, time: Option<Duration>) -> Result<u64> {
+        match time {
+            Some(time) => from_now(&*self.inner.catalog, time).await,
+            None => Ok(0),
+        }
+    }
+
     async fn settled(&self, bucket: &BucketName, prefix: &str) -> Result<()> {
         self.inner.names.settle(Wanted::Prefix(bucket, &Prefix::new(prefix)?)).await;
         Ok(())
@@ -182,11 +189,12 @@ impl Node {
         Ok(removed)
     }
 
-    /// Moves `from` and all below it in one step, without moving data; what had the new keys is replaced. Objects and bytes.
-    pub async fn rename_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str) -> Result<(u64, u64)> {
+    /// Moves `from` and all below it in one step, without moving data; what had the new keys is replaced, or with `if_absent` the call fails with `AlreadyExists` if anything lies at `to` or below it,
+    /// which is looked at in the same step. Objects and bytes.
+    pub async fn rename_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str, if_absent: bool) -> Result<(u64, u64)> {
         self.settled(bucket, from).await?;
         self.settled(to_bucket, to).await?;
-        let moved = self.inner.catalog.rename_prefix(bucket, from, to_bucket, to).await?;
+        let moved = self.inner.catalog.rename_prefix(bucket, from, to_bucket, to, if_absent).await?;
         self.inner.collector.wake();
         Ok(moved)
     }
@@ -213,7 +221,8 @@ impl Node {
 
     /// Begins or extends a job's lease: what is sealed for the job ([`crate::Writer::lease_to`]) goes when it ends. `None`: it ends with [`Node::drop_job`] only.
     pub async fn keep_job(&self, job: &str, time: Option<Duration>) -> Result<()> {
-        self.inner.catalog.keep_job(job, time.map_or(0, from_now)).await
+        let until_ms = self.until(time).await?;
+        self.inner.catalog.keep_job(job, until_ms).await
     }
 
     /// Ends a job's lease: its objects go, in one step. Objects and bytes.
@@ -245,11 +254,13 @@ impl Node {
     /// Lets an object go by itself when this time has passed from now on; `None`: it stays.
     pub async fn expire_after(&self, bucket: &BucketName, key: &Key, time: Option<Duration>) -> Result<()> {
         self.inner.names.settle(Wanted::Key(bucket, key)).await;
-        self.inner.catalog.touch(bucket, key, time.map_or(0, from_now)).await
+        let expires_ms = self.until(time).await?;
+        self.inner.catalog.touch(bucket, key, expires_ms).await
     }
 
-    /// Frees now what has lost its name, here and in the persistency tier. It is done every few seconds in any case.
+    /// Frees now what has lost its name, here and in the persistency tier, and what was given up because the catalog was away. It is done every few seconds in any case.
     pub async fn collect(&self) -> Result<()> {
+        self.inner.settle_seals().await?;
         self.inner.collect().await
     }
 }

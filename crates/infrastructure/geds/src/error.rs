@@ -71,13 +71,19 @@ pub enum Error {
     Protocol { peer: String, message: String },
     #[error("no room for {bucket}/{key}: tenant {tenant:?} would have {wanted} {what}, its quota is {limit}; delete objects or raise the quota")]
     Quota { bucket: String, key: String, tenant: String, what: &'static str, wanted: u64, limit: u64 },
-    #[error("job {job:?} holds no lease on its objects, or it has run out; begin or extend it before sealing objects for it")]
-    NoJob { job: String },
+    #[error("{bucket}/{key} can't be sealed for job {job:?}: it holds no lease on its objects, or that has run out; begin or extend it before")]
+    NoJob { bucket: String, key: String, job: String },
     /// A file of the namenode is not what was written. Nothing was changed.
     #[error("{path} is damaged at byte {offset}: {found}; restore the folder from a copy, or move the file away to start without what it has")]
     DamagedLog { path: PathBuf, offset: u64, found: String },
+    /// A file of a later version of this program. Nothing was changed.
+    #[error("{path} has {found}: a newer version has written it; start that one, or move the folder away to begin without what it has; nothing was changed")]
+    Newer { path: PathBuf, found: String },
     #[error("the namenode takes no more changes: {why}; start it again")]
     Broken { why: String },
+    /// A change was asked for, and no answer has come.
+    #[error("whether it was done nobody knows: {why}; look before it is asked for again")]
+    Unsure { why: String },
     #[error("{who} may not {what}")]
     Denied { who: String, what: String },
     /// An error of the hub or of a peer, with its kind kept.
@@ -99,9 +105,9 @@ impl Error {
             | Error::SealedAlready { .. } => Kind::FailedPrecondition,
             Error::Late { .. } => Kind::DeadlineExceeded,
             Error::Quota { .. } => Kind::ResourceExhausted,
-            Error::NoJob { .. } => Kind::FailedPrecondition,
+            Error::NoJob { .. } | Error::Newer { .. } => Kind::FailedPrecondition,
             Error::DamagedLog { .. } => Kind::DataLoss,
-            Error::Broken { .. } => Kind::Unavailable,
+            Error::Broken { .. } | Error::Unsure { .. } => Kind::Unavailable,
             Error::NoSpace { .. } => Kind::ResourceExhausted,
             Error::Damaged { .. } => Kind::DataLoss,
             Error::Unreachable { .. } | Error::Alone { .. } | Error::Peer { .. } => Kind::Unavailable,
@@ -121,6 +127,11 @@ impl Error {
             Error::Denied { .. } => Kind::PermissionDenied,
             Error::Remote { kind, .. } => *kind,
         }
+    }
+
+    /// Somebody is away, and nothing was changed: it may be asked for again.
+    pub(crate) fn is_away(&self) -> bool {
+        matches!(self.kind(), Kind::Unavailable | Kind::DeadlineExceeded) && !matches!(self, Error::Unsure { .. })
     }
 
     /// The answer may have been lost on the way, so the call may have had its effect.

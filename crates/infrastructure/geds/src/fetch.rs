@@ -9,12 +9,13 @@
 //! What comes is worth nothing until its length and checksum are those of the catalog. The bytes that wait in memory are four ranges at most.
 
 use crate::{
-    Attributes, Error, Holder, Object, ObjectMeta, PeerClient, Persist, Result, Writer,
+    Error, Holder, Object, ObjectMeta, PeerClient, Persist, Result, Writer,
     local::{Draft, Local, Refused},
     metrics::{Source, add},
     node::{Inner, compute},
     peer::Range,
     spans,
+    writer::Carried,
 };
 use base::Kind;
 use bytes::Bytes;
@@ -59,13 +60,13 @@ impl Inner {
     pub async fn open(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Object> {
         if let Some(local) = self.tier.get(meta.id) {
             let memory = local.in_memory();
-            match self.map(meta.clone(), local).await {
+            match self.map(meta.clone(), local.clone()).await {
                 Ok(object) => {
                     self.opened(&meta.bucket, Source::here(memory));
                     spans::note(&Span::current(), meta.size, Source::here(memory));
                     return Ok(object);
                 }
-                Err(e @ Error::Damaged { .. }) => self.discard(meta, e).await?,
+                Err(e @ Error::Damaged { .. }) => self.discard(meta, &local, e).await?,
                 Err(e) => return Err(e),
             }
         }
@@ -73,8 +74,14 @@ impl Inner {
     }
 
     /// Gives up a damaged copy, if others have the object. Else the error stands and the file stays for who wants to save it.
-    async fn discard(&self, meta: &ObjectMeta, error: Error) -> Result<()> {
-        match self.catalog.drop_holder(&meta.bucket, &meta.key, meta.epoch, &self.site).await {
+    async fn discard(&self, meta: &ObjectMeta, damaged: &Arc<Local>, error: Error) -> Result<()> {
+        let turn = self.turn(meta.id);
+        let _turn = turn.lock().await;
+        // Another reader found it, too, and what is here by now may be a good one, which the catalog counts.
+        if !self.tier.get(meta.id).is_some_and(|now| Arc::ptr_eq(&now, damaged)) {
+            return Ok(());
+        }
+        match self.unrecord(meta).await {
             Ok(_) => {
                 tracing::error!(%error, "fetching another copy");
                 self.free(meta.id);
@@ -259,7 +266,7 @@ impl Inner {
     async fn draft(self: &Arc<Self>, meta: &ObjectMeta) -> Result<Draft> {
         let draft = self.tier.create(meta.id, false);
         let (bucket, key) = (meta.bucket.clone(), meta.key.clone());
-        let mut writer = Writer { inner: self.clone(), bucket, key, if_absent: false, attributes: Attributes::default(), draft };
+        let mut writer = Writer { inner: self.clone(), bucket, key, if_absent: false, carried: Carried::default(), draft };
         writer.room(meta.size).await?;
         Ok(writer.draft)
     }
@@ -278,11 +285,19 @@ impl Inner {
 
     /// Keeps a fetched copy if the object is still there, and opens it in any case.
     async fn adopt(self: &Arc<Self>, meta: &ObjectMeta, local: Local) -> Result<Object> {
-        let (inner, bucket) = (self.clone(), meta.bucket.clone());
-        let local = compute(move || inner.keep_durably(&bucket, local)).await??;
-        self.sealing_ends(meta.id);
-        local.persisted.store(meta.persisted.is_some(), SeqCst);
-        local.spare.store(true, SeqCst);
+        let (inner, bucket, persisted) = (self.clone(), meta.bucket.clone(), meta.persisted.is_some());
+        // To its end, also when nobody waits for it any more.
+        let keep = move || {
+            let id = local.id;
+            let kept = inner.keep_durably(&bucket, local)?;
+            kept.local.persisted.store(persisted, SeqCst);
+            if kept.came {
+                kept.local.spare.store(true, SeqCst);
+            }
+            inner.sealing_ends(id);
+            Ok::<_, Error>(kept.local)
+        };
+        let local = compute(keep).await??;
         match self.catalog.add_holder(&meta.bucket, &meta.key, meta.epoch, &self.site).await {
             Ok(_) => {}
             // If the catalog counts this copy, it must stay; if not, a sweep finds it.

@@ -5,7 +5,8 @@
 //! each read ─▶ the site that has it: bytes up to the committed length │ "it became this object" ─▶ that one, from wherever it lies
 //! ```
 //!
-//! The catalog knows nothing of what grows, so that an append costs no message. Who reads has its id from the first answer on: what later has the same key is never taken for it.
+//! The catalog knows nothing of what grows, so that an append costs no message. Who reads has its id from the first answer on: what later has the same key is never taken for it. What a growing one
+//! became is known to its site alone, and not for ever: when that has forgotten it, who still follows is told so and may begin anew.
 
 use crate::{
     BucketName, Error, Holder, Key, Node, Object, ObjectId, PeerClient, Result,
@@ -65,7 +66,7 @@ pub struct Follower {
 impl Node {
     /// Opens for reading what grows under this key at any node, or was sealed under it.
     pub async fn follow(&self, bucket: &BucketName, key: &Key) -> Result<Follower> {
-        let at = self.inner.locate(bucket, key).await?;
+        let at = self.inner.locate(bucket, key, None).await?;
         Ok(Follower { inner: self.inner.clone(), bucket: bucket.clone(), key: key.clone(), at: at.into() })
     }
 }
@@ -97,12 +98,8 @@ impl Follower {
                 return Err(failed);
             }
             let Some(id) = at.growing() else { return Err(failed) };
-            // Its site has been started anew, or has forgotten what became of it.
-            match self.inner.locate(&self.bucket, &self.key).await? {
-                Where::Sealed(object) => *at = Where::Sealed(object),
-                again if again.growing() == Some(id) => *at = again,
-                _ => return Err(self.missing()),
-            }
+            // Its site has been started anew, or is another one by now.
+            *at = self.inner.locate(&self.bucket, &self.key, Some(id)).await?;
         }
     }
 
@@ -112,8 +109,12 @@ impl Follower {
         Ok((grown.len, grown.sealed))
     }
 
-    fn missing(&self) -> Error {
-        Error::NotFound { bucket: self.bucket.to_string(), key: self.key.to_string() }
+    /// What it reads is known by this, and whether that still grows.
+    pub(crate) async fn id(&self) -> (ObjectId, bool) {
+        match &*self.at.lock().await {
+            Where::Here(id) | Where::There { id, .. } => (*id, true),
+            Where::Sealed(object) => (object.meta().id, false),
+        }
     }
 
     /// One try. `None`: it has become an object, which `at` is now.
@@ -141,8 +142,7 @@ impl Follower {
         match answer {
             Grew::To { bytes, len, .. } => Ok(Some(Grown { bytes, len, sealed: false })),
             Grew::Into(id) => {
-                let meta = self.inner.catalog.find(id).await?.ok_or_else(|| self.missing())?;
-                *at = Where::Sealed(self.inner.open(&meta).await?);
+                *at = self.inner.object(&self.bucket, &self.key, id).await?;
                 Ok(None)
             }
         }
@@ -150,27 +150,36 @@ impl Follower {
 }
 
 impl Inner {
-    /// Where it is now.
-    async fn locate(self: &Arc<Self>, bucket: &BucketName, key: &Key) -> Result<Where> {
-        if let Ok(Grew::To { id, .. }) = self.grown(bucket, key, None, 0, 0, Duration::ZERO).await {
-            return Ok(Where::Here(id));
+    /// Where it is now. `of`: that one and what it became, whatever has the key.
+    async fn locate(self: &Arc<Self>, bucket: &BucketName, key: &Key, of: Option<ObjectId>) -> Result<Where> {
+        match self.grown(bucket, key, of, 0, 0, Duration::ZERO).await {
+            Ok(Grew::To { id, .. }) => return Ok(Where::Here(id)),
+            Ok(Grew::Into(id)) => return self.object(bucket, key, id).await,
+            Err(_) => {}
         }
-        let missing = match self.sealed_object(bucket, key).await {
+        let sealed = async || match of {
+            Some(_) => Err(gone(bucket, key)),
+            None => self.sealed_object(bucket, key).await,
+        };
+        let missing = match sealed().await {
             Err(e) if e.kind() == Kind::NotFound => e,
             found => return found,
         };
         let sites = self.catalog.sites().await?.into_iter().filter(|holder| holder.site != self.site && !holder.address.is_empty());
-        let mut asked = futures::stream::iter(sites.map(|holder| async move { (self.grows_at(bucket, key, &holder).await, holder) })).buffer_unordered(ASKED);
+        let mut asked = futures::stream::iter(sites.map(|holder| async move { (self.grows_at(bucket, key, of, &holder).await, holder) })).buffer_unordered(ASKED);
         let mut away = Vec::new();
         while let Some((answer, holder)) = asked.next().await {
             match answer {
-                Ok((id, client)) => return Ok(Where::There { holder, id, client: Some(client) }),
+                Ok((Grew::To { id, .. }, client)) => return Ok(Where::There { holder, id, client: Some(client) }),
+                Ok((Grew::Into(id), _)) if of.is_some() => return self.object(bucket, key, id).await,
+                // Nobody said which one was meant.
+                Ok((Grew::Into(_), _)) => {}
                 Err(e) if e.kind() == Kind::NotFound => {}
                 Err(e) => away.push(format!("site {}: {e}", holder.site)),
             }
         }
         // Sealed while the sites were asked.
-        match self.sealed_object(bucket, key).await {
+        match sealed().await {
             Err(e) if e.kind() == Kind::NotFound && away.is_empty() => Err(missing),
             Err(e) if e.kind() == Kind::NotFound => {
                 let tried = format!("it is not sealed, and whether it grows these don't say: {}", away.join("; "));
@@ -185,12 +194,20 @@ impl Inner {
         Ok(Where::Sealed(node.open_object(bucket, key).await?))
     }
 
-    async fn grows_at(&self, bucket: &BucketName, key: &Key, holder: &Holder) -> Result<(ObjectId, PeerClient)> {
-        let mut client = PeerClient::dial(&self.dialer, &holder.site, &holder.address).await?;
-        match client.grown(bucket, key, None, 0, 0, Duration::ZERO).await? {
-            Grew::To { id, .. } => Ok((id, client)),
-            // Nobody said which one was meant.
-            Grew::Into(_) => Err(Error::NotFound { bucket: bucket.to_string(), key: key.to_string() }),
-        }
+    /// What a growing one was sealed as.
+    async fn object(self: &Arc<Self>, bucket: &BucketName, key: &Key, id: ObjectId) -> Result<Where> {
+        let meta = self.catalog.find(id).await?.ok_or_else(|| gone(bucket, key))?;
+        Ok(Where::Sealed(self.open(&meta).await?))
     }
+
+    async fn grows_at(&self, bucket: &BucketName, key: &Key, of: Option<ObjectId>, holder: &Holder) -> Result<(Grew, PeerClient)> {
+        let mut client = PeerClient::dial(&self.dialer, &holder.site, &holder.address).await?;
+        Ok((client.grown(bucket, key, of, 0, 0, Duration::ZERO).await?, client))
+    }
+}
+
+/// What was followed is no more, or nobody knows what it became: what has the key now may be another one.
+pub fn gone(bucket: &BucketName, key: &Key) -> Error {
+    let message = format!("what was followed under {bucket}/{key} is gone, or its site has been started anew since it was sealed; what has the key now may be another object: open it again to read that");
+    Error::Remote { kind: Kind::NotFound, message }
 }

@@ -10,7 +10,7 @@
 //! a new file, which takes the name of the old one when it is durable. Who has what is not here: that is the catalog's.
 
 use crate::{
-    Error, ObjectId, Result,
+    Error, ObjectId, Result, format,
     local::{IdMap, file, step},
     segment::allocate,
 };
@@ -26,7 +26,7 @@ const HEAD: &[u8; 14] = b"geds journal 1";
 /// Blocks are allocated so many bytes ahead.
 const GROWTH: u64 = 1 << 20;
 /// Below so many records it is not worth to rewrite.
-const RECORDS_MIN: u64 = 16 << 10;
+const RECORDS_MIN: u64 = if cfg!(test) { 64 } else { 16 << 10 };
 /// Read at a time.
 const CHUNK: usize = 1 << 20;
 
@@ -70,7 +70,7 @@ impl Record {
 
     fn decode(bytes: &[u8]) -> Option<Record> {
         let number = |at: usize| bytes[at..at + 8].try_into().map(u64::from_le_bytes).ok();
-        if number(56)? != xxh3_64(&bytes[..56]) {
+        if !is_whole(bytes) {
             return None;
         }
         let id = ObjectId(u128::from_le_bytes(bytes[16..32].try_into().ok()?));
@@ -88,6 +88,11 @@ impl Record {
             _ => None,
         }
     }
+}
+
+/// Whether a slot holds a record as it was written, of whatever sort.
+fn is_whole(bytes: &[u8]) -> bool {
+    bytes.len() == RECORD && bytes[56..] == xxh3_64(&bytes[..56]).to_le_bytes()
 }
 
 /// What a journal said when it was opened.
@@ -114,20 +119,23 @@ impl Journal {
     /// Opens or makes it and reads it to its end.
     pub fn open(path: &Path) -> Result<(Journal, Replayed)> {
         let aside = path.with_extension("new");
-        match fs::remove_file(&aside) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(file("remove", &aside)(e)),
-            _ => {}
-        }
         if !path.try_exists().map_err(file("look up", path))? {
             let mut journal = Journal::create(&aside)?;
+            // A name without what it names would be no journal to the next start.
+            step().and_then(|()| journal.file.sync_all()).map_err(file("sync", &aside))?;
             journal.rename_to(path)?;
+            let folder = path.parent().unwrap_or(Path::new("."));
+            step().and_then(|()| File::open(folder)?.sync_all()).map_err(file("sync", folder))?;
             return Ok((journal, Replayed::default()));
         }
         let opened = OpenOptions::new().read(true).write(true).open(path).map_err(file("open", path))?;
         let blocks = opened.metadata().map_err(file("look up", path))?.len();
         let mut journal = Journal { path: path.into(), file: opened, next: 1, blocks };
         let replayed = journal.replay()?;
-        Ok((journal, replayed))
+        match fs::remove_file(&aside) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(file("remove", &aside)(e)),
+            _ => Ok((journal, replayed)),
+        }
     }
 
     fn create(path: &Path) -> Result<Journal> {
@@ -164,11 +172,11 @@ impl Journal {
             }
             for bytes in buf[..len].chunks(RECORD) {
                 if slot == 0 {
-                    if !bytes.starts_with(HEAD) {
+                    if !format::check(&self.path, bytes, HEAD)? {
                         return Err(Error::BadValue {
                             what: "journal",
                             value: self.path.display().to_string(),
-                            rule: "it is not one of this version; move the folder away, its objects can't be found without it",
+                            rule: "it is not a journal; move the folder away, its objects can't be found without it",
                         });
                     }
                 } else if bytes.iter().any(|b| *b != 0) {
@@ -180,6 +188,7 @@ impl Journal {
                         Some(Record::Drop(id)) => {
                             replayed.places.remove(&id);
                         }
+                        None if is_whole(bytes) => return Err(format::newer(&self.path, format!("a record of sort {} in slot {slot}, which this version does not know", bytes[0]))),
                         None => replayed.torn += 1,
                     }
                 }
@@ -255,7 +264,8 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Puts a prepared journal in the place of this one, with what was recorded here since `mark`. Under the lock.
+    /// Puts a prepared journal in the place of this one, with what was recorded here since `mark`. Under the lock, and its name has to be made durable before that is given
+    /// back.
     pub fn replace(&mut self, mut new: Journal, mark: u64) -> Result<()> {
         let mut rest = vec![0; (self.next - mark) as usize * RECORD];
         self.file.read_exact_at(&mut rest, mark * RECORD as u64).map_err(file("read", &self.path))?;
@@ -272,8 +282,7 @@ impl Journal {
     fn rename_to(&mut self, path: &Path) -> Result<()> {
         step().and_then(|()| fs::rename(&self.path, path)).map_err(file("rename", &self.path))?;
         self.path = path.into();
-        let folder = path.parent().unwrap_or(Path::new("."));
-        step().and_then(|()| File::open(folder)?.sync_all()).map_err(file("sync", folder))
+        Ok(())
     }
 }
 

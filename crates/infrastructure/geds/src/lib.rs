@@ -30,6 +30,7 @@ mod epochs;
 mod error;
 mod fetch;
 mod follow;
+mod format;
 #[doc(hidden)]
 pub mod fuzz;
 mod journal;
@@ -41,6 +42,7 @@ mod namenode;
 mod node;
 mod peer;
 mod persist;
+mod private;
 mod second;
 mod segment;
 mod shared;
@@ -50,8 +52,8 @@ mod spans;
 mod spill;
 mod writer;
 
-pub use agent::{Attached, AttachedAppendable, AttachedWriter, Lent};
-pub use append::Appendable;
+pub use agent::{Attached, AttachedAppendable, AttachedFollower, AttachedWriter, Lent};
+pub use append::{Appendable, Grew};
 pub use blocking::Blocking;
 pub use bound::RANGE_BYTES_MAX;
 pub use catalog::{
@@ -61,7 +63,7 @@ pub use catalog::{
 pub use cipher::RestKey;
 pub use config::Config;
 pub use error::{Error, Result};
-pub use follow::{Follower, Grown};
+pub use follow::{Follower, Grown, gone};
 pub use local::Object;
 pub use namenode::{Caller, Imported, META_ALPN, Namenode, Paired, Referee, Reign, RemoteCatalog, STANDBY_ALPN, Seat};
 pub use names::{BucketName, Key};

@@ -19,10 +19,12 @@
 
 mod draft;
 mod object;
+mod sound;
 
 pub(crate) use draft::{Draft, Refused};
 pub use object::Object;
 pub(crate) use object::Local;
+pub(crate) use sound::Sound;
 
 use crate::{
     Error, ObjectId, RestKey, Result,
@@ -31,6 +33,7 @@ use crate::{
     cipher::{self, Cipher},
     journal::{Journal, Place, Record},
     metrics::BucketCounts,
+    private,
     segment::{Segment, padded},
     space::{Reservation, Space},
 };
@@ -41,7 +44,6 @@ use std::{
     fs::{self, File, OpenOptions},
     hash::{BuildHasherDefault, Hasher},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock,
@@ -70,7 +72,7 @@ pub(crate) fn step() -> io::Result<()> {
     Ok(())
 }
 #[cfg(test)]
-pub(crate) use tests::{step, tears};
+pub(crate) use tests::{at_sync, step, tears};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What the locks here guard is changed by single operations of maps and numbers, so a panic elsewhere leaves it whole.
@@ -208,6 +210,13 @@ impl Decrypted {
     }
 }
 
+/// What [`Tier::keep`] has kept.
+pub(crate) struct Kept {
+    pub local: Arc<Local>,
+    /// False: a good copy was here before, and this is that one.
+    pub came: bool,
+}
+
 /// Who waits for a sync, and who does it.
 #[derive(Default)]
 struct Syncs {
@@ -228,6 +237,9 @@ pub(crate) struct Tier {
     written: AtomicU64,
     syncs: Mutex<Syncs>,
     synced: Condvar,
+    sound: Arc<Sound>,
+    /// The folder itself, to sync the names in it whatever else is open.
+    root: File,
     compacting: Mutex<()>,
     rewriting: AtomicBool,
     ids: AtomicU64,
@@ -255,16 +267,10 @@ impl Tier {
     /// that are kept although nobody has them open.
     pub fn open_with(path: &Path, limit: u64, memory: Option<u64>, key: Option<RestKey>, decrypted: u64) -> Result<Arc<Tier>> {
         for path in ["", "open", "sealed", "segments"].map(|name| path.join(name)) {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(file("create", &path))?;
+            private::folder(&path).map_err(file("create", &path))?;
         }
         let lock_path = path.join("lock");
-        let lock_file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(file("open", &lock_path))?;
+        let lock_file = private::lock(&lock_path).map_err(file("open", &lock_path))?;
         lock_file.try_lock().map_err(|e| match e {
             fs::TryLockError::Error(source) => file("lock", &lock_path)(source),
             fs::TryLockError::WouldBlock => Error::BadValue {
@@ -274,12 +280,14 @@ impl Tier {
             },
         })?;
         let watched = watched(path)?;
+        // Before anything else is touched: it says whether this version may.
+        let (journal, replayed) = Journal::open(&path.join("journal"))?;
         for path in list(&path.join("open"))? {
             fs::remove_file(&path).map_err(file("remove", &path))?;
         }
         let used = ["sealed", "segments", "append"].iter().any(|name| fs::read_dir(path.join(name)).is_ok_and(|mut found| found.next().is_some()));
         let cipher = Cipher::open(path, key, used)?.map(Arc::new);
-        let (journal, replayed) = Journal::open(&path.join("journal"))?;
+        let root = File::open(path).map_err(file("open", path))?;
         if replayed.torn > 0 {
             tracing::warn!(records = replayed.torn, "the journal has records that were not written to their end; nobody was told of them");
         }
@@ -292,6 +300,8 @@ impl Tier {
             written: AtomicU64::new(0),
             syncs: Mutex::default(),
             synced: Condvar::new(),
+            sound: Arc::default(),
+            root,
             compacting: Mutex::new(()),
             rewriting: AtomicBool::new(false),
             ids: AtomicU64::new(0),
@@ -326,7 +336,15 @@ impl Tier {
             }
             // What is there is counted even above the limit, so that nothing new comes until there is room.
             let charge = self.disk.space.overdraw(stored.next_multiple_of(BLOCK));
-            let own = Own { path: Some(path), memory: None, map: OnceLock::new(), mapping: Mutex::new(()), doomed: AtomicBool::new(false), _charge: charge };
+            let own = Own {
+                path: Some(path),
+                memory: None,
+                map: OnceLock::new(),
+                mapping: Mutex::new(()),
+                doomed: AtomicBool::new(false),
+                sound: self.sound.clone(),
+                _charge: charge,
+            };
             self.insert_found(Local::new(self, id, size, checksum, Where::Own(Box::new(own)), false, &self.disk.space));
         }
         Ok(())
@@ -391,8 +409,13 @@ impl Tier {
     fn insert_found(&self, local: Local) {
         local.kept.store(true, SeqCst);
         let id = local.id;
-        if let Some(twice) = lock(self.shard(id)).insert(id, Arc::new(local)) {
-            // Two files of one object, from a spill and a fetch that a kill fell between: one is enough.
+        let mut shard = lock(self.shard(id));
+        // Two places of one object, from a spill and a fetch that a kill fell between: one is enough, but not the one of a fetch that a power cut came before the end of.
+        if shard.get(&id).is_some_and(|before| local.check().is_err() && before.check().is_ok()) {
+            local.doom();
+            return;
+        }
+        if let Some(twice) = shard.insert(id, Arc::new(local)) {
             twice.doom();
         }
     }
@@ -424,6 +447,11 @@ impl Tier {
         self.objects.iter().flat_map(|shard| lock(shard).keys().copied().collect::<Vec<_>>()).collect()
     }
 
+    /// What is here of which nobody has told yet whose it is ([`Tier::count_for`]).
+    pub fn unnamed(&self) -> Vec<ObjectId> {
+        self.objects.iter().flat_map(|shard| lock(shard).values().filter(|local| !local.is_counted()).map(|local| local.id).collect::<Vec<_>>()).collect()
+    }
+
     /// How many objects are here.
     pub fn count(&self) -> u64 {
         self.objects.iter().map(|shard| lock(shard).len() as u64).sum()
@@ -440,6 +468,11 @@ impl Tier {
 
     pub fn folder(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the disk has done what it was asked for.
+    pub fn sound(&self) -> &Arc<Sound> {
+        &self.sound
     }
 
     /// From now on other processes may map what is here.
@@ -502,8 +535,16 @@ impl Tier {
         }
     }
 
-    /// Records a sealed object and makes it one of this node's. It survives a kill from here on, and a power cut after [`Tier::sync`].
-    pub fn keep(&self, local: Local) -> Result<Arc<Local>> {
+    /// Records a sealed object and makes it one of this node's. It survives a kill from here on, and a power cut after [`Tier::sync`]. On an error nothing came.
+    pub fn keep(&self, local: Local) -> Result<Kept> {
+        if !local.in_memory() {
+            self.sound.check()?;
+        }
+        // The last record of an id counts, and it may be on the disk before its bytes are: a good copy, which somebody may have been told of, gives way to none. What is
+        // damaged has nothing to lose. One object is kept by one caller at a time, so nothing comes in between.
+        if let Some(before) = self.get(local.id).filter(|before| (before.size, before.checksum) == (local.size, local.checksum) && before.check().is_ok()) {
+            return Ok(Kept { local: before, came: false });
+        }
         let local = Arc::new(local);
         let mut shard = lock(self.shard(local.id));
         if let Some(record) = local.record() {
@@ -520,7 +561,7 @@ impl Tier {
             before.doom();
             self.recorded.fetch_sub(u64::from(before.record().is_some()), SeqCst);
         }
-        Ok(local)
+        Ok(Kept { local, came: true })
     }
 
     /// Forgets an object; its bytes go with the last reader. Returns its size.
@@ -543,11 +584,12 @@ impl Tier {
         size
     }
 
-    /// Makes everything that was kept before this call durable. Many callers share one sync. Blocks.
+    /// Makes everything that was kept before this call durable. Many callers share one sync, and its failure: no later one can make up for it. Blocks.
     pub fn sync(&self) -> Result<()> {
         let mine = self.written.load(SeqCst);
         let mut syncs = lock(&self.syncs);
         while syncs.done < mine {
+            self.sound.check()?;
             if syncs.running {
                 syncs = self.synced.wait(syncs).unwrap_or_else(|e| e.into_inner());
                 continue;
@@ -570,20 +612,16 @@ impl Tier {
     fn sync_now(&self) -> Result<()> {
         let segments: Vec<_> = lock(&self.disk.all).values().cloned().collect();
         for segment in segments {
-            segment.sync()?;
+            segment.sync(&self.sound)?;
         }
         if let Some(folder) = self.disk.folder.as_deref().filter(|_| self.disk.grown.swap(false, SeqCst)) {
-            if let Err(e) = step().and_then(|()| File::open(folder)?.sync_all()) {
-                self.disk.grown.store(true, SeqCst);
-                return Err(file("sync", folder)(e));
-            }
+            self.sound.sync_folder(folder).inspect_err(|_| self.disk.grown.store(true, SeqCst))?;
         }
         let (handle, path) = {
             let journal = lock(&self.journal);
             (journal.handle()?, journal.path().to_path_buf())
         };
-        step().and_then(|()| handle.sync_data()).map_err(file("sync", &path))?;
-        Ok(())
+        self.sound.sync(&handle, &path)
     }
 
     /// Makes room out of what is dead: empty segments go, and of those that are mostly dead the live objects move. Blocks.
@@ -592,6 +630,10 @@ impl Tier {
         let arena = self.arena(memory);
         arena.close_if_stale();
         arena.tidy();
+        if arena.folder.is_some() {
+            // Each try would leave copies that nothing can make use of.
+            self.sound.check()?;
+        }
         let mut victims: Vec<_> =
             lock(&arena.all).values().filter(|s| s.is_closed() && s.live() * 2 < s.head()).cloned().collect();
         victims.sort_by_key(|segment| segment.live());
@@ -610,25 +652,25 @@ impl Tier {
     /// Moves the live objects of a segment to the open one. Who reads them goes on reading the old place.
     fn compact(&self, arena: &Arena, victim: &Arc<Segment>) -> Result<()> {
         let ids = lock(&victim.ids).clone();
-        let mut moved = Vec::new();
-        let copied = ids.into_iter().try_for_each(|id| self.copy(arena, victim, id, &mut moved));
-        // The old places must not go before the new ones are safe.
-        self.written.fetch_add(1, SeqCst);
-        let synced = if arena.folder.is_some() { self.sync() } else { Ok(()) };
-        if synced.is_err() {
-            victim.pin();
-        }
-        for (old, new) in moved {
-            let mut shard = lock(self.shard(old.id));
-            if let Some(now) = shard.get_mut(&old.id).filter(|now| Arc::ptr_eq(now, &old)) {
-                new.kept.store(true, SeqCst);
-                *now = Arc::new(new);
-            }
-        }
-        copied.and(synced)
+        let mut copies = Vec::new();
+        let copied = ids.into_iter().try_for_each(|id| self.copy(arena, victim, id, &mut copies));
+        // A record may reach the disk at any time, and the last one of an id counts: it must not name bytes that a power cut can take. Until then the old place is the object's.
+        self.sync_moved(arena)?;
+        let switched = copies.iter_mut().try_for_each(|(old, new)| self.switch(old, new));
+        // The old places, which `copies` holds, must not go before the records of the new ones are safe.
+        let synced = self.sync_moved(arena).inspect_err(|_| victim.pin());
+        copied.and(switched).and(synced)
     }
 
-    fn copy(&self, arena: &Arena, victim: &Arc<Segment>, id: ObjectId, moved: &mut Vec<(Arc<Local>, Local)>) -> Result<()> {
+    fn sync_moved(&self, arena: &Arena) -> Result<()> {
+        if arena.folder.is_none() {
+            return Ok(());
+        }
+        self.written.fetch_add(1, SeqCst);
+        self.sync()
+    }
+
+    fn copy(&self, arena: &Arena, victim: &Arc<Segment>, id: ObjectId, copies: &mut Vec<(Arc<Local>, Option<Local>)>) -> Result<()> {
         let Some(local) = self.get(id) else { return Ok(()) };
         let Where::Segment { segment, offset, memory } = &local.place else { return Ok(()) };
         if !Arc::ptr_eq(segment, victim) {
@@ -640,33 +682,40 @@ impl Tier {
         let (segment, offset) = arena.place(id, victim.bytes(*offset, stored), paid)?;
         let place = Where::Segment { segment, offset, memory: *memory };
         let new = Local::new(self, id, local.size, local.checksum, place, local.is_verified(), &arena.space);
-        new.used_at.store(local.used_at.load(Relaxed), Relaxed);
-        new.persisted.store(local.persisted.load(SeqCst), SeqCst);
-        new.spare.store(local.spare.load(SeqCst), SeqCst);
-        if let Some(counts) = local.counts() {
+        copies.push((local, Some(new)));
+        Ok(())
+    }
+
+    /// Makes a copy the object, unless that went meanwhile. In one step under the lock, so that the record of a free can't come before that of the move, and a rewrite of
+    /// the journal, which looks at each shard once, finds the new place here or its record behind the mark.
+    fn switch(&self, old: &Arc<Local>, new: &mut Option<Local>) -> Result<()> {
+        let mut shard = lock(self.shard(old.id));
+        let Some(now) = shard.get_mut(&old.id).filter(|now| Arc::ptr_eq(now, old)) else { return Ok(()) };
+        let Some(new) = new.take() else { return Ok(()) };
+        if let Some(record) = new.record() {
+            lock(&self.journal).append(record)?;
+        }
+        new.kept.store(true, SeqCst);
+        new.used_at.store(old.used_at.load(Relaxed), Relaxed);
+        new.persisted.store(old.persisted.load(SeqCst), SeqCst);
+        new.spare.store(old.spare.load(SeqCst), SeqCst);
+        if let Some(counts) = old.counts() {
             new.count_for(counts);
         }
-        // Under the lock, so that the record of a free can't come before that of the move.
-        let shard = lock(self.shard(id));
-        if shard.get(&id).is_some_and(|now| Arc::ptr_eq(now, &local)) {
-            if let Some(record) = new.record() {
-                lock(&self.journal).append(record)?;
-            }
-            moved.push((local.clone(), new));
-        }
+        *now = Arc::new(new);
         Ok(())
     }
 
     /// Whether [`Tier::maintain`] has something to do.
     pub fn wants_maintenance(&self) -> bool {
-        lock(&self.journal).wants_rewrite(self.recorded.load(SeqCst)) && !self.rewriting.load(SeqCst)
+        lock(&self.journal).wants_rewrite(self.recorded.load(SeqCst)) && !self.rewriting.load(SeqCst) && !self.sound.is_lost()
     }
 
     /// Rewrites the journal if most of it is dead. Blocks.
     pub fn maintain(&self) -> Result<()> {
         let (path, mark) = {
             let journal = lock(&self.journal);
-            if !journal.wants_rewrite(self.recorded.load(SeqCst)) || self.rewriting.swap(true, SeqCst) {
+            if !journal.wants_rewrite(self.recorded.load(SeqCst)) || self.sound.is_lost() || self.rewriting.swap(true, SeqCst) {
                 return Ok(());
             }
             (journal.path().to_path_buf(), journal.mark())
@@ -679,7 +728,12 @@ impl Tier {
                 Record::Drop(_) => None,
             })
         });
-        let done = Journal::prepare(&path, live).and_then(|new| lock(&self.journal).replace(new, mark));
+        let done = Journal::prepare(&path, live).and_then(|new| {
+            let mut journal = lock(&self.journal);
+            journal.replace(new, mark)?;
+            // Under the lock: what is recorded in the new file is not durable before its name is.
+            self.sound.sync_all(&self.root, &self.path)
+        });
         self.rewriting.store(false, SeqCst);
         done
     }

@@ -9,6 +9,7 @@
 //! anyone: freeing what was replaced is up to the caller, who gets it returned; what goes in bulk becomes garbage that nodes collect. The design and its
 //! reasons are in `docs/design/namenode.md`.
 
+mod answers;
 mod change;
 mod client;
 mod commit;
@@ -44,6 +45,7 @@ use change::{Answer, Change};
 use commit::{Committer, Core, Item, Reply, Walker};
 use futures::{FutureExt, future::BoxFuture};
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, Weak},
     thread::JoinHandle,
@@ -52,6 +54,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::oneshot,
+    task::JoinSet,
 };
 
 /// Bytes of log after which a snapshot is made, if the last one is not longer than twice that: 200,000 creations, carried out again within a second at a restart.
@@ -59,6 +62,8 @@ const SNAPSHOT_AFTER: u64 = 16 << 20;
 /// How often expired names are looked for, and how many go at a time.
 const EXPIRY_EVERY: Duration = Duration::from_millis(250);
 const EXPIRY_MAX: usize = 1000;
+/// Expired names that wait for leases on them at a time.
+const ALONE_MAX: usize = 4096;
 
 /// Cheap to clone; all clones are the same. The last one that is dropped closes the folder.
 #[derive(Clone)]
@@ -158,8 +163,13 @@ impl Namenode {
         if let Some(waits) = waits {
             waits.done().await;
         }
+        self.fenced(change, fence).await
+    }
+
+    /// Log and state. The fence that it needs is up, and what it revoked void.
+    async fn fenced(&self, change: Change, fence: Option<leases::Fence>) -> Result<Answer> {
         let (waiting, answer) = oneshot::channel();
-        core.enqueue(Item { change, reply: Reply::Call(waiting), fence, deadline: None });
+        self.core().enqueue(Item { change, once: None, reply: Reply::Call(waiting), fence, deadline: None });
         answer.await.unwrap_or_else(|_| Err(Error::Broken { why: "it ended while it worked on this".into() }))
     }
 
@@ -202,20 +212,71 @@ impl Namenode {
 }
 
 /// Removes names whose time is over, for as long as the namenode lives.
+///
+/// Most go in batches. A name on which somebody has a lease goes alone, when that is void: who does not answer must not hold up what others have.
 async fn expire(inner: Weak<Inner>) {
+    let (mut more, mut alone) = (false, Alone::default());
     loop {
-        tokio::time::sleep(EXPIRY_EVERY).await;
+        if !more {
+            tokio::time::sleep(EXPIRY_EVERY).await;
+        }
+        while let Some(ended) = alone.tasks.try_join_next() {
+            // One that panicked leaves its name to the next start.
+            if let Ok(name) = ended {
+                alone.names.remove(&name);
+            }
+        }
         let Some(inner) = inner.upgrade().filter(|inner| !inner.core.is_stopped()) else { return };
         let namenode = Namenode { inner };
         let (names, dead) = {
             let state = namenode.core().read();
-            (state.expired(now_ms(), EXPIRY_MAX), state.has_dead_jobs(now_ms()))
+            (state.expired(now_ms(), EXPIRY_MAX, |name| alone.names.contains(name)), state.has_dead_jobs(now_ms()))
         };
-        if !names.is_empty() || dead {
-            if let Err(error) = namenode.change(Change::Expire { names }).await {
-                tracing::warn!(%error, "expired objects are still there");
+        let full = names.len() >= EXPIRY_MAX;
+        let (mut batch, mut fences, waited) = (Vec::new(), None::<leases::Fence>, alone.names.len());
+        for name in names {
+            match namenode.core().leases.fence(Some(&[(&name.0, &name.1)]), true) {
+                (fence, waits) if waits.is_empty() => {
+                    match &mut fences {
+                        None => fences = Some(fence),
+                        Some(fences) => fences.join(fence),
+                    }
+                    batch.push(name);
+                }
+                (fence, waits) if alone.tasks.len() < ALONE_MAX => alone.wait(Arc::downgrade(&namenode.inner), name, fence, waits),
+                // The fence falls, and it is tried again when there is room.
+                _ => {}
             }
         }
+        // What ends must end as fast as it was made, so a full round is followed by the next at once, but only if it got anywhere.
+        more = full && alone.names.len() > waited;
+        if !batch.is_empty() || dead {
+            match namenode.fenced(Change::Expire { names: batch }, fences).await {
+                Ok(answer) => more |= full && counted(answer).is_ok_and(|(objects, _)| objects > 0),
+                Err(error) => tracing::warn!(%error, "expired objects are still there"),
+            }
+        }
+    }
+}
+
+/// Expired names that wait, each for itself, until leases on them are void.
+#[derive(Default)]
+struct Alone {
+    names: HashSet<(BucketName, Key)>,
+    tasks: JoinSet<(BucketName, Key)>,
+}
+
+impl Alone {
+    fn wait(&mut self, inner: Weak<Inner>, name: (BucketName, Key), fence: leases::Fence, waits: leases::Waits) {
+        self.names.insert(name.clone());
+        self.tasks.spawn(async move {
+            waits.done().await;
+            let Some(inner) = inner.upgrade() else { return name };
+            if let Err(error) = (Namenode { inner }).fenced(Change::Expire { names: vec![name.clone()] }, Some(fence)).await {
+                tracing::warn!(%error, bucket = %name.0, key = %name.1, "an expired object is still there");
+            }
+            name
+        });
     }
 }
 
@@ -342,9 +403,11 @@ macro_rules! changes {
             from: &'a str,
             to_bucket: &'a BucketName,
             to: &'a str,
+            if_absent: bool,
         ) -> BoxFuture<'a, Result<(u64, u64)>> {
-            let (bucket, to_bucket) = (bucket.clone(), to_bucket.clone());
-            self.does(Change::RenamePrefix { bucket, from: from.into(), to_bucket, to: to.into() }, counted)
+            let (bucket, from, to_bucket, to) = (bucket.clone(), from.into(), to_bucket.clone(), to.into());
+            let change = if if_absent { Change::RenamePrefixNew { bucket, from, to_bucket, to } } else { Change::RenamePrefix { bucket, from, to_bucket, to } };
+            self.does(change, counted)
         }
         fn copy_prefix<'a>(
             &'a self,
@@ -404,6 +467,9 @@ macro_rules! changes {
         fn lose<'a>(&'a self, bucket: &'a BucketName, key: &'a Key, epoch: u64, site: &'a SiteId) -> BoxFuture<'a, Result<bool>> {
             let change = Change::Lose { bucket: bucket.clone(), key: key.clone(), epoch, site: site.clone() };
             self.does(change, |answer| Ok(removed(answer)?.1))
+        }
+        fn give_up<'a>(&'a self, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<()>> {
+            self.does(Change::GiveUp { ids: ids.iter().map(|id| id.0).collect() }, done)
         }
         fn collected<'a>(&'a self, site: Option<&'a SiteId>, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<()>> {
             self.does(Change::Collected { site: site.cloned(), ids: ids.iter().map(|id| id.0).collect() }, done)

@@ -10,7 +10,7 @@
 //! How a copy is fetched is in `fetch.rs`. When the limit is near, the spiller makes room (`spill.rs`); when it is reached, writers wait (`writer.rs`).
 
 use crate::{
-    Attributes, Blocking, BucketName, Catalog, Error, Key, LeaseHolder, Listing, NewObject, Object, ObjectId, ObjectMeta, Page,
+    Blocking, BucketName, Catalog, Error, Key, LeaseHolder, Listing, NewObject, Object, ObjectId, ObjectMeta, Page,
     PeerClient, Persist, RestKey, Result, Sealed, State, Writer,
     agent::Lending,
     append::Appendables,
@@ -21,14 +21,14 @@ use crate::{
     epochs::Epochs,
     fetch::{PERSIST_SILENCE, damaged},
     leases::{Names, Wanted},
-    local::{Local, Refused, Tier},
+    local::{Kept, Local, Refused, Tier},
     metrics::{self, BucketCounts, Buckets, Counters, Source, add},
     names::Prefix,
     peer::{self, Peers},
     second::{Seconds, wants_second},
     spans,
     spill::{self, BucketPolicy, Mode, Pace, Place, SpillOptions, Spiller},
-    writer::Publisher,
+    writer::{Carried, Publisher},
 };
 use base::{Kind, SiteId, identity::Dialer, unit::Bytes as Size};
 use bytes::Bytes;
@@ -50,6 +50,8 @@ const SEAL_TRIES: u32 = 8;
 const SEAL_WAIT: Duration = Duration::from_millis(100);
 /// How often an open starts again because the object moved or changed while it was being fetched.
 const OPEN_TRIES: u32 = 3;
+/// How often something is done under the name that an object has, when it is renamed meanwhile.
+pub(crate) const NAME_TRIES: u32 = 8;
 /// What an upload may take besides: so many bytes per second are expected of any store.
 const PERSIST_RATE_MIN: u64 = 256 << 10;
 /// Objects that one sweep asks for, a thousand at a time: what is swept costs the same however much there is, and a million is through in a hundred sweeps.
@@ -161,6 +163,8 @@ pub(crate) struct Inner {
     pub lending: OnceLock<Arc<Lending>>,
     /// Seals whose answer is awaited or was lost: the catalog may not know them yet.
     sealing: Mutex<HashSet<ObjectId>>,
+    /// Those of them that nobody waits for any more: the catalog was away for too long.
+    unsure: Mutex<HashSet<ObjectId>>,
     /// How far the last sweep came, where one does not come around.
     swept: Mutex<Option<ObjectId>>,
     /// One fetch, spill or release of an object at a time.
@@ -216,12 +220,10 @@ impl Node {
             catalog.create_bucket(bucket).await?;
         }
         let buckets_counted = Arc::<Buckets>::default();
-        let mut unknown: HashSet<ObjectId> = tier.ids().into_iter().collect();
         let mut lost = Vec::new();
         let (mut owed, mut alone) = (Vec::new(), Vec::new());
-        let mut known = |meta: ObjectMeta, unknown: &mut HashSet<ObjectId>| match tier.get(meta.id) {
+        let mut known = |meta: ObjectMeta| match tier.get(meta.id) {
             Some(local) if meta.size == local.size && meta.checksum == local.checksum => {
-                unknown.remove(&meta.id);
                 tier.count_for(&local, buckets_counted.of(&meta.bucket));
                 local.persisted.store(meta.persisted.is_some(), SeqCst);
                 if meta.persisted.is_none() && tuning.policy(&meta.bucket).mode != Mode::Ephemeral {
@@ -241,19 +243,20 @@ impl Node {
             let page = catalog.held(&site, last).await?;
             let Some(end) = page.last().map(|meta| meta.id) else { break };
             last = Some(end);
-            page.into_iter().for_each(|meta| known(meta, &mut unknown));
+            page.into_iter().for_each(&mut known);
         }
         // A namenode that is started anew, or another one that takes over, may have its contents in another order: pages of the two don't fit together, and an object
         // may be on none of them. So each is asked for by its id before it is freed.
-        let unnamed: Vec<ObjectId> = unknown.iter().copied().collect();
-        for some in unnamed.chunks(PAGE_MAX as usize) {
+        for some in tier.unnamed().chunks(PAGE_MAX as usize) {
+            // A seal of this node's life before may still wait for its turn there.
+            catalog.give_up(some).await?;
             let found = catalog.find_all(some).await?.into_iter().flatten();
-            found.filter(|meta| meta.sites.iter().any(|holder| holder.site == site)).for_each(|meta| known(meta, &mut unknown));
+            found.filter(|meta| meta.sites.iter().any(|holder| holder.site == site)).for_each(&mut known);
         }
         if epochs.may_free(epochs.seen(), catalog.epoch().await?) {
             compute({
                 let tier = tier.clone();
-                move || unknown.into_iter().for_each(|id| {
+                move || tier.unnamed().into_iter().for_each(|id| {
                     tier.free(id);
                 })
             })
@@ -298,6 +301,7 @@ impl Node {
             seconds: Seconds::new(alone),
             lending: OnceLock::new(),
             sealing: Mutex::default(),
+            unsure: Mutex::default(),
             swept: Mutex::default(),
             turns: Mutex::default(),
             buckets: Mutex::default(),
@@ -643,7 +647,7 @@ impl Node {
         let _turn = turn.lock().await;
         if let Some(meta) = self.inner.catalog.find(id).await? {
             if meta.sites.iter().any(|holder| holder.site == self.inner.site) {
-                self.inner.catalog.drop_holder(&meta.bucket, &meta.key, meta.epoch, &self.inner.site).await?;
+                self.inner.unrecord(&meta).await?;
             }
         }
         Ok(self.inner.free(id))
@@ -687,7 +691,7 @@ impl Inner {
         let memory = self.tuning.policy(bucket).tier == Place::Memory;
         let memory = memory && self.tier.has_memory();
         let draft = self.tier.create(if memory { self.tier.new_id_in_memory() } else { self.tier.new_id() }, memory);
-        Writer { inner: self.clone(), bucket: bucket.clone(), key: key.clone(), if_absent, attributes: Attributes::default(), draft }
+        Writer { inner: self.clone(), bucket: bucket.clone(), key: key.clone(), if_absent, carried: Carried::default(), draft }
     }
 
     /// What a sweep looks at: the next so many of what the catalog should know. Copies in bound buckets are not the catalog's.
@@ -811,15 +815,19 @@ impl Inner {
     }
 
     /// Records a sealed object and makes it durable, before the catalog hears of it. Blocks.
-    pub fn keep_durably(&self, bucket: &BucketName, local: Local) -> Result<Arc<Local>> {
+    pub fn keep_durably(&self, bucket: &BucketName, local: Local) -> Result<Kept> {
         let id = local.id;
         self.sealing_begins(id);
         local.count_for(self.counted(bucket));
-        let kept = self.tier.keep(local).and_then(|local| {
-            local.sync().and_then(|()| self.tier.sync()).map(|()| local)
+        let mut came = false;
+        let kept = self.tier.keep(local).and_then(|kept| {
+            came = kept.came;
+            kept.local.sync().and_then(|()| self.tier.sync()).map(|()| kept)
         });
         if kept.is_err() {
-            self.free(id);
+            if came {
+                self.free(id);
+            }
             self.sealing_ends(id);
         }
         kept
@@ -832,7 +840,7 @@ impl Inner {
         key: Key,
         local: Arc<Local>,
         if_absent: bool,
-        attributes: Attributes,
+        carried: Carried,
     ) -> Result<ObjectMeta> {
         let (id, size, checksum, memory) = (local.id, local.size, local.checksum, local.in_memory());
         drop(local);
@@ -842,7 +850,11 @@ impl Inner {
         loop {
             attempt += 1;
             let new = NewObject { id, size, checksum, site: self.site.clone(), if_absent };
-            match self.catalog.seal_with(&bucket, &key, new, attributes.clone()).await {
+            let sealed = async {
+                let attributes = carried.by_the_clock_of(&*self.catalog).await?;
+                self.catalog.seal_with(&bucket, &key, new, attributes).await
+            };
+            match sealed.await {
                 Ok(sealed) => {
                     self.sealing_ends(id);
                     self.epochs.saw(sealed.object.epoch);
@@ -865,8 +877,11 @@ impl Inner {
                     tokio::time::sleep(wait).await;
                     wait *= 2;
                 }
-                // The catalog may have it. The next start finds out; until then the file stays.
-                Err(e) if e.is_uncertain() => return Err(e),
+                // The catalog may have it. Until it has said so the file stays.
+                Err(e) if e.is_uncertain() => {
+                    lock(&self.unsure).insert(id);
+                    return Err(e);
+                }
                 Err(e) => {
                     self.free(id);
                     self.sealing_ends(id);
@@ -874,6 +889,40 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Whether a seal was done for whose answer nobody waits any more. If not, it never will be.
+    pub async fn was_sealed(&self, id: ObjectId) -> Result<bool> {
+        self.catalog.give_up(&[id]).await?;
+        Ok(self.catalog.find(id).await?.is_some())
+    }
+
+    /// Finds out what became of seals for whose answers nobody waits any more: what the catalog does not have is freed, what it has owes what all owe.
+    pub async fn settle_seals(&self) -> Result<()> {
+        let unsure: Vec<ObjectId> = lock(&self.unsure).iter().copied().collect();
+        if unsure.is_empty() || !self.may_free().await? {
+            return Ok(());
+        }
+        for some in unsure.chunks(PAGE_MAX as usize) {
+            self.catalog.give_up(some).await?;
+            for (id, found) in some.iter().zip(self.catalog.find_all(some).await?) {
+                match found {
+                    Some(meta) => {
+                        self.epochs.saw(meta.epoch);
+                        if self.wants_second(&meta) {
+                            self.seconds.owe(*id);
+                        }
+                        if meta.persisted.is_none() && self.tuning.policy(&meta.bucket).mode != Mode::Ephemeral {
+                            self.spiller.owe(*id);
+                        }
+                    }
+                    None => drop(self.free(*id)),
+                }
+                lock(&self.unsure).remove(id);
+                self.sealing_ends(*id);
+            }
+        }
+        Ok(())
     }
 
     /// Uploads one object and frees the copy here. False: there was nothing to do, or the object changed meanwhile.
@@ -887,11 +936,10 @@ impl Inner {
         let _turn = turn.lock().await;
         let memory = self.tier.get(meta.id).is_some_and(|local| local.in_memory());
         spans::note(&Span::current(), meta.size, Source::here(memory));
-        if self.upload_held(persist, meta, pace).await?.is_none() {
-            return Ok(false);
-        }
-        match self.catalog.drop_holder(&meta.bucket, &meta.key, meta.epoch, &self.site).await {
-            Ok(_) => {}
+        let Some(now) = self.upload_held(persist, meta, pace).await? else { return Ok(false) };
+        match self.unrecord(&now).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(false),
             Err(e) if matches!(e.kind(), Kind::NotFound | Kind::FailedPrecondition) => return Ok(false),
             Err(e) => return Err(e),
         }
@@ -950,8 +998,12 @@ impl Inner {
         let (content, source) = (Bytes::from_owner(object), Source::here(local.in_memory()));
         let upload = Upload { bucket: &meta.bucket, key: &meta.key, id, content, checksum: meta.checksum, source };
         let location = self.put_within(persist, upload, pace).await?;
-        match self.catalog.mark_persisted(&meta.bucket, &meta.key, meta.epoch, &location).await {
-            Ok(now) => {
+        let mark = |named: ObjectMeta| {
+            let location = &location;
+            async move { self.catalog.mark_persisted(&named.bucket, &named.key, named.epoch, location).await }
+        };
+        match self.under_any_name(meta, mark).await? {
+            Some(now) => {
                 local.persisted.store(true, SeqCst);
                 let marking = self.clone();
                 compute(move || marking.begun.end(id)).await?;
@@ -962,12 +1014,36 @@ impl Inner {
                 add(&counts.uploaded_bytes, meta.size);
                 Ok(Some(now))
             }
-            Err(e) if e.is_uncertain() => Err(e),
-            // Renamed, it may be uploaded by others at this same place; if it is gone for good, the collector removes it.
-            Err(_) => {
+            // The collector removes what was uploaded.
+            None => {
                 self.collector.wake();
                 Ok(None)
             }
         }
+    }
+
+    /// Takes this site's copy from the record, before it is freed. Refused for the only copy; `None`: the content has no name any more.
+    pub(crate) async fn unrecord(&self, meta: &ObjectMeta) -> Result<Option<ObjectMeta>> {
+        self.under_any_name(meta, |named| async move { self.catalog.drop_holder(&named.bucket, &named.key, named.epoch, &self.site).await }).await
+    }
+
+    /// Records something under the name that a content has. It is often renamed meanwhile, and what was promised for it, or happens to it, holds under the new name. `None`: it has no name any more.
+    async fn under_any_name<F: Future<Output = Result<ObjectMeta>>>(&self, meta: &ObjectMeta, record: impl Fn(ObjectMeta) -> F) -> Result<Option<ObjectMeta>> {
+        let mut named = meta.clone();
+        for _ in 0..NAME_TRIES {
+            let refused = match record(named.clone()).await {
+                Ok(now) => return Ok(Some(now)),
+                Err(e) if matches!(e.kind(), Kind::NotFound | Kind::FailedPrecondition) => e,
+                Err(e) => return Err(e),
+            };
+            match self.catalog.find(meta.id).await? {
+                // Not for its name.
+                Some(now) if (&now.bucket, &now.key) == (&named.bucket, &named.key) => return Err(refused),
+                Some(now) => named = now,
+                None => return Ok(None),
+            }
+        }
+        // Who owes an upload tries again.
+        Err(Error::Remote { kind: Kind::Unavailable, message: format!("{}/{} is renamed again and again", named.bucket, named.key) })
     }
 }

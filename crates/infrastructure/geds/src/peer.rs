@@ -142,6 +142,20 @@ impl Request {
         }
     }
 
+    /// What it is about, where it is about one object or prefix.
+    fn about(&self) -> Option<(&BucketName, &str)> {
+        match self {
+            Request::Get { bucket, key, .. }
+            | Request::Put { bucket, key, .. }
+            | Request::Stat { bucket, key }
+            | Request::Keep { bucket, key }
+            | Request::Remove { bucket, key }
+            | Request::Grown { bucket, key, .. } => Some((bucket, key.as_str())),
+            Request::Spill { bucket, prefix } | Request::List { bucket, prefix, .. } | Request::Flush { bucket, prefix, .. } => Some((bucket, prefix)),
+            Request::Commit { .. } | Request::Abort | Request::Free { .. } | Request::Metrics => None,
+        }
+    }
+
     fn allowed(&self, peer: &str) -> bool {
         match self {
             _ if peer == identity::HUB || peer == identity::USER => true,
@@ -364,7 +378,8 @@ async fn answer(node: &Node, stream: Box<dyn Io + '_>, peer: &str) -> Result<()>
             Err(e) => return Err(e),
         };
         if !request.allowed(peer) {
-            fail(&mut wire, &Error::Denied { who: peer.to_string(), what: request.verb().into() }).await?;
+            let about = request.about().map_or_else(String::new, |(bucket, name)| format!(", here {bucket}/{name}"));
+            fail(&mut wire, &Error::Denied { who: peer.to_string(), what: format!("{}{about}", request.verb()) }).await?;
             continue;
         }
         let done = match request {
@@ -818,11 +833,14 @@ impl PeerClient {
         }
     }
 
-    /// Reads of what grows there; see [`crate::Node::follow`].
-    pub(crate) async fn grown(&mut self, bucket: &BucketName, key: &Key, id: Option<ObjectId>, offset: u64, len: u64, wait: Duration) -> Result<Grew> {
+    /// Reads of what grows there, at most 4 MiB from `offset` on, by the committed length; `id`: of this and no other. Where there are no bytes yet, waits for the first of them, at most 5 s. See [`crate::Node::follow`].
+    pub async fn grown(&mut self, bucket: &BucketName, key: &Key, id: Option<ObjectId>, offset: u64, len: u64, wait: Duration) -> Result<Grew> {
         let request = Request::Grown { bucket: bucket.clone(), key: key.clone(), id, offset, len, wait_ms: wait.as_millis() as u64 };
         match self.ask(&request, LOOK + GROWN_WAIT_MAX).await? {
-            Reply::Grown { id, len, bytes } if bytes <= GROWN_MAX => Ok(Grew::To { id, len, bytes: self.body(bytes).await?.into() }),
+            // Never more than was asked for, which callers rely on, and of nothing else.
+            Reply::Grown { id: found, len: committed, bytes } if bytes <= len.min(GROWN_MAX) && id.is_none_or(|id| id == found) => {
+                Ok(Grew::To { id: found, len: committed, bytes: self.body(bytes).await?.into() })
+            }
             Reply::Became { id } => Ok(Grew::Into(id)),
             _ => self.odd(),
         }

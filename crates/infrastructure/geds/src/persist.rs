@@ -7,7 +7,7 @@ use crate::{BucketName, Error, Key, ObjectId, Referee, Result, names::Prefix, no
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
-    Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, RetryConfig, WriteMultipart,
+    Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, GetResult, GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, RetryConfig,
     aws::AmazonS3Builder,
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
     gcp::GoogleCloudStorageBuilder,
@@ -23,6 +23,10 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
+};
+use tokio::{
+    runtime::Handle,
+    task::{JoinError, JoinSet},
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -230,16 +234,76 @@ fn escaped(name: &str) -> String {
     out
 }
 
+/// An upload in parts, which is ended or taken back: parts that stay behind cost money and are in no listing. Whoever waits for it may be gone before that.
+struct Parts {
+    upload: Option<Box<dyn MultipartUpload>>,
+    location: String,
+}
+
+impl Parts {
+    async fn put(mut self, content: Bytes, pace: &Pace) -> object_store::Result<()> {
+        let done = self.put_all(content, pace).await;
+        let upload = self.upload.take();
+        if let (Err(_), Some(upload)) = (&done, upload) {
+            take_back(upload, &self.location).await;
+        }
+        done
+    }
+
+    async fn put_all(&mut self, content: Bytes, pace: &Pace) -> object_store::Result<()> {
+        let upload = self.upload.as_mut().expect("it is taken when this has returned");
+        let part_bytes = part_bytes(content.len());
+        // Dropped, they are called off.
+        let mut under_way = JoinSet::new();
+        for at in (0..content.len()).step_by(part_bytes) {
+            if under_way.len() == PARTS_AT_A_TIME {
+                joined(under_way.join_next().await)?;
+            }
+            let part = content.slice(at..content.len().min(at + part_bytes));
+            pace.wait(part.len() as u64).await;
+            under_way.spawn(upload.put_part(part.into()));
+        }
+        while let Some(part) = under_way.join_next().await {
+            joined(Some(part))?;
+        }
+        upload.complete().await.map(|_| ())
+    }
+}
+
+fn joined(part: Option<Result<object_store::Result<()>, JoinError>>) -> object_store::Result<()> {
+    match part {
+        Some(Ok(done)) => done,
+        Some(Err(e)) => Err(object_store::Error::JoinError { source: e }),
+        None => Ok(()),
+    }
+}
+
+async fn take_back(mut upload: Box<dyn MultipartUpload>, location: &str) {
+    // The failure of the upload is what the caller must hear of.
+    if let Err(e) = upload.abort().await {
+        tracing::warn!(%location, error = %e, "parts of a failed upload stay behind");
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        if let (Some(upload), Ok(runtime)) = (self.upload.take(), Handle::try_current()) {
+            let location = std::mem::take(&mut self.location);
+            runtime.spawn(async move { take_back(upload, &location).await });
+        }
+    }
+}
+
 /// The size of the parts of an object.
 fn part_bytes(size: usize) -> usize {
     PART_BYTES.max(size.div_ceil(PARTS_MAX))
 }
 
 impl Persist {
-    /// A folder, made if it isn't there. Several nodes may share it over a network file system.
+    /// A folder, made for this user alone if it isn't there. Several nodes may share it over a network file system.
     pub fn folder(path: impl AsRef<Path>) -> Result<Persist> {
         let path = path.as_ref();
-        std::fs::create_dir_all(path).map_err(|source| Error::File { action: "create", path: path.into(), source })?;
+        crate::private::folder(path).map_err(|source| Error::File { action: "create", path: path.into(), source })?;
         let name = format!("file:{}", path.display());
         let store = LocalFileSystem::new_with_prefix(path).map_err(failed("open", &name))?.with_fsync(true);
         Ok(Persist { store: Arc::new(store), name, describes: false })
@@ -335,21 +399,7 @@ impl Persist {
             self.store.put_opts(&path, content.into(), self.described(named).into()).await.map_err(failed("write", &location))?;
         } else {
             let upload = self.store.put_multipart_opts(&path, self.described(named).into()).await.map_err(failed("write", &location))?;
-            let part_bytes = part_bytes(size);
-            let mut upload = WriteMultipart::new_with_chunk_size(upload, part_bytes);
-            for at in (0..size).step_by(part_bytes) {
-                if let Err(source) = upload.wait_for_capacity(PARTS_AT_A_TIME).await {
-                    // Parts that stay behind cost money, but the failure of the upload is what the caller must hear of.
-                    if let Err(e) = upload.abort().await {
-                        tracing::warn!(%location, error = %e, "parts of a failed upload stay behind");
-                    }
-                    return Err(failed("write", &location)(source));
-                }
-                let part = content.slice(at..size.min(at + part_bytes));
-                pace.wait(part.len() as u64).await;
-                upload.put(part);
-            }
-            upload.finish().await.map_err(failed("write", &location))?;
+            Parts { upload: Some(upload), location: location.clone() }.put(content, pace).await.map_err(failed("write", &location))?;
         }
         let (found, sum) = self.look_through(&location).await?;
         if found != size as u64 || sum != checksum {

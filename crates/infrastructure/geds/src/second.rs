@@ -12,7 +12,7 @@
 use crate::{
     Error, Holder, ObjectId, ObjectMeta, PeerClient, Result,
     metrics::add,
-    node::Inner,
+    node::{Inner, NAME_TRIES},
 };
 use base::Kind;
 use serde::Deserialize;
@@ -74,7 +74,7 @@ impl Seconds {
         self.owed.lock().unwrap_or_else(|e| e.into_inner()).iter().copied().collect()
     }
 
-    fn owe(&self, id: ObjectId) {
+    pub fn owe(&self, id: ObjectId) {
         self.owed.lock().unwrap_or_else(|e| e.into_inner()).insert(id);
         self.wake.notify_one();
     }
@@ -129,17 +129,28 @@ impl Inner {
         if partners.is_empty() {
             return Err("no other site is there".into());
         }
-        let mut tried = Vec::new();
-        for partner in partners {
-            match self.ask_to_keep(&partner, meta).await {
-                Ok(now) if now.id == meta.id => {
-                    add(&self.counters.copied, 1);
-                    return Ok(Some(now));
+        let (mut tried, mut named) = (Vec::new(), meta.clone());
+        'partners: for partner in partners {
+            // Content is often renamed meanwhile, and what was promised for it holds under the new name.
+            for _ in 0..NAME_TRIES {
+                match self.ask_to_keep(&partner, &named).await {
+                    Ok(now) if now.id == meta.id => {
+                        add(&self.counters.copied, 1);
+                        return Ok(Some(now));
+                    }
+                    Ok(_) => {}
+                    Err(e) if matches!(e.kind(), Kind::NotFound | Kind::FailedPrecondition) => {}
+                    Err(e) => {
+                        tried.push(format!("site {}: {e}", partner.site));
+                        continue 'partners;
+                    }
                 }
-                Ok(_) => return Ok(None),
-                Err(e) if matches!(e.kind(), Kind::NotFound | Kind::FailedPrecondition) => return Ok(None),
-                Err(e) => tried.push(format!("site {}: {e}", partner.site)),
+                match self.catalog.find(meta.id).await.map_err(|e| e.to_string())? {
+                    Some(now) if self.wants_second(&now) => named = now,
+                    gone => return Ok(gone),
+                }
             }
+            tried.push(format!("site {}: it is renamed again and again", partner.site));
         }
         Err(tried.join("; "))
     }

@@ -10,7 +10,7 @@
 
 use crate::{
     ObjectId, Result,
-    local::{BLOCK, file, step},
+    local::{BLOCK, Sound, file, step},
     space::{Reservation, Space},
 };
 use std::{
@@ -250,14 +250,11 @@ impl Segment {
     }
 
     /// Makes what was written before this call durable.
-    pub fn sync(&self) -> Result<()> {
-        if self.path.is_some() && self.dirty.swap(false, SeqCst) {
-            if let Err(e) = step().and_then(|()| self.file.sync_data()) {
-                self.dirty.store(true, SeqCst);
-                return Err(file("sync", &self.shown())(e));
-            }
+    pub fn sync(&self, sound: &Sound) -> Result<()> {
+        match &self.path {
+            Some(path) if self.dirty.swap(false, SeqCst) => sound.sync(&self.file, path).inspect_err(|_| self.dirty.store(true, SeqCst)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// The file for another process to map, which can't write through it.

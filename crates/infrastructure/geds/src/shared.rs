@@ -15,14 +15,13 @@
 //! Or one of them is the agent ([`Shared::agent`]), and the others attach to it ([`Shared::attach`]): they have no part of their own, read the agent's without a copy, and what
 //! they sealed is there when they are gone.
 
-use crate::{ALPN, Attached, Blocking, BucketPolicy, Caller, Error, Mode, Namenode, Node, Options, Persist, RemoteCatalog, Result, Tuning};
+use crate::{ALPN, Attached, Blocking, BucketPolicy, Caller, Error, Mode, Namenode, Node, Options, Persist, RemoteCatalog, Result, Tuning, private};
 use base::{
     Kind, SiteId,
     identity::{Authority, peer_name, protocol, site_name},
     unit::Bytes as Size,
 };
 use std::{
-    fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
@@ -114,10 +113,10 @@ impl Shared {
 
     fn open_with(options: SharedOptions, persist: Option<Persist>) -> Result<Shared> {
         let SharedOptions { folder, site, limit, memory } = options;
-        std::fs::create_dir_all(&folder).map_err(file("create", &folder))?;
+        private::folder(&folder).map_err(file("create", &folder))?;
         let own = {
             let path = folder.join("lock");
-            let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(file("open", &path))?;
+            let lock = private::lock(&path).map_err(file("open", &path))?;
             lock.lock().map_err(file("lock", &path))?;
             let authority = Authority::open(&folder.join("ca")).map_err(identity)?;
             authority.issue(&site_name(&site)).map_err(identity)?

@@ -207,7 +207,7 @@ fn blame(error: &Error) -> Blame {
             // It came back with other bytes, for instance.
             _ => Blame::Object,
         },
-        Error::Remote { .. } | Error::Broken { .. } if error.is_uncertain() => Blame::Catalog,
+        Error::Remote { .. } | Error::Broken { .. } | Error::Unsure { .. } if error.is_uncertain() => Blame::Catalog,
         _ => Blame::Object,
     }
 }

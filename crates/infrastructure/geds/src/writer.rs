@@ -9,7 +9,7 @@
 //! A writer that finds no room lets the tier compact, wakes the spiller and waits, for as long as [`crate::Tuning::wait`] says.
 
 use crate::{
-    Attributes, BucketName, Error, Key, ObjectId, ObjectMeta, Result, State,
+    Attributes, BucketName, Catalog, Error, Key, ObjectId, ObjectMeta, Result, State,
     leases::{PUBLISH_WAIT, Wanted},
     local::{Draft, Local, Object, Refused},
     metrics::{Source, add},
@@ -40,8 +40,31 @@ pub struct Writer {
     pub(crate) bucket: BucketName,
     pub(crate) key: Key,
     pub(crate) if_absent: bool,
-    pub(crate) attributes: Attributes,
+    pub(crate) carried: Carried,
     pub(crate) draft: Draft,
+}
+
+/// What the name will carry. When it ends is known by this machine's clock until the catalog's is asked, since that one decides.
+#[derive(Clone, Default)]
+pub(crate) struct Carried {
+    attributes: Attributes,
+    ends: Option<Instant>,
+}
+
+impl Carried {
+    pub async fn by_the_clock_of(&self, catalog: &dyn Catalog) -> Result<Attributes> {
+        let mut attributes = self.attributes.clone();
+        if let Some(ends) = self.ends {
+            let left = ends.saturating_duration_since(Instant::now());
+            attributes.expires_ms = from_now(catalog, left).await?;
+        }
+        Ok(attributes)
+    }
+}
+
+/// Unix milliseconds by the catalog's clock, when this time will have passed.
+pub(crate) async fn from_now(catalog: &dyn Catalog, time: Duration) -> Result<u64> {
+    Ok(catalog.now_ms().await?.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
 }
 
 /// Sealed and visible on this node; its publication is under way and needs no help.
@@ -78,22 +101,30 @@ impl Writer {
 
     /// Bytes of the user's own that go with the name: at most 16 KiB, or the seal is refused.
     pub fn set_metadata(&mut self, metadata: Vec<u8>) {
-        self.attributes.metadata = metadata;
+        self.carried.attributes.metadata = metadata;
     }
 
     /// The object goes by itself when this time has passed from now on. The namenode looks four times a second.
     pub fn expire_after(&mut self, time: Duration) {
-        let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        self.attributes.expires_ms = base::clock::now_ms().saturating_add(ms);
+        // Later than any clock goes is never.
+        self.carried.ends = Instant::now().checked_add(time);
     }
 
     /// The object goes when the job's lease ends. The seal is refused if there is no such lease; see [`crate::Catalog::keep_job`].
     pub fn lease_to(&mut self, job: impl Into<String>) {
-        self.attributes.job = Some(job.into());
+        self.carried.attributes.job = Some(job.into());
     }
 
+    /// As somebody else has said them, by the catalog's clock.
     pub(crate) fn set_attributes(&mut self, attributes: Attributes) {
-        self.attributes = attributes;
+        self.carried = Carried { attributes, ends: None };
+    }
+
+    /// As another process of this machine has said them, by its clock.
+    pub(crate) fn set_attributes_here(&mut self, attributes: Attributes) {
+        let left = (attributes.expires_ms > 0).then(|| attributes.expires_ms.saturating_sub(base::clock::now_ms()));
+        let ends = left.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
+        self.carried = Carried { attributes: Attributes { expires_ms: 0, ..attributes }, ends };
     }
 
     fn refused(&self, refused: Refused) -> Error {
@@ -201,7 +232,7 @@ impl Writer {
 
     /// Seals only what has this checksum, if one is given.
     pub(crate) async fn seal_if(self, checksum: Option<u64>) -> Result<ObjectMeta> {
-        let Writer { inner, bucket, key, if_absent, attributes, draft } = self;
+        let Writer { inner, bucket, key, if_absent, carried, draft } = self;
         let memory = draft.in_memory();
         let local = compute(move || draft.seal()).await?.map_err(|refused| inner.refused(&bucket, &key, memory, refused))?;
         if let Some(wanted) = checksum.filter(|wanted| *wanted != local.checksum) {
@@ -217,19 +248,19 @@ impl Writer {
         spans::note(&span, local.size, Source::here(memory));
         // A task of its own, so that a caller who stops waiting doesn't stop it half-way.
         let sealing = async move {
-            let local = compute({
+            let kept = compute({
                 let (inner, bucket) = (inner.clone(), bucket.clone());
                 move || inner.keep_durably(&bucket, local)
             })
             .await??;
-            inner.commit(bucket, key, local, if_absent, attributes).await
+            inner.commit(bucket, key, kept.local, if_absent, carried).await
         };
         joined(tokio::spawn(sealing.instrument(span)).await)?
     }
 
     /// [`Writer::seal`] for a plain thread. Panics on a thread of the runtime.
     pub fn seal_blocking(self) -> Result<ObjectMeta> {
-        let Writer { inner, bucket, key, if_absent, attributes, draft } = self;
+        let Writer { inner, bucket, key, if_absent, carried, draft } = self;
         let memory = draft.in_memory();
         let local = draft.seal().map_err(|refused| inner.refused(&bucket, &key, memory, refused))?;
         let handle = inner.handle.clone();
@@ -237,8 +268,8 @@ impl Writer {
         spans::note(&span, local.size, Source::here(memory));
         let _in = span.enter();
         handle.block_on(inner.names.settle(Wanted::Key(&bucket, &key)));
-        let local = inner.keep_durably(&bucket, local)?;
-        handle.block_on(inner.commit(bucket, key, local, if_absent, attributes))
+        let local = inner.keep_durably(&bucket, local)?.local;
+        handle.block_on(inner.commit(bucket, key, local, if_absent, carried))
     }
 
     /// Makes the object visible on this node, and publishes it behind the caller's back.
@@ -247,7 +278,7 @@ impl Writer {
     /// take it away. Publications of one key keep their order. With 4096 of them under way it waits for a place, so not to be called on a thread of
     /// the runtime. Not for a writer of [`crate::Node::create_new`]: only the catalog knows whether a key is taken.
     pub fn seal_here(self) -> Result<SealedHere> {
-        let Writer { inner, bucket, key, if_absent, attributes, draft } = self;
+        let Writer { inner, bucket, key, if_absent, carried, draft } = self;
         if if_absent {
             return Err(Error::BadValue {
                 what: "seal_here of",
@@ -265,7 +296,7 @@ impl Writer {
         let id = local.id;
         inner.sealing_begins(id);
         local.count_for(inner.counted(&bucket));
-        let local = inner.tier.keep(local).inspect_err(|_| inner.sealing_ends(id))?;
+        let local = inner.tier.keep(local).inspect_err(|_| inner.sealing_ends(id))?.local;
         let meta = ObjectMeta {
             bucket,
             key,
@@ -284,7 +315,7 @@ impl Writer {
         })?;
         let shown = inner.names.publish(object.clone());
         let (answer, done) = oneshot::channel();
-        inner.publisher.send(Job { object: object.clone(), attributes, answer, shown, _place: place });
+        inner.publisher.send(Job { object: object.clone(), carried, answer, shown, _place: place });
         inner.watch_level(memory);
         Ok(SealedHere { object, done })
     }
@@ -297,7 +328,7 @@ impl Writer {
 
 struct Job {
     object: Object,
-    attributes: Attributes,
+    carried: Carried,
     answer: oneshot::Sender<Result<ObjectMeta>>,
     shown: watch::Sender<bool>,
     _place: Place,
@@ -393,7 +424,7 @@ async fn publish_one(inner: &Arc<Inner>, job: Job, synced: &Result<()>) {
         Ok(()) => {
             let span = spans::seal(&meta.bucket, &meta.key);
             spans::note(&span, local.size, Source::here(local.in_memory()));
-            inner.clone().commit(meta.bucket.clone(), meta.key.clone(), local.clone(), false, job.attributes).instrument(span).await
+            inner.clone().commit(meta.bucket.clone(), meta.key.clone(), local.clone(), false, job.carried).instrument(span).await
         }
         Err(e) => {
             inner.sealing_ends(local.id);

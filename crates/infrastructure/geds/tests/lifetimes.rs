@@ -55,7 +55,7 @@ async fn defect_01_what_loses_its_name_in_bulk_is_freed_everywhere() {
     edge.flush(&b, "run/5", Duration::from_secs(20)).await.unwrap();
     assert_eq!((count(&edge), count(&cloud), files(&here.persist_path())), (20, 1, 2));
     let open = get(&edge, "run/7").await.unwrap();
-    assert_eq!(cloud.rename_prefix(&b, "run", &b, "old").await.unwrap(), (20, 60_000));
+    assert_eq!(cloud.rename_prefix(&b, "run", &b, "old", false).await.unwrap(), (20, 60_000));
     assert!(get(&edge, "old/4").await.unwrap().bytes() == content(4, 3000), "from the persistency tier, under its new name");
     assert_eq!(cloud.delete_prefix(&b, "old").await.unwrap(), (20, 60_000));
     until("all copies to be freed", async || (count(&edge), count(&cloud), files(&here.persist_path())) == (1, 0, 0)).await;

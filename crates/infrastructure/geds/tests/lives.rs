@@ -608,7 +608,7 @@ impl Life {
         let done = match sort {
             0 => node.delete_prefix(&bucket(BUCKETS[b]), from).await,
             _ if !fits => return,
-            1 => node.rename_prefix(&bucket(BUCKETS[b]), from, &bucket(BUCKETS[c]), &to).await,
+            1 => node.rename_prefix(&bucket(BUCKETS[b]), from, &bucket(BUCKETS[c]), &to, false).await,
             _ => node.copy_prefix(&bucket(BUCKETS[b]), from, &bucket(BUCKETS[c]), &to).await,
         };
         match done {

@@ -3,7 +3,7 @@
 mod common;
 
 use base::Kind;
-use common::{bucket, key, site};
+use common::{bucket, key, line::Line, site};
 use geds::{Attributes, BucketName, Caller, Catalog, Error, Happened, Key, LeaseHolder, Namenode, NewObject, ObjectId, Page, RemoteCatalog};
 use std::{
     sync::{
@@ -49,13 +49,13 @@ async fn suite(catalog: &dyn Catalog) {
     fill(catalog, &["foo", "foo/1", "foo/2/x", "foobar", "foo-bar"]).await;
 
     // Prefixes end at segments, and move as one.
-    assert_eq!(catalog.rename_prefix(&b, "foo", &b, "moved").await.unwrap(), (3, 30));
+    assert_eq!(catalog.rename_prefix(&b, "foo", &b, "moved", false).await.unwrap(), (3, 30));
     assert_eq!(keys(catalog, "").await, ["foo-bar", "foobar", "moved", "moved/1", "moved/2/x"]);
     assert_eq!(catalog.lookup(&b, &key("moved/2/x")).await.unwrap().id, ObjectId(3));
     // Into itself.
-    assert_eq!(catalog.rename_prefix(&b, "moved", &b, "moved/2").await.unwrap().0, 3);
+    assert_eq!(catalog.rename_prefix(&b, "moved", &b, "moved/2", false).await.unwrap().0, 3);
     assert_eq!(keys(catalog, "moved").await, ["moved/2", "moved/2/1", "moved/2/2/x"]);
-    assert_eq!(catalog.rename_prefix(&b, "moved/2", &b, "foo").await.unwrap().0, 3);
+    assert_eq!(catalog.rename_prefix(&b, "moved/2", &b, "foo", false).await.unwrap().0, 3);
     // A copy has the same content, under both names; nothing is freed before the last one goes.
     assert_eq!(catalog.copy_prefix(&b, "foo", &other, "new").await.unwrap(), (3, 30));
     let copy = catalog.lookup(&other, &key("new/1")).await.unwrap();
@@ -71,9 +71,9 @@ async fn suite(catalog: &dyn Catalog) {
     assert!(catalog.copy(&b, &key("foo-bar"), &b, &key("foobar"), false).await.unwrap().replaced.is_none());
     assert_eq!(kind(catalog.copy(&b, &key("foo"), &b, &key("foobar"), true).await), Kind::AlreadyExists);
     assert_eq!(kind(catalog.rename_to(&b, &key("foo"), &other, &key("new"), true).await), Kind::AlreadyExists);
-    assert_eq!(kind(catalog.rename_prefix(&b, "none", &b, "x").await), Kind::NotFound);
+    assert_eq!(kind(catalog.rename_prefix(&b, "none", &b, "x", false).await), Kind::NotFound);
     let long = "x".repeat(1024);
-    assert_eq!(kind(catalog.rename_prefix(&b, "foo", &b, &long).await), Kind::InvalidArgument);
+    assert_eq!(kind(catalog.rename_prefix(&b, "foo", &b, &long, false).await), Kind::InvalidArgument);
     assert_eq!(keys(catalog, "").await, ["foo", "foo-bar", "foo/2/x", "foobar"], "nothing was done of what failed");
 
     // What goes in bulk is garbage until its holders say that it is freed; what has a name elsewhere is none.
@@ -131,6 +131,13 @@ async fn suite(catalog: &dyn Catalog) {
     assert_eq!(full.kind(), Kind::ResourceExhausted);
     assert!(["farm", "data/q/2", "61 bytes"].iter().all(|part| full.to_string().contains(part)), "{full}");
     catalog.seal(&b, &key("q/1"), NewObject { size: 9, ..new(32) }).await.unwrap();
+    // A copy adds to it, unless it replaces as much.
+    catalog.set_quota("farm", 5, 48).await.unwrap();
+    catalog.copy_prefix(&b, "q", &b, "twin").await.unwrap();
+    assert_eq!(kind(catalog.copy_prefix(&b, "q", &b, "third").await), Kind::ResourceExhausted);
+    assert_eq!(catalog.copy_prefix(&b, "q", &b, "twin").await.unwrap(), (1, 9));
+    catalog.copy(&b, &key("q/1"), &b, &key("twin/1"), false).await.unwrap();
+    catalog.remove_prefix(&b, "twin").await.unwrap();
     catalog.remove_prefix(&b, "q").await.unwrap();
     catalog.set_quota("farm", u64::MAX, u64::MAX).await.unwrap();
 
@@ -152,6 +159,27 @@ async fn near() {
 async fn over_the_wire() {
     let temp = tempfile::tempdir().unwrap();
     suite(&remote(&common::namenode(temp.path()).await)).await;
+}
+
+/// What ends together ends at once: not a batch at a time with a pause after each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_of_many_objects_ends_as_fast_as_it_was_made() {
+    let temp = tempfile::tempdir().unwrap();
+    let near = common::namenode(temp.path()).await;
+    near.create_bucket(&bucket("data")).await.unwrap();
+    near.keep_job("job", 0).await.unwrap();
+    let attributes = Attributes { job: Some("job".into()), ..Attributes::default() };
+    let names: Vec<_> = (0..20_000u32).map(|n| key(&format!("{n}"))).collect();
+    let b = bucket("data");
+    let seals = names.iter().enumerate().map(|(n, key)| near.seal_with(&b, key, new(n as u128 + 1), attributes.clone()));
+    futures::future::try_join_all(seals).await.unwrap();
+    let began = std::time::Instant::now();
+    near.keep_job("job", base::clock::now_ms() + 1).await.unwrap();
+    while !keys(&near, "").await.is_empty() {
+        // Twenty batches with pauses take 5 s.
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]
@@ -179,7 +207,7 @@ async fn a_watch_misses_nothing_and_says_so_when_it_must() {
     drop(far);
     near.close().await;
     let near = common::namenode(temp.path()).await;
-    near.rename_prefix(&b, "b", &b, "c").await.unwrap();
+    near.rename_prefix(&b, "b", &b, "c", false).await.unwrap();
     let seen = near.watch(&b, 3, Duration::ZERO).await.unwrap();
     assert_eq!((seen.events.len(), seen.next), (2, 5));
 }
@@ -218,6 +246,8 @@ async fn defect_15_a_watcher_loses_its_connection_again_and_again_and_no_event()
         async move {
             for n in 0..EVENTS {
                 near.seal(&bucket("data"), &key(&n.to_string()), new(u128::from(n) + 1)).await.unwrap();
+                // On a fast disk all would be over after a few cuts.
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
     });
@@ -401,7 +431,7 @@ async fn snapshots_and_logs_together_are_the_state() {
             if n % 64 == 63 { drop(seal.await.unwrap()) } else { drop(futures::FutureExt::now_or_never(seal)) }
         }
         namenode.copy_prefix(&b, "1", &b, "copy").await.unwrap();
-        namenode.rename_prefix(&b, "2", &b, "moved").await.unwrap();
+        namenode.rename_prefix(&b, "2", &b, "moved", false).await.unwrap();
         namenode.remove_prefix(&b, "3").await.unwrap();
         expected = Some(all(&namenode).await);
         namenode.close().await;
@@ -433,14 +463,26 @@ async fn child_that_opens_a_namenode() {
     };
     let before = worked();
     let namenode = Namenode::open(folder).await.unwrap();
-    println!("worked {} for {} names", (worked() - before).as_nanos(), namenode.counts().0);
+    let (took, names) = (worked() - before, namenode.counts().0 as u64);
+    let before = worked();
+    let plain: std::collections::BTreeMap<String, [u64; 16]> = (0..names).map(|n| n * 7_368_787 % names).map(|n| (name(n), [n; 16])).collect();
+    let peer = worked() - before;
+    assert_eq!(plain.len() as u64, names);
+    println!("worked {} for {names} names where a map takes {}", took.as_nanos(), peer.as_nanos());
 }
 
-/// A million names are to be there again within 3 s. Here a third of it, in processor time, since others work beside it: both processors for 3 s are 6 µs for each name, less what a busy machine adds.
+/// The `n`th of many names.
+fn name(n: u64) -> String {
+    format!("shuffle/stage-{:04}/part-{n:07}", n % 512)
+}
+
+/// A million names are to be there again within 3 s of both processors, 6 µs for each. Here a third of them, in processor time since others work beside it, and as a multiple of what a plain map of
+/// the same names takes, since one machine is twice as fast as another.
 /// What was made last is in the log only and takes longest, so it is bounded by snapshots in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_are_there_again_within_microseconds_each_slow() {
     const NAMES: u128 = 300_000;
+    const MAPS_MAX: u128 = 2;
     let temp = tempfile::tempdir().unwrap();
     let namenode = Namenode::open(temp.path()).await.unwrap();
     let b = bucket("data");
@@ -450,7 +492,7 @@ async fn names_are_there_again_within_microseconds_each_slow() {
             let n = (some * 3000 + n) * 7_368_787 % NAMES;
             let id = (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
             let (namenode, b) = (&namenode, &b);
-            async move { namenode.seal(b, &key(&format!("shuffle/stage-{:04}/part-{n:07}", n % 512)), new(id)).await }
+            async move { namenode.seal(b, &key(&name(n as u64)), new(id)).await }
         });
         futures::future::try_join_all(seals).await.unwrap();
     }
@@ -462,10 +504,11 @@ async fn names_are_there_again_within_microseconds_each_slow() {
         .unwrap();
     let told = String::from_utf8_lossy(&child.stdout);
     let words: Vec<&str> = told.lines().find_map(|line| line.split_once("worked ")).unwrap_or_else(|| panic!("{child:?}")).1.split(' ').collect();
-    let (worked, names): (u128, u128) = (words[0].parse().unwrap(), words[2].parse().unwrap());
-    println!("{} ns for each of {names} names", worked / names);
+    let number = |n: usize| words[n].parse::<u128>().unwrap();
+    let (worked, names, peer) = (number(0), number(2), number(8));
+    println!("{} ns for each of {names} names, {} in a plain map", worked / names, peer / names);
     assert_eq!(names, NAMES);
-    assert!(worked / names <= 3500, "{} ns for each name", worked / names);
+    assert!(worked <= MAPS_MAX * peer, "{} ns for each name, where a plain map takes {}", worked / names, peer / names);
 }
 
 async fn all(catalog: &dyn Catalog) -> Vec<(String, u128, u64)> {
@@ -514,6 +557,112 @@ async fn what_is_not_the_protocol_ends_a_connection_and_nothing_else() {
         served.await.unwrap().unwrap();
     }
     assert_eq!(namenode.lookup(&bucket("data"), &key("a")).await.unwrap().id, ObjectId(1));
+}
+
+/// The answer to a change is lost, others go on with the names that it changed, and it is asked again: of the namenode that did it, of one that has it from its log, and of one that has it from a snapshot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_whose_answer_is_lost_is_done_once() {
+    for (restarted, snapshot_after) in [(false, u64::MAX), (true, u64::MAX), (true, 0)] {
+        let place = format!("restarted {restarted}, snapshots after {snapshot_after} bytes");
+        let temp = tempfile::tempdir().unwrap();
+        let open = async || Namenode::open_with(temp.path().join("names"), snapshot_after).await.unwrap();
+        let b = bucket("data");
+        let mut near = open().await;
+        fill(&near, &["k", "from", "to", "copied", "p/1", "p/2", "q/1"]).await;
+        let line = Line::new(&near);
+        let far = Arc::new(line.catalog());
+        let seal = async |near: &Namenode, name: &str, id: u128| drop(near.seal(&bucket("data"), &key(name), new(id)).await.unwrap());
+        let id = async |near: &Namenode, name: &str| near.lookup(&bucket("data"), &key(name)).await.ok().map(|meta| meta.id.0);
+        macro_rules! lost {
+            (|$far:ident| $asked:expr) => {{
+                line.lose();
+                let asking = tokio::spawn({
+                    let $far = far.clone();
+                    async move { $asked.await }
+                });
+                line.lost().await;
+                if restarted {
+                    near.close().await;
+                    near = open().await;
+                }
+                asking
+            }};
+        }
+        let told = lost!(|far| far.remove(&bucket("data"), &key("k")));
+        seal(&near, "k", 100).await;
+        line.go_on(&near);
+        let (removed, last) = told.await.unwrap().unwrap();
+        assert_eq!((removed.id.0, last, id(&near, "k").await), (1, true, Some(100)), "{place}: what others wrote stays");
+
+        let told = lost!(|far| far.rename(&bucket("data"), &key("from"), &key("to")));
+        seal(&near, "from", 101).await;
+        seal(&near, "to", 102).await;
+        line.go_on(&near);
+        let renamed = told.await.unwrap().unwrap();
+        assert_eq!((renamed.object.id.0, renamed.object.key, renamed.replaced.map(|old| old.id.0)), (2, key("to"), Some(3)), "{place}");
+        assert_eq!((id(&near, "from").await, id(&near, "to").await), (Some(101), Some(102)), "{place}");
+
+        let told = lost!(|far| far.copy(&bucket("data"), &key("copied"), &bucket("data"), &key("copy"), true));
+        near.remove(&b, &key("copy")).await.unwrap();
+        line.go_on(&near);
+        assert_eq!(told.await.unwrap().unwrap().object.id.0, 4, "{place}");
+        assert_eq!(id(&near, "copy").await, None, "{place}: it was deleted after it was made");
+
+        let told = lost!(|far| far.remove_prefix(&bucket("data"), "p"));
+        seal(&near, "p/1", 103).await;
+        line.go_on(&near);
+        assert_eq!((told.await.unwrap().unwrap(), id(&near, "p/1").await), ((2, 20), Some(103)), "{place}");
+
+        let told = lost!(|far| far.rename_prefix(&bucket("data"), "q", &bucket("data"), "r", false));
+        seal(&near, "q/1", 104).await;
+        line.go_on(&near);
+        assert_eq!((told.await.unwrap().unwrap(), id(&near, "q/1").await, id(&near, "r/1").await), ((1, 10), Some(104), Some(7)), "{place}");
+
+        let told = lost!(|far| far.set_metadata(&bucket("data"), &key("k"), b"first".to_vec()));
+        near.set_metadata(&b, &key("k"), b"second".to_vec()).await.unwrap();
+        line.go_on(&near);
+        told.await.unwrap().unwrap();
+        assert_eq!(near.attributes(&b, &key("k")).await.unwrap().metadata, b"second", "{place}");
+
+        // What has failed was not done, and may be done when it is asked again.
+        let told = lost!(|far| far.remove(&bucket("data"), &key("copy")));
+        seal(&near, "copy", 105).await;
+        line.go_on(&near);
+        assert_eq!((told.await.unwrap().unwrap().0.id.0, id(&near, "copy").await), (105, None), "{place}");
+    }
+}
+
+/// One that has a lease and does not hear that it is revoked holds up what it has, and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_give_back_a_lease_holds_up_no_other_names() {
+    let holder: Arc<dyn LeaseHolder> = Arc::new(Revoked::default());
+    let temp = tempfile::tempdir().unwrap();
+    let near = common::namenode(temp.path()).await;
+    let line = Line::new(&near);
+    let (far, b) = (line.catalog(), bucket("data"));
+    near.create_bucket(&b).await.unwrap();
+    let ends = base::clock::now_ms() + 1500;
+    let seal = |n: u32| {
+        let (near, attributes) = (near.clone(), Attributes { expires_ms: ends, ..Attributes::default() });
+        async move { near.seal_with(&bucket("data"), &key(&format!("{n:04}")), new(u128::from(n) + 1), attributes).await.unwrap() }
+    };
+    futures::future::join_all((0..1500).map(seal)).await;
+    // The first makes the mark that leases are out there.
+    far.lease(&holder, &b, &key("0000")).await.unwrap();
+    let (_, lease) = far.lease(&holder, &b, &key("0000")).await.unwrap();
+    assert!(lease.is_some());
+    line.mute();
+    let end = Instant::now() + Duration::from_secs(4);
+    while keys(&near, "").await.len() > 1 {
+        assert!(Instant::now() < end, "{} names wait for the one", near.counts().0);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(keys(&near, "").await, ["0000"], "whose lease holds still");
+    let end = Instant::now() + Duration::from_secs(10);
+    while near.counts().0 > 0 {
+        assert!(Instant::now() < end, "and goes when it is over");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// More names than one answer may hold.

@@ -7,7 +7,7 @@ use base::{
     identity::{HUB, USER},
 };
 use bytes::Bytes;
-use common::*;
+use common::{line::Line, *};
 use futures::{StreamExt, TryStreamExt, future::BoxFuture};
 use geds::{
     BucketName, Catalog, Error, Key, Listing, NewObject, Node, ObjectId, ObjectMeta, Page, PeerClient, Range,
@@ -598,11 +598,18 @@ struct Flaky {
     finds: AtomicU32,
     /// What a page of what a site holds leaves out: it lay at the cursor when another namenode went on with the paging.
     between_pages: Mutex<Option<ObjectId>>,
+    /// Seals of this key get lost on their way, until they arrive all the same.
+    held_up: Mutex<Option<Key>>,
+    late: Mutex<Vec<NewObject>>,
+    /// The second copy that a site takes from the record is answered when the record has it again.
+    slow_drops: AtomicU32,
+    /// So far its clock goes ahead.
+    ahead_ms: AtomicU32,
 }
 
 impl Flaky {
     fn new(inner: &geds::Namenode, lost_before: u32, lost_after: u32) -> Arc<Flaky> {
-        Arc::new(Flaky { inner: inner.clone(), calls: AtomicU32::new(0), lost_before, lost_after, lost_others: AtomicU32::new(0), finds: AtomicU32::new(0), between_pages: Mutex::default() })
+        Arc::new(Flaky { inner: inner.clone(), calls: AtomicU32::new(0), lost_before, lost_after, lost_others: AtomicU32::new(0), finds: AtomicU32::new(0), between_pages: Mutex::default(), held_up: Mutex::default(), late: Mutex::default(), slow_drops: AtomicU32::new(0), ahead_ms: AtomicU32::new(0) })
     }
 
     fn other<'a, T: Send + 'a>(&'a self, answer: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
@@ -621,6 +628,10 @@ fn lost() -> Error {
 impl Catalog for Flaky {
     fn seal<'a>(&'a self, bucket: &'a BucketName, key: &'a Key, new: NewObject) -> BoxFuture<'a, Result<Sealed>> {
         Box::pin(async move {
+            if self.held_up.lock().unwrap().as_ref() == Some(key) {
+                self.late.lock().unwrap().push(new);
+                return Err(lost());
+            }
             let call = self.calls.fetch_add(1, SeqCst);
             if call < self.lost_before {
                 return Err(lost());
@@ -648,6 +659,18 @@ impl Catalog for Flaky {
     fn find_all<'a>(&'a self, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<Vec<Option<ObjectMeta>>>> {
         self.finds.fetch_add(1, SeqCst);
         self.inner.find_all(ids)
+    }
+    fn seal_with<'a>(&'a self, bucket: &'a BucketName, key: &'a Key, new: NewObject, attributes: geds::Attributes) -> BoxFuture<'a, Result<Sealed>> {
+        if attributes == geds::Attributes::default() { self.seal(bucket, key, new) } else { self.inner.seal_with(bucket, key, new, attributes) }
+    }
+    fn touch<'a>(&'a self, bucket: &'a BucketName, key: &'a Key, expires_ms: u64) -> BoxFuture<'a, Result<()>> {
+        self.inner.touch(bucket, key, expires_ms)
+    }
+    fn now_ms(&self) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(async { Ok(base::clock::now_ms() + u64::from(self.ahead_ms.load(SeqCst))) })
+    }
+    fn give_up<'a>(&'a self, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<()>> {
+        self.inner.give_up(ids)
     }
     fn held<'a>(&'a self, site: &'a base::SiteId, after: Option<ObjectId>) -> BoxFuture<'a, Result<Vec<ObjectMeta>>> {
         Box::pin(async move {
@@ -696,26 +719,46 @@ impl Catalog for Flaky {
         epoch: u64,
         site: &'a base::SiteId,
     ) -> BoxFuture<'a, Result<ObjectMeta>> {
-        self.inner.drop_holder(bucket, key, epoch, site)
+        Box::pin(async move {
+            let done = self.inner.drop_holder(bucket, key, epoch, site).await;
+            if self.slow_drops.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)) == Ok(1) {
+                let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+                while !self.inner.lookup(bucket, key).await?.sites.iter().any(|holder| holder.site == *site) && std::time::Instant::now() < end {
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                }
+            }
+            done
+        })
     }
 }
 
 #[tokio::test]
 async fn a_lost_answer_to_a_seal_is_asked_for_again() {
-    let mut here = Installation::new().await;
+    let mut here = Installation::new().await.with_folder_persist();
     here.catalog = Flaky::new(&here.namenode, 1, 1);
     let edge = here.node("edge").await;
     let old = put(&edge, "k", b"content").await;
     assert_eq!(here.namenode.lookup(&bucket("data"), &key("k")).await.unwrap(), old);
     edge.stop().await;
 
-    // All answers are lost: the seal fails, but what the catalog knows is there, now and after a restart.
-    here.catalog = Flaky::new(&here.namenode, 0, 100);
+    // All answers are lost: the seal fails, but what the catalog knows is there, now and after a restart. What did not arrive there is not, and takes no room, as soon as the catalog answers.
+    let flaky = Flaky::new(&here.namenode, 0, 100);
+    *flaky.held_up.lock().unwrap() = Some(key("never"));
+    here.catalog = flaky.clone();
+    here.tuning.policy.mode = geds::Mode::WriteBehind;
+    here.tuning.spill.automatic = true;
     let edge = here.node("edge").await;
-    let error = edge.put(&bucket("data"), &key("k"), Bytes::from_static(b"newer")).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Unavailable);
+    let seal = async |name: &str| edge.put(&bucket("data"), &key(name), Bytes::from_static(b"newer")).await.unwrap_err().kind();
+    let failed = tokio::join!(seal("k"), seal("never"));
+    assert_eq!(failed, (Kind::Unavailable, Kind::Unavailable));
     assert_eq!(get(&edge, "k").await.unwrap().bytes(), b"newer");
     edge.sweep().await.unwrap();
+    edge.collect().await.unwrap();
+    assert_eq!((count(&edge), edge.used_bytes()), (1, 5), "what nobody can know of any more is freed");
+    let late = flaky.late.lock().unwrap().pop().unwrap();
+    let error = here.namenode.seal(&bucket("data"), &key("never"), late).await.unwrap_err();
+    assert!(error.to_string().contains("data/never comes too late"), "{error}");
+    until("what is owed is uploaded", || std::fs::read_dir(here.persist_path().join("objects")).is_ok_and(|all| all.count() == 1)).await;
     edge.stop().await;
     let edge = here.node("edge").await;
     assert_eq!(get(&edge, "k").await.unwrap().bytes(), b"newer");
@@ -757,21 +800,45 @@ async fn plain_threads_wait_for_a_hub_that_is_away() {
         assert_eq!(blocking.list(&b, "", None, Page::default()).unwrap().objects.len(), 1);
         away(1);
         blocking.create_bucket(&bucket("more")).unwrap();
-        // What has had its effect is not done twice, nor called a failure.
-        let id = blocking.stat(&b, &k).unwrap().id;
-        for lost_from in [1, 2] {
-            let (from, to) = if lost_from == 1 { (&k, &new) } else { (&new, &k) };
-            away(lost_from);
-            assert_eq!(blocking.rename(&b, from, to).unwrap().id, id);
-        }
-        away(2);
-        assert_eq!(blocking.delete(&b, &k).unwrap().id, id);
-        away(0);
         // What is not there is told at once.
+        blocking.delete(&b, &k).unwrap();
         assert_eq!(blocking.delete(&b, &k).unwrap_err().kind(), Kind::NotFound);
         assert_eq!(blocking.rename(&b, &k, &new).unwrap_err().kind(), Kind::NotFound);
     };
     tokio::task::spawn_blocking(thread).await.unwrap();
+}
+
+/// What has had its effect is not done twice, nor called a failure; what others have put there since stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plain_threads_change_whose_answer_is_lost_is_done_once() {
+    let mut here = Installation::new().await;
+    let line = Line::new(&here.namenode);
+    here.catalog = Arc::new(line.catalog());
+    let (edge, b) = (here.node("edge").await, bucket("data"));
+    let old = put(&edge, "k", b"old").await;
+    let call = |call: fn(&geds::Blocking) -> Result<ObjectId>| {
+        line.lose();
+        let blocking = edge.blocking();
+        tokio::task::spawn_blocking(move || call(&blocking))
+    };
+    let other = |name: &'static str, id: u128| {
+        let (namenode, new) = (here.namenode.clone(), NewObject { id: ObjectId(id), size: 1, checksum: 1, site: site("elsewhere"), if_absent: false });
+        async move { namenode.seal(&bucket("data"), &key(name), new).await.unwrap() }
+    };
+    let renaming = call(|door| Ok(door.rename(&bucket("data"), &key("k"), &key("new"))?.id));
+    line.lost().await;
+    other("k", 7).await;
+    line.go_on(&here.namenode);
+    assert_eq!(renaming.await.unwrap().unwrap(), old.id);
+    let deleting = call(|door| Ok(door.delete(&bucket("data"), &key("new"))?.id));
+    line.lost().await;
+    other("new", 8).await;
+    line.go_on(&here.namenode);
+    assert_eq!(deleting.await.unwrap().unwrap(), old.id);
+    for (name, id) in [("k", 7), ("new", 8)] {
+        assert_eq!(here.namenode.lookup(&b, &key(name)).await.unwrap().id.0, id, "{name}");
+    }
+    assert_eq!(count(&edge), 0, "and what was deleted is freed");
 }
 
 #[tokio::test]
@@ -783,6 +850,186 @@ async fn a_sweep_frees_what_nobody_told_us_of() {
     here.namenode.delete(&bucket("data"), &key("gone")).await.unwrap();
     assert_eq!(edge.sweep().await.unwrap(), 13);
     assert_eq!(edge.used_bytes(), 4);
+}
+
+/// Each error of a call for an object says which one: who reads it in a log has nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_error_names_the_bucket_and_the_key() {
+    let mut here = Installation::new().await;
+    let gate = gate::Gate::default();
+    here.persist = Some(gate.persist());
+    let edge = here.node("edge").await;
+    let (b, k, none) = (bucket("data"), key("a/b"), key("no/ne"));
+    let told = |what: &str, name: &str, kind: Kind, error: Error| {
+        assert_eq!(error.kind(), kind, "{what}: {error}");
+        assert!(error.to_string().contains(name), "{what}: {error}");
+    };
+    macro_rules! fails {
+        ($what:literal, $name:literal, $kind:ident, $call:expr) => {
+            told($what, $name, Kind::$kind, $call.await.map(drop).unwrap_err())
+        };
+    }
+    let growing = edge.appendable(&b, &k).await.unwrap();
+    fails!("an append elsewhere than at the end", "data/a/b", FailedPrecondition, growing.append(3, Bytes::from_static(b"x")));
+    growing.append(0, Bytes::from_static(b"ten bytes.")).await.unwrap();
+    growing.seal().await.unwrap();
+    fails!("a write past a seal", "data/a/b", FailedPrecondition, growing.append(10, Bytes::from_static(b"x")));
+    fails!("a second seal", "data/a/b", FailedPrecondition, growing.seal());
+    fails!("growth under the name of what is sealed", "data/a/b", FailedPrecondition, edge.appendable(&b, &k));
+    fails!("a second beginning", "data/a/b", AlreadyExists, edge.appendable_new(&b, &k));
+    fails!("a second create", "data/a/b", AlreadyExists, async { edge.create_new(&b, &k).await?.seal().await });
+    fails!("a read past the end", "data/a/b", InvalidArgument, edge.read_range(&b, &k, Range { offset: 11, len: 1 }));
+
+    fails!("a missing object", "data/no/ne", NotFound, edge.open_object(&b, &none));
+    fails!("a look at one", "data/no/ne", NotFound, edge.stat(&b, &none));
+    fails!("its attributes", "data/no/ne", NotFound, edge.attributes(&b, &none));
+    fails!("its end", "data/no/ne", NotFound, edge.expire_after(&b, &none, None));
+    fails!("its words", "data/no/ne", NotFound, edge.set_metadata(&b, &none, Vec::new()));
+    fails!("its deletion", "data/no/ne", NotFound, edge.delete(&b, &none));
+    fails!("its new name", "data/no/ne", NotFound, edge.rename(&b, &none, &k));
+    fails!("its copy", "data/no/ne", NotFound, edge.copy_object(&b, &none, &b, &k, false));
+    fails!("its range", "data/no/ne", NotFound, edge.read_range(&b, &none, Range { offset: 0, len: 1 }));
+    fails!("what would be durable", "data/no/ne", NotFound, edge.wait_durable(&b, &none, std::time::Duration::ZERO));
+    put(&edge, "taken", b"x").await;
+    fails!("a new name that is taken", "data/taken", AlreadyExists, edge.rename_to(&b, &k, &b, &key("taken"), true));
+    fails!("a copy to it", "data/taken", AlreadyExists, edge.copy_object(&b, &k, &b, &key("taken"), true));
+
+    let leased = || async {
+        let mut writer = edge.create(&b, &key("for/job")).await?;
+        writer.lease_to("nobody");
+        writer.seal().await
+    };
+    fails!("a seal for a job without a lease", "data/for/job", FailedPrecondition, leased());
+    fails!("a full disk", "data/too/large", ResourceExhausted, edge.put(&b, &key("too/large"), vec![0; 65 << 20].into()));
+    here.namenode.set_tenant(&b, "tenant").await.unwrap();
+    here.namenode.set_quota("tenant", 2, u64::MAX).await.unwrap();
+    fails!("a full quota", "data/third", ResourceExhausted, edge.put(&b, &key("third"), Bytes::from_static(b"x")));
+    fails!("a copy over it", "data/third", ResourceExhausted, edge.copy_object(&b, &k, &b, &key("third"), false));
+
+    gate.refuse(true);
+    fails!("a store that refuses the keys", "data/a/b", PermissionDenied, edge.spill(&b, "a"));
+    fails!("a flush to it", "data/a/b", DeadlineExceeded, edge.flush(&b, "a", std::time::Duration::from_millis(300)));
+    gate.refuse(false);
+
+    // Who may not.
+    let mut peer = PeerClient::dial(&here.dialer("cloud.site.cloudskin"), &site("edge"), &edge.address).await.unwrap();
+    fails!("another site that deletes", "data/a/b", PermissionDenied, peer.remove(&b, &k));
+    let cloud = asking(&here.namenode, geds::Caller::Site(site("cloud")));
+    let meta = here.namenode.lookup(&b, &k).await.unwrap();
+    fails!("a site that speaks for another", "data/a/b", PermissionDenied, cloud.drop_holder(&b, &k, meta.epoch, &site("edge")));
+    let new = NewObject { id: ObjectId(1), size: 1, checksum: 1, site: site("edge"), if_absent: false };
+    fails!("one that seals for it", "data/a/b", PermissionDenied, cloud.seal(&b, &k, new));
+    let stranger = asking(&here.namenode, geds::Caller::Stranger(Some("mallory".into())));
+    fails!("a stranger that looks", "data/a/b", PermissionDenied, stranger.lookup(&b, &k));
+    fails!("one that deletes", "data/a/b", PermissionDenied, stranger.remove(&b, &k));
+    let nobody = asking(&here.namenode, geds::Caller::Stranger(None));
+    fails!("one without a name", "data/a/b", Unauthenticated, nobody.lookup(&b, &k));
+    // Over the wire as well.
+    let far = asking(&here.namenode, geds::Caller::Hub);
+    fails!("a missing object, asked from afar", "data/no/ne", NotFound, far.remove(&b, &none));
+    fails!("an old epoch", "data/a/b", FailedPrecondition, far.mark_persisted(&b, &k, meta.epoch + 1, "x"));
+    fails!("the only copy", "data/a/b", FailedPrecondition, far.drop_holder(&b, &k, meta.epoch, &site("edge")));
+}
+
+/// A client of a namenode, over a pipe.
+fn asking(namenode: &geds::Namenode, caller: geds::Caller) -> geds::RemoteCatalog {
+    let namenode = namenode.clone();
+    geds::RemoteCatalog::over(move || {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let (namenode, caller) = (namenode.clone(), caller.clone());
+        tokio::spawn(async move { namenode.serve(theirs, caller).await });
+        async move { Ok(ours) }
+    })
+}
+
+/// The namenode lets names end, so it is its clock that counts: on a machine whose clock is an hour behind, a minute is a minute.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_by_itself_ends_by_the_namenodes_clock() {
+    let mut here = Installation::new().await;
+    let flaky = Flaky::new(&here.namenode, 0, 0);
+    here.catalog = flaky.clone();
+    let edge = here.node("edge").await;
+    let (b, minute) = (bucket("data"), std::time::Duration::from_secs(60));
+    const HOUR_MS: u64 = 3_600_000;
+    flaky.ahead_ms.store(HOUR_MS as u32, SeqCst);
+    let before = base::clock::now_ms();
+    let mut writer = create(&edge, "sealed").await;
+    writer.expire_after(minute);
+    writer.seal().await.unwrap();
+    put(&edge, "touched", b"x").await;
+    edge.expire_after(&b, &key("touched"), Some(minute)).await.unwrap();
+    // From another process of the same machine.
+    let socket = here.folder("socket");
+    let sharing = tokio::spawn({
+        let (node, socket) = (edge.node.clone(), socket.clone());
+        async move { node.share(&socket).await }
+    });
+    until("it listens", || std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
+    let attached = tokio::task::spawn_blocking(move || {
+        let attached = geds::Attached::open(&socket).unwrap();
+        let mut writer = attached.create(&bucket("data"), &key("attached")).unwrap();
+        writer.expire_after(minute);
+        writer.seal().unwrap();
+    });
+    attached.await.unwrap();
+    for name in ["sealed", "touched", "attached"] {
+        let ends = here.namenode.attributes(&b, &key(name)).await.unwrap().expires_ms;
+        let right = before + HOUR_MS + 59_000..=base::clock::now_ms() + HOUR_MS + 60_000;
+        assert!(right.contains(&ends), "{name} ends at {ends} and not in {right:?}");
+    }
+    sharing.abort();
+}
+
+/// Two readers find the same damaged copy at the same time. What the first one has fetched in its place is not freed by the second, since the catalog counts it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_was_replaced_is_not_freed_for_the_one_before() {
+    let mut here = Installation::new().await;
+    let flaky = Flaky::new(&here.namenode, 0, 0);
+    here.catalog = flaky.clone();
+    let (edge, cloud) = (here.node("edge").await, here.node("cloud").await);
+    let data = content(5, 3 << 20);
+    put(&cloud, "k", &data).await;
+    get(&edge, "k").await.unwrap();
+    edge.stop().await;
+    damage(&here.folder("edge"), &data);
+    let edge = here.node("edge").await;
+    flaky.slow_drops.store(2, SeqCst);
+    let both = tokio::join!(get(&edge, "k"), get(&edge, "k"));
+    assert!(both.0.unwrap().bytes() == data && both.1.unwrap().bytes() == data);
+    let counted = here.namenode.lookup(&bucket("data"), &key("k")).await.unwrap().sites.len();
+    assert_eq!((counted, count(&edge)), (2, 1), "what is counted is here");
+    let text = cloud.metrics();
+    let served = text.lines().find_map(|line| line.strip_prefix("cloudskin_geds_served_bytes_total ")).unwrap();
+    assert_eq!(served, (2 * data.len()).to_string(), "it was fetched once more, and not twice");
+}
+
+/// Who stops waiting leaves nothing behind that nobody may free, nor an object that can neither grow nor be sealed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stops_waiting_leaves_nothing_behind() {
+    let here = Installation::new().await;
+    let (edge, cloud) = (here.node("edge").await, here.node("cloud").await);
+    for n in 0..40u64 {
+        put(&cloud, &format!("{n}"), &content(n, 300_000)).await;
+        // At each point of a fetch, of which a good part is the disk's.
+        let _ = tokio::time::timeout(std::time::Duration::from_micros(n * 250), get(&edge, &format!("{n}"))).await; // either will do
+    }
+    here.namenode.remove_prefix(&bucket("data"), "").await.unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while edge.used_bytes() > 0 {
+        assert!(std::time::Instant::now() < end, "{} bytes of {} objects stay", edge.used_bytes(), count(&edge));
+        edge.collect().await.unwrap();
+        edge.sweep().await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+
+    let growing = edge.appendable(&bucket("data"), &key("log")).await.unwrap();
+    growing.append(0, content(7, 1 << 20).into()).await.unwrap();
+    assert!(tokio::time::timeout(std::time::Duration::ZERO, growing.seal()).await.is_err(), "it takes a while");
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while get(&edge, "log").await.is_err() {
+        assert!(std::time::Instant::now() < end, "it is sealed to its end");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
 }
 
 /// Counts what is synced of files below a folder: these two stand before the library's own.

@@ -88,6 +88,32 @@ async fn without_a_partner_a_seal_says_so_or_goes_on_and_is_counted() {
     }
 }
 
+/// What writes and renames, as committers do, is promised its second copy too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_renamed_meanwhile_has_its_second_copy() {
+    let here = installation(SecondCopy::Required, Place::Disk).await;
+    let (edge, _other) = (here.node("edge").await, here.node("other").await);
+    // It is asked first for about every other object, and renames it instead of keeping it.
+    let partner = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    here.namenode.set_site_address(&site("odd"), &partner.local_addr().unwrap().to_string()).await.unwrap();
+    let renamed = tokio::spawn({
+        let namenode = here.namenode.clone();
+        async move {
+            let (_connection, _) = partner.accept().await.unwrap();
+            namenode.rename(&bucket("safe"), &key("k"), &key("new")).await.unwrap();
+        }
+    });
+    for _ in 0..64 {
+        let meta = put_safe(&edge, "k", b"1").await.unwrap();
+        assert_eq!(meta.sites.len(), 2, "{meta:?}");
+        if renamed.is_finished() {
+            assert_eq!(meta.key, key("new"));
+            return;
+        }
+    }
+    panic!("it was never asked first");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partner_that_hangs_is_not_waited_for_beyond_the_bound() {
     let mut here = installation(SecondCopy::Required, Place::Disk).await;

@@ -336,7 +336,7 @@ async fn everything_can_be_asked_through_the_agent() {
         // Names.
         assert_eq!(attached.rename(&data, &key("gap"), &key("gone")).unwrap().key, key("gone"));
         assert_eq!(attached.stat(&data, &key("gone")).unwrap().size, (2 << 20) + 3);
-        assert_eq!(attached.rename_prefix(&data, "len", &new, "there").unwrap().0, 6);
+        assert_eq!(attached.rename_prefix(&data, "len", &new, "there", false).unwrap().0, 6);
         let listing = attached.list(&new, "there", None, geds::Page::default()).unwrap();
         assert_eq!(listing.objects.len(), 6);
         assert_eq!(attached.spill(&new, "there").unwrap().0, 6);
@@ -646,6 +646,11 @@ async fn readers_outlive_an_agent_that_is_killed() {
         let attached = attach(&socket);
         let data = bucket("data");
         let mut open_ones: Vec<(u64, Lent)> = Vec::new();
+        let log = attached.appendable(&data, &key("log")).unwrap();
+        log.append(0, b"one").unwrap();
+        log.sync().unwrap();
+        let follower = attached.follow(&data, &key("log")).unwrap();
+        assert_eq!(follower.read(0, 10, Duration::ZERO).unwrap().bytes, "one");
         for life in 0..4u64 {
             // In segments and in files of their own; some are deleted while they are read: their ranges are the last of their segment, and nobody's any more.
             for n in 0..24u64 {
@@ -675,7 +680,20 @@ async fn readers_outlive_an_agent_that_is_killed() {
                 assert!(object.bytes() == content(*seed, object.bytes().len()), "{seed} is what it was when its agent lived");
             }
             attached.delete_prefix(&data, "k").unwrap();
+            // Who follows goes on, too.
+            log.append(3 + life, b"+").unwrap();
+            log.sync().unwrap();
+            assert_eq!(follower.read(3 + life, 10, Duration::from_secs(20)).unwrap().bytes, "+");
         }
+        // But not with another one that has its name.
+        log.discard().unwrap();
+        log.append(0, b"x").unwrap_err();
+        attached.appendable(&data, &key("log")).unwrap().append(0, b"another").unwrap();
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+        agent = begin();
+        assert_eq!(attached.follow(&data, &key("log")).unwrap().read(0, 10, Duration::ZERO).unwrap().bytes, "another");
+        assert_eq!(follower.read(0, 10, Duration::ZERO).unwrap_err().kind(), Kind::NotFound);
         for (seed, object) in &open_ones {
             assert!(object.bytes() == content(*seed, object.bytes().len()), "{seed}");
         }

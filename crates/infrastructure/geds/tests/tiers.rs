@@ -539,6 +539,17 @@ async fn what_grows_is_read_at_other_nodes_up_to_its_committed_length() {
     let new = cloud.follow(&b, &k).await.unwrap().read(0, 100, LONG).await.unwrap();
     assert_eq!((&new.bytes[..], new.sealed), (&b"another"[..], true));
 
+    // Nobody holds the first any more: its reader is told so, and not given what has the key now.
+    let short = edge.appendable(&b, &key("short")).await.unwrap();
+    short.append(0, vec![1; 3].into()).await.unwrap();
+    let follower = cloud.follow(&b, &key("short")).await.unwrap();
+    assert_eq!(follower.read(0, 10, Duration::ZERO).await.unwrap().bytes[..], [1; 3]);
+    short.append(3, vec![1; 3].into()).await.unwrap();
+    short.seal().await.unwrap();
+    put(&edge, "short", b"another").await;
+    let gone = follower.read(3, 10, LONG).await.unwrap_err();
+    assert!(gone.kind() == Kind::NotFound && gone.to_string().contains("data/short is gone"), "{gone}");
+
     // Dropped without a seal it is gone for readers, too.
     let other = edge.appendable(&b, &key("other")).await.unwrap();
     other.append(0, vec![7; 100].into()).await.unwrap();
@@ -604,6 +615,81 @@ async fn defect_04_an_appendable_object_grows_on_after_its_head_was_spilled() {
     assert!(edge.appendable(&bucket("nowhere"), &k).await.err().is_some_and(|e| e.kind() == Kind::NotFound));
 }
 
+/// Many small appends: their records count against the limit, and do not stay for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_grows_in_small_steps_is_charged_for_its_log_which_stays_short() {
+    for encrypted in [false, true] {
+        let mut here = Installation::new().await.with_folder_persist();
+        here.limit = 1 << 20; // parts of 16 KiB
+        here.tuning.key = encrypted.then(|| geds::RestKey::new(&[42; 32]));
+        let (b, k, data) = (bucket("data"), key("log"), content(1, 8000 * 16));
+        let mut edge = here.node("edge").await;
+        let mut log = edge.appendable(&b, &k).await.unwrap();
+        let folder = here.folder("edge").join("append");
+        let files = || folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).map(|path| (path.metadata().unwrap().len(), path));
+        let log_bytes = || files().find(|(_, path)| path.extension().is_some_and(|e| e == "log")).unwrap().0;
+        let mut longest = 0;
+        for (n, piece) in data.chunks(16).enumerate() {
+            log.append(n as u64 * 16, piece.to_vec().into()).await.unwrap();
+            if n % 250 == 0 {
+                longest = longest.max(log_bytes());
+                let there: u64 = files().map(|(len, _)| len).sum();
+                assert!(edge.disk().charged >= there, "{there} bytes are there, {} are charged", edge.disk().charged);
+            }
+            match n {
+                3000 => assert!(log.spill_head().await.unwrap() >= 2 * 16_384),
+                5000 => {
+                    // A restart finds what the shorter log says.
+                    drop(log);
+                    edge.stop().await;
+                    edge = here.node("edge").await;
+                    log = edge.appendable(&b, &k).await.unwrap();
+                    assert!(log.read(0, u64::MAX).await.unwrap() == data[..5001 * 16]);
+                }
+                _ => {}
+            }
+        }
+        // Where the disk is encrypted, what lies here needs its pieces.
+        assert!(encrypted || longest < 80 << 10, "the log came to {longest} bytes");
+        log.spill_head().await.unwrap();
+        log.append(data.len() as u64, vec![1].into()).await.unwrap();
+        assert!(log_bytes() < 80 << 10, "the log has {} bytes", log_bytes());
+        assert!(log.read(0, data.len() as u64).await.unwrap() == data);
+        drop(log);
+        edge.stop().await;
+        edge = here.node("edge").await;
+        log = edge.appendable(&b, &k).await.unwrap();
+        assert!(log.read(0, data.len() as u64).await.unwrap() == data);
+        log.seal().await.unwrap();
+        assert_eq!(folder.read_dir().unwrap().count(), 0);
+    }
+}
+
+/// A spilled part comes back once for all pieces that are read of it, one after another or at the same time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_of_what_grows_comes_back_once_for_many_small_reads() {
+    let mut here = Installation::new().await;
+    here.limit = 4 << 20; // parts of 64 KiB
+    let gate = gate::Gate::default();
+    here.persist = Some(gate.persist());
+    let edge = here.node("edge").await;
+    let data = content(1, 600_000);
+    let log = edge.appendable(&bucket("data"), &key("log")).await.unwrap();
+    log.append(0, data.clone().into()).await.unwrap();
+    assert_eq!(log.spill_head().await.unwrap(), 9 * 65_536);
+    let before = gate.gets();
+    for at in (0..data.len()).step_by(1000) {
+        assert!(log.read(at as u64, 1000).await.unwrap() == data[at..data.len().min(at + 1000)], "at {at}");
+    }
+    assert_eq!(gate.gets() - before, 9);
+    // Only the last ones are kept.
+    let readers: Vec<_> = (0..8).map(|n| tokio::spawn({ let log = log.clone(); async move { log.read(n, 1).await } })).collect();
+    for (n, reader) in readers.into_iter().enumerate() {
+        assert_eq!(reader.await.unwrap().unwrap(), data[n..=n]);
+    }
+    assert_eq!(gate.gets() - before, 10);
+}
+
 /// A part of what grows comes back from the store with another bit: nobody reads it, and nobody seals it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_grows_is_not_read_from_a_store_that_has_changed_it() {
@@ -641,6 +727,28 @@ async fn what_grows_is_not_read_from_a_store_that_has_changed_it() {
 }
 
 // --- what the original got wrong --------------------------------------------------------------------------------------------------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_parts_of_an_upload_that_was_broken_off_are_taken_back() {
+    let mut here = Installation::new().await;
+    here.limit = 256 << 20;
+    let gate = gate::Gate::default();
+    here.persist = Some(gate.persist());
+    let edge = here.node("edge").await;
+    let data = content(1, 100 * MIB);
+    put(&edge, "large", &data).await;
+    gate.let_through(false);
+    // Who wanted it has stopped to wait, as after a time limit.
+    let spilling = tokio::spawn({ let edge = edge.node.clone(); async move { edge.spill(&bucket("data"), "large").await } });
+    until("its parts are on their way", || gate.waiting() > 1).await;
+    assert_eq!(gate.in_parts(), 1);
+    spilling.abort();
+    until("they are taken back", || gate.in_parts() == 0 && gate.waiting() == 0).await;
+    gate.let_through(true);
+    assert_eq!(edge.spill(&bucket("data"), "large").await.unwrap(), (1, data.len() as u64));
+    assert_eq!(gate.in_parts(), 0);
+    assert!(get(&edge, "large").await.unwrap().bytes() == data);
+}
 
 #[tokio::test]
 async fn defect_03_an_overwrite_touches_neither_readers_nor_the_new_object() {
@@ -753,6 +861,30 @@ async fn defect_14_one_bad_object_keeps_nothing_from_being_uploaded() {
     }
     until("the others are done", || metric(&edge, "cloudskin_geds_spill_queue") == 1).await;
     assert_eq!((metric(&edge, "cloudskin_geds_spill_breaker_open"), gate.names().await.len()), (0, 8));
+}
+
+/// What is renamed while it is uploaded, as committers do, is in the store under its new name when that was promised.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_renamed_during_its_upload_is_kept_as_promised() {
+    for mode in [Mode::WriteBehind, Mode::WriteThrough] {
+        let mut here = Installation::new().await;
+        let gate = gate::Gate::default();
+        here.persist = Some(gate.persist());
+        here.tuning = Tuning { policy: policy(mode, Place::Disk), ..Tuning::default() };
+        gate.let_through(false);
+        let edge = here.node("edge").await;
+        let putting = tokio::spawn({
+            let node = edge.node.clone();
+            async move { node.put(&bucket("data"), &key("k"), b"content".to_vec().into()).await }
+        });
+        until("it is under way", || gate.waiting() == 1).await;
+        here.namenode.rename(&bucket("data"), &key("k"), &key("new")).await.unwrap();
+        gate.let_through(true);
+        let sealed = putting.await.unwrap().unwrap();
+        assert!(mode == Mode::WriteBehind || sealed.persisted.is_some(), "{sealed:?}");
+        until("nothing is owed", || metric(&edge, "cloudskin_geds_spill_queue") == 0).await;
+        assert!(edge.stat(&bucket("data"), &key("new")).await.unwrap().persisted.is_some(), "{mode:?}");
+    }
 }
 
 /// A drain waits for the upload that is under way, and the queue counts it.

@@ -9,6 +9,9 @@
 //! resource, or a prefix that ends in `*`, and what is allowed there; of the rules that fit, the most generous one counts. Tokens are signed with a
 //! key beside the log, so they outlive a restart. Without a users' file everyone may do everything, and tokens are empty.
 //!
+//! Hashing a password takes a processor for some tens of milliseconds, so one is hashed at a time, one that was right is remembered, and of one address few wait at a time: who tries wrong
+//! ones in a loop is told to come back later, and holds up everybody else's first login by those few.
+//!
 //! It does not encrypt: a password on a port without TLS can be read on the way.
 
 use crate::{Error, Result, watermark};
@@ -18,13 +21,14 @@ use serde_json::{Map, Value, json};
 use std::{
     collections::{BTreeMap, HashMap},
     io::Write,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::NonZeroU32,
     os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// What a request wants to do with a resource; who may update may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +61,15 @@ impl std::fmt::Display for Want {
 pub struct Refused {
     pub why: String,
     pub expired: bool,
+}
+
+/// Why someone is not let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoLogin {
+    /// Name or password is not right, or not there.
+    Wrong(String),
+    /// Too many passwords wait to be looked at; the same one may be right later.
+    Busy(String),
 }
 
 /// `prn::/scope:…/stream:…`, and for a reader group's own stream the group.
@@ -118,6 +131,24 @@ const ROUNDS_MAX: u32 = 10_000_000;
 const SCHEME: &str = "pbkdf2-sha256";
 /// Names and passwords that were right lately are not hashed again; beyond this many all are forgotten.
 const KNOWN_MAX: usize = 10_000;
+/// Different names and passwords that wait to be hashed, of one address and of all.
+const LOGINS_MAX_PEER: usize = 8;
+const LOGINS_MAX: usize = 256;
+
+/// A name and password that are being hashed, or wait for that. Who sends the same ones waits for the same answer.
+struct Login {
+    peer: IpAddr,
+    right: watch::Receiver<Option<bool>>,
+}
+
+/// Whose logins are counted together: an IPv6 network gives each of its machines as many addresses as it likes.
+fn network(peer: Option<IpAddr>) -> IpAddr {
+    match peer.map(|p| p.to_canonical()) {
+        None => Ipv4Addr::UNSPECIFIED.into(),
+        Some(IpAddr::V6(v6)) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+        Some(v4) => v4,
+    }
+}
 
 #[derive(Clone, Debug)]
 struct User {
@@ -162,8 +193,38 @@ struct Inner {
     /// Marks of names and passwords that were right, under a key of this process's own.
     known: Mutex<HashMap<Vec<u8>, String>>,
     known_key: hmac::Key,
+    /// By their marks.
+    logins: Mutex<HashMap<Vec<u8>, Login>>,
     /// One password is hashed at a time, so guessing takes one core and no more.
     hashing: Semaphore,
+}
+
+impl Inner {
+    /// Whether the password is right. Goes on when who asked has gone, so that asking and going is no way to have more of them hashed.
+    async fn verify(self: Arc<Inner>, mark: Vec<u8>, name: String, password: String, tell: watch::Sender<Option<bool>>) {
+        // An unknown name takes as long as a known one.
+        let user = self.users.get(&name).cloned();
+        let hash = move || match user {
+            Some(u) => pbkdf2::verify(pbkdf2::PBKDF2_HMAC_SHA256, u.rounds, &u.salt, password.as_bytes(), &u.hash).is_ok(),
+            None => {
+                pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, ROUNDS, b"nobody", password.as_bytes(), &mut [0; 32]);
+                false
+            }
+        };
+        let right = match self.hashing.acquire().await {
+            Ok(_one) => tokio::task::spawn_blocking(hash).await.unwrap_or(false),
+            Err(_) => false,
+        };
+        if right {
+            let mut known = lock(&self.known);
+            if known.len() >= KNOWN_MAX {
+                known.clear();
+            }
+            known.insert(mark.clone(), name);
+        }
+        lock(&self.logins).remove(&mark);
+        let _ = tell.send(Some(right));
+    }
 }
 
 impl Access {
@@ -195,6 +256,7 @@ impl Access {
             token_life,
             known: Mutex::default(),
             known_key: hmac::Key::new(hmac::HMAC_SHA256, &rand::random::<[u8; 32]>()),
+            logins: Mutex::default(),
             hashing: Semaphore::new(1),
         }))))
     }
@@ -203,39 +265,39 @@ impl Access {
         self.0.is_none()
     }
 
-    /// The user that an `Authorization` header names, if the password is right. `None` where everyone may do everything.
-    pub async fn user(&self, header: Option<&str>) -> Result<Option<String>, String> {
+    /// The user that an `Authorization` header names, if the password is right. `None` where everyone may do everything. `peer` is from where the header comes.
+    pub async fn user(&self, header: Option<&str>, peer: Option<IpAddr>) -> Result<Option<String>, NoLogin> {
         let Some(inner) = &self.0 else { return Ok(None) };
-        let header = header.ok_or("this server asks for a user and a password")?;
+        let wrong = |why: &str| NoLogin::Wrong(why.into());
+        let header = header.ok_or_else(|| wrong("this server asks for a user and a password"))?;
         let given = header.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic")).map(|(_, rest)| rest.trim());
         let given = given.and_then(|g| STANDARD.decode(g).ok()).and_then(|g| String::from_utf8(g).ok());
-        let given = given.ok_or("the authorization is not of the form `Basic …`")?;
-        let (name, password) = given.split_once(':').ok_or("the authorization has no password")?;
+        let given = given.ok_or_else(|| wrong("the authorization is not of the form `Basic …`"))?;
+        let (name, password) = given.split_once(':').ok_or_else(|| wrong("the authorization has no password"))?;
         let mark = hmac::sign(&inner.known_key, given.as_bytes()).as_ref().to_vec();
         if let Some(name) = lock(&inner.known).get(&mark) {
             return Ok(Some(name.clone()));
         }
-        let wrong = || format!("user {name:?} is not known, or has another password");
-        let _one = inner.hashing.acquire().await.map_err(|e| e.to_string())?;
-        // An unknown name takes as long as a known one.
-        let user = inner.users.get(name).cloned();
-        let password = password.to_string();
-        let hashed = tokio::task::spawn_blocking(move || match user {
-            Some(u) => pbkdf2::verify(pbkdf2::PBKDF2_HMAC_SHA256, u.rounds, &u.salt, password.as_bytes(), &u.hash).is_ok(),
-            None => {
-                pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, ROUNDS, b"nobody", password.as_bytes(), &mut [0; 32]);
-                false
+        let mut right = {
+            let (peer, mut logins) = (network(peer), lock(&inner.logins));
+            match logins.get(&mark) {
+                Some(login) => login.right.clone(),
+                None => {
+                    let of_peer = logins.values().filter(|l| l.peer == peer).count();
+                    if of_peer >= LOGINS_MAX_PEER || logins.len() >= LOGINS_MAX {
+                        return Err(NoLogin::Busy(format!("{of_peer} other logins from {peer}, {} in all, wait for their passwords to be looked at: try again when they are through", logins.len())));
+                    }
+                    let (tell, right) = watch::channel(None);
+                    logins.insert(mark.clone(), Login { peer, right: right.clone() });
+                    tokio::spawn(inner.clone().verify(mark, name.into(), password.into(), tell));
+                    right
+                }
             }
-        });
-        if !hashed.await.map_err(|e| e.to_string())? {
-            return Err(wrong());
+        };
+        match right.wait_for(Option::is_some).await.is_ok_and(|right| *right == Some(true)) {
+            true => Ok(Some(name.into())),
+            false => Err(wrong(&format!("user {name:?} is not known, or has another password"))),
         }
-        let mut known = lock(&inner.known);
-        if known.len() >= KNOWN_MAX {
-            known.clear();
-        }
-        known.insert(mark, name.into());
-        Ok(Some(name.into()))
     }
 
     /// The most that a user may do with a resource. `None` as user is everyone where everyone may do everything.
@@ -322,19 +384,38 @@ mod tests {
     #[tokio::test]
     async fn passwords_open_what_the_rules_say() {
         let (access, _folder) = access(&[("ada", "se:cret", &["prn::/scope:road/*,READ_UPDATE", "prn::/,READ"]), ("bob", "x", &[])]);
-        let user = async |text: &str| access.user(Some(&basic(text))).await;
+        let user = async |text: &str| access.user(Some(&basic(text)), None).await;
         for _ in 0..2 {
             assert_eq!(user("ada:se:cret").await, Ok(Some("ada".into())));
         }
         for wrong in ["ada:secret", "ada:", "eve:se:cret", "bob:se:cret", "ada"] {
             assert!(user(wrong).await.is_err(), "{wrong}");
         }
-        assert!(access.user(None).await.is_err() && access.user(Some("Bearer x")).await.is_err());
+        assert!(access.user(None, None).await.is_err() && access.user(Some("Bearer x"), None).await.is_err());
         let most = |user, resource: &str| access.most(Some(user), resource);
         assert_eq!(most("ada", &stream("road", "camera")), Some(Want::Update));
         assert_eq!(most("ada", &stream("roads", "camera")), None, "another scope that begins the same");
         assert_eq!((most("ada", &root()), most("ada", &scope("road")), most("bob", &root())), (Some(Want::Read), None, None));
         assert_eq!(access.most(None, &root()), None);
+    }
+
+    #[tokio::test]
+    async fn who_tries_passwords_in_a_loop_holds_up_nobody_else_for_long() {
+        let (access, _folder) = access(&[("ada", "secret", &[]), ("bob", "word", &[])]);
+        let from = async |text: String, peer: &str| access.user(Some(&basic(&text)), Some(peer.parse().unwrap())).await;
+        let (bad, good) = (["10.0.0.7", "2001:db8::1"], ["10.0.0.8", "2001:db8:0:1::1"]);
+        let guesses = (0..100).map(|n| from(format!("ada:{n}"), bad[n % 2]));
+        // They come later, and are through before most of the guesses would be. Two that are the same are one.
+        let logins = async { futures::join!(from("ada:secret".into(), good[0]), from("bob:word".into(), good[1]), from("bob:word".into(), good[0])) };
+        let (guessed, let_in) = futures::join!(futures::future::join_all(guesses), logins);
+        assert_eq!(let_in, (Ok(Some("ada".into())), Ok(Some("bob".into())), Ok(Some("bob".into()))));
+        let busy = guessed.iter().filter(|g| matches!(g, Err(NoLogin::Busy(why)) if why.contains("try again"))).count();
+        let wrong = guessed.iter().filter(|g| matches!(g, Err(NoLogin::Wrong(_)))).count();
+        assert_eq!((busy, wrong), (100 - 2 * LOGINS_MAX_PEER, 2 * LOGINS_MAX_PEER));
+        // One network is one peer, and after the loop its right ones are let in.
+        let neighbours = futures::future::join_all((0..20).map(|n| from(format!("ada:{n}"), ["2001:db8::2", "2001:db8::3"][n % 2]))).await;
+        assert_eq!(neighbours.iter().filter(|g| matches!(g, Err(NoLogin::Wrong(_)))).count(), LOGINS_MAX_PEER);
+        assert_eq!(from("ada:secret".into(), bad[0]).await, Ok(Some("ada".into())));
     }
 
     #[test]

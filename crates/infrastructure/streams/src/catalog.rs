@@ -4,7 +4,10 @@
 //! epochs; its successors are the new segments of the epoch after its last one, as far as their keys overlap. So successors and predecessors need
 //! no lists of their own. Epochs that lie before the stream's beginning are dropped with what was truncated; the others keep their numbers.
 
-use crate::subscribers;
+use crate::{
+    proto::{retention_policy::RetentionPolicyType, scaling_policy::ScalingPolicyType},
+    subscribers,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -38,8 +41,15 @@ pub struct TxnId {
 impl TxnId {
     /// The segment in which a transaction keeps what is meant for `segment`.
     pub fn segment(self, segment: &str) -> String {
-        format!("{segment}#transaction.{:016x}{:016x}", self.high, self.low)
+        format!("{segment}{OF_TRANSACTION}{:016x}{:016x}", self.high, self.low)
     }
+}
+
+const OF_TRANSACTION: &str = "#transaction.";
+
+/// Whether a segment is one in which a transaction keeps what it is to add.
+pub(crate) fn of_transaction(segment: &str) -> bool {
+    segment.contains(OF_TRANSACTION)
 }
 
 /// A segment's part of the key space: `low` belongs to it, `high` doesn't.
@@ -58,19 +68,32 @@ impl Range {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scaling {
-    /// 0: fixed, 1: kB/s, 2: events/s; the numbers that the protocol has.
+    /// [`Scaling::FIXED`], [`Scaling::BY_KIB`] or [`Scaling::BY_EVENTS`].
     pub kind: i32,
     pub target_rate: i32,
     pub factor: i32,
     pub min_segments: i32,
 }
 
+/// The protocol's numbers of what a rate is counted in, per second and segment.
+impl Scaling {
+    pub const FIXED: i32 = ScalingPolicyType::FixedNumSegments as i32;
+    pub const BY_KIB: i32 = ScalingPolicyType::ByRateInKbytesPerSec as i32;
+    pub const BY_EVENTS: i32 = ScalingPolicyType::ByRateInEventsPerSec as i32;
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Retention {
-    /// 0: all, 1: ms, 2: bytes.
+    /// [`Retention::BY_TIME`] or [`Retention::BY_SIZE`].
     pub kind: i32,
     pub param: i64,
     pub max: i64,
+}
+
+/// The protocol's numbers of what is counted: ms, or bytes.
+impl Retention {
+    pub const BY_TIME: i32 = RetentionPolicyType::Time as i32;
+    pub const BY_SIZE: i32 = RetentionPolicyType::Size as i32;
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -190,11 +213,17 @@ pub struct Catalog {
     /// By scope and stream. A checkpoint has it behind the rest, because the first ones had nothing of it.
     #[serde(skip)]
     pub told: BTreeMap<String, BTreeMap<String, Told>>,
+    /// First segment number that is free in each scope that was deleted, whichever the stream; and in all those that were too many to be remembered. A
+    /// checkpoint has them behind the rest.
+    #[serde(skip)]
+    pub gone: BTreeMap<String, u32>,
+    #[serde(skip)]
+    pub gone_before: u32,
 }
 
 /// How many ended transactions a stream remembers.
 const ENDED_MAX: usize = 1000;
-/// Of how many deleted streams a scope remembers the name; beyond, all of them are as the one that got furthest.
+/// Of how many deleted streams a scope remembers the name, and of how many scopes the catalog; beyond, all of them are as the one that got furthest.
 const GONE_MAX: usize = 10_000;
 /// Ranges in the epochs that lie before a stream's beginning and stay: a reader whose segment was truncated under it asks what follows.
 const RANGES_BEFORE_MAX: usize = 256;
@@ -257,10 +286,20 @@ impl Catalog {
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::CreateScope { scope } => {
-                self.scopes.insert(scope, Scope::default());
+                let gone_before = self.gone.get(&scope).copied().unwrap_or(self.gone_before);
+                self.scopes.insert(scope, Scope { gone_before, ..Scope::default() });
             }
             Change::DeleteScope { scope } => {
-                self.scopes.remove(&scope);
+                if let Some(old) = self.scopes.remove(&scope) {
+                    let numbers = old.streams.values().map(|s| s.next_number).chain(old.gone.into_values());
+                    let first = numbers.fold(old.gone_before, u32::max);
+                    if first > self.gone_before {
+                        self.gone.insert(scope.clone(), first);
+                    }
+                    if self.gone.len() > GONE_MAX {
+                        self.gone_before = std::mem::take(&mut self.gone).into_values().fold(self.gone_before, u32::max);
+                    }
+                }
                 self.told.remove(&scope);
                 self.unsubscribe(&format!("{scope}/"), true);
             }
@@ -442,6 +481,18 @@ impl Stream {
             return self.epochs[0].segments.iter().map(|r| (r.segment, 0)).collect();
         }
         self.head.clone()
+    }
+
+    /// The newest place of which it is known that all before it was written by a time: a mark for retention, or where a scale began. `None`: nothing is known
+    /// of that time.
+    pub fn place(&self, at_ms: u64) -> Option<BTreeMap<SegmentNo, u64>> {
+        let mark = self.marks.iter().rev().find(|m| m.at_ms <= at_ms);
+        // Where the very first epoch began there was nothing yet.
+        let epoch = self.epochs.iter().skip(usize::from(self.first_epoch == 0)).rev().find(|e| e.at_ms <= at_ms);
+        match (mark, epoch) {
+            (Some(mark), epoch) if epoch.is_none_or(|e| e.at_ms <= mark.at_ms) => Some(mark.cut.clone()),
+            (_, epoch) => Some(epoch?.segments.iter().map(|r| (r.segment, 0)).collect()),
+        }
     }
 
     /// The segments between two cuts: those that have bytes at or after `from` and, if `to` is not empty, before `to`.

@@ -1,7 +1,8 @@
 //! A small native client: what the command line and the benchmarks need. Programs have Pravega's own clients.
 //!
 //! * [`Client`]: the controller;
-//! * [`Writer`]: events with routing keys, in order per key, once, over lost connections and scales;
+//! * [`Writer`]: events with routing keys, in order per key, once, over lost connections and scales; or alone with a stream of one segment, so that it knows where
+//!   each event lies;
 //! * [`Reader`]: a whole stream from its head or its tail, successors after all their predecessors.
 //!
 //! A writer has one task that routes and one per segment. A segment's task gives back what is not acknowledged when its segment is sealed, and the
@@ -19,6 +20,7 @@ use crate::{
     catalog::{Range, SegmentNo},
     proto::{controller_service_client::ControllerServiceClient, *},
 };
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -153,9 +155,14 @@ impl Client {
     }
 
     pub fn create_stream<'a>(&'a self, scope: &'a str, stream: &'a str, scaling: ScalingPolicy) -> BoxFuture<'a, Result<bool>> {
+        self.create(scope, stream, StreamConfig { scaling_policy: Some(scaling), ..StreamConfig::default() })
+    }
+
+    /// [`Client::create_stream`] with all that can be said of it; its name need not be there.
+    pub fn create<'a>(&'a self, scope: &'a str, stream: &'a str, config: StreamConfig) -> BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
             use create_stream_status::Status as S;
-            let request = StreamConfig { stream_info: stream_info(scope, stream), scaling_policy: Some(scaling), ..StreamConfig::default() };
+            let request = StreamConfig { stream_info: stream_info(scope, stream), ..config };
             let told = self.controller.clone().create_stream(request).await.map_err(failed("create stream"))?.into_inner();
             match told.status() {
                 S::Success => Ok(true),
@@ -164,6 +171,23 @@ impl Client {
                 S::InvalidStreamName => Err(Error::Invalid(format!("stream name {stream:?} is not valid"))),
                 S::Failure => Err(Error::Conflict(format!("stream {scope}/{stream} could not be created"))),
             }
+        })
+    }
+
+    /// How a stream scales, what it forgets by itself, and its tags.
+    pub fn config<'a>(&'a self, scope: &'a str, stream: &'a str) -> BoxFuture<'a, Result<StreamConfig>> {
+        Box::pin(async move {
+            let request = StreamInfo { scope: scope.into(), stream: stream.into(), access_operation: 0 };
+            Ok(self.controller.clone().get_stream_configuration(request).await.map_err(failed("read the configuration"))?.into_inner())
+        })
+    }
+
+    /// Takes the place of [`Client::config`], all of it.
+    pub fn configure<'a>(&'a self, scope: &'a str, stream: &'a str, config: StreamConfig) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let request = StreamConfig { stream_info: stream_info(scope, stream), ..config };
+            let told = self.controller.clone().update_stream(request).await.map_err(failed("configure"))?.into_inner();
+            Self::updated("to configure", scope, stream, told.status())
         })
     }
 
@@ -178,8 +202,13 @@ impl Client {
 
     /// Where the stream begins.
     pub fn head<'a>(&'a self, scope: &'a str, stream: &'a str) -> BoxFuture<'a, Result<BTreeMap<SegmentNo, u64>>> {
+        self.place(scope, stream, 0)
+    }
+
+    /// The newest place of which it is known that all before it was written before a time, ms since 1970; with 0, where the stream begins.
+    pub fn place<'a>(&'a self, scope: &'a str, stream: &'a str, at_ms: u64) -> BoxFuture<'a, Result<BTreeMap<SegmentNo, u64>>> {
         Box::pin(async move {
-            let request = GetSegmentsRequest { stream_info: stream_info(scope, stream), timestamp: 0 };
+            let request = GetSegmentsRequest { stream_info: stream_info(scope, stream), timestamp: i64::try_from(at_ms).unwrap_or(i64::MAX) };
             let told = self.controller.clone().get_segments(request).await.map_err(failed("head segments"))?.into_inner();
             Ok(told.segments.into_iter().filter_map(|s| Some((SegmentNo(s.segment_id?.segment_id), s.offset as u64))).collect())
         })
@@ -260,6 +289,15 @@ impl Client {
         })
     }
 
+    /// Whether the segments of a cut have each key once, and are ones that the stream has.
+    pub fn is_cut<'a>(&'a self, scope: &'a str, stream: &'a str, cut: &'a BTreeMap<SegmentNo, u64>) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            let cut = cut.iter().map(|(s, o)| (s.0, *o as i64)).collect();
+            let request = StreamCut { stream_info: stream_info(scope, stream), cut };
+            Ok(self.controller.clone().is_stream_cut_valid(request).await.map_err(failed("look at a cut"))?.into_inner().response)
+        })
+    }
+
     pub fn truncate<'a>(&'a self, scope: &'a str, stream: &'a str, cut: &'a BTreeMap<SegmentNo, u64>) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let cut = cut.iter().map(|(s, o)| (s.0, *o as i64)).collect();
@@ -286,6 +324,30 @@ impl Client {
         Box::pin(async move {
             let (mut connection, token) = self.dial(scope, stream).await?;
             connection.info(&segment.name(scope, stream), &token).await
+        })
+    }
+
+    /// An attribute of a segment, [`NO_VALUE`](crate::segment::NO_VALUE) if it was never set.
+    pub fn attribute<'a>(&'a self, scope: &'a str, stream: &'a str, segment: SegmentNo, key: u128) -> BoxFuture<'a, Result<i64>> {
+        Box::pin(async move {
+            let (mut connection, token) = self.dial(scope, stream).await?;
+            connection.attribute(&segment.name(scope, stream), &token, key).await
+        })
+    }
+
+    /// Sets an attribute of a segment, if it has the value `before`; whether it had.
+    pub fn set_attribute<'a>(&'a self, scope: &'a str, stream: &'a str, segment: SegmentNo, key: u128, before: i64, value: i64) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            let (mut connection, token) = self.dial(scope, stream).await?;
+            connection.set_attribute(&segment.name(scope, stream), &token, key, before, value).await
+        })
+    }
+
+    /// Bytes of a segment, up to `length`, that are there.
+    pub fn read<'a>(&'a self, scope: &'a str, stream: &'a str, segment: SegmentNo, offset: u64, length: i32) -> BoxFuture<'a, Result<Bytes>> {
+        Box::pin(async move {
+            let (mut connection, token) = self.dial(scope, stream).await?;
+            connection.read(&segment.name(scope, stream), &token, offset, length).await.map(|(_, data)| data)
         })
     }
 

@@ -6,7 +6,7 @@
 
 use crate::{
     Error, Result, Store,
-    access::{self, Access, Want},
+    access::{self, Access, NoLogin, Want},
     catalog::{Config, Group, KeyValueTable, Range, Retention, Scaling, SegmentNo, Stream, TxnId, TxnState, WriterMark, even},
     plan::{self, Plan},
     proto::*,
@@ -175,22 +175,32 @@ impl Controller {
 
     /// [`Controller::enter`], and who that is.
     async fn enter_as<T>(&self, request: Request<T>, resource: impl FnOnce(&T) -> String, want: Want) -> std::result::Result<(Option<String>, T), Status> {
+        let (user, message, _) = self.enter_any(request, |r| vec![resource(r)], want).await?;
+        Ok((user, message))
+    }
+
+    /// [`Controller::enter_as`], for one who may do this with one of the resources, and which were asked about. A refusal names the first.
+    async fn enter_any<T>(&self, request: Request<T>, of: impl FnOnce(&T) -> Vec<String>, want: Want) -> std::result::Result<(Option<String>, T, Vec<String>), Status> {
         if self.access.is_open() {
-            return Ok((None, request.into_inner()));
+            return Ok((None, request.into_inner(), Vec::new()));
         }
         let refused = || self.store.metrics().refused.fetch_add(1, Relaxed);
         let header = request.metadata().get("authorization").and_then(|v| v.to_str().ok()).map(str::to_string);
+        let peer = request.remote_addr().map(|a| a.ip());
         let message = request.into_inner();
-        let resource = resource(&message);
-        let user = self.access.user(header.as_deref()).await.map_err(|why| {
+        let resources = of(&message);
+        let user = self.access.user(header.as_deref(), peer).await.map_err(|no| {
             refused();
-            Status::unauthenticated(why)
+            match no {
+                NoLogin::Wrong(why) => Status::unauthenticated(why),
+                NoLogin::Busy(why) => Status::resource_exhausted(why),
+            }
         })?;
-        if self.access.most(user.as_deref(), &resource).is_none_or(|most| most < want) {
+        if !resources.iter().any(|r| self.access.most(user.as_deref(), r).is_some_and(|most| most >= want)) {
             refused();
-            return Err(Status::permission_denied(format!("user {:?} may not {} {resource}", user.unwrap_or_default(), if want == Want::Read { "read" } else { "change" })));
+            return Err(Status::permission_denied(format!("user {:?} may not {} {}", user.unwrap_or_default(), if want == Want::Read { "read" } else { "change" }, resources[0])));
         }
-        Ok((user, message))
+        Ok((user, message, resources))
     }
 
     fn token(&self, user: &Option<String>, scope: &str, stream: &str, want: Want) -> String {
@@ -353,7 +363,13 @@ impl controller_service_server::ControllerService for Controller {
     async fn get_segments(&self, request: Request<GetSegmentsRequest>) -> Answer<SegmentsAtTime> {
         let (user, request) = self.enter_as(request, |r| of_stream(&r.stream_info), Want::Read).await?;
         let (scope, stream) = names(request.stream_info)?;
-        let head = self.stream(&scope, &stream, Stream::head).await?;
+        // Pravega's clients ask for 0, the beginning.
+        let head = match u64::try_from(request.timestamp) {
+            Ok(at_ms @ 1..) => self.stream(&scope, &stream, |s| s.place(at_ms).map(|cut| if subscribers::at_or_after(s, &s.head(), &cut) { s.head() } else { cut })).await?.ok_or_else(|| {
+                Status::not_found(format!("it is not known where {scope}/{stream} was at {at_ms} ms since 1970: times of places are noted of streams that forget by themselves, and of scales"))
+            })?,
+            _ => self.stream(&scope, &stream, Stream::head).await?,
+        };
         let at = |(segment, offset): (SegmentNo, u64)| segments_at_time::SegmentLocation {
             segment_id: segment_id(&scope, &stream, segment),
             offset: offset as i64,
@@ -502,16 +518,9 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn get_delegation_token(&self, request: Request<StreamInfo>) -> Answer<DelegationToken> {
         use stream_info::AccessOperation as A;
-        // Java's client asks so for its tables, too, by the table's own name.
-        let (is_table, is_stream) = {
-            let StreamInfo { scope, stream, .. } = request.get_ref();
-            (self.table(scope, stream).await?.is_some(), self.stream(scope, stream, |_| ()).await.is_ok())
-        };
-        let resource = |r: &StreamInfo| if is_table && !is_stream { access::table(&r.scope, &r.stream) } else { access::stream(&r.scope, &r.stream) };
-        let (user, request) = self.enter_as(request, resource, Want::Read).await?;
+        // Java's client asks so for its tables, too, by the table's own name. Whether there is one or the other is not told to who has no right to either.
+        let (user, request, resources) = self.enter_any(request, |r| vec![access::stream(&r.scope, &r.stream), access::table(&r.scope, &r.stream)], Want::Read).await?;
         let want = if request.access_operation() == A::Read { Want::Read } else { Want::Update };
-        let mut resources = vec![access::stream(&request.scope, &request.stream)];
-        resources.extend(is_table.then(|| access::table(&request.scope, &request.stream)));
         let delegation_token = self.access.token(user.as_deref(), &resources, want, now_ms());
         Ok(Response::new(DelegationToken { delegation_token }))
     }
@@ -608,7 +617,8 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn update_subscriber_stream_cut(&self, request: Request<SubscriberStreamCut>) -> Answer<UpdateSubscriberStatus> {
         use update_subscriber_status::Status as S;
-        let request = self.enter(request, |r| of_stream(&r.stream_cut.as_ref().and_then(|c| c.stream_info.clone())), Want::Read).await?;
+        // It lets retention forget what the stream's other readers may need: Pravega asks for the same.
+        let request = self.enter(request, |r| of_stream(&r.stream_cut.as_ref().and_then(|c| c.stream_info.clone())), Want::Update).await?;
         let told = request.stream_cut.unwrap_or_default();
         let ((scope, stream), cut) = (names(told.stream_info)?, cut(told.cut)?);
         let version = (request.reader_group_id.clone(), request.generation);

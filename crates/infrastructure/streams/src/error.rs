@@ -27,6 +27,8 @@ pub enum Error {
     NotAt { segment: String, length: u64, expected: u64 },
     #[error("event number {event} of a writer to {segment} comes after {last}")]
     EventNumber { segment: String, event: i64, last: i64 },
+    #[error("a writer to {segment} has set up its appends over another connection; event {event} over this one is refused")]
+    TakenOver { segment: String, event: i64 },
     #[error("segment {0} is not a table")]
     NotATable(String),
     #[error("segment {0} is a table")]
@@ -82,6 +84,7 @@ impl Error {
             Error::Sealed { .. }
             | Error::Truncated { .. }
             | Error::NotAt { .. }
+            | Error::TakenOver { .. }
             | Error::NotEmpty(_)
             | Error::BadVersion(_)
             | Error::ScopeNotEmpty(_)

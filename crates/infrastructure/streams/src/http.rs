@@ -12,7 +12,9 @@
 
 use crate::{
     Store,
-    access::{self, Access, Want},
+    access::{self, Access, NoLogin, Want},
+    catalog::Scaling,
+    listener::Bounded,
     metrics,
     scale::Scaler,
     segment::State as Streams,
@@ -21,28 +23,22 @@ use crate::{
 };
 use axum::{
     Json, Router,
-    extract::{State, rejection::JsonRejection},
-    http::{HeaderMap, StatusCode, header},
+    extract::{ConnectInfo, FromRequestParts, State, connect_info::Connected, rejection::JsonRejection},
+    http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{get, post},
+    serve::IncomingStream,
 };
 use base::unit::Span;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
-    io,
-    net::SocketAddr,
-    pin::Pin,
+    convert::Infallible,
+    net::IpAddr,
     sync::Arc,
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::Sleep,
-};
+use tokio::{net::TcpListener, sync::watch};
 
 /// What handlers have at hand.
 #[derive(Clone)]
@@ -60,10 +56,12 @@ const STREAMS_MAX: usize = 1000;
 const SEGMENTS_MAX: usize = 10_000;
 /// Of one stream, so many segments that are written to are told of one by one.
 const STREAM_SEGMENTS_MAX: usize = 100;
+/// Damaged parts of the log that are told of one by one.
+const DAMAGED_MAX: usize = 100;
 /// Connections at a time; more wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 256;
+pub(crate) const CONNECTIONS_MAX: usize = 256;
 /// A connection over which nothing goes for so long gives its place to another one.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// Serves until `shutdown` is true.
 pub async fn run(listener: TcpListener, app: App, mut shutdown: watch::Receiver<bool>) {
@@ -75,86 +73,9 @@ pub async fn run(listener: TcpListener, app: App, mut shutdown: watch::Receiver<
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "there is /metrics, /v1/streams, /v1/advice and /video/SCOPE/STREAM/") })
         .with_state(app);
     let ended = async move { drop(shutdown.wait_for(|s| *s).await) };
-    if let Err(e) = axum::serve(Bounded::new(listener, CONNECTIONS_MAX), router).with_graceful_shutdown(ended).await {
+    let router = router.into_make_service_with_connect_info::<Peer>();
+    if let Err(e) = axum::serve(Bounded::new(listener, CONNECTIONS_MAX, IDLE_MAX), router).with_graceful_shutdown(ended).await {
         tracing::error!(error = %e, "HTTP ended");
-    }
-}
-
-/// Takes so many connections at a time, each until nothing goes over it any more.
-pub(crate) struct Bounded {
-    listener: TcpListener,
-    places: Arc<Semaphore>,
-    idle_max: Duration,
-}
-
-impl Bounded {
-    pub fn new(listener: TcpListener, connections: usize) -> Bounded {
-        Bounded { listener, places: Arc::new(Semaphore::new(connections)), idle_max: IDLE_MAX }
-    }
-}
-
-impl axum::serve::Listener for Bounded {
-    type Io = Bounden;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Bounden, SocketAddr) {
-        let place = self.places.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let (stream, peer) = axum::serve::Listener::accept(&mut self.listener).await;
-        (Bounden { stream, idle_max: self.idle_max, idle: Box::pin(tokio::time::sleep(self.idle_max)), _place: place }, peer)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-/// A connection with its place.
-pub(crate) struct Bounden {
-    stream: TcpStream,
-    idle_max: Duration,
-    idle: Pin<Box<Sleep>>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Bounden {
-    /// Something went over it, or it is looked whether that is too long ago.
-    fn look<T>(&mut self, context: &mut Context<'_>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if done.is_ready() {
-            self.idle.as_mut().reset(tokio::time::Instant::now() + self.idle_max);
-            return done;
-        }
-        self.idle.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl AsyncRead for Bounden {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.look(context, read)
-    }
-}
-
-impl AsyncWrite for Bounden {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.look(context, written)
-    }
-
-    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.look(context, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -162,14 +83,40 @@ pub(crate) fn refuse(status: StatusCode, message: &str) -> Response {
     (status, Json(serde_json::json!({"error": {"message": message}}))).into_response()
 }
 
+/// From where a connection comes.
+#[derive(Clone)]
+struct Peer(IpAddr);
+
+impl Connected<IncomingStream<'_, Bounded>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Bounded>) -> Peer {
+        Peer(stream.remote_addr().ip())
+    }
+}
+
+/// Who asks: as whom, and from where.
+pub(crate) struct Asker {
+    authorization: Option<String>,
+    peer: Option<IpAddr>,
+}
+
+impl<S: Sync> FromRequestParts<S> for Asker {
+    type Rejection = Infallible;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Asker, Infallible> {
+        let authorization = parts.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).map(str::to_string);
+        Ok(Asker { authorization, peer: parts.extensions.get::<ConnectInfo<Peer>>().map(|info| info.0.0) })
+    }
+}
+
 impl App {
-    /// Whether whoever sent these headers may do this; if not, what to answer.
-    pub(crate) async fn may(&self, headers: &HeaderMap, resource: &str, want: Want) -> Result<(), Response> {
-        let header = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-        let user = self.access.user(header).await.map_err(|why| {
-            let mut answer = refuse(StatusCode::UNAUTHORIZED, &why);
-            answer.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Basic realm=\"streams\""));
-            answer
+    /// Whether who asks may do this; if not, what to answer.
+    pub(crate) async fn may(&self, asker: &Asker, resource: &str, want: Want) -> Result<(), Response> {
+        let user = self.access.user(asker.authorization.as_deref(), asker.peer).await.map_err(|no| match no {
+            NoLogin::Busy(why) => refuse(StatusCode::TOO_MANY_REQUESTS, &why),
+            NoLogin::Wrong(why) => {
+                let mut answer = refuse(StatusCode::UNAUTHORIZED, &why);
+                answer.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Basic realm=\"streams\""));
+                answer
+            }
         })?;
         match self.access.most(user.as_deref(), resource) {
             Some(most) if most >= want => Ok(()),
@@ -202,6 +149,9 @@ struct All {
 struct LongTerm {
     name: String,
     away: bool,
+    /// What only the log has and can't be read there, so that it never gets there: how many parts, and of some of them which bytes, and why.
+    damaged_parts: usize,
+    damaged: Vec<String>,
     flushed_bytes: u64,
     fetched_bytes: u64,
 }
@@ -264,8 +214,8 @@ fn list(state: &Streams, rates: &BTreeMap<String, f64>) -> Vec<One> {
     state.catalog.streams().filter(|(_, name, _)| crate::watermark::marked(name).is_none()).take(STREAMS_MAX).map(one).collect()
 }
 
-async fn streams(State(app): State<App>, headers: HeaderMap) -> Response {
-    if let Err(answer) = app.may(&headers, &access::root(), Want::Read).await {
+async fn streams(State(app): State<App>, asker: Asker) -> Response {
+    if let Err(answer) = app.may(&asker, &access::root(), Want::Read).await {
         return answer;
     }
     let rates = app.scaler.rates();
@@ -274,13 +224,16 @@ async fn streams(State(app): State<App>, headers: HeaderMap) -> Response {
         Ok(streams) => streams,
         Err(e) => return refuse(StatusCode::SERVICE_UNAVAILABLE, &e.to_string()),
     };
+    let damaged = app.tier.as_ref().map(|t| app.store.peek(|s| t.damaged(s))).unwrap_or_default();
+    let damaged_parts = damaged.len();
+    let damaged = damaged.into_iter().take(DAMAGED_MAX).map(|d| format!("{} bytes from {} of {}: {}", d.bytes, d.start, d.segment, d.why)).collect();
     let (outage, write) = (app.store.outage(), &app.store.metrics().write);
     let ms = |part| write.quantile(part).map(|d| d.as_secs_f64() * 1000.0);
     Json(All {
         streams,
         backlog_bytes: outage.backlog_bytes,
         backlog_max_bytes: outage.backlog_max,
-        long_term: app.tier.as_ref().map(|t| LongTerm { name: t.name(), away: t.is_away(), flushed_bytes: t.moved().0, fetched_bytes: t.moved().1 }),
+        long_term: app.tier.as_ref().map(|t| LongTerm { name: t.name(), away: t.is_away(), damaged_parts, damaged, flushed_bytes: t.moved().0, fetched_bytes: t.moved().1 }),
         appended_bytes_per_second: outage.rate,
         outage_left_seconds: outage.left.map(|l| l.as_secs_f64()),
         write_p50_ms: ms(0.5),
@@ -299,7 +252,7 @@ struct Advice {
     span: Span,
 }
 
-async fn advice(State(app): State<App>, headers: HeaderMap, advice: Result<Json<Advice>, JsonRejection>) -> Response {
+async fn advice(State(app): State<App>, asker: Asker, advice: Result<Json<Advice>, JsonRejection>) -> Response {
     let advice = match advice {
         Ok(Json(advice)) => advice,
         Err(e) => return refuse(e.status(), &e.body_text()),
@@ -307,10 +260,10 @@ async fn advice(State(app): State<App>, headers: HeaderMap, advice: Result<Json<
     let Some((scope, stream)) = advice.stream.split_once('/') else {
         return refuse(StatusCode::BAD_REQUEST, &format!("{:?} is not SCOPE/STREAM", advice.stream));
     };
-    if let Err(answer) = app.may(&headers, &access::stream(scope, stream), Want::Update).await {
+    if let Err(answer) = app.may(&asker, &access::stream(scope, stream), Want::Update).await {
         return answer;
     }
-    let scales = app.store.peek(|s| s.catalog.stream(scope, stream).map(|s| s.config.scaling.kind != 0));
+    let scales = app.store.peek(|s| s.catalog.stream(scope, stream).map(|s| s.config.scaling.kind != Scaling::FIXED));
     match scales {
         None => refuse(StatusCode::NOT_FOUND, &format!("stream {} does not exist", advice.stream)),
         Some(false) => refuse(StatusCode::CONFLICT, &format!("stream {} has a fixed number of segments", advice.stream)),
@@ -318,34 +271,5 @@ async fn advice(State(app): State<App>, headers: HeaderMap, advice: Result<Json<
             app.scaler.advise(scope, stream, advice.segments, Instant::now() + advice.span.0.min(ADVICE_MAX));
             StatusCode::NO_CONTENT.into_response()
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    #[tokio::test]
-    async fn connections_wait_for_a_place_which_who_says_nothing_loses() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let at = listener.local_addr().unwrap();
-        let bounded = Bounded { idle_max: Duration::from_millis(700), ..Bounded::new(listener, 2) };
-        tokio::spawn(async move { axum::serve(bounded, Router::new().route("/", get(|| async { "here" }))).await });
-        let ask = async || {
-            let mut stream = TcpStream::connect(at).await.unwrap();
-            stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.map(|_| answer.ends_with("here"))
-        };
-        assert!(ask().await.unwrap());
-        let mut silent = [TcpStream::connect(at).await.unwrap(), TcpStream::connect(at).await.unwrap()];
-        // They have both places, until they have said nothing for long enough.
-        let began = Instant::now();
-        assert!(ask().await.unwrap());
-        assert!((Duration::from_millis(400)..Duration::from_secs(20)).contains(&began.elapsed()), "{:?}", began.elapsed());
-        let mut nothing = Vec::new();
-        let _ = silent[0].read_to_end(&mut nothing).await;
-        assert!(nothing.is_empty());
     }
 }

@@ -19,6 +19,7 @@ pub mod controller;
 pub mod disk;
 mod error;
 pub mod http;
+mod listener;
 pub mod log;
 pub mod manifest;
 pub mod overflow;

@@ -118,6 +118,10 @@ pub fn text(store: &Store, tier: Option<&Tier>, scaler: &Scaler) -> String {
         ("appended_bytes_per_second", "Bytes appended, mean of the last 10 s.", outage.rate),
         ("long_term_away", "1 if long-term storage did not answer the last time.", f64::from(tier.is_some_and(Tier::is_away))),
     ];
+    let gauges = gauges.into_iter().chain(tier.map(|t| {
+        let damaged: u64 = store.peek(|s| t.damaged(s)).iter().map(|d| u64::from(d.bytes)).sum();
+        ("damaged_bytes", "Bytes that only the log has and that can't be read there; they never reach long-term storage.", damaged as f64)
+    }));
     for (name, help, value) in gauges {
         one(&mut out, &format!("cloudskin_streams_{name}"), "gauge", help, value);
     }

@@ -206,7 +206,7 @@ pub fn delete_stream(state: &State, scope: &str, stream: &str) -> Plan<()> {
 }
 
 /// Forgets what lies before a cut.
-pub fn truncate_stream(state: &State, scope: &str, stream: &str, cut: BTreeMap<SegmentNo, u64>) -> Plan<()> {
+pub fn truncate_stream(state: &State, scope: &str, stream: &str, mut cut: BTreeMap<SegmentNo, u64>) -> Plan<()> {
     let found = find(state, scope, stream)?;
     if !found.is_cut(&cut) {
         return Err(Error::Invalid(format!("the cut of {} does not cover its keys once with segments that it has", full(scope, stream))));
@@ -216,12 +216,14 @@ pub fn truncate_stream(state: &State, scope: &str, stream: &str, cut: BTreeMap<S
         return Err(Error::Invalid(format!("segment {} lies before the beginning of {}", segment.0, full(scope, stream))));
     }
     let mut records = Vec::new();
-    for (segment, offset) in &cut {
+    for (segment, offset) in &mut cut {
         let name = segment.name(scope, stream);
         let (id, s) = state.find(&name)?;
         if *offset > s.length {
             return Err(Error::BeyondEnd { segment: name, length: s.length, offset: *offset });
         }
+        // What lies before is gone already; who reads from the stream's head begins at a place that is there.
+        *offset = (*offset).max(s.start);
         if *offset > s.start {
             records.push(Record::Truncate { id, start: *offset });
         }
@@ -342,13 +344,21 @@ pub fn commit_txn(state: &State, scope: &str, stream: &str, id: TxnId, at_ms: u6
         };
     };
     let own = began(found, txn);
-    let source = |r: &Range| state.find(&id.segment(&r.segment.name(scope, stream))).map(|(id, _)| id);
+    // A truncated one would leave a gap in the target.
+    let source = |r: &Range| {
+        let (number, segment) = state.find(&id.segment(&r.segment.name(scope, stream)))?;
+        match segment.start {
+            0 => Ok(number),
+            start => Err(Error::Invalid(format!("{} was truncated at {start}; its transaction can only be aborted", segment.name))),
+        }
+    };
     let mut records = Vec::new();
     let end = Change::EndTxn { scope: scope.into(), stream: stream.into(), id, state: TxnState::Committed };
     let current = &found.current().segments;
     if own.iter().all(|r| current.iter().any(|c| c.segment == r.segment)) {
         for range in own {
-            let (target, _) = state.find(&range.segment.name(scope, stream))?;
+            let (target, segment) = state.find(&range.segment.name(scope, stream))?;
+            segment.writable()?;
             records.push(Record::Merge { source: source(range)?, target });
         }
         records.push(catalog(end));

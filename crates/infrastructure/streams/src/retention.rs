@@ -13,9 +13,6 @@ use crate::{
 use base::clock::now_ms;
 use std::{collections::BTreeMap, time::Duration};
 
-/// By the protocol's numbers.
-const BY_TIME: i32 = 1;
-const BY_SIZE: i32 = 2;
 
 /// Marks that a stream keeps; beyond, the oldest ones are further apart.
 pub const MARKS_MAX: usize = 100;
@@ -28,8 +25,8 @@ const TICK: Duration = Duration::from_secs(1);
 pub fn decide(policy: &Retention, marks: &[Mark], now_ms: u64, left: impl Fn(&BTreeMap<SegmentNo, u64>) -> u64) -> Option<usize> {
     let keep = u64::try_from(policy.param).ok()?;
     match policy.kind {
-        BY_TIME => marks.iter().rposition(|m| m.at_ms.saturating_add(keep) <= now_ms),
-        BY_SIZE => marks.iter().rposition(|m| left(&m.cut) >= keep),
+        Retention::BY_TIME => marks.iter().rposition(|m| m.at_ms.saturating_add(keep) <= now_ms),
+        Retention::BY_SIZE => marks.iter().rposition(|m| left(&m.cut) >= keep),
         _ => None,
     }
 }
@@ -49,7 +46,7 @@ fn place(state: &State, all: &subscribers::All, (scope, name, stream): (&str, &s
         }
     };
     let consumed = bound.and_then(|bound| {
-        if policy.kind == BY_SIZE && u64::try_from(policy.param).is_ok_and(|keep| left(&bound) >= keep) {
+        if policy.kind == Retention::BY_SIZE && u64::try_from(policy.param).is_ok_and(|keep| left(&bound) >= keep) {
             return Some(bound);
         }
         let least = least?;
@@ -72,8 +69,8 @@ fn place(state: &State, all: &subscribers::All, (scope, name, stream): (&str, &s
 /// Whether it is time for another mark.
 fn due(policy: &Retention, marks: &[Mark], now_ms: u64) -> bool {
     let every = match policy.kind {
-        BY_TIME => (policy.param.max(0) as u64 / 10).clamp(EVERY_MS.0, EVERY_MS.1),
-        BY_SIZE => 10_000,
+        Retention::BY_TIME => (policy.param.max(0) as u64 / 10).clamp(EVERY_MS.0, EVERY_MS.1),
+        Retention::BY_SIZE => 10_000,
         _ => return false,
     };
     marks.last().is_none_or(|m| m.at_ms + every <= now_ms)
@@ -130,14 +127,14 @@ mod tests {
         let left = |cut: &BTreeMap<SegmentNo, u64>| 100 - cut[&SegmentNo(0)];
         let policy = |kind, param| Retention { kind, param, max: 0 };
         let at = |kind, param, now| decide(&policy(kind, param), &marks, now, left);
-        assert_eq!([at(BY_TIME, 1500, 2400), at(BY_TIME, 1500, 3500), at(BY_TIME, 0, 9000)], [None, Some(1), Some(2)]);
-        assert_eq!([at(BY_SIZE, 95, 0), at(BY_SIZE, 50, 0), at(BY_SIZE, 51, 0), at(BY_SIZE, 0, 0)], [None, Some(1), Some(0), Some(2)]);
-        assert_eq!([at(0, 1, 9000), at(BY_TIME, -1, 9000)], [None, None]);
+        assert_eq!([at(Retention::BY_TIME, 1500, 2400), at(Retention::BY_TIME, 1500, 3500), at(Retention::BY_TIME, 0, 9000)], [None, Some(1), Some(2)]);
+        assert_eq!([at(Retention::BY_SIZE, 95, 0), at(Retention::BY_SIZE, 50, 0), at(Retention::BY_SIZE, 51, 0), at(Retention::BY_SIZE, 0, 0)], [None, Some(1), Some(0), Some(2)]);
+        assert_eq!([at(0, 1, 9000), at(Retention::BY_TIME, -1, 9000)], [None, None]);
     }
 
     #[test]
     fn marks_come_as_often_as_the_time_asks_for() {
-        let policy = |param| Retention { kind: BY_TIME, param, max: 0 };
+        let policy = |param| Retention { kind: Retention::BY_TIME, param, max: 0 };
         let marks = [Mark { at_ms: 5000, cut: BTreeMap::new() }];
         assert!(due(&policy(60_000), &[], 0) && !due(&policy(60_000), &marks, 10_999) && due(&policy(60_000), &marks, 11_000));
         assert!(!due(&policy(1), &marks, 5999) && due(&policy(1), &marks, 6000));

@@ -9,8 +9,9 @@
 
 use crate::{
     Error, Store,
-    catalog::{Range, Scaling, SegmentNo},
+    catalog::{Range, Scaling, SegmentNo, Stream},
     plan,
+    segment::{Load, State},
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -111,7 +112,7 @@ fn parts(range: &Range, n: u32) -> impl Iterator<Item = (f64, f64)> {
 /// What a stream should do now. `segments` are those written to, in the order of their keys; `rested` is the time since its last scale; `advised` the
 /// number of segments that valid advice asks for.
 pub fn decide(policy: &Scaling, profile: &Profile, segments: &[(Range, Meter)], rested: Duration, advised: Option<u32>) -> Option<Decision> {
-    let automatic = policy.kind != 0 && policy.target_rate > 0;
+    let automatic = policy.kind != Scaling::FIXED && policy.target_rate > 0;
     if !automatic || segments.is_empty() {
         return None;
     }
@@ -164,6 +165,13 @@ pub struct Scaler {
 /// How often rates are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
+/// What a segment has had so far, with what open transactions have written that is for it: a commit brings all of it at once, and it was not written then.
+fn had(state: &State, scope: &str, name: &str, stream: &Stream, segment: SegmentNo) -> Load {
+    let segment = segment.name(scope, name);
+    let of = |name: &str| state.segment(name).map(|s| s.load).unwrap_or_default();
+    stream.open.keys().map(|id| of(&id.segment(&segment))).fold(of(&segment), |sum, load| Load { events: sum.events + load.events, bytes: sum.bytes + load.bytes })
+}
+
 impl Scaler {
     pub fn new(store: Store, profile: Profile) -> Scaler {
         Scaler { store, profile: Arc::new(profile), advice: Arc::default(), rates: Arc::default() }
@@ -185,8 +193,8 @@ impl Scaler {
     fn measure(&self, meters: &mut BTreeMap<String, Meter>, passed: Duration) {
         let loads: BTreeMap<String, f64> = self.store.peek(|state| {
             let streams = state.catalog.streams().filter(|(_, _, s)| !s.sealed);
-            let names = streams.flat_map(|(scope, name, s)| s.current().segments.iter().map(move |r| r.segment.name(scope, name)));
-            names.map(|n| (state.segment(&n).map_or(0.0, |s| s.load.events as f64), n)).map(|(load, n)| (n, load)).collect()
+            let segments = streams.flat_map(|(scope, name, s)| s.current().segments.iter().map(move |r| (scope, name, s, r.segment)));
+            segments.map(|(scope, name, s, segment)| (segment.name(scope, name), had(state, scope, name, s, segment).events as f64)).collect()
         });
         meters.retain(|name, _| loads.contains_key(name));
         for (name, load) in loads {
@@ -213,15 +221,14 @@ impl Scaler {
                 advice.clone()
             };
             let streams = self.store.peek(|state| {
-                let automatic = state.catalog.streams().filter(|(_, _, s)| !s.sealed && s.config.scaling.kind != 0);
-                let load = |scope: &str, name: &str, range: &Range, kind| {
-                    let load = state.segment(&range.segment.name(scope, name)).map(|s| s.load).unwrap_or_default();
-                    if kind == 1 { load.bytes as f64 / 1024.0 } else { load.events as f64 }
+                let automatic = state.catalog.streams().filter(|(_, _, s)| !s.sealed && s.config.scaling.kind != Scaling::FIXED);
+                let load = |scope: &str, name: &str, s: &Stream, range: &Range| {
+                    let (load, kind) = (had(state, scope, name, s, range.segment), s.config.scaling.kind);
+                    if kind == Scaling::BY_KIB { load.bytes as f64 / 1024.0 } else { load.events as f64 }
                 };
                 automatic
                     .map(|(scope, name, s)| {
-                        let segments: Vec<(Range, f64)> =
-                            s.current().segments.iter().map(|r| (*r, load(scope, name, r, s.config.scaling.kind))).collect();
+                        let segments: Vec<(Range, f64)> = s.current().segments.iter().map(|r| (*r, load(scope, name, s, r))).collect();
                         (scope.to_string(), name.to_string(), s.config.scaling, s.current().at_ms, segments)
                     })
                     .collect::<Vec<_>>()
@@ -254,7 +261,7 @@ mod tests {
     use super::*;
     use crate::catalog::even;
 
-    const POLICY: Scaling = Scaling { kind: 2, target_rate: 100, factor: 4, min_segments: 1 };
+    const POLICY: Scaling = Scaling { kind: Scaling::BY_EVENTS, target_rate: 100, factor: 4, min_segments: 1 };
 
     /// Segments that have had these rates for so many seconds.
     fn steady(profile: &Profile, rates: &[f64], seconds: u64) -> Vec<(Range, Meter)> {
@@ -303,7 +310,7 @@ mod tests {
         // What is advised is not merged away.
         let three = steady(&fast, &[10.0, 10.0, 10.0], 100);
         assert_eq!(decide(&POLICY, &fast, &three, Duration::from_secs(99), Some(3)), None);
-        let fixed = Scaling { kind: 0, ..POLICY };
+        let fixed = Scaling { kind: Scaling::FIXED, ..POLICY };
         assert_eq!(decide(&fixed, &fast, &segments, Duration::ZERO, Some(3)), None, "a fixed stream stays");
     }
 

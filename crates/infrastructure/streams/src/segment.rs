@@ -492,9 +492,13 @@ impl State {
             }
             Record::Delete { id } => self.forget_name(id),
             Record::Merge { source, target } => {
-                let bytes = self.segments[&source].length;
+                let Segment { length: bytes, load, .. } = self.segments[&source];
                 self.forget_name(source);
-                self.at(target).length += bytes;
+                let target = self.at(target);
+                target.length += bytes;
+                // It was written to the target by way of the source: what scales by rates counts it there.
+                target.load.events += load.events;
+                target.load.bytes += load.bytes;
             }
             Record::Attribute { id, key, value } => {
                 let segment = self.at(id);
@@ -618,7 +622,11 @@ impl State {
                 }
                 landed.extents.extend(new);
                 landed.extents.extend(rest);
-                landed.flushed = landed.flushed.max(end);
+                // Up to the first byte that only the log has: one that can't be read there is left behind, and may be truncated or read one day.
+                let from = landed.extents.partition_point(|e| e.end() <= landed.flushed);
+                if let Some(there) = landed.extents.range(from..).take_while(|e| e.in_log() == 0).last() {
+                    landed.flushed = landed.flushed.max(there.end());
+                }
             }
             Physical::ChunkGone(chunk) => {
                 live.chunk_bytes.remove(&chunk);

@@ -5,7 +5,9 @@ use crate::{
     access::Access,
     controller::Controller,
     disk::Folder,
-    http, manifest,
+    http,
+    listener::{self, Bounded},
+    manifest,
     overflow::Overflow,
     retention,
     scale::{Profile, Scaler},
@@ -19,6 +21,14 @@ use std::{net::SocketAddr, path::{Path, PathBuf}, sync::Arc, time::Duration};
 use tokio_rustls::{TlsAcceptor, rustls, rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject}};
 use tonic::transport::{Identity, ServerTlsConfig};
 use tokio::{net::TcpListener, sync::watch};
+
+/// Connections to the controller at a time; more wait in the kernel's queue.
+const CALLERS_MAX: usize = 1024;
+/// A caller that is quiet is asked for a sign of life, which any HTTP/2 client gives by itself, and has gone when none comes.
+const PING_EVERY: Duration = Duration::from_secs(60);
+const PONG_MAX: Duration = Duration::from_secs(120);
+/// So one over whose connection nothing goes for this long does not speak HTTP/2 at all.
+const CALLER_IDLE_MAX: Duration = Duration::from_secs(240);
 
 /// What a server needs to know.
 #[derive(Clone, Debug)]
@@ -112,6 +122,8 @@ pub struct Server {
     access: Access,
     controller: TcpListener,
     segments: TcpListener,
+    /// Connections that the segment store has room for.
+    places: usize,
     http: Option<TcpListener>,
     options: Options,
 }
@@ -123,6 +135,7 @@ impl Server {
             let listen = async |what: &'static str, address: SocketAddr| {
                 TcpListener::bind(address).await.map_err(Error::file(what, address.to_string()))
             };
+            let places = listener::places(wire::server::CONNECTIONS_MAX, CALLERS_MAX + http::CONNECTIONS_MAX, options.store.log.files_max)?;
             let tls = options.tls.as_ref().map(Tls::acceptor).transpose()?;
             let controller = listen("listen for the controller at", options.controller).await?;
             let segments = listen("listen for segments at", options.segments).await?;
@@ -147,7 +160,7 @@ impl Server {
             if let Some(tier) = &tier {
                 store.set_tier(tier.clone());
             }
-            Ok(Server { store, tier, tls, access, controller, segments, http, options })
+            Ok(Server { store, tier, tls, access, controller, segments, places, http, options })
         })
     }
 
@@ -187,7 +200,7 @@ impl Server {
             let keeper = tokio::spawn(retention::run(self.store.clone()));
             let marker = tokio::spawn(watermark::run(self.store.clone()));
             let flusher = self.tier.map(|tier| tokio::spawn(tier.run(self.store.clone())));
-            let wire = tokio::spawn(wire::server::run(self.segments, self.tls, self.store.clone(), self.access.clone(), shutdown.clone()));
+            let wire = tokio::spawn(wire::server::run(self.segments, self.places, self.tls, self.store.clone(), self.access.clone(), shutdown.clone()));
             let mut until = shutdown.clone();
             let mut grpc = tonic::transport::Server::builder();
             if let Some(tls) = &self.options.tls {
@@ -195,9 +208,10 @@ impl Server {
             }
             let grpc = grpc
                 .concurrency_limit_per_connection(256)
-                .tcp_nodelay(true)
+                .http2_keepalive_interval(Some(PING_EVERY))
+                .http2_keepalive_timeout(Some(PONG_MAX))
                 .add_service(controller.service())
-                .serve_with_incoming_shutdown(tokio_stream::wrappers::TcpListenerStream::new(self.controller), async move {
+                .serve_with_incoming_shutdown(Bounded::new(self.controller, CALLERS_MAX, CALLER_IDLE_MAX).connections(), async move {
                     let _ = until.wait_for(|s| *s).await;
                 });
             let served = grpc.await;

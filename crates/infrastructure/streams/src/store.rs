@@ -16,7 +16,7 @@ use crate::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -57,8 +57,8 @@ const COMMANDS_BYTES: usize = 256 << 20;
 const READS_BYTES: usize = 128 << 20;
 /// Memory for what connections know of the writers that they have set up, over all of them.
 const SETUPS_BYTES: usize = 128 << 20;
-/// What a writer costs a connection beside the name of its segment.
-const SETUP: usize = 150;
+/// What a writer costs a connection beside the name of its segment, with its [`Turn`].
+const SETUP: usize = 250;
 /// What a read gives when that is used up, so that everyone gets on.
 const READ_SHORT: usize = 16 << 10;
 /// The most bytes that one read returns.
@@ -85,6 +85,33 @@ pub struct Gated<T> {
     pub result: Result<T>,
 }
 
+/// A connection's right to append as a writer to a segment, until the writer sets up appends over another connection: what is still on its way over the first
+/// one then would come between what the writer sends again, cut into other blocks.
+pub(crate) struct Turn {
+    turns: Arc<Turns>,
+    of: (SegmentId, u128),
+    over: Arc<AtomicBool>,
+}
+
+/// Whose turn it is, by segment and writer; as many as connections have set up.
+type Turns = Mutex<HashMap<(SegmentId, u128), Arc<AtomicBool>>>;
+
+impl Turn {
+    /// Another connection has it now.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Relaxed)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut turns = lock(&self.turns);
+        if turns.get(&self.of).is_some_and(|over| Arc::ptr_eq(over, &self.over)) {
+            turns.remove(&self.of);
+        }
+    }
+}
+
 /// A place in memory, until it is dropped.
 pub type Held = Arc<Vec<OwnedSemaphorePermit>>;
 
@@ -102,6 +129,7 @@ struct Inner {
     commands: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     setups: Arc<Semaphore>,
+    turns: Arc<Turns>,
 }
 
 struct Shared {
@@ -200,7 +228,10 @@ impl Checkpoint {
             let (told, rest) = postcard::take_from_bytes(rest)?;
             state.catalog.told = told;
             if !rest.is_empty() {
-                let (epochs, gone, writers): Later = postcard::from_bytes(rest)?;
+                let ((epochs, gone, writers), rest): (Later, &[u8]) = postcard::take_from_bytes(rest)?;
+                if !rest.is_empty() {
+                    (state.catalog.gone, state.catalog.gone_before) = postcard::from_bytes(rest)?;
+                }
                 for (scope, stream, first) in epochs {
                     if let Some(stream) = state.catalog.scopes.get_mut(&scope).and_then(|s| s.streams.get_mut(&stream)) {
                         stream.first_epoch = first;
@@ -305,6 +336,8 @@ fn decided(state: &State) -> Vec<u8> {
     let gone: Vec<(&str, u32)> = state.catalog.scopes.iter().filter(|(_, s)| s.gone_before > 0).map(|(name, s)| (name.as_str(), s.gone_before)).collect();
     let writers: Vec<(SegmentId, &Writers)> = state.segments.iter().filter(|(_, s)| !s.writers.is_empty()).map(|(id, s)| (*id, &s.writers)).collect();
     bytes.extend_from_slice(&encode(&(epochs, gone, writers)));
+    // Earlier versions of this format end before this, and do not read on.
+    bytes.extend_from_slice(&encode(&(&state.catalog.gone, state.catalog.gone_before)));
     bytes
 }
 
@@ -363,7 +396,7 @@ impl Store {
         });
         let sink = shared.clone();
         let log = Log::start(recovered, move |mark, landed| sink.land(mark, landed))?;
-        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: Mutex::new(None), closing: AtomicBool::new(false), commands: Arc::new(Semaphore::new(COMMANDS_BYTES)), reads: Arc::new(Semaphore::new(READS_BYTES)), setups: Arc::new(Semaphore::new(SETUPS_BYTES)) });
+        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: Mutex::new(None), closing: AtomicBool::new(false), commands: Arc::new(Semaphore::new(COMMANDS_BYTES)), reads: Arc::new(Semaphore::new(READS_BYTES)), setups: Arc::new(Semaphore::new(SETUPS_BYTES)), turns: Arc::default() });
         let weak = Arc::downgrade(&inner);
         let keeper = std::thread::Builder::new()
             .name("log-keeper".into())
@@ -552,13 +585,39 @@ impl Store {
         }
     }
 
+    /// Gives a writer's turn at a segment to who asks, and tells the writer's last event number. None that had it before appends after that.
+    pub(crate) fn take_turn(&self, name: &str, writer: u128) -> (Gated<i64>, Option<Turn>) {
+        let state = lock(&self.0.shared.state);
+        let found = state.find(name).and_then(|(id, segment)| match segment.table {
+            Some(_) => Err(Error::IsATable(name.into())),
+            None => Ok((id, segment.attribute(writer))),
+        });
+        let turn = found.as_ref().ok().map(|(id, _)| {
+            let turn = Turn { turns: self.0.turns.clone(), of: (*id, writer), over: Arc::default() };
+            // Under the lock of the state, which appends take to look at it.
+            if let Some(before) = lock(&self.0.turns).insert(turn.of, turn.over.clone()) {
+                before.store(true, Relaxed);
+            }
+            turn
+        });
+        (Gated { result: found.map(|(_, last)| last), seq: state.changed(name) }, turn)
+    }
+
     /// Appends once: a writer's event number that is not above its last one was stored before, and is only acknowledged.
     pub fn append(&self, append: Append<'_>) -> Gated<Appended> {
+        self.append_in_turn(None, append)
+    }
+
+    /// [`Store::append`] of a connection, as long as it has its turn.
+    pub(crate) fn append_in_turn(&self, turn: Option<&Turn>, append: Append<'_>) -> Gated<Appended> {
         let pieces = segment::pieces(&append.data);
         let at_ms = base::clock::now_ms();
         let mut state = lock(&self.0.shared.state);
         let decided = state.find(append.segment).and_then(|(id, segment)| {
             let previous = segment.attribute(append.writer);
+            if turn.is_some_and(Turn::is_over) {
+                return Err(Error::TakenOver { segment: append.segment.into(), event: append.event });
+            }
             if append.event <= previous {
                 return Ok((None, Appended { length: segment.length, previous }));
             }
@@ -1011,6 +1070,13 @@ mod tests {
         assert_eq!((read.catalog.stream("s", "t").unwrap().epochs.len(), read.segment("a").unwrap().attribute(7)), (601, 40));
 
         // It goes on from there as from a new one.
+        for change in [
+            Change::CreateScope { scope: "other".into() },
+            Change::CreateStream { scope: "other".into(), stream: "t".into(), config: Config::default(), epoch: Epoch { at_ms: 1, segments: even(3, 0, 0) } },
+            Change::DeleteScope { scope: "other".into() },
+        ] {
+            read.apply(Record::Catalog(Box::new(change)));
+        }
         read.apply(Record::Append { id: SegmentId(0), writer: 7, event: 41, at_ms: 1, pieces: Vec::new() });
         read.apply(Record::Catalog(Box::new(Change::Truncate { scope: "s".into(), stream: "t".into(), cut: [(SegmentNo::new(599, 599), 0)].into() })));
         let file = Checkpoint::new(mark(), &read).bytes();
@@ -1018,6 +1084,7 @@ mod tests {
         let (stream, segment) = (again.catalog.stream("s", "t").unwrap(), again.segment("a").unwrap());
         assert_eq!((stream.first_epoch, stream.epoch_number(), stream.epochs.len()), (343, 600, 258));
         assert_eq!((segment.attribute(7), segment.attribute(5), segment.attributes.len()), (41, 6, 1));
+        assert_eq!(again.catalog.gone["other"], 3, "what a deleted scope had");
 
         let mut flipped = file.clone();
         flipped[20] ^= 1;

@@ -56,6 +56,8 @@ pub struct Options {
     pub manifest_every: Duration,
     /// A chunk that nothing points to any more stays for this long: a server that begins with a manifest of a moment ago needs what that has.
     pub remove_after: Duration,
+    /// What was damaged in the log is read again after this long, and then after twice as long each time: a disk may have failed for a moment.
+    pub damaged_after: Duration,
 }
 
 impl Default for Options {
@@ -68,6 +70,7 @@ impl Default for Options {
             uploads: 2,
             manifest_every: Duration::from_secs(10),
             remove_after: Duration::from_secs(60),
+            damaged_after: Duration::from_secs(60),
         }
     }
 }
@@ -82,6 +85,10 @@ const TICK: Duration = Duration::from_millis(250);
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 /// Chunks that are removed in one look.
 const REMOVE_MAX: usize = 64;
+/// Between two tries to read what was damaged in the log, at most.
+const DAMAGED_PAUSE_MAX: Duration = Duration::from_secs(3600);
+/// Segments that are examined for damage at a time.
+const EXAMINED_AT_ONCE: usize = 2;
 /// How long what failed to be written is asked to go; with the storage away, no longer.
 const REMOVE_WAIT: Duration = Duration::from_secs(2);
 /// A manifest may cost this many bytes per second in the mean; a larger one comes less often.
@@ -105,6 +112,27 @@ struct Cache {
     bytes: usize,
 }
 
+/// Bytes that only the log has, and that can't be read there: they stay where they are, and what lies behind them goes to long-term storage all the same.
+#[derive(Clone, Debug)]
+pub struct Damage {
+    pub segment: String,
+    /// Offset in the segment.
+    pub start: u64,
+    pub bytes: u32,
+    pub why: String,
+    extent: Extent,
+    /// When it was read the last time, and how long after that it is read again.
+    tried: Instant,
+    pause: Duration,
+}
+
+type Damaged = BTreeMap<(SegmentId, u64), Damage>;
+
+/// Forgets what is not in the log any more.
+fn prune(damaged: &mut Damaged, state: &State) {
+    damaged.retain(|(id, start), _| state.segments.get(id).is_some_and(|s| !s.deleted && s.landed.covering(*start, 1).iter().any(|e| e.start == *start && e.in_log() > 0)));
+}
+
 pub struct Tier {
     persist: Persist,
     overflow: Option<Overflow>,
@@ -115,6 +143,7 @@ pub struct Tier {
     fetched_bytes: AtomicU64,
     /// When the last manifest was written.
     told_at: Mutex<Option<Instant>>,
+    damaged: Mutex<Damaged>,
     fetches: Arc<Semaphore>,
     /// Half of the cache: so much of it may have been fetched ahead and not been read yet, in bytes.
     ahead: Arc<Semaphore>,
@@ -160,6 +189,7 @@ impl Tier {
             flushed_bytes: AtomicU64::new(0),
             fetched_bytes: AtomicU64::new(0),
             told_at: Mutex::new(None),
+            damaged: Mutex::default(),
             fetches: Arc::new(Semaphore::new(FETCHES)),
             ahead,
             behind: Some(behind()),
@@ -192,6 +222,48 @@ impl Tier {
     /// Bytes in the overflow and how many it takes, if there is one.
     pub fn overflow(&self) -> Option<(u64, u64)> {
         self.overflow.as_ref().map(Overflow::fill)
+    }
+
+    /// What is damaged in the log and was to leave it, as far as it is still there.
+    pub fn damaged(&self, state: &State) -> Vec<Damage> {
+        let mut damaged = lock(&self.damaged);
+        prune(&mut damaged, state);
+        damaged.values().cloned().collect()
+    }
+
+    /// Where in a segment bytes are damaged.
+    fn avoided(&self, id: SegmentId) -> HashSet<u64> {
+        lock(&self.damaged).range((id, 0)..=(id, u64::MAX)).map(|((_, start), _)| *start).collect()
+    }
+
+    /// What was damaged and is to be read again now.
+    fn again(&self, state: &State) -> Vec<Due> {
+        let mut damaged = lock(&self.damaged);
+        prune(&mut damaged, state);
+        let mut due: BTreeMap<SegmentId, Due> = BTreeMap::new();
+        for ((id, _), found) in damaged.iter().filter(|(_, d)| d.tried.elapsed() >= d.pause) {
+            due.entry(*id).or_insert_with(|| Due { id: *id, name: found.segment.clone(), extents: Vec::new() }).extents.push(found.extent);
+        }
+        due.into_values().collect()
+    }
+
+    /// Finds out which of some extents, that could not be read together, can't be, and notes them. What has left the log meanwhile is not damaged.
+    async fn examine(&self, store: &Store, due: &Due) {
+        for extent in &due.extents {
+            let Err(e) = store.read_extents(&due.name, vec![*extent]).await else {
+                lock(&self.damaged).remove(&(due.id, extent.start));
+                continue;
+            };
+            let there = store.peek(|state| state.segments.get(&due.id).is_some_and(|s| !s.deleted && s.landed.covering(extent.start, 1).first() == Some(extent)));
+            if there {
+                let mut damaged = lock(&self.damaged);
+                let pause = damaged.get(&(due.id, extent.start)).map_or(self.options.damaged_after, |d| (d.pause * 2).min(DAMAGED_PAUSE_MAX));
+                let found = Damage { segment: due.name.clone(), start: extent.start, bytes: extent.len, why: e.to_string(), extent: *extent, tried: Instant::now(), pause };
+                if damaged.insert((due.id, extent.start), found).is_none() {
+                    tracing::error!(segment = %due.name, offset = extent.start, bytes = extent.len, error = %e, "bytes that only the log has can't be read: they stay out of long-term storage, and a restore of the segment ends there; `stream truncate --at` behind them lets the stream begin there");
+                }
+            }
+        }
     }
 
     /// Where a chunk is.
@@ -294,7 +366,7 @@ impl Tier {
         {
             tracing::warn!(error = %e, "the overflow can't be read");
         }
-        let mut flusher = Flusher { tier: self.clone(), store: store.clone(), since: HashMap::new(), owner: None, told: None, unneeded: BTreeMap::new(), moved: Vec::new() };
+        let mut flusher = Flusher { tier: self.clone(), store: store.clone(), since: HashMap::new(), owner: None, told: None, unneeded: BTreeMap::new(), moved: Vec::new(), examined: JoinSet::new(), examining: HashSet::new(), examining_again: HashSet::new(), turns: Arc::new(Semaphore::new(EXAMINED_AT_ONCE)) };
         let mut pause = PAUSE.0;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -369,19 +441,25 @@ impl Tier {
             let due = store.peek(|state| {
                 let full = pressed(store, state);
                 let due = state.segments.iter().filter(|(_, s)| full && !s.deleted && s.landed.unflushed > 0);
-                let due = due.map(|(id, s)| Due { id: *id, name: s.name.clone(), extents: take(&s.landed, largest) });
+                let due = due.map(|(id, s)| Due { id: *id, name: s.name.clone(), extents: take(&s.landed, largest, &self.avoided(*id)) });
                 due.filter(|d| d.bytes() <= room).max_by_key(Due::bytes).filter(|d| d.bytes() > 0)
             });
             let Some(due) = due else { return Ok(()) };
-            self.flush(store, due, &overflow.persist, &overflow::chunks(store.log().identity().0)).await?;
+            if let Some(unread) = self.flush(store, due, &overflow.persist, &overflow::chunks(store.log().identity().0)).await? {
+                self.examine(store, &unread).await;
+            }
         }
     }
 
-    /// Puts bytes of the log into a chunk in `folder`, of long-term storage or the overflow.
-    async fn flush(&self, store: &Store, due: Due, persist: &Persist, folder: &str) -> Result<()> {
-        let Some(first) = due.extents.first().map(|e| e.start) else { return Ok(()) };
+    /// Puts bytes of the log into a chunk in `folder`, of long-term storage or the overflow. What can't be read together is given back, to be examined.
+    async fn flush(&self, store: &Store, due: Due, persist: &Persist, folder: &str) -> Result<Option<Due>> {
+        let Some(first) = due.extents.first().map(|e| e.start) else { return Ok(None) };
         let began = Instant::now();
-        let data = store.read_extents(&due.name, due.extents).await?;
+        let data = match store.read_extents(&due.name, due.extents.clone()).await {
+            Ok(data) => data,
+            // That is the log's fault, and neither the storage's nor that of other segments. What can be read of it goes the next time.
+            Err(_) => return Ok(Some(due)),
+        };
         let location = format!("{folder}/{}/{first}-{}-{:016x}", due.id.0, data.len(), rand::random::<u64>());
         if let Err(e) = put(persist, &location, &data).await {
             // It may be there all the same. Nothing will ever point to it, and only the next start would find it.
@@ -407,7 +485,7 @@ impl Tier {
             // Deleted or merged meanwhile; its bytes went with it.
             (false, _) => persist.delete(&location).await.map_err(storage)?,
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Removes a chunk's object, which nothing points to and nobody reads.
@@ -449,10 +527,24 @@ struct Flusher {
     unneeded: BTreeMap<ChunkId, (Instant, u32)>,
     /// Where chunks were that were moved out of the overflow, and may still be read.
     moved: Vec<Chunk>,
+    /// What looks for damage in segments, extent by extent: a disk may take half a minute for each that is bad, and flushes of other segments don't wait for that.
+    examined: JoinSet<(SegmentId, Look)>,
+    /// Not flushed until it is known what of them can't be read.
+    examining: HashSet<SegmentId>,
+    /// Flushed meanwhile: what is read again is left out.
+    examining_again: HashSet<SegmentId>,
+    turns: Arc<Semaphore>,
 }
 
 /// Chunks that leave the overflow in one look; there are four looks in a second.
 const MOVE_MAX: usize = 8;
+
+/// Of the extents of a segment that can't be read: after a flush that failed, or of what was found damaged before.
+#[derive(Clone, Copy)]
+enum Look {
+    First,
+    Again,
+}
 
 /// So many manifests stay in long-term storage; a chunk of one that stays does, too.
 const MANIFESTS: u32 = 2;
@@ -463,6 +555,13 @@ impl Flusher {
         if self.owner.is_none() {
             let (tier, store) = (self.tier.clone(), self.store.clone());
             tier.overflowing(&store, self.claim()).await?;
+        }
+        while let Some(done) = self.examined.try_join_next() {
+            let (id, look) = done.map_err(|e| Error::Invalid(format!("a look for damage ended early: {e}")))?;
+            self.looks(look).remove(&id);
+        }
+        for due in self.store.peek(|state| self.tier.again(state)) {
+            self.examine(due, Look::Again);
         }
         let now = Instant::now();
         loop {
@@ -484,7 +583,11 @@ impl Flusher {
                 }
                 match uploads.join_next().await {
                     None => break,
-                    Some(done) => done.map_err(|e| Error::Invalid(format!("a flush ended early: {e}")))??,
+                    Some(done) => {
+                        if let Some(unread) = done.map_err(|e| Error::Invalid(format!("a flush ended early: {e}")))?? {
+                            self.examine(unread, Look::First);
+                        }
+                    }
                 }
             }
         }
@@ -498,6 +601,25 @@ impl Flusher {
         }
         self.drain().await?;
         self.remove().await
+    }
+
+    /// Looks for damage in some extents. Meanwhile their segment is not flushed.
+    fn looks(&mut self, look: Look) -> &mut HashSet<SegmentId> {
+        match look {
+            Look::First => &mut self.examining,
+            Look::Again => &mut self.examining_again,
+        }
+    }
+
+    fn examine(&mut self, due: Due, look: Look) {
+        if self.looks(look).insert(due.id) {
+            let (tier, store, turns) = (self.tier.clone(), self.store.clone(), self.turns.clone());
+            self.examined.spawn(async move {
+                let _turn = turns.acquire_owned().await;
+                tier.examine(&store, &due).await;
+                (due.id, look)
+            });
+        }
     }
 
     /// Takes the right to write into long-term storage.
@@ -544,7 +666,7 @@ impl Flusher {
     }
 
     fn due(&mut self, now: Instant) -> Vec<Due> {
-        let (options, store, since) = (&self.tier.options, &self.store, &mut self.since);
+        let (options, store, since, examining) = (&self.tier.options, &self.store, &mut self.since, &self.examining);
         store.peek(|state| {
             since.retain(|id, _| state.segments.contains_key(id));
             let press = pressed(store, state);
@@ -556,8 +678,15 @@ impl Flusher {
                     continue;
                 }
                 let first = *since.entry(*id).or_insert(now);
+                if examining.contains(id) {
+                    continue;
+                }
                 if bytes >= options.flush_bytes || press || now.duration_since(first) >= options.flush_after {
-                    due.push(Due { id: *id, name: segment.name.clone(), extents: take(&segment.landed, options.chunk_bytes) });
+                    let extents = take(&segment.landed, options.chunk_bytes, &self.tier.avoided(*id));
+                    // Nothing, if all that only the log has is damaged.
+                    if !extents.is_empty() {
+                        due.push(Due { id: *id, name: segment.name.clone(), extents });
+                    }
                 }
             }
             due
@@ -630,21 +759,31 @@ impl Due {
     }
 }
 
-/// The first run of extents in the log, up to a chunk's size, and to the end of an append: what a manifest tells must make sense without the rest.
-fn take(landed: &Landed, max: usize) -> Vec<Extent> {
+/// The first run of extents in the log, without those that begin at places to be `avoided`, up to a chunk's size, and to the end of an append: what a manifest
+/// tells must make sense without the rest. Of an append that has a part to be avoided, the parts before it are none.
+fn take(landed: &Landed, max: usize, avoided: &HashSet<u64>) -> Vec<Extent> {
     let begin = landed.extents.partition_point(|e| e.end() <= landed.flushed);
-    let run: Vec<Extent> = landed.extents.range(begin..).skip_while(|e| e.in_log() == 0).take_while(|e| e.in_log() > 0).copied().collect();
-    let (mut bytes, mut whole) = (0, 0);
-    for (i, extent) in run.iter().enumerate() {
-        bytes += extent.len as usize;
-        if bytes > max && whole > 0 {
-            break;
+    let leaves = |e: &Extent| e.in_log() > 0 && !avoided.contains(&e.start);
+    let mut left = landed.extents.range(begin..).peekable();
+    while left.peek().is_some() {
+        let (mut run, mut bytes, mut whole) = (Vec::new(), 0, 0);
+        while let Some(extent) = left.next_if(|e| leaves(e)) {
+            bytes += extent.len as usize;
+            if bytes > max && whole > 0 {
+                break;
+            }
+            run.push(*extent);
+            if extent.whole {
+                whole = run.len();
+            }
         }
-        if extent.whole {
-            whole = i + 1;
+        if whole > 0 {
+            run.truncate(whole);
+            return run;
         }
+        while left.next_if(|e| !leaves(e)).is_some() {}
     }
-    run[..whole].to_vec()
+    Vec::new()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -670,7 +809,7 @@ mod tests {
     }
 
     fn check(of: &[(u32, bool)], max: usize, expected: usize) {
-        assert_eq!(take(&landed(of), max).len(), expected, "{of:?} in chunks of {max}");
+        assert_eq!(take(&landed(of), max, &HashSet::new()).len(), expected, "{of:?} in chunks of {max}");
     }
 
     #[test]
@@ -682,9 +821,22 @@ mod tests {
         // What is behind a part that long-term storage has comes in the next one.
         let mut some = landed(&[(100, true), (100, true), (100, true)]);
         some.extents[1].source = Source::Chunk(ChunkId(1), 0);
-        assert_eq!(take(&some, 1000), [some.extents[0]]);
+        assert_eq!(take(&some, 1000, &HashSet::new()), [some.extents[0]]);
         some.extents[0].source = Source::Chunk(ChunkId(0), 0);
         some.flushed = 100;
-        assert_eq!(take(&some, 1000), [some.extents[2]]);
+        assert_eq!(take(&some, 1000, &HashSet::new()), [some.extents[2]]);
+    }
+
+    #[test]
+    fn what_is_damaged_and_the_parts_of_its_append_before_it_are_passed_over() {
+        let some = landed(&[(100, true), (100, false), (100, false), (100, true), (50, true)]);
+        let taken = |avoided: &[u64]| take(&some, 1000, &avoided.iter().copied().collect()).iter().map(|e| e.start).collect::<Vec<_>>();
+        assert_eq!(taken(&[200]), [0], "up to the append");
+        let mut some = some;
+        (some.extents[0].source, some.flushed) = (Source::Chunk(ChunkId(1), 0), 100);
+        let taken = |avoided: &[u64]| take(&some, 1000, &avoided.iter().copied().collect()).iter().map(|e| e.start).collect::<Vec<_>>();
+        assert_eq!(taken(&[200]), [300, 400]);
+        assert_eq!(taken(&[]), [100, 200, 300, 400]);
+        assert_eq!(taken(&[100, 300, 400]), [0u64; 0]);
     }
 }

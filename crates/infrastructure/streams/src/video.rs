@@ -19,7 +19,7 @@ pub mod play;
 pub mod rtsp;
 pub mod ts;
 
-use crate::{catalog::SegmentNo, segment::State};
+use crate::segment::State;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Set for a frame that the index has (in the index itself it is reserved, and not set), that a player can begin with, and that does not follow the one before.
@@ -49,9 +49,18 @@ pub fn index_name(stream: &str) -> String {
     format!("{stream}-index")
 }
 
+/// The segments of a stream with video and of its index: each has always had one. `None`: it is not such a stream.
+pub fn segments(state: &State, scope: &str, stream: &str) -> Option<[String; 2]> {
+    let only = |name: &str| {
+        let all = state.catalog.stream(scope, name)?.segments();
+        (all.len() == 1).then(|| all.keys().map(|segment| segment.name(scope, name)).collect())
+    };
+    Some([only(stream)?, only(&index_name(stream))?])
+}
+
 /// Whether a stream has video with an index.
 pub fn is_video(state: &State, scope: &str, stream: &str) -> bool {
-    [stream, &index_name(stream)].iter().all(|name| state.segment(&SegmentNo(0).name(scope, name)).is_ok())
+    segments(state, scope, stream).is_some()
 }
 
 /// An entry of the index: when a frame was taken and where it begins.

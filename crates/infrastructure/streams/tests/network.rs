@@ -1,11 +1,24 @@
-//! The whole store on bad days: a disk that loses its power, an S3 that is away or answers half, and connections that break, stall and come in pieces, while the
-//! stream is scaled up and down. Clients are our own and the protocol's; what was acknowledged is there, once, in order.
+//! The whole store on bad days: a disk that loses its power, an S3 that is away or answers half, and connections that break, stall and come in pieces, while
+//! streams are scaled up and down. What clients do meanwhile, and what is held against what they were told:
+//!
+//! * our own write and read a stream that is scaled: each event is there, once, in the order of its key;
+//! * those of `hammer.rs`, which speak the protocols themselves, make transactions over scales, commit or abort them (all of it or nothing is there), and update entries of a
+//!   table, each on the condition of the update before;
+//! * one stream is truncated under its writer, and a reader group's word of what it has read moves along: neither goes back, and behind the cut nothing is missing.
+//!
+//! A seed repeats what is drawn from it: for each life of the server whether S3 is away, how the stream is scaled, and after how many writes the power fails; for each connection over a
+//! line, by its number there, at which of its bytes it pauses, where pieces end, and where it breaks; for each request to S3, by its number, what it suffers. It does not repeat a run:
+//! sockets, threads, clocks and the kernel are real, so which client makes a line's tenth connection, and what is under way when the power fails, is another thing each time. A seed that
+//! has failed is run again some times (`SEED=…`), and what it found becomes a test of its own.
 
 mod faulty;
+#[path = "../../../../tests/end_to_end/hammer.rs"]
+mod hammer;
 #[path = "faulty/s3.rs"]
 mod s3;
 
 use faulty::Faulty;
+use hammer::Hammer;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use s3::FakeS3;
 use std::{
@@ -13,17 +26,18 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 use streams::{
     Client, Store,
     access::Access,
+    catalog::SegmentNo,
     client::{From, Reader, Writer},
     controller::Controller,
     log,
-    proto::ScalingPolicy,
+    proto::{ReaderGroupConfiguration, ScalingPolicy, StreamCut, StreamInfo, SubscriberStreamCut, controller_service_client::ControllerServiceClient, update_subscriber_status},
     store::Options,
     tier::{self, Tier},
     wire,
@@ -38,6 +52,8 @@ use tokio::{
 struct Line {
     address: SocketAddr,
     to: Arc<Mutex<Option<SocketAddr>>>,
+    /// Connections that are made now have no faults.
+    good: Arc<AtomicBool>,
     broken: Arc<AtomicU64>,
     /// Rung when the server behind it is gone: a process that ends closes its sockets, which tasks of this one would keep.
     gone: Arc<Notify>,
@@ -46,20 +62,27 @@ struct Line {
 impl Line {
     async fn start(seed: u64) -> Line {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let line = Line { address: listener.local_addr().unwrap(), to: Arc::default(), broken: Arc::default(), gone: Arc::default() };
-        let (to, broken, gone, mut rng) = (line.to.clone(), line.broken.clone(), line.gone.clone(), StdRng::seed_from_u64(seed));
+        let line = Line { address: listener.local_addr().unwrap(), to: Arc::default(), good: Arc::new(AtomicBool::new(true)), broken: Arc::default(), gone: Arc::default() };
+        let (to, good, broken, gone) = (line.to.clone(), line.good.clone(), line.broken.clone(), line.gone.clone());
         tokio::spawn(async move {
+            // Of those that have faults and found a server.
+            let mut number = 0;
             while let Ok((near, _)) = listener.accept().await {
                 let Some(to) = *to.lock().unwrap() else { continue };
-                let (broken, gone, seed) = (broken.clone(), gone.clone(), rng.random());
+                let Ok(far) = TcpStream::connect(to).await else { continue };
+                let faults = (!good.load(Relaxed)).then(|| {
+                    number += 1;
+                    let mut rng = StdRng::seed_from_u64(seed ^ number);
+                    [Faults::of(rng.random()), Faults::of(rng.random())]
+                });
+                let (broken, gone) = (broken.clone(), gone.clone());
                 tokio::spawn(async move {
-                    let Ok(far) = TcpStream::connect(to).await else { return };
                     let ((mut a, mut b), (mut c, mut d)) = (near.into_split(), far.into_split());
-                    let (mut out, mut back) = (StdRng::seed_from_u64(seed), StdRng::seed_from_u64(seed + 1));
+                    let [out, back] = faults.map_or([None, None], |[out, back]| [Some(out), Some(back)]);
                     // When one direction ends, so does the other: the sockets are dropped.
                     tokio::select! {
-                        () = carry(&mut a, &mut d, &mut out) => {}
-                        () = carry(&mut c, &mut b, &mut back) => {}
+                        () = carry(&mut a, &mut d, out) => {}
+                        () = carry(&mut c, &mut b, back) => {}
                         () = gone.notified() => {}
                     }
                     broken.fetch_add(1, Relaxed);
@@ -70,20 +93,130 @@ impl Line {
     }
 }
 
-async fn carry(from: &mut tokio::net::tcp::OwnedReadHalf, to: &mut tokio::net::tcp::OwnedWriteHalf, rng: &mut StdRng) {
-    let mut left = rng.random_range(2_000..400_000usize);
+/// What one direction of a connection suffers, by its bytes and not by how they come.
+struct Faults {
+    rng: StdRng,
+    /// Bytes until it breaks, and until its piece ends.
+    left: usize,
+    piece: usize,
+}
+
+impl Faults {
+    fn of(seed: u64) -> Faults {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let left = rng.random_range(2_000..400_000);
+        Faults { rng, left, piece: 0 }
+    }
+
+    /// How many bytes may be passed on together, after a pause that may be nothing; `None`: here it breaks.
+    fn next(&mut self) -> Option<(usize, Duration)> {
+        if self.left == 0 {
+            return None;
+        }
+        let mut pause = Duration::ZERO;
+        if self.piece == 0 {
+            self.piece = self.rng.random_range(1..16 << 10);
+            if self.rng.random_bool(0.02) {
+                pause = Duration::from_millis(self.rng.random_range(1..20));
+            }
+        }
+        Some((self.piece.min(self.left), pause))
+    }
+
+    fn passed(&mut self, bytes: usize) {
+        (self.left, self.piece) = (self.left - bytes, self.piece - bytes);
+    }
+}
+
+async fn carry(from: &mut tokio::net::tcp::OwnedReadHalf, to: &mut tokio::net::tcp::OwnedWriteHalf, mut faults: Option<Faults>) {
     let mut buffer = vec![0; 16 << 10];
-    while left > 0 {
-        let most = rng.random_range(1..buffer.len()).min(left);
+    loop {
+        let next = faults.as_mut().map_or(Some((buffer.len(), Duration::ZERO)), Faults::next);
+        let Some((most, pause)) = next else { return };
+        tokio::time::sleep(pause).await;
         let Ok(n @ 1..) = from.read(&mut buffer[..most]).await else { return };
-        if rng.random_bool(0.02) {
-            tokio::time::sleep(Duration::from_millis(rng.random_range(1..20))).await;
+        if let Some(faults) = &mut faults {
+            faults.passed(n);
         }
         if to.write_all(&buffer[..n]).await.is_err() {
             return;
         }
-        left -= n;
     }
+}
+
+/// The stream that is truncated under its writer; each event is its number.
+const CUT: &str = "cut";
+const CUT_EVENT: u64 = 8 + 8;
+
+/// What was told about a stream that is truncated: how many events are durable; up to which it is truncated, and how far a reader group has come, as the last
+/// acknowledgement and the last question say.
+#[derive(Default)]
+struct Cut {
+    durable: u64,
+    truncated: [u64; 2],
+    read: [u64; 2],
+}
+
+/// Writes, truncates, and says for a reader group that it has read, until it is stopped.
+async fn cut(line: &Line, seed: u64, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<Cut> {
+    let (client, control) = (client(line).await, line.address);
+    tokio::spawn(async move {
+        let (mut rng, mut cut) = (StdRng::seed_from_u64(seed), Cut::default());
+        let mut writer = loop {
+            match Writer::open(&client, "s", CUT, None).await {
+                Ok(writer) => break writer,
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        };
+        let mut controller = ControllerServiceClient::new(tonic::transport::Channel::from_shared(format!("http://{control}")).unwrap().connect_lazy());
+        while !stop.load(Relaxed) {
+            let more = rng.random_range(1..50);
+            for n in cut.durable..cut.durable + more {
+                writer.append("k", &n.to_be_bytes(), n).await.unwrap();
+            }
+            writer.flush().await.unwrap();
+            cut.durable += more;
+            let place = |n: u64| (0, (n * CUT_EVENT) as i64);
+            cut.read[1] = rng.random_range(cut.read[1]..=cut.durable);
+            let stream_cut = Some(StreamCut { stream_info: info(CUT), cut: [place(cut.read[1])].into() });
+            let said = SubscriberStreamCut { subscriber: "s/group".into(), stream_cut, ..Default::default() };
+            // It may be done though nobody hears of it: then it is as if the next one had come first.
+            if let Ok(told) = controller.update_subscriber_stream_cut(said).await {
+                assert_eq!(told.into_inner().status(), update_subscriber_status::Status::Success);
+                cut.read[0] = cut.read[1];
+            }
+            cut.truncated[1] = rng.random_range(cut.truncated[1]..=cut.read[0].max(cut.truncated[1]));
+            if client.truncate("s", CUT, &[(SegmentNo(0), cut.truncated[1] * CUT_EVENT)].into()).await.is_ok() {
+                cut.truncated[0] = cut.truncated[1];
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        cut
+    })
+}
+
+impl Cut {
+    /// Holds what is there against what was told.
+    async fn audit(&self, line: &Line, life: &Life) {
+        let client = client(line).await;
+        let head = client.head("s", CUT).await.unwrap()[&SegmentNo(0)];
+        let within = |at: u64, told: [u64; 2]| at % CUT_EVENT == 0 && (told[0]..=told[1]).contains(&(at / CUT_EVENT));
+        assert!(self.truncated[0] > 0 && within(head, self.truncated), "the stream begins at {head}, {:?} events were truncated", self.truncated);
+        let read = life.store.peek(|s| s.catalog.told("s", CUT).and_then(|t| Some(t.subscribers.get("s/group")?.values().copied().sum::<u64>())));
+        assert!(self.read[0] > 0 && read.is_some_and(|at| within(at, self.read)), "a reader group is at {read:?}, {:?} events were read", self.read);
+        client.seal("s", CUT).await.unwrap();
+        let mut reader = Reader::open(&client, "s", CUT, From::Head).await.unwrap();
+        for n in head / CUT_EVENT..self.durable {
+            let event = reader.next().await.unwrap().unwrap_or_else(|| panic!("of {} events the {n}th is not there", self.durable));
+            assert_eq!((event.offset, &event.data[..]), (n * CUT_EVENT, &n.to_be_bytes()[..]));
+        }
+        assert!(reader.next().await.unwrap().is_none());
+        println!("{} events, {:?} of them truncated, {:?} read", self.durable, self.truncated, self.read);
+    }
+}
+
+fn info(stream: &str) -> Option<StreamInfo> {
+    Some(StreamInfo { scope: "s".into(), stream: stream.into(), access_operation: 0 })
 }
 
 /// One life of a server over a disk, from its recovery on.
@@ -110,6 +243,7 @@ impl Life {
             uploads: 2,
             manifest_every: Duration::from_millis(100),
             remove_after: Duration::from_millis(100),
+            ..tier::Options::default()
         };
         let tier = Arc::new(Tier::new(s3.persist(), None, tiers));
         store.set_tier(tier.clone());
@@ -123,7 +257,7 @@ impl Life {
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(control);
         let tasks = vec![
             tokio::spawn(tier.run(store.clone())),
-            tokio::spawn(wire::server::run(segments, None, store.clone(), access, stopped)),
+            tokio::spawn(wire::server::run(segments, wire::server::CONNECTIONS_MAX, None, store.clone(), access, stopped)),
             tokio::spawn(async move {
                 let _ = tonic::transport::Server::builder().add_service(controller.service()).serve_with_incoming(incoming).await;
             }),
@@ -172,7 +306,7 @@ fn what_was_acknowledged_is_there_once_over_a_bad_network_and_a_bad_disk() {
 
 const ROUNDS: u64 = 2;
 const WRITERS: u64 = 3;
-const EVENTS: u64 = 2500;
+const EVENTS: u64 = 1600;
 
 async fn bad_days(seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
@@ -184,8 +318,17 @@ async fn bad_days(seed: u64) {
         let client = client(&lines[0]).await;
         client.create_scope("s").await.unwrap();
         client.create_stream("s", "t", ScalingPolicy { min_num_segments: 2, ..ScalingPolicy::default() }).await.unwrap();
+        client.create_stream("s", CUT, ScalingPolicy { min_num_segments: 1, ..ScalingPolicy::default() }).await.unwrap();
+        let group = ReaderGroupConfiguration { scope: "s".into(), reader_group_name: "group".into(), retention_type: 2, starting_stream_cuts: vec![StreamCut { stream_info: info(CUT), cut: [(0, 0)].into() }], ..Default::default() };
+        ControllerServiceClient::connect(format!("http://{}", lines[0].address)).await.unwrap().create_reader_group(group).await.unwrap();
     }
+    let ports = [0, 1].map(|n: usize| lines[n].address.to_string());
+    let (hammer_seed, stop) = (rng.random(), Arc::new(AtomicBool::new(false)));
+    // It makes a runtime of its own.
+    let hammer = tokio::task::spawn_blocking(move || Hammer::start(&ports, hammer_seed)).await.unwrap();
+    lines.iter().for_each(|line| line.good.store(false, Relaxed));
     s3.weather(rng.random(), 0.3);
+    let cutting = cut(&lines[0], rng.random(), stop.clone()).await;
     let scaling = client(&lines[0]).await;
     let acknowledged = Arc::new(AtomicU64::new(0));
     let mut writing = Vec::new();
@@ -257,7 +400,11 @@ async fn bad_days(seed: u64) {
         life = Life::begin(&disk, &s3, &lines).await;
         lives += 1;
     }
+    assert!(hammer.told() > 0, "seed {seed}: nothing was told to clients that speak the protocols themselves");
     s3.away(false);
+    stop.store(true, Relaxed);
+    let account = tokio::task::spawn_blocking(move || hammer.stop()).await.unwrap();
+    let cut = cutting.await.unwrap();
     for writer in writing {
         writer.await.unwrap();
     }
@@ -279,6 +426,9 @@ async fn bad_days(seed: u64) {
     println!("seed {seed}: {lives} lives, {epochs} scales");
     assert_eq!(lengths, WRITERS * (0..EVENTS).map(|e| 8 + 16 + e * 7919 % 900).sum::<u64>(), "seed {seed}");
     assert!(epochs > 0, "seed {seed}: nothing was scaled");
+    lines.iter().for_each(|line| line.good.store(true, Relaxed));
+    tokio::task::spawn_blocking(move || account.audit()).await.unwrap();
+    cut.audit(&lines[0], &life).await;
     assert!(lives > 5 && lines.iter().map(|l| l.broken.load(Relaxed)).sum::<u64>() > 20, "{lives} lives are no bad days");
     life.end(&lines).await;
 }

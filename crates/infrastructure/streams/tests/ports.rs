@@ -1,8 +1,9 @@
 //! Both ports against clients that are wrong, slow or gone. The server must still serve the next one.
 
-use bytes::{BufMut, BytesMut};
+use base64::Engine;
+use bytes::{BufMut, Bytes, BytesMut};
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, task::Poll, time::Duration};
 use streams::{
     Client, Options, Server,
     access::{self, Rule},
@@ -12,7 +13,7 @@ use streams::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::watch,
 };
 
@@ -241,6 +242,344 @@ async fn appends_to_what_is_sealed_or_gone_are_refused_and_the_connection_stays(
     works(&running, "after").await;
 }
 
+/// What is still on its way over a connection when its writer has made another one must not come between what the writer sends again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_appends_over_the_connection_that_it_has_set_up_last() {
+    let running = server().await;
+    client(&running).await.create_stream("s", "t", segments(1)).await.unwrap();
+    let name = "s/t/0.#epoch.0";
+    let (mut first, mut second) = (Talk::open(&running).await, Talk::open(&running).await);
+    assert_eq!(first.ask(1, &setup(1, 5, name)).await.unwrap().0, 2);
+    assert_eq!(first.ask(1, &setup(2, 6, name)).await.unwrap().0, 2);
+    assert_eq!(first.ask(4, &event(3, 5, 1, b"first")).await.unwrap().0, 7);
+    let (kind, got) = second.ask(1, &setup(4, 5, name)).await.unwrap();
+    assert_eq!((kind, &got[got.len() - 8..]), (2, &1i64.to_be_bytes()[..]));
+    assert_eq!(first.ask(4, &event(5, 6, 1, b"other")).await.unwrap().0, 7, "another writer's turn is its own");
+    assert_eq!(first.ask(4, &event(6, 5, 2, b"late")).await.unwrap().0, 55, "it has another connection now");
+    assert!(first.hear().await.is_none());
+    assert_eq!(second.ask(4, &event(7, 5, 2, b"second")).await.unwrap().0, 7);
+    // Both may come back, one after the other.
+    drop(second);
+    let mut third = Talk::open(&running).await;
+    let (kind, got) = third.ask(1, &setup(8, 5, name)).await.unwrap();
+    assert_eq!((kind, &got[got.len() - 8..]), (2, &2i64.to_be_bytes()[..]));
+    assert_eq!(third.ask(4, &event(9, 5, 3, b"third")).await.unwrap().0, 7);
+    let (_, got) = third.ask(9, &read_at(10, name, 0, 1000)).await.unwrap();
+    let count = |word: &[u8]| got.windows(word.len()).filter(|w| *w == word).count();
+    assert_eq!([count(b"first"), count(b"other"), count(b"late"), count(b"second"), count(b"third")], [1, 1, 0, 1, 1]);
+}
+
+/// A segment store that has a part of a block already, as after a connection that was lost in an outage, and then knows better.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_native_writer_sends_again_what_was_refused_as_stored_in_part() {
+    let (running, store) = server_and_store().await;
+    client(&running).await.create_stream("s", "t", segments(1)).await.unwrap();
+    let (fake, control) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let controller = streams::controller::Controller::new(store, access::Access::open(), "127.0.0.1".into(), fake.local_addr().unwrap().port());
+    let address = control.local_addr().unwrap().to_string();
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(control);
+    tokio::spawn(tonic::transport::Server::builder().add_service(controller.service()).serve_with_incoming(incoming));
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        for connection in 0.. {
+            let mut talk = Talk(fake.accept().await.unwrap().0);
+            while let Some((kind, got)) = talk.hear_or_end().await {
+                match kind {
+                    -127 => talk.say(-127, &[0, 0, 0, 17, 0, 0, 0, 5]).await,
+                    // By the second connection one event of the first block is known to be stored.
+                    1 => talk.say(2, &[&got[..8], &text("s/t/0.#epoch.0"), &got[8..24], &i64::from(connection > 0).to_be_bytes()].concat()).await,
+                    4 => {
+                        let last: [u8; 8] = got[got.len() - 16..got.len() - 8].try_into().unwrap();
+                        told.send((connection, i64::from_be_bytes(last))).unwrap();
+                        if connection == 0 {
+                            talk.say(55, &[&got[..16], &last, &text("part of it is stored"), &0i64.to_be_bytes()].concat()).await;
+                            break;
+                        }
+                        talk.say(7, &[&got[..16], &last, &0i64.to_be_bytes()].concat()).await;
+                    }
+                    _ => {}
+                }
+            }
+        }
+    });
+    let client = Client::connect(&address).await.unwrap();
+    let mut writer = Writer::open(&client, "s", "t", None).await.unwrap();
+    for n in 0..3u64 {
+        writer.append("k", &n.to_be_bytes(), n).await.unwrap();
+    }
+    tokio::time::timeout(Duration::from_secs(20), writer.flush()).await.expect("it goes on").unwrap();
+    let (mut first, mut second) = (0, 0);
+    while let Ok((connection, last)) = heard.try_recv() {
+        *(if connection == 0 { &mut first } else { &mut second }) = last;
+    }
+    assert!(first >= 1 && second == 3, "events up to {first}, and up to {second} over the second connection");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_transaction_is_to_add_is_not_truncated() {
+    let (running, store) = server_and_store().await;
+    client(&running).await.create_stream("s", "t", segments(1)).await.unwrap();
+    let (id, _) = store.change(|s| streams::plan::begin_txn(s, "s", "t", 10_000, 1)).await.unwrap();
+    let name = id.segment("s/t/0.#epoch.0");
+    let mut talk = Talk::open(&running).await;
+    assert_eq!(talk.ask(1, &setup(1, 1, &name)).await.unwrap().0, 2);
+    assert_eq!(talk.ask(4, &event(2, 1, 1, b"first")).await.unwrap().0, 7);
+    let cut = [&3i64.to_be_bytes()[..], &text(&name), &4i64.to_be_bytes(), &text("")].concat();
+    assert_eq!(talk.ask(38, &cut).await.unwrap().0, 61);
+    // What is written in a transaction counts for the stream's rate, by which it scales, when it is written, and not all of it at once when it is committed.
+    let rate = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap()["streams"][0]["events_per_second"].as_f64().unwrap();
+    until(running.http, "/metrics", |text| text.contains("segment=\"s/t/0.#epoch.0\"")).await;
+    assert_eq!(talk.ask(4, &event(3, 1, 2, b"second")).await.unwrap().0, 7);
+    until(running.http, "/v1/streams", |text| rate(text) > 0.0).await;
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let before = rate(&http(running.http, "GET", "/v1/streams", None, "").await.1);
+    store.change(|s| streams::plan::commit_txn(s, "s", "t", id, 2)).await.unwrap();
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        let now = rate(&http(running.http, "GET", "/v1/streams", None, "").await.1);
+        assert!(now <= before, "{now} events a second after the commit, {before} before");
+    }
+    let (_, got) = talk.ask(9, &read_at(4, "s/t/0.#epoch.0", 0, 100)).await.unwrap();
+    assert!(got.windows(5).any(|w| w == b"first"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_with_video_that_was_removed_is_made_again() {
+    let (running, store) = server_and_store().await;
+    let client = client(&running).await;
+    let has_video = || store.peek(|s| streams::video::is_video(s, "road", "camera"));
+    for _ in 0..2 {
+        drop(streams::video::ingest::Ingester::open(&client, "road", "camera").await.unwrap());
+        assert!(has_video());
+        for name in ["camera", "camera-index"] {
+            client.seal("road", name).await.unwrap();
+            client.delete("road", name).await.unwrap();
+        }
+        assert!(!has_video());
+    }
+    drop(streams::video::ingest::Ingester::open(&client, "road", "camera").await.unwrap());
+    client.scale("road", "camera", 2).await.unwrap();
+    client.scale("road", "camera", 1).await.unwrap();
+    let Err(scaled) = streams::video::ingest::Ingester::open(&client, "road", "camera").await else { panic!("it has one segment again, and its index tells of another") };
+    assert!(scaled.to_string().contains("scaled"), "{scaled}");
+    assert!(!has_video());
+}
+
+/// Retention forgets frames, and their entries stay in the index, however many: what is asked for from an early time begins with the first frame that is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_video_is_played_from_where_it_begins_though_its_index_begins_long_before() {
+    use streams::video::{self, Entry};
+    let running = server().await;
+    let client = client(&running).await;
+    for name in ["camera", "camera-index"] {
+        client.create_stream("s", name, segments(1)).await.unwrap();
+    }
+    let mut data = Writer::open(&client, "s", "camera", None).await.unwrap();
+    let (mut offset, mut offsets, mut entries) = (0, Vec::new(), Vec::new());
+    for n in 0..4000u64 {
+        let tai_ns = video::tai((1000 + n) * 1_000_000_000);
+        let frame = video::frame(video::RANDOM_ACCESS, tai_ns, &[0x47; 188]);
+        offsets.push(offset);
+        entries.extend(Entry { flags: video::RANDOM_ACCESS, tai_ns, offset }.bytes());
+        data.append("video", &frame, n).await.unwrap();
+        offset += 8 + frame.len() as u64;
+    }
+    data.flush().await.unwrap();
+    let mut index = Writer::open(&client, "s", "camera-index", None).await.unwrap();
+    index.append_bytes("video", &entries, 0).await.unwrap();
+    index.flush().await.unwrap();
+    client.truncate("s", "camera", &[(streams::catalog::SegmentNo(0), offsets[3900])].into()).await.unwrap();
+    let (status, list) = http(running.http, "GET", "/video/s/camera/from.m3u8?at=0", None, "").await;
+    assert_eq!((status, list.matches(".ts").count()), (200, 99), "{list}");
+    assert!(list.contains(&format!("\n{}-{}.ts", offsets[3900], offsets[3901])) && list.contains("#EXT-X-MEDIA-SEQUENCE:3900"), "{list}");
+    let (status, list) = http(running.http, "GET", "/video/s/camera/live.m3u8", None, "").await;
+    assert_eq!((status, list.matches(".ts").count()), (200, 6), "{list}");
+    // A clip of a time that is partly forgotten is what is left of it.
+    let mut clip = TcpStream::connect(running.http).await.unwrap();
+    clip.write_all(b"GET /video/s/camera/clip.ts?from=0&to=4902500 HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut got = Vec::new();
+    clip.read_to_end(&mut got).await.unwrap();
+    assert!(got.starts_with(b"HTTP/1.0 200"), "{}", String::from_utf8_lossy(&got[..got.len().min(300)]));
+    assert_eq!(got.iter().rev().take_while(|b| **b == 0x47).count(), 3 * 188, "three frames");
+    // After a lost disk the index may tell of more than there is: who goes on begins with what there is, and behind the last time.
+    let lost: Vec<u8> = (0..5).flat_map(|n| Entry { flags: video::RANDOM_ACCESS, tai_ns: video::tai((6000 + n) * 1_000_000_000), offset: offset + n * 216 }.bytes()).collect();
+    index.append_bytes("video", &lost, 1).await.unwrap();
+    index.flush().await.unwrap();
+    let read = async |from: u64| Entry::parse(&client.read("s", "camera-index", streams::catalog::SegmentNo(0), from, 1 << 20).await.unwrap());
+    drop(video::ingest::Ingester::open(&client, "s", "camera").await.unwrap());
+    let start = client.head("s", "camera-index").await.unwrap()[&streams::catalog::SegmentNo(0)];
+    let there = read(start).await;
+    assert_eq!((start, there.len()), (4005 * 20, 4000));
+    assert!(there.iter().zip(&offsets).all(|(entry, offset)| entry.offset == *offset), "other entries than before");
+    let mut again = video::ingest::Ingester::open(&client, "s", "camera").await.unwrap();
+    assert_eq!(client.head("s", "camera-index").await.unwrap()[&streams::catalog::SegmentNo(0)], start, "once is enough");
+    drop(again);
+    // However far it has come when it is broken off: the next one does it to its end.
+    let mut start = start;
+    for steps in 1.. {
+        index.append_bytes("video", &lost, 1).await.unwrap();
+        index.flush().await.unwrap();
+        let done = steps_of(video::ingest::Ingester::open(&client, "s", "camera"), steps).await;
+        let done = done.map(|opened| drop(opened.unwrap())).is_some();
+        drop(video::ingest::Ingester::open(&client, "s", "camera").await.unwrap());
+        start = client.head("s", "camera-index").await.unwrap()[&streams::catalog::SegmentNo(0)];
+        let there = read(start).await;
+        assert!(there.len() == 4000 && there.iter().zip(&offsets).all(|(entry, offset)| entry.offset == *offset), "{} entries after {steps} steps", there.len());
+        if done {
+            assert!(steps > 10, "all of it in {steps} steps");
+            break;
+        }
+    }
+    // And times only grow: an entry of this machine's future keeps no later ones out.
+    let ahead = video::tai(base::clock::now_ms() * 1_000_000 + 3_600_000_000_000);
+    index.append_bytes("video", &Entry { flags: video::RANDOM_ACCESS, tai_ns: ahead, offset: offsets[3999] }.bytes(), 2).await.unwrap();
+    index.flush().await.unwrap();
+    again = video::ingest::Ingester::open(&client, "s", "camera").await.unwrap();
+    assert_eq!(again.ahead(), Some(video::utc(ahead) / 1_000_000), "and who starts it is told");
+    again.run(&mpeg_ts(&[(0, true)], 0)[..]).await.unwrap();
+    let there = read(start).await;
+    assert!(there.len() == 4002 && there[4001].tai_ns > ahead && there[4001].offset == offset, "{:?}", &there[4000..]);
+}
+
+/// What a future gives within so many steps; then it is dropped.
+async fn steps_of<T>(future: impl Future<Output = T>, steps: usize) -> Option<T> {
+    let (mut future, mut left) = (std::pin::pin!(future), steps);
+    std::future::poll_fn(move |context| {
+        left -= 1;
+        match future.as_mut().poll(context) {
+            Poll::Pending if left > 0 => Poll::Pending,
+            Poll::Pending => Poll::Ready(None),
+            Poll::Ready(out) => Poll::Ready(Some(out)),
+        }
+    })
+    .await
+}
+
+/// The frames of a stream, each with its place, and the entries of its index. All that is told of a frame is true.
+async fn video_of(client: &Client, scope: &str, stream: &str) -> (Vec<(u64, Bytes)>, Vec<streams::video::Entry>) {
+    use streams::video::{self, Entry, INDEXED};
+    let all = async |name: &str| {
+        let (segment, end) = client.tail(scope, name).await.unwrap().pop_first().unwrap();
+        let mut bytes = BytesMut::new();
+        while (bytes.len() as u64) < end {
+            bytes.extend_from_slice(&client.read(scope, name, segment, bytes.len() as u64, 1 << 20).await.unwrap());
+        }
+        bytes.freeze()
+    };
+    let index = Entry::parse(&all(&video::index_name(stream)).await);
+    let mut data = all(stream).await;
+    let (mut at, mut frames) = (0, Vec::new());
+    while !data.is_empty() {
+        let whole = 8 + u32::from_be_bytes(data[4..8].try_into().unwrap()) as usize;
+        frames.push((at, data.split_to(whole)));
+        at += whole as u64;
+    }
+    for entry in &index {
+        let (_, frame) = frames.iter().find(|(at, _)| *at == entry.offset).unwrap_or_else(|| panic!("an entry tells of {}, where no frame begins", entry.offset));
+        assert!(u32::from_be_bytes(frame[8..12].try_into().unwrap()) & INDEXED != 0 && frame[12..20] == entry.tai_ns.to_be_bytes(), "an entry tells of another frame");
+    }
+    assert!(index.windows(2).all(|pair| pair[0].tai_ns < pair[1].tai_ns && pair[0].offset < pair[1].offset));
+    (frames, index)
+}
+
+/// A camera's process is killed in an outage and started again: what the server has not read yet of the first one must not come between the frames of the second.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_video_ingester_that_is_started_again_in_an_outage_knows_where_its_frames_lie() {
+    use streams::video::ingest::Ingester;
+    let mut store = None;
+    let running = server_told(|o| o.store.backlog_max = 1 << 20, |s| store = Some(s.store())).await;
+    let (store, client) = (store.unwrap(), client(&running).await);
+    client.create_stream("s", "filler", segments(1)).await.unwrap();
+    let data = vec![1; 900 << 10].into();
+    let filled = store.append(streams::store::Append { segment: "s/filler/0.#epoch.0", writer: 1, event: 1, events: 1, expected: None, data });
+    store.settle(filled).await.unwrap();
+    let killed = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let address = running.controller.to_string();
+    killed.spawn(async move {
+        let client = Client::connect(&address).await.unwrap();
+        let pictures: Vec<(u64, bool)> = (0..600).map(|n| (n, n % 300 == 0)).collect();
+        let _ = Ingester::open(&client, "s", "camera").await.unwrap().run(&mpeg_ts(&pictures, 5)[..]).await;
+    });
+    until(running.http, "/metrics", |text| text.lines().any(|l| l.strip_prefix("cloudskin_streams_held_total ").is_some_and(|n| n != "0"))).await;
+    killed.shutdown_background();
+    // The log is full, so that one stands still, and its frames lie in the server's socket.
+    let mut second = Ingester::open(&client, "s", "camera").await.unwrap();
+    let length = async |client: &Client| *client.tail("s", "camera").await.unwrap().values().next().unwrap();
+    let before = length(&client).await;
+    let pictures: Vec<(u64, bool)> = (1000..1030).map(|n| (n, n % 10 == 0)).collect();
+    let second = tokio::spawn(async move { second.run(&mpeg_ts(&pictures, 5)[..]).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!second.is_finished() && length(&client).await == before, "it was to wait");
+    client.truncate("s", "filler", &client.tail("s", "filler").await.unwrap()).await.unwrap();
+    let taken = second.await.unwrap().unwrap();
+    assert_eq!(taken.frames, 30);
+    let (frames, index) = video_of(&client, "s", "camera").await;
+    assert!(index.len() >= 3 && frames.len() > 30 && frames[frames.len() - 30].0 == before, "{} entries, {} frames", index.len(), frames.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_video_ingesters_the_later_one_goes_on_and_the_other_says_why_it_ends() {
+    use streams::video::ingest::Ingester;
+    let running = server().await;
+    let client = client(&running).await;
+    let mut first = Ingester::open(&client, "s", "camera").await.unwrap();
+    let (mut camera, input) = tokio::io::duplex(1 << 20);
+    camera.write_all(&mpeg_ts(&[(0, true), (1, false), (2, true)], 2)).await.unwrap();
+    let first = tokio::spawn(async move { first.run(input).await });
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while client.tail("s", "camera-index").await.is_ok_and(|tail| tail.values().ne([&40])) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("two entries");
+    let mut second = Ingester::open(&client, "s", "camera").await.unwrap();
+    second.run(&mpeg_ts(&[(10, true), (11, false)], 3)[..]).await.unwrap();
+    camera.write_all(&mpeg_ts(&[(3, false), (4, true), (5, false)], 4)).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(20), first).await.expect("it ends").unwrap().unwrap_err();
+    assert!(ended.to_string().contains("started later writes to s/camera"), "{ended}");
+    second.run(&mpeg_ts(&[(12, true), (13, false)], 5)[..]).await.unwrap();
+    let (frames, index) = video_of(&client, "s", "camera").await;
+    assert_eq!((frames.len(), index.len()), (3 + 4, 2 + 2));
+    // Who appends to a camera's stream by hand moves all places behind that: no entry tells of a wrong one.
+    let mut other = Writer::open(&client, "s", "camera", None).await.unwrap();
+    other.append("k", &[0; 30], 0).await.unwrap();
+    other.flush().await.unwrap();
+    let ended = second.run(&mpeg_ts(&[(14, true), (15, true)], 1)[..]).await.unwrap_err();
+    assert!(ended.to_string().contains("something else was appended"), "{ended}");
+    let mut third = Ingester::open(&client, "s", "camera").await.unwrap();
+    third.run(&mpeg_ts(&[(16, true), (17, true)], 1)[..]).await.unwrap();
+    let (_, index) = video_of(&client, "s", "camera").await;
+    assert!(index.len() >= 4 + 2);
+    // And a stream that is scaled under it has no such places.
+    client.scale("s", "camera", 2).await.unwrap();
+    let ended = third.run(&mpeg_ts(&[(18, true), (19, true)], 1)[..]).await.unwrap_err();
+    assert!(ended.to_string().contains("scaled"), "{ended}");
+}
+
+/// Pictures in MPEG-TS behind the tables that they take, each with its number as time and content and so many packets more than one, and whether a player can begin with it.
+fn mpeg_ts(pictures: &[(u64, bool)], more: usize) -> Vec<u8> {
+    let packet = |id: u16, begins: bool, random: bool, payload: &[u8]| {
+        let stuffing = 188 - 5 - payload.len();
+        let mut out = vec![0x47, (u8::from(begins) << 6) | (id >> 8) as u8, id as u8, 0x30, stuffing as u8, if random { 0x40 } else { 0 }];
+        out.resize(5 + stuffing, 0xff);
+        out.extend_from_slice(payload);
+        out
+    };
+    let table = |id: u16, kind: u8, body: &[u8]| packet(id, true, false, &[&[0, kind, 0xb0, body.len() as u8 + 4][..], body, &[0; 4]].concat());
+    let program = table(0, 0, &[0, 1, 0xc1, 0, 0, 0, 1, 0xe1, 0x00]);
+    let streams = table(0x100, 2, &[0, 1, 0xc1, 0, 0, 0xe1, 0x01, 0xf0, 0, 0x1b, 0xe1, 0x01, 0xf0, 0]);
+    let mut all = [program, streams].concat();
+    for (n, random) in pictures {
+        let time = n * 3000;
+        let time = [0x21 | (time >> 29) as u8 & 0xe, (time >> 22) as u8, (time >> 14) as u8 | 1, (time >> 7) as u8, (time << 1) as u8 | 1];
+        let nal = if *random { 0x65 } else { 0x41 };
+        all.extend(packet(0x101, true, *random, &[&[0, 0, 1, 0xe0, 0, 0, 0x80, 0x80, 5][..], &time, &[0, 0, 0, 1, nal, 9, 9, 9]].concat()));
+        (0..more).for_each(|_| all.extend(packet(0x101, false, false, &[*n as u8; 150])));
+    }
+    all
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_says_nothing_or_too_much_before_hello_goes() {
     let running = server().await;
@@ -250,11 +589,42 @@ async fn who_says_nothing_or_too_much_before_hello_goes() {
     let mut got = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut got)).await;
     assert!(ended.is_ok() && got.is_empty(), "{got:?}");
-    // Nor is a client that says nothing.
-    let mut stream = TcpStream::connect(running.segments).await.unwrap();
-    let ended = tokio::time::timeout(Duration::from_secs(40), stream.read_to_end(&mut got)).await;
-    assert!(ended.is_ok() && got.is_empty(), "{got:?}");
+    // Nor is a client that says nothing, whichever port it has come to.
+    let mut silent = [TcpStream::connect(running.segments).await.unwrap(), TcpStream::connect(running.controller).await.unwrap()];
+    for stream in &mut silent {
+        let ended = tokio::time::timeout(Duration::from_secs(40), async {
+            let mut buffer = [0; 100];
+            // The controller's greets, or breaks off.
+            while stream.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
+        });
+        assert!(ended.await.is_ok(), "{stream:?} keeps its place");
+    }
     works(&running, "after").await;
+}
+
+/// Nothing comes of a machine that has lost its power. Its kernel is asked, whose answer needs no program, so that none keeps a place for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_have_gone_without_a_word_is_asked_for() {
+    let running = server().await;
+    let (talk, http) = (Talk::open(&running).await, TcpStream::connect(running.http).await.unwrap());
+    let controller = TcpStream::connect(running.controller).await.unwrap();
+    for stream in [&talk.0, &controller, &http] {
+        let (near, far) = (stream.local_addr().unwrap().port(), stream.peer_addr().unwrap().port());
+        let port = |address: &str| u16::from_str_radix(address.rsplit(':').next().unwrap(), 16).ok();
+        let end = std::time::Instant::now() + Duration::from_secs(20);
+        // The server's side of the connection: which timer it has (2: for a sign of life), and when that ends, in hundredths of a second.
+        loop {
+            let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            let lines = table.lines().map(|l| l.split_ascii_whitespace().collect::<Vec<_>>());
+            let own = lines.filter(|l| port(l[1]) == Some(far) && port(l[2]) == Some(near)).map(|l| l[5].to_string()).next();
+            let timer = own.as_ref().and_then(|t| t.split_once(':')).map(|(kind, left)| (kind.to_string(), u64::from_str_radix(left, 16).unwrap()));
+            if timer.as_ref().is_some_and(|(kind, left)| kind == "02" && *left <= 6100) {
+                break;
+            }
+            assert!(std::time::Instant::now() < end, "the connection to {far} has the timer {timer:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -336,6 +706,12 @@ impl Talk {
             Some((i32::from_be_bytes(head[..4].try_into().unwrap()), got))
         };
         tokio::time::timeout(Duration::from_secs(20), whole).await.expect("an answer comes, or the connection ends")
+    }
+
+    /// [`Talk::hear`], by when it is: one that is quiet has not ended.
+    async fn hear_or_end(&mut self) -> Option<(i32, Vec<u8>)> {
+        self.0.readable().await.ok()?;
+        self.hear().await
     }
 
     async fn ask(&mut self, kind: i32, payload: &[u8]) -> Option<(i32, Vec<u8>)> {
@@ -497,6 +873,19 @@ async fn http(to: SocketAddr, method: &str, path: &str, user: Option<&str>, body
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_string())
 }
 
+/// Waits until what HTTP answers is as it should be.
+async fn until(at: SocketAddr, path: &str, done: impl Fn(&str) -> bool) {
+    let end = std::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        let (_, text) = http(at, "GET", path, None, "").await;
+        if done(&text) {
+            return;
+        }
+        assert!(std::time::Instant::now() < end, "{path} still says {text}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn users_do_what_their_rules_say_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
@@ -506,6 +895,7 @@ async fn users_do_what_their_rules_say_and_nothing_else() {
         user("admin", &["prn::*,READ_UPDATE"]),
         user("writer", &["prn::/scope:s/stream:t,READ_UPDATE"]),
         user("reader", &["prn::/scope:s/stream:t,READ", "prn::/scope:s/stream:scaled,READ"]),
+        user("late", &["prn::/,READ"]),
     ];
     std::fs::write(&file, lines.join("\n")).unwrap();
     // Tokens that end while they are used.
@@ -565,11 +955,56 @@ async fn users_do_what_their_rules_say_and_nothing_else() {
     let mut other = Reader::open(&admin, "s", "other", From::Head).await.unwrap();
     assert_eq!(&other.next().await.unwrap().unwrap().data[..], b"secret");
 
+    // Who may only read a stream tells nobody else what retention may forget of it; and who may do nothing is not told what there is.
+    let update = async |user: &str| {
+        let mut request = tonic::Request::new(streams::proto::SubscriberStreamCut { subscriber: "s/group".into(), stream_cut: position("t", &[(0, 1)]), ..Default::default() });
+        request.metadata_mut().insert("authorization", format!("Basic {user}").parse().unwrap());
+        raw(&running).await.update_subscriber_stream_cut(request).await.map_or_else(|e| e.code(), |_| tonic::Code::Ok)
+    };
+    assert_eq!((update("cmVhZGVyOnJlYWRlcidz").await, update("d3JpdGVyOndyaXRlcidz").await), (tonic::Code::PermissionDenied, tonic::Code::Ok));
+    let mut table = tonic::Request::new(streams::proto::KeyValueTableConfig { scope: "s".into(), kvt_name: "table".into(), partition_count: 1, primary_key_length: 8, ..Default::default() });
+    table.metadata_mut().insert("authorization", "Basic YWRtaW46YWRtaW4ncw==".parse().unwrap());
+    raw(&running).await.create_key_value_table(table).await.unwrap();
+    let token = async |name: &str| {
+        let mut request = tonic::Request::new(streams::proto::StreamInfo { scope: "s".into(), stream: name.into(), access_operation: 0 });
+        request.metadata_mut().insert("authorization", "Basic cmVhZGVyOnJlYWRlcidz".parse().unwrap());
+        raw(&running).await.get_delegation_token(request).await.map_err(|e| (e.code(), e.message().replace(name, "NAME")))
+    };
+    assert_eq!(token("table").await.unwrap_err(), token("nothing").await.unwrap_err());
+    assert!(!token("t").await.unwrap().into_inner().delegation_token.is_empty());
+
     // The same over HTTP, and metrics for everyone.
     assert_eq!(http(running.http, "GET", "/v1/streams", None, "").await.0, 401);
     assert_eq!(http(running.http, "GET", "/v1/streams", Some("d3JpdGVyOndyaXRlcidz"), "").await.0, 403, "writer:writer's");
     let (status, body) = http(running.http, "GET", "/v1/streams", Some("YWRtaW46YWRtaW4ncw=="), "").await;
     assert!(status == 200 && body.contains("\"stream\":\"s/t\""), "{status} {body}");
+    // Who tries passwords in a loop, at either port, is told to come back later; who logs in for the first time from elsewhere is let in meanwhile.
+    let basic = |name: &str, password: &str| base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}"));
+    let controller = raw(&running).await;
+    let mut guesses = tokio::task::JoinSet::new();
+    for n in 0..40 {
+        let (mut controller, at, guess) = (controller.clone(), running.http, basic("admin", &n.to_string()));
+        guesses.spawn(async move {
+            if n % 2 == 0 {
+                return http(at, "GET", "/v1/streams", Some(&guess), "").await.0.to_string();
+            }
+            let mut request = tonic::Request::new(streams::proto::ScopesRequest::default());
+            request.metadata_mut().insert("authorization", format!("Basic {guess}").parse().unwrap());
+            format!("{:?}", controller.list_scopes(request).await.unwrap_err().code())
+        });
+    }
+    let elsewhere = tokio::net::TcpSocket::new_v4().unwrap();
+    elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut elsewhere = elsewhere.connect(running.http).await.unwrap();
+    elsewhere.write_all(format!("GET /v1/streams HTTP/1.0\r\nauthorization: Basic {}\r\n\r\n", basic("late", "late's")).as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    elsewhere.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    let guesses = guesses.join_all().await;
+    let told = |what: &str| guesses.iter().filter(|g| *g == what).count();
+    assert_eq!(told("429") + told("401") + told("ResourceExhausted") + told("Unauthenticated"), 40, "{guesses:?}");
+    assert!(told("429") > 0 && told("ResourceExhausted") > 0 && told("429") + told("ResourceExhausted") >= 10, "{guesses:?}");
+
     let (status, text) = http(running.http, "GET", "/metrics", None, "").await;
     assert_eq!(status, 200);
     let value = |name: &str| -> f64 { text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok()).unwrap_or_else(|| panic!("no {name} in\n{text}")) };

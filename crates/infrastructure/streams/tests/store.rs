@@ -111,6 +111,22 @@ async fn a_reader_at_the_tail_hears_of_bytes_and_of_the_end() {
     assert!(began.elapsed() < Duration::from_secs(15), "it woke up, it did not time out");
 }
 
+/// A cut may name a segment at a place that is gone: where an epoch began, for instance.
+#[tokio::test]
+async fn a_truncation_does_not_set_the_head_back() {
+    let store = open(&Arc::new(Faulty::new(4)));
+    store.change(|s| plan::create_scope(s, "s")).await.unwrap();
+    store.change(|s| plan::create_stream(s, "s", "t", Config::default(), 1)).await.unwrap();
+    append(&store, "s/t/0.#epoch.0", 1, 1, b"gone kept").await.unwrap();
+    let head = async |at: u64| {
+        store.change(|s| plan::truncate_stream(s, "s", "t", [(SegmentNo(0), at)].into())).await.unwrap();
+        store.peek(|s| s.catalog.stream("s", "t").unwrap().head())
+    };
+    assert_eq!(head(5).await, [(SegmentNo(0), 5)].into());
+    assert_eq!(head(0).await, [(SegmentNo(0), 5)].into());
+    assert_eq!(head(9).await, [(SegmentNo(0), 9)].into());
+}
+
 #[tokio::test]
 async fn scaling_and_a_transaction_that_began_before() {
     let disk = Arc::new(Faulty::new(4));
@@ -129,6 +145,8 @@ async fn scaling_and_a_transaction_that_began_before() {
     assert!(matches!(bad, Err(Error::Conflict(_))));
     append(&store, "s/t/1.#epoch.1", 1, 1, b"between").await.unwrap();
     store.change(|s| plan::commit_txn(s, "s", "t", id, 3)).await.unwrap();
+    let load = store.peek(|s| s.segment("s/t/3.#epoch.2").unwrap().load);
+    assert_eq!((load.events, load.bytes), (1, 4), "what it brings is counted where it goes");
     store.close();
     drop(store);
     let store = open(&disk);
@@ -147,6 +165,36 @@ async fn scaling_and_a_transaction_that_began_before() {
     store.change(|s| plan::abort_txn(s, "s", "t", id)).await.unwrap();
     assert!(store.change(|s| plan::commit_txn(s, "s", "t", id, 5)).await.is_err());
     assert_eq!(read(&store, "s/t/4.#epoch.3", 0).await, b"after");
+}
+
+/// What is committed must be all of what was written: a truncated source would leave a gap in its target, and a sealed target has ended for its readers.
+#[tokio::test]
+async fn a_transaction_that_was_truncated_or_whose_stream_was_sealed_by_hand_is_only_aborted() {
+    let disk = Arc::new(Faulty::new(5));
+    let store = open(&disk);
+    store.change(|s| plan::create_scope(s, "s")).await.unwrap();
+    store.change(|s| plan::create_stream(s, "s", "t", Config::default(), 1)).await.unwrap();
+    let target = "s/t/0.#epoch.0";
+    append(&store, target, 1, 1, b"before ").await.unwrap();
+    let begin = async || store.change(|s| plan::begin_txn(s, "s", "t", 10_000, 1)).await.unwrap().0;
+    let id = begin().await;
+    for event in 1..=3 {
+        append(&store, &id.segment(target), 2, event, &[7; 200 << 10]).await.unwrap();
+    }
+    store.change(|s| Ok((Some(Record::Truncate { id: s.find(&id.segment(target))?.0, start: 200 << 10 }), ()))).await.unwrap();
+    let refused = store.change(|s| plan::commit_txn(s, "s", "t", id, 2)).await;
+    assert!(matches!(&refused, Err(Error::Invalid(why)) if why.contains("truncated")), "{refused:?}");
+    assert_eq!(read(&store, target, 0).await, b"before ");
+    store.change(|s| plan::abort_txn(s, "s", "t", id)).await.unwrap();
+    let id = begin().await;
+    append(&store, &id.segment(target), 2, 1, b"late").await.unwrap();
+    store.change(|s| Ok((Some(Record::Seal { id: s.find(target)?.0 }), ()))).await.unwrap();
+    assert!(matches!(store.change(|s| plan::commit_txn(s, "s", "t", id, 2)).await, Err(Error::Sealed { .. })));
+    store.close();
+    drop(store);
+    let store = open(&disk);
+    store.peek(|s| s.check().unwrap());
+    assert_eq!(read(&store, target, 0).await, b"before ");
 }
 
 /// Appends to several segments at random, with the power failing; the bytes of each segment are held against a model of what was acknowledged, and what was
@@ -321,6 +369,13 @@ async fn what_writers_and_groups_have_said_is_there_after_a_restart() {
     let store = open(&disk);
     assert_eq!(store.peek(|s| s.catalog.told("s", "t").unwrap().writers["w"].clone()), mark(20));
     assert_eq!(store.change(|s| watermark::note(s, "s", "t", "w", mark(19))).await.unwrap(), Noted::Earlier);
+    // A stream that is made again, in a scope that is, has other segments: who still writes to the old ones must not write to it.
+    for life in 0..2 {
+        store.change(|s| plan::create_scope(s, "gone")).await.unwrap();
+        store.change(|s| plan::create_stream(s, "gone", "t", Config::default(), 1)).await.unwrap();
+        assert_eq!(store.peek(|s| s.catalog.stream("gone", "t").unwrap().current().segments[0].segment.number()), life);
+        store.change(|s| plan::delete_scope(s, "gone", true)).await.unwrap();
+    }
     // Names are used again, times not.
     store.change(|s| plan::seal_stream(s, "s", "t")).await.unwrap();
     store.change(|s| plan::delete_stream(s, "s", "t")).await.unwrap();
@@ -341,6 +396,82 @@ async fn a_flipped_bit_is_not_read_as_data() {
     assert!(matches!(e, Error::Damaged(_)), "{e}");
 }
 
+/// Bytes of one segment that can't be read in the log are no reason for others, nor for those behind them, to stay out of long-term storage, and not a fault of that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_the_log_keeps_nothing_else_from_long_term_storage() {
+    let (disk, folder) = (Arc::new(Faulty::new(32)), tempfile::tempdir().unwrap());
+    let options = options();
+    let store = Store::open(disk.clone(), Options { log: log::Options { file_bytes: 1 << 20, ..options.log }, ..options }).unwrap();
+    for name in ["first", "second"] {
+        create(&store, name);
+        for n in 1..=3 {
+            append(&store, name, 1, n, &[n as u8; 40_000]).await.unwrap();
+        }
+    }
+    let extent = store.peek(|s| s.segment("first").unwrap().landed.covering(50_000, 1)[0]);
+    let streams::segment::Source::Log(place) = extent.source else { panic!("{extent:?}") };
+    disk.flip(&disk.slot_of(place.file.0), u64::from(place.at + 100) * 8);
+    let tier = Arc::new(Tier::new(geds::Persist::folder(folder.path()).unwrap(), None, quick()));
+    store.set_tier(tier.clone());
+    let flusher = tokio::spawn(tier.clone().run(store.clone()));
+    let left = |name: &str| store.peek(|s| s.segment(name).unwrap().landed.unflushed);
+    until("all the rest to be flushed", || left("second") == 0 && left("first") == 40_000).await;
+    let newest = manifests(folder.path()).1;
+    append(&store, "second", 1, 4, b"more").await.unwrap();
+    until("the next manifest", || manifests(folder.path()).1 > newest).await;
+    let damaged = store.peek(|s| tier.damaged(s));
+    assert!(damaged.len() == 1 && damaged[0].segment == "first" && (damaged[0].start, damaged[0].bytes) == (40_000, 40_000) && damaged[0].why.contains("checksum"), "{damaged:?}");
+    assert!(!tier.is_away(), "the storage is said to be away");
+    // What is whole is read, and the damage is nobody else's.
+    assert!(store.read("first", 0, 40_000, Duration::ZERO).await.unwrap().data == vec![1u8; 40_000]);
+    assert!(store.read("first", 80_000, 40_000, Duration::ZERO).await.unwrap().data == vec![3u8; 40_000]);
+    assert!(matches!(store.read("first", 40_000, 10, Duration::ZERO).await, Err(Error::Damaged(_))));
+    // Who truncates it is rid of it.
+    store.change(|s| Ok((Some(Record::Truncate { id: s.find("first")?.0, start: 80_000 }), ()))).await.unwrap();
+    until("the damage to be forgotten", || store.peek(|s| s.live.unflushed == 0 && tier.damaged(s).is_empty())).await;
+    store.peek(|s| s.check().unwrap());
+    flusher.abort();
+}
+
+/// A disk that takes its time to fail keeps only the segment from long-term storage that lies on its bad sectors, and that only where they are; and what it reads after all goes there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_slow_to_fail_holds_up_no_other_segment() {
+    let (disk, folder) = (Arc::new(Faulty::new(33)), tempfile::tempdir().unwrap());
+    let options = options();
+    // No blocks that come by time: what lies at the bad places is the same each time.
+    let store = Store::open(disk.clone(), Options { log: log::Options { file_bytes: 1 << 20, note_after: Duration::from_secs(3600), ..options.log }, ..options }).unwrap();
+    for name in ["first", "second"] {
+        create(&store, name);
+    }
+    for n in 1..=80 {
+        append(&store, "first", 1, n, &[n as u8; 40_000]).await.unwrap();
+    }
+    // In each of the log's files.
+    disk.unreadable(Some(500_000));
+    disk.slow(Duration::from_millis(700));
+    let tier = Arc::new(Tier::new(geds::Persist::folder(folder.path()).unwrap(), None, quick()));
+    store.set_tier(tier.clone());
+    let flusher = tokio::spawn(tier.clone().run(store.clone()));
+    let damaged = || store.peek(|s| tier.damaged(s)).len();
+    let left = |name: &str| store.peek(|s| s.segment(name).unwrap().landed.unflushed);
+    until("the first damage to be found", || damaged() > 0).await;
+    append(&store, "second", 1, 1, b"more").await.unwrap();
+    until("the other segment to be flushed", || left("second") == 0).await;
+    assert!(damaged() < 3, "it had to wait until all damage was known");
+    until("all damage to be found, and the rest to be flushed", || damaged() == 3 && left("first") == 3 * 40_000).await;
+    // What is read again and again keeps nothing that comes later from going there.
+    disk.slow(Duration::from_secs(3));
+    for n in 81..=84 {
+        append(&store, "first", 1, n, &[n as u8; 40_000]).await.unwrap();
+        until("what came later to be flushed", || left("first") == 3 * 40_000).await;
+    }
+    assert_eq!(damaged(), 3);
+    disk.unreadable(None);
+    until("the disk to be tried again", || damaged() == 0 && left("first") == 0).await;
+    assert_eq!(read(&store, "first", 0).await.len(), 84 * 40_000);
+    flusher.abort();
+}
+
 fn quick() -> tier::Options {
     tier::Options {
         chunk_bytes: 300 << 10,
@@ -350,6 +481,7 @@ fn quick() -> tier::Options {
         uploads: 2,
         manifest_every: Duration::from_millis(50),
         remove_after: Duration::from_millis(100),
+        damaged_after: Duration::from_millis(200),
     }
 }
 
@@ -1026,10 +1158,16 @@ async fn step(rng: &mut StdRng, store: &Store, now: &Model) -> streams::Result<O
         81..88 => {
             let open: Vec<_> = of.open.keys().copied().collect();
             let Some(id) = model::one(rng, &open).copied() else { return Ok(None) };
+            let truncated = of.open[&id].iter().any(|r| now.segments[&id.segment(&model::name(&stream, r))].start > 0);
             let Gated { seq, result } = match kind < 86 {
                 true => store.commit(|s| plan::commit_txn(s, model::SCOPE, &stream, id, 1)),
                 false => store.commit(|s| plan::abort_txn(s, model::SCOPE, &stream, id)),
             };
+            if kind < 86 && truncated {
+                // A part of what it was to bring is gone.
+                assert!(matches!(&result, Err(Error::Invalid(why)) if why.contains("truncated")), "{result:?}");
+                return Ok(None);
+            }
             result?;
             Ok(Some((if kind < 86 { Change::Commit { stream, id } } else { Change::Abort { stream, id } }, seq)))
         }
@@ -1056,7 +1194,12 @@ async fn step(rng: &mut StdRng, store: &Store, now: &Model) -> streams::Result<O
             record(change, &|s| Record::Merge { source: s.find(&source).unwrap().0, target: s.find(&target).unwrap().0 })
         }
         _ => {
-            let Some(name) = model::one(rng, &raw(now)).cloned() else { return Ok(None) };
+            // Transactions' segments, too: no port allows it, and an older log may have it.
+            let mut names = raw(now);
+            if kind != 99 {
+                names.extend(now.segments.keys().filter(|n| n.contains("#transaction.")).cloned());
+            }
+            let Some(name) = model::one(rng, &names).cloned() else { return Ok(None) };
             if kind == 99 {
                 return record(Change::Delete { name: name.clone() }, &|s| Record::Delete { id: s.find(&name).unwrap().0 });
             }

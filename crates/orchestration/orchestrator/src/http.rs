@@ -150,8 +150,9 @@ async fn authorize(State(app): State<App>, request: Request, next: Next) -> Resp
         };
     }
     if (path == "/v1" || path.starts_with("/v1/")) && !token(request.headers()).is_some_and(|t| same(t, &app.hub.token)) {
-        let message = "a token is needed: `Authorization: Bearer <token>`; it is in the file hub/token of the hub's data folder";
-        let mut answer = refuse(StatusCode::UNAUTHORIZED, "unauthenticated", message);
+        let asked = grants::asked_for(request.uri());
+        let message = format!("{asked}: a token is needed: `Authorization: Bearer <token>`; it is in the file hub/token of the hub's data folder");
+        let mut answer = refuse(StatusCode::UNAUTHORIZED, "unauthenticated", &message);
         answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return answer;
     }

@@ -113,6 +113,12 @@ impl World {
         self.job(job).is_ok_and(|job| !job.state.ended())
     }
 
+    /// Of the jobs that hold leases on objects, those of the hub's own whose leases were left behind, by a hub that ended between the end of a job and the end of its lease. What programs have begun under
+    /// names of their own is theirs to end.
+    fn ended(&self, leased: Vec<String>) -> Vec<String> {
+        leased.into_iter().filter(|job| number(job).is_some() && !self.alive(job)).collect()
+    }
+
     pub fn address(&self, site: &str) -> String {
         self.sites.get(site).map(|s| s.hello.data_address.clone()).unwrap_or_default()
     }
@@ -362,9 +368,8 @@ impl Hub {
         let unsettled = loop {
             match objects.settle().await {
                 Ok(jobs) => {
-                    // Of a hub that ended between the end of a job and the end of its lease.
-                    for job in jobs.iter().filter(|job| !world.alive(job)) {
-                        objects.catalog.drop_job(job).await?;
+                    for job in world.ended(jobs) {
+                        objects.catalog.drop_job(&job).await?;
                     }
                     break false;
                 }
@@ -434,10 +439,7 @@ impl Hub {
     async fn settle(&self) -> Result<(), Error> {
         // Who is asked first: a job that begins meanwhile is known by the time that it is looked for.
         let jobs = self.objects.settle().await?;
-        let ended: Vec<String> = {
-            let world = self.world.lock().await;
-            jobs.into_iter().filter(|job| !world.alive(job)).collect()
-        };
+        let ended = self.world.lock().await.ended(jobs);
         for job in ended {
             self.objects.catalog.drop_job(&job).await?;
         }

@@ -10,6 +10,8 @@
 //! Bytes pass through in chunks; no object is ever whole in the hub's memory. The hub keeps no copy and no object of its own, so
 //! what no connected site can reach can't be read here either.
 
+mod follow;
+
 use crate::{
     Error,
     hub::{Hub, Site},
@@ -34,6 +36,7 @@ use std::{
     },
     time::Duration,
 };
+use tokio::sync::Semaphore;
 
 /// The bucket of snapshots.
 pub const CHECKPOINTS: &str = "checkpoints";
@@ -53,6 +56,8 @@ pub struct Objects {
     pub catalog: Arc<dyn Catalog>,
     pub names: Names,
     dialer: Dialer,
+    /// Turns of those who follow what grows.
+    followed: Arc<Semaphore>,
     /// The catalog of an older installation.
     older: PathBuf,
 }
@@ -61,7 +66,8 @@ impl Objects {
     /// Opens the catalog, `names` in the hub's folder. `own` is the hub's identity; `address`: where the standby's site was last.
     pub async fn open(folder: &Path, own: &Identity, standby: Option<Standby>, address: String) -> Result<Objects, Error> {
         let (names, catalog) = Names::open(&folder.join("names"), own, standby, address).await?;
-        Ok(Objects { catalog, names, dialer: own.dialer().map_err(Error::internal)?, older: folder.join("geds.sqlite") })
+        let followed = Arc::new(Semaphore::new(follow::FOLLOWED_MAX));
+        Ok(Objects { catalog, names, dialer: own.dialer().map_err(Error::internal)?, followed, older: folder.join("geds.sqlite") })
     }
 
     /// Makes the catalog what the hub needs, and gives the jobs that hold leases. Of a pair it can fail until one of the two leads; done twice is done once.
@@ -415,25 +421,44 @@ impl Hub {
     }
 
     /// Gives `from` and all below it the names at `to` in one step, instead of their own or besides; no data is moved. Makes the bucket.
-    pub async fn rename_objects(&self, bucket: &str, from: &str, to_bucket: &str, to: &str, copy: bool) -> Result<Counted, Error> {
+    /// `if_absent`, of a rename: only if nothing has a name there.
+    pub async fn rename_objects(&self, bucket: &str, from: &str, to_bucket: &str, to: &str, copy: bool, if_absent: bool) -> Result<Counted, Error> {
         let (bucket, to_bucket, catalog) = (BucketName::new(bucket)?, BucketName::new(to_bucket)?, &self.objects.catalog);
         catalog.create_bucket(&to_bucket).await?;
         let (objects, bytes) = match copy {
             true => catalog.copy_prefix(&bucket, from, &to_bucket, to).await?,
-            false => catalog.rename_prefix(&bucket, from, &to_bucket, to).await?,
+            false => catalog.rename_prefix(&bucket, from, &to_bucket, to, if_absent).await?,
         };
         Ok(Counted { objects, bytes })
+    }
+
+    /// Gives one object another name, or with `copy` a further one, that nobody has; no data is moved. Makes the bucket.
+    pub async fn name_object(&self, bucket: &str, key: &str, to_bucket: &str, to: &str, copy: bool) -> Result<Object, Error> {
+        let (bucket, key, to_bucket, to, catalog) = (BucketName::new(bucket)?, Key::new(key)?, BucketName::new(to_bucket)?, Key::new(to)?, &self.objects.catalog);
+        catalog.create_bucket(&to_bucket).await?;
+        let done = match copy {
+            true => catalog.copy(&bucket, &key, &to_bucket, &to, true).await?,
+            false => catalog.rename_to(&bucket, &key, &to_bucket, &to, true).await?,
+        };
+        Ok(done.object.into())
     }
 
     /// Reads an object: what it is, and its bytes, exactly `size` of them unless the stream ends with an error.
     pub async fn get_object(&self, bucket: &str, key: &str) -> Result<(Object, Download), Error> {
         let meta = self.stat_object(bucket, key).await?;
+        let (object, _, bytes) = self.read_object(&meta, Range::default()).await?;
+        Ok((object, bytes))
+    }
+
+    /// Some bytes of what has the name now, cut at its end: what it is, how many they are, and they.
+    pub async fn read_object(&self, meta: &ObjectMeta, range: Range) -> Result<(Object, u64, Download), Error> {
+        let (bucket, key) = (&meta.bucket, &meta.key);
         let mut tried = Vec::new();
         let mut failed = None;
-        for store in self.near(&meta, meta.persisted.is_some()).await {
-            let got = async { self.dial(&store).await?.get_stream(&meta.bucket, &meta.key, Range::default()).await };
+        for store in self.near(meta, meta.persisted.is_some()).await {
+            let got = async { self.dial(&store).await?.get_stream(&meta.bucket, &meta.key, range).await };
             match got.await {
-                Ok((meta, _, bytes)) => return Ok((meta.into(), bytes)),
+                Ok((meta, len, bytes)) => return Ok((meta.into(), len, bytes)),
                 Err(e) => tried.extend(failed.replace(e).map(|e: geds::Error| e.to_string())),
             }
         }

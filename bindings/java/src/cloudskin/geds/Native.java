@@ -89,7 +89,7 @@ final class Native {
     static native byte[] read(long store, byte[] bucket, byte[] key, long offset, int len) throws GedsException;
     static native void rename(long store, byte[] bucket, byte[] from, byte[] toBucket, byte[] to, boolean copy, boolean ifAbsent) throws GedsException;
     static native long[] deletePrefix(long store, byte[] bucket, byte[] prefix) throws GedsException;
-    static native long[] renamePrefix(long store, byte[] bucket, byte[] from, byte[] toBucket, byte[] to, boolean copy) throws GedsException;
+    static native long[] renamePrefix(long store, byte[] bucket, byte[] from, byte[] toBucket, byte[] to, boolean copy, boolean ifAbsent) throws GedsException;
     static native long[] flush(long store, byte[] bucket, byte[] prefix, long withinMs) throws GedsException;
     static native void waitDurable(long store, byte[] bucket, byte[] key, long withinMs) throws GedsException;
     static native long[] spill(long store, byte[] bucket, byte[] prefix) throws GedsException;
@@ -107,6 +107,11 @@ final class Native {
     static native void discardAppendable(long appendable) throws GedsException;
     static native void closeAppendable(long appendable);
     static native void listAppendables(long store, byte[] bucket, byte[] prefix, Listing into) throws GedsException;
+
+    static native long follow(long store, byte[] bucket, byte[] key) throws GedsException;
+    /** How many bytes; 0: none came in that time; -1: none will. */
+    static native int readFollowed(long follower, long offset, byte[] into, int from, int len, long waitMs) throws GedsException;
+    static native void closeFollower(long follower);
 
     /** Takes what a watch tells. */
     interface Events {

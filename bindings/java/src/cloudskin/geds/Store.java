@@ -146,14 +146,19 @@ public final class Store implements AutoCloseable {
         return counted(call(store -> Native.deletePrefix(store, text("bucket", bucket), text("prefix", prefix))));
     }
 
-    /** Gives {@code from} and all below it the names at {@code to}, in one step. */
+    /** Gives {@code from} and all below it the names at {@code to}, in one step; what has them is replaced. */
     public Counted renamePrefix(String bucket, String from, String toBucket, String to) throws GedsException {
-        return counted(call(store -> Native.renamePrefix(store, text("bucket", bucket), text("prefix", from), text("bucket", toBucket), text("prefix", to), false)));
+        return renamePrefix(bucket, from, toBucket, to, false);
+    }
+
+    /** The same; with {@code ifAbsent} it fails with ALREADY_EXISTS if anything lies at {@code to} or below it, and changes nothing: looking and renaming is one step. */
+    public Counted renamePrefix(String bucket, String from, String toBucket, String to, boolean ifAbsent) throws GedsException {
+        return counted(call(store -> Native.renamePrefix(store, text("bucket", bucket), text("prefix", from), text("bucket", toBucket), text("prefix", to), false, ifAbsent)));
     }
 
     /** The same, and the old names stay. */
     public Counted copyPrefix(String bucket, String from, String toBucket, String to) throws GedsException {
-        return counted(call(store -> Native.renamePrefix(store, text("bucket", bucket), text("prefix", from), text("bucket", toBucket), text("prefix", to), true)));
+        return counted(call(store -> Native.renamePrefix(store, text("bucket", bucket), text("prefix", from), text("bucket", toBucket), text("prefix", to), true, false)));
     }
 
     /** Uploads this node's copies at a prefix and below it to the persistency tier, and keeps them. What this call uploaded. */
@@ -219,6 +224,16 @@ public final class Store implements AutoCloseable {
 
     private Appendable appendable(String bucket, String key, int begin) throws GedsException {
         return new Appendable(call(store -> Native.openAppendable(store, text("bucket", bucket), text("key", key), begin)));
+    }
+
+    /**
+     * Reads, from {@code offset} on, what grows under the key at whichever node, or was sealed under it. {@code timeout}: how long a read waits for the next bytes; null: for ever. To begin, all nodes that are there are asked.
+     */
+    public Follower follow(String bucket, String key, long offset, Duration timeout) throws GedsException {
+        if (offset < 0) {
+            throw new GedsException(GedsException.Kind.INVALID_ARGUMENT, "byte " + offset + " of " + bucket + "/" + key + " can't be read");
+        }
+        return new Follower(call(store -> Native.follow(store, text("bucket", bucket), text("key", key))), offset, timeout);
     }
 
     /** What grows on this node at a prefix and below it; of the info only the size says something. */

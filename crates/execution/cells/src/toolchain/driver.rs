@@ -524,6 +524,11 @@ impl Plan {
             command.arg(compiler.runtime("threads", self.machine())?).args(LINK_THREADS);
             command.args(LOCKED.iter().map(|name| format!("-Wl,--export={name}")));
         }
+        if let Some(member) = self.begins_in_an_archive(&objects) {
+            let object = scratch.path("main.o");
+            write_atomically(&object, &member)?;
+            command.arg(object);
+        }
         for (n, word) in self.link.iter().enumerate() {
             match word {
                 Link::Source(source) => command.arg(&objects[*source]),
@@ -603,16 +608,30 @@ impl Plan {
 
     /// Whether one of these names stands in what is linked.
     fn mentions(&self, objects: &[PathBuf], names: &[&str]) -> bool {
+        self.files(objects).any(|bytes| names.iter().any(|name| contains(&bytes, name.as_bytes())))
+    }
+
+    /// What is linked, file by file. What can't be read is an option, or the linker's to report.
+    fn files<'a>(&'a self, objects: &'a [PathBuf]) -> impl Iterator<Item = Vec<u8>> + 'a {
         let folders: Vec<&str> = self.link.iter().filter_map(|l| if let Link::Arg(a) = l { a.strip_prefix("-L") } else { None }).collect();
-        let files = self.link.iter().flat_map(|word| match word {
+        let files = self.link.iter().flat_map(move |word| match word {
             Link::Source(n) => vec![objects[*n].clone()],
             Link::Arg(arg) => match arg.strip_prefix("-l") {
                 Some(name) => folders.iter().map(|folder| Path::new(folder).join(format!("lib{name}.a"))).collect(),
                 None => vec![PathBuf::from(arg)],
             },
         });
-        // What can't be read is an option, or the linker's to report.
-        files.filter_map(|file| std::fs::read(file).ok()).any(|bytes| names.iter().any(|name| contains(&bytes, name.as_bytes())))
+        files.filter_map(|file| std::fs::read(file).ok())
+    }
+
+    /// The member of an archive where the program begins, if no object has its `main`: the C library calls it weakly, and for such a call the linker looks into no archive.
+    fn begins_in_an_archive(&self, objects: &[PathBuf]) -> Option<Vec<u8>> {
+        let begins = |bytes: &[u8]| MAIN.iter().any(|name| contains(bytes, name));
+        let (archives, others): (Vec<_>, Vec<_>) = self.files(objects).partition(|bytes| bytes.starts_with(ARCHIVE));
+        if others.iter().any(|bytes| begins(bytes)) {
+            return None;
+        }
+        archives.iter().flat_map(|archive| members(archive)).find(|member| begins(member)).map(<[u8]>::to_vec)
     }
 
     /// Runs one command; what it prints goes on to standard error, with a line about what cells lack where that is the cause.
@@ -686,6 +705,11 @@ fn is_noise(line: &str) -> bool {
     line.contains("argument unused during compilation: '-c'") || line.contains("argument unused during compilation: '-mcpu=") || line.contains("use --target=wasm32-wasip1 instead [-Wdeprecated]")
 }
 
+/// What an archive begins with.
+const ARCHIVE: &[u8] = b"!<arch>\n";
+/// How objects name a program's `main`, with arguments and without, each behind its length.
+const MAIN: &[&[u8]] = &[b"\x10__main_argc_argv", b"\x0f__original_main"];
+
 /// Calls that start other programs. They are there, and fail.
 const COMMANDS: &[&str] = &["system", "popen", "execve", "execv", "execvp", "execl", "execlp", "execle"];
 
@@ -738,7 +762,7 @@ fn indexed_archive(arg: &str, number: usize, scratch: &Scratch, compiler: &Compi
     let mut head = [0u8; 10];
     let read = std::fs::File::open(arg).and_then(|mut f| f.read_exact(&mut head));
     // An unreadable file is the linker's to report. "/ " is the index's name.
-    if read.is_err() || !head.starts_with(b"!<arch>\n") || &head[8..] == b"/ " {
+    if read.is_err() || !head.starts_with(ARCHIVE) || &head[8..] == b"/ " {
         return Ok(None);
     }
     let copy = scratch.path(&format!("archive-{number}.a"));
@@ -750,6 +774,22 @@ fn indexed_archive(arg: &str, number: usize, scratch: &Scratch, compiler: &Compi
         return Ok(Some(copy));
     }
     Err(Error::Tool { program: "zig ranlib", output: String::from_utf8_lossy(&output.stderr).into_owned() })
+}
+
+/// The contents of an archive's members (System V's format, `ar`), without its index and its table of long names; as far as they are whole.
+fn members(archive: &[u8]) -> Vec<&[u8]> {
+    const HEAD: usize = 60;
+    let (mut all, mut rest) = (Vec::new(), archive.get(ARCHIVE.len()..).unwrap_or_default());
+    while let Some(head) = rest.get(..HEAD) {
+        let size = std::str::from_utf8(&head[48..58]).ok().and_then(|text| text.trim_end().parse::<usize>().ok());
+        let Some(content) = size.and_then(|size| rest.get(HEAD..HEAD.checked_add(size)?)) else { break };
+        if head[0] != b'/' || head[1].is_ascii_digit() {
+            all.push(content);
+        }
+        // Members begin at even places.
+        rest = rest.get(HEAD + content.len().next_multiple_of(2)..).unwrap_or_default();
+    }
+    all
 }
 
 /// The name section stores a length and the name.

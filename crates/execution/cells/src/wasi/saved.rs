@@ -5,6 +5,7 @@
 //! a rank with other processes that run stays where it is, too (`docs/design/processes.md`).
 
 use super::pipes::{Ends, Pipe, SavedPipe};
+use super::written::Written;
 use super::{Descriptor, FDS_MAX, Fd, Folders, State, lock, normal};
 use crate::control::Control;
 use crate::processes::{self, Process};
@@ -20,10 +21,17 @@ enum SavedFd {
     Standard(u8),
     Folder { mount: String, path: String, preopened: Option<String> },
     Reading { mount: String, path: String, at: u64, version: u64 },
-    Writing { mount: String, path: String, at: u64, append: bool, data: Vec<u8> },
+    Writing { mount: String, path: String, at: u64, append: bool, write: bool, content: Content },
     /// Numbers of pipes: that which it reads, and that which it writes.
     Stream { from: Option<u32>, into: Option<u32>, nonblocking: bool },
     /// The same as an earlier descriptor.
+    Same(u32),
+}
+
+#[derive(Serialize, Deserialize)]
+enum Content {
+    Bytes { data: Vec<u8>, unlinked: bool },
+    /// That of an earlier descriptor.
     Same(u32),
 }
 
@@ -35,6 +43,18 @@ pub struct Saved {
     printed: u64,
     pipes: Vec<SavedPipe>,
     process: Option<processes::Saved>,
+}
+
+/// The content of a file that is being written. `None`: it can't be read.
+fn all_of(file: &Written) -> Option<Vec<u8>> {
+    let (mut data, mut done) = (vec![0; file.len() as usize], 0);
+    while done < data.len() {
+        match file.read_at(done as u64, &mut data[done..]) {
+            Ok(n) if n > 0 => done += n,
+            _ => return None,
+        }
+    }
+    Some(data)
 }
 
 impl State {
@@ -50,7 +70,9 @@ impl State {
                 }) as u32
             })
         };
-        let mut save = |fd: &Fd| -> std::result::Result<SavedFd, String> {
+        // By the descriptors that came first with them.
+        let mut written: Vec<(u32, Written)> = Vec::new();
+        let mut save = |n: usize, fd: &Fd| -> std::result::Result<SavedFd, String> {
             Ok(match fd {
                 Fd::Standard(n) => SavedFd::Standard(*n),
                 Fd::Folder { mount, path, preopened } => {
@@ -59,16 +81,16 @@ impl State {
                 Fd::Reading { mount, path, at, file } => {
                     SavedFd::Reading { mount: name(*mount), path: path.clone(), at: *at, version: file.version() }
                 }
-                Fd::Writing { mount, path, at, append, file } => {
-                    let mut data = vec![0; file.len() as usize];
-                    let mut done = 0;
-                    while done < data.len() {
-                        match file.read_at(done as u64, &mut data[done..]) {
-                            Ok(n) if n > 0 => done += n,
-                            _ => return Err(format!("file /{}/{path}, which is being written, can't be read back", name(*mount))),
+                Fd::Writing { mount, path, at, append, write, file } => {
+                    let content = match written.iter().find(|(_, other)| other.is(file)) {
+                        Some((earlier, _)) => Content::Same(*earlier),
+                        None => {
+                            written.push((n as u32, file.clone()));
+                            let data = all_of(file).ok_or_else(|| format!("file /{}/{path}, which is being written, can't be read back", name(*mount)))?;
+                            Content::Bytes { data, unlinked: file.is_unlinked() }
                         }
-                    }
-                    SavedFd::Writing { mount: name(*mount), path: path.clone(), at: *at, append: *append, data }
+                    };
+                    SavedFd::Writing { mount: name(*mount), path: path.clone(), at: *at, append: *append, write: *write, content }
                 }
                 Fd::Stream(ends) => SavedFd::Stream { from: number(ends.from()), into: number(ends.into()), nonblocking: ends.nonblocking },
             })
@@ -82,7 +104,7 @@ impl State {
                 None => None,
                 // Descriptors are shared by few programs: without `dup` the count is one.
                 Some(fd) if Arc::strong_count(fd) > 1 && let Some(earlier) = same(fd) => Some(SavedFd::Same(earlier as u32)),
-                Some(fd) => Some(save(&lock(fd))?),
+                Some(fd) => Some(save(n, &lock(fd))?),
             });
         }
         let folders = lock(&self.folders).iter().map(|(mount, path)| (name(mount), path.to_string())).collect();
@@ -91,13 +113,13 @@ impl State {
 
     /// Refuses when files that are being written are too much to take along, before anything of them is read.
     fn unsealed(&self) -> std::result::Result<(), String> {
-        let mut counted: Vec<&Descriptor> = Vec::new();
+        let mut counted: Vec<Written> = Vec::new();
         let mut files: Vec<(u64, usize, String)> = Vec::new();
         for fd in self.fds.iter().flatten() {
             if let Fd::Writing { mount, path, file, .. } = &*lock(fd)
-                && !counted.iter().any(|other| Arc::ptr_eq(other, fd))
+                && !counted.iter().any(|other| other.is(file))
             {
-                counted.push(fd);
+                counted.push(file.clone());
                 files.push((file.len(), *mount, path.clone()));
             }
         }
@@ -128,7 +150,7 @@ impl State {
                     Some(same.ok_or_else(|| format!("a descriptor is said to be the same as descriptor {earlier}, which is not there"))?)
                 }
                 Some(SavedFd::Stream { from, into, nonblocking }) => Some(Arc::new(Mutex::new(Fd::Stream(Ends::restore(&pipes, *from, *into, *nonblocking)?)))),
-                Some(fd) => Some(Arc::new(Mutex::new(self.reopen(fd)?))),
+                Some(fd) => Some(Arc::new(Mutex::new(self.reopen(fd, &fds)?))),
             });
         }
         let mut folders = Folders::default();
@@ -164,7 +186,8 @@ impl State {
         found.ok_or_else(|| format!("the rank has /{name}/{path} open, and the job has no bucket {name} here"))
     }
 
-    fn reopen(&self, fd: &SavedFd) -> std::result::Result<Fd, String> {
+    /// `earlier`: the descriptors before this one.
+    fn reopen(&self, fd: &SavedFd, earlier: &[Option<Descriptor>]) -> std::result::Result<Fd, String> {
         Ok(match fd {
             SavedFd::Standard(n) => Fd::Standard(*n),
             SavedFd::Folder { mount, path, preopened } => {
@@ -176,12 +199,27 @@ impl State {
                 let file = file.map_err(|e| format!("/{name}/{path}, which the rank reads, can't be opened where it is to go on: {e}"))?;
                 Fd::Reading { mount, path: path.clone(), at: *at, file }
             }
-            SavedFd::Writing { mount: name, path, at, append, data } => {
-                let lost = |e| format!("/{name}/{path}, which the rank writes, can't be written where it is to go on ({e:?}, {} bytes)", data.len());
+            SavedFd::Writing { mount: name, path, at, append, write, content } => {
                 let mount = self.mount(name, path)?;
-                let mut file = self.mounts.folders[mount].1.create(path, false).map_err(lost)?;
-                file.write_at(0, data).map_err(lost)?;
-                Fd::Writing { mount, path: path.clone(), at: *at, append: *append, file }
+                let file = match content {
+                    Content::Same(number) => {
+                        let same = earlier.get(*number as usize).and_then(Option::as_ref).and_then(|fd| match &*lock(fd) {
+                            Fd::Writing { mount: m, path: p, file, .. } if *m == mount && p == path => Some(file.clone()),
+                            _ => None,
+                        });
+                        same.ok_or_else(|| format!("/{name}/{path} is said to be written by descriptor {number}, too, which does not"))?
+                    }
+                    Content::Bytes { data, unlinked } => {
+                        let lost = |e| format!("/{name}/{path}, which the rank writes, can't be written where it is to go on ({e:?}, {} bytes)", data.len());
+                        let file = Written::new(self.mounts.folders[mount].1.create(path, false).map_err(lost)?);
+                        file.write_at(0, data).map_err(lost)?;
+                        if *unlinked {
+                            file.unlink();
+                        }
+                        file
+                    }
+                };
+                Fd::Writing { mount, path: path.clone(), at: *at, append: *append, write: *write, file }
             }
             SavedFd::Stream { .. } | SavedFd::Same(_) => unreachable!("`restore` has taken them"),
         })
@@ -267,8 +305,8 @@ pub(super) mod tests {
         let saved = |sizes: &[u64]| {
             let mut state = State::new(&spec, true);
             for (i, size) in sizes.iter().enumerate() {
-                let file = Box::new(Sparse(*size));
-                state.add(Fd::Writing { mount: 0, path: format!("out/{i}"), at: 0, append: false, file }).unwrap();
+                let file = Written::new(Box::new(Sparse(*size)));
+                state.add(Fd::Writing { mount: 0, path: format!("out/{i}"), at: 0, append: false, write: true, file }).unwrap();
             }
             state.save().map(|_| ())
         };

@@ -3,7 +3,7 @@
 use super::*;
 use cells::Draft;
 use cells::draft::Known;
-use cells::snapshot::{Chain, Snapshot};
+use cells::snapshot::{Chain, Snapshot, VERSION};
 
 /// What the program says when its memory is filled.
 const READY: &str = "ready\n";
@@ -130,7 +130,8 @@ fn a_cell_goes_on_from_every_snapshot_of_a_chain() {
         bytes
     };
     refused(add(first, &changed(full.bytes.len() / 2)), &["checkpoint job-1/1", "damaged"]);
-    refused(add(first, &changed(8)), &["checkpoint job-1/1", "version 11, this CloudSkin reads version 10"]);
+    let versions = format!("version {}, this CloudSkin reads version {VERSION}", VERSION ^ 1);
+    refused(add(first, &changed(8)), &["checkpoint job-1/1", &versions]);
     refused(add(first, &full.bytes[..1000]), &["checkpoint job-1/1", "cut"]);
     assert!(add(first, &full.bytes).is_ok());
 }

@@ -169,7 +169,7 @@ fn programs_agree_with_open_mpi() {
 }
 
 /// Programs of `tests/programs` with their arguments; `DIR` is a folder that they may write to.
-const PROGRAMS: [(&str, &[&str]); 24] = [
+const PROGRAMS: [(&str, &[&str]); 25] = [
     ("ring", &[]),
     ("pingpong", &[]),
     ("wildcard", &[]),
@@ -188,6 +188,7 @@ const PROGRAMS: [(&str, &[&str]); 24] = [
     ("mandelbrot", &[]),
     ("unmatched", &[]),
     ("files", &["DIR"]),
+    ("twice", &["DIR"]),
     ("recursion", &[]),
     ("send_modes", &[]),
     ("longloop", &["1"]),

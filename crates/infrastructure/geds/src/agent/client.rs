@@ -13,7 +13,7 @@ use super::{
     shm::{self, Born, Words},
     wire::{self, Act, Ask, Blob, PART_BYTES, Place, Seen, TOLD_BYTES_MAX, Told, VERSION},
 };
-use crate::{Attributes, BucketName, Error, Key, Listing, ObjectMeta, Page, Range, Result, Watched, bound, by_hash::ByHash, local::file, namenode::wire as frames};
+use crate::{Attributes, BucketName, Error, Grown, Key, Listing, ObjectId, ObjectMeta, Page, Range, Result, Watched, bound, by_hash::ByHash, local::file, namenode::wire as frames};
 use base::Kind;
 use memmap2::{Mmap, MmapOptions};
 use std::{
@@ -165,6 +165,7 @@ struct Session {
 struct Out {
     next: u64,
     writer: u32,
+    follower: u32,
     free: Vec<u32>,
     frame: Vec<u8>,
 }
@@ -227,7 +228,7 @@ impl Session {
             slots: Words::open(File::from(slots), SLOTS, true)?,
             born: Born::here()?,
             _attached: attached,
-            out: Mutex::new(Out { next: 1, writer: 0, free: (0..SLOTS as u32).rev().collect(), frame: Vec::new() }),
+            out: Mutex::new(Out { next: 1, writer: 0, follower: 0, free: (0..SLOTS as u32).rev().collect(), frame: Vec::new() }),
             waiting: Mutex::default(),
             over: AtomicBool::new(false),
             maps: Mutex::default(),
@@ -595,8 +596,9 @@ impl Attached {
     pub fn delete_prefix(&self, bucket: &BucketName, prefix: &str) -> Result<(u64, u64)> {
         counted(self.ask(&Ask::DeletePrefix { bucket: bucket.clone(), prefix: prefix.into() }))
     }
-    pub fn rename_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str) -> Result<(u64, u64)> {
-        counted(self.ask(&Ask::RenamePrefix { bucket: bucket.clone(), from: from.into(), to_bucket: to_bucket.clone(), to: to.into() }))
+    /// See [`crate::Node::rename_prefix`].
+    pub fn rename_prefix(&self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str, if_absent: bool) -> Result<(u64, u64)> {
+        counted(self.ask(&Ask::RenamePrefix { bucket: bucket.clone(), from: from.into(), to_bucket: to_bucket.clone(), to: to.into(), if_absent }))
     }
     /// Moves the node's copies of the objects with a prefix to its persistency tier. Objects and bytes.
     pub fn spill(&self, bucket: &BucketName, prefix: &str) -> Result<(u64, u64)> {
@@ -624,6 +626,9 @@ impl Attached {
             let len = (range.len - done).min(PART_BYTES as u64);
             let ask = Ask::ReadRange { bucket: bucket.clone(), key: key.clone(), offset: range.offset.saturating_add(done), len };
             let Told::Part { meta, bytes: Blob(bytes) } = self.patient(|| self.ask(&ask))? else { return odd() };
+            if bytes.len() as u64 > len {
+                return odd();
+            }
             let end = (bytes.len() as u64) < len || done + len == range.len;
             match &mut read {
                 // Bytes of two contents make none.
@@ -688,6 +693,13 @@ impl Attached {
             Err(e) if e.kind() == Kind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// Opens for reading what grows under this key at any node, or was sealed under it; see [`crate::Node::follow`].
+    pub fn follow(&self, bucket: &BucketName, key: &Key) -> Result<AttachedFollower> {
+        let follower = AttachedFollower { door: self.clone(), bucket: bucket.clone(), key: key.clone(), at: Mutex::default() };
+        self.patient(|| follower.at().map(|_| ()))?;
+        Ok(follower)
     }
 
     /// Waits until everything that was sealed on this node before is published, or has failed to be.
@@ -901,7 +913,7 @@ impl AttachedAppendable {
             let act = Act::Read { offset: offset.saturating_add(all.len() as u64), len: (len - all.len() as u64).min(PART_BYTES as u64) };
             match self.door.patient(|| self.ask(act, &[]))? {
                 Told::Read(Blob(bytes)) if bytes.is_empty() => break,
-                Told::Read(Blob(bytes)) => all.extend_from_slice(&bytes),
+                Told::Read(Blob(bytes)) if bytes.len() as u64 <= len - all.len() as u64 => all.extend_from_slice(&bytes),
                 _ => return odd(),
             }
         }
@@ -921,5 +933,75 @@ impl AttachedAppendable {
     /// Removes it.
     pub fn discard(&self) -> Result<()> {
         done(self.ask(Act::Discard, &[]))
+    }
+}
+
+/// A reader of what grows, through the agent; see [`crate::Follower`]. Goes on when the agent was started again, if the same still grows, or is still sealed, under its key.
+pub struct AttachedFollower {
+    door: Attached,
+    bucket: BucketName,
+    key: Key,
+    at: Mutex<Option<Followed>>,
+}
+
+/// What the agent knows a reader by.
+#[derive(Clone)]
+struct Followed {
+    session: Arc<Session>,
+    number: u32,
+    /// What it reads, and whether that grew then.
+    what: (ObjectId, bool),
+}
+
+impl AttachedFollower {
+    /// The agent's end of it, begun anew if that is another agent by now.
+    fn at(&self) -> Result<Followed> {
+        let mut at = lock(&self.at);
+        if let Some(now) = at.as_ref().filter(|now| !now.session.is_over()) {
+            return Ok(now.clone());
+        }
+        let session = self.door.session()?;
+        let number = {
+            let mut out = lock(&session.out);
+            out.follower = out.follower.wrapping_add(1);
+            out.follower
+        };
+        let ask = Ask::Follow { follower: number, bucket: self.bucket.clone(), key: self.key.clone() };
+        let Told::Following { id, growing } = session.ask(&ask, &[])?.0 else { return odd() };
+        let now = Followed { session, number, what: (id, growing) };
+        // What was followed is not this, or the agent can't say: it has been sealed, and what it became is forgotten.
+        if at.as_ref().is_some_and(|before| before.what != now.what) {
+            now.end();
+            return Err(crate::follow::gone(&self.bucket, &self.key));
+        }
+        Ok(at.insert(now).clone())
+    }
+
+    /// Bytes from `offset` on, at most `len` and 1 MiB. Where there are none yet, waits for the first of them, at most so long; then, or at the end of what is sealed, none come.
+    pub fn read(&self, offset: u64, len: u64, wait: Duration) -> Result<Grown> {
+        self.door.patient(|| {
+            let now = self.at()?;
+            let ask = Ask::Followed { follower: now.number, offset, len, wait_ms: ms(wait) };
+            match now.session.ask_within(&ask, &[], ANSWER_MAX.saturating_add(wait))?.0 {
+                Told::Grown { bytes: Blob(bytes), len: committed, sealed } if bytes.len() as u64 <= len => Ok(Grown { bytes: bytes.into(), len: committed, sealed }),
+                _ => odd(),
+            }
+        })
+    }
+}
+
+impl Followed {
+    fn end(&self) {
+        if self.session.born.is_here() {
+            self.session.tell(&Ask::Unfollow { follower: self.number });
+        }
+    }
+}
+
+impl Drop for AttachedFollower {
+    fn drop(&mut self) {
+        if let Some(now) = &*lock(&self.at) {
+            now.end();
+        }
     }
 }

@@ -7,7 +7,7 @@ use super::{
     Lending, lock, shm,
     wire::{self, ASK_BYTES_MAX, Act, Ask, Blob, PART_BYTES, Place, Told, VERSION},
 };
-use crate::{Error, Node, Page, Range, Result, Writer, local::file, metrics::Source, namenode::wire as frames, node::compute, socket};
+use crate::{Error, Follower, Node, Page, Range, Result, Writer, local::file, metrics::Source, namenode::wire as frames, node::compute, socket};
 use base::Kind;
 use bytes::Buf;
 use futures::{FutureExt, future::BoxFuture};
@@ -29,8 +29,9 @@ use tokio::{
 const WORKING_MAX: usize = 64;
 /// The same of those that wait for others to do something; what is more is refused, since what they wait for may be for this process to ask.
 const WAITING_MAX: usize = 64;
-/// Objects that one process may be writing at a time.
+/// Objects that one process may be writing at a time, and follow while they grow.
 const WRITERS_MAX: usize = 1024;
+const FOLLOWERS_MAX: usize = 1024;
 /// How long a process may take to accept what it is told.
 const WRITE_MAX: Duration = Duration::from_secs(30);
 const READ_BYTES: usize = 256 << 10;
@@ -49,6 +50,7 @@ struct Session {
     slots: Arc<shm::Words>,
     /// `None`: something is being done with it.
     writers: Mutex<HashMap<u32, Option<Writer>>>,
+    followers: Mutex<HashMap<u32, Arc<Follower>>>,
     /// As many as there are turns at most.
     answers: mpsc::UnboundedSender<Answer>,
 }
@@ -70,7 +72,7 @@ impl Node {
                 let mut path = socket.as_os_str().to_owned();
                 path.push(".lock");
                 let path = PathBuf::from(path);
-                let guard = File::options().create(true).truncate(false).write(true).open(&path).map_err(file("open", &path))?;
+                let guard = crate::private::lock(&path).map_err(file("open", &path))?;
                 match guard.try_lock() {
                     Ok(()) => guard,
                     Err(std::fs::TryLockError::WouldBlock) => {
@@ -126,7 +128,7 @@ async fn serve(node: Node, lending: Arc<Lending>, stream: UnixStream) -> Result<
     }
     let (number, slots) = lending.attach()?;
     let (answers, outgoing) = mpsc::unbounded_channel();
-    let session = Arc::new(Session { node, lending, number, slots, writers: Mutex::default(), answers });
+    let session = Arc::new(Session { node, lending, number, slots, writers: Mutex::default(), followers: Mutex::default(), answers });
     let stream = Arc::new(stream);
     let mut writing = tokio::spawn(tell(stream.clone(), outgoing));
     // What is being worked on ends with its answer, not with the connection.
@@ -167,7 +169,7 @@ impl Turns {
             }
         }
         let turn = self.working.clone().acquire_owned().await.expect("it is never closed");
-        let full = || Error::Remote { kind: Kind::ResourceExhausted, message: format!("{WAITING_MAX} calls of this process wait already (watches, flushes); end some") };
+        let full = || Error::Remote { kind: Kind::ResourceExhausted, message: format!("{WAITING_MAX} calls of this process wait already (watches, flushes, followers); end some") };
         (turn, ask.waits().then(full))
     }
 }
@@ -193,14 +195,15 @@ async fn take(session: &Arc<Session>, turns: &Turns, input: &mut bytes::BytesMut
                 session.node.inner.tier.tidy();
             }
             Ask::Abort { writer } => drop(lock(&session.writers).remove(&writer)),
+            Ask::Unfollow { follower } => drop(lock(&session.followers).remove(&follower)),
             ask => {
                 let (turn, refused) = turns.of(&ask).await;
                 let session = session.clone();
                 tokio::spawn(async move {
                     let answer = match refused {
                         Some(e) => Err(e),
-                        // A watch of who is gone would wait for nobody.
-                        None if matches!(ask, Ask::Watch { .. }) => tokio::select! {
+                        // What who is gone wanted to hear of would be waited for by nobody.
+                        None if matches!(ask, Ask::Watch { .. } | Ask::Followed { .. }) => tokio::select! {
                             answer = session.answer(ask, bytes) => answer,
                             () = session.answers.closed() => return,
                         },
@@ -289,12 +292,12 @@ impl Session {
             Ask::Seal { writer: number, here, attributes } => {
                 let mut writer = self.writer(number)?;
                 lock(&self.writers).remove(&number);
-                writer.set_attributes(attributes);
+                writer.set_attributes_here(attributes);
                 plain(compute(move || seal(writer, here)).await??)
             }
             Ask::Put { bucket, key, if_absent, here, attributes } => {
                 let mut writer = self.node.create_with(&bucket, &key, if_absent).await?;
-                writer.set_attributes(attributes);
+                writer.set_attributes_here(attributes);
                 let told = compute(move || {
                     writer.write_at(0, &bytes)?;
                     seal(writer, here)
@@ -312,8 +315,8 @@ impl Session {
             Ask::Delete { bucket, key } => plain(Told::Object(compute(move || blocking.delete(&bucket, &key)).await??)),
             Ask::Rename { bucket, from, to } => plain(Told::Object(compute(move || blocking.rename(&bucket, &from, &to)).await??)),
             Ask::DeletePrefix { bucket, prefix } => counted(compute(move || blocking.delete_prefix(&bucket, &prefix)).await??),
-            Ask::RenamePrefix { bucket, from, to_bucket, to } => {
-                counted(compute(move || blocking.rename_prefix(&bucket, &from, &to_bucket, &to)).await??)
+            Ask::RenamePrefix { bucket, from, to_bucket, to, if_absent } => {
+                counted(compute(move || blocking.rename_prefix(&bucket, &from, &to_bucket, &to, if_absent)).await??)
             }
             Ask::Spill { bucket, prefix } => counted(self.node.spill(&bucket, &prefix).await?),
             Ask::Settle => {
@@ -363,7 +366,26 @@ impl Session {
                     Act::Discard => growing.discard().await.map(|()| Told::Done)?,
                 })
             }
-            Ask::Unpin { .. } | Ask::Released { .. } | Ask::Abort { .. } => unreachable!("they have no answer"),
+            Ask::Follow { follower: number, bucket, key } => {
+                if lock(&self.followers).len() >= FOLLOWERS_MAX {
+                    let message = format!("{FOLLOWERS_MAX} objects are followed by this process already; close some before {bucket}/{key}");
+                    return Err(Error::Remote { kind: Kind::ResourceExhausted, message });
+                }
+                let follower = Arc::new(self.node.follow(&bucket, &key).await?);
+                let (id, growing) = follower.id().await;
+                match lock(&self.followers).entry(number) {
+                    std::collections::hash_map::Entry::Occupied(_) => return Err(odd(format!("follower {number} is there already"))),
+                    std::collections::hash_map::Entry::Vacant(place) => drop(place.insert(follower)),
+                }
+                plain(Told::Following { id, growing })
+            }
+            Ask::Followed { follower: number, offset, len, wait_ms } => {
+                let follower = lock(&self.followers).get(&number).cloned();
+                let follower = follower.ok_or_else(|| odd(format!("follower {number} is not there")))?;
+                let grown = follower.read(offset, len.min(PART_BYTES as u64), within(wait_ms)).await?;
+                plain(Told::Grown { bytes: Blob(grown.bytes.into()), len: grown.len, sealed: grown.sealed })
+            }
+            Ask::Unpin { .. } | Ask::Released { .. } | Ask::Abort { .. } | Ask::Unfollow { .. } => unreachable!("they have no answer"),
         }
     }
 

@@ -7,7 +7,7 @@
 //! ```
 
 use super::{NAMES, SLOTS};
-use crate::{Attributes, BucketName, Error, Key, Listing, ObjectMeta, Watched, namenode::wire};
+use crate::{Attributes, BucketName, Error, Key, Listing, ObjectId, ObjectMeta, Watched, namenode::wire};
 use base::Kind;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -17,7 +17,7 @@ pub const TOLD_BYTES_MAX: usize = 8 << 20;
 /// Bytes of an object in one message; what is longer comes in several.
 pub const PART_BYTES: usize = 1 << 20;
 /// Both sides say it first: who doesn't understand the other says so.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Ask {
@@ -43,7 +43,7 @@ pub enum Ask {
     Delete { bucket: BucketName, key: Key },
     Rename { bucket: BucketName, from: Key, to: Key },
     DeletePrefix { bucket: BucketName, prefix: String },
-    RenamePrefix { bucket: BucketName, from: String, to_bucket: BucketName, to: String },
+    RenamePrefix { bucket: BucketName, from: String, to_bucket: BucketName, to: String, if_absent: bool },
     Spill { bucket: BucketName, prefix: String },
     Settle,
     RenameTo { bucket: BucketName, from: Key, to_bucket: BucketName, to: Key, if_absent: bool },
@@ -60,6 +60,12 @@ pub enum Ask {
     /// What grows on the node, and lies at a prefix or below it.
     Growing { bucket: BucketName, prefix: String, start_after: String },
     Appendable { bucket: BucketName, key: Key, act: Act },
+    /// Begins to read, under this number, what grows at whichever node.
+    Follow { follower: u32, bucket: BucketName, key: Key },
+    /// At most [`PART_BYTES`].
+    Followed { follower: u32, offset: u64, len: u64, wait_ms: u64 },
+    /// No answer.
+    Unfollow { follower: u32 },
 }
 
 /// What is done with an object that grows.
@@ -84,7 +90,7 @@ impl Ask {
 
     /// Whether its answer may be long in coming because of others, and not of work.
     pub fn waits(&self) -> bool {
-        matches!(self, Ask::Flush { .. } | Ask::WaitDurable { .. } | Ask::Watch { .. })
+        matches!(self, Ask::Flush { .. } | Ask::WaitDurable { .. } | Ask::Watch { .. } | Ask::Followed { wait_ms: 1.., .. })
     }
 }
 
@@ -175,6 +181,9 @@ pub enum Told {
     Watched(Watched),
     /// In the order of their keys; a page that is empty is the end.
     Growing(Vec<(Key, u64)>),
+    /// What grows; `None`: it is sealed.
+    Following { id: ObjectId, growing: bool },
+    Grown { bytes: Blob, len: u64, sealed: bool },
 }
 
 impl Told {
@@ -232,6 +241,8 @@ pub(crate) fn some_asks() -> Vec<Vec<u8>> {
         Ask::List { bucket: bucket.clone(), prefix: "a".into(), delimiter: Some('/'), start_after: String::new(), limit: 10 },
         Ask::Watch { bucket: bucket.clone(), after: 7, wait_ms: 1000 },
         Ask::Appendable { bucket: bucket.clone(), key: key.clone(), act: Act::Append { offset: 5 } },
+        Ask::Follow { follower: 7, bucket: bucket.clone(), key: key.clone() },
+        Ask::Followed { follower: 7, offset: 5, len: u64::MAX, wait_ms: 1000 },
         Ask::Appendable { bucket, key, act: Act::Read { offset: 5, len: u64::MAX } },
     ];
     asks.iter()
@@ -268,6 +279,8 @@ pub(crate) fn some_told() -> Vec<Vec<u8>> {
         Told::Buckets(vec![bucket; 3]),
         Told::Read(Blob(b"of an object".to_vec())),
         Told::Growing(vec![(Key::new("a/b").expect("a name"), 7)]),
+        Told::Following { id: ObjectId(7), growing: true },
+        Told::Grown { bytes: Blob(b"of what grows".to_vec()), len: 13, sealed: true },
     ];
     all.iter()
         .map(|told| {

@@ -369,7 +369,8 @@ impl Draft {
                     None if self.tier.lends.load(SeqCst) => Some(large.file.try_clone().map_err(file("share", &large.shown()))?),
                     _ => None,
                 };
-                let own = Own { path, memory, map, mapping: Mutex::new(()), doomed: AtomicBool::new(false), _charge: charge };
+                let sound = self.tier.sound.clone();
+                let own = Own { path, memory, map, mapping: Mutex::new(()), doomed: AtomicBool::new(false), sound, _charge: charge };
                 (Where::Own(Box::new(own)), checksum)
             }
         };

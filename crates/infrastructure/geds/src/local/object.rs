@@ -1,6 +1,6 @@
 //! A sealed object of this node, and the handle that readers have of it.
 
-use super::{Tier, file, lock, step};
+use super::{Sound, Tier, file, lock, step};
 use crate::{
     Error, ObjectId, ObjectMeta, Result,
     agent::{self, Lendable},
@@ -31,6 +31,7 @@ pub(super) struct Own {
     pub mapping: Mutex<()>,
     /// Remove the file with the last handle.
     pub doomed: AtomicBool,
+    pub sound: Arc<Sound>,
     pub _charge: Reservation,
 }
 
@@ -115,6 +116,11 @@ impl Local {
         self.counts.set(counts).is_ok()
     }
 
+    /// Whether it counts for a bucket yet.
+    pub(super) fn is_counted(&self) -> bool {
+        self.counts.get().is_some()
+    }
+
     pub(super) fn counts(&self) -> Option<Arc<BucketCounts>> {
         self.counts.get().cloned()
     }
@@ -167,9 +173,8 @@ impl Local {
         if let Where::Own(own) = &self.place
             && let Some(path) = &own.path
         {
-            step().and_then(|()| File::open(path)?.sync_all()).map_err(file("sync", path))?;
-            let folder = path.parent().unwrap_or(Path::new("."));
-            step().and_then(|()| File::open(folder)?.sync_all()).map_err(file("sync", folder))?;
+            own.sound.sync_all(&File::open(path).map_err(file("open", path))?, path)?;
+            own.sound.sync_folder(path.parent().unwrap_or(Path::new(".")))?;
         }
         Ok(())
     }

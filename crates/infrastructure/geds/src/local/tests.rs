@@ -2,7 +2,9 @@
 
 use super::*;
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 thread_local! {
@@ -10,7 +12,10 @@ thread_local! {
     static LEFT: Cell<u64> = const { Cell::new(u64::MAX) };
     static ENDED: Cell<bool> = const { Cell::new(false) };
     static TEAR: Cell<bool> = const { Cell::new(false) };
+    /// Hears of each sync that this thread begins.
+    static AT_SYNC: RefCell<Option<AtSync>> = const { RefCell::new(None) };
 }
+type AtSync = Box<dyn FnMut(&Path) -> io::Result<()>>;
 
 pub(crate) fn step() -> io::Result<()> {
     let left = LEFT.get();
@@ -25,6 +30,19 @@ pub(crate) fn step() -> io::Result<()> {
 /// The next change is the one that the process does not live to end, and half of it is done.
 pub(crate) fn tears() -> bool {
     TEAR.get() && LEFT.get() == 0 && !ENDED.get()
+}
+
+/// Before each sync of a file or a folder.
+pub(crate) fn syncs(path: &Path) -> io::Result<()> {
+    // Taken out, so that it may open and sync what it likes.
+    let Some(mut hook) = AT_SYNC.take() else { return Ok(()) };
+    let answer = hook(path);
+    AT_SYNC.set(Some(hook));
+    answer
+}
+
+pub(crate) fn at_sync(hook: impl FnMut(&Path) -> io::Result<()> + 'static) {
+    AT_SYNC.set(Some(Box::new(hook)));
 }
 
 fn crash_after(steps: u64, tear: bool) {
@@ -44,7 +62,7 @@ fn bytes(seed: u64, len: usize) -> Vec<u8> {
 fn write(tier: &Arc<Tier>, data: &[u8], memory: bool) -> Result<Arc<Local>, Refused> {
     let mut draft = tier.create(tier.new_id(), memory);
     draft.write_at(0, data)?;
-    Ok(tier.keep(draft.seal()?)?)
+    Ok(tier.keep(draft.seal()?)?.local)
 }
 
 fn entries(folder: &Path, name: &str) -> usize {
@@ -121,6 +139,235 @@ fn compaction_moves_what_lives_and_leaves_readers_alone() {
             None => assert!(n % 4 != 0, "{n} is lost"),
         }
     }
+}
+
+/// Most of what is written goes, so that segments have to be compacted and the journal to be rewritten. Gives what is left.
+fn churn(tier: &Arc<Tier>) -> Vec<(ObjectId, Vec<u8>)> {
+    let all: Vec<_> = (0..180).map(|n| (write(tier, &bytes(n, 5000), false).unwrap().id, bytes(n, 5000))).collect();
+    let (left, gone): (Vec<_>, Vec<_>) = all.into_iter().enumerate().partition(|(n, _)| n % 4 == 0);
+    for (_, (id, _)) in gone {
+        tier.free(id);
+    }
+    left.into_iter().map(|(_, kept)| kept).collect()
+}
+
+fn assert_there(tier: &Tier, kept: &[(ObjectId, Vec<u8>)], when: &str) {
+    for (id, data) in kept {
+        let local = tier.get(*id).unwrap_or_else(|| panic!("{id} is lost {when}"));
+        assert!(local.check().is_ok() && local.bytes() == data, "{id} is damaged {when}");
+    }
+}
+
+#[test]
+fn a_rewrite_of_the_journal_in_the_middle_of_a_compaction_keeps_what_moves() {
+    let temp = tempfile::tempdir().unwrap();
+    let tier = Tier::open(temp.path(), 1 << 20, None).unwrap();
+    let kept = churn(&tier);
+    let rewritten = Rc::new(Cell::new(0));
+    at_sync({
+        let (tier, rewritten) = (tier.clone(), rewritten.clone());
+        move |_| {
+            rewritten.set(rewritten.get() + u64::from(tier.wants_maintenance()));
+            tier.maintain().unwrap();
+            Ok(())
+        }
+    });
+    tier.reclaim(false).unwrap();
+    AT_SYNC.take();
+    assert!(rewritten.get() > 0);
+    drop(tier);
+    assert_there(&Tier::open(temp.path(), 1 << 20, None).unwrap(), &kept, "after a restart");
+}
+
+/// What a power cut leaves of the segments at worst: what was synced, of names that were, and what is gone is gone.
+#[derive(Default)]
+struct Platter {
+    names: HashSet<PathBuf>,
+    segments: HashMap<PathBuf, Vec<u8>>,
+    journal: Vec<u8>,
+    /// What somebody was told of.
+    kept: Vec<(ObjectId, Vec<u8>)>,
+    cuts: u64,
+}
+
+impl Platter {
+    fn syncs(&mut self, path: &Path) {
+        if path.ends_with("segments") {
+            self.names = list(path).unwrap().into_iter().collect();
+        } else if path.ends_with("journal") {
+            self.journal = fs::read(path).unwrap();
+        } else {
+            self.segments.insert(path.into(), fs::read(path).unwrap());
+        }
+    }
+
+    /// The journal may be there as it was synced, or as it is: the system writes when it likes.
+    fn cut(&mut self, folder: &Path) {
+        for journal in [self.journal.clone(), fs::read(folder.join("journal")).unwrap()] {
+            let temp = tempfile::tempdir().unwrap();
+            fs::create_dir(temp.path().join("segments")).unwrap();
+            for path in self.names.iter().filter(|path| path.exists()) {
+                let there = self.segments.get(path).map_or(&[][..], |there| &there[..]);
+                fs::write(temp.path().join("segments").join(path.file_name().unwrap()), there).unwrap();
+            }
+            fs::write(temp.path().join("journal"), journal).unwrap();
+            assert_there(&Tier::open(temp.path(), 1 << 20, None).unwrap(), &self.kept, "after a power cut");
+            self.cuts += 1;
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_in_the_middle_of_a_compaction_takes_nothing_that_was_durable() {
+    let temp = tempfile::tempdir().unwrap();
+    let tier = Tier::open(temp.path(), 1 << 20, None).unwrap();
+    let platter = Rc::new(RefCell::new(Platter::default()));
+    at_sync({
+        let (platter, folder) = (platter.clone(), temp.path().to_path_buf());
+        move |path| {
+            let mut platter = platter.borrow_mut();
+            if !platter.kept.is_empty() {
+                platter.cut(&folder);
+            }
+            platter.syncs(path);
+            Ok(())
+        }
+    });
+    let kept = churn(&tier);
+    tier.sync().unwrap();
+    platter.borrow_mut().kept = kept;
+    tier.reclaim(false).unwrap();
+    platter.borrow_mut().cut(temp.path());
+    AT_SYNC.take();
+    assert!(platter.borrow().cuts > 10);
+}
+
+/// Brings an object that is here once more, as a fetch does.
+fn bring(tier: &Arc<Tier>, id: ObjectId, data: &[u8]) -> Result<Kept, Refused> {
+    let mut draft = tier.create(id, false);
+    draft.write_at(0, data)?;
+    Ok(tier.keep(draft.seal()?)?)
+}
+
+#[test]
+fn a_power_cut_while_a_second_copy_comes_takes_nothing_that_was_durable() {
+    let temp = tempfile::tempdir().unwrap();
+    let tier = Tier::open(temp.path(), 1 << 20, None).unwrap();
+    let platter = Rc::new(RefCell::new(Platter::default()));
+    at_sync({
+        let platter = platter.clone();
+        move |path| {
+            platter.borrow_mut().syncs(path);
+            Ok(())
+        }
+    });
+    let (data, id) = (bytes(1, 5000), tier.new_id());
+    let first = bring(&tier, id, &data).unwrap();
+    tier.sync().unwrap();
+    platter.borrow_mut().kept = vec![(id, data.clone())];
+    let again = bring(&tier, id, &data).unwrap();
+    assert!(first.came && !again.came && Arc::ptr_eq(&first.local, &again.local));
+    platter.borrow_mut().cut(temp.path());
+    tier.sync().unwrap();
+    platter.borrow_mut().cut(temp.path());
+    AT_SYNC.take();
+    drop((first, again, tier));
+    // One that is damaged gives way.
+    let segment = list(&temp.path().join("segments")).unwrap().pop().unwrap();
+    fs::write(&segment, vec![7; fs::metadata(&segment).unwrap().len() as usize]).unwrap();
+    let tier = Tier::open(temp.path(), 1 << 20, None).unwrap();
+    assert!(tier.get(id).unwrap().check().is_err());
+    assert!(bring(&tier, id, &data).unwrap().came);
+    drop(tier);
+    assert_there(&Tier::open(temp.path(), 1 << 20, None).unwrap(), &[(id, data)], "after it was brought again");
+}
+
+#[test]
+fn of_two_files_of_one_object_the_whole_one_is_taken() {
+    let temp = tempfile::tempdir().unwrap();
+    let (data, open) = (bytes(1, 300_000), || Tier::open(temp.path(), 1 << 20, None).unwrap());
+    let id = write(&open(), &data, false).unwrap().id;
+    let sum = xxhash_rust::xxh3::xxh3_64(&data);
+    // The order in which a folder tells its names is nobody's choice.
+    for _ in 0..8 {
+        // What a power cut leaves of a copy that was not synced: its name, its length, and zeros.
+        let torn = temp.path().join("sealed").join(format!("{id}-{:x}-{sum:016x}-{}", data.len(), ObjectId::random().unwrap()));
+        fs::write(torn, vec![0; data.len()]).unwrap();
+        assert_there(&open(), &[(id, data.clone())], "beside a torn one");
+        assert_eq!(entries(temp.path(), "sealed"), 1);
+    }
+}
+
+/// A copy of what is here comes once more, and the process ends before its first, second, … change of the disk.
+#[test]
+fn a_kill_while_a_second_copy_comes_takes_nothing() {
+    for len in [5000, 100_000] {
+        for steps in 0.. {
+            revive();
+            let temp = tempfile::tempdir().unwrap();
+            let tier = Tier::open(temp.path(), 1 << 20, None).unwrap();
+            let local = write(&tier, &bytes(1, len), false).unwrap();
+            let id = local.id;
+            drop(local);
+            crash_after(steps, false);
+            let survived = bring(&tier, id, &bytes(1, len)).is_ok_and(|kept| !kept.came) && !ENDED.get();
+            crash_after(0, false);
+            drop(tier);
+            revive();
+            assert_there(&Tier::open(temp.path(), 1 << 20, None).unwrap(), &[(id, bytes(1, len))], "after a kill");
+            if survived {
+                assert!(steps > 0);
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn nobody_is_told_yes_after_a_sync_that_failed() {
+    let temp = tempfile::tempdir().unwrap();
+    let tier = Tier::open(temp.path(), 1 << 20, Some(1 << 20)).unwrap();
+    let durable = write(&tier, &bytes(1, 5000), false).unwrap().id;
+    tier.sync().unwrap();
+    let lost = write(&tier, &bytes(2, 5000), false).unwrap();
+    // It fails once, as Linux does it; somebody else waits for the same sync meanwhile.
+    let waiters = Rc::new(RefCell::new(Vec::new()));
+    at_sync({
+        let (tier, waiters) = (tier.clone(), waiters.clone());
+        let mut failed = false;
+        move |_| {
+            if std::mem::replace(&mut failed, true) {
+                return Ok(());
+            }
+            let (began, begins) = std::sync::mpsc::channel();
+            let tier = tier.clone();
+            waiters.borrow_mut().push(std::thread::spawn(move || {
+                began.send(()).unwrap();
+                tier.sync().is_err()
+            }));
+            begins.recv().unwrap();
+            Err(io::Error::from_raw_os_error(libc::EIO))
+        }
+    });
+    assert!(tier.sync().unwrap_err().to_string().contains("sync"));
+    for waiter in waiters.take() {
+        assert!(waiter.join().unwrap(), "one that waited was told yes");
+    }
+    let error = tier.sync().unwrap_err().to_string();
+    assert!(error.contains("started again"), "{error}");
+    AT_SYNC.take();
+    // Nothing more is taken on the disk, where nothing is moved either; what is there is read, and memory is another matter.
+    assert!(matches!(write(&tier, b"more", false), Err(Refused::Error(_))) && tier.reclaim(false).is_err());
+    assert!(matches!(write(&tier, &bytes(3, 300_000), false), Err(Refused::Error(_))));
+    assert!(tier.get(durable).unwrap().check().is_ok());
+    write(&tier, b"more", true).unwrap();
+    tier.reclaim(true).unwrap();
+    tier.free(lost.id);
+    drop((lost, tier));
+    let tier = Tier::open(temp.path(), 1 << 20, None).unwrap();
+    assert_eq!(tier.ids(), [durable]);
+    write(&tier, b"more", false).unwrap();
+    tier.sync().unwrap();
 }
 
 #[test]
@@ -262,7 +509,7 @@ fn live(seed: u64, lives: u32) {
                         done = draft.write_at(at as u64, &data[at..at + n]);
                         at += n;
                     }
-                    let kept = done.and_then(|()| draft.seal()).and_then(|local| Ok(tier.keep(local)?));
+                    let kept = done.and_then(|()| draft.seal()).and_then(|local| Ok(tier.keep(local)?.local));
                     match kept {
                         Ok(local) => {
                             model.there.insert(id, content);
@@ -339,7 +586,7 @@ fn every_step_may_be_the_last() {
                 let mut draft = tier.create(tier.new_id(), false);
                 let id = draft.id;
                 let data = bytes(content, size_of(content));
-                let kept = draft.write_at(0, &data).and_then(|()| draft.seal()).and_then(|local| Ok(tier.keep(local)?));
+                let kept = draft.write_at(0, &data).and_then(|()| draft.seal()).and_then(|local| Ok(tier.keep(local)?.local));
                 if kept.is_ok() { &mut model.there } else { &mut model.perhaps }.insert(id, content);
                 made.push(id);
                 if ENDED.get() {

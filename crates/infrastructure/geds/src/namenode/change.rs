@@ -52,6 +52,10 @@ pub enum Change {
     Import(Box<Import>),
     /// A site's copy is lost; if it was the only one, the name goes.
     Lose { bucket: BucketName, key: Key, epoch: u64, site: SiteId },
+    /// What of these is not sealed by now never will be.
+    GiveUp { ids: Vec<u128> },
+    /// `RenamePrefix`, if nothing has a name at `to` or below it.
+    RenamePrefixNew { bucket: BucketName, from: String, to_bucket: BucketName, to: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,8 +87,17 @@ pub struct Import {
     pub created_ms: u64,
 }
 
-/// What came of a change.
-#[derive(Clone, Debug, PartialEq)]
+/// Which request asks for a change. Its answer may get lost, and a change of names that was done must not be done again to what others have put there meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Once {
+    /// Random: the same in each try.
+    pub request: u128,
+    /// Milliseconds since the first try, and as long as this one may be on its way; 0: this is the first.
+    pub since_ms: u64,
+}
+
+/// What came of a change. Kept with the state for a while, see `answers.rs`: variants and fields are only ever added at the end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Answer {
     Done,
     /// Whether it is new.
@@ -119,14 +132,64 @@ impl Moving {
 }
 
 impl Change {
+    /// The object that it is about, where it is about one.
+    pub fn about(&self) -> Option<(&BucketName, &Key)> {
+        match self {
+            Change::Seal(seal) => Some((&seal.bucket, &seal.key)),
+            Change::Import(import) => Some((&import.bucket, &import.key)),
+            Change::Rename { bucket, from: key, .. }
+            | Change::Copy { bucket, from: key, .. }
+            | Change::Remove { bucket, key }
+            | Change::MarkPersisted { bucket, key, .. }
+            | Change::AddHolder { bucket, key, .. }
+            | Change::DropHolder { bucket, key, .. }
+            | Change::SetMetadata { bucket, key, .. }
+            | Change::Touch { bucket, key, .. }
+            | Change::Lose { bucket, key, .. } => Some((bucket, key)),
+            _ => None,
+        }
+    }
+
+    /// Whether it may mean something else when it is done again. The others name an id or an epoch, or set what they set before.
+    pub fn is_for_once(&self) -> bool {
+        match self {
+            Change::Remove { .. }
+            | Change::RemovePrefix { .. }
+            | Change::Rename { .. }
+            | Change::RenamePrefix { .. }
+            | Change::RenamePrefixNew { .. }
+            | Change::Copy { .. }
+            | Change::CopyPrefix { .. }
+            | Change::SetMetadata { .. }
+            | Change::Touch { .. }
+            | Change::KeepJob { .. }
+            | Change::DropJob { .. } => true,
+            Change::CreateBucket { .. }
+            | Change::SetMode { .. }
+            | Change::SetTenant { .. }
+            | Change::SetQuota { .. }
+            | Change::Announce { .. }
+            | Change::Seal(_)
+            | Change::MarkPersisted { .. }
+            | Change::AddHolder { .. }
+            | Change::DropHolder { .. }
+            | Change::Expire { .. }
+            | Change::Collected { .. }
+            | Change::Leasing
+            | Change::Import(_)
+            | Change::Lose { .. }
+            | Change::GiveUp { .. } => false,
+        }
+    }
+
     /// About how many bytes it takes while it waits.
     pub fn weight(&self) -> usize {
         let more = match self {
             Change::Seal(seal) => seal.key.as_str().len() + seal.metadata.len(),
             Change::SetMetadata { metadata, .. } => metadata.len(),
             Change::Expire { names } => names.iter().map(|(bucket, key)| 64 + bucket.as_str().len() + key.as_str().len()).sum(),
-            Change::Collected { ids, .. } => ids.len() * size_of::<u128>(),
-            Change::RenamePrefix { from, to, .. } | Change::CopyPrefix { from, to, .. } => from.len() + to.len(),
+            Change::Collected { ids, .. } | Change::GiveUp { ids } => ids.len() * size_of::<u128>(),
+            Change::RenamePrefix { from, to, .. } | Change::RenamePrefixNew { from, to, .. } | Change::CopyPrefix { from, to, .. } => from.len() + to.len(),
             _ => TEXT_BYTES_MAX,
         };
         more + 512
@@ -145,8 +208,8 @@ impl Change {
             Change::SetTenant { tenant, .. } | Change::SetQuota { tenant, .. } => bounded("tenant", tenant),
             Change::KeepJob { job, .. } | Change::DropJob { job } => bounded("job", job),
             Change::RemovePrefix { prefix, .. } => Prefix::new(prefix).map(|_| ()),
-            Change::RenamePrefix { from, to, .. } | Change::CopyPrefix { from, to, .. } => Moving::new(from, to).map(|_| ()),
-            Change::Collected { ids, .. } if ids.len() > IDS_MAX => {
+            Change::RenamePrefix { from, to, .. } | Change::RenamePrefixNew { from, to, .. } | Change::CopyPrefix { from, to, .. } => Moving::new(from, to).map(|_| ()),
+            Change::Collected { ids, .. } | Change::GiveUp { ids } if ids.len() > IDS_MAX => {
                 Err(Error::BadValue { what: "number of ids", value: ids.len().to_string(), rule: "tell of at most 10000 at a time" })
             }
             _ => Ok(()),

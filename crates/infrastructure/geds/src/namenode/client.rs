@@ -1,13 +1,16 @@
 //! The catalog of a namenode elsewhere: many calls at a time over one connection.
 //!
 //! A call puts its question where the connection's task takes it, together with whatever else waits, and sleeps until its answer comes. A
-//! connection that is lost fails what was on its way with `Unavailable`, since nobody knows whether it was done; the next call dials again. Looking is
-//! asked again by itself, once; changing never is.
+//! connection that is lost fails what was on its way, since nobody knows whether it was done; the next call dials again. Looking is asked again by itself, once.
+//!
+//! A change that would mean something else if it were done twice goes out as a request with a number, under which the namenode keeps its answer (`answers.rs`). When the answer doesn't come it is asked for
+//! again under that number, for [`UNSURE_MAX`]; then the error says that nobody knows ([`Error::Unsure`]). So any other error means that it was not done, and who gets one may ask anew.
+//! A seal is known by its object's id instead, and is asked again by who seals.
 //!
 //! The connection is also the session: leases are void when it ends, and revocations come over it.
 
 use super::{
-    change::{Answer, Change},
+    change::{Answer, Change, Once},
     changes, counted, created, done, object, removed, seal_change, sealed,
     wire::{self, Ask, Look, META_ALPN, Meta, Question, TOLD_BYTES_MAX, Told, Writing},
 };
@@ -25,7 +28,10 @@ use std::{
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::{
@@ -35,6 +41,9 @@ use tokio::{
 
 /// How long a call may take, the wait for a connection included.
 const CALL_MAX: Duration = Duration::from_secs(10);
+/// How long the answer to a change is asked for, and the pause between.
+const UNSURE_MAX: Duration = Duration::from_secs(20);
+const UNSURE_PAUSE: Duration = Duration::from_millis(50);
 /// How often a quiet connection says that it is there, and how long the namenode may be silent.
 const PING_EVERY: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(6);
@@ -193,17 +202,20 @@ impl RemoteCatalog {
     }
 
     async fn ask(&self, question: impl Serialize, max: Duration) -> Result<Told> {
+        self.told(question, max, &AtomicBool::new(false)).await.and_then(unless_failed)
+    }
+
+    /// What comes as an answer; an error: none has come. `sent`: is set when the question may be out.
+    async fn told(&self, question: impl Serialize, max: Duration, sent: &AtomicBool) -> Result<Told> {
         let ask = Ask { deadline_ms: max.as_millis() as u32, question };
         let asked = async {
             let connection = self.connection().await?;
             let answer = connection.send(&ask)?;
+            sent.store(true, Relaxed);
             answer.await.unwrap_or_else(|_| Err(away("the connection ended")))
         };
         let late = |_| Error::Remote { kind: Kind::DeadlineExceeded, message: format!("the namenode did not answer within {} s", max.as_secs()) };
-        match tokio::time::timeout(max, asked).await.map_err(late)?? {
-            Told::Failed { kind, message } => Err(Error::Remote { kind, message }),
-            told => Ok(told),
-        }
+        tokio::time::timeout(max, asked).await.map_err(late)?
     }
 
     /// Asks again, once, if the connection was lost: looking twice does no harm.
@@ -214,8 +226,33 @@ impl RemoteCatalog {
         }
     }
 
+    /// Asks until there is an answer; see the top of the file.
+    async fn once(&self, change: Change) -> Result<Told> {
+        let (request, began, sent) = (ObjectId::random()?.0, tokio::time::Instant::now(), AtomicBool::new(false));
+        let mut since_ms = 0;
+        loop {
+            let told = self.told(Question::Once(Once { request, since_ms }, change.clone()), CALL_MAX, &sent).await;
+            let why = match told {
+                // What it has begun may turn out to be done when it is started again, or another one leads.
+                Ok(Told::Failed { kind: Kind::Unavailable | Kind::Internal, message }) => message,
+                // It was too busy for this try, which says nothing of the one before.
+                Ok(Told::Failed { kind: Kind::DeadlineExceeded | Kind::ResourceExhausted, message }) if since_ms > 0 => message,
+                Ok(told) => return unless_failed(told),
+                Err(e) if !sent.load(Relaxed) => return Err(e),
+                Err(e) => e.to_string(),
+            };
+            if began.elapsed() > UNSURE_MAX {
+                return Err(Error::Unsure { why });
+            }
+            tracing::debug!(why, "the answer to a change is missing; asking for it");
+            tokio::time::sleep(UNSURE_PAUSE).await;
+            since_ms = (began.elapsed() + CALL_MAX).as_millis() as u64;
+        }
+    }
+
     async fn change(&self, change: Change) -> Result<Answer> {
-        Ok(match self.ask(Question::Change(change), CALL_MAX).await? {
+        let told = if change.is_for_once() { self.once(change).await? } else { self.ask(Question::Change(change), CALL_MAX).await? };
+        Ok(match told {
             Told::Done => Answer::Done,
             Told::Created(new) => Answer::Created(new),
             Told::Object(object) => Answer::Object(object.try_into()?),
@@ -244,6 +281,13 @@ impl RemoteCatalog {
             }
             _ => odd(),
         }
+    }
+}
+
+fn unless_failed(told: Told) -> Result<Told> {
+    match told {
+        Told::Failed { kind, message } => Err(Error::Remote { kind, message }),
+        told => Ok(told),
     }
 }
 
@@ -477,6 +521,15 @@ impl Catalog for RemoteCatalog {
         async {
             match self.look(|| Question::Epoch).await? {
                 Told::Epoch(epoch) => Ok(Some(epoch)),
+                _ => odd(),
+            }
+        }
+        .boxed()
+    }
+    fn now_ms(&self) -> BoxFuture<'_, Result<u64>> {
+        async {
+            match self.look(|| Question::Clock).await? {
+                Told::Clock(now) => Ok(now),
                 _ => odd(),
             }
         }

@@ -7,7 +7,7 @@
 //! What is in the state is on disk, so a reader never sees what a crash takes back.
 
 use super::{
-    change::{Answer, Change},
+    change::{Answer, Change, Once},
     leases::{Fence, Leases},
     log::{self, Batch, Failed, Log},
     pair::{self, Lead},
@@ -60,6 +60,8 @@ impl Reply {
 
 pub struct Item {
     pub change: Change,
+    /// Of a request that may be asked again.
+    pub once: Option<Once>,
     pub reply: Reply,
     pub fence: Option<Fence>,
     /// After it, what is not on its way to the disk is not done.
@@ -261,9 +263,9 @@ impl Committer {
         for some in commands.chunks(APPLY) {
             let mut state = self.core.state.write().unwrap_or_else(|e| e.into_inner());
             for command in some {
-                let (at_ms, change): (u64, Change) = postcard::from_bytes(command).map_err(|e| damaged(next, e.to_string()))?;
+                let command = Command::read(command).map_err(|e| damaged(next, e.to_string()))?;
                 // Its caller is told by the leader what became of it.
-                let _ = state.apply(at_ms, &change);
+                let _ = command.apply(&mut state);
             }
         }
         self.tend_snapshot(walker);
@@ -283,7 +285,7 @@ impl Committer {
                     item.reply.send(Err(late()));
                     continue;
                 }
-                batch.push(|bytes| postcard::to_extend(&(at_ms, &item.change), bytes).expect("a vector takes everything"));
+                batch.push(|bytes| Command::write(at_ms, item.once.as_ref(), &item.change, bytes));
                 taken.push(item);
                 if batch.len() > BATCH_BYTES {
                     break;
@@ -336,7 +338,7 @@ impl Committer {
         let mut answers = Vec::with_capacity(items.len());
         for some in items.chunks(APPLY) {
             let mut state = self.core.state.write().unwrap_or_else(|e| e.into_inner());
-            answers.extend(some.iter().map(|item| state.apply(at_ms, &item.change)));
+            answers.extend(some.iter().map(|item| state.apply_once(at_ms, item.once.as_ref(), &item.change)));
         }
         let mut wake: Vec<Arc<Outbox>> = Vec::new();
         for (item, answer) in items.into_iter().zip(answers) {
@@ -408,25 +410,52 @@ impl Committer {
     }
 }
 
+/// As the log holds it: when it was taken, the change, and behind it, if it is of a request that may be asked again, which one.
+struct Command {
+    at_ms: u64,
+    change: Change,
+    once: Option<Once>,
+}
+
+impl Command {
+    fn write(at_ms: u64, once: Option<&Once>, change: &Change, bytes: Vec<u8>) -> Vec<u8> {
+        let bytes = postcard::to_extend(&(at_ms, change), bytes).expect("a vector takes everything");
+        match once {
+            Some(once) => postcard::to_extend(once, bytes).expect("a vector takes everything"),
+            None => bytes,
+        }
+    }
+
+    fn read(bytes: &[u8]) -> Result<Command, postcard::Error> {
+        let ((at_ms, change), rest) = postcard::take_from_bytes(bytes)?;
+        let once = if rest.is_empty() { None } else { Some(postcard::from_bytes(rest)?) };
+        Ok(Command { at_ms, change, once })
+    }
+
+    fn apply(&self, state: &mut State) -> Result<Answer> {
+        state.apply_once(self.at_ms, self.once.as_ref(), &self.change)
+    }
+}
+
 /// Applies what is in the log and not in the state. Reading and applying are done by two threads: each takes about as long.
 fn replay(folder: &std::path::Path, state: &mut State) -> Result<Option<Log>> {
     const COMMANDS: usize = 1024;
     let first = state.seq() + 1;
     std::thread::scope(|threads| {
         // A few thousand commands are on their way at a time.
-        let (read, next) = std::sync::mpsc::sync_channel::<Vec<(u64, Change)>>(4);
+        let (read, next) = std::sync::mpsc::sync_channel::<Vec<Command>>(4);
         let applying = threads.spawn(move || {
             state.be_silent(true);
-            for (at_ms, change) in next.into_iter().flatten() {
+            for command in next.into_iter().flatten() {
                 // Its caller was told what became of it.
-                let _ = state.apply(at_ms, &change);
+                let _ = command.apply(state);
             }
             state.be_silent(false);
         });
         let mut some = Vec::with_capacity(COMMANDS);
         let gone = |_| "applying the log has ended early".to_string();
         let log = log::recover(folder, first, |_, bytes| {
-            some.push(postcard::from_bytes(bytes).map_err(|e| e.to_string())?);
+            some.push(Command::read(bytes).map_err(|e| e.to_string())?);
             if some.len() < COMMANDS { Ok(()) } else { read.send(std::mem::replace(&mut some, Vec::with_capacity(COMMANDS))).map_err(gone) }
         });
         let _ = read.send(some); // an error is a thread that panicked, which shows below
@@ -439,9 +468,9 @@ fn replay(folder: &std::path::Path, state: &mut State) -> Result<Option<Log>> {
 /// Opens a folder: the state as the log says, and who goes on writing it.
 pub fn open(folder: PathBuf, snapshot_after: u64) -> Result<(Arc<Core>, Committer)> {
     let fail = |action: &'static str, path: PathBuf| move |source: io::Error| Error::File { action, path, source };
-    std::fs::create_dir_all(&folder).map_err(fail("create", folder.clone()))?;
+    crate::private::folder(&folder).map_err(fail("create", folder.clone()))?;
     let path = folder.join("lock");
-    let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(fail("open", path.clone()))?;
+    let lock = crate::private::lock(&path).map_err(fail("open", path.clone()))?;
     match lock.try_lock() {
         Ok(()) => {}
         Err(std::fs::TryLockError::WouldBlock) => {
@@ -449,16 +478,16 @@ pub fn open(folder: PathBuf, snapshot_after: u64) -> Result<(Arc<Core>, Committe
         }
         Err(std::fs::TryLockError::Error(source)) => return Err(Error::File { action: "lock", path, source }),
     }
+    let start = Instant::now();
+    let (mut state, snapshot_bytes) = snapshot::read(&folder)?;
+    let (from_snapshot, loaded) = (state.seq(), start.elapsed());
+    let log = replay(&folder, &mut state)?;
     for half in ["log.new", "snapshot.new"] {
         match std::fs::remove_file(folder.join(half)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail("remove", folder.join(half))(e)),
             _ => {}
         }
     }
-    let start = Instant::now();
-    let (mut state, snapshot_bytes) = snapshot::read(&folder)?;
-    let (from_snapshot, loaded) = (state.seq(), start.elapsed());
-    let log = replay(&folder, &mut state)?;
     let log = match log {
         Some(log) => log,
         None => Log::create(&folder, from_snapshot + 1, 0)?,

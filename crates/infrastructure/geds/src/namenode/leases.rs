@@ -107,6 +107,14 @@ pub struct Fence {
     all: bool,
 }
 
+impl Fence {
+    /// Takes over the keys of another one.
+    pub fn join(&mut self, mut other: Fence) {
+        self.keys.append(&mut other.keys);
+        self.all |= std::mem::take(&mut other.all);
+    }
+}
+
 impl Drop for Fence {
     fn drop(&mut self) {
         let mut inner = lock(&self.leases.inner);

@@ -11,10 +11,10 @@
 //! acknowledged: that is damage, and recovery refuses. With nothing whole after it, it is a torn tail that nobody was told of, and is cut.
 //! It does not know what a command means.
 
-use crate::{Error, Result};
+use crate::{Error, Result, format};
 use std::{
     fs::{File, OpenOptions},
-    io,
+    io::{self, Read},
     os::{fd::AsRawFd, unix::fs::FileExt, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -291,6 +291,12 @@ pub fn recover(folder: &Path, first: u64, mut each: impl FnMut(u64, &[u8]) -> Re
             }
         }
     }
+    // All of them before the first is cut.
+    for (_, path) in &files {
+        let mut mark = Vec::new();
+        File::open(path).and_then(|file| file.take(MARK.len() as u64).read_to_end(&mut mark)).map_err(file_error("read", path))?;
+        format::check(path, &mark, MARK)?;
+    }
     let last = files.len();
     let mut log: Option<Log> = None;
     for (n, (number, path)) in files.into_iter().enumerate() {
@@ -315,7 +321,8 @@ pub fn recover(folder: &Path, first: u64, mut each: impl FnMut(u64, &[u8]) -> Re
                             return Err(damaged(at, format!("command {} is cut short in a batch that is whole", next + k)));
                         };
                         if next + k >= first {
-                            each(next + k, command).map_err(|e| damaged(at, format!("command {} can't be read: {e}", next + k)))?;
+                            // It is as it was written.
+                            each(next + k, command).map_err(|e| format::newer(&path, format!("command {}, which this version can't read ({e})", next + k)))?;
                         }
                         left = &left[4 + len..];
                     }
@@ -515,6 +522,19 @@ mod tests {
             let (next, _) = read(folder.path()).unwrap();
             assert!(next >= acknowledged, "seed {seed}");
         }
+    }
+
+    #[test]
+    fn a_command_that_nobody_here_knows_is_left_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = Log::create(folder.path(), 1, 0).unwrap();
+        log.append(&mut batch(1, 3)).unwrap();
+        let path = name_of(folder.path(), 1);
+        let before = std::fs::read(&path).unwrap();
+        let error = recover(folder.path(), 1, |n, _| if n < 3 { Ok(()) } else { Err("no such sort".into()) }).err().expect("it is refused");
+        assert!(matches!(&error, Error::Newer { path: named, .. } if *named == path), "{error}");
+        assert!(error.to_string().contains("command 3"), "{error}");
+        assert!(std::fs::read(&path).unwrap() == before);
     }
 
     #[test]

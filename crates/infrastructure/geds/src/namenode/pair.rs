@@ -472,7 +472,7 @@ fn open_replica(folder: PathBuf, snapshot_after: u64) -> Result<Replica> {
 
 /// Removes what is there and what the leader replaces.
 fn clear(folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(|source| Error::File { action: "create", path: folder.into(), source })?;
+    crate::private::folder(folder).map_err(|source| Error::File { action: "create", path: folder.into(), source })?;
     // The logs first and the oldest last: what is left after a crash is refused, not taken for all.
     let files = log::files(folder)?.into_iter().chain(log::numbered(folder, "snapshot-")?);
     for (_, path) in files {

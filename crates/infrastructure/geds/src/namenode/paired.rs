@@ -60,7 +60,7 @@ pub(super) fn alone(folder: &Path) -> Result<()> {
 
 fn mark(folder: &Path) -> Result<()> {
     let path = folder.join(MARK);
-    std::fs::create_dir_all(folder).map_err(|source| Error::File { action: "create", path: folder.into(), source })?;
+    crate::private::folder(folder).map_err(|source| Error::File { action: "create", path: folder.into(), source })?;
     std::fs::write(&path, b"").map_err(|source| Error::File { action: "write", path, source })?;
     log::sync_folder(folder)
 }

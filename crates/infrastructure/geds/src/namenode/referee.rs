@@ -111,9 +111,9 @@ fn written(reign: &Reign) -> Result<Vec<u8>> {
 }
 
 fn locked<T>(folder: &Path, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    std::fs::create_dir_all(folder).map_err(fail("create", folder))?;
+    crate::private::folder(folder).map_err(fail("create", folder))?;
     let path = folder.join("reign.lock");
-    let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(fail("open", &path))?;
+    let lock = crate::private::lock(&path).map_err(fail("open", &path))?;
     lock.lock().map_err(fail("lock", &path))?;
     work(&folder.join(FILE))
 }

@@ -6,7 +6,7 @@
 
 use super::{
     Namenode,
-    change::{Answer, Change},
+    change::{Answer, Change, Once},
     commit::{Core, Item, Reply, late},
     leases::{self, Session, TERM, hash},
     wire::{self, ASK_BYTES_MAX, Ask, LOOKUPS_MAX, Question, Seen, Told, Writing},
@@ -68,21 +68,24 @@ impl Caller {
         }
     }
 
-    fn refused(&self) -> Option<Error> {
+    fn refused(&self, question: &Question) -> Option<Error> {
+        let about = question.about().map_or_else(String::new, |(bucket, key)| format!(" about {bucket}/{key}"));
         match self {
-            Caller::Stranger(Some(name)) => Some(Error::Denied { who: format!("{name:?}"), what: "ask the namenode: it is neither a site nor the hub".into() }),
+            Caller::Stranger(Some(name)) => Some(Error::Denied { who: format!("{name:?}"), what: format!("ask the namenode{about}: it is neither a site nor the hub") }),
             Caller::Stranger(None) => {
-                let message = "a client certificate is needed to ask the namenode; join first".into();
+                let message = format!("a client certificate is needed to ask the namenode{about}; join first");
                 Some(Error::Remote { kind: base::Kind::Unauthenticated, message })
             }
             _ => None,
         }
     }
 
-    fn speaks_for(&self, wanted: &SiteId) -> Result<()> {
+    /// `object`: what is said of one, where it is about one.
+    fn speaks_for(&self, wanted: &SiteId, object: Option<(&BucketName, &Key)>) -> Result<()> {
         match self {
             Caller::Site(site) if site != wanted => {
-                Err(Error::Denied { who: format!("site {site}"), what: format!("change what is recorded of site {wanted}") })
+                let object = object.map_or_else(String::new, |(bucket, key)| format!(", here of {bucket}/{key}"));
+                Err(Error::Denied { who: format!("site {site}"), what: format!("change what is recorded of site {wanted}{object}") })
             }
             _ => Ok(()),
         }
@@ -90,9 +93,9 @@ impl Caller {
 
     fn allowed(&self, change: &Change) -> Result<()> {
         match change {
-            Change::Announce { site, .. } | Change::AddHolder { site, .. } | Change::DropHolder { site, .. } | Change::Lose { site, .. } => self.speaks_for(site),
-            Change::Collected { site: Some(site), .. } => self.speaks_for(site),
-            Change::Seal(seal) => self.speaks_for(&seal.site),
+            Change::Announce { site, .. } | Change::AddHolder { site, .. } | Change::DropHolder { site, .. } | Change::Lose { site, .. } => self.speaks_for(site, change.about()),
+            Change::Collected { site: Some(site), .. } => self.speaks_for(site, None),
+            Change::Seal(seal) => self.speaks_for(&seal.site, change.about()),
             Change::Expire { .. } | Change::Leasing | Change::Import(_) => {
                 Err(Error::Denied { who: "a client".into(), what: "give the namenode's own orders".into() })
             }
@@ -335,7 +338,7 @@ impl Connection {
     }
 
     fn one(&mut self, request: u64, ask: Ask, now: Instant, out: &mut Vec<u8>) {
-        if let Some(refused) = self.caller.refused() {
+        if let Some(refused) = self.caller.refused(&ask.question) {
             return wire::put(out, request, &Told::from(refused));
         }
         let answer = match ask.question {
@@ -343,7 +346,8 @@ impl Connection {
                 Ok(()) => return,
                 Err(missing) => missing.into(),
             },
-            Question::Change(change) => return self.change(request, change, now + Duration::from_millis(u64::from(ask.deadline_ms))),
+            Question::Change(change) => return self.change(request, change, None, now + Duration::from_millis(u64::from(ask.deadline_ms))),
+            Question::Once(once, change) => return self.change(request, change, Some(once), now + Duration::from_millis(u64::from(ask.deadline_ms))),
             Question::Lease { bucket, key } => return self.lease(request, bucket, key, out),
             Question::Lookups(keys) if keys.len() > LOOKUPS_MAX => {
                 Error::BadValue { what: "number of keys", value: keys.len().to_string(), rule: "ask for at most 1000 at a time" }.into()
@@ -360,7 +364,7 @@ impl Connection {
                 Told::Objects(ids.iter().map(|id| state.find(ObjectId(*id)).map(Into::into)).collect())
             }
             Question::Find { id } => Told::Found(self.core.read().find(ObjectId(id)).map(Into::into)),
-            Question::Held { site, start_after } => told(self.caller.speaks_for(&site).map(|()| {
+            Question::Held { site, start_after } => told(self.caller.speaks_for(&site, None).map(|()| {
                 let held = self.core.read().held(&site, start_after.map(ObjectId));
                 Told::Objects(held.into_iter().map(|meta| Some(meta.into())).collect())
             })),
@@ -371,7 +375,7 @@ impl Connection {
             Question::BucketsAfter(after) => Told::Buckets(self.core.read().bucket_names(&after, PAGE_MAX as usize)),
             Question::Attributes { bucket, key } => told(self.core.read().attributes(&bucket, &key).map(Told::Attributes)),
             Question::Garbage { site, start_after } => {
-                let may = site.as_ref().map_or(Ok(()), |site| self.caller.speaks_for(site));
+                let may = site.as_ref().map_or(Ok(()), |site| self.caller.speaks_for(site, None));
                 told(may.map(|()| Told::Garbage(self.core.read().garbage(site.as_ref(), start_after.map(ObjectId)))))
             }
             Question::Watch { bucket, after, wait_ms } => {
@@ -395,12 +399,13 @@ impl Connection {
             Question::JobsAfter(after) => Told::Jobs(self.core.read().job_names(&after, PAGE_MAX as usize)),
             Question::Revoked { number } => return self.holder.confirm(number),
             Question::Epoch => Told::Epoch(self.core.read().epoch()),
+            Question::Clock => Told::Clock(base::clock::now_ms()),
             Question::Ping => Told::Done,
         };
         wire::put(out, request, &answer);
     }
 
-    fn change(&mut self, request: u64, change: Change, deadline: Instant) {
+    fn change(&mut self, request: u64, change: Change, once: Option<Once>, deadline: Instant) {
         let weight = change.weight();
         self.outbox.begin(weight);
         if let Err(e) = self.caller.allowed(&change).and_then(|()| change.check()) {
@@ -411,7 +416,7 @@ impl Connection {
         }
         let (fence, waits) = fence(&self.core, &change);
         let reply = Reply::Wire(self.outbox.clone(), request, weight);
-        let item = Item { change, reply, fence, deadline: Some(deadline) };
+        let item = Item { change, once, reply, fence, deadline: Some(deadline) };
         match waits {
             None => self.core.enqueue(item),
             Some(waits) => {
@@ -471,7 +476,7 @@ pub fn fence(core: &Core, change: &Change) -> (Option<super::leases::Fence>, Opt
         Change::Remove { bucket, key } | Change::Lose { bucket, key, .. } => (Some(vec![(bucket, key)]), true),
         Change::Rename { bucket, from, to_bucket, to, .. } => (Some(vec![(bucket, from), (to_bucket, to)]), true),
         Change::Copy { to_bucket, to, .. } => (Some(vec![(to_bucket, to)]), core.read().has(to_bucket, to)),
-        Change::RemovePrefix { .. } | Change::RenamePrefix { .. } | Change::CopyPrefix { .. } | Change::DropJob { .. } => (None, true),
+        Change::RemovePrefix { .. } | Change::RenamePrefix { .. } | Change::RenamePrefixNew { .. } | Change::CopyPrefix { .. } | Change::DropJob { .. } => (None, true),
         Change::Expire { names } => (Some(names.iter().map(|(bucket, key)| (bucket, key)).collect()), true),
         // They change nothing of what a key means.
         Change::CreateBucket { .. }
@@ -487,7 +492,8 @@ pub fn fence(core: &Core, change: &Change) -> (Option<super::leases::Fence>, Opt
         | Change::KeepJob { .. }
         | Change::Collected { .. }
         | Change::Leasing
-        | Change::Import(_) => return (None, None),
+        | Change::Import(_)
+        | Change::GiveUp { .. } => return (None, None),
     };
     let (fence, waits) = core.leases.fence(keys.as_deref(), existing);
     (Some(fence), (!waits.is_empty()).then_some(waits))

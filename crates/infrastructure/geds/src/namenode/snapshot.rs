@@ -2,16 +2,17 @@
 //!
 //! ```text
 //! 16 bytes of mark │ block │ block │ …       block: bytes u32 │ sort u32 │ xxh3 u64 │ body in postcard
-//! sorts: the rest (once, first), contents, names, the end (with their numbers)
+//! sorts: the rest (once, first), answers that may be asked for again (at most once), contents, names, the end (with their numbers)
 //! ```
 //!
 //! It is written under another name and gets its own when it is whole and on disk. So one that can't be read is damaged, and is refused.
 
 use super::{
+    answers::Answers,
     log::{numbered, sync_folder},
     state::{ContentRow, NameRow, Rest, State},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, format};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::{File, OpenOptions},
@@ -33,6 +34,7 @@ const REST: u32 = 0;
 const CONTENTS: u32 = 1;
 const NAMES: u32 = 2;
 const END: u32 = 3;
+const ANSWERS: u32 = 4;
 
 fn block(file: &mut impl Write, sort: u32, body: &impl Serialize) -> io::Result<u64> {
     raw(file, sort, &postcard::to_stdvec(body).map_err(io::Error::other)?)
@@ -82,7 +84,7 @@ pub fn write(folder: &Path, rest: Rest, state: &RwLock<State>, stopped: impl Fn(
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
     let mut file = io::BufWriter::with_capacity(1 << 20, file);
     file.write_all(MARK)?;
-    let mut bytes = 16 + block(&mut file, REST, &rest)?;
+    let mut bytes = 16 + block(&mut file, REST, &rest)? + block(&mut file, ANSWERS, &rest.answers.rows())?;
     drop(rest);
     let locked = || state.write().unwrap_or_else(|e| e.into_inner());
     let mut rows = Rows::default();
@@ -130,6 +132,7 @@ pub fn tidy(folder: &Path, seq: u64) -> Result<()> {
 pub fn read(folder: &Path) -> Result<(State, u64)> {
     let Some((seq, path)) = numbered(folder, "snapshot-")?.pop() else { return Ok((State::new(), 0)) };
     let bytes = std::fs::read(&path).map_err(|source| Error::File { action: "read", path: path.clone(), source })?;
+    format::check(&path, &bytes[..bytes.len().min(MARK.len())], MARK)?;
     let mut blocks = Blocks { bytes: &bytes, at: 0 };
     let state = blocks.state();
     match state {
@@ -149,7 +152,11 @@ impl<'a> Blocks<'a> {
             return None;
         }
         self.at = MARK.len();
-        let rest: Rest = self.next(REST)?;
+        let mut rest: Rest = self.next(REST)?;
+        // An older release wrote none.
+        if self.sort()? == ANSWERS {
+            rest.answers = Answers::load(self.next(ANSWERS)?)?;
+        }
         let (mut contents, mut names) = (Vec::new(), Vec::new());
         // First only where the blocks are: rows are made when they are put in, and borrow their keys from the file's bytes.
         while self.sort()? == CONTENTS {

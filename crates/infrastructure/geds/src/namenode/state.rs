@@ -14,7 +14,8 @@ mod rows;
 pub use rows::{ContentRow, NameRow, Rest};
 
 use super::{
-    change::{Answer, Change, Import, Moving, Seal, bounded},
+    answers::Answers,
+    change::{Answer, Change, Import, Moving, Once, Seal, bounded},
     record::{Content, Name, NameExtra, halves, whole},
     table::{Index, NONE, Order, Record, Slab},
     wire::Facts,
@@ -75,7 +76,10 @@ struct Discarded {
     persisted: Option<String>,
 }
 
-/// A seal whose object is gone.
+/// In place of the epoch of what was never sealed and never will be.
+const GIVEN_UP: u64 = 0;
+
+/// A seal whose object is gone, or that was given up.
 #[derive(Clone, Serialize, Deserialize)]
 struct Gone {
     at_ms: u64,
@@ -110,6 +114,7 @@ pub struct State {
     gone: VecDeque<Gone>,
     /// Their epochs, and the slots that they had.
     gone_of: HashMap<u128, (u64, u32)>,
+    answers: Answers,
     events: VecDeque<(u32, Event)>,
     /// Nobody waits for answers: those of seals are not put together.
     silent: bool,
@@ -151,6 +156,21 @@ impl State {
     /// Names, and contents.
     pub fn counts(&self) -> (usize, usize) {
         (self.names.count(), self.contents.count())
+    }
+
+    /// [`State::apply`] of a request, which is carried out once however often it is asked.
+    pub fn apply_once(&mut self, at_ms: u64, once: Option<&Once>, change: &Change) -> Result<Answer> {
+        let Some(once) = once else { return self.apply(at_ms, change) };
+        let now = self.clock_ms.max(at_ms);
+        match self.answers.find(once, now) {
+            // What failed has changed nothing, and is tried anew.
+            Ok(None) => self.apply(at_ms, change).inspect(|answer| self.answers.keep(once.request, now, answer)),
+            known => {
+                self.seq += 1;
+                self.clock_ms = now;
+                known.map(|answer| answer.expect("`None` is above"))
+            }
+        }
     }
 
     /// Carries out the next command of the log. `at_ms` never goes back, whatever the clock of its writer did.
@@ -198,7 +218,8 @@ impl State {
             }
             Change::Rename { bucket, from, to_bucket, to, if_absent } => self.rename(bucket, from, to_bucket, to, *if_absent),
             Change::Copy { bucket, from, to_bucket, to, if_absent } => self.copy(bucket, from, to_bucket, to, *if_absent),
-            Change::RenamePrefix { bucket, from, to_bucket, to } => self.rename_prefix(bucket, from, to_bucket, to),
+            Change::RenamePrefix { bucket, from, to_bucket, to } => self.rename_prefix(bucket, from, to_bucket, to, false),
+            Change::RenamePrefixNew { bucket, from, to_bucket, to } => self.rename_prefix(bucket, from, to_bucket, to, true),
             Change::CopyPrefix { bucket, from, to_bucket, to } => self.copy_prefix(bucket, from, to_bucket, to),
             Change::MarkPersisted { bucket, key, epoch, location } => {
                 let name = self.need_epoch(bucket, key, *epoch)?;
@@ -267,6 +288,14 @@ impl State {
             }
             Change::Import(import) => self.import(import),
             Change::Lose { bucket, key, epoch, site } => self.lose(bucket, key, *epoch, site),
+            Change::GiveUp { ids } => {
+                for id in ids {
+                    if self.find_content(*id).is_none() && !self.gone_of.contains_key(id) {
+                        self.remember(Gone { at_ms: self.clock_ms, id: *id, epoch: GIVEN_UP, created_ms: 0 }, NONE);
+                    }
+                }
+                Ok(Answer::Done)
+            }
         }
     }
 
@@ -315,12 +344,12 @@ impl State {
         Ok(Answer::Done)
     }
 
-    /// Refuses what would lead a tenant past its quota; `freed`: the size of what goes away for it.
-    fn check_quota(&self, bucket: u32, key: &str, objects: u64, bytes: u64, freed: Option<u64>) -> Result<()> {
+    /// Refuses what would lead a tenant past its quota; `freed`: the names that go away for it, and their bytes.
+    fn check_quota(&self, bucket: u32, key: &str, objects: u64, bytes: u64, freed: (u64, u64)) -> Result<()> {
         let bucket = &self.buckets[bucket as usize];
         let tenant = &self.tenants[bucket.tenant as usize];
-        let objects_then = tenant.objects + objects - u64::from(freed.is_some());
-        let bytes_then = tenant.bytes.saturating_add(bytes) - freed.unwrap_or(0);
+        let objects_then = tenant.objects + objects - freed.0;
+        let bytes_then = tenant.bytes.saturating_add(bytes) - freed.1;
         let (what, wanted, limit) = match () {
             () if objects_then > tenant.objects_max && objects_then > tenant.objects => ("objects", objects_then, tenant.objects_max),
             () if bytes_then > tenant.bytes_max && bytes_then > tenant.bytes => ("bytes", bytes_then, tenant.bytes_max),
@@ -447,13 +476,18 @@ impl State {
         if !gone.sites.is_empty() || gone.persisted.is_some() {
             self.garbage.insert(id, gone.clone());
         }
+        self.remember(Gone { at_ms: self.clock_ms, id, epoch, created_ms }, content);
+        Some(gone)
+    }
+
+    /// `content`: the slot that it had.
+    fn remember(&mut self, gone: Gone, content: u32) {
         while self.gone.len() >= GONE_MAX || self.gone.front().is_some_and(|old| old.at_ms + GONE_MS < self.clock_ms) {
             let Some(old) = self.gone.pop_front() else { break };
             self.gone_of.remove(&old.id);
         }
-        self.gone.push_back(Gone { at_ms: self.clock_ms, id, epoch, created_ms });
-        self.gone_of.insert(id, (epoch, content));
-        Some(gone)
+        self.gone_of.insert(gone.id, (gone.epoch, content));
+        self.gone.push_back(gone);
     }
 
     /// Takes away what has a key. Returns it if its content has no name any more.
@@ -498,6 +532,10 @@ impl State {
             return Ok(Answer::Sealed { object: self.meta(self.contents.get(content).name), replaced: None });
         }
         if let Some((epoch, _)) = self.gone_of.get(&seal.id) {
+            if *epoch == GIVEN_UP {
+                let message = format!("the seal of {}/{} comes too late: its site has given it up", seal.bucket, seal.key);
+                return Err(Error::Remote { kind: base::Kind::FailedPrecondition, message });
+            }
             // Asked again after others have replaced or deleted it: it was done once, and that is the answer.
             let object = ObjectMeta {
                 bucket: seal.bucket.clone(),
@@ -517,13 +555,12 @@ impl State {
         if seal.if_absent && old.is_some() {
             return Err(Error::Exists { bucket: seal.bucket.to_string(), key: seal.key.to_string() });
         }
-        let freed = old.map(|old| self.contents.get(self.names.get(old).content).size);
-        self.check_quota(bucket, seal.key.as_str(), 1, seal.size, freed)?;
+        self.check_quota(bucket, seal.key.as_str(), 1, seal.size, self.all_of(old))?;
         let job = match &seal.job {
             None => 0,
             Some(job) => {
                 let alive = |number: &&u32| self.jobs.get(number).is_some_and(|job| job.1 == 0 || job.1 > self.clock_ms);
-                *self.job_of.get(job).filter(alive).ok_or_else(|| Error::NoJob { job: job.clone() })?
+                *self.job_of.get(job).filter(alive).ok_or_else(|| Error::NoJob { bucket: seal.bucket.to_string(), key: seal.key.to_string(), job: job.clone() })?
             }
         };
         let site = self.site(&seal.site)?;
@@ -558,8 +595,7 @@ impl State {
         }
         if self.buckets[self.bucket(bucket)? as usize].tenant != self.buckets[target as usize].tenant {
             let size = self.contents.get(self.names.get(name).content).size;
-            let freed = old.map(|old| self.contents.get(self.names.get(old).content).size);
-            self.check_quota(target, to.as_str(), 1, size, freed)?;
+            self.check_quota(target, to.as_str(), 1, size, self.all_of(old))?;
         }
         let replaced = self.replace(target, to);
         self.unindex(name);
@@ -584,8 +620,7 @@ impl State {
         }
         let record = self.names.get(name);
         let (content, extra) = (record.content, record.extra.clone());
-        let freed = old.map(|old| self.contents.get(self.names.get(old).content).size);
-        self.check_quota(target, to.as_str(), 1, self.contents.get(content).size, freed)?;
+        self.check_quota(target, to.as_str(), 1, self.contents.get(content).size, self.all_of(old))?;
         let replaced = self.replace(target, to);
         let name = self.link(target, to.as_str(), content, extra);
         let object = self.meta(name);
@@ -608,18 +643,31 @@ impl State {
     }
 
     fn sum(&self, names: &[(u32, Key)]) -> u64 {
-        names.iter().map(|(name, _)| self.contents.get(self.names.get(*name).content).size).sum()
+        self.all_of(names.iter().map(|(name, _)| *name)).1
     }
 
-    fn rename_prefix(&mut self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str) -> Result<Answer> {
+    /// How many names, and the bytes of what they name.
+    fn all_of(&self, names: impl IntoIterator<Item = u32>) -> (u64, u64) {
+        names.into_iter().fold((0, 0), |(n, bytes), name| (n + 1, bytes + self.contents.get(self.names.get(name).content).size))
+    }
+
+    /// What has the new names now.
+    fn replaced<'a>(&'a self, target: u32, names: &'a [(u32, Key)]) -> impl Iterator<Item = u32> + 'a {
+        names.iter().filter_map(move |(_, key)| self.find_name(target, key.as_str()))
+    }
+
+    fn rename_prefix(&mut self, bucket: &BucketName, from: &str, to_bucket: &BucketName, to: &str, if_absent: bool) -> Result<Answer> {
         let (target, names) = self.moving(bucket, from, to_bucket, to)?;
+        if let Some(there) = self.names_under(target, &Prefix::new(to)?).first().filter(|_| if_absent) {
+            return Err(Error::Exists { bucket: to_bucket.to_string(), key: self.names.get(*there).key.to_string() });
+        }
         let (objects, bytes) = (names.len() as u64, self.sum(&names));
         let counted = Answer::Counted { objects, bytes };
         if bucket == to_bucket && from == to {
             return Ok(counted);
         }
         if self.buckets[self.bucket(bucket)? as usize].tenant != self.buckets[target as usize].tenant {
-            self.check_quota(target, from, objects, bytes, None)?;
+            self.check_quota(target, from, objects, bytes, self.all_of(self.replaced(target, &names)))?;
         }
         for (name, _) in &names {
             self.unindex(*name);
@@ -644,7 +692,7 @@ impl State {
         if bucket == to_bucket && from == to {
             return Ok(Answer::Counted { objects, bytes });
         }
-        self.check_quota(target, from, objects, bytes, None)?;
+        self.check_quota(target, from, objects, bytes, self.all_of(self.replaced(target, &names)))?;
         // A target may be another's source: what is copied is what was there before the first step.
         let sources: Vec<_> = names.iter().map(|(name, _)| (self.names.get(*name).content, self.names.get(*name).extra.clone())).collect();
         let mut orphans = Vec::new();

@@ -207,24 +207,27 @@ fn a_state_is_a_map_and_its_snapshot_is_of_one_moment() {
     }
 }
 
+/// A byte at site x, under a key of the first bucket.
+fn seal(key: &str, id: u128) -> Change {
+    Change::Seal(Seal {
+        bucket: bucket(0),
+        key: Key::new(key).unwrap(),
+        id,
+        size: 1,
+        checksum: 1,
+        site: SiteId::new("x").unwrap(),
+        if_absent: false,
+        metadata: Vec::new(),
+        expires_ms: 0,
+        job: None,
+    })
+}
+
 /// What is freed and used again gets other places in a state that was read from its snapshot: pages of what a site holds that come from both may leave something out, which its id still finds.
 #[test]
 fn pages_across_a_load_may_leave_something_out_and_an_id_does_not() {
     let site = SiteId::new("x").unwrap();
-    let seal = |id: u128| {
-        Change::Seal(Seal {
-            bucket: bucket(0),
-            key: Key::new(format!("{id}")).unwrap(),
-            id,
-            size: 1,
-            checksum: 1,
-            site: SiteId::new("x").unwrap(),
-            if_absent: false,
-            metadata: Vec::new(),
-            expires_ms: 0,
-            job: None,
-        })
-    };
+    let seal = |id: u128| seal(&format!("{id}"), id);
     let mut first = State::new();
     first.apply(1, &Change::CreateBucket { bucket: bucket(0) }).unwrap();
     (1..=2500).for_each(|id| drop(first.apply(1, &seal(id)).unwrap()));
@@ -257,4 +260,16 @@ fn pages_across_a_load_may_leave_something_out_and_an_id_does_not() {
     for id in all {
         assert_eq!(first.find(ObjectId(id)).map(|meta| meta.id.0), Some(id));
     }
+}
+
+/// Who watches a quiet bucket costs the same however busy others are.
+#[test]
+fn a_look_at_a_quiet_bucket_does_not_walk_through_what_others_did() {
+    let mut state = State::new();
+    (0..2).for_each(|n| drop(state.apply(1, &Change::CreateBucket { bucket: bucket(n) }).unwrap()));
+    (1..=70_000).for_each(|n| drop(state.apply(1, &seal("k", n)).unwrap()));
+    let began = std::time::Instant::now();
+    (0..100_000).for_each(|_| assert!(!state.watched(&bucket(1), 0, 10).unwrap().resync));
+    // Each walk is 65,536 events long: seconds in all.
+    assert!(began.elapsed() < std::time::Duration::from_secs(1), "{:?}", began.elapsed());
 }

@@ -8,7 +8,7 @@
 //!
 //! Here are only the messages and where a frame begins and ends. A length is checked before anything is allocated for it; that many answers don't pile up is seen to in `server.rs`.
 
-use super::change::{Answer, Change};
+use super::change::{Answer, Change, Once};
 use crate::{
     Attributes, BucketName, Error, Garbage, Holder, Key, Listing, ObjectId, ObjectMeta, Result, State, Watched,
 };
@@ -91,6 +91,21 @@ pub enum Question {
     JobsAfter(String),
     /// Answered with [`Told::Holders`].
     Sites,
+    /// [`Question::Change`] of a request that may be asked again.
+    Once(Once, Change),
+    /// Answered with [`Told::Clock`].
+    Clock,
+}
+
+impl Question {
+    /// The object that it is about, where it is about one.
+    pub fn about(&self) -> Option<(&BucketName, &Key)> {
+        match self {
+            Question::Lookup { bucket, key } | Question::Lease { bucket, key } | Question::Attributes { bucket, key } => Some((bucket, key)),
+            Question::Change(change) | Question::Once(_, change) => change.about(),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -116,6 +131,8 @@ pub enum Told {
     Holders(Vec<(String, String)>),
     Jobs(Vec<String>),
     Epoch(u64),
+    /// Unix milliseconds.
+    Clock(u64),
 }
 
 /// An object's facts, as they travel.
@@ -295,7 +312,7 @@ fn each_frame(mut bytes: &[u8], max: usize, mut one: impl FnMut(u64, &[u8])) {
 pub(crate) fn read_ask(bytes: &[u8]) {
     each_frame(bytes, ASK_BYTES_MAX, |request, body| {
         let Ok(ask) = read::<Ask>(body) else { return };
-        if let Question::Change(change) = &ask.question {
+        if let Question::Change(change) | Question::Once(_, change) = &ask.question {
             // Whatever it says, it is refused or can be carried out.
             if change.check().is_ok() {
                 let _ = super::state::State::new().apply(1, change);
@@ -331,10 +348,12 @@ pub(crate) fn some_frames() -> Vec<Vec<u8>> {
         Question::Partners { id: 1, site: site.clone() },
         Question::Finds(vec![1, u128::MAX]),
         Question::Sites,
+        Question::Clock,
         Question::Change(Change::CreateBucket { bucket: bucket.clone() }),
         Question::Change(Change::Rename { bucket: bucket.clone(), from: key.clone(), to_bucket: bucket.clone(), to: key.clone(), if_absent: true }),
         Question::Change(Change::SetMetadata { bucket: bucket.clone(), key: key.clone(), metadata: vec![1; 40] }),
         Question::Change(Change::Collected { site: Some(site.clone()), ids: vec![1, 2, 3] }),
+        Question::Once(Once { request: u128::MAX, since_ms: 1 }, Change::Remove { bucket: bucket.clone(), key: key.clone() }),
     ];
     let tells = [Told::Done, Told::Failed { kind: Kind::NotFound, message: "no".into() }, Told::Holders(vec![("edge".into(), "host:1".into())])];
     let mut frames = Vec::new();

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, memory::InMemory, path::Path,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart, memory::InMemory, path::Path,
 };
 use std::{
     fmt,
@@ -20,13 +20,26 @@ pub struct Gate {
     open: Arc<watch::Sender<bool>>,
     /// Puts that wait.
     waiting: Arc<AtomicUsize>,
+    gets: Arc<AtomicUsize>,
+    /// Uploads in parts that were begun, and neither ended nor taken back.
+    in_parts: Arc<AtomicUsize>,
     lose_puts: Arc<AtomicBool>,
     fail_deletes: Arc<AtomicBool>,
+    refuse: Arc<AtomicBool>,
 }
 
 impl Default for Gate {
     fn default() -> Gate {
-        Gate { store: Arc::default(), open: Arc::new(watch::Sender::new(true)), waiting: Arc::default(), lose_puts: Arc::default(), fail_deletes: Arc::default() }
+        Gate {
+            store: Arc::default(),
+            open: Arc::new(watch::Sender::new(true)),
+            waiting: Arc::default(),
+            gets: Arc::default(),
+            in_parts: Arc::default(),
+            lose_puts: Arc::default(),
+            fail_deletes: Arc::default(),
+            refuse: Arc::default(),
+        }
     }
 }
 
@@ -41,9 +54,20 @@ impl Gate {
     pub fn waiting(&self) -> usize {
         self.waiting.load(SeqCst)
     }
+    /// How often something was read.
+    pub fn gets(&self) -> usize {
+        self.gets.load(SeqCst)
+    }
+    pub fn in_parts(&self) -> usize {
+        self.in_parts.load(SeqCst)
+    }
     /// Puts are done, and an error comes.
     pub fn lose_puts(&self, lose: bool) {
         self.lose_puts.store(lose, SeqCst);
+    }
+    /// Takes nothing, as a store does that doesn't know the keys.
+    pub fn refuse(&self, refuse: bool) {
+        self.refuse.store(refuse, SeqCst);
     }
     pub fn fail_deletes(&self, fail: bool) {
         self.fail_deletes.store(fail, SeqCst);
@@ -76,9 +100,43 @@ impl Drop for Waits {
     }
 }
 
+#[derive(Debug)]
+struct InParts {
+    inner: Box<dyn MultipartUpload>,
+    gate: Gate,
+}
+
+#[async_trait]
+impl MultipartUpload for InParts {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let (gate, done) = (self.gate.clone(), self.inner.put_part(bytes::Bytes::copy_from_slice(&bytes::Bytes::from(data)).into()));
+        Box::pin(async move {
+            gate.waiting.fetch_add(1, SeqCst);
+            let _waits = Waits(gate.waiting.clone());
+            let _ = gate.open.subscribe().wait_for(|open| *open).await; // the sender is in `gate`
+            done.await
+        })
+    }
+
+    async fn complete(&mut self) -> object_store::Result<PutResult> {
+        let done = self.inner.complete().await?;
+        self.gate.in_parts.fetch_sub(1, SeqCst);
+        Ok(done)
+    }
+
+    async fn abort(&mut self) -> object_store::Result<()> {
+        self.inner.abort().await?;
+        self.gate.in_parts.fetch_sub(1, SeqCst);
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl ObjectStore for Gate {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> object_store::Result<PutResult> {
+        if self.refuse.load(SeqCst) {
+            return Err(object_store::Error::PermissionDenied { path: location.to_string(), source: "the keys are not known".into() });
+        }
         // The store in memory would keep the node's own mapping, beyond the node's end.
         let bytes = bytes::Bytes::copy_from_slice(&bytes::Bytes::from(payload));
         self.waiting.fetch_add(1, SeqCst);
@@ -90,10 +148,13 @@ impl ObjectStore for Gate {
     }
 
     async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.store.put_multipart_opts(location, opts).await
+        let inner = self.store.put_multipart_opts(location, opts).await?;
+        self.in_parts.fetch_add(1, SeqCst);
+        Ok(Box::new(InParts { inner, gate: self.clone() }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        self.gets.fetch_add(1, SeqCst);
         self.store.get_opts(location, options).await
     }
 

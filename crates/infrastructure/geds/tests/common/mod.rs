@@ -2,7 +2,9 @@
 #![allow(dead_code)] // each test binary uses a part
 
 pub mod gate;
+pub mod line;
 pub mod linear;
+pub mod stored;
 
 use base::{
     SiteId,
@@ -82,7 +84,11 @@ impl Running {
 
 impl Installation {
     pub async fn new() -> Installation {
-        let temp = tempfile::tempdir().unwrap();
+        Installation::at(tempfile::tempdir().unwrap()).await
+    }
+
+    /// Where there may be something.
+    pub async fn at(temp: tempfile::TempDir) -> Installation {
         let namenode = namenode(temp.path()).await;
         namenode.create_bucket(&bucket("data")).await.unwrap();
         Installation {

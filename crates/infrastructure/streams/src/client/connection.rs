@@ -14,9 +14,12 @@ use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 pub(super) enum Reply {
     Hello,
     Setup { last: i64 },
-    Appended { event: i64 },
+    /// With the segment's length behind the event, if the store tells it.
+    Appended { event: i64, length: Option<u64> },
     Read { offset: i64, end: bool, data: Bytes },
     Info { start: u64, length: u64, sealed: bool },
+    Attribute { value: i64 },
+    AttributeSet { done: bool },
     Failed(Error),
 }
 
@@ -95,7 +98,9 @@ fn parse(kind: i32, mut p: Bytes) -> Option<Reply> {
         }
         7 => {
             p.try_get_u128().ok()?;
-            Reply::Appended { event: p.try_get_i64().ok()? }
+            let event = p.try_get_i64().ok()?;
+            let (_previous, _request) = (p.try_get_i64(), p.try_get_i64());
+            Reply::Appended { event, length: p.try_get_i64().ok().and_then(|n| u64::try_from(n).ok()) }
         }
         10 => {
             text(&mut p)?;
@@ -112,6 +117,14 @@ fn parse(kind: i32, mut p: Bytes) -> Option<Reply> {
             let length = p.try_get_i64().ok()? as u64;
             Reply::Info { start: p.try_get_i64().ok()? as u64, length, sealed }
         }
+        35 => {
+            p.try_get_i64().ok()?;
+            Reply::Attribute { value: p.try_get_i64().ok()? }
+        }
+        37 => {
+            p.try_get_i64().ok()?;
+            Reply::AttributeSet { done: p.try_get_u8().ok()? != 0 }
+        }
         51 | 53 | 56 => {
             p.try_get_i64().ok()?;
             let segment = text(&mut p)?;
@@ -121,6 +134,9 @@ fn parse(kind: i32, mut p: Bytes) -> Option<Reply> {
                 _ => Error::Truncated { segment, start: p.try_get_i64().ok()? as u64, offset: 0 },
             })
         }
+        // Part of a block is stored: it was under way on a connection that was lost, and came to the store after its writer had asked. Or another connection has set up
+        // appends for this writer. The next set-up tells what there is.
+        55 => Reply::Failed(Error::Stopped("the segment store has a part of this block already, or another connection for its writer".into())),
         60 => {
             p.try_get_i64().ok()?;
             text(&mut p)?;
@@ -171,6 +187,69 @@ impl Connection {
         match self.receiver.next().await? {
             Reply::Failed(e) => Err(e),
             reply => Ok(reply),
+        }
+    }
+
+    /// Sets up a writer's appends to a segment, which from now on come over this connection alone; gives the number of its last event there.
+    pub async fn setup(&mut self, segment: &str, token: &str, writer: u128) -> Result<i64> {
+        let mut request = BytesMut::new();
+        frame(&mut request, 1, |f| {
+            f.put_i64(0);
+            f.put_u128(writer);
+            string(f, segment);
+            string(f, token);
+        });
+        match self.ask(&request).await? {
+            Reply::Setup { last } => Ok(last),
+            other => Err(Error::Invalid(format!("the segment store answered {other:?} to a writer's set-up for {segment}"))),
+        }
+    }
+
+    /// An attribute of a segment, [`NO_VALUE`](crate::segment::NO_VALUE) if it was never set.
+    pub async fn attribute(&mut self, segment: &str, token: &str, key: u128) -> Result<i64> {
+        let mut request = BytesMut::new();
+        frame(&mut request, 34, |f| {
+            f.put_i64(1);
+            string(f, segment);
+            f.put_u128(key);
+            string(f, token);
+        });
+        match self.ask(&request).await? {
+            Reply::Attribute { value } => Ok(value),
+            other => Err(Error::Invalid(format!("the segment store answered {other:?} to a question about an attribute of {segment}"))),
+        }
+    }
+
+    /// Sets an attribute of a segment, if it has the value `before`; whether it had.
+    pub async fn set_attribute(&mut self, segment: &str, token: &str, key: u128, before: i64, value: i64) -> Result<bool> {
+        let mut request = BytesMut::new();
+        frame(&mut request, 36, |f| {
+            f.put_i64(1);
+            string(f, segment);
+            f.put_u128(key);
+            f.put_i64(value);
+            f.put_i64(before);
+            string(f, token);
+        });
+        match self.ask(&request).await? {
+            Reply::AttributeSet { done } => Ok(done),
+            other => Err(Error::Invalid(format!("the segment store answered {other:?} when an attribute of {segment} was to be set"))),
+        }
+    }
+
+    /// Whether the segment has ended there, and what is behind an offset, up to `length` bytes.
+    pub async fn read(&mut self, segment: &str, token: &str, offset: u64, length: i32) -> Result<(bool, Bytes)> {
+        let mut request = BytesMut::new();
+        frame(&mut request, 9, |f| {
+            string(f, segment);
+            f.put_i64(offset as i64);
+            f.put_i32(length);
+            string(f, token);
+            f.put_i64(offset as i64);
+        });
+        match self.ask(&request).await? {
+            Reply::Read { offset: at, end, data } if at as u64 == offset => Ok((end, data)),
+            other => Err(Error::Invalid(format!("the segment store answered a read of {segment} at {offset} with {other:?}"))),
         }
     }
 

@@ -2,12 +2,9 @@
 //!
 //! A connection that is lost is made anew, and reading goes on where it was: an event comes once. A server that is away is waited for, for a while.
 
-use super::{
-    Client,
-    connection::{Connection, Reply, frame, string},
-};
+use super::{Client, connection::Connection};
 use crate::{Error, Result, catalog::SegmentNo};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use std::{
     collections::{HashMap, HashSet},
@@ -155,13 +152,7 @@ impl Reader {
     }
 
     fn cut(&mut self, segment: SegmentNo, offset: u64, data: Bytes) -> Result<()> {
-        let (mut at, mut left) = match self.rest.remove(&segment) {
-            None => (offset, data),
-            Some((at, mut part)) => {
-                part.extend_from_slice(&data);
-                (at, part.freeze())
-            }
-        };
+        let (mut at, mut left) = joined(self.rest.remove(&segment), offset, data);
         while left.len() >= 8 {
             let (kind, length) = (i32::from_be_bytes(left[..4].try_into().expect("four bytes")), i32::from_be_bytes(left[4..8].try_into().expect("four bytes")));
             if kind != 0 || length < 0 {
@@ -205,19 +196,8 @@ impl SegmentTask {
         let mut renewed = false;
         let mut most = READ_BYTES;
         loop {
-            let mut request = BytesMut::new();
-            frame(&mut request, 9, |f| {
-                string(f, &self.name);
-                f.put_i64(at as i64);
-                f.put_i32(most);
-                string(f, &self.token);
-                f.put_i64(at as i64);
-            });
-            match self.connection.ask(&request).await {
-                Ok(Reply::Read { offset, end, data }) => {
-                    if offset as u64 != at {
-                        return Err(Error::Invalid(format!("{} was read at {offset} instead of {at}", self.name)));
-                    }
+            match self.connection.read(&self.name, &self.token, at, most).await {
+                Ok((end, data)) => {
                     renewed = false;
                     most = READ_BYTES.min(most * 2);
                     let n = data.len() as u64;
@@ -228,7 +208,6 @@ impl SegmentTask {
                         return Ok(());
                     }
                 }
-                Ok(other) => return Err(Error::Invalid(format!("the segment store answered a read of {} with {other:?}", self.name))),
                 // Truncated as a whole: what follows it may be there.
                 Err(Error::NoSegment(_)) => {
                     let _ = self.pieces.send(Piece::End(segment)).await;
@@ -244,5 +223,29 @@ impl SegmentTask {
                 Err(e) => return Err(e),
             }
         }
+    }
+}
+
+/// What was kept of an event, with the bytes at `offset` behind it. If these are not the next ones, what lay between was truncated, and the kept part with it.
+fn joined(kept: Option<(u64, BytesMut)>, offset: u64, data: Bytes) -> (u64, Bytes) {
+    match kept {
+        Some((at, mut part)) if at + part.len() as u64 == offset => {
+            part.extend_from_slice(&data);
+            (at, part.freeze())
+        }
+        _ => (offset, data),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_events_first_part_is_dropped_when_its_rest_was_truncated() {
+        let kept = || Some((100, BytesMut::from(&b"first"[..])));
+        assert_eq!(joined(kept(), 105, Bytes::from_static(b" rest")), (100, Bytes::from_static(b"first rest")));
+        assert_eq!(joined(kept(), 300, Bytes::from_static(b"another")), (300, Bytes::from_static(b"another")));
+        assert_eq!(joined(None, 7, Bytes::from_static(b"x")), (7, Bytes::from_static(b"x")));
     }
 }

@@ -1,8 +1,13 @@
 //! Events into a stream: in order per key, once, however often the connection is lost or the stream scaled.
+//!
+//! A writer may be *alone* with a stream of one segment ([`Writer::alone`]): then it knows where each of its events lies before it is there. That takes three things. It has an
+//! id that all such writers have, so with its set-up the turn goes to it, and what is still on its way from one that was killed (an outage may hold that back for hours) is refused. It
+//! leaves its mark in an attribute of the segment before that: an earlier one that connects again takes the turn back, sees that another has come, and ends without an
+//! append. And each acknowledgement tells how long the segment is, so that it ends as soon as anyone else's bytes come between.
 
 use super::{
     Client,
-    connection::{Reply, frame, string},
+    connection::{Reply, frame},
     key_position,
     reader::patiently,
 };
@@ -21,6 +26,10 @@ const BLOCK_BYTES: usize = 1 << 20;
 const BLOCK_EVENTS: usize = 10_000;
 /// Largest event, bytes.
 const EVENT_MAX: usize = 8 << 20;
+/// The id of all writers that are alone with their segment; turns and event numbers are kept for each segment by itself.
+const ALONE: u128 = 0x8f2b_6d0e_51c7_4a93_b6e4_07d9_3c5a_f182;
+/// The attribute with the mark of the one that was opened last.
+const OWNER: u128 = 0x8f2b_6d0e_51c7_4a93_b6e4_07d9_3c5a_f183;
 /// Between tries to connect again.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -59,22 +68,34 @@ impl Writer {
             if client.current(scope, stream).await?.is_empty() {
                 return Err(Error::StreamSealed(format!("{scope}/{stream}")));
             }
-            let (queue, pending) = mpsc::unbounded_channel();
-            let (fail, failed) = watch::channel(None);
-            let (room, done) = (Arc::new(Semaphore::new(IN_FLIGHT_MAX)), Arc::new(Done::default()));
-            let router = Router {
-                client: client.clone(),
-                scope: scope.into(),
-                stream: stream.into(),
-                segments: Vec::new(),
-                shared: Shared { room: room.clone(), done: done.clone(), acknowledged },
-            };
-            tokio::spawn(async move {
-                let ended = router.run(pending).await;
-                let _ = fail.send(Some(ended.err().unwrap_or_else(|| Error::Stopped("the writer is closed".into()))));
-            });
-            Ok(Writer { queue, room, done, failed, written: 0 })
+            Ok(Writer::start(Router::new(client, scope, stream, acknowledged)))
         })
+    }
+
+    /// One that has a stream of one segment for itself, with the place at which its first event will begin: the next one begins where that ends. Who was alone with it before
+    /// appends nothing any more. When another one is opened, anyone else appends, or the stream is scaled, this one ends with an error that says so, and has not
+    /// acknowledged what does not lie where it has to.
+    pub fn alone<'a>(client: &'a Client, scope: &'a str, stream: &'a str) -> BoxFuture<'a, Result<(Writer, u64)>> {
+        Box::pin(async move {
+            let mut router = Router::new(client, scope, stream, None);
+            let [range] = client.current(scope, stream).await?[..] else { return Err(router.not_one()) };
+            router.alone = true;
+            let mut task = router.task(&range);
+            let end = task.take_over().await?;
+            router.start(range, task);
+            Ok((Writer::start(router), end))
+        })
+    }
+
+    fn start(router: Router) -> Writer {
+        let (queue, pending) = mpsc::unbounded_channel();
+        let (fail, failed) = watch::channel(None);
+        let Shared { room, done, .. } = router.shared.clone();
+        tokio::spawn(async move {
+            let ended = router.run(pending).await;
+            let _ = fail.send(Some(ended.err().unwrap_or_else(|| Error::Stopped("the writer is closed".into()))));
+        });
+        Writer { queue, room, done, failed, written: 0 }
     }
 
     /// Takes an event; waits while too many are not acknowledged. `tag` is what [`Acknowledged`] hears.
@@ -151,10 +172,41 @@ struct Router {
     scope: String,
     stream: String,
     segments: Vec<Segment>,
+    /// With the one segment that there was at first.
+    alone: bool,
     shared: Shared,
 }
 
 impl Router {
+    fn new(client: &Client, scope: &str, stream: &str, acknowledged: Option<Acknowledged>) -> Router {
+        let shared = Shared { room: Arc::new(Semaphore::new(IN_FLIGHT_MAX)), done: Arc::default(), acknowledged };
+        Router { client: client.clone(), scope: scope.into(), stream: stream.into(), segments: Vec::new(), alone: false, shared }
+    }
+
+    fn not_one(&self) -> Error {
+        Error::Conflict(format!("{}/{} has been scaled or sealed: who is to know where each event lies needs a stream that keeps its one segment", self.scope, self.stream))
+    }
+
+    fn task(&self, range: &Range) -> SegmentTask {
+        SegmentTask {
+            client: self.client.clone(),
+            scope: self.scope.clone(),
+            stream: self.stream.clone(),
+            name: range.segment.name(&self.scope, &self.stream),
+            id: rand::random(),
+            next: 1,
+            alone: None,
+            unacknowledged: VecDeque::new(),
+            shared: self.shared.clone(),
+        }
+    }
+
+    fn start(&mut self, range: Range, task: SegmentTask) {
+        let (queue, pending) = mpsc::unbounded_channel();
+        let back = tokio::spawn(task.run(pending));
+        self.segments.push(Segment { range, queue, back });
+    }
+
     async fn run(mut self, mut pending: mpsc::UnboundedReceiver<Pending>) -> Result<()> {
         loop {
             // A segment that was sealed while nothing new came must give back what it has, too.
@@ -214,6 +266,9 @@ impl Router {
     }
 
     async fn refresh(&mut self) -> Result<()> {
+        if self.alone {
+            return Err(self.not_one());
+        }
         // A scale and a lost connection come together when a server is lost: neither ends a writer.
         let ask = || -> BoxFuture<'static, _> {
             let (client, scope, stream) = (self.client.clone(), self.scope.clone(), self.stream.clone());
@@ -232,22 +287,19 @@ impl Router {
             if self.segments.iter().any(|s| s.range.segment == range.segment) {
                 continue;
             }
-            let (queue, pending) = mpsc::unbounded_channel();
-            let task = SegmentTask {
-                client: self.client.clone(),
-                scope: self.scope.clone(),
-                stream: self.stream.clone(),
-                name: range.segment.name(&self.scope, &self.stream),
-                id: rand::random(),
-                next: 1,
-                unacknowledged: VecDeque::new(),
-                shared: self.shared.clone(),
-            };
-            let back = tokio::spawn(task.run(pending));
-            self.segments.push(Segment { range, queue, back });
+            let task = self.task(&range);
+            self.start(range, task);
         }
         Ok(())
     }
+}
+
+/// Of a writer that has its segment for itself.
+struct Alone {
+    /// What the segment has as [`OWNER`] until another one is opened.
+    mark: i64,
+    /// Where the last event ends that is known to be durable, or that was there before.
+    end: u64,
 }
 
 struct SegmentTask {
@@ -258,6 +310,7 @@ struct SegmentTask {
     id: u128,
     /// Number of the next event.
     next: i64,
+    alone: Option<Alone>,
     unacknowledged: VecDeque<(i64, Pending)>,
     shared: Shared,
 }
@@ -285,7 +338,34 @@ impl SegmentTask {
         }
     }
 
-    fn acknowledge(&mut self, event: i64) {
+    /// Takes the segment from whoever was alone with it before; gives its length.
+    async fn take_over(&mut self) -> Result<u64> {
+        let (mut connection, token) = self.client.dial(&self.scope, &self.stream).await?;
+        // First the mark: who sets up after that sees it, and who has set up before has no turn after the next step. So what is asked for last stays true.
+        let mark = loop {
+            let (before, mark) = (connection.attribute(&self.name, &token, OWNER).await?, rand::random());
+            if connection.set_attribute(&self.name, &token, OWNER, before, mark).await? {
+                break mark;
+            }
+        };
+        let last = connection.setup(&self.name, &token, ALONE).await?;
+        let (_, end, _) = connection.info(&self.name, &token).await?;
+        (self.id, self.next, self.alone) = (ALONE, last.max(0) + 1, Some(Alone { mark, end }));
+        Ok(end)
+    }
+
+    /// Events up to this number are durable, and the segment is so long behind them, as far as that was told.
+    fn acknowledge(&mut self, event: i64, length: Option<u64>) -> Result<()> {
+        if let (Some(alone), Some(length)) = (&mut self.alone, length) {
+            let end = self.unacknowledged.iter().take_while(|(n, _)| *n <= event).fold(alone.end, |end, (_, e)| end + e.data.len() as u64);
+            if end != length {
+                return Err(Error::Conflict(format!(
+                    "{} has {length} bytes where {end} were to be: something else was appended to it, or it was restored without its last bytes; start again, and nothing but this writer is to append there",
+                    self.name
+                )));
+            }
+            alone.end = end;
+        }
         let mut count = 0;
         let mut bytes = 0;
         while let Some((number, _)) = self.unacknowledged.front()
@@ -301,6 +381,7 @@ impl SegmentTask {
         self.shared.done.acknowledged.fetch_add(count, std::sync::atomic::Ordering::Release);
         self.shared.room.add_permits(bytes);
         self.shared.done.changed.notify_waiters();
+        Ok(())
     }
 
     fn block(&self, out: &mut BytesMut, from: usize) {
@@ -320,17 +401,19 @@ impl SegmentTask {
 
     async fn connected(&mut self, pending: &mut mpsc::UnboundedReceiver<Pending>) -> Result<()> {
         let (mut connection, token) = self.client.dial(&self.scope, &self.stream).await?;
+        let last = connection.setup(&self.name, &token, self.id).await?;
+        let mut length = None;
+        if let Some(alone) = &self.alone {
+            if connection.attribute(&self.name, &token, OWNER).await? != alone.mark {
+                return Err(Error::Conflict(format!(
+                    "another process that was started later writes to {}/{}, and one at a time can: this one has ended, and nothing of it lies between what that one writes; stop one of the two",
+                    self.scope, self.stream
+                )));
+            }
+            length = Some(connection.info(&self.name, &token).await?.1);
+        }
+        self.acknowledge(last, length)?;
         let mut out = BytesMut::new();
-        frame(&mut out, 1, |f| {
-            f.put_i64(0);
-            f.put_u128(self.id);
-            string(f, &self.name);
-            string(f, &token);
-        });
-        let Reply::Setup { last } = connection.ask(&out).await? else {
-            return Err(Error::Invalid(format!("the segment store did not set up appends to {}", self.name)));
-        };
-        self.acknowledge(last);
         let super::connection::Connection { mut receiver, mut sender } = connection;
         // What was sent before and is not there, in blocks as ever.
         let again = std::mem::take(&mut self.unacknowledged);
@@ -353,7 +436,7 @@ impl SegmentTask {
             tokio::select! {
                 biased;
                 reply = receiver.next() => match reply? {
-                    Reply::Appended { event } => self.acknowledge(event),
+                    Reply::Appended { event, length } => self.acknowledge(event, length)?,
                     Reply::Failed(e) => return Err(e),
                     other => return Err(Error::Invalid(format!("the segment store answered an append with {other:?}"))),
                 },
@@ -362,7 +445,7 @@ impl SegmentTask {
                         // Nothing more comes; what is under way is waited for by flush.
                         while !self.unacknowledged.is_empty() {
                             match receiver.next().await? {
-                                Reply::Appended { event } => self.acknowledge(event),
+                                Reply::Appended { event, length } => self.acknowledge(event, length)?,
                                 Reply::Failed(e) => return Err(e),
                                 other => return Err(Error::Invalid(format!("the segment store answered an append with {other:?}"))),
                             }

@@ -1,10 +1,14 @@
 //! MPEG-TS into a stream and its index, a frame an event.
 //!
 //! A frame's time is that of its picture: the arrival of the first one, and from there the packets' own clock. An entry of the index is written when its
-//! frame is durable, so that it never tells of what is not there. One ingester writes to a stream at a time; a second one's frames would come in between.
+//! frame is durable, so that it never tells of what is not there.
+//!
+//! Entries name places, so one ingester at a time writes to a stream and its index, alone ([`Writer::alone`]): one that is started later takes both from the one before,
+//! which ends and says why, and what an outage has held back of one that was killed is refused. Anything else that is appended to the stream ends it, too: the next
+//! start counts from where the stream ends then.
 
-use super::{DISCONTINUITY, Entry, INDEXED, RANDOM_ACCESS, frame, index_name, tai, ts::{Frame, Framer}};
-use crate::{Client, Error, Result, catalog::SegmentNo, client::Writer, http::Bounded, proto::ScalingPolicy};
+use super::{DISCONTINUITY, ENTRY, Entry, INDEXED, RANDOM_ACCESS, frame, index_name, tai, ts::{Frame, Framer}, utc};
+use crate::{Client, Error, Result, client::Writer, http::IDLE_MAX, listener::Bounded, proto::ScalingPolicy};
 use axum::{
     Router,
     extract::{Request, State},
@@ -35,6 +39,13 @@ const CLOCK_END: u64 = 1 << 33;
 /// A step of the packets' clock that is more than this is a new beginning.
 const STEP_MAX: u64 = 10 * CLOCK;
 
+/// Of an index that is written again, so much is read at once: whole entries.
+const COPIED: u64 = 50_000 * ENTRY as u64;
+/// The attribute of an index's segment that says how long it was when it was begun to be written again. As long as it begins before that, it is not done.
+const REWRITTEN: u128 = 0x8f2b_6d0e_51c7_4a93_b6e4_07d9_3c5a_f184;
+/// A last picture that is of so much later than now was taken when a clock was wrong.
+const AHEAD: Duration = Duration::from_secs(300);
+
 /// What was taken in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
@@ -45,6 +56,8 @@ pub struct Taken {
 /// From the packets' clock to TAI.
 #[derive(Default)]
 struct Clock {
+    /// No picture is of an earlier time. A camera's clock may have been fast, or this machine's was set back: the index's times go on from where they were.
+    least: u64,
     /// The last picture: on the packets' clock, and in TAI.
     last: Option<(u64, u64)>,
 }
@@ -52,6 +65,7 @@ struct Clock {
 impl Clock {
     /// The time of a picture that arrives at `now_ns` (TAI), and whether the clock made a jump.
     fn time(&mut self, shown: Option<u64>, now_ns: u64) -> (u64, bool) {
+        let now_ns = now_ns.max(self.least);
         let Some(shown) = shown else { return (self.last.map_or(now_ns, |(_, at)| at), false) };
         let (at, jumped) = match self.last {
             None => (now_ns, false),
@@ -96,19 +110,70 @@ impl Ingester {
         for name in [stream, &index_name(stream)] {
             client.create_stream(scope, name, one).await?;
             let current = client.current(scope, name).await?;
-            if current.len() != 1 || current[0].segment != SegmentNo(0) {
+            // A stream that was removed and made again does not begin with number 0.
+            if current.len() != 1 || !client.head(scope, name).await?.keys().eq([&current[0].segment]) {
                 return Err(Error::Conflict(format!("{scope}/{name} has been scaled or sealed: video needs a stream with one segment")));
             }
         }
-        let offset = client.tail(scope, stream).await?.values().next().copied().unwrap_or(0);
-        Ok(Ingester {
-            data: Writer::open(client, scope, stream, None).await?,
-            index: Writer::open(client, scope, &index_name(stream), None).await?,
-            offset,
-            clock: Clock::default(),
-            taken: Taken::default(),
-            newest: None,
-        })
+        // The index first: where another one still writes, it then has no entry of a frame behind the data's end.
+        let (mut index, length) = Writer::alone(client, scope, &index_name(stream)).await?;
+        let (data, offset) = Writer::alone(client, scope, stream).await?;
+        let newest = Ingester::newest(client, scope, &index_name(stream), &mut index, length, offset).await?;
+        Ok(Ingester { data, index, offset, clock: Clock::default(), taken: Taken::default(), newest })
+    }
+
+    /// The time of the stream's last picture, ms since 1970 (UTC), if it lies so far ahead of this machine's clock that one of the two must be wrong. What is taken from now on has later
+    /// times all the same.
+    pub fn ahead(&self) -> Option<u64> {
+        self.newest.filter(|newest| newest.saturating_sub(now_ns()) > AHEAD.as_nanos() as u64).map(|newest| utc(newest) / 1_000_000)
+    }
+
+    /// The time of the last entry of an index of `length` bytes. After a lost disk the index may have come back further than the data, and its last entries would tell of wrong
+    /// places as soon as other frames lie there. Then those of frames before `end` are written again, and all that was there before is truncated; where that was begun and
+    /// broken off, it is done anew.
+    async fn newest(client: &Client, scope: &str, name: &str, index: &mut Writer, length: u64, end: u64) -> Result<Option<u64>> {
+        let [only] = client.current(scope, name).await?[..] else { return Ok(None) };
+        let (segment, size) = (only.segment, ENTRY as u64);
+        let (start, ..) = client.segment(scope, name, segment).await?;
+        let noted = client.attribute(scope, name, segment, REWRITTEN).await?;
+        let begun = u64::try_from(noted).ok().filter(|begun| start < *begun);
+        // Behind that are copies, and perhaps not all.
+        let until = begun.map_or(length, |begun| begun.min(length));
+        let (first, last) = (start.div_ceil(size), until / size);
+        let entry = async |n: u64| -> Result<Entry> {
+            let bytes = client.read(scope, name, segment, n * size, ENTRY as i32).await?;
+            Entry::parse(&bytes).pop().ok_or_else(|| Error::Invalid(format!("{scope}/{name} has no entry at {}", n * size)))
+        };
+        if first >= last {
+            return Ok(None);
+        }
+        let newest = entry(last - 1).await?;
+        if begun.is_none() {
+            if newest.offset < end {
+                return Ok(Some(newest.tai_ns));
+            }
+            if !client.set_attribute(scope, name, segment, REWRITTEN, noted, length as i64).await? {
+                return Err(Error::Conflict(format!("another process writes {scope}/{name} again at the same time; start this one when it has ended")));
+            }
+        }
+        let (mut kept, mut high) = (first, last);
+        while kept < high {
+            let middle = kept + (high - kept) / 2;
+            match entry(middle).await?.offset < end {
+                true => kept = middle + 1,
+                false => high = middle,
+            }
+        }
+        tracing::warn!(stream = %format!("{scope}/{name}"), entries = last - kept, "entries of frames that are lost are forgotten");
+        let mut at = first * size;
+        while at < kept * size {
+            let bytes = client.read(scope, name, segment, at, (kept * size - at).min(COPIED) as i32).await?;
+            index.append_bytes("video", &bytes, 0).await?;
+            at += bytes.len() as u64;
+        }
+        index.flush().await?;
+        client.truncate(scope, name, &[(segment, length)].into()).await?;
+        Ok(Some(newest.tai_ns))
     }
 
     /// Takes what a camera plays, until it ends.
@@ -126,7 +191,7 @@ impl Ingester {
     pub async fn run(&mut self, mut input: impl AsyncRead + Unpin) -> Result<Taken> {
         let (mut framer, mut buffer, begin) = (Framer::default(), vec![0; 256 << 10], self.taken);
         // Another encoder has another clock.
-        self.clock = Clock::default();
+        self.clock = Clock { least: self.newest.map_or(0, |n| n + 1), ..Clock::default() };
         loop {
             let read = match framer.has_frame() {
                 false => input.read(&mut buffer).await,
@@ -190,7 +255,7 @@ pub fn serve(listener: TcpListener, mut ingester: Ingester, mut told: impl FnMut
         let (near, mut far) = tokio::io::duplex(256 << 10);
         let door = Door { to: Arc::new(tokio::sync::Mutex::new(near)), hears: Arc::default(), over: Arc::default() };
         let app = Router::new().fallback(body).with_state(door.clone());
-        let serving = tokio::spawn(async move { axum::serve(Bounded::new(listener, CONNECTIONS_MAX), app).await });
+        let serving = tokio::spawn(async move { axum::serve(Bounded::new(listener, CONNECTIONS_MAX, IDLE_MAX), app).await });
         let taking = async {
             loop {
                 let sender = Sender { from: &mut far, door: door.clone(), last: Instant::now(), tick: Box::pin(tokio::time::sleep(TICK)) };
@@ -294,5 +359,8 @@ mod tests {
         assert_eq!(clock.time(Some(0), 500 * second), (100 * second + second / 2, false), "shown before the one before");
         assert_eq!(clock.time(None, 500 * second), (100 * second + second / 2, false));
         assert_eq!(clock.time(Some(CLOCK_END / 2), 500 * second), (500 * second, true));
+        let mut clock = Clock { least: 700 * second, ..Clock::default() };
+        assert_eq!(clock.time(Some(0), 500 * second), (700 * second, false), "the one before it had a fast clock");
+        assert_eq!(clock.time(Some(90_000), 500 * second), (701 * second, false));
     }
 }

@@ -12,19 +12,18 @@
 //! A part is what lies between two entries of the index, so it begins with a frame that a player can begin with. What comes after the last entry is not told of
 //! until the next one: a player is behind by as much as the encoder puts between two such frames, and by what it keeps in reserve itself.
 
-use super::{ENTRY, Entry, HEADER, Unframer, index_name, is_video, packets, picture::{self, Form}, tai, utc};
+use super::{ENTRY, Entry, HEADER, Unframer, packets, picture::{self, Form}, segments, tai, utc};
 use crate::{
     Error, Result, Store,
     access::{self, Want},
-    catalog::SegmentNo,
-    http::{App, refuse},
+    http::{App, Asker, refuse},
     store::Held,
 };
 use axum::{
     Router,
     body::Body,
     extract::{Path, Query, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -51,8 +50,8 @@ pub fn router() -> Router<App> {
         .route("/{scope}/{stream}/live.m3u8", get(live))
         .route("/{scope}/{stream}/from.m3u8", get(from))
         .route("/{scope}/{stream}/clip.ts", get(clip))
-        .route("/{scope}/{stream}/frame.jpg", get(|app, headers, names, at| image(app, headers, names, at, Form::Jpeg)))
-        .route("/{scope}/{stream}/frame.png", get(|app, headers, names, at| image(app, headers, names, at, Form::Png)))
+        .route("/{scope}/{stream}/frame.jpg", get(|app, asker, names, at| image(app, asker, names, at, Form::Jpeg)))
+        .route("/{scope}/{stream}/frame.png", get(|app, asker, names, at| image(app, asker, names, at, Form::Png)))
         .route("/{scope}/{stream}/{part}", get(part))
 }
 
@@ -68,13 +67,11 @@ struct Video {
 }
 
 impl Video {
-    async fn open(app: &App, headers: &HeaderMap, scope: &str, stream: &str) -> std::result::Result<Video, Response> {
-        app.may(headers, &access::stream(scope, stream), Want::Read).await?;
-        let name = |stream: &str| SegmentNo(0).name(scope, stream);
-        let video = Video { store: app.store.clone(), data: name(stream), index: name(&index_name(stream)) };
-        match video.store.peek(|s| is_video(s, scope, stream)) {
-            true => Ok(video),
-            false => Err(refuse(StatusCode::NOT_FOUND, &format!("{scope}/{stream} is not a stream with video; `cloudskin stream ingest {scope}/{stream}` makes one"))),
+    async fn open(app: &App, asker: &Asker, scope: &str, stream: &str) -> std::result::Result<Video, Response> {
+        app.may(asker, &access::stream(scope, stream), Want::Read).await?;
+        match app.store.peek(|s| segments(s, scope, stream)) {
+            Some([data, index]) => Ok(Video { store: app.store.clone(), data, index }),
+            None => Err(refuse(StatusCode::NOT_FOUND, &format!("{scope}/{stream} is not a stream with video; `cloudskin stream ingest {scope}/{stream}` makes one"))),
         }
     }
 
@@ -92,13 +89,29 @@ impl Video {
         Ok(out.freeze())
     }
 
-    /// Numbers of the first entry and of the one after the last.
-    fn entries(&self) -> Result<(u64, u64)> {
-        self.store.peek(|s| {
-            // Where the data begins later than the index, the entries before are of no use, but their numbers stay.
+    /// Numbers of the first entry whose frame is there, and of the one after the last.
+    async fn entries(&self) -> Result<(u64, u64)> {
+        let (first, end, start) = self.store.peek(|s| {
             let index = s.segment(&self.index)?;
-            Ok((index.landed.start.div_ceil(ENTRY as u64), index.landed.durable / ENTRY as u64))
-        })
+            Ok::<_, Error>((index.landed.start.div_ceil(ENTRY as u64), index.landed.durable / ENTRY as u64, s.segment(&self.data)?.landed.start))
+        })?;
+        // Where the data begins later than the index, the entries before are of no use, but their numbers stay.
+        match start {
+            0 => Ok((first, end)),
+            start => Ok((self.first(first, end, |e| e.offset >= start).await?, end)),
+        }
+    }
+
+    /// The number of the first entry, of those from `low` to `high`, from which on something is so.
+    async fn first(&self, mut low: u64, mut high: u64, is_so: impl Fn(&Entry) -> bool) -> Result<u64> {
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.some(middle, middle + 1).await?.first().is_some_and(&is_so) {
+                true => high = middle,
+                false => low = middle + 1,
+            }
+        }
+        Ok(low)
     }
 
     async fn some(&self, from: u64, to: u64) -> Result<Vec<Entry>> {
@@ -107,22 +120,13 @@ impl Video {
 
     /// The number of the last entry that is not after a time, or of the first one.
     async fn find(&self, tai_ns: u64) -> Result<u64> {
-        let (first, end) = self.entries()?;
-        let (mut low, mut high) = (first, end);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let entry = self.some(middle, middle + 1).await?;
-            match entry.first().is_some_and(|e| e.tai_ns <= tai_ns) {
-                true => low = middle + 1,
-                false => high = middle,
-            }
-        }
-        Ok(low.saturating_sub(1).max(first))
+        let (first, end) = self.entries().await?;
+        Ok(self.first(first, end, |e| e.tai_ns > tai_ns).await?.saturating_sub(1).max(first))
     }
 
     /// A playlist of parts that begin with these entries.
     async fn playlist(&self, from: u64, to: u64, live: bool) -> Result<String> {
-        let (_, end) = self.entries()?;
+        let (_, end) = self.entries().await?;
         let (start, length, ended) = self.store.peek(|s| {
             let data = s.segment(&self.data)?;
             Ok((data.landed.start, data.landed.durable, data.landed.ended))
@@ -140,7 +144,8 @@ impl Video {
             let seconds = parts.last().map_or(1.0, |p| p.3);
             parts.push((end - 1, *last, length, seconds));
         }
-        parts.retain(|(_, entry, ..)| entry.offset >= start);
+        // After a lost disk the index may tell of frames that are lost.
+        parts.retain(|(_, entry, end, _)| entry.offset >= start && entry.offset < *end && *end <= length);
         let longest = parts.iter().map(|p| p.3).fold(1.0, f64::max).ceil();
         let sequence = parts.first().map_or(from, |p| p.0);
         let mut out = format!("#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:{longest}\n#EXT-X-MEDIA-SEQUENCE:{sequence}\n#EXT-X-INDEPENDENT-SEGMENTS\n");
@@ -213,7 +218,7 @@ impl Sent {
 }
 
 /// ISO 8601 with milliseconds, of ms since 1970.
-fn date(ms: u64) -> String {
+pub fn date(ms: u64) -> String {
     let (days, rest) = (ms / 86_400_000, ms % 86_400_000);
     // Days since the first of March of the year 0: leap days then come last in their year.
     let z = days + 719_468;
@@ -234,13 +239,13 @@ fn text(kind: &'static str, body: impl Into<Body>) -> Response {
 const PLAYLIST: &str = "application/vnd.apple.mpegurl";
 const PACKETS: &str = "video/mp2t";
 
-async fn live(State(app): State<App>, headers: HeaderMap, Path((scope, stream)): Path<(String, String)>) -> Response {
-    let video = match Video::open(&app, &headers, &scope, &stream).await {
+async fn live(State(app): State<App>, asker: Asker, Path((scope, stream)): Path<(String, String)>) -> Response {
+    let video = match Video::open(&app, &asker, &scope, &stream).await {
         Ok(video) => video,
         Err(answer) => return answer,
     };
     let playlist = async {
-        let (first, end) = video.entries()?;
+        let (first, end) = video.entries().await?;
         video.playlist(end.saturating_sub(LIVE_PARTS + 1).max(first), end, true).await
     };
     playlist.await.map_or_else(answer, |p| text(PLAYLIST, p))
@@ -255,14 +260,14 @@ fn of_ms(ms: u64) -> u64 {
     tai(ms.saturating_mul(1_000_000).min(u64::MAX / 2))
 }
 
-async fn from(State(app): State<App>, headers: HeaderMap, Path((scope, stream)): Path<(String, String)>, Query(At { at }): Query<At>) -> Response {
-    let video = match Video::open(&app, &headers, &scope, &stream).await {
+async fn from(State(app): State<App>, asker: Asker, Path((scope, stream)): Path<(String, String)>, Query(At { at }): Query<At>) -> Response {
+    let video = match Video::open(&app, &asker, &scope, &stream).await {
         Ok(video) => video,
         Err(answer) => return answer,
     };
     let playlist = async {
         let from = video.find(of_ms(at)).await?;
-        let (_, end) = video.entries()?;
+        let (_, end) = video.entries().await?;
         video.playlist(from, end.min(from + PARTS_MAX), false).await
     };
     playlist.await.map_or_else(answer, |p| text(PLAYLIST, p))
@@ -274,15 +279,15 @@ struct Clip {
     to: u64,
 }
 
-async fn clip(State(app): State<App>, headers: HeaderMap, Path((scope, stream)): Path<(String, String)>, Query(ask): Query<Clip>) -> Response {
-    let video = match Video::open(&app, &headers, &scope, &stream).await {
+async fn clip(State(app): State<App>, asker: Asker, Path((scope, stream)): Path<(String, String)>, Query(ask): Query<Clip>) -> Response {
+    let video = match Video::open(&app, &asker, &scope, &stream).await {
         Ok(video) => video,
         Err(answer) => return answer,
     };
     let found = async {
         let (from, to) = (video.find(of_ms(ask.from)).await?, video.find(of_ms(ask.to)).await? + 1);
         // What lies between two entries is whole frames, however many entries are between these.
-        let (_, end) = video.entries()?;
+        let (_, end) = video.entries().await?;
         let first = video.some(from, (from + 1).min(end)).await?.pop().ok_or_else(|| Error::NotFound(format!("{scope}/{stream} has no video yet")))?;
         let behind = match video.some(to, (to + 1).min(end)).await?.pop() {
             Some(next) => next.offset,
@@ -300,22 +305,23 @@ struct Shown {
     at: Option<u64>,
 }
 
-async fn image(State(app): State<App>, headers: HeaderMap, Path((scope, stream)): Path<(String, String)>, Query(Shown { at }): Query<Shown>, form: Form) -> Response {
-    let video = match Video::open(&app, &headers, &scope, &stream).await {
+async fn image(State(app): State<App>, asker: Asker, Path((scope, stream)): Path<(String, String)>, Query(Shown { at }): Query<Shown>, form: Form) -> Response {
+    let video = match Video::open(&app, &asker, &scope, &stream).await {
         Ok(video) => video,
         Err(answer) => return answer,
     };
     let made = async {
         let at = at.map_or(u64::MAX, of_ms);
         let found = video.find(at).await?;
-        let entries = video.some(found, (found + 2).min(video.entries()?.1)).await?;
+        let entries = video.some(found, (found + 2).min(video.entries().await?.1)).await?;
         let Some(begin) = entries.first() else { return Err(Error::NotFound(format!("{scope}/{stream} has no video yet"))) };
         let end = match entries.get(1) {
             Some(next) => next.offset,
             None => video.store.peek(|s| s.segment(&video.data).map(|s| s.landed.durable))?,
         };
-        if end - begin.offset > BYTES_MAX {
-            return Err(Error::TooLarge { what: "a part of a video".into(), limit: BYTES_MAX, wanted: end - begin.offset });
+        let bytes = end.checked_sub(begin.offset).ok_or_else(|| Error::NotFound(format!("{scope}/{stream} has lost what its index tells of that time")))?;
+        if bytes > BYTES_MAX {
+            return Err(Error::TooLarge { what: "a part of a video".into(), limit: BYTES_MAX, wanted: bytes });
         }
         // Until the image is made, the part is in memory.
         let _turn = IMAGES.acquire().await.map_err(|e| Error::Invalid(e.to_string()))?;
@@ -340,18 +346,18 @@ fn until(frames: Bytes, tai_ns: u64) -> Bytes {
     frames.slice(..at)
 }
 
-async fn part(State(app): State<App>, headers: HeaderMap, Path((scope, stream, part)): Path<(String, String, String)>) -> Response {
+async fn part(State(app): State<App>, asker: Asker, Path((scope, stream, part)): Path<(String, String, String)>) -> Response {
     let range = part.strip_suffix(".ts").and_then(|p| p.split_once('-')).and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
     let Some((start, end)) = range else { return refuse(StatusCode::NOT_FOUND, &format!("a video has no {part}")) };
-    let video = match Video::open(&app, &headers, &scope, &stream).await {
+    let video = match Video::open(&app, &asker, &scope, &stream).await {
         Ok(video) => video,
         Err(answer) => return answer,
     };
     video.frames(start, end).await.unwrap_or_else(answer)
 }
 
-async fn page(State(app): State<App>, headers: HeaderMap, Path((scope, stream)): Path<(String, String)>) -> Response {
-    match Video::open(&app, &headers, &scope, &stream).await {
+async fn page(State(app): State<App>, asker: Asker, Path((scope, stream)): Path<(String, String)>) -> Response {
+    match Video::open(&app, &asker, &scope, &stream).await {
         Ok(_) => text("text/html; charset=utf-8", include_str!("player.html")),
         Err(answer) => answer,
     }

@@ -23,6 +23,8 @@ use tokio::{
 const HEAD_MAX: usize = 64 << 10;
 /// A picture beyond this is left out.
 const PICTURE_MAX: usize = 6 << 20;
+/// What a unit counts besides its bytes, so that small ones have a bound too.
+const UNIT_COST: usize = 64;
 /// How long a camera may take for an answer, and be silent while it plays.
 const SILENCE: Duration = Duration::from_secs(15);
 /// Cameras end a session of which they have heard nothing for a minute, unless they say another time.
@@ -202,11 +204,15 @@ impl Camera {
                     self.login.as_mut().map(|l| l.asked(answer.fields("WWW-Authenticate")));
                     continue;
                 }
+                // What comes over other channels is no sign of life of the video.
+                Some(_) if Instant::now() >= end => return Err(Error::file("hear video from the camera at", &self.url)(std::io::ErrorKind::TimedOut.into())),
                 Some(_) => continue,
             };
             if !packets.is_empty() && out.write_all(&packets).await.is_err() {
                 return Ok(());
             }
+            // Who takes the video may have waited, and the camera with them.
+            end = Instant::now() + SILENCE;
         }
     }
 }
@@ -410,14 +416,15 @@ impl Units {
 
     fn unit(&mut self, unit: Bytes) {
         let Some(kind) = unit.first().map(|b| b & 0x1f) else { return };
-        self.bytes += unit.len();
+        self.bytes += unit.len() + UNIT_COST;
         if self.bytes > PICTURE_MAX {
             self.broken = true;
             return;
         }
         // Our own delimiter begins each picture.
         if kind != 9 {
-            self.units.push(unit);
+            // A copy, or a small one would hold the whole packet that it came in.
+            self.units.push(Bytes::copy_from_slice(&unit));
         }
     }
 
@@ -566,6 +573,18 @@ mod tests {
         // Without marks, and with parameters only from before.
         assert_eq!(units.push(rtp(5, 8000, false, &[0x65, 7])), []);
         assert_eq!(units.push(rtp(6, 11_000, false, &[0x41, 8])), [Picture { units: of(&[&[0x67, 9], &[0x68, 9], &[0x65, 7]]), time: time + 9000, random_access: true }]);
+    }
+
+    #[test]
+    fn a_picture_of_too_many_units_is_none_however_small_they_are() {
+        let mut units = Units::default();
+        let small = [&[24][..], &[0, 1, 0x41].repeat(20_000)].concat();
+        for n in 0..100 {
+            assert_eq!(units.push(rtp(n, 1000, false, &small)), []);
+        }
+        assert!(units.units.len() * UNIT_COST <= PICTURE_MAX, "{} units", units.units.len());
+        assert_eq!(units.push(rtp(100, 1000, true, &[0x41, 1])), []);
+        assert_eq!(units.push(rtp(101, 4000, true, &[0x41, 2])).len(), 1, "the next one is there");
     }
 
     #[test]

@@ -66,7 +66,9 @@ impl Framer {
     /// The frame that has begun, when nothing more is expected of it.
     pub fn flush(&mut self) -> Option<Frame> {
         let mut frame = self.frame.take()?;
-        frame.random_access |= self.video.is_some_and(|v| v.h264 && has_idr(&frame.packets, v.pid));
+        // The rest of a picture that came slowly is none that a player can begin with, though what says so may lie in it.
+        let begins = |video: u16| frame.packets.chunks(PACKET).find(|p| pid(p) == video).is_some_and(|p| p[1] & 0x40 != 0);
+        frame.random_access |= self.video.is_some_and(|v| v.h264 && begins(v.pid) && has_idr(&frame.packets, v.pid));
         if frame.random_access && !frame.packets.chunks(PACKET).any(|p| pid(p) == 0) {
             let tables: Vec<u8> = self.program.iter().chain(&self.tables).flatten().copied().collect();
             frame.packets.splice(..0, tables);
@@ -253,6 +255,14 @@ pub(crate) mod tests {
         frames.extend(framer.flush());
         assert_eq!(frames.iter().map(|f| (f.random_access, f.shown)).collect::<Vec<_>>(), [(true, Some(90_000)), (false, None), (false, Some(93_000))]);
         assert!(frames.iter().flat_map(|f| f.packets.clone()).eq([tables(), first, second].concat()));
+        // Cut before the unit that says that a player can begin with it, which it then can't.
+        let (begin, rest) = (picture(96_000, false, 0x09)[..PACKET].to_vec(), packet(0x101, false, false, &[0, 0, 0, 1, 0x65, 9, 9, 9]));
+        assert!(framer.push(&begin).is_empty());
+        let mut frames = vec![framer.flush().unwrap()];
+        assert!(framer.push(&rest).is_empty());
+        frames.extend(framer.flush());
+        assert_eq!(frames.iter().map(|f| f.random_access).collect::<Vec<_>>(), [false, false]);
+        assert!(framer.push(&[begin, rest].concat()).is_empty() && framer.flush().unwrap().random_access, "as a whole");
     }
 
     #[test]

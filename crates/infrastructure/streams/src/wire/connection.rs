@@ -14,11 +14,12 @@ use super::codec::{self, AttributeUpdate, Bad, Effect, Frames, KeyRange, Reply, 
 use crate::{
     Error, Result, Store,
     access::{Access, Refused, Want},
+    catalog,
     log::Seq,
     metrics::Histogram,
     plan,
     segment::{NO_VALUE, Record, Segment, State},
-    store::{Append, Gated, Held, Info, READ_MAX},
+    store::{Append, Gated, Held, Info, READ_MAX, Turn},
     table::{self, Change},
     tier::AbortOnDrop,
 };
@@ -250,6 +251,8 @@ struct Writer {
     last: i64,
     /// When its token ends, ms since 1970.
     until_ms: u64,
+    /// None to a segment that was not there.
+    turn: Option<Turn>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -338,14 +341,8 @@ impl Connection {
                     return Err(format!("more than {WRITERS_MAX} writers on one connection"));
                 }
                 let place = self.store.setup(&segment).ok_or("no memory is left for more writers over all connections: close some, or set up fewer")?;
-                self.writers.insert(writer, Writer { segment: segment.clone(), last: 0, until_ms, _place: place });
-                let gated = self.store.gate(&segment, |state| {
-                    let found = state.segment(&segment)?;
-                    if found.table.is_some() {
-                        return Err(Error::IsATable(segment.clone()));
-                    }
-                    Ok(found.attribute(writer))
-                });
+                let (gated, turn) = self.store.take_turn(&segment, writer);
+                self.writers.insert(writer, Writer { segment: segment.clone(), last: 0, until_ms, turn, _place: place });
                 self.reply(id, &segment, gated, |last| Reply::AppendSetup { id, segment: segment.clone(), writer, last });
             }
             Request::AppendBlock { writer, data } => {
@@ -463,11 +460,12 @@ impl Connection {
         let segment = state.segment.clone();
         self.store.room().await.map_err(|e| e.to_string())?;
         let bytes = data.len() as u64;
-        let Gated { seq, result } = self.store.append(Append { segment: &segment, writer, event, events, expected, data });
+        let turn = self.writers.get(&writer).and_then(|w| w.turn.as_ref());
+        let Gated { seq, result } = self.store.append_in_turn(turn, Append { segment: &segment, writer, event, events, expected, data });
         let (reply, end) = match result {
             Ok(done) => (Reply::DataAppended { id, writer, event, previous: done.previous, length: done.length as i64 }, None),
             Err(Error::NotAt { .. }) => (Reply::ConditionFailed { id, writer, event }, None),
-            Err(e @ Error::EventNumber { .. }) => (Reply::EventNumber { id, writer, why: e.to_string(), event }, Some(e.to_string())),
+            Err(e @ (Error::EventNumber { .. } | Error::TakenOver { .. })) => (Reply::EventNumber { id, writer, why: e.to_string(), event }, Some(e.to_string())),
             Err(e @ Error::Stopped(_)) => return Err(e.to_string()),
             Err(e) => (failure(id, &segment, -1, e), None),
         };
@@ -816,6 +814,9 @@ pub(crate) fn truncate(state: &State, name: &str, offset: i64) -> Result<(Option
     let offset = u64::try_from(offset).map_err(|_| Error::Invalid(format!("offset {offset} of {name} is negative")))?;
     if segment.table.is_some() {
         return Err(Error::IsATable(name.into()));
+    }
+    if catalog::of_transaction(name) {
+        return Err(Error::Invalid(format!("{name} belongs to a transaction, which is committed as a whole or aborted")));
     }
     if offset > segment.length {
         return Err(Error::BeyondEnd { segment: name.into(), length: segment.length, offset });

@@ -1,7 +1,7 @@
 //! Accepts connections, with TLS or without, and keeps their number bounded.
 
 use super::connection;
-use crate::{Store, access::Access};
+use crate::{Store, access::Access, listener};
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -9,14 +9,14 @@ use std::{
 use tokio::{net::TcpListener, sync::Semaphore, sync::watch, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-/// Connections at a time; more wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 4096;
+/// Connections at a time, as far as the process may have as many files; more wait in the kernel's queue.
+pub const CONNECTIONS_MAX: usize = 4096;
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
-/// Serves until `shutdown` is true.
-pub async fn run(listener: TcpListener, tls: Option<TlsAcceptor>, store: Store, access: Access, mut shutdown: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut connections = JoinSet::new();
+/// Serves `connections` at a time until `shutdown` is true.
+pub async fn run(listener: TcpListener, connections: usize, tls: Option<TlsAcceptor>, store: Store, access: Access, mut shutdown: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(connections));
+    let mut served = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             accepted = async {
@@ -25,7 +25,7 @@ pub async fn run(listener: TcpListener, tls: Option<TlsAcceptor>, store: Store, 
             } => accepted,
             _ = shutdown.wait_for(|s| *s) => break,
         };
-        while connections.try_join_next().is_some() {}
+        while served.try_join_next().is_some() {}
         let (stream, peer, place) = match accepted {
             (Ok((stream, peer)), place) => (stream, peer, place),
             (Err(e), _) => {
@@ -35,9 +35,9 @@ pub async fn run(listener: TcpListener, tls: Option<TlsAcceptor>, store: Store, 
                 continue;
             }
         };
-        let _ = stream.set_nodelay(true);
+        listener::prepare(&stream);
         let (store, access, tls) = (store.clone(), access.clone(), tls.clone());
-        connections.spawn(async move {
+        served.spawn(async move {
             store.metrics().connections.fetch_add(1, Relaxed);
             let counted = store.clone();
             let ended = match tls {

@@ -23,6 +23,8 @@ struct State {
     files_max: usize,
     /// No read that covers this byte of any file succeeds.
     unreadable: Option<u64>,
+    /// How long it tries before it says so.
+    slow: Duration,
 }
 
 pub struct Faulty {
@@ -41,6 +43,7 @@ impl Faulty {
             refuses: false,
             files_max: usize::MAX,
             unreadable: None,
+            slow: Duration::ZERO,
         };
         Faulty { state: Arc::new(Mutex::new(state)) }
     }
@@ -48,7 +51,7 @@ impl Faulty {
     pub fn copy(&self) -> Faulty {
         let state = self.state.lock().unwrap();
         let files = state.files.iter().map(|(n, f)| (n.clone(), Arc::new(Mutex::new(f.lock().unwrap().clone())))).collect();
-        let state = State { files, small: state.small.clone(), rng: StdRng::seed_from_u64(1), writes_left: None, off: false, refuses: false, files_max: state.files_max, unreadable: None };
+        let state = State { files, small: state.small.clone(), rng: StdRng::seed_from_u64(1), writes_left: None, off: false, refuses: false, files_max: state.files_max, unreadable: None, slow: Duration::ZERO };
         Faulty { state: Arc::new(Mutex::new(state)) }
     }
     /// The power fails in the `n`th write from now; writes that are under way beside it are hit as well.
@@ -64,6 +67,9 @@ impl Faulty {
     }
     pub fn unreadable(&self, at: Option<u64>) {
         self.state.lock().unwrap().unreadable = at;
+    }
+    pub fn slow(&self, to_fail: Duration) {
+        self.state.lock().unwrap().slow = to_fail;
     }
     /// How many files there are.
     pub fn files(&self) -> usize {
@@ -136,6 +142,13 @@ impl Disk for Faulty {
     }
 }
 
+impl State {
+    /// How long it takes to say that these bytes can't be read, if they can't.
+    fn fails(&self, at: u64, bytes: usize) -> Option<Duration> {
+        self.unreadable.filter(|bad| (at..at + bytes as u64).contains(bad)).map(|_| self.slow)
+    }
+}
+
 struct FaultyFile {
     content: Arc<Mutex<Vec<u8>>>,
     disk: Arc<Mutex<State>>,
@@ -169,14 +182,16 @@ impl DiskFile for FaultyFile {
         if off { Err(broken()) } else { Ok(()) }
     }
     fn read(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
-        if self.disk.lock().unwrap().unreadable.is_some_and(|bad| (at..at + buffer.len() as u64).contains(&bad)) {
+        let fails = self.disk.lock().unwrap().fails(at, buffer.len());
+        if let Some(slow) = fails {
+            std::thread::sleep(slow);
             return Err(broken());
         }
         buffer.copy_from_slice(&self.content.lock().unwrap()[at as usize..][..buffer.len()]);
         Ok(())
     }
     fn read_now(&self, at: u64, buffer: &mut [u8]) -> bool {
-        self.read(at, buffer).is_ok()
+        self.disk.lock().unwrap().fails(at, buffer.len()).is_none() && self.read(at, buffer).is_ok()
     }
     fn sync(&self) -> io::Result<()> {
         Ok(())

@@ -15,7 +15,7 @@ use std::{
 use streams::{
     Store,
     access::Access,
-    catalog::Config,
+    catalog::{Config, SegmentNo, TxnId},
     controller::Controller,
     log, plan,
     proto::{controller_service_server::ControllerService, *},
@@ -61,8 +61,16 @@ impl<'a> Choices<'a> {
     fn name(&mut self) -> String {
         let scope = self.of(&["s", "s", "s", "other", ""]);
         let stream = self.of(&["t", "t", "u", "_MARKt", "_RGg", "k_kvtable", "none"]);
-        let end = self.of(&["/0.#epoch.0", "/1.#epoch.0", "/0.#epoch.0#transaction.00000000000000000000000000000000", "/2.#epoch.1", "", "/0.#epoch.0#transient.00000000000000000000000000000001"]);
-        format!("{scope}/{stream}{end}")
+        let end = self.of(&["/0.#epoch.0", "/1.#epoch.0", "/2.#epoch.1", "", "/0.#epoch.0#transient.00000000000000000000000000000001", "transaction", "transaction"]);
+        if end != "transaction" {
+            return format!("{scope}/{stream}{end}");
+        }
+        let segment = self.of(&["0.#epoch.0", "0.#epoch.0", "1.#epoch.0", "2.#epoch.1"]);
+        self.transaction().segment(&format!("{scope}/{stream}/{segment}"))
+    }
+    /// Mostly one that there is: of the first stream's first epoch, of either of the second one's two; or that the controller may have made since.
+    fn transaction(&mut self) -> TxnId {
+        TxnId { high: self.of(&[0, 0, 0, 1 << 32, 2 << 32]), low: i64::from(self.byte() % 6) }
     }
 }
 
@@ -181,7 +189,10 @@ impl World {
             for stream in ["t", "u"] {
                 store.change(|s| plan::create_stream(s, "s", stream, two(), 1)).await.unwrap();
             }
-            store.change(|s| plan::begin_txn(s, "s", "t", 1 << 20, 1)).await.unwrap();
+            let begin = async |stream: &str| store.change(|s| plan::begin_txn(s, "s", stream, 1 << 20, 1)).await.unwrap().0;
+            assert_eq!([begin("t").await, begin("t").await, begin("u").await].map(|id| (id.high, id.low)), [(0, 0), (0, 1), (0, 2)]);
+            store.change(|s| plan::scale(s, "s", "u", &[SegmentNo::new(0, 0)], &[(0.0, 0.5)], 1)).await.unwrap();
+            assert_eq!(begin("u").await, TxnId { high: 1 << 32, low: 3 });
             let table = streams::catalog::KeyValueTable { partitions: 1, primary_key: 4, secondary_key: 0, rollover_bytes: 0 };
             store.change(|s| plan::create_table(s, "s", "k", table, 1)).await.unwrap();
         });
@@ -314,7 +325,14 @@ fn message(choices: &mut Choices<'_>) -> Vec<u8> {
                     out.extend(choices.of(&[0.0, 0.5, 1.0, f64::NAN, -1.0, f64::INFINITY, 1e-300]).to_le_bytes());
                 }
                 5..=6 if depth < 3 => {
-                    let inner = if choices.byte() % 2 == 0 { stream(choices) } else { fields(choices, depth + 1) };
+                    let inner = match choices.byte() % 4 {
+                        0..=1 => stream(choices),
+                        2 => {
+                            let id = choices.transaction();
+                            streams::proto::TxnId { high_bits: id.high, low_bits: id.low }.encode_to_vec()
+                        }
+                        _ => fields(choices, depth + 1),
+                    };
                     out.push(number << 3 | 2);
                     prost::encoding::encode_varint(inner.len() as u64, &mut out);
                     out.extend(inner);

@@ -78,10 +78,11 @@ impl Grant {
     /// Why a call is not among what is allowed.
     pub fn refuses(&self, method: &Method, uri: &Uri, now_ms: u64) -> Option<(Kind, String)> {
         let bucket = &self.bucket;
+        let asked = asked_for(uri);
         if now_ms >= self.expires_ms {
-            return Some((Kind::Unauthenticated, format!("this token for bucket {bucket} is over; ask for a new one")));
+            return Some((Kind::Unauthenticated, format!("{asked}: this token for bucket {bucket} is over; ask for a new one")));
         }
-        let denied = |what: String| Some((Kind::PermissionDenied, what));
+        let denied = |what: String| Some((Kind::PermissionDenied, format!("{asked}: {what}")));
         // As it was sent: a bucket's name needs no escapes, and what has some is not it.
         let mut parts = uri.path().split('/').skip(1);
         let call = (parts.next(), parts.next(), parts.next());
@@ -100,6 +101,12 @@ impl Grant {
         }
         None
     }
+}
+
+/// The bucket and the key that a call is for, as they were sent; else its path.
+pub fn asked_for(uri: &Uri) -> &str {
+    let path = uri.path();
+    ["/v1/objects/", "/v1/stat/", "/v1/watch/"].iter().find_map(|call| path.strip_prefix(call)).unwrap_or(path)
 }
 
 /// For how long, and for what.
@@ -214,6 +221,12 @@ mod tests {
         ] {
             check(false, Method::GET, uri, 999, if allowed { None } else { denied });
         }
+        for (uri, named) in [("/v1/objects/other/k/l?action=x", "other/k/l: "), ("/v1/stat/other/k", "other/k: "), ("/v1/watch/other?after=0", "other: "), ("/v1/jobs", "/v1/jobs: ")] {
+            for now in [1, 1000] {
+                let (_, message) = grant(true).refuses(&Method::GET, &uri.parse().unwrap(), now).unwrap();
+                assert!(message.starts_with(named), "{message}");
+            }
+        }
         check(false, Method::GET, "/v1/objects/a.b/k", 1000, Some(Kind::Unauthenticated));
         check(false, Method::PUT, "/v1/objects/a.b/k", 1, denied);
         check(true, Method::PUT, "/v1/objects/a.b/k", 1, None);
@@ -222,5 +235,7 @@ mod tests {
         check(true, Method::POST, "/v1/objects/a.b?action=copy&from=a&to=b&to_bucket=a.b", 1, None);
         check(true, Method::POST, "/v1/objects/a.b?action=copy&from=a&to=b&to_bucket=c", 1, denied);
         check(true, Method::POST, "/v1/objects/a.b?action=copy&from=a&to=b&to%5Fbucket=c", 1, denied);
+        check(true, Method::POST, "/v1/objects/a.b/k?action=rename&to=l", 1, None);
+        check(true, Method::POST, "/v1/objects/a.b/k?action=rename&to=l&to_bucket=c", 1, denied);
     }
 }

@@ -10,12 +10,12 @@ use axum::{
     Json,
     body::Body,
     extract::{Path, State},
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use base::{Kind, clock::now_ms, unit::Span};
+use base::{Kind, unit::Span};
 use futures::{StreamExt, stream};
-use geds::Attributes;
+use geds::{Attributes, ObjectId, Range};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -96,12 +96,13 @@ pub struct PutAsk {
 }
 
 impl PutAsk {
-    fn put(self, size: Option<u64>) -> Result<Put, Error> {
+    /// `now_ms`: by the catalog's clock.
+    async fn put(self, size: Option<u64>, now_ms: impl Future<Output = geds::Result<u64>>) -> Result<Put, Error> {
         let expires_ms = match self.ttl {
             None => 0,
             Some(ttl) => {
                 let Span(time) = ttl.parse().map_err(|e| Error::new(Kind::InvalidArgument, format!("ttl: {e}")))?;
-                now_ms().saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+                now_ms.await?.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
             }
         };
         let attributes = Attributes { metadata: self.metadata.into_bytes(), expires_ms, job: self.job };
@@ -114,7 +115,7 @@ impl PutAsk {
         (status = 409, body = ErrorBody, description = "the key is taken, or the job has ended"), (status = 429, body = ErrorBody, description = "no room at the site"), (status = 503, body = ErrorBody, description = "the site is not connected")))]
 pub async fn put(State(app): State<App>, Path((bucket, key)): Path<(String, String)>, Asked(ask): Asked<PutAsk>, headers: HeaderMap, body: Body) -> Result<Json<Object>, Error> {
     let mut content = content(body);
-    let put = ask.put(length(&headers))?;
+    let put = ask.put(length(&headers), app.hub.objects.catalog.now_ms()).await?;
     app.hub.put_object(&bucket, &key, &put, &mut content).await.map(Json)
 }
 
@@ -122,14 +123,79 @@ pub async fn put(State(app): State<App>, Path((bucket, key)): Path<(String, Stri
 pub const BYTES: [(header::HeaderName, &str); 3] =
     [(header::CONTENT_TYPE, "application/octet-stream"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff"), (header::CACHE_CONTROL, "no-store")];
 
-/// An answer that ends too early is an object that broke off on its way.
-#[utoipa::path(get, path = "/v1/objects/{bucket}/{key}", tag = "objects",
-    responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"), (status = 404, body = ErrorBody),
-        (status = 503, body = ErrorBody, description = "no site that holds it is connected")))]
-pub async fn get(State(app): State<App>, Path((bucket, key)): Path<(String, String)>) -> Result<Response, Error> {
-    let (object, bytes) = app.hub.get_object(&bucket, &key).await?;
-    let length = [(header::CONTENT_LENGTH, object.size.to_string())];
-    Ok((BYTES, length, Body::from_stream(bytes)).into_response())
+/// Which bytes of an object of this size are asked for: `bytes=FIRST-LAST`, `bytes=FIRST-` or `bytes=-LAST`. What is no such range, and several at once, ask for all of it, as RFC 9110 says. `Err`: it has none of them.
+fn part(headers: &HeaderMap, size: u64) -> Result<Option<Range>, u64> {
+    let asked = headers.get(header::RANGE).and_then(|text| text.to_str().ok()?.strip_prefix("bytes=")?.split_once('-'));
+    let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
+    let (offset, len) = match asked {
+        Some(("", last)) => match number(last) {
+            Some(last) => (size.saturating_sub(last), last),
+            None => return Ok(None),
+        },
+        Some((first, "")) => match number(first) {
+            Some(first) => (first, u64::MAX),
+            None => return Ok(None),
+        },
+        Some((first, last)) => match (number(first), number(last)) {
+            (Some(first), Some(last)) if first <= last => (first, (last - first).saturating_add(1)),
+            _ => return Ok(None),
+        },
+        None => return Ok(None),
+    };
+    if offset >= size || len == 0 { Err(offset) } else { Ok(Some(Range { offset, len })) }
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct GetAsk {
+    /// Also of what still grows at a site, and not before it is sealed is that the end: its bytes as they are appended.
+    #[serde(default)]
+    follow: bool,
+    /// For `follow`: from this byte on.
+    offset: Option<u64>,
+    /// For `follow`: the `ETag` of an earlier answer, without its quotes: the bytes of that one, or 404 when it is gone, whatever has the key.
+    of: Option<String>,
+}
+
+/// All of it, or with a `Range` header some of its bytes. An answer that ends too early is an object that broke off on its way.
+#[utoipa::path(get, path = "/v1/objects/{bucket}/{key}", tag = "objects", params(GetAsk, ("Range" = Option<String>, Header, description = "one range, such as `bytes=0-99`")),
+    responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"), (status = 206, body = Vec<u8>, content_type = "application/octet-stream"), (status = 404, body = ErrorBody),
+        (status = 416, body = ErrorBody, description = "it has none of these bytes"), (status = 429, body = ErrorBody, description = "64 are followed already"), (status = 503, body = ErrorBody, description = "no site that holds it is connected")))]
+pub async fn get(State(app): State<App>, Path((bucket, key)): Path<(String, String)>, Asked(ask): Asked<GetAsk>, headers: HeaderMap) -> Result<Response, Error> {
+    if ask.follow {
+        let bad = |of: &String| Error::new(Kind::InvalidArgument, format!("`of` is the ETag of an earlier answer, without its quotes; {of:?} is none"));
+        let of = ask.of.as_ref().map(|of| of.parse::<ObjectId>().map_err(|_| bad(of))).transpose()?;
+        let (id, bytes) = app.hub.follow_object(&bucket, &key, ask.offset.unwrap_or(0), of).await?;
+        return Ok((BYTES, [(header::ETAG, format!("\"{id}\""))], Body::from_stream(bytes)).into_response());
+    }
+    if ask.offset.is_some() || ask.of.is_some() {
+        return Err(Error::new(Kind::InvalidArgument, "`offset` and `of` are for `follow=true`; without it ask for some bytes with the header `Range`"));
+    }
+    let meta = app.hub.stat_object(&bucket, &key).await?;
+    let wanted = match part(&headers, meta.size) {
+        Ok(wanted) => wanted,
+        Err(offset) => return Ok(past_end(&bucket, &key, offset, meta.size)),
+    };
+    let range = wanted.unwrap_or_default();
+    let (object, len, bytes) = app.hub.read_object(&meta, range).await?;
+    let (status, place) = match wanted {
+        None => (StatusCode::OK, None),
+        // It was written again meanwhile, and is shorter now.
+        Some(_) if len == 0 => return Ok(past_end(&bucket, &key, range.offset, object.size)),
+        Some(_) => (StatusCode::PARTIAL_CONTENT, Some([(header::CONTENT_RANGE, format!("bytes {}-{}/{}", range.offset, range.offset + len - 1, object.size))])),
+    };
+    let about = [(header::CONTENT_LENGTH, len.to_string()), (header::ACCEPT_RANGES, "bytes".into())];
+    Ok((status, BYTES, about, place, Body::from_stream(bytes)).into_response())
+}
+
+fn past_end(bucket: &str, key: &str, offset: u64, size: u64) -> Response {
+    let message = format!("object {bucket}/{key} has {size} bytes; {offset} is past the last one");
+    let mut answer = super::refuse(StatusCode::RANGE_NOT_SATISFIABLE, "invalid_argument", &message);
+    if let Ok(size) = HeaderValue::from_str(&format!("bytes */{size}")) {
+        answer.headers_mut().insert(header::CONTENT_RANGE, size);
+    }
+    answer
 }
 
 /// The figures of a site's object store, for Prometheus.
@@ -178,19 +244,26 @@ pub struct MoveAsk {
     to_bucket: Option<String>,
     /// For `rename` and `copy`.
     to: Option<String>,
+    /// For `rename`: fail if anything has a name at `to` or below it.
+    #[serde(default)]
+    if_absent: bool,
     /// For `flush`: how long it may take, such as `90s`; 10 minutes without it, and at most.
     within: Option<String>,
 }
 
 /// Whether a call for a bucket changes no other.
 pub fn stays_in(uri: &axum::http::Uri, bucket: &str) -> bool {
-    // What can't be read is refused by the call itself.
-    let asked = axum::extract::Query::<MoveAsk>::try_from_uri(uri);
-    asked.map_or(true, |ask| ask.0.to_bucket.is_none_or(|to| to == bucket))
+    /// Of all calls that name another one.
+    #[derive(Deserialize)]
+    struct Target {
+        to_bucket: Option<String>,
+    }
+    let asked = axum::extract::Query::<Target>::try_from_uri(uri);
+    asked.is_ok_and(|ask| ask.0.to_bucket.is_none_or(|to| to == bucket))
 }
 
 #[utoipa::path(post, path = "/v1/objects/{bucket}", tag = "objects", params(MoveAsk),
-    responses((status = 200, body = Counted, description = "what has new names, in one step; no data was moved; or what was spilled"), (status = 404, body = ErrorBody)))]
+    responses((status = 200, body = Counted, description = "what has new names, in one step; no data was moved; or what was spilled"), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody, description = "a name is taken")))]
 pub async fn move_all(State(app): State<App>, Path(bucket): Path<String>, Asked(ask): Asked<MoveAsk>) -> Result<Json<Counted>, Error> {
     let copy = match ask.action.as_str() {
         "rename" => false,
@@ -199,9 +272,12 @@ pub async fn move_all(State(app): State<App>, Path(bucket): Path<String>, Asked(
         "flush" => return Ok(Json(app.hub.flush_objects(&bucket, &ask.from, span("within", ask.within, FLUSH_MAX)?).await?)),
         other => return Err(Error::new(Kind::InvalidArgument, format!("action {other:?} is not known; there are \"rename\", \"copy\", \"spill\" and \"flush\""))),
     };
+    if ask.if_absent && copy {
+        return Err(Error::new(Kind::InvalidArgument, "`if_absent` is for the action \"rename\", or for a copy of one object"));
+    }
     let to_bucket = ask.to_bucket.as_deref().unwrap_or(&bucket);
     let to = ask.to.ok_or_else(|| Error::new(Kind::InvalidArgument, format!("action {:?} needs `to`", ask.action)))?;
-    Ok(Json(app.hub.rename_objects(&bucket, &ask.from, to_bucket, &to, copy).await?))
+    Ok(Json(app.hub.rename_objects(&bucket, &ask.from, to_bucket, &to, copy, ask.if_absent).await?))
 }
 
 #[utoipa::path(delete, path = "/v1/objects/{bucket}/{key}", tag = "objects",
@@ -214,17 +290,25 @@ pub async fn delete(State(app): State<App>, Path((bucket, key)): Path<(String, S
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ActAsk {
-    /// `spill`: to the persistency tier, and off the sites.
+    /// `spill`: to the persistency tier, and off the sites. `rename`: to a name that nobody has; `copy`: under both names then.
     action: String,
+    /// For `rename` and `copy`: the same bucket without it.
+    to_bucket: Option<String>,
+    /// For `rename` and `copy`.
+    to: Option<String>,
 }
 
 #[utoipa::path(post, path = "/v1/objects/{bucket}/{key}", tag = "objects", params(ActAsk),
-    responses((status = 200, body = Object, description = "as it is now"), (status = 409, body = ErrorBody, description = "a site has no persistency tier")))]
+    responses((status = 200, body = Object, description = "as it is now"), (status = 409, body = ErrorBody, description = "the name is taken, or a site has no persistency tier")))]
 pub async fn act(State(app): State<App>, Path((bucket, key)): Path<(String, String)>, Asked(ask): Asked<ActAsk>) -> Result<Json<Object>, Error> {
-    if ask.action != "spill" {
-        return Err(Error::new(Kind::InvalidArgument, format!("action {:?} is not known; there is \"spill\"", ask.action)));
-    }
-    Ok(Json(app.hub.spill_object(&bucket, &key).await?))
+    let copy = match ask.action.as_str() {
+        "rename" => false,
+        "copy" => true,
+        "spill" => return Ok(Json(app.hub.spill_object(&bucket, &key).await?)),
+        other => return Err(Error::new(Kind::InvalidArgument, format!("action {other:?} is not known; there are \"rename\", \"copy\" and \"spill\""))),
+    };
+    let to = ask.to.ok_or_else(|| Error::new(Kind::InvalidArgument, format!("action {:?} needs `to`", ask.action)))?;
+    Ok(Json(app.hub.name_object(&bucket, &key, ask.to_bucket.as_deref().unwrap_or(&bucket), &to, copy).await?))
 }
 
 #[derive(Deserialize, utoipa::IntoParams)]

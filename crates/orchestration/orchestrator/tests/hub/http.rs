@@ -59,6 +59,7 @@ async fn every_call_needs_the_token_and_errors_have_one_shape() {
         web.fails(web.client.get(format!("{}{path}", web.base)), 401, "unauthenticated", "hub/token").await;
         web.fails(web.client.get(format!("{}{path}", web.base)).bearer_auth("wrong"), 401, "unauthenticated", "token").await;
     }
+    web.fails(web.client.get(format!("{}/v1/objects/data/a/b", web.base)).bearer_auth("wrong"), 401, "unauthenticated", "data/a/b: a token is needed").await;
     web.fails(web.get("/v1/nonsense"), 404, "not_found", "/v1/nonsense").await;
     web.fails(web.get("/v1/jobs/job-7"), 404, "not_found", "\"job-7\"; `cloudskin get jobs`").await;
     web.fails(web.delete("/v1/checkpoints/7"), 404, "not_found", "checkpoint 7; `cloudskin get checkpoints`").await;

@@ -460,6 +460,19 @@ async fn a_watch_over_http_goes_on_where_it_was_also_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_restarted_hub_ends_the_leases_of_its_own_jobs_and_no_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = hub(folder.path()).await;
+    // A program's, alive and to be extended; one that a program ends itself; and one of a job that the hub has never heard of, or has forgotten.
+    for (job, until_ms) in [("run-7", base::clock::now_ms() + 60_000), ("kept", 0), ("job-99", 0)] {
+        first.hub.objects.catalog.keep_job(job, until_ms).await.unwrap();
+    }
+    first.shutdown().await;
+    let second = hub(folder.path()).await;
+    assert_eq!(second.hub.objects.catalog.jobs().await.unwrap(), ["kept", "run-7"]);
+}
+
+#[tokio::test]
 async fn names_carry_words_and_ends_and_move_in_one_step() {
     let folder = tempfile::tempdir().unwrap();
     let hub = hub(folder.path()).await;
@@ -650,4 +663,93 @@ async fn the_tiers_of_all_sites_are_told_in_the_nodes_own_numbers() {
     }
     assert_eq!((&tiers[0]["site"], &tiers[0]["tiers"]["objects"], &tiers[1]["site"]), (&json!("cloud"), &json!(1), &json!("edge")));
     assert!(tiers[1]["reason"].as_str().unwrap().contains("edge"), "{tiers:#}");
+}
+
+/// Bytes come as they are appended, until it is sealed; who leaves makes room for others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_grows_at_a_site_is_followed_over_http() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let web = Web::new(&hub);
+    let edge = store(&hub, "edge", folder.path(), 64 * MIB).await;
+    let (logs, run) = (BucketName::new("logs").unwrap(), Key::new("run").unwrap());
+    edge.node.create_bucket(&logs).await.unwrap();
+    web.fails(web.get("/v1/objects/logs/run?follow=true"), 404, "not_found", "logs/run").await;
+    web.fails(web.get("/v1/objects/logs/run?offset=1"), 400, "invalid_argument", "follow=true").await;
+    let log = edge.node.appendable(&logs, &run).await.unwrap();
+    log.append(0, "one ".into()).await.unwrap();
+    web.fails(web.get("/v1/objects/logs/run"), 404, "not_found", "logs/run").await;
+
+    let follow = async |offset: u64| web.get(&format!("/v1/objects/logs/run?follow=true&offset={offset}")).send().await.unwrap();
+    let mut first = follow(0).await;
+    assert_eq!(first.status().as_u16(), 200);
+    assert_eq!(first.chunk().await.unwrap().unwrap(), "one ");
+    log.append(4, "two ".into()).await.unwrap();
+    let began = std::time::Instant::now();
+    assert_eq!(first.chunk().await.unwrap().unwrap(), "two ");
+    assert!(began.elapsed() < Duration::from_secs(4), "it came late: {:?}", began.elapsed());
+    assert_eq!(follow(4).await.chunk().await.unwrap().unwrap(), "two ");
+
+    // 64 at a time, and who has gone counts no more.
+    let mut others = Vec::new();
+    let refused = loop {
+        let answer = follow(0).await;
+        if answer.status() != 200 {
+            break answer;
+        }
+        others.push(answer);
+        assert!(others.len() < 100, "nobody is refused");
+    };
+    assert_eq!(refused.status().as_u16(), 429);
+    assert!(refused.text().await.unwrap().contains("logs/run"));
+    assert!(others.len() >= 60, "{} others", others.len());
+    drop(others);
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    while follow(0).await.status() != 200 {
+        assert!(std::time::Instant::now() < end, "there is no room for others");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    log.append(8, "end".into()).await.unwrap();
+    log.seal().await.unwrap();
+    let mut rest = Vec::new();
+    while let Some(piece) = first.chunk().await.unwrap() {
+        rest.extend_from_slice(&piece);
+    }
+    assert_eq!(rest, b"end");
+    assert_eq!(follow(2).await.text().await.unwrap(), "e two end");
+    assert_eq!(follow(11).await.text().await.unwrap(), "");
+    web.fails(web.get("/v1/objects/logs/run?follow=true&offset=12"), 400, "invalid_argument", "11 bytes").await;
+
+    // Who follows one is never given another one's bytes, however the key is used.
+    let (used, path) = (Key::new("used").unwrap(), "/v1/objects/logs/used?follow=true");
+    let growing = edge.node.appendable(&logs, &used).await.unwrap();
+    growing.append(0, "of the first".into()).await.unwrap();
+    let answer = web.get(path).send().await.unwrap();
+    let of = answer.headers()["etag"].to_str().unwrap().trim_matches('"').to_string();
+    drop(answer);
+    growing.seal().await.unwrap();
+    let again = web.get(&format!("{path}&offset=3&of={of}")).send().await.unwrap();
+    assert_eq!(again.text().await.unwrap(), "the first");
+    edge.node.rename(&logs, &used, &Key::new("away").unwrap()).await.unwrap();
+    let growing = edge.node.appendable(&logs, &used).await.unwrap();
+    growing.append(0, "of the second one".into()).await.unwrap();
+    growing.seal().await.unwrap();
+    let again = web.get(&format!("{path}&offset=3&of={of}")).send().await.unwrap();
+    assert_eq!(again.text().await.unwrap(), "the first");
+    edge.node.delete(&logs, &Key::new("away").unwrap()).await.unwrap();
+    web.fails(web.get(&format!("{path}&offset=3&of={of}")), 404, "not_found", "logs/used").await;
+    assert_eq!(web.get(path).send().await.unwrap().text().await.unwrap(), "of the second one");
+    web.fails(web.get(&format!("{path}&of=x")), 400, "invalid_argument", "ETag").await;
+
+    // What is removed before it is sealed breaks its readers off: that is no end.
+    let (gone, log) = (Key::new("gone").unwrap(), "/v1/objects/logs/gone?follow=true");
+    let growing = edge.node.appendable(&logs, &gone).await.unwrap();
+    growing.append(0, "half".into()).await.unwrap();
+    let mut reader = web.get(log).send().await.unwrap();
+    assert_eq!(reader.chunk().await.unwrap().unwrap(), "half");
+    growing.discard().await.unwrap();
+    assert!(reader.chunk().await.is_err());
+    drop(edge);
+    hub.shutdown().await;
 }

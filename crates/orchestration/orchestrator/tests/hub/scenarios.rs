@@ -76,6 +76,26 @@ impl Door for Http<'_> {
             ["get-large", key] => self.body(web.get(&object("objects", key))).map(|body| compared(&body)),
             ["size", key] => self.json(web.get(&object("stat", key))).map(|told| told["size"].to_string()),
             ["metadata", key] => self.json(web.get(&object("stat", key))).map(|told| text(told["metadata"].as_str().unwrap().as_bytes())),
+            ["read", key, offset, len] => {
+                let (offset, len): (u64, u64) = (offset.parse().unwrap(), len.parse().unwrap());
+                let call = web.get(&object("objects", key)).header("range", format!("bytes={offset}-{}", offset + len - 1));
+                let (status, total, body) = self.runtime.block_on(async {
+                    let answer = call.send().await.unwrap();
+                    let range = answer.headers()["content-range"].to_str().unwrap().to_string();
+                    (answer.status(), range.rsplit_once('/').unwrap().1.parse::<u64>().unwrap(), answer.bytes().await.unwrap())
+                });
+                match status.as_u16() {
+                    206 => Ok(text(&body)),
+                    // That the end has no bytes behind it is no error elsewhere.
+                    416 if offset == total => Ok(nothing),
+                    _ => Err(serde_json::from_slice::<Value>(&body).unwrap()["error"]["kind"].as_str().unwrap().into()),
+                }
+            }
+            ["rename-new" | "copy-new", from, to] => {
+                let (to_bucket, to) = place(bucket, to);
+                let action = if words[0] == "rename-new" { "rename" } else { "copy" };
+                self.body(web.post(&format!("{}?action={action}&to_bucket={to_bucket}&to={}", object("objects", from), url(to.as_bytes())))).map(|_| nothing)
+            }
             ["list", prefix] => {
                 let (bucket, prefix) = place(bucket, prefix);
                 let told = self.json(web.get(&format!("/v1/objects/{bucket}?prefix={}", url(prefix.as_bytes()))))?;
@@ -83,6 +103,7 @@ impl Door for Http<'_> {
             }
             ["delete", key] => self.body(web.delete(&object("objects", key))).map(|_| nothing),
             ["rename" | "rename-all", from, to] => self.renamed(bucket, "rename", from, to),
+            ["rename-all-new", from, to] => self.renamed(bucket, "rename&if_absent=true", from, to),
             ["copy" | "copy-all", from, to] => self.renamed(bucket, "copy", from, to),
             ["delete-all", prefix] => {
                 let (bucket, prefix) = place(bucket, prefix);

@@ -763,18 +763,14 @@ public final class GedsFileSystem extends FileSystem {
             return false;
         }
         seal(source);
-        if (file == null) {
-            store.renamePrefix(bucket, source, bucket, target);
-        } else {
-            try {
-                // Who came between has it.
-                store.rename(bucket, source, bucket, target, true);
-            } catch (GedsException e) {
-                if (is(e, GedsException.Kind.ALREADY_EXISTS) || is(e, GedsException.Kind.NOT_FOUND)) {
-                    return false;
-                }
-                throw e;
+        try {
+            // Of a file, too: who came between has the name, with a file or with a folder.
+            store.renamePrefix(bucket, source, bucket, target, true);
+        } catch (GedsException e) {
+            if (is(e, GedsException.Kind.ALREADY_EXISTS) || is(e, GedsException.Kind.NOT_FOUND)) {
+                return false;
             }
+            throw e;
         }
         keepFolder(parent(source));
         return true;

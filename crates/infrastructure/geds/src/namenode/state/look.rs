@@ -216,17 +216,16 @@ impl State {
         exact.into_iter().chain(below.take_while(|slot| self.names.get(*slot).key.starts_with(&prefix.below))).collect()
     }
 
-    /// At most `max` names whose time, or whose job's time, is over.
-    pub fn expired(&self, now_ms: u64, max: usize) -> Vec<(BucketName, Key)> {
+    /// At most `max` names whose time, or whose job's time, is over, without those that `known` names.
+    pub fn expired(&self, now_ms: u64, max: usize, known: impl Fn(&(BucketName, Key)) -> bool) -> Vec<(BucketName, Key)> {
         let over = self.expiry.iter().take_while(|(at, _)| *at <= now_ms).map(|(_, name)| *name);
         let jobs = self.jobs.iter().filter(|(_, (_, until))| *until > 0 && *until <= now_ms);
         let theirs = jobs.flat_map(|(job, _)| self.job_names.range((*job, 0)..(job + 1, 0)).map(|(_, name)| *name));
-        let both = over.chain(theirs).take(max);
-        both.map(|slot| {
+        let both = over.chain(theirs).map(|slot| {
             let name = self.names.get(slot);
             (self.buckets[name.bucket as usize].name.clone(), Key::known(name.key.clone()))
-        })
-        .collect()
+        });
+        both.filter(|name| !known(name)).take(max).collect()
     }
 
     /// The jobs that hold leases: at most `max` of those after a name, in the order of their names.
@@ -268,6 +267,10 @@ impl State {
         let resync = Watched { events: Vec::new(), next: seq, resync: true };
         if after > seq {
             return Ok(resync);
+        }
+        // All who wait ask again at each batch, whatever bucket it changed: for a quiet one the walk below would go through everybody else's events each time.
+        if after == seq {
+            return Ok(Watched { events: Vec::new(), next: after, resync: false });
         }
         let mut events = VecDeque::new();
         let mut oldest = seq + 1;

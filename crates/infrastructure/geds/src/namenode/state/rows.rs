@@ -18,6 +18,9 @@ pub struct Rest {
     next_job: u32,
     garbage: BTreeMap<u128, Discarded>,
     gone: VecDeque<Gone>,
+    /// In a block of their own.
+    #[serde(skip)]
+    pub answers: Answers,
 }
 
 /// Borrowed from the state or from a snapshot's bytes.
@@ -72,6 +75,7 @@ impl State {
             next_job: self.next_job,
             garbage: self.garbage.clone(),
             gone: self.gone.clone(),
+            answers: self.answers.clone(),
         }
     }
 
@@ -126,6 +130,7 @@ impl State {
             garbage: rest.garbage,
             gone_of: rest.gone.iter().map(|gone| (gone.id, (gone.epoch, NONE))).collect(),
             gone: rest.gone,
+            answers: rest.answers,
             ..State::default()
         };
         for (bucket, mode, tenant, seq) in rest.buckets {
