@@ -145,9 +145,11 @@ fn pravegas_python_client_needs_a_user_where_one_is_asked_for() {
     };
     add("admin", &["prn::/,READ"]);
     add("guest", &["prn::/scope:s/stream:none,READ"]);
+    // May make streams in a scope, and no scopes.
+    add("maker", &["prn::/scope:s,READ_UPDATE"]);
     add("admin", &["prn::/,READ_UPDATE", "prn::/scope:s,READ_UPDATE", "prn::/scope:s/*,READ_UPDATE"]);
     let users = std::fs::read_to_string(path("users")).unwrap();
-    assert!(users.lines().count() == 2 && !users.contains("1111_aaaa"), "{users}");
+    assert!(users.lines().count() == 3 && !users.contains("1111_aaaa"), "{users}");
     // Tokens that the client has to renew all the time.
     let options = ["--publish", "localhost", "--tls-cert", &path("own.pem"), "--tls-key", &path("own.key"), "--users", &path("users"), "--token-life", "7s"];
     let server = Server::start(&options);
@@ -164,14 +166,20 @@ fn pravegas_python_client_needs_a_user_where_one_is_asked_for() {
         assert!(!refused.status.success(), "{user}");
     }
     // The same with our own client.
-    let cli = |password: &str, arguments: &[&str]| {
+    let cli = |user: &str, password: &str, arguments: &[&str]| {
         let mut command = Command::new(CLOUDSKIN);
-        command.arg("stream").args(arguments).args(["--server", &address, "--ca", &path("ca.pem"), "--user", "admin"]).env("CLOUDSKIN_STREAM_PASSWORD", password);
+        command.arg("stream").args(arguments).args(["--server", &address, "--ca", &path("ca.pem"), "--user", user]).env("CLOUDSKIN_STREAM_PASSWORD", password);
         command
     };
-    assert!(run(&mut cli("1111_aaaa", &["ls", "s"])).contains("s/bytes"));
-    let refused = cli("x", &["ls", "s"]).output().unwrap();
-    assert_eq!(refused.status.code(), Some(77), "{}", String::from_utf8_lossy(&refused.stderr));
+    assert!(run(&mut cli("admin", "1111_aaaa", &["ls", "s"])).contains("s/bytes"));
+    let refused = |mut command: Command, why: &str| {
+        let out = command.output().unwrap();
+        let text = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.code() == Some(77) && text.contains(why), "{text}");
+    };
+    refused(cli("admin", "x", &["ls", "s"]), "\"admin\" is not known, or has another password");
+    run(&mut cli("maker", "1111_aaaa", &["create", "s/made"]));
+    refused(cli("maker", "1111_aaaa", &["create", "t/made"]), "may not change prn::/scope:t: that needs READ_UPDATE there");
 }
 
 /// The Rust client's program, which is a package of its own beside this one; compiled when it is asked for first, which takes some minutes.
@@ -324,11 +332,44 @@ fn the_command_line_writes_reads_and_tells() {
     assert_eq!(lengths, 3 * 8 + 16);
     run(&mut server.cli(&["truncate", "s/lines"]));
     assert_eq!(run(&mut server.cli(&["read", "s/lines"])), "");
+    let mut child = server.cli(&["append", "s/lines"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"fourth\n").unwrap();
+    assert_eq!(String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout), "s/lines: 1 event\n");
     run(&mut server.cli(&["seal", "s/lines"]));
     assert!(run(&mut server.cli(&["ls", "s"])).contains("sealed"));
+    // What a sealed stream keeps can be forgotten, too.
+    assert_eq!(run(&mut server.cli(&["read", "s/lines"])), "fourth\n");
+    run(&mut server.cli(&["truncate", "s/lines"]));
+    assert_eq!(run(&mut server.cli(&["read", "s/lines"])), "");
     run(&mut server.cli(&["rm", "s/lines"]));
     let gone = server.cli(&["stat", "s/lines"]).output().unwrap();
     assert_eq!(gone.status.code(), Some(66), "it does not exist");
+    let told = |command: &mut Command, code: i32, why: &str| {
+        let told = command.stdin(Stdio::null()).output().unwrap();
+        let text = String::from_utf8_lossy(&told.stderr);
+        assert!(told.status.code() == Some(code) && text.contains(why), "{:?}: {text}", told.status);
+    };
+    told(&mut server.cli(&["append", "s/lines"]), 66, "`cloudskin stream create s/lines` makes it");
+    told(&mut server.cli(&["create", "s/a b"]), 64, "use 1 to 255 letters, digits, '.', '-' and '_'");
+    // A port where nobody is, and one that is not a controller's.
+    let at = |address: &str| {
+        let mut command = Command::new(CLOUDSKIN);
+        command.args(["stream", "ls", "--server", address]);
+        command
+    };
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    told(&mut at(&free), 69, &format!("no stream server answers at {free}: Connection refused"));
+    told(&mut at(&server.ports[1]), 69, "this is not a controller's port");
+    // Longer than an event may be.
+    let mut child = server.cli(&["create", "s/long"]);
+    run(&mut child);
+    let mut child = server.cli(&["append", "s/long"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    // It may have ended before it has taken all.
+    let _ = input.write_all(&vec![b'x'; 9 << 20]);
+    drop(input);
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.code() == Some(64) && String::from_utf8_lossy(&out.stderr).contains("an event has at most 8388608 bytes, and this one has 9437184"), "{out:?}");
 }
 
 #[test]

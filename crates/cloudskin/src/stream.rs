@@ -23,11 +23,10 @@ pub async fn stream(place: &Place, command: Stream, output: Output) -> anyhow::R
             let client = server.connect(place).await?;
             let mut config = StreamConfig { scaling_policy: Some(ScalingPolicy { min_num_segments: segments as i32, ..ScalingPolicy::default() }), ..StreamConfig::default() };
             apply(&policy, &mut config);
-            client.create_scope(&stream.scope).await.map_err(failed)?;
-            if !client.create(&stream.scope, &stream.name, config).await.map_err(failed)? {
+            if !client.create_with_scope(&stream.scope, &stream.name, config).await.map_err(failed)? {
                 return Err(fail(Kind::AlreadyExists, format!("stream {stream} exists already; `cloudskin stream set {stream}` changes how it scales and what it keeps")));
             }
-            table::say(&format!("{stream}: created with {segments} segments\n"))?;
+            table::say(&format!("{stream}: created with {}\n", base::unit::count(segments.into(), "segment")))?;
             Ok(0)
         }
         Stream::Set { stream, segments, policy, fixed, keep_all, server } => {
@@ -66,7 +65,7 @@ pub async fn stream(place: &Place, command: Stream, output: Output) -> anyhow::R
         Stream::Read { stream, follow, server } => read(&server.connect(place).await?, &stream, From::Head, follow, output).await,
         Stream::Scale { stream, segments, server } => {
             let new = server.connect(place).await?.scale(&stream.scope, &stream.name, segments).await.map_err(failed)?;
-            table::say(&format!("{stream}: {} segments\n", new.len()))?;
+            table::say(&format!("{stream}: {}\n", base::unit::count(new.len() as u64, "segment")))?;
             Ok(0)
         }
         Stream::Truncate { stream, at, older_than, server } => truncate(&server.connect(place).await?, &stream, &at, older_than).await,
@@ -228,6 +227,9 @@ async fn serve(place: &Place, o: args::StreamServe) -> anyhow::Result<u8> {
     if let Some(to) = o.long_term {
         geds.persist = Some(to);
     }
+    if geds.s3_access_key.is_empty() && geds.persist.as_deref().is_some_and(|to| to.starts_with("s3:")) {
+        tracing::warn!("no keys for S3 are set (CLOUDSKIN_GEDS__S3_ACCESS_KEY and CLOUDSKIN_GEDS__S3_SECRET_KEY): they are asked of the cloud's metadata service, which answers on a cloud's machines only");
+    }
     options.long_term = match geds.persist().map_err(|e| fail(e.kind(), e.to_string()))? {
         Some(persist) => Some(persist),
         None => Some(geds::Persist::folder(data.join("chunks")).map_err(|e| fail(e.kind(), e.to_string()))?),
@@ -251,7 +253,8 @@ async fn serve(place: &Place, o: args::StreamServe) -> anyhow::Result<u8> {
     let ready = StreamsReady { pid: std::process::id(), controller: controller.to_string(), segments: segments.to_string(), http: http.clone() };
     up::write(&note, &serde_json::to_value(ready)?)?;
     let told = http.map(|a| format!(", metrics on http://{a}/metrics")).unwrap_or_default();
-    table::say(&format!("streams ready: controller on {controller}, segments on {segments}{told}; the log is in {}\n", data.display()))?;
+    let short = server.store().short_of().map(|why| format!("\nnothing can be written yet: {why}")).unwrap_or_default();
+    table::say(&format!("streams ready: controller on {controller}, segments on {segments}{told}; the log is in {}{short}\n", data.display()))?;
     let (stop, stopped) = tokio::sync::watch::channel(false);
     tokio::spawn(async move {
         tokio::select! {
@@ -267,7 +270,11 @@ async fn serve(place: &Place, o: args::StreamServe) -> anyhow::Result<u8> {
 }
 
 async fn append(client: &Client, stream: &StreamName, key: Option<String>) -> anyhow::Result<u8> {
-    let mut writer = Writer::open(client, &stream.scope, &stream.name, None).await.map_err(failed)?;
+    let hint = |e: streams::Error| match e.kind() {
+        Kind::NotFound => fail(Kind::NotFound, format!("{e}; `cloudskin stream create {stream}` makes it")),
+        _ => failed(e),
+    };
+    let mut writer = Writer::open(client, &stream.scope, &stream.name, None).await.map_err(hint)?;
     // Lines come from a thread of their own: reading a terminal can't be waited for otherwise.
     let (lines, mut line) = tokio::sync::mpsc::channel(1024);
     std::thread::spawn(move || {
@@ -285,7 +292,7 @@ async fn append(client: &Client, stream: &StreamName, key: Option<String>) -> an
         events += 1;
     }
     writer.flush().await.map_err(failed)?;
-    table::say(&format!("{stream}: {events} events\n"))?;
+    table::say(&format!("{stream}: {}\n", base::unit::count(events, "event")))?;
     Ok(0)
 }
 
@@ -347,8 +354,7 @@ const MAPPED_MAX: u32 = 8 << 20;
 
 /// From one stream through a program into another. Ends with the program, whose exit code it gives.
 async fn map(client: &Client, (from, to): (&StreamName, &StreamName), start: From, binary: bool, program: &[OsString]) -> anyhow::Result<u8> {
-    client.create_scope(&to.scope).await.map_err(failed)?;
-    client.create_stream(&to.scope, &to.name, ScalingPolicy { min_num_segments: 1, ..ScalingPolicy::default() }).await.map_err(failed)?;
+    client.create_with_scope(&to.scope, &to.name, StreamConfig { scaling_policy: Some(ScalingPolicy { min_num_segments: 1, ..ScalingPolicy::default() }), ..StreamConfig::default() }).await.map_err(failed)?;
     let mut reader = Reader::open(client, &from.scope, &from.name, start).await.map_err(failed)?;
     let mut writer = Writer::open(client, &to.scope, &to.name, None).await.map_err(failed)?;
     let name = program[0].to_string_lossy().into_owned();
@@ -409,7 +415,7 @@ async fn map(client: &Client, (from, to): (&StreamName, &StreamName), start: Fro
         }
     };
     let status = child.wait().await?;
-    table::say(&format!("{to}: {written} events\n"))?;
+    table::say(&format!("{to}: {}\n", base::unit::count(written, "event")))?;
     Ok(status.code().map_or(1, |c| c as u8))
 }
 
@@ -461,16 +467,11 @@ async fn ls(client: &Client, scope: Option<String>, output: Output) -> anyhow::R
 
 /// All segments of a stream that are still there: where each begins and ends, and whether it is sealed.
 async fn segments(client: &Client, stream: &StreamName) -> anyhow::Result<BTreeMap<streams::catalog::SegmentNo, (u64, u64, bool)>> {
-    let head = client.head(&stream.scope, &stream.name).await.map_err(failed)?;
-    let (mut todo, mut seen): (Vec<_>, BTreeMap<_, _>) = (head.keys().copied().collect(), BTreeMap::new());
-    while let Some(segment) = todo.pop() {
-        if seen.contains_key(&segment) {
-            continue;
-        }
-        seen.insert(segment, client.segment(&stream.scope, &stream.name, segment).await.map_err(failed)?);
-        todo.extend(client.successors(&stream.scope, &stream.name, segment).await.map_err(failed)?.into_iter().map(|(r, _)| r.segment));
+    let mut all = BTreeMap::new();
+    for segment in client.segments(&stream.scope, &stream.name).await.map_err(failed)?.into_keys() {
+        all.insert(segment, client.segment(&stream.scope, &stream.name, segment).await.map_err(failed)?);
     }
-    Ok(seen)
+    Ok(all)
 }
 
 async fn stat(client: &Client, stream: &StreamName, output: Output) -> anyhow::Result<u8> {
@@ -493,8 +494,9 @@ async fn stat(client: &Client, stream: &StreamName, output: Output) -> anyhow::R
     table::print(output, &told, || {
         let row = |(s, (start, length, sealed)): (&streams::catalog::SegmentNo, &(u64, u64, bool))| {
             let keys = range(*s).map_or("-".into(), |(low, high)| format!("{low:.3} to {high:.3}"));
-            vec![s.name(&stream.scope, &stream.name), start.to_string(), length.to_string(), if *sealed { "yes" } else { "no" }.into(), keys]
+            let name = s.name(&stream.scope, &stream.name);
+            vec![s.0.to_string(), name.rsplit('/').next().unwrap_or_default().into(), start.to_string(), length.to_string(), if *sealed { "yes" } else { "no" }.into(), keys]
         };
-        Ok(format!("{}\n{stream} {}, and {}\n", table::table(&["SEGMENT", "START", "LENGTH", "SEALED", "KEYS"], &seen.iter().map(row).collect::<Vec<_>>()), scales(&config), keeps(&config)))
+        Ok(format!("{}\n{stream} {}, and {}\n", table::table(&["SEGMENT", "NAME", "START", "LENGTH", "SEALED", "KEYS"], &seen.iter().map(row).collect::<Vec<_>>()), scales(&config), keeps(&config)))
     })
 }

@@ -60,7 +60,8 @@ impl Secret {
     pub fn new(secret: impl Into<String>) -> Secret {
         Secret(secret.into())
     }
-    fn is_empty(&self) -> bool {
+    /// Nothing is set.
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

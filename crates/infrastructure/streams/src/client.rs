@@ -18,7 +18,8 @@ pub use writer::{Acknowledged, Writer};
 use crate::{
     Error, Result,
     catalog::{Range, SegmentNo},
-    proto::{controller_service_client::ControllerServiceClient, *},
+    plan::valid_name,
+    proto::{controller_service_client::ControllerServiceClient, stream_info::AccessOperation, *},
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -65,15 +66,24 @@ impl Interceptor for Credentials {
     }
 }
 
+/// What lies below all that says only that something failed.
+fn cause(mut e: &dyn std::error::Error) -> String {
+    while let Some(source) = e.source() {
+        e = source;
+    }
+    e.to_string()
+}
+
 fn failed(what: &str) -> impl FnOnce(tonic::Status) -> Error {
     let what = what.to_string();
     move |s| match s.code() {
         tonic::Code::NotFound => Error::NotFound(s.message().into()),
         tonic::Code::InvalidArgument => Error::Invalid(s.message().into()),
         tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => Error::Denied(s.message().into()),
-        tonic::Code::Unavailable => Error::Stopped(format!("{what}: {}", s.message()).into()),
+        tonic::Code::Unavailable => Error::Unavailable(format!("{what}: {}", s.message())),
+        tonic::Code::ResourceExhausted => Error::Exhausted(format!("{what}: {}", s.message())),
         // No answer of the server has a cause: it is the connection that has gone.
-        _ if std::error::Error::source(&s).is_some() => Error::Stopped(format!("{what}: {}", s.message()).into()),
+        _ if std::error::Error::source(&s).is_some() => Error::Unavailable(format!("{what}: {} ({}); the server has ended, or this is not a controller's port", s.message(), cause(&s))),
         _ => Error::Conflict(format!("{what}: {}", s.message())),
     }
 }
@@ -96,7 +106,7 @@ impl Client {
     pub fn open<'a>(address: &'a str, login: &'a Login) -> BoxFuture<'a, Result<Client>> {
         Box::pin(async move {
             let address = address.trim_start_matches("tcp://").trim_start_matches("tls://");
-            let bad = |e: tonic::transport::Error| Error::Stopped(format!("no stream server answers at {address} ({e}); start one with `cloudskin stream serve`").into());
+            let bad = |e: tonic::transport::Error| Error::Unavailable(format!("no stream server answers at {address}: {}; start one with `cloudskin stream serve`, or name its controller's port", cause(&e)));
             let scheme = if login.authority.is_some() { "https" } else { "http" };
             let mut endpoint = Channel::from_shared(format!("{scheme}://{address}")).map_err(|e| Error::Invalid(format!("{address:?} is not an address: {e}")))?;
             let mut tls = None;
@@ -123,20 +133,20 @@ impl Client {
         })
     }
 
-    /// A connection to the stream's segment store, and the token to show there.
-    fn dial<'a>(&'a self, scope: &'a str, stream: &'a str) -> BoxFuture<'a, Result<(connection::Connection, String)>> {
+    /// A connection to the stream's segment store, and the token to show there: to write, or for what the user may do.
+    fn dial<'a>(&'a self, scope: &'a str, stream: &'a str, to: AccessOperation) -> BoxFuture<'a, Result<(connection::Connection, String)>> {
         Box::pin(async move {
-            let token = self.token(scope, stream).await?;
+            let token = self.token(scope, stream, to).await?;
             Ok((connection::Connection::connect(&self.segments_at(scope, stream).await?, self.tls.as_ref()).await?, token))
         })
     }
 
     /// What the segment store wants to be shown; empty where nobody asks.
-    async fn token(&self, scope: &str, stream: &str) -> Result<String> {
+    async fn token(&self, scope: &str, stream: &str, to: AccessOperation) -> Result<String> {
         if !self.tokens {
             return Ok(String::new());
         }
-        let request = StreamInfo { scope: scope.into(), stream: stream.into(), access_operation: stream_info::AccessOperation::Any as i32 };
+        let request = StreamInfo { scope: scope.into(), stream: stream.into(), access_operation: to as i32 };
         let told = self.controller.clone().get_delegation_token(request).await.map_err(failed("get a token"))?;
         Ok(told.into_inner().delegation_token)
     }
@@ -148,7 +158,7 @@ impl Client {
             match told.status() {
                 S::Success => Ok(true),
                 S::ScopeExists => Ok(false),
-                S::InvalidScopeName => Err(Error::Invalid(format!("scope name {scope:?} is not valid"))),
+                S::InvalidScopeName => Err(valid_name("scope", scope).err().unwrap_or_else(|| Error::Invalid(format!("the server takes no scope of the name {scope:?}")))),
                 S::Failure => Err(Error::Conflict(format!("scope {scope} could not be created"))),
             }
         })
@@ -156,6 +166,22 @@ impl Client {
 
     pub fn create_stream<'a>(&'a self, scope: &'a str, stream: &'a str, scaling: ScalingPolicy) -> BoxFuture<'a, Result<bool>> {
         self.create(scope, stream, StreamConfig { scaling_policy: Some(scaling), ..StreamConfig::default() })
+    }
+
+    /// [`Client::create`], and makes the scope if that is not there: making a scope needs a right that one who makes streams in it need not have.
+    pub fn create_with_scope<'a>(&'a self, scope: &'a str, stream: &'a str, config: StreamConfig) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            match self.create(scope, stream, config.clone()).await {
+                Err(Error::NoScope(_)) => {
+                    self.create_scope(scope).await.map_err(|e| match e {
+                        Error::Denied(why) => Error::Denied(format!("scope {scope} is not there yet, and {why}")),
+                        e => e,
+                    })?;
+                    self.create(scope, stream, config).await
+                }
+                made => made,
+            }
+        })
     }
 
     /// [`Client::create_stream`] with all that can be said of it; its name need not be there.
@@ -168,7 +194,7 @@ impl Client {
                 S::Success => Ok(true),
                 S::StreamExists => Ok(false),
                 S::ScopeNotFound => Err(Error::NoScope(scope.into())),
-                S::InvalidStreamName => Err(Error::Invalid(format!("stream name {stream:?} is not valid"))),
+                S::InvalidStreamName => Err(valid_name("stream", stream).err().unwrap_or_else(|| Error::Invalid(format!("the server takes no stream of the name {stream:?}")))),
                 S::Failure => Err(Error::Conflict(format!("stream {scope}/{stream} could not be created"))),
             }
         })
@@ -307,13 +333,33 @@ impl Client {
         })
     }
 
-    /// The cut at the end of what is written: where each current segment ends now.
+    /// All segments of a stream that are still there, each with those that follow it.
+    pub fn segments<'a>(&'a self, scope: &'a str, stream: &'a str) -> BoxFuture<'a, Result<BTreeMap<SegmentNo, Vec<SegmentNo>>>> {
+        Box::pin(async move {
+            let mut todo: Vec<_> = self.head(scope, stream).await?.into_keys().collect();
+            let mut all = BTreeMap::new();
+            while let Some(segment) = todo.pop() {
+                if !all.contains_key(&segment) {
+                    let next: Vec<_> = self.successors(scope, stream, segment).await?.into_iter().map(|(range, _)| range.segment).collect();
+                    todo.extend(&next);
+                    all.insert(segment, next);
+                }
+            }
+            Ok(all)
+        })
+    }
+
+    /// The cut at the end of what is written: where each current segment ends now, or each last one of a sealed stream.
     pub fn tail<'a>(&'a self, scope: &'a str, stream: &'a str) -> BoxFuture<'a, Result<BTreeMap<SegmentNo, u64>>> {
         Box::pin(async move {
-            let (mut connection, token) = self.dial(scope, stream).await?;
+            let (mut connection, token) = self.dial(scope, stream, AccessOperation::Any).await?;
+            let mut last: Vec<_> = self.current(scope, stream).await?.into_iter().map(|range| range.segment).collect();
+            if last.is_empty() {
+                last = self.segments(scope, stream).await?.into_iter().filter(|(_, next)| next.is_empty()).map(|(segment, _)| segment).collect();
+            }
             let mut cut = BTreeMap::new();
-            for range in self.current(scope, stream).await? {
-                cut.insert(range.segment, connection.info(&range.segment.name(scope, stream), &token).await?.1);
+            for segment in last {
+                cut.insert(segment, connection.info(&segment.name(scope, stream), &token).await?.1);
             }
             Ok(cut)
         })
@@ -322,7 +368,7 @@ impl Client {
     /// Start and length of a segment, and whether it is sealed.
     pub fn segment<'a>(&'a self, scope: &'a str, stream: &'a str, segment: SegmentNo) -> BoxFuture<'a, Result<(u64, u64, bool)>> {
         Box::pin(async move {
-            let (mut connection, token) = self.dial(scope, stream).await?;
+            let (mut connection, token) = self.dial(scope, stream, AccessOperation::Any).await?;
             connection.info(&segment.name(scope, stream), &token).await
         })
     }
@@ -330,7 +376,7 @@ impl Client {
     /// An attribute of a segment, [`NO_VALUE`](crate::segment::NO_VALUE) if it was never set.
     pub fn attribute<'a>(&'a self, scope: &'a str, stream: &'a str, segment: SegmentNo, key: u128) -> BoxFuture<'a, Result<i64>> {
         Box::pin(async move {
-            let (mut connection, token) = self.dial(scope, stream).await?;
+            let (mut connection, token) = self.dial(scope, stream, AccessOperation::Any).await?;
             connection.attribute(&segment.name(scope, stream), &token, key).await
         })
     }
@@ -338,7 +384,7 @@ impl Client {
     /// Sets an attribute of a segment, if it has the value `before`; whether it had.
     pub fn set_attribute<'a>(&'a self, scope: &'a str, stream: &'a str, segment: SegmentNo, key: u128, before: i64, value: i64) -> BoxFuture<'a, Result<bool>> {
         Box::pin(async move {
-            let (mut connection, token) = self.dial(scope, stream).await?;
+            let (mut connection, token) = self.dial(scope, stream, AccessOperation::Any).await?;
             connection.set_attribute(&segment.name(scope, stream), &token, key, before, value).await
         })
     }
@@ -346,7 +392,7 @@ impl Client {
     /// Bytes of a segment, up to `length`, that are there.
     pub fn read<'a>(&'a self, scope: &'a str, stream: &'a str, segment: SegmentNo, offset: u64, length: i32) -> BoxFuture<'a, Result<Bytes>> {
         Box::pin(async move {
-            let (mut connection, token) = self.dial(scope, stream).await?;
+            let (mut connection, token) = self.dial(scope, stream, AccessOperation::Any).await?;
             connection.read(&segment.name(scope, stream), &token, offset, length).await.map(|(_, data)| data)
         })
     }

@@ -27,6 +27,8 @@ type Answer<T> = std::result::Result<Response<T>, Status>;
 
 /// Names that a listing gives at once.
 const PAGE: usize = 1000;
+/// A change waits for so long for room in the log. Appends wait for ever, since their clients do nothing else; who makes a stream is told.
+const ROOM_WAIT: Duration = Duration::from_secs(10);
 /// How often leases are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -184,23 +186,29 @@ impl Controller {
         if self.access.is_open() {
             return Ok((None, request.into_inner(), Vec::new()));
         }
-        let refused = || self.store.metrics().refused.fetch_add(1, Relaxed);
         let header = request.metadata().get("authorization").and_then(|v| v.to_str().ok()).map(str::to_string);
         let peer = request.remote_addr().map(|a| a.ip());
         let message = request.into_inner();
         let resources = of(&message);
         let user = self.access.user(header.as_deref(), peer).await.map_err(|no| {
-            refused();
+            self.store.metrics().refused.fetch_add(1, Relaxed);
             match no {
                 NoLogin::Wrong(why) => Status::unauthenticated(why),
                 NoLogin::Busy(why) => Status::resource_exhausted(why),
             }
         })?;
-        if !resources.iter().any(|r| self.access.most(user.as_deref(), r).is_some_and(|most| most >= want)) {
-            refused();
-            return Err(Status::permission_denied(format!("user {:?} may not {} {}", user.unwrap_or_default(), if want == Want::Read { "read" } else { "change" }, resources[0])));
-        }
+        self.allowed(&user, &resources, want)?;
         Ok((user, message, resources))
+    }
+
+    /// Whether a user may do this with one of the resources; a refusal names the first, and the right that is missing.
+    fn allowed(&self, user: &Option<String>, resources: &[String], want: Want) -> std::result::Result<(), Status> {
+        if self.access.is_open() || resources.iter().any(|r| self.access.most(user.as_deref(), r).is_some_and(|most| most >= want)) {
+            return Ok(());
+        }
+        self.store.metrics().refused.fetch_add(1, Relaxed);
+        let (user, act) = (user.as_deref().unwrap_or_default(), if want == Want::Read { "read" } else { "change" });
+        Err(Status::permission_denied(format!("user {user:?} may not {act} {}: that needs {want} there", resources[0])))
     }
 
     fn token(&self, user: &Option<String>, scope: &str, stream: &str, want: Want) -> String {
@@ -209,7 +217,7 @@ impl Controller {
 
     async fn change<T>(&self, decide: impl FnOnce(&State) -> Plan<T>) -> Result<T> {
         // Not the backlog's bound: what is deleted or truncated makes room.
-        self.store.room_to_end().await?;
+        self.store.room_to_end_within(ROOM_WAIT).await?;
         self.store.change(decide).await
     }
 
@@ -521,6 +529,10 @@ impl controller_service_server::ControllerService for Controller {
         // Java's client asks so for its tables, too, by the table's own name. Whether there is one or the other is not told to who has no right to either.
         let (user, request, resources) = self.enter_any(request, |r| vec![access::stream(&r.scope, &r.stream), access::table(&r.scope, &r.stream)], Want::Read).await?;
         let want = if request.access_operation() == A::Read { Want::Read } else { Want::Update };
+        // Who says that he means to write learns here that he may not. Others get what they may: some clients ask for more than they need.
+        if request.access_operation() == A::Write {
+            self.allowed(&user, &resources, want)?;
+        }
         let delegation_token = self.access.token(user.as_deref(), &resources, want, now_ms());
         Ok(Response::new(DelegationToken { delegation_token }))
     }
@@ -737,7 +749,11 @@ impl Controller {
             Error::NoStream(_) => Some(S::StreamNotFound as i32),
             Error::NoScope(_) => Some(S::ScopeNotFound as i32),
             Error::StreamSealed(_) => Some(S::StreamSealed as i32),
-            e if matches!(e.kind(), Kind::InvalidArgument | Kind::NotFound) => Some(S::Failure as i32),
+            e if matches!(e.kind(), Kind::InvalidArgument | Kind::NotFound) => {
+                // The status has no place for the reason.
+                tracing::info!(error = %e, "a stream was not changed");
+                Some(S::Failure as i32)
+            }
             _ => None,
         })?;
         Ok(Response::new(UpdateStreamStatus { status }))

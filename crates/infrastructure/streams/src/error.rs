@@ -57,6 +57,12 @@ pub enum Error {
     NoTxn(String),
     #[error("{what}: {limit} is the limit, {wanted} were asked for")]
     TooLarge { what: String, limit: u64, wanted: u64 },
+    /// Nobody answers, or not to this, at the moment: a client's word, who may ask again.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Waiting for room did not help; the text says where it is lacking.
+    #[error("{0}")]
+    Exhausted(String),
     #[error("{0}")]
     Invalid(String),
     #[error("{0}")]
@@ -78,7 +84,7 @@ impl Error {
         match self {
             Error::File { .. } => Kind::Internal,
             Error::Damaged(_) => Kind::DataLoss,
-            Error::Stopped(_) => Kind::Unavailable,
+            Error::Stopped(_) | Error::Unavailable(_) => Kind::Unavailable,
             Error::NoSegment(_) | Error::NoKey(_) | Error::NoScope(_) | Error::NoStream(_) | Error::NoTxn(_) | Error::NotFound(_) => Kind::NotFound,
             Error::SegmentExists(_) | Error::ScopeExists(_) | Error::StreamExists(_) => Kind::AlreadyExists,
             Error::Sealed { .. }
@@ -95,7 +101,7 @@ impl Error {
             Error::BeyondEnd { .. } | Error::EventNumber { .. } | Error::NotATable(_) | Error::IsATable(_) | Error::Invalid(_) => {
                 Kind::InvalidArgument
             }
-            Error::TooLarge { .. } => Kind::ResourceExhausted,
+            Error::TooLarge { .. } | Error::Exhausted(_) => Kind::ResourceExhausted,
             Error::Denied(_) => Kind::PermissionDenied,
             Error::Unsupported(_) => Kind::Unimplemented,
             Error::Storage(e) => e.kind(),

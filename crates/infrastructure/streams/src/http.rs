@@ -206,7 +206,8 @@ fn list(state: &Streams, rates: &BTreeMap<String, f64>) -> Vec<One> {
             bytes: found().map(|s| s.landed.durable - s.landed.start).sum(),
             log_bytes: found().map(|s| s.landed.unflushed).sum(),
             video: video::is_video(state, scope, name),
-            events_per_second: current.iter().map(|r| rate(&r.segment.name(scope, name))).sum(),
+            // The sum of nothing is -0.0.
+            events_per_second: current.iter().map(|r| rate(&r.segment.name(scope, name))).sum::<f64>() + 0.0,
             written: written.collect(),
         }
     };

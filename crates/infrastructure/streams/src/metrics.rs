@@ -120,7 +120,7 @@ pub fn text(store: &Store, tier: Option<&Tier>, scaler: &Scaler) -> String {
     ];
     let gauges = gauges.into_iter().chain(tier.map(|t| {
         let damaged: u64 = store.peek(|s| t.damaged(s)).iter().map(|d| u64::from(d.bytes)).sum();
-        ("damaged_bytes", "Bytes that only the log has and that can't be read there; they never reach long-term storage.", damaged as f64)
+        ("damaged_bytes", "Bytes that only the log has and that can't be read there; they are kept from long-term storage until they can be.", damaged as f64)
     }));
     for (name, help, value) in gauges {
         one(&mut out, &format!("cloudskin_streams_{name}"), "gauge", help, value);

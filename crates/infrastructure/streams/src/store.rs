@@ -560,6 +560,33 @@ impl Store {
         self.wait_for_room(FILES_KEPT / 2, DISK_KEPT / 2, u64::MAX).await
     }
 
+    /// [`Store::room_to_end`] for someone who is told when there is still none after so long, and where it is lacking.
+    pub(crate) async fn room_to_end_within(&self, longest: Duration) -> Result<()> {
+        match tokio::time::timeout(longest, self.room_to_end()).await {
+            Ok(room) => room,
+            Err(_) => Err(Error::Exhausted(self.lacks(FILES_KEPT / 2, DISK_KEPT / 2).unwrap_or_else(|| {
+                format!("{} wait to be written to the log's disk, which is slow; try again later", base::unit::Bytes(self.0.log.queued_bytes()))
+            }))),
+        }
+    }
+
+    /// Why writers wait now, if it is for room that only the disk or long-term storage can give.
+    pub fn short_of(&self) -> Option<String> {
+        self.lacks(FILES_KEPT, DISK_KEPT)
+    }
+
+    fn lacks(&self, files_kept: usize, disk_kept: usize) -> Option<String> {
+        let Inner { log, options, .. } = &*self.0;
+        let (disk, files, each) = (log.disk_left(), log.files_left(), base::unit::Bytes(options.log.file_bytes));
+        if disk <= disk_kept {
+            return Some(format!("the disk with the log's folder has room for {} of the log, of {each} each, and {} are needed: make space there", base::unit::count(disk as u64, "file"), disk_kept + 1));
+        }
+        (files <= files_kept).then(|| {
+            let all = base::unit::count(options.log.files_max as u64, "file");
+            format!("the log may have {all} of {each} and has {} left: long-term storage has to take what is there, or the backlog to be larger", files)
+        })
+    }
+
     async fn wait_for_room(&self, files_kept: usize, disk_kept: usize, backlog_max: u64) -> Result<()> {
         let Inner { log, options, shared, .. } = &*self.0;
         let mut waited = false;

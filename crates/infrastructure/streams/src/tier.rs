@@ -128,6 +128,13 @@ pub struct Damage {
 
 type Damaged = BTreeMap<(SegmentId, u64), Damage>;
 
+/// Of the extents of a segment that can't be read: after a flush that failed, or of what was found damaged before.
+#[derive(Clone, Copy)]
+enum Look {
+    First,
+    Again,
+}
+
 /// Forgets what is not in the log any more.
 fn prune(damaged: &mut Damaged, state: &State) {
     damaged.retain(|(id, start), _| state.segments.get(id).is_some_and(|s| !s.deleted && s.landed.covering(*start, 1).iter().any(|e| e.start == *start && e.in_log() > 0)));
@@ -144,6 +151,11 @@ pub struct Tier {
     /// When the last manifest was written.
     told_at: Mutex<Option<Instant>>,
     damaged: Mutex<Damaged>,
+    /// Not flushed until it is known what of them can't be read.
+    examining: Mutex<HashSet<SegmentId>>,
+    /// Flushed meanwhile: what is read again is left out.
+    examining_again: Mutex<HashSet<SegmentId>>,
+    turns: Semaphore,
     fetches: Arc<Semaphore>,
     /// Half of the cache: so much of it may have been fetched ahead and not been read yet, in bytes.
     ahead: Arc<Semaphore>,
@@ -190,6 +202,9 @@ impl Tier {
             fetched_bytes: AtomicU64::new(0),
             told_at: Mutex::new(None),
             damaged: Mutex::default(),
+            examining: Mutex::default(),
+            examining_again: Mutex::default(),
+            turns: Semaphore::new(EXAMINED_AT_ONCE),
             fetches: Arc::new(Semaphore::new(FETCHES)),
             ahead,
             behind: Some(behind()),
@@ -245,6 +260,26 @@ impl Tier {
             due.entry(*id).or_insert_with(|| Due { id: *id, name: found.segment.clone(), extents: Vec::new() }).extents.push(found.extent);
         }
         due.into_values().collect()
+    }
+
+    /// Looks for damage in some extents, beside everything else: a disk may take half a minute for each that is bad, and flushes of other segments don't wait for that.
+    fn examine_beside(self: &Arc<Self>, store: &Store, due: Due, look: Look) {
+        if lock(self.looks(look)).insert(due.id) {
+            let (tier, store) = (self.clone(), store.clone());
+            tokio::spawn(async move {
+                let _turn = tier.turns.acquire().await;
+                tier.examine(&store, &due).await;
+                lock(tier.looks(look)).remove(&due.id);
+            });
+        }
+    }
+
+    /// The segments in which that is looked for.
+    fn looks(&self, look: Look) -> &Mutex<HashSet<SegmentId>> {
+        match look {
+            Look::First => &self.examining,
+            Look::Again => &self.examining_again,
+        }
     }
 
     /// Finds out which of some extents, that could not be read together, can't be, and notes them. What has left the log meanwhile is not damaged.
@@ -366,7 +401,7 @@ impl Tier {
         {
             tracing::warn!(error = %e, "the overflow can't be read");
         }
-        let mut flusher = Flusher { tier: self.clone(), store: store.clone(), since: HashMap::new(), owner: None, told: None, unneeded: BTreeMap::new(), moved: Vec::new(), examined: JoinSet::new(), examining: HashSet::new(), examining_again: HashSet::new(), turns: Arc::new(Semaphore::new(EXAMINED_AT_ONCE)) };
+        let mut flusher = Flusher { tier: self.clone(), store: store.clone(), since: HashMap::new(), owner: None, told: None, unneeded: BTreeMap::new(), moved: Vec::new() };
         let mut pause = PAUSE.0;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -412,7 +447,7 @@ impl Tier {
     }
 
     /// Waits for something, and lets the log flow over meanwhile.
-    async fn overflowing<T>(&self, store: &Store, done: impl Future<Output = T>) -> T {
+    async fn overflowing<T>(self: &Arc<Self>, store: &Store, done: impl Future<Output = T>) -> T {
         let mut done = std::pin::pin!(done);
         let mut told = false;
         loop {
@@ -434,19 +469,20 @@ impl Tier {
     }
 
     /// As long as the log is half full, what is longest in one of its segments goes to the overflow.
-    async fn flow_over(&self, store: &Store, overflow: &Overflow) -> Result<()> {
+    async fn flow_over(self: &Arc<Self>, store: &Store, overflow: &Overflow) -> Result<()> {
         loop {
             let room = overflow.room();
             let largest = self.options.chunk_bytes.min(usize::try_from(room).unwrap_or(usize::MAX));
             let due = store.peek(|state| {
                 let full = pressed(store, state);
-                let due = state.segments.iter().filter(|(_, s)| full && !s.deleted && s.landed.unflushed > 0);
+                let examining = lock(&self.examining);
+                let due = state.segments.iter().filter(|(id, s)| full && !s.deleted && s.landed.unflushed > 0 && !examining.contains(id));
                 let due = due.map(|(id, s)| Due { id: *id, name: s.name.clone(), extents: take(&s.landed, largest, &self.avoided(*id)) });
                 due.filter(|d| d.bytes() <= room).max_by_key(Due::bytes).filter(|d| d.bytes() > 0)
             });
             let Some(due) = due else { return Ok(()) };
             if let Some(unread) = self.flush(store, due, &overflow.persist, &overflow::chunks(store.log().identity().0)).await? {
-                self.examine(store, &unread).await;
+                self.examine_beside(store, unread, Look::First);
             }
         }
     }
@@ -527,24 +563,10 @@ struct Flusher {
     unneeded: BTreeMap<ChunkId, (Instant, u32)>,
     /// Where chunks were that were moved out of the overflow, and may still be read.
     moved: Vec<Chunk>,
-    /// What looks for damage in segments, extent by extent: a disk may take half a minute for each that is bad, and flushes of other segments don't wait for that.
-    examined: JoinSet<(SegmentId, Look)>,
-    /// Not flushed until it is known what of them can't be read.
-    examining: HashSet<SegmentId>,
-    /// Flushed meanwhile: what is read again is left out.
-    examining_again: HashSet<SegmentId>,
-    turns: Arc<Semaphore>,
 }
 
 /// Chunks that leave the overflow in one look; there are four looks in a second.
 const MOVE_MAX: usize = 8;
-
-/// Of the extents of a segment that can't be read: after a flush that failed, or of what was found damaged before.
-#[derive(Clone, Copy)]
-enum Look {
-    First,
-    Again,
-}
 
 /// So many manifests stay in long-term storage; a chunk of one that stays does, too.
 const MANIFESTS: u32 = 2;
@@ -556,12 +578,8 @@ impl Flusher {
             let (tier, store) = (self.tier.clone(), self.store.clone());
             tier.overflowing(&store, self.claim()).await?;
         }
-        while let Some(done) = self.examined.try_join_next() {
-            let (id, look) = done.map_err(|e| Error::Invalid(format!("a look for damage ended early: {e}")))?;
-            self.looks(look).remove(&id);
-        }
         for due in self.store.peek(|state| self.tier.again(state)) {
-            self.examine(due, Look::Again);
+            self.tier.examine_beside(&self.store, due, Look::Again);
         }
         let now = Instant::now();
         loop {
@@ -585,7 +603,7 @@ impl Flusher {
                     None => break,
                     Some(done) => {
                         if let Some(unread) = done.map_err(|e| Error::Invalid(format!("a flush ended early: {e}")))?? {
-                            self.examine(unread, Look::First);
+                            self.tier.examine_beside(&self.store, unread, Look::First);
                         }
                     }
                 }
@@ -601,25 +619,6 @@ impl Flusher {
         }
         self.drain().await?;
         self.remove().await
-    }
-
-    /// Looks for damage in some extents. Meanwhile their segment is not flushed.
-    fn looks(&mut self, look: Look) -> &mut HashSet<SegmentId> {
-        match look {
-            Look::First => &mut self.examining,
-            Look::Again => &mut self.examining_again,
-        }
-    }
-
-    fn examine(&mut self, due: Due, look: Look) {
-        if self.looks(look).insert(due.id) {
-            let (tier, store, turns) = (self.tier.clone(), self.store.clone(), self.turns.clone());
-            self.examined.spawn(async move {
-                let _turn = turns.acquire_owned().await;
-                tier.examine(&store, &due).await;
-                (due.id, look)
-            });
-        }
     }
 
     /// Takes the right to write into long-term storage.
@@ -666,8 +665,9 @@ impl Flusher {
     }
 
     fn due(&mut self, now: Instant) -> Vec<Due> {
-        let (options, store, since, examining) = (&self.tier.options, &self.store, &mut self.since, &self.examining);
+        let (options, store, since) = (&self.tier.options, &self.store, &mut self.since);
         store.peek(|state| {
+            let examining = lock(&self.tier.examining);
             since.retain(|id, _| state.segments.contains_key(id));
             let press = pressed(store, state);
             let mut due = Vec::new();

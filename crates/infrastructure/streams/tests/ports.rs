@@ -915,10 +915,12 @@ async fn users_do_what_their_rules_say_and_nothing_else() {
     denied(writer.scopes().await.unwrap_err());
     denied(writer.current("s", "other").await.unwrap_err());
     denied(reader.seal("s", "t").await.unwrap_err());
-    // Who may read can't write: the token says so to the segment store.
+    // Who may read can't write, and is told which right is missing.
     let mut wrong = Writer::open(&reader, "s", "t", None).await.unwrap();
     wrong.append("k", b"x", 0).await.unwrap();
-    denied(wrong.flush().await.unwrap_err());
+    let why = wrong.flush().await.unwrap_err();
+    assert!(why.to_string().contains("\"reader\" may not change prn::/scope:s/stream:t: that needs READ_UPDATE"), "{why}");
+    denied(why);
 
     // Two tokens' lives of writing and reading, with what comes at its time.
     let mut stream = Writer::open(&writer, "s", "t", None).await.unwrap();
@@ -939,12 +941,18 @@ async fn users_do_what_their_rules_say_and_nothing_else() {
     let got = say(running.segments, &frame(11, &info)).await;
     assert_eq!((&got[..4], &got[8..16]), (&60i32.to_be_bytes()[..], &9i64.to_be_bytes()[..]), "the token check failed");
 
+    // A reader's token does not let its bearer write, whatever the controller was asked.
+    let known = access::Access::load(&folder.path().join("users"), &running._folder.path().join("streams/token.key"), Duration::from_secs(60)).unwrap();
+    let token = known.token(Some("reader"), &[access::stream("s", "t")], access::Want::Update, base::clock::now_ms());
+    let setup = [&13i64.to_be_bytes()[..], &[7; 16], &text(name), &text(&token)].concat();
+    let got = say(running.segments, &frame(1, &setup)).await;
+    assert_eq!((&got[..4], &got[8..16]), (&60i32.to_be_bytes()[..], &13i64.to_be_bytes()[..]), "the token check failed");
+
     // Who may write to one stream can't take another one's bytes into it, nor a batch of which one is another's.
     let secret = "s/other/0.#epoch.0";
     let mut kept = Writer::open(&admin, "s", "other", None).await.unwrap();
     kept.append("k", b"secret", 0).await.unwrap();
     kept.flush().await.unwrap();
-    let known = access::Access::load(&folder.path().join("users"), &running._folder.path().join("streams/token.key"), Duration::from_secs(60)).unwrap();
     let token = known.token(Some("writer"), &[access::stream("s", "t")], access::Want::Update, base::clock::now_ms());
     let merge = [&11i64.to_be_bytes()[..], &text(name), &text(secret), &text(&token)].concat();
     let batch = [&12i64.to_be_bytes()[..], &text(name), &2i32.to_be_bytes(), &text("s/t/1.#epoch.0"), &text(secret), &text(&token)].concat();

@@ -16,11 +16,13 @@ use std::{
     time::{Duration, Instant},
 };
 use streams::{
-    Error, Store,
+    Error, Store, access,
     catalog::{Config, Range, Scaling, SegmentNo, TxnState},
+    controller::Controller,
     log::{self, Seq},
     overflow::Overflow,
     plan,
+    proto::controller_service_server::ControllerService,
     segment::{NO_VALUE, Record, State},
     store::{Append, Gated, Options},
     table,
@@ -806,6 +808,28 @@ async fn an_outage_is_also_bounded_by_what_the_disk_has_room_for() {
     until("the log to be flushed", || store.peek(|s| s.live.unflushed == 0)).await;
     assert!(read(&store, "a", 0).await == (1..=300u32).flat_map(|n| [n as u8; 20_000]).collect::<Vec<u8>>());
     flusher.abort();
+}
+
+/// Appends wait for room; who makes something is told where it is lacking, and can go on when there is some.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_makes_something_on_a_full_disk_is_told_so() {
+    let disk = Arc::new(Faulty::new(34));
+    let store = Store::open(disk.clone(), options()).unwrap();
+    create(&store, "a");
+    append(&store, "a", 1, 1, b"there is a file of the log").await.unwrap();
+    assert_eq!(store.short_of(), None);
+    disk.space_for(0);
+    until("the lack of room to be noticed", || store.short_of().is_some()).await;
+    let why = store.short_of().unwrap();
+    assert!(why.contains("the disk with the log's folder") && why.contains("of 256.0 KiB each, and 4 are needed"), "{why}");
+    let controller = Controller::new(store.clone(), access::Access::open(), "here".into(), 1);
+    let make = || ControllerService::create_scope(&controller, tonic::Request::new(streams::proto::ScopeInfo { scope: "s".into() }));
+    let told = tokio::time::timeout(Duration::from_secs(60), make()).await.expect("it waits for ever").unwrap_err();
+    assert!(told.code() == tonic::Code::ResourceExhausted && told.message().contains("make space there"), "{told}");
+    disk.space_for(200);
+    until("the room to be noticed", || store.short_of().is_none()).await;
+    make().await.unwrap();
+    assert!(store.peek(|s| s.catalog.scopes.contains_key("s")));
 }
 
 /// A store with a log for 1 MiB of backlog, S3 behind it, and a folder that takes 4 MB while S3 is away.

@@ -136,7 +136,7 @@ fn parse(kind: i32, mut p: Bytes) -> Option<Reply> {
         }
         // Part of a block is stored: it was under way on a connection that was lost, and came to the store after its writer had asked. Or another connection has set up
         // appends for this writer. The next set-up tells what there is.
-        55 => Reply::Failed(Error::Stopped("the segment store has a part of this block already, or another connection for its writer".into())),
+        55 => Reply::Failed(Error::Unavailable("the segment store has a part of this block already, or another connection for its writer".into())),
         60 => {
             p.try_get_i64().ok()?;
             text(&mut p)?;

@@ -3,7 +3,7 @@
 //! A connection that is lost is made anew, and reading goes on where it was: an event comes once. A server that is away is waited for, for a while.
 
 use super::{Client, connection::Connection};
-use crate::{Error, Result, catalog::SegmentNo};
+use crate::{Error, Result, catalog::SegmentNo, proto::stream_info::AccessOperation};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use std::{
@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Whether the same question may have another answer soon.
 fn is_away(e: &Error) -> bool {
-    matches!(e, Error::File { .. } | Error::Stopped(_))
+    matches!(e, Error::File { .. } | Error::Unavailable(_))
 }
 
 /// Asks until there is an answer, or the server has been away for too long.
@@ -145,7 +145,7 @@ impl Reader {
                     None => return Ok(None),
                 },
                 Some(task) = self.tasks.join_next() => {
-                    task.map_err(|e| Error::Stopped(format!("a reader's task ended: {e}").into()))??;
+                    task.map_err(|e| Error::Unavailable(format!("a reader's task ended: {e}")))??;
                 }
             }
         }
@@ -176,7 +176,7 @@ impl Reader {
 async fn dial(client: &Client, scope: &str, stream: &str) -> Result<(Connection, String)> {
     patiently(|| {
         let (client, scope, stream) = (client.clone(), scope.to_string(), stream.to_string());
-        Box::pin(async move { client.dial(&scope, &stream).await })
+        Box::pin(async move { client.dial(&scope, &stream, AccessOperation::Any).await })
     })
     .await
 }
@@ -215,7 +215,7 @@ impl SegmentTask {
                 }
                 Err(Error::Truncated { start, .. }) if start > at => at = start,
                 // The token has become too old; a new one that is refused as well says something else.
-                Err(Error::Denied(_)) if !std::mem::replace(&mut renewed, true) => self.token = self.client.token(&self.scope, &self.stream).await?,
+                Err(Error::Denied(_)) if !std::mem::replace(&mut renewed, true) => self.token = self.client.token(&self.scope, &self.stream, AccessOperation::Any).await?,
                 Err(e) if is_away(&e) => {
                     most = READ_BYTES_MIN.max(most / 2);
                     (self.connection, self.token) = dial(&self.client, &self.scope, &self.stream).await?;

@@ -11,7 +11,7 @@ use super::{
     key_position,
     reader::patiently,
 };
-use crate::{Error, Result, catalog::Range};
+use crate::{Error, Result, catalog::Range, proto::stream_info::AccessOperation};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -93,7 +93,7 @@ impl Writer {
         let Shared { room, done, .. } = router.shared.clone();
         tokio::spawn(async move {
             let ended = router.run(pending).await;
-            let _ = fail.send(Some(ended.err().unwrap_or_else(|| Error::Stopped("the writer is closed".into()))));
+            let _ = fail.send(Some(ended.err().unwrap_or_else(closed)));
         });
         Writer { queue, room, done, failed, written: 0 }
     }
@@ -101,7 +101,7 @@ impl Writer {
     /// Takes an event; waits while too many are not acknowledged. `tag` is what [`Acknowledged`] hears.
     pub async fn append(&mut self, key: &str, event: &[u8], tag: u64) -> Result<()> {
         if event.len() > EVENT_MAX {
-            return Err(Error::TooLarge { what: "an event".into(), limit: EVENT_MAX as u64, wanted: event.len() as u64 });
+            return Err(Error::Invalid(format!("an event has at most {EVENT_MAX} bytes, and this one has {}", event.len())));
         }
         let mut data = BytesMut::with_capacity(event.len() + 8);
         data.put_i32(0);
@@ -113,7 +113,7 @@ impl Writer {
     /// Takes bytes as they are, without an event's header: for a stream that is read as bytes.
     pub async fn append_bytes(&mut self, key: &str, bytes: &[u8], tag: u64) -> Result<()> {
         if bytes.len() > EVENT_MAX {
-            return Err(Error::TooLarge { what: "an append".into(), limit: EVENT_MAX as u64, wanted: bytes.len() as u64 });
+            return Err(Error::Invalid(format!("an append has at most {EVENT_MAX} bytes, and this one has {}", bytes.len())));
         }
         self.enqueue(key, Bytes::copy_from_slice(bytes), tag).await
     }
@@ -122,8 +122,8 @@ impl Writer {
         let cost = cost(&data);
         let mut failed = self.failed.clone();
         let permit = tokio::select! {
-            permit = self.room.acquire_many(cost) => permit.map_err(|_| Error::Stopped("the writer is closed".into()))?,
-            e = failed.wait_for(Option::is_some) => return Err(e.ok().and_then(|e| e.clone()).unwrap_or_else(|| Error::Stopped("the writer is closed".into()))),
+            permit = self.room.acquire_many(cost) => permit.map_err(|_| closed())?,
+            e = failed.wait_for(Option::is_some) => return Err(e.ok().and_then(|e| e.clone()).unwrap_or_else(closed)),
         };
         permit.forget();
         self.written += 1;
@@ -132,7 +132,7 @@ impl Writer {
     }
 
     fn why(&self) -> Error {
-        self.failed.borrow().clone().unwrap_or_else(|| Error::Stopped("the writer is closed".into()))
+        self.failed.borrow().clone().unwrap_or_else(closed)
     }
 
     /// Waits until everything taken is durable.
@@ -151,6 +151,10 @@ impl Writer {
             }
         })
     }
+}
+
+fn closed() -> Error {
+    Error::Unavailable("the writer is closed".into())
 }
 
 #[derive(Clone)]
@@ -258,7 +262,7 @@ impl Router {
     async fn replace(&mut self, i: usize) -> Result<()> {
         let ended = self.segments.swap_remove(i);
         drop(ended.queue);
-        let back = ended.back.await.map_err(|e| Error::Stopped(format!("a writer's task ended: {e}").into()))??;
+        let back = ended.back.await.map_err(|e| Error::Unavailable(format!("a writer's task ended: {e}")))??;
         for event in back {
             Box::pin(self.route(event)).await?;
         }
@@ -332,7 +336,7 @@ impl SegmentTask {
                     tracing::debug!(segment = %self.name, error = %source, "connection lost; trying again");
                     tokio::time::sleep(PAUSE).await;
                 }
-                Err(Error::Stopped(_)) => tokio::time::sleep(PAUSE).await,
+                Err(Error::Unavailable(_)) => tokio::time::sleep(PAUSE).await,
                 Err(e) => return Err(e),
             }
         }
@@ -340,7 +344,7 @@ impl SegmentTask {
 
     /// Takes the segment from whoever was alone with it before; gives its length.
     async fn take_over(&mut self) -> Result<u64> {
-        let (mut connection, token) = self.client.dial(&self.scope, &self.stream).await?;
+        let (mut connection, token) = self.client.dial(&self.scope, &self.stream, AccessOperation::Write).await?;
         // First the mark: who sets up after that sees it, and who has set up before has no turn after the next step. So what is asked for last stays true.
         let mark = loop {
             let (before, mark) = (connection.attribute(&self.name, &token, OWNER).await?, rand::random());
@@ -400,7 +404,7 @@ impl SegmentTask {
     }
 
     async fn connected(&mut self, pending: &mut mpsc::UnboundedReceiver<Pending>) -> Result<()> {
-        let (mut connection, token) = self.client.dial(&self.scope, &self.stream).await?;
+        let (mut connection, token) = self.client.dial(&self.scope, &self.stream, AccessOperation::Write).await?;
         let last = connection.setup(&self.name, &token, self.id).await?;
         let mut length = None;
         if let Some(alone) = &self.alone {

@@ -8,7 +8,7 @@
 //! start counts from where the stream ends then.
 
 use super::{DISCONTINUITY, ENTRY, Entry, INDEXED, RANDOM_ACCESS, frame, index_name, tai, ts::{Frame, Framer}, utc};
-use crate::{Client, Error, Result, client::Writer, http::IDLE_MAX, listener::Bounded, proto::ScalingPolicy};
+use crate::{Client, Error, Result, client::Writer, http::IDLE_MAX, listener::Bounded, proto::{ScalingPolicy, StreamConfig}};
 use axum::{
     Router,
     extract::{Request, State},
@@ -105,10 +105,9 @@ pub struct Ingester {
 impl Ingester {
     /// Makes stream and index if they are not there.
     pub async fn open(client: &Client, scope: &str, stream: &str) -> Result<Ingester> {
-        let one = ScalingPolicy { min_num_segments: 1, ..ScalingPolicy::default() };
-        client.create_scope(scope).await?;
+        let one = StreamConfig { scaling_policy: Some(ScalingPolicy { min_num_segments: 1, ..ScalingPolicy::default() }), ..StreamConfig::default() };
         for name in [stream, &index_name(stream)] {
-            client.create_stream(scope, name, one).await?;
+            client.create_with_scope(scope, name, one.clone()).await?;
             let current = client.current(scope, name).await?;
             // A stream that was removed and made again does not begin with number 0.
             if current.len() != 1 || !client.head(scope, name).await?.keys().eq([&current[0].segment]) {

@@ -22,14 +22,14 @@ use crate::{
 use axum::{
     Router,
     body::Body,
-    extract::{Path, Query, State},
-    http::{StatusCode, header},
+    extract::{FromRequestParts, Path, Query, State},
+    http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::get,
 };
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use std::{fmt::Write, time::Duration};
 use tokio::sync::Semaphore;
 
@@ -41,6 +41,8 @@ const PARTS_MAX: u64 = 3600;
 const PIECE: u64 = 256 << 10;
 /// No image is made of a part beyond this many bytes.
 const BYTES_MAX: u64 = 64 << 20;
+/// A player's clock may be ahead of ours by so much.
+const AHEAD_MAX: Duration = Duration::from_secs(60);
 /// Parts that are in memory for an image at once; the next ones wait.
 static IMAGES: Semaphore = Semaphore::const_new(4);
 
@@ -122,6 +124,21 @@ impl Video {
     async fn find(&self, tai_ns: u64) -> Result<u64> {
         let (first, end) = self.entries().await?;
         Ok(self.first(first, end, |e| e.tai_ns > tai_ns).await?.saturating_sub(1).max(first))
+    }
+
+    /// Whether there is video between two times, or may be any moment: not before the first that is there, and not in the future.
+    async fn has_some(&self, from_ns: u64, to_ns: u64) -> Result<()> {
+        let (first, end) = self.entries().await?;
+        let (Some(begin), Some(last)) = (self.some(first, (first + 1).min(end)).await?.pop(), self.some(end.saturating_sub(1).max(first), end).await?.pop()) else {
+            return Ok(());
+        };
+        let newest = last.tai_ns.max(of_ms(base::clock::now_ms() + AHEAD_MAX.as_millis() as u64));
+        if to_ns >= begin.tai_ns && from_ns <= newest {
+            return Ok(());
+        }
+        let told = |tai_ns: u64| date(utc(tai_ns) / 1_000_000);
+        let asked = if from_ns > newest { from_ns } else { to_ns };
+        Err(Error::NotFound(format!("{} has pictures from {} on, the last known ones of {}, and none of {}", self.data, told(begin.tai_ns), told(last.tai_ns), told(asked))))
     }
 
     /// A playlist of parts that begin with these entries.
@@ -256,16 +273,30 @@ struct At {
     at: u64,
 }
 
+/// What stands behind the `?`; what can't be read is told as every other error is.
+struct Asked<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
+    type Rejection = Response;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> std::result::Result<Asked<T>, Response> {
+        match Query::from_request_parts(parts, state).await {
+            Ok(Query(asked)) => Ok(Asked(asked)),
+            Err(e) => Err(refuse(e.status(), &format!("{}: times are whole milliseconds since 1970", e.body_text()))),
+        }
+    }
+}
+
 fn of_ms(ms: u64) -> u64 {
     tai(ms.saturating_mul(1_000_000).min(u64::MAX / 2))
 }
 
-async fn from(State(app): State<App>, asker: Asker, Path((scope, stream)): Path<(String, String)>, Query(At { at }): Query<At>) -> Response {
+async fn from(State(app): State<App>, asker: Asker, Path((scope, stream)): Path<(String, String)>, Asked(At { at }): Asked<At>) -> Response {
     let video = match Video::open(&app, &asker, &scope, &stream).await {
         Ok(video) => video,
         Err(answer) => return answer,
     };
     let playlist = async {
+        video.has_some(of_ms(at), u64::MAX).await?;
         let from = video.find(of_ms(at)).await?;
         let (_, end) = video.entries().await?;
         video.playlist(from, end.min(from + PARTS_MAX), false).await
@@ -279,12 +310,16 @@ struct Clip {
     to: u64,
 }
 
-async fn clip(State(app): State<App>, asker: Asker, Path((scope, stream)): Path<(String, String)>, Query(ask): Query<Clip>) -> Response {
+async fn clip(State(app): State<App>, asker: Asker, Path((scope, stream)): Path<(String, String)>, Asked(ask): Asked<Clip>) -> Response {
     let video = match Video::open(&app, &asker, &scope, &stream).await {
         Ok(video) => video,
         Err(answer) => return answer,
     };
     let found = async {
+        if ask.from > ask.to {
+            return Err(Error::Invalid(format!("a clip from {} to {} ends before it begins", ask.from, ask.to)));
+        }
+        video.has_some(of_ms(ask.from), of_ms(ask.to)).await?;
         let (from, to) = (video.find(of_ms(ask.from)).await?, video.find(of_ms(ask.to)).await? + 1);
         // What lies between two entries is whole frames, however many entries are between these.
         let (_, end) = video.entries().await?;
@@ -305,12 +340,15 @@ struct Shown {
     at: Option<u64>,
 }
 
-async fn image(State(app): State<App>, asker: Asker, Path((scope, stream)): Path<(String, String)>, Query(Shown { at }): Query<Shown>, form: Form) -> Response {
+async fn image(State(app): State<App>, asker: Asker, Path((scope, stream)): Path<(String, String)>, Asked(Shown { at }): Asked<Shown>, form: Form) -> Response {
     let video = match Video::open(&app, &asker, &scope, &stream).await {
         Ok(video) => video,
         Err(answer) => return answer,
     };
     let made = async {
+        if let Some(at) = at {
+            video.has_some(of_ms(at), of_ms(at)).await?;
+        }
         let at = at.map_or(u64::MAX, of_ms);
         let found = video.find(at).await?;
         let entries = video.some(found, (found + 2).min(video.entries().await?.1)).await?;

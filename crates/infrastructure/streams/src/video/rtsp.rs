@@ -138,7 +138,7 @@ impl Camera {
         let end = Instant::now() + SILENCE;
         loop {
             match self.next(end).await? {
-                None => return Err(Error::Stopped(format!("the camera at {} hung up after {method}", self.url).into())),
+                None => return Err(Error::Unavailable(format!("the camera at {} hung up after {method}", self.url))),
                 // What it plays already.
                 Some(Message::Packet(..)) => {}
                 Some(Message::Answer(answer)) if (200..300).contains(&answer.status) => return Ok(answer),
