@@ -19,6 +19,7 @@ use crate::cache::Cache;
 use crate::cell::Host;
 use crate::error::{Error, Result};
 use crate::toolchain::inspect::{self, Refusal, Report};
+use crate::toolchain::lines;
 use crate::{interpreter, mpi_host, native, perf, processes, threads, wasi};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -234,9 +235,21 @@ pub struct Program {
     tier: Tier,
     instead: Option<String>,
     fixed_because: String,
+    pub(crate) lines: Lines,
     module: Module,
     linker: Arc<Linker<Host>>,
     base: OnceLock<Vec<u128>>,
+}
+
+/// Whether a backtrace of a program has lines.
+#[derive(Clone)]
+pub(crate) enum Lines {
+    /// It was not compiled with `-g`.
+    None,
+    /// As they stand in the module (`toolchain::lines`): read when a cell has failed, and not before.
+    Known(Arc<[u8]>),
+    /// They are of the module's code, and what runs is what LLVM has made of it.
+    InOtherTiers,
 }
 
 /// Where a movable program keeps what the agent must reach. Checked by [`inspect`]: inside of the memory that the program starts with, and aligned to 16.
@@ -442,6 +455,7 @@ impl Engine {
     }
 
     fn compile(&self, wasm: &[u8], report: &Report, kind: Kind, asked: Tier) -> Result<Arc<Program>> {
+        let lines = lines::of(wasm);
         let safe_points = report.mark.as_ref().filter(|_| report.movable()).map(|mark| SafePoints { unwind_len: mark.unwind_bytes });
         let sha256 = sha256(wasm);
         let (translated, instead) = match self.translate(wasm, &sha256, report, kind, asked) {
@@ -456,6 +470,12 @@ impl Engine {
             Translated::Not => (Tier::Quick, Code::Here, wasm, sha256.clone()),
             Translated::Native(split) => (Tier::Fast, Code::Here, &split.residual[..], format!("{sha256}-residual-{}", native::VERSION)),
             Translated::Bytecode(plain) => (Tier::Interpreter, Code::Bytecode, &plain[..], format!("{sha256}-interpreted")),
+        };
+        let lines = match (lines, tier) {
+            (None, _) => Lines::None,
+            (Some(_), Tier::Fast) => Lines::InOtherTiers,
+            // The interpreter's code has its instructions where the module has them.
+            (Some(data), Tier::Quick | Tier::Interpreter) => Lines::Known(data.into()),
         };
         let half = self.half(kind, code)?;
         let cache = self.options.cache.as_ref();
@@ -482,7 +502,7 @@ impl Engine {
         let (start, memory) = (export("_start")?, export("memory")?);
         let fixed_because = report.fixed_because.join("; ");
         let (shared_pages, linker, base) = (report.shared_pages, Arc::new(linker), OnceLock::new());
-        Ok(Arc::new(Program { sha256, pre, start, memory, shared_pages, safe_points, knows_workdir, kind, tier, instead, fixed_because, module, linker, base }))
+        Ok(Arc::new(Program { sha256, pre, start, memory, shared_pages, safe_points, knows_workdir, kind, tier, instead, fixed_because, lines, module, linker, base }))
     }
 
     /// What another tier than the quick one makes of a module.
