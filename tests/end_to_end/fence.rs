@@ -1,7 +1,8 @@
 //! What an agent's threads may not do, as the kernel tells it.
 
-use crate::platform::{Platform, program};
+use crate::platform::{CLOUDSKIN, Platform, both, program};
 use std::path::Path;
+use std::process::Command;
 
 /// The value of a line of a thread's `status`.
 fn status(thread: &Path, key: &str) -> String {
@@ -26,4 +27,33 @@ fn an_agents_threads_are_fenced_and_those_of_ranks_twice() {
     // What a rank does all the same: it moves, prints and ends.
     platform.ok(&["migrate", &job, "--to", "cloud", "--wait"]);
     platform.ok(&["cancel", &job]);
+}
+
+/// A link that leads out of its folder is as good a way to another file as a fault would be.
+#[test]
+fn an_agent_reaches_no_files_that_it_does_not_need() {
+    let (data, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for name in ["cert.pem", "key.pem", "ca.pem"] {
+        std::fs::write(outside.path().join(name), "no certificate").unwrap();
+    }
+    // What lies in the folder of temporary files would be reached.
+    let temporary = data.path().join("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    std::os::unix::fs::symlink(outside.path(), data.path().join("identity")).unwrap();
+    let agent = |more: &[(&str, &str)]| {
+        let mut command = Command::new(CLOUDSKIN);
+        command.args(["agent", "--site", "field", "--hub", "127.0.0.1:1", "--data"]).arg(data.path()).env("TMPDIR", &temporary).env("RUST_LOG", "info").envs(more.iter().copied());
+        let output = command.output().unwrap();
+        assert!(!output.status.success());
+        both(&output)
+    };
+    let told = agent(&[]);
+    if told.contains("has no Landlock") {
+        return println!("this kernel has no Landlock: nothing was tried");
+    }
+    assert!(told.contains("Permission denied") && told.contains("what it needs of the system"), "{told}");
+    for (key, value) in [("CLOUDSKIN_CELLS__CONFINE", "false"), ("CLOUDSKIN_CELLS__READS", &format!("[\"{}\"]", outside.path().display()))] {
+        let told = agent(&[(key, value)]);
+        assert!(!told.contains("Permission denied"), "{key}: {told}");
+    }
 }

@@ -22,6 +22,7 @@ mod jobs;
 mod load;
 mod moves;
 mod printer;
+pub mod reach;
 mod session;
 mod standby;
 #[cfg(test)]
@@ -35,7 +36,7 @@ use orchestrator::proto::{self, hub_client::HubClient};
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -104,6 +105,17 @@ struct CellsConfig {
     perf_map: bool,
     /// What moves away from here may send per second, all together, while their ranks still run.
     move_bandwidth: Option<base::unit::Bytes>,
+    /// `false`: the agent may open each file that its user may. Otherwise the kernel lets it open those that it needs ([`reach`]).
+    confine: Option<bool>,
+    /// Files and folders that it may read beside these.
+    reads: Vec<PathBuf>,
+}
+
+impl Config {
+    fn load(data: &Path) -> anyhow::Result<Config> {
+        let file = data.join("cloudskin.toml");
+        base::config::load(file.exists().then_some(file.as_path()), std::env::vars_os()).map_err(|e| fail(Kind::InvalidArgument, e.to_string()))
+    }
 }
 
 impl CellsConfig {
@@ -183,9 +195,7 @@ pub async fn run(place: &Place, ask: args::Agent) -> anyhow::Result<u8> {
 async fn start(place: &Place, ask: args::Agent) -> anyhow::Result<Arc<Agent>> {
     let data = &place.data;
     up::writable(data)?;
-    let file = data.join("cloudskin.toml");
-    let config: Config = base::config::load(file.exists().then_some(file.as_path()), std::env::vars_os())
-        .map_err(|e| fail(Kind::InvalidArgument, e.to_string()))?;
+    let config = Config::load(data)?;
     let listener = TcpListener::bind(ask.listen)
         .await
         .map_err(|e| fail(Kind::FailedPrecondition, format!("other agents can't be heard on {}: {e}; choose another address with --listen", ask.listen)))?;

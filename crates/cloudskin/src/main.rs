@@ -68,7 +68,10 @@ fn start(cli: Cli, traces: Option<traces::Waiting>) -> anyhow::Result<u8> {
     {
         share::pin(&cores.0)?;
     }
-    // Threads inherit their maker's fence, too.
+    // Threads inherit their maker's fences, too.
+    if let Command::Agent(_) = &cli.command {
+        agent::reach::confine(&place::Place::of(&cli))?;
+    }
     if let Command::Agent(_) = &cli.command
         && let Err(error) = cells::fence::process()
     {

@@ -79,8 +79,8 @@ impl Cache {
         }
     }
 
-    /// Not being able to keep it costs time at the next load and nothing else.
-    fn keep(&self, name: &str, code: &[u8]) {
+    /// Keeps it for this folder alone. Not being able to costs time at the next load and nothing else.
+    pub(crate) fn keep(&self, name: &str, code: &[u8]) {
         if let Err(e) = base::identity::write_private(&self.folder.join(name), &Self::file(code)) {
             tracing::warn!(error = %e, "compiled code not cached");
         }

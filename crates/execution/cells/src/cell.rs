@@ -15,13 +15,13 @@
 //! stacks of all have been unwound (`threads`).
 
 use crate::control::Control;
-use crate::engine::{Engine, PAGE, Program, SafePoints, THROWN_BYTES};
+use crate::engine::{Engine, Lines, PAGE, Program, SafePoints, THROWN_BYTES};
 use crate::error::{Error, Result};
 use crate::mpi_host::Pending;
 use crate::processes::{self, Place, Waiting};
 use crate::threads::{self, Life, Threads};
 use crate::turn::Held;
-use crate::toolchain::{CXX_TAG, FLAGS, STATE, TERMINATE, UNCAUGHT, UNCAUGHT_BYTES, instrument::UNWINDING};
+use crate::toolchain::{CXX_TAG, FLAGS, STATE, TERMINATE, UNCAUGHT, UNCAUGHT_BYTES, instrument::UNWINDING, lines};
 use crate::wasi::{self, Errno};
 use base::unit::Bytes;
 use mpi::{Fabric, Memory as GuestMemory, Rank};
@@ -182,6 +182,7 @@ pub struct Host {
     /// The way to its native code, in the fast tier, and the function of it that trapped.
     pub(crate) native: Option<crate::native::Bridge>,
     pub(crate) trapped_in: Option<String>,
+    lines: Lines,
     limits: StoreLimits,
     share: Share,
     memory_max: usize,
@@ -478,6 +479,7 @@ pub(crate) fn store_of(engine: &wasmtime::Engine, program: &Program, spec: &Spec
         points: program.safe_points,
         native: None,
         trapped_in: None,
+        lines: program.lines.clone(),
         limits: StoreLimitsBuilder::new().memory_size(limit).build(),
         share: Share::new(spec.budget.clone()),
         memory_max: limit,
@@ -1079,12 +1081,11 @@ pub(crate) fn failure(host: &Host, e: wasmtime::Error, unwinding: bool) -> Ended
     let rank = host.rank.0;
     let code = e.downcast_ref::<End>().and_then(|end| if let End::Abort(code) = end { Some(*code) } else { None });
     let name = |f: &wasmtime::FrameInfo| f.func_name().map_or_else(|| format!("function {}", f.func_index()), str::to_string);
+    let frames = e.downcast_ref::<WasmBacktrace>().map_or(&[][..], |trace| trace.frames());
     // The engine sees no frames of native code, only the stub by which it was entered.
-    let native = host.trapped_in.clone();
-    let frames = e.downcast_ref::<WasmBacktrace>().map_or(Vec::new(), |trace| trace.frames().iter().map(name).collect());
-    let calls: Vec<String> = native.into_iter().chain(frames).collect();
+    let innermost = host.trapped_in.clone().or_else(|| frames.first().map(name));
     // The C library's abort is nothing but this trap.
-    let aborted = calls.first().is_some_and(|f| f == "abort") && e.downcast_ref::<wasmtime::Trap>() == Some(&wasmtime::Trap::UnreachableCodeReached);
+    let aborted = innermost.is_some_and(|f| f == "abort") && e.downcast_ref::<wasmtime::Trap>() == Some(&wasmtime::Trap::UnreachableCodeReached);
     let why = match host.points {
         Some(points) if unwinding => {
             format!("can't be stopped here: its calls are nested so deeply that what they need does not fit in {} bytes", points.unwind_len)
@@ -1093,7 +1094,7 @@ pub(crate) fn failure(host: &Host, e: wasmtime::Error, unwinding: bool) -> Ended
         _ => e.root_cause().to_string(),
     };
     // Who calls MPI_Abort knows where.
-    let backtrace = if code.is_some() { String::new() } else { fold(&calls) };
+    let backtrace = if code.is_some() { String::new() } else { backtrace(host, frames.iter().map(|f| (name(f), f.func_index(), f.func_offset())).collect()) };
     Ended::Failed { message: format!("rank {rank}: {why}"), backtrace, code }
 }
 
@@ -1144,6 +1145,32 @@ pub(crate) fn uncaught(store: &mut Store<Host>, instance: &Instance, e: wasmtime
         Ended::Failed { backtrace, code, .. } => Ended::Failed { message: format!("rank {rank}: {what}"), backtrace, code },
         other => other,
     })
+}
+
+/// The calls of these frames, by function and offset in it, innermost first.
+fn backtrace(host: &Host, frames: Vec<(String, u32, Option<usize>)>) -> String {
+    let places = match &host.lines {
+        Lines::Known(data) => lines::find(data, &frames.iter().map(|(_, function, offset)| Some((*function, (*offset)?))).collect::<Vec<_>>()),
+        Lines::None | Lines::InOtherTiers => vec![Vec::new(); frames.len()],
+    };
+    let mut calls: Vec<String> = host.trapped_in.iter().cloned().collect();
+    for ((name, ..), places) in frames.into_iter().zip(places) {
+        if places.is_empty() {
+            calls.push(name);
+            continue;
+        }
+        for lines::Call { inlined, file, line } in places {
+            calls.push(match inlined {
+                Some(inlined) => format!("{inlined}, inlined ({file}:{line})"),
+                None => format!("{name} ({file}:{line})"),
+            });
+        }
+    }
+    let mut text = fold(&calls);
+    if let Lines::InOtherTiers = host.lines {
+        text += "     (no lines and few calls are known of the fast tier's code: run it with --tier quick to see them)\n";
+    }
+    text
 }
 
 /// Calls, a line each; those of a function that calls itself are one.

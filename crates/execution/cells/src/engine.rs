@@ -1,7 +1,8 @@
 //! From WebAssembly bytes to something that starts in microseconds.
 //!
 //! Compiled code is kept (`cache`), keyed by the module's SHA-256 and by the engine's own compatibility hash (version, target, settings), with a
-//! checksum: a file of another engine is simply another name, and a damaged one is compiled again. Memory comes from a pool of 4 GiB reservations
+//! checksum: a file of another engine is simply another name, and a damaged one is compiled again. Beside it lies what the inspection has found (`Verdict`), which takes as long as all else
+//! at a start from the cache. Memory comes from a pool of 4 GiB reservations
 //! with guard pages, so a bounds check costs nothing, and starts as a copy-on-write image of the module's data.
 //!
 //! Programs with safe points look at the agent's flag words themselves, which `toolchain::verify` has proved. A program without them (`fixed`), or
@@ -19,6 +20,7 @@ use crate::cache::Cache;
 use crate::cell::Host;
 use crate::error::{Error, Result};
 use crate::toolchain::inspect::{self, Refusal, Report};
+use crate::toolchain::lines;
 use crate::{interpreter, mpi_host, native, perf, processes, threads, wasi};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -198,6 +200,42 @@ impl Kind {
     }
 }
 
+/// What the engine has to know of a module that has passed [`inspect::check`].
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Verdict {
+    /// Size of its unwind area, if its ranks can be moved.
+    unwind_bytes: Option<u32>,
+    /// Why they can't.
+    fixed_because: Vec<String>,
+    exceptions: bool,
+    shared_pages: Option<(u64, u64)>,
+}
+
+impl Verdict {
+    fn of(report: &Report) -> Verdict {
+        let unwind_bytes = report.mark.as_ref().filter(|_| report.movable()).map(|mark| mark.unwind_bytes);
+        Verdict { unwind_bytes, fixed_because: report.fixed_because.clone(), exceptions: report.exceptions, shared_pages: report.shared_pages }
+    }
+
+    fn movable(&self) -> bool {
+        self.fixed_because.is_empty()
+    }
+
+    fn kind(&self) -> Kind {
+        match (self.shared_pages.is_some(), self.movable()) {
+            (true, true) if self.exceptions => Kind::ThreadedThrowing,
+            (true, true) => Kind::Threaded,
+            (true, false) => Kind::ThreadedFixed,
+            (false, true) => self.kind_if_movable(),
+            (false, false) => Kind::Fixed,
+        }
+    }
+
+    fn kind_if_movable(&self) -> Kind {
+        if self.exceptions { Kind::Throwing } else { Kind::Movable }
+    }
+}
+
 /// What a tier makes of a module, for the engine to compile.
 enum Translated {
     /// Nothing: the quick tier.
@@ -234,9 +272,21 @@ pub struct Program {
     tier: Tier,
     instead: Option<String>,
     fixed_because: String,
+    pub(crate) lines: Lines,
     module: Module,
     linker: Arc<Linker<Host>>,
     base: OnceLock<Vec<u128>>,
+}
+
+/// Whether a backtrace of a program has lines.
+#[derive(Clone)]
+pub(crate) enum Lines {
+    /// It was not compiled with `-g`.
+    None,
+    /// As they stand in the module (`toolchain::lines`): read when a cell has failed, and not before.
+    Known(Arc<[u8]>),
+    /// They are of the module's code, and what runs is what LLVM has made of it.
+    InOtherTiers,
 }
 
 /// Where a movable program keeps what the agent must reach. Checked by [`inspect`]: inside of the memory that the program starts with, and aligned to 16.
@@ -307,11 +357,14 @@ fn config(kind: Kind, code: Code) -> Result<Config> {
     Ok(config)
 }
 
-/// Under which name the cache keeps code with this key that an engine makes: that of another version, kind, processor or with other settings has another name.
-fn cache_name(engine: &wasmtime::Engine, key: &str) -> String {
+/// The extension of code's names in the cache.
+const CODE: &str = "cwasm";
+
+/// Under which name the cache keeps what has this key and depends on an engine, such as the code that it makes: that of another version, kind, processor or with other settings has another name.
+fn cache_name(engine: &wasmtime::Engine, key: &str, what: &str) -> String {
     let mut hash = std::hash::DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hash);
-    format!("{key}-{:016x}.cwasm", hash.finish())
+    format!("{key}-{:016x}.{what}", hash.finish())
 }
 
 impl Half {
@@ -347,14 +400,14 @@ impl Half {
     fn compile(&self, wasm: &[u8], key: &str, cache: Option<&Cache>) -> Result<Module> {
         let module = Module::new(&self.inner, wasm).map_err(|e| Error::Module(format!("{e:#}")))?;
         if let Some(cache) = cache {
-            cache.put(&cache_name(&self.inner, key), module.serialize().map_err(failed)?);
+            cache.put(&cache_name(&self.inner, key, CODE), module.serialize().map_err(failed)?);
         }
         Ok(module)
     }
 
     /// Code from the cache: what was made here, or else what was made elsewhere for all machines of this kind, or by another agent on a machine like this one.
     fn find(&self, key: &str, cache: &Cache) -> Option<Module> {
-        let name = cache_name(&self.inner, key);
+        let name = cache_name(&self.inner, key, CODE);
         let own = |name: &str| self.load(name, cache.own(name)?);
         own(&name).or_else(|| own(&self.elsewhere(key)?)).or_else(|| self.load(&name, cache.others(&name)?))
     }
@@ -363,7 +416,7 @@ impl Half {
     fn elsewhere(&self, key: &str) -> Option<String> {
         let machine = Machine::HERE.filter(|_| self.code == Code::Here)?;
         let engine = wasmtime::Engine::new(&config(self.kind, Code::For(machine)).ok()?).ok()?;
-        Some(cache_name(&engine, key))
+        Some(cache_name(&engine, key, CODE))
     }
 
     /// A name is no proof of what lies behind it. What is not for this engine is not run, and who looks into the log finds why the program is compiled again.
@@ -412,8 +465,33 @@ impl Engine {
 
     /// The same in another tier than the engine's own.
     pub fn load_in(&self, wasm: &[u8], tier: Tier) -> Result<Arc<Program>> {
-        let report = self.check(wasm)?;
-        self.compile(wasm, &report, kind(&report), tier)
+        let sha256 = if wasm.len() <= MODULE_MAX { sha256(wasm) } else { String::new() };
+        let verdict = self.verdict(wasm, &sha256)?;
+        self.compile(wasm, sha256, &verdict, verdict.kind(), tier)
+    }
+
+    /// What [`inspect::check`] says of the module with this SHA-256, or has said of it before: the answer depends on the module, on the code that gives it and on what the host has, and all three
+    /// are in the name under which it is kept.
+    fn verdict(&self, wasm: &[u8], sha256: &str) -> Result<Verdict> {
+        let Some(cache) = self.options.cache.as_ref().filter(|_| wasm.len() <= MODULE_MAX) else { return self.check(wasm).map(|report| Verdict::of(&report)) };
+        let engine = self.half(Kind::Movable, Code::Here)?.inner;
+        let name = cache_name(&engine, &format!("{sha256}-{:016x}", self.inspector()), "verdict");
+        if let Some(verdict) = cache.own(&name).and_then(|bytes| postcard::from_bytes(&bytes).ok()) {
+            return Ok(verdict);
+        }
+        let verdict = Verdict::of(&self.check(wasm)?);
+        cache.keep(&name, &postcard::to_stdvec(&verdict).expect("numbers and texts always have a form"));
+        Ok(verdict)
+    }
+
+    /// A number for the code that inspects modules and for the names that the host provides. Of the parser it has no need: that is the engine's own version's, which stands in the name as well.
+    fn inspector(&self) -> u64 {
+        static NUMBER: OnceLock<u64> = OnceLock::new();
+        *NUMBER.get_or_init(|| {
+            let provided = [&wasi::NAMES[..], &threads::NAMES, &processes::NAMES].map(|names| names.join(" "));
+            let texts = inspect::SOURCES.iter().copied().chain(provided.iter().map(String::as_str)).chain([mpi_host::MODULE]);
+            xxhash_rust::xxh3::xxh3_64(texts.collect::<Vec<_>>().join("\0").as_bytes())
+        })
     }
 
     /// Code of a module for a kind of machine, as name and bytes of a file: an engine of this version there finds it in its cache folder. Made by Cranelift, for the quick tier.
@@ -421,19 +499,19 @@ impl Engine {
     /// # Errors
     /// As with [`Engine::load`]; and this CloudSkin was built without the compiler for that machine.
     pub fn compile_for(&self, wasm: &[u8], machine: Machine) -> Result<(String, Vec<u8>)> {
-        let report = self.check(wasm)?;
-        let engine = wasmtime::Engine::new(&config(kind(&report), Code::For(machine))?).map_err(|e| Error::Engine(format!("no compiler for {machine}: {e:#}")))?;
+        let verdict = Verdict::of(&self.check(wasm)?);
+        let engine = wasmtime::Engine::new(&config(verdict.kind(), Code::For(machine))?).map_err(|e| Error::Engine(format!("no compiler for {machine}: {e:#}")))?;
         let code = engine.precompile_module(wasm).map_err(|e| Error::Module(format!("{e:#}")))?;
-        Ok((cache_name(&engine, &sha256(wasm)), Cache::file(&code)))
+        Ok((cache_name(&engine, &sha256(wasm), CODE), Cache::file(&code)))
     }
 
     /// A program without safe points as it would run with them, for measurements: nothing ends it before its time.
     pub fn load_bare(&self, wasm: &[u8]) -> Result<Arc<Program>> {
-        let report = self.check(wasm)?;
-        if report.movable() || report.shared_pages.is_some() {
+        let verdict = Verdict::of(&self.check(wasm)?);
+        if verdict.movable() || verdict.shared_pages.is_some() {
             return Err(Error::Module("it has safe points, or threads".into()));
         }
-        self.compile(wasm, &report, movable(&report), self.options.tier)
+        self.compile(wasm, sha256(wasm), &verdict, verdict.kind_if_movable(), self.options.tier)
     }
 
     fn check(&self, wasm: &[u8]) -> Result<Report> {
@@ -441,10 +519,10 @@ impl Engine {
         inspect::check(wasm, MODULE_MAX, &known).map_err(|e: Refusal| Error::Module(e.to_string()))
     }
 
-    fn compile(&self, wasm: &[u8], report: &Report, kind: Kind, asked: Tier) -> Result<Arc<Program>> {
-        let safe_points = report.mark.as_ref().filter(|_| report.movable()).map(|mark| SafePoints { unwind_len: mark.unwind_bytes });
-        let sha256 = sha256(wasm);
-        let (translated, instead) = match self.translate(wasm, &sha256, report, kind, asked) {
+    fn compile(&self, wasm: &[u8], sha256: String, verdict: &Verdict, kind: Kind, asked: Tier) -> Result<Arc<Program>> {
+        let lines = lines::of(wasm);
+        let safe_points = verdict.unwind_bytes.map(|unwind_len| SafePoints { unwind_len });
+        let (translated, instead) = match self.translate(wasm, &sha256, verdict.movable(), kind, asked) {
             Ok(translated) => (translated, None),
             Err(why) => {
                 // It runs all the same, with the same results.
@@ -456,6 +534,12 @@ impl Engine {
             Translated::Not => (Tier::Quick, Code::Here, wasm, sha256.clone()),
             Translated::Native(split) => (Tier::Fast, Code::Here, &split.residual[..], format!("{sha256}-residual-{}", native::VERSION)),
             Translated::Bytecode(plain) => (Tier::Interpreter, Code::Bytecode, &plain[..], format!("{sha256}-interpreted")),
+        };
+        let lines = match (lines, tier) {
+            (None, _) => Lines::None,
+            (Some(_), Tier::Fast) => Lines::InOtherTiers,
+            // The interpreter's code has its instructions where the module has them.
+            (Some(data), Tier::Quick | Tier::Interpreter) => Lines::Known(data.into()),
         };
         let half = self.half(kind, code)?;
         let cache = self.options.cache.as_ref();
@@ -474,25 +558,25 @@ impl Engine {
             native::link(&mut linker, &module, &split.native).map_err(failed)?;
         }
         let knows_workdir = module.get_export(crate::toolchain::WORKDIR).is_some();
-        let pre = match report.shared_pages {
+        let pre = match verdict.shared_pages {
             None => Some(linker.instantiate_pre(&module).map_err(|e| Error::Module(format!("{e:#}")))?),
             Some(_) => None,
         };
         let export = |name: &str| module.get_export_index(name).ok_or_else(|| Error::Module(format!("it does not export `{name}`")));
         let (start, memory) = (export("_start")?, export("memory")?);
-        let fixed_because = report.fixed_because.join("; ");
-        let (shared_pages, linker, base) = (report.shared_pages, Arc::new(linker), OnceLock::new());
-        Ok(Arc::new(Program { sha256, pre, start, memory, shared_pages, safe_points, knows_workdir, kind, tier, instead, fixed_because, module, linker, base }))
+        let fixed_because = verdict.fixed_because.join("; ");
+        let (shared_pages, linker, base) = (verdict.shared_pages, Arc::new(linker), OnceLock::new());
+        Ok(Arc::new(Program { sha256, pre, start, memory, shared_pages, safe_points, knows_workdir, kind, tier, instead, fixed_because, lines, module, linker, base }))
     }
 
     /// What another tier than the quick one makes of a module.
     ///
     /// # Errors
     /// Why that tier does not take it.
-    fn translate(&self, wasm: &[u8], sha256: &str, report: &Report, kind: Kind, asked: Tier) -> std::result::Result<Translated, String> {
+    fn translate(&self, wasm: &[u8], sha256: &str, movable: bool, kind: Kind, asked: Tier) -> std::result::Result<Translated, String> {
         match asked {
             Tier::Quick => Ok(Translated::Not),
-            Tier::Interpreter => interpreter::module(wasm, report.movable()).map(Translated::Bytecode),
+            Tier::Interpreter => interpreter::module(wasm, movable).map(Translated::Bytecode),
             Tier::Fast => match kind {
                 Kind::Movable => match native::build(wasm, sha256, self.options.cache.as_ref()) {
                     Ok(Some(split)) => Ok(Translated::Native(split)),
@@ -510,20 +594,6 @@ impl Engine {
 
 fn sha256(wasm: &[u8]) -> String {
     Sha256::digest(wasm).iter().map(|b| format!("{b:02x}")).collect()
-}
-
-fn kind(report: &Report) -> Kind {
-    match (report.shared_pages.is_some(), report.movable()) {
-        (true, true) if report.exceptions => Kind::ThreadedThrowing,
-        (true, true) => Kind::Threaded,
-        (true, false) => Kind::ThreadedFixed,
-        (false, true) => movable(report),
-        (false, false) => Kind::Fixed,
-    }
-}
-
-fn movable(report: &Report) -> Kind {
-    if report.exceptions { Kind::Throwing } else { Kind::Movable }
 }
 
 impl Program {

@@ -1,11 +1,14 @@
-//! System calls that an agent gives up, so that whoever breaks out of a cell finds less to do: seccomp, a filter that the kernel asks before each call.
+//! System calls that an agent gives up, so that whoever breaks out of a cell finds less to do: seccomp, a filter that the kernel asks before each call. And the files that it can't reach:
+//! Landlock, in [`files`].
 //!
 //! A cell reaches the system through our host functions alone. A fault in these, in a compiler or in native code may let a program make calls of its own; what the kernel
 //! then refuses ([`EPERM`](libc::EPERM)) is what no part of an agent ever needs ([`process`]), and on a rank's thread besides what only others do ([`rank`]). A filter can't be taken off, and what
 //! a thread starts inherits it.
 //!
-//! It is no wall around a cell: threads share memory, so who owns one thread owns the process, and only what [`process`] refuses is out of reach. Files and network are not
-//! restricted: an agent needs them. Where the kernel has no seccomp, an error says so and everything goes on without it.
+//! It is no wall around a cell: threads share memory, so who owns one thread owns the process, and only what [`process`] refuses is out of reach. The network is not
+//! restricted: an agent needs it. Where the kernel has no seccomp, an error says so and everything goes on without it.
+
+pub mod files;
 
 use std::io;
 

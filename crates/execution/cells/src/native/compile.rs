@@ -7,10 +7,11 @@
 
 use crate::cache::Cache;
 use crate::error::{Error, Result};
+use crate::fence::files::{May, Reach};
 use crate::toolchain::compiler::{Compiler, Scratch};
 use crate::native::VERSION;
 use crate::native::translate::Stays;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -73,24 +74,26 @@ fn compile(scratch: &Scratch, ir: &str) -> Result<PathBuf> {
     let target = format!("--target={}-linux-gnu", std::env::consts::ARCH);
     let toolchain = compiler.path().parent().unwrap_or(Path::new("/"));
     // `/proc`: where the compiler finds its own file.
-    let fence = Fence::new(&[toolchain, Path::new("/proc"), Path::new("/sys/devices/system/cpu")], scratch.folder());
+    let reach = [(toolchain, May::Run), (Path::new("/proc"), May::Read), (Path::new("/sys/devices/system/cpu"), May::Read), (Path::new("/dev/null"), May::Write), (scratch.folder(), May::All)];
+    let fence = reach.into_iter().fold(Reach::default(), |reach, (path, may)| reach.below(path, may)).offline().descriptor().map_err(Error::io("restrict the compiler"))?;
     let mut objects = Vec::new();
     for source in [&program, &fixed] {
         let object = source.with_extension("o");
         let mut command = compiler.command("clang");
         // Sums are rounded twice, on every machine alike; the module's bytes say nothing of the target, which is meant.
         command.args([&target, "-march=native", "-O3", "-ffp-contract=off", "-fPIC", "-fno-stack-protector", "-Wno-override-module", "-c"]);
-        run(command.arg(source).arg("-o").arg(&object).env("TMPDIR", scratch.folder()), &fence)?;
+        run(command.arg(source).arg("-o").arg(&object).env("TMPDIR", scratch.folder()), fence.as_ref())?;
         objects.push(object);
     }
     let library = scratch.path("program.so");
     let mut command = compiler.command("ld.lld");
-    run(command.args(["-shared", "-Bsymbolic", "-z", "noexecstack", "-o"]).arg(&library).args(&objects).env("TMPDIR", scratch.folder()), &fence)?;
+    run(command.args(["-shared", "-Bsymbolic", "-z", "noexecstack", "-o"]).arg(&library).args(&objects).env("TMPDIR", scratch.folder()), fence.as_ref())?;
     Ok(library)
 }
 
-fn run(command: &mut Command, fence: &Fence) -> Result<()> {
-    let ruleset = fence.0.as_ref().map(AsRawFd::as_raw_fd);
+/// `fence`: a Landlock ruleset that the child takes on.
+fn run(command: &mut Command, fence: Option<&OwnedFd>) -> Result<()> {
+    let ruleset = fence.map(AsRawFd::as_raw_fd);
     // SAFETY: between fork and exec only system calls with plain numbers are made; nothing allocates or takes a lock.
     unsafe {
         command.pre_exec(move || {
@@ -118,59 +121,6 @@ fn run(command: &mut Command, fence: &Fence) -> Result<()> {
     }
     let text = String::from_utf8_lossy(&output.stderr);
     Err(Error::Resources(format!("LLVM did not compile the program ({}): {}", output.status, text.lines().take(5).collect::<Vec<_>>().join("; "))))
-}
-
-/// A Landlock ruleset that a child takes on; none where the kernel has no Landlock. Numbers and structures are those of the kernel's `landlock.h`.
-struct Fence(Option<OwnedFd>);
-
-#[repr(C)]
-struct RulesetAttr {
-    access_fs: u64,
-    access_net: u64,
-}
-
-#[repr(C, packed)]
-struct PathBeneath {
-    allowed: u64,
-    parent: i32,
-}
-
-/// Executing, reading files and reading folders.
-const READ: u64 = 1 | 1 << 2 | 1 << 3;
-/// Writing and reading a file.
-const FILE_READ_WRITE: u64 = 1 << 1 | 1 << 2;
-/// All thirteen rights on files of Landlock's first version.
-const ALL: u64 = (1 << 13) - 1;
-/// Binding and connecting of TCP, from its fourth version on.
-const NETWORK: u64 = 3;
-
-impl Fence {
-    /// Reading below `read`, everything below `write`; and `/dev/null`.
-    fn new(read: &[&Path], write: &Path) -> Fence {
-        // SAFETY: landlock_create_ruleset reads a structure of the size that it is given; with no structure it tells its version.
-        let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<RulesetAttr>(), 0usize, 1u32) };
-        if version < 1 {
-            return Fence(None);
-        }
-        let attr = RulesetAttr { access_fs: ALL, access_net: NETWORK };
-        let size = if version >= 4 { size_of::<RulesetAttr>() } else { 8 };
-        // SAFETY: as above.
-        let ruleset = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, &attr, size, 0u32) };
-        if ruleset < 0 {
-            return Fence(None);
-        }
-        // SAFETY: a file descriptor that the kernel has just given and nobody else knows.
-        let ruleset = unsafe { OwnedFd::from_raw_fd(ruleset as i32) };
-        let rules = read.iter().map(|path| (*path, READ)).chain([(write, ALL), (Path::new("/dev/null"), FILE_READ_WRITE)]);
-        for (path, allowed) in rules {
-            // What is not there need not be read.
-            let Ok(parent) = std::fs::File::open(path) else { continue };
-            let rule = PathBeneath { allowed, parent: parent.as_raw_fd() };
-            // SAFETY: rule type 1 reads this structure; both descriptors are open.
-            unsafe { libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), 1u32, &rule, 0u32) };
-        }
-        Fence(Some(ruleset))
-    }
 }
 
 #[cfg(test)]

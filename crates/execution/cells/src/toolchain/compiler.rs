@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use sha2::{Digest, Sha256};
 
 use super::Error;
+use crate::fence::files::{May, Reach};
 
 /// What lies in `guests/`: headers for programs, and what is linked into them.
 const GUESTS: &[(&str, &str)] = &[
@@ -209,6 +210,12 @@ impl Compiler {
     /// A folder for a library that is built here.
     pub(super) fn library(&self, key: &str) -> PathBuf {
         self.cache.join("libraries").join(key)
+    }
+
+    /// The same, with what the compiler is started from and what it keeps.
+    pub fn within(&self, reach: Reach) -> Reach {
+        let folder = self.zig.parent().unwrap_or(Path::new("/"));
+        reach.below(folder, May::Run).below(&self.cache, May::All)
     }
 
     /// The program file, for messages.

@@ -17,7 +17,7 @@
 //! Each compilation has `-O3` unless the arguments name a level. `long` has 32 bits. What cells lack in this version is said
 //! plainly: shared libraries, Fortran. C++ has exceptions unless it is told `-fno-exceptions`; what throws nothing
 //! and catches nothing is linked without them, and pays for none. No DWARF is kept (the code moves after linking), but
-//! all function names are, for backtraces.
+//! all function names are, for backtraces, and with `-g` the lines.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,7 @@ use super::compiler::{
     COMPILE, CXX_THREADS, Compiler, EXCEPTIONS, FILES, JUMPS, LINK_LIBRARIES, LINK_THREADS, LOCKED, STACK_BYTES, Scratch, TARGET, TARGET_THREADS, TARGET_THREADS_THROWING, TARGET_THROWING,
     TOOLCHAIN, write_atomically,
 };
+use super::lines::{Lines, Trails};
 use super::{CXX_TAG, Error, ROOM, TERMINATE, UNCAUGHT, UNWIND, WORKDIR, instrument, libraries, mismatch, processes, threads};
 
 /// The language that the driver assumes when linking, and for its default libraries.
@@ -148,6 +149,10 @@ struct Plan {
     /// By `-pthread` or `-fopenmp`.
     threads: bool,
     openmp: bool,
+    /// By `-g`, of whatever kind.
+    debug: bool,
+    /// By `-s` and the linker's options for it.
+    strip: bool,
     /// By `-fexceptions` or `-fno-exceptions`.
     exceptions: Option<bool>,
     lang: Lang,
@@ -163,8 +168,8 @@ const WITH_VALUE: &[&str] = &[
 const LINKER_IGNORED: &[&str] = &[
     "--as-needed", "--no-as-needed", "--start-group", "--end-group", "-(", "-)", "-Bstatic", "-Bdynamic", "-Bsymbolic", "-Bsymbolic-functions",
     "-dn", "-dy", "--enable-new-dtags", "--disable-new-dtags", "--no-undefined", "--warn-common", "--fatal-warnings", "--export-dynamic", "-E",
-    "--eh-frame-hdr", "--no-copy-dt-needed-entries", "--copy-dt-needed-entries", "-O1", "-O2", "--relax", "--strip-all", "-s", "-S",
-    "--strip-debug", "--stack-first", "--warn-unresolved-symbols", "-static", "--push-state", "--pop-state", "--sort-common",
+    "--eh-frame-hdr", "--no-copy-dt-needed-entries", "--copy-dt-needed-entries", "-O1", "-O2", "--relax",
+    "--stack-first", "--warn-unresolved-symbols", "-static", "--push-state", "--pop-state", "--sort-common",
 ];
 const LINKER_IGNORED_PREFIXES: &[&str] = &["-rpath", "--rpath", "--build-id", "--hash-style", "-soname", "--soname", "-Map", "--dynamic-linker", "--version-script", "--compress-debug-sections", "--icf"];
 
@@ -187,6 +192,8 @@ fn parse(lang: Lang, args: Vec<String>) -> Result<Plan, Error> {
         safe_points: true,
         threads: false,
         openmp: false,
+        debug: false,
+        strip: false,
         exceptions: None,
         lang,
     };
@@ -242,11 +249,13 @@ fn parse(lang: Lang, args: Vec<String>) -> Result<Plan, Error> {
             "-pthread" | "-pthreads" | "-mthreads" => plan.threads = true,
             "-fexceptions" | "-fcxx-exceptions" | "-fwasm-exceptions" => plan.exceptions = Some(true),
             "-fno-exceptions" => plan.exceptions = Some(false),
-            "-static" | "-static-libgcc" | "-static-libstdc++" | "-pie" | "-no-pie" | "-rdynamic" | "-s" | "-g0" | "-pipe" | "-fPIC" | "-fpic"
+            "-static" | "-static-libgcc" | "-static-libstdc++" | "-pie" | "-no-pie" | "-rdynamic" | "-pipe" | "-fPIC" | "-fpic"
             | "-fPIE" | "-fpie" | "-no-canonical-prefixes" | "-nopie" => {}
             "-fno-safe-points" => plan.safe_points = false,
             "-fsafe-points" => plan.safe_points = true,
             "-fno-openmp" => plan.openmp = false,
+            "-g0" | "-ggdb0" => plan.debug = false,
+            "-s" => plan.strip = true,
             "-m64" | "-mtune=native" | "-march=native" | "-mcpu=native" => plan.note(&arg, "cells run on any processor"),
             "-nostdlib" | "-nodefaultlibs" | "-nostartfiles" => {
                 return Err(Error::Usage(format!("{arg}: a cell needs its C library and start code; leave it out")));
@@ -363,6 +372,8 @@ impl Plan {
             self.note(&arg, "results must not depend on the machine");
         } else {
             self.has_level |= arg.starts_with("-O");
+            // Options that begin so and ask for nothing by themselves are among those, but for these.
+            self.debug |= arg.starts_with("-g") && !starts(&["-gz", "-gno-", "-gcolumn-info", "-gstrict-dwarf", "-grecord"]);
             // A level as clang writes it; gcc's -Og exists in clang, higher numbers mean 3.
             let high = arg.strip_prefix("-O").and_then(|n| n.parse::<u32>().ok()).is_some_and(|n| n > 3);
             self.compile.push(if high { "-O3".into() } else { arg });
@@ -401,6 +412,7 @@ impl Plan {
                 "-rpath" | "-rpath-link" | "-soname" | "-Map" | "-h" => {
                     words.next();
                 }
+                "--strip-all" | "-s" | "-S" | "--strip-debug" => self.strip = true,
                 "-shared" | "--shared" => return Err(Error::Usage("-Wl,-shared: shared libraries aren't supported in this version".into())),
                 w if w.is_empty() || LINKER_IGNORED.contains(&w) || LINKER_IGNORED_PREFIXES.iter().any(|p| w.starts_with(p)) => {}
                 w if w.starts_with("-l") || w.starts_with("-L") => {
@@ -466,6 +478,10 @@ impl Plan {
         }
         if !self.has_level {
             command.arg("-O3");
+        }
+        // zig has debug information unless it is told otherwise.
+        if !self.debug {
+            command.arg("-g0");
         }
         // Before the C library's headers what continues one of them; for threads that is all of ours.
         let guests = compiler.include()?;
@@ -593,11 +609,21 @@ impl Plan {
         for call in crate::mpi_host::missing(&linked).unwrap_or_default() {
             eprintln!("cloudskin: warning: the program calls {call}, which is not in this version: a rank that comes to it stops the job (docs/reference/mpi.md lists what is there)");
         }
+        let (sources, guests) = (compiler.sources(), compiler.include()?);
+        let mut lines = if self.strip { Ok(None) } else { Lines::read(&linked, &[&sources, &guests]) }.unwrap_or_else(|why| {
+            eprintln!("cloudskin: note: the debug information can't be read, so backtraces will have no lines: {why}");
+            None
+        });
         linked = processes::rewrite(&linked)?;
         if self.threads {
-            linked = threads::rewrite(&linked)?;
+            let mut trails = Trails::default();
+            linked = threads::rewrite(&linked, &mut trails)?;
+            lines.iter_mut().for_each(|lines| lines.moved(&trails));
         }
-        let wasm = if self.safe_points { instrument::instrument(&linked, TOOLCHAIN)? } else { linked };
+        let mut wasm = if self.safe_points { instrument::with_lines(&linked, TOOLCHAIN, lines.as_mut())? } else { linked };
+        if !lines.is_none_or(|lines| lines.append(&mut wasm)) {
+            eprintln!("cloudskin: note: the program has more lines than are kept, so backtraces will have none; compile less of it with -g");
+        }
         let launch = if output.extension().is_some_and(|e| e == "wasm") { None } else { launcher() };
         write_atomically(&output, &[launch.unwrap_or_default().as_bytes(), &wasm].concat())?;
         use std::os::unix::fs::PermissionsExt;
@@ -936,6 +962,13 @@ mod tests {
             assert_eq!(parse(Lang::C, vec![format!("-ffp-contract={value}"), "a.c".into()]).unwrap().notes.len(), notes, "{value}");
         }
         assert!(parse(Lang::C, words("a.c")).unwrap().safe_points && !parse(Lang::C, words("-fno-safe-points a.c")).unwrap().safe_points);
+    }
+
+    #[test]
+    fn the_last_word_on_debug_information_counts() {
+        for (line, debug) in [("a.c", false), ("-g a.c", true), ("-ggdb3 -O2 a.c", true), ("-g1 a.c -g0", false), ("-g0 a.c -gdwarf-5", true), ("-gz a.c", false)] {
+            assert_eq!(parse(Lang::C, words(line)).unwrap().debug, debug, "{line}");
+        }
     }
 
     #[test]

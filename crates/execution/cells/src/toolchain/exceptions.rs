@@ -30,13 +30,14 @@ use wasm_encoder::{BlockType as Shape, Catch, CodeSection, Encode, InstructionSi
 use wasmparser::{BlockType, CompositeInnerType, FunctionBody, Operator, Parser, Payload, RefType, TryTable, TypeRef, ValType};
 
 use super::Error;
+use super::lines::{Trail, Trails};
 use super::outline::Outline;
 
 /// Tags that are told apart. A program has one for C++ and one for `longjmp`.
 const TAGS_MAX: usize = 8;
 
 /// A module that has been validated, without references to exceptions.
-pub(super) fn lower(wasm: &[u8]) -> Result<Vec<u8>, Error> {
+pub(super) fn lower(wasm: &[u8], trails: &mut Trails) -> Result<Vec<u8>, Error> {
     let outline = Outline::read(wasm)?;
     if !outline.exceptions {
         return Ok(wasm.to_vec());
@@ -68,7 +69,9 @@ pub(super) fn lower(wasm: &[u8]) -> Result<Vec<u8>, Error> {
             Payload::CodeSectionEntry(body) => {
                 let index = outline.function_types.len() as u32 - left;
                 let parameters = outline.type_of(index).map_or(0, |ty| ty.params().len());
-                code.raw(&function(wasm, &body, parameters as u32, outline.tags.len() as u32)?);
+                let (bytes, trail) = function(wasm, &body, parameters as u32, outline.tags.len() as u32)?;
+                code.raw(&bytes);
+                trails.put(index, body.range().start, trail);
                 left -= 1;
                 if left == 0 {
                     module.section(&code);
@@ -136,6 +139,7 @@ struct Open {
 struct Lower<'a> {
     wasm: &'a [u8],
     out: Vec<u8>,
+    trail: Trail,
     tags: u32,
     /// Locals of the pass: an address, and a reference that has become a number.
     address: u32,
@@ -145,7 +149,7 @@ struct Lower<'a> {
     labels: u32,
 }
 
-fn function(wasm: &[u8], body: &FunctionBody<'_>, parameters: u32, tags: u32) -> Result<Vec<u8>, Error> {
+fn function(wasm: &[u8], body: &FunctionBody<'_>, parameters: u32, tags: u32) -> Result<(Vec<u8>, Trail), Error> {
     let (mut groups, mut locals) = (Vec::new(), parameters);
     for group in body.get_locals_reader()? {
         let (count, ty) = group?;
@@ -160,14 +164,14 @@ fn function(wasm: &[u8], body: &FunctionBody<'_>, parameters: u32, tags: u32) ->
         1u32.encode(&mut out);
         ty.encode(&mut out);
     }
-    let mut lower = Lower { wasm, out, tags, address: locals, thrown: locals + 1, open: vec![Open { level: 0, detours: Vec::new() }], labels: 1 };
+    let mut lower = Lower { wasm, out, trail: Trail::default(), tags, address: locals, thrown: locals + 1, open: vec![Open { level: 0, detours: Vec::new() }], labels: 1 };
     let mut operators = body.get_operators_reader()?;
     while !operators.eof() {
         let start = operators.original_position();
         let operator = operators.read()?;
         lower.operator(&operator, start..operators.original_position())?;
     }
-    Ok(lower.out)
+    Ok((lower.out, lower.trail))
 }
 
 impl Lower<'_> {
@@ -187,6 +191,7 @@ impl Lower<'_> {
 
     fn operator(&mut self, operator: &Operator<'_>, range: std::ops::Range<usize>) -> Result<(), Error> {
         use Operator as O;
+        self.trail.copied(self.out.len(), range.clone());
         match operator {
             O::Block { blockty } | O::Loop { blockty } | O::If { blockty } => {
                 let ty = shape(*blockty)?;

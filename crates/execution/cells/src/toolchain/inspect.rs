@@ -17,6 +17,10 @@ const PAGE_BYTES: u64 = 64 << 10;
 /// The custom section holds a few numbers; more than this isn't ours.
 const MARK_BYTES_MAX: usize = 64 << 10;
 
+/// The texts of all code that decides what [`inspect`] says: an answer that was kept is one of just this code.
+pub(crate) const SOURCES: [&str; 6] =
+    [include_str!("inspect.rs"), include_str!("outline.rs"), include_str!("verify.rs"), include_str!("bounded.rs"), include_str!("flags.rs"), include_str!("mod.rs")];
+
 /// Why a module is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {

@@ -13,7 +13,8 @@
 //!
 //! Of a program with threads each has an instance, so the globals are each thread's own, and the third of them says where its unwind area ends.
 //!
-//! Nothing is renumbered: names, function pointers and types stay as the linker made them. Debug sections (DWARF) hold code offsets that would be wrong and are dropped.
+//! Nothing is renumbered: names, function pointers and types stay as the linker made them. Debug sections (DWARF) hold code offsets that would be wrong and are dropped; the lines have been
+//! read from them before, and go along (`lines`).
 //!
 //! Loops in short functions of the C library (`outline::QUIET`) look only whether they are to die, so that their callers stay as they are. Recursion through
 //! function pointers alone has no poll; such a cycle nearly always contains a loop or a host call.
@@ -31,6 +32,7 @@ use wasm_encoder::{CodeSection, CustomSection, Encode, ExportKind, ExportSection
 use wasmparser::{BlockType, ExternalKind, FuncType, Parser, Payload, ValType, ValidPayload};
 
 use super::blocking::can_block;
+use super::lines::{Lines, Trail, Trails};
 use super::outline::{Function, Outline, UNLOOKED_MAX};
 use super::{END, Error, FLAGS, FORMAT, GLOBAL_PREFIX, Mark, SECTION, STATE, TABLE, TOP, UNWIND, UNWIND_BYTES, UNWIND_BYTES_THREADS, exceptions, flags, strip, verify};
 
@@ -40,8 +42,20 @@ pub const UNWINDING: i32 = 1;
 /// Instruments `wasm`, as linked with `guests/runtime.c`. The result carries the custom section [`SECTION`]. A module that can't be moved is
 /// [`Error::NotMovable`] with all reasons. `toolchain`: for the mark, e.g. `ziglang 0.17.1`.
 pub fn instrument(wasm: &[u8], toolchain: &str) -> Result<Vec<u8>, Error> {
+    with_lines(wasm, toolchain, None)
+}
+
+/// The same for a module with lines, which are afterwards those of the result.
+pub(super) fn with_lines(wasm: &[u8], toolchain: &str, mut lines: Option<&mut Lines>) -> Result<Vec<u8>, Error> {
     wasmparser::Validator::new_with_features(super::features()).validate_all(wasm)?;
-    let (mut out, mark) = insert(&strip::strip(&exceptions::lower(wasm)?)?, toolchain)?;
+    let mut moved = |trails: Trails| lines.iter_mut().for_each(|lines| lines.moved(&trails));
+    let mut trails = Trails::default();
+    let lowered = exceptions::lower(wasm, &mut trails)?;
+    moved(std::mem::take(&mut trails));
+    let cut = strip::strip(&lowered, &mut trails)?;
+    moved(std::mem::take(&mut trails));
+    let (mut out, mark) = insert(&cut, toolchain, &mut trails)?;
+    moved(trails);
     append_mark(&mut out, &mark);
     wasmparser::Validator::new_with_features(super::features())
         .validate_all(&out)
@@ -82,7 +96,7 @@ impl Module {
 }
 
 /// [`instrument`] without the mark in the module.
-fn insert(wasm: &[u8], toolchain: &str) -> Result<(Vec<u8>, Mark), Error> {
+fn insert(wasm: &[u8], toolchain: &str, trails: &mut Trails) -> Result<(Vec<u8>, Mark), Error> {
     let mut outline = Outline::read(wasm)?;
     if outline.memories.len() != 1 {
         outline.reasons.push(format!("it has {} memories instead of one", outline.memories.len()));
@@ -98,7 +112,7 @@ fn insert(wasm: &[u8], toolchain: &str) -> Result<(Vec<u8>, Mark), Error> {
     let mut calls = Calls::new(&outline);
     let (module, out) = loop {
         let mut module = shared(&outline, unwind);
-        let (bodies, hints) = rewrite_all(wasm, &outline, &calls, &mut module)?;
+        let (bodies, hints) = rewrite_all(wasm, &outline, &calls, &mut module, trails)?;
         let out = assemble(wasm, &outline, &module, unwind, &bodies, &hints)?;
         // What was added may have made more of a function than it may do without a look.
         let after = Outline::read(&out)?;
@@ -145,7 +159,7 @@ fn shared(outline: &Outline, unwind: u32) -> Module {
 type Hints = Vec<(u32, Vec<(u32, bool)>)>;
 
 /// All function bodies in order, and the hints of those that have some.
-fn rewrite_all(wasm: &[u8], outline: &Outline, calls: &Calls<'_>, module: &mut Module) -> Result<(Vec<Vec<u8>>, Hints), Error> {
+fn rewrite_all(wasm: &[u8], outline: &Outline, calls: &Calls<'_>, module: &mut Module, trails: &mut Trails) -> Result<(Vec<Vec<u8>>, Hints), Error> {
     let (mut bodies, mut hints) = (Vec::with_capacity(outline.functions.len()), Vec::new());
     let mut validator = wasmparser::Validator::new_with_features(super::features());
     for payload in Parser::new(0).parse_all(wasm) {
@@ -160,6 +174,7 @@ fn rewrite_all(wasm: &[u8], outline: &Outline, calls: &Calls<'_>, module: &mut M
             with_looks(wasm, function, calls.looks(index), module)
         };
         bodies.push(written.bytes);
+        trails.put(index, function.body.start, written.trail);
         if !written.hints.is_empty() {
             hints.push((index, written.hints));
         }
@@ -173,15 +188,17 @@ fn with_looks(wasm: &[u8], function: &Function, at_entry: bool, module: &mut Mod
     let mut places: Vec<usize> = loops.chain(function.bulk.iter().copied()).chain(at_entry.then_some(function.first_operator)).collect();
     places.sort_unstable();
     places.dedup();
-    let mut written = emit::Written { bytes: Vec::with_capacity(function.body.len() + 16 * places.len()), hints: Vec::new() };
+    let mut written = emit::Written { bytes: Vec::with_capacity(function.body.len() + 16 * places.len()), hints: Vec::new(), trail: Trail::default() };
     let mut copied = function.body.start;
     for place in places {
+        written.trail.copied(written.bytes.len(), copied..place);
         written.bytes.extend_from_slice(&wasm[copied..place]);
         copied = place;
         module.die_checks += 1;
         let branch = flags::die(&mut written.bytes);
         written.hints.push((branch as u32, false));
     }
+    written.trail.copied(written.bytes.len(), copied..function.body.end);
     written.bytes.extend_from_slice(&wasm[copied..function.body.end]);
     written
 }
@@ -529,7 +546,7 @@ mod tests {
 
     /// (polls, die checks) that `functions` get; the result is a valid module.
     fn check(functions: &str, expected: (u32, u32)) {
-        let (out, mark) = insert(&module(functions), "").unwrap();
+        let (out, mark) = insert(&module(functions), "", &mut Trails::default()).unwrap();
         wasmparser::Validator::new_with_features(super::super::features()).validate_all(&out).unwrap();
         assert_eq!((mark.polls, mark.die_checks), expected, "{functions}");
     }
@@ -574,7 +591,7 @@ mod tests {
         if !expected && calls.looks(2) {
             return;
         }
-        let (out, _) = insert(&wasm, "").unwrap();
+        let (out, _) = insert(&wasm, "", &mut Trails::default()).unwrap();
         let (before, after) = (&outline.functions[1].body, &Outline::read(&out).unwrap().functions[1].body);
         assert_eq!(wasm[before.clone()] != out[after.clone()], expected, "{functions}");
     }
@@ -605,7 +622,7 @@ mod tests {
 
     #[test]
     fn state_is_exported() {
-        let (out, mark) = insert(&module(""), "").unwrap();
+        let (out, mark) = insert(&module(""), "", &mut Trails::default()).unwrap();
         let outline = Outline::read(&out).unwrap();
         let names: Vec<&str> = outline.exports.iter().map(|(name, ..)| name.as_str()).collect();
         assert_eq!(
@@ -619,7 +636,7 @@ mod tests {
     }
 
     fn refused(text: &str) -> String {
-        insert(&wat::parse_str(text).unwrap(), "").unwrap_err().to_string()
+        insert(&wat::parse_str(text).unwrap(), "", &mut Trails::default()).unwrap_err().to_string()
     }
 
     #[test]
@@ -631,7 +648,7 @@ mod tests {
         );
         assert!(refused("(module (memory 1))").contains("__cloudskin_unwind"));
         assert!(refused("(module (memory 1 1 shared))").contains("shared between threads"));
-        let fails = |functions: &str| insert(&module(functions), "").unwrap_err().to_string();
+        let fails = |functions: &str| insert(&module(functions), "", &mut Trails::default()).unwrap_err().to_string();
         assert!(fails(r#"(func (export "asyncify_start_unwind") (param i32))"#).contains("already instrumented"));
         assert!(fails("(func $f (return_call $g)) (func $g (loop))").contains("tail call"));
         assert!(fails("(func (ref.null func) (loop) (drop))").contains("a reference is in use"));

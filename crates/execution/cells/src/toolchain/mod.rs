@@ -11,6 +11,8 @@
 //!          custom section "cloudskin"-->                                     prog (a WebAssembly file): instrument, blocking, flags
 //! ```
 //!
+//! What was compiled with `-g` keeps its lines through all of it (`lines`), for backtraces.
+//!
 //! [`inspect`] reads such a file back when it is submitted: is it well-formed, does it ask only for what the agent has, can
 //! it be moved. It believes nothing: that the program can be ended wherever it is, `verify` proves from the code.
 //!
@@ -30,6 +32,7 @@ pub(crate) mod flags;
 pub mod inspect;
 pub mod instrument;
 mod libraries;
+pub(crate) mod lines;
 mod mismatch;
 mod outline;
 mod processes;

@@ -38,6 +38,7 @@ use wasmparser::{BlockType, FunctionBody, Operator, Parser, Payload};
 
 use super::Error;
 use super::bounded::{STEP_MAX, TURNS_MAX, Token};
+use super::lines::{Trail, Trails};
 use super::outline::Outline;
 
 /// Instructions of a piece: some ten microseconds.
@@ -91,7 +92,7 @@ impl Chosen {
 }
 
 /// A module that has been validated, with the loops cut that can be.
-pub(super) fn strip(wasm: &[u8]) -> Result<Vec<u8>, Error> {
+pub(super) fn strip(wasm: &[u8], trails: &mut Trails) -> Result<Vec<u8>, Error> {
     let outline = Outline::read(wasm)?;
     let (mut module, mut code, mut left) = (wasm_encoder::Module::new(), CodeSection::new(), 0);
     for payload in Parser::new(0).parse_all(wasm) {
@@ -105,7 +106,13 @@ pub(super) fn strip(wasm: &[u8]) -> Result<Vec<u8>, Error> {
             Payload::CodeSectionEntry(body) => {
                 let index = outline.function_types.len() as u32 - left;
                 let parameters = outline.type_of(index).map_or(0, |ty| ty.params().len());
-                code.raw(&function(wasm, &body, parameters as u32)?);
+                match function(wasm, &body, parameters as u32)? {
+                    Some((bytes, trail)) => {
+                        code.raw(&bytes);
+                        trails.put(index, body.range().start, trail);
+                    }
+                    None => _ = code.raw(&wasm[body.range()]),
+                }
                 left -= 1;
                 if left == 0 {
                     module.section(&code);
@@ -121,7 +128,8 @@ pub(super) fn strip(wasm: &[u8]) -> Result<Vec<u8>, Error> {
     Ok(module.finish())
 }
 
-fn function(wasm: &[u8], body: &FunctionBody<'_>, parameters: u32) -> Result<Vec<u8>, Error> {
+/// `None`: there is nothing to cut.
+fn function(wasm: &[u8], body: &FunctionBody<'_>, parameters: u32) -> Result<Option<(Vec<u8>, Trail)>, Error> {
     let mut ops = Vec::new();
     let mut operators = body.get_operators_reader()?;
     while !operators.eof() {
@@ -131,7 +139,7 @@ fn function(wasm: &[u8], body: &FunctionBody<'_>, parameters: u32) -> Result<Vec
     }
     let chosen = find(&ops);
     if chosen.is_empty() {
-        return Ok(wasm[body.range()].to_vec());
+        return Ok(None);
     }
     let (mut groups, mut locals) = (Vec::new(), parameters);
     for group in body.get_locals_reader()? {
@@ -145,7 +153,7 @@ fn function(wasm: &[u8], body: &FunctionBody<'_>, parameters: u32) -> Result<Vec
     out.extend_from_slice(&groups);
     2u32.encode(&mut out);
     Value::I32.encode(&mut out);
-    Cut { wasm, out, x: locals, end: locals + 1 }.function(&ops, &chosen)
+    Cut { wasm, out, trail: Trail::default(), x: locals, end: locals + 1 }.function(&ops, &chosen).map(Some)
 }
 
 /// How often a loop is written down that does not count.
@@ -291,6 +299,7 @@ fn known_before(ops: &[Op<'_>], head: usize, local: u32) -> Option<i32> {
 struct Cut<'a> {
     wasm: &'a [u8],
     out: Vec<u8>,
+    trail: Trail,
     /// Locals of the pass: any number, and where a piece ends.
     x: u32,
     end: u32,
@@ -301,7 +310,7 @@ impl Cut<'_> {
         InstructionSink::new(&mut self.out)
     }
 
-    fn function(mut self, ops: &[Op<'_>], chosen: &[Chosen]) -> Result<Vec<u8>, Error> {
+    fn function(mut self, ops: &[Op<'_>], chosen: &[Chosen]) -> Result<(Vec<u8>, Trail), Error> {
         let mut at = 0;
         for loop_ in chosen {
             self.copy(&ops[at..loop_.head()]);
@@ -328,18 +337,21 @@ impl Cut<'_> {
             };
         }
         self.copy(&ops[at..]);
-        Ok(self.out)
+        Ok((self.out, self.trail))
     }
 
     fn copy(&mut self, ops: &[Op<'_>]) {
         if let (Some(first), Some(last)) = (ops.first(), ops.last()) {
-            self.out.extend_from_slice(&self.wasm[first.range.start..last.range.end]);
+            let range = first.range.start..last.range.end;
+            self.trail.copied(self.out.len(), range.clone());
+            self.out.extend_from_slice(&self.wasm[range]);
         }
     }
 
     /// Copies an instruction of a loop with `depth` blocks open in it. So many more labels than before lie between the loop and what is around it.
     fn op(&mut self, op: &Op<'_>, depth: &mut u32, more: u32) -> Result<(), Error> {
         let moved = |label: u32| if label > *depth { label + more } else { label };
+        self.trail.copied(self.out.len(), op.range.clone());
         match &op.op {
             Operator::Br { relative_depth } => drop(InstructionSink::new(&mut self.out).br(moved(*relative_depth))),
             Operator::BrIf { relative_depth } => drop(InstructionSink::new(&mut self.out).br_if(moved(*relative_depth))),
@@ -441,7 +453,7 @@ mod tests {
     fn cut(body: &str) -> Vec<Option<u32>> {
         let text = format!("(module (memory 1) (func $g) (func (export \"f\") (param $n i32) (param $a i32) (result i32) (local $i i32) (local $s i32) {body} local.get $s))");
         let wasm = wat::parse_str(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
-        let out = strip(&wasm).unwrap();
+        let out = strip(&wasm, &mut Trails::default()).unwrap();
         wasmparser::Validator::new_with_features(super::super::features()).validate_all(&out).unwrap_or_else(|e| panic!("{e}\n{text}"));
         same(&wasm, &out, &text);
         Outline::read(&out).unwrap().functions[1].loops.iter().map(|l| l.turns).collect()
@@ -508,7 +520,7 @@ mod tests {
         let check = |body: &str| {
             let text = format!("(module (memory 1) (func $g) (func (export \"f\") (param $n i32) (param $a i32) (result i32) (local $i i32) (local $s i32) {body} local.get $s))");
             let wasm = wat::parse_str(&text).unwrap();
-            let (before, after) = (wasm.len(), strip(&wasm).unwrap().len());
+            let (before, after) = (wasm.len(), strip(&wasm, &mut Trails::default()).unwrap().len());
             assert!(after > before + body.len() / 4, "{before} bytes have become {after}: {body}");
             assert_eq!(cut(body), [None], "{body}");
         };
@@ -529,7 +541,7 @@ mod tests {
         let check = |body: &str| {
             let text = format!("(module (memory 1) (func $g) (func (export \"f\") (param $n i32) (param $a i32) (result i32) (local $i i32) (local $s i32) {body} local.get $s))");
             let wasm = wat::parse_str(&text).unwrap();
-            assert!(strip(&wasm).unwrap() == wasm, "{body}");
+            assert!(strip(&wasm, &mut Trails::default()).unwrap() == wasm, "{body}");
         };
         check(&format!("loop {SUM} call $g local.get $i i32.const -1 i32.add local.tee $i br_if 0 end"));
         check(&format!("loop {SUM} i32.const 0 i32.const 0 local.get $a memory.fill local.get $i i32.const -1 i32.add local.tee $i br_if 0 end"));

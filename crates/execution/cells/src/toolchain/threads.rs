@@ -8,8 +8,10 @@
 use super::Error;
 use super::compiler::LOCKED;
 use super::instrument::is_dropped;
+use super::lines::{Trail, Trails};
 use crate::threads::MODULE;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use wasm_encoder::{CodeSection, ConstExpr, CustomSection, ElementSection, Elements, ExportKind, ExportSection, InstructionSink, RawSection};
 use wasmparser::{ElementItems, ElementKind, ElementSectionReader, ExportSectionReader, ExternalKind, FunctionBody, Operator, Parser, Payload, TypeRef};
 
@@ -76,7 +78,7 @@ impl Locks {
 }
 
 /// Rewrites `wasm`, as linked with `guests/threads.c`.
-pub(super) fn rewrite(wasm: &[u8]) -> Result<Vec<u8>, Error> {
+pub(super) fn rewrite(wasm: &[u8], trails: &mut Trails) -> Result<Vec<u8>, Error> {
     let mut out = wasm_encoder::Module::new();
     let (mut calls, mut locks, mut code) = (Calls::default(), Locks::default(), CodeSection::new());
     let begin = begin(wasm)?;
@@ -130,7 +132,9 @@ pub(super) fn rewrite(wasm: &[u8]) -> Result<Vec<u8>, Error> {
                 let number = imported + count_of_own - functions;
                 let none = HashMap::new();
                 let first = begin.and_then(|(start, fills)| (number == start).then_some(fills));
-                code.raw(&function(wasm, &body, &calls, if locks.with.contains(&number) { &none } else { &locks.of }, first)?);
+                let (bytes, trail) = function(wasm, &body, &calls, if locks.with.contains(&number) { &none } else { &locks.of }, first)?;
+                code.raw(&bytes);
+                trails.put(number, body.range().start, trail);
                 functions -= 1;
                 if functions == 0 {
                     out.section(&code);
@@ -175,12 +179,16 @@ fn begin(wasm: &[u8]) -> Result<Option<(u32, u32)>, Error> {
 }
 
 /// `locks`: what is called instead; `first`: what is called before anything else.
-fn function(wasm: &[u8], body: &FunctionBody<'_>, calls: &Calls, locks: &HashMap<u32, u32>, first: Option<u32>) -> Result<Vec<u8>, Error> {
+fn function(wasm: &[u8], body: &FunctionBody<'_>, calls: &Calls, locks: &HashMap<u32, u32>, first: Option<u32>) -> Result<(Vec<u8>, Trail), Error> {
     let missing = || Error::Malformed("it is not linked with the threads' runtime".into());
-    let (mut out, mut copied) = (Vec::with_capacity(body.range().len()), body.range().start);
+    let (mut out, mut trail, mut copied) = (Vec::with_capacity(body.range().len()), Trail::default(), body.range().start);
     let mut operators = body.get_operators_reader()?;
+    let copy = |out: &mut Vec<u8>, trail: &mut Trail, range: Range<usize>| {
+        trail.copied(out.len(), range.clone());
+        out.extend_from_slice(&wasm[range]);
+    };
     if let Some(first) = first {
-        out.extend_from_slice(&wasm[copied..operators.original_position()]);
+        copy(&mut out, &mut trail, copied..operators.original_position());
         copied = operators.original_position();
         InstructionSink::new(&mut out).call(first);
     }
@@ -194,16 +202,17 @@ fn function(wasm: &[u8], body: &FunctionBody<'_>, calls: &Calls, locks: &HashMap
             Operator::Call { function_index } if locks.contains_key(&function_index) => (locks.get(&function_index).copied(), None),
             _ => continue,
         };
-        out.extend_from_slice(&wasm[copied..at]);
+        copy(&mut out, &mut trail, copied..at);
         copied = operators.original_position();
+        trail.copied(out.len(), at..copied);
         let mut sink = InstructionSink::new(&mut out);
         if let Some(offset) = offset {
             sink.i32_const(offset as u32 as i32);
         }
         sink.call(callee.ok_or_else(missing)?);
     }
-    out.extend_from_slice(&wasm[copied..body.range().end]);
-    Ok(out)
+    copy(&mut out, &mut trail, copied..body.range().end);
+    Ok((out, trail))
 }
 
 #[cfg(test)]
@@ -227,7 +236,7 @@ mod tests {
         )
         .unwrap();
         assert!(Outline::read(&wasm).unwrap().acts_alone);
-        let made = rewrite(&wasm).unwrap();
+        let made = rewrite(&wasm, &mut Trails::default()).unwrap();
         wasmparser::Validator::new_with_features(crate::toolchain::features()).validate_all(&made).unwrap();
         let outline = Outline::read(&made).unwrap();
         assert!(!outline.acts_alone);
@@ -241,7 +250,7 @@ mod tests {
             r#"(module (import "cloudskin_thread" "grow" (func (param i32) (result i32))) (func $fills) (func (export "_start") (local i32 i64) (call $main)) (func $main) (start $fills))"#,
         )
         .unwrap();
-        let made = rewrite(&wasm).unwrap();
+        let made = rewrite(&wasm, &mut Trails::default()).unwrap();
         wasmparser::Validator::new_with_features(crate::toolchain::features()).validate_all(&made).unwrap();
         let outline = Outline::read(&made).unwrap();
         assert_eq!((outline.has_start, outline.functions[1].calls.iter().map(|c| c.0).collect::<Vec<_>>()), (false, vec![1, 3]));
@@ -258,7 +267,7 @@ mod tests {
                 (func $user (export "_start") (call $free (call $malloc (i32.const 5)))))"#,
         )
         .unwrap();
-        let made = rewrite(&wasm).unwrap();
+        let made = rewrite(&wasm, &mut Trails::default()).unwrap();
         wasmparser::Validator::new_with_features(crate::toolchain::features()).validate_all(&made).unwrap();
         let outline = Outline::read(&made).unwrap();
         let called: Vec<Vec<u32>> = outline.functions.iter().map(|f| f.calls.iter().map(|c| c.0).collect()).collect();

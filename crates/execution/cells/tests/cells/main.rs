@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 mod exceptions;
 mod increments;
+mod lines;
 mod moving;
 mod mpich;
 mod network;

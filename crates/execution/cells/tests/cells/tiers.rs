@@ -161,6 +161,7 @@ fn code_that_was_made_elsewhere_is_taken_from_the_cache() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
     let open = || Engine::new(&engine::Options { cache: Some(cache.clone().into()), cells_max: 2, ..Default::default() }).unwrap();
+    let kept = || std::fs::read_dir(&cache).unwrap().filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|e| e == "cwasm")).count();
     let here = Machine::HERE.expect("agents run on these");
     for machine in Machine::ALL {
         let (name, file) = the_engine().compile_for(&wasm, machine).unwrap();
@@ -174,7 +175,7 @@ fn code_that_was_made_elsewhere_is_taken_from_the_cache() {
             let program = engine.load(&wasm).unwrap();
             let run = run_on([&engine], &wasm, 1, &["3"], None, 0, 0);
             assert_eq!(program.tier(), Tier::Quick);
-            (std::fs::read_dir(&cache).unwrap().count(), run.texts)
+            (kept(), run.texts)
         };
         let mut damaged = file.clone();
         *damaged.last_mut().unwrap() ^= 1;
@@ -193,9 +194,46 @@ fn code_that_was_made_elsewhere_is_taken_from_the_cache() {
         std::fs::write(cache.join(&name), &file).unwrap();
         let run = run_on([&engine], &wasm, 1, &["3"], None, 0, 0);
         exited(&run);
-        assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 2, "code of {other} was taken");
+        assert_eq!(kept(), 2, "code of {other} was taken");
         assert_eq!(std::fs::read(cache.join(&name)).unwrap(), file);
     }
+}
+
+/// What was found out about a module is kept for the next agent in this folder: of these bytes and no others, and only as long as it is whole.
+#[test]
+fn a_module_is_inspected_once() {
+    let wasm = compile(&programs().join("prints.c"));
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let load = |wasm: &[u8]| {
+        let engine = Engine::new(&engine::Options { cache: Some(cache.clone().into()), cells_max: 2, ..Default::default() }).unwrap();
+        engine.load(wasm).map(|program| (program.movable(), program.tier()))
+    };
+    let verdict = || {
+        let mut files: Vec<_> = std::fs::read_dir(&cache).unwrap().map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "verdict")).collect();
+        files.pop()
+    };
+    assert_eq!(load(&wasm).unwrap(), (true, Tier::Quick));
+    let file = verdict().expect("it is kept");
+    let first = std::fs::read(&file).unwrap();
+    assert_eq!(load(&wasm).unwrap(), (true, Tier::Quick));
+    // What lies there is believed, and what is damaged is not. The checksum is that of the cache's files.
+    let made = b"\0\x01\x07because\0\0";
+    std::fs::write(&file, [&xxhash_rust::xxh3::xxh3_128(made).to_le_bytes()[..], made].concat()).unwrap();
+    assert_eq!(load(&wasm).unwrap(), (false, Tier::Quick), "it is not asked again");
+    let mut damaged = first.clone();
+    damaged[20] ^= 1;
+    std::fs::write(&file, &damaged).unwrap();
+    assert_eq!(load(&wasm).unwrap(), (true, Tier::Quick));
+    assert_eq!(std::fs::read(&file).unwrap(), first, "and is kept anew");
+    // Nothing is kept of what is refused, and another module has another answer.
+    std::fs::remove_file(&file).unwrap();
+    let mut other = wasm.clone();
+    *other.last_mut().unwrap() ^= 1;
+    for refused in [&wasm[..wasm.len() - 1], b"no module", &other] {
+        assert!(load(refused).is_err());
+    }
+    assert!(verdict().is_none());
 }
 
 /// Each function lies where this process has code that it may run.

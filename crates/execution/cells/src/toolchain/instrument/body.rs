@@ -107,7 +107,8 @@ pub(super) enum Step {
     BrIf(Label),
     BrTable(Vec<Label>, Label),
     Return,
-    Trap,
+    /// What stood there, which is where it comes from.
+    Trap(Range<usize>),
     /// A rewind to this call begins here.
     Arrive(Point),
     Call(Point, Range<usize>),
@@ -511,7 +512,7 @@ impl Lower {
             What::Set(local) => self.step(Step::Set(local)),
             What::Tee(local) => self.step(Step::Tee(local)),
             What::Return => self.step(Step::Return),
-            What::Trap => self.step(Step::Trap),
+            What::Trap => self.step(Step::Trap(op.range)),
             What::Open(label) => self.open(label, scratch)?,
             What::Else(label) => self.otherwise(label),
             What::End(label) => self.end(label)?,

@@ -31,6 +31,8 @@
 //! Each test is hinted, so that the engine lays the unlikely side out behind the function. The hints of `br_if` in cold code say "taken" to make what
 //! follows cold as well.
 
+use std::ops::Range;
+
 use wasm_encoder::{BlockType, Catch, Encode, InstructionSink, MemArg};
 use wasmparser::ValType;
 
@@ -38,6 +40,7 @@ use super::body::{self, Body, Construct, Entry, Kind, Label, Point, PointKind, S
 use super::live;
 use super::{AreaEnd, Module, UNWINDING, value_type};
 use crate::toolchain::flags;
+use crate::toolchain::lines::Trail;
 
 /// Where a rewind comes along, and what it does there.
 enum Gate {
@@ -61,6 +64,7 @@ pub(super) struct Written {
     pub bytes: Vec<u8>,
     /// Offset in `bytes` of a branch, and whether it is taken as a rule.
     pub hints: Vec<(u32, bool)>,
+    pub trail: Trail,
 }
 
 struct Emit<'m> {
@@ -70,6 +74,7 @@ struct Emit<'m> {
     results: &'m [ValType],
     out: Vec<u8>,
     hints: Vec<(u32, bool)>,
+    trail: Trail,
     live: Vec<live::Set>,
     /// Number of the function's first safe point in the module.
     first: u32,
@@ -131,6 +136,7 @@ pub(super) fn write(wasm: &[u8], module: &mut Module, body: &Body, results: &[Va
         results,
         out: Vec::new(),
         hints: Vec::new(),
+        trail: Trail::default(),
         live,
         first,
         places,
@@ -148,7 +154,7 @@ pub(super) fn write(wasm: &[u8], module: &mut Module, body: &Body, results: &[Va
     for (i, step) in body.steps.iter().enumerate() {
         emit.step(i, step);
     }
-    Written { bytes: emit.out, hints: emit.hints }
+    Written { bytes: emit.out, hints: emit.hints, trail: emit.trail }
 }
 
 fn bytes_of(ty: ValType) -> u32 {
@@ -451,15 +457,20 @@ impl<'m> Emit<'m> {
         }
     }
 
+    fn copy(&mut self, range: &Range<usize>) {
+        self.trail.copied(self.out.len(), range.clone());
+        self.out.extend_from_slice(&self.wasm[range.clone()]);
+    }
+
     fn step(&mut self, index: usize, step: &Step) {
         match step {
-            Step::Copy(range) => self.out.extend_from_slice(&self.wasm[range.clone()]),
+            Step::Copy(range) => self.copy(range),
             Step::Get(local) => drop(self.sink().local_get(*local)),
             Step::Set(local) => drop(self.sink().local_set(*local)),
             Step::Tee(local) => drop(self.sink().local_tee(*local)),
             Step::Look => self.look(),
             Step::Return => drop(self.sink().return_()),
-            Step::Trap => drop(self.sink().unreachable()),
+            Step::Trap(range) => self.copy(range),
             Step::Br(label) => {
                 self.turn(*label);
                 let depth = self.depth(self.levels[*label]);
@@ -498,7 +509,7 @@ impl<'m> Emit<'m> {
                 self.open -= 1;
             }
             Step::Call(point, range) => {
-                self.out.extend_from_slice(&self.wasm[range.clone()]);
+                self.copy(range);
                 self.state();
                 self.hint(false);
                 self.sink().if_(BlockType::Empty);

@@ -99,7 +99,7 @@ pub(super) fn at_points(body: &Body) -> Vec<Set> {
                         live.add(target(&labels, *label));
                     }
                 }
-                Step::Return | Step::Trap => live = Set::default(),
+                Step::Return | Step::Trap(_) => live = Set::default(),
                 Step::Call(point, _) => {
                     at[*point] = live.clone();
                     if let PointKind::Indirect(element) = body.points[*point] {

@@ -447,7 +447,7 @@ fn the_unwind_area_has_an_end() {
         let calls = Calls::new(&outline);
         let mut module = shared(&outline, 65536);
         module.unwind_end = AreaEnd::At(65536 + bytes);
-        let (bodies, hints) = rewrite_all(&wasm, &outline, &calls, &mut module).unwrap();
+        let (bodies, hints) = rewrite_all(&wasm, &outline, &calls, &mut module, &mut Trails::default()).unwrap();
         let out = assemble(&wasm, &outline, &module, 65536, &bodies, &hints).unwrap();
         let engine = engine();
         let mut store = Store::new(&engine, Host { stops: Stops::At(0), ..Host::default() });
