@@ -909,7 +909,7 @@ async fn waits_end_when_their_callers_said_while_the_agent_is_silent_or_gone() {
             // SAFETY: it only sends a signal, to a child that has not been waited for.
             assert_eq!(unsafe { libc::kill(agent.id() as i32, signal) }, 0);
         };
-        // Before, each took three minutes of a silent agent, or 20 s of one that is gone.
+        // Where nobody says how long, a silent agent is waited for for three minutes, and one that is gone for 20 s.
         let check = |what: &str, answer: &dyn Fn() -> geds::Result<()>| {
             let began = Instant::now();
             let error = answer().unwrap_err();

@@ -9,7 +9,7 @@ use std::{
 };
 
 const WAIT: Duration = Duration::from_millis(1200);
-/// What half a machine may make of the half second that an answer may take. Without a bound of its own each of these took 5 to 20 s more.
+/// What half a machine may make of the half second that an answer may take. An answer of the namenode alone may take 10 s, and a thread is patient for 20 s where nobody says how long.
 const SLACK: Duration = Duration::from_secs(3);
 
 /// Ends in time, and not before; the error says what it was about.

@@ -1510,7 +1510,7 @@ async fn those_who_follow_what_is_away_ask_together_and_seldom() {
     }
     let looks = asked.finds.load(SeqCst) - before;
     println!("{looks} questions to the catalog for 20 readers in 4 s");
-    // Two in a search (its id before the sites are asked and after), and pauses of 0.1 s, 0.2 s and so on, or half of that: at most nine searches in 4 s. Each for himself they asked some thousands.
+    // Two in a search (its id before the sites are asked and after), and pauses of 0.1 s, 0.2 s and so on, or half of that: at most nine searches in 4 s.
     assert!((2..=24).contains(&looks), "{looks} questions");
     // And none is left behind when it is back.
     let _edge = here.node("edge").await;
