@@ -172,7 +172,8 @@ int geds_list_appendables(geds_store *store, const char *bucket, const char *pre
 /* Reads what grows under the key at whichever node, or was sealed under it. It goes on when that is sealed, spilled or moved, also when the key means something else by then; removed without a seal, or sealed at a site that has been started anew since, it is GEDS_NOT_FOUND and never another one's bytes. To begin, all nodes that
  * are there are asked: begin seldom, read often. A handle may be used from any thread; its reads come one after another. */
 geds_follower *geds_follow(geds_store *store, const char *bucket, const char *key);
-/* Copies at most `room` bytes from `offset` on to `data`, 4 MiB at once (attached: 1 MiB); `len` becomes how many. Where there are none yet, waits up to `wait_ms` for the first of them. `len` 0: none came; or, with `*sealed` 1, none will: that is
+/* Copies at most `room` bytes from `offset` on to `data`, 4 MiB at once (attached: 1 MiB); `len` becomes how many. Where there are none yet, waits up to `wait_ms` for the first of them, and as long for a site or an agent that is away, which
+ * then is GEDS_UNAVAILABLE or GEDS_DEADLINE_EXCEEDED (an answer may take half a second more, or a second in all). `len` 0: none came; or, with `*sealed` 1, none will: that is
  * the end. Behind the end of what is sealed it is GEDS_INVALID_ARGUMENT. */
 int geds_follow_read(geds_follower *follower, uint64_t offset, void *data, uint64_t room, uint64_t wait_ms, uint64_t *len, int *sealed);
 void geds_follow_close(geds_follower *follower);

@@ -291,16 +291,19 @@ class Appendable:
 
 
 _FOLLOW_BYTES = 256 << 10
+# What says that a site or the agent is away, and for how many seconds a follower waits for it.
+_AWAY = (4, 14)
+_AWAY_MAX = 20
 
 
 class Follower(io.RawIOBase):
     """Reads what grows under a key at whichever node, or was sealed under it, as a binary file whose end comes when it is sealed: until then a read waits for the next bytes. Lines, too: `for line in follower`.
 
-    `timeout`: seconds that a read waits before it raises `Late`, after which the next one goes on at the same place; None: for ever. It goes on when what it reads is sealed, spilled or moved, also when the key means something else by then."""
+    `timeout`: seconds that a read waits before it raises `Late`, after which the next one goes on at the same place; None: for ever. While nobody says where it is, that is tried again for 20 s of it, then the error says who is away. It goes on when what it reads is sealed, spilled or moved, also when the key means something else by then."""
 
     def __init__(self, handle, offset, timeout):
         self._handle, self._at, self._ahead, self._timeout = handle, offset, b"", timeout
-        # Who closes waits for a read that is under way: up to a second, or 20 while its site is away.
+        # Who closes waits for a read that is under way: a second, and what an answer takes.
         self._turn, self._buffer = threading.Lock(), ctypes.create_string_buffer(_FOLLOW_BYTES)
 
     def readable(self):
@@ -324,14 +327,23 @@ class Follower(io.RawIOBase):
     def _more(self):
         """What comes next; nothing at the end."""
         end = None if self._timeout is None else time.monotonic() + self._timeout
-        got, sealed = ctypes.c_uint64(), ctypes.c_int()
+        got, sealed, away = ctypes.c_uint64(), ctypes.c_int(), None
         while True:
             # A second at a time, so that a signal is heard meanwhile.
             rest = 1 if end is None else max(min(end - time.monotonic(), 1), 0)
             with self._turn:
                 if self._handle is None:
                     raise ValueError("this follower is closed")
-                _ok(_lib.geds_follow_read(self._handle, self._at, self._buffer, _FOLLOW_BYTES, int(rest * 1000), ctypes.byref(got), ctypes.byref(sealed)))
+                code = _lib.geds_follow_read(self._handle, self._at, self._buffer, _FOLLOW_BYTES, int(rest * 1000), ctypes.byref(got), ctypes.byref(sealed))
+                if code in _AWAY:
+                    # Its site, or the agent: it may come back.
+                    now = time.monotonic()
+                    away = now if away is None else away
+                    if now - away > _AWAY_MAX or (end is not None and now >= end):
+                        _fail()
+                    continue
+                _ok(code)
+                away = None
                 data = self._buffer.raw[: got.value]
             if data or sealed.value:
                 self._at += len(data)

@@ -75,7 +75,7 @@ pub struct Agent {
     jobs: Mutex<BTreeMap<String, Arc<jobs::Job>>>,
     moves: Mutex<BTreeMap<u64, moves::Move>>,
     /// Of what they send ahead.
-    pace: Arc<geds::Pace>,
+    pace: Arc<base::Pace>,
     /// Checkpoints that are being made, by their number, and bytes of the copies for all of them.
     taking: Mutex<BTreeMap<u64, checkpoints::Taking>>,
     copies_bytes: Arc<std::sync::atomic::AtomicU64>,
@@ -132,13 +132,13 @@ impl CellsConfig {
 
     /// # Errors
     /// The bandwidth is one with which no move would end.
-    fn pace(&self) -> anyhow::Result<geds::Pace> {
+    fn pace(&self) -> anyhow::Result<base::Pace> {
         /// Bytes per second.
         const LEAST: u64 = 64 << 10;
         if let Some(bytes) = self.move_bandwidth {
             anyhow::ensure!(bytes.0 >= LEAST, "[cells] in cloudskin.toml: move_bandwidth = \"{bytes}\" per second is too little for a move to end; give at least 64KiB, or leave it out");
         }
-        Ok(geds::Pace::new(self.move_bandwidth.map(|bytes| bytes.0)))
+        Ok(base::Pace::new(self.move_bandwidth.map(|bytes| bytes.0)))
     }
 }
 

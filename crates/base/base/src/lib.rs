@@ -5,6 +5,8 @@
 //! * [`error`]: the one classification of errors that maps to HTTP, gRPC and exit codes;
 //! * [`identity`]: the installation's certificate authority, certificates and TLS;
 //! * [`clock`]: Unix milliseconds, in the one place that reads the clock;
+//! * [`net`]: what all accepted connections have;
+//! * [`pace`]: a bandwidth that several share, and the pauses between tries;
 //! * [`config`]: `cloudskin.toml` and its environment overrides.
 //!
 //! Nothing here knows about cells, objects or jobs beyond their names.
@@ -14,7 +16,10 @@ pub mod config;
 pub mod error;
 pub mod id;
 pub mod identity;
+pub mod net;
+pub mod pace;
 pub mod unit;
 
 pub use error::Kind;
 pub use id::{JobId, SiteId};
+pub use pace::Pace;

@@ -4,16 +4,18 @@
 
 use crate::{
     Appendable, BucketName, Follower, Grown, Key, Listing, Node, Object, ObjectMeta, Page, Range, Result, Watched, Writer,
+    deadline::Deadline,
     metrics::Source,
     spans,
 };
-use base::Kind;
+use base::{Kind, pace::pause_by_chance};
 use bytes::Bytes;
 use std::{future::Future, time::Duration};
 
-/// How long a plain thread's call goes on while the catalog or a holder is away, and the pause between its tries.
+/// How long a plain thread's call goes on while the catalog or a holder is away, unless its caller says how long; the pause between its first tries, and the longest.
 const AWAY_MAX: Duration = Duration::from_secs(20);
-const AWAY_PAUSE: Duration = Duration::from_millis(200);
+const AWAY_PAUSE: Duration = Duration::from_millis(100);
+const AWAY_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// A node's calls for plain threads. They panic on a thread of the runtime, which must not be blocked.
 ///
@@ -31,13 +33,19 @@ impl Blocking {
 
     /// Calls until the answer is not that somebody is away. What may have been done is not asked for anew: of a change the catalog's client asks for the answer itself.
     fn patient<T, F: Future<Output = Result<T>>>(&self, call: impl Fn() -> F) -> Result<T> {
+        self.until(Deadline::after(AWAY_MAX), |_| call())
+    }
+
+    /// The same, for what its caller waits for no longer than this. `call` is told what is left of it.
+    fn until<T, F: Future<Output = Result<T>>>(&self, deadline: Deadline, call: impl Fn(Duration) -> F) -> Result<T> {
         self.wait(async {
-            let end = tokio::time::Instant::now() + AWAY_MAX;
+            let mut failures = 0;
             loop {
-                match call().await {
-                    Err(e) if e.is_away() && tokio::time::Instant::now() < end => {
+                match call(deadline.rest()).await {
+                    Err(e) if e.is_away() && !deadline.rest().is_zero() => {
                         tracing::debug!(error = %e, "tried again");
-                        tokio::time::sleep(AWAY_PAUSE).await;
+                        tokio::time::sleep(pause_by_chance(failures, AWAY_PAUSE, AWAY_PAUSE_MAX).min(deadline.rest())).await;
+                        failures += 1;
                     }
                     answer => return answer,
                 }
@@ -181,7 +189,7 @@ impl Blocking {
     }
     /// See [`Node::watch`].
     pub fn watch(&self, bucket: &BucketName, after: u64, wait: Duration) -> Result<Watched> {
-        self.patient(|| self.node.watch(bucket, after, wait))
+        self.until(Deadline::after(wait), |rest| self.node.watch(bucket, after, rest))
     }
     /// See [`Node::follow`].
     pub fn follow(&self, bucket: &BucketName, key: &Key) -> Result<Follower> {
@@ -189,7 +197,7 @@ impl Blocking {
     }
     /// See [`Follower::read`].
     pub fn read_followed(&self, follower: &Follower, offset: u64, len: u64, wait: Duration) -> Result<Grown> {
-        self.patient(|| follower.read(offset, len, wait))
+        self.wait(follower.read(offset, len, wait))
     }
     /// See [`Node::growing`].
     pub fn growing(&self, bucket: &BucketName, key: &Key) -> Result<Option<Appendable>> {

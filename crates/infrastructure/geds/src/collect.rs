@@ -10,6 +10,7 @@
 use crate::{
     Attributes, BucketName, Key, Node, ObjectId, ObjectMeta, Persist, Result, Watched,
     append::WherePart,
+    deadline::Deadline,
     leases::Wanted,
     names::Prefix,
     node::{Inner, compute},
@@ -237,7 +238,9 @@ impl Node {
     ///
     /// [`crate::Watched::next`] is a token: it stays good over restarts of this node and of the namenode, until more has happened than the namenode keeps; then `resync` says so.
     pub async fn watch(&self, bucket: &BucketName, after: u64, wait: Duration) -> Result<Watched> {
-        self.inner.catalog.watch(bucket, after, wait.min(WATCH_MAX)).await
+        let wait = wait.min(WATCH_MAX);
+        let what = || format!("the watch of bucket {bucket}");
+        Deadline::after(wait).keep(what, self.inner.catalog.watch(bucket, after, wait)).await
     }
 
     /// An object's user metadata, when it expires, and the job that it is leased to.

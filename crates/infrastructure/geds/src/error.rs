@@ -1,7 +1,7 @@
 //! What can go wrong, with the object named. [`Error::kind`] says how to react; an error that crossed the network keeps its kind.
 
 use base::Kind;
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -32,8 +32,8 @@ pub enum Error {
     PastEnd { bucket: String, key: String, offset: u64, size: u64 },
     #[error("object {bucket}/{key} is sealed; nothing more can be appended")]
     SealedAlready { bucket: String, key: String },
-    #[error("{what} was not done within {seconds} s: {rest}")]
-    Late { what: String, seconds: u64, rest: String },
+    #[error("{what} was not done within {} s: {rest}", (.wait.as_secs_f64() * 10.0).round() / 10.0)]
+    Late { what: String, wait: Duration, rest: String },
     #[error("object {bucket}/{key} is damaged {place}: {found}")]
     Damaged { bucket: String, key: String, place: String, found: String },
     #[error("object {bucket}/{key} can't be reached: {tried}")]

@@ -26,11 +26,12 @@ use crate::{
     names::Prefix,
     peer::{self, Peers},
     second::{Seconds, wants_second},
+    seek::Searches,
     spans,
-    spill::{self, BucketPolicy, Mode, Pace, Place, SpillOptions, Spiller},
+    spill::{self, BucketPolicy, Mode, Place, SpillOptions, Spiller},
     writer::{Carried, Publisher},
 };
-use base::{Kind, SiteId, identity::Dialer, unit::Bytes as Size};
+use base::{Kind, Pace, SiteId, identity::Dialer, unit::Bytes as Size};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use std::{
@@ -154,6 +155,7 @@ pub(crate) struct Inner {
     pub spiller: Spiller,
     pub collector: Collector,
     pub appendables: Appendables,
+    pub searches: Searches,
     pub begun: Begun,
     pub epochs: Epochs,
     pub copies: bound::Copies,
@@ -297,6 +299,7 @@ impl Node {
             begun,
             epochs,
             copies: bound::Copies::default(),
+            searches: Searches::default(),
             listings: bound::Listings::default(),
             seconds: Seconds::new(alone),
             lending: OnceLock::new(),
@@ -421,11 +424,7 @@ impl Node {
     }
 
     pub async fn stat(&self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
-        self.inner.names.settle(Wanted::Key(bucket, key)).await;
-        match self.inner.catalog.lookup(bucket, key).await {
-            Err(e) if e.kind() == Kind::NotFound && self.inner.is_bound(bucket) => self.inner.stat_foreign(bucket, key).await,
-            answer => answer,
-        }
+        self.inner.stat(bucket, key).await
     }
 
     /// Some bytes of what has the key now, at most [`crate::RANGE_BYTES_MAX`], cut at the object's end. Of an object in a bound bucket that is not here, only these are fetched.
@@ -682,6 +681,14 @@ fn usage(tier: &Tier, memory: bool) -> Usage {
 }
 
 impl Inner {
+    pub async fn stat(&self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
+        self.names.settle(Wanted::Key(bucket, key)).await;
+        match self.catalog.lookup(bucket, key).await {
+            Err(e) if e.kind() == Kind::NotFound && self.is_bound(bucket) => self.stat_foreign(bucket, key).await,
+            answer => answer,
+        }
+    }
+
     pub fn knows_bucket(&self, bucket: &BucketName) -> bool {
         lock(&self.buckets).contains(bucket)
     }
@@ -971,8 +978,9 @@ impl Inner {
         let size = content.len() as u64;
         let span = spans::upload(bucket, key);
         spans::note(&span, size, source);
-        // What the pace costs comes on top.
-        let longest = PERSIST_SILENCE * 4 + Duration::from_secs(size / PERSIST_RATE_MIN) + pace.at_most(size);
+        // What the pace costs comes on top: others share it.
+        let longest = PERSIST_SILENCE * 4 + Duration::from_secs(size / PERSIST_RATE_MIN);
+        let longest = longest.saturating_add(pace.at_most(size.saturating_mul(spill::UPLOADS as u64), Instant::now()));
         let put = tokio::time::timeout(longest, persist.put((bucket, key), id, content, checksum, pace)).instrument(span).await;
         let put = put.unwrap_or_else(|_| {
             Err(Error::Remote { kind: Kind::DeadlineExceeded, message: format!("{persist} did not take it within {} s", longest.as_secs()) })

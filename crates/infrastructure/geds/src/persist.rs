@@ -3,7 +3,8 @@
 //! An object lies under its id, so nothing is ever overwritten and a name from outside never becomes a path. Who uploads reads the
 //! object back before anyone relies on it. Nothing here decides what is uploaded or removed.
 
-use crate::{BucketName, Error, Key, ObjectId, Referee, Result, names::Prefix, node::compute, spill::Pace};
+use crate::{BucketName, Error, Key, ObjectId, Referee, Result, names::Prefix, node::compute};
+use base::Pace;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{

@@ -17,13 +17,14 @@
 
 use crate::{
     BucketName, Error, Key, ObjectId, ObjectMeta, Page, Result, SecondCopy,
+    deadline::Deadline,
     leases::Wanted,
     local::Local,
     names::Prefix,
-    node::{Inner, Node, Tuning, compute},
+    node::{Inner, Node, Tuning, compute, joined},
     persist::Persist,
 };
-use base::{Kind, unit::Span};
+use base::{Kind, Pace, unit::Span};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -41,7 +42,7 @@ use std::{
 use tokio::sync::Notify;
 
 /// Uploads at a time.
-const UPLOADS: usize = 4;
+pub(crate) const UPLOADS: usize = 4;
 /// The first pause after a failure, and the longest; each is twice the one before.
 const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -154,7 +155,7 @@ pub(crate) fn victims(mut all: Vec<Candidate>, bytes: u64) -> Vec<ObjectId> {
 
 /// How long it is waited after so many failures before this one.
 fn pause(failures: u32) -> Duration {
-    PAUSE.saturating_mul(1 << failures.min(10)).min(PAUSE_MAX)
+    base::pace::pause(failures, PAUSE, PAUSE_MAX)
 }
 
 /// Keeps a store that fails from being asked all the time: closed, open until a time, then one try that decides.
@@ -218,45 +219,6 @@ struct Failed {
     times: u32,
     /// It is not tried before.
     rests_until: Option<Instant>,
-}
-
-/// A bandwidth: who wants to send is told when. Also that of what moves of cells send ahead.
-#[derive(Debug, Default)]
-pub struct Pace {
-    bytes_per_second: Option<u64>,
-    free_at: Mutex<Option<Instant>>,
-}
-
-impl Pace {
-    /// `None`: as fast as it goes.
-    pub fn new(bytes_per_second: Option<u64>) -> Pace {
-        Pace { bytes_per_second, free_at: Mutex::new(None) }
-    }
-
-    /// How long to wait before `bytes` are sent, which are counted from now on.
-    pub fn book(&self, bytes: u64, now: Instant) -> Duration {
-        let Some(rate) = self.bytes_per_second else { return Duration::ZERO };
-        let mut free_at = self.free_at.lock().unwrap_or_else(|e| e.into_inner());
-        let start = free_at.map_or(now, |at| at.max(now));
-        *free_at = Some(start + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64));
-        start - now
-    }
-
-    /// How long `bytes` take at most, with what was booked before.
-    pub(crate) fn at_most(&self, bytes: u64) -> Duration {
-        let Some(rate) = self.bytes_per_second else { return Duration::ZERO };
-        let free_at = self.free_at.lock().unwrap_or_else(|e| e.into_inner());
-        let before = free_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
-        before + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64) * UPLOADS as u32
-    }
-
-    /// Waits until `bytes` may be sent. What was booked before is waited for, so the mean over time is the bandwidth.
-    pub(crate) async fn wait(&self, bytes: u64) {
-        let wait = self.book(bytes, Instant::now());
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
-    }
 }
 
 // --- acting -----------------------------------------------------------------------------------------------------------------------
@@ -467,7 +429,7 @@ impl Inner {
             for memory in [false, true] {
                 let wanted = self.spiller.wanted[usize::from(memory)].swap(0, SeqCst);
                 if wanted > 0 {
-                    self.evict(memory, wanted).await;
+                    self.evict(memory, wanted, self.tuning.wait).await;
                 }
             }
             return None;
@@ -492,8 +454,8 @@ impl Inner {
         self.persist.is_some() && self.tuning.spill.automatic
     }
 
-    /// Makes room where nothing is spilled by itself, for at least so many bytes: what is elsewhere, too, goes from here. False: there was nothing of the sort.
-    pub(crate) async fn evict(self: &Arc<Self>, memory: bool, bytes: u64) -> bool {
+    /// Makes room where nothing is spilled by itself, for at least so many bytes: what is elsewhere, too, goes from here. Whoever has to say whether a copy may go is waited for so long each time, or a second. False: there was nothing of the sort.
+    pub(crate) async fn evict(self: &Arc<Self>, memory: bool, bytes: u64, wait: Duration) -> bool {
         if self.spills() || (memory && !self.tier.has_memory()) {
             return false;
         }
@@ -512,7 +474,11 @@ impl Inner {
         });
         let (mut freed, mut gone) = (0, 0);
         for id in chosen.await.unwrap_or_default() {
-            match self.evict_copy(id).await {
+            // A task of its own: what the catalog has let go of is to go here, too, however long that answer takes.
+            let inner = self.clone();
+            let evicting = tokio::spawn(async move { inner.evict_copy(id).await });
+            let what = || format!("the question whether a copy of object {id} may go");
+            match Deadline::after(wait).keep(what, async { joined(evicting.await).and_then(|done| done) }).await {
                 Ok(Some(size)) => (freed, gone) = (freed + size, gone + 1),
                 Ok(None) => {}
                 Err(error) => {
@@ -530,7 +496,7 @@ impl Inner {
     }
 
     /// Frees a copy, if somebody else has the object and nobody counts on this copy. Its bytes.
-    async fn evict_copy(&self, id: ObjectId) -> Result<Option<u64>> {
+    async fn evict_copy(self: &Arc<Self>, id: ObjectId) -> Result<Option<u64>> {
         let turn = self.turn(id);
         // Who fetches another object may wait for room within that one's turn; so nobody is waited for here.
         let Ok(_turn) = turn.try_lock() else { return Ok(None) };
@@ -708,10 +674,6 @@ impl Inner {
     }
 }
 
-fn late(what: String, deadline: Duration, rest: impl Into<String>) -> Error {
-    Error::Late { what, seconds: deadline.as_secs(), rest: rest.into() }
-}
-
 impl Node {
     /// Uploads this node's copies of the objects with a prefix that are not in the persistency tier yet, and keeps them. Returns how many objects and bytes that were.
     ///
@@ -719,19 +681,20 @@ impl Node {
     pub async fn flush(&self, bucket: &BucketName, prefix: &str, deadline: Duration) -> Result<(u64, u64)> {
         let inner = &self.inner;
         let persist = inner.persist.clone().ok_or_else(|| Error::NoPersist { bucket: bucket.to_string() })?;
-        let end = Instant::now() + deadline;
+        let deadline = Deadline::after(deadline);
         let what = || format!("the flush of {bucket}/{prefix}");
-        inner.names.settle(Wanted::Prefix(bucket, &Prefix::new(prefix)?)).await;
+        let wanted = Prefix::new(prefix)?;
+        deadline.keep(what, async { Ok(inner.names.settle(Wanted::Prefix(bucket, &wanted)).await) }).await?;
         let (mut objects, mut bytes) = (0, 0);
         let mut page = Page::default();
         loop {
-            let listing = inner.catalog.list(bucket, prefix, None, page).await?;
+            let listing = deadline.keep(what, inner.catalog.list(bucket, prefix, None, page)).await?;
             let owed = listing.objects.into_iter().filter(|meta| meta.persisted.is_none() && inner.tier.get(meta.id).is_some());
             // Nothing is borrowed, so that the whole may go on as a task of its own.
             let owed: Vec<ObjectMeta> = owed.collect();
             let mut uploads = futures::stream::iter(owed.into_iter().map(|meta| {
                 let (inner, persist) = (inner.clone(), persist.clone());
-                async move { (meta.size, inner.upload_until(&persist, &meta, end).await) }
+                async move { (meta.size, inner.upload_until(&persist, &meta, deadline.end()).await) }
             }))
             .buffer_unordered(UPLOADS);
             while let Some((size, answer)) = uploads.next().await {
@@ -741,7 +704,7 @@ impl Node {
                         bytes += size;
                     }
                     Ok(None) => {}
-                    Err(e) => return Err(late(what(), deadline, format!("{objects} objects were uploaded; {e}"))),
+                    Err(e) => return Err(deadline.late(what(), format!("{objects} objects were uploaded; {e}"))),
                 }
             }
             drop(uploads);
@@ -756,24 +719,25 @@ impl Node {
     pub async fn wait_durable(&self, bucket: &BucketName, key: &Key, deadline: Duration) -> Result<ObjectMeta> {
         let inner = &self.inner;
         let persist = inner.persist.clone().ok_or_else(|| Error::NoPersist { bucket: bucket.to_string() })?;
-        let end = Instant::now() + deadline;
-        inner.names.settle(Wanted::Key(bucket, key)).await;
+        let deadline = Deadline::after(deadline);
+        let what = || format!("the upload of {bucket}/{key}");
+        deadline.keep(what, async { Ok(inner.names.settle(Wanted::Key(bucket, key)).await) }).await?;
         loop {
-            let meta = inner.catalog.lookup(bucket, key).await?;
+            let meta = deadline.keep(what, inner.catalog.lookup(bucket, key)).await?;
             if meta.persisted.is_some() {
                 return Ok(meta);
             }
             if inner.tier.get(meta.id).is_some() {
-                match inner.upload_until(&persist, &meta, end).await {
+                match inner.upload_until(&persist, &meta, deadline.end()).await {
                     Ok(Some(meta)) => return Ok(meta),
                     Ok(None) => continue,
-                    Err(e) => return Err(late(format!("the upload of {bucket}/{key}"), deadline, e.to_string())),
+                    Err(e) => return Err(deadline.late(what(), e.to_string())),
                 }
             }
-            if Instant::now() >= end {
-                return Err(late(format!("the upload of {bucket}/{key}"), deadline, "the site that holds it has not uploaded it"));
+            if deadline.rest().is_zero() {
+                return Err(deadline.late(what(), "the site that holds it has not uploaded it"));
             }
-            tokio::time::sleep(Duration::from_millis(50).min(end.saturating_duration_since(Instant::now()))).await;
+            tokio::time::sleep(Duration::from_millis(50).min(deadline.rest())).await;
         }
     }
 
@@ -781,15 +745,16 @@ impl Node {
     /// in memory. What lies on the disk stays there for the next start. Returns how many objects were uploaded.
     pub async fn drain(&self, deadline: Duration) -> Result<u64> {
         let inner = &self.inner;
-        let end = Instant::now() + deadline;
-        let settled = tokio::time::timeout(deadline, inner.names.settle(Wanted::All)).await;
-        settled.map_err(|_| late("the drain".into(), deadline, "objects that were sealed here are not published"))?;
+        let deadline = Deadline::after(deadline);
+        let what = || "the drain".to_string();
+        let settled = tokio::time::timeout_at(deadline.end().into(), inner.names.settle(Wanted::All)).await;
+        settled.map_err(|_| deadline.late(what(), "objects that were sealed here are not published"))?;
         let in_memory: Vec<_> =
             inner.tier.all().iter().filter(|l| l.in_memory() && !l.persisted.load(SeqCst)).map(|l| l.id).collect();
         let Some(persist) = inner.persist.clone() else {
             return match in_memory.len() {
                 0 => Ok(0),
-                n => Err(late("the drain".into(), deadline, format!("{n} objects in memory have nowhere to go; set `persist` in [geds]"))),
+                n => Err(deadline.late(what(), format!("{n} objects in memory have nowhere to go; set `persist` in [geds]"))),
             };
         };
         // What is under way is waited for, too: its turn comes after.
@@ -799,8 +764,8 @@ impl Node {
         let mut uploads = futures::stream::iter(owed.into_iter().map(|id| {
             let persist = &persist;
             async move {
-                match inner.catalog.find(id).await? {
-                    Some(meta) => Ok(inner.upload_until(persist, &meta, end).await?.is_some()),
+                match deadline.keep(|| format!("the question what object {id} is"), inner.catalog.find(id)).await? {
+                    Some(meta) => Ok(inner.upload_until(persist, &meta, deadline.end()).await?.is_some()),
                     None => Ok::<_, Error>(false),
                 }
             }
@@ -814,7 +779,7 @@ impl Node {
         }
         match failed {
             0 => Ok(done),
-            _ => Err(late("the drain".into(), deadline, format!("{done} objects were uploaded, {failed} were not: {last}"))),
+            _ => Err(deadline.late(what(), format!("{done} objects were uploaded, {failed} were not: {last}"))),
         }
     }
 }
@@ -890,17 +855,5 @@ mod tests {
         assert!(now > start && breaker.is_open());
         breaker.succeeded();
         assert_eq!(breaker.allows(now), Ok(UPLOADS));
-    }
-
-    #[test]
-    fn a_bandwidth_is_kept_over_time() {
-        let pace = Pace::new(Some(1_000_000));
-        let now = Instant::now();
-        assert_eq!(pace.book(500_000, now), Duration::ZERO);
-        assert_eq!(pace.book(250_000, now).as_millis(), 500);
-        assert_eq!(pace.book(1, now).as_millis(), 750);
-        // What was not used is not saved up.
-        assert_eq!(pace.book(1, now + Duration::from_secs(60)), Duration::ZERO);
-        assert_eq!(Pace::new(None).book(u64::MAX, now), Duration::ZERO);
     }
 }

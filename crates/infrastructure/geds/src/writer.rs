@@ -10,6 +10,7 @@
 
 use crate::{
     Attributes, BucketName, Catalog, Error, Key, ObjectId, ObjectMeta, Result, State,
+    deadline::Deadline,
     leases::{PUBLISH_WAIT, Wanted},
     local::{Draft, Local, Object, Refused},
     metrics::{Source, add},
@@ -170,7 +171,7 @@ impl Writer {
 
     /// [`Writer::reserve`] for a task.
     pub async fn room(&mut self, len: u64) -> Result<()> {
-        let mut deadline = None;
+        let (mut waits, mut waited) = (None, false);
         loop {
             let Err(refused) = self.draft.reserve(len) else { break };
             let Refused::Full(_) = refused else { return Err(self.refused(refused)) };
@@ -180,17 +181,18 @@ impl Writer {
             let (inner, memory) = (self.inner.clone(), self.draft.in_memory());
             compute(move || inner.make_way_for(memory, len)).await?;
             let Err(refused) = self.draft.reserve(len) else { break };
-            if self.inner.evict(memory, len).await {
+            let counted = self.inner.counted(&self.bucket);
+            let deadline = *waits.get_or_insert_with(|| Deadline::after(self.inner.tuning.wait));
+            if self.inner.evict(memory, len, deadline.rest()).await {
                 continue;
             }
-            let counted = self.inner.counted(&self.bucket);
-            let end = *deadline.get_or_insert_with(|| {
+            if !waited {
                 add(&counted.here(memory).waited, 1);
-                Instant::now() + self.inner.tuning.wait
-            });
+                waited = true;
+            }
             self.inner.spiller.wake();
             let began = Instant::now();
-            let came = self.inner.tier.space(memory).wait_async(end).await;
+            let came = self.inner.tier.space(memory).wait_async(deadline.end()).await;
             counted.here(memory).wait.add(began.elapsed());
             if !came {
                 return Err(self.refused(refused));
@@ -288,7 +290,7 @@ impl Writer {
         }
         let place = inner.publisher.place().ok_or_else(|| Error::Late {
             what: format!("the seal of {bucket}/{key}"),
-            seconds: PUBLISH_WAIT.as_secs(),
+            wait: PUBLISH_WAIT,
             rest: format!("{PUBLISHING_MAX} objects wait for the catalog"),
         })?;
         let memory = draft.in_memory();

@@ -888,3 +888,68 @@ async fn nonsense_ends_one_session_and_a_second_agent_is_refused() {
     let second = tokio::time::timeout(Duration::from_secs(20), sharing.node.share(&sharing.socket)).await.unwrap().unwrap_err();
     assert_eq!(second.kind(), Kind::PermissionDenied, "{second}");
 }
+
+/// The agent is stopped, and then gone: who has said how long he waits is told so by then, and what the agent says too late is heard by nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waits_end_when_their_callers_said_while_the_agent_is_silent_or_gone() {
+    const WAIT: Duration = Duration::from_millis(1200);
+    let here = installation().await;
+    here.lend_namenode().await;
+    let socket = here.folder("agent.sock");
+    blocking(move || {
+        let mut agent = begin_agent(&socket);
+        let attached = attach(&socket);
+        let data = bucket("data");
+        attached.put(&data, &key("k"), b"one").unwrap();
+        let log = attached.appendable(&data, &key("log")).unwrap();
+        log.append(0, b"one").unwrap();
+        let follower = attached.follow(&data, &key("log")).unwrap();
+        let at = attached.watch(&data, u64::MAX, WAIT).unwrap().next;
+        let signal = |agent: &Child, signal| {
+            // SAFETY: it only sends a signal, to a child that has not been waited for.
+            assert_eq!(unsafe { libc::kill(agent.id() as i32, signal) }, 0);
+        };
+        // Where nobody says how long, a silent agent is waited for for three minutes, and one that is gone for 20 s.
+        let check = |what: &str, answer: &dyn Fn() -> geds::Result<()>| {
+            let began = Instant::now();
+            let error = answer().unwrap_err();
+            println!("{what}: {} ms: {error}", began.elapsed().as_millis());
+            assert!(matches!(error.kind(), Kind::Unavailable | Kind::DeadlineExceeded), "{what}: {error}");
+            assert!(began.elapsed() < WAIT + Duration::from_secs(3), "{what} took {:?}: {error}", began.elapsed());
+        };
+        let all = |state: &str| {
+            check(&format!("watch, {state}"), &|| attached.watch(&data, at, WAIT).map(drop));
+            check(&format!("follow, {state}"), &|| follower.read(3, 10, WAIT).map(drop));
+        };
+        signal(&agent, libc::SIGSTOP);
+        all("stopped");
+        check("wait_durable, stopped", &|| attached.wait_durable(&data, &key("k"), WAIT).map(drop));
+        check("flush, stopped", &|| attached.flush(&data, "", WAIT).map(drop));
+        signal(&agent, libc::SIGCONT);
+        // The session has gone on.
+        log.append(3, b"two").unwrap();
+        assert_eq!(follower.read(3, 10, Duration::from_secs(20)).unwrap().bytes, "two");
+        log.sync().unwrap();
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+        all("gone");
+        // One that comes within the wait is enough.
+        let next = std::thread::spawn({
+            let socket = socket.clone();
+            move || begin_agent(&socket)
+        });
+        assert_eq!(follower.read(3, 10, Duration::from_secs(60)).unwrap().bytes, "two");
+        let mut agent = next.join().unwrap();
+        // A new one that is stopped before it has said who it is.
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+        let mut agent = begin_agent(&socket);
+        drop(attach(&socket));
+        signal(&agent, libc::SIGSTOP);
+        all("stopped before it was attached to");
+        signal(&agent, libc::SIGCONT);
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+    })
+    .await;
+}

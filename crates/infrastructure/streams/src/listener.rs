@@ -1,18 +1,15 @@
 //! Connections of all ports: how many there are at a time, how long one keeps its place that says nothing, and how it is found out that the other side is gone.
 //!
-//! A machine that loses its power, or a line whose NAT forgets it, ends no connection: nothing comes any more, and that is all. So the kernel asks the other
-//! side's kernel ([`prepare`]), which answers whatever the program there does: Pravega's clients send keep-alives of their own only now and then, and one
-//! that reads slowly, or is stopped in a debugger, is not gone. `TCP_USER_TIMEOUT` would end the latter, so it is not set: bytes that are under way to who is gone are
-//! given up by the kernel's own count, after some 15 minutes.
+//! Who is gone without a word is found out by the kernel ([`base::net`]): Pravega's clients send keep-alives of their own only now and then.
 //!
 //! Each connection takes a file descriptor, and so do the log's files: [`places`] raises the process's limit and says how many connections fit below it.
 
 use crate::{Error, Result};
+use base::net::prepare;
 use futures::{Stream, stream};
 use std::{
     io,
     net::SocketAddr,
-    os::fd::AsRawFd,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -26,32 +23,12 @@ use tokio::{
 };
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-/// When nothing has come for this long, the other side's kernel is asked …
-const ASK_AFTER_S: libc::c_int = 60;
-/// … this often …
-const ASK_EVERY_S: libc::c_int = 15;
-/// … and without so many answers it is gone: after two minutes in all.
-const ASK_TIMES: libc::c_int = 4;
 /// A connection says something within this time.
 const FIRST_WORD: Duration = Duration::from_secs(10);
 /// File descriptors for all that is no connection and no file of the log: listeners, long-term storage, images, the programs that make them.
 const OTHERS: u64 = 256;
 /// Fewer connections to the segment store are of no use.
 const PLACES_MIN: u64 = 64;
-
-/// Sets what all connections have: replies leave at once, and who is gone is found out.
-pub(crate) fn prepare(stream: &TcpStream) {
-    // What can't be set leaves the connection as it was.
-    let _ = stream.set_nodelay(true);
-    let set = |level: libc::c_int, name: libc::c_int, value: libc::c_int| {
-        // SAFETY: the socket is open as long as `stream` lives, and the value is a C int, as all of these options take, of the length that is given.
-        unsafe { libc::setsockopt(stream.as_raw_fd(), level, name, (&raw const value).cast(), size_of::<libc::c_int>() as libc::socklen_t) };
-    };
-    set(libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
-    set(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, ASK_AFTER_S);
-    set(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, ASK_EVERY_S);
-    set(libc::IPPROTO_TCP, libc::TCP_KEEPCNT, ASK_TIMES);
-}
 
 /// Raises the process's limit of open files as far as it may, and gives that: the soft limit is 1024 as a rule, for programs that are older than large numbers.
 fn open_files() -> u64 {

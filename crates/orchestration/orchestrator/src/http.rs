@@ -29,7 +29,7 @@ use axum::{
 };
 use base::{Kind, clock::now_ms};
 use futures::StreamExt;
-use grants::Grant;
+use grants::{Grant, Over};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::{
@@ -144,9 +144,10 @@ fn token(headers: &HeaderMap) -> Option<&str> {
 async fn authorize(State(app): State<App>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     if let Some(grant) = token(request.headers()).and_then(|t| Grant::read(t, &app.hub.token)) {
-        return match grant.refuses(request.method(), request.uri(), now_ms()) {
+        let now_ms = now_ms();
+        return match grant.refuses(request.method(), request.uri(), now_ms) {
             Some((kind, message)) => Error::new(kind, message).into_response(),
-            None => next.run(request).await,
+            None => until(Over::of(&grant, request.uri(), now_ms), request, next).await,
         };
     }
     if (path == "/v1" || path.starts_with("/v1/")) && !token(request.headers()).is_some_and(|t| same(t, &app.hub.token)) {
@@ -157,6 +158,17 @@ async fn authorize(State(app): State<App>, request: Request, next: Next) -> Resp
         return answer;
     }
     next.run(request).await
+}
+
+/// A call that its token's end ends.
+async fn until(over: Over, request: Request, next: Next) -> Response {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let (parts, body) = request.into_parts();
+    let mut request = Request::from_parts(parts, over.body(body));
+    request.extensions_mut().insert(over.clone());
+    // Of a change that was begun nobody would know whether it was done; those that take long end by themselves.
+    let answer = if reads { over.within(async { Ok(next.run(request).await) }).await } else { Ok(next.run(request).await) };
+    answer.map_or_else(IntoResponse::into_response, |answer| over.answer(answer))
 }
 
 /// Reads on for a while what a refused request still sends: who is cut off in the middle of sending sees a broken connection, and not the answer that

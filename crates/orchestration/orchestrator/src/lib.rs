@@ -31,6 +31,7 @@ pub mod session;
 pub mod state;
 pub mod tiers;
 
+use axum::serve::ListenerExt;
 use base::Kind;
 use futures::future::BoxFuture;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -195,7 +196,7 @@ impl Service {
                 let stopped = async move {
                     let _ = stop.wait_for(|stop| *stop).await;
                 };
-                if let Err(error) = axum::serve(web, app).with_graceful_shutdown(stopped).await {
+                if let Err(error) = axum::serve(web.tap_io(|tcp| base::net::prepare(tcp)), app).with_graceful_shutdown(stopped).await {
                     tracing::error!(%error, "HTTP server");
                 }
             });

@@ -25,7 +25,7 @@ use base::{
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
-use geds::{Attributes, BucketName, Catalog, Event, Happened, Imported, Key, Namenode, ObjectMeta, Page, PeerClient, Range};
+use geds::{Attributes, BucketName, Catalog, Deadline, Event, Happened, Imported, Key, Namenode, ObjectMeta, Page, PeerClient, Range, Searches};
 use serde::Serialize;
 use sqlx::Row;
 use std::{
@@ -36,7 +36,6 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::Semaphore;
 
 /// The bucket of snapshots.
 pub const CHECKPOINTS: &str = "checkpoints";
@@ -56,8 +55,9 @@ pub struct Objects {
     pub catalog: Arc<dyn Catalog>,
     pub names: Names,
     dialer: Dialer,
-    /// Turns of those who follow what grows.
-    followed: Arc<Semaphore>,
+    /// Places of those who follow what grows, and what they look for.
+    followed: Arc<follow::Places>,
+    searches: Searches,
     /// The catalog of an older installation.
     older: PathBuf,
 }
@@ -66,8 +66,7 @@ impl Objects {
     /// Opens the catalog, `names` in the hub's folder. `own` is the hub's identity; `address`: where the standby's site was last.
     pub async fn open(folder: &Path, own: &Identity, standby: Option<Standby>, address: String) -> Result<Objects, Error> {
         let (names, catalog) = Names::open(&folder.join("names"), own, standby, address).await?;
-        let followed = Arc::new(Semaphore::new(follow::FOLLOWED_MAX));
-        Ok(Objects { catalog, names, dialer: own.dialer().map_err(Error::internal)?, followed, older: folder.join("geds.sqlite") })
+        Ok(Objects { catalog, names, dialer: own.dialer().map_err(Error::internal)?, followed: Arc::default(), searches: Searches::default(), older: folder.join("geds.sqlite") })
     }
 
     /// Makes the catalog what the hub needs, and gives the jobs that hold leases. Of a pair it can fail until one of the two leads; done twice is done once.
@@ -538,12 +537,12 @@ impl Hub {
     /// Has the connected sites upload their copies of `prefix` and all below it, which they keep. What this call uploaded; when it returns without an error, all that was there is in the persistency tier.
     pub async fn flush_objects(&self, bucket: &str, prefix: &str, within: Duration) -> Result<Counted, Error> {
         let bucket = BucketName::new(bucket)?;
-        let end = tokio::time::Instant::now() + within;
+        let deadline = Deadline::after(within);
+        let what = || format!("the flush of {bucket}/{prefix}");
         let mut counted = Counted { objects: 0, bytes: 0 };
         let mut tried = Vec::new();
         for store in self.stores().await {
-            let left = end.saturating_duration_since(tokio::time::Instant::now());
-            match async { self.dial(&store).await?.flush(&bucket, prefix, left).await }.await {
+            match deadline.keep(what, async { self.dial(&store).await?.flush(&bucket, prefix, deadline.rest()).await }).await {
                 Ok((objects, bytes)) => (counted.objects, counted.bytes) = (counted.objects + objects, counted.bytes + bytes),
                 // Whether that matters, the catalog says below.
                 Err(e) => tried.push(format!("site {}: {e}", store.site)),
@@ -551,7 +550,7 @@ impl Hub {
         }
         let mut page = Page::default();
         loop {
-            let listing = self.objects.catalog.list(&bucket, prefix, None, page).await?;
+            let listing = deadline.keep(what, self.objects.catalog.list(&bucket, prefix, None, page)).await?;
             if let Some(left) = listing.objects.iter().find(|meta| meta.persisted.is_none()) {
                 let at: Vec<&str> = left.sites.iter().map(|h| h.site.as_str()).collect();
                 tried.insert(0, format!("object {bucket}/{} is at {} only", left.key, at.join(", ")));
@@ -566,7 +565,9 @@ impl Hub {
 
     /// What has happened in a bucket after a token; waits for the first of it. Without a token it says which one is that of now.
     pub async fn watch_bucket(&self, bucket: &str, after: Option<u64>, wait: Duration) -> Result<Happenings, Error> {
-        let watched = self.objects.catalog.watch(&BucketName::new(bucket)?, after.unwrap_or(u64::MAX), wait).await?;
+        let bucket = BucketName::new(bucket)?;
+        let watch = self.objects.catalog.watch(&bucket, after.unwrap_or(u64::MAX), wait);
+        let watched = Deadline::after(wait).keep(|| format!("the watch of bucket {bucket}"), watch).await?;
         let events = watched.events.into_iter().map(Happening::from).collect();
         Ok(Happenings { events, next: watched.next, resync: watched.resync && after.is_some() })
     }

@@ -9,11 +9,13 @@ import java.util.Objects;
 /**
  * What grows at whichever node, as a stream that ends when it is sealed: until then a read waits for the next bytes. It goes on when what it reads is sealed, spilled or moved, also when the key means something else by then.
  *
- * <p>A read that has waited for longer than its time fails with DEADLINE_EXCEEDED, one whose thread is interrupted with {@link InterruptedIOException}; the next one goes on at the same place. Who closes waits for a read that is under way, up to a second, or 20 while its site is away. What {@code readAllBytes} and the like had read before such a failure is lost, as with any stream.
+ * <p>A read that has waited for longer than its time fails with DEADLINE_EXCEEDED, one whose thread is interrupted with {@link InterruptedIOException}; the next one goes on at the same place. While nobody says where it is, that is tried again for 20 s of its time, then it fails with UNAVAILABLE, which says who is away. Who closes waits for a read that is under way: a second, and what an answer takes. What {@code readAllBytes} and the like had read before such a failure is lost, as with any stream.
  */
 public final class Follower extends InputStream {
     /** A second at a time, so that an interrupt is heard meanwhile. */
     private static final long WAIT_MS = 1000;
+    /** How long a site or the agent may be away. */
+    private static final long AWAY_MAX_NS = 20_000_000_000L;
 
     private final Duration timeout;
     private long handle;
@@ -48,9 +50,22 @@ public final class Follower extends InputStream {
     public int read(byte[] into, int from, int len) throws IOException {
         Objects.checkFromIndexSize(from, len, into.length);
         long end = timeout == null ? Long.MAX_VALUE : System.nanoTime() + timeout.toNanos();
+        long away = 0;
         while (len > 0) {
             long rest = timeout == null ? WAIT_MS : Math.max(0, Math.min(WAIT_MS, (end - System.nanoTime()) / 1_000_000));
-            int n = readSome(into, from, len, rest);
+            int n;
+            try {
+                n = readSome(into, from, len, rest);
+                away = 0;
+            } catch (GedsException e) {
+                long now = System.nanoTime();
+                boolean mayComeBack = e.kind() == GedsException.Kind.UNAVAILABLE || e.kind() == GedsException.Kind.DEADLINE_EXCEEDED;
+                away = away == 0 ? now : away;
+                if (!mayComeBack || now - away > AWAY_MAX_NS || (timeout != null && now - end >= 0)) {
+                    throw e;
+                }
+                n = 0;
+            }
             if (n != 0) {
                 return n;
             }

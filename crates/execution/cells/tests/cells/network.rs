@@ -3,7 +3,7 @@
 use crate::moving::*;
 use crate::threads::native;
 use base::{
-    SiteId,
+    Pace, SiteId,
     identity::{Authority, install_crypto, site_name},
 };
 use cells::link::{ALPN, Interrupt, Link};
@@ -11,7 +11,6 @@ use cells::toolchain::driver::Lang;
 use cells::transfer::{Arrival, Departure, Figures, Offer, Word};
 use cells::wasi::Mounts;
 use cells::{Cell, Control, Ended, Program, Spec, engine};
-use geds::Pace;
 use mpi::{Fabric, Rank};
 use std::collections::BTreeMap;
 use std::path::Path;

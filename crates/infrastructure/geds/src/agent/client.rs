@@ -13,8 +13,8 @@ use super::{
     shm::{self, Born, Words},
     wire::{self, Act, Ask, Blob, PART_BYTES, Place, Seen, TOLD_BYTES_MAX, Told, VERSION},
 };
-use crate::{Attributes, BucketName, Error, Grown, Key, Listing, ObjectId, ObjectMeta, Page, Range, Result, Watched, bound, by_hash::ByHash, local::file, namenode::wire as frames};
-use base::Kind;
+use crate::{Attributes, BucketName, Error, Grown, Key, Listing, ObjectId, ObjectMeta, Page, Range, Result, Watched, bound, by_hash::ByHash, deadline::Deadline, local::file, namenode::wire as frames};
+use base::{Kind, pace::pause_by_chance};
 use memmap2::{Mmap, MmapOptions};
 use std::{
     collections::{HashMap, VecDeque},
@@ -27,18 +27,21 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex, MutexGuard, TryLockError, Weak,
         atomic::{AtomicBool, Ordering::SeqCst},
         mpsc,
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// An agent that has not answered by then is given up, and with it the session.
 const ANSWER_MAX: Duration = Duration::from_secs(180);
-/// How long looking goes on while there is no agent, and the pause between its tries.
+/// How long looking goes on while there is no agent, unless its caller says how long; the pause between its first tries, and the longest.
 const AWAY_MAX: Duration = Duration::from_secs(20);
-const AWAY_PAUSE: Duration = Duration::from_millis(50);
+const AWAY_PAUSE: Duration = Duration::from_millis(20);
+const AWAY_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How soon it is looked again whether another thread has attached by now.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const SHARDS: usize = 64;
 /// Names of a shard that are let go of at a time, when there are no slots left.
 const LET_GO: usize = 64;
@@ -146,7 +149,15 @@ impl std::fmt::Debug for Lent {
 
 // --- the session ------------------------------------------------------------------------------------------------------------------
 
-type Waiting = mpsc::SyncSender<Result<(Told, Vec<OwnedFd>)>>;
+type Answer = Result<(Told, Vec<OwnedFd>)>;
+type Waiting = mpsc::SyncSender<Answer>;
+
+fn unless_failed(answer: (Told, Vec<OwnedFd>)) -> Answer {
+    match answer {
+        (Told::Failed { kind, message }, _) => Err(Error::Remote { kind, message }),
+        answer => Ok(answer),
+    }
+}
 
 struct Session {
     socket: UnixStream,
@@ -209,9 +220,10 @@ impl Input {
 }
 
 impl Session {
-    fn begin(path: &Path) -> Result<Arc<Session>> {
+    /// `within`: how long the agent may take to say who it is.
+    fn begin(path: &Path, within: Duration) -> Result<Arc<Session>> {
         let mut socket = UnixStream::connect(path).map_err(|e| away(format!("{}: {e}", path.display())))?;
-        socket.set_read_timeout(Some(ANSWER_MAX)).map_err(file("set a deadline on", path))?;
+        socket.set_read_timeout(Some(within.max(LOOK_AGAIN))).map_err(file("set a deadline on", path))?;
         let mut hello = Vec::new();
         wire::put(&mut hello, 1, &Ask::Hello { version: VERSION }, &[]);
         socket.write_all(&hello).map_err(away)?;
@@ -290,35 +302,41 @@ impl Session {
     }
 
     fn ask(&self, ask: &Ask, bytes: &[u8]) -> Result<(Told, Vec<OwnedFd>)> {
-        self.ask_within(ask, bytes, ANSWER_MAX)
+        let (_, answer) = self.begin_to_ask(ask, bytes)?;
+        let answer = answer.recv_timeout(ANSWER_MAX).unwrap_or_else(|_| {
+            self.end("it does not answer");
+            Err(Error::Remote { kind: Kind::DeadlineExceeded, message: format!("the node's agent did not answer within {} s", ANSWER_MAX.as_secs()) })
+        })?;
+        unless_failed(answer)
     }
 
-    fn ask_within(&self, ask: &Ask, bytes: &[u8], within: Duration) -> Result<(Told, Vec<OwnedFd>)> {
+    /// Asks what its caller waits for no longer than this. The agent may be busy: the session goes on, and an answer that comes too late is heard by nobody.
+    fn ask_until(&self, ask: &Ask, deadline: &Deadline) -> Result<(Told, Vec<OwnedFd>)> {
+        let (request, answer) = self.begin_to_ask(ask, &[])?;
+        let answer = answer.recv_timeout(deadline.patience()).unwrap_or_else(|_| {
+            lock(&self.waiting).remove(&request);
+            Err(deadline.late(ask.about(), "the node's agent does not answer"))
+        })?;
+        unless_failed(answer)
+    }
+
+    fn begin_to_ask(&self, ask: &Ask, bytes: &[u8]) -> Result<(u64, mpsc::Receiver<Answer>)> {
         if !self.born.is_here() {
             let message = "this process was forked from one that is attached; attach anew in it".into();
             return Err(Error::Remote { kind: Kind::FailedPrecondition, message });
         }
         let (waiting, answer) = mpsc::sync_channel(1);
-        {
-            let mut out = lock(&self.out);
-            out.next += 1;
-            let request = out.next;
-            lock(&self.waiting).insert(request, waiting);
-            // After it is known to wait: who ends the session tells all that wait.
-            if self.is_over() {
-                lock(&self.waiting).remove(&request);
-                return Err(away("it is gone"));
-            }
-            self.send(&mut out, request, ask, bytes)?;
+        let mut out = lock(&self.out);
+        out.next += 1;
+        let request = out.next;
+        lock(&self.waiting).insert(request, waiting);
+        // After it is known to wait: who ends the session tells all that wait.
+        if self.is_over() {
+            lock(&self.waiting).remove(&request);
+            return Err(away("it is gone"));
         }
-        let answer = answer.recv_timeout(within).unwrap_or_else(|_| {
-            self.end("it does not answer");
-            Err(Error::Remote { kind: Kind::DeadlineExceeded, message: format!("the node's agent did not answer within {} s", within.as_secs()) })
-        })?;
-        match answer {
-            (Told::Failed { kind, message }, _) => Err(Error::Remote { kind, message }),
-            answer => Ok(answer),
-        }
+        self.send(&mut out, request, ask, bytes)?;
+        Ok((request, answer))
     }
 
     /// A slot comes back; `told`: the agent has to hear of it, before it hears of the slot's next use.
@@ -366,7 +384,7 @@ fn hear(socket: &UnixStream, mut input: Input, session: &Weak<Session>) -> Strin
         };
         let Some(session) = session.upgrade() else { return "nobody needs it any more".into() };
         let waiting = lock(&session.waiting).remove(&request);
-        // Who doesn't wait any more has ended the session.
+        // Who doesn't wait any more doesn't want to know.
         if let Some(waiting) = waiting {
             let _ = waiting.send(Ok((told, fds)));
         }
@@ -410,15 +428,30 @@ impl Attached {
     /// Attaches to the agent that listens on this socket ([`crate::Node::share`]).
     pub fn open(socket: impl Into<PathBuf>) -> Result<Attached> {
         let socket = socket.into();
-        let session = Mutex::new(Session::begin(&socket)?);
+        let session = Mutex::new(Session::begin(&socket, ANSWER_MAX)?);
         Ok(Attached { inner: Arc::new(Inner { socket, session, names: (0..SHARDS).map(|_| Mutex::default()).collect() }) })
     }
 
     /// The session, begun anew if the last one is over.
     fn session(&self) -> Result<Arc<Session>> {
-        let mut session = lock(&self.inner.session);
+        self.session_in(lock(&self.inner.session), ANSWER_MAX)
+    }
+
+    /// The same, by a deadline: another call may be about to attach, to an agent that says nothing.
+    fn session_until(&self, deadline: &Deadline) -> Result<Arc<Session>> {
+        loop {
+            match self.inner.session.try_lock() {
+                Err(TryLockError::WouldBlock) if deadline.patience().is_zero() => return Err(away("it does not answer")),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK_AGAIN),
+                Err(TryLockError::Poisoned(held)) => return self.session_in(held.into_inner(), deadline.patience()),
+                Ok(held) => return self.session_in(held, deadline.patience()),
+            }
+        }
+    }
+
+    fn session_in(&self, mut session: MutexGuard<'_, Arc<Session>>, within: Duration) -> Result<Arc<Session>> {
         if session.is_over() && session.born.is_here() {
-            *session = Session::begin(&self.inner.socket)?;
+            *session = Session::begin(&self.inner.socket, within)?;
             // What was known is of the old one, and good for nothing.
             self.inner.names.iter().for_each(|names| drop(std::mem::take(&mut *lock(names))));
         }
@@ -429,17 +462,25 @@ impl Attached {
         Ok(self.session()?.ask(ask, &[])?.0)
     }
 
-    /// Asks what the agent may take this long to answer, besides what it takes for everything.
-    fn ask_patient(&self, ask: &Ask, wait: Duration) -> Result<Told> {
-        Ok(self.session()?.ask_within(ask, &[], ANSWER_MAX.saturating_add(wait))?.0)
+    /// Asks what has to be answered in time.
+    fn ask_until(&self, ask: &Ask, deadline: &Deadline) -> Result<Told> {
+        Ok(self.session_until(deadline)?.ask_until(ask, deadline)?.0)
     }
 
     /// Asks until the answer is not that nobody is there: for what does no harm when it is done twice.
     fn patient<T>(&self, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
-        let end = Instant::now() + AWAY_MAX;
+        self.until(Deadline::after(AWAY_MAX), |_| ask())
+    }
+
+    /// The same, for what its caller waits for no longer than this.
+    fn until<T>(&self, deadline: Deadline, mut ask: impl FnMut(&Deadline) -> Result<T>) -> Result<T> {
+        let mut failures = 0;
         loop {
-            match ask() {
-                Err(e) if e.kind() == Kind::Unavailable && Instant::now() < end => std::thread::sleep(AWAY_PAUSE),
+            match ask(&deadline) {
+                Err(e) if e.kind() == Kind::Unavailable && !deadline.rest().is_zero() => {
+                    std::thread::sleep(pause_by_chance(failures, AWAY_PAUSE, AWAY_PAUSE_MAX).min(deadline.rest()));
+                    failures += 1;
+                }
                 answer => return answer,
             }
         }
@@ -645,11 +686,11 @@ impl Attached {
     }
     /// See [`crate::Node::flush`].
     pub fn flush(&self, bucket: &BucketName, prefix: &str, deadline: Duration) -> Result<(u64, u64)> {
-        counted(self.ask_patient(&Ask::Flush { bucket: bucket.clone(), prefix: prefix.into(), deadline_ms: ms(deadline) }, deadline))
+        counted(self.ask_until(&Ask::Flush { bucket: bucket.clone(), prefix: prefix.into(), deadline_ms: ms(deadline) }, &Deadline::after(deadline)))
     }
     /// See [`crate::Node::wait_durable`].
     pub fn wait_durable(&self, bucket: &BucketName, key: &Key, deadline: Duration) -> Result<ObjectMeta> {
-        object(self.ask_patient(&Ask::WaitDurable { bucket: bucket.clone(), key: key.clone(), deadline_ms: ms(deadline) }, deadline))
+        object(self.ask_until(&Ask::WaitDurable { bucket: bucket.clone(), key: key.clone(), deadline_ms: ms(deadline) }, &Deadline::after(deadline)))
     }
     /// See [`crate::Node::keep_job`].
     pub fn keep_job(&self, job: &str, time: Option<Duration>) -> Result<()> {
@@ -661,7 +702,8 @@ impl Attached {
     }
     /// See [`crate::Node::watch`].
     pub fn watch(&self, bucket: &BucketName, after: u64, wait: Duration) -> Result<Watched> {
-        match self.patient(|| self.ask_patient(&Ask::Watch { bucket: bucket.clone(), after, wait_ms: ms(wait) }, wait))? {
+        let ask = |deadline: &Deadline| self.ask_until(&Ask::Watch { bucket: bucket.clone(), after, wait_ms: ms(deadline.rest()) }, deadline);
+        match self.until(Deadline::after(wait), ask)? {
             Told::Watched(watched) => Ok(watched),
             _ => odd(),
         }
@@ -698,7 +740,7 @@ impl Attached {
     /// Opens for reading what grows under this key at any node, or was sealed under it; see [`crate::Node::follow`].
     pub fn follow(&self, bucket: &BucketName, key: &Key) -> Result<AttachedFollower> {
         let follower = AttachedFollower { door: self.clone(), bucket: bucket.clone(), key: key.clone(), at: Mutex::default() };
-        self.patient(|| follower.at().map(|_| ()))?;
+        self.until(Deadline::after(AWAY_MAX), |deadline| follower.at(deadline).map(|_| ()))?;
         Ok(follower)
     }
 
@@ -955,34 +997,43 @@ struct Followed {
 
 impl AttachedFollower {
     /// The agent's end of it, begun anew if that is another agent by now.
-    fn at(&self) -> Result<Followed> {
+    fn at(&self, deadline: &Deadline) -> Result<Followed> {
         let mut at = lock(&self.at);
         if let Some(now) = at.as_ref().filter(|now| !now.session.is_over()) {
             return Ok(now.clone());
         }
-        let session = self.door.session()?;
+        let session = self.door.session_until(deadline)?;
         let number = {
             let mut out = lock(&session.out);
             out.follower = out.follower.wrapping_add(1);
             out.follower
         };
         let ask = Ask::Follow { follower: number, bucket: self.bucket.clone(), key: self.key.clone() };
-        let Told::Following { id, growing } = session.ask(&ask, &[])?.0 else { return odd() };
-        let now = Followed { session, number, what: (id, growing) };
+        let told = session.ask_until(&ask, deadline);
+        let mut now = Followed { session, number, what: (ObjectId(0), false) };
+        now.what = match told {
+            Ok((Told::Following { id, growing }, _)) => (id, growing),
+            Ok(_) => return odd(),
+            Err(e) => {
+                // It may find it later on.
+                now.end();
+                return Err(e);
+            }
+        };
         // What was followed is not this, or the agent can't say: it has been sealed, and what it became is forgotten.
         if at.as_ref().is_some_and(|before| before.what != now.what) {
             now.end();
-            return Err(crate::follow::gone(&self.bucket, &self.key));
+            return Err(crate::gone(&self.bucket, &self.key));
         }
         Ok(at.insert(now).clone())
     }
 
     /// Bytes from `offset` on, at most `len` and 1 MiB. Where there are none yet, waits for the first of them, at most so long; then, or at the end of what is sealed, none come.
     pub fn read(&self, offset: u64, len: u64, wait: Duration) -> Result<Grown> {
-        self.door.patient(|| {
-            let now = self.at()?;
-            let ask = Ask::Followed { follower: now.number, offset, len, wait_ms: ms(wait) };
-            match now.session.ask_within(&ask, &[], ANSWER_MAX.saturating_add(wait))?.0 {
+        self.door.until(Deadline::after(wait), |deadline| {
+            let now = self.at(deadline)?;
+            let ask = Ask::Followed { follower: now.number, offset, len, wait_ms: ms(deadline.rest()) };
+            match now.session.ask_until(&ask, deadline)?.0 {
                 Told::Grown { bytes: Blob(bytes), len: committed, sealed } if bytes.len() as u64 <= len => Ok(Grown { bytes: bytes.into(), len: committed, sealed }),
                 _ => odd(),
             }

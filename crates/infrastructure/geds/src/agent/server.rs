@@ -50,7 +50,8 @@ struct Session {
     slots: Arc<shm::Words>,
     /// `None`: something is being done with it.
     writers: Mutex<HashMap<u32, Option<Writer>>>,
-    followers: Mutex<HashMap<u32, Arc<Follower>>>,
+    /// `None`: it is being looked for.
+    followers: Mutex<HashMap<u32, Option<Arc<Follower>>>>,
     /// As many as there are turns at most.
     answers: mpsc::UnboundedSender<Answer>,
 }
@@ -367,20 +368,27 @@ impl Session {
                 })
             }
             Ask::Follow { follower: number, bucket, key } => {
-                if lock(&self.followers).len() >= FOLLOWERS_MAX {
-                    let message = format!("{FOLLOWERS_MAX} objects are followed by this process already; close some before {bucket}/{key}");
-                    return Err(Error::Remote { kind: Kind::ResourceExhausted, message });
+                {
+                    let mut followers = lock(&self.followers);
+                    if followers.len() >= FOLLOWERS_MAX {
+                        let message = format!("{FOLLOWERS_MAX} objects are followed by this process already; close some before {bucket}/{key}");
+                        return Err(Error::Remote { kind: Kind::ResourceExhausted, message });
+                    }
+                    match followers.entry(number) {
+                        std::collections::hash_map::Entry::Occupied(_) => return Err(odd(format!("follower {number} is there already"))),
+                        std::collections::hash_map::Entry::Vacant(place) => drop(place.insert(None)),
+                    }
                 }
-                let follower = Arc::new(self.node.follow(&bucket, &key).await?);
+                let follower = self.node.follow(&bucket, &key).await.inspect_err(|_| drop(lock(&self.followers).remove(&number)))?;
                 let (id, growing) = follower.id().await;
-                match lock(&self.followers).entry(number) {
-                    std::collections::hash_map::Entry::Occupied(_) => return Err(odd(format!("follower {number} is there already"))),
-                    std::collections::hash_map::Entry::Vacant(place) => drop(place.insert(follower)),
+                // Whoever has stopped waiting for it has said so.
+                if let Some(place) = lock(&self.followers).get_mut(&number) {
+                    *place = Some(Arc::new(follower));
                 }
                 plain(Told::Following { id, growing })
             }
             Ask::Followed { follower: number, offset, len, wait_ms } => {
-                let follower = lock(&self.followers).get(&number).cloned();
+                let follower = lock(&self.followers).get(&number).cloned().flatten();
                 let follower = follower.ok_or_else(|| odd(format!("follower {number} is not there")))?;
                 let grown = follower.read(offset, len.min(PART_BYTES as u64), within(wait_ms)).await?;
                 plain(Told::Grown { bytes: Blob(grown.bytes.into()), len: grown.len, sealed: grown.sealed })

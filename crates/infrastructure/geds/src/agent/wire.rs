@@ -88,6 +88,18 @@ impl Ask {
         matches!(self, Ask::Write { .. } | Ask::Put { .. } | Ask::Appendable { act: Act::Append { .. }, .. })
     }
 
+    /// What is asked for, as far as somebody may wait for it in vain.
+    pub fn about(&self) -> String {
+        match self {
+            Ask::Watch { bucket, .. } => format!("the watch of bucket {bucket}"),
+            Ask::Flush { bucket, prefix, .. } => format!("the flush of {bucket}/{prefix}"),
+            Ask::WaitDurable { bucket, key, .. } => format!("the upload of {bucket}/{key}"),
+            Ask::Follow { bucket, key, .. } => format!("the search for {bucket}/{key}"),
+            Ask::Followed { offset, .. } => format!("the read of what is followed, from byte {offset} on,"),
+            _ => "what was asked for".into(),
+        }
+    }
+
     /// Whether its answer may be long in coming because of others, and not of work.
     pub fn waits(&self) -> bool {
         matches!(self, Ask::Flush { .. } | Ask::WaitDurable { .. } | Ask::Watch { .. } | Ask::Followed { wait_ms: 1.., .. })

@@ -1,7 +1,7 @@
 //! Accepts connections, with TLS or without, and keeps their number bounded.
 
 use super::connection;
-use crate::{Store, access::Access, listener};
+use crate::{Store, access::Access};
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -35,7 +35,7 @@ pub async fn run(listener: TcpListener, connections: usize, tls: Option<TlsAccep
                 continue;
             }
         };
-        listener::prepare(&stream);
+        base::net::prepare(&stream);
         let (store, access, tls) = (store.clone(), access.clone(), tls.clone());
         served.spawn(async move {
             store.metrics().connections.fetch_add(1, Relaxed);

@@ -6,20 +6,31 @@
 //!
 //! The hub keeps no list of them: who has the hub's token makes them, and a new token of the hub's ends them all. They open the calls under `/v1/objects/BUCKET`, `/v1/stat/BUCKET` and `/v1/watch/BUCKET`,
 //! nothing else; none of them makes another.
+//!
+//! A token's end is the end of what it has opened ([`Over`]): what waits is refused then, what is on its way in either direction breaks off. A change of names that was asked for before is carried out.
 
 use super::{App, In, api::ErrorBody, objects};
 use crate::Error;
 use axum::{
     Json,
+    body::{Body, HttpBody},
     extract::{Path, State},
     http::{Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use base::{Kind, clock::now_ms, unit::Span};
+use futures::{StreamExt, stream};
 use geds::BucketName;
 use ring::hmac;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 const TTL_MAX: Duration = Duration::from_secs(30 * 86400);
@@ -80,7 +91,7 @@ impl Grant {
         let bucket = &self.bucket;
         let asked = asked_for(uri);
         if now_ms >= self.expires_ms {
-            return Some((Kind::Unauthenticated, format!("{asked}: this token for bucket {bucket} is over; ask for a new one")));
+            return Some((Kind::Unauthenticated, over(asked, bucket)));
         }
         let denied = |what: String| Some((Kind::PermissionDenied, format!("{asked}: {what}")));
         // As it was sent: a bucket's name needs no escapes, and what has some is not it.
@@ -101,6 +112,68 @@ impl Grant {
         }
         None
     }
+}
+
+/// When the token of a call ends.
+#[derive(Clone, Debug)]
+pub struct Over {
+    until: Instant,
+    message: Arc<str>,
+    /// A body on its way in was broken off for it.
+    broken: Arc<AtomicBool>,
+}
+
+impl Over {
+    pub fn of(grant: &Grant, uri: &Uri, now_ms: u64) -> Over {
+        let left = Duration::from_millis(grant.expires_ms.saturating_sub(now_ms)).min(TTL_MAX);
+        Over { until: Instant::now() + left, message: over(asked_for(uri), &grant.bucket).into(), broken: Arc::default() }
+    }
+
+    fn error(&self) -> Error {
+        Error::new(Kind::Unauthenticated, &*self.message)
+    }
+
+    /// The answer of a call that may take long; an error when the token ends before.
+    pub async fn within<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        tokio::time::timeout_at(self.until, call).await.unwrap_or_else(|_| Err(self.error()))
+    }
+
+    /// A body that breaks off with the token.
+    pub fn body(&self, body: Body) -> Body {
+        if body.is_end_stream() {
+            return body;
+        }
+        let (over, end) = (self.clone(), Box::pin(tokio::time::sleep_until(self.until)));
+        Body::from_stream(stream::unfold(Some((body.into_data_stream(), end)), move |going| {
+            let over = over.clone();
+            async move {
+                let (mut data, mut end) = going?;
+                tokio::select! {
+                    biased;
+                    () = &mut end => {
+                        over.broken.store(true, Ordering::Relaxed);
+                        Some((Err(axum::Error::new(over.error())), None))
+                    }
+                    piece = data.next() => piece.map(|piece| (piece, Some((data, end)))),
+                }
+            }
+        }))
+    }
+
+    /// The answer to a call whose own body was broken off says so.
+    pub fn answer(&self, answer: Response) -> Response {
+        if !answer.status().is_success() && self.broken.load(Ordering::Relaxed) {
+            return self.error().into_response();
+        }
+        let (parts, body) = answer.into_parts();
+        // What is whole already is not cut.
+        let body = if body.size_hint().exact().is_some() { body } else { self.body(body) };
+        Response::from_parts(parts, body)
+    }
+}
+
+fn over(asked: &str, bucket: &BucketName) -> String {
+    format!("{asked}: this token for bucket {bucket} is over; ask for a new one")
 }
 
 /// The bucket and the key that a call is for, as they were sent; else its path.

@@ -1,13 +1,13 @@
 //! Buckets and objects: bytes stream in and out, through the hub and never into it.
 
-use super::{App, Asked, api::ErrorBody};
+use super::{App, Asked, api::ErrorBody, grants::Over};
 use crate::{
     Error,
     objects::{Content, Counted, Detail, Happenings, LIST_MAX, Object, Put},
     tiers::SiteTiers,
 };
 use axum::{
-    Json,
+    Extension, Json,
     body::Body,
     extract::{Path, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -161,7 +161,7 @@ pub struct GetAsk {
 /// All of it, or with a `Range` header some of its bytes. An answer that ends too early is an object that broke off on its way.
 #[utoipa::path(get, path = "/v1/objects/{bucket}/{key}", tag = "objects", params(GetAsk, ("Range" = Option<String>, Header, description = "one range, such as `bytes=0-99`")),
     responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"), (status = 206, body = Vec<u8>, content_type = "application/octet-stream"), (status = 404, body = ErrorBody),
-        (status = 416, body = ErrorBody, description = "it has none of these bytes"), (status = 429, body = ErrorBody, description = "64 are followed already"), (status = 503, body = ErrorBody, description = "no site that holds it is connected")))]
+        (status = 416, body = ErrorBody, description = "it has none of these bytes"), (status = 429, body = ErrorBody, description = "of this bucket there are followed as many as there are places left, of 128"), (status = 503, body = ErrorBody, description = "no site that holds it is connected")))]
 pub async fn get(State(app): State<App>, Path((bucket, key)): Path<(String, String)>, Asked(ask): Asked<GetAsk>, headers: HeaderMap) -> Result<Response, Error> {
     if ask.follow {
         let bad = |of: &String| Error::new(Kind::InvalidArgument, format!("`of` is the ETag of an earlier answer, without its quotes; {of:?} is none"));
@@ -251,6 +251,14 @@ pub struct MoveAsk {
     within: Option<String>,
 }
 
+/// What takes long and may be broken off; by the caller's token, if that ends.
+async fn within<T>(over: Option<Extension<Over>>, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match over {
+        Some(Extension(over)) => over.within(call).await,
+        None => call.await,
+    }
+}
+
 /// Whether a call for a bucket changes no other.
 pub fn stays_in(uri: &axum::http::Uri, bucket: &str) -> bool {
     /// Of all calls that name another one.
@@ -264,12 +272,12 @@ pub fn stays_in(uri: &axum::http::Uri, bucket: &str) -> bool {
 
 #[utoipa::path(post, path = "/v1/objects/{bucket}", tag = "objects", params(MoveAsk),
     responses((status = 200, body = Counted, description = "what has new names, in one step; no data was moved; or what was spilled"), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody, description = "a name is taken")))]
-pub async fn move_all(State(app): State<App>, Path(bucket): Path<String>, Asked(ask): Asked<MoveAsk>) -> Result<Json<Counted>, Error> {
+pub async fn move_all(State(app): State<App>, Path(bucket): Path<String>, over: Option<Extension<Over>>, Asked(ask): Asked<MoveAsk>) -> Result<Json<Counted>, Error> {
     let copy = match ask.action.as_str() {
         "rename" => false,
         "copy" => true,
-        "spill" => return Ok(Json(app.hub.spill_objects(&bucket, &ask.from).await?)),
-        "flush" => return Ok(Json(app.hub.flush_objects(&bucket, &ask.from, span("within", ask.within, FLUSH_MAX)?).await?)),
+        "spill" => return Ok(Json(within(over, app.hub.spill_objects(&bucket, &ask.from)).await?)),
+        "flush" => return Ok(Json(within(over, app.hub.flush_objects(&bucket, &ask.from, span("within", ask.within, FLUSH_MAX)?)).await?)),
         other => return Err(Error::new(Kind::InvalidArgument, format!("action {other:?} is not known; there are \"rename\", \"copy\", \"spill\" and \"flush\""))),
     };
     if ask.if_absent && copy {
@@ -300,11 +308,11 @@ pub struct ActAsk {
 
 #[utoipa::path(post, path = "/v1/objects/{bucket}/{key}", tag = "objects", params(ActAsk),
     responses((status = 200, body = Object, description = "as it is now"), (status = 409, body = ErrorBody, description = "the name is taken, or a site has no persistency tier")))]
-pub async fn act(State(app): State<App>, Path((bucket, key)): Path<(String, String)>, Asked(ask): Asked<ActAsk>) -> Result<Json<Object>, Error> {
+pub async fn act(State(app): State<App>, Path((bucket, key)): Path<(String, String)>, over: Option<Extension<Over>>, Asked(ask): Asked<ActAsk>) -> Result<Json<Object>, Error> {
     let copy = match ask.action.as_str() {
         "rename" => false,
         "copy" => true,
-        "spill" => return Ok(Json(app.hub.spill_object(&bucket, &key).await?)),
+        "spill" => return Ok(Json(within(over, app.hub.spill_object(&bucket, &key)).await?)),
         other => return Err(Error::new(Kind::InvalidArgument, format!("action {other:?} is not known; there are \"rename\", \"copy\" and \"spill\""))),
     };
     let to = ask.to.ok_or_else(|| Error::new(Kind::InvalidArgument, format!("action {:?} needs `to`", ask.action)))?;

@@ -605,6 +605,53 @@ async fn a_token_for_a_bucket_opens_that_bucket_while_it_lasts() {
     web.fails(web.post("/v1/buckets/Mine/tokens").json(&json!({})), 400, "invalid_argument", "Mine").await;
 }
 
+/// What a token has opened ends with it: what waits is refused, what goes on breaks off, and who comes back hears why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_token_has_opened_ends_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub(folder.path()).await;
+    let web = Web::new(&hub);
+    let edge = store(&hub, "edge", folder.path(), 64 * MIB).await;
+    answer(web.put("/v1/objects/logs/first").body("content"), 200).await;
+    let (logs, run) = (BucketName::new("logs").unwrap(), Key::new("run").unwrap());
+    let log = edge.node.appendable(&logs, &run).await.unwrap();
+    log.append(0, "one ".into()).await.unwrap();
+    let told = answer(web.post("/v1/buckets/logs/tokens").json(&json!({"ttl": "3s", "write": true})), 201).await;
+    let brief = Web { client: web.client.clone(), base: web.base.clone(), token: told["token"].as_str().unwrap().into() };
+    let began = std::time::Instant::now();
+    // What is done before its end is.
+    answer(brief.put("/v1/objects/logs/quick").body("content"), 200).await;
+    let at = web.json("/v1/watch/logs").await["next"].as_u64().unwrap();
+    let follow = async {
+        let mut answer = brief.get("/v1/objects/logs/run?follow=true").send().await.unwrap();
+        let of = answer.headers()["etag"].to_str().unwrap().trim_matches('"').to_string();
+        assert_eq!(answer.chunk().await.unwrap().unwrap(), "one ");
+        // A body that breaks off is no end; it comes when the token ends, with nothing to be read at all.
+        let broken = answer.chunk().await;
+        assert!(broken.is_err(), "{broken:?}");
+        assert!(began.elapsed() < Duration::from_secs(12), "it was read on with for {:?}", began.elapsed());
+        brief.fails(brief.get(&format!("/v1/objects/logs/run?follow=true&offset=4&of={of}")), 401, "unauthenticated", "logs/run: this token for bucket logs is over").await;
+        // Whose token is good reads on in it.
+        let mut on = web.get(&format!("/v1/objects/logs/run?follow=true&offset=0&of={of}")).send().await.unwrap();
+        assert_eq!(on.chunk().await.unwrap().unwrap(), "one ");
+    };
+    let watch = async {
+        brief.fails(brief.get(&format!("/v1/watch/logs?after={at}&wait=30s")), 401, "unauthenticated", "logs: this token for bucket logs is over").await;
+        assert!(began.elapsed() < Duration::from_secs(12), "it was watched with for {:?}", began.elapsed());
+    };
+    // What is still being sent is not taken.
+    let put = async {
+        let slow = futures::stream::unfold(0, |n| async move {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            (n < 200).then_some((Ok::<_, std::io::Error>("piece"), n + 1))
+        });
+        brief.fails(brief.put("/v1/objects/logs/slow").body(reqwest::Body::wrap_stream(slow)), 401, "unauthenticated", "logs/slow: this token for bucket logs is over").await;
+    };
+    tokio::join!(follow, watch, put);
+    web.fails(web.get("/v1/stat/logs/slow"), 404, "not_found", "logs/slow").await;
+    hub.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_tenants_buckets_have_no_more_than_its_quota() {
     let folder = tempfile::tempdir().unwrap();
@@ -690,7 +737,7 @@ async fn what_grows_at_a_site_is_followed_over_http() {
     assert!(began.elapsed() < Duration::from_secs(4), "it came late: {:?}", began.elapsed());
     assert_eq!(follow(4).await.chunk().await.unwrap().unwrap(), "two ");
 
-    // 64 at a time, and who has gone counts no more.
+    // A bucket has as many as it leaves free, and who has gone counts no more.
     let mut others = Vec::new();
     let refused = loop {
         let answer = follow(0).await;
@@ -703,6 +750,12 @@ async fn what_grows_at_a_site_is_followed_over_http() {
     assert_eq!(refused.status().as_u16(), 429);
     assert!(refused.text().await.unwrap().contains("logs/run"));
     assert!(others.len() >= 60, "{} others", others.len());
+    // Others find a place all the same.
+    let aside = BucketName::new("aside").unwrap();
+    edge.node.create_bucket(&aside).await.unwrap();
+    let beside = edge.node.appendable(&aside, &run).await.unwrap();
+    beside.append(0, "here".into()).await.unwrap();
+    assert_eq!(web.get("/v1/objects/aside/run?follow=true").send().await.unwrap().chunk().await.unwrap().unwrap(), "here");
     drop(others);
     let end = std::time::Instant::now() + Duration::from_secs(20);
     while follow(0).await.status() != 200 {

@@ -1,10 +1,8 @@
 //! What a user could notice of a store's disk: where it is encrypted everything reads as before and nothing can be read from it; what earlier versions have written is found, and what a later one has
 //! written is left as it is.
 
-mod common;
-
+use crate::common::*;
 use base::Kind;
-use common::*;
 use geds::{Catalog, Error, Namenode, Node, Page, RemoteCatalog, RestKey};
 use std::{
     os::unix::fs::{FileExt, PermissionsExt},
@@ -290,8 +288,8 @@ async fn an_append_whose_bytes_did_not_reach_the_disk_is_cut_off() {
 /// An installation as each version left one, see `common/stored.rs`. `GEDS_FORMATS=FOLDER` writes them anew, there: one that is here stays, and a version that writes something else adds its own.
 const STORED: [(&str, &str); 2] = [
     // Before answers were kept with the names, and checksums with what grows.
-    ("first", include_str!("formats/first.txt")),
-    ("second", include_str!("formats/second.txt")),
+    ("first", include_str!("../formats/first.txt")),
+    ("second", include_str!("../formats/second.txt")),
 ];
 const STORED_FOLDERS: [&str; 4] = ["names", "edge", "vault", "persist"];
 /// Milliseconds: the year 2100.

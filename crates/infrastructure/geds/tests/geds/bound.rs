@@ -1,9 +1,7 @@
 //! What a user could notice of a bucket that is bound to a place in the persistency tier: what others have put there is read without import.
 
-mod common;
-
+use crate::common::*;
 use base::{Kind, unit::Span};
-use common::*;
 use geds::{BucketPolicy, Catalog, Node, Page, PeerClient, Range};
 use std::{path::PathBuf, time::Duration};
 

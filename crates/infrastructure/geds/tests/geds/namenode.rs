@@ -1,9 +1,7 @@
 //! What the namenode does beyond the plain catalog: attributes, copies, prefixes, jobs, quotas, garbage, watches, leases, restarts.
 
-mod common;
-
+use crate::common::{bucket, key, line::Line, site};
 use base::Kind;
-use common::{bucket, key, line::Line, site};
 use geds::{Attributes, BucketName, Caller, Catalog, Error, Happened, Key, LeaseHolder, Namenode, NewObject, ObjectId, Page, RemoteCatalog};
 use std::{
     sync::{
@@ -152,20 +150,20 @@ async fn suite(catalog: &dyn Catalog) {
 #[tokio::test]
 async fn near() {
     let temp = tempfile::tempdir().unwrap();
-    suite(&common::namenode(temp.path()).await).await;
+    suite(&crate::common::namenode(temp.path()).await).await;
 }
 
 #[tokio::test]
 async fn over_the_wire() {
     let temp = tempfile::tempdir().unwrap();
-    suite(&remote(&common::namenode(temp.path()).await)).await;
+    suite(&remote(&crate::common::namenode(temp.path()).await)).await;
 }
 
 /// What ends together ends at once: not a batch at a time with a pause after each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_of_many_objects_ends_as_fast_as_it_was_made() {
     let temp = tempfile::tempdir().unwrap();
-    let near = common::namenode(temp.path()).await;
+    let near = crate::common::namenode(temp.path()).await;
     near.create_bucket(&bucket("data")).await.unwrap();
     near.keep_job("job", 0).await.unwrap();
     let attributes = Attributes { job: Some("job".into()), ..Attributes::default() };
@@ -185,7 +183,7 @@ async fn a_job_of_many_objects_ends_as_fast_as_it_was_made() {
 #[tokio::test]
 async fn a_watch_misses_nothing_and_says_so_when_it_must() {
     let temp = tempfile::tempdir().unwrap();
-    let near = common::namenode(temp.path()).await;
+    let near = crate::common::namenode(temp.path()).await;
     let far = remote(&near);
     let b = bucket("data");
     assert_eq!(kind(far.watch(&b, 0, Duration::ZERO).await), Kind::NotFound);
@@ -206,7 +204,7 @@ async fn a_watch_misses_nothing_and_says_so_when_it_must() {
     // The token is good after a restart, which replays its log.
     drop(far);
     near.close().await;
-    let near = common::namenode(temp.path()).await;
+    let near = crate::common::namenode(temp.path()).await;
     near.rename_prefix(&b, "b", &b, "c", false).await.unwrap();
     let seen = near.watch(&b, 3, Duration::ZERO).await.unwrap();
     assert_eq!((seen.events.len(), seen.next), (2, 5));
@@ -217,7 +215,7 @@ async fn a_watch_misses_nothing_and_says_so_when_it_must() {
 async fn defect_15_a_watcher_loses_its_connection_again_and_again_and_no_event() {
     const EVENTS: u64 = 400;
     let temp = tempfile::tempdir().unwrap();
-    let near = common::namenode(temp.path()).await;
+    let near = crate::common::namenode(temp.path()).await;
     let b = bucket("data");
     near.create_bucket(&b).await.unwrap();
     let serving: Arc<std::sync::Mutex<Vec<tokio::task::JoinHandle<()>>>> = Arc::default();
@@ -300,7 +298,7 @@ async fn defect_15_a_watcher_loses_its_connection_again_and_again_and_no_event()
 #[tokio::test]
 async fn many_questions_at_a_time_do_not_stop_each_other() {
     let temp = tempfile::tempdir().unwrap();
-    let namenode = common::namenode(temp.path()).await;
+    let namenode = crate::common::namenode(temp.path()).await;
     namenode.create_bucket(&bucket("data")).await.unwrap();
     let far = RemoteCatalog::over(move || {
         let (ours, theirs) = tokio::io::duplex(1 << 10);
@@ -336,7 +334,7 @@ impl LeaseHolder for Revoked {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_is_void_before_the_change_is_seen() {
     let temp = tempfile::tempdir().unwrap();
-    let near = common::namenode(temp.path()).await;
+    let near = crate::common::namenode(temp.path()).await;
     fill(&near, &["a", "b", "p/1"]).await;
     let (reader, writer) = (remote(&near), remote(&near));
     let revoked = Arc::new(Revoked::default());
@@ -378,7 +376,7 @@ async fn a_lease_is_void_before_the_change_is_seen() {
 fn a_holder_that_says_nothing_delays_a_change_for_one_term_slow() {
     let temp = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let namenode = runtime.block_on(common::namenode(temp.path()));
+    let namenode = runtime.block_on(crate::common::namenode(temp.path()));
     runtime.block_on(fill(&namenode, &["a", "b"]));
     let socket = temp.path().join("socket");
     let (serving, path) = (namenode.clone(), socket.clone());
@@ -404,7 +402,7 @@ fn a_holder_that_says_nothing_delays_a_change_for_one_term_slow() {
     assert!(took > term * 9 / 10, "changed after {took:?}, while a lease of {term:?} held");
     // A namenode that starts again knows nothing of leases, but that there may be some.
     runtime.block_on(namenode.close());
-    let again = runtime.block_on(common::namenode(temp.path()));
+    let again = runtime.block_on(crate::common::namenode(temp.path()));
     let start = Instant::now();
     runtime.block_on(again.seal(&bucket("data"), &key("new"), new(82))).unwrap();
     assert!(start.elapsed() < term / 2, "what was not there is not delayed");
@@ -498,7 +496,7 @@ async fn names_are_there_again_within_microseconds_each_slow() {
     }
     namenode.close().await;
     let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_that_opens_a_namenode", "--ignored", "--nocapture", "--test-threads=1"])
+        .args(["--exact", "namenode::child_that_opens_a_namenode", "--ignored", "--nocapture", "--test-threads=1"])
         .env("GEDS_TEST_FOLDER", temp.path())
         .output()
         .unwrap();
@@ -531,7 +529,7 @@ async fn what_is_not_the_protocol_ends_a_connection_and_nothing_else() {
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let temp = tempfile::tempdir().unwrap();
-    let namenode = common::namenode(temp.path()).await;
+    let namenode = crate::common::namenode(temp.path()).await;
     fill(&namenode, &["a"]).await;
     for length in [0u32, 7, (1 << 20) + 1, u32::MAX] {
         let (mut ours, theirs) = tokio::io::duplex(4096);
@@ -637,7 +635,7 @@ async fn a_change_whose_answer_is_lost_is_done_once() {
 async fn who_does_not_give_back_a_lease_holds_up_no_other_names() {
     let holder: Arc<dyn LeaseHolder> = Arc::new(Revoked::default());
     let temp = tempfile::tempdir().unwrap();
-    let near = common::namenode(temp.path()).await;
+    let near = crate::common::namenode(temp.path()).await;
     let line = Line::new(&near);
     let (far, b) = (line.catalog(), bucket("data"));
     near.create_bucket(&b).await.unwrap();
@@ -669,7 +667,7 @@ async fn who_does_not_give_back_a_lease_holds_up_no_other_names() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn buckets_and_jobs_come_in_pages() {
     let temp = tempfile::tempdir().unwrap();
-    let near = common::namenode(temp.path()).await;
+    let near = crate::common::namenode(temp.path()).await;
     let far = remote(&near);
     let buckets: Vec<BucketName> = (0..2300).map(|n| bucket(&format!("b{n:05}"))).collect();
     let made = futures::future::join_all(buckets.iter().map(|bucket| near.create_bucket(bucket)));

@@ -1,9 +1,7 @@
 //! How long objects live: with their last name, until a time, with a job, with a process. And that copies go when nobody can name them.
 
-mod common;
-
+use crate::common::{Installation, bucket, content, count, get, key, put, site};
 use base::{Kind, unit::Bytes as Size};
-use common::{Installation, bucket, content, count, get, key, put, site};
 use geds::{Attributes, BucketPolicy, Catalog, Mode, Page, PeerClient, Place};
 use std::{
     path::Path,

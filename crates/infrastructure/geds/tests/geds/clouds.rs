@@ -4,13 +4,10 @@
 //! speaks; gcp-storage-emulator has no listing there; Azurite needs Node and 200 packages. CLOUDSKIN_AZURITE=URL runs the steps against an Azurite that listens there, with the account
 //! that it has by itself and an empty container `box`.
 
-mod common;
-mod doubles;
-
+use crate::common::*;
+use crate::doubles::{Double, Fate, azure, google};
 use base::Kind;
-use common::*;
 use axum::http::Method;
-use doubles::{Double, Fate, azure, google};
 use geds::{BucketPolicy, Catalog, Config, Key, Page, Persist};
 use serde_json::{Value, json};
 use std::{

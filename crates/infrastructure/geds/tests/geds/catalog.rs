@@ -1,9 +1,7 @@
 //! One behaviour suite for the catalog, asked of the namenode itself and of the namenode over its wire.
 
-mod common;
-
+use crate::common::{bucket, key, namenode, site};
 use base::Kind;
-use common::{bucket, key, namenode, site};
 use geds::{Caller, Catalog, Namenode, NewObject, ObjectId, ObjectMeta, Page, RemoteCatalog};
 
 /// A client over a pipe in memory.

@@ -2,10 +2,8 @@
 //!
 //! Tests named `defect_…` are of defects of the original that are listed in `docs/design/geds.md`.
 
-mod common;
-
+use crate::common::*;
 use base::{Kind, unit::Bytes as Size};
-use common::*;
 use geds::{BucketPolicy, Catalog, Error, Key, Mode, Node, Object, Place, SpillOptions, Tuning};
 use std::{
     path::PathBuf,

@@ -1,13 +1,11 @@
 //! What a user of a node could notice: objects through their lives, on one node and between nodes.
 
-mod common;
-
+use crate::common::{line::Line, *};
 use base::{
     Kind,
     identity::{HUB, USER},
 };
 use bytes::Bytes;
-use common::{line::Line, *};
 use futures::{StreamExt, TryStreamExt, future::BoxFuture};
 use geds::{
     BucketName, Catalog, Error, Key, Listing, NewObject, Node, ObjectId, ObjectMeta, Page, PeerClient, Range,
@@ -655,6 +653,9 @@ impl Catalog for Flaky {
     fn find(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<ObjectMeta>>> {
         self.finds.fetch_add(1, SeqCst);
         self.inner.find(id)
+    }
+    fn sites(&self) -> BoxFuture<'_, Result<Vec<geds::Holder>>> {
+        self.inner.sites()
     }
     fn find_all<'a>(&'a self, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<Vec<Option<ObjectMeta>>>> {
         self.finds.fetch_add(1, SeqCst);
@@ -1312,7 +1313,7 @@ async fn acknowledged_seals_survive_a_kill() {
         let mut here = Installation::new().await.with_folder_persist();
         here.lend_namenode().await;
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_that_seals", "--ignored", "--nocapture", "--test-threads=1"])
+            .args(["--exact", "node::child_that_seals", "--ignored", "--nocapture", "--test-threads=1"])
             .env("GEDS_TEST_FOLDER", here.temp.path())
             .stdout(std::process::Stdio::piped())
             .spawn()
@@ -1483,4 +1484,38 @@ async fn the_grafana_dashboard_asks_for_figures_that_there_are_and_for_all_of_th
     ];
     let missing: Vec<_> = there.difference(&asked).filter(|name| !spoken_for.contains(name)).collect();
     assert_eq!(missing, [&""; 0], "nobody sees these");
+}
+
+/// Many who follow what a site has that is away are one question, now and then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_follow_what_is_away_ask_together_and_seldom() {
+    let mut here = Installation::new().await;
+    let asked = Flaky::new(&here.namenode, 0, 0);
+    here.catalog = asked.clone();
+    let (edge, cloud) = (here.node("edge").await, here.node("cloud").await);
+    let (b, k) = (bucket("data"), key("log"));
+    let log = edge.appendable(&b, &k).await.unwrap();
+    log.append(0, content(1, 1000).into()).await.unwrap();
+    log.sync().await.unwrap();
+    let mut followers = Vec::new();
+    for _ in 0..20 {
+        followers.push(cloud.follow(&b, &k).await.unwrap());
+    }
+    drop(log);
+    edge.stop().await;
+    let before = asked.finds.load(SeqCst);
+    let waiting = followers.iter().map(|follower| follower.read(0, 10, std::time::Duration::from_secs(4)));
+    for answer in futures::future::join_all(waiting).await {
+        assert_eq!(answer.unwrap_err().kind(), Kind::Unavailable);
+    }
+    let looks = asked.finds.load(SeqCst) - before;
+    println!("{looks} questions to the catalog for 20 readers in 4 s");
+    // Two in a search (its id before the sites are asked and after), and pauses of 0.1 s, 0.2 s and so on, or half of that: at most nine searches in 4 s.
+    assert!((2..=24).contains(&looks), "{looks} questions");
+    // And none is left behind when it is back.
+    let _edge = here.node("edge").await;
+    let waiting = followers.iter().map(|follower| follower.read(0, 10, std::time::Duration::from_secs(30)));
+    for answer in futures::future::join_all(waiting).await {
+        assert!(answer.unwrap().bytes == content(1, 1000)[..10]);
+    }
 }

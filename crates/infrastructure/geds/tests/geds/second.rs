@@ -1,9 +1,7 @@
 //! What a user could notice of a bucket whose objects have a second copy at another site before a seal is acknowledged.
 
-mod common;
-
+use crate::common::*;
 use base::{Kind, unit::Span};
-use common::*;
 use geds::{BucketPolicy, Caller, Catalog, Node, ObjectId, ObjectMeta, Place, RemoteCatalog, SecondCopy};
 use std::{
     collections::HashSet,
