@@ -335,6 +335,8 @@ fn the_command_line_writes_reads_and_tells() {
     let mut child = server.cli(&["append", "s/lines"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"fourth\n").unwrap();
     assert_eq!(String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout), "s/lines: 1 event\n");
+    // Of several epochs.
+    run(&mut server.cli(&["scale", "s/lines", "3"]));
     run(&mut server.cli(&["seal", "s/lines"]));
     assert!(run(&mut server.cli(&["ls", "s"])).contains("sealed"));
     // What a sealed stream keeps can be forgotten, too.
@@ -360,6 +362,21 @@ fn the_command_line_writes_reads_and_tells() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     told(&mut at(&free), 69, &format!("no stream server answers at {free}: Connection refused"));
     told(&mut at(&server.ports[1]), 69, "this is not a controller's port");
+    // More segments than a command follows: it says so, and what only asks about them is quick.
+    run(&mut server.cli(&["create", "s/wide", "--segments", "5000"]));
+    told(&mut server.cli(&["append", "s/wide"]), 73, "has 5000 segments");
+    run(&mut server.cli(&["scale", "s/wide", "4999"]));
+    let began = Instant::now();
+    assert_eq!(run(&mut server.cli(&["stat", "s/wide"])).matches(" yes ").count(), 5000);
+    run(&mut server.cli(&["truncate", "s/wide"]));
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    // Behind a place in the middle of an event there is none.
+    run(&mut server.cli(&["create", "s/middle"]));
+    let mut child = server.cli(&["append", "s/middle", "--key", "k"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"1\n2\n3\n").unwrap();
+    assert!(child.wait().unwrap().success());
+    run(&mut server.cli(&["truncate", "s/middle", "--at", "0=11"]));
+    told(&mut server.cli(&["read", "s/middle"]), 64, "no whole event from 11 on, where its last 16 bytes lie");
     // Longer than an event may be.
     let mut child = server.cli(&["create", "s/long"]);
     run(&mut child);

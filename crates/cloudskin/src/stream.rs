@@ -219,6 +219,12 @@ async fn serve(place: &Place, o: args::StreamServe) -> anyhow::Result<u8> {
     let mut options = streams::Options::new(&data);
     (options.controller, options.segments, options.publish) = (o.controller, o.segments, o.publish);
     (options.http, options.restore) = (o.http, o.restore);
+    if o.users.is_some() && o.http.is_some_and(|a| !loopback(&a)) {
+        tracing::warn!("passwords can be read on their way to the HTTP port, which has no TLS: let a proxy in front of it encrypt, or give it an address of this machine alone");
+    }
+    if o.users.is_some() && o.token_life.0 < std::time::Duration::from_secs(1) {
+        return Err(fail(Kind::InvalidArgument, format!("--token-life {} lets no token live to be used; say 1s at least", o.token_life)));
+    }
     options.users = o.users.map(|file| streams::server::Users { file, token_life: o.token_life.0 });
     let mut geds: geds::Config = base::config::load::<BTreeMap<String, geds::Config>>(None, std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("CLOUDSKIN_GEDS__")))
         .map_err(|e| fail(Kind::InvalidArgument, e.to_string()))?
@@ -422,12 +428,15 @@ async fn map(client: &Client, (from, to): (&StreamName, &StreamName), start: Fro
 /// Prints events, one a line; with `-o json`, with where they lie.
 async fn read(client: &Client, stream: &StreamName, from: From, follow: bool, output: Output) -> anyhow::Result<u8> {
     // Of the segments that a scale has replaced, too: what is written to now may be empty.
-    let ends = segments(client, stream).await?;
-    let mut left: BTreeMap<_, u64> = ends.into_iter().filter(|(_, (start, end, _))| start < end).map(|(segment, (_, end, _))| (segment, end)).collect();
+    let mut left: BTreeMap<_, u64> = match follow {
+        true => BTreeMap::new(),
+        false => client.segments(&stream.scope, &stream.name).await.map_err(failed)?.into_iter().filter(|(_, (start, end, _))| start < end).map(|(segment, (_, end, _))| (segment, end)).collect(),
+    };
     if !follow && left.is_empty() {
         return Ok(0);
     }
     let mut reader = Reader::open(client, &stream.scope, &stream.name, from).await.map_err(failed)?;
+    reader.until(left.iter().map(|(segment, end)| (*segment, *end)).collect());
     while let Some(event) = reader.next().await.map_err(failed)? {
         let next = event.offset + 8 + event.data.len() as u64;
         if output == Output::Table {
@@ -465,18 +474,9 @@ async fn ls(client: &Client, scope: Option<String>, output: Output) -> anyhow::R
     })
 }
 
-/// All segments of a stream that are still there: where each begins and ends, and whether it is sealed.
-async fn segments(client: &Client, stream: &StreamName) -> anyhow::Result<BTreeMap<streams::catalog::SegmentNo, (u64, u64, bool)>> {
-    let mut all = BTreeMap::new();
-    for segment in client.segments(&stream.scope, &stream.name).await.map_err(failed)?.into_keys() {
-        all.insert(segment, client.segment(&stream.scope, &stream.name, segment).await.map_err(failed)?);
-    }
-    Ok(all)
-}
-
 async fn stat(client: &Client, stream: &StreamName, output: Output) -> anyhow::Result<u8> {
     let current = client.current(&stream.scope, &stream.name).await.map_err(failed)?;
-    let (seen, config) = (segments(client, stream).await?, client.config(&stream.scope, &stream.name).await.map_err(failed)?);
+    let (seen, config) = (client.segments(&stream.scope, &stream.name).await.map_err(failed)?, client.config(&stream.scope, &stream.name).await.map_err(failed)?);
     let (scaling, kept) = (config.scaling_policy.unwrap_or_default(), config.retention_policy.unwrap_or_default());
     let range = |segment| current.iter().find(|r| r.segment == segment).map(|r| (r.low, r.high));
     let told = json!({

@@ -9,7 +9,7 @@ use crate::{
     subscribers,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 /// A stream's segment: epoch of its making in the high half, number in the low half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -466,13 +466,12 @@ impl Stream {
         let last = self.last_epoch(segment)?;
         let Some(next) = self.epochs.get(last + 1) else { return Some(Vec::new()) };
         let before = &self.epochs[last].segments;
-        let ended: Vec<&Range> = before.iter().filter(|r| !next.segments.iter().any(|n| n.segment == r.segment)).collect();
+        let is_in = |of: &[Range], segment| of.iter().any(|r| r.segment == segment);
         let own = before.iter().find(|r| r.segment == segment)?;
-        let new = next.segments.iter().filter(|n| !before.iter().any(|b| b.segment == n.segment) && n.overlaps(own));
-        Some(
-            new.map(|n| (*n, ended.iter().filter(|e| e.overlaps(n)).map(|e| e.segment).collect()))
-                .collect(),
-        )
+        // Of what overlaps, which is little as a rule; there may be ten thousand of each.
+        let new = next.segments.iter().filter(|n| n.overlaps(own) && !is_in(before, n.segment));
+        let ended = |n: &Range| before.iter().filter(|e| e.overlaps(n) && !is_in(&next.segments, e.segment)).map(|e| e.segment).collect();
+        Some(new.map(|n| (*n, ended(n))).collect())
     }
 
     /// Where a reader of everything begins. The truncation cut, or the segments of the first epoch.
@@ -497,11 +496,19 @@ impl Stream {
 
     /// The segments between two cuts: those that have bytes at or after `from` and, if `to` is not empty, before `to`.
     pub fn between(&self, from: &BTreeMap<SegmentNo, u64>, to: &BTreeMap<SegmentNo, u64>) -> BTreeSet<SegmentNo> {
-        let mut found: BTreeSet<SegmentNo> = BTreeSet::new();
-        let mut todo: Vec<SegmentNo> = self.known(from).into_keys().collect();
-        while let Some(segment) = todo.pop() {
-            if found.insert(segment) && !to.contains_key(&segment) {
-                todo.extend(self.successors(segment).unwrap_or_default().into_iter().map(|(r, _)| r.segment));
+        let mut found: BTreeSet<SegmentNo> = self.known(from).into_keys().collect();
+        // Epoch by epoch, and not from segment to segment: who holds the state's lock does this for streams of ten thousand segments.
+        for pair in self.epochs.windows(2) {
+            let (before, next) = (&pair[0].segments, &pair[1].segments);
+            let (old, new): (HashSet<SegmentNo>, HashSet<SegmentNo>) = (before.iter().map(|r| r.segment).collect(), next.iter().map(|r| r.segment).collect());
+            let mut made: Vec<&Range> = next.iter().filter(|r| !old.contains(&r.segment)).collect();
+            made.sort_by(|a, b| a.low.total_cmp(&b.low));
+            for ended in before.iter().filter(|r| !new.contains(&r.segment) && !to.contains_key(&r.segment)) {
+                if !found.contains(&ended.segment) {
+                    continue;
+                }
+                let first = made.partition_point(|r| r.high <= ended.low);
+                found.extend(made[first..].iter().take_while(|r| r.low < ended.high).map(|r| r.segment));
             }
         }
         found

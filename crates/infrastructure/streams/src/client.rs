@@ -23,7 +23,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use std::sync::Arc;
 use tokio_rustls::{
@@ -85,6 +85,16 @@ fn failed(what: &str) -> impl FnOnce(tonic::Status) -> Error {
         // No answer of the server has a cause: it is the connection that has gone.
         _ if std::error::Error::source(&s).is_some() => Error::Unavailable(format!("{what}: {} ({}); the server has ended, or this is not a controller's port", s.message(), cause(&s))),
         _ => Error::Conflict(format!("{what}: {}", s.message())),
+    }
+}
+
+/// Segments that a reader or writer of this client follows at a time: each has a connection of its own, and a server has 4096 for all.
+const SEGMENTS_MAX: usize = 2048;
+
+fn not_too_many(scope: &str, stream: &str, segments: usize) -> Result<()> {
+    match segments > SEGMENTS_MAX {
+        true => Err(Error::Conflict(format!("{scope}/{stream} has {segments} segments at this place, and this client follows {SEGMENTS_MAX} at most, each over a connection of its own; `cloudskin stream scale {scope}/{stream} N` makes them fewer, and clients of Pravega's may take more"))),
+        false => Ok(()),
     }
 }
 
@@ -333,20 +343,22 @@ impl Client {
         })
     }
 
-    /// All segments of a stream that are still there, each with those that follow it.
-    pub fn segments<'a>(&'a self, scope: &'a str, stream: &'a str) -> BoxFuture<'a, Result<BTreeMap<SegmentNo, Vec<SegmentNo>>>> {
+    /// All segments of a stream that are still there: where each begins and ends, and whether it is sealed.
+    pub fn segments<'a>(&'a self, scope: &'a str, stream: &'a str) -> BoxFuture<'a, Result<BTreeMap<SegmentNo, (u64, u64, bool)>>> {
         Box::pin(async move {
-            let mut todo: Vec<_> = self.head(scope, stream).await?.into_keys().collect();
+            let (mut connection, token) = self.dial(scope, stream, AccessOperation::Any).await?;
             let mut all = BTreeMap::new();
-            while let Some(segment) = todo.pop() {
-                if !all.contains_key(&segment) {
-                    let next: Vec<_> = self.successors(scope, stream, segment).await?.into_iter().map(|(range, _)| range.segment).collect();
-                    todo.extend(&next);
-                    all.insert(segment, next);
-                }
+            for segment in self.numbers(scope, stream).await? {
+                all.insert(segment, connection.info(&segment.name(scope, stream), &token).await?);
             }
             Ok(all)
         })
+    }
+
+    async fn numbers(&self, scope: &str, stream: &str) -> Result<Vec<SegmentNo>> {
+        let request = StreamCutRange { stream_info: stream_info(scope, stream), from: HashMap::new(), to: HashMap::new() };
+        let told = self.controller.clone().get_segments_between(request).await.map_err(failed("list segments"))?.into_inner();
+        Ok(told.segments.into_iter().map(|s| SegmentNo(s.segment_id)).collect())
     }
 
     /// The cut at the end of what is written: where each current segment ends now, or each last one of a sealed stream.
@@ -355,7 +367,11 @@ impl Client {
             let (mut connection, token) = self.dial(scope, stream, AccessOperation::Any).await?;
             let mut last: Vec<_> = self.current(scope, stream).await?.into_iter().map(|range| range.segment).collect();
             if last.is_empty() {
-                last = self.segments(scope, stream).await?.into_iter().filter(|(_, next)| next.is_empty()).map(|(segment, _)| segment).collect();
+                // Each epoch has a segment that is new in it.
+                let epoch = self.numbers(scope, stream).await?.into_iter().map(SegmentNo::epoch).max().unwrap_or_default();
+                let request = GetEpochSegmentsRequest { stream_info: stream_info(scope, stream), epoch: epoch as i32 };
+                let told = self.controller.clone().get_epoch_segments(request).await.map_err(failed("the last segments"))?;
+                last = ranges(told.into_inner().segment_ranges).into_iter().map(|range| range.segment).collect();
             }
             let mut cut = BTreeMap::new();
             for segment in last {

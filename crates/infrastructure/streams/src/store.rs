@@ -73,6 +73,8 @@ const AHEAD: u64 = 16 << 20;
 const FILES_KEPT: usize = 6;
 /// Of these, so many must be there or have room on the disk.
 const DISK_KEPT: usize = 3;
+/// How often it is told that writers wait for long-term storage.
+const FULL_AGAIN: Duration = Duration::from_secs(60);
 /// How often the housekeeping thread looks at what there is to do.
 const TICK: Duration = Duration::from_millis(100);
 /// Two files are written in turn, so that one is always whole.
@@ -140,6 +142,8 @@ struct Shared {
     drained: Notify,
     /// That the disk is nearly full has been said.
     short: AtomicBool,
+    /// When it was told the last time that writers wait for long-term storage.
+    told_full: Mutex<Option<Instant>>,
     backlog_max: u64,
     metrics: Metrics,
     rate: Mutex<Rate>,
@@ -390,6 +394,7 @@ impl Store {
             tier: OnceLock::new(),
             drained: Notify::new(),
             short: AtomicBool::new(false),
+            told_full: Mutex::new(None),
             backlog_max: options.backlog_max,
             metrics: Metrics::default(),
             rate: Mutex::new(Rate { at: Instant::now(), bytes: 0, mean: 0.0 }),
@@ -572,7 +577,10 @@ impl Store {
 
     /// Why writers wait now, if it is for room that only the disk or long-term storage can give.
     pub fn short_of(&self) -> Option<String> {
-        self.lacks(FILES_KEPT, DISK_KEPT)
+        self.lacks(FILES_KEPT, DISK_KEPT).or_else(|| {
+            let (unflushed, most) = (lock(&self.0.shared.state).live.unflushed, self.0.options.backlog_max);
+            (unflushed >= most).then(|| format!("{} wait for long-term storage, and the backlog is {}", base::unit::Bytes(unflushed), base::unit::Bytes(most)))
+        })
     }
 
     fn lacks(&self, files_kept: usize, disk_kept: usize) -> Option<String> {
@@ -605,10 +613,24 @@ impl Store {
             } else if !shared.short.swap(true, Relaxed) {
                 tracing::warn!("the disk with the log's folder is nearly full: writers wait for space, or for long-term storage to take what is there");
             }
+            if room && backlog_max != u64::MAX {
+                self.tell_full();
+            }
             if !std::mem::replace(&mut waited, true) {
                 shared.metrics.held.fetch_add(1, Relaxed);
             }
             drained.await;
+        }
+    }
+
+    /// That writers wait for long-term storage: once in a while, since a storage that is slower than they are has them wait all the time.
+    fn tell_full(&self) {
+        let mut told = lock(&self.0.shared.told_full);
+        if told.is_none_or(|at| at.elapsed() > FULL_AGAIN)
+            && let Some(why) = self.short_of()
+        {
+            *told = Some(Instant::now());
+            tracing::warn!("writers wait: {why}");
         }
     }
 

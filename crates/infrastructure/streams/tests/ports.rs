@@ -377,7 +377,8 @@ async fn a_video_is_played_from_where_it_begins_though_its_index_begins_long_bef
     let mut data = Writer::open(&client, "s", "camera", None).await.unwrap();
     let (mut offset, mut offsets, mut entries) = (0, Vec::new(), Vec::new());
     for n in 0..4000u64 {
-        let tai_ns = video::tai((1000 + n) * 1_000_000_000);
+        // Times are asked for in whole milliseconds, and are not such.
+        let tai_ns = video::tai((1000 + n) * 1_000_000_000 + 400_000);
         let frame = video::frame(video::RANDOM_ACCESS, tai_ns, &[0x47; 188]);
         offsets.push(offset);
         entries.extend(Entry { flags: video::RANDOM_ACCESS, tai_ns, offset }.bytes());
@@ -401,6 +402,24 @@ async fn a_video_is_played_from_where_it_begins_though_its_index_begins_long_bef
     clip.read_to_end(&mut got).await.unwrap();
     assert!(got.starts_with(b"HTTP/1.0 200"), "{}", String::from_utf8_lossy(&got[..got.len().min(300)]));
     assert_eq!(got.iter().rev().take_while(|b| **b == 0x47).count(), 3 * 188, "three frames");
+    // There are pictures at the time that is told of the first one; before that, in the future, and where nobody can tell when there are none.
+    let asked = async |what: &str| http(running.http, "GET", &format!("/video/s/camera/{what}"), None, "").await;
+    assert!(list.contains("1970-01-01T01:23:"), "{list}");
+    for (what, status, why) in [
+        ("clip.ts?from=4899000&to=4899999", 404, "has pictures from 1970-01-01T01:21:40.000Z on"),
+        ("clip.ts?from=9999999999999&to=9999999999999", 404, "and none of 2286-"),
+        ("from.m3u8?at=9999999999999", 404, "and none of 2286-"),
+        ("clip.ts?from=5&to=3", 400, "ends before it begins"),
+        ("from.m3u8?at=x", 400, "whole milliseconds since 1970"),
+    ] {
+        let (got, body) = asked(what).await;
+        assert!(got == status && body.starts_with("{\"error\"") && body.contains(why), "{what}: {got} {body}");
+    }
+    let mut first = TcpStream::connect(running.http).await.unwrap();
+    first.write_all(b"GET /video/s/camera/clip.ts?from=4900000&to=4900000 HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut got = Vec::new();
+    first.read_to_end(&mut got).await.unwrap();
+    assert!(got.starts_with(b"HTTP/1.0 200"), "{}", String::from_utf8_lossy(&got[..got.len().min(300)]));
     // After a lost disk the index may tell of more than there is: who goes on begins with what there is, and behind the last time.
     let lost: Vec<u8> = (0..5).flat_map(|n| Entry { flags: video::RANDOM_ACCESS, tai_ns: video::tai((6000 + n) * 1_000_000_000), offset: offset + n * 216 }.bytes()).collect();
     index.append_bytes("video", &lost, 1).await.unwrap();

@@ -2,7 +2,7 @@
 //!
 //! A connection that is lost is made anew, and reading goes on where it was: an event comes once. A server that is away is waited for, for a while.
 
-use super::{Client, connection::Connection};
+use super::{Client, connection::Connection, not_too_many};
 use crate::{Error, Result, catalog::SegmentNo, proto::stream_info::AccessOperation};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::future::BoxFuture;
@@ -22,6 +22,9 @@ const PIECES_MAX: usize = 8;
 const AWAY_MAX: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// A server that is away for longer is told of.
+pub(super) const SILENT_MAX: Duration = Duration::from_secs(5);
+
 /// Whether the same question may have another answer soon.
 fn is_away(e: &Error) -> bool {
     matches!(e, Error::File { .. } | Error::Unavailable(_))
@@ -29,10 +32,15 @@ fn is_away(e: &Error) -> bool {
 
 /// Asks until there is an answer, or the server has been away for too long.
 pub(super) async fn patiently<T>(mut ask: impl FnMut() -> BoxFuture<'static, Result<T>>) -> Result<T> {
-    let end = Instant::now() + AWAY_MAX;
+    let (began, mut told) = (Instant::now(), false);
     loop {
         match ask().await {
-            Err(e) if is_away(&e) && Instant::now() < end => tokio::time::sleep(PAUSE).await,
+            Err(e) if is_away(&e) && began.elapsed() < AWAY_MAX => {
+                if began.elapsed() > SILENT_MAX && !std::mem::replace(&mut told, true) {
+                    tracing::warn!(error = %e, "the stream's server does not answer; tried again for a minute");
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
             answer => return answer,
         }
     }
@@ -70,6 +78,8 @@ pub struct Reader {
     ended: HashSet<SegmentNo>,
     started: HashSet<SegmentNo>,
     ready: std::collections::VecDeque<Event>,
+    /// Where segments end, if they are not to be read further.
+    ends: HashMap<SegmentNo, u64>,
 }
 
 impl Reader {
@@ -87,11 +97,13 @@ impl Reader {
                 ended: HashSet::new(),
                 started: HashSet::new(),
                 ready: Default::default(),
+                ends: HashMap::new(),
             };
             let begin = match from {
                 From::Head => client.head(scope, stream).await?,
                 From::Tail => client.tail(scope, stream).await?,
             };
+            not_too_many(scope, stream, begin.len())?;
             for (segment, offset) in begin {
                 reader.start(segment, offset).await?;
             }
@@ -114,6 +126,11 @@ impl Reader {
             self.tasks.spawn(task.read(segment, offset));
         }
         Ok(())
+    }
+
+    /// Nothing is to be read behind these places, where events are known to end: an event that is not whole there will not become so, and [`Reader::next`] says so.
+    pub fn until(&mut self, ends: HashMap<SegmentNo, u64>) {
+        self.ends = ends;
     }
 
     /// The next event; `None` when the stream is sealed and all has been read.
@@ -167,6 +184,12 @@ impl Reader {
             at += whole as u64;
         }
         if !left.is_empty() {
+            if self.ends.get(&segment).is_some_and(|end| at + left.len() as u64 >= *end) {
+                return Err(Error::Invalid(format!(
+                    "segment {} of {}/{} has no whole event from {at} on, where its last {} bytes lie: it was truncated in the middle of an event, or written as bytes; truncate it to where an event begins, as a read with places tells",
+                    segment.0, self.scope, self.stream, left.len()
+                )));
+            }
             self.rest.insert(segment, (at, BytesMut::from(&left[..])));
         }
         Ok(())

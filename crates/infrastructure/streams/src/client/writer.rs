@@ -8,13 +8,13 @@
 use super::{
     Client,
     connection::{Reply, frame},
-    key_position,
-    reader::patiently,
+    key_position, not_too_many,
+    reader::{patiently, SILENT_MAX},
 };
 use crate::{Error, Result, catalog::Range, proto::stream_info::AccessOperation};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::{Duration, Instant}};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 /// Bytes that are not acknowledged; a writer that has more waits.
@@ -65,8 +65,9 @@ impl Writer {
     /// `acknowledged` hears of each event that is durable.
     pub fn open<'a>(client: &'a Client, scope: &'a str, stream: &'a str, acknowledged: Option<Acknowledged>) -> BoxFuture<'a, Result<Writer>> {
         Box::pin(async move {
-            if client.current(scope, stream).await?.is_empty() {
-                return Err(Error::StreamSealed(format!("{scope}/{stream}")));
+            match client.current(scope, stream).await?.len() {
+                0 => return Err(Error::StreamSealed(format!("{scope}/{stream}"))),
+                segments => not_too_many(scope, stream, segments)?,
             }
             Ok(Writer::start(Router::new(client, scope, stream, acknowledged)))
         })
@@ -201,6 +202,7 @@ impl Router {
             next: 1,
             alone: None,
             unacknowledged: VecDeque::new(),
+            reached: false,
             shared: self.shared.clone(),
         }
     }
@@ -282,6 +284,7 @@ impl Router {
         if current.is_empty() {
             return Err(Error::StreamSealed(format!("{}/{}", self.scope, self.stream)));
         }
+        not_too_many(&self.scope, &self.stream, current.len())?;
         // One that is not written to any more may not have heard of it: its writer hears when it writes. It takes nothing new, and gives back what it has.
         let old = self.segments.iter().position(|s| current.iter().all(|r| r.segment != s.range.segment));
         if let Some(i) = old {
@@ -316,14 +319,28 @@ struct SegmentTask {
     next: i64,
     alone: Option<Alone>,
     unacknowledged: VecDeque<(i64, Pending)>,
+    /// The server has answered to the last set-up.
+    reached: bool,
     shared: Shared,
 }
 
 impl SegmentTask {
     /// Writes until the segment is sealed or the queue ends; gives back what is not acknowledged.
     async fn run(mut self, mut pending: mpsc::UnboundedReceiver<Pending>) -> Result<Vec<Pending>> {
+        // Since when the server is away, and whether that was told.
+        let mut away: Option<(Instant, bool)> = None;
         loop {
-            match self.connected(&mut pending).await {
+            let ended = self.connected(&mut pending).await;
+            if std::mem::take(&mut self.reached) {
+                away = None;
+            }
+            if let Err(e @ (Error::File { .. } | Error::Unavailable(_))) = &ended {
+                let (since, told) = away.get_or_insert((Instant::now(), false));
+                if since.elapsed() > SILENT_MAX && !std::mem::replace(told, true) {
+                    tracing::warn!(segment = %self.name, error = %e, waiting = self.unacknowledged.len(), "the stream's server does not take events; tried again until it does");
+                }
+            }
+            match ended {
                 Ok(()) => return Ok(Vec::new()),
                 Err(Error::Sealed { .. } | Error::NoSegment(_)) => {
                     pending.close();
@@ -406,6 +423,7 @@ impl SegmentTask {
     async fn connected(&mut self, pending: &mut mpsc::UnboundedReceiver<Pending>) -> Result<()> {
         let (mut connection, token) = self.client.dial(&self.scope, &self.stream, AccessOperation::Write).await?;
         let last = connection.setup(&self.name, &token, self.id).await?;
+        self.reached = true;
         let mut length = None;
         if let Some(alone) = &self.alone {
             if connection.attribute(&self.name, &token, OWNER).await? != alone.mark {

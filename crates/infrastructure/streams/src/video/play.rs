@@ -133,7 +133,8 @@ impl Video {
             return Ok(());
         };
         let newest = last.tai_ns.max(of_ms(base::clock::now_ms() + AHEAD_MAX.as_millis() as u64));
-        if to_ns >= begin.tai_ns && from_ns <= newest {
+        // Times are asked for, and told, in whole milliseconds.
+        if to_ns.saturating_add(999_999) >= begin.tai_ns && from_ns <= newest {
             return Ok(());
         }
         let told = |tai_ns: u64| date(utc(tai_ns) / 1_000_000);
