@@ -127,7 +127,8 @@ impl Video {
     }
 
     /// Whether there is video between two times, or may be any moment: not before the first that is there, and not in the future.
-    async fn has_some(&self, from_ns: u64, to_ns: u64) -> Result<()> {
+    async fn has_some(&self, from_ms: u64, to_ms: u64) -> Result<()> {
+        let (from_ns, to_ns) = (of_ms(from_ms), of_ms(to_ms));
         let (first, end) = self.entries().await?;
         let (Some(begin), Some(last)) = (self.some(first, (first + 1).min(end)).await?.pop(), self.some(end.saturating_sub(1).max(first), end).await?.pop()) else {
             return Ok(());
@@ -138,8 +139,8 @@ impl Video {
             return Ok(());
         }
         let told = |tai_ns: u64| date(utc(tai_ns) / 1_000_000);
-        let asked = if from_ns > newest { from_ns } else { to_ns };
-        Err(Error::NotFound(format!("{} has pictures from {} on, the last known ones of {}, and none of {}", self.data, told(begin.tai_ns), told(last.tai_ns), told(asked))))
+        let asked = date(if from_ns > newest { from_ms } else { to_ms });
+        Err(Error::NotFound(format!("{} has pictures from {} on, the last known ones of {}, and none of {asked}", self.data, told(begin.tai_ns), told(last.tai_ns))))
     }
 
     /// A playlist of parts that begin with these entries.
@@ -297,7 +298,7 @@ async fn from(State(app): State<App>, asker: Asker, Path((scope, stream)): Path<
         Err(answer) => return answer,
     };
     let playlist = async {
-        video.has_some(of_ms(at), u64::MAX).await?;
+        video.has_some(at, u64::MAX).await?;
         let from = video.find(of_ms(at)).await?;
         let (_, end) = video.entries().await?;
         video.playlist(from, end.min(from + PARTS_MAX), false).await
@@ -320,7 +321,7 @@ async fn clip(State(app): State<App>, asker: Asker, Path((scope, stream)): Path<
         if ask.from > ask.to {
             return Err(Error::Invalid(format!("a clip from {} to {} ends before it begins", ask.from, ask.to)));
         }
-        video.has_some(of_ms(ask.from), of_ms(ask.to)).await?;
+        video.has_some(ask.from, ask.to).await?;
         let (from, to) = (video.find(of_ms(ask.from)).await?, video.find(of_ms(ask.to)).await? + 1);
         // What lies between two entries is whole frames, however many entries are between these.
         let (_, end) = video.entries().await?;
@@ -348,7 +349,7 @@ async fn image(State(app): State<App>, asker: Asker, Path((scope, stream)): Path
     };
     let made = async {
         if let Some(at) = at {
-            video.has_some(of_ms(at), of_ms(at)).await?;
+            video.has_some(at, at).await?;
         }
         let at = at.map_or(u64::MAX, of_ms);
         let found = video.find(at).await?;
