@@ -559,8 +559,9 @@ mod tests {
             bytes[at] ^= 1 << random.random_range(0..8);
             std::fs::write(&path, &bytes).unwrap();
             let error = recover(folder.path(), 1, |_, _| Ok(())).err().unwrap_or_else(|| panic!("byte {at}, seed {seed}"));
-            assert!(matches!(error, Error::DamagedLog { .. }), "{error}");
-            assert_eq!(error.kind(), base::Kind::DataLoss);
+            // A number at the end of the mark that has become another one is that of another version.
+            let newer = at < MARK.len() && matches!(error, Error::Newer { .. });
+            assert!(newer || matches!(error, Error::DamagedLog { .. }) && error.kind() == base::Kind::DataLoss, "byte {at}, seed {seed}: {error}");
             assert!(std::fs::read(&path).unwrap() == bytes, "it was left as it was");
         }
         // The end is another matter: it may be a batch that nobody was told of.
