@@ -136,6 +136,9 @@ pub(crate) const COMPILE: &[&str] = &[
     "-force-ordered-reductions",
 ];
 
+/// And of what is compiled for users once: without the debug information that zig gives unless it is told otherwise, or each program would have lines of it.
+pub(super) const OURS: &[&str] = &["-O2", "-g0"];
+
 /// Libraries behind the emulation macros in [`COMPILE`].
 pub(crate) const LINK_LIBRARIES: &[&str] =
     &["-lwasi-emulated-signal", "-lwasi-emulated-process-clocks", "-lwasi-emulated-getpid", "-lwasi-emulated-mman"];
@@ -239,14 +242,14 @@ impl Compiler {
     /// The object file of one of `guests/*.c`, compiled once for each version of compiler, flags and text.
     pub fn runtime(&self, name: &str, target: &[&str]) -> Result<PathBuf, Error> {
         let dir = self.include()?;
-        let flags = [target, COMPILE].concat().join(" ");
+        let flags = [target, COMPILE, OURS].concat().join(" ");
         let object = dir.join(format!("{name}-{}.o", key(&[flags.as_bytes(), self.zig.as_os_str().as_encoded_bytes(), TOOLCHAIN.as_bytes()])));
         if object.is_file() {
             return Ok(object);
         }
         let temporary = unique(&object);
         let mut command = self.command("cc");
-        command.args(target).args(COMPILE).args(["-O2", "-D_GNU_SOURCE", "-c", "-I"]).arg(dir.join("posix")).arg("-I").arg(&dir).arg(dir.join(name).with_extension("c")).arg("-o").arg(&temporary);
+        command.args(target).args(COMPILE).args(OURS).args(["-D_GNU_SOURCE", "-c", "-I"]).arg(dir.join("posix")).arg("-I").arg(&dir).arg(dir.join(name).with_extension("c")).arg("-o").arg(&temporary);
         let output = command.output().map_err(|source| Error::Spawn { program: self.zig.clone(), source })?;
         if !output.status.success() {
             return Err(Error::Tool { program: "zig cc", output: String::from_utf8_lossy(&output.stderr).into_owned() });

@@ -609,8 +609,7 @@ impl Plan {
         for call in crate::mpi_host::missing(&linked).unwrap_or_default() {
             eprintln!("cloudskin: warning: the program calls {call}, which is not in this version: a rank that comes to it stops the job (docs/reference/mpi.md lists what is there)");
         }
-        let (sources, guests) = (compiler.sources(), compiler.include()?);
-        let mut lines = if self.strip { Ok(None) } else { Lines::read(&linked, &[&sources, &guests]) }.unwrap_or_else(|why| {
+        let mut lines = if self.strip { Ok(None) } else { Lines::read(&linked, &compiler.sources()) }.unwrap_or_else(|why| {
             eprintln!("cloudskin: note: the debug information can't be read, so backtraces will have no lines: {why}");
             None
         });

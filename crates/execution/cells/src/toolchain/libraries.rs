@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Error;
-use super::compiler::{COMPILE, CXX_THREADS, Compiler, EXCEPTIONS, FILES, JUMPS, TARGET, TARGET_THREADS, TARGET_THREADS_THROWING, TARGET_THROWING, TOOLCHAIN, key, unique};
+use super::compiler::{COMPILE, CXX_THREADS, Compiler, EXCEPTIONS, FILES, JUMPS, OURS, TARGET, TARGET_THREADS, TARGET_THREADS_THROWING, TARGET_THROWING, TOOLCHAIN, key, unique};
 
 /// Sources of libc++ that are for threads.
 const LEFT_OUT: &[&str] = &["atomic", "barrier", "condition_variable", "condition_variable_destructor", "future", "mutex", "mutex_destructor", "shared_mutex", "thread"];
@@ -32,7 +32,7 @@ const ABI_THROWING: &[&str] = &["cxa_exception", "cxa_personality"];
 const ABI_SILENT: &[&str] = &["cxa_noexception"];
 
 /// Flags of all of them. They are LLVM's and not ours to warn about.
-const LIBRARY: &[&str] = &["-O2", "-w", "-DNDEBUG", "-fvisibility=hidden"];
+const LIBRARY: &[&str] = &["-w", "-DNDEBUG", "-fvisibility=hidden"];
 /// Those of libc++ and libc++abi.
 const CXX: &[&str] = &[
     "-std=c++23", "-fvisibility-inlines-hidden", "-D_LIBCPP_BUILDING_LIBRARY", "-DLIBCXX_BUILDING_LIBCXXABI", "-D_LIBCXXABI_BUILDING_LIBRARY",
@@ -88,7 +88,7 @@ pub(super) fn cxx(compiler: &Compiler, throws: bool, threads: bool) -> Result<Pa
         unwinder.flags.push(format!("-I{}", lib.join("libunwind/include").display()));
         sources.push(unwinder);
         let guests = compiler.include()?;
-        sources.push(Source::new(guests.join("exceptions.cc"), "c++", &["-O2"]));
+        sources.push(Source::new(guests.join("exceptions.cc"), "c++", &[]));
         sources.push(Source::new(guests.join("exceptions.s"), "cc", &[]));
     }
     let with = [throws.then_some("exceptions"), threads.then_some("threads")].into_iter().flatten().collect::<Vec<_>>().join(" and ");
@@ -115,9 +115,9 @@ pub(super) fn jumps(compiler: &Compiler, threads: bool) -> Result<PathBuf, Error
 /// Flags of what throws and jumps, or does neither.
 fn machine(throws: bool, threads: bool) -> Vec<&'static str> {
     match (throws, threads) {
-        (true, false) => [TARGET_THROWING, COMPILE, JUMPS, EXCEPTIONS].concat(),
-        (true, true) => [TARGET_THREADS_THROWING, COMPILE, JUMPS, EXCEPTIONS].concat(),
-        (false, threads) => [if threads { TARGET_THREADS } else { TARGET }, COMPILE, &["-fno-exceptions"]].concat(),
+        (true, false) => [TARGET_THROWING, COMPILE, OURS, JUMPS, EXCEPTIONS].concat(),
+        (true, true) => [TARGET_THREADS_THROWING, COMPILE, OURS, JUMPS, EXCEPTIONS].concat(),
+        (false, threads) => [if threads { TARGET_THREADS } else { TARGET }, COMPILE, OURS, &["-fno-exceptions"]].concat(),
     }
 }
 

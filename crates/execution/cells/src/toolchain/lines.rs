@@ -10,7 +10,7 @@
 //! DWARF itself does not stay: its addresses would have to be written anew in five sections, and most of it is about types and variables. What a backtrace needs is a fifth of it or less, and
 //! nothing of it is read before a cell fails.
 //!
-//! Only what the user has compiled with `-g` has lines. The libraries that the toolchain builds have debug information as well; it is left out, so that a program that was compiled without `-g`
+//! Only what the user has compiled with `-g` has lines. The libraries that the compiler builds have debug information as well; it is left out, so that a program that was compiled without `-g`
 //! is the same to the byte. The section is as foreign as the rest of a module: who reads it ([`find`]) believes no number in it.
 
 use std::collections::HashMap;
@@ -162,30 +162,38 @@ fn section<'a>(wasm: &'a [u8], name: &str) -> Option<&'a [u8]> {
     }
 }
 
+/// Whether a source comes with the compiler: whether the folder with its sources has a file that is called like the end of this path, by two names at least.
+///
+/// The path's beginning says nothing: the compiler shares what it has built with its copies in other folders, has it still when they were moved or deleted, and writes paths relative to where it was
+/// started.
+fn comes_with(sources: &Path, path: &str) -> bool {
+    let ends = path.match_indices('/').map(|(at, _)| path[at..].trim_start_matches('/'));
+    ends.take_while(|end| end.contains('/')).any(|end| sources.join(end).is_file())
+}
+
 impl Lines {
-    /// Those of a module that was just linked, by its DWARF. `None`: nothing in it was compiled with `-g`. `tools`: folders with sources that are not the user's.
+    /// Those of a module that was just linked, by its DWARF. `None`: nothing in it was compiled with `-g`. `sources`: the folder with those that come with the compiler and are not the user's.
     ///
     /// # Errors
     /// The debug information can't be read.
-    pub(super) fn read(wasm: &[u8], tools: &[&Path]) -> Result<Option<Lines>, String> {
+    pub(super) fn read(wasm: &[u8], sources: &Path) -> Result<Option<Lines>, String> {
         let code = code(wasm).map_err(|e| e.to_string())?;
-        Lines::of_dwarf(wasm, &code, tools).map_err(|e| e.to_string())
+        Lines::of_dwarf(wasm, &code, sources).map_err(|e| e.to_string())
     }
 
-    fn of_dwarf(wasm: &[u8], code: &Code<'_>, tools: &[&Path]) -> gimli::Result<Option<Lines>> {
+    fn of_dwarf(wasm: &[u8], code: &Code<'_>, sources: &Path) -> gimli::Result<Option<Lines>> {
         let load = |id: gimli::SectionId| Ok::<_, gimli::Error>(EndianSlice::new(section(wasm, id.name()).unwrap_or(&[]), LittleEndian));
         let dwarf = gimli::Dwarf::load(load)?;
-        // The compiler may know itself by another name than we do, where links are on the way.
-        let names = tools.iter().flat_map(|folder| [Some(folder.to_path_buf()), folder.canonicalize().ok()]).flatten();
-        let tools: Vec<String> = names.filter_map(|folder| Some(format!("{}/", folder.to_str()?.trim_end_matches('/')))).collect();
         let mut units: Vec<gimli::Unit<Reader<'_>>> = Vec::new();
         let mut headers = dwarf.units();
         while let Some(header) = headers.next()? {
             let unit = dwarf.unit(header)?;
             let text = |text: Option<Reader<'_>>| text.map_or(String::new(), |text| text.to_string_lossy().into_owned());
             let (folder, name) = (text(unit.comp_dir), text(unit.name));
-            let path = if name.starts_with('/') { name } else { format!("{folder}/{name}") };
-            if !tools.iter().any(|tools| path.starts_with(tools)) {
+            // Its parts in its own language are named after what they are, not after a file.
+            let producer = unit.entry(unit.header.root_offset())?.attr_value(gimli::DW_AT_producer);
+            let producer = text(producer.map(|value| dwarf.attr_string(&unit, value)).transpose()?);
+            if !producer.starts_with("zig ") && !comes_with(sources, &format!("{folder}/{name}")) {
                 units.push(unit);
             }
         }
@@ -193,7 +201,8 @@ impl Lines {
             return Ok(None);
         }
         // Where a path is relative to: nobody wants to read in each line where the user's folder lies. Longest first.
-        let mut roots: Vec<String> = units.iter().filter_map(|unit| Some(format!("{}/", unit.comp_dir?.to_string().ok()?.trim_end_matches('/')))).chain(tools).collect();
+        let folders = units.iter().filter_map(|unit| unit.comp_dir?.to_string().ok()).chain(sources.to_str());
+        let mut roots: Vec<String> = folders.map(|folder| format!("{}/", folder.trim_end_matches('/'))).collect();
         roots.sort_by_key(|root| std::cmp::Reverse(root.len()));
         roots.dedup();
         let mut ranges = Vec::new();
@@ -365,6 +374,25 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_of_the_compiler_is_known_wherever_its_copy_lay() {
+        let folder = tempfile::tempdir().unwrap();
+        let sources = folder.path().join("lib");
+        std::fs::create_dir_all(sources.join("libc/stdio")).unwrap();
+        for file in ["libc/stdio/puts.c", "zig.h"] {
+            std::fs::write(sources.join(file), "").unwrap();
+        }
+        let here = format!("{}/libc/stdio/puts.c", sources.display());
+        for path in [&here, "/gone/lib/libc/stdio/puts.c", "/home/me/../../gone/lib/libc/stdio/puts.c"] {
+            assert!(comes_with(&sources, path), "{path}");
+        }
+        for path in ["/home/me/puts.c", "/home/me/stdio/puts.c", "/home/me/zig.h", "/home/me/libc/stdio/puts.cc", "/home/me/libc/stdio", "", "/"] {
+            assert!(!comes_with(&sources, path), "{path}");
+        }
+        let mine = tempfile::NamedTempFile::new().unwrap();
+        assert!(!comes_with(&sources, &format!("/home/me/{}", mine.path().display())));
+    }
 
     /// A function with these rows; each place is the line of its number.
     fn lines(rows: &[(u32, u32)]) -> Lines {
