@@ -221,9 +221,14 @@ pub fn scale() -> Result<Vec<Value>> {
             sleep(Duration::from_millis(50)).await;
         }
         let took = began.elapsed().as_secs_f64();
+        sleep(Duration::from_secs(1)).await;
         stop.store(true, Relaxed);
-        in_order(&client, "by-rate", task.await??).await?;
+        let written = task.await??;
+        let meanwhile = clock.sorted();
+        in_order(&client, "by-rate", written).await?;
         out.push(figure("stream-scale.by-rate", "s", "<= 30", took, None, 1, took <= 30.0));
+        let (a, b) = (at(&meanwhile, 0.99), at(&steady, 0.99));
+        out.push(figure("stream-scale.by-rate.p99-meanwhile", "ms", "ratio <= 2", a, Some(b), meanwhile.len(), a <= 2.0 * b));
         anyhow::Ok(())
     })?;
     Ok(out)
@@ -298,12 +303,17 @@ pub fn s3(folder: &Path) -> Result<Option<(S3, Vec<(String, String)>)>> {
     Ok(Some((server, environment)))
 }
 
-/// Bytes of a stream that only the log has, as the server in this folder says.
-fn log_bytes(folder: &Path, stream: &str) -> Result<u64> {
+/// What the server in this folder says of itself and its streams.
+fn told(folder: &Path) -> Result<Value> {
     let ready: Value = serde_json::from_slice(&std::fs::read(folder.join("ready.json"))?)?;
     let address = ready["http"].as_str().context("the server's HTTP address")?;
     let told = Command::new("curl").args(["-fsS", "--noproxy", "*", "-m", "10"]).arg(format!("http://{address}/v1/streams")).output()?;
-    let all: Value = serde_json::from_slice(&told.stdout).with_context(|| String::from_utf8_lossy(&told.stderr).into_owned())?;
+    serde_json::from_slice(&told.stdout).with_context(|| String::from_utf8_lossy(&told.stderr).into_owned())
+}
+
+/// Bytes of a stream that only the log has.
+fn log_bytes(folder: &Path, stream: &str) -> Result<u64> {
+    let all = told(folder)?;
     let found = all["streams"].as_array().and_then(|s| s.iter().find(|s| s["stream"] == stream));
     found.and_then(|s| s["log_bytes"].as_u64()).with_context(|| format!("{stream} in {all}"))
 }
@@ -400,18 +410,21 @@ pub fn catchup() -> Result<Vec<Value>> {
 }
 
 /// S3 stopped at 15 MB/s, at a tenth of the published sizes, or at those with `CLOUDSKIN_BENCH_FULL=1`: how long writers go on in the log and the overflow, and
-/// whether all is there afterwards.
+/// whether all is there afterwards. When it is back, the log and the overflow drain beside another writer's events: that must not hold those up.
 pub fn outage() -> Result<Vec<Value>> {
     const RATE: u64 = 1500;
     const EVENT: usize = 10_000;
+    /// For how long events are written that nothing drains beside, s.
+    const ALONE: u64 = 10;
     let (runtime, folder) = (runtime()?, folder()?);
     let Some((mut s3, environment)) = s3(folder.path())? else {
         return Ok(vec![json!({"name": "stream-outage", "not_run": "the S3 server is missing; setup/setup.sh test installs it"})]);
     };
     let times = crate::times();
     let (beside, log, limit) = (folder.path().join("overflow").display().to_string(), format!("{}MB", 150 * times), format!("{}MB", 500 * times));
-    let options = ["--long-term", "s3:bench", "--backlog", log.as_str(), "--overflow", beside.as_str(), "--overflow-limit", limit.as_str()];
-    let (server, address) = crate::streams::serve_with(&folder.path().join("ours"), &options, &environment)?;
+    let options = ["--long-term", "s3:bench", "--backlog", log.as_str(), "--overflow", beside.as_str(), "--overflow-limit", limit.as_str(), "--http", "127.0.0.1:0"];
+    let ours = folder.path().join("ours");
+    let (server, address) = crate::streams::serve_with(&ours, &options, &environment)?;
     s3.stop()?;
     runtime.block_on(async {
         let client = fresh(&address, "outage").await?;
@@ -444,6 +457,20 @@ pub fn outage() -> Result<Vec<Value>> {
         s3.start_again()?;
         let back = Instant::now();
         writer.flush().await?;
+        client.create_stream("bench", "beside", ScalingPolicy { min_num_segments: 1, ..ScalingPolicy::default() }).await?;
+        let (stop, clock) = (Arc::new(AtomicBool::new(false)), Clock::new(Instant::now()));
+        let (s, c, writing) = (stop.clone(), clock.clone(), client.clone());
+        let other = tokio::spawn(async move { load(&writing, "beside", 1000, 1000, c, s).await });
+        // What the other writer adds meanwhile stays in the log for half a minute, as it would without an outage.
+        let left = || Ok::<u64, anyhow::Error>(log_bytes(&ours, "bench/outage")? + told(&ours)?["long_term"]["overflow_bytes"].as_u64().context("bytes in the overflow")?);
+        while left()? > 0 {
+            sleep(Duration::from_millis(200)).await;
+        }
+        let (drained, draining) = (back.elapsed().as_secs_f64(), clock.sorted());
+        sleep(Duration::from_secs(ALONE)).await;
+        let alone = clock.sorted();
+        stop.store(true, Relaxed);
+        other.await??;
         let mut reader = Reader::open(&client, "bench", "outage", From::Head).await?;
         for want in 0..n {
             let event = reader.next().await?.context("the stream goes on")?;
@@ -451,14 +478,15 @@ pub fn outage() -> Result<Vec<Value>> {
                 bail!("event {want} is another one");
             }
         }
-        let caught_up = back.elapsed().as_secs_f64();
+        let (a, b) = (at(&draining, 0.99), at(&alone, 0.99));
         Ok(vec![
             match times {
                 1 => figure("stream-outage.tenth", "s", ">= 40 (29.2 published, at a tenth)", held, None, n as usize, held >= 40.0),
                 _ => figure("stream-outage", "s", ">= 400 (292 published)", held, None, n as usize, held >= 400.0),
             },
             figure("stream-outage.memory", "MB", "<= 150", memory / 1e6, None, 1, memory <= 150e6),
-            figure("stream-outage.all-read-after", "s", "reported; no write failed, every byte equal", caught_up, None, n as usize, true),
+            figure("stream-outage.drained-after", "s", "reported; no write failed, every byte equal", drained, None, n as usize, true),
+            figure("stream-outage.p99-while-draining", "ms", "ratio <= 2", a, Some(b), draining.len(), a <= 2.0 * b),
         ])
     })
 }

@@ -7,7 +7,7 @@ use crate::{args::{self, Output, Stream, StreamName}, failure::fail, place::{Pla
 use anyhow::Context;
 use base::Kind;
 use serde_json::json;
-use std::{collections::BTreeMap, ffi::OsString, io::{BufRead, Write}, net::SocketAddr, os::fd::AsFd, os::unix::fs::OpenOptionsExt, path::Path, process::Stdio};
+use std::{collections::BTreeMap, ffi::OsString, io::{BufRead, Write}, net::SocketAddr, sync::{Arc, atomic::{AtomicU64, Ordering::Relaxed}}, os::{fd::AsFd, unix::{fs::OpenOptionsExt, process::ExitStatusExt}}, path::Path, process::Stdio};
 use streams::{Client, access, catalog::{Retention, Scaling}, client::{From, Login, Reader, Writer}, proto::{RetentionPolicy, ScalingPolicy, StreamConfig}, video::{ingest::Ingester, play::date, rtsp::Camera}};
 use tokio::{io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader}, signal::unix::{SignalKind, signal}};
 
@@ -280,7 +280,14 @@ async fn append(client: &Client, stream: &StreamName, key: Option<String>) -> an
         Kind::NotFound => fail(Kind::NotFound, format!("{e}; `cloudskin stream create {stream}` makes it")),
         _ => failed(e),
     };
-    let mut writer = Writer::open(client, &stream.scope, &stream.name, None).await.map_err(hint)?;
+    let durable = Arc::new(AtomicU64::new(0));
+    let count = durable.clone();
+    let mut writer = Writer::open(client, &stream.scope, &stream.name, Some(Arc::new(move |_| { count.fetch_add(1, Relaxed); }))).await.map_err(hint)?;
+    // Who begins again needs to know where.
+    let ended = |taken: u64, e: streams::Error| {
+        let written = base::unit::count(durable.load(Relaxed), "event");
+        fail(e.kind(), format!("line {taken}: {e}; {written} of those before it {} durable", if durable.load(Relaxed) == 1 { "is" } else { "are" }))
+    };
     // Lines come from a thread of their own: reading a terminal can't be waited for otherwise.
     let (lines, mut line) = tokio::sync::mpsc::channel(1024);
     std::thread::spawn(move || {
@@ -294,10 +301,14 @@ async fn append(client: &Client, stream: &StreamName, key: Option<String>) -> an
     while let Some(event) = line.recv().await {
         let event = event.context("read standard input")?;
         let own = events.to_string();
-        writer.append(key.as_deref().unwrap_or(&own), &event, events).await.map_err(failed)?;
+        if let Err(e) = writer.append(key.as_deref().unwrap_or(&own), &event, events).await {
+            // What was taken before is written all the same, if there is someone to write it.
+            let _ = writer.flush().await;
+            return Err(ended(events + 1, e));
+        }
         events += 1;
     }
-    writer.flush().await.map_err(failed)?;
+    writer.flush().await.map_err(|e| ended(events, e))?;
     table::say(&format!("{stream}: {}\n", base::unit::count(events, "event")))?;
     Ok(0)
 }
@@ -360,7 +371,10 @@ const MAPPED_MAX: u32 = 8 << 20;
 
 /// From one stream through a program into another. Ends with the program, whose exit code it gives.
 async fn map(client: &Client, (from, to): (&StreamName, &StreamName), start: From, binary: bool, program: &[OsString]) -> anyhow::Result<u8> {
-    client.create_with_scope(&to.scope, &to.name, StreamConfig { scaling_policy: Some(ScalingPolicy { min_num_segments: 1, ..ScalingPolicy::default() }), ..StreamConfig::default() }).await.map_err(failed)?;
+    if (&from.scope, &from.name) == (&to.scope, &to.name) {
+        return Err(fail(Kind::InvalidArgument, format!("{from} would be mapped into itself, without end; name another stream to write to")));
+    }
+    client.ensure(&to.scope, &to.name, StreamConfig { scaling_policy: Some(ScalingPolicy { min_num_segments: 1, ..ScalingPolicy::default() }), ..StreamConfig::default() }).await.map_err(failed)?;
     let mut reader = Reader::open(client, &from.scope, &from.name, start).await.map_err(failed)?;
     let mut writer = Writer::open(client, &to.scope, &to.name, None).await.map_err(failed)?;
     let name = program[0].to_string_lossy().into_owned();
@@ -422,7 +436,9 @@ async fn map(client: &Client, (from, to): (&StreamName, &StreamName), start: Fro
     };
     let status = child.wait().await?;
     table::say(&format!("{to}: {}\n", base::unit::count(written, "event")))?;
-    Ok(status.code().map_or(1, |c| c as u8))
+    // As a shell tells it.
+    let killed = status.signal().map(|signal| 128 + signal);
+    Ok(status.code().or(killed).map_or(1, |c| c as u8))
 }
 
 /// Prints events, one a line; with `-o json`, with where they lie.

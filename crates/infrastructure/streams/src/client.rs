@@ -83,7 +83,7 @@ fn failed(what: &str) -> impl FnOnce(tonic::Status) -> Error {
         tonic::Code::Unavailable => Error::Unavailable(format!("{what}: {}", s.message())),
         tonic::Code::ResourceExhausted => Error::Exhausted(format!("{what}: {}", s.message())),
         // No answer of the server has a cause: it is the connection that has gone.
-        _ if std::error::Error::source(&s).is_some() => Error::Unavailable(format!("{what}: {} ({}); the server has ended, or this is not a controller's port", s.message(), cause(&s))),
+        _ if std::error::Error::source(&s).is_some() => Error::Unavailable(format!("{what}: {} ({}); the server has ended, or this is not a controller's port, or it has TLS and wants the authority's certificate named", s.message(), cause(&s))),
         _ => Error::Conflict(format!("{what}: {}", s.message())),
     }
 }
@@ -116,7 +116,13 @@ impl Client {
     pub fn open<'a>(address: &'a str, login: &'a Login) -> BoxFuture<'a, Result<Client>> {
         Box::pin(async move {
             let address = address.trim_start_matches("tcp://").trim_start_matches("tls://");
-            let bad = |e: tonic::transport::Error| Error::Unavailable(format!("no stream server answers at {address}: {}; start one with `cloudskin stream serve`, or name its controller's port", cause(&e)));
+            if address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+                return Err(Error::Invalid(format!("{address:?} is not an address: name host and port of the controller, as 127.0.0.1:9090")));
+            }
+            let bad = |e: tonic::transport::Error| {
+                let tls = if login.authority.is_some() { "; leave the authority's certificate out if it has no TLS" } else { "" };
+                Error::Unavailable(format!("no stream server answers at {address}: {}; start one with `cloudskin stream serve`, or name its controller's port{tls}", cause(&e)))
+            };
             let scheme = if login.authority.is_some() { "https" } else { "http" };
             let mut endpoint = Channel::from_shared(format!("{scheme}://{address}")).map_err(|e| Error::Invalid(format!("{address:?} is not an address: {e}")))?;
             let mut tls = None;
@@ -190,6 +196,16 @@ impl Client {
                     self.create(scope, stream, config).await
                 }
                 made => made,
+            }
+        })
+    }
+
+    /// [`Client::create_with_scope`] of a stream that may be there: who has a right to that alone needs none to make it.
+    pub fn ensure<'a>(&'a self, scope: &'a str, stream: &'a str, config: StreamConfig) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            match self.current(scope, stream).await {
+                Err(Error::NotFound(_) | Error::Denied(_)) => self.create_with_scope(scope, stream, config).await.map(drop),
+                found => found.map(drop),
             }
         })
     }

@@ -82,7 +82,14 @@ pub enum Error {
 impl Error {
     pub fn kind(&self) -> Kind {
         match self {
-            Error::File { .. } => Kind::Internal,
+            Error::File { source, .. } => match source.kind() {
+                io::ErrorKind::AddrInUse | io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy | io::ErrorKind::AddrNotAvailable => Kind::FailedPrecondition,
+                io::ErrorKind::PermissionDenied => Kind::PermissionDenied,
+                io::ErrorKind::NotFound => Kind::NotFound,
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::ResourceExhausted,
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof | io::ErrorKind::TimedOut => Kind::Unavailable,
+                _ => Kind::Internal,
+            },
             Error::Damaged(_) => Kind::DataLoss,
             Error::Stopped(_) | Error::Unavailable(_) => Kind::Unavailable,
             Error::NoSegment(_) | Error::NoKey(_) | Error::NoScope(_) | Error::NoStream(_) | Error::NoTxn(_) | Error::NotFound(_) => Kind::NotFound,

@@ -149,6 +149,11 @@ struct All {
 struct LongTerm {
     name: String,
     away: bool,
+    /// Why it takes nothing, and what helps, if it is away.
+    away_because: Option<String>,
+    /// Bytes in the overflow, which are part of the backlog, and how many it takes; 0 without one.
+    overflow_bytes: u64,
+    overflow_max_bytes: u64,
     /// What only the log has and can't be read there, so that it never gets there: how many parts, and of some of them which bytes, and why.
     damaged_parts: usize,
     damaged: Vec<String>,
@@ -234,7 +239,11 @@ async fn streams(State(app): State<App>, asker: Asker) -> Response {
         streams,
         backlog_bytes: outage.backlog_bytes,
         backlog_max_bytes: outage.backlog_max,
-        long_term: app.tier.as_ref().map(|t| LongTerm { name: t.name(), away: t.is_away(), damaged_parts, damaged, flushed_bytes: t.moved().0, fetched_bytes: t.moved().1 }),
+        long_term: app.tier.as_ref().map(|t| {
+            let ((flushed_bytes, fetched_bytes), (overflow_bytes, overflow_max_bytes)) = (t.moved(), t.overflow().unwrap_or_default());
+            let away_because = t.why_away();
+            LongTerm { name: t.name(), away: away_because.is_some(), away_because, overflow_bytes, overflow_max_bytes, damaged_parts, damaged, flushed_bytes, fetched_bytes }
+        }),
         appended_bytes_per_second: outage.rate,
         outage_left_seconds: outage.left.map(|l| l.as_secs_f64()),
         write_p50_ms: ms(0.5),

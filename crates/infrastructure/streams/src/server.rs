@@ -12,7 +12,7 @@ use crate::{
     retention,
     scale::{Profile, Scaler},
     store,
-    tier::{self, Tier},
+    tier::{self, AbortOnDrop, Tier},
     watermark, wire,
 };
 use futures::future::BoxFuture;
@@ -179,10 +179,32 @@ impl Server {
         self.http.as_ref()?.local_addr().ok()
     }
 
-    /// Serves until `shutdown` is true, then writes what was accepted.
+    /// Serves until `shutdown` is true, then writes what was accepted; or until another server has taken over long-term storage, which is an error: clients would wait here
+    /// for what is written there.
     pub fn run(self, shutdown: watch::Receiver<bool>) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
             let (_, segments) = self.addresses()?;
+            let (stop, stopping) = watch::channel(false);
+            let mut flusher = self.tier.clone().map(|tier| AbortOnDrop(tokio::spawn(tier.run(self.store.clone()))));
+            let ending = tokio::spawn(async move {
+                let mut shutdown = shutdown;
+                let fenced = async {
+                    // It also ends when the log has stopped, and reads go on then.
+                    if let Some(flusher) = &mut flusher
+                        && let Ok(Err(e)) = (&mut flusher.0).await
+                    {
+                        return e;
+                    }
+                    std::future::pending().await
+                };
+                let ended = tokio::select! {
+                    _ = shutdown.wait_for(|s| *s) => Ok(()),
+                    e = fenced => Err(e),
+                };
+                let _ = stop.send(true);
+                (ended, flusher)
+            });
+            let shutdown = stopping;
             let host = self.options.publish.clone().unwrap_or_else(|| segments.ip().to_string());
             // Transient segments belong to connections, and none has survived.
             let left: Vec<String> = self.store.peek(|s| s.names.keys().filter(|n| n.contains("#transient.")).cloned().collect());
@@ -199,7 +221,6 @@ impl Server {
             let scaler = tokio::spawn(scaler.run());
             let keeper = tokio::spawn(retention::run(self.store.clone()));
             let marker = tokio::spawn(watermark::run(self.store.clone()));
-            let flusher = self.tier.map(|tier| tokio::spawn(tier.run(self.store.clone())));
             let wire = tokio::spawn(wire::server::run(self.segments, self.places, self.tls, self.store.clone(), self.access.clone(), shutdown.clone()));
             let mut until = shutdown.clone();
             let mut grpc = tonic::transport::Server::builder();
@@ -215,6 +236,10 @@ impl Server {
                     let _ = until.wait_for(|s| *s).await;
                 });
             let served = grpc.await;
+            if served.is_err() {
+                ending.abort();
+            }
+            let (ended, flusher) = ending.await.unwrap_or((Ok(()), None));
             let _ = wire.await;
             sweep.abort();
             scaler.abort();
@@ -223,12 +248,11 @@ impl Server {
             if let Some(told) = told {
                 told.abort();
             }
-            if let Some(flusher) = flusher {
-                flusher.abort();
-            }
+            drop(flusher);
             let store = self.store.clone();
             let _ = tokio::task::spawn_blocking(move || store.close()).await;
-            served.map_err(|e| Error::Invalid(format!("the controller's port: {e}")))
+            served.map_err(|e| Error::Invalid(format!("the controller's port: {e}")))?;
+            ended
         })
     }
 }

@@ -12,7 +12,7 @@
 //! Reading history costs a processor much: bytes from a socket, copies, checksums. It has a runtime of its own for that, whose threads give way to those
 //! that appends wait for.
 //!
-//! While the storage is away, nothing happens here except a try now and then: bytes stay in the log, which readers read. What the log may
+//! While the storage is away or full, nothing happens here except a try now and then, beginning with what can be removed: bytes stay in the log, which readers read. What the log may
 //! hold is the store's bound, and at that bound appends wait. Before, chunks go to the [`overflow`](crate::overflow), if there is one, as far as its limit; they are
 //! moved on when the storage is back.
 
@@ -23,6 +23,7 @@ use crate::{
     overflow::{self, Overflow},
     segment::{Chunk, ChunkId, EXTENT_BYTES, Extent, Landed, Record, SegmentId, State, pieces},
 };
+use base::Kind;
 use bytes::Bytes;
 use geds::Persist;
 use rand::Rng;
@@ -30,7 +31,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -126,6 +127,20 @@ pub struct Damage {
     pause: Duration,
 }
 
+struct Away {
+    kind: Kind,
+    why: String,
+}
+
+/// What helps, behind an error of the storage, where that is not to wait.
+fn remedy(kind: Kind) -> &'static str {
+    match kind {
+        Kind::NotFound => ": is the bucket there? make it, or start with the name of another one",
+        Kind::PermissionDenied => ": may these keys write there? allow it, or start with others",
+        _ => "",
+    }
+}
+
 type Damaged = BTreeMap<(SegmentId, u64), Damage>;
 
 /// Of the extents of a segment that can't be read: after a flush that failed, or of what was found damaged before.
@@ -133,6 +148,27 @@ type Damaged = BTreeMap<(SegmentId, u64), Damage>;
 enum Look {
     First,
     Again,
+}
+
+/// The segments in which damage is looked for, some of them at a time. What is read again does not keep those waiting that are not flushed until they are known.
+struct Examining {
+    segments: Mutex<HashSet<SegmentId>>,
+    turns: Semaphore,
+}
+
+impl Default for Examining {
+    fn default() -> Examining {
+        Examining { segments: Mutex::default(), turns: Semaphore::new(EXAMINED_AT_ONCE) }
+    }
+}
+
+/// A segment is one of those until this is dropped.
+struct Examined<'a>(&'a Examining, SegmentId);
+
+impl Drop for Examined<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.segments).remove(&self.1);
+    }
 }
 
 /// Forgets what is not in the log any more.
@@ -145,17 +181,17 @@ pub struct Tier {
     overflow: Option<Overflow>,
     options: Options,
     cache: Mutex<Cache>,
-    away: AtomicBool,
+    /// Why the storage took nothing the last time.
+    away: Mutex<Option<Away>>,
     flushed_bytes: AtomicU64,
     fetched_bytes: AtomicU64,
     /// When the last manifest was written.
     told_at: Mutex<Option<Instant>>,
     damaged: Mutex<Damaged>,
     /// Not flushed until it is known what of them can't be read.
-    examining: Mutex<HashSet<SegmentId>>,
+    examining: Examining,
     /// Flushed meanwhile: what is read again is left out.
-    examining_again: Mutex<HashSet<SegmentId>>,
-    turns: Semaphore,
+    examining_again: Examining,
     fetches: Arc<Semaphore>,
     /// Half of the cache: so much of it may have been fetched ahead and not been read yet, in bytes.
     ahead: Arc<Semaphore>,
@@ -197,14 +233,13 @@ impl Tier {
             overflow,
             options,
             cache: Mutex::default(),
-            away: AtomicBool::new(false),
+            away: Mutex::default(),
             flushed_bytes: AtomicU64::new(0),
             fetched_bytes: AtomicU64::new(0),
             told_at: Mutex::new(None),
             damaged: Mutex::default(),
-            examining: Mutex::default(),
-            examining_again: Mutex::default(),
-            turns: Semaphore::new(EXAMINED_AT_ONCE),
+            examining: Examining::default(),
+            examining_again: Examining::default(),
             fetches: Arc::new(Semaphore::new(FETCHES)),
             ahead,
             behind: Some(behind()),
@@ -219,9 +254,24 @@ impl Tier {
         (&mut task.0).await.map_err(|e| Error::Invalid(format!("a read ended early: {e}")))?
     }
 
-    /// The storage did not answer the last time.
+    /// The storage did not answer the last time, or took nothing.
     pub fn is_away(&self) -> bool {
-        self.away.load(Relaxed)
+        lock(&self.away).is_some()
+    }
+
+    /// Why, and what helps, if it is so.
+    pub fn why_away(&self) -> Option<String> {
+        lock(&self.away).as_ref().map(|away| away.why.clone())
+    }
+
+    /// Notes why the storage takes nothing, and tells of it when it begins or becomes something else.
+    fn miss(&self, e: &Error) {
+        let why = format!("{e}{}", remedy(e.kind()));
+        let mut away = lock(&self.away);
+        if away.as_ref().is_none_or(|before| before.kind != e.kind()) {
+            tracing::warn!(error = %why, storage = %self.persist, "long-term storage is away; bytes stay in the log");
+        }
+        *away = Some(Away { kind: e.kind(), why });
     }
 
     /// How old the last manifest of this process is.
@@ -264,18 +314,18 @@ impl Tier {
 
     /// Looks for damage in some extents, beside everything else: a disk may take half a minute for each that is bad, and flushes of other segments don't wait for that.
     fn examine_beside(self: &Arc<Self>, store: &Store, due: Due, look: Look) {
-        if lock(self.looks(look)).insert(due.id) {
+        if lock(&self.examining(look).segments).insert(due.id) {
             let (tier, store) = (self.clone(), store.clone());
             tokio::spawn(async move {
-                let _turn = tier.turns.acquire().await;
+                let examining = tier.examining(look);
+                let _examined = Examined(examining, due.id);
+                let _turn = examining.turns.acquire().await;
                 tier.examine(&store, &due).await;
-                lock(tier.looks(look)).remove(&due.id);
             });
         }
     }
 
-    /// The segments in which that is looked for.
-    fn looks(&self, look: Look) -> &Mutex<HashSet<SegmentId>> {
+    fn examining(&self, look: Look) -> &Examining {
         match look {
             Look::First => &self.examining,
             Look::Again => &self.examining_again,
@@ -394,8 +444,8 @@ impl Tier {
         Ok(got.clone())
     }
 
-    /// Flushes and removes until it is dropped, or until another server has taken over.
-    pub async fn run(self: Arc<Self>, store: Store) {
+    /// Flushes and removes until it is dropped or the log stops. An error says that another server has taken over.
+    pub async fn run(self: Arc<Self>, store: Store) -> Result<()> {
         if let Some(overflow) = &self.overflow
             && let Err(e) = overflow.take_stock(&store).await
         {
@@ -410,7 +460,8 @@ impl Tier {
             if self.is_away() && self.overflow.is_some() {
                 // A flush that fails after half a minute would keep its bytes from the overflow for as long.
                 let probe = manifest::probe(store.log().identity().0);
-                if self.overflowing(&store, self.persist.create(&probe, Bytes::new())).await.is_err() {
+                if let Err(e) = self.overflowing(&store, self.persist.create(&probe, Bytes::new())).await {
+                    self.miss(&storage(e));
                     self.overflowing(&store, tokio::time::sleep(pause)).await;
                     pause = (pause * 2).min(PAUSE.1);
                     continue;
@@ -418,16 +469,16 @@ impl Tier {
             }
             match flusher.look().await {
                 Ok(()) => {
-                    if self.away.swap(false, Relaxed) {
+                    if lock(&self.away).take().is_some() {
                         tracing::info!(storage = %self.persist, "long-term storage is back");
                     }
                     pause = PAUSE.0;
                 }
-                Err(Error::Stopped(_)) => return,
+                Err(Error::Stopped(_)) => return Ok(()),
                 Err(e @ Error::Fenced(_)) => {
                     tracing::error!(error = %e, "nothing is written any more");
                     flusher.store.log().stop(&e.to_string());
-                    return;
+                    return Err(e);
                 }
                 // Of this machine, and not of the storage: a full disk may get room.
                 Err(e @ Error::Conflict(_)) => {
@@ -435,9 +486,7 @@ impl Tier {
                     tokio::time::sleep(PAUSE.0).await;
                 }
                 Err(e) => {
-                    if !self.away.swap(true, Relaxed) {
-                        tracing::warn!(error = %e, storage = %self.persist, "long-term storage is away; bytes stay in the log");
-                    }
+                    self.miss(&e);
                     let jitter = rand::rng().random_range(0.5..1.0);
                     self.overflowing(&store, tokio::time::sleep(pause.mul_f64(jitter))).await;
                     pause = (pause * 2).min(PAUSE.1);
@@ -475,7 +524,7 @@ impl Tier {
             let largest = self.options.chunk_bytes.min(usize::try_from(room).unwrap_or(usize::MAX));
             let due = store.peek(|state| {
                 let full = pressed(store, state);
-                let examining = lock(&self.examining);
+                let examining = lock(&self.examining.segments);
                 let due = state.segments.iter().filter(|(id, s)| full && !s.deleted && s.landed.unflushed > 0 && !examining.contains(id));
                 let due = due.map(|(id, s)| Due { id: *id, name: s.name.clone(), extents: take(&s.landed, largest, &self.avoided(*id)) });
                 due.filter(|d| d.bytes() <= room).max_by_key(Due::bytes).filter(|d| d.bytes() > 0)
@@ -581,11 +630,26 @@ impl Flusher {
         for due in self.store.peek(|state| self.tier.again(state)) {
             self.tier.examine_beside(&self.store, due, Look::Again);
         }
+        // Storage that is full takes nothing until what is not needed there any more is gone, which may be what it is full of.
+        if self.tier.is_away() && self.store.peek(|state| state.chunks.keys().any(|id| state.idle_chunk(*id).is_some())) {
+            self.tell_news().await?;
+            self.remove().await?;
+        }
+        self.flush_due().await?;
+        self.tell_news().await?;
+        self.drain().await?;
+        self.remove().await
+    }
+
+    /// Flushes what is due, until nothing is.
+    async fn flush_due(&mut self) -> Result<()> {
         let now = Instant::now();
+        // A segment that can't be read is examined, and then comes again in the next look: a disk that fails now and then would keep everybody here.
+        let mut unreadable = HashSet::new();
         loop {
-            let due = self.due(now);
+            let due: Vec<Due> = self.due(now).into_iter().filter(|due| !unreadable.contains(&due.id)).collect();
             if due.is_empty() {
-                break;
+                return Ok(());
             }
             let mut uploads = JoinSet::new();
             let mut queue = due.into_iter();
@@ -603,22 +667,13 @@ impl Flusher {
                     None => break,
                     Some(done) => {
                         if let Some(unread) = done.map_err(|e| Error::Invalid(format!("a flush ended early: {e}")))?? {
+                            unreadable.insert(unread.id);
                             self.tier.examine_beside(&self.store, unread, Look::First);
                         }
                     }
                 }
             }
         }
-        let news = self.told.is_none_or(|(seq, at, bytes)| {
-            let pause = self.tier.options.manifest_every.max(Duration::from_secs_f64(bytes as f64 / MANIFEST_RATE));
-            let owed = self.unneeded.values().any(|(_, manifests)| *manifests < MANIFESTS);
-            (owed || seq != self.store.log().last()) && at.elapsed() >= pause
-        });
-        if news {
-            self.tell().await?;
-        }
-        self.drain().await?;
-        self.remove().await
     }
 
     /// Takes the right to write into long-term storage.
@@ -626,6 +681,8 @@ impl Flusher {
         let (log, epoch) = self.store.log().identity();
         // A block of this opening, or the next one would count the same and take us for a stranger.
         self.store.change(|_| Ok((Some(Record::Many(Vec::new())), ()))).await?;
+        // Where there is no bucket, or no right to write to it, this is told more clearly than by a listing.
+        self.tier.persist.create(&manifest::probe(log), Bytes::new()).await.map_err(storage)?;
         self.owner = Some(Owner::claim(self.tier.persist.clone(), log, epoch).await?);
         self.tell().await?;
         self.sweep(log).await
@@ -667,7 +724,7 @@ impl Flusher {
     fn due(&mut self, now: Instant) -> Vec<Due> {
         let (options, store, since) = (&self.tier.options, &self.store, &mut self.since);
         store.peek(|state| {
-            let examining = lock(&self.tier.examining);
+            let examining = lock(&self.tier.examining.segments);
             since.retain(|id, _| state.segments.contains_key(id));
             let press = pressed(store, state);
             let mut due = Vec::new();
@@ -691,6 +748,16 @@ impl Flusher {
             }
             due
         })
+    }
+
+    /// Writes a manifest, if one is due.
+    async fn tell_news(&mut self) -> Result<()> {
+        let due = self.told.is_none_or(|(seq, at, bytes)| {
+            let pause = self.tier.options.manifest_every.max(Duration::from_secs_f64(bytes as f64 / MANIFEST_RATE));
+            let owed = self.unneeded.values().any(|(_, manifests)| *manifests < MANIFESTS);
+            (owed || seq != self.store.log().last()) && at.elapsed() >= pause
+        });
+        if due { self.tell().await } else { Ok(()) }
     }
 
     /// Writes the next manifest.

@@ -256,7 +256,10 @@ impl Life {
         let controller = Controller::new(store.clone(), access.clone(), "127.0.0.1".into(), lines[1].address.port());
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(control);
         let tasks = vec![
-            tokio::spawn(tier.run(store.clone())),
+            tokio::spawn({
+                let store = store.clone();
+                async move { drop(tier.run(store).await) }
+            }),
             tokio::spawn(wire::server::run(segments, wire::server::CONNECTIONS_MAX, None, store.clone(), access, stopped)),
             tokio::spawn(async move {
                 let _ = tonic::transport::Server::builder().add_service(controller.service()).serve_with_incoming(incoming).await;

@@ -1284,3 +1284,50 @@ async fn the_grafana_dashboard_asks_for_metrics_that_are_there() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
+
+/// Whoever asks a server whose place another one has taken would wait for what is written there: it ends, and says why.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_another_one_has_replaced_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = async |data: &str| {
+        let mut options = Options::new(folder.path().join(data));
+        options.long_term = Some(geds::Persist::folder(folder.path().join("chunks")).unwrap());
+        options.tier.manifest_every = Duration::from_millis(100);
+        options.store.log.file_bytes = 4 << 20;
+        options.controller.set_port(0);
+        options.segments.set_port(0);
+        let server = Server::bind(options).await.unwrap();
+        let controller = server.addresses().unwrap().0.to_string();
+        let (stop, stopped) = watch::channel(false);
+        (tokio::spawn(server.run(stopped)), controller, stop)
+    };
+    let (first, controller, _first_stop) = start("first").await;
+    Client::connect(&controller).await.unwrap().create_scope("s").await.unwrap();
+    let manifest = || std::fs::read_dir(folder.path().join("chunks/streams")).is_ok_and(|mut logs| logs.any(|log| log.unwrap().path().join("manifest").is_dir()));
+    while !manifest() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // As a machine that is restored from its snapshot has it.
+    std::fs::create_dir(folder.path().join("second")).unwrap();
+    for file in std::fs::read_dir(folder.path().join("first")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), folder.path().join("second").join(file.file_name())).unwrap();
+    }
+    let (second, controller, _second_stop) = start("second").await;
+    let client = Client::connect(&controller).await.unwrap();
+    // Each has news for a manifest.
+    client.create_scope("t").await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(60), first).await.expect("it ends").unwrap().unwrap_err();
+    assert!(ended.to_string().contains("another server"), "{ended}");
+    client.create_scope("u").await.unwrap();
+    assert!(!second.is_finished());
+}
+
+/// What was named is said to be no address, before anything is looked up.
+#[tokio::test]
+async fn an_address_without_a_port_is_refused() {
+    for address in ["localhost", "127.0.0.1:", ":9090", "here:http", ""] {
+        let e = Client::connect(address).await.err().unwrap().to_string();
+        assert!(e.contains("is not an address"), "{address}: {e}");
+    }
+}

@@ -25,9 +25,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A server that is away for longer is told of.
 pub(super) const SILENT_MAX: Duration = Duration::from_secs(5);
 
-/// Whether the same question may have another answer soon.
-fn is_away(e: &Error) -> bool {
-    matches!(e, Error::File { .. } | Error::Unavailable(_))
+/// Whether the same question may have another answer soon: nobody answers, or the server has too much to do.
+pub(super) fn is_away(e: &Error) -> bool {
+    matches!(e, Error::File { .. } | Error::Unavailable(_) | Error::Exhausted(_))
 }
 
 /// Asks until there is an answer, or the server has been away for too long.

@@ -9,7 +9,7 @@ use super::{
     Client,
     connection::{Reply, frame},
     key_position, not_too_many,
-    reader::{patiently, SILENT_MAX},
+    reader::{is_away, patiently, SILENT_MAX},
 };
 use crate::{Error, Result, catalog::Range, proto::stream_info::AccessOperation};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -334,7 +334,9 @@ impl SegmentTask {
             if std::mem::take(&mut self.reached) {
                 away = None;
             }
-            if let Err(e @ (Error::File { .. } | Error::Unavailable(_))) = &ended {
+            if let Err(e) = &ended
+                && is_away(e)
+            {
                 let (since, told) = away.get_or_insert((Instant::now(), false));
                 if since.elapsed() > SILENT_MAX && !std::mem::replace(told, true) {
                     tracing::warn!(segment = %self.name, error = %e, waiting = self.unacknowledged.len(), "the stream's server does not take events; tried again until it does");
@@ -349,11 +351,10 @@ impl SegmentTask {
                     }
                     return Ok(self.unacknowledged.into_iter().map(|(_, event)| event).collect());
                 }
-                Err(Error::File { source, .. }) => {
-                    tracing::debug!(segment = %self.name, error = %source, "connection lost; trying again");
+                Err(e) if is_away(&e) => {
+                    tracing::debug!(segment = %self.name, error = %e, "tried again");
                     tokio::time::sleep(PAUSE).await;
                 }
-                Err(Error::Unavailable(_)) => tokio::time::sleep(PAUSE).await,
                 Err(e) => return Err(e),
             }
         }

@@ -107,7 +107,7 @@ impl Ingester {
     pub async fn open(client: &Client, scope: &str, stream: &str) -> Result<Ingester> {
         let one = StreamConfig { scaling_policy: Some(ScalingPolicy { min_num_segments: 1, ..ScalingPolicy::default() }), ..StreamConfig::default() };
         for name in [stream, &index_name(stream)] {
-            client.create_with_scope(scope, name, one.clone()).await?;
+            client.ensure(scope, name, one.clone()).await?;
             let current = client.current(scope, name).await?;
             // A stream that was removed and made again does not begin with number 0.
             if current.len() != 1 || !client.head(scope, name).await?.keys().eq([&current[0].segment]) {

@@ -24,6 +24,10 @@ struct Inner {
     objects: BTreeMap<String, Bytes>,
     weather: Option<Weather>,
     away: bool,
+    /// Bytes that fit.
+    room: Option<usize>,
+    /// No bucket is there, or no right to it.
+    refuses: Option<StatusCode>,
     /// Reads of names with this in them wait.
     held: Option<String>,
     waiting: usize,
@@ -67,6 +71,16 @@ impl FakeS3 {
     /// Connections are refused work, or not.
     pub fn away(&self, away: bool) {
         self.inner.lock().unwrap().away = away;
+    }
+
+    /// So many bytes fit, from now on.
+    pub fn room(&self, bytes: usize) {
+        self.inner.lock().unwrap().room = Some(bytes);
+    }
+
+    /// All requests are answered with this.
+    pub fn refuse(&self, with: Option<StatusCode>) {
+        self.inner.lock().unwrap().refuses = with;
     }
 
     /// Holds up reads of names with this in them, until [`FakeS3::free`].
@@ -165,7 +179,11 @@ const DATE: &str = "Thu, 26 Nov 2026 00:00:00 GMT";
 fn act(s3: &FakeS3, method: &Method, headers: &HeaderMap, name: String, query: &str, body: Bytes) -> Response {
     let mut inner = s3.inner.lock().unwrap();
     let told = [(header::ETAG, "\"e\""), (header::LAST_MODIFIED, DATE)];
+    if let Some(refused) = inner.refuses {
+        return refused.into_response();
+    }
     match *method {
+        Method::PUT if inner.room.is_some_and(|room| inner.objects.values().map(Bytes::len).sum::<usize>() + body.len() > room) => StatusCode::INSUFFICIENT_STORAGE.into_response(),
         Method::PUT if headers.contains_key(header::IF_NONE_MATCH) && inner.objects.contains_key(&name) => StatusCode::PRECONDITION_FAILED.into_response(),
         Method::PUT => {
             inner.objects.insert(name, body);
