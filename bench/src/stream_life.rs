@@ -9,6 +9,7 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::{
+    collections::VecDeque,
     path::Path,
     process::{Command, Stdio},
     sync::{Arc, atomic::{AtomicBool, AtomicU64, Ordering::Relaxed}},
@@ -217,15 +218,28 @@ pub fn scale() -> Result<Vec<Value>> {
         client.create_stream("bench", "by-rate", policy).await?;
         let (began, clock) = (Instant::now(), Clock::new(Instant::now()));
         let (stop, task) = run(&clock, 0, "by-rate").await;
-        while client.current("bench", "by-rate").await?.len() < 4 && began.elapsed() < Duration::from_secs(60) {
+        // From a moment before each scale is seen until a second behind it, and apart from that.
+        let (mut segments, mut took, mut last) = (1, None, None::<Instant>);
+        let (mut lately, mut meanwhile, mut steady) = (VecDeque::new(), Vec::new(), Vec::new());
+        while (segments < 4 || last.is_some_and(|at| at.elapsed() < Duration::from_secs(1))) && began.elapsed() < Duration::from_secs(60) {
             sleep(Duration::from_millis(50)).await;
+            let found = client.current("bench", "by-rate").await?.len();
+            lately.push_back(clock.sorted());
+            if found != std::mem::replace(&mut segments, found) {
+                last = Some(Instant::now());
+                took = Some(began.elapsed().as_secs_f64());
+            }
+            if last.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {
+                meanwhile.extend(lately.drain(..).flatten());
+            } else if lately.len() > 6 {
+                steady.extend(lately.pop_front().into_iter().flatten());
+            }
         }
-        let took = began.elapsed().as_secs_f64();
-        sleep(Duration::from_secs(1)).await;
+        let took = took.filter(|_| segments >= 4).unwrap_or(f64::INFINITY);
         stop.store(true, Relaxed);
-        let written = task.await??;
-        let meanwhile = clock.sorted();
-        in_order(&client, "by-rate", written).await?;
+        in_order(&client, "by-rate", task.await??).await?;
+        meanwhile.sort_unstable();
+        steady.sort_unstable();
         out.push(figure("stream-scale.by-rate", "s", "<= 30", took, None, 1, took <= 30.0));
         let (a, b) = (at(&meanwhile, 0.99), at(&steady, 0.99));
         out.push(figure("stream-scale.by-rate.p99-meanwhile", "ms", "ratio <= 2", a, Some(b), meanwhile.len(), a <= 2.0 * b));
@@ -414,8 +428,9 @@ pub fn catchup() -> Result<Vec<Value>> {
 pub fn outage() -> Result<Vec<Value>> {
     const RATE: u64 = 1500;
     const EVENT: usize = 10_000;
-    /// For how long events are written that nothing drains beside, s.
+    /// For how long events are written while nothing else is, s.
     const ALONE: u64 = 10;
+    const DRAIN_MAX: Duration = Duration::from_secs(900);
     let (runtime, folder) = (runtime()?, folder()?);
     let Some((mut s3, environment)) = s3(folder.path())? else {
         return Ok(vec![json!({"name": "stream-outage", "not_run": "the S3 server is missing; setup/setup.sh test installs it"})]);
@@ -425,9 +440,16 @@ pub fn outage() -> Result<Vec<Value>> {
     let options = ["--long-term", "s3:bench", "--backlog", log.as_str(), "--overflow", beside.as_str(), "--overflow-limit", limit.as_str(), "--http", "127.0.0.1:0"];
     let ours = folder.path().join("ours");
     let (server, address) = crate::streams::serve_with(&ours, &options, &environment)?;
-    s3.stop()?;
     runtime.block_on(async {
         let client = fresh(&address, "outage").await?;
+        // Another writer's few events, all the time.
+        client.create_stream("bench", "beside", ScalingPolicy { min_num_segments: 1, ..ScalingPolicy::default() }).await?;
+        let (stop, clock) = (Arc::new(AtomicBool::new(false)), Clock::new(Instant::now()));
+        let (s, c, writing) = (stop.clone(), clock.clone(), client.clone());
+        let other = tokio::spawn(async move { load(&writing, "beside", 1000, 100, c, s).await });
+        sleep(Duration::from_secs(crate::streams::WARM + ALONE)).await;
+        let alone = clock.sorted();
+        s3.stop()?;
         let acknowledged = Arc::new(AtomicU64::new(0));
         let count = acknowledged.clone();
         let mut writer = Writer::open(&client, "bench", "outage", Some(Arc::new(move |_| { count.fetch_add(1, Relaxed); }))).await?;
@@ -457,18 +479,18 @@ pub fn outage() -> Result<Vec<Value>> {
         s3.start_again()?;
         let back = Instant::now();
         writer.flush().await?;
-        client.create_stream("bench", "beside", ScalingPolicy { min_num_segments: 1, ..ScalingPolicy::default() }).await?;
-        let (stop, clock) = (Arc::new(AtomicBool::new(false)), Clock::new(Instant::now()));
-        let (s, c, writing) = (stop.clone(), clock.clone(), client.clone());
-        let other = tokio::spawn(async move { load(&writing, "beside", 1000, 1000, c, s).await });
-        // What the other writer adds meanwhile stays in the log for half a minute, as it would without an outage.
+        // Both writers had to wait until something had left the log; what of that is still under way is no matter of draining.
+        let waited = back.elapsed().as_secs_f64();
+        sleep(Duration::from_millis(500)).await;
+        clock.sorted();
         let left = || Ok::<u64, anyhow::Error>(log_bytes(&ours, "bench/outage")? + told(&ours)?["long_term"]["overflow_bytes"].as_u64().context("bytes in the overflow")?);
         while left()? > 0 {
+            if back.elapsed() > DRAIN_MAX {
+                bail!("{} bytes are not in long-term storage {DRAIN_MAX:?} after that is back", left()?);
+            }
             sleep(Duration::from_millis(200)).await;
         }
         let (drained, draining) = (back.elapsed().as_secs_f64(), clock.sorted());
-        sleep(Duration::from_secs(ALONE)).await;
-        let alone = clock.sorted();
         stop.store(true, Relaxed);
         other.await??;
         let mut reader = Reader::open(&client, "bench", "outage", From::Head).await?;
@@ -485,6 +507,7 @@ pub fn outage() -> Result<Vec<Value>> {
                 _ => figure("stream-outage", "s", ">= 400 (292 published)", held, None, n as usize, held >= 400.0),
             },
             figure("stream-outage.memory", "MB", "<= 150", memory / 1e6, None, 1, memory <= 150e6),
+            figure("stream-outage.writers-go-on-after", "s", "reported", waited, None, 1, true),
             figure("stream-outage.drained-after", "s", "reported; no write failed, every byte equal", drained, None, n as usize, true),
             figure("stream-outage.p99-while-draining", "ms", "ratio <= 2", a, Some(b), draining.len(), a <= 2.0 * b),
         ])

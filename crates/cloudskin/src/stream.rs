@@ -7,7 +7,7 @@ use crate::{args::{self, Output, Stream, StreamName}, failure::fail, place::{Pla
 use anyhow::Context;
 use base::Kind;
 use serde_json::json;
-use std::{collections::BTreeMap, ffi::OsString, io::{BufRead, Write}, net::SocketAddr, sync::{Arc, atomic::{AtomicU64, Ordering::Relaxed}}, os::{fd::AsFd, unix::{fs::OpenOptionsExt, process::ExitStatusExt}}, path::Path, process::Stdio};
+use std::{collections::{BTreeMap, BTreeSet}, ffi::OsString, io::{BufRead, Write}, net::SocketAddr, os::{fd::AsFd, unix::{fs::OpenOptionsExt, process::ExitStatusExt}}, path::Path, process::Stdio, sync::{Arc, Mutex}, time::Duration};
 use streams::{Client, access, catalog::{Retention, Scaling}, client::{From, Login, Reader, Writer}, proto::{RetentionPolicy, ScalingPolicy, StreamConfig}, video::{ingest::Ingester, play::date, rtsp::Camera}};
 use tokio::{io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader}, signal::unix::{SignalKind, signal}};
 
@@ -275,18 +275,30 @@ async fn serve(place: &Place, o: args::StreamServe) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+/// How long [`append`], which has to end, waits for what it has taken to be durable.
+const LAST_WAIT: Duration = Duration::from_secs(60);
+
 async fn append(client: &Client, stream: &StreamName, key: Option<String>) -> anyhow::Result<u8> {
     let hint = |e: streams::Error| match e.kind() {
         Kind::NotFound => fail(Kind::NotFound, format!("{e}; `cloudskin stream create {stream}` makes it")),
         _ => failed(e),
     };
-    let durable = Arc::new(AtomicU64::new(0));
-    let count = durable.clone();
-    let mut writer = Writer::open(client, &stream.scope, &stream.name, Some(Arc::new(move |_| { count.fetch_add(1, Relaxed); }))).await.map_err(hint)?;
-    // Who begins again needs to know where.
-    let ended = |taken: u64, e: streams::Error| {
-        let written = base::unit::count(durable.load(Relaxed), "event");
-        fail(e.kind(), format!("line {taken}: {e}; {written} of those before it {} durable", if durable.load(Relaxed) == 1 { "is" } else { "are" }))
+    // Who begins again needs to know where: up to which line all are durable, and which of those behind it, in other segments.
+    let durable = Arc::new(Mutex::new((0u64, BTreeSet::new())));
+    let noted = durable.clone();
+    let note = move |line: u64| {
+        let mut noted = noted.lock().unwrap_or_else(|e| e.into_inner());
+        noted.1.insert(line);
+        while noted.1.first() == Some(&noted.0) {
+            noted.1.pop_first();
+            noted.0 += 1;
+        }
+    };
+    let mut writer = Writer::open(client, &stream.scope, &stream.name, Some(Arc::new(note))).await.map_err(hint)?;
+    let ended = |line: u64, kind: Kind, why: String| {
+        let first = durable.lock().unwrap_or_else(|e| e.into_inner()).0;
+        let told = if first == 0 { "the first line is not known to be durable".into() } else { format!("lines 1 to {first} are durable") };
+        fail(kind, format!("line {line}: {why}; {told}"))
     };
     // Lines come from a thread of their own: reading a terminal can't be waited for otherwise.
     let (lines, mut line) = tokio::sync::mpsc::channel(1024);
@@ -299,16 +311,19 @@ async fn append(client: &Client, stream: &StreamName, key: Option<String>) -> an
     });
     let mut events = 0u64;
     while let Some(event) = line.recv().await {
-        let event = event.context("read standard input")?;
         let own = events.to_string();
-        if let Err(e) = writer.append(key.as_deref().unwrap_or(&own), &event, events).await {
-            // What was taken before is written all the same, if there is someone to write it.
-            let _ = writer.flush().await;
-            return Err(ended(events + 1, e));
+        let taken = match &event {
+            Ok(event) => writer.append(key.as_deref().unwrap_or(&own), event, events).await.map_err(|e| (e.kind(), e.to_string())),
+            Err(e) => Err((Kind::Internal, format!("read standard input: {e}"))),
+        };
+        if let Err((kind, why)) = taken {
+            // What was taken before is written all the same, if there is someone who writes it.
+            let _ = tokio::time::timeout(LAST_WAIT, writer.flush()).await;
+            return Err(ended(events + 1, kind, why));
         }
         events += 1;
     }
-    writer.flush().await.map_err(|e| ended(events, e))?;
+    writer.flush().await.map_err(|e| ended(events, e.kind(), e.to_string()))?;
     table::say(&format!("{stream}: {}\n", base::unit::count(events, "event")))?;
     Ok(0)
 }

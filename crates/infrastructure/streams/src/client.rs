@@ -115,7 +115,7 @@ impl Client {
 
     pub fn open<'a>(address: &'a str, login: &'a Login) -> BoxFuture<'a, Result<Client>> {
         Box::pin(async move {
-            let address = address.trim_start_matches("tcp://").trim_start_matches("tls://");
+            let address = address.trim_start_matches("tcp://").trim_start_matches("tls://").trim_end_matches('/');
             if address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
                 return Err(Error::Invalid(format!("{address:?} is not an address: name host and port of the controller, as 127.0.0.1:9090")));
             }
@@ -204,7 +204,12 @@ impl Client {
     pub fn ensure<'a>(&'a self, scope: &'a str, stream: &'a str, config: StreamConfig) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             match self.current(scope, stream).await {
-                Err(Error::NotFound(_) | Error::Denied(_)) => self.create_with_scope(scope, stream, config).await.map(drop),
+                Err(Error::NotFound(_)) => self.create_with_scope(scope, stream, config).await.map(drop),
+                // Of what is not there yet the server says no more to who has a right to make it alone.
+                Err(e @ Error::Denied(_)) => match self.create_with_scope(scope, stream, config).await {
+                    Err(Error::Denied(_)) => Err(e),
+                    made => made.map(drop),
+                },
                 found => found.map(drop),
             }
         })

@@ -73,7 +73,7 @@ pub enum Error {
     Denied(String),
     #[error("{0}")]
     Unsupported(String),
-    #[error("long-term storage belongs to another server now: {0}; stop this one, its streams go on there")]
+    #[error("long-term storage belongs to another server now: {0}; its streams go on there, and this one is done: to take over from that one, stop it and begin an empty folder with --restore")]
     Fenced(String),
     #[error("long-term storage: {0}")]
     Storage(Arc<geds::Error>),
@@ -83,11 +83,11 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Error::File { source, .. } => match source.kind() {
-                io::ErrorKind::AddrInUse | io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy | io::ErrorKind::AddrNotAvailable => Kind::FailedPrecondition,
+                // A port or a folder that another process has.
+                io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable | io::ErrorKind::WouldBlock | io::ErrorKind::ResourceBusy => Kind::FailedPrecondition,
                 io::ErrorKind::PermissionDenied => Kind::PermissionDenied,
                 io::ErrorKind::NotFound => Kind::NotFound,
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::ResourceExhausted,
-                io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof | io::ErrorKind::TimedOut => Kind::Unavailable,
                 _ => Kind::Internal,
             },
             Error::Damaged(_) => Kind::DataLoss,

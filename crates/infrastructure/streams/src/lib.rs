@@ -25,6 +25,7 @@ pub mod manifest;
 pub mod overflow;
 pub mod metrics;
 pub mod plan;
+pub mod priority;
 pub mod proto;
 pub mod retention;
 pub mod scale;

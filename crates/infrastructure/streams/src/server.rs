@@ -186,14 +186,16 @@ impl Server {
             let (_, segments) = self.addresses()?;
             let (stop, stopping) = watch::channel(false);
             let mut flusher = self.tier.clone().map(|tier| AbortOnDrop(tokio::spawn(tier.run(self.store.clone()))));
-            let ending = tokio::spawn(async move {
+            let mut ending = AbortOnDrop(tokio::spawn(async move {
                 let mut shutdown = shutdown;
                 let fenced = async {
                     // It also ends when the log has stopped, and reads go on then.
-                    if let Some(flusher) = &mut flusher
-                        && let Ok(Err(e)) = (&mut flusher.0).await
-                    {
-                        return e;
+                    if let Some(flusher) = &mut flusher {
+                        match (&mut flusher.0).await {
+                            Ok(Err(e)) => return e,
+                            Ok(Ok(())) => {}
+                            Err(e) => tracing::error!(error = %e, "nothing goes to long-term storage any more; start the server again"),
+                        }
                     }
                     std::future::pending().await
                 };
@@ -203,7 +205,7 @@ impl Server {
                 };
                 let _ = stop.send(true);
                 (ended, flusher)
-            });
+            }));
             let shutdown = stopping;
             let host = self.options.publish.clone().unwrap_or_else(|| segments.ip().to_string());
             // Transient segments belong to connections, and none has survived.
@@ -237,9 +239,9 @@ impl Server {
                 });
             let served = grpc.await;
             if served.is_err() {
-                ending.abort();
+                ending.0.abort();
             }
-            let (ended, flusher) = ending.await.unwrap_or((Ok(()), None));
+            let (ended, flusher) = (&mut ending.0).await.unwrap_or((Ok(()), None));
             let _ = wire.await;
             sweep.abort();
             scaler.abort();

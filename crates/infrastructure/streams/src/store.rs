@@ -77,6 +77,8 @@ const DISK_KEPT: usize = 3;
 const FULL_AGAIN: Duration = Duration::from_secs(60);
 /// How often the housekeeping thread looks at what there is to do.
 const TICK: Duration = Duration::from_millis(100);
+/// Says in the log's folder that another server has gone on from a copy of it: with each start this log would count one opening more, and take back what is that one's.
+const BARRED: &str = "fenced";
 /// Two files are written in turn, so that one is always whole.
 const CHECKPOINTS: [&str; 2] = ["checkpoint-a", "checkpoint-b"];
 
@@ -348,6 +350,9 @@ fn decided(state: &State) -> Vec<u8> {
 impl Store {
     /// Recovers what the disk has and starts writing. Blocks for as long as that takes.
     pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Store> {
+        if let Some(why) = disk.get(BARRED).map_err(Error::file("read", BARRED))? {
+            return Err(Error::Fenced(format!("{}, as the file {BARRED} in the log's folder says", String::from_utf8_lossy(&why))));
+        }
         let mut found = Vec::new();
         for (i, name) in CHECKPOINTS.into_iter().enumerate() {
             match disk.get(name).map_err(Error::file("read", name))? {
@@ -446,6 +451,14 @@ impl Store {
         let backlog_max = backlog_bytes + room;
         let left = (rate >= 1.0).then(|| Duration::from_secs_f64((room as f64 / rate).min(1e9)));
         Outage { backlog_bytes, backlog_max, rate, left }
+    }
+
+    /// Keeps this log from being opened again.
+    pub(crate) fn bar(&self, fenced: &Error) {
+        let Error::Fenced(why) = fenced else { return };
+        if let Err(e) = self.0.disk.put(BARRED, why.as_bytes()) {
+            tracing::error!(error = %e, "this server is not to be started again with this folder, and that could not be noted there");
+        }
     }
 
     /// Takes a checkpoint of what is there now, and gives it when it is on the disk.

@@ -9,8 +9,8 @@
 //! also the fence: who finds the next number taken has been replaced, and stops. A chunk is removed when neither an extent nor one of the two manifests that
 //! stay points into it, nobody reads from it, and some time has passed.
 //!
-//! Reading history costs a processor much: bytes from a socket, copies, checksums. It has a runtime of its own for that, whose threads give way to those
-//! that appends wait for.
+//! Reading history and bringing it there cost a processor much: bytes over a socket, copies, checksums. There is a runtime of its own for that, whose threads give way to
+//! those that appends wait for.
 //!
 //! While the storage is away or full, nothing happens here except a try now and then, beginning with what can be removed: bytes stay in the log, which readers read. What the log may
 //! hold is the store's bound, and at that bound appends wait. Before, chunks go to the [`overflow`](crate::overflow), if there is one, as far as its limit; they are
@@ -88,7 +88,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 const REMOVE_MAX: usize = 64;
 /// Between two tries to read what was damaged in the log, at most.
 const DAMAGED_PAUSE_MAX: Duration = Duration::from_secs(3600);
-/// Segments that are examined for damage at a time.
+/// Segments that are examined for damage at a time, and as many that are examined again.
 const EXAMINED_AT_ONCE: usize = 2;
 /// How long what failed to be written is asked to go; with the storage away, no longer.
 const REMOVE_WAIT: Duration = Duration::from_secs(2);
@@ -199,16 +199,9 @@ pub struct Tier {
     behind: Option<Runtime>,
 }
 
-/// How far the threads that read history give way, as `nice` counts.
-const NICE: i32 = 10;
-
 /// A runtime for work that appends don't wait for.
 fn behind() -> Runtime {
-    let give_way = || {
-        // SAFETY: it has no memory to touch. On Linux 0 is the calling thread alone; that it fails leaves the thread as it was.
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
-    };
-    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("long-term").on_thread_start(give_way).enable_all().build();
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("long-term").on_thread_start(crate::priority::give_way).enable_all().build();
     built.expect("two threads can be started")
 }
 
@@ -251,7 +244,7 @@ impl Tier {
         let behind = self.behind.as_ref().expect("there is one until it is dropped");
         // Who does not wait any more does not need it.
         let mut task = AbortOnDrop(behind.spawn(work));
-        (&mut task.0).await.map_err(|e| Error::Invalid(format!("a read ended early: {e}")))?
+        (&mut task.0).await.map_err(|e| Error::Invalid(format!("work for long-term storage ended early: {e}")))?
     }
 
     /// The storage did not answer the last time, or took nothing.
@@ -264,9 +257,22 @@ impl Tier {
         lock(&self.away).as_ref().map(|away| away.why.clone())
     }
 
-    /// Notes why the storage takes nothing, and tells of it when it begins or becomes something else.
-    fn miss(&self, e: &Error) {
-        let why = format!("{e}{}", remedy(e.kind()));
+    /// Asks for as little as there is. Where there is no bucket, or no right to write to it, the answer says so more clearly than that to a listing.
+    async fn probe(self: &Arc<Self>, store: &Store) -> Result<()> {
+        let probe = manifest::probe(store.log().identity().0);
+        self.overflowing(store, self.persist.create(&probe, Bytes::new())).await.map(drop).map_err(storage)
+    }
+
+    /// Notes that the storage has taken something.
+    fn reach(&self) {
+        if lock(&self.away).take().is_some() {
+            tracing::info!(storage = %self.persist, "long-term storage is back");
+        }
+    }
+
+    /// Notes why the storage takes nothing, and what helps, and tells of it when it begins or becomes something else.
+    fn miss(&self, e: &Error, helps: &str) {
+        let why = format!("{e}{helps}");
         let mut away = lock(&self.away);
         if away.as_ref().is_none_or(|before| before.kind != e.kind()) {
             tracing::warn!(error = %why, storage = %self.persist, "long-term storage is away; bytes stay in the log");
@@ -457,26 +463,24 @@ impl Tier {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            if self.is_away() && self.overflow.is_some() {
-                // A flush that fails after half a minute would keep its bytes from the overflow for as long.
-                let probe = manifest::probe(store.log().identity().0);
-                if let Err(e) = self.overflowing(&store, self.persist.create(&probe, Bytes::new())).await {
-                    self.miss(&storage(e));
-                    self.overflowing(&store, tokio::time::sleep(pause)).await;
-                    pause = (pause * 2).min(PAUSE.1);
-                    continue;
-                }
+            // A flush that fails after half a minute would keep its bytes from the overflow for as long.
+            if (self.is_away() || flusher.owner.is_none())
+                && let Err(e) = self.probe(&store).await
+            {
+                self.miss(&e, remedy(e.kind()));
+                self.overflowing(&store, tokio::time::sleep(pause)).await;
+                pause = (pause * 2).min(PAUSE.1);
+                continue;
             }
             match flusher.look().await {
                 Ok(()) => {
-                    if lock(&self.away).take().is_some() {
-                        tracing::info!(storage = %self.persist, "long-term storage is back");
-                    }
+                    self.reach();
                     pause = PAUSE.0;
                 }
                 Err(Error::Stopped(_)) => return Ok(()),
                 Err(e @ Error::Fenced(_)) => {
                     tracing::error!(error = %e, "nothing is written any more");
+                    store.bar(&e);
                     flusher.store.log().stop(&e.to_string());
                     return Err(e);
                 }
@@ -486,7 +490,7 @@ impl Tier {
                     tokio::time::sleep(PAUSE.0).await;
                 }
                 Err(e) => {
-                    self.miss(&e);
+                    self.miss(&e, "");
                     let jitter = rand::rng().random_range(0.5..1.0);
                     self.overflowing(&store, tokio::time::sleep(pause.mul_f64(jitter))).await;
                     pause = (pause * 2).min(PAUSE.1);
@@ -540,13 +544,15 @@ impl Tier {
     async fn flush(&self, store: &Store, due: Due, persist: &Persist, folder: &str) -> Result<Option<Due>> {
         let Some(first) = due.extents.first().map(|e| e.start) else { return Ok(None) };
         let began = Instant::now();
-        let data = match store.read_extents(&due.name, due.extents.clone()).await {
+        // Megabytes are read, copied and summed twice, which is much for appends to wait behind.
+        let (from, name, extents) = (store.clone(), due.name.clone(), due.extents.clone());
+        let data = match self.aside(async move { from.read_extents(&name, extents).await }).await {
             Ok(data) => data,
             // That is the log's fault, and neither the storage's nor that of other segments. What can be read of it goes the next time.
             Err(_) => return Ok(Some(due)),
         };
         let location = format!("{folder}/{}/{first}-{}-{:016x}", due.id.0, data.len(), rand::random::<u64>());
-        if let Err(e) = put(persist, &location, &data).await {
+        if let Err(e) = self.put(persist, &location, &data).await {
             // It may be there all the same. Nothing will ever point to it, and only the next start would find it.
             let _ = tokio::time::timeout(REMOVE_WAIT, persist.delete(&location)).await;
             return Err(e);
@@ -564,6 +570,7 @@ impl Tier {
         match (recorded, &self.overflow) {
             (true, Some(overflow)) if overflow::has(&location) => overflow.added(bytes),
             (true, _) => {
+                self.reach();
                 self.flushed_bytes.fetch_add(bytes, Relaxed);
                 store.metrics().flush.note(began.elapsed());
             }
@@ -571,6 +578,12 @@ impl Tier {
             (false, _) => persist.delete(&location).await.map_err(storage)?,
         }
         Ok(None)
+    }
+
+    /// [`put`], where it holds up no append.
+    async fn put(&self, persist: &Persist, location: &str, data: &Bytes) -> Result<()> {
+        let (persist, location, data) = (persist.clone(), location.to_string(), data.clone());
+        self.aside(async move { put(&persist, &location, &data).await }).await
     }
 
     /// Removes a chunk's object, which nothing points to and nobody reads.
@@ -630,25 +643,27 @@ impl Flusher {
         for due in self.store.peek(|state| self.tier.again(state)) {
             self.tier.examine_beside(&self.store, due, Look::Again);
         }
+        let flushed = self.flush_due().await;
         // Storage that is full takes nothing until what is not needed there any more is gone, which may be what it is full of.
-        if self.tier.is_away() && self.store.peek(|state| state.chunks.keys().any(|id| state.idle_chunk(*id).is_some())) {
+        if matches!(flushed, Err(Error::Storage(_))) && self.store.peek(|state| state.chunks.keys().any(|id| state.idle_chunk(*id).is_some())) {
+            self.remove().await?;
             self.tell_news().await?;
             self.remove().await?;
         }
-        self.flush_due().await?;
+        flushed?;
         self.tell_news().await?;
         self.drain().await?;
         self.remove().await
     }
 
-    /// Flushes what is due, until nothing is.
+    /// Flushes what is due, until nothing is or a manifest may be: who keeps up only just needs those, too.
     async fn flush_due(&mut self) -> Result<()> {
         let now = Instant::now();
         // A segment that can't be read is examined, and then comes again in the next look: a disk that fails now and then would keep everybody here.
         let mut unreadable = HashSet::new();
         loop {
             let due: Vec<Due> = self.due(now).into_iter().filter(|due| !unreadable.contains(&due.id)).collect();
-            if due.is_empty() {
+            if due.is_empty() || now.elapsed() > self.tier.options.manifest_every {
                 return Ok(());
             }
             let mut uploads = JoinSet::new();
@@ -681,8 +696,6 @@ impl Flusher {
         let (log, epoch) = self.store.log().identity();
         // A block of this opening, or the next one would count the same and take us for a stranger.
         self.store.change(|_| Ok((Some(Record::Many(Vec::new())), ()))).await?;
-        // Where there is no bucket, or no right to write to it, this is told more clearly than by a listing.
-        self.tier.persist.create(&manifest::probe(log), Bytes::new()).await.map_err(storage)?;
         self.owner = Some(Owner::claim(self.tier.persist.clone(), log, epoch).await?);
         self.tell().await?;
         self.sweep(log).await
@@ -697,10 +710,11 @@ impl Flusher {
             here.take(MOVE_MAX).map(|(id, c)| (*id, c.clone())).collect::<Vec<_>>()
         });
         for (id, chunk) in here {
-            let data = overflow.persist.read(&chunk.location, 0..chunk.bytes.into()).await.map_err(storage)?;
+            let (from, at, bytes) = (overflow.persist.clone(), chunk.location.clone(), chunk.bytes);
+            let data = self.tier.aside(async move { from.read(&at, 0..bytes.into()).await.map_err(storage) }).await?;
             let folder = manifest::chunks(self.store.log().identity().0);
             let location = format!("{folder}/{}/moved-{}-{:016x}", chunk.segment.0, data.len(), rand::random::<u64>());
-            put(&self.tier.persist, &location, &data).await?;
+            self.tier.put(&self.tier.persist, &location, &data).await?;
             let to = location.clone();
             let moved = self.store.change(|state| {
                 let there = state.chunks.get(&id).is_some_and(|c| c.location == chunk.location);

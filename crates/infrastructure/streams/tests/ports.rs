@@ -1285,6 +1285,11 @@ async fn the_grafana_dashboard_asks_for_metrics_that_are_there() {
     }
 }
 
+fn log_files(folder: &std::path::Path) -> Vec<String> {
+    let names = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("log-")).collect()
+}
+
 /// Whoever asks a server whose place another one has taken would wait for what is written there: it ends, and says why.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_another_one_has_replaced_ends() {
@@ -1302,22 +1307,32 @@ async fn a_server_that_another_one_has_replaced_ends() {
         (tokio::spawn(server.run(stopped)), controller, stop)
     };
     let (first, controller, _first_stop) = start("first").await;
-    Client::connect(&controller).await.unwrap().create_scope("s").await.unwrap();
+    let of_first = Client::connect(&controller).await.unwrap();
+    of_first.create_scope("s").await.unwrap();
     let manifest = || std::fs::read_dir(folder.path().join("chunks/streams")).is_ok_and(|mut logs| logs.any(|log| log.unwrap().path().join("manifest").is_dir()));
     while !manifest() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     // As a machine that is restored from its snapshot has it.
     std::fs::create_dir(folder.path().join("second")).unwrap();
-    for file in std::fs::read_dir(folder.path().join("first")).unwrap() {
-        let file = file.unwrap();
-        std::fs::copy(file.path(), folder.path().join("second").join(file.file_name())).unwrap();
+    // A checkpoint may be renamed meanwhile, and is there once more.
+    for file in ["lock", "checkpoint-a", "checkpoint-b"].iter().map(|name| name.to_string()).chain(log_files(&folder.path().join("first"))) {
+        let _ = std::fs::copy(folder.path().join("first").join(&file), folder.path().join("second").join(&file));
     }
     let (second, controller, _second_stop) = start("second").await;
     let client = Client::connect(&controller).await.unwrap();
-    // Each has news for a manifest.
     client.create_scope("t").await.unwrap();
-    let ended = tokio::time::timeout(Duration::from_secs(60), first).await.expect("it ends").unwrap().unwrap_err();
+    // It finds out when it has news to tell.
+    let end = tokio::time::Instant::now() + Duration::from_secs(60);
+    for n in 0.. {
+        if first.is_finished() {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < end, "the first one goes on");
+        let _ = tokio::time::timeout(Duration::from_millis(200), of_first.create_scope(&format!("late-{n}"))).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let ended = first.await.unwrap().unwrap_err();
     assert!(ended.to_string().contains("another server"), "{ended}");
     client.create_scope("u").await.unwrap();
     assert!(!second.is_finished());
@@ -1329,5 +1344,9 @@ async fn an_address_without_a_port_is_refused() {
     for address in ["localhost", "127.0.0.1:", ":9090", "here:http", ""] {
         let e = Client::connect(address).await.err().unwrap().to_string();
         assert!(e.contains("is not an address"), "{address}: {e}");
+    }
+    let running = server().await;
+    for address in [format!("localhost:{}", running.controller.port()), format!("tcp://{}/", running.controller)] {
+        Client::connect(&address).await.unwrap().scopes().await.unwrap();
     }
 }

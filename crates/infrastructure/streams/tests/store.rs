@@ -594,7 +594,7 @@ async fn an_outage_fills_the_log_to_its_bound_then_writers_wait_and_nothing_is_l
 async fn full_storage_gets_room_by_truncation() {
     let (s3, disk) = (FakeS3::start().await, Arc::new(Faulty::new(33)));
     let store = open(&disk);
-    let tier = Arc::new(Tier::new(s3.persist(), None, quick()));
+    let tier = Arc::new(Tier::new(s3.persist_within(Some(Duration::from_secs(2))), None, quick()));
     store.set_tier(tier.clone());
     let flusher = tokio::spawn(tier.clone().run(store.clone()));
     create(&store, "old");
@@ -718,7 +718,7 @@ async fn of_two_servers_with_one_log_the_earlier_one_stops_and_removes_nothing()
     append(&first, "a", 1, 2, b"more").await.unwrap();
     until("the next manifest", || manifests(folder.path()).1 > newest).await;
     // A second server with a copy of the log, as after a machine was restored from its snapshot.
-    let copy = Arc::new(disk.copy());
+    let (copy, late) = (Arc::new(disk.copy()), Arc::new(disk.copy()));
     let second = open(&copy);
     let tier = Arc::new(Tier::new(geds::Persist::folder(folder.path()).unwrap(), None, quick()));
     second.set_tier(tier.clone());
@@ -738,10 +738,19 @@ async fn of_two_servers_with_one_log_the_earlier_one_stops_and_removes_nothing()
     assert_eq!(found.len(), 400_000 + 4 + 13 + 1);
     assert!(found[..400_000] == data);
     // A copy of the first one's log from before is refused at once.
-    let late = Arc::new(disk.copy());
     let (third, flusher) = streams_with(&late, folder.path());
     until("the third one to stop", || flusher.is_finished()).await;
     assert!(append(&third, "a", 9, 1, b"x").await.is_err());
+    first.close();
+    third.close();
+    drop((first, third));
+    // However often they are started again, as what restarts servers does: each start counts one opening more, and would have taken back what is the second one's.
+    for disk in [disk, late] {
+        for _ in 0..3 {
+            let refused = Store::open(disk.clone(), options()).err().expect("it is refused");
+            assert!(matches!(&refused, Error::Fenced(_)) && refused.to_string().contains("--restore"), "{refused}");
+        }
+    }
 }
 
 /// A transaction's bytes may be in long-term storage before those that lie in front of them after the commit. No manifest points to such a chunk, since
@@ -934,6 +943,8 @@ async fn an_outage_flows_over_into_a_folder_and_from_there_to_long_term_storage(
     let _ = flusher.await;
     tokio::task::spawn_blocking(move || store.close()).await.unwrap();
     drop(tier);
+    // A file that was being written then is finished all the same, which after a server's end it is not.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let lost = folder.path().join(std::fs::read_dir(folder.path().join("overflow")).unwrap().next().unwrap().unwrap().path()).join("0/lost");
     std::fs::write(&lost, "left by a crash").unwrap();
     let (store, tier, flusher) = overflowing(&disk, &s3, folder.path());

@@ -168,7 +168,7 @@ fn section<'a>(wasm: &'a [u8], name: &str) -> Option<&'a [u8]> {
 /// started.
 fn comes_with(sources: &Path, path: &str) -> bool {
     let ends = path.match_indices('/').map(|(at, _)| path[at..].trim_start_matches('/'));
-    ends.take_while(|end| end.contains('/')).any(|end| sources.join(end).is_file())
+    ends.take_while(|end| end.contains('/')).any(|end| !end.starts_with("../") && sources.join(end).is_file())
 }
 
 impl Lines {

@@ -2,7 +2,6 @@
 
 use crate::{Error, Result, wire::codec};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use std::sync::Arc;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -39,8 +38,8 @@ pub(super) fn string(out: &mut BytesMut, text: &str) {
 }
 
 fn lost(what: &str) -> impl FnOnce(std::io::Error) -> Error {
-    let path = what.to_string();
-    move |e| Error::File { action: "talk to", path: path.into(), source: Arc::new(e) }
+    let address = what.to_string();
+    move |e| Error::Unavailable(format!("talk to {address}: {e}"))
 }
 
 pub(super) struct Receiver {

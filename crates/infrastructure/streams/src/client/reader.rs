@@ -27,7 +27,7 @@ pub(super) const SILENT_MAX: Duration = Duration::from_secs(5);
 
 /// Whether the same question may have another answer soon: nobody answers, or the server has too much to do.
 pub(super) fn is_away(e: &Error) -> bool {
-    matches!(e, Error::File { .. } | Error::Unavailable(_) | Error::Exhausted(_))
+    matches!(e, Error::Unavailable(_) | Error::Exhausted(_))
 }
 
 /// Asks until there is an answer, or the server has been away for too long.

@@ -51,6 +51,11 @@ impl FakeS3 {
     }
 
     pub fn persist(&self) -> geds::Persist {
+        self.persist_within(None)
+    }
+
+    /// One that gives up after this time.
+    pub fn persist_within(&self, timeout: Option<Duration>) -> geds::Persist {
         let options = geds::S3Options {
             endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
             bucket: "b".into(),
@@ -58,6 +63,7 @@ impl FakeS3 {
             secret_key: geds::Secret::new("secret"),
             path_style: true,
             allow_http: true,
+            timeout,
             ..geds::S3Options::default()
         };
         geds::Persist::s3(options).unwrap()
