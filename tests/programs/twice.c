@@ -1,5 +1,6 @@
-/* One file through several descriptors, as POSIX has it: two that append, one that reads what is being written, and one whose name is gone while it is open. Each rank has its own;
-   between the steps it works, so that it can be moved with all of them open. The first one tells. Argument: a folder. */
+/* One file through several descriptors, as POSIX has it: two that append, one that reads what is being written, and one whose name is gone while it is open; and a folder that changes
+   while it is read, with places in it to which the reader goes back. Each rank has its own; between the steps it works, so that it can be moved with all of them open. The first one tells.
+   Argument: a folder. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <mpi.h>
@@ -24,6 +25,60 @@ static void show(const char *what, const char *path) {
     struct stat s;
     if (stat(path, &s)) say("%s: nothing\n", what);
     else say("%s: %lld bytes\n", what, (long long)s.st_size);
+}
+
+/* More than the C library reads at once. */
+#define NAMES 300
+
+static void touch(const char *folder, const char *sort, int n) {
+    char path[300];
+    snprintf(path, sizeof path, "%s/%s-%03d", folder, sort, n);
+    if (close(open(path, O_CREAT | O_EXCL | O_WRONLY, 0600))) MPI_Abort(MPI_COMM_WORLD, 4);
+}
+
+/* Which of the names that stay this is, or -1. */
+static int which(const struct dirent *e) { return e && !strncmp(e->d_name, "stays-", 6) ? atoi(e->d_name + 6) : -1; }
+
+/* Files that stay, and as many that go when half of the names have been read; others come then. */
+static void a_folder_that_changes(const char *folder) {
+    static long places[NAMES];
+    static int seen[NAMES];
+    int known = 0, once = 0, back = 0, again = 0, others = 0;
+    if (mkdir(folder, 0700)) MPI_Abort(MPI_COMM_WORLD, 5);
+    for (int n = 0; n < NAMES; n++) touch(folder, "stays", n), touch(folder, "goes", n);
+    DIR *stream = opendir(folder);
+    long before = telldir(stream);
+    for (struct dirent *e; (e = readdir(stream)); before = telldir(stream)) {
+        const int n = which(e);
+        if (n >= 0) seen[n]++, places[n] = before;
+        if (++known == NAMES) {
+            for (int gone = 0; gone < NAMES; gone++) {
+                char path[300];
+                snprintf(path, sizeof path, "%s/goes-%03d", folder, gone);
+                if (unlink(path)) MPI_Abort(MPI_COMM_WORLD, 6);
+                if (gone % 3 == 0) touch(folder, "comes", gone);
+                if (gone % 50 == 0) work();
+            }
+        }
+    }
+    for (int n = 0; n < NAMES; n++) once += seen[n] == 1;
+    /* To and fro. What comes and goes may be behind a place, too. */
+    for (int i = 0, n = 0; i < NAMES; i++, n = (n + 77) % NAMES) {
+        seekdir(stream, places[n]);
+        struct dirent *e = readdir(stream);
+        while (e && which(e) < 0) e = readdir(stream);
+        back += which(e) == n && telldir(stream) != places[n];
+        if (i % 50 == 0) work();
+    }
+    rewinddir(stream);
+    for (struct dirent *e; (e = readdir(stream));) {
+        again += which(e) >= 0;
+        others += !strncmp(e->d_name, "comes-", 6) - !strncmp(e->d_name, "goes-", 5);
+    }
+    seekdir(stream, places[NAMES / 2]);
+    work();
+    say("of %d names %d were read once, and %d found again; from the beginning: %d, and %d others\n", NAMES, once, back, again, others);
+    closedir(stream);
 }
 
 int main(int argc, char **argv) {
@@ -74,6 +129,9 @@ int main(int argc, char **argv) {
     show("another", gone);
     unlink(gone);
     show("gone again", gone);
+
+    snprintf(gone, sizeof gone, "%s/folder%d", argv[1], me);
+    a_folder_that_changes(gone);
 
     fclose(first);
     FILE *all = fopen(log, "r");

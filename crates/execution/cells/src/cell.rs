@@ -847,6 +847,9 @@ impl Cell {
 
     /// Makes the memory at least this large; refused beyond the cell's limit.
     pub(crate) fn reach(&mut self, bytes: u64) -> Result<()> {
+        if bytes > MEMORY_MAX {
+            return Err(Error::Snapshot(format!("it says that its memory has {bytes} bytes; a cell has {MEMORY_MAX} at most")));
+        }
         if bytes > self.memory_bytes() as u64 {
             self.grow(bytes.next_multiple_of(65536))?;
         }

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 /// Version of the format. Raised with every change of what is serialised.
-pub const VERSION: u32 = 11;
+pub const VERSION: u32 = 12;
 /// Snapshots that may stand on each other. Who writes them ends a chain long before.
 pub const CHAIN_MAX: usize = 64;
 const CELL: &[u8; 8] = b"CSKSNAP\0";

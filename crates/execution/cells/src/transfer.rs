@@ -33,6 +33,7 @@ use crate::written::Run;
 use base::{Pace, SiteId};
 use mpi::Rank;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -92,6 +93,107 @@ pub(crate) fn read_offer(body: &[u8]) -> io::Result<Offer> {
     postcard::from_bytes(body).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("an offer can't be read: {e}")))
 }
 
+/// The body of a frame of pages as one of [`kind::PACKED`] has it.
+fn packed(body: &[u8]) -> Vec<u8> {
+    let (head, runs) = body.split_at(PAGES_HEAD);
+    [head, &(runs.len() as u32).to_le_bytes(), &lz4_flex::block::compress(runs)].concat()
+}
+
+/// What arrives of a rank.
+enum Piece<'b> {
+    /// Runs of pages, and how large its memory must be for them.
+    Pages { reach: u64, runs: Cow<'b, [u8]> },
+    Rest(Box<Frozen>),
+}
+
+/// What is in a frame that comes before a rank has been restored, and of which rank.
+fn read_piece(kind: u8, body: &[u8]) -> Result<(u32, Piece<'_>)> {
+    let short = || Error::Snapshot("a frame of the migration is cut".into());
+    if !moves(kind) {
+        return Err(unexpected(kind, body));
+    }
+    let (rank, rest) = body.split_at_checked(4).ok_or_else(short)?;
+    let rank = u32::from_le_bytes(rank.try_into().expect("four bytes"));
+    if kind == kind::REST {
+        let frozen = postcard::from_bytes(rest).map_err(|e| Error::Snapshot(format!("a rank's state can't be read: {e}")))?;
+        return Ok((rank, Piece::Rest(Box::new(frozen))));
+    }
+    let (reach, runs) = rest.split_at_checked(8).ok_or_else(short)?;
+    let reach = u64::from_le_bytes(reach.try_into().expect("eight bytes"));
+    if kind == kind::PAGES {
+        return Ok((rank, Piece::Pages { reach, runs: Cow::Borrowed(runs) }));
+    }
+    let (length, packed) = runs.split_at_checked(4).ok_or_else(short)?;
+    let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
+    if length > RUNS_MAX {
+        return Err(Error::Snapshot(format!("a frame of the migration says that it has {length} bytes of pages, and {RUNS_MAX} are the most")));
+    }
+    let runs = lz4_flex::block::decompress(packed, length).map_err(|e| Error::Snapshot(format!("packed pages can't be read: {e}")))?;
+    Ok((rank, Piece::Pages { reach, runs: Cow::Owned(runs) }))
+}
+
+/// Takes in ranks, each into its new and empty cell, until all of them are restored and held. `next` gives frame after frame. If this fails, nothing is held.
+pub(crate) fn arrive(cells: &mut BTreeMap<u32, Cell>, mut next: impl FnMut() -> Result<(u8, Vec<u8>)>) -> Result<BTreeMap<u32, Frozen>> {
+    let mut restored = BTreeMap::new();
+    while restored.len() < cells.len() {
+        if let Err(e) = next().and_then(|(kind, body)| take_in(kind, &body, cells, &mut restored)) {
+            for rank in restored.keys() {
+                cells[rank].fabric().depart(Rank(*rank));
+            }
+            return Err(e);
+        }
+    }
+    Ok(restored)
+}
+
+fn take_in(kind: u8, body: &[u8], cells: &mut BTreeMap<u32, Cell>, restored: &mut BTreeMap<u32, Frozen>) -> Result<()> {
+    let (rank, piece) = read_piece(kind, body)?;
+    let cell = cells.get_mut(&rank).ok_or_else(|| Error::Snapshot(format!("rank {rank} was not in the offer")))?;
+    if restored.contains_key(&rank) {
+        return Err(Error::Snapshot(format!("more comes of rank {rank}, of which all has come")));
+    }
+    match piece {
+        Piece::Pages { reach, runs } => {
+            cell.reach(reach)?;
+            write_pages(cell, &runs)?;
+        }
+        Piece::Rest(frozen) => {
+            cell.restore(&frozen)?;
+            restored.insert(rank, *frozen);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a frame of this kind is one that [`arrive`] takes in.
+pub(crate) fn moves(kind: u8) -> bool {
+    matches!(kind, kind::PAGES | kind::PACKED | kind::REST)
+}
+
+/// For `fuzz`: what was packed is read as what it was.
+pub(crate) fn packs(frames: &[(u8, Vec<u8>)]) {
+    for (_, body) in frames.iter().filter(|(_, body)| (PAGES_HEAD..=PAGES_HEAD + RUNS_MAX).contains(&body.len())) {
+        let packed = packed(body);
+        let read = [(kind::PAGES, body), (kind::PACKED, &packed)].map(|(kind, body)| read_piece(kind, body).expect("a whole frame"));
+        let [(plain_rank, Piece::Pages { reach: plain_reach, runs: plain }), (rank, Piece::Pages { reach, runs })] = read else { unreachable!("pages") };
+        assert!((plain_rank, plain_reach) == (rank, reach) && plain == runs, "other pages than were packed");
+    }
+}
+
+/// For `fuzz`: the frames of a stopped cell, some of them packed.
+pub(crate) fn sent(cell: &mut Cell) -> Vec<(u8, Vec<u8>)> {
+    let rank = cell.rank().0.to_le_bytes();
+    let pages = |numbers: &[u32]| {
+        let mut body = [&rank[..], &(cell.memory_bytes() as u64).to_le_bytes()].concat();
+        put_pages(&mut body, numbers, |page, n| &cell.memory()[page * PAGE..(page + n) * PAGE]);
+        body
+    };
+    let mut frames = vec![(kind::PAGES, pages(&[0, 2])), (kind::PACKED, packed(&pages(&[0, 1, 5]))), (kind::PACKED, packed(&pages(&[3])))];
+    let frozen = cell.freeze().expect("a stopped cell");
+    frames.push((kind::REST, [&rank[..], &postcard::to_allocvec(&frozen).expect("plain data")].concat()));
+    frames
+}
+
 /// What a migration has cost.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Figures {
@@ -142,8 +244,7 @@ impl Way {
     /// Sends a frame of pages, packed where that is sooner there. Returns its bytes on the wire.
     fn pages(&mut self, body: &[u8], paced: bool) -> Result<u64> {
         let packed = if self.slow && self.plain == 0 {
-            let (head, runs) = body.split_at(PAGES_HEAD);
-            let packed = [head, &(runs.len() as u32).to_le_bytes(), &lz4_flex::block::compress(runs)].concat();
+            let packed = packed(body);
             self.plain = if packed.len() > body.len() / 10 * 9 { PLAIN } else { 0 };
             Some(packed).filter(|_| self.plain == 0)
         } else {
@@ -401,6 +502,18 @@ pub enum Word {
     Silent(String),
 }
 
+/// What is in a frame that comes when all ranks have been restored.
+pub(crate) fn read_word(kind: u8, body: &[u8]) -> Word {
+    match kind {
+        kind::GO => match postcard::from_bytes(body) {
+            Ok(epochs) => Word::Go(epochs),
+            Err(e) => Word::Silent(format!("its last frame can't be read: {e}")),
+        },
+        kind::DROP => Word::Drop(String::from_utf8_lossy(body).into_owned()),
+        other => Word::Silent(format!("it sent a frame of kind {other}")),
+    }
+}
+
 impl Arrival {
     pub(crate) fn new(stream: Stream, offer: &[u8]) -> io::Result<Arrival> {
         Ok(Arrival { stream, offer: read_offer(offer)? })
@@ -418,52 +531,8 @@ impl Arrival {
     /// Takes in the ranks, each into its new and empty cell, until all of them are restored and held.
     /// If this fails, nothing is held.
     pub fn receive(&mut self, cells: &mut BTreeMap<u32, Cell>) -> Result<BTreeMap<u32, Frozen>> {
-        let mut restored = BTreeMap::new();
-        let done = self.receive_into(cells, &mut restored);
-        if done.is_err() {
-            for rank in restored.keys() {
-                cells[rank].fabric().depart(Rank(*rank));
-            }
-        }
-        done.map(|()| restored)
-    }
-
-    fn receive_into(&mut self, cells: &mut BTreeMap<u32, Cell>, restored: &mut BTreeMap<u32, Frozen>) -> Result<()> {
         self.stream.send(kind::ACCEPT, &[]).map_err(wire("accept"))?;
-        let short = || Error::Snapshot("a frame of the migration is cut".into());
-        while restored.len() < cells.len() {
-            let (kind, body) = self.stream.receive(ACCEPT_MAX).map_err(wire("receive"))?;
-            if kind == kind::DROP {
-                return Err(unexpected(kind, &body));
-            }
-            let (rank, body) = body.split_at_checked(4).ok_or_else(short)?;
-            let rank = u32::from_le_bytes(rank.try_into().expect("four bytes"));
-            let cell = cells.get_mut(&rank).ok_or_else(|| Error::Snapshot(format!("rank {rank} was not in the offer")))?;
-            match kind {
-                kind::PAGES | kind::PACKED => {
-                    let (size, runs) = body.split_at_checked(8).ok_or_else(short)?;
-                    cell.reach(u64::from_le_bytes(size.try_into().expect("eight bytes")))?;
-                    if kind == kind::PAGES {
-                        write_pages(cell, runs)?;
-                        continue;
-                    }
-                    let (length, packed) = runs.split_at_checked(4).ok_or_else(short)?;
-                    let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
-                    if length > RUNS_MAX {
-                        return Err(Error::Snapshot(format!("a frame of the migration says that it has {length} bytes of pages, and {RUNS_MAX} are the most")));
-                    }
-                    let runs = lz4_flex::block::decompress(packed, length).map_err(|e| Error::Snapshot(format!("packed pages can't be read: {e}")))?;
-                    write_pages(cell, &runs)?;
-                }
-                kind::REST => {
-                    let frozen: Frozen = postcard::from_bytes(body).map_err(|e| Error::Snapshot(format!("a rank's state can't be read: {e}")))?;
-                    cell.restore(&frozen)?;
-                    restored.insert(rank, frozen);
-                }
-                other => return Err(unexpected(other, body)),
-            }
-        }
-        Ok(())
+        arrive(cells, || self.stream.receive(ACCEPT_MAX).map_err(wire("receive")))
     }
 
     /// Tells the source that all is here.
@@ -474,12 +543,7 @@ impl Arrival {
     /// Waits for the source's word, or for that of the arbiter, which comes as `other`. To be called once.
     pub fn word<T>(&mut self, other: impl Future<Output = T>) -> std::result::Result<Word, T> {
         Ok(match self.stream.receive_or(other)? {
-            Ok((kind::GO, body)) => match postcard::from_bytes(&body) {
-                Ok(epochs) => Word::Go(epochs),
-                Err(e) => Word::Silent(format!("its last frame can't be read: {e}")),
-            },
-            Ok((kind::DROP, why)) => Word::Drop(String::from_utf8_lossy(&why).into_owned()),
-            Ok((other, _)) => Word::Silent(format!("it sent a frame of kind {other}")),
+            Ok((kind, body)) => read_word(kind, &body),
             Err(e) => Word::Silent(e.to_string()),
         })
     }

@@ -7,6 +7,7 @@
 //! Links and file times are not offered (`ENOTSUP`), nor sockets but those that `socketpair` makes ([`pipes`]).
 
 mod folders;
+mod listing;
 mod pipes;
 mod saved;
 mod written;
@@ -15,6 +16,7 @@ use crate::cell::{End, Host, Spec};
 use crate::processes::Process;
 use crate::{mpi_host, threads};
 use folders::Folders;
+use listing::Listing;
 use written::Written;
 pub(crate) use pipes::resume;
 pub use saved::Saved;
@@ -160,7 +162,8 @@ pub struct Mounts {
 
 enum Fd {
     Standard(u8),
-    Folder { mount: usize, path: String, preopened: Option<String> },
+    /// `listing`: since it was first read.
+    Folder { mount: usize, path: String, preopened: Option<String>, listing: Option<Box<Listing>> },
     Reading { mount: usize, path: String, at: u64, file: Box<dyn Source> },
     /// `write`: not by a descriptor that was opened to read what is being written.
     Writing { mount: usize, path: String, at: u64, append: bool, write: bool, file: Written },
@@ -189,6 +192,8 @@ pub(crate) struct State {
     folders: Arc<Mutex<Folders>>,
     /// Bytes on both streams, of all processes of the rank.
     printed: Arc<Mutex<u64>>,
+    /// For what its open folders have listed, of all processes of the rank.
+    room: Arc<listing::Room>,
 }
 
 /// The folder that a normalised path lies in; `""`: the mount's own.
@@ -222,7 +227,7 @@ impl State {
         let new = |fd: Fd| Some(Arc::new(Mutex::new(fd)));
         let mut fds: Vec<Option<Descriptor>> = (0..3).map(|n| new(Fd::Standard(n))).collect();
         for (mount, (name, _)) in spec.mounts.folders.iter().enumerate() {
-            fds.push(new(Fd::Folder { mount, path: String::new(), preopened: Some(format!("/{name}")) }));
+            fds.push(new(Fd::Folder { mount, path: String::new(), preopened: Some(format!("/{name}")), listing: None }));
         }
         let mut env = spec.env.clone();
         if knows_workdir {
@@ -230,7 +235,7 @@ impl State {
             let workdir = spec.mounts.workdir.as_ref().map(|(mount, path)| format!("/{}/{path}", spec.mounts.folders[*mount].0));
             env.extend(workdir.and_then(|w| normal("", w.trim_start_matches('/')).ok()).map(|w| format!("PWD=/{w}")));
         } else if let Some((mount, path)) = &spec.mounts.workdir {
-            fds.push(new(Fd::Folder { mount: *mount, path: path.clone(), preopened: Some(".".into()) }));
+            fds.push(new(Fd::Folder { mount: *mount, path: path.clone(), preopened: Some(".".into()), listing: None }));
         }
         State {
             args: spec.args.clone(),
@@ -243,6 +248,7 @@ impl State {
             fds,
             folders: Arc::default(),
             printed: Arc::default(),
+            room: Arc::default(),
         }
     }
 
@@ -259,6 +265,7 @@ impl State {
             fds: self.fds.clone(),
             folders: self.folders.clone(),
             printed: self.printed.clone(),
+            room: self.room.clone(),
         }
     }
 
@@ -300,7 +307,7 @@ impl State {
     /// The mount and the path that a descriptor of a folder and a path below it mean.
     fn at(&mut self, fd: u32, path: &str) -> Result<(usize, String)> {
         match &*self.fd(fd)? {
-            Fd::Folder { mount, path: base, preopened } => {
+            Fd::Folder { mount, path: base, preopened, .. } => {
                 // What was opened by the program may not lead out of the mount; a preopened one not out of itself.
                 let start = if preopened.is_some() { String::new() } else { base.clone() };
                 let below = normal(&start, path)?;
@@ -438,7 +445,7 @@ impl State {
         match found {
             Ok(_) if create && exclusive => return Err(Errno::Exist),
             Ok(Stat { folder: true, .. }) if write || truncate => return Err(Errno::Isdir),
-            Ok(Stat { folder: true, .. }) => return Ok(Fd::Folder { mount, path, preopened: None }),
+            Ok(Stat { folder: true, .. }) => return Ok(Fd::Folder { mount, path, preopened: None, listing: None }),
             Ok(_) if folder => return Err(Errno::Notdir),
             Err(Errno::Noent) if create && !folder => {}
             Err(e) => return Err(e),
@@ -803,31 +810,49 @@ fn random(buffer: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
-fn readdir(m: &mut Mem<'_>, s: &mut State, fd: u32, buffer: u32, len: u32, cookie: u64, used: u32) -> Result<()> {
-    // Not locked any more when all descriptors are looked at.
+/// Lists a folder for a descriptor of it that reads from its beginning, or has not listed it.
+fn list(s: &mut State, fd: u32, from: u64) -> Result<()> {
     let (mount, path) = match &*s.fd(fd)? {
+        Fd::Folder { listing: Some(_), .. } if from > 0 => return Ok(()),
         Fd::Folder { mount, path, .. } => (*mount, path.clone()),
         _ => return Err(Errno::Notdir),
     };
+    // Not locked any more when all descriptors are looked at.
+    let found = s.list(mount, &path)?.into_iter().map(|(name, stat)| (name, stat.folder));
+    let names = [".", ".."].map(|name| (name.to_string(), true)).into_iter().chain(found).collect();
+    let room = s.room.clone();
+    let done = match &mut *s.fd(fd)? {
+        Fd::Folder { listing, .. } => listing.get_or_insert_with(|| Box::new(Listing::new(&room))).refresh(names),
+        _ => return Err(Errno::Badf), // another process of the rank has put something else there
+    };
+    // A program takes an error for the end of its folder, unless it looks at `errno`.
+    if done.is_err() && room.tells() {
+        let said = format!("cloudskin: readdir of /{}/{path} fails: the folders that a rank has open may have {} bytes of names together, and there are more; close some\n", s.mounts.folders[mount].0, listing::BYTES_MAX);
+        s.print(2, said.as_bytes());
+    }
+    done
+}
+
+fn readdir(m: &mut Mem<'_>, s: &mut State, fd: u32, buffer: u32, len: u32, cookie: u64, used: u32) -> Result<()> {
     m.bytes(buffer, len)?;
-    let mut names = s.list(mount, &path)?;
-    let folder = Stat { folder: true, size: 0 };
-    names.extend([(".".to_string(), folder), ("..".to_string(), folder)]);
-    // By their inodes, so that who goes on behind one misses none although others have come or gone: a program that empties a folder does so.
-    let mut entries: Vec<_> = names.into_iter().map(|(name, stat)| (normal(&path, &name).map_or(1, |path| inode(mount, &path)), name, stat)).collect();
-    entries.sort();
+    list(s, fd, cookie)?;
     let mut out = Vec::new();
-    for (inode, name, stat) in entries.iter().filter(|(inode, ..)| *inode > cookie) {
-        let mut entry = [0u8; 24];
-        entry[..8].copy_from_slice(&inode.to_le_bytes());
-        entry[8..16].copy_from_slice(&inode.to_le_bytes());
-        entry[16..20].copy_from_slice(&(name.len() as u32).to_le_bytes());
-        entry[20] = if stat.folder { FOLDER } else { FILE };
-        out.extend_from_slice(&entry);
-        out.extend_from_slice(name.as_bytes());
-        if out.len() >= len as usize {
-            break;
+    match &*s.fd(fd)? {
+        Fd::Folder { mount, path, listing: Some(listing), .. } => {
+            for (number, name, folder) in listing.behind(cookie) {
+                let mut entry = [0u8; 24];
+                entry[..8].copy_from_slice(&u64::from(number).to_le_bytes());
+                entry[8..16].copy_from_slice(&normal(path, name).map_or(1, |path| inode(*mount, &path)).to_le_bytes());
+                entry[16..20].copy_from_slice(&(name.len() as u32).to_le_bytes());
+                entry[20] = if folder { FOLDER } else { FILE };
+                out.extend_from_slice(&entry);
+                out.extend_from_slice(name.as_bytes());
+                if out.len() >= len as usize {
+                    break;
+                }
+            }
         }
+        _ => return Err(Errno::Badf),
     }
     out.truncate(len as usize);
     m.put(buffer, &out)?;

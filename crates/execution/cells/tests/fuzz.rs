@@ -28,6 +28,53 @@ fn mutate(random: &mut StdRng, data: &mut Vec<u8>, other: &[u8]) {
     }
 }
 
+/// A frame as it is sent.
+fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
+    [&(body.len() as u32 + 1).to_le_bytes()[..], &[kind], body].concat()
+}
+
+/// Kind and head of a frame of packed pages: rank, and how large the memory is to be.
+const PACKED: u8 = 24;
+const HEAD: usize = 12;
+
+/// A move with changes: frames that are missing, come twice, in another order or as others, and bodies that are not what they were, in packed pages also before they are packed. What is
+/// not changed stays whole, so that the rest gets as far as the cells.
+fn changed_move(random: &mut StdRng, good: &[(u8, Vec<u8>)], other: &[u8]) -> Vec<u8> {
+    let mut frames = good.to_vec();
+    for _ in 0..random.random_range(0..4) {
+        let (at, to) = (random.random_range(0..frames.len()), random.random_range(0..frames.len()));
+        match random.random_range(0..8) {
+            0 => frames.insert(to, frames[at].clone()),
+            1 if frames.len() > 1 => drop(frames.remove(at)),
+            2 => frames.swap(at, to),
+            3 => frames[at].0 = random.random_range(16..=PACKED),
+            _ => {
+                let (kind, body) = &mut frames[at];
+                let unpacked = (*kind == PACKED && random.random_bool(0.5)).then(|| unpacked(body)).flatten();
+                let packs = unpacked.is_some();
+                let mut changes = unpacked.unwrap_or_else(|| body.clone());
+                // Numbers are in front.
+                let behind = changes.split_off(if random.random_bool(0.5) { changes.len().min(40) } else { changes.len() });
+                mutate(random, &mut changes, other);
+                changes.extend(behind);
+                *body = match packs && changes.len() >= HEAD {
+                    true => [&changes[..HEAD], &lz4_flex::block::compress_prepend_size(&changes[HEAD..])].concat(),
+                    false => changes,
+                };
+            }
+        }
+    }
+    frames.iter().flat_map(|(kind, body)| frame(*kind, body)).collect()
+}
+
+/// A frame of packed pages as one that is not.
+fn unpacked(body: &[u8]) -> Option<Vec<u8>> {
+    let (head, packed) = body.split_at_checked(HEAD)?;
+    let length = u32::from_le_bytes(*packed.first_chunk()?) as usize;
+    let runs = (length < 1 << 20).then(|| lz4_flex::block::decompress(&packed[4..], length).ok()).flatten()?;
+    Some([head, &runs].concat())
+}
+
 /// A program of ours, one by hand, and one that has been stopped.
 fn seeds() -> Vec<Vec<u8>> {
     struct Nowhere;
@@ -74,19 +121,31 @@ fn seeds() -> Vec<Vec<u8>> {
         (global $g (mut i32) (i32.const 4)) (data (i32.const 8) "abc")
         (func $f (param i32) (result i32) (block $b (result i32) (loop $l (br_if $l (i32.eqz (global.get $g)))) (br_table $b $b (local.get 0) (i32.const 1))))
         (func (export "_start") (drop (call_indirect (param i32) (result i32) (i32.const 3) (i32.const 1))) (drop (call 0 (i32.const 5)))))"#;
-    let frame = |kind: u8, body: &[u8]| [&(body.len() as u32 + 1).to_le_bytes()[..], &[kind], body].concat();
     let job = b"\x05job-1\x02\x01\x00\x03\x07\x02\x00\x00\x00\x01abc";
     vec![program, wat::parse_str(text).unwrap(), stopped, body, [frame(1, job), frame(2, job), frame(3, job)].concat(), Vec::new()]
 }
 
-/// `CELLS_FUZZ` says how many, `CELLS_SEED` which.
+/// `CELLS_FUZZ` says how many, `CELLS_SEED` which. What the changes begin with is written into the folder `CELLS_CORPUS`, for libFuzzer.
 #[test]
 fn no_bytes_lead_to_a_panic() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (rounds, seed) = (number("CELLS_FUZZ").unwrap_or(3_000), number("CELLS_SEED").unwrap_or_else(rand::random));
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let seeds = seeds();
+    let (mut seeds, moved) = (seeds(), cells::fuzz::moved());
+    seeds.push(moved.iter().flat_map(|(kind, body)| frame(*kind, body)).collect());
+    if let Ok(folder) = std::env::var("CELLS_CORPUS") {
+        for (n, seed) in seeds.iter().enumerate() {
+            std::fs::write(Path::new(&folder).join(n.to_string()), seed).unwrap();
+        }
+    }
+    let tried = |name: &str, target: fn(&[u8]), data: &[u8]| {
+        if std::panic::catch_unwind(|| target(data)).is_err() {
+            let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("panicked");
+            std::fs::write(&file, data).unwrap();
+            panic!("target {name}, seed {seed}: the bytes are in {}", file.display());
+        }
+    };
     for _ in 0..rounds {
         let mut data = seeds.choose(&mut random).unwrap().clone();
         let other = seeds.choose(&mut random).unwrap();
@@ -94,12 +153,11 @@ fn no_bytes_lead_to_a_panic() {
             mutate(&mut random, &mut data, other);
         }
         for (name, target) in cells::fuzz::ALL {
-            let caught = std::panic::catch_unwind(|| target(&data));
-            if caught.is_err() {
-                let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("panicked");
-                std::fs::write(&file, &data).unwrap();
-                panic!("target {name}, seed {seed}: the bytes are in {}", file.display());
-            }
+            tried(name, target, &data);
+        }
+        // These are many in the time of one of the others.
+        for _ in 0..10 {
+            tried("frames", cells::fuzz::frames, &changed_move(&mut random, &moved, other));
         }
     }
 }

@@ -4,6 +4,7 @@
 //! stands still: that has a bound ([`UNSEALED_MAX`]), beyond which the rank stays where it is until the file is closed. Pipes go along with what is in them;
 //! a rank with other processes that run stays where it is, too (`docs/design/processes.md`).
 
+use super::listing::{self, Listing};
 use super::pipes::{Ends, Pipe, SavedPipe};
 use super::written::Written;
 use super::{Descriptor, FDS_MAX, Fd, Folders, State, lock, normal};
@@ -19,7 +20,7 @@ const UNSEALED_MAX: u64 = 256 << 20;
 #[derive(Serialize, Deserialize)]
 enum SavedFd {
     Standard(u8),
-    Folder { mount: String, path: String, preopened: Option<String> },
+    Folder { mount: String, path: String, preopened: Option<String>, listing: Option<listing::Saved> },
     Reading { mount: String, path: String, at: u64, version: u64 },
     Writing { mount: String, path: String, at: u64, append: bool, write: bool, content: Content },
     /// Numbers of pipes: that which it reads, and that which it writes.
@@ -75,8 +76,8 @@ impl State {
         let mut save = |n: usize, fd: &Fd| -> std::result::Result<SavedFd, String> {
             Ok(match fd {
                 Fd::Standard(n) => SavedFd::Standard(*n),
-                Fd::Folder { mount, path, preopened } => {
-                    SavedFd::Folder { mount: name(*mount), path: path.clone(), preopened: preopened.clone() }
+                Fd::Folder { mount, path, preopened, listing } => {
+                    SavedFd::Folder { mount: name(*mount), path: path.clone(), preopened: preopened.clone(), listing: listing.as_ref().map(|listing| listing.save()) }
                 }
                 Fd::Reading { mount, path, at, file } => {
                     SavedFd::Reading { mount: name(*mount), path: path.clone(), at: *at, version: file.version() }
@@ -190,8 +191,9 @@ impl State {
     fn reopen(&self, fd: &SavedFd, earlier: &[Option<Descriptor>]) -> std::result::Result<Fd, String> {
         Ok(match fd {
             SavedFd::Standard(n) => Fd::Standard(*n),
-            SavedFd::Folder { mount, path, preopened } => {
-                Fd::Folder { mount: self.mount(mount, path)?, path: path.clone(), preopened: preopened.clone() }
+            SavedFd::Folder { mount, path, preopened, listing } => {
+                let listing = listing.as_ref().map(|listing| Listing::restore(listing, &self.room).map(Box::new)).transpose()?;
+                Fd::Folder { mount: self.mount(mount, path)?, path: path.clone(), preopened: preopened.clone(), listing }
             }
             SavedFd::Reading { mount: name, path, at, version } => {
                 let mount = self.mount(name, path)?;
