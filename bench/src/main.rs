@@ -69,6 +69,9 @@ fn usage() -> String {
 
 fn main() -> ExitCode {
     let mut names: Vec<String> = std::env::args().skip(1).collect();
+    if names.first().is_some_and(|n| n == stream_life::READER) {
+        return done(names.get(1).context("the reader of history needs an address").and_then(|address| stream_life::read_history(address)));
+    }
     if names.first().is_some_and(|n| n == geds_meta::SERVER) {
         return done(names.get(1).context("the server of geds-meta needs a folder").and_then(|folder| geds_meta::serve(Path::new(folder))));
     }

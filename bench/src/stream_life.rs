@@ -348,14 +348,34 @@ fn elsewhere() {
     }
 }
 
-/// A reader from the beginning, out of S3, while a writer goes on. The reader and the S3 server are [`elsewhere`], as they would be: a pull from that server by
+/// What a process is called with that is the reader of [`catchup`].
+pub const READER: &str = "stream-catchup-reader";
+/// What it reads, in events of so many bytes.
+const HISTORY: u64 = 600_000_000;
+const HISTORY_EVENT: usize = 10_000;
+
+/// The reader of [`catchup`], of the server at this address.
+pub fn read_history(address: &str) -> Result<()> {
+    elsewhere();
+    // Threads inherit where their maker is.
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(async {
+        let client = Client::connect(address).await?;
+        let mut reader = Reader::open(&client, "bench", "history", From::Head).await?;
+        for n in 0..HISTORY / HISTORY_EVENT as u64 {
+            let event = reader.next().await?.context("the stream goes on")?;
+            if event.data[..8] != n.to_be_bytes() || event.data[HISTORY_EVENT - 1] != n as u8 {
+                bail!("event {n} is another one");
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A reader from the beginning, out of S3, while a writer goes on. The reader, a process of its own, and the S3 server are [`elsewhere`], as they would be: a pull from that server by
 /// anyone, on the same processors, makes the tail slower by more than half.
 pub fn catchup() -> Result<Vec<Value>> {
-    const BYTES: u64 = 600_000_000;
-    const EVENT: usize = 10_000;
     const TURNS: u64 = 6;
     let (runtime, folder) = (runtime()?, folder()?);
-    let apart = tokio::runtime::Builder::new_multi_thread().worker_threads(1).on_thread_start(elsewhere).enable_all().build()?;
     let Some((_s3, environment)) = s3(folder.path())? else {
         return Ok(vec![json!({"name": "stream-catchup", "not_run": "the S3 server is missing; setup/setup.sh test installs it"})]);
     };
@@ -364,8 +384,8 @@ pub fn catchup() -> Result<Vec<Value>> {
     runtime.block_on(async {
         let client = fresh(&address, "history").await?;
         let mut writer = Writer::open(&client, "bench", "history", None).await?;
-        for n in 0..BYTES / EVENT as u64 {
-            let mut event = vec![n as u8; EVENT];
+        for n in 0..HISTORY / HISTORY_EVENT as u64 {
+            let mut event = vec![n as u8; HISTORY_EVENT];
             event[..8].copy_from_slice(&n.to_be_bytes());
             writer.append("key", &event, n).await?;
         }
@@ -394,19 +414,12 @@ pub fn catchup() -> Result<Vec<Value>> {
         for _ in 0..TURNS {
             sleep(Duration::from_secs(2)).await;
             alone.extend(clock.sorted());
-            let (began, client) = (Instant::now(), client.clone());
-            // A program of its own, as a reader of history would be.
-            let reading = async move {
-                let mut reader = Reader::open(&client, "bench", "history", From::Head).await?;
-                for n in 0..BYTES / EVENT as u64 {
-                    let event = reader.next().await?.context("the stream goes on")?;
-                    if event.data[..8] != n.to_be_bytes() || event.data[EVENT - 1] != n as u8 {
-                        bail!("event {n} is another one");
-                    }
-                }
-                Ok(())
-            };
-            apart.spawn(reading).await??;
+            let began = Instant::now();
+            let mut reader = Command::new(std::env::current_exe()?);
+            let reader = reader.args([READER, &address]);
+            if !tokio::task::block_in_place(|| reader.status())?.success() {
+                bail!("the reader of history has failed");
+            }
             took += began.elapsed();
             beside.extend(clock.sorted());
         }
@@ -414,10 +427,10 @@ pub fn catchup() -> Result<Vec<Value>> {
         tail.await??;
         alone.sort_unstable();
         beside.sort_unstable();
-        let rate = (TURNS * BYTES) as f64 / 1e6 / took.as_secs_f64();
+        let rate = (TURNS * HISTORY) as f64 / 1e6 / took.as_secs_f64();
         let (a, b) = (at(&beside, 0.99), at(&alone, 0.99));
         Ok(vec![
-            figure("stream-catchup", "MB/s", ">= 300 (95 published)", rate, None, (TURNS * BYTES / EVENT as u64) as usize, rate >= 300.0),
+            figure("stream-catchup", "MB/s", ">= 300 (95 published)", rate, None, (TURNS * HISTORY / HISTORY_EVENT as u64) as usize, rate >= 300.0),
             figure("stream-catchup.tail-p99", "ms", "ratio < 1.25", a, Some(b), beside.len(), a < 1.25 * b),
         ])
     })
@@ -442,11 +455,11 @@ pub fn outage() -> Result<Vec<Value>> {
     let (server, address) = crate::streams::serve_with(&ours, &options, &environment)?;
     runtime.block_on(async {
         let client = fresh(&address, "outage").await?;
-        // Another writer's few events, all the time.
+        // Another writer's few events, all the time: each is a block of the log of its own, and a thousand a second would take a quarter of it.
         client.create_stream("bench", "beside", ScalingPolicy { min_num_segments: 1, ..ScalingPolicy::default() }).await?;
         let (stop, clock) = (Arc::new(AtomicBool::new(false)), Clock::new(Instant::now()));
         let (s, c, writing) = (stop.clone(), clock.clone(), client.clone());
-        let other = tokio::spawn(async move { load(&writing, "beside", 1000, 100, c, s).await });
+        let other = tokio::spawn(async move { load(&writing, "beside", 200, 100, c, s).await });
         sleep(Duration::from_secs(crate::streams::WARM + ALONE)).await;
         let alone = clock.sorted();
         s3.stop()?;
