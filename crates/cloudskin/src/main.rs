@@ -77,10 +77,6 @@ fn start(cli: Cli, traces: Option<traces::Waiting>) -> anyhow::Result<u8> {
     {
         tracing::warn!(%error, "the agent runs without a filter of its system calls");
     }
-    // Threads inherit their maker's slice as well.
-    if let Command::Stream(args::Stream::Serve(_)) = &cli.command {
-        streams::priority::go_first();
-    }
     // At least two, also where an agent has one core: a task that holds up its worker must not hold up the ports as well.
     let workers = std::thread::available_parallelism().map_or(2, |n| n.get().max(2));
     tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?.block_on(async {

@@ -25,7 +25,6 @@ pub mod manifest;
 pub mod overflow;
 pub mod metrics;
 pub mod plan;
-pub mod priority;
 pub mod proto;
 pub mod retention;
 pub mod scale;
