@@ -129,9 +129,9 @@ impl Standing {
     }
 }
 
-/// Files of a cache and when each was written last.
+/// Code in a cache and when each piece was written last. A verdict on a module is none: a cache that got its code from elsewhere makes its own.
 fn kept(cache: Option<&Path>) -> Vec<(PathBuf, SystemTime)> {
-    let files = cache.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    let files = cache.and_then(|folder| fs::read_dir(folder).ok()).into_iter().flatten().flatten().filter(|file| file.path().extension().is_none_or(|kind| kind != "verdict"));
     let mut files: Vec<_> = files.filter_map(|file| Some((file.path(), file.metadata().ok()?.modified().ok()?))).collect();
     files.sort();
     files
