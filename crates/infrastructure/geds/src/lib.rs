@@ -35,6 +35,7 @@ mod format;
 #[doc(hidden)]
 pub mod fuzz;
 mod journal;
+mod lay;
 mod leases;
 mod local;
 mod metrics;

@@ -3,7 +3,7 @@
 //! An object lies under its id, so nothing is ever overwritten and a name from outside never becomes a path. Who uploads reads the
 //! object back before anyone relies on it. Nothing here decides what is uploaded or removed.
 
-use crate::{BucketName, Error, Key, ObjectId, Referee, Result, names::Prefix, node::compute};
+use crate::{BucketName, Error, Key, ObjectId, Referee, Result, lay::Laid, names::Prefix, node::compute};
 use base::Pace;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
@@ -19,7 +19,7 @@ use serde::Deserialize;
 use std::{
     collections::BTreeMap,
     fmt::{self, Write},
-    ops,
+    io, ops,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -127,6 +127,8 @@ pub struct Persist {
     name: String,
     /// It keeps metadata of objects. Folders don't.
     describes: bool,
+    /// The same as `store`, if it is a folder: what is written there is laid down by us, for the sake of others who write to the same disk.
+    folder: Option<Arc<LocalFileSystem>>,
 }
 
 impl fmt::Debug for Persist {
@@ -280,6 +282,31 @@ fn joined(part: Option<Result<object_store::Result<()>, JoinError>>) -> object_s
     }
 }
 
+/// Writes an object into a folder, where it has no name yet, in parts and not faster than `pace`.
+async fn lay(folder: &LocalFileSystem, location: &str, content: Bytes, pace: &Pace) -> Result<Laid> {
+    let path = folder.path_to_filesystem(&Location::from(location)).map_err(failed("write", location))?;
+    let mut laid = compute(move || Laid::begin(path)).await?.map_err(not_laid(location))?;
+    for at in (0..content.len()).step_by(PART_BYTES) {
+        let part = content.slice(at..content.len().min(at + PART_BYTES));
+        pace.wait(part.len() as u64).await;
+        laid = compute(move || laid.write(&part).map(|()| laid)).await?.map_err(not_laid(location))?;
+    }
+    Ok(laid)
+}
+
+/// An error of a folder, of the kind that the library's own have.
+fn not_laid(location: &str) -> impl Fn(io::Error) -> Error + use<> {
+    let location = location.to_string();
+    move |e| {
+        let (path, kind, source) = (location.clone(), e.kind(), Box::new(e));
+        failed("write", &location)(match kind {
+            io::ErrorKind::NotFound => object_store::Error::NotFound { path, source },
+            io::ErrorKind::PermissionDenied => object_store::Error::PermissionDenied { path, source },
+            _ => object_store::Error::Generic { store: "folder", source },
+        })
+    }
+}
+
 async fn take_back(mut upload: Box<dyn MultipartUpload>, location: &str) {
     // The failure of the upload is what the caller must hear of.
     if let Err(e) = upload.abort().await {
@@ -307,8 +334,8 @@ impl Persist {
         let path = path.as_ref();
         crate::private::folder(path).map_err(|source| Error::File { action: "create", path: path.into(), source })?;
         let name = format!("file:{}", path.display());
-        let store = LocalFileSystem::new_with_prefix(path).map_err(failed("open", &name))?.with_fsync(true);
-        Ok(Persist { store: Arc::new(store), name, describes: false })
+        let store = Arc::new(LocalFileSystem::new_with_prefix(path).map_err(failed("open", &name))?.with_fsync(true));
+        Ok(Persist { store: store.clone(), name, describes: false, folder: Some(store) })
     }
 
     /// An object there says which of two namenodes leads.
@@ -318,7 +345,7 @@ impl Persist {
 
     /// Another kind of store, which a program brings along and which keeps objects' metadata. What is told of it is `name`.
     pub fn over(store: Arc<dyn ObjectStore>, name: impl Into<String>) -> Persist {
-        Persist { store, name: name.into(), describes: true }
+        Persist { store, name: name.into(), describes: true, folder: None }
     }
 
     /// An S3 bucket, which must exist. A server that is away for a moment is waited for; one that can't be reached is told as an error
@@ -340,7 +367,7 @@ impl Persist {
             builder =
                 builder.with_access_key_id(&options.access_key.0).with_secret_access_key(&options.secret_key.0);
         }
-        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name, describes: true })
+        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name, describes: true, folder: None })
     }
 
     /// A bucket of Google's, which must exist; with the patience of [`Persist::s3`].
@@ -360,7 +387,7 @@ impl Persist {
         } else if let Some(file) = &options.key_file {
             builder = builder.with_service_account_path(file.to_string_lossy());
         }
-        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name, describes: true })
+        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name, describes: true, folder: None })
     }
 
     /// A container of Azure's, which must exist; with the patience of [`Persist::s3`].
@@ -383,7 +410,7 @@ impl Persist {
         } else if !options.sas.is_empty() {
             builder = builder.with_config(AzureConfigKey::SasKey, &options.sas.0);
         }
-        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name, describes: true })
+        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name, describes: true, folder: None })
     }
 
     /// Where an object lies that is uploaded.
@@ -396,7 +423,10 @@ impl Persist {
         let location = Persist::place(id);
         let path = Location::from(location.as_str());
         let size = content.len();
-        if size <= PART_BYTES {
+        if let Some(folder) = &self.folder {
+            let laid = lay(folder, &location, content, pace).await?;
+            compute(move || laid.replace()).await?.map_err(not_laid(&location))?;
+        } else if size <= PART_BYTES {
             pace.wait(size as u64).await;
             self.store.put_opts(&path, content.into(), self.described(named).into()).await.map_err(failed("write", &location))?;
         } else {
@@ -548,6 +578,10 @@ impl Persist {
 
     /// Writes an object under a name of the caller's, unless there is one: `false` then. It is there as a whole or not at all.
     pub async fn create(&self, location: &str, content: Bytes) -> Result<bool> {
+        if let Some(folder) = &self.folder {
+            let laid = lay(folder, location, content, &Pace::default()).await?;
+            return compute(move || laid.create()).await?.map_err(not_laid(location));
+        }
         let path = Location::from(location);
         match self.store.put_opts(&path, content.into(), PutMode::Create.into()).await {
             Ok(_) => Ok(true),
