@@ -584,7 +584,7 @@ pub struct StreamServe {
 #[derive(Debug, Subcommand)]
 pub enum Stream {
     /// Run a stream server; Pravega's clients connect to it as to Pravega
-    #[command(after_help = "Example: cloudskin stream serve --long-term s3:streams\n\nWithout --users whoever reaches its ports may do everything, and without --tls-cert can read passwords on the way.")]
+    #[command(after_help = "Example: cloudskin stream serve --long-term s3://streams\n\nWithout --users whoever reaches its ports may do everything, and without --tls-cert can read passwords on the way.")]
     Serve(StreamServe),
     /// Add a user to a users' file, or change one; the password is in CLOUDSKIN_STREAM_PASSWORD, or the first line of standard input
     #[command(after_help = "Example: cloudskin stream user users.txt ada --allow 'prn::/scope:road/*,READ_UPDATE' --allow 'prn::/scope:road,READ'\n\nA server reads the file when it starts.")]
@@ -629,7 +629,7 @@ pub enum Stream {
         #[command(flatten)]
         server: StreamServer,
     },
-    /// Append each line of standard input as an event; ends when all are durable
+    /// Append each line of standard input, of up to 8 MiB, as an event; ends when all are durable
     #[command(after_help = "Example: cloudskin stream append field/moisture --key sensor-7 < readings.txt")]
     Append {
         /// SCOPE/STREAM

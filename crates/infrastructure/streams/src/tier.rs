@@ -530,18 +530,21 @@ impl Tier {
 
     /// As long as the log is half full, what is longest in one of its segments goes to the overflow.
     async fn flow_over(self: &Arc<Self>, store: &Store, overflow: &Overflow) -> Result<()> {
+        // A segment that can't be read now comes again the next time, or a disk that fails now and then would keep everybody here.
+        let mut unreadable = HashSet::new();
         loop {
             let room = overflow.room();
             let largest = self.options.chunk_bytes.min(usize::try_from(room).unwrap_or(usize::MAX));
             let due = store.peek(|state| {
                 let full = pressed(store, state);
                 let examining = lock(&self.examining.segments);
-                let due = state.segments.iter().filter(|(id, s)| full && !s.deleted && s.landed.unflushed > 0 && !examining.contains(id));
+                let due = state.segments.iter().filter(|(id, s)| full && !s.deleted && s.landed.unflushed > 0 && !examining.contains(id) && !unreadable.contains(*id));
                 let due = due.map(|(id, s)| Due { id: *id, name: s.name.clone(), extents: take(&s.landed, largest, &self.avoided(*id)) });
                 due.filter(|d| d.bytes() <= room).max_by_key(Due::bytes).filter(|d| d.bytes() > 0)
             });
             let Some(due) = due else { return Ok(()) };
             if let Some(unread) = self.flush(store, due, &overflow.persist, &overflow::chunks(store.log().identity().0)).await? {
+                unreadable.insert(unread.id);
                 self.examine_beside(store, unread, Look::First);
             }
         }

@@ -21,6 +21,8 @@ const PIECES_MAX: usize = 8;
 /// How long a server that is away is waited for, and the pause between two tries.
 const AWAY_MAX: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
+/// Between two reads that fail, though the server can be reached, at most.
+const FAILING_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// A server that is away for longer is told of.
 pub(super) const SILENT_MAX: Duration = Duration::from_secs(5);
@@ -216,12 +218,12 @@ struct SegmentTask {
 
 impl SegmentTask {
     async fn read(mut self, segment: SegmentNo, mut at: u64) -> Result<()> {
-        let mut renewed = false;
+        let (mut renewed, mut failures) = (false, 0);
         let mut most = READ_BYTES;
         loop {
             match self.connection.read(&self.name, &self.token, at, most).await {
                 Ok((end, data)) => {
-                    renewed = false;
+                    (renewed, failures) = (false, 0);
                     most = READ_BYTES.min(most * 2);
                     let n = data.len() as u64;
                     let gone = n > 0 && self.pieces.send(Piece::Bytes(segment, at, data)).await.is_err();
@@ -241,6 +243,11 @@ impl SegmentTask {
                 Err(Error::Denied(_)) if !std::mem::replace(&mut renewed, true) => self.token = self.client.token(&self.scope, &self.stream, AccessOperation::Any).await?,
                 Err(e) if is_away(&e) => {
                     most = READ_BYTES_MIN.max(most / 2);
+                    // A server that can be reached and fails at each read is not asked without end.
+                    if failures > 0 {
+                        tokio::time::sleep(base::pace::pause_by_chance(failures - 1, PAUSE, FAILING_PAUSE_MAX)).await;
+                    }
+                    failures += 1;
                     (self.connection, self.token) = dial(&self.client, &self.scope, &self.stream).await?;
                 }
                 Err(e) => return Err(e),
