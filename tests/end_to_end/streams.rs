@@ -317,9 +317,48 @@ fn a_reader_stays_with_a_stream_that_is_scaled() {
 }
 
 #[test]
+fn what_grows_is_read_up_to_a_whole_event() {
+    let server = Server::start(&[]);
+    run(&mut server.cli(&["create", "s/grows"]));
+    let mut child = server.cli(&["append", "s/grows", "--key", "k"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = child.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || {
+        // Of odd lengths, so that blocks of the log end in the middle of them.
+        let pieces = (0..200_000).map(|n: u32| format!("{n:0width$}\n", width = 20 + n as usize % 101)).collect::<Vec<_>>();
+        pieces.chunks(1000).for_each(|some| lines.write_all(some.concat().as_bytes()).unwrap());
+    });
+    let mut read = Vec::new();
+    while child.try_wait().unwrap().is_none() {
+        let lines = run(&mut server.cli(&["read", "s/grows"]));
+        lines.lines().enumerate().for_each(|(n, line)| assert_eq!(line.parse(), Ok(n)));
+        read.push(lines.lines().count());
+    }
+    writer.join().unwrap();
+    assert!(read.len() > 3 && read.is_sorted(), "{read:?}");
+    assert_eq!(run(&mut server.cli(&["read", "s/grows"])).lines().count(), 200_000);
+}
+
+#[test]
+fn an_append_that_is_stopped_says_what_is_durable() {
+    let server = Server::start(&[]);
+    run(&mut server.cli(&["create", "s/stopped"]));
+    let mut child = server.cli(&["append", "s/stopped", "--key", "k"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.as_mut().unwrap().write_all(b"first\nsecond\n").unwrap();
+    until("both lines", || run(&mut server.cli(&["read", "s/stopped"])) == "first\nsecond\n");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    // Its input is still open.
+    let input = child.stdin.take();
+    let ended = child.wait_with_output().unwrap();
+    drop(input);
+    assert_eq!(ended.status.code(), Some(130));
+    assert_eq!(String::from_utf8_lossy(&ended.stderr), "line 2: stopped by a signal; lines 1 to 2 are durable\n");
+}
+
+#[test]
 fn the_command_line_writes_reads_and_tells() {
     let server = Server::start(&[]);
-    run(&mut server.cli(&["create", "s/lines", "--segments", "2"]));
+    let made: serde_json::Value = serde_json::from_str(&run(&mut server.cli(&["create", "s/lines", "--segments", "2", "-o", "json"]))).unwrap();
+    assert_eq!(made, serde_json::json!({"stream": "s/lines", "created": true, "segments": 2}));
     let again = server.cli(&["create", "s/lines"]).output().unwrap();
     assert_eq!(again.status.code(), Some(73), "it exists already");
     let mut child = server.cli(&["append", "s/lines", "--key", "k"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

@@ -6,8 +6,8 @@
 use crate::{args::{self, Output, Stream, StreamName}, failure::fail, place::{Place, StreamsReady}, table, up};
 use anyhow::Context;
 use base::Kind;
-use serde_json::json;
-use std::{collections::{BTreeMap, BTreeSet}, ffi::OsString, io::{BufRead, Write}, net::SocketAddr, os::{fd::AsFd, unix::{fs::OpenOptionsExt, process::ExitStatusExt}}, path::Path, process::Stdio, sync::{Arc, Mutex}, time::Duration};
+use serde_json::{Value, json};
+use std::{collections::{BTreeMap, BTreeSet}, ffi::OsString, io::{BufRead, Write}, net::SocketAddr, os::{fd::AsFd, unix::{fs::OpenOptionsExt, process::ExitStatusExt}}, path::Path, process::Stdio, sync::{Arc, Mutex, atomic::{AtomicU64, Ordering::Relaxed}}, time::Duration};
 use streams::{Client, access, catalog::{Retention, Scaling}, client::{From, Login, Reader, Writer}, proto::{RetentionPolicy, ScalingPolicy, StreamConfig}, video::{ingest::Ingester, play::date, rtsp::Camera}};
 use tokio::{io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader}, signal::unix::{SignalKind, signal}};
 
@@ -26,8 +26,7 @@ pub async fn stream(place: &Place, command: Stream, output: Output) -> anyhow::R
             if !client.create_with_scope(&stream.scope, &stream.name, config).await.map_err(failed)? {
                 return Err(fail(Kind::AlreadyExists, format!("stream {stream} exists already; `cloudskin stream set {stream}` changes how it scales and what it keeps")));
             }
-            table::say(&format!("{stream}: created with {}\n", base::unit::count(segments.into(), "segment")))?;
-            Ok(0)
+            done(output, &stream, &json!({"created": true, "segments": segments}), &format!("created with {}", base::unit::count(segments.into(), "segment")))
         }
         Stream::Set { stream, segments, policy, fixed, keep_all, server } => {
             if policy.is_empty() && segments.is_none() && !fixed && !keep_all {
@@ -50,12 +49,11 @@ pub async fn stream(place: &Place, command: Stream, output: Output) -> anyhow::R
                 Some(segments) => scaling.min_num_segments = segments as i32,
                 None => {}
             }
-            let told = format!("{stream}: {}; {}\n", scales(&config), keeps(&config));
+            let (scales, keeps) = (scales(&config), keeps(&config));
             client.configure(&stream.scope, &stream.name, config).await.map_err(failed)?;
-            table::say(&told)?;
-            Ok(0)
+            done(output, &stream, &json!({"scales": scales, "keeps": keeps}), &format!("{scales}; {keeps}"))
         }
-        Stream::Append { stream, key, server } => append(&server.connect(place).await?, &stream, key).await,
+        Stream::Append { stream, key, server } => append(&server.connect(place).await?, &stream, key, output).await,
         Stream::Ingest { stream, from, server } => ingest(&server.connect(place).await?, &stream, from).await,
         Stream::Map { from, to, all, binary, server, program } => {
             let start = if all { From::Head } else { From::Tail };
@@ -65,25 +63,29 @@ pub async fn stream(place: &Place, command: Stream, output: Output) -> anyhow::R
         Stream::Read { stream, follow, server } => read(&server.connect(place).await?, &stream, From::Head, follow, output).await,
         Stream::Scale { stream, segments, server } => {
             let new = server.connect(place).await?.scale(&stream.scope, &stream.name, segments).await.map_err(failed)?;
-            table::say(&format!("{stream}: {}\n", base::unit::count(new.len() as u64, "segment")))?;
-            Ok(0)
+            done(output, &stream, &json!({"segments": new.len()}), &base::unit::count(new.len() as u64, "segment"))
         }
-        Stream::Truncate { stream, at, older_than, server } => truncate(&server.connect(place).await?, &stream, &at, older_than).await,
+        Stream::Truncate { stream, at, older_than, server } => truncate(&server.connect(place).await?, &stream, &at, older_than, output).await,
         Stream::Seal { stream, server } => {
             server.connect(place).await?.seal(&stream.scope, &stream.name).await.map_err(failed)?;
-            table::say(&format!("{stream}: sealed\n"))?;
-            Ok(0)
+            done(output, &stream, &json!({"sealed": true}), "sealed")
         }
         Stream::Rm { stream, server } => {
             let client = server.connect(place).await?;
             client.seal(&stream.scope, &stream.name).await.map_err(failed)?;
             client.delete(&stream.scope, &stream.name).await.map_err(failed)?;
-            table::say(&format!("{stream}: removed\n"))?;
-            Ok(0)
+            done(output, &stream, &json!({"removed": true}), "removed")
         }
         Stream::Ls { scope, server } => ls(&server.connect(place).await?, scope, output).await,
         Stream::Stat { stream, server } => stat(&server.connect(place).await?, &stream, output).await,
     }
+}
+
+/// Says what was done to a stream.
+fn done(output: Output, stream: &StreamName, told: &Value, people: &str) -> anyhow::Result<u8> {
+    let mut told = told.clone();
+    told["stream"] = stream.to_string().into();
+    table::print(output, &told, || Ok(format!("{stream}: {people}\n")))
 }
 
 impl args::StreamPolicy {
@@ -126,7 +128,7 @@ fn keeps(config: &StreamConfig) -> String {
     }
 }
 
-async fn truncate(client: &Client, stream: &StreamName, at: &[args::SegmentPlace], older_than: Option<base::unit::Span>) -> anyhow::Result<u8> {
+async fn truncate(client: &Client, stream: &StreamName, at: &[args::SegmentPlace], older_than: Option<base::unit::Span>, output: Output) -> anyhow::Result<u8> {
     let (scope, name) = (&stream.scope, &stream.name);
     let (cut, told) = match older_than {
         Some(span) => {
@@ -152,8 +154,8 @@ async fn truncate(client: &Client, stream: &StreamName, at: &[args::SegmentPlace
         }
     }
     client.truncate(scope, name, &cut).await.map_err(failed)?;
-    table::say(&format!("{stream}: {told}\n"))?;
-    Ok(0)
+    let begins: BTreeMap<String, u64> = cut.iter().map(|(segment, offset)| (segment.0.to_string(), *offset)).collect();
+    done(output, stream, &json!({"begins": begins}), told)
 }
 
 impl args::StreamServer {
@@ -241,6 +243,9 @@ async fn serve(place: &Place, o: args::StreamServe) -> anyhow::Result<u8> {
         None => Some(geds::Persist::folder(data.join("chunks")).map_err(|e| fail(e.kind(), e.to_string()))?),
     };
     if let Some((folder, limit)) = o.overflow.zip(o.overflow_limit) {
+        if std::fs::canonicalize(&folder).is_ok_and(|overflow| std::fs::canonicalize(&data).is_ok_and(|log| overflow == log)) {
+            return Err(fail(Kind::InvalidArgument, format!("--overflow {} is the log's own folder: name one on another disk", folder.display())));
+        }
         options.overflow = Some((geds::Persist::folder(folder).map_err(|e| fail(e.kind(), e.to_string()))?, limit.0));
     }
     options.tls = o.tls_cert.zip(o.tls_key).map(|(certificate, key)| streams::server::Tls { certificate, key });
@@ -277,8 +282,10 @@ async fn serve(place: &Place, o: args::StreamServe) -> anyhow::Result<u8> {
 
 /// How long [`append`], which has to end, waits for what it has taken to be durable.
 const LAST_WAIT: Duration = Duration::from_secs(60);
+/// The same after a signal.
+const STOP_WAIT: Duration = Duration::from_secs(2);
 
-async fn append(client: &Client, stream: &StreamName, key: Option<String>) -> anyhow::Result<u8> {
+async fn append(client: &Client, stream: &StreamName, key: Option<String>, output: Output) -> anyhow::Result<u8> {
     let hint = |e: streams::Error| match e.kind() {
         Kind::NotFound => fail(Kind::NotFound, format!("{e}; `cloudskin stream create {stream}` makes it")),
         _ => failed(e),
@@ -309,23 +316,43 @@ async fn append(client: &Client, stream: &StreamName, key: Option<String>) -> an
             }
         }
     });
-    let mut events = 0u64;
-    while let Some(event) = line.recv().await {
-        let own = events.to_string();
-        let taken = match &event {
-            Ok(event) => writer.append(key.as_deref().unwrap_or(&own), event, events).await.map_err(|e| (e.kind(), e.to_string())),
-            Err(e) => Err((Kind::Internal, format!("read standard input: {e}"))),
-        };
-        if let Err((kind, why)) = taken {
-            // What was taken before is written all the same, if there is someone who writes it.
-            let _ = tokio::time::timeout(LAST_WAIT, writer.flush()).await;
-            return Err(ended(events + 1, kind, why));
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let events = AtomicU64::new(0);
+    let work = async {
+        while let Some(event) = line.recv().await {
+            let number = events.load(Relaxed);
+            let own = number.to_string();
+            let taken = match &event {
+                Ok(event) => writer.append(key.as_deref().unwrap_or(&own), event, number).await.map_err(|e| (e.kind(), e.to_string())),
+                Err(e) => Err((Kind::Internal, format!("read standard input: {e}"))),
+            };
+            if let Err((kind, why)) = taken {
+                // What was taken before is written all the same, if there is someone who writes it.
+                let _ = tokio::time::timeout(LAST_WAIT, writer.flush()).await;
+                return Err(ended(number + 1, kind, why));
+            }
+            events.store(number + 1, Relaxed);
         }
-        events += 1;
+        let number = events.load(Relaxed);
+        writer.flush().await.map_err(|e| ended(number, e.kind(), e.to_string()))
+    };
+    let stop = tokio::select! {
+        done = work => {
+            done?;
+            0
+        }
+        _ = interrupt.recv() => libc::SIGINT,
+        _ = terminate.recv() => libc::SIGTERM,
+    };
+    let events = events.into_inner();
+    if stop != 0 {
+        // Who stops it does not wait for a server that is away.
+        let _ = tokio::time::timeout(STOP_WAIT, writer.flush()).await;
+        eprintln!("{:#}", ended(events, Kind::Unavailable, "stopped by a signal".into()));
+        // As a shell tells it.
+        return Ok(128 + stop as u8);
     }
-    writer.flush().await.map_err(|e| ended(events, e.kind(), e.to_string()))?;
-    table::say(&format!("{stream}: {}\n", base::unit::count(events, "event")))?;
-    Ok(0)
+    done(output, stream, &json!({"events": events}), &base::unit::count(events, "event"))
 }
 
 async fn ingest(client: &Client, stream: &StreamName, from: args::VideoFrom) -> anyhow::Result<u8> {

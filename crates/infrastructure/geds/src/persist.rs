@@ -185,6 +185,20 @@ fn failed(action: &'static str, location: &str) -> impl Fn(object_store::Error) 
     move |source| Error::Persist { action, location: location.clone(), source }
 }
 
+/// Whether requests can be made to an address. The library finds out when it makes one, and does not say what is wrong, or panics.
+fn check(what: &'static str, endpoint: Option<&str>, allow_http: bool) -> Result<()> {
+    let Some(endpoint) = endpoint else { return Ok(()) };
+    let refused = |rule| Err(Error::BadValue { what, value: endpoint.into(), rule });
+    match reqwest::Url::parse(endpoint) {
+        Ok(url) if url.scheme() == "https" && url.has_host() => Ok(()),
+        Ok(url) if url.scheme() == "http" && url.has_host() && allow_http => Ok(()),
+        Ok(url) if url.scheme() == "http" && url.has_host() => {
+            refused("what goes over http:// can be read on its way: write https://, or allow it with `s3_allow_http`, `gs_allow_http` or `az_allow_http` (CLOUDSKIN_GEDS__S3_ALLOW_HTTP=true, …)")
+        }
+        _ => refused("write it with https:// or http:// in front, such as http://127.0.0.1:8333"),
+    }
+}
+
 /// How requests are made.
 fn client(allow_http: bool, timeout: Option<Duration>) -> ClientOptions {
     let longest = timeout.unwrap_or(REQUEST_MAX);
@@ -353,6 +367,7 @@ impl Persist {
     pub fn s3(options: S3Options) -> Result<Persist> {
         // The HTTP client takes the process's TLS provider.
         base::identity::install_crypto();
+        check("`s3_endpoint` in [geds]", options.endpoint.as_deref(), options.allow_http)?;
         let name = format!("s3:{}", options.bucket);
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(&options.bucket)
@@ -373,6 +388,7 @@ impl Persist {
     /// A bucket of Google's, which must exist; with the patience of [`Persist::s3`].
     pub fn gs(options: GsOptions) -> Result<Persist> {
         base::identity::install_crypto();
+        check("`gs_endpoint` in [geds]", options.endpoint.as_deref(), options.allow_http)?;
         let name = format!("gs:{}", options.bucket);
         let mut builder = GoogleCloudStorageBuilder::new()
             .with_bucket_name(&options.bucket)
@@ -393,6 +409,7 @@ impl Persist {
     /// A container of Azure's, which must exist; with the patience of [`Persist::s3`].
     pub fn azure(options: AzureOptions) -> Result<Persist> {
         base::identity::install_crypto();
+        check("`az_endpoint` in [geds]", options.endpoint.as_deref(), options.allow_http)?;
         let name = format!("az:{}", options.container);
         if options.account.is_empty() {
             return Err(Error::BadValue { what: "`az_account` in [geds]", value: String::new(), rule: "name the storage account that has the container" });
@@ -653,6 +670,17 @@ mod tests {
         let bucket = BucketName::new("data").unwrap();
         let described = |key: &str| persist.described((&bucket, &Key::new(key).unwrap())).len();
         assert_eq!((described("a"), described(&"a".repeat(1024)), described(&"\u{e9}".repeat(500))), (2, 2, 1));
+    }
+
+    #[test]
+    fn an_address_that_no_request_can_go_to_is_refused() {
+        let refused = |endpoint: &str, allow_http| check("it", Some(endpoint), allow_http).err().map(|e| e.to_string());
+        for bad in ["127.0.0.1:8333", "localhost:8333", "ftp://here", "http://", ""] {
+            assert!(refused(bad, true).unwrap().contains("http:// in front"), "{bad}");
+        }
+        assert!(refused("http://here:8333", false).unwrap().contains("S3_ALLOW_HTTP"));
+        assert_eq!((refused("http://here:8333", true), refused("https://here", false)), (None, None));
+        assert!(check("it", None, false).is_ok());
     }
 
     #[tokio::test]

@@ -235,10 +235,13 @@ impl Access {
 
     /// Reads a users' file, and the key of tokens from `key`, which is made when it is not there.
     pub fn load(users: &Path, key: &Path, token_life: Duration) -> Result<Access> {
-        let text = std::fs::read_to_string(users).map_err(Error::file("read", users))?;
+        let (file, text) = (users, std::fs::read_to_string(users).map_err(Error::file("read", users))?);
         let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty() && !l.starts_with('#'));
         let one = |(n, l): (usize, &str)| parse(l).map_err(|e| Error::Invalid(format!("line {} of {}: {e}", n + 1, users.display())));
         let users: BTreeMap<_, _> = lines.map(one).collect::<Result<_>>()?;
+        if users.is_empty() {
+            return Err(Error::Invalid(format!("{} has no user, so nobody could do anything: `cloudskin stream user {} NAME --allow RULE` adds one", file.display(), file.display())));
+        }
         let secret = match std::fs::read(key) {
             Ok(secret) if secret.len() == 64 => secret,
             Ok(secret) => return Err(Error::Invalid(format!("{} has {} bytes instead of 64: remove it, and tokens that were given become worthless", key.display(), secret.len()))),

@@ -36,6 +36,9 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig},
 };
 
+/// What a certificate in PEM begins with.
+const CERTIFICATE: &[u8] = b"BEGIN CERTIFICATE";
+
 #[derive(Clone)]
 pub struct Client {
     controller: ControllerServiceClient<InterceptedService<Channel, Credentials>>,
@@ -116,8 +119,8 @@ impl Client {
     pub fn open<'a>(address: &'a str, login: &'a Login) -> BoxFuture<'a, Result<Client>> {
         Box::pin(async move {
             let address = address.trim_start_matches("tcp://").trim_start_matches("tls://").trim_end_matches('/');
-            if address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
-                return Err(Error::Invalid(format!("{address:?} is not an address: name host and port of the controller, as 127.0.0.1:9090")));
+            if address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || host.contains('/') || port.parse::<u16>().is_err()) {
+                return Err(Error::Invalid(format!("{address:?} is not an address: name host and port of the controller and nothing else, as 127.0.0.1:9090")));
             }
             let bad = |e: tonic::transport::Error| {
                 let tls = if login.authority.is_some() { "; leave the authority's certificate out if it has no TLS" } else { "" };
@@ -127,6 +130,9 @@ impl Client {
             let mut endpoint = Channel::from_shared(format!("{scheme}://{address}")).map_err(|e| Error::Invalid(format!("{address:?} is not an address: {e}")))?;
             let mut tls = None;
             if let Some(pem) = &login.authority {
+                if !pem.windows(CERTIFICATE.len()).any(|some| some == CERTIFICATE) {
+                    return Err(Error::Invalid("what is to be the authority's certificate has none in it: name a file in PEM, with BEGIN CERTIFICATE".into()));
+                }
                 base::identity::install_crypto();
                 let invalid = |e: String| Error::Invalid(format!("the authority's certificate can't be used: {e}"));
                 let mut roots = RootCertStore::empty();

@@ -9,7 +9,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     #[error("{action} {path}: {source}")]
     File { action: &'static str, path: PathBuf, source: Arc<io::Error> },
-    #[error("the log is damaged: {0}; put back what is missing, or start with an empty folder")]
+    #[error("the log is damaged: {0}; put back what is missing, or start with an empty folder, with `--restore` if long-term storage is elsewhere")]
     Damaged(String),
     #[error("the log has stopped and nothing can be written until the next start: {0}")]
     Stopped(Arc<str>),

@@ -141,6 +141,8 @@ struct All {
     outage_left_seconds: Option<f64>,
     write_p50_ms: Option<f64>,
     write_p99_ms: Option<f64>,
+    /// The log's number, as `--restore` takes it.
+    log: String,
     /// Other work of this machine does not hold up the log: the server may give its threads real-time priority.
     log_real_time: bool,
     /// Why nothing can be written, if that is so.
@@ -250,6 +252,7 @@ async fn streams(State(app): State<App>, asker: Asker) -> Response {
         outage_left_seconds: outage.left.map(|l| l.as_secs_f64()),
         write_p50_ms: ms(0.5),
         write_p99_ms: ms(0.99),
+        log: format!("{:016x}", app.store.log().identity().0),
         log_real_time: app.store.log().is_real_time(),
         stopped: app.store.log().progress().borrow().stopped.as_deref().map(str::to_string),
     })

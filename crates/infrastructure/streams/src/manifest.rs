@@ -19,6 +19,7 @@ use crate::{
     overflow, plan,
     segment::{Chunk, ChunkId, Extent, Source, State, Writers},
     store::Checkpoint,
+    video::play::date,
     watermark::MARK_ATTRIBUTE,
 };
 use bytes::Bytes;
@@ -190,7 +191,18 @@ pub fn restore<'a>(persist: &'a Persist, log: Option<u64>, disk: Arc<dyn disk::D
             (Some(log), _) => return Err(Error::NotFound(format!("{persist} has nothing of log {log:016x}; it has {}", if shown.is_empty() { "none" } else { &shown }))),
             (None, [log]) => *log,
             (None, []) => return Err(Error::NotFound(format!("{persist} has no streams to begin with"))),
-            (None, _) => return Err(Error::Conflict(format!("{persist} has several logs; say which one: {shown}"))),
+            (None, several) => {
+                let mut shown = Vec::new();
+                for log in several {
+                    // One that can't be read is one all the same.
+                    let written = match numbers(persist, *log).await?.last() {
+                        Some(newest) => read(persist, *log, *newest).await.map_or_else(|e| e.to_string(), |m| format!("last written {}", date(m.at_ms))),
+                        None => "without a manifest".into(),
+                    };
+                    shown.push(format!("{log:016x} ({written})"));
+                }
+                return Err(Error::Conflict(format!("{persist} has several logs; say which one with `--restore LOG`: {}", shown.join(", "))));
+            }
         };
         let mut newest = None;
         // The newest may have been cut off by a storage that doesn't put as a whole; the one before is there for that.

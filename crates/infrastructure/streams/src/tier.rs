@@ -15,20 +15,25 @@
 //! While the storage is away or full, nothing happens here except a try now and then, beginning with what can be removed: bytes stay in the log, which readers read. What the log may
 //! hold is the store's bound, and at that bound appends wait. Before, chunks go to the [`overflow`](crate::overflow), if there is one, as far as its limit; they are
 //! moved on when the storage is back.
+//!
+//! Here is what readers get from there; [`flusher`] brings it there, and [`damage`] is what the log can't give.
 
+mod damage;
+mod flusher;
+
+pub use damage::Damage;
+
+use self::damage::{Damaged, Examining};
 use crate::{
-    Error, Result, Store,
-    log::{Seq, crc32c},
-    manifest::{self, Owner},
+    Error, Result,
     overflow::{self, Overflow},
-    segment::{Chunk, ChunkId, EXTENT_BYTES, Extent, Landed, Record, SegmentId, State, pieces},
+    segment::{Chunk, EXTENT_BYTES},
 };
 use base::Kind;
 use bytes::Bytes;
 use geds::Persist;
-use rand::Rng;
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -38,7 +43,7 @@ use std::{
 use tokio::{
     runtime::Runtime,
     sync::{OnceCell, OwnedSemaphorePermit, Semaphore},
-    task::{JoinHandle, JoinSet},
+    task::JoinHandle,
 };
 
 #[derive(Clone, Debug)]
@@ -80,21 +85,6 @@ impl Default for Options {
 const BLOCK: u32 = 4 << 20;
 /// Blocks that are fetched at a time; readers beyond wait, and nothing is fetched ahead.
 const FETCHES: usize = 16;
-/// How often the flusher looks at what there is to do.
-const TICK: Duration = Duration::from_millis(250);
-/// Pauses between tries while the storage is away: from, to.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-/// Chunks that are removed in one look.
-const REMOVE_MAX: usize = 64;
-/// Between two tries to read what was damaged in the log, at most.
-const DAMAGED_PAUSE_MAX: Duration = Duration::from_secs(3600);
-/// Segments that are examined for damage at a time, and as many that are examined again.
-const EXAMINED_AT_ONCE: usize = 2;
-/// How long what failed to be written is asked to go; with the storage away, no longer.
-const REMOVE_WAIT: Duration = Duration::from_secs(2);
-/// A manifest may cost this many bytes per second in the mean; a larger one comes less often.
-const MANIFEST_RATE: f64 = 1e6;
-
 type Key = (String, u32);
 
 /// A block in memory, or on its way there.
@@ -113,20 +103,6 @@ struct Cache {
     bytes: usize,
 }
 
-/// Bytes that only the log has, and that can't be read there: they stay where they are, and what lies behind them goes to long-term storage all the same.
-#[derive(Clone, Debug)]
-pub struct Damage {
-    pub segment: String,
-    /// Offset in the segment.
-    pub start: u64,
-    pub bytes: u32,
-    pub why: String,
-    extent: Extent,
-    /// When it was read the last time, and how long after that it is read again.
-    tried: Instant,
-    pause: Duration,
-}
-
 struct Away {
     kind: Kind,
     why: String,
@@ -139,41 +115,6 @@ fn remedy(kind: Kind) -> &'static str {
         Kind::PermissionDenied => ": may these keys write there? allow it, or start with others",
         _ => "",
     }
-}
-
-type Damaged = BTreeMap<(SegmentId, u64), Damage>;
-
-/// Of the extents of a segment that can't be read: after a flush that failed, or of what was found damaged before.
-#[derive(Clone, Copy)]
-enum Look {
-    First,
-    Again,
-}
-
-/// The segments in which damage is looked for, some of them at a time. What is read again does not keep those waiting that are not flushed until they are known.
-struct Examining {
-    segments: Mutex<HashSet<SegmentId>>,
-    turns: Semaphore,
-}
-
-impl Default for Examining {
-    fn default() -> Examining {
-        Examining { segments: Mutex::default(), turns: Semaphore::new(EXAMINED_AT_ONCE) }
-    }
-}
-
-/// A segment is one of those until this is dropped.
-struct Examined<'a>(&'a Examining, SegmentId);
-
-impl Drop for Examined<'_> {
-    fn drop(&mut self) {
-        lock(&self.0.segments).remove(&self.1);
-    }
-}
-
-/// Forgets what is not in the log any more.
-fn prune(damaged: &mut Damaged, state: &State) {
-    damaged.retain(|(id, start), _| state.segments.get(id).is_some_and(|s| !s.deleted && s.landed.covering(*start, 1).iter().any(|e| e.start == *start && e.in_log() > 0)));
 }
 
 pub struct Tier {
@@ -264,12 +205,6 @@ impl Tier {
         lock(&self.away).as_ref().map(|away| away.why.clone())
     }
 
-    /// Asks for as little as there is. Where there is no bucket, or no right to write to it, the answer says so more clearly than that to a listing.
-    async fn probe(self: &Arc<Self>, store: &Store) -> Result<()> {
-        let probe = manifest::probe(store.log().identity().0);
-        self.overflowing(store, self.persist.create(&probe, Bytes::new())).await.map(drop).map_err(storage)
-    }
-
     /// Notes that the storage has taken something.
     fn reach(&self) {
         if lock(&self.away).take().is_some() {
@@ -300,68 +235,6 @@ impl Tier {
     /// Bytes in the overflow and how many it takes, if there is one.
     pub fn overflow(&self) -> Option<(u64, u64)> {
         self.overflow.as_ref().map(Overflow::fill)
-    }
-
-    /// What is damaged in the log and was to leave it, as far as it is still there.
-    pub fn damaged(&self, state: &State) -> Vec<Damage> {
-        let mut damaged = lock(&self.damaged);
-        prune(&mut damaged, state);
-        damaged.values().cloned().collect()
-    }
-
-    /// Where in a segment bytes are damaged.
-    fn avoided(&self, id: SegmentId) -> HashSet<u64> {
-        lock(&self.damaged).range((id, 0)..=(id, u64::MAX)).map(|((_, start), _)| *start).collect()
-    }
-
-    /// What was damaged and is to be read again now.
-    fn again(&self, state: &State) -> Vec<Due> {
-        let mut damaged = lock(&self.damaged);
-        prune(&mut damaged, state);
-        let mut due: BTreeMap<SegmentId, Due> = BTreeMap::new();
-        for ((id, _), found) in damaged.iter().filter(|(_, d)| d.tried.elapsed() >= d.pause) {
-            due.entry(*id).or_insert_with(|| Due { id: *id, name: found.segment.clone(), extents: Vec::new() }).extents.push(found.extent);
-        }
-        due.into_values().collect()
-    }
-
-    /// Looks for damage in some extents, beside everything else: a disk may take half a minute for each that is bad, and flushes of other segments don't wait for that.
-    fn examine_beside(self: &Arc<Self>, store: &Store, due: Due, look: Look) {
-        if lock(&self.examining(look).segments).insert(due.id) {
-            let (tier, store) = (self.clone(), store.clone());
-            tokio::spawn(async move {
-                let examining = tier.examining(look);
-                let _examined = Examined(examining, due.id);
-                let _turn = examining.turns.acquire().await;
-                tier.examine(&store, &due).await;
-            });
-        }
-    }
-
-    fn examining(&self, look: Look) -> &Examining {
-        match look {
-            Look::First => &self.examining,
-            Look::Again => &self.examining_again,
-        }
-    }
-
-    /// Finds out which of some extents, that could not be read together, can't be, and notes them. What has left the log meanwhile is not damaged.
-    async fn examine(&self, store: &Store, due: &Due) {
-        for extent in &due.extents {
-            let Err(e) = store.read_extents(&due.name, vec![*extent]).await else {
-                lock(&self.damaged).remove(&(due.id, extent.start));
-                continue;
-            };
-            let there = store.peek(|state| state.segments.get(&due.id).is_some_and(|s| !s.deleted && s.landed.covering(extent.start, 1).first() == Some(extent)));
-            if there {
-                let mut damaged = lock(&self.damaged);
-                let pause = damaged.get(&(due.id, extent.start)).map_or(self.options.damaged_after, |d| (d.pause * 2).min(DAMAGED_PAUSE_MAX));
-                let found = Damage { segment: due.name.clone(), start: extent.start, bytes: extent.len, why: e.to_string(), extent: *extent, tried: Instant::now(), pause };
-                if damaged.insert((due.id, extent.start), found).is_none() {
-                    tracing::error!(segment = %due.name, offset = extent.start, bytes = extent.len, error = %e, "bytes that only the log has can't be read: they stay out of long-term storage, and a restore of the segment ends there; `stream truncate --at` behind them lets the stream begin there");
-                }
-            }
-        }
     }
 
     /// Where a chunk is.
@@ -456,378 +329,6 @@ impl Tier {
             .await?;
         Ok(got.clone())
     }
-
-    /// Flushes and removes until it is dropped or the log stops. An error says that another server has taken over.
-    pub async fn run(self: Arc<Self>, store: Store) -> Result<()> {
-        if let Some(overflow) = &self.overflow
-            && let Err(e) = overflow.take_stock(&store).await
-        {
-            tracing::warn!(error = %e, "the overflow can't be read");
-        }
-        let mut flusher = Flusher { tier: self.clone(), store: store.clone(), since: HashMap::new(), owner: None, told: None, unneeded: BTreeMap::new(), moved: Vec::new() };
-        let mut pause = PAUSE.0;
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tick.tick().await;
-            // A flush that fails after half a minute would keep its bytes from the overflow for as long.
-            if (self.is_away() || flusher.owner.is_none())
-                && let Err(e) = self.probe(&store).await
-            {
-                self.miss(&e, remedy(e.kind()));
-                self.overflowing(&store, tokio::time::sleep(pause)).await;
-                pause = (pause * 2).min(PAUSE.1);
-                continue;
-            }
-            match flusher.look().await {
-                Ok(()) => {
-                    self.reach();
-                    pause = PAUSE.0;
-                }
-                Err(Error::Stopped(_)) => return Ok(()),
-                Err(e @ Error::Fenced(_)) => {
-                    tracing::error!(error = %e, "nothing is written any more");
-                    store.bar(&e);
-                    flusher.store.log().stop(&e.to_string());
-                    return Err(e);
-                }
-                // Of this machine, and not of the storage: a full disk may get room.
-                Err(e @ Error::Conflict(_)) => {
-                    tracing::warn!(error = %e, "no manifest now; tried again");
-                    tokio::time::sleep(PAUSE.0).await;
-                }
-                Err(e) => {
-                    self.miss(&e, "");
-                    let jitter = rand::rng().random_range(0.5..1.0);
-                    self.overflowing(&store, tokio::time::sleep(pause.mul_f64(jitter))).await;
-                    pause = (pause * 2).min(PAUSE.1);
-                }
-            }
-        }
-    }
-
-    /// Waits for something, and lets the log flow over meanwhile.
-    async fn overflowing<T>(self: &Arc<Self>, store: &Store, done: impl Future<Output = T>) -> T {
-        let mut done = std::pin::pin!(done);
-        let mut told = false;
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut done => return done,
-                () = tokio::time::sleep(TICK) => {}
-            }
-            let flown = match &self.overflow {
-                Some(overflow) => self.flow_over(store, overflow).await,
-                None => Ok(()),
-            };
-            if let Err(e) = flown
-                && !std::mem::replace(&mut told, true)
-            {
-                tracing::warn!(error = %e, "the overflow takes nothing; bytes stay in the log");
-            }
-        }
-    }
-
-    /// As long as the log is half full, what is longest in one of its segments goes to the overflow.
-    async fn flow_over(self: &Arc<Self>, store: &Store, overflow: &Overflow) -> Result<()> {
-        // A segment that can't be read now comes again the next time, or a disk that fails now and then would keep everybody here.
-        let mut unreadable = HashSet::new();
-        loop {
-            let room = overflow.room();
-            let largest = self.options.chunk_bytes.min(usize::try_from(room).unwrap_or(usize::MAX));
-            let due = store.peek(|state| {
-                let full = pressed(store, state);
-                let examining = lock(&self.examining.segments);
-                let due = state.segments.iter().filter(|(id, s)| full && !s.deleted && s.landed.unflushed > 0 && !examining.contains(id) && !unreadable.contains(*id));
-                let due = due.map(|(id, s)| Due { id: *id, name: s.name.clone(), extents: take(&s.landed, largest, &self.avoided(*id)) });
-                due.filter(|d| d.bytes() <= room).max_by_key(Due::bytes).filter(|d| d.bytes() > 0)
-            });
-            let Some(due) = due else { return Ok(()) };
-            if let Some(unread) = self.flush(store, due, &overflow.persist, &overflow::chunks(store.log().identity().0)).await? {
-                unreadable.insert(unread.id);
-                self.examine_beside(store, unread, Look::First);
-            }
-        }
-    }
-
-    /// Puts bytes of the log into a chunk in `folder`, of long-term storage or the overflow. What can't be read together is given back, to be examined.
-    async fn flush(&self, store: &Store, due: Due, persist: &Persist, folder: &str) -> Result<Option<Due>> {
-        let Some(first) = due.extents.first().map(|e| e.start) else { return Ok(None) };
-        let began = Instant::now();
-        // Megabytes are read, copied and summed twice, which is much for appends to wait behind.
-        let (from, name, extents) = (store.clone(), due.name.clone(), due.extents.clone());
-        let data = match self.aside(async move { from.read_extents(&name, extents).await }).await {
-            Ok(data) => data,
-            // That is the log's fault, and neither the storage's nor that of other segments. What can be read of it goes the next time.
-            Err(_) => return Ok(Some(due)),
-        };
-        let location = format!("{folder}/{}/{first}-{}-{:016x}", due.id.0, data.len(), rand::random::<u64>());
-        if let Err(e) = self.put(persist, &location, &data).await {
-            // It may be there all the same. Nothing will ever point to it, and only the next start would find it.
-            let _ = tokio::time::timeout(REMOVE_WAIT, persist.delete(&location)).await;
-            return Err(e);
-        }
-        let pieces = pieces(&data);
-        let bytes = data.len() as u64;
-        let recorded = store
-            .change(|state| {
-                let there = state.segments.get(&due.id).is_some_and(|s| !s.deleted && s.length >= first + bytes);
-                let chunk = ChunkId(state.next_chunk);
-                let record = Record::Flushed { chunk, id: due.id, location: location.clone(), start: first, pieces };
-                Ok((there.then_some(record), there))
-            })
-            .await?;
-        match (recorded, &self.overflow) {
-            (true, Some(overflow)) if overflow::has(&location) => overflow.added(bytes),
-            (true, _) => {
-                self.reach();
-                self.flushed_bytes.fetch_add(bytes, Relaxed);
-                store.metrics().flush.note(began.elapsed());
-            }
-            // Deleted or merged meanwhile; its bytes went with it.
-            (false, _) => persist.delete(&location).await.map_err(storage)?,
-        }
-        Ok(None)
-    }
-
-    /// [`put`], where it holds up no append.
-    async fn put(&self, persist: &Persist, location: &str, data: &Bytes) -> Result<()> {
-        let (persist, location, data) = (persist.clone(), location.to_string(), data.clone());
-        self.aside(async move { put(&persist, &location, &data).await }).await
-    }
-
-    /// Removes a chunk's object, which nothing points to and nobody reads.
-    async fn remove(&self, chunk: &Chunk) -> Result<()> {
-        match &self.overflow {
-            Some(overflow) if overflow::has(&chunk.location) => overflow.remove(chunk).await,
-            _ => self.home(&chunk.location)?.delete(&chunk.location).await.map_err(storage),
-        }
-    }
-}
-
-/// Puts a chunk's bytes under a name that nothing else has, and looks whether they are there.
-async fn put(persist: &Persist, location: &str, data: &Bytes) -> Result<()> {
-    // That it is there already is our own upload, whose answer was lost; what is there says so or not.
-    persist.create(location, data.clone()).await.map_err(storage)?;
-    let back = persist.read(location, 0..data.len() as u64).await.map_err(storage)?;
-    match crc32c(&back) == crc32c(data) {
-        true => Ok(()),
-        false => Err(Error::Damaged(format!("{location} came back from {persist} with other content"))),
-    }
-}
-
-/// Half full: whatever can leave the log shall leave.
-fn pressed(store: &Store, state: &State) -> bool {
-    let log = store.log();
-    state.live.unflushed > store.options().backlog_max / 2 || log.files_left().min(log.disk_left()) < log.files_used()
-}
-
-/// What the flusher knows from one look to the next.
-struct Flusher {
-    tier: Arc<Tier>,
-    store: Store,
-    /// Since when a segment has bytes that only the log has.
-    since: HashMap<SegmentId, Instant>,
-    owner: Option<Owner>,
-    /// Up to which block the last manifest tells, when it was written, and its bytes.
-    told: Option<(Seq, Instant, usize)>,
-    /// Chunks that the last manifest does not point to: since when, and how many manifests in a row.
-    unneeded: BTreeMap<ChunkId, (Instant, u32)>,
-    /// Where chunks were that were moved out of the overflow, and may still be read.
-    moved: Vec<Chunk>,
-}
-
-/// Chunks that leave the overflow in one look; there are four looks in a second.
-const MOVE_MAX: usize = 8;
-
-/// So many manifests stay in long-term storage; a chunk of one that stays does, too.
-const MANIFESTS: u32 = 2;
-
-impl Flusher {
-    /// Flushes what is due, all of it, then removes what is not needed.
-    async fn look(&mut self) -> Result<()> {
-        if self.owner.is_none() {
-            let (tier, store) = (self.tier.clone(), self.store.clone());
-            tier.overflowing(&store, self.claim()).await?;
-        }
-        for due in self.store.peek(|state| self.tier.again(state)) {
-            self.tier.examine_beside(&self.store, due, Look::Again);
-        }
-        let flushed = self.flush_due().await;
-        // Storage that is full takes nothing until what is not needed there any more is gone, which may be what it is full of.
-        if matches!(flushed, Err(Error::Storage(_))) && self.store.peek(|state| state.chunks.keys().any(|id| state.idle_chunk(*id).is_some())) {
-            self.remove().await?;
-            self.tell_news().await?;
-            self.remove().await?;
-        }
-        flushed?;
-        self.tell_news().await?;
-        self.drain().await?;
-        self.remove().await
-    }
-
-    /// Flushes what is due, until nothing is or a manifest may be: who keeps up only just needs those, too.
-    async fn flush_due(&mut self) -> Result<()> {
-        let now = Instant::now();
-        // A segment that can't be read is examined, and then comes again in the next look: a disk that fails now and then would keep everybody here.
-        let mut unreadable = HashSet::new();
-        loop {
-            let due: Vec<Due> = self.due(now).into_iter().filter(|due| !unreadable.contains(&due.id)).collect();
-            if due.is_empty() || now.elapsed() > self.tier.options.manifest_every {
-                return Ok(());
-            }
-            let mut uploads = JoinSet::new();
-            let mut queue = due.into_iter();
-            // While it is away one try at a time is enough.
-            let at_a_time = if self.tier.is_away() { 1 } else { self.tier.options.uploads.max(1) };
-            loop {
-                while uploads.len() < at_a_time
-                    && let Some(due) = queue.next()
-                {
-                    self.since.remove(&due.id);
-                    let (tier, store) = (self.tier.clone(), self.store.clone());
-                    uploads.spawn(async move { tier.flush(&store, due, &tier.persist, &manifest::chunks(store.log().identity().0)).await });
-                }
-                match uploads.join_next().await {
-                    None => break,
-                    Some(done) => {
-                        if let Some(unread) = done.map_err(|e| Error::Invalid(format!("a flush ended early: {e}")))?? {
-                            unreadable.insert(unread.id);
-                            self.tier.examine_beside(&self.store, unread, Look::First);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Takes the right to write into long-term storage.
-    async fn claim(&mut self) -> Result<()> {
-        let (log, epoch) = self.store.log().identity();
-        // A block of this opening, or the next one would count the same and take us for a stranger.
-        self.store.change(|_| Ok((Some(Record::Many(Vec::new())), ()))).await?;
-        self.owner = Some(Owner::claim(self.tier.persist.clone(), log, epoch).await?);
-        self.tell().await?;
-        self.sweep(log).await
-    }
-
-    /// Moves chunks from the overflow to long-term storage, oldest first.
-    async fn drain(&mut self) -> Result<()> {
-        let Some(overflow) = &self.tier.overflow else { return Ok(()) };
-        // What nothing points to is removed as any other chunk.
-        let here = self.store.peek(|state| {
-            let here = state.chunks.iter().filter(|(id, c)| overflow::has(&c.location) && state.live.chunk_bytes.get(id).is_some_and(|b| *b > 0));
-            here.take(MOVE_MAX).map(|(id, c)| (*id, c.clone())).collect::<Vec<_>>()
-        });
-        for (id, chunk) in here {
-            let (from, at, bytes) = (overflow.persist.clone(), chunk.location.clone(), chunk.bytes);
-            let data = self.tier.aside(async move { from.read(&at, 0..bytes.into()).await.map_err(storage) }).await?;
-            let folder = manifest::chunks(self.store.log().identity().0);
-            let location = format!("{folder}/{}/moved-{}-{:016x}", chunk.segment.0, data.len(), rand::random::<u64>());
-            self.tier.put(&self.tier.persist, &location, &data).await?;
-            let to = location.clone();
-            let moved = self.store.change(|state| {
-                let there = state.chunks.get(&id).is_some_and(|c| c.location == chunk.location);
-                Ok((there.then_some(Record::Moved { chunk: id, location: to }), there))
-            });
-            if moved.await? {
-                self.tier.flushed_bytes.fetch_add(data.len() as u64, Relaxed);
-                self.moved.push(chunk);
-            } else {
-                self.tier.persist.delete(&location).await.map_err(storage)?;
-            }
-        }
-        let (held, free): (Vec<Chunk>, Vec<Chunk>) = std::mem::take(&mut self.moved).into_iter().partition(Chunk::is_held);
-        self.moved = held;
-        for chunk in free {
-            overflow.remove(&chunk).await?;
-        }
-        Ok(())
-    }
-
-    fn due(&mut self, now: Instant) -> Vec<Due> {
-        let (options, store, since) = (&self.tier.options, &self.store, &mut self.since);
-        store.peek(|state| {
-            let examining = lock(&self.tier.examining.segments);
-            since.retain(|id, _| state.segments.contains_key(id));
-            let press = pressed(store, state);
-            let mut due = Vec::new();
-            for (id, segment) in &state.segments {
-                let bytes = segment.landed.unflushed;
-                if bytes == 0 || segment.deleted {
-                    since.remove(id);
-                    continue;
-                }
-                let first = *since.entry(*id).or_insert(now);
-                if examining.contains(id) {
-                    continue;
-                }
-                if bytes >= options.flush_bytes || press || now.duration_since(first) >= options.flush_after {
-                    let extents = take(&segment.landed, options.chunk_bytes, &self.tier.avoided(*id));
-                    // Nothing, if all that only the log has is damaged.
-                    if !extents.is_empty() {
-                        due.push(Due { id: *id, name: segment.name.clone(), extents });
-                    }
-                }
-            }
-            due
-        })
-    }
-
-    /// Writes a manifest, if one is due.
-    async fn tell_news(&mut self) -> Result<()> {
-        let due = self.told.is_none_or(|(seq, at, bytes)| {
-            let pause = self.tier.options.manifest_every.max(Duration::from_secs_f64(bytes as f64 / MANIFEST_RATE));
-            let owed = self.unneeded.values().any(|(_, manifests)| *manifests < MANIFESTS);
-            (owed || seq != self.store.log().last()) && at.elapsed() >= pause
-        });
-        if due { self.tell().await } else { Ok(()) }
-    }
-
-    /// Writes the next manifest.
-    async fn tell(&mut self) -> Result<()> {
-        let Some(owner) = &mut self.owner else { return Ok(()) };
-        let (seq, began) = (self.store.log().last(), Instant::now());
-        let checkpoint = self.store.checkpoint().await?;
-        // Some milliseconds per 10 MB, and nobody waits for it.
-        let cut = tokio::task::spawn_blocking(move || manifest::cut(&checkpoint));
-        let cut = cut.await.map_err(|e| Error::Invalid(format!("a manifest was not made: {e}")))??;
-        let bytes = owner.publish(cut.checkpoint).await?;
-        let before = std::mem::take(&mut self.unneeded);
-        let counted = |id| (id, before.get(&id).map_or((began, 1), |(since, manifests)| (*since, manifests.saturating_add(1))));
-        self.unneeded = cut.unneeded.into_iter().map(counted).collect();
-        self.told = Some((seq, began, bytes));
-        *lock(&self.tier.told_at) = Some(began);
-        Ok(())
-    }
-
-    async fn remove(&mut self) -> Result<()> {
-        let due = self.unneeded.iter().filter(|(_, (since, manifests))| *manifests >= MANIFESTS && since.elapsed() >= self.tier.options.remove_after);
-        // A manifest ends where only the log has bytes; what lies behind is not in it, and not dead.
-        let dead: Vec<(ChunkId, Chunk)> =
-            self.store.peek(|state| due.filter_map(|(id, _)| Some((*id, state.idle_chunk(*id)?.clone()))).take(REMOVE_MAX).collect());
-        for (chunk, gone) in dead {
-            // Nobody can begin to read from it any more: where it is, is known by extents only.
-            self.tier.remove(&gone).await?;
-            self.unneeded.remove(&chunk);
-            self.store.change(|state| Ok((state.chunks.contains_key(&chunk).then_some(Record::ChunkGone { chunk }), ()))).await?;
-        }
-        Ok(())
-    }
-
-    /// Removes chunks that were put there and not recorded before an earlier process ended.
-    async fn sweep(&self, log: u64) -> Result<()> {
-        let there = self.tier.persist.list(&manifest::chunks(log)).await.map_err(storage)?;
-        let known: HashSet<String> = self.store.peek(|state| state.chunks.values().map(|c| c.location.clone()).collect());
-        let lost: Vec<String> = there.into_iter().filter(|l| !known.contains(l)).collect();
-        if !lost.is_empty() {
-            tracing::info!(chunks = lost.len(), "removed chunks that nothing points to");
-        }
-        for location in lost {
-            self.tier.persist.delete(&location).await.map_err(storage)?;
-        }
-        Ok(())
-    }
 }
 
 pub(crate) struct AbortOnDrop<T>(pub JoinHandle<T>);
@@ -838,96 +339,8 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-struct Due {
-    id: SegmentId,
-    name: String,
-    extents: Vec<Extent>,
-}
-
-impl Due {
-    fn bytes(&self) -> u64 {
-        self.extents.iter().map(|e| u64::from(e.len)).sum()
-    }
-}
-
-/// The first run of extents in the log, without those that begin at places to be `avoided`, up to a chunk's size, and to the end of an append: what a manifest
-/// tells must make sense without the rest. Of an append that has a part to be avoided, the parts before it are none.
-fn take(landed: &Landed, max: usize, avoided: &HashSet<u64>) -> Vec<Extent> {
-    let begin = landed.extents.partition_point(|e| e.end() <= landed.flushed);
-    let leaves = |e: &Extent| e.in_log() > 0 && !avoided.contains(&e.start);
-    let mut left = landed.extents.range(begin..).peekable();
-    while left.peek().is_some() {
-        let (mut run, mut bytes, mut whole) = (Vec::new(), 0, 0);
-        while let Some(extent) = left.next_if(|e| leaves(e)) {
-            bytes += extent.len as usize;
-            if bytes > max && whole > 0 {
-                break;
-            }
-            run.push(*extent);
-            if extent.whole {
-                whole = run.len();
-            }
-        }
-        if whole > 0 {
-            run.truncate(whole);
-            return run;
-        }
-        while left.next_if(|e| !leaves(e)).is_some() {}
-    }
-    Vec::new()
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 const _: () = assert!(EXTENT_BYTES < BLOCK as usize);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{log::{FileNo, Place}, segment::Source};
-
-    /// Extents of these lengths, and whether an append ends with them, of which only the log has the bytes.
-    fn landed(of: &[(u32, bool)]) -> Landed {
-        let mut landed = Landed::default();
-        for (len, whole) in of {
-            let source = Source::Log(Place { file: FileNo(1), at: 0 });
-            landed.extents.push_back(Extent { start: landed.durable, len: *len, crc: 0, whole: *whole, source });
-            landed.durable += u64::from(*len);
-        }
-        landed
-    }
-
-    fn check(of: &[(u32, bool)], max: usize, expected: usize) {
-        assert_eq!(take(&landed(of), max, &HashSet::new()).len(), expected, "{of:?} in chunks of {max}");
-    }
-
-    #[test]
-    fn a_chunk_ends_where_an_append_does() {
-        check(&[(100, true), (100, true), (100, true)], 250, 2);
-        check(&[(100, true), (100, false), (100, true)], 250, 1);
-        check(&[(100, false), (100, false), (100, true), (50, true)], 250, 3);
-        check(&[(100, true), (100, false), (100, true)], 1000, 3);
-        // What is behind a part that long-term storage has comes in the next one.
-        let mut some = landed(&[(100, true), (100, true), (100, true)]);
-        some.extents[1].source = Source::Chunk(ChunkId(1), 0);
-        assert_eq!(take(&some, 1000, &HashSet::new()), [some.extents[0]]);
-        some.extents[0].source = Source::Chunk(ChunkId(0), 0);
-        some.flushed = 100;
-        assert_eq!(take(&some, 1000, &HashSet::new()), [some.extents[2]]);
-    }
-
-    #[test]
-    fn what_is_damaged_and_the_parts_of_its_append_before_it_are_passed_over() {
-        let some = landed(&[(100, true), (100, false), (100, false), (100, true), (50, true)]);
-        let taken = |avoided: &[u64]| take(&some, 1000, &avoided.iter().copied().collect()).iter().map(|e| e.start).collect::<Vec<_>>();
-        assert_eq!(taken(&[200]), [0], "up to the append");
-        let mut some = some;
-        (some.extents[0].source, some.flushed) = (Source::Chunk(ChunkId(1), 0), 100);
-        let taken = |avoided: &[u64]| take(&some, 1000, &avoided.iter().copied().collect()).iter().map(|e| e.start).collect::<Vec<_>>();
-        assert_eq!(taken(&[200]), [300, 400]);
-        assert_eq!(taken(&[]), [100, 200, 300, 400]);
-        assert_eq!(taken(&[100, 300, 400]), [0u64; 0]);
-    }
-}

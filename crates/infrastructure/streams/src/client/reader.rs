@@ -24,6 +24,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Between two reads that fail, though the server can be reached, at most.
 const FAILING_PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// How long the rest of an event is waited for at the end of what is to be read.
+const REST_MAX: Duration = Duration::from_secs(5);
 /// A server that is away for longer is told of.
 pub(super) const SILENT_MAX: Duration = Duration::from_secs(5);
 
@@ -82,6 +84,8 @@ pub struct Reader {
     ready: std::collections::VecDeque<Event>,
     /// Where segments end, if they are not to be read further.
     ends: HashMap<SegmentNo, u64>,
+    /// Segments whose last event is not whole there, and until when its rest is waited for.
+    halves: HashMap<SegmentNo, Instant>,
 }
 
 impl Reader {
@@ -100,6 +104,7 @@ impl Reader {
                 started: HashSet::new(),
                 ready: Default::default(),
                 ends: HashMap::new(),
+                halves: HashMap::new(),
             };
             let begin = match from {
                 From::Head => client.head(scope, stream).await?,
@@ -130,7 +135,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Nothing is to be read behind these places, where events are known to end: an event that is not whole there will not become so, and [`Reader::next`] says so.
+    /// Nothing is to be read behind these places, but for the rest of an event: where a writer is at work, what is durable at a moment may end in the middle of one. If no rest comes for some seconds,
+    /// or the segment ends, [`Reader::next`] says so.
     pub fn until(&mut self, ends: HashMap<SegmentNo, u64>) {
         self.ends = ends;
     }
@@ -144,10 +150,12 @@ impl Reader {
             if self.ended.len() == self.started.len() {
                 return Ok(None);
             }
+            let late = self.halves.iter().min_by_key(|(_, until)| **until).map(|(segment, until)| (*segment, *until));
             tokio::select! {
                 biased;
                 piece = self.pieces.recv() => match piece {
                     Some(Piece::Bytes(segment, offset, data)) => self.cut(segment, offset, data)?,
+                    Some(Piece::End(segment)) if self.halves.contains_key(&segment) => return Err(self.half(segment)),
                     Some(Piece::End(segment)) => {
                         self.ended.insert(segment);
                         let (client, scope, stream) = (self.client.clone(), self.scope.clone(), self.stream.clone());
@@ -166,8 +174,20 @@ impl Reader {
                 Some(task) = self.tasks.join_next() => {
                     task.map_err(|e| Error::Unavailable(format!("a reader's task ended: {e}")))??;
                 }
+                () = tokio::time::sleep_until(late.map_or_else(Instant::now, |(_, until)| until).into()), if late.is_some() => {
+                    return Err(self.half(late.expect("it is waited for").0));
+                }
             }
         }
+    }
+
+    /// There is an event whose rest does not come.
+    fn half(&self, segment: SegmentNo) -> Error {
+        let (at, bytes) = self.rest.get(&segment).map_or((0, 0), |(at, part)| (*at, part.len()));
+        let (scope, stream, segment) = (&self.scope, &self.stream, segment.0);
+        Error::Invalid(format!(
+            "segment {segment} of {scope}/{stream} has no whole event from {at} on, where its last {bytes} bytes lie, and no more comes. Where a writer is at work the server has stalled: read again later. Else it was truncated in the middle of an event, or written as bytes: truncate it to where an event begins, as a read with places tells"
+        ))
     }
 
     fn cut(&mut self, segment: SegmentNo, offset: u64, data: Bytes) -> Result<()> {
@@ -185,12 +205,10 @@ impl Reader {
             self.ready.push_back(Event { segment, offset: at, data: left.split_to(whole - 8) });
             at += whole as u64;
         }
+        self.halves.remove(&segment);
         if !left.is_empty() {
             if self.ends.get(&segment).is_some_and(|end| at + left.len() as u64 >= *end) {
-                return Err(Error::Invalid(format!(
-                    "segment {} of {}/{} has no whole event from {at} on, where its last {} bytes lie: it was truncated in the middle of an event, or written as bytes; truncate it to where an event begins, as a read with places tells",
-                    segment.0, self.scope, self.stream, left.len()
-                )));
+                self.halves.insert(segment, Instant::now() + REST_MAX);
             }
             self.rest.insert(segment, (at, BytesMut::from(&left[..])));
         }

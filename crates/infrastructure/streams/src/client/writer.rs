@@ -14,8 +14,18 @@ use super::{
 use crate::{Error, Result, catalog::Range, proto::stream_info::AccessOperation};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
-use std::{collections::VecDeque, sync::Arc, time::{Duration, Instant}};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, watch};
 
 /// Bytes that are not acknowledged; a writer that has more waits.
 const IN_FLIGHT_MAX: usize = 32 << 20;
@@ -48,8 +58,10 @@ struct Pending {
 
 #[derive(Default)]
 struct Done {
-    acknowledged: std::sync::atomic::AtomicU64,
+    acknowledged: AtomicU64,
     changed: Notify,
+    /// Whoever waits has been told that nothing is acknowledged.
+    told: AtomicBool,
 }
 
 /// Writes to one stream. [`Writer::flush`] before it is dropped, or what is not sent is lost.
@@ -122,14 +134,39 @@ impl Writer {
     async fn enqueue(&mut self, key: &str, data: Bytes, tag: u64) -> Result<()> {
         let cost = cost(&data);
         let mut failed = self.failed.clone();
-        let permit = tokio::select! {
-            permit = self.room.acquire_many(cost) => permit.map_err(|_| closed())?,
-            e = failed.wait_for(Option::is_some) => return Err(e.ok().and_then(|e| e.clone()).unwrap_or_else(closed)),
-        };
-        permit.forget();
+        match self.room.try_acquire_many(cost) {
+            Ok(permit) => permit.forget(),
+            Err(_) => self.waiting(async {
+                tokio::select! {
+                    permit = self.room.acquire_many(cost) => permit.map(SemaphorePermit::forget).map_err(|_| closed()),
+                    e = failed.wait_for(Option::is_some) => Err(e.ok().and_then(|e| e.clone()).unwrap_or_else(closed)),
+                }
+            }).await?,
+        }
         self.written += 1;
         let pending = Pending { position: key_position(key), data, tag };
         self.queue.send(pending).map_err(|_| self.why())
+    }
+
+    /// Waits for the server, and says so once, if it has acknowledged nothing for some seconds.
+    async fn waiting<T>(&self, done: impl Future<Output = T>) -> T {
+        let mut done = std::pin::pin!(done);
+        let acknowledged = || self.done.acknowledged.load(Relaxed);
+        let mut before = acknowledged();
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut done => return done,
+                () = tokio::time::sleep(SILENT_MAX) => {}
+            }
+            let now = acknowledged();
+            if now != before {
+                self.done.told.store(false, Relaxed);
+            } else if !self.done.told.swap(true, Relaxed) {
+                tracing::warn!(waiting = self.written - now, "the stream's server acknowledges nothing: it has no room, perhaps, which its own log says; waited for until it does");
+            }
+            before = now;
+        }
     }
 
     fn why(&self) -> Error {
@@ -142,12 +179,17 @@ impl Writer {
             let mut failed = self.failed.clone();
             loop {
                 let changed = self.done.changed.notified();
-                if self.done.acknowledged.load(std::sync::atomic::Ordering::Acquire) >= self.written {
+                if self.done.acknowledged.load(Acquire) >= self.written {
                     return Ok(());
                 }
-                tokio::select! {
-                    () = changed => {}
-                    _ = failed.wait_for(Option::is_some) => return Err(self.why()),
+                let ended = async {
+                    tokio::select! {
+                        () = changed => false,
+                        _ = failed.wait_for(Option::is_some) => true,
+                    }
+                };
+                if self.waiting(ended).await {
+                    return Err(self.why());
                 }
             }
         })
@@ -339,6 +381,7 @@ impl SegmentTask {
             {
                 let (since, told) = away.get_or_insert((Instant::now(), false));
                 if since.elapsed() > SILENT_MAX && !std::mem::replace(told, true) {
+                    self.shared.done.told.store(true, Relaxed);
                     tracing::warn!(segment = %self.name, error = %e, waiting = self.unacknowledged.len(), "the stream's server does not take events; tried again until it does");
                 }
             }
@@ -400,7 +443,7 @@ impl SegmentTask {
                 tell(done.tag);
             }
         }
-        self.shared.done.acknowledged.fetch_add(count, std::sync::atomic::Ordering::Release);
+        self.shared.done.acknowledged.fetch_add(count, Release);
         self.shared.room.add_permits(bytes);
         self.shared.done.changed.notify_waiters();
         Ok(())
