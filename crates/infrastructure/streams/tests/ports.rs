@@ -14,7 +14,7 @@ use streams::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch},
 };
 
 struct Running {
@@ -23,6 +23,19 @@ struct Running {
     http: SocketAddr,
     _stop: watch::Sender<bool>,
     _folder: tempfile::TempDir,
+    _memory: Memory,
+}
+
+/// Who looks at how much memory this process has is alone in it: what other tests take would count, too.
+static MEMORY: RwLock<()> = RwLock::const_new(());
+
+enum Memory {
+    Shared(#[expect(dead_code, reason = "held")] RwLockReadGuard<'static, ()>),
+    Own(#[expect(dead_code, reason = "held")] RwLockWriteGuard<'static, ()>),
+}
+
+async fn server_alone() -> Running {
+    start(Memory::Own(MEMORY.write().await), |_| {}, |_| {}).await
 }
 
 async fn server() -> Running {
@@ -34,6 +47,10 @@ async fn server_with(change: impl FnOnce(&mut Options)) -> Running {
 }
 
 async fn server_told(change: impl FnOnce(&mut Options), tell: impl FnOnce(&Server)) -> Running {
+    start(Memory::Shared(MEMORY.read().await), change, tell).await
+}
+
+async fn start(memory: Memory, change: impl FnOnce(&mut Options), tell: impl FnOnce(&Server)) -> Running {
     let folder = tempfile::tempdir().unwrap();
     let mut options = Options::new(folder.path().join("streams"));
     options.http = Some(([127, 0, 0, 1], 0).into());
@@ -47,7 +64,7 @@ async fn server_told(change: impl FnOnce(&mut Options), tell: impl FnOnce(&Serve
     tell(&server);
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(server.run(stopped));
-    Running { controller, segments, http, _stop: stop, _folder: folder }
+    Running { controller, segments, http, _stop: stop, _folder: folder, _memory: memory }
 }
 
 /// The server and its store, for what no client can do to it.
@@ -144,7 +161,7 @@ async fn an_unknown_command_and_a_missing_segment_are_answered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_never_takes_its_replies_holds_up_nobody() {
-    let running = server().await;
+    let running = server_alone().await;
     let client = client(&running).await;
     client.create_stream("s", "slow", segments(1)).await.unwrap();
     let mut writer = Writer::open(&client, "s", "slow", None).await.unwrap();
@@ -161,7 +178,7 @@ async fn a_client_that_never_takes_its_replies_holds_up_nobody() {
         })
         .collect();
     let read = bytes::Bytes::from(read);
-    let (_alone, before) = (MEMORY.lock().await, resident_kb());
+    let before = resident_kb();
     let mut asking = tokio::task::JoinSet::new();
     for _ in 0..50 {
         let (to, read) = (running.segments, read.clone());
@@ -177,9 +194,6 @@ async fn a_client_that_never_takes_its_replies_holds_up_nobody() {
     works(&running, "beside").await;
 }
 
-/// One test at a time looks at how much memory the process has.
-static MEMORY: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
 fn resident_kb() -> u64 {
     let memory = std::fs::read_to_string("/proc/self/status").unwrap();
     memory.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap()
@@ -187,7 +201,7 @@ fn resident_kb() -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_that_never_waits_is_held_by_the_disk() {
-    let running = server().await;
+    let running = server_alone().await;
     client(&running).await.create_stream("s", "flood", segments(1)).await.unwrap();
     let name = "s/flood/0.#epoch.0";
     let mut talk = Talk::open(&running).await;
@@ -196,7 +210,7 @@ async fn a_writer_that_never_waits_is_held_by_the_disk() {
     let keys: Vec<[u8; 1]> = (0..15).map(|n| [n]).collect();
     let entries: Vec<(&[u8], &[u8])> = keys.iter().map(|k| (&k[..], &value[..])).collect();
     let updates = frame(74, &update(2, "a/table", &entries));
-    let (_alone, before) = (MEMORY.lock().await, resident_kb());
+    let before = resident_kb();
     // Events first, then values of a table, as fast as they are taken, and not one answer is looked at.
     for table in [false, true] {
         let mut stream = TcpStream::connect(running.segments).await.unwrap();
@@ -213,7 +227,8 @@ async fn a_writer_that_never_waits_is_held_by_the_disk() {
         }
         println!("{sent} bytes, {most} kB of memory");
         assert!(sent > 8 << 20, "{sent} bytes were taken");
-        assert!(most < 350 << 10, "{most} kB more are in use after {sent} bytes, table: {table}");
+        // 64 MiB are on their way, in buffers of up to twice that, and in the log's hands once more; a table's values are there before and after. Without a bound it is all that was sent.
+        assert!(most < 450 << 10, "{most} kB more are in use after {sent} bytes, table: {table}");
     }
     works(&running, "beside").await;
 }
