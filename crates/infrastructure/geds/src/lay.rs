@@ -18,6 +18,8 @@ pub(crate) struct Laid {
     file: File,
     /// `object_store` takes such a name for an upload under way: no listing has it, and no object can be called so.
     staged: PathBuf,
+    /// The name that it was staged under is somebody else's by now, perhaps.
+    named: bool,
     path: PathBuf,
     /// Bytes written.
     at: u64,
@@ -31,7 +33,7 @@ impl Laid {
             staged.push(format!("#{number}"));
             let staged = PathBuf::from(staged);
             match File::options().write(true).create_new(true).open(&staged) {
-                Ok(file) => return Ok(Laid { file, staged, path, at: 0 }),
+                Ok(file) => return Ok(Laid { file, staged, named: false, path, at: 0 }),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) if e.kind() == io::ErrorKind::NotFound && number == 1 => folders(&path)?,
                 Err(e) => return Err(e),
@@ -51,30 +53,33 @@ impl Laid {
     }
 
     /// Gives it its name, unless something has that: `false` then.
-    pub fn create(self) -> io::Result<bool> {
+    pub fn create(mut self) -> io::Result<bool> {
         self.file.sync_all()?;
         match fs::hard_link(&self.staged, &self.path) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
             Err(e) => return Err(e),
         }
+        self.named = true;
         fs::remove_file(&self.staged)?;
         sync_folder_of(&self.path)?;
         Ok(true)
     }
 
     /// Gives it its name, whatever has had that.
-    pub fn replace(self) -> io::Result<()> {
+    pub fn replace(mut self) -> io::Result<()> {
         self.file.sync_all()?;
         fs::rename(&self.staged, &self.path)?;
+        self.named = true;
         sync_folder_of(&self.path)
     }
 }
 
 impl Drop for Laid {
     fn drop(&mut self) {
-        // Gone already, if it has its name.
-        let _ = fs::remove_file(&self.staged);
+        if !self.named {
+            let _ = fs::remove_file(&self.staged);
+        }
     }
 }
 
