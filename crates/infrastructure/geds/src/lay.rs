@@ -1,7 +1,7 @@
 //! How an object comes into a folder: under a name that no listing shows, then all at once under its own, and on disk before anyone hears of it.
 //!
 //! Its bytes go to the disk piece by piece. Synced as a whole they would hold up whoever syncs a few bytes to the same disk meanwhile, such as the log of streams, for all of
-//! them: 10 ms for 4 MiB, where a write of the log takes 0.2 ms. Behind a piece it waits less than one, and the whole takes no longer.
+//! them: 10 ms for 4 MiB, where a write of the log takes 0.2 ms. Behind a piece it waits for less than one of these 10 ms, and the whole takes no longer.
 
 use std::{
     fs::{self, File},

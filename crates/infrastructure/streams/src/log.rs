@@ -216,7 +216,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Asks that the calling thread is run as soon as it has something to do, as threads of the lowest real-time priority are: yes, if this process may have those.
 ///
-/// A hand sleeps until a block is to be written or the disk has it, works for some microseconds, and many wait for it. Where the processors are busy, such as with sending history,
+/// A hand sleeps until a block is to be written or the disk has it, works for microseconds (for a large block, some milliseconds), and many wait for it. Where the processors are busy, such as with sending history,
 /// it would wait for what runs there: 2 ms, ten times what the write takes.
 fn comes_first() -> bool {
     let lowest = libc::sched_param { sched_priority: 1 };
