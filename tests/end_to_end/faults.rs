@@ -18,7 +18,7 @@ fn fault(name: &str) -> PathBuf {
 }
 
 /// Runs what must fail, and gives what it said: one line that begins with `error: `.
-fn refused(command: &mut Command) -> (String, i32) {
+pub fn refused(command: &mut Command) -> (String, i32) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let end = Instant::now() + SAY_MAX;
     while child.try_wait().unwrap().is_none() {
@@ -35,7 +35,7 @@ fn refused(command: &mut Command) -> (String, i32) {
     (errors[0].to_string(), code)
 }
 
-fn says(text: &str, parts: &[&str]) {
+pub fn says(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "{part:?} is not in: {text}");
     }

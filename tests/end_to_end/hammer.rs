@@ -148,7 +148,8 @@ fn append_once(wire: &mut Option<Wire>, address: &str, segment: &str, writer: u1
 
 impl Hammer {
     /// Begins, at the addresses of a server's controller and segment store, where it comes back after each kill.
-    pub fn start(ports: &[String; 2], seed: u64) -> Hammer {
+    /// Events of the first kind have so many bytes at least.
+    pub fn start(ports: &[String; 2], seed: u64, event_bytes: usize) -> Hammer {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let client = Client::connect(&ports[0]).await.unwrap();
@@ -160,7 +161,7 @@ impl Hammer {
         assert_eq!(kind, 21, "a new table");
         let (stop, told) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (p, s, t) = (ports.clone(), stop.clone(), told.clone());
-        let events = std::thread::spawn(move || write_events(&p[1], &s, &t));
+        let events = std::thread::spawn(move || write_events(&p[1], event_bytes, &s, &t));
         let (p, s, t) = (ports.clone(), stop.clone(), told.clone());
         let transactions = std::thread::spawn(move || runtime.block_on(make_transactions(&p, &s, &t, StdRng::seed_from_u64(seed))));
         let (p, s, t) = (ports.clone(), stop.clone(), told.clone());
@@ -192,24 +193,27 @@ impl Account {
             assert_eq!(read_entry(&mut wire, *key).unwrap().map(|(value, _)| value), Some(*value), "entry {key}");
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let all = |stream: &'static str| {
+        let each = |stream: &'static str, see: &mut dyn FnMut(String)| {
             runtime.block_on(async {
                 let client = Client::connect(&ports[0]).await.unwrap();
                 client.seal(SCOPE, stream).await.unwrap();
-                let (mut reader, mut all) = (Reader::open(&client, SCOPE, stream, From::Head).await.unwrap(), Vec::new());
+                let mut reader = Reader::open(&client, SCOPE, stream, From::Head).await.unwrap();
                 while let Some(event) = reader.next().await.unwrap() {
-                    all.push(String::from_utf8(event.data.to_vec()).unwrap());
+                    see(String::from_utf8(event.data.to_vec()).unwrap());
                 }
-                all
             })
         };
-        let found: Vec<u64> = all("events").iter().map(|e| e.parse().unwrap()).collect();
-        assert!(found.iter().copied().eq(1..=events), "of {events} events there are {}, or others, or in another order", found.len());
+        let mut seen = 0;
+        each("events", &mut |event| {
+            seen += 1;
+            assert!(event == numbered(seen, event.len()), "event {seen} of {events} is another one: {:.20}", event);
+        });
+        assert_eq!(seen, events, "events are missing, or there are more than were told of");
         let mut found: BTreeMap<u64, BTreeMap<String, Vec<u64>>> = BTreeMap::new();
-        for event in all("transactions") {
+        each("transactions", &mut |event| {
             let [txn, part, n] = event.split(' ').collect::<Vec<_>>().try_into().unwrap();
             found.entry(txn.parse().unwrap()).or_default().entry(part.to_string()).or_default().push(n.parse().unwrap());
-        }
+        });
         for (txn, count) in &transactions.committed {
             let parts = found.remove(txn).unwrap_or_else(|| panic!("transaction {txn} was committed and is gone"));
             for (part, numbers) in &parts {
@@ -221,11 +225,16 @@ impl Account {
     }
 }
 
-fn write_events(address: &str, stop: &AtomicBool, told: &AtomicU64) -> u64 {
+/// The event of a number, of so many bytes at least.
+fn numbered(n: u64, bytes: usize) -> String {
+    format!("{n} {}", ['a', 'b', 'c'][n as usize % 3].to_string().repeat(bytes.saturating_sub(n.to_string().len() + 1)))
+}
+
+fn write_events(address: &str, event_bytes: usize, stop: &AtomicBool, told: &AtomicU64) -> u64 {
     let (mut wire, mut n) = (None, 0u64);
     while !stop.load(Relaxed) {
         n += 1;
-        append_once(&mut wire, address, &format!("{SCOPE}/events/0.#epoch.0"), 7, n as i64, &[event(n.to_string().as_bytes())], n as i64 - 1);
+        append_once(&mut wire, address, &format!("{SCOPE}/events/0.#epoch.0"), 7, n as i64, &[event(numbered(n, event_bytes).as_bytes())], n as i64 - 1);
         told.fetch_add(1, Relaxed);
     }
     n

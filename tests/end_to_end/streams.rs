@@ -11,15 +11,15 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A stream server. Dropped, it ends.
-struct Server {
-    folder: tempfile::TempDir,
-    child: Child,
+pub struct Server {
+    pub folder: tempfile::TempDir,
+    pub child: Child,
     /// Of the controller and of the segment store.
-    ports: [String; 2],
+    pub ports: [String; 2],
 }
 
 /// Starts a server at these addresses and gives the ones that it has.
-fn serve(folder: &Path, ports: &[String; 2], options: &[&str]) -> (Child, [String; 2]) {
+pub fn serve(folder: &Path, ports: &[String; 2], options: &[&str]) -> (Child, [String; 2]) {
     serve_with(folder, ports, options, &[])
 }
 
@@ -38,11 +38,11 @@ fn serve_with(folder: &Path, ports: &[String; 2], options: &[&str], environment:
 }
 
 impl Server {
-    fn start(options: &[&str]) -> Server {
+    pub fn start(options: &[&str]) -> Server {
         Server::start_with(options, &[])
     }
 
-    fn start_with(options: &[&str], environment: &[(&str, String)]) -> Server {
+    pub fn start_with(options: &[&str], environment: &[(&str, String)]) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let any = ["127.0.0.1:0".to_string(), "127.0.0.1:0".to_string()];
         let (child, ports) = serve_with(folder.path(), &any, options, environment);
@@ -50,7 +50,7 @@ impl Server {
     }
 
     /// `kill -9`, and again at the same addresses.
-    fn kill_and_restart(&mut self, options: &[&str]) {
+    pub fn kill_and_restart(&mut self, options: &[&str]) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         let began = Instant::now();
@@ -65,7 +65,7 @@ impl Server {
         command
     }
 
-    fn cli(&self, arguments: &[&str]) -> Command {
+    pub fn cli(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(CLOUDSKIN);
         command.arg("stream").args(arguments).args(["--server", &self.ports[0]]);
         command
@@ -95,6 +95,20 @@ fn pravegas_python_client_does_all_that_it_can() {
     }
     let server = Server::start(&[]);
     run(&mut server.wheel(&["events,transactions,bytes,large,cuts,end"]));
+}
+
+#[test]
+fn the_example_in_python_prints_what_it_has_written() {
+    if !is_here("pravega") {
+        return;
+    }
+    let server = Server::start(&[]);
+    let said = run(Command::new(root().join(".setup/venv/bin/python")).arg(root().join("examples/streams/readings.py")).arg(&server.ports[0]).env_remove("PYTHONPATH"));
+    for sensor in 0..2 {
+        let key = format!("sensor-{sensor} ");
+        let seen: Vec<u64> = said.lines().filter_map(|l| l.strip_prefix(&key)?.parse().ok()).collect();
+        assert_eq!(seen, (0..10).filter(|n| n % 2 == sensor).map(|n| 20 + n).collect::<Vec<_>>(), "{said}");
+    }
 }
 
 /// An authority's certificate and, signed by it, one for `localhost` with its key.
@@ -160,7 +174,7 @@ fn pravegas_python_client_needs_a_user_where_one_is_asked_for() {
         wheel.env("pravega_client_auth_method", "Basic").env("pravega_client_auth_username", user).env("pravega_client_auth_password", password);
         wheel
     };
-    run(&mut wheel("events,transactions,bytes,large", "admin", "1111_aaaa"));
+    run(&mut wheel("events,transactions,bytes,large,cuts,end", "admin", "1111_aaaa"));
     for (user, password) in [("admin", "1111_aaab"), ("guest", "1111_aaaa"), ("nobody", "")] {
         let refused = wheel("cuts", user, password).output().unwrap();
         assert!(!refused.status.success(), "{user}");
@@ -214,6 +228,8 @@ fn slow_pravegas_java_client_does_all_that_it_can() {
     }
     let server = Server::start(&[]);
     run(java_judge().args([&format!("tcp://{}", server.ports[0]), "all"]));
+    // It asks this one for all controllers that there are.
+    run(java_judge().args([&format!("pravega://{}", server.ports[0]), "events"]));
 }
 
 /// A server with certificates and users, where `judge` may do what it likes below a scope.
@@ -258,7 +274,8 @@ fn what_clients_were_told_is_durable_survives_kills_once_and_in_order() {
     println!("SEED={seed} KILLS={kills}");
     let mut rng = StdRng::seed_from_u64(seed);
     let mut server = Server::start(&[]);
-    let hammer = Hammer::start(&server.ports, seed);
+    // So much that chunks are written, and files of the log used again, between the kills.
+    let hammer = Hammer::start(&server.ports, seed, 16 << 10);
     let stop = server.folder.path().join("stop");
     let mut writer = is_here("pravega").then(|| server.wheel(&["hammer", stop.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap());
     let mut lines = writer.as_mut().map(|w| BufReader::new(w.stdout.take().unwrap()).lines());
@@ -284,6 +301,10 @@ fn what_clients_were_told_is_durable_survives_kills_once_and_in_order() {
         run(&mut server.wheel(&["audit", &told.to_string()]));
     }
     hammer.stop().audit();
+    let chunks = std::fs::read_dir(server.folder.path().join("streams/chunks/streams")).unwrap().flat_map(|log| std::fs::read_dir(log.unwrap().path().join("chunks")).unwrap());
+    let chunks = chunks.flat_map(|segment| std::fs::read_dir(segment.unwrap().path()).unwrap()).count();
+    println!("{chunks} chunks");
+    assert!(kills < 200 || chunks > 5, "the log was hardly flushed: {chunks} chunks");
 }
 
 #[test]
@@ -323,7 +344,7 @@ fn what_grows_is_read_up_to_a_whole_event() {
     let mut child = server.cli(&["append", "s/grows", "--key", "k"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = child.stdin.take().unwrap();
     let writer = std::thread::spawn(move || {
-        // Of odd lengths, so that blocks of the log end in the middle of them.
+        // Of odd lengths, so that what is read at once ends in the middle of them.
         let pieces = (0..200_000).map(|n: u32| format!("{n:0width$}\n", width = 20 + n as usize % 101)).collect::<Vec<_>>();
         pieces.chunks(1000).for_each(|some| lines.write_all(some.concat().as_bytes()).unwrap());
     });
@@ -339,6 +360,56 @@ fn what_grows_is_read_up_to_a_whole_event() {
 }
 
 #[test]
+fn a_tail_is_what_comes_from_now_on() {
+    let server = Server::start(&[]);
+    run(&mut server.cli(&["create", "s/tailed"]));
+    let append = |line: &str| {
+        let mut child = server.cli(&["append", "s/tailed", "--key", "k"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        writeln!(child.stdin.take().unwrap(), "{line}").unwrap();
+        assert!(child.wait().unwrap().success());
+    };
+    append("before");
+    let mut tail = server.cli(&["tail", "s/tailed", "-o", "json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let (heard, lines) = std::sync::mpsc::channel();
+    let output = BufReader::new(tail.stdout.take().unwrap());
+    std::thread::spawn(move || output.lines().for_each(|line| drop(heard.send(line.unwrap()))));
+    // When it has begun is not told.
+    let first = (0..).find_map(|n| {
+        append(&format!("now {n}"));
+        lines.recv_timeout(Duration::from_millis(500)).ok()
+    });
+    let told: serde_json::Value = serde_json::from_str(&first.unwrap()).unwrap();
+    assert!(told["event"].as_str().unwrap().starts_with("now ") && told["offset"].as_u64() >= Some(14), "{told}");
+    append("one more");
+    assert!(std::iter::from_fn(|| lines.recv_timeout(PATIENCE).ok()).any(|line| line.contains("one more")));
+    tail.kill().unwrap();
+    tail.wait().unwrap();
+}
+
+#[test]
+fn what_is_older_than_is_kept_goes_by_itself() {
+    let server = Server::start(&[]);
+    run(&mut server.cli(&["create", "s/brief", "--keep", "5s"]));
+    run(&mut server.cli(&["create", "s/whole"]));
+    let append = |stream: &str, line: &str| {
+        let mut child = server.cli(&["append", stream, "--key", "k"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        writeln!(child.stdin.take().unwrap(), "{line}").unwrap();
+        assert!(child.wait().unwrap().success());
+    };
+    let began = Instant::now();
+    append("s/brief", "old");
+    append("s/whole", "old");
+    until("the old one to go", || {
+        let there = run(&mut server.cli(&["read", "s/brief"]));
+        assert!(there.contains("old") || began.elapsed() >= Duration::from_secs(5), "gone after {:?}", began.elapsed());
+        append("s/brief", "new");
+        !there.contains("old")
+    });
+    assert!(run(&mut server.cli(&["read", "s/brief"])).ends_with("new\n"));
+    assert_eq!(run(&mut server.cli(&["read", "s/whole"])), "old\n");
+}
+
+#[test]
 fn an_append_that_is_stopped_says_what_is_durable() {
     let server = Server::start(&[]);
     run(&mut server.cli(&["create", "s/stopped"]));
@@ -351,7 +422,7 @@ fn an_append_that_is_stopped_says_what_is_durable() {
     let ended = child.wait_with_output().unwrap();
     drop(input);
     assert_eq!(ended.status.code(), Some(130));
-    assert_eq!(String::from_utf8_lossy(&ended.stderr), "line 2: stopped by a signal; lines 1 to 2 are durable\n");
+    assert_eq!(String::from_utf8_lossy(&ended.stderr), "error: stopped by a signal; lines 1 to 2 are durable\n");
 }
 
 #[test]
@@ -478,11 +549,11 @@ fn the_command_line_says_what_a_stream_keeps_and_when_it_scales() {
     assert_eq!(run(&mut server.cli(&["read", "s/kept"])), "two\nthree\n");
 }
 
-fn curl(url: &str) -> Vec<u8> {
+pub fn curl(url: &str) -> Vec<u8> {
     Command::new("curl").args(["-s", "--max-time", "20", url]).output().unwrap().stdout
 }
 
-fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !done() {
         assert!(Instant::now() < end, "waited in vain for {what}");
@@ -491,7 +562,7 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// The address of a server's HTTP, from what it left in its folder.
-fn http(folder: &Path) -> String {
+pub fn http(folder: &Path) -> String {
     let ready: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("ready.json")).unwrap()).unwrap();
     format!("http://{}", ready["http"].as_str().unwrap())
 }
@@ -622,6 +693,21 @@ fn a_camera_is_taken_in_and_played_in_a_browser() {
         assert!((at(0, 0) - at(0, 2)).abs() < 40 && at(0, 0) > 120, "{colours}");
         assert!(at(1, 0) < 80 && at(1, 1) > 120 && at(1, 2) > 120, "{colours}");
         browser.picture("video");
+        // From a time on: there, and not where it grows.
+        let from = || String::from_utf8_lossy(&curl(&format!("{video}/from.m3u8?at=0"))).into_owned();
+        until("a history to play", || from().matches("#EXTINF").count() >= 15);
+        let date = from().lines().find_map(|l| l.strip_prefix("#EXT-X-PROGRAM-DATE-TIME:")).unwrap().to_string();
+        browser.js(&format!(
+            "const first = new Date('{date}'), at = document.getElementById('at'); first.setMinutes(first.getMinutes() - first.getTimezoneOffset()); at.value = first.toISOString().slice(0, 19); at.form.requestSubmit()"
+        ));
+        let place = "const v = document.querySelector('video'); return [v.currentTime, v.duration]";
+        browser.wait(|| format!("the history to play: {}", browser.js(place)), || browser.js("const v = document.querySelector('video'); return v.src.includes('from') && v.videoWidth === 320 && !v.seeking && v.currentTime > 1") == true);
+        let there = browser.js(place);
+        let (at, end) = (there[0].as_f64().unwrap(), there[1].as_f64().unwrap());
+        assert!(at < 6.0 && end > 12.0, "it plays at {at} s of {end}");
+        // And behind that what has come meanwhile.
+        browser.js("const v = document.querySelector('video'); v.dataset.before = v.src; v.currentTime = v.duration - 1");
+        browser.wait(|| format!("the rest to play: {}", browser.js(place)), || browser.js("const v = document.querySelector('video'); return v.src !== v.dataset.before && !v.seeking && v.currentTime > 0.5") == true);
     }
     // Pravega's own client reads it in the format that Pravega's GStreamer plugin publishes, and what it reads can be decoded.
     if is_here("pravega") {
@@ -637,7 +723,7 @@ fn a_camera_is_taken_in_and_played_in_a_browser() {
     let clip = curl(&format!("{video}/clip.ts?from={}&to={now}", now - 2500));
     assert!(clip.len() % 188 == 0 && clip.len() > part.len(), "{} bytes", clip.len());
     let from = String::from_utf8_lossy(&curl(&format!("{video}/from.m3u8?at=0"))).into_owned();
-    assert!(from.contains(&began) && from.contains("PLAYLIST-TYPE:EVENT") && !from.contains("ENDLIST"), "{from}");
+    assert!(from.contains(&began) && from.contains("PLAYLIST-TYPE:EVENT") && from.contains("#EXT-X-START:TIME-OFFSET=0") && !from.contains("ENDLIST"), "{from}");
     camera.kill().unwrap();
     camera.wait().unwrap();
     assert!(ingest.wait().unwrap().success());
@@ -683,6 +769,24 @@ fn slow_an_s3_that_goes_away_is_waited_for_and_has_everything_in_the_end() {
     std::fs::remove_dir_all(&folder).unwrap();
     (server.child, server.ports) = serve_with(server.folder.path(), &server.ports, &["--restore"], &s3.environment(SECRET));
     assert!(run(&mut server.cli(&["read", "s/kept"])) == all, "other bytes than before");
+}
+
+#[test]
+fn video_of_other_codecs_is_taken_in_frame_by_frame() {
+    let server = Server::start(&["--http", "127.0.0.1:0"]);
+    for (name, encode) in [("mpeg2", "mpeg2enc bitrate=1000 ! mpegvideoparse"), ("h265", "x265enc key-int-max=15 tune=zerolatency ! h265parse")] {
+        let encode = format!("videotestsrc num-buffers=90 pattern=smpte ! video/x-raw,width=320,height=240,framerate=30/1 ! {encode} ! mpegtsmux ! fdsink");
+        let mut camera = Command::new("gst-launch-1.0").arg("-q").args(encode.split(' ')).stdout(Stdio::piped()).spawn().unwrap();
+        let told = server.cli(&["ingest", &format!("s/{name}")]).stdin(camera.stdout.take().unwrap()).output().unwrap();
+        assert!(camera.wait().unwrap().success());
+        let told = String::from_utf8_lossy(&told.stdout).into_owned();
+        let frames: u64 = told.strip_prefix(&format!("s/{name}: ")).and_then(|t| t.split(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("{told}"));
+        assert_eq!(frames, 90, "{name}");
+        // Each part begins with a picture that needs no other.
+        run(&mut server.cli(&["seal", &format!("s/{name}")]));
+        let list = String::from_utf8_lossy(&curl(&format!("{}/video/s/{name}/from.m3u8?at=0", http(&server.folder.path().join("streams"))))).into_owned();
+        assert!(list.matches("#EXTINF").count() >= 4 && list.contains("ENDLIST"), "{list}");
+    }
 }
 
 #[test]

@@ -524,6 +524,16 @@ pub struct StreamServer {
     pub user: Option<String>,
 }
 
+/// A host alone, that clients put a port behind.
+fn host(text: &str) -> Result<String, String> {
+    let v6 = text.trim_start_matches('[').trim_end_matches(']').parse::<std::net::Ipv6Addr>();
+    match v6 {
+        Ok(v6) => Ok(format!("[{v6}]")),
+        Err(_) if !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "-._".contains(c)) => Ok(text.into()),
+        Err(_) => Err("write a host's name or address alone, such as edge-7.example.org; its port is that of --segments".into()),
+    }
+}
+
 fn log_number(text: &str) -> Result<u64, String> {
     u64::from_str_radix(text, 16).map_err(|_| format!("{text:?} is not a log's number, which has 16 hexadecimal digits"))
 }
@@ -540,7 +550,7 @@ pub struct StreamServe {
     #[arg(long, default_value = "127.0.0.1:12345", value_name = "ADDR")]
     pub segments: SocketAddr,
     /// Host name or address under which clients reach the segment store [default: the one it listens at]
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", value_parser = host)]
     pub publish: Option<String>,
     /// Long-term storage: file:<folder>, s3://<bucket>, gs://<bucket> or az://<container> [default: chunks in the log's folder; the stores' keys are those of GEDS]
     #[arg(long, value_name = "WHERE")]

@@ -47,6 +47,9 @@ pub struct StreamsReady {
     pub controller: String,
     pub segments: String,
     pub http: Option<String>,
+    /// The log's number, as `--restore` takes it.
+    #[serde(default)]
+    pub log: String,
 }
 
 impl Place {

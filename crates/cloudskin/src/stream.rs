@@ -6,8 +6,9 @@
 use crate::{args::{self, Output, Stream, StreamName}, failure::fail, place::{Place, StreamsReady}, table, up};
 use anyhow::Context;
 use base::Kind;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
-use std::{collections::{BTreeMap, BTreeSet}, ffi::OsString, io::{BufRead, Write}, net::SocketAddr, os::{fd::AsFd, unix::{fs::OpenOptionsExt, process::ExitStatusExt}}, path::Path, process::Stdio, sync::{Arc, Mutex, atomic::{AtomicU64, Ordering::Relaxed}}, time::Duration};
+use std::{collections::{BTreeMap, BTreeSet}, ffi::OsString, io::{BufRead, Write}, net::SocketAddr, os::{fd::AsFd, unix::{fs::OpenOptionsExt, process::ExitStatusExt}}, path::Path, process::Stdio, sync::{Arc, Mutex, atomic::{AtomicBool, AtomicU64, Ordering::Relaxed}}, time::Duration};
 use streams::{Client, access, catalog::{Retention, Scaling}, client::{From, Login, Reader, Writer}, proto::{RetentionPolicy, ScalingPolicy, StreamConfig}, video::{ingest::Ingester, play::date, rtsp::Camera}};
 use tokio::{io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader}, signal::unix::{SignalKind, signal}};
 
@@ -18,7 +19,7 @@ fn failed(e: streams::Error) -> anyhow::Error {
 pub async fn stream(place: &Place, command: Stream, output: Output) -> anyhow::Result<u8> {
     match command {
         Stream::Serve(o) => serve(place, o).await,
-        Stream::User { file, name, allow } => user(&file, &name, &allow),
+        Stream::User { file, name, allow } => user(&file, &name, &allow, output),
         Stream::Create { stream, segments, policy, server } => {
             let client = server.connect(place).await?;
             let mut config = StreamConfig { scaling_policy: Some(ScalingPolicy { min_num_segments: segments as i32, ..ScalingPolicy::default() }), ..StreamConfig::default() };
@@ -57,13 +58,17 @@ pub async fn stream(place: &Place, command: Stream, output: Output) -> anyhow::R
         Stream::Ingest { stream, from, server } => ingest(&server.connect(place).await?, &stream, from).await,
         Stream::Map { from, to, all, binary, server, program } => {
             let start = if all { From::Head } else { From::Tail };
-            map(&server.connect(place).await?, (&from, &to), start, binary, &program).await
+            map(&server.connect(place).await?, (&from, &to), start, binary, &program, output).await
         }
         Stream::Tail { stream, server } => read(&server.connect(place).await?, &stream, From::Tail, true, output).await,
         Stream::Read { stream, follow, server } => read(&server.connect(place).await?, &stream, From::Head, follow, output).await,
         Stream::Scale { stream, segments, server } => {
-            let new = server.connect(place).await?.scale(&stream.scope, &stream.name, segments).await.map_err(failed)?;
-            done(output, &stream, &json!({"segments": new.len()}), &base::unit::count(new.len() as u64, "segment"))
+            let client = server.connect(place).await?;
+            // Sharing them out anew would end all segments that are written to, for nothing.
+            if !client.is_even(&stream.scope, &stream.name, segments).await.map_err(failed)? {
+                client.scale(&stream.scope, &stream.name, segments).await.map_err(failed)?;
+            }
+            done(output, &stream, &json!({"segments": segments}), &base::unit::count(segments.into(), "segment"))
         }
         Stream::Truncate { stream, at, older_than, server } => truncate(&server.connect(place).await?, &stream, &at, older_than, output).await,
         Stream::Seal { stream, server } => {
@@ -181,7 +186,7 @@ pub(crate) fn password() -> anyhow::Result<String> {
     std::env::var("CLOUDSKIN_STREAM_PASSWORD").map_err(|_| fail(Kind::Unauthenticated, "the user's password is not in the environment: set CLOUDSKIN_STREAM_PASSWORD"))
 }
 
-fn user(file: &Path, name: &str, allow: &[access::Rule]) -> anyhow::Result<u8> {
+fn user(file: &Path, name: &str, allow: &[access::Rule], output: Output) -> anyhow::Result<u8> {
     let password = match password() {
         Ok(password) => password,
         Err(_) => std::io::stdin().lock().lines().next().transpose().context("read the password")?.unwrap_or_default(),
@@ -201,13 +206,14 @@ fn user(file: &Path, name: &str, allow: &[access::Rule]) -> anyhow::Result<u8> {
     let context = || format!("write {}", file.display());
     let mut out = std::fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&part).with_context(context)?;
     out.write_all(text.as_bytes()).and_then(|()| std::fs::rename(&part, file)).with_context(context)?;
-    table::say(&format!("{name}: may {}\n", allow.iter().map(|r| format!("{},{}", r.resource, r.want)).collect::<Vec<_>>().join(" and ")))?;
-    Ok(0)
+    let rules: Vec<String> = allow.iter().map(|r| format!("{},{}", r.resource, r.want)).collect();
+    table::print(output, &json!({"user": name, "allow": rules}), || Ok(format!("{name}: may {}\n", rules.join(" and "))))
 }
 
 async fn serve(place: &Place, o: args::StreamServe) -> anyhow::Result<u8> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let data = o.folder.unwrap_or_else(|| place.data.join("streams"));
+    up::not_foreign(&data, &["lock", "chunks"], "the log's folder", "--folder")?;
     let loopback = |a: &SocketAddr| a.ip().is_loopback();
     if o.publish.is_none() && o.segments.ip().is_unspecified() {
         return Err(fail(Kind::InvalidArgument, format!("clients can't reach {}: say --publish HOST", o.segments)));
@@ -238,15 +244,25 @@ async fn serve(place: &Place, o: args::StreamServe) -> anyhow::Result<u8> {
     if geds.s3_access_key.is_empty() && geds.persist.as_deref().is_some_and(|to| to.starts_with("s3:")) {
         tracing::warn!("no keys for S3 are set (CLOUDSKIN_GEDS__S3_ACCESS_KEY and CLOUDSKIN_GEDS__S3_SECRET_KEY): they are asked of the cloud's metadata service, which answers on a cloud's machines only");
     }
-    options.long_term = match geds.persist().map_err(|e| fail(e.kind(), e.to_string()))? {
+    let opened = geds.persist().map_err(|e| match e {
+        geds::Error::BadValue { what, value, .. } if what.starts_with("`persist`") => {
+            fail(Kind::InvalidArgument, format!("--long-term {value:?} names no store: write file:<folder>, s3://<bucket>, gs://<bucket> or az://<container>, without a path in it"))
+        }
+        e => fail(e.kind(), e.to_string()),
+    });
+    options.long_term = match opened? {
         Some(persist) => Some(persist),
         None => Some(geds::Persist::folder(data.join("chunks")).map_err(|e| fail(e.kind(), e.to_string()))?),
     };
     if let Some((folder, limit)) = o.overflow.zip(o.overflow_limit) {
-        if std::fs::canonicalize(&folder).is_ok_and(|overflow| std::fs::canonicalize(&data).is_ok_and(|log| overflow == log)) {
-            return Err(fail(Kind::InvalidArgument, format!("--overflow {} is the log's own folder: name one on another disk", folder.display())));
+        // Both are there from here on, so that two names of one are seen to be so.
+        let overflow = geds::Persist::folder(&folder).map_err(|e| fail(e.kind(), e.to_string()))?;
+        std::fs::create_dir_all(&data).with_context(|| format!("make the log's folder {}", data.display()))?;
+        if std::fs::canonicalize(&folder)? == std::fs::canonicalize(&data)? {
+            let moved = if folder.join("overflow").exists() { ", and move `overflow` from here to there first: the log needs what it has" } else { "" };
+            return Err(fail(Kind::InvalidArgument, format!("--overflow {} is the log's own folder: name one on another disk{moved}", folder.display())));
         }
-        options.overflow = Some((geds::Persist::folder(folder).map_err(|e| fail(e.kind(), e.to_string()))?, limit.0));
+        options.overflow = Some((overflow, limit.0));
     }
     options.tls = o.tls_cert.zip(o.tls_key).map(|(certificate, key)| streams::server::Tls { certificate, key });
     if o.scale_fast {
@@ -260,12 +276,12 @@ async fn serve(place: &Place, o: args::StreamServe) -> anyhow::Result<u8> {
     let server = streams::Server::bind(options).await.map_err(failed)?;
     let (controller, segments) = server.addresses().map_err(failed)?;
     let http = server.http_address().map(|a| a.to_string());
-    let note = data.join("ready.json");
-    let ready = StreamsReady { pid: std::process::id(), controller: controller.to_string(), segments: segments.to_string(), http: http.clone() };
+    let (note, log) = (data.join("ready.json"), server.store().log_name());
+    let ready = StreamsReady { pid: std::process::id(), controller: controller.to_string(), segments: segments.to_string(), http: http.clone(), log: log.clone() };
     up::write(&note, &serde_json::to_value(ready)?)?;
     let told = http.map(|a| format!(", metrics on http://{a}/metrics")).unwrap_or_default();
     let short = server.store().short_of().map(|why| format!("\nnothing can be written yet: {why}")).unwrap_or_default();
-    table::say(&format!("streams ready: controller on {controller}, segments on {segments}{told}; the log is in {}{short}\n", data.display()))?;
+    table::say(&format!("streams ready: controller on {controller}, segments on {segments}{told}; log {log} is in {}{short}\n", data.display()))?;
     let (stop, stopped) = tokio::sync::watch::channel(false);
     tokio::spawn(async move {
         tokio::select! {
@@ -302,11 +318,12 @@ async fn append(client: &Client, stream: &StreamName, key: Option<String>, outpu
         }
     };
     let mut writer = Writer::open(client, &stream.scope, &stream.name, Some(Arc::new(note))).await.map_err(hint)?;
-    let ended = |line: u64, kind: Kind, why: String| {
-        let first = durable.lock().unwrap_or_else(|e| e.into_inner()).0;
-        let told = if first == 0 { "the first line is not known to be durable".into() } else { format!("lines 1 to {first} are durable") };
-        fail(kind, format!("line {line}: {why}; {told}"))
+    let told = || match durable.lock().unwrap_or_else(|e| e.into_inner()).0 {
+        0 => "no line is known to be durable".to_string(),
+        1 => "line 1 is durable".into(),
+        first => format!("lines 1 to {first} are durable"),
     };
+    let ended = |line: u64, kind: Kind, why: String| fail(kind, format!("line {line}: {why}; {}", told()));
     // Lines come from a thread of their own: reading a terminal can't be waited for otherwise.
     let (lines, mut line) = tokio::sync::mpsc::channel(1024);
     std::thread::spawn(move || {
@@ -317,7 +334,7 @@ async fn append(client: &Client, stream: &StreamName, key: Option<String>, outpu
         }
     });
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let events = AtomicU64::new(0);
+    let (events, all) = (AtomicU64::new(0), AtomicBool::new(false));
     let work = async {
         while let Some(event) = line.recv().await {
             let number = events.load(Relaxed);
@@ -333,6 +350,7 @@ async fn append(client: &Client, stream: &StreamName, key: Option<String>, outpu
             }
             events.store(number + 1, Relaxed);
         }
+        all.store(true, Relaxed);
         let number = events.load(Relaxed);
         writer.flush().await.map_err(|e| ended(number, e.kind(), e.to_string()))
     };
@@ -347,10 +365,12 @@ async fn append(client: &Client, stream: &StreamName, key: Option<String>, outpu
     let events = events.into_inner();
     if stop != 0 {
         // Who stops it does not wait for a server that is away.
-        let _ = tokio::time::timeout(STOP_WAIT, writer.flush()).await;
-        eprintln!("{:#}", ended(events, Kind::Unavailable, "stopped by a signal".into()));
-        // As a shell tells it.
-        return Ok(128 + stop as u8);
+        let flushed = tokio::time::timeout(STOP_WAIT, writer.flush()).await;
+        if !(all.into_inner() && matches!(flushed, Ok(Ok(())))) {
+            eprintln!("error: stopped by a signal; {}", told());
+            // As a shell tells it.
+            return Ok(128 + stop as u8);
+        }
     }
     done(output, stream, &json!({"events": events}), &base::unit::count(events, "event"))
 }
@@ -412,7 +432,7 @@ async fn ingest(client: &Client, stream: &StreamName, from: args::VideoFrom) -> 
 const MAPPED_MAX: u32 = 8 << 20;
 
 /// From one stream through a program into another. Ends with the program, whose exit code it gives.
-async fn map(client: &Client, (from, to): (&StreamName, &StreamName), start: From, binary: bool, program: &[OsString]) -> anyhow::Result<u8> {
+async fn map(client: &Client, (from, to): (&StreamName, &StreamName), start: From, binary: bool, program: &[OsString], told: Output) -> anyhow::Result<u8> {
     if (&from.scope, &from.name) == (&to.scope, &to.name) {
         return Err(fail(Kind::InvalidArgument, format!("{from} would be mapped into itself, without end; name another stream to write to")));
     }
@@ -477,7 +497,7 @@ async fn map(client: &Client, (from, to): (&StreamName, &StreamName), start: Fro
         }
     };
     let status = child.wait().await?;
-    table::say(&format!("{to}: {}\n", base::unit::count(written, "event")))?;
+    done(told, to, &json!({"events": written}), &base::unit::count(written, "event"))?;
     // As a shell tells it.
     let killed = status.signal().map(|signal| 128 + signal);
     Ok(status.code().or(killed).map_or(1, |c| c as u8))
@@ -485,29 +505,17 @@ async fn map(client: &Client, (from, to): (&StreamName, &StreamName), start: Fro
 
 /// Prints events, one a line; with `-o json`, with where they lie.
 async fn read(client: &Client, stream: &StreamName, from: From, follow: bool, output: Output) -> anyhow::Result<u8> {
-    // Of the segments that a scale has replaced, too: what is written to now may be empty.
-    let mut left: BTreeMap<_, u64> = match follow {
-        true => BTreeMap::new(),
-        false => client.segments(&stream.scope, &stream.name).await.map_err(failed)?.into_iter().filter(|(_, (start, end, _))| start < end).map(|(segment, (_, end, _))| (segment, end)).collect(),
-    };
-    if !follow && left.is_empty() {
-        return Ok(0);
-    }
-    let mut reader = Reader::open(client, &stream.scope, &stream.name, from).await.map_err(failed)?;
-    reader.until(left.iter().map(|(segment, end)| (*segment, *end)).collect());
+    let reader = if follow { Reader::open(client, &stream.scope, &stream.name, from).await } else { Reader::history(client, &stream.scope, &stream.name).await };
+    let mut reader = reader.map_err(failed)?;
     while let Some(event) = reader.next().await.map_err(failed)? {
-        let next = event.offset + 8 + event.data.len() as u64;
         if output == Output::Table {
             table::bytes(&[&event.data, &b"\n"[..]].concat())?;
         } else {
-            let line = json!({"segment": event.segment.0, "offset": event.offset, "event": String::from_utf8_lossy(&event.data)});
-            table::say(&format!("{line}\n"))?;
-        }
-        if left.get(&event.segment).is_some_and(|end| next >= *end) {
-            left.remove(&event.segment);
-            if !follow && left.is_empty() {
-                return Ok(0);
+            let mut line = json!({"segment": event.segment.0, "offset": event.offset, "event": String::from_utf8_lossy(&event.data)});
+            if std::str::from_utf8(&event.data).is_err() {
+                line["base64"] = STANDARD.encode(&event.data).into();
             }
+            table::say(&format!("{line}\n"))?;
         }
     }
     Ok(0)
@@ -515,6 +523,7 @@ async fn read(client: &Client, stream: &StreamName, from: From, follow: bool, ou
 
 async fn ls(client: &Client, scope: Option<String>, output: Output) -> anyhow::Result<u8> {
     let scopes = match scope {
+        Some(scope) if scope.is_empty() => return Err(fail(Kind::InvalidArgument, "the scope's name is empty; leave it out to list all streams")),
         Some(scope) => vec![scope],
         None => client.scopes().await.map_err(failed)?,
     };

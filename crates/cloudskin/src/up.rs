@@ -139,18 +139,24 @@ fn unwritable(data: &Path, e: std::io::Error) -> anyhow::Error {
 /// By one of these a data folder is known as such: what the platform writes first, or what may be there before.
 const OURS: [&str; 7] = ["up.lock", "hub", "identity", "objects", "streams", "cloudskin.toml", "up.json"];
 
+/// Refuses a folder that others may enter and that has things in it, none of which is by a name of `ours`: it is another one than was meant, perhaps. `what` and `option` are what
+/// it would be, and how another is named.
+pub fn not_foreign(folder: &Path, ours: &[&str], what: &str, option: &str) -> anyhow::Result<()> {
+    let mode = fs::metadata(folder).map_or(0o700, |about| about.permissions().mode() & 0o7777);
+    let other = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) && !ours.iter().any(|name| folder.join(name).exists());
+    if mode & 0o077 != 0 && other {
+        let why = format!("other users may enter {what} {} (mode {mode:o}), and it has other things in it", folder.display());
+        return Err(fail(Kind::PermissionDenied, format!("{why}; `chmod 700` it, or name an empty one with {option}")));
+    }
+    Ok(())
+}
+
 /// Makes a data folder that is this user's alone, or says at once that nothing can be written there. It has a token, keys and users' data in it.
 pub fn writable(data: &Path) -> anyhow::Result<()> {
-    let about = fs::metadata(data).ok();
-    if about.as_ref().is_some_and(|about| !about.is_dir()) {
+    if fs::metadata(data).is_ok_and(|about| !about.is_dir()) {
         return Err(unwritable(data, std::io::ErrorKind::NotADirectory.into()));
     }
-    let mode = about.map_or(0o700, |about| about.permissions().mode() & 0o7777);
-    let other = fs::read_dir(data).is_ok_and(|mut entries| entries.next().is_some()) && !OURS.iter().any(|name| data.join(name).exists());
-    if mode & 0o077 != 0 && other {
-        let why = format!("other users may enter the data folder {} (mode {mode:o}), and it has other things in it", data.display());
-        return Err(fail(Kind::PermissionDenied, format!("{why}; `chmod 700` it, or name an empty one with --data")));
-    }
+    not_foreign(data, &OURS, "the data folder", "--data")?;
     let probe = data.join(".writable");
     let tried = base::identity::private_folder(data).and_then(|()| fs::write(&probe, b"")).and_then(|()| fs::remove_file(&probe));
     tried.map_err(|e| unwritable(data, e))

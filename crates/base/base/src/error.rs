@@ -1,6 +1,21 @@
 //! One classification of errors. Each crate's error enum has a `kind()`; HTTP, gRPC and exit codes follow from it here.
 
 use serde::{Deserialize, Serialize};
+use std::error::Error;
+
+/// What lies below all that says only that something failed.
+pub fn cause(mut e: &dyn Error) -> String {
+    while let Some(source) = e.source() {
+        e = source;
+    }
+    e.to_string()
+}
+
+/// An error with its [`cause`], which some libraries keep to themselves.
+pub fn with_cause(e: &dyn Error) -> String {
+    let (text, cause) = (e.to_string(), cause(e));
+    if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+}
 
 /// What sort of failure it is, from the point of view of someone who has to react.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

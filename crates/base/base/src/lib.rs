@@ -7,6 +7,7 @@
 //! * [`clock`]: Unix milliseconds, in the one place that reads the clock;
 //! * [`net`]: what all accepted connections have;
 //! * [`pace`]: a bandwidth that several share, and the pauses between tries;
+//! * [`piecewise`]: many bytes onto a disk that others sync to;
 //! * [`config`]: `cloudskin.toml` and its environment overrides.
 //!
 //! Nothing here knows about cells, objects or jobs beyond their names.
@@ -18,6 +19,7 @@ pub mod id;
 pub mod identity;
 pub mod net;
 pub mod pace;
+pub mod piecewise;
 pub mod unit;
 
 pub use error::Kind;

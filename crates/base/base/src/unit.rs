@@ -104,7 +104,14 @@ impl FromStr for Span {
 }
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.0)
+        let whole = |unit: u64| self.0.subsec_nanos() == 0 && self.0.as_secs().is_multiple_of(unit);
+        match self.0.as_secs() {
+            0 if self.0.is_zero() => f.write_str("0s"),
+            days if days > 0 && whole(86_400) => write!(f, "{}d", days / 86_400),
+            hours if hours > 0 && whole(3600) => write!(f, "{}h", hours / 3600),
+            minutes if minutes > 0 && whole(60) => write!(f, "{}m", minutes / 60),
+            _ => write!(f, "{:?}", self.0),
+        }
     }
 }
 impl TryFrom<String> for Span {
@@ -144,5 +151,8 @@ mod tests {
         assert_eq!("250ms".parse(), Ok(Span(Duration::from_millis(250))));
         assert_eq!("10m".parse::<Span>().unwrap().ms(), 600_000);
         assert!("10".parse::<Span>().is_err());
+        for text in ["0s", "250ms", "90s", "10m", "2h", "7d"] {
+            assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
+        }
     }
 }

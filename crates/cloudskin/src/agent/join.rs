@@ -61,7 +61,7 @@ async fn join(folder: &Path, ask: &args::Agent) -> anyhow::Result<()> {
                 tokio::time::sleep(super::RETRY).await;
             }
             Err(e) => {
-                let cause = std::iter::successors(std::error::Error::source(&e), |e| e.source()).last().map_or(e.to_string(), |c| c.to_string());
+                let cause = base::error::cause(&e);
                 return Err(fail(Kind::Unavailable, format!("the hub at {} can't be joined: {cause}; check --hub and --ca-sha256", ask.hub)));
             }
         }

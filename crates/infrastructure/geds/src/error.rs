@@ -51,7 +51,7 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    #[error("{action} {location} in the persistency tier: {source}")]
+    #[error("{action} {location} in the persistency tier: {}", base::error::with_cause(source))]
     Persist {
         action: &'static str,
         location: String,

@@ -1,17 +1,12 @@
-//! How an object comes into a folder: under a name that no listing shows, then all at once under its own, and on disk before anyone hears of it.
-//!
-//! Its bytes go to the disk piece by piece. Synced as a whole they would hold up whoever syncs a few bytes to the same disk meanwhile, such as the log of streams, for all of
-//! them: 10 ms for 4 MiB, where a write of the log takes 0.2 ms. Behind a piece it waits for less than one of these 10 ms, and the whole takes no longer.
+//! How an object comes into a folder: under a name that no listing shows, then all at once under its own, and on disk before anyone hears of it. Its bytes go there
+//! [`piecewise`], or they would hold up others.
 
+use base::piecewise;
 use std::{
     fs::{self, File},
     io,
-    os::{fd::AsRawFd, unix::fs::FileExt},
     path::{Path, PathBuf},
 };
-
-/// What goes to the disk at a time.
-const PIECE: usize = 256 << 10;
 
 /// An object that is not there yet. Dropped, it never was.
 pub(crate) struct Laid {
@@ -44,11 +39,8 @@ impl Laid {
 
     /// Adds some bytes, which are on disk when it returns, but for what the file system knows of them.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        for piece in bytes.chunks(PIECE) {
-            self.file.write_all_at(piece, self.at)?;
-            out(&self.file, self.at, piece.len())?;
-            self.at += piece.len() as u64;
-        }
+        piecewise::write_at(&self.file, bytes, self.at)?;
+        self.at += bytes.len() as u64;
         Ok(())
     }
 
@@ -57,12 +49,17 @@ impl Laid {
         self.file.sync_all()?;
         match fs::hard_link(&self.staged, &self.path) {
             Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                // Who made it may not have come as far.
+                sync_folder_of(&self.path)?;
+                return Ok(false);
+            }
             Err(e) => return Err(e),
         }
-        self.named = true;
-        fs::remove_file(&self.staged)?;
         sync_folder_of(&self.path)?;
+        // The object is there, whether its first name can be removed or not.
+        self.named = true;
+        let _ = fs::remove_file(&self.staged);
         Ok(true)
     }
 
@@ -83,20 +80,23 @@ impl Drop for Laid {
     }
 }
 
-/// Starts the write of a piece and waits until the device has it. It is `sync_all` that makes it safe; where this can't be done, all of the work is left to that.
-fn out(file: &File, at: u64, len: usize) -> io::Result<()> {
-    let (Ok(at), Ok(len)) = (at.try_into(), len.try_into()) else { return Ok(()) };
-    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-    // SAFETY: it takes numbers only, and the descriptor is open.
-    if unsafe { libc::sync_file_range(file.as_raw_fd(), at, len, flags) } == 0 {
-        return Ok(());
+/// Removes what is staged below a folder: of uploads that a crash has ended. Nobody may be writing there. Gives how many there were.
+pub(crate) fn forget(below: &Path) -> io::Result<u64> {
+    let mut forgotten = 0;
+    let entries = match fs::read_dir(below) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            forgotten += forget(&entry.path())?;
+        } else if entry.file_name().to_str().and_then(|name| name.rsplit_once('#')).is_some_and(|(_, number)| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())) {
+            fs::remove_file(entry.path())?;
+            forgotten += 1;
+        }
     }
-    // An error of the disk must not be passed over: it is told once, and `sync_all` would not hear of it.
-    let e = io::Error::last_os_error();
-    match e.raw_os_error() {
-        Some(libc::ENOSYS | libc::EINVAL | libc::ESPIPE | libc::EOPNOTSUPP) => Ok(()),
-        _ => Err(e),
-    }
+    Ok(forgotten)
 }
 
 /// Makes the folders above a path, and what shows each of them is on disk.
@@ -108,7 +108,7 @@ fn folders(path: &Path) -> io::Result<()> {
 }
 
 /// Syncs the folder that has this name in it.
-fn sync_folder_of(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),
@@ -129,7 +129,7 @@ mod tests {
     fn an_object_is_there_as_a_whole_or_not_at_all() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("deep/er/object");
-        let content: Vec<u8> = (0..PIECE * 2 + 5).map(|i| i as u8).collect();
+        let content: Vec<u8> = (0..piecewise::PIECE * 2 + 5).map(|i| i as u8).collect();
         let mut laid = Laid::begin(path.clone()).unwrap();
         laid.write(&content[..7]).unwrap();
         laid.write(&content[7..]).unwrap();
@@ -152,5 +152,12 @@ mod tests {
         third.replace().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"third");
         assert_eq!(names(path.parent().unwrap()), ["object"]);
+
+        // What a crash has left there.
+        std::mem::forget(Laid::begin(path.clone()).unwrap());
+        fs::write(path.with_file_name("a#b"), "").unwrap();
+        assert_eq!(forget(temp.path()).unwrap(), 1);
+        assert_eq!(names(path.parent().unwrap()), ["a#b", "object"]);
+        assert_eq!(forget(&temp.path().join("none")).unwrap(), 0);
     }
 }

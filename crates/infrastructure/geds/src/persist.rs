@@ -3,7 +3,7 @@
 //! An object lies under its id, so nothing is ever overwritten and a name from outside never becomes a path. Who uploads reads the
 //! object back before anyone relies on it. Nothing here decides what is uploaded or removed.
 
-use crate::{BucketName, Error, Key, ObjectId, Referee, Result, lay::Laid, names::Prefix, node::compute};
+use crate::{BucketName, Error, Key, ObjectId, Referee, Result, lay::{self, Laid}, names::Prefix, node::compute};
 use base::Pace;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
@@ -205,10 +205,12 @@ fn client(allow_http: bool, timeout: Option<Duration>) -> ClientOptions {
     ClientOptions::new().with_allow_http(allow_http).with_connect_timeout(CONNECT_MAX.min(longest)).with_timeout(longest)
 }
 
-/// The time is the bound and not the count, because the pauses are random.
+/// More tries than the time for them allows. The time is the bound and not the count, because the pauses are random.
+const TRIES_MAX: usize = 1000;
+
 fn patience(timeout: Option<Duration>) -> RetryConfig {
     let retry_timeout = timeout.map_or(RETRY_MAX, |timeout| timeout.min(RETRY_MAX));
-    RetryConfig { max_retries: usize::MAX, retry_timeout, backoff: BackoffConfig { max_backoff: PAUSE_MAX, ..BackoffConfig::default() } }
+    RetryConfig { max_retries: TRIES_MAX, retry_timeout, backoff: BackoffConfig { max_backoff: PAUSE_MAX, ..BackoffConfig::default() } }
 }
 
 /// What is got, as it comes. A file is read in large pieces: the library's own take 8 KiB, each with a change of threads, which is three quarters of the time of an object of 1 MiB.
@@ -347,6 +349,8 @@ impl Persist {
     pub fn folder(path: impl AsRef<Path>) -> Result<Persist> {
         let path = path.as_ref();
         crate::private::folder(path).map_err(|source| Error::File { action: "create", path: path.into(), source })?;
+        // So that its name is on disk before anything in it; who may not open the one above has not made it.
+        let _ = lay::sync_folder_of(path);
         let name = format!("file:{}", path.display());
         let store = Arc::new(LocalFileSystem::new_with_prefix(path).map_err(failed("open", &name))?.with_fsync(true));
         Ok(Persist { store: store.clone(), name, describes: false, folder: Some(store) })
@@ -622,6 +626,23 @@ impl Persist {
     pub async fn list(&self, below: &str) -> Result<Vec<String>> {
         let found: Vec<_> = self.store.list(Some(&Location::from(below))).try_collect().await.map_err(failed("list", below))?;
         Ok(found.into_iter().map(|o| o.location.to_string()).collect())
+    }
+
+    /// Removes what uploads below a name have left that a crash has ended; gives how many there were. Nobody else may be writing there. Stores other than folders do so by themselves.
+    pub async fn forget_unfinished(&self, below: &str) -> Result<u64> {
+        let Some(folder) = &self.folder else { return Ok(0) };
+        let path = folder.path_to_filesystem(&Location::from(below)).map_err(failed("look up", below))?;
+        let forget = { let path = path.clone(); move || lay::forget(&path) };
+        compute(forget).await?.map_err(|source| Error::File { action: "clear", path, source })
+    }
+
+    /// The names of the folders right below a name, without that: what lies between it and the next `/`.
+    pub async fn folders(&self, below: &str) -> Result<Vec<String>> {
+        match self.store.list_with_delimiter(Some(&Location::from(below))).await {
+            Ok(found) => Ok(found.common_prefixes.iter().filter_map(|folder| Some(folder.parts().next_back()?.as_ref().to_string())).collect()),
+            Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
+            Err(e) => Err(failed("list", below)(e)),
+        }
     }
 
     /// Removes what `ObjectMeta::persisted` names. That it is gone already is fine.

@@ -21,6 +21,7 @@ use crate::{
     plan::valid_name,
     proto::{controller_service_client::ControllerServiceClient, stream_info::AccessOperation, *},
 };
+use base::error::cause;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::collections::{BTreeMap, HashMap};
@@ -69,14 +70,6 @@ impl Interceptor for Credentials {
     }
 }
 
-/// What lies below all that says only that something failed.
-fn cause(mut e: &dyn std::error::Error) -> String {
-    while let Some(source) = e.source() {
-        e = source;
-    }
-    e.to_string()
-}
-
 fn failed(what: &str) -> impl FnOnce(tonic::Status) -> Error {
     let what = what.to_string();
     move |s| match s.code() {
@@ -123,8 +116,12 @@ impl Client {
                 return Err(Error::Invalid(format!("{address:?} is not an address: name host and port of the controller and nothing else, as 127.0.0.1:9090")));
             }
             let bad = |e: tonic::transport::Error| {
+                let why = cause(&e);
+                if why.starts_with("invalid peer certificate") {
+                    return Error::Unavailable(format!("the server at {address} is not the one that the authority's certificate vouches for ({why}); name the certificate of the authority that has signed the server's, and the server by the name in that"));
+                }
                 let tls = if login.authority.is_some() { "; leave the authority's certificate out if it has no TLS" } else { "" };
-                Error::Unavailable(format!("no stream server answers at {address}: {}; start one with `cloudskin stream serve`, or name its controller's port{tls}", cause(&e)))
+                Error::Unavailable(format!("no stream server answers at {address}: {why}; start one with `cloudskin stream serve`, or name its controller's port{tls}"))
             };
             let scheme = if login.authority.is_some() { "https" } else { "http" };
             let mut endpoint = Channel::from_shared(format!("{scheme}://{address}")).map_err(|e| Error::Invalid(format!("{address:?} is not an address: {e}")))?;
@@ -297,6 +294,14 @@ impl Client {
             let uri = self.controller.clone().get_uri(request).await.map_err(failed("find the segment store"))?.into_inner();
             Ok(format!("{}:{}", uri.endpoint, uri.port))
         })
+    }
+
+    /// Whether the key space is shared out evenly among so many segments.
+    pub async fn is_even(&self, scope: &str, stream: &str, segments: u32) -> Result<bool> {
+        let mut current = self.current(scope, stream).await?;
+        current.sort_by(|a, b| a.low.total_cmp(&b.low));
+        let even = crate::catalog::even(segments.max(1), 0, 0);
+        Ok(current.len() == even.len() && current.iter().zip(&even).all(|(a, b)| (a.low, a.high) == (b.low, b.high)))
     }
 
     /// Shares the key space out evenly among `segments` new segments.

@@ -38,6 +38,8 @@ pub struct Controller {
     access: Access,
     /// Where clients reach the segment store.
     uri: NodeUri,
+    /// And this.
+    own: NodeUri,
     leases: Arc<Mutex<HashMap<TxnId, Instant>>>,
 }
 
@@ -136,9 +138,10 @@ fn page<'a>(all: impl Iterator<Item = &'a String>, token: Option<ContinuationTok
 }
 
 impl Controller {
-    /// `host` and `port` are where clients find the segment store.
-    pub fn new(store: Store, access: Access, host: String, port: u16) -> Controller {
-        Controller { store, access, uri: NodeUri { endpoint: host, port: port.into() }, leases: Arc::default() }
+    /// `host` is where clients find this server: the segment store's port there, and the controller's own.
+    pub fn new(store: Store, access: Access, host: String, segments: u16, controller: u16) -> Controller {
+        let at = |port: u16| NodeUri { endpoint: host.clone(), port: port.into() };
+        Controller { store, access, uri: at(segments), own: at(controller), leases: Arc::default() }
     }
 
     pub fn service(self) -> controller_service_server::ControllerServiceServer<Controller> {
@@ -243,8 +246,8 @@ fn told(result: Result<()>, success: i32, known: impl FnOnce(&Error) -> Option<i
 #[tonic::async_trait]
 impl controller_service_server::ControllerService for Controller {
     async fn get_controller_server_list(&self, _: Request<ServerRequest>) -> Answer<ServerResponse> {
-        // Only asked with `pravega://`, where the client has an address of ours already and looks for others. There are none.
-        Ok(Response::new(ServerResponse { node_uri: Vec::new() }))
+        // Asked by clients that were given `pravega://`: from then on they speak to those that are told of here, and to no other.
+        Ok(Response::new(ServerResponse { node_uri: vec![self.own.clone()] }))
     }
 
     async fn create_scope(&self, request: Request<ScopeInfo>) -> Answer<CreateScopeStatus> {

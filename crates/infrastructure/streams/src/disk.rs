@@ -3,6 +3,7 @@
 //! A write has returned when its bytes are on the disk, and not before. There is a trait because tests have a second disk, which tears
 //! writes, flips bits, refuses to sync and is full. Nothing here knows what the bytes mean.
 
+use base::piecewise;
 use std::{
     ffi::CString,
     fs, io,
@@ -75,7 +76,7 @@ impl Disk for Folder {
             let mut at = 0;
             while at < bytes {
                 let n = (bytes - at).min(zeros.len() as u64) as usize;
-                file.write_all_at(&zeros[..n], at)?;
+                piecewise::write_at(&file, &zeros[..n], at)?;
                 at += n as u64;
             }
             file.sync_all()?;
@@ -103,7 +104,7 @@ impl Disk for Folder {
     fn put(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let part = self.path.join(format!("{name}.new"));
         let file = fs::File::create(&part)?;
-        file.write_all_at(content, 0)?;
+        piecewise::write_at(&file, content, 0)?;
         file.sync_all()?;
         fs::rename(&part, self.path.join(name))?;
         self.sync_names()

@@ -11,6 +11,9 @@ pub enum Error {
     File { action: &'static str, path: PathBuf, source: Arc<io::Error> },
     #[error("the log is damaged: {0}; put back what is missing, or start with an empty folder, with `--restore` if long-term storage is elsewhere")]
     Damaged(String),
+    /// Bytes that are not what was written, where the log as a whole goes on.
+    #[error("damaged: {0}")]
+    Spoilt(String),
     #[error("the log has stopped and nothing can be written until the next start: {0}")]
     Stopped(Arc<str>),
     #[error("segment {0} does not exist")]
@@ -90,7 +93,7 @@ impl Error {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::ResourceExhausted,
                 _ => Kind::Internal,
             },
-            Error::Damaged(_) => Kind::DataLoss,
+            Error::Damaged(_) | Error::Spoilt(_) => Kind::DataLoss,
             Error::Stopped(_) | Error::Unavailable(_) => Kind::Unavailable,
             Error::NoSegment(_) | Error::NoKey(_) | Error::NoScope(_) | Error::NoStream(_) | Error::NoTxn(_) | Error::NotFound(_) => Kind::NotFound,
             Error::SegmentExists(_) | Error::ScopeExists(_) | Error::StreamExists(_) => Kind::AlreadyExists,

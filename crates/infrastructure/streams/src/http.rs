@@ -16,7 +16,7 @@ use crate::{
     catalog::Scaling,
     listener::Bounded,
     metrics,
-    scale::Scaler,
+    scale::{Rate, Scaler},
     segment::State as Streams,
     tier::Tier,
     video,
@@ -191,20 +191,22 @@ struct Written {
     high: f64,
     bytes: u64,
     events_per_second: f64,
+    bytes_per_second: f64,
 }
 
 /// All streams with their sizes, by name.
-fn list(state: &Streams, rates: &BTreeMap<String, f64>) -> Vec<One> {
+fn list(state: &Streams, rates: &BTreeMap<String, Rate>) -> Vec<One> {
     let mut left = SEGMENTS_MAX;
     let one = |(scope, name, stream): (&str, &str, &crate::catalog::Stream)| {
         let current = if stream.sealed { &[][..] } else { &stream.current().segments[..] };
         let shown = &current[..current.len().min(STREAM_SEGMENTS_MAX).min(left)];
         left -= shown.len();
-        let rate = |segment: &str| rates.get(segment).copied().unwrap_or(0.0);
+        let rate = |segment: &str| rates.get(segment).copied().unwrap_or_default();
         let written = shown.iter().map(|r| {
             let segment = r.segment.name(scope, name);
             let bytes = state.segment(&segment).map_or(0, |s| s.landed.durable - s.landed.start);
-            Written { low: r.low, high: r.high, bytes, events_per_second: rate(&segment), segment: segment.rsplit('/').next().unwrap_or_default().to_string() }
+            let Rate { events: events_per_second, bytes: bytes_per_second } = rate(&segment);
+            Written { low: r.low, high: r.high, bytes, events_per_second, bytes_per_second, segment: segment.rsplit('/').next().unwrap_or_default().to_string() }
         });
         let all = stream.segments();
         let found = || all.keys().filter_map(|s| state.segment(&s.name(scope, name)).ok());
@@ -216,7 +218,7 @@ fn list(state: &Streams, rates: &BTreeMap<String, f64>) -> Vec<One> {
             log_bytes: found().map(|s| s.landed.unflushed).sum(),
             video: video::is_video(state, scope, name),
             // The sum of nothing is -0.0.
-            events_per_second: current.iter().map(|r| rate(&r.segment.name(scope, name))).sum::<f64>() + 0.0,
+            events_per_second: current.iter().map(|r| rate(&r.segment.name(scope, name)).events).sum::<f64>() + 0.0,
             written: written.collect(),
         }
     };
@@ -252,7 +254,7 @@ async fn streams(State(app): State<App>, asker: Asker) -> Response {
         outage_left_seconds: outage.left.map(|l| l.as_secs_f64()),
         write_p50_ms: ms(0.5),
         write_p99_ms: ms(0.99),
-        log: format!("{:016x}", app.store.log().identity().0),
+        log: app.store.log_name(),
         log_real_time: app.store.log().is_real_time(),
         stopped: app.store.log().progress().borrow().stopped.as_deref().map(str::to_string),
     })
@@ -264,14 +266,33 @@ async fn streams(State(app): State<App>, asker: Asker) -> Response {
 struct Advice {
     stream: String,
     segments: u32,
+    /// From now on …
     #[serde(rename = "for")]
-    span: Span,
+    span: Option<Span>,
+    /// … or until a time, ms since 1970: advice that comes too late then is seen to be so.
+    until_ms: Option<u64>,
+}
+
+impl Advice {
+    /// How long it is good from now on; the error is what to answer.
+    fn left(&self, now_ms: u64) -> Result<Duration, &'static str> {
+        match (self.span, self.until_ms) {
+            (Some(span), None) => Ok(span.0),
+            (None, Some(until)) if until > now_ms => Ok(Duration::from_millis(until - now_ms)),
+            (None, Some(_)) => Err("its time, `until_ms`, is over: ask again with a later one, or with `for`"),
+            _ => Err("say how long it is good, with one of `for` (such as \"60s\") and `until_ms` (ms since 1970)"),
+        }
+    }
 }
 
 async fn advice(State(app): State<App>, asker: Asker, advice: Result<Json<Advice>, JsonRejection>) -> Response {
     let advice = match advice {
         Ok(Json(advice)) => advice,
         Err(e) => return refuse(e.status(), &e.body_text()),
+    };
+    let left = match advice.left(base::clock::now_ms()) {
+        Ok(left) => left.min(ADVICE_MAX),
+        Err(why) => return refuse(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
     let Some((scope, stream)) = advice.stream.split_once('/') else {
         return refuse(StatusCode::BAD_REQUEST, &format!("{:?} is not SCOPE/STREAM", advice.stream));
@@ -284,7 +305,7 @@ async fn advice(State(app): State<App>, asker: Asker, advice: Result<Json<Advice
         None => refuse(StatusCode::NOT_FOUND, &format!("stream {} does not exist", advice.stream)),
         Some(false) => refuse(StatusCode::CONFLICT, &format!("stream {} has a fixed number of segments", advice.stream)),
         Some(true) => {
-            app.scaler.advise(scope, stream, advice.segments, Instant::now() + advice.span.0.min(ADVICE_MAX));
+            app.scaler.advise(scope, stream, advice.segments, Instant::now() + left);
             StatusCode::NO_CONTENT.into_response()
         }
     }

@@ -72,11 +72,13 @@ pub struct Options {
     pub hands: usize,
     /// After this long without an entry an empty block says that the last one is durable.
     pub note_after: Duration,
+    /// Files that nothing has needed for this long are removed: a long outage of what is behind the log leaves many.
+    pub spare_for: Duration,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { file_bytes: 64 << 20, files_max: 160, hands: 4, note_after: Duration::from_millis(20) }
+        Options { file_bytes: 64 << 20, files_max: 160, hands: 4, note_after: Duration::from_millis(20), spare_for: Duration::from_secs(600) }
     }
 }
 
@@ -216,8 +218,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Asks that the calling thread is run as soon as it has something to do, as threads of the lowest real-time priority are: yes, if this process may have those.
 ///
-/// A hand sleeps until a block is to be written or the disk has it, works for microseconds (for a large block, some milliseconds), and many wait for it. Where the processors are busy, such as with sending history,
-/// it would wait for what runs there: 2 ms, ten times what the write takes.
+/// A hand sleeps until a block is to be written or the disk has it, works for microseconds (for a large block, or behind a cut the checkpoint of a large state, for milliseconds), and many wait for it.
+/// Where the processors are busy, such as with sending history, it would wait for what runs there: 2 ms, ten times what the write takes.
 fn comes_first() -> bool {
     let lowest = libc::sched_param { sched_priority: 1 };
     // SAFETY: it reads one structure, which is there; 0 is the calling thread. A refusal leaves the thread as it was.
@@ -402,12 +404,7 @@ impl<N: Send + 'static> Log<N> {
 
     /// Removes a file that is kept ready, so that the disk has its space.
     pub(crate) fn give_back(&self) {
-        let mut slots = lock(&self.shared.slots);
-        let Some(i) = slots.free.iter().position(|s| Arc::strong_count(&s.file) == 1) else { return };
-        let slot = slots.free.swap_remove(i);
-        if let Err(e) = self.shared.disk.remove(&slot.name) {
-            tracing::warn!(error = %e, name = %slot.name, "a file that is not in use stays on a full disk");
-        }
+        self.shared.give_back(1);
     }
 
     /// The files in use, oldest first, and the size of each.
@@ -743,14 +740,38 @@ impl<N: Send + 'static> Shared<N> {
         }
     }
 
-    /// Keeps [`READY`] slots ready, so that filling a new one with zeros holds nobody up. Its own thread.
+    /// Removes files that are ready and that nothing waits for.
+    fn give_back(&self, count: usize) {
+        for _ in 0..count {
+            let slot = {
+                let mut slots = lock(&self.slots);
+                let Some(i) = slots.free.iter().position(|s| Arc::strong_count(&s.file) == 1) else { return };
+                slots.free.swap_remove(i)
+            };
+            if let Err(e) = self.disk.remove(&slot.name) {
+                tracing::warn!(error = %e, name = %slot.name, "a file of the log that is not in use stays on the disk");
+            }
+        }
+    }
+
+    /// Keeps [`READY`] slots ready, so that filling a new one with zeros holds nobody up, and not many more for long. Its own thread.
     fn prepare(&self) {
         let mut slots = lock(&self.slots);
+        // The fewest that were ready, since when.
+        let (mut spare, mut since) = (usize::MAX, Instant::now());
         loop {
             if self.stopped.load(Relaxed) {
                 return;
             }
             let free = slots.ready();
+            spare = spare.min(free);
+            if since.elapsed() >= self.options.spare_for {
+                drop(slots);
+                self.give_back(spare.saturating_sub(READY));
+                (spare, since) = (usize::MAX, Instant::now());
+                slots = lock(&self.slots);
+                continue;
+            }
             let left = slots.disk_left(&self.options, self.disk.free());
             self.disk_left.store(left, Relaxed);
             // One that writing waits for may take the last space that there is.

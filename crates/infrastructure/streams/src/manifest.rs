@@ -30,16 +30,21 @@ use std::{collections::BTreeMap, sync::Arc};
 
 /// Where a log's chunks are.
 pub(crate) fn chunks(log: u64) -> String {
-    format!("streams/{log:016x}/chunks")
+    format!("{}/chunks", home(log))
 }
 
 /// An object without content that says that the storage takes something.
 pub(crate) fn probe(log: u64) -> String {
-    format!("streams/{log:016x}/reached")
+    format!("{}/reached", home(log))
+}
+
+/// Where all that is a log's is.
+pub(crate) fn home(log: u64) -> String {
+    format!("streams/{log:016x}")
 }
 
 fn manifests(log: u64) -> String {
-    format!("streams/{log:016x}/manifest")
+    format!("{}/manifest", home(log))
 }
 
 #[derive(Serialize, Deserialize)]
@@ -70,7 +75,7 @@ fn storage(e: geds::Error) -> Error {
 async fn read(persist: &Persist, log: u64, number: u64) -> Result<Manifest> {
     let name = format!("{}/{number:016x}", manifests(log));
     let bytes = persist.read_all(&name).await.map_err(storage)?;
-    Manifest::parse(&bytes).ok_or_else(|| Error::Damaged(format!("{name} in long-term storage has another checksum than when it was written")))
+    Manifest::parse(&bytes).ok_or_else(|| Error::Spoilt(format!("{name} in long-term storage has another checksum than when it was written")))
 }
 
 /// The numbers of a log's manifests, oldest first.
@@ -79,6 +84,37 @@ async fn numbers(persist: &Persist, log: u64) -> Result<Vec<u64>> {
     let mut numbers: Vec<u64> = names.iter().filter_map(|n| u64::from_str_radix(n.rsplit('/').next()?, 16).ok()).collect();
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// The numbers of all logs that have a manifest there.
+async fn logs(persist: &Persist) -> Result<Vec<u64>> {
+    let mut logs = Vec::new();
+    for log in persist.folders("streams").await.map_err(storage)?.iter().filter_map(|name| u64::from_str_radix(name, 16).ok()) {
+        if !numbers(persist, log).await?.is_empty() {
+            logs.push(log);
+        }
+    }
+    logs.sort_unstable();
+    Ok(logs)
+}
+
+/// Logs as `--restore` takes them, and when each was last written.
+async fn described(persist: &Persist, logs: &[u64]) -> Result<String> {
+    let mut shown = Vec::new();
+    for log in logs {
+        // One that can't be read is one all the same.
+        let written = match numbers(persist, *log).await?.last() {
+            Some(newest) => read(persist, *log, *newest).await.map_or_else(|e| e.to_string(), |m| format!("last written {}", date(m.at_ms))),
+            None => "without a manifest".into(),
+        };
+        shown.push(format!("{log:016x} ({written})"));
+    }
+    Ok(shown.join(", "))
+}
+
+/// How many logs other than this one have streams there.
+pub(crate) async fn others(persist: &Persist, log: u64) -> Result<usize> {
+    Ok(logs(persist).await?.into_iter().filter(|other| *other != log).count())
 }
 
 /// The right to write into a log's part of long-term storage.
@@ -107,6 +143,11 @@ impl Owner {
         Ok(Owner { persist, log, epoch, server: rand::random(), next: last.map_or(0, |n| n + 1), there })
     }
 
+    /// Nothing of this log was there.
+    pub fn is_new(&self) -> bool {
+        self.there.is_empty()
+    }
+
     /// Puts the next manifest and gives its size in bytes.
     pub async fn publish(&mut self, checkpoint: Checkpoint) -> Result<usize> {
         let manifest = Manifest { epoch: self.epoch, server: self.server, at_ms: base::clock::now_ms(), checkpoint: checkpoint.bytes() };
@@ -121,8 +162,8 @@ impl Owner {
             }
             self.there.push(number);
             self.next += 1;
-            // What an earlier process had sent may arrive after its end: it is passed over. Our own, whose answer was lost, is as good as an answer.
-            if there.is_none_or(|t| t.server == self.server) {
+            // What an earlier process had sent may arrive after its end, as may an earlier one of ours whose answer was lost: it is passed over. This one, so arrived, is as good as an answer.
+            if there.is_none_or(|t| t.bytes() == bytes) {
                 break;
             }
         }
@@ -177,32 +218,15 @@ pub(crate) fn cut(from: &Checkpoint) -> Result<Cut> {
 /// Puts the newest manifest into an empty folder, so that a log can be opened there which goes on from it. `log` says which, if there are several.
 pub fn restore<'a>(persist: &'a Persist, log: Option<u64>, disk: Arc<dyn disk::Disk>) -> BoxFuture<'a, Result<u64>> {
     Box::pin(async move {
-        let names = persist.list("streams").await.map_err(storage)?;
-        let mut logs: Vec<u64> = names
-            .iter()
-            .filter_map(|n| n.strip_prefix("streams/")?.split_once("/manifest/"))
-            .filter_map(|(log, _)| u64::from_str_radix(log, 16).ok())
-            .collect();
-        logs.sort_unstable();
-        logs.dedup();
-        let shown = logs.iter().map(|l| format!("{l:016x}")).collect::<Vec<_>>().join(", ");
+        Store::is_empty(&*disk)?;
+        let logs = logs(persist).await?;
         let log = match (log, &logs[..]) {
             (Some(log), all) if all.contains(&log) => log,
-            (Some(log), _) => return Err(Error::NotFound(format!("{persist} has nothing of log {log:016x}; it has {}", if shown.is_empty() { "none" } else { &shown }))),
+            (Some(log), []) => return Err(Error::NotFound(format!("{persist} has nothing of log {log:016x}; it has none"))),
+            (Some(log), all) => return Err(Error::NotFound(format!("{persist} has nothing of log {log:016x}; it has {}", described(persist, all).await?))),
             (None, [log]) => *log,
             (None, []) => return Err(Error::NotFound(format!("{persist} has no streams to begin with"))),
-            (None, several) => {
-                let mut shown = Vec::new();
-                for log in several {
-                    // One that can't be read is one all the same.
-                    let written = match numbers(persist, *log).await?.last() {
-                        Some(newest) => read(persist, *log, *newest).await.map_or_else(|e| e.to_string(), |m| format!("last written {}", date(m.at_ms))),
-                        None => "without a manifest".into(),
-                    };
-                    shown.push(format!("{log:016x} ({written})"));
-                }
-                return Err(Error::Conflict(format!("{persist} has several logs; say which one with `--restore LOG`: {}", shown.join(", "))));
-            }
+            (None, several) => return Err(Error::Conflict(format!("{persist} has several logs; say which one with `--restore LOG`: {}", described(persist, several).await?))),
         };
         let mut newest = None;
         // The newest may have been cut off by a storage that doesn't put as a whole; the one before is there for that.
@@ -212,13 +236,13 @@ pub fn restore<'a>(persist: &'a Persist, log: Option<u64>, disk: Arc<dyn disk::D
                     newest = Some(manifest);
                     break;
                 }
-                Err(e @ Error::Damaged(_)) => tracing::warn!(error = %e, "the manifest before it is used"),
+                Err(e @ Error::Spoilt(_)) => tracing::warn!(error = %e, "the manifest before it is used"),
                 Err(e) => return Err(e),
             }
         }
-        let manifest = newest.ok_or_else(|| Error::Damaged(format!("no manifest of log {log:016x} can be read")))?;
+        let manifest = newest.ok_or_else(|| Error::Spoilt(format!("no manifest of log {log:016x} can be read")))?;
         let checkpoint = Checkpoint::parse(&manifest.checkpoint).map_err(|why| why.error("the manifest's checkpoint"))?;
-        let mut state: State = checkpoint.state().map_err(|e| Error::Damaged(format!("the manifest's checkpoint makes no sense: {e}")))?;
+        let mut state: State = checkpoint.state().map_err(|e| Error::Spoilt(format!("the manifest's checkpoint makes no sense: {e}")))?;
         let open: Vec<_> = state.catalog.streams().flat_map(|(scope, name, s)| s.open.keys().map(move |id| (scope.to_string(), name.to_string(), *id))).collect();
         for (scope, stream, id) in open {
             if let (Some(record), ()) = plan::abort_txn(&state, &scope, &stream, id)? {

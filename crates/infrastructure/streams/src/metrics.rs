@@ -2,7 +2,7 @@
 //!
 //! Counters and histograms are atomics that every part adds to; what is a state (bytes, files, segments) is looked up when someone asks.
 
-use crate::{Store, scale::Scaler, tier::Tier};
+use crate::{Store, scale::{Rate, Scaler}, tier::Tier};
 use std::{
     fmt::Write,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -137,10 +137,13 @@ pub fn text(store: &Store, tier: Option<&Tier>, scaler: &Scaler) -> String {
     let shown = if left.is_finite() { left.to_string() } else { "+Inf".into() };
     let name = "cloudskin_streams_outage_left_seconds";
     let _ = writeln!(out, "# HELP {name} Time until writers wait, at the present rate, if nothing leaves for long-term storage.\n# TYPE {name} gauge\n{name} {shown}");
-    let name = "cloudskin_streams_segment_events_per_second";
-    let _ = writeln!(out, "# HELP {name} Rate of a segment that is written to, over the shortest window of the scaling profile.\n# TYPE {name} gauge");
-    for (segment, rate) in scaler.rates().into_iter().take(SEGMENTS_MAX) {
-        let _ = writeln!(out, "{name}{{segment=\"{segment}\"}} {rate}");
+    let rates = scaler.rates();
+    for (what, of) in [("events", (|rate| rate.events) as fn(&Rate) -> f64), ("bytes", |rate| rate.bytes)] {
+        let name = format!("cloudskin_streams_segment_{what}_per_second");
+        let _ = writeln!(out, "# HELP {name} Rate of a segment that is written to, over the shortest window of the scaling profile.\n# TYPE {name} gauge");
+        for (segment, rate) in rates.iter().take(SEGMENTS_MAX) {
+            let _ = writeln!(out, "{name}{{segment=\"{segment}\"}} {}", of(rate));
+        }
     }
     out
 }

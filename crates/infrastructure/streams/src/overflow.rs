@@ -76,6 +76,6 @@ impl Overflow {
                 self.persist.delete(&location).await.map_err(|e| Error::Storage(Arc::new(e)))?;
             }
         }
-        Ok(())
+        self.persist.forget_unfinished(&chunks(store.log().identity().0)).await.map(drop).map_err(|e| Error::Storage(Arc::new(e)))
     }
 }

@@ -159,7 +159,14 @@ pub struct Scaler {
     store: Store,
     profile: Arc<Profile>,
     advice: Arc<Mutex<HashMap<(String, String), (u32, Instant)>>>,
-    rates: Arc<Mutex<BTreeMap<String, f64>>>,
+    rates: Arc<Mutex<BTreeMap<String, Rate>>>,
+}
+
+/// What a segment has had in a second.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rate {
+    pub events: f64,
+    pub bytes: f64,
 }
 
 /// How often rates are looked at.
@@ -184,29 +191,32 @@ impl Scaler {
         advice.insert((scope.into(), stream.into()), (segments, until));
     }
 
-    /// Events per second of each segment that is written to, by name, over the shortest window.
-    pub fn rates(&self) -> BTreeMap<String, f64> {
+    /// Of each segment that is written to, by name, over the shortest window.
+    pub fn rates(&self) -> BTreeMap<String, Rate> {
         self.rates.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     /// Notes the rates of all segments that are written to, also of streams that do not scale.
-    fn measure(&self, meters: &mut BTreeMap<String, Meter>, passed: Duration) {
-        let loads: BTreeMap<String, f64> = self.store.peek(|state| {
+    fn measure(&self, meters: &mut BTreeMap<String, [Meter; 2]>, passed: Duration) {
+        let loads: BTreeMap<String, Load> = self.store.peek(|state| {
             let streams = state.catalog.streams().filter(|(_, _, s)| !s.sealed);
             let segments = streams.flat_map(|(scope, name, s)| s.current().segments.iter().map(move |r| (scope, name, s, r.segment)));
-            segments.map(|(scope, name, s, segment)| (segment.name(scope, name), had(state, scope, name, s, segment).events as f64)).collect()
+            segments.map(|(scope, name, s, segment)| (segment.name(scope, name), had(state, scope, name, s, segment))).collect()
         });
         meters.retain(|name, _| loads.contains_key(name));
         for (name, load) in loads {
-            meters.entry(name).or_insert_with(|| Meter::new(&self.profile, load)).update(&self.profile, load, passed);
+            let had = [load.events as f64, load.bytes as f64];
+            let of_one = meters.entry(name).or_insert_with(|| had.map(|had| Meter::new(&self.profile, had)));
+            of_one.iter_mut().zip(had).for_each(|(meter, had)| meter.update(&self.profile, had, passed));
         }
-        *self.rates.lock().unwrap_or_else(|e| e.into_inner()) = meters.iter().map(|(n, m)| (n.clone(), m.rate())).collect();
+        let rates = meters.iter().map(|(name, [events, bytes])| (name.clone(), Rate { events: events.rate(), bytes: bytes.rate() }));
+        *self.rates.lock().unwrap_or_else(|e| e.into_inner()) = rates.collect();
     }
 
     /// Scales until it is dropped.
     pub async fn run(self) {
         let mut meters: BTreeMap<(String, String, SegmentNo), Meter> = BTreeMap::new();
-        let mut of_events = BTreeMap::new();
+        let mut of_segments = BTreeMap::new();
         let mut last = Instant::now();
         let mut tick = tokio::time::interval(TICK);
         loop {
@@ -214,7 +224,7 @@ impl Scaler {
             let now = Instant::now();
             let now_ms = base::clock::now_ms();
             let passed = now - std::mem::replace(&mut last, now);
-            self.measure(&mut of_events, passed);
+            self.measure(&mut of_segments, passed);
             let advice = {
                 let mut advice = self.advice.lock().unwrap_or_else(|e| e.into_inner());
                 advice.retain(|_, (_, until)| *until > now);

@@ -17,7 +17,7 @@ use crate::{
 };
 use futures::future::BoxFuture;
 use geds::Persist;
-use std::{net::SocketAddr, path::{Path, PathBuf}, sync::Arc, time::Duration};
+use std::{net::{IpAddr, SocketAddr}, path::{Path, PathBuf}, sync::Arc, time::Duration};
 use tokio_rustls::{TlsAcceptor, rustls, rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject}};
 use tonic::transport::{Identity, ServerTlsConfig};
 use tokio::{net::TcpListener, sync::watch};
@@ -197,7 +197,7 @@ impl Server {
     /// for what is written there.
     pub fn run(self, shutdown: watch::Receiver<bool>) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
-            let (_, segments) = self.addresses()?;
+            let (controller, segments) = self.addresses()?;
             let (stop, stopping) = watch::channel(false);
             let mut flusher = self.tier.clone().map(|tier| AbortOnDrop(tokio::spawn(tier.run(self.store.clone()))));
             let mut ending = AbortOnDrop(tokio::spawn(async move {
@@ -221,13 +221,18 @@ impl Server {
                 (ended, flusher)
             }));
             let shutdown = stopping;
-            let host = self.options.publish.clone().unwrap_or_else(|| segments.ip().to_string());
+            // Clients put the port behind it.
+            let address = match segments.ip() {
+                IpAddr::V4(v4) => v4.to_string(),
+                IpAddr::V6(v6) => format!("[{v6}]"),
+            };
+            let host = self.options.publish.clone().unwrap_or(address);
             // Transient segments belong to connections, and none has survived.
             let left: Vec<String> = self.store.peek(|s| s.names.keys().filter(|n| n.contains("#transient.")).cloned().collect());
             for name in left {
                 self.store.change(|s| Ok((s.find(&name).ok().map(|(id, _)| crate::segment::Record::Delete { id }), ()))).await?;
             }
-            let controller = Controller::new(self.store.clone(), self.access.clone(), host, segments.port());
+            let controller = Controller::new(self.store.clone(), self.access.clone(), host, segments.port(), controller.port());
             let sweep = tokio::spawn(controller.clone().sweep());
             let scaler = Scaler::new(self.store.clone(), self.options.scaling.clone());
             let told = self.http.map(|listener| {

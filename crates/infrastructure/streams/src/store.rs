@@ -55,6 +55,8 @@ impl Default for Options {
 /// Memory for the parts of commands that have not come as a whole, and for bytes that readers have not taken, over all connections.
 const COMMANDS_BYTES: usize = 256 << 20;
 const READS_BYTES: usize = 128 << 20;
+/// Reads that wait at the tail of a segment, over all connections, of some kB each.
+const TAILS_MAX: usize = 32 << 10;
 /// Memory for what connections know of the writers that they have set up, over all of them.
 const SETUPS_BYTES: usize = 128 << 20;
 /// What a writer costs a connection beside the name of its segment, with its [`Turn`].
@@ -132,6 +134,7 @@ struct Inner {
     /// In bytes.
     commands: Arc<Semaphore>,
     reads: Arc<Semaphore>,
+    tails: Arc<Semaphore>,
     setups: Arc<Semaphore>,
     turns: Arc<Turns>,
 }
@@ -406,7 +409,7 @@ impl Store {
         });
         let sink = shared.clone();
         let log = Log::start(recovered, move |mark, landed| sink.land(mark, landed))?;
-        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: Mutex::new(None), closing: AtomicBool::new(false), commands: Arc::new(Semaphore::new(COMMANDS_BYTES)), reads: Arc::new(Semaphore::new(READS_BYTES)), setups: Arc::new(Semaphore::new(SETUPS_BYTES)), turns: Arc::default() });
+        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: Mutex::new(None), closing: AtomicBool::new(false), commands: Arc::new(Semaphore::new(COMMANDS_BYTES)), reads: Arc::new(Semaphore::new(READS_BYTES)), tails: Arc::new(Semaphore::new(TAILS_MAX)), setups: Arc::new(Semaphore::new(SETUPS_BYTES)), turns: Arc::default() });
         let weak = Arc::downgrade(&inner);
         let keeper = std::thread::Builder::new()
             .name("log-keeper".into())
@@ -474,12 +477,23 @@ impl Store {
     }
 
     /// Puts a checkpoint into an empty folder, to be opened from there.
-    pub(crate) fn begin_with(disk: &dyn Disk, checkpoint: &Checkpoint) -> Result<()> {
+    /// Refuses a folder that has a log already.
+    pub(crate) fn is_empty(disk: &dyn Disk) -> Result<()> {
         let names = disk.list().map_err(Error::file("list", "the log's folder"))?;
         if let Some(there) = names.iter().find(|n| n.starts_with("log-") || n.starts_with("checkpoint-")) {
             return Err(Error::Conflict(format!("the folder has {there} already: start without --restore, or name an empty folder")));
         }
+        Ok(())
+    }
+
+    pub(crate) fn begin_with(disk: &dyn Disk, checkpoint: &Checkpoint) -> Result<()> {
+        Store::is_empty(disk)?;
         disk.put(CHECKPOINTS[0], &checkpoint.bytes()).map_err(Error::file("write", CHECKPOINTS[0]))
+    }
+
+    /// The log's number, as `--restore` takes it.
+    pub fn log_name(&self) -> String {
+        format!("{:016x}", self.log().identity().0)
     }
 
     pub(crate) fn tier(&self) -> Option<&Arc<Tier>> {
@@ -738,6 +752,16 @@ impl Store {
         Ok(Arc::new(vec![place.map_err(|e| Error::Invalid(e.to_string()))?]))
     }
 
+    /// A place for a read that waits at the tail; `None` when there is none.
+    pub(crate) fn tail_place(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.tails.clone().try_acquire_owned().ok()
+    }
+
+    /// Whether a read at this offset would have to wait for what comes.
+    pub(crate) fn is_tail(&self, name: &str, offset: u64) -> bool {
+        self.peek(|state| state.segment(name).is_ok_and(|s| !s.landed.ended && offset >= s.landed.durable && offset <= s.length))
+    }
+
     /// A place in memory for what a connection knows of a writer to a segment of this name; `None` when there is none.
     pub(crate) fn setup(&self, name: &str) -> Option<OwnedSemaphorePermit> {
         self.0.setups.clone().try_acquire_many_owned((SETUP + name.len()) as u32).ok()
@@ -865,7 +889,7 @@ impl Store {
             .into_iter()
             .map(|extent| match extent.source {
                 Source::Log(place) => {
-                    let file = self.0.log.file(place.file).ok_or_else(|| Error::Damaged(format!("file {} is not open", place.file.0)))?;
+                    let file = self.0.log.file(place.file).ok_or_else(|| Error::Spoilt(format!("file {} of the log is not open", place.file.0)))?;
                     Ok(Piece { extent, from: From::File(file, place.at) })
                 }
                 Source::Chunk(chunk, at) => Ok(Piece { extent, from: From::Chunk { chunk: state.chunks[&chunk].clone(), at } }),
@@ -912,7 +936,7 @@ impl Store {
                     file.read((*place).into(), part).map_err(Error::file("read", "the log"))?;
                 }
                 if log::crc32c(part) != extent.crc {
-                    return Err(Error::Damaged(format!("{} bytes from {} of a segment have another checksum than when they were written", extent.len, extent.start)));
+                    return Err(Error::Spoilt(format!("{} bytes of a segment from {} on have another checksum than when they were written; a stream that is truncated behind them can be read on", extent.len, extent.start)));
                 }
             }
             Ok(out)
@@ -955,7 +979,7 @@ impl Store {
             .into_iter()
             .map(|extent| match extent.source {
                 Source::Log(place) => {
-                    let file = self.0.log.file(place.file).ok_or_else(|| Error::Damaged(format!("file {} is not open", place.file.0)))?;
+                    let file = self.0.log.file(place.file).ok_or_else(|| Error::Spoilt(format!("file {} of the log is not open", place.file.0)))?;
                     Ok(Piece { extent, from: From::File(file, place.at) })
                 }
                 Source::Chunk(..) => Err(Error::Invalid("a chunk is not flushed again".into())),

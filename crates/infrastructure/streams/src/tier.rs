@@ -111,8 +111,8 @@ struct Away {
 /// What helps, behind an error of the storage, where that is not to wait.
 fn remedy(kind: Kind) -> &'static str {
     match kind {
-        Kind::NotFound => ": is the bucket there? make it, or start with the name of another one",
-        Kind::PermissionDenied => ": may these keys write there? allow it, or start with others",
+        Kind::NotFound => ": is the bucket, or the folder, there? make it, or start with the name of another one",
+        Kind::PermissionDenied => ": may these keys, or for a folder the server's user, write there? allow it, or start with others",
         _ => "",
     }
 }
@@ -213,13 +213,12 @@ impl Tier {
     }
 
     /// Notes why the storage takes nothing, and what helps, and tells of it when it begins or becomes something else.
-    fn miss(&self, e: &Error, helps: &str) {
-        let why = format!("{e}{helps}");
+    fn miss(&self, kind: Kind, why: String) {
         let mut away = lock(&self.away);
-        if away.as_ref().is_none_or(|before| before.kind != e.kind()) {
+        if away.as_ref().is_none_or(|before| before.kind != kind) {
             tracing::warn!(error = %why, storage = %self.persist, "long-term storage is away; bytes stay in the log");
         }
-        *away = Some(Away { kind: e.kind(), why });
+        *away = Some(Away { kind, why });
     }
 
     /// How old the last manifest of this process is.
@@ -323,7 +322,7 @@ impl Tier {
                 self.fetched_bytes.fetch_add(got.len() as u64, Relaxed);
                 match got.len() == wanted {
                     true => Ok(got),
-                    false => Err(Error::Damaged(format!("{location} in long-term storage has {} of {wanted} bytes", got.len()))),
+                    false => Err(Error::Spoilt(format!("{location} in long-term storage has {} of {wanted} bytes", got.len()))),
                 }
             })
             .await?;

@@ -18,7 +18,7 @@ use streams::{
 const FILE: u64 = 128 << 10;
 
 fn options() -> Options {
-    Options { file_bytes: FILE, files_max: 64, hands: 4, note_after: Duration::from_millis(2) }
+    Options { file_bytes: FILE, files_max: 64, hands: 4, note_after: Duration::from_millis(2), spare_for: Duration::from_secs(600) }
 }
 
 /// What an entry carries: its number in head and payload, so that neither can be mixed up.
@@ -157,6 +157,9 @@ fn quiet_log(disk: &Arc<Faulty>) -> u64 {
     120
 }
 
+/// Bytes in front of a block's first payload, at least: its header, and what is said of one entry.
+const HEADS: usize = 84;
+
 #[test]
 fn a_flipped_bit_anywhere_in_durable_bytes_is_found() {
     let disk = Arc::new(Faulty::new(3));
@@ -165,11 +168,13 @@ fn a_flipped_bit_anywhere_in_durable_bytes_is_found() {
     let (_, places, _) = recover(&disk, None).unwrap();
     for _ in 0..200 {
         let (n, place, bytes) = places[rng.random_range(0..places.len())];
-        let (name, bit) = (disk.slot_of(place.file.0), rng.random_range(0..bytes as u64 * 8));
-        disk.flip(&name, u64::from(place.at) * 8 + bit);
+        // Also of what the log puts in front: the last bytes before a payload say something of it, or are another one's.
+        let (name, bit) = (disk.slot_of(place.file.0), rng.random_range(0..(bytes + HEADS) as u64 * 8));
+        let bit = (u64::from(place.at) - HEADS as u64) * 8 + bit;
+        disk.flip(&name, bit);
         let e = recover(&disk, None).err().unwrap_or_else(|| panic!("a flipped bit {bit} in entry {n} of {entries} was not found"));
         assert!(matches!(e, Error::Damaged(_)), "{e}");
-        disk.flip(&name, u64::from(place.at) * 8 + bit);
+        disk.flip(&name, bit);
     }
     recover(&disk, None).unwrap();
 }
@@ -258,6 +263,34 @@ fn a_mark_skips_what_is_before_it_and_released_files_are_used_again() {
     assert_eq!(seen, (covered..1002).collect::<Vec<_>>());
     assert!(disk.list().unwrap().len() < 10, "2 MB went through {} files of 128 KiB", disk.list().unwrap().len());
     assert!(mark.file > FileNo(10));
+}
+
+#[test]
+fn files_that_nothing_needs_any_more_leave_the_disk_after_a_while() {
+    let disk = Arc::new(Faulty::new(8));
+    let soon = Options { spare_for: Duration::from_secs(1), ..options() };
+    let recovered = Recovered::open(disk.clone(), soon, None, |_, _, _, _| Ok(())).unwrap();
+    let (log, landings) = start(recovered);
+    for n in 0..1000 {
+        push(&log, n, 4000).unwrap();
+    }
+    until("the entries", || landings.lock().unwrap().len() == 1000);
+    let most = disk.list().unwrap().len();
+    assert!(most > 30, "{most} files");
+    let (files, _) = log.files();
+    let newest = files.last().copied();
+    files.into_iter().for_each(|no| log.release(no));
+    assert_eq!(disk.list().unwrap().len(), most, "they may be needed again at once");
+    // What is written, and what is kept ready.
+    until("the others to go", || disk.list().unwrap().len() <= 3);
+    let (mark, ..) = *landings.lock().unwrap().last().unwrap();
+    assert_eq!(Some(mark.file), newest);
+    for n in 1000..1300 {
+        push(&log, n, 4000).unwrap();
+    }
+    until("more entries", || landings.lock().unwrap().len() == 1300);
+    drop(log);
+    assert_eq!(recover(&disk, Some(mark)).unwrap().0, (1000..1300).collect::<Vec<_>>());
 }
 
 #[test]

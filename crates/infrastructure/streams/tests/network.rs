@@ -229,7 +229,7 @@ struct Life {
 impl Life {
     async fn begin(disk: &Arc<Faulty>, s3: &FakeS3, lines: &[Line; 2]) -> Life {
         let options = Options {
-            log: log::Options { file_bytes: 1 << 20, files_max: 4000, hands: 3, note_after: Duration::from_millis(2) },
+            log: log::Options { file_bytes: 1 << 20, files_max: 4000, hands: 3, note_after: Duration::from_millis(2), spare_for: Duration::from_secs(600) },
             checkpoint_bytes: 1 << 20,
             ..Options::default()
         };
@@ -253,7 +253,7 @@ impl Life {
         *lines[0].to.lock().unwrap() = Some(control.local_addr().unwrap());
         *lines[1].to.lock().unwrap() = Some(segments.local_addr().unwrap());
         let access = Access::open();
-        let controller = Controller::new(store.clone(), access.clone(), "127.0.0.1".into(), lines[1].address.port());
+        let controller = Controller::new(store.clone(), access.clone(), "127.0.0.1".into(), lines[1].address.port(), lines[0].address.port());
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(control);
         let tasks = vec![
             tokio::spawn({
@@ -330,7 +330,7 @@ async fn bad_days(seed: u64) {
     let ports = [0, 1].map(|n: usize| lines[n].address.to_string());
     let (hammer_seed, stop) = (rng.random(), Arc::new(AtomicBool::new(false)));
     // It makes a runtime of its own.
-    let hammer = tokio::task::spawn_blocking(move || Hammer::start(&ports, hammer_seed)).await.unwrap();
+    let hammer = tokio::task::spawn_blocking(move || Hammer::start(&ports, hammer_seed, 0)).await.unwrap();
     lines.iter().for_each(|line| line.good.store(false, Relaxed));
     s3.weather(rng.random(), 0.3);
     let cutting = cut(&lines[0], rng.random(), stop.clone()).await;

@@ -290,7 +290,7 @@ async fn the_native_writer_sends_again_what_was_refused_as_stored_in_part() {
     let (running, store) = server_and_store().await;
     client(&running).await.create_stream("s", "t", segments(1)).await.unwrap();
     let (fake, control) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
-    let controller = streams::controller::Controller::new(store, access::Access::open(), "127.0.0.1".into(), fake.local_addr().unwrap().port());
+    let controller = streams::controller::Controller::new(store, access::Access::open(), "127.0.0.1".into(), fake.local_addr().unwrap().port(), 0);
     let address = control.local_addr().unwrap().to_string();
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(control);
     tokio::spawn(tonic::transport::Server::builder().add_service(controller.service()).serve_with_incoming(incoming));
@@ -1067,8 +1067,10 @@ async fn advice_adds_segments_within_the_policy() {
     let advise = async |body: &str| http(running.http, "POST", "/v1/advice", None, body).await;
     assert_eq!(advise(r#"{"stream": "s/none", "segments": 3, "for": "60s"}"#).await.0, 404);
     assert_eq!(advise(r#"{"stream": "s/fixed", "segments": 3, "for": "60s"}"#).await.0, 409);
-    let (status, told) = advise(r#"{"stream": "s/elastic", "segments": 3, "until": 7}"#).await;
-    assert!(status == 422 && told.contains("until"), "{status} {told}");
+    for (body, why) in [(r#""until": 7"#, "until"), (r#""until_ms": 7"#, "is over"), (r#""until_ms": 7, "for": "60s""#, "one of"), (r#""for": null"#, "one of")] {
+        let (status, told) = advise(&format!(r#"{{"stream": "s/elastic", "segments": 3, {body}}}"#)).await;
+        assert!(status == 422 && told.contains(why), "{body}: {status} {told}");
+    }
     assert_eq!(advise(r#"{"stream": "s/elastic", "segments": 3, "for": "60s"}"#).await.0, 204);
     let end = std::time::Instant::now() + Duration::from_secs(30);
     while client.current("s", "elastic").await.unwrap().len() != 3 {
@@ -1076,6 +1078,153 @@ async fn advice_adds_segments_within_the_policy() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(client.current("s", "fixed").await.unwrap().len(), 1);
+}
+
+/// Decides within seconds.
+fn hasty() -> streams::scale::Profile {
+    streams::scale::Profile { up: vec![(Duration::from_secs(1), 2.0)], down: Duration::from_secs(2), rest: Duration::from_secs(1) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn advice_is_as_if_never_given_when_its_time_is_over() {
+    let running = server_with(|o| o.scaling = hasty()).await;
+    let client = client(&running).await;
+    client.create_stream("s", "elastic", ScalingPolicy { scale_type: 2, target_rate: 1000, scale_factor: 2, min_num_segments: 1 }).await.unwrap();
+    let until_ms = base::clock::now_ms() + 8000;
+    assert_eq!(http(running.http, "POST", "/v1/advice", None, &format!(r#"{{"stream": "s/elastic", "segments": 3, "until_ms": {until_ms}}}"#)).await.0, 204);
+    // Nothing is written, so without advice there would be one.
+    let mut seen = vec![1];
+    while !(seen.contains(&3) && seen.last() == Some(&1)) {
+        let (now, at_ms) = (client.current("s", "elastic").await.unwrap().len(), base::clock::now_ms());
+        assert!(at_ms < until_ms + 20_000, "{seen:?}");
+        assert!(now == 3 || !seen.contains(&3) || at_ms >= until_ms, "merged before the time was over");
+        seen.push(now);
+        seen.dedup();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Writes events of so many bytes, so many in a second, until there are that many segments.
+async fn splits(policy: ScalingPolicy, bytes: usize, per_second: u64, segments: usize) -> bool {
+    let running = server_with(|o| o.scaling = hasty()).await;
+    let client = client(&running).await;
+    client.create_stream("s", "busy", policy).await.unwrap();
+    let mut writer = Writer::open(&client, "s", "busy", None).await.unwrap();
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    for n in 0..80 {
+        tick.tick().await;
+        for event in 0..per_second / 10 {
+            writer.append(&event.to_string(), &vec![7; bytes], n).await.unwrap();
+        }
+        if client.current("s", "busy").await.unwrap().len() >= segments {
+            writer.flush().await.unwrap();
+            return true;
+        }
+    }
+    false
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_splits_by_its_rate_of_events_or_of_bytes() {
+    let policy = |scale_type, target_rate| ScalingPolicy { scale_type, target_rate, scale_factor: 2, min_num_segments: 1 };
+    let (events, kib) = (2, 1);
+    // 300 events and 30 kB in a second.
+    let (by_events, slow, by_bytes, small) = tokio::join!(splits(policy(events, 100), 100, 300, 2), splits(policy(events, 250), 100, 300, 2), splits(policy(kib, 10), 100, 300, 2), splits(policy(kib, 25), 100, 300, 2));
+    assert_eq!((by_events, slow, by_bytes, small), (true, false, true, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_that_is_left_in_an_outage_is_what_the_rate_leaves_of_the_room() {
+    let running = server_with(|o| o.store.backlog_max = 64 << 20).await;
+    let client = client(&running).await;
+    client.create_stream("s", "t", segments(1)).await.unwrap();
+    let mut writer = Writer::open(&client, "s", "t", None).await.unwrap();
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    let mut told = Vec::new();
+    // 400 kB in a second, until the mean is that.
+    for n in 0..300 {
+        tick.tick().await;
+        writer.append("k", &vec![7; 40_000], n).await.unwrap();
+        let all: serde_json::Value = serde_json::from_str(&http(running.http, "GET", "/v1/streams", None, "").await.1).unwrap();
+        let number = |name: &str| all[name].as_f64().unwrap_or(f64::NAN);
+        told.push((number("outage_left_seconds"), number("appended_bytes_per_second"), number("backlog_max_bytes") - number("backlog_bytes")));
+        if told.last().is_some_and(|(_, rate, _)| (350e3..450e3).contains(rate)) && n > 100 {
+            break;
+        }
+    }
+    let (left, rate, room) = *told.last().unwrap();
+    assert!((350e3..450e3).contains(&rate), "{rate} B/s");
+    assert!((left / (room / rate) - 1.0).abs() < 0.01 && (100.0..200.0).contains(&left), "{left} s at {rate} B/s for {room} bytes");
+    let metrics = http(running.http, "GET", "/metrics", None, "").await.1;
+    let metric: f64 = metrics.lines().find_map(|l| l.strip_prefix("cloudskin_streams_outage_left_seconds ")?.parse().ok()).unwrap();
+    assert!((metric / left - 1.0).abs() < 0.3, "{metric} and {left}");
+    // And what a segment has in a second.
+    let bytes: f64 = metrics.lines().find_map(|l| l.strip_prefix("cloudskin_streams_segment_bytes_per_second{segment=\"s/t/0.#epoch.0\"} ")?.parse().ok()).unwrap();
+    assert!(bytes > 20_000.0, "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_that_wait_at_the_tail_hold_up_nothing_else_of_their_connection() {
+    let running = server().await;
+    client(&running).await.create_stream("s", "t", segments(1)).await.unwrap();
+    let name = "s/t/0.#epoch.0";
+    let mut talk = Talk::open(&running).await;
+    assert_eq!(talk.ask(1, &setup(1, 1, name)).await.unwrap().0, 2);
+    // More than have places to wait: those beyond are answered with nothing, at once.
+    let (places, beyond) = (1024, 3);
+    for n in 0..places + beyond {
+        talk.say(9, &read_at(n, name, 0, 100)).await;
+    }
+    for _ in 0..beyond {
+        assert_eq!(talk.hear().await.unwrap().0, 10);
+    }
+    let began = std::time::Instant::now();
+    assert_eq!(talk.ask(4, &event(2, 1, 1, b"first")).await.unwrap().0, 7);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // And all that wait get it.
+    for _ in 0..places {
+        let (kind, got) = talk.hear().await.unwrap();
+        assert!(kind == 10 && got.windows(5).any(|w| w == b"first"), "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_there_is_read_to_its_end_and_no_further_also_when_some_of_it_goes_meanwhile() {
+    let running = server().await;
+    let client = client(&running).await;
+    client.create_stream("s", "t", segments(2)).await.unwrap();
+    let mut writer = Writer::open(&client, "s", "t", None).await.unwrap();
+    let read = async |mut reader: Reader| {
+        let mut seen = 0;
+        while let Some(event) = tokio::time::timeout(Duration::from_secs(20), reader.next()).await.expect("it ends").unwrap() {
+            assert_eq!(event.data.len(), 100_000);
+            seen += 1;
+        }
+        seen
+    };
+    let mut append = async |events: u64| {
+        for n in 0..events {
+            writer.append(&n.to_string(), &[7; 100_000], n).await.unwrap();
+        }
+        writer.flush().await.unwrap();
+    };
+    // More than a reader fetches before it is asked, so that what is written behind its beginning lies in the last pieces that it fetches.
+    append(300).await;
+    let reader = Reader::history(&client, "s", "t").await.unwrap();
+    append(50).await;
+    assert_eq!(read(reader).await, 300);
+    client.scale("s", "t", 3).await.unwrap();
+    append(30).await;
+    let reader = Reader::history(&client, "s", "t").await.unwrap();
+    client.scale("s", "t", 1).await.unwrap();
+    append(20).await;
+    assert_eq!(read(reader).await, 380);
+    // All of it goes before it is read.
+    let reader = Reader::history(&client, "s", "t").await.unwrap();
+    let tail = client.tail("s", "t").await.unwrap();
+    client.truncate("s", "t", &tail).await.unwrap();
+    assert!(read(reader).await < 400);
+    assert_eq!(read(Reader::history(&client, "s", "t").await.unwrap()).await, 0);
 }
 
 /// Requests as Pravega's clients send them, for what our own client doesn't ask.

@@ -32,7 +32,7 @@ use streams::{
 
 fn options() -> Options {
     Options {
-        log: log::Options { file_bytes: 256 << 10, files_max: 4000, hands: 3, note_after: Duration::from_millis(2) },
+        log: log::Options { file_bytes: 256 << 10, files_max: 4000, hands: 3, note_after: Duration::from_millis(2), spare_for: Duration::from_secs(600) },
         checkpoint_bytes: 300 << 10,
         ..Options::default()
     }
@@ -396,7 +396,7 @@ async fn a_flipped_bit_is_not_read_as_data() {
     let streams::segment::Source::Log(place) = place else { panic!("{place:?}") };
     disk.flip(&disk.slot_of(place.file.0), (u64::from(place.at) + 1000) * 8);
     let e = store.read("a", 0, 10, Duration::ZERO).await.unwrap_err();
-    assert!(matches!(e, Error::Damaged(_)), "{e}");
+    assert!(matches!(e, Error::Spoilt(_)), "{e}");
 }
 
 /// Bytes of one segment that can't be read in the log are no reason for others, nor for those behind them, to stay out of long-term storage, and not a fault of that.
@@ -428,7 +428,7 @@ async fn a_flipped_bit_in_the_log_keeps_nothing_else_from_long_term_storage() {
     // What is whole is read, and the damage is nobody else's.
     assert!(store.read("first", 0, 40_000, Duration::ZERO).await.unwrap().data == vec![1u8; 40_000]);
     assert!(store.read("first", 80_000, 40_000, Duration::ZERO).await.unwrap().data == vec![3u8; 40_000]);
-    assert!(matches!(store.read("first", 40_000, 10, Duration::ZERO).await, Err(Error::Damaged(_))));
+    assert!(matches!(store.read("first", 40_000, 10, Duration::ZERO).await, Err(Error::Spoilt(_))));
     // Who truncates it is rid of it.
     store.change(|s| Ok((Some(Record::Truncate { id: s.find("first")?.0, start: 80_000 }), ()))).await.unwrap();
     until("the damage to be forgotten", || store.peek(|s| s.live.unflushed == 0 && tier.damaged(s).is_empty())).await;
@@ -624,9 +624,9 @@ async fn a_bucket_that_is_not_there_is_told_with_what_helps() {
     create(&store, "a");
     append(&store, "a", 1, 1, &[1; 250_000]).await.unwrap();
     let says = |part: &'static str| tier.why_away().is_some_and(|why| why.contains(part));
-    until("the bucket to be missed", || says("is the bucket there?")).await;
+    until("the bucket to be missed", || says("is the bucket, or the folder, there?")).await;
     s3.refuse(Some(StatusCode::FORBIDDEN));
-    until("the right to be missed", || says("may these keys write there?")).await;
+    until("the right to be missed", || says("may these keys, or for a folder the server's user, write there?")).await;
     s3.refuse(None);
     until("a flush", || store.peek(|s| s.live.unflushed == 0) && tier.why_away().is_none()).await;
     flusher.abort();
@@ -883,7 +883,7 @@ async fn who_makes_something_on_a_full_disk_is_told_so() {
         tokio::time::timeout(Duration::from_secs(60), append(&store, "a", 1, n, &[1; 20_000])).await.expect("a file that is ready is not taken").unwrap();
     }
     assert!(why.contains("the disk with the log's folder") && why.contains("of 256.0 KiB each, and 4 are needed"), "{why}");
-    let controller = Controller::new(store.clone(), access::Access::open(), "here".into(), 1);
+    let controller = Controller::new(store.clone(), access::Access::open(), "here".into(), 1, 2);
     let make = || ControllerService::create_scope(&controller, tonic::Request::new(streams::proto::ScopeInfo { scope: "s".into() }));
     let told = tokio::time::timeout(Duration::from_secs(60), make()).await.expect("it waits for ever").unwrap_err();
     assert!(told.code() == tonic::Code::ResourceExhausted && told.message().contains("make space there"), "{told}");

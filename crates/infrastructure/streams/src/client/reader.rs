@@ -1,6 +1,7 @@
 //! All events of a stream. Segments are read side by side; a segment begins when all that it follows have ended, so a key's events come in order.
 //!
-//! A connection that is lost is made anew, and reading goes on where it was: an event comes once. A server that is away is waited for, for a while.
+//! A connection that is lost is made anew, and reading goes on where it was: an event comes once. A server that is away is waited for, for a while. [`Reader::history`] ends with what
+//! is there when it begins.
 
 use super::{Client, connection::Connection, not_too_many};
 use crate::{Error, Result, catalog::SegmentNo, proto::stream_info::AccessOperation};
@@ -24,8 +25,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Between two reads that fail, though the server can be reached, at most.
 const FAILING_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// How long the rest of an event is waited for at the end of what is to be read.
-const REST_MAX: Duration = Duration::from_secs(5);
 /// A server that is away for longer is told of.
 pub(super) const SILENT_MAX: Duration = Duration::from_secs(5);
 
@@ -67,7 +66,12 @@ pub struct Event {
 
 enum Piece {
     Bytes(SegmentNo, u64, Bytes),
+    /// It is sealed, and nothing comes behind what was read.
     End(SegmentNo),
+    /// It was truncated as a whole; what follows it may be there.
+    Gone(SegmentNo),
+    /// All was read that is to be.
+    Reached(SegmentNo),
 }
 
 pub struct Reader {
@@ -79,17 +83,31 @@ pub struct Reader {
     tasks: JoinSet<Result<()>>,
     /// An event's first part, and where it begins.
     rest: HashMap<SegmentNo, (u64, BytesMut)>,
+    /// Of which nothing more comes.
     ended: HashSet<SegmentNo>,
     started: HashSet<SegmentNo>,
     ready: std::collections::VecDeque<Event>,
-    /// Where segments end, if they are not to be read further.
-    ends: HashMap<SegmentNo, u64>,
-    /// Segments whose last event is not whole there, and until when its rest is waited for.
-    halves: HashMap<SegmentNo, Instant>,
+    /// Up to where segments are read, and none that is not named; `None`: all of them, for ever.
+    ends: Option<HashMap<SegmentNo, u64>>,
 }
 
 impl Reader {
+    /// Reads a stream from its head or its tail, and goes on with what comes.
     pub fn open<'a>(client: &'a Client, scope: &'a str, stream: &'a str, from: From) -> BoxFuture<'a, Result<Reader>> {
+        Reader::start_at(client, scope, stream, from, None)
+    }
+
+    /// Reads what is in a stream now, and ends: also when some of it is truncated meanwhile.
+    pub fn history<'a>(client: &'a Client, scope: &'a str, stream: &'a str) -> BoxFuture<'a, Result<Reader>> {
+        Box::pin(async move {
+            let segments = client.segments(scope, stream).await?;
+            // One that is sealed is read to its end, so that those behind it begin.
+            let end = |(segment, (_, length, sealed))| (segment, if sealed { u64::MAX } else { length });
+            Reader::start_at(client, scope, stream, From::Head, Some(segments.into_iter().map(end).collect())).await
+        })
+    }
+
+    fn start_at<'a>(client: &'a Client, scope: &'a str, stream: &'a str, from: From, ends: Option<HashMap<SegmentNo, u64>>) -> BoxFuture<'a, Result<Reader>> {
         Box::pin(async move {
             let (sender, pieces) = mpsc::channel(PIECES_MAX);
             let mut reader = Reader {
@@ -103,8 +121,7 @@ impl Reader {
                 ended: HashSet::new(),
                 started: HashSet::new(),
                 ready: Default::default(),
-                ends: HashMap::new(),
-                halves: HashMap::new(),
+                ends,
             };
             let begin = match from {
                 From::Head => client.head(scope, stream).await?,
@@ -129,19 +146,19 @@ impl Reader {
                 connection,
                 token,
                 pieces: self.sender.clone(),
+                end: self.end(segment),
             };
             self.tasks.spawn(task.read(segment, offset));
         }
         Ok(())
     }
 
-    /// Nothing is to be read behind these places, but for the rest of an event: where a writer is at work, what is durable at a moment may end in the middle of one. If no rest comes for some seconds,
-    /// or the segment ends, [`Reader::next`] says so.
-    pub fn until(&mut self, ends: HashMap<SegmentNo, u64>) {
-        self.ends = ends;
+    /// Up to where a segment is to be read.
+    fn end(&self, segment: SegmentNo) -> u64 {
+        self.ends.as_ref().map_or(u64::MAX, |ends| ends.get(&segment).copied().unwrap_or(0))
     }
 
-    /// The next event; `None` when the stream is sealed and all has been read.
+    /// The next event; `None` when all has been read that is to be, or the stream is sealed and there is no more.
     pub async fn next(&mut self) -> Result<Option<Event>> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -150,13 +167,15 @@ impl Reader {
             if self.ended.len() == self.started.len() {
                 return Ok(None);
             }
-            let late = self.halves.iter().min_by_key(|(_, until)| **until).map(|(segment, until)| (*segment, *until));
             tokio::select! {
                 biased;
                 piece = self.pieces.recv() => match piece {
                     Some(Piece::Bytes(segment, offset, data)) => self.cut(segment, offset, data)?,
-                    Some(Piece::End(segment)) if self.halves.contains_key(&segment) => return Err(self.half(segment)),
-                    Some(Piece::End(segment)) => {
+                    Some(Piece::Reached(segment)) => drop(self.ended.insert(segment)),
+                    Some(end @ (Piece::End(segment) | Piece::Gone(segment))) => {
+                        if let (Some((at, part)), Piece::End(_)) = (self.rest.remove(&segment), end) {
+                            return Err(self.half(segment, at, part.len() as u64));
+                        }
                         self.ended.insert(segment);
                         let (client, scope, stream) = (self.client.clone(), self.scope.clone(), self.stream.clone());
                         let ask = || -> BoxFuture<'static, _> {
@@ -174,25 +193,23 @@ impl Reader {
                 Some(task) = self.tasks.join_next() => {
                     task.map_err(|e| Error::Unavailable(format!("a reader's task ended: {e}")))??;
                 }
-                () = tokio::time::sleep_until(late.map_or_else(Instant::now, |(_, until)| until).into()), if late.is_some() => {
-                    return Err(self.half(late.expect("it is waited for").0));
-                }
             }
         }
     }
 
-    /// There is an event whose rest does not come.
-    fn half(&self, segment: SegmentNo) -> Error {
-        let (at, bytes) = self.rest.get(&segment).map_or((0, 0), |(at, part)| (*at, part.len()));
+    /// A segment does not end where an event does.
+    fn half(&self, segment: SegmentNo, at: u64, bytes: u64) -> Error {
         let (scope, stream, segment) = (&self.scope, &self.stream, segment.0);
         Error::Invalid(format!(
-            "segment {segment} of {scope}/{stream} has no whole event from {at} on, where its last {bytes} bytes lie, and no more comes. Where a writer is at work the server has stalled: read again later. Else it was truncated in the middle of an event, or written as bytes: truncate it to where an event begins, as a read with places tells"
+            "segment {segment} of {scope}/{stream} has no whole event from {at} on, where its last {bytes} bytes lie: it was truncated in the middle of an event, or written as bytes; truncate it to where an event begins, as a read with places tells"
         ))
     }
 
     fn cut(&mut self, segment: SegmentNo, offset: u64, data: Bytes) -> Result<()> {
         let (mut at, mut left) = joined(self.rest.remove(&segment), offset, data);
-        while left.len() >= 8 {
+        // An append is there as a whole, so a segment's end is where an event ends; a piece that is read is cut anywhere.
+        let end = self.end(segment);
+        while left.len() >= 8 && at < end {
             let (kind, length) = (i32::from_be_bytes(left[..4].try_into().expect("four bytes")), i32::from_be_bytes(left[4..8].try_into().expect("four bytes")));
             if kind != 0 || length < 0 {
                 return Err(Error::Invalid(format!("{}/{} has no events at {at} of segment {}: it was written as bytes", self.scope, self.stream, segment.0)));
@@ -205,13 +222,13 @@ impl Reader {
             self.ready.push_back(Event { segment, offset: at, data: left.split_to(whole - 8) });
             at += whole as u64;
         }
-        self.halves.remove(&segment);
-        if !left.is_empty() {
-            if self.ends.get(&segment).is_some_and(|end| at + left.len() as u64 >= *end) {
-                self.halves.insert(segment, Instant::now() + REST_MAX);
-            }
-            self.rest.insert(segment, (at, BytesMut::from(&left[..])));
+        if left.is_empty() || at >= end {
+            return Ok(());
         }
+        if at + left.len() as u64 >= end {
+            return Err(self.half(segment, at, end - at));
+        }
+        self.rest.insert(segment, (at, BytesMut::from(&left[..])));
         Ok(())
     }
 }
@@ -232,16 +249,20 @@ struct SegmentTask {
     connection: Connection,
     token: String,
     pieces: mpsc::Sender<Piece>,
+    /// Up to where it reads.
+    end: u64,
 }
 
 impl SegmentTask {
     async fn read(mut self, segment: SegmentNo, mut at: u64) -> Result<()> {
         let (mut renewed, mut failures) = (false, 0);
+        // Since when each read has failed, and whether that was told.
+        let mut failing: Option<(Instant, bool)> = None;
         let mut most = READ_BYTES;
-        loop {
+        while at < self.end {
             match self.connection.read(&self.name, &self.token, at, most).await {
                 Ok((end, data)) => {
-                    (renewed, failures) = (false, 0);
+                    (renewed, failures, failing) = (false, 0, None);
                     most = READ_BYTES.min(most * 2);
                     let n = data.len() as u64;
                     let gone = n > 0 && self.pieces.send(Piece::Bytes(segment, at, data)).await.is_err();
@@ -251,9 +272,8 @@ impl SegmentTask {
                         return Ok(());
                     }
                 }
-                // Truncated as a whole: what follows it may be there.
                 Err(Error::NoSegment(_)) => {
-                    let _ = self.pieces.send(Piece::End(segment)).await;
+                    let _ = self.pieces.send(Piece::Gone(segment)).await;
                     return Ok(());
                 }
                 Err(Error::Truncated { start, .. }) if start > at => at = start,
@@ -261,7 +281,14 @@ impl SegmentTask {
                 Err(Error::Denied(_)) if !std::mem::replace(&mut renewed, true) => self.token = self.client.token(&self.scope, &self.stream, AccessOperation::Any).await?,
                 Err(e) if is_away(&e) => {
                     most = READ_BYTES_MIN.max(most / 2);
-                    // A server that can be reached and fails at each read is not asked without end.
+                    // A server that can be reached and fails at each read is waited for as long as one that can't.
+                    let (since, told) = failing.get_or_insert((Instant::now(), false));
+                    if since.elapsed() > AWAY_MAX {
+                        return Err(e);
+                    }
+                    if since.elapsed() > SILENT_MAX && !std::mem::replace(told, true) {
+                        tracing::warn!(segment = %self.name, error = %e, "the stream's server answers no read; tried again for a minute");
+                    }
                     if failures > 0 {
                         tokio::time::sleep(base::pace::pause_by_chance(failures - 1, PAUSE, FAILING_PAUSE_MAX)).await;
                     }
@@ -271,6 +298,8 @@ impl SegmentTask {
                 Err(e) => return Err(e),
             }
         }
+        let _ = self.pieces.send(Piece::Reached(segment)).await;
+        Ok(())
     }
 }
 

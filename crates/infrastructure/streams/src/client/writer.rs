@@ -11,7 +11,7 @@ use super::{
     key_position, not_too_many,
     reader::{is_away, patiently, SILENT_MAX},
 };
-use crate::{Error, Result, catalog::Range, proto::stream_info::AccessOperation};
+use crate::{Error, Result, catalog::Range, proto::stream_info::AccessOperation, tier::AbortOnDrop};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use std::{
@@ -58,10 +58,31 @@ struct Pending {
 
 #[derive(Default)]
 struct Done {
+    written: AtomicU64,
     acknowledged: AtomicU64,
     changed: Notify,
-    /// Whoever waits has been told that nothing is acknowledged.
+    /// That nothing is acknowledged has been told, since something was.
     told: AtomicBool,
+}
+
+impl Done {
+    fn counts(&self) -> (u64, u64) {
+        let acknowledged = self.acknowledged.load(Acquire);
+        (self.written.load(Relaxed), acknowledged)
+    }
+
+    /// Says so, once each time, when something waits and nothing is acknowledged for some seconds.
+    async fn watch(self: Arc<Done>) {
+        let mut before = self.counts();
+        loop {
+            tokio::time::sleep(SILENT_MAX).await;
+            let (written, acknowledged) = self.counts();
+            if before.1 == acknowledged && before.0 > acknowledged && !self.told.swap(true, Relaxed) {
+                tracing::warn!(waiting = written - acknowledged, "the stream's server acknowledges nothing: it has no room, perhaps, which its own log says; waited for until it does");
+            }
+            before = (written, acknowledged);
+        }
+    }
 }
 
 /// Writes to one stream. [`Writer::flush`] before it is dropped, or what is not sent is lost.
@@ -70,7 +91,7 @@ pub struct Writer {
     room: Arc<Semaphore>,
     done: Arc<Done>,
     failed: watch::Receiver<Option<Error>>,
-    written: u64,
+    _watch: AbortOnDrop<()>,
 }
 
 impl Writer {
@@ -108,7 +129,8 @@ impl Writer {
             let ended = router.run(pending).await;
             let _ = fail.send(Some(ended.err().unwrap_or_else(closed)));
         });
-        Writer { queue, room, done, failed, written: 0 }
+        let watch = AbortOnDrop(tokio::spawn(done.clone().watch()));
+        Writer { queue, room, done, failed, _watch: watch }
     }
 
     /// Takes an event; waits while too many are not acknowledged. `tag` is what [`Acknowledged`] hears.
@@ -136,37 +158,14 @@ impl Writer {
         let mut failed = self.failed.clone();
         match self.room.try_acquire_many(cost) {
             Ok(permit) => permit.forget(),
-            Err(_) => self.waiting(async {
-                tokio::select! {
-                    permit = self.room.acquire_many(cost) => permit.map(SemaphorePermit::forget).map_err(|_| closed()),
-                    e = failed.wait_for(Option::is_some) => Err(e.ok().and_then(|e| e.clone()).unwrap_or_else(closed)),
-                }
-            }).await?,
+            Err(_) => tokio::select! {
+                permit = self.room.acquire_many(cost) => permit.map(SemaphorePermit::forget).map_err(|_| closed())?,
+                e = failed.wait_for(Option::is_some) => return Err(e.ok().and_then(|e| e.clone()).unwrap_or_else(closed)),
+            },
         }
-        self.written += 1;
+        self.done.written.fetch_add(1, Relaxed);
         let pending = Pending { position: key_position(key), data, tag };
         self.queue.send(pending).map_err(|_| self.why())
-    }
-
-    /// Waits for the server, and says so once, if it has acknowledged nothing for some seconds.
-    async fn waiting<T>(&self, done: impl Future<Output = T>) -> T {
-        let mut done = std::pin::pin!(done);
-        let acknowledged = || self.done.acknowledged.load(Relaxed);
-        let mut before = acknowledged();
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut done => return done,
-                () = tokio::time::sleep(SILENT_MAX) => {}
-            }
-            let now = acknowledged();
-            if now != before {
-                self.done.told.store(false, Relaxed);
-            } else if !self.done.told.swap(true, Relaxed) {
-                tracing::warn!(waiting = self.written - now, "the stream's server acknowledges nothing: it has no room, perhaps, which its own log says; waited for until it does");
-            }
-            before = now;
-        }
     }
 
     fn why(&self) -> Error {
@@ -179,17 +178,13 @@ impl Writer {
             let mut failed = self.failed.clone();
             loop {
                 let changed = self.done.changed.notified();
-                if self.done.acknowledged.load(Acquire) >= self.written {
+                let (written, acknowledged) = self.done.counts();
+                if acknowledged >= written {
                     return Ok(());
                 }
-                let ended = async {
-                    tokio::select! {
-                        () = changed => false,
-                        _ = failed.wait_for(Option::is_some) => true,
-                    }
-                };
-                if self.waiting(ended).await {
-                    return Err(self.why());
+                tokio::select! {
+                    () = changed => {}
+                    _ = failed.wait_for(Option::is_some) => return Err(self.why()),
                 }
             }
         })
@@ -444,6 +439,9 @@ impl SegmentTask {
             }
         }
         self.shared.done.acknowledged.fetch_add(count, Release);
+        if count > 0 {
+            self.shared.done.told.store(false, Relaxed);
+        }
         self.shared.room.add_permits(bytes);
         self.shared.done.changed.notify_waiters();
         Ok(())

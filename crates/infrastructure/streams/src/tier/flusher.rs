@@ -8,6 +8,7 @@ use crate::{
     overflow::{self, Overflow},
     segment::{Chunk, ChunkId, Extent, Landed, Record, SegmentId, State, pieces},
 };
+use base::Kind;
 use bytes::Bytes;
 use geds::Persist;
 use rand::Rng;
@@ -22,6 +23,8 @@ use tokio::task::JoinSet;
 const TICK: Duration = Duration::from_millis(250);
 /// Pauses between tries while the storage is away: from, to.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// A storage that does not answer for so long is told of, before it is known why.
+const SILENT_MAX: Duration = Duration::from_secs(3);
 /// Chunks that are removed in one look.
 const REMOVE_MAX: usize = 64;
 /// How long what failed to be written is asked to go; with the storage away, no longer.
@@ -47,7 +50,7 @@ impl Tier {
             if (self.is_away() || flusher.owner.is_none())
                 && let Err(e) = self.probe(&store).await
             {
-                self.miss(&e, remedy(e.kind()));
+                self.miss(e.kind(), format!("{e}{}", remedy(e.kind())));
                 self.overflowing(&store, tokio::time::sleep(pause)).await;
                 pause = (pause * 2).min(PAUSE.1);
                 continue;
@@ -70,7 +73,7 @@ impl Tier {
                     tokio::time::sleep(PAUSE.0).await;
                 }
                 Err(e) => {
-                    self.miss(&e, "");
+                    self.miss(e.kind(), e.to_string());
                     let jitter = rand::rng().random_range(0.5..1.0);
                     self.overflowing(&store, tokio::time::sleep(pause.mul_f64(jitter))).await;
                     pause = (pause * 2).min(PAUSE.1);
@@ -180,7 +183,21 @@ impl Tier {
     /// Asks for as little as there is. Where there is no bucket, or no right to write to it, the answer says so more clearly than that to a listing.
     async fn probe(self: &Arc<Self>, store: &Store) -> Result<()> {
         let probe = manifest::probe(store.log().identity().0);
-        self.overflowing(store, self.persist.create(&probe, Bytes::new())).await.map(drop).map_err(storage)
+        let asked = async {
+            let mut asked = std::pin::pin!(self.persist.create(&probe, Bytes::new()));
+            // What is wrong is known when the storage's client gives up, which takes 20 s where nobody answers.
+            match tokio::time::timeout(SILENT_MAX, &mut asked).await {
+                Ok(done) => done,
+                Err(_) => {
+                    // Who knows why does not need this.
+                    if !self.is_away() {
+                        self.miss(Kind::DeadlineExceeded, format!("{} has not answered for {SILENT_MAX:?}; it is asked further", self.persist));
+                    }
+                    asked.await
+                }
+            }
+        };
+        self.overflowing(store, asked).await.map(drop).map_err(storage)
     }
 }
 
@@ -191,7 +208,7 @@ async fn put(persist: &Persist, location: &str, data: &Bytes) -> Result<()> {
     let back = persist.read(location, 0..data.len() as u64).await.map_err(storage)?;
     match crc32c(&back) == crc32c(data) {
         true => Ok(()),
-        false => Err(Error::Damaged(format!("{location} came back from {persist} with other content"))),
+        false => Err(Error::Spoilt(format!("{location} came back from {persist} with other content than was put there; it is put again"))),
     }
 }
 
@@ -255,27 +272,37 @@ impl Flusher {
             if due.is_empty() || now.elapsed() > self.tier.options.manifest_every {
                 return Ok(());
             }
-            let mut uploads = JoinSet::new();
+            let (mut uploads, mut failed) = (JoinSet::new(), None);
             let mut queue = due.into_iter();
             // While it is away one try at a time is enough.
             let at_a_time = if self.tier.is_away() { 1 } else { self.tier.options.uploads.max(1) };
             loop {
                 while uploads.len() < at_a_time
+                    && failed.is_none()
                     && let Some(due) = queue.next()
                 {
-                    self.since.remove(&due.id);
+                    let since = self.since.remove(&due.id);
                     let (tier, store) = (self.tier.clone(), self.store.clone());
-                    uploads.spawn(async move { tier.flush(&store, due, &tier.persist, &manifest::chunks(store.log().identity().0)).await });
+                    uploads.spawn(async move { (since, tier.flush(&store, due, &tier.persist, &manifest::chunks(store.log().identity().0)).await) });
                 }
                 match uploads.join_next().await {
                     None => break,
-                    Some(done) => {
-                        if let Some(unread) = done.map_err(|e| Error::Invalid(format!("a flush ended early: {e}")))?? {
+                    Some(done) => match done {
+                        Ok((_, Ok(None))) => {}
+                        // It comes again in the next look, and not after another half a minute.
+                        Ok((since, Ok(Some(unread)))) => {
+                            self.since.extend(since.map(|since| (unread.id, since)));
                             unreadable.insert(unread.id);
                             self.tier.examine_beside(&self.store, unread, Look::First);
                         }
-                    }
+                        // Those under way come to their end: one that is broken off may leave what nobody knows of.
+                        Ok((_, Err(e))) => failed = failed.or(Some(e)),
+                        Err(e) => failed = failed.or_else(|| Some(Error::Invalid(format!("a flush ended early: {e}")))),
+                    },
                 }
+            }
+            if let Some(e) = failed {
+                return Err(e);
             }
         }
     }
@@ -285,9 +312,26 @@ impl Flusher {
         let (log, epoch) = self.store.log().identity();
         // A block of this opening, or the next one would count the same and take us for a stranger.
         self.store.change(|_| Ok((Some(Record::Many(Vec::new())), ()))).await?;
-        self.owner = Some(Owner::claim(self.tier.persist.clone(), log, epoch).await?);
+        let owner = Owner::claim(self.tier.persist.clone(), log, epoch).await?;
+        if owner.is_new() {
+            self.look_around(log).await;
+        }
+        self.owner = Some(owner);
         self.tell().await?;
         self.sweep(log).await
+    }
+
+    /// Tells who begins with an empty folder that there are streams in long-term storage: it may not be what was meant.
+    async fn look_around(&self, log: u64) {
+        match manifest::others(&self.tier.persist, log).await {
+            Ok(0) => {}
+            Ok(logs) => tracing::warn!(
+                storage = %self.tier.persist,
+                logs,
+                "this folder's log is a new one, and long-term storage has streams of others, which are not served here; to go on from one, stop this server and who writes that log, and start with an empty folder and --restore"
+            ),
+            Err(e) => tracing::warn!(error = %e, "whether long-term storage has streams of other logs can't be seen"),
+        }
     }
 
     /// Moves chunks from the overflow to long-term storage, oldest first.
@@ -405,7 +449,7 @@ impl Flusher {
         for location in lost {
             self.tier.persist.delete(&location).await.map_err(storage)?;
         }
-        Ok(())
+        self.tier.persist.forget_unfinished(&manifest::home(log)).await.map(drop).map_err(storage)
     }
 }
 

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | ` ` | the page |
 //! | `live.m3u8` | the newest parts |
-//! | `from.m3u8?at=MS` | from this time on (ms since 1970, UTC), as far as it goes |
+//! | `from.m3u8?at=MS` | from this time on (ms since 1970, UTC), as far as it goes; with `&to=MS` up to another time, as far as it is there now |
 //! | `START-END.ts` | the packets of the frames between two offsets |
 //! | `clip.ts?from=MS&to=MS` | a time's packets, to keep |
 //! | `frame.jpg?at=MS`, `frame.png` | the picture of a time, or the newest one, as an image, where there is a tool that decodes it |
@@ -35,7 +35,7 @@ use tokio::sync::Semaphore;
 
 /// Parts in a live playlist.
 const LIVE_PARTS: u64 = 6;
-/// Parts in a playlist from a time on; who wants more asks for what comes after.
+/// Parts in a playlist from a time on, which then ends; who wants more asks for what comes after, as the page does.
 const PARTS_MAX: u64 = 3600;
 /// Of a video that is sent, so much is in memory at a time.
 const PIECE: u64 = 256 << 10;
@@ -59,6 +59,17 @@ pub fn router() -> Router<App> {
 
 fn answer(e: Error) -> Response {
     refuse(StatusCode::from_u16(e.kind().http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &e.to_string())
+}
+
+/// How a playlist is to be understood.
+#[derive(Clone, Copy, PartialEq)]
+enum Playlist {
+    /// The newest parts, and others the next time.
+    Live,
+    /// It has more the next time, at its end.
+    Growing,
+    /// It stays as it is.
+    Whole,
 }
 
 /// A stream with video, for someone who may read it.
@@ -144,7 +155,7 @@ impl Video {
     }
 
     /// A playlist of parts that begin with these entries.
-    async fn playlist(&self, from: u64, to: u64, live: bool) -> Result<String> {
+    async fn playlist(&self, from: u64, to: u64, kind: Playlist) -> Result<String> {
         let (_, end) = self.entries().await?;
         let (start, length, ended) = self.store.peek(|s| {
             let data = s.segment(&self.data)?;
@@ -168,16 +179,20 @@ impl Video {
         let longest = parts.iter().map(|p| p.3).fold(1.0, f64::max).ceil();
         let sequence = parts.first().map_or(from, |p| p.0);
         let mut out = format!("#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:{longest}\n#EXT-X-MEDIA-SEQUENCE:{sequence}\n#EXT-X-INDEPENDENT-SEGMENTS\n");
-        if !live {
-            out.push_str("#EXT-X-PLAYLIST-TYPE:EVENT\n");
-        }
+        out.push_str(match kind {
+            Playlist::Live => "",
+            // Players begin near the end of what may grow, if they are not told (and some even then).
+            Playlist::Growing => "#EXT-X-PLAYLIST-TYPE:EVENT\n#EXT-X-START:TIME-OFFSET=0,PRECISE=YES\n",
+            Playlist::Whole => "#EXT-X-PLAYLIST-TYPE:VOD\n",
+        });
         for (i, (_, entry, end, seconds)) in parts.iter().enumerate() {
             if i > 0 && entry.flags & super::DISCONTINUITY != 0 {
                 out.push_str("#EXT-X-DISCONTINUITY\n");
             }
             let _ = writeln!(out, "#EXT-X-PROGRAM-DATE-TIME:{}\n#EXTINF:{seconds:.6},\n{}-{end}.ts", date(utc(entry.tai_ns) / 1_000_000), entry.offset);
         }
-        if all {
+        // One that has all that it may have does not grow.
+        if all || kind == Playlist::Whole || (kind == Playlist::Growing && to - from >= PARTS_MAX) {
             out.push_str("#EXT-X-ENDLIST\n");
         }
         Ok(out)
@@ -265,7 +280,7 @@ async fn live(State(app): State<App>, asker: Asker, Path((scope, stream)): Path<
     };
     let playlist = async {
         let (first, end) = video.entries().await?;
-        video.playlist(end.saturating_sub(LIVE_PARTS + 1).max(first), end, true).await
+        video.playlist(end.saturating_sub(LIVE_PARTS + 1).max(first), end, Playlist::Live).await
     };
     playlist.await.map_or_else(answer, |p| text(PLAYLIST, p))
 }
@@ -273,6 +288,8 @@ async fn live(State(app): State<App>, asker: Asker, Path((scope, stream)): Path<
 #[derive(Deserialize)]
 struct At {
     at: u64,
+    /// Without it, all that comes.
+    to: Option<u64>,
 }
 
 /// What stands behind the `?`; what can't be read is told as every other error is.
@@ -292,16 +309,23 @@ fn of_ms(ms: u64) -> u64 {
     tai(ms.saturating_mul(1_000_000).min(u64::MAX / 2))
 }
 
-async fn from(State(app): State<App>, asker: Asker, Path((scope, stream)): Path<(String, String)>, Asked(At { at }): Asked<At>) -> Response {
+async fn from(State(app): State<App>, asker: Asker, Path((scope, stream)): Path<(String, String)>, Asked(At { at, to }): Asked<At>) -> Response {
     let video = match Video::open(&app, &asker, &scope, &stream).await {
         Ok(video) => video,
         Err(answer) => return answer,
     };
     let playlist = async {
-        video.has_some(at, u64::MAX).await?;
+        if to.is_some_and(|to| to < at) {
+            return Err(Error::Invalid(format!("a video from {at} to {} ends before it begins", to.unwrap_or_default())));
+        }
+        video.has_some(at, to.unwrap_or(u64::MAX)).await?;
         let from = video.find(of_ms(at)).await?;
         let (_, end) = video.entries().await?;
-        video.playlist(from, end.min(from + PARTS_MAX), false).await
+        let (last, kind) = match to {
+            Some(to) => (video.find(of_ms(to)).await? + 1, Playlist::Whole),
+            None => (end, Playlist::Growing),
+        };
+        video.playlist(from, last.min(end).min(from + PARTS_MAX), kind).await
     };
     playlist.await.map_or_else(answer, |p| text(PLAYLIST, p))
 }

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Bounds, at which no more is read from the socket: [`UNACKNOWLEDGED_MAX`] bytes of appends that are not durable, what the store has room for ([`Store::room`]), [`OUTBOX_MAX`] bytes of
-//! replies that the client doesn't take, [`READS_MAX`] reads that wait, and the store's own. A client that breaks the protocol loses its
+//! replies that the client doesn't take, [`READS_MAX`] reads at work, and the store's own. Reads at the tail, where there is nothing yet, hold up nothing: beyond [`TAILS_MAX`] of them one is
+//! answered at once, with nothing. A client that breaks the protocol loses its
 //! connection and nothing else. Commands of more than [`READ_BUFFER`] bytes, and bytes that were read and not taken, have places in memory that all
 //! connections share ([`Held`]).
 
@@ -39,6 +40,8 @@ use tokio::{
 const UNACKNOWLEDGED_MAX: u64 = 16 << 20;
 const OUTBOX_MAX: usize = 8 << 20;
 const READS_MAX: usize = 32;
+/// Reads of a connection that wait at the tail of their segments: a client may follow many over one.
+const TAILS_MAX: usize = 1024;
 /// A read at the tail is answered with nothing after this long. Clients give up after 30 s.
 const READ_WAIT: Duration = Duration::from_secs(10);
 /// A reply with table entries stops at this many bytes.
@@ -209,6 +212,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
         unacknowledged_bytes: 0,
         reads: JoinSet::new(),
         permits: Arc::new(Semaphore::new(READS_MAX)),
+        tails: Arc::new(Semaphore::new(TAILS_MAX)),
         untaken: Arc::new(Semaphore::new(OUTBOX_MAX)),
         transients: Vec::new(),
     };
@@ -269,6 +273,7 @@ struct Connection {
     unacknowledged_bytes: u64,
     reads: JoinSet<()>,
     permits: Arc<Semaphore>,
+    tails: Arc<Semaphore>,
     /// Bytes that were read for the client and that it has not taken.
     untaken: Arc<Semaphore>,
     /// Segments made for one large event each, which are gone when they are merged.
@@ -371,15 +376,22 @@ impl Connection {
                 if !self.allowed(id, &token, &segment, Want::Read) {
                     return Ok(());
                 }
-                // At the bound no further request is taken from the socket until a read has ended.
-                let permit = self.permits.clone().acquire_owned().await.map_err(|e| e.to_string())?;
+                let tail = u64::try_from(offset).is_ok_and(|offset| self.store.is_tail(&segment, offset));
+                let waits = if tail { self.tails.clone().try_acquire_owned().ok().zip(self.store.tail_place()) } else { None };
+                // One that has no place to wait gets what there is.
+                let wait = if tail && waits.is_none() { Duration::ZERO } else { READ_WAIT };
+                let works = match waits {
+                    Some(_) => None,
+                    // At the bound no further request is taken from the socket until a read has ended.
+                    None => Some(self.permits.clone().acquire_owned().await.map_err(|e| e.to_string())?),
+                };
                 while self.reads.try_join_next().is_some() {}
                 let (store, outbox, untaken) = (self.store.clone(), self.outbox.clone(), self.untaken.clone());
                 self.reads.spawn(async move {
                     let max = usize::try_from(length).unwrap_or(0).min(READ_MAX);
                     // Below the first byte is below the start, whatever that is.
                     let read = match u64::try_from(offset) {
-                        Ok(offset) => store.read_within(Some(&untaken), &segment, offset, max, READ_WAIT).await,
+                        Ok(offset) => store.read_within(Some(&untaken), &segment, offset, max, wait).await,
                         Err(_) => Err(Error::Invalid(format!("offset {offset} of {segment} is negative"))),
                     };
                     let (reply, held) = match read {
@@ -388,7 +400,7 @@ impl Connection {
                     };
                     outbox.room().await;
                     outbox.held(reply, held);
-                    drop(permit);
+                    drop((waits, works));
                 });
             }
             Request::Locate { id, segment, offset, token } => {

@@ -10,7 +10,7 @@ use axum::{
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -201,8 +201,13 @@ fn act(s3: &FakeS3, method: &Method, headers: &HeaderMap, name: String, query: &
             let one = |(name, bytes): (&String, &Bytes)| {
                 format!("<Contents><Key>{name}</Key><Size>{}</Size><LastModified>2026-11-26T00:00:00.000Z</LastModified><ETag>e</ETag></Contents>", bytes.len())
             };
-            let all: String = inner.objects.iter().filter(|(n, _)| n.starts_with(&prefix)).map(one).collect();
-            format!("<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>false</IsTruncated>{all}</ListBucketResult>").into_response()
+            // With a delimiter, folders right below the prefix stand for all that is in them.
+            let folder = |name: &str| (!field("delimiter").is_empty()).then(|| name[prefix.len()..].find('/').map(|end| name[..prefix.len() + end + 1].to_string())).flatten();
+            let found = || inner.objects.iter().filter(|(name, _)| name.starts_with(&prefix));
+            let all: String = found().filter(|(name, _)| folder(name).is_none()).map(one).collect();
+            let folders: BTreeSet<String> = found().filter_map(|(name, _)| folder(name)).collect();
+            let folders: String = folders.into_iter().map(|folder| format!("<CommonPrefixes><Prefix>{folder}</Prefix></CommonPrefixes>")).collect();
+            format!("<?xml version=\"1.0\"?><ListBucketResult><IsTruncated>false</IsTruncated>{all}{folders}</ListBucketResult>").into_response()
         }
         Method::GET => {
             let Some(bytes) = inner.objects.get(&name) else { return StatusCode::NOT_FOUND.into_response() };

@@ -178,7 +178,7 @@ impl World {
         });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let options = Options {
-            log: log::Options { file_bytes: 2 << 20, files_max: 4000, hands: 2, note_after: Duration::from_millis(2) },
+            log: log::Options { file_bytes: 2 << 20, files_max: 4000, hands: 2, note_after: Duration::from_millis(2), spare_for: Duration::from_secs(600) },
             table_bytes_max: 64 << 10,
             ..Options::default()
         };
@@ -196,7 +196,7 @@ impl World {
             let table = streams::catalog::KeyValueTable { partitions: 1, primary_key: 4, secondary_key: 0, rollover_bytes: 0 };
             store.change(|s| plan::create_table(s, "s", "k", table, 1)).await.unwrap();
         });
-        let controller = Controller::new(store.clone(), Access::open(), "127.0.0.1".into(), 1);
+        let controller = Controller::new(store.clone(), Access::open(), "127.0.0.1".into(), 1, 2);
         // What a server does by itself beside its clients; it ends with the runtime.
         runtime.spawn(controller.clone().sweep());
         runtime.spawn(Scaler::new(store.clone(), Profile::fast()).run());
@@ -252,7 +252,7 @@ impl World {
             let c = self.controller.clone();
             macro_rules! calls {
                 ($($n:literal $call:ident $kind:ty),* $(,)?) => {
-                    match call % 42 {
+                    match call % 47 {
                         $($n => {
                             let Ok(request) = <$kind>::decode(&message[..]) else { continue };
                             self.runtime.block_on(async {
@@ -277,6 +277,8 @@ impl World {
                 34 create_reader_group ReaderGroupConfiguration, 35 get_reader_group_config ReaderGroupInfo, 36 delete_reader_group ReaderGroupInfo,
                 37 update_reader_group ReaderGroupConfiguration, 38 get_stream_configuration StreamInfo, 39 check_stream_exists StreamInfo,
                 40 get_current_segments_key_value_table KeyValueTableInfo, 41 list_key_value_tables_in_scope KvTablesInScopeRequest,
+                42 get_controller_server_list ServerRequest, 43 check_scope_exists ScopeInfo, 44 get_key_value_table_configuration KeyValueTableInfo,
+                45 get_segments_immediatly_following SegmentId, 46 get_controller_to_bucket_mapping ControllerToBucketMappingRequest,
             }
         }
         self.check();
