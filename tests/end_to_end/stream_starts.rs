@@ -158,8 +158,11 @@ fn a_new_log_beside_those_of_others_says_so_and_a_restore_tells_which_there_are(
     says(&said, &["several logs", "--restore LOG", year, told(&first)["log"].as_str().unwrap(), told(&second)["log"].as_str().unwrap()]);
     assert_eq!((said.matches(year).count(), code), (2, 73), "{said}");
     // A folder that has a log is refused before there is a choice.
-    let (said, _) = start(&first.folder.path().join("streams"), &["--long-term", &long_term, "--restore"]);
-    assert!(!said.contains("several logs"), "{said}");
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    let (said, code) = start(&first.folder.path().join("streams"), &["--long-term", &long_term, "--restore"]);
+    says(&said, &["already", "without --restore"]);
+    assert_eq!(code, 73, "{said}");
 }
 
 #[test]

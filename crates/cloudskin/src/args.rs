@@ -549,7 +549,7 @@ pub struct StreamServe {
     /// Address of the segment store; port 0 takes a free one
     #[arg(long, default_value = "127.0.0.1:12345", value_name = "ADDR")]
     pub segments: SocketAddr,
-    /// Host name or address under which clients reach the segment store [default: the one it listens at]
+    /// Host name or address under which clients reach this server [default: those that it listens at]
     #[arg(long, value_name = "HOST", value_parser = host)]
     pub publish: Option<String>,
     /// Long-term storage: file:<folder>, s3://<bucket>, gs://<bucket> or az://<container> [default: chunks in the log's folder; the stores' keys are those of GEDS]

@@ -139,11 +139,11 @@ fn unwritable(data: &Path, e: std::io::Error) -> anyhow::Error {
 /// By one of these a data folder is known as such: what the platform writes first, or what may be there before.
 const OURS: [&str; 7] = ["up.lock", "hub", "identity", "objects", "streams", "cloudskin.toml", "up.json"];
 
-/// Refuses a folder that others may enter and that has things in it, none of which is by a name of `ours`: it is another one than was meant, perhaps. `what` and `option` are what
+/// Refuses a folder that others may enter and that has things in it (more than a new file system has), none of which is by a name of `ours`: it is another one than was meant, perhaps. `what` and `option` are what
 /// it would be, and how another is named.
 pub fn not_foreign(folder: &Path, ours: &[&str], what: &str, option: &str) -> anyhow::Result<()> {
     let mode = fs::metadata(folder).map_or(0o700, |about| about.permissions().mode() & 0o7777);
-    let other = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some()) && !ours.iter().any(|name| folder.join(name).exists());
+    let other = fs::read_dir(folder).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != "lost+found"))) && !ours.iter().any(|name| folder.join(name).exists());
     if mode & 0o077 != 0 && other {
         let why = format!("other users may enter {what} {} (mode {mode:o}), and it has other things in it", folder.display());
         return Err(fail(Kind::PermissionDenied, format!("{why}; `chmod 700` it, or name an empty one with {option}")));

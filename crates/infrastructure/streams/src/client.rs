@@ -381,7 +381,12 @@ impl Client {
             let (mut connection, token) = self.dial(scope, stream, AccessOperation::Any).await?;
             let mut all = BTreeMap::new();
             for segment in self.numbers(scope, stream).await? {
-                all.insert(segment, connection.info(&segment.name(scope, stream), &token).await?);
+                match connection.info(&segment.name(scope, stream), &token).await {
+                    Ok(info) => drop(all.insert(segment, info)),
+                    // Truncated as a whole since the list was made.
+                    Err(Error::NoSegment(_)) => {}
+                    Err(e) => return Err(e),
+                }
             }
             Ok(all)
         })

@@ -36,9 +36,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub struct Controller {
     store: Store,
     access: Access,
-    /// Where clients reach the segment store.
+    /// Where clients reach the segment store …
     uri: NodeUri,
-    /// And this.
+    /// … and this controller.
     own: NodeUri,
     leases: Arc<Mutex<HashMap<TxnId, Instant>>>,
 }
@@ -138,9 +138,9 @@ fn page<'a>(all: impl Iterator<Item = &'a String>, token: Option<ContinuationTok
 }
 
 impl Controller {
-    /// `host` is where clients find this server: the segment store's port there, and the controller's own.
-    pub fn new(store: Store, access: Access, host: String, segments: u16, controller: u16) -> Controller {
-        let at = |port: u16| NodeUri { endpoint: host.clone(), port: port.into() };
+    /// Host and port where clients find the segment store, and this controller.
+    pub fn new(store: Store, access: Access, segments: (String, u16), controller: (String, u16)) -> Controller {
+        let at = |(endpoint, port): (String, u16)| NodeUri { endpoint, port: port.into() };
         Controller { store, access, uri: at(segments), own: at(controller), leases: Arc::default() }
     }
 

@@ -218,7 +218,7 @@ pub(crate) fn cut(from: &Checkpoint) -> Result<Cut> {
 /// Puts the newest manifest into an empty folder, so that a log can be opened there which goes on from it. `log` says which, if there are several.
 pub fn restore<'a>(persist: &'a Persist, log: Option<u64>, disk: Arc<dyn disk::Disk>) -> BoxFuture<'a, Result<u64>> {
     Box::pin(async move {
-        Store::is_empty(&*disk)?;
+        Store::refuse_begun(&*disk)?;
         let logs = logs(persist).await?;
         let log = match (log, &logs[..]) {
             (Some(log), all) if all.contains(&log) => log,

@@ -128,6 +128,14 @@ pub struct Server {
     options: Options,
 }
 
+/// An address as clients put a port behind it.
+fn in_front_of_a_port(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("[{v6}]"),
+    }
+}
+
 /// Pieces of memory from this size on go back to the system when they are free.
 const GIVEN_BACK_BYTES: i32 = 8 << 20;
 
@@ -221,18 +229,16 @@ impl Server {
                 (ended, flusher)
             }));
             let shutdown = stopping;
-            // Clients put the port behind it.
-            let address = match segments.ip() {
-                IpAddr::V4(v4) => v4.to_string(),
-                IpAddr::V6(v6) => format!("[{v6}]"),
-            };
-            let host = self.options.publish.clone().unwrap_or(address);
+            let host = |at: SocketAddr| self.options.publish.clone().unwrap_or_else(|| in_front_of_a_port(at.ip()));
+            // Who listens everywhere has no address; where the segment store is reached, the controller is, too.
+            let controller_host = host(if controller.ip().is_unspecified() { segments } else { controller });
+            let [segments, controller] = [(host(segments), segments.port()), (controller_host, controller.port())];
             // Transient segments belong to connections, and none has survived.
             let left: Vec<String> = self.store.peek(|s| s.names.keys().filter(|n| n.contains("#transient.")).cloned().collect());
             for name in left {
                 self.store.change(|s| Ok((s.find(&name).ok().map(|(id, _)| crate::segment::Record::Delete { id }), ()))).await?;
             }
-            let controller = Controller::new(self.store.clone(), self.access.clone(), host, segments.port(), controller.port());
+            let controller = Controller::new(self.store.clone(), self.access.clone(), segments, controller);
             let sweep = tokio::spawn(controller.clone().sweep());
             let scaler = Scaler::new(self.store.clone(), self.options.scaling.clone());
             let told = self.http.map(|listener| {

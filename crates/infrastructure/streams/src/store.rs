@@ -478,7 +478,7 @@ impl Store {
 
     /// Puts a checkpoint into an empty folder, to be opened from there.
     /// Refuses a folder that has a log already.
-    pub(crate) fn is_empty(disk: &dyn Disk) -> Result<()> {
+    pub(crate) fn refuse_begun(disk: &dyn Disk) -> Result<()> {
         let names = disk.list().map_err(Error::file("list", "the log's folder"))?;
         if let Some(there) = names.iter().find(|n| n.starts_with("log-") || n.starts_with("checkpoint-")) {
             return Err(Error::Conflict(format!("the folder has {there} already: start without --restore, or name an empty folder")));
@@ -487,7 +487,7 @@ impl Store {
     }
 
     pub(crate) fn begin_with(disk: &dyn Disk, checkpoint: &Checkpoint) -> Result<()> {
-        Store::is_empty(disk)?;
+        Store::refuse_begun(disk)?;
         disk.put(CHECKPOINTS[0], &checkpoint.bytes()).map_err(Error::file("write", CHECKPOINTS[0]))
     }
 

@@ -253,7 +253,7 @@ impl Life {
         *lines[0].to.lock().unwrap() = Some(control.local_addr().unwrap());
         *lines[1].to.lock().unwrap() = Some(segments.local_addr().unwrap());
         let access = Access::open();
-        let controller = Controller::new(store.clone(), access.clone(), "127.0.0.1".into(), lines[1].address.port(), lines[0].address.port());
+        let controller = Controller::new(store.clone(), access.clone(), ("127.0.0.1".into(), lines[1].address.port()), ("127.0.0.1".into(), lines[0].address.port()));
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(control);
         let tasks = vec![
             tokio::spawn({

@@ -290,7 +290,7 @@ async fn the_native_writer_sends_again_what_was_refused_as_stored_in_part() {
     let (running, store) = server_and_store().await;
     client(&running).await.create_stream("s", "t", segments(1)).await.unwrap();
     let (fake, control) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
-    let controller = streams::controller::Controller::new(store, access::Access::open(), "127.0.0.1".into(), fake.local_addr().unwrap().port(), 0);
+    let controller = streams::controller::Controller::new(store, access::Access::open(), ("127.0.0.1".into(), fake.local_addr().unwrap().port()), ("127.0.0.1".into(), 0));
     let address = control.local_addr().unwrap().to_string();
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(control);
     tokio::spawn(tonic::transport::Server::builder().add_service(controller.service()).serve_with_incoming(incoming));

@@ -883,7 +883,7 @@ async fn who_makes_something_on_a_full_disk_is_told_so() {
         tokio::time::timeout(Duration::from_secs(60), append(&store, "a", 1, n, &[1; 20_000])).await.expect("a file that is ready is not taken").unwrap();
     }
     assert!(why.contains("the disk with the log's folder") && why.contains("of 256.0 KiB each, and 4 are needed"), "{why}");
-    let controller = Controller::new(store.clone(), access::Access::open(), "here".into(), 1, 2);
+    let controller = Controller::new(store.clone(), access::Access::open(), ("here".into(), 1), ("here".into(), 2));
     let make = || ControllerService::create_scope(&controller, tonic::Request::new(streams::proto::ScopeInfo { scope: "s".into() }));
     let told = tokio::time::timeout(Duration::from_secs(60), make()).await.expect("it waits for ever").unwrap_err();
     assert!(told.code() == tonic::Code::ResourceExhausted && told.message().contains("make space there"), "{told}");

@@ -283,20 +283,25 @@ impl Flusher {
                 {
                     let since = self.since.remove(&due.id);
                     let (tier, store) = (self.tier.clone(), self.store.clone());
-                    uploads.spawn(async move { (since, tier.flush(&store, due, &tier.persist, &manifest::chunks(store.log().identity().0)).await) });
+                    let id = due.id;
+                    uploads.spawn(async move { (id, since, tier.flush(&store, due, &tier.persist, &manifest::chunks(store.log().identity().0)).await) });
                 }
                 match uploads.join_next().await {
                     None => break,
                     Some(done) => match done {
-                        Ok((_, Ok(None))) => {}
-                        // It comes again in the next look, and not after another half a minute.
-                        Ok((since, Ok(Some(unread)))) => {
-                            self.since.extend(since.map(|since| (unread.id, since)));
-                            unreadable.insert(unread.id);
-                            self.tier.examine_beside(&self.store, unread, Look::First);
+                        Ok((_, _, Ok(None))) => {}
+                        Ok((id, since, flushed)) => {
+                            // It comes again in the next look, and not after another half a minute.
+                            self.since.extend(since.map(|since| (id, since)));
+                            match flushed {
+                                Ok(unread) => {
+                                    unreadable.insert(id);
+                                    unread.into_iter().for_each(|unread| self.tier.examine_beside(&self.store, unread, Look::First));
+                                }
+                                // Those under way come to their end: one that is broken off may leave what nobody knows of.
+                                Err(e) => failed = failed.or(Some(e)),
+                            }
                         }
-                        // Those under way come to their end: one that is broken off may leave what nobody knows of.
-                        Ok((_, Err(e))) => failed = failed.or(Some(e)),
                         Err(e) => failed = failed.or_else(|| Some(Error::Invalid(format!("a flush ended early: {e}")))),
                     },
                 }

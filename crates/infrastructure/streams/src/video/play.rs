@@ -192,7 +192,7 @@ impl Video {
             let _ = writeln!(out, "#EXT-X-PROGRAM-DATE-TIME:{}\n#EXTINF:{seconds:.6},\n{}-{end}.ts", date(utc(entry.tai_ns) / 1_000_000), entry.offset);
         }
         // One that has all that it may have does not grow.
-        if all || kind == Playlist::Whole || (kind == Playlist::Growing && to - from >= PARTS_MAX) {
+        if all || kind == Playlist::Whole || (kind == Playlist::Growing && to - from >= PARTS_MAX && to < end) {
             out.push_str("#EXT-X-ENDLIST\n");
         }
         Ok(out)

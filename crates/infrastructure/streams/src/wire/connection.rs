@@ -7,7 +7,7 @@
 //!
 //! Bounds, at which no more is read from the socket: [`UNACKNOWLEDGED_MAX`] bytes of appends that are not durable, what the store has room for ([`Store::room`]), [`OUTBOX_MAX`] bytes of
 //! replies that the client doesn't take, [`READS_MAX`] reads at work, and the store's own. Reads at the tail, where there is nothing yet, hold up nothing: beyond [`TAILS_MAX`] of them one is
-//! answered at once, with nothing. A client that breaks the protocol loses its
+//! answered with nothing after [`READ_WAIT_SHORT`]. A client that breaks the protocol loses its
 //! connection and nothing else. Commands of more than [`READ_BUFFER`] bytes, and bytes that were read and not taken, have places in memory that all
 //! connections share ([`Held`]).
 
@@ -44,6 +44,8 @@ const READS_MAX: usize = 32;
 const TAILS_MAX: usize = 1024;
 /// A read at the tail is answered with nothing after this long. Clients give up after 30 s.
 const READ_WAIT: Duration = Duration::from_secs(10);
+/// The same beyond [`TAILS_MAX`].
+const READ_WAIT_SHORT: Duration = Duration::from_millis(100);
 /// A reply with table entries stops at this many bytes.
 const TABLE_REPLY_MAX: usize = 4 << 20;
 /// Writers that one connection may have set up.
@@ -378,8 +380,8 @@ impl Connection {
                 }
                 let tail = u64::try_from(offset).is_ok_and(|offset| self.store.is_tail(&segment, offset));
                 let waits = if tail { self.tails.clone().try_acquire_owned().ok().zip(self.store.tail_place()) } else { None };
-                // One that has no place to wait gets what there is.
-                let wait = if tail && waits.is_none() { Duration::ZERO } else { READ_WAIT };
+                // One that has no place to wait gets what there is soon: who asks again at once would do nothing else.
+                let wait = if tail && waits.is_none() { READ_WAIT_SHORT } else { READ_WAIT };
                 let works = match waits {
                     Some(_) => None,
                     // At the bound no further request is taken from the socket until a read has ended.

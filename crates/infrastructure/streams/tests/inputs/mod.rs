@@ -196,7 +196,7 @@ impl World {
             let table = streams::catalog::KeyValueTable { partitions: 1, primary_key: 4, secondary_key: 0, rollover_bytes: 0 };
             store.change(|s| plan::create_table(s, "s", "k", table, 1)).await.unwrap();
         });
-        let controller = Controller::new(store.clone(), Access::open(), "127.0.0.1".into(), 1, 2);
+        let controller = Controller::new(store.clone(), Access::open(), ("127.0.0.1".into(), 1), ("127.0.0.1".into(), 2));
         // What a server does by itself beside its clients; it ends with the runtime.
         runtime.spawn(controller.clone().sweep());
         runtime.spawn(Scaler::new(store.clone(), Profile::fast()).run());
