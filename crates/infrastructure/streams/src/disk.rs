@@ -11,13 +11,14 @@ use std::{
     os::{fd::AsRawFd, unix::ffi::OsStrExt, unix::fs::FileExt, unix::fs::OpenOptionsExt},
     path::PathBuf,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 pub trait Disk: Send + Sync + 'static {
     /// The names of all files.
     fn list(&self) -> io::Result<Vec<String>>;
-    /// A new file of `bytes` zeros that are on the disk, so that writing into it later changes no metadata.
-    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>>;
+    /// A new file of `bytes` zeros that are on the disk, so that writing into it later changes no metadata. `pause` is called after each piece, with how long it took.
+    fn create(&self, name: &str, bytes: u64, pause: &dyn Fn(Duration)) -> io::Result<Arc<dyn DiskFile>>;
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Replaces a small file as a whole: after a crash it is there as it was or as it is now.
@@ -68,15 +69,17 @@ impl Disk for Folder {
         fs::read_dir(&self.path)?.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect()
     }
 
-    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+    fn create(&self, name: &str, bytes: u64, pause: &dyn Fn(Duration)) -> io::Result<Arc<dyn DiskFile>> {
         let (part, path) = (self.path.join(format!("{name}.new")), self.path.join(name));
         let fill = || {
             let file = fs::File::create(&part)?;
-            let zeros = vec![0; (1 << 20).min(bytes as usize)];
+            let zeros = vec![0; piecewise::PIECE.min(bytes as usize)];
             let mut at = 0;
             while at < bytes {
                 let n = (bytes - at).min(zeros.len() as u64) as usize;
+                let start = Instant::now();
                 piecewise::write_at(&file, &zeros[..n], at)?;
+                pause(start.elapsed());
                 at += n as u64;
             }
             file.sync_all()?;

@@ -86,8 +86,12 @@ impl Default for Options {
 const BLOCK_BYTES: usize = 4 << 20;
 /// From this many bytes on, a block is worth a write of its own however busy the disk is.
 const BLOCK_WORTH: usize = 256 << 10;
+/// Less time than this is not worth a timer and another thread's waking between two writes: what comes waits for the write that is under way.
+const SHARE_MIN: Duration = Duration::from_micros(200);
 /// Files that are kept ready. With one, a disk that others fill at once would leave nothing to the records by which files become free.
 const READY: usize = 2;
+/// A file beside those that are ready takes so many times as long as the disk needs for it, and a little more.
+const PAUSES: u32 = 4;
 /// How often a disk that is full is asked again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
 
@@ -117,6 +121,8 @@ struct Queue<N> {
     last: Seq,
     under_way: usize,
     last_start: Instant,
+    /// When a hand will look without being rung for: the others sleep meanwhile.
+    watch: Option<Instant>,
     /// The last block was a note: nothing more to prove.
     noted: bool,
     /// The open block takes nothing more.
@@ -243,6 +249,7 @@ impl<N: Send + 'static> Log<N> {
                 last: durable,
                 under_way: 0,
                 last_start: Instant::now(),
+                watch: None,
                 noted: false,
                 cut: false,
             }),
@@ -303,11 +310,21 @@ impl<N: Send + 'static> Log<N> {
             queue.blocks.push_back(Open { seq, bytes: 0, since: Instant::now(), entries: Vec::new() });
         }
         let open = queue.blocks.back_mut().expect("one was pushed if there was none");
+        let worth = open.bytes < BLOCK_WORTH && open.bytes + bytes >= BLOCK_WORTH;
         open.bytes += bytes;
         open.entries.push(Entry { head, data, group, note });
         let seq = open.seq;
+        // Each ring is a thread that wakes up. None for what a hand that is awake, or wakes up in time, will see anyway.
+        let rings = (!fits || worth)
+            && match shared.step(&queue) {
+                Step::Take => true,
+                Step::Wait(Some(due)) => queue.watch.is_none_or(|watch| due < watch),
+                Step::End | Step::Wait(None) | Step::Note => false,
+            };
         drop(queue);
-        shared.bell.notify_one();
+        if rings {
+            shared.bell.notify_one();
+        }
         Ok(seq)
     }
 
@@ -479,8 +496,8 @@ impl<N: Send + 'static> Drop for Log<N> {
 
 enum Step {
     End,
-    /// Until the bell rings, or for so long.
-    Wait(Option<Duration>),
+    /// Until the bell rings, or until then.
+    Wait(Option<Instant>),
     /// An empty block tells which ones before it are durable.
     Note,
     Take,
@@ -547,14 +564,22 @@ impl<N: Send + 'static> Shared<N> {
             None if self.closing.load(Relaxed) => Step::End,
             None if idle && !queue.noted => {
                 let due = queue.last_start + self.options.note_after;
-                if now >= due { Step::Note } else { Step::Wait(Some(due - now)) }
+                if now >= due { Step::Note } else { Step::Wait(Some(due)) }
             }
             None => Step::Wait(None),
             Some(front) => {
-                let share = Duration::from_micros(self.write_us.load(Relaxed) / self.options.hands.max(1) as u64);
+                if idle || front.bytes >= BLOCK_WORTH || queue.blocks.len() > 1 {
+                    return Step::Take;
+                }
+                let write = Duration::from_micros(self.write_us.load(Relaxed));
+                let share = (write / self.options.hands.max(1) as u32).max(SHARE_MIN);
                 let due = queue.last_start.max(front.since) + share;
-                let it_is_time = idle || front.bytes >= BLOCK_WORTH || queue.blocks.len() > 1 || now >= due;
-                if it_is_time { Step::Take } else { Step::Wait(Some(due - now)) }
+                match now >= due {
+                    true => Step::Take,
+                    // Whoever ends the write comes for it.
+                    false if share >= write => Step::Wait(None),
+                    false => Step::Wait(Some(due)),
+                }
             }
         }
     }
@@ -562,15 +587,19 @@ impl<N: Send + 'static> Shared<N> {
     /// Takes the next block when it is time for it and gives it its place. `None` when the log ends.
     fn lay_next(&self) -> Option<io::Result<Laid<N>>> {
         loop {
-            let queue = lock(&self.queue);
+            let mut queue = lock(&self.queue);
             match self.step(&queue) {
                 Step::End => return None,
-                Step::Wait(None) => {
-                    drop(self.bell.wait(queue));
+                Step::Wait(Some(due)) if queue.watch.is_none_or(|watch| due < watch) => {
+                    queue.watch = Some(due);
+                    let time = due.saturating_duration_since(Instant::now());
+                    let mut queue = self.bell.wait_timeout(queue, time).unwrap_or_else(|e| e.into_inner()).0;
+                    // Another hand may have come to watch for something sooner.
+                    queue.watch = queue.watch.filter(|watch| *watch != due);
                     continue;
                 }
-                Step::Wait(Some(time)) => {
-                    drop(self.bell.wait_timeout(queue, time));
+                Step::Wait(_) => {
+                    drop(self.bell.wait(queue));
                     continue;
                 }
                 Step::Note | Step::Take => drop(queue),
@@ -711,8 +740,10 @@ impl<N: Send + 'static> Shared<N> {
             }
         }
         lock(&self.queue).under_way -= 1;
-        // While it closes, all of them wait for the last write to end.
-        if self.closing.load(Relaxed) { self.bell.notify_all() } else { self.bell.notify_one() }
+        // This hand takes what has come meanwhile. While it closes, all of them wait for the last write to end.
+        if self.closing.load(Relaxed) {
+            self.bell.notify_all();
+        }
         Ok(())
     }
 
@@ -754,6 +785,20 @@ impl<N: Send + 'static> Shared<N> {
         }
     }
 
+    /// Leaves the disk to the log between two pieces of a new file. As long as another one is ready there is time: without a pause each write of the log
+    /// would wait behind a piece, ten times as long as it takes, and that for a tenth of a second.
+    fn pause(&self, took: Duration) {
+        let end = Instant::now() + took * PAUSES;
+        let mut slots = lock(&self.slots);
+        while slots.ready() > 0 && !self.stopped.load(Relaxed) && !self.closing.load(Relaxed) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            slots = self.slot_bell.wait_timeout(slots, left).unwrap_or_else(|e| e.into_inner()).0;
+        }
+    }
+
     /// Keeps [`READY`] slots ready, so that filling a new one with zeros holds nobody up, and not many more for long. Its own thread.
     fn prepare(&self) {
         let mut slots = lock(&self.slots);
@@ -780,7 +825,7 @@ impl<N: Send + 'static> Shared<N> {
                 let name = recovery::slot_name(slots.made);
                 slots.made += 1;
                 drop(slots);
-                let made = self.disk.create(&name, self.options.file_bytes);
+                let made = self.disk.create(&name, self.options.file_bytes, &|took| self.pause(took));
                 slots = lock(&self.slots);
                 match made {
                     Ok(file) => {

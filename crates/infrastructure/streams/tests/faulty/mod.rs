@@ -98,7 +98,7 @@ impl Disk for Faulty {
         let state = self.state.lock().unwrap();
         Ok(state.files.keys().chain(state.small.keys()).cloned().collect())
     }
-    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+    fn create(&self, name: &str, bytes: u64, _pause: &dyn Fn(std::time::Duration)) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state.lock().unwrap();
         if state.off {
             return Err(broken());
