@@ -92,6 +92,8 @@ const SHARE_MIN: Duration = Duration::from_micros(200);
 const READY: usize = 2;
 /// A file beside those that are ready takes so many times as long as the disk needs for it, and a little more.
 const PAUSES: u32 = 4;
+/// Where a file is full sooner than that, the next ones are needed as soon as the disk can make them.
+const LASTS: Duration = Duration::from_secs(1);
 /// How often a disk that is full is asked again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
 
@@ -145,6 +147,9 @@ struct Slots {
     /// Which slot a file lies in.
     used: BTreeMap<FileNo, Slot>,
     made: u64,
+    /// When one was taken last, and how long the one before had lasted.
+    taken: Option<Instant>,
+    lasted: Duration,
 }
 
 impl Slots {
@@ -760,6 +765,8 @@ impl<N: Send + 'static> Shared<N> {
                 self.full.store(false, Relaxed);
                 self.files.write().unwrap_or_else(|e| e.into_inner()).insert(no, slot.file.clone());
                 slots.used.insert(no, slot.clone());
+                let now = Instant::now();
+                slots.lasted = slots.taken.replace(now).map_or(Duration::MAX, |before| now - before);
                 self.used.store(slots.used.len() as u64, Relaxed);
                 self.slot_bell.notify_all();
                 return Ok(slot.file);
@@ -785,12 +792,12 @@ impl<N: Send + 'static> Shared<N> {
         }
     }
 
-    /// Leaves the disk to the log between two pieces of a new file. As long as another one is ready there is time: without a pause each write of the log
+    /// Leaves the disk to the log between two pieces of a new file. As long as another one is ready and they last, there is time: without a pause each write of the log
     /// would wait behind a piece, ten times as long as it takes, and that for a tenth of a second.
     fn pause(&self, took: Duration) {
         let end = Instant::now() + took * PAUSES;
         let mut slots = lock(&self.slots);
-        while slots.ready() > 0 && !self.stopped.load(Relaxed) && !self.closing.load(Relaxed) {
+        while slots.ready() > 0 && slots.lasted >= LASTS && !self.stopped.load(Relaxed) && !self.closing.load(Relaxed) {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
