@@ -124,4 +124,8 @@ def main():
     sys.exit(decoder.wait())
 
 
-main()
+try:
+    main()
+except KeyboardInterrupt:
+    # Stopped at a terminal, as is whoever hands pictures over.
+    sys.exit(130)

@@ -12,6 +12,7 @@
 //!
 //! Nothing here knows about cells, objects or jobs beyond their names.
 
+pub mod behind;
 pub mod clock;
 pub mod config;
 pub mod error;

@@ -129,6 +129,8 @@ pub struct Persist {
     describes: bool,
     /// The same as `store`, if it is a folder: what is written there is laid down by us, for the sake of others who write to the same disk.
     folder: Option<Arc<LocalFileSystem>>,
+    /// Where it listens, if that was said.
+    endpoint: Option<String>,
 }
 
 impl fmt::Debug for Persist {
@@ -347,13 +349,14 @@ fn part_bytes(size: usize) -> usize {
 impl Persist {
     /// A folder, made for this user alone if it isn't there. Several nodes may share it over a network file system.
     pub fn folder(path: impl AsRef<Path>) -> Result<Persist> {
-        let path = path.as_ref();
-        crate::private::folder(path).map_err(|source| Error::File { action: "create", path: path.into(), source })?;
+        // Where it lies is told, and does not change with the working directory.
+        let path = &std::path::absolute(&path).unwrap_or_else(|_| path.as_ref().into());
+        crate::private::folder(path).map_err(|source| Error::File { action: "create", path: path.clone(), source })?;
         // So that its name is on disk before anything in it; who may not open the one above has not made it.
         let _ = lay::sync_folder_of(path);
         let name = format!("file:{}", path.display());
         let store = Arc::new(LocalFileSystem::new_with_prefix(path).map_err(failed("open", &name))?.with_fsync(true));
-        Ok(Persist { store: store.clone(), name, describes: false, folder: Some(store) })
+        Ok(Persist { store: store.clone(), name, describes: false, folder: Some(store), endpoint: None })
     }
 
     /// An object there says which of two namenodes leads.
@@ -363,7 +366,7 @@ impl Persist {
 
     /// Another kind of store, which a program brings along and which keeps objects' metadata. What is told of it is `name`.
     pub fn over(store: Arc<dyn ObjectStore>, name: impl Into<String>) -> Persist {
-        Persist { store, name: name.into(), describes: true, folder: None }
+        Persist { store, name: name.into(), describes: true, folder: None, endpoint: None }
     }
 
     /// An S3 bucket, which must exist. A server that is away for a moment is waited for; one that can't be reached is told as an error
@@ -386,7 +389,7 @@ impl Persist {
             builder =
                 builder.with_access_key_id(&options.access_key.0).with_secret_access_key(&options.secret_key.0);
         }
-        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name, describes: true, folder: None })
+        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name, describes: true, folder: None, endpoint: options.endpoint })
     }
 
     /// A bucket of Google's, which must exist; with the patience of [`Persist::s3`].
@@ -407,7 +410,7 @@ impl Persist {
         } else if let Some(file) = &options.key_file {
             builder = builder.with_service_account_path(file.to_string_lossy());
         }
-        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name, describes: true, folder: None })
+        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name, describes: true, folder: None, endpoint: options.endpoint })
     }
 
     /// A container of Azure's, which must exist; with the patience of [`Persist::s3`].
@@ -423,15 +426,28 @@ impl Persist {
             .with_container_name(&options.container)
             .with_client_options(client(options.allow_http, options.timeout))
             .with_retry(patience(options.timeout));
-        if let Some(endpoint) = options.endpoint {
-            builder = builder.with_endpoint(endpoint);
+        if let Some(endpoint) = &options.endpoint {
+            builder = builder.with_endpoint(endpoint.clone());
         }
         if !options.key.is_empty() {
             builder = builder.with_access_key(&options.key.0);
         } else if !options.sas.is_empty() {
             builder = builder.with_config(AzureConfigKey::SasKey, &options.sas.0);
         }
-        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name, describes: true, folder: None })
+        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name, describes: true, folder: None, endpoint: options.endpoint })
+    }
+
+    /// Why it does not answer, as far as that is known at once, where its own client tries for long before it says so: its address has no host, or nobody listens there.
+    pub async fn why_silent(&self) -> Option<String> {
+        let endpoint = self.endpoint.as_deref()?;
+        let url = reqwest::Url::parse(endpoint).ok()?;
+        let at = (url.host_str()?.trim_matches(['[', ']']).to_string(), url.port_or_known_default()?);
+        let why = match tokio::time::timeout(CONNECT_MAX, tokio::net::TcpStream::connect(at)).await {
+            Ok(Ok(_)) => "it takes connections".into(),
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => format!("no connection within {CONNECT_MAX:?}"),
+        };
+        Some(format!("{endpoint}: {why}"))
     }
 
     /// Where an object lies that is uploaded.

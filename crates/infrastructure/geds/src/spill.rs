@@ -24,7 +24,7 @@ use crate::{
     node::{Inner, Node, Tuning, compute, joined},
     persist::Persist,
 };
-use base::{Kind, Pace, unit::Span};
+use base::{Kind, Pace, behind::Behind, unit::Span};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -240,6 +240,8 @@ pub(crate) struct Spiller {
     wanted: [AtomicU64; 2],
     pub pace: Pace,
     pub free_pace: Pace,
+    /// Where the task runs, with its copies, checksums and uploads: who writes has the processors first. If it waits for room they are free.
+    behind: Behind,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -256,6 +258,7 @@ impl Spiller {
             wanted: [const { AtomicU64::new(0) }; 2],
             pace: Pace::new(options.bandwidth),
             free_pace: Pace::new(None),
+            behind: Behind::new("geds-spill", 1),
         }
     }
 
@@ -370,7 +373,7 @@ impl Spiller {
     /// Ends with the node.
     pub fn run(&self, node: Weak<Inner>) {
         let wake = self.wake.clone();
-        tokio::spawn(async move {
+        self.behind.spawn(async move {
             let mut again: Option<Instant> = None;
             loop {
                 match again {

@@ -17,8 +17,9 @@ use std::{
 pub trait Disk: Send + Sync + 'static {
     /// The names of all files.
     fn list(&self) -> io::Result<Vec<String>>;
-    /// A new file of `bytes` zeros that are on the disk, so that writing into it later changes no metadata. `pause` is called after each piece, with how long it took.
-    fn create(&self, name: &str, bytes: u64, pause: &dyn Fn(Duration)) -> io::Result<Arc<dyn DiskFile>>;
+    /// A new file of `bytes` zeros that are on the disk, so that writing into it later changes no metadata. `pause` is called after each piece, with how long
+    /// that took; with its error nothing of the file is left.
+    fn create(&self, name: &str, bytes: u64, pause: &dyn Fn(Duration) -> io::Result<()>) -> io::Result<Arc<dyn DiskFile>>;
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Replaces a small file as a whole: after a crash it is there as it was or as it is now.
@@ -69,17 +70,18 @@ impl Disk for Folder {
         fs::read_dir(&self.path)?.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect()
     }
 
-    fn create(&self, name: &str, bytes: u64, pause: &dyn Fn(Duration)) -> io::Result<Arc<dyn DiskFile>> {
+    fn create(&self, name: &str, bytes: u64, pause: &dyn Fn(Duration) -> io::Result<()>) -> io::Result<Arc<dyn DiskFile>> {
         let (part, path) = (self.path.join(format!("{name}.new")), self.path.join(name));
         let fill = || {
             let file = fs::File::create(&part)?;
+            reserve(&file, bytes)?;
             let zeros = vec![0; piecewise::PIECE.min(bytes as usize)];
             let mut at = 0;
             while at < bytes {
                 let n = (bytes - at).min(zeros.len() as u64) as usize;
                 let start = Instant::now();
                 piecewise::write_at(&file, &zeros[..n], at)?;
-                pause(start.elapsed());
+                pause(start.elapsed())?;
                 at += n as u64;
             }
             file.sync_all()?;
@@ -131,6 +133,20 @@ impl Disk for Folder {
         // SAFETY: every field is a number, for which zeros are a value; the call has filled it.
         let told = unsafe { told.assume_init() };
         Ok(told.f_bavail.saturating_mul(told.f_frsize))
+    }
+}
+
+/// Takes the space of a file before it is filled, which takes its time: others could have the rest of it meanwhile. What can't do that takes it by and by.
+fn reserve(file: &fs::File, bytes: u64) -> io::Result<()> {
+    let Ok(bytes) = bytes.try_into() else { return Ok(()) };
+    // SAFETY: it takes numbers only, and the descriptor is open.
+    if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, bytes) } == 0 {
+        return Ok(());
+    }
+    let e = io::Error::last_os_error();
+    match e.raw_os_error() {
+        Some(libc::ENOSYS | libc::EPERM | libc::EOPNOTSUPP | libc::EINTR) => Ok(()),
+        _ => Err(e),
     }
 }
 

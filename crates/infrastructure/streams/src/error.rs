@@ -78,6 +78,9 @@ pub enum Error {
     Unsupported(String),
     #[error("long-term storage belongs to another server now: {0}; its streams go on there, and this one is done: to take over from that one, stop it and begin an empty folder with --restore")]
     Fenced(String),
+    /// Long-term storage that is not the log's.
+    #[error("{0}")]
+    Elsewhere(String),
     #[error("long-term storage: {0}")]
     Storage(Arc<geds::Error>),
 }
@@ -107,6 +110,7 @@ impl Error {
             | Error::StreamSealed(_)
             | Error::StreamNotSealed(_)
             | Error::Fenced(_)
+            | Error::Elsewhere(_)
             | Error::Conflict(_) => Kind::FailedPrecondition,
             Error::BeyondEnd { .. } | Error::EventNumber { .. } | Error::NotATable(_) | Error::IsATable(_) | Error::Invalid(_) => {
                 Kind::InvalidArgument

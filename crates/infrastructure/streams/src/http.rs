@@ -145,8 +145,10 @@ struct All {
     log: String,
     /// Other work of this machine does not hold up the log: the server may give its threads real-time priority.
     log_real_time: bool,
-    /// Why nothing can be written, if that is so.
+    /// Why nothing can be written until the next start, if that is so.
     stopped: Option<String>,
+    /// What writers wait for, if they do.
+    waits_for: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -257,6 +259,7 @@ async fn streams(State(app): State<App>, asker: Asker) -> Response {
         log: app.store.log_name(),
         log_real_time: app.store.log().is_real_time(),
         stopped: app.store.log().progress().borrow().stopped.as_deref().map(str::to_string),
+        waits_for: app.store.short_of(),
     })
     .into_response()
 }

@@ -6,7 +6,8 @@
 //!
 //! A hand is a thread with one write under way; blocks are numbered and chained in the order in which they are taken, written side by
 //! side, and landed in order again. No timer holds an entry back when nothing is under way. While something is, the next hand starts after
-//! a share of the time that a write takes, so that blocks don't become smaller than the disk deserves.
+//! a share of the time that a write takes, so that blocks don't become smaller than the disk deserves. Where writes are short, the hand that
+//! has ended one takes what has come meanwhile.
 //!
 //! Files are *slots* that are used again; the number in a block's header says which file of the log it belongs to. An entry's payload is
 //! placed beside the others of its *group* in the block, so that a reader of one group finds few, long pieces.
@@ -25,6 +26,7 @@ use block::Header;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::{
+    cell::Cell,
     collections::{BTreeMap, HashMap, VecDeque},
     io::{self, IoSlice},
     sync::{
@@ -86,13 +88,16 @@ impl Default for Options {
 const BLOCK_BYTES: usize = 4 << 20;
 /// From this many bytes on, a block is worth a write of its own however busy the disk is.
 const BLOCK_WORTH: usize = 256 << 10;
-/// Less time than this is not worth a timer and another thread's waking between two writes: what comes waits for the write that is under way.
+/// Less time than this between two writes is not worth a timer and another thread's waking.
 const SHARE_MIN: Duration = Duration::from_micros(200);
+/// Where writes are that short, what comes waits for the one that is under way. One that is late holds it up for no longer than this.
+const LATE: Duration = Duration::from_micros(1600);
 /// Files that are kept ready. With one, a disk that others fill at once would leave nothing to the records by which files become free.
 const READY: usize = 2;
-/// A file beside those that are ready takes so many times as long as the disk needs for it, and a little more.
+/// A pause behind a piece of a new file is so many times as long as that took, as far as it is not longer than this.
 const PAUSES: u32 = 4;
-/// Where a file is full sooner than that, the next ones are needed as soon as the disk can make them.
+const PIECE_MAX: Duration = Duration::from_millis(20);
+/// Where a file would be full sooner than that, the next ones are needed as soon as the disk can make them.
 const LASTS: Duration = Duration::from_secs(1);
 /// How often a disk that is full is asked again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
@@ -147,9 +152,6 @@ struct Slots {
     /// Which slot a file lies in.
     used: BTreeMap<FileNo, Slot>,
     made: u64,
-    /// When one was taken last, and how long the one before had lasted.
-    taken: Option<Instant>,
-    lasted: Duration,
 }
 
 impl Slots {
@@ -481,6 +483,9 @@ impl<N: Send + 'static> Log<N> {
         shared.closing.store(true, Relaxed);
         drop(queue);
         shared.bell.notify_all();
+        // Nor whoever makes a file.
+        drop(lock(&shared.slots));
+        shared.slot_bell.notify_all();
         let mut threads = std::mem::take(&mut *lock(&self.hands));
         let ahead = threads.pop();
         for hand in threads {
@@ -501,7 +506,7 @@ impl<N: Send + 'static> Drop for Log<N> {
 
 enum Step {
     End,
-    /// Until the bell rings, or until then.
+    /// Until the bell rings, or, if there is one, this time comes.
     Wait(Option<Instant>),
     /// An empty block tells which ones before it are durable.
     Note,
@@ -523,7 +528,10 @@ struct Laid<N> {
 
 impl<N: Send + 'static> Shared<N> {
     fn stop(&self, why: Arc<str>) {
+        // Under the locks, so that nobody looks before and waits after.
+        let (queue, slots) = (lock(&self.queue), lock(&self.slots));
         self.stopped.store(true, Relaxed);
+        drop((queue, slots));
         self.progress.send_if_modified(|p| {
             let first = p.stopped.is_none();
             if first {
@@ -577,14 +585,9 @@ impl<N: Send + 'static> Shared<N> {
                     return Step::Take;
                 }
                 let write = Duration::from_micros(self.write_us.load(Relaxed));
-                let share = (write / self.options.hands.max(1) as u32).max(SHARE_MIN);
+                let share = if write < SHARE_MIN * 2 { LATE } else { (write / self.options.hands.max(1) as u32).max(SHARE_MIN) };
                 let due = queue.last_start.max(front.since) + share;
-                match now >= due {
-                    true => Step::Take,
-                    // Whoever ends the write comes for it.
-                    false if share >= write => Step::Wait(None),
-                    false => Step::Wait(Some(due)),
-                }
+                if now >= due { Step::Take } else { Step::Wait(Some(due)) }
             }
         }
     }
@@ -765,8 +768,6 @@ impl<N: Send + 'static> Shared<N> {
                 self.full.store(false, Relaxed);
                 self.files.write().unwrap_or_else(|e| e.into_inner()).insert(no, slot.file.clone());
                 slots.used.insert(no, slot.clone());
-                let now = Instant::now();
-                slots.lasted = slots.taken.replace(now).map_or(Duration::MAX, |before| now - before);
                 self.used.store(slots.used.len() as u64, Relaxed);
                 self.slot_bell.notify_all();
                 return Ok(slot.file);
@@ -792,18 +793,28 @@ impl<N: Send + 'static> Shared<N> {
         }
     }
 
-    /// Leaves the disk to the log between two pieces of a new file. As long as another one is ready and they last, there is time: without a pause each write of the log
-    /// would wait behind a piece, ten times as long as it takes, and that for a tenth of a second.
-    fn pause(&self, took: Duration) {
-        let end = Instant::now() + took * PAUSES;
-        let mut slots = lock(&self.slots);
-        while slots.ready() > 0 && slots.lasted >= LASTS && !self.stopped.load(Relaxed) && !self.closing.load(Relaxed) {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
+    /// Makes a new file. As long as another one is ready and they last, it leaves the disk to the log between two pieces: each write of the log would wait behind a piece, ten times as long
+    /// as it takes, and that for a tenth of a second.
+    fn make(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let last = Cell::new((Instant::now(), self.block_bytes.load(Relaxed)));
+        self.disk.create(name, self.options.file_bytes, &|took| {
+            let (now, bytes) = (Instant::now(), self.block_bytes.load(Relaxed));
+            let (then, before) = last.replace((now, bytes));
+            let lasts = (now - then).as_secs_f64() * self.options.file_bytes as f64 >= LASTS.as_secs_f64() * (bytes - before) as f64;
+            let end = now + took.min(PIECE_MAX) * PAUSES;
+            let mut slots = lock(&self.slots);
+            while slots.ready() > 0 {
+                if self.stopped.load(Relaxed) || self.closing.load(Relaxed) {
+                    return Err(io::Error::other("the log is closed"));
+                }
+                let left = end.saturating_duration_since(Instant::now());
+                if left.is_zero() || !lasts {
+                    break;
+                }
+                slots = self.slot_bell.wait_timeout(slots, left).unwrap_or_else(|e| e.into_inner()).0;
             }
-            slots = self.slot_bell.wait_timeout(slots, left).unwrap_or_else(|e| e.into_inner()).0;
-        }
+            Ok(())
+        })
     }
 
     /// Keeps [`READY`] slots ready, so that filling a new one with zeros holds nobody up, and not many more for long. Its own thread.
@@ -827,12 +838,12 @@ impl<N: Send + 'static> Shared<N> {
             let left = slots.disk_left(&self.options, self.disk.free());
             self.disk_left.store(left, Relaxed);
             // One that writing waits for may take the last space that there is.
-            let more = slots.free.len() + slots.used.len() < self.options.files_max && (free == 0 || left > slots.free.len() as u64);
+            let more = slots.free.len() + slots.used.len() < self.options.files_max && (free == 0 || left > slots.free.len() as u64 && !self.closing.load(Relaxed));
             if free < READY && more {
                 let name = recovery::slot_name(slots.made);
                 slots.made += 1;
                 drop(slots);
-                let made = self.disk.create(&name, self.options.file_bytes, &|took| self.pause(took));
+                let made = self.make(&name);
                 slots = lock(&self.slots);
                 match made {
                     Ok(file) => {

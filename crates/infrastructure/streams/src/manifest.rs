@@ -112,6 +112,11 @@ async fn described(persist: &Persist, logs: &[u64]) -> Result<String> {
     Ok(shown.join(", "))
 }
 
+/// Whether anything of a log is there.
+pub(crate) async fn has(persist: &Persist, log: u64) -> Result<bool> {
+    Ok(!numbers(persist, log).await?.is_empty() || !persist.list(&chunks(log)).await.map_err(storage)?.is_empty())
+}
+
 /// How many logs other than this one have streams there.
 pub(crate) async fn others(persist: &Persist, log: u64) -> Result<usize> {
     Ok(logs(persist).await?.into_iter().filter(|other| *other != log).count())

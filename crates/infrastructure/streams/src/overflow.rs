@@ -71,11 +71,21 @@ impl Overflow {
         let known: HashMap<String, u32> =
             store.peek(|state| state.chunks.values().filter(|c| has(&c.location)).map(|c| (c.location.clone(), c.bytes)).collect());
         self.bytes.store(known.values().map(|b| u64::from(*b)).sum(), Relaxed);
-        for location in self.persist.list(&chunks(store.log().identity().0)).await.map_err(|e| Error::Storage(Arc::new(e)))? {
+        let there = self.persist.list(&chunks(store.log().identity().0)).await.map_err(|e| Error::Storage(Arc::new(e)))?;
+        let found = there.iter().filter(|location| known.contains_key(*location)).count();
+        tell_missing(known.len() - found);
+        for location in there {
             if !known.contains_key(&location) {
                 self.persist.delete(&location).await.map_err(|e| Error::Storage(Arc::new(e)))?;
             }
         }
         self.persist.forget_unfinished(&chunks(store.log().identity().0)).await.map(drop).map_err(|e| Error::Storage(Arc::new(e)))
+    }
+}
+
+/// Tells of what only an overflow has, and this one, or none, has not.
+pub(crate) fn tell_missing(chunks: usize) {
+    if chunks > 0 {
+        tracing::warn!(chunks, "events that were put into an overflow are not in this server's: they can't be read; start it with the same `--overflow` as before");
     }
 }

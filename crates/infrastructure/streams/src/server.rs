@@ -136,6 +136,9 @@ fn in_front_of_a_port(address: IpAddr) -> String {
     }
 }
 
+/// How long a start waits for long-term storage to say what it has.
+const LOOK_MAX: Duration = Duration::from_secs(2);
+
 /// Pieces of memory from this size on go back to the system when they are free.
 const GIVEN_BACK_BYTES: i32 = 8 << 20;
 
@@ -181,6 +184,11 @@ impl Server {
             let tier = options.long_term.clone().map(|persist| Arc::new(Tier::new(persist, overflow, options.tier.clone())));
             if let Some(tier) = &tier {
                 store.set_tier(tier.clone());
+                // Storage that does not say so now is asked before anything is brought there.
+                if let Ok(Err(e @ Error::Elsewhere(_))) = tokio::time::timeout(LOOK_MAX, tier.belongs(&store)).await {
+                    store.close();
+                    return Err(e);
+                }
             }
             Ok(Server { store, tier, tls, access, controller, segments, places, http, options })
         })

@@ -610,6 +610,11 @@ impl Store {
         })
     }
 
+    /// Writers wait for files of the log to become free, or would with the next one.
+    pub(crate) fn is_nearly_short(&self) -> bool {
+        self.0.log.files_left() <= FILES_KEPT + 1 || self.0.log.disk_left() <= DISK_KEPT + 1
+    }
+
     fn lacks(&self, files_kept: usize, disk_kept: usize) -> Option<String> {
         let Inner { log, options, .. } = &*self.0;
         let (disk, files, each) = (log.disk_left(), log.files_left(), base::unit::Bytes(options.log.file_bytes));

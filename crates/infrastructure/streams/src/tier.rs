@@ -29,7 +29,7 @@ use crate::{
     overflow::{self, Overflow},
     segment::{Chunk, EXTENT_BYTES},
 };
-use base::Kind;
+use base::{Kind, behind::Behind};
 use bytes::Bytes;
 use geds::Persist;
 use std::{
@@ -41,7 +41,6 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    runtime::Runtime,
     sync::{OnceCell, OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
 };
@@ -136,30 +135,8 @@ pub struct Tier {
     fetches: Arc<Semaphore>,
     /// Half of the cache: so much of it may have been fetched ahead and not been read yet, in bytes.
     ahead: Arc<Semaphore>,
-    /// Where history is read; `None` only while it is dropped.
-    behind: Option<Runtime>,
-}
-
-/// How far the threads that work on history give way, as `nice` counts.
-const NICE: i32 = 10;
-
-/// A runtime for work that appends don't wait for.
-fn behind() -> Runtime {
-    let give_way = || {
-        // SAFETY: it has no memory to touch. On Linux 0 is the calling thread alone; that it fails leaves the thread as it was.
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
-    };
-    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("long-term").on_thread_start(give_way).enable_all().build();
-    built.expect("two threads can be started")
-}
-
-impl Drop for Tier {
-    fn drop(&mut self) {
-        // Where it is dropped nothing may be waited for.
-        if let Some(behind) = self.behind.take() {
-            behind.shutdown_background();
-        }
-    }
+    /// Where history is read.
+    behind: Behind,
 }
 
 fn storage(e: geds::Error) -> Error {
@@ -183,15 +160,14 @@ impl Tier {
             examining_again: Examining::default(),
             fetches: Arc::new(Semaphore::new(FETCHES)),
             ahead,
-            behind: Some(behind()),
+            behind: Behind::new("long-term", 2),
         }
     }
 
     /// Does something where it holds up no append.
     pub(crate) async fn aside<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-        let behind = self.behind.as_ref().expect("there is one until it is dropped");
         // Who does not wait any more does not need it.
-        let mut task = AbortOnDrop(behind.spawn(work));
+        let mut task = AbortOnDrop(self.behind.spawn(work));
         (&mut task.0).await.map_err(|e| Error::Invalid(format!("work for long-term storage ended early: {e}")))?
     }
 
@@ -208,7 +184,8 @@ impl Tier {
     /// Notes that the storage has taken something.
     fn reach(&self) {
         if lock(&self.away).take().is_some() {
-            tracing::info!(storage = %self.persist, "long-term storage is back");
+            // As loud as that it was away.
+            tracing::warn!(storage = %self.persist, "long-term storage is back");
         }
     }
 
@@ -270,9 +247,8 @@ impl Tier {
         if !lock(&self.cache).blocks.contains_key(&(chunk.location.clone(), block)) {
             let tier = self.clone();
             let size = chunk.bytes.min((block + 1) * BLOCK) - block * BLOCK;
-            let Some(behind) = &self.behind else { return };
             let (Ok(turn), Ok(ahead)) = (self.fetches.clone().try_acquire_owned(), self.ahead.clone().try_acquire_many_owned(size)) else { return };
-            behind.spawn(async move {
+            self.behind.spawn(async move {
                 // Whoever needs it tries again and hears what is wrong.
                 let _ = tier.block(&chunk, block, Some((turn, ahead))).await;
             });

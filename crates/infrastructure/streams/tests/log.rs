@@ -3,7 +3,7 @@
 mod faulty;
 
 use bytes::Bytes;
-use faulty::Faulty;
+use faulty::{Faulty, PIECES};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::{
     sync::{Arc, Mutex},
@@ -61,6 +61,69 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
         assert!(Instant::now() < end, "waited for {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+#[test]
+fn new_files_are_made_slowly_only_while_there_is_time() {
+    const PIECE: Duration = Duration::from_millis(20);
+    let disk = Arc::new(Faulty::new(3));
+    disk.pieces_take(PIECE);
+    let start_at = Instant::now();
+    let (log, landings) = start(recover(&disk, None).unwrap().2);
+    push(&log, 0, 100).unwrap();
+    until("the first entry", || landings.lock().unwrap().len() == 1);
+    assert!(start_at.elapsed() < PIECE * PIECES * 2, "the first file is waited for: {:?}", start_at.elapsed());
+    // One that is written, and one that is ready, as fast as it goes; a second one that is ready takes five times as long.
+    until("three files", || disk.files() == 3);
+    assert!(start_at.elapsed() >= PIECE * PIECES * 6, "{:?}", start_at.elapsed());
+    // More than a file in a second, and the log is the one who waits.
+    let (mut n, before) = (1, Instant::now());
+    until("a file for a busy log", || {
+        push(&log, n, 10_000).unwrap();
+        n += 1;
+        disk.files() > 3
+    });
+    assert!(before.elapsed() < PIECE * PIECES * 4, "{:?}", before.elapsed());
+    log.close();
+}
+
+#[test]
+fn a_log_is_closed_at_once_while_a_file_is_made() {
+    let disk = Arc::new(Faulty::new(4));
+    let (log, landings) = start(recover(&disk, None).unwrap().2);
+    push(&log, 0, 100).unwrap();
+    until("three files", || landings.lock().unwrap().len() == 1 && disk.files() == 3);
+    disk.pieces_take(Duration::from_millis(100));
+    for n in 1..9 {
+        push(&log, n, 20_000).unwrap();
+    }
+    until("a new file", || log.files().0.len() == 2);
+    std::thread::sleep(Duration::from_millis(50));
+    let before = Instant::now();
+    log.close();
+    assert!(before.elapsed() < Duration::from_millis(200), "{:?}", before.elapsed());
+    assert_eq!(disk.files(), 3, "nothing is left of the one that was being made");
+}
+
+#[test]
+fn what_comes_behind_a_late_write_is_written_beside_it() {
+    let disk = Arc::new(Faulty::new(5));
+    let (log, landings) = start(recover(&disk, None).unwrap().2);
+    for n in 0..100 {
+        push(&log, n, 100).unwrap();
+        until("a block", || landings.lock().unwrap().len() as u64 > n);
+    }
+    std::thread::sleep(Duration::from_millis(20));
+    disk.next_write_is_late(Duration::from_secs(2));
+    push(&log, 100, 100).unwrap();
+    std::thread::sleep(Duration::from_millis(5));
+    let (before, at) = (log.written().0, Instant::now());
+    push(&log, 101, 100).unwrap();
+    until("the second write", || log.written().0 > before);
+    assert!(at.elapsed() < Duration::from_millis(500), "{:?}", at.elapsed());
+    assert_eq!(landings.lock().unwrap().len(), 100, "it landed before what came before it");
+    until("both", || landings.lock().unwrap().len() == 102);
+    log.close();
 }
 
 #[test]

@@ -864,6 +864,30 @@ async fn an_outage_is_also_bounded_by_what_the_disk_has_room_for() {
     flusher.abort();
 }
 
+/// On a disk with room for a few files of the log, those who write wait for what long-term storage takes, and not for what is too little to be brought there before its time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_disk_is_emptied_when_writers_wait() {
+    let (disk, folder) = (Arc::new(Faulty::new(36)), tempfile::tempdir().unwrap());
+    disk.space_for(7);
+    let store = open(&disk);
+    let tier = Arc::new(Tier::new(geds::Persist::folder(folder.path()).unwrap(), None, tier::Options { flush_after: Duration::from_secs(3600), ..quick() }));
+    store.set_tier(tier.clone());
+    let flusher = tokio::spawn(tier.run(store.clone()));
+    create(&store, "slow");
+    create(&store, "fast");
+    append(&store, "slow", 1, 1, &[1; 5000]).await.unwrap();
+    let writing = async {
+        for n in 1..=150i64 {
+            store.room().await.unwrap();
+            append(&store, "fast", 2, n, &[n as u8; 20_000]).await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), writing).await.expect("writers wait although long-term storage takes all there is");
+    assert!(read(&store, "fast", 0).await == (1..=150u32).flat_map(|n| [n as u8; 20_000]).collect::<Vec<u8>>());
+    assert!(read(&store, "slow", 0).await == [1; 5000]);
+    flusher.abort();
+}
+
 /// Appends wait for room; who makes something is told where it is lacking, and can go on when there is some.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_makes_something_on_a_full_disk_is_told_so() {

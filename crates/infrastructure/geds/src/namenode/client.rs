@@ -36,6 +36,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    runtime::{Handle, RuntimeFlavor},
     sync::{Notify, oneshot},
 };
 
@@ -72,6 +73,8 @@ struct Client {
     /// The same, for who finds it alive.
     current: Mutex<Option<Arc<Connection>>>,
     holders: Arc<Mutex<Vec<Weak<dyn LeaseHolder>>>>,
+    /// Where its connections are served: where the first one was made, since whoever finds one missing may be somebody who gives way to others.
+    home: Mutex<Option<Handle>>,
 }
 
 impl Drop for Client {
@@ -178,7 +181,7 @@ impl RemoteCatalog {
             let stream = dial();
             async move { Ok(Box::new(stream.await?) as Box<dyn Io>) }.boxed()
         };
-        let client = Client { dial: Box::new(dial), connection: tokio::sync::Mutex::default(), current: Mutex::default(), holders: Arc::default() };
+        let client = Client { dial: Box::new(dial), connection: tokio::sync::Mutex::default(), current: Mutex::default(), holders: Arc::default(), home: Mutex::default() };
         RemoteCatalog { client: Arc::new(client) }
     }
 
@@ -193,12 +196,28 @@ impl RemoteCatalog {
         if let Some(connection) = turn.upgrade().filter(alive) {
             return Ok(connection);
         }
-        let stream = (self.client.dial)().await?;
+        let (home, stream) = self.dial().await?;
         let connection = Arc::new(Connection { talk: Mutex::default(), ready: Notify::new() });
         *turn = Arc::downgrade(&connection);
         *lock(&self.client.current) = Some(connection.clone());
-        tokio::spawn(run(connection.clone(), stream, self.client.holders.clone()));
+        home.spawn(run(connection.clone(), stream, self.client.holders.clone()));
         Ok(connection)
+    }
+
+    /// A new connection, and where it belongs.
+    async fn dial(&self) -> Result<(Handle, Box<dyn Io>)> {
+        // A runtime of one thread works only as long as somebody waits in it.
+        let home = lock(&self.client.home).clone().filter(|home| home.runtime_flavor() == RuntimeFlavor::MultiThread);
+        if let Some(home) = home {
+            match home.spawn((self.client.dial)()).await {
+                Ok(stream) => return Ok((home, stream?)),
+                Err(e) if e.is_panic() => return Err(away("it panicked")),
+                // Its runtime is over.
+                Err(_) => {}
+            }
+        }
+        let home = lock(&self.client.home).insert(Handle::current()).clone();
+        Ok((home, (self.client.dial)().await?))
     }
 
     async fn ask(&self, question: impl Serialize, max: Duration) -> Result<Told> {

@@ -6,7 +6,7 @@
 use super::{FileNo, Mark, Options, Place, Seq, Slot, Slots, block};
 use crate::{Error, Result, disk::Disk, disk::DiskFile};
 use block::{BLOCK, HEADER, Header};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// The log's files as they were found, for [`super::Log::start`].
 pub struct Recovered {
@@ -32,7 +32,7 @@ impl Recovered {
         mut entry: impl FnMut(&[u8], &[u8], Place, Seq) -> Result<()>,
     ) -> Result<Recovered> {
         let io = |action: &'static str, name: &str| Error::file(action, name.to_string());
-        let mut slots = Slots { free: Vec::new(), used: BTreeMap::new(), made: 0, taken: None, lasted: Duration::MAX };
+        let mut slots = Slots { free: Vec::new(), used: BTreeMap::new(), made: 0 };
         let mut names = disk.list().map_err(io("list", "the log's folder"))?;
         names.sort();
         let mut made = 0;

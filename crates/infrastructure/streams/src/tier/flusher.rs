@@ -35,10 +35,13 @@ const MANIFEST_RATE: f64 = 1e6;
 impl Tier {
     /// Flushes and removes until it is dropped or the log stops. An error says that another server has taken over.
     pub async fn run(self: Arc<Self>, store: Store) -> Result<()> {
-        if let Some(overflow) = &self.overflow
-            && let Err(e) = overflow.take_stock(&store).await
-        {
-            tracing::warn!(error = %e, "the overflow can't be read");
+        match &self.overflow {
+            Some(overflow) => {
+                if let Err(e) = overflow.take_stock(&store).await {
+                    tracing::warn!(error = %e, "the overflow can't be read");
+                }
+            }
+            None => overflow::tell_missing(store.peek(|state| state.chunks.values().filter(|c| overflow::has(&c.location)).count())),
         }
         let mut flusher = Flusher { tier: self.clone(), store: store.clone(), since: HashMap::new(), owner: None, told: None, unneeded: BTreeMap::new(), moved: Vec::new() };
         let mut pause = PAUSE.0;
@@ -61,7 +64,7 @@ impl Tier {
                     pause = PAUSE.0;
                 }
                 Err(Error::Stopped(_)) => return Ok(()),
-                Err(e @ Error::Fenced(_)) => {
+                Err(e @ (Error::Fenced(_) | Error::Elsewhere(_))) => {
                     tracing::error!(error = %e, "nothing is written any more");
                     store.bar(&e);
                     flusher.store.log().stop(&e.to_string());
@@ -80,6 +83,23 @@ impl Tier {
                 }
             }
         }
+    }
+
+    /// Refuses storage that has nothing of what this log has brought to it: its history could not be read here, and what came now would be missing there.
+    pub(crate) async fn belongs(&self, store: &Store) -> Result<()> {
+        let there = store.peek(|state| {
+            let there = state.chunks.iter().filter(|(id, c)| !overflow::has(&c.location) && state.live.chunk_bytes.get(id).is_some_and(|b| *b > 0));
+            there.fold((0u64, 0u64), |(chunks, bytes), (_, c)| (chunks + 1, bytes + u64::from(c.bytes)))
+        });
+        let log = store.log().identity().0;
+        if there.0 == 0 || manifest::has(&self.persist, log).await? {
+            return Ok(());
+        }
+        let (chunks, bytes, home) = (base::unit::count(there.0, "chunk"), base::unit::Bytes(there.1), manifest::home(log));
+        Err(Error::Elsewhere(format!(
+            "{} has nothing of this folder's log {log:016x}, of which {chunks} ({bytes}) lie in the long-term storage that it had before: start with that one; to move it, copy {home} from there to the same place here while no server runs",
+            self.persist
+        )))
     }
 
     /// Waits for something, and lets the log flow over meanwhile.
@@ -191,7 +211,8 @@ impl Tier {
                 Err(_) => {
                     // Who knows why does not need this.
                     if !self.is_away() {
-                        self.miss(Kind::DeadlineExceeded, format!("{} has not answered for {SILENT_MAX:?}; it is asked further", self.persist));
+                        let why = self.persist.why_silent().await.map(|why| format!(" ({why})")).unwrap_or_default();
+                        self.miss(Kind::DeadlineExceeded, format!("{} has not answered for {SILENT_MAX:?}{why}; it is asked further", self.persist));
                     }
                     asked.await
                 }
@@ -215,7 +236,7 @@ async fn put(persist: &Persist, location: &str, data: &Bytes) -> Result<()> {
 /// Half full: whatever can leave the log shall leave.
 fn pressed(store: &Store, state: &State) -> bool {
     let log = store.log();
-    state.live.unflushed > store.options().backlog_max / 2 || log.files_left().min(log.disk_left()) < log.files_used()
+    state.live.unflushed > store.options().backlog_max / 2 || log.files_left().min(log.disk_left()) < log.files_used() || store.is_nearly_short()
 }
 
 /// What the flusher knows from one look to the next.
@@ -317,6 +338,7 @@ impl Flusher {
         let (log, epoch) = self.store.log().identity();
         // A block of this opening, or the next one would count the same and take us for a stranger.
         self.store.change(|_| Ok((Some(Record::Many(Vec::new())), ()))).await?;
+        self.tier.belongs(&self.store).await?;
         let owner = Owner::claim(self.tier.persist.clone(), log, epoch).await?;
         if owner.is_new() {
             self.look_around(log).await;

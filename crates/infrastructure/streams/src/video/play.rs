@@ -24,7 +24,7 @@ use axum::{
     body::Body,
     extract::{FromRequestParts, Path, Query, State},
     http::{StatusCode, header, request::Parts},
-    response::{IntoResponse, Response},
+    response::{IntoResponse, Redirect, Response},
     routing::get,
 };
 use bytes::{Bytes, BytesMut};
@@ -49,6 +49,8 @@ static IMAGES: Semaphore = Semaphore::const_new(4);
 pub fn router() -> Router<App> {
     Router::new()
         .route("/{scope}/{stream}/", get(page))
+        // What the page names lies below it.
+        .route("/{scope}/{stream}", get(async |Path((_, stream)): Path<(String, String)>| Redirect::permanent(&format!("{stream}/"))))
         .route("/{scope}/{stream}/live.m3u8", get(live))
         .route("/{scope}/{stream}/from.m3u8", get(from))
         .route("/{scope}/{stream}/clip.ts", get(clip))

@@ -11,6 +11,9 @@ use std::{
 use streams::disk::{Disk, DiskFile};
 
 const SECTOR: usize = 512;
+/// A new file is filled in so many pieces.
+#[allow(dead_code)] // Not every test counts them.
+pub const PIECES: u32 = 4;
 
 struct State {
     files: BTreeMap<String, Arc<Mutex<Vec<u8>>>>,
@@ -25,6 +28,10 @@ struct State {
     unreadable: Option<u64>,
     /// How long it tries before it says so.
     slow: Duration,
+    /// How long a piece of a new file takes.
+    piece: Duration,
+    /// How much longer the next write takes than others.
+    late: Duration,
 }
 
 pub struct Faulty {
@@ -44,6 +51,8 @@ impl Faulty {
             files_max: usize::MAX,
             unreadable: None,
             slow: Duration::ZERO,
+            piece: Duration::ZERO,
+            late: Duration::ZERO,
         };
         Faulty { state: Arc::new(Mutex::new(state)) }
     }
@@ -51,7 +60,7 @@ impl Faulty {
     pub fn copy(&self) -> Faulty {
         let state = self.state.lock().unwrap();
         let files = state.files.iter().map(|(n, f)| (n.clone(), Arc::new(Mutex::new(f.lock().unwrap().clone())))).collect();
-        let state = State { files, small: state.small.clone(), rng: StdRng::seed_from_u64(1), writes_left: None, off: false, refuses: false, files_max: state.files_max, unreadable: None, slow: Duration::ZERO };
+        let state = State { files, small: state.small.clone(), rng: StdRng::seed_from_u64(1), writes_left: None, off: false, refuses: false, files_max: state.files_max, unreadable: None, slow: Duration::ZERO, piece: Duration::ZERO, late: Duration::ZERO };
         Faulty { state: Arc::new(Mutex::new(state)) }
     }
     /// The power fails in the `n`th write from now; writes that are under way beside it are hit as well.
@@ -70,6 +79,12 @@ impl Faulty {
     }
     pub fn slow(&self, to_fail: Duration) {
         self.state.lock().unwrap().slow = to_fail;
+    }
+    pub fn pieces_take(&self, time: Duration) {
+        self.state.lock().unwrap().piece = time;
+    }
+    pub fn next_write_is_late(&self, by: Duration) {
+        self.state.lock().unwrap().late = by;
     }
     /// How many files there are.
     pub fn files(&self) -> usize {
@@ -98,7 +113,12 @@ impl Disk for Faulty {
         let state = self.state.lock().unwrap();
         Ok(state.files.keys().chain(state.small.keys()).cloned().collect())
     }
-    fn create(&self, name: &str, bytes: u64, _pause: &dyn Fn(std::time::Duration)) -> io::Result<Arc<dyn DiskFile>> {
+    fn create(&self, name: &str, bytes: u64, pause: &dyn Fn(Duration) -> io::Result<()>) -> io::Result<Arc<dyn DiskFile>> {
+        let piece = self.state.lock().unwrap().piece;
+        for _ in 0..PIECES {
+            std::thread::sleep(piece);
+            pause(piece)?;
+        }
         let mut state = self.state.lock().unwrap();
         if state.off {
             return Err(broken());
@@ -160,8 +180,11 @@ impl DiskFile for FaultyFile {
     }
     fn write(&self, at: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let bytes: Vec<u8> = parts.iter().flat_map(|p| p.iter().copied()).collect();
-        let pause = self.disk.lock().unwrap().rng.random_range(0..400);
-        std::thread::sleep(Duration::from_micros(pause));
+        let (pause, late) = {
+            let mut disk = self.disk.lock().unwrap();
+            (disk.rng.random_range(0..400), std::mem::take(&mut disk.late))
+        };
+        std::thread::sleep(Duration::from_micros(pause) + late);
         let mut disk = self.disk.lock().unwrap();
         if disk.refuses {
             return Err(broken());

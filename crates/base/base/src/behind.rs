@@ -1,0 +1,67 @@
+//! Threads for work that others don't wait for, and that gives way to work that they do.
+//!
+//! Where a machine's few processors are busy, bringing data to long-term storage would take them from whoever writes it: copies, checksums, and sending on a local socket, which is
+//! the receiver's work, too. Here all of that, and what blocks, is done by threads that get a processor when no other thread wants it as much. On an idle machine they are as fast as any.
+
+use std::future::Future;
+use tokio::{
+    runtime::{Builder, Runtime},
+    task::JoinHandle,
+};
+
+/// How far the threads give way, as `nice` counts.
+const NICE: i32 = 10;
+
+/// A runtime whose threads give way. What it does ends when it is dropped, at its next wait; nobody waits for that.
+pub struct Behind(Option<Runtime>);
+
+impl Behind {
+    /// With so many threads, besides those that block. Panics where the system gives no thread.
+    pub fn new(name: &str, threads: usize) -> Behind {
+        let give_way = || {
+            // SAFETY: it has no memory to touch. On Linux 0 is the calling thread alone; that it fails leaves the thread as it was.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+        };
+        let built = Builder::new_multi_thread().worker_threads(threads).thread_name(name).on_thread_start(give_way).enable_all().build();
+        Behind(Some(built.expect("a thread can be started")))
+    }
+
+    pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.0.as_ref().expect("there is one until it is dropped").spawn(work)
+    }
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        // It may be dropped by a task, where nothing may be waited for.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nice() -> i32 {
+        // SAFETY: it takes numbers only; 0 is the calling thread.
+        unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+    }
+
+    #[tokio::test]
+    async fn its_threads_give_way_and_others_do_not() {
+        let (behind, before) = (Behind::new("behind", 1), nice());
+        let there = behind.spawn(async { (nice(), tokio::task::spawn_blocking(nice).await.unwrap()) }).await.unwrap();
+        assert_eq!(there, (before.max(NICE), before.max(NICE)));
+        assert_eq!(nice(), before);
+    }
+
+    #[tokio::test]
+    async fn who_drops_it_waits_for_nothing() {
+        let behind = Behind::new("behind", 1);
+        let endless = behind.spawn(std::future::pending::<()>());
+        drop(behind);
+        assert!(endless.await.unwrap_err().is_cancelled());
+    }
+}
