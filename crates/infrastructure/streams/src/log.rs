@@ -851,6 +851,8 @@ impl<N: Send + 'static> Shared<N> {
                         self.slot_bell.notify_all();
                         continue;
                     }
+                    // It may have stopped meanwhile, and rung before this.
+                    Err(_) if self.stopped.load(Relaxed) => return,
                     Err(e) => {
                         if free == 0 && !self.full.swap(true, Relaxed) {
                             tracing::warn!(error = %e, %name, "no new file for the log; writing waits when the last one is full");

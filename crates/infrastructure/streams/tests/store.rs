@@ -868,7 +868,7 @@ async fn an_outage_is_also_bounded_by_what_the_disk_has_room_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_disk_is_emptied_when_writers_wait() {
     let (disk, folder) = (Arc::new(Faulty::new(36)), tempfile::tempdir().unwrap());
-    disk.space_for(7);
+    disk.space_for(6);
     let store = open(&disk);
     let tier = Arc::new(Tier::new(geds::Persist::folder(folder.path()).unwrap(), None, tier::Options { flush_after: Duration::from_secs(3600), ..quick() }));
     store.set_tier(tier.clone());
