@@ -209,7 +209,7 @@ impl Server {
         self.http.as_ref()?.local_addr().ok()
     }
 
-    /// Serves until `shutdown` is true, then writes what was accepted; or until another server has taken over long-term storage, which is an error: clients would wait here
+    /// Serves until `shutdown` is true, then writes what was accepted; or until another server has taken over long-term storage, or that is not the log's, which is an error: clients would wait here
     /// for what is written there.
     pub fn run(self, shutdown: watch::Receiver<bool>) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {

@@ -25,6 +25,8 @@ const TICK: Duration = Duration::from_millis(250);
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 /// A storage that does not answer for so long is told of, before it is known why.
 const SILENT_MAX: Duration = Duration::from_secs(3);
+/// So long it is looked why.
+const WHY_MAX: Duration = Duration::from_millis(500);
 /// Chunks that are removed in one look.
 const REMOVE_MAX: usize = 64;
 /// How long what failed to be written is asked to go; with the storage away, no longer.
@@ -33,7 +35,7 @@ const REMOVE_WAIT: Duration = Duration::from_secs(2);
 const MANIFEST_RATE: f64 = 1e6;
 
 impl Tier {
-    /// Flushes and removes until it is dropped or the log stops. An error says that another server has taken over.
+    /// Flushes and removes until it is dropped or the log stops. An error says that another server has taken over, or that the storage is not the log's.
     pub async fn run(self: Arc<Self>, store: Store) -> Result<()> {
         match &self.overflow {
             Some(overflow) => {
@@ -97,7 +99,7 @@ impl Tier {
         }
         let (chunks, bytes, home) = (base::unit::count(there.0, "chunk"), base::unit::Bytes(there.1), manifest::home(log));
         Err(Error::Elsewhere(format!(
-            "{} has nothing of this folder's log {log:016x}, of which {chunks} ({bytes}) lie in the long-term storage that it had before: start with that one; to move it, copy {home} from there to the same place here while no server runs",
+            "{} has nothing of this folder's log {log:016x}, of which {chunks} ({bytes}) lie in the long-term storage that it had before: start with that one; to move it, copy {home} from there to the same place here while no server runs; if it is lost for good, begin with an empty folder",
             self.persist
         )))
     }
@@ -211,7 +213,8 @@ impl Tier {
                 Err(_) => {
                     // Who knows why does not need this.
                     if !self.is_away() {
-                        let why = self.persist.why_silent().await.map(|why| format!(" ({why})")).unwrap_or_default();
+                        // Which takes no longer than this, or it would not be told of in time.
+                        let why = tokio::time::timeout(WHY_MAX, self.persist.why_silent()).await.ok().flatten().map(|why| format!(" ({why})")).unwrap_or_default();
                         self.miss(Kind::DeadlineExceeded, format!("{} has not answered for {SILENT_MAX:?}{why}; it is asked further", self.persist));
                     }
                     asked.await
