@@ -1,12 +1,12 @@
 //! What was measured last, kept in the tree: `bench/report.jsonl`, a line for each figure, and `bench/report.md`, the same as a table.
 //!
 //! A machine is not the same all day, and all benches together take hours. So each bench replaces its own lines only, and each line says of which day and commit it is, what
-//! else the machine did, and how fast it was: by how long a fixed calculation took at that moment.
+//! else the machine did, and how fast it was: by how long a fixed calculation took at that moment, and how long the start of a program after a pause.
 
 use crate::{BENCHES, root};
 use anyhow::{Context, Result};
 use serde_json::Value;
-use std::{path::Path, process::Command, time::Instant};
+use std::{path::Path, process::{Command, Stdio}, thread::sleep, time::{Duration, Instant}};
 
 /// Steps of a calculation that no compiler shortens and no cache helps.
 const STEPS: u64 = 20_000_000;
@@ -18,18 +18,20 @@ pub struct Occasion {
     commit: String,
     /// Milliseconds of the fixed calculation, on one processor.
     pace: f64,
+    /// Milliseconds of a program's start after a pause; `None` if it can't be started.
+    cold: Option<f64>,
 }
 
 impl Occasion {
-    /// Takes the machine's pace, in some 50 ms.
+    /// Takes the machine's pace, in some 50 ms, and then pauses for two seconds.
     pub fn of(bench: &'static str) -> Occasion {
-        Occasion { bench, day: said("date", &["-u", "+%Y-%m-%d"]), commit: commit(), pace: pace() }
+        Occasion { bench, day: said("date", &["-u", "+%Y-%m-%d"]), commit: commit(), pace: pace(), cold: cold() }
     }
 
     /// Adds it to a figure.
     pub fn note(&self, figure: &mut Value) {
         if let Some(f) = figure.as_object_mut() {
-            for (key, value) in [("bench", Value::from(self.bench)), ("day", self.day.as_str().into()), ("commit", self.commit.as_str().into()), ("pace_ms", self.pace.into())] {
+            for (key, value) in [("bench", Value::from(self.bench)), ("day", self.day.as_str().into()), ("commit", self.commit.as_str().into()), ("pace_ms", self.pace.into()), ("cold_ms", self.cold.into())] {
                 f.insert(key.into(), value);
             }
         }
@@ -64,6 +66,15 @@ fn pace() -> f64 {
     began.elapsed().as_secs_f64() * 1e3
 }
 
+/// Of a machine that takes a guest's memory away as soon as it rests, the fixed calculation sees nothing, and everything that waits between two events is several times slower.
+fn cold() -> Option<f64> {
+    sleep(Duration::from_secs(2));
+    let program = std::env::current_exe().ok()?;
+    let began = Instant::now();
+    let ended = Command::new(program).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status().ok()?;
+    ended.success().then(|| began.elapsed().as_secs_f64() * 1e3)
+}
+
 /// Puts what a bench has measured in the place of what it had measured before.
 ///
 /// # Errors
@@ -94,8 +105,9 @@ fn table(figures: &[Value]) -> String {
     let mut text = String::from(
         "# Benchmarks\n\nWritten by `cargo run --release -p bench -- --record NAME...` (or `all`), one bench after the other and not on one day; not edited by hand. Ours and the peer were \
          measured in one run, in turn. *Load*: the machine's when the bench was over. *Pace*: how long one processor took for a fixed calculation when it began, in ms: the machines are virtual ones, \
-         and twice as much is half as fast. The same as JSON: [report.jsonl](report.jsonl).\n\n\
-         | figure | ours | peer | ratio | unit | goal | met | day | commit | load | pace |\n| --- | ---: | ---: | ---: | --- | --- | --- | --- | --- | ---: | ---: |\n",
+         and twice as much is half as fast. *Cold*: how long the start of the bench's own program took then, after two seconds of rest, in ms: some 5 on a machine that leaves a resting guest's memory \
+         alone, and where it is 50 each first touch after a rest is slow. The same as JSON: [report.jsonl](report.jsonl).\n\n\
+         | figure | ours | peer | ratio | unit | goal | met | day | commit | load | pace | cold |\n| --- | ---: | ---: | ---: | --- | --- | --- | --- | --- | ---: | ---: | ---: |\n",
     );
     for f in figures {
         let cell = |key: &str| match &f[key] {
@@ -107,9 +119,10 @@ fn table(figures: &[Value]) -> String {
         };
         let met = if f["goal"] == "reported" { "–".into() } else { cell("met") };
         let goal = if f["not_run"].is_null() { cell("goal") } else { format!("not run: {}", cell("not_run")) };
-        let pace = f["pace_ms"].as_f64().map_or("–".into(), |p| format!("{p:.0}"));
+        let of = |key: &str| f[key].as_f64().map_or("–".into(), |ms| format!("{ms:.0}"));
+        let (pace, cold) = (of("pace_ms"), of("cold_ms"));
         text += &format!(
-            "| {} | {} | {} | {} | {} | {goal} | {met} | {} | {} | {} | {pace} |\n",
+            "| {} | {} | {} | {} | {} | {goal} | {met} | {} | {} | {} | {pace} | {cold} |\n",
             cell("name"), cell("ours"), cell("peer"), cell("ratio"), cell("unit"), cell("day"), cell("commit"), cell("load")
         );
     }
@@ -126,7 +139,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let record = |bench: &str, figures: &[Value]| record_in(folder.path(), bench, figures);
         let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
-        let figure = |bench: &str, name: &str, ours: f64| json!({"bench": bench, "name": name, "ours": ours, "goal": "<= 2", "met": ours <= 2.0, "unit": "µs", "pace_ms": 61.2});
+        let figure = |bench: &str, name: &str, ours: f64| json!({"bench": bench, "name": name, "ours": ours, "goal": "<= 2", "met": ours <= 2.0, "unit": "µs", "pace_ms": 61.2, "cold_ms": 7.1});
         record("pingpong", &[figure("pingpong", "pingpong.64B", 0.5)]).unwrap();
         record("instantiate", &[figure("instantiate", "b", 5.0), figure("instantiate", "a", 1.0)]).unwrap();
         record("pingpong", &[figure("pingpong", "pingpong.64B", 3.0), json!({"bench": "pingpong", "name": "pingpong.8B", "not_run": "there is no mpirun"})]).unwrap();
@@ -134,7 +147,7 @@ mod tests {
         assert_eq!(names, ["b", "a", "pingpong.64B", "pingpong.8B"], "in the order of the benches, each as it was printed");
         let table = read("report.md");
         assert!(table.contains("| pingpong.64B | 3.000 |") && !table.contains("0.500"), "{table}");
-        assert!(table.contains("| **no** |") && table.contains("| yes |") && table.contains("not run: there is no mpirun") && table.contains("| 61 |"), "{table}");
+        assert!(table.contains("| **no** |") && table.contains("| yes |") && table.contains("not run: there is no mpirun") && table.contains("| 61 | 7 |"), "{table}");
 
         std::fs::write(folder.path().join("report.jsonl"), "{}\nno\n").unwrap();
         let told = format!("{:#}", record("pingpong", &[]).unwrap_err());
