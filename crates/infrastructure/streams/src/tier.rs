@@ -27,13 +27,13 @@ use self::damage::{Damaged, Examining};
 use crate::{
     Error, Result,
     overflow::{self, Overflow},
-    segment::{Chunk, EXTENT_BYTES},
+    segment::{Chunk, EXTENT_BYTES, SegmentId},
 };
 use base::{Kind, behind::Behind};
 use bytes::Bytes;
 use geds::Persist;
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -123,6 +123,8 @@ pub struct Tier {
     cache: Mutex<Cache>,
     /// Why the storage took nothing the last time.
     away: Mutex<Option<Away>>,
+    /// When it has answered the last time, or was asked for the first time after a rest.
+    answered: Mutex<Instant>,
     flushed_bytes: AtomicU64,
     fetched_bytes: AtomicU64,
     /// When the last manifest was written.
@@ -132,6 +134,8 @@ pub struct Tier {
     examining: Examining,
     /// Flushed meanwhile: what is read again is left out.
     examining_again: Examining,
+    /// Runs of extents of which someone makes a chunk: segment and begin, end.
+    under_way: Mutex<BTreeMap<(SegmentId, u64), u64>>,
     fetches: Arc<Semaphore>,
     /// Half of the cache: so much of it may have been fetched ahead and not been read yet, in bytes.
     ahead: Arc<Semaphore>,
@@ -152,12 +156,14 @@ impl Tier {
             options,
             cache: Mutex::default(),
             away: Mutex::default(),
+            answered: Mutex::new(Instant::now()),
             flushed_bytes: AtomicU64::new(0),
             fetched_bytes: AtomicU64::new(0),
             told_at: Mutex::new(None),
             damaged: Mutex::default(),
             examining: Examining::default(),
             examining_again: Examining::default(),
+            under_way: Mutex::default(),
             fetches: Arc::new(Semaphore::new(FETCHES)),
             ahead,
             behind: Behind::new("long-term", 2),
@@ -183,10 +189,16 @@ impl Tier {
 
     /// Notes that the storage has taken something.
     fn reach(&self) {
+        self.heard();
         if lock(&self.away).take().is_some() {
             // As loud as that it was away.
             tracing::warn!(storage = %self.persist, "long-term storage is back");
         }
+    }
+
+    /// Notes that the storage has answered, or is asked for the first time after a rest.
+    fn heard(&self) {
+        *lock(&self.answered) = Instant::now();
     }
 
     /// Notes why the storage takes nothing, and what helps, and tells of it when it begins or becomes something else.

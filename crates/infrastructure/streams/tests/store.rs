@@ -1001,6 +1001,40 @@ async fn an_outage_flows_over_into_a_folder_and_from_there_to_long_term_storage(
     }
 }
 
+/// Storage that stops to answer in the middle of a flush keeps neither that flush's neighbours nor writers: what is not under way flows over after three seconds, and what is comes there
+/// when it answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_that_begins_in_a_flush_flows_over() {
+    let (disk, s3, folder) = (Arc::new(Faulty::new(35)), FakeS3::start().await, tempfile::tempdir().unwrap());
+    let (store, tier, flusher) = overflowing(&disk, &s3, folder.path());
+    create(&store, "a");
+    create(&store, "b");
+    until("storage to be claimed", || tier.manifest_age().is_some()).await;
+    s3.hold("/chunks/");
+    append(&store, "a", 1, 1, &[1; 250_000]).await.unwrap();
+    until("a flush", || s3.waiting() > 0).await;
+    let write = async |n: i64| {
+        store.room().await.unwrap();
+        append(&store, if n % 3 == 0 { "b" } else { "a" }, 1, n, &[n as u8; 20_000]).await.unwrap();
+    };
+    // The log alone would stop at 40 of them.
+    let began = std::time::Instant::now();
+    for n in 2..=120 {
+        tokio::time::timeout(Duration::from_secs(10), write(n)).await.expect("writers wait for the flush");
+    }
+    assert!(began.elapsed() < Duration::from_secs(15) && s3.waiting() > 0, "{:?}, or the flush has ended", began.elapsed());
+    assert!(bytes_in(folder.path()) > 500_000, "{} bytes flowed over", bytes_in(folder.path()));
+    s3.free();
+    until("all of it to be in S3", || store.peek(|s| s.live.unflushed == 0) && bytes_in(folder.path()) == 0).await;
+    store.peek(|s| s.check()).unwrap();
+    for segment in ["a", "b"] {
+        let events = (2..=120i64).filter(|n| (n % 3 == 0) == (segment == "b")).flat_map(|n| [n as u8; 20_000]);
+        let first = vec![1; if segment == "a" { 250_000 } else { 0 }];
+        assert!(read(&store, segment, 0).await == first.into_iter().chain(events).collect::<Vec<u8>>(), "{segment} has other bytes");
+    }
+    flusher.abort();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_says_nothing_of_what_has_flowed_over() {
     let (disk, s3, folder) = (Arc::new(Faulty::new(21)), FakeS3::start().await, tempfile::tempdir().unwrap());

@@ -85,7 +85,7 @@ impl Tier {
         prune(&mut damaged, state);
         let mut due: BTreeMap<SegmentId, Due> = BTreeMap::new();
         for ((id, _), found) in damaged.iter().filter(|(_, d)| d.tried.elapsed() >= d.pause) {
-            due.entry(*id).or_insert_with(|| Due { id: *id, name: found.segment.clone(), extents: Vec::new() }).extents.push(found.extent);
+            due.entry(*id).or_insert_with(|| Due::new(*id, &found.segment, Vec::new())).extents.push(found.extent);
         }
         due.into_values().collect()
     }

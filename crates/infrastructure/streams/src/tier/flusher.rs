@@ -56,11 +56,12 @@ impl Tier {
                 && let Err(e) = self.probe(&store).await
             {
                 self.miss(e.kind(), format!("{e}{}", remedy(e.kind())));
-                self.overflowing(&store, tokio::time::sleep(pause)).await;
+                self.overflowing(&store, tokio::time::sleep(pause), || true).await;
                 pause = (pause * 2).min(PAUSE.1);
                 continue;
             }
-            match flusher.look().await {
+            self.heard();
+            match self.overflowing(&store, flusher.look(), || self.is_silent()).await {
                 Ok(()) => {
                     self.reach();
                     pause = PAUSE.0;
@@ -80,7 +81,7 @@ impl Tier {
                 Err(e) => {
                     self.miss(e.kind(), e.to_string());
                     let jitter = rand::rng().random_range(0.5..1.0);
-                    self.overflowing(&store, tokio::time::sleep(pause.mul_f64(jitter))).await;
+                    self.overflowing(&store, tokio::time::sleep(pause.mul_f64(jitter)), || true).await;
                     pause = (pause * 2).min(PAUSE.1);
                 }
             }
@@ -104,48 +105,78 @@ impl Tier {
         )))
     }
 
-    /// Waits for something, and lets the log flow over meanwhile.
-    async fn overflowing<T>(self: &Arc<Self>, store: &Store, done: impl Future<Output = T>) -> T {
-        let mut done = std::pin::pin!(done);
-        let mut told = false;
+    /// Does something, and lets the log flow over beside it while it `may`.
+    async fn overflowing<T>(self: &Arc<Self>, store: &Store, work: impl Future<Output = T>, may: impl Fn() -> bool) -> T {
+        let Some(overflow) = &self.overflow else { return work.await };
+        let mut work = std::pin::pin!(work);
+        let (mut told, mut done) = (false, None);
         loop {
             tokio::select! {
                 biased;
-                done = &mut done => return done,
+                done = &mut work => return done,
                 () = tokio::time::sleep(TICK) => {}
             }
-            let flown = match &self.overflow {
-                Some(overflow) => self.flow_over(store, overflow).await,
-                None => Ok(()),
+            let mut flown = std::pin::pin!(self.flow_over(store, overflow, &may));
+            // To the end also when the work is done: a chunk that is not recorded would stay until the next start.
+            let flown = loop {
+                tokio::select! {
+                    d = &mut work, if done.is_none() => done = Some(d),
+                    flown = &mut flown => break flown,
+                }
             };
             if let Err(e) = flown
                 && !std::mem::replace(&mut told, true)
             {
                 tracing::warn!(error = %e, "the overflow takes nothing; bytes stay in the log");
             }
+            if let Some(done) = done {
+                return done;
+            }
         }
     }
 
-    /// As long as the log is half full, what is longest in one of its segments goes to the overflow.
-    async fn flow_over(self: &Arc<Self>, store: &Store, overflow: &Overflow) -> Result<()> {
+    /// As long as the log is half full and it `may`, what is longest in one of its segments goes to the overflow.
+    async fn flow_over(self: &Arc<Self>, store: &Store, overflow: &Overflow, may: impl Fn() -> bool) -> Result<()> {
         // A segment that can't be read now comes again the next time, or a disk that fails now and then would keep everybody here.
         let mut unreadable = HashSet::new();
-        loop {
+        while may() {
             let room = overflow.room();
             let largest = self.options.chunk_bytes.min(usize::try_from(room).unwrap_or(usize::MAX));
             let due = store.peek(|state| {
                 let full = pressed(store, state);
                 let examining = lock(&self.examining.segments);
                 let due = state.segments.iter().filter(|(id, s)| full && !s.deleted && s.landed.unflushed > 0 && !examining.contains(id) && !unreadable.contains(*id));
-                let due = due.map(|(id, s)| Due { id: *id, name: s.name.clone(), extents: take(&s.landed, largest, &self.avoided(*id)) });
-                due.filter(|d| d.bytes() <= room).max_by_key(Due::bytes).filter(|d| d.bytes() > 0)
+                let due = due.map(|(id, s)| Due::new(*id, &s.name, self.take(*id, &s.landed, largest)));
+                let longest = due.filter(|d| d.bytes() <= room).max_by_key(Due::bytes).filter(|d| d.bytes() > 0);
+                longest.map(|due| self.under_way(due))
             });
-            let Some(due) = due else { return Ok(()) };
+            let Some(due) = due else { break };
             if let Some(unread) = self.flush(store, due, &overflow.persist, &overflow::chunks(store.log().identity().0)).await? {
                 unreadable.insert(unread.id);
                 self.examine_beside(store, unread, Look::First);
             }
         }
+        Ok(())
+    }
+
+    /// What of a segment leaves the log next.
+    fn take(&self, id: SegmentId, landed: &Landed, max: usize) -> Vec<Extent> {
+        let (damaged, under_way) = (self.avoided(id), lock(&self.under_way));
+        let is_under_way = |start: u64| under_way.range(..=(id, start)).next_back().is_some_and(|((of, _), end)| *of == id && start < *end);
+        take(landed, max, |e| damaged.contains(&e.start) || is_under_way(e.start))
+    }
+
+    /// Takes extents for a chunk, of long-term storage or of the overflow: nobody else takes them before this is dropped.
+    fn under_way(self: &Arc<Self>, due: Due) -> Due {
+        let (Some(first), Some(last)) = (due.extents.first(), due.extents.last()) else { return due };
+        let key = (due.id, first.start);
+        lock(&self.under_way).insert(key, last.end());
+        Due { _under_way: Some(UnderWay(self.clone(), key)), ..due }
+    }
+
+    /// Long-term storage has been asked for something, and has not answered for [`SILENT_MAX`].
+    fn is_silent(&self) -> bool {
+        lock(&self.answered).elapsed() > SILENT_MAX
     }
 
     /// Puts bytes of the log into a chunk in `folder`, of long-term storage or the overflow. What can't be read together is given back, to be examined.
@@ -221,7 +252,7 @@ impl Tier {
                 }
             }
         };
-        self.overflowing(store, asked).await.map(drop).map_err(storage)
+        self.overflowing(store, asked, || true).await.map(drop).map_err(storage)
     }
 }
 
@@ -267,8 +298,7 @@ impl Flusher {
     /// Flushes what is due, all of it, then removes what is not needed.
     async fn look(&mut self) -> Result<()> {
         if self.owner.is_none() {
-            let (tier, store) = (self.tier.clone(), self.store.clone());
-            tier.overflowing(&store, self.claim()).await?;
+            self.claim().await?;
         }
         for due in self.store.peek(|state| self.tier.again(state)) {
             self.tier.examine_beside(&self.store, due, Look::Again);
@@ -292,7 +322,7 @@ impl Flusher {
         // A segment that can't be read is examined, and then comes again in the next look: a disk that fails now and then would keep everybody here.
         let mut unreadable = HashSet::new();
         loop {
-            let due: Vec<Due> = self.due(now).into_iter().filter(|due| !unreadable.contains(&due.id)).collect();
+            let due: Vec<SegmentId> = self.due(now).into_iter().filter(|id| !unreadable.contains(id)).collect();
             if due.is_empty() || now.elapsed() > self.tier.options.manifest_every {
                 return Ok(());
             }
@@ -303,11 +333,17 @@ impl Flusher {
             loop {
                 while uploads.len() < at_a_time
                     && failed.is_none()
-                    && let Some(due) = queue.next()
+                    && let Some(id) = queue.next()
                 {
-                    let since = self.since.remove(&due.id);
                     let (tier, store) = (self.tier.clone(), self.store.clone());
-                    let id = due.id;
+                    // What it is, is known only now: the overflow may have had some of it meanwhile.
+                    let due = store.peek(|state| {
+                        let segment = state.segments.get(&id)?;
+                        let due = Due::new(id, &segment.name, tier.take(id, &segment.landed, tier.options.chunk_bytes));
+                        Some(tier.under_way(due)).filter(|due| !due.extents.is_empty())
+                    });
+                    let Some(due) = due else { continue };
+                    let since = self.since.remove(&id);
                     uploads.spawn(async move { (id, since, tier.flush(&store, due, &tier.persist, &manifest::chunks(store.log().identity().0)).await) });
                 }
                 match uploads.join_next().await {
@@ -378,6 +414,7 @@ impl Flusher {
             let folder = manifest::chunks(self.store.log().identity().0);
             let location = format!("{folder}/{}/moved-{}-{:016x}", chunk.segment.0, data.len(), rand::random::<u64>());
             self.tier.put(&self.tier.persist, &location, &data).await?;
+            self.tier.heard();
             let to = location.clone();
             let moved = self.store.change(|state| {
                 let there = state.chunks.get(&id).is_some_and(|c| c.location == chunk.location);
@@ -398,7 +435,8 @@ impl Flusher {
         Ok(())
     }
 
-    fn due(&mut self, now: Instant) -> Vec<Due> {
+    /// Segments of which something is to leave the log now.
+    fn due(&mut self, now: Instant) -> Vec<SegmentId> {
         let (options, store, since) = (&self.tier.options, &self.store, &mut self.since);
         store.peek(|state| {
             let examining = lock(&self.tier.examining.segments);
@@ -416,10 +454,9 @@ impl Flusher {
                     continue;
                 }
                 if bytes >= options.flush_bytes || press || now.duration_since(first) >= options.flush_after {
-                    let extents = take(&segment.landed, options.chunk_bytes, &self.tier.avoided(*id));
                     // Nothing, if all that only the log has is damaged.
-                    if !extents.is_empty() {
-                        due.push(Due { id: *id, name: segment.name.clone(), extents });
+                    if !self.tier.take(*id, &segment.landed, options.chunk_bytes).is_empty() {
+                        due.push(*id);
                     }
                 }
             }
@@ -446,6 +483,7 @@ impl Flusher {
         let cut = tokio::task::spawn_blocking(move || manifest::cut(&checkpoint));
         let cut = cut.await.map_err(|e| Error::Invalid(format!("a manifest was not made: {e}")))??;
         let bytes = owner.publish(cut.checkpoint).await?;
+        self.tier.heard();
         let before = std::mem::take(&mut self.unneeded);
         let counted = |id| (id, before.get(&id).map_or((began, 1), |(since, manifests)| (*since, manifests.saturating_add(1))));
         self.unneeded = cut.unneeded.into_iter().map(counted).collect();
@@ -462,6 +500,7 @@ impl Flusher {
         for (chunk, gone) in dead {
             // Nobody can begin to read from it any more: where it is, is known by extents only.
             self.tier.remove(&gone).await?;
+            self.tier.heard();
             self.unneeded.remove(&chunk);
             self.store.change(|state| Ok((state.chunks.contains_key(&chunk).then_some(Record::ChunkGone { chunk }), ()))).await?;
         }
@@ -478,6 +517,7 @@ impl Flusher {
         }
         for location in lost {
             self.tier.persist.delete(&location).await.map_err(storage)?;
+            self.tier.heard();
         }
         self.tier.persist.forget_unfinished(&manifest::home(log)).await.map(drop).map_err(storage)
     }
@@ -487,19 +527,33 @@ pub(super) struct Due {
     pub id: SegmentId,
     pub name: String,
     pub extents: Vec<Extent>,
+    _under_way: Option<UnderWay>,
+}
+
+/// A run of extents of which someone makes a chunk.
+struct UnderWay(Arc<Tier>, (SegmentId, u64));
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        lock(&self.0.under_way).remove(&self.1);
+    }
 }
 
 impl Due {
+    pub fn new(id: SegmentId, name: &str, extents: Vec<Extent>) -> Due {
+        Due { id, name: name.into(), extents, _under_way: None }
+    }
+
     fn bytes(&self) -> u64 {
         self.extents.iter().map(|e| u64::from(e.len)).sum()
     }
 }
 
-/// The first run of extents in the log, without those that begin at places to be `avoided`, up to a chunk's size, and to the end of an append: what a manifest
+/// The first run of extents in the log, without those to be `avoided`, up to a chunk's size, and to the end of an append: what a manifest
 /// tells must make sense without the rest. Of an append that has a part to be avoided, the parts before it are none.
-fn take(landed: &Landed, max: usize, avoided: &HashSet<u64>) -> Vec<Extent> {
+fn take(landed: &Landed, max: usize, avoided: impl Fn(&Extent) -> bool) -> Vec<Extent> {
     let begin = landed.extents.partition_point(|e| e.end() <= landed.flushed);
-    let leaves = |e: &Extent| e.in_log() > 0 && !avoided.contains(&e.start);
+    let leaves = |e: &Extent| e.in_log() > 0 && !avoided(e);
     let mut left = landed.extents.range(begin..).peekable();
     while left.peek().is_some() {
         let (mut run, mut bytes, mut whole) = (Vec::new(), 0, 0);
@@ -542,7 +596,7 @@ mod tests {
     }
 
     fn check(of: &[(u32, bool)], max: usize, expected: usize) {
-        assert_eq!(take(&landed(of), max, &HashSet::new()).len(), expected, "{of:?} in chunks of {max}");
+        assert_eq!(take(&landed(of), max, |_| false).len(), expected, "{of:?} in chunks of {max}");
     }
 
     #[test]
@@ -554,20 +608,20 @@ mod tests {
         // What is behind a part that long-term storage has comes in the next one.
         let mut some = landed(&[(100, true), (100, true), (100, true)]);
         some.extents[1].source = Source::Chunk(ChunkId(1), 0);
-        assert_eq!(take(&some, 1000, &HashSet::new()), [some.extents[0]]);
+        assert_eq!(take(&some, 1000, |_| false), [some.extents[0]]);
         some.extents[0].source = Source::Chunk(ChunkId(0), 0);
         some.flushed = 100;
-        assert_eq!(take(&some, 1000, &HashSet::new()), [some.extents[2]]);
+        assert_eq!(take(&some, 1000, |_| false), [some.extents[2]]);
     }
 
     #[test]
     fn what_is_damaged_and_the_parts_of_its_append_before_it_are_passed_over() {
         let some = landed(&[(100, true), (100, false), (100, false), (100, true), (50, true)]);
-        let taken = |avoided: &[u64]| take(&some, 1000, &avoided.iter().copied().collect()).iter().map(|e| e.start).collect::<Vec<_>>();
+        let taken = |avoided: &[u64]| take(&some, 1000, |e| avoided.contains(&e.start)).iter().map(|e| e.start).collect::<Vec<_>>();
         assert_eq!(taken(&[200]), [0], "up to the append");
         let mut some = some;
         (some.extents[0].source, some.flushed) = (Source::Chunk(ChunkId(1), 0), 100);
-        let taken = |avoided: &[u64]| take(&some, 1000, &avoided.iter().copied().collect()).iter().map(|e| e.start).collect::<Vec<_>>();
+        let taken = |avoided: &[u64]| take(&some, 1000, |e| avoided.contains(&e.start)).iter().map(|e| e.start).collect::<Vec<_>>();
         assert_eq!(taken(&[200]), [300, 400]);
         assert_eq!(taken(&[]), [100, 200, 300, 400]);
         assert_eq!(taken(&[100, 300, 400]), [0u64; 0]);
