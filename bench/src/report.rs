@@ -66,7 +66,7 @@ fn pace() -> f64 {
     began.elapsed().as_secs_f64() * 1e3
 }
 
-/// Of a machine that takes a guest's memory away as soon as it rests, the fixed calculation sees nothing, and everything that waits between two events is several times slower.
+/// Where what is touched after a rest is slow, the fixed calculation sees nothing of it, and what waits between two events does.
 fn cold() -> Option<f64> {
     sleep(Duration::from_secs(2));
     let program = std::env::current_exe().ok()?;
@@ -105,8 +105,8 @@ fn table(figures: &[Value]) -> String {
     let mut text = String::from(
         "# Benchmarks\n\nWritten by `cargo run --release -p bench -- --record NAME...` (or `all`), one bench after the other and not on one day; not edited by hand. Ours and the peer were \
          measured in one run, in turn. *Load*: the machine's when the bench was over. *Pace*: how long one processor took for a fixed calculation when it began, in ms: the machines are virtual ones, \
-         and twice as much is half as fast. *Cold*: how long the start of the bench's own program took then, after two seconds of rest, in ms: some 5 on a machine that leaves a resting guest's memory \
-         alone, and where it is 50 each first touch after a rest is slow. The same as JSON: [report.jsonl](report.jsonl).\n\n\
+         and twice as much is half as fast. *Cold*: how long the start of the bench's own program took then, after two seconds of rest, in ms: some 3 when it is started again at once. \
+         Where it is much more, what is touched after a rest is slow. The same as JSON: [report.jsonl](report.jsonl).\n\n\
          | figure | ours | peer | ratio | unit | goal | met | day | commit | load | pace | cold |\n| --- | ---: | ---: | ---: | --- | --- | --- | --- | --- | ---: | ---: | ---: |\n",
     );
     for f in figures {

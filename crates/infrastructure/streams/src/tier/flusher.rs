@@ -174,7 +174,7 @@ impl Tier {
         Due { _under_way: Some(UnderWay(self.clone(), key)), ..due }
     }
 
-    /// Long-term storage has been asked for something, and has not answered for [`SILENT_MAX`].
+    /// Nothing has come of a look for [`SILENT_MAX`]: long-term storage is silent, or slower than that with one chunk, or the look does something here that takes as long.
     fn is_silent(&self) -> bool {
         lock(&self.answered).elapsed() > SILENT_MAX
     }
