@@ -1,8 +1,8 @@
-//! The step between the log and long-term storage: a folder of this machine, on a larger disk as a rule, that takes chunks while long-term storage is away and the
-//! log is half full.
+//! The step between the log and long-term storage: a folder of this machine, on a larger disk as a rule, that takes chunks while long-term storage is away, or silent,
+//! and the log is half full.
 //!
 //! ```text
-//!   extents in the log ─▶ chunk here ─▶ record `Flushed`       while long-term storage is away
+//!   extents in the log ─▶ chunk here ─▶ record `Flushed`       while long-term storage is away or silent
 //!   chunk here ─▶ the same bytes there ─▶ record `Moved`       when it is back, a few at a time
 //! ```
 //!

@@ -14,7 +14,7 @@
 //!
 //! While the storage is away or full, nothing happens here except a try now and then, beginning with what can be removed: bytes stay in the log, which readers read. What the log may
 //! hold is the store's bound, and at that bound appends wait. Before, chunks go to the [`overflow`](crate::overflow), if there is one, as far as its limit; they are
-//! moved on when the storage is back.
+//! moved on when the storage is back. So it is when the storage is silent for some seconds in the middle of something.
 //!
 //! Here is what readers get from there; [`flusher`] brings it there, and [`damage`] is what the log can't give.
 
@@ -123,7 +123,7 @@ pub struct Tier {
     cache: Mutex<Cache>,
     /// Why the storage took nothing the last time.
     away: Mutex<Option<Away>>,
-    /// When it has answered the last time, or was asked for the first time after a rest.
+    /// When it has answered the last time, or was asked after something else was done.
     answered: Mutex<Instant>,
     flushed_bytes: AtomicU64,
     fetched_bytes: AtomicU64,
@@ -196,7 +196,7 @@ impl Tier {
         }
     }
 
-    /// Notes that the storage has answered, or is asked for the first time after a rest.
+    /// Notes that the storage has answered, or is asked after something else was done.
     fn heard(&self) {
         *lock(&self.answered) = Instant::now();
     }

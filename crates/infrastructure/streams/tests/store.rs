@@ -12,7 +12,7 @@ use model::{Change, Model};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use s3::FakeS3;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -1001,6 +1001,20 @@ async fn an_outage_flows_over_into_a_folder_and_from_there_to_long_term_storage(
     }
 }
 
+/// Files in a folder, without those that are being put.
+fn files_in(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap());
+    let files = entries.flat_map(|e| if e.file_type().unwrap().is_dir() { files_in(&e.path()) } else { vec![e.path()] });
+    files.filter(|f| !f.to_string_lossy().contains('#')).collect()
+}
+
+/// Segment and bytes of it in a chunk, which its name tells.
+fn run_of(chunk: &str) -> (u64, std::ops::Range<u64>) {
+    let mut parts = chunk.rsplit('/');
+    let name: Vec<u64> = parts.next().unwrap().split('-').take(2).map(|n| n.parse().unwrap()).collect();
+    (parts.next().unwrap().parse().unwrap(), name[0]..name[0] + name[1])
+}
+
 /// Storage that stops to answer in the middle of a flush keeps neither that flush's neighbours nor writers: what is not under way flows over after three seconds, and what is comes there
 /// when it answers.
 #[tokio::test(flavor = "multi_thread")]
@@ -1012,26 +1026,96 @@ async fn an_outage_that_begins_in_a_flush_flows_over() {
     until("storage to be claimed", || tier.manifest_age().is_some()).await;
     s3.hold("/chunks/");
     append(&store, "a", 1, 1, &[1; 250_000]).await.unwrap();
-    until("a flush", || s3.waiting() > 0).await;
+    append(&store, "b", 2, 1, &[1; 250_000]).await.unwrap();
+    until("both flushes", || s3.waiting() > 1).await;
     let write = async |n: i64| {
         store.room().await.unwrap();
         append(&store, if n % 3 == 0 { "b" } else { "a" }, 1, n, &[n as u8; 20_000]).await.unwrap();
     };
-    // The log alone would stop at 40 of them.
+    // The log alone would stop at 28 of them.
     let began = std::time::Instant::now();
     for n in 2..=120 {
         tokio::time::timeout(Duration::from_secs(10), write(n)).await.expect("writers wait for the flush");
     }
     assert!(began.elapsed() < Duration::from_secs(15) && s3.waiting() > 0, "{:?}, or the flush has ended", began.elapsed());
-    assert!(bytes_in(folder.path()) > 500_000, "{} bytes flowed over", bytes_in(folder.path()));
+    // Not what is under way, nor an append at a time, as if that filled the log.
+    let (held, flown) = (s3.names("/chunks/"), files_in(folder.path()));
+    assert!(bytes_in(folder.path()) > 500_000 && bytes_in(folder.path()) / flown.len() as u64 > 50_000, "{flown:?}");
+    for (segment, run) in flown.iter().map(|f| run_of(f.to_str().unwrap())) {
+        let meets = |held: &&String| run_of(held).0 == segment && run_of(held).1.start < run.end && run.start < run_of(held).1.end;
+        assert_eq!(held.iter().find(meets), None, "{run:?} of {segment} is under way");
+    }
     s3.free();
     until("all of it to be in S3", || store.peek(|s| s.live.unflushed == 0) && bytes_in(folder.path()) == 0).await;
     store.peek(|s| s.check()).unwrap();
     for segment in ["a", "b"] {
         let events = (2..=120i64).filter(|n| (n % 3 == 0) == (segment == "b")).flat_map(|n| [n as u8; 20_000]);
-        let first = vec![1; if segment == "a" { 250_000 } else { 0 }];
-        assert!(read(&store, segment, 0).await == first.into_iter().chain(events).collect::<Vec<u8>>(), "{segment} has other bytes");
+        assert!(read(&store, segment, 0).await == vec![1; 250_000].into_iter().chain(events).collect::<Vec<u8>>(), "{segment} has other bytes");
     }
+    flusher.abort();
+}
+
+/// A chunk that does not come to long-term storage comes to the overflow.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_flush_that_fails_had_flows_over() {
+    let (disk, s3, folder) = (Arc::new(Faulty::new(36)), FakeS3::start().await, tempfile::tempdir().unwrap());
+    let (store, tier, flusher) = overflowing(&disk, &s3, folder.path());
+    create(&store, "a");
+    until("storage to be claimed", || tier.manifest_age().is_some()).await;
+    s3.hold("/chunks/");
+    append(&store, "a", 1, 1, &[1; 250_000]).await.unwrap();
+    until("a flush", || s3.waiting() > 0).await;
+    s3.refuse(Some(StatusCode::FORBIDDEN));
+    s3.free();
+    for n in 2..=40 {
+        store.room().await.unwrap();
+        append(&store, "a", 1, n, &[n as u8; 20_000]).await.unwrap();
+    }
+    until("what was under way to flow over", || files_in(folder.path()).iter().any(|f| run_of(f.to_str().unwrap()).1.start == 0)).await;
+    s3.refuse(None);
+    until("all of it to be in S3", || store.peek(|s| s.live.unflushed == 0) && files_in(folder.path()).is_empty()).await;
+    store.peek(|s| s.check()).unwrap();
+    assert!(read(&store, "a", 0).await == vec![1; 250_000].into_iter().chain((2..=40i64).flat_map(|n| [n as u8; 20_000])).collect::<Vec<u8>>());
+    flusher.abort();
+}
+
+/// What is done to a segment while a chunk of it is under way holds for the chunk, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_to_a_segment_in_a_silent_flush_holds_afterwards() {
+    let (disk, s3, folder) = (Arc::new(Faulty::new(37)), FakeS3::start().await, tempfile::tempdir().unwrap());
+    let (store, tier, flusher) = overflowing(&disk, &s3, folder.path());
+    for name in ["short", "gone", "source", "target"] {
+        create(&store, name);
+    }
+    until("storage to be claimed", || tier.manifest_age().is_some()).await;
+    let id = |name: &str| store.peek(|s| s.find(name).unwrap().0);
+    let begin = |name: &str| [vec![name.as_bytes()[0]; 200_000], vec![name.as_bytes()[1]; 50_000]].concat();
+    // Two segments at a time are under way.
+    let changes = [vec![Record::Truncate { id: id("short"), start: 210_000 }, Record::Delete { id: id("gone") }], vec![Record::Merge { source: id("source"), target: id("target") }]];
+    for (pair, change) in [["gone", "short"], ["source", "target"]].into_iter().zip(changes) {
+        s3.hold("/chunks/");
+        for name in pair {
+            append(&store, name, 1, 1, &begin(name)).await.unwrap();
+        }
+        until("both flushes", || s3.waiting() > 1).await;
+        store.change(|_| Ok((Some(Record::Many(change)), ()))).await.unwrap();
+        for n in 2..=35i64 {
+            store.room().await.unwrap();
+            append(&store, pair[1], 1, n, &[n as u8; 20_000]).await.unwrap();
+        }
+        until("some to flow over", || bytes_in(folder.path()) > 0).await;
+        s3.free();
+        until("all of it to be in S3", || store.peek(|s| s.live.unflushed == 0) && files_in(folder.path()).is_empty()).await;
+        store.peek(|s| s.check()).unwrap();
+    }
+    let with_more = |begin: Vec<u8>| begin.into_iter().chain((2..=35i64).flat_map(|n| [n as u8; 20_000])).collect::<Vec<u8>>();
+    assert!(read(&store, "short", 210_000).await == with_more(begin("short").split_off(210_000)));
+    assert!(read(&store, "target", 0).await == with_more([begin("target"), begin("source")].concat()));
+    assert!(matches!(store.read("short", 0, 10, Duration::ZERO).await, Err(Error::Truncated { .. })));
+    assert!(matches!(store.read("gone", 0, 10, Duration::ZERO).await, Err(Error::NoSegment(_))));
+    // Nothing stays in S3 to which nothing points.
+    let known = || store.peek(|s| s.chunks.values().map(|c| c.location.clone()).collect::<BTreeSet<_>>());
+    until("the others to go", || s3.names("/chunks/").into_iter().collect::<BTreeSet<_>>() == known()).await;
     flusher.abort();
 }
 

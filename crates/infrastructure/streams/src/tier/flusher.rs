@@ -14,7 +14,10 @@ use geds::Persist;
 use rand::Rng;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 use tokio::task::JoinSet;
@@ -23,7 +26,7 @@ use tokio::task::JoinSet;
 const TICK: Duration = Duration::from_millis(250);
 /// Pauses between tries while the storage is away: from, to.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-/// A storage that does not answer for so long is told of, before it is known why.
+/// A storage that does not answer for so long is told of, before it is known why, and the log may flow over beside what it was asked for.
 const SILENT_MAX: Duration = Duration::from_secs(3);
 /// So long it is looked why.
 const WHY_MAX: Duration = Duration::from_millis(500);
@@ -105,22 +108,25 @@ impl Tier {
         )))
     }
 
-    /// Does something, and lets the log flow over beside it while it `may`.
+    /// Does something, and lets the log flow over beside it while it `may`. When it is done, no further chunk is begun.
     async fn overflowing<T>(self: &Arc<Self>, store: &Store, work: impl Future<Output = T>, may: impl Fn() -> bool) -> T {
         let Some(overflow) = &self.overflow else { return work.await };
         let mut work = std::pin::pin!(work);
-        let (mut told, mut done) = (false, None);
+        let (mut told, mut done, is_done) = (false, None, AtomicBool::new(false));
         loop {
             tokio::select! {
                 biased;
                 done = &mut work => return done,
                 () = tokio::time::sleep(TICK) => {}
             }
-            let mut flown = std::pin::pin!(self.flow_over(store, overflow, &may));
-            // To the end also when the work is done: a chunk that is not recorded would stay until the next start.
+            let mut flown = std::pin::pin!(self.flow_over(store, overflow, || may() && !is_done.load(Relaxed)));
+            // The chunk under way is waited for also then: one that is not recorded would stay until the next start.
             let flown = loop {
                 tokio::select! {
-                    d = &mut work, if done.is_none() => done = Some(d),
+                    d = &mut work, if done.is_none() => {
+                        done = Some(d);
+                        is_done.store(true, Relaxed);
+                    }
                     flown = &mut flown => break flown,
                 }
             };
@@ -135,22 +141,26 @@ impl Tier {
         }
     }
 
-    /// As long as the log is half full and it `may`, what is longest in one of its segments goes to the overflow.
+    /// As long as the log is half full and it `may`, what is longest in one of its segments goes to the overflow. What long-term storage is being given does not count, in the log nor in
+    /// what that holds: with much of it, each append would be a chunk.
     async fn flow_over(self: &Arc<Self>, store: &Store, overflow: &Overflow, may: impl Fn() -> bool) -> Result<()> {
         // A segment that can't be read now comes again the next time, or a disk that fails now and then would keep everybody here.
-        let mut unreadable = HashSet::new();
+        let (mut unreadable, mut told) = (HashSet::new(), false);
         while may() {
             let room = overflow.room();
             let largest = self.options.chunk_bytes.min(usize::try_from(room).unwrap_or(usize::MAX));
             let due = store.peek(|state| {
-                let full = pressed(store, state);
+                let full = pressed(store, state, lock(&self.under_way).iter().map(|((_, start), end)| end - start).sum());
                 let examining = lock(&self.examining.segments);
                 let due = state.segments.iter().filter(|(id, s)| full && !s.deleted && s.landed.unflushed > 0 && !examining.contains(id) && !unreadable.contains(*id));
-                let due = due.map(|(id, s)| Due::new(*id, &s.name, self.take(*id, &s.landed, largest)));
+                let due = due.map(|(id, s)| Due::new(*id, &s.name, self.next_run(*id, &s.landed, largest)));
                 let longest = due.filter(|d| d.bytes() <= room).max_by_key(Due::bytes).filter(|d| d.bytes() > 0);
                 longest.map(|due| self.under_way(due))
             });
             let Some(due) = due else { break };
+            if self.is_silent() && !self.is_away() && !std::mem::replace(&mut told, true) {
+                tracing::warn!(storage = %self.persist, "long-term storage has not answered for {SILENT_MAX:?} and the log is half full: what comes goes to the overflow");
+            }
             if let Some(unread) = self.flush(store, due, &overflow.persist, &overflow::chunks(store.log().identity().0)).await? {
                 unreadable.insert(unread.id);
                 self.examine_beside(store, unread, Look::First);
@@ -160,7 +170,7 @@ impl Tier {
     }
 
     /// What of a segment leaves the log next.
-    fn take(&self, id: SegmentId, landed: &Landed, max: usize) -> Vec<Extent> {
+    fn next_run(&self, id: SegmentId, landed: &Landed, max: usize) -> Vec<Extent> {
         let (damaged, under_way) = (self.avoided(id), lock(&self.under_way));
         let is_under_way = |start: u64| under_way.range(..=(id, start)).next_back().is_some_and(|((of, _), end)| *of == id && start < *end);
         take(landed, max, |e| damaged.contains(&e.start) || is_under_way(e.start))
@@ -174,13 +184,13 @@ impl Tier {
         Due { _under_way: Some(UnderWay(self.clone(), key)), ..due }
     }
 
-    /// Nothing has come of a look for [`SILENT_MAX`]: long-term storage is silent, or slower than that with one chunk, or the look does something here that takes as long.
+    /// Long-term storage has not answered for [`SILENT_MAX`], be it silent or slower than that with one chunk.
     fn is_silent(&self) -> bool {
         lock(&self.answered).elapsed() > SILENT_MAX
     }
 
     /// Puts bytes of the log into a chunk in `folder`, of long-term storage or the overflow. What can't be read together is given back, to be examined.
-    async fn flush(&self, store: &Store, due: Due, persist: &Persist, folder: &str) -> Result<Option<Due>> {
+    async fn flush(self: &Arc<Self>, store: &Store, due: Due, persist: &Persist, folder: &str) -> Result<Option<Due>> {
         let Some(first) = due.extents.first().map(|e| e.start) else { return Ok(None) };
         let began = Instant::now();
         // Megabytes are read, copied and summed twice, which is much for appends to wait behind.
@@ -219,23 +229,45 @@ impl Tier {
         Ok(None)
     }
 
-    /// [`put`], where it holds up no append.
-    async fn put(&self, persist: &Persist, location: &str, data: &Bytes) -> Result<()> {
-        let (persist, location, data) = (persist.clone(), location.to_string(), data.clone());
-        self.aside(async move { put(&persist, &location, &data).await }).await
+    /// Puts a chunk's bytes under a name that nothing else has, and looks whether they are there. Where it holds up no append.
+    async fn put(self: &Arc<Self>, persist: &Persist, location: &str, data: &Bytes) -> Result<()> {
+        let (tier, persist, location, data) = (self.clone(), persist.clone(), location.to_string(), data.clone());
+        self.aside(async move {
+            tier.hears_of(&location);
+            // That it is there already is our own upload, whose answer was lost; what is there says so or not.
+            persist.create(&location, data.clone()).await.map_err(storage)?;
+            tier.hears_of(&location);
+            let back = persist.read(&location, 0..data.len() as u64).await.map_err(storage)?;
+            tier.hears_of(&location);
+            match crc32c(&back) == crc32c(&data) {
+                true => Ok(()),
+                false => Err(Error::Spoilt(format!("{location} came back from {persist} with other content than was put there; it is put again"))),
+            }
+        })
+        .await
+    }
+
+    /// [`Tier::heard`], of what is done with this chunk, unless that is the overflow's.
+    fn hears_of(&self, location: &str) {
+        if !overflow::has(location) {
+            self.heard();
+        }
     }
 
     /// Removes a chunk's object, which nothing points to and nobody reads.
     async fn remove(&self, chunk: &Chunk) -> Result<()> {
         match &self.overflow {
-            Some(overflow) if overflow::has(&chunk.location) => overflow.remove(chunk).await,
-            _ => self.home(&chunk.location)?.delete(&chunk.location).await.map_err(storage),
+            Some(overflow) if overflow::has(&chunk.location) => overflow.remove(chunk).await?,
+            _ => self.home(&chunk.location)?.delete(&chunk.location).await.map_err(storage)?,
         }
+        self.hears_of(&chunk.location);
+        Ok(())
     }
 
     /// Asks for as little as there is. Where there is no bucket, or no right to write to it, the answer says so more clearly than that to a listing.
     async fn probe(self: &Arc<Self>, store: &Store) -> Result<()> {
         let probe = manifest::probe(store.log().identity().0);
+        self.heard();
         let asked = async {
             let mut asked = std::pin::pin!(self.persist.create(&probe, Bytes::new()));
             // What is wrong is known when the storage's client gives up, which takes 20 s where nobody answers.
@@ -256,21 +288,10 @@ impl Tier {
     }
 }
 
-/// Puts a chunk's bytes under a name that nothing else has, and looks whether they are there.
-async fn put(persist: &Persist, location: &str, data: &Bytes) -> Result<()> {
-    // That it is there already is our own upload, whose answer was lost; what is there says so or not.
-    persist.create(location, data.clone()).await.map_err(storage)?;
-    let back = persist.read(location, 0..data.len() as u64).await.map_err(storage)?;
-    match crc32c(&back) == crc32c(data) {
-        true => Ok(()),
-        false => Err(Error::Spoilt(format!("{location} came back from {persist} with other content than was put there; it is put again"))),
-    }
-}
-
-/// Half full: whatever can leave the log shall leave.
-fn pressed(store: &Store, state: &State) -> bool {
+/// Half full, without so many bytes of it: whatever can leave the log shall leave.
+fn pressed(store: &Store, state: &State, without: u64) -> bool {
     let log = store.log();
-    state.live.unflushed > store.options().backlog_max / 2 || log.files_left().min(log.disk_left()) < log.files_used() || store.is_nearly_short()
+    state.live.unflushed.saturating_sub(without) > store.options().backlog_max.saturating_sub(without) / 2 || log.files_left().min(log.disk_left()) < log.files_used() || store.is_nearly_short()
 }
 
 /// What the flusher knows from one look to the next.
@@ -339,7 +360,7 @@ impl Flusher {
                     // What it is, is known only now: the overflow may have had some of it meanwhile.
                     let due = store.peek(|state| {
                         let segment = state.segments.get(&id)?;
-                        let due = Due::new(id, &segment.name, tier.take(id, &segment.landed, tier.options.chunk_bytes));
+                        let due = Due::new(id, &segment.name, tier.next_run(id, &segment.landed, tier.options.chunk_bytes));
                         Some(tier.under_way(due)).filter(|due| !due.extents.is_empty())
                     });
                     let Some(due) = due else { continue };
@@ -414,7 +435,6 @@ impl Flusher {
             let folder = manifest::chunks(self.store.log().identity().0);
             let location = format!("{folder}/{}/moved-{}-{:016x}", chunk.segment.0, data.len(), rand::random::<u64>());
             self.tier.put(&self.tier.persist, &location, &data).await?;
-            self.tier.heard();
             let to = location.clone();
             let moved = self.store.change(|state| {
                 let there = state.chunks.get(&id).is_some_and(|c| c.location == chunk.location);
@@ -441,7 +461,7 @@ impl Flusher {
         store.peek(|state| {
             let examining = lock(&self.tier.examining.segments);
             since.retain(|id, _| state.segments.contains_key(id));
-            let press = pressed(store, state);
+            let press = pressed(store, state, 0);
             let mut due = Vec::new();
             for (id, segment) in &state.segments {
                 let bytes = segment.landed.unflushed;
@@ -455,7 +475,7 @@ impl Flusher {
                 }
                 if bytes >= options.flush_bytes || press || now.duration_since(first) >= options.flush_after {
                     // Nothing, if all that only the log has is damaged.
-                    if !self.tier.take(*id, &segment.landed, options.chunk_bytes).is_empty() {
+                    if !self.tier.next_run(*id, &segment.landed, options.chunk_bytes).is_empty() {
                         due.push(*id);
                     }
                 }
@@ -482,6 +502,7 @@ impl Flusher {
         // Some milliseconds per 10 MB, and nobody waits for it.
         let cut = tokio::task::spawn_blocking(move || manifest::cut(&checkpoint));
         let cut = cut.await.map_err(|e| Error::Invalid(format!("a manifest was not made: {e}")))??;
+        self.tier.heard();
         let bytes = owner.publish(cut.checkpoint).await?;
         self.tier.heard();
         let before = std::mem::take(&mut self.unneeded);
@@ -500,7 +521,6 @@ impl Flusher {
         for (chunk, gone) in dead {
             // Nobody can begin to read from it any more: where it is, is known by extents only.
             self.tier.remove(&gone).await?;
-            self.tier.heard();
             self.unneeded.remove(&chunk);
             self.store.change(|state| Ok((state.chunks.contains_key(&chunk).then_some(Record::ChunkGone { chunk }), ()))).await?;
         }
