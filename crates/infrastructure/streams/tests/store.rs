@@ -919,10 +919,14 @@ async fn who_makes_something_on_a_full_disk_is_told_so() {
 
 /// A store with a log for 1 MiB of backlog, S3 behind it, and a folder that takes 4 MB while S3 is away.
 fn overflowing(disk: &Arc<Faulty>, s3: &FakeS3, folder: &std::path::Path) -> (Store, Arc<Tier>, tokio::task::JoinHandle<streams::Result<()>>) {
+    overflowing_with(disk, s3, folder, quick())
+}
+
+fn overflowing_with(disk: &Arc<Faulty>, s3: &FakeS3, folder: &std::path::Path, tiers: tier::Options) -> (Store, Arc<Tier>, tokio::task::JoinHandle<streams::Result<()>>) {
     let store = Store::open(disk.clone(), Options { backlog_max: 1 << 20, ..options() }).unwrap();
     store.peek(|s| s.check()).unwrap();
     let overflow = Overflow::new(geds::Persist::folder(folder).unwrap(), 4_000_000);
-    let tier = Arc::new(Tier::new(s3.persist(), Some(overflow), quick()));
+    let tier = Arc::new(Tier::new(s3.persist(), Some(overflow), tiers));
     store.set_tier(tier.clone());
     let flusher = tokio::spawn(tier.clone().run(store.clone()));
     (store, tier, flusher)
@@ -1015,42 +1019,52 @@ fn run_of(chunk: &str) -> (u64, std::ops::Range<u64>) {
     (parts.next().unwrap().parse().unwrap(), name[0]..name[0] + name[1])
 }
 
+/// Appends of 20 kB, `pause` apart, each when there is room.
+async fn fill(store: &Store, segment: impl Fn(i64) -> &'static str, events: std::ops::RangeInclusive<i64>, pause: Duration) {
+    for n in events {
+        tokio::time::timeout(Duration::from_secs(20), store.room()).await.expect("writers wait for the flush").unwrap();
+        append(store, segment(n), 1, n, &[n as u8; 20_000]).await.unwrap();
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// What [`fill`] writes.
+fn filled(events: std::ops::RangeInclusive<i64>) -> Vec<u8> {
+    events.flat_map(|n| [n as u8; 20_000]).collect()
+}
+
 /// Storage that stops to answer in the middle of a flush keeps neither that flush's neighbours nor writers: what is not under way flows over after three seconds, and what is comes there
 /// when it answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_that_begins_in_a_flush_flows_over() {
     let (disk, s3, folder) = (Arc::new(Faulty::new(35)), FakeS3::start().await, tempfile::tempdir().unwrap());
-    let (store, tier, flusher) = overflowing(&disk, &s3, folder.path());
+    let (store, tier, flusher) = overflowing_with(&disk, &s3, folder.path(), tier::Options { chunk_bytes: 600 << 10, flush_bytes: 500_000, flush_after: Duration::from_secs(2), ..quick() });
     create(&store, "a");
     create(&store, "b");
     until("storage to be claimed", || tier.manifest_age().is_some()).await;
     s3.hold("/chunks/");
-    append(&store, "a", 1, 1, &[1; 250_000]).await.unwrap();
-    append(&store, "b", 2, 1, &[1; 250_000]).await.unwrap();
-    until("both flushes", || s3.waiting() > 1).await;
-    let write = async |n: i64| {
-        store.room().await.unwrap();
-        append(&store, if n % 3 == 0 { "b" } else { "a" }, 1, n, &[n as u8; 20_000]).await.unwrap();
-    };
-    // The log alone would stop at 28 of them.
-    let began = std::time::Instant::now();
-    for n in 2..=120 {
-        tokio::time::timeout(Duration::from_secs(10), write(n)).await.expect("writers wait for the flush");
+    for writer in [2, 3] {
+        append(&store, "a", writer, 1, &[1; 250_000]).await.unwrap();
     }
-    assert!(began.elapsed() < Duration::from_secs(15) && s3.waiting() > 0, "{:?}, or the flush has ended", began.elapsed());
+    until("a flush", || s3.waiting() > 0).await;
+    // The log alone would stop at 28 of them. More slowly than chunks are made.
+    let (segment, began) = (|n| if n % 3 == 0 { "b" } else { "a" }, Instant::now());
+    fill(&store, segment, 2..=120, Duration::from_millis(20)).await;
+    assert!(began.elapsed() < Duration::from_secs(18) && s3.waiting() > 0, "{:?}, or the flush has ended", began.elapsed());
     // Not what is under way, nor an append at a time, as if that filled the log.
     let (held, flown) = (s3.names("/chunks/"), files_in(folder.path()));
-    assert!(bytes_in(folder.path()) > 500_000 && bytes_in(folder.path()) / flown.len() as u64 > 50_000, "{flown:?}");
+    assert!(bytes_in(folder.path()) > 500_000 && held.len() == 1, "{held:?} {flown:?}");
     for (segment, run) in flown.iter().map(|f| run_of(f.to_str().unwrap())) {
-        let meets = |held: &&String| run_of(held).0 == segment && run_of(held).1.start < run.end && run.start < run_of(held).1.end;
-        assert_eq!(held.iter().find(meets), None, "{run:?} of {segment} is under way");
+        let (of, under_way) = run_of(&held[0]);
+        assert!(of != segment || under_way.end <= run.start || run.end <= under_way.start, "{run:?} of {segment} is under way");
+        assert!(run.end - run.start >= 100_000, "{run:?} of {segment}");
     }
     s3.free();
-    until("all of it to be in S3", || store.peek(|s| s.live.unflushed == 0) && bytes_in(folder.path()) == 0).await;
+    until("all of it to be in S3", || store.peek(|s| s.live.unflushed == 0) && files_in(folder.path()).is_empty()).await;
     store.peek(|s| s.check()).unwrap();
-    for segment in ["a", "b"] {
-        let events = (2..=120i64).filter(|n| (n % 3 == 0) == (segment == "b")).flat_map(|n| [n as u8; 20_000]);
-        assert!(read(&store, segment, 0).await == vec![1; 250_000].into_iter().chain(events).collect::<Vec<u8>>(), "{segment} has other bytes");
+    for (name, first) in [("a", 500_000), ("b", 0)] {
+        let events = (2..=120).filter(|n| segment(*n) == name).flat_map(|n| filled(n..=n));
+        assert!(read(&store, name, 0).await == vec![1; first].into_iter().chain(events).collect::<Vec<u8>>(), "{name} has other bytes");
     }
     flusher.abort();
 }
@@ -1067,15 +1081,12 @@ async fn what_a_flush_that_fails_had_flows_over() {
     until("a flush", || s3.waiting() > 0).await;
     s3.refuse(Some(StatusCode::FORBIDDEN));
     s3.free();
-    for n in 2..=40 {
-        store.room().await.unwrap();
-        append(&store, "a", 1, n, &[n as u8; 20_000]).await.unwrap();
-    }
+    fill(&store, |_| "a", 2..=40, Duration::ZERO).await;
     until("what was under way to flow over", || files_in(folder.path()).iter().any(|f| run_of(f.to_str().unwrap()).1.start == 0)).await;
     s3.refuse(None);
     until("all of it to be in S3", || store.peek(|s| s.live.unflushed == 0) && files_in(folder.path()).is_empty()).await;
     store.peek(|s| s.check()).unwrap();
-    assert!(read(&store, "a", 0).await == vec![1; 250_000].into_iter().chain((2..=40i64).flat_map(|n| [n as u8; 20_000])).collect::<Vec<u8>>());
+    assert!(read(&store, "a", 0).await == [vec![1; 250_000], filled(2..=40)].concat());
     flusher.abort();
 }
 
@@ -1084,33 +1095,38 @@ async fn what_a_flush_that_fails_had_flows_over() {
 async fn what_happens_to_a_segment_in_a_silent_flush_holds_afterwards() {
     let (disk, s3, folder) = (Arc::new(Faulty::new(37)), FakeS3::start().await, tempfile::tempdir().unwrap());
     let (store, tier, flusher) = overflowing(&disk, &s3, folder.path());
-    for name in ["short", "gone", "source", "target"] {
+    for name in ["short", "gone", "source", "target", "other"] {
         create(&store, name);
     }
     until("storage to be claimed", || tier.manifest_age().is_some()).await;
     let id = |name: &str| store.peek(|s| s.find(name).unwrap().0);
     let begin = |name: &str| [vec![name.as_bytes()[0]; 200_000], vec![name.as_bytes()[1]; 50_000]].concat();
-    // Two segments at a time are under way.
-    let changes = [vec![Record::Truncate { id: id("short"), start: 210_000 }, Record::Delete { id: id("gone") }], vec![Record::Merge { source: id("source"), target: id("target") }]];
-    for (pair, change) in [["gone", "short"], ["source", "target"]].into_iter().zip(changes) {
+    let is_drained = || store.peek(|s| s.live.unflushed == 0) && files_in(folder.path()).is_empty();
+    append(&store, "target", 1, 1, &begin("target")).await.unwrap();
+    until("its begin to be in S3", is_drained).await;
+    let cases = [
+        ("short", Record::Truncate { id: id("short"), start: 210_000 }),
+        ("gone", Record::Delete { id: id("gone") }),
+        ("source", Record::Merge { source: id("source"), target: id("target") }),
+    ];
+    for (n, (name, change)) in cases.into_iter().enumerate() {
         s3.hold("/chunks/");
-        for name in pair {
-            append(&store, name, 1, 1, &begin(name)).await.unwrap();
+        append(&store, name, 1, 1, &begin(name)).await.unwrap();
+        until("a flush", || s3.waiting() > 0).await;
+        store.change(|_| Ok((Some(change), ()))).await.unwrap();
+        if n != 1 {
+            append(&store, ["short", "", "target"][n], 1, 2, b"behind").await.unwrap();
         }
-        until("both flushes", || s3.waiting() > 1).await;
-        store.change(|_| Ok((Some(Record::Many(change)), ()))).await.unwrap();
-        for n in 2..=35i64 {
-            store.room().await.unwrap();
-            append(&store, pair[1], 1, n, &[n as u8; 20_000]).await.unwrap();
-        }
+        let n = 40 * n as i64;
+        fill(&store, |_| "other", n + 1..=n + 40, Duration::ZERO).await;
         until("some to flow over", || bytes_in(folder.path()) > 0).await;
         s3.free();
-        until("all of it to be in S3", || store.peek(|s| s.live.unflushed == 0) && files_in(folder.path()).is_empty()).await;
+        until("all of it to be in S3", is_drained).await;
         store.peek(|s| s.check()).unwrap();
     }
-    let with_more = |begin: Vec<u8>| begin.into_iter().chain((2..=35i64).flat_map(|n| [n as u8; 20_000])).collect::<Vec<u8>>();
-    assert!(read(&store, "short", 210_000).await == with_more(begin("short").split_off(210_000)));
-    assert!(read(&store, "target", 0).await == with_more([begin("target"), begin("source")].concat()));
+    assert!(read(&store, "short", 210_000).await == [&begin("short")[210_000..], b"behind"].concat());
+    assert!(read(&store, "target", 0).await == [&begin("target")[..], &begin("source"), b"behind"].concat());
+    assert!(read(&store, "other", 0).await == filled(1..=120));
     assert!(matches!(store.read("short", 0, 10, Duration::ZERO).await, Err(Error::Truncated { .. })));
     assert!(matches!(store.read("gone", 0, 10, Duration::ZERO).await, Err(Error::NoSegment(_))));
     // Nothing stays in S3 to which nothing points.

@@ -112,7 +112,7 @@ impl Tier {
     async fn overflowing<T>(self: &Arc<Self>, store: &Store, work: impl Future<Output = T>, may: impl Fn() -> bool) -> T {
         let Some(overflow) = &self.overflow else { return work.await };
         let mut work = std::pin::pin!(work);
-        let (mut told, mut done, is_done) = (false, None, AtomicBool::new(false));
+        let (mut told, mut told_silent, mut done, is_done) = (false, false, None, AtomicBool::new(false));
         loop {
             tokio::select! {
                 biased;
@@ -130,10 +130,12 @@ impl Tier {
                     flown = &mut flown => break flown,
                 }
             };
-            if let Err(e) = flown
-                && !std::mem::replace(&mut told, true)
-            {
-                tracing::warn!(error = %e, "the overflow takes nothing; bytes stay in the log");
+            match flown {
+                Err(e) if !std::mem::replace(&mut told, true) => tracing::warn!(error = %e, "the overflow takes nothing; bytes stay in the log"),
+                Ok(true) if self.is_silent() && !self.is_away() && !std::mem::replace(&mut told_silent, true) => {
+                    tracing::warn!(storage = %self.persist, "long-term storage has not answered for {SILENT_MAX:?} and the log is half full: until it does, what comes goes to the overflow");
+                }
+                _ => {}
             }
             if let Some(done) = done {
                 return done;
@@ -141,11 +143,11 @@ impl Tier {
         }
     }
 
-    /// As long as the log is half full and it `may`, what is longest in one of its segments goes to the overflow. What long-term storage is being given does not count, in the log nor in
-    /// what that holds: with much of it, each append would be a chunk.
-    async fn flow_over(self: &Arc<Self>, store: &Store, overflow: &Overflow, may: impl Fn() -> bool) -> Result<()> {
+    /// As long as the log is half full and it `may`, what is longest in one of its segments goes to the overflow. Whether anything did. Of the backlog, what long-term storage is being
+    /// given does not count, in what is there nor in what may be: with much of it, each append would be a chunk.
+    async fn flow_over(self: &Arc<Self>, store: &Store, overflow: &Overflow, may: impl Fn() -> bool) -> Result<bool> {
         // A segment that can't be read now comes again the next time, or a disk that fails now and then would keep everybody here.
-        let (mut unreadable, mut told) = (HashSet::new(), false);
+        let (mut unreadable, mut flown) = (HashSet::new(), false);
         while may() {
             let room = overflow.room();
             let largest = self.options.chunk_bytes.min(usize::try_from(room).unwrap_or(usize::MAX));
@@ -158,15 +160,15 @@ impl Tier {
                 longest.map(|due| self.under_way(due))
             });
             let Some(due) = due else { break };
-            if self.is_silent() && !self.is_away() && !std::mem::replace(&mut told, true) {
-                tracing::warn!(storage = %self.persist, "long-term storage has not answered for {SILENT_MAX:?} and the log is half full: what comes goes to the overflow");
-            }
-            if let Some(unread) = self.flush(store, due, &overflow.persist, &overflow::chunks(store.log().identity().0)).await? {
-                unreadable.insert(unread.id);
-                self.examine_beside(store, unread, Look::First);
+            match self.flush(store, due, &overflow.persist, &overflow::chunks(store.log().identity().0)).await? {
+                Some(unread) => {
+                    unreadable.insert(unread.id);
+                    self.examine_beside(store, unread, Look::First);
+                }
+                None => flown = true,
             }
         }
-        Ok(())
+        Ok(flown)
     }
 
     /// What of a segment leaves the log next.
@@ -288,10 +290,12 @@ impl Tier {
     }
 }
 
-/// Half full, without so many bytes of it: whatever can leave the log shall leave.
+/// Half full, without so many bytes of the backlog: whatever can leave the log shall leave.
 fn pressed(store: &Store, state: &State, without: u64) -> bool {
-    let log = store.log();
-    state.live.unflushed.saturating_sub(without) > store.options().backlog_max.saturating_sub(without) / 2 || log.files_left().min(log.disk_left()) < log.files_used() || store.is_nearly_short()
+    let (log, backlog_max) = (store.log(), store.options().backlog_max);
+    // What was deleted meanwhile is still under way. At three quarters it is always half full.
+    let without = without.min(backlog_max / 2);
+    state.live.unflushed.saturating_sub(without) > (backlog_max - without) / 2 || log.files_left().min(log.disk_left()) < log.files_used() || store.is_nearly_short()
 }
 
 /// What the flusher knows from one look to the next.
