@@ -17,19 +17,21 @@ struct Taken {
     stood: Duration,
 }
 
-fn spec(mib: &'static str, rounds: &'static str, log: &Arc<Log>) -> Spec {
-    alone(&["churn", mib, rounds][..], log.clone())
+/// A cell of the program that is at work until `folder` has a file `enough`: however slow this machine is, a snapshot finds it there.
+fn spec(mib: &str, rounds: &str, folder: &Path, log: &Arc<Log>) -> Spec {
+    let mut spec = alone(&["churn", mib, rounds, "/data/enough"], log.clone());
+    spec.mounts.folders.push(("data".into(), Arc::new(Folder { root: folder.into() })));
+    spec
 }
 
-/// Runs the program to its end and takes `count` snapshots on the way, each an increment of the one before if it can be. With what it printed.
-fn chain(program: &Arc<Program>, mib: &'static str, rounds: &'static str, count: usize) -> (Vec<Taken>, String) {
+/// Runs the program to its end and takes `count` snapshots on the way, each an increment of the one before if it can be. With what it printed. `folder` ends who is begun there later.
+fn chain(program: &Arc<Program>, mib: &'static str, rounds: &'static str, folder: &Path, count: usize) -> (Vec<Taken>, String) {
     let (engine, log, control) = (the_engine(), Arc::new(Log::default()), Arc::<Control>::default());
-    let (theirs, ours, theirs_log) = (control.clone(), program.clone(), log.clone());
+    let (theirs, ours, spec) = (control.clone(), program.clone(), spec(mib, rounds, folder, &log));
     let (ready, wait) = std::sync::mpsc::channel::<()>();
     let draft = Arc::new(Mutex::new(Draft::new(None)));
     let shared = draft.clone();
     let body = move || {
-        let spec = spec(mib, rounds, &theirs_log);
         let mut cell = Cell::new(engine, &ours, &spec, theirs.clone()).unwrap();
         let mut taken = Vec::new();
         loop {
@@ -67,6 +69,7 @@ fn chain(program: &Arc<Program>, mib: &'static str, rounds: &'static str, count:
         control.stop();
         wait.recv().unwrap();
     }
+    std::fs::write(folder.join("enough"), []).unwrap();
     let (ended, taken) = thread.join().unwrap();
     assert_eq!(ended, Ended::Exited(0));
     (taken, log.text(1))
@@ -80,7 +83,8 @@ fn refused(done: cells::Result<impl Sized>, parts: &[&str]) {
 #[test]
 fn a_cell_goes_on_from_every_snapshot_of_a_chain() {
     let (engine, program) = (the_engine(), the_engine().load(&compile(&programs().join("churn.c"))).unwrap());
-    let (taken, text) = chain(&program, "8", "6000", 4);
+    let folder = tempfile::tempdir().unwrap();
+    let (taken, text) = chain(&program, "8", "6000", folder.path(), 4);
     let kinds: Vec<bool> = taken.iter().map(|t| t.increment).collect();
     assert_eq!(kinds, [false, true, true, true], "the first is complete, the others stand on it");
     let from = |files: &[&Taken]| {
@@ -98,7 +102,7 @@ fn a_cell_goes_on_from_every_snapshot_of_a_chain() {
         for alone in [false, true] {
             let log = Arc::new(Log::default());
             log.write(Rank(1), false, 0, READY.as_bytes()); // printed before the snapshot, and kept by who keeps the output
-            let spec = spec("8", "6000", &log);
+            let spec = spec("8", "6000", folder.path(), &log);
             let control: Arc<Control> = Arc::default();
             let ended = std::thread::scope(|scope| {
                 let body = || {
@@ -117,7 +121,7 @@ fn a_cell_goes_on_from_every_snapshot_of_a_chain() {
     let missing = |file: &Taken| {
         let log = Arc::new(Log::default());
         let read = Snapshot::read(&file.bytes).unwrap();
-        read.thaw(engine, &program, &spec("8", "6000", &log), Arc::default()).map(drop)
+        read.thaw(engine, &program, &spec("8", "6000", folder.path(), &log), Arc::default()).map(drop)
     };
     refused(missing(first), &["only what has changed since checkpoint job-1/1", "not there", "--out FILE"]);
     refused(Chain::begin(&second.bytes).unwrap().join(), &["since checkpoint job-1/2"]);
@@ -140,7 +144,8 @@ fn a_cell_goes_on_from_every_snapshot_of_a_chain() {
 #[test]
 fn an_increment_has_what_has_changed() {
     let program = the_engine().load(&compile(&programs().join("churn.c"))).unwrap();
-    let (taken, _) = chain(&program, "16", "8000", 3);
+    let folder = tempfile::tempdir().unwrap();
+    let (taken, _) = chain(&program, "16", "8000", folder.path(), 3);
     for t in &taken {
         println!("16 MiB, {}: {} bytes, stood {:?}", if t.increment { "increment" } else { "complete" }, t.bytes.len(), t.stood);
     }
