@@ -23,7 +23,10 @@ mod flusher;
 
 pub use damage::Damage;
 
-use self::damage::{Damaged, Examining};
+use self::{
+    damage::{Damaged, Examining},
+    flusher::Asked,
+};
 use crate::{
     Error, Result,
     overflow::{self, Overflow},
@@ -36,7 +39,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -123,8 +126,10 @@ pub struct Tier {
     cache: Mutex<Cache>,
     /// Why the storage took nothing the last time.
     away: Mutex<Option<Away>>,
-    /// When it has answered the last time, or was asked after something else was done.
-    answered: Mutex<Instant>,
+    /// What it is asked for just now.
+    asked: Mutex<Asked>,
+    /// It was told that the overflow is used since the storage is silent.
+    told_silent: AtomicBool,
     flushed_bytes: AtomicU64,
     fetched_bytes: AtomicU64,
     /// When the last manifest was written.
@@ -156,7 +161,8 @@ impl Tier {
             options,
             cache: Mutex::default(),
             away: Mutex::default(),
-            answered: Mutex::new(Instant::now()),
+            asked: Mutex::default(),
+            told_silent: AtomicBool::new(false),
             flushed_bytes: AtomicU64::new(0),
             fetched_bytes: AtomicU64::new(0),
             told_at: Mutex::new(None),
@@ -189,16 +195,11 @@ impl Tier {
 
     /// Notes that the storage has taken something.
     fn reach(&self) {
-        self.heard();
-        if lock(&self.away).take().is_some() {
+        let was_silent = self.told_silent.swap(false, Relaxed);
+        if lock(&self.away).take().is_some() || was_silent {
             // As loud as that it was away.
             tracing::warn!(storage = %self.persist, "long-term storage is back");
         }
-    }
-
-    /// Notes that the storage has answered, or is asked after something else was done.
-    fn heard(&self) {
-        *lock(&self.answered) = Instant::now();
     }
 
     /// Notes why the storage takes nothing, and what helps, and tells of it when it begins or becomes something else.
@@ -208,6 +209,7 @@ impl Tier {
             tracing::warn!(error = %why, storage = %self.persist, "long-term storage is away; bytes stay in the log");
         }
         *away = Some(Away { kind, why });
+        self.told_silent.store(false, Relaxed);
     }
 
     /// How old the last manifest of this process is.

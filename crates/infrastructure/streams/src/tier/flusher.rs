@@ -63,7 +63,6 @@ impl Tier {
                 pause = (pause * 2).min(PAUSE.1);
                 continue;
             }
-            self.heard();
             match self.overflowing(&store, flusher.look(), || self.is_silent()).await {
                 Ok(()) => {
                     self.reach();
@@ -112,7 +111,7 @@ impl Tier {
     async fn overflowing<T>(self: &Arc<Self>, store: &Store, work: impl Future<Output = T>, may: impl Fn() -> bool) -> T {
         let Some(overflow) = &self.overflow else { return work.await };
         let mut work = std::pin::pin!(work);
-        let (mut told, mut told_silent, mut done, is_done) = (false, false, None, AtomicBool::new(false));
+        let (mut told, mut done, is_done) = (false, None, AtomicBool::new(false));
         loop {
             tokio::select! {
                 biased;
@@ -132,7 +131,7 @@ impl Tier {
             };
             match flown {
                 Err(e) if !std::mem::replace(&mut told, true) => tracing::warn!(error = %e, "the overflow takes nothing; bytes stay in the log"),
-                Ok(true) if self.is_silent() && !self.is_away() && !std::mem::replace(&mut told_silent, true) => {
+                Ok(true) if self.is_silent() && !self.is_away() && !self.told_silent.swap(true, Relaxed) => {
                     tracing::warn!(storage = %self.persist, "long-term storage has not answered for {SILENT_MAX:?} and the log is half full: until it does, what comes goes to the overflow");
                 }
                 _ => {}
@@ -188,7 +187,28 @@ impl Tier {
 
     /// Long-term storage has not answered for [`SILENT_MAX`], be it silent or slower than that with one chunk.
     fn is_silent(&self) -> bool {
-        lock(&self.answered).elapsed() > SILENT_MAX
+        lock(&self.asked).is_silent(Instant::now())
+    }
+
+    /// Asks long-term storage for something: only who is asked can be silent, and what this machine does between two requests takes its own time.
+    async fn ask<T>(&self, request: impl Future<Output = T>) -> T {
+        struct Asking<'a>(&'a Tier);
+        impl Drop for Asking<'_> {
+            fn drop(&mut self) {
+                lock(&self.0.asked).end(Instant::now());
+            }
+        }
+        lock(&self.asked).begin(Instant::now());
+        let _asking = Asking(self);
+        request.await
+    }
+
+    /// Asks for something of this chunk where it is. The overflow's silence is not that of long-term storage.
+    async fn ask_of<T>(&self, location: &str, request: impl Future<Output = T>) -> T {
+        match overflow::has(location) {
+            true => request.await,
+            false => self.ask(request).await,
+        }
     }
 
     /// Puts bytes of the log into a chunk in `folder`, of long-term storage or the overflow. What can't be read together is given back, to be examined.
@@ -205,7 +225,7 @@ impl Tier {
         let location = format!("{folder}/{}/{first}-{}-{:016x}", due.id.0, data.len(), rand::random::<u64>());
         if let Err(e) = self.put(persist, &location, &data).await {
             // It may be there all the same. Nothing will ever point to it, and only the next start would find it.
-            let _ = tokio::time::timeout(REMOVE_WAIT, persist.delete(&location)).await;
+            let _ = tokio::time::timeout(REMOVE_WAIT, self.ask_of(&location, persist.delete(&location))).await;
             return Err(e);
         }
         let pieces = pieces(&data);
@@ -226,7 +246,7 @@ impl Tier {
                 store.metrics().flush.note(began.elapsed());
             }
             // Deleted or merged meanwhile; its bytes went with it.
-            (false, _) => persist.delete(&location).await.map_err(storage)?,
+            (false, _) => self.ask_of(&location, persist.delete(&location)).await.map_err(storage)?,
         }
         Ok(None)
     }
@@ -235,12 +255,9 @@ impl Tier {
     async fn put(self: &Arc<Self>, persist: &Persist, location: &str, data: &Bytes) -> Result<()> {
         let (tier, persist, location, data) = (self.clone(), persist.clone(), location.to_string(), data.clone());
         self.aside(async move {
-            tier.hears_of(&location);
             // That it is there already is our own upload, whose answer was lost; what is there says so or not.
-            persist.create(&location, data.clone()).await.map_err(storage)?;
-            tier.hears_of(&location);
-            let back = persist.read(&location, 0..data.len() as u64).await.map_err(storage)?;
-            tier.hears_of(&location);
+            tier.ask_of(&location, persist.create(&location, data.clone())).await.map_err(storage)?;
+            let back = tier.ask_of(&location, persist.read(&location, 0..data.len() as u64)).await.map_err(storage)?;
             match crc32c(&back) == crc32c(&data) {
                 true => Ok(()),
                 false => Err(Error::Spoilt(format!("{location} came back from {persist} with other content than was put there; it is put again"))),
@@ -249,27 +266,17 @@ impl Tier {
         .await
     }
 
-    /// [`Tier::heard`], of what is done with this chunk, unless that is the overflow's.
-    fn hears_of(&self, location: &str) {
-        if !overflow::has(location) {
-            self.heard();
-        }
-    }
-
     /// Removes a chunk's object, which nothing points to and nobody reads.
     async fn remove(&self, chunk: &Chunk) -> Result<()> {
         match &self.overflow {
-            Some(overflow) if overflow::has(&chunk.location) => overflow.remove(chunk).await?,
-            _ => self.home(&chunk.location)?.delete(&chunk.location).await.map_err(storage)?,
+            Some(overflow) if overflow::has(&chunk.location) => overflow.remove(chunk).await,
+            _ => self.ask(self.home(&chunk.location)?.delete(&chunk.location)).await.map_err(storage),
         }
-        self.hears_of(&chunk.location);
-        Ok(())
     }
 
     /// Asks for as little as there is. Where there is no bucket, or no right to write to it, the answer says so more clearly than that to a listing.
     async fn probe(self: &Arc<Self>, store: &Store) -> Result<()> {
         let probe = manifest::probe(store.log().identity().0);
-        self.heard();
         let asked = async {
             let mut asked = std::pin::pin!(self.persist.create(&probe, Bytes::new()));
             // What is wrong is known when the storage's client gives up, which takes 20 s where nobody answers.
@@ -286,7 +293,7 @@ impl Tier {
                 }
             }
         };
-        self.overflowing(store, asked, || true).await.map(drop).map_err(storage)
+        self.overflowing(store, self.ask(asked), || true).await.map(drop).map_err(storage)
     }
 }
 
@@ -296,6 +303,33 @@ fn pressed(store: &Store, state: &State, without: u64) -> bool {
     // What was deleted meanwhile is still under way. At three quarters it is always half full.
     let without = without.min(backlog_max / 2);
     state.live.unflushed.saturating_sub(without) > (backlog_max - without) / 2 || log.files_left().min(log.disk_left()) < log.files_used() || store.is_nearly_short()
+}
+
+/// Requests to long-term storage that have no answer yet.
+#[derive(Default)]
+pub(super) struct Asked {
+    under_way: usize,
+    /// When it has answered the last time, or was asked after nothing had been under way.
+    since: Option<Instant>,
+}
+
+impl Asked {
+    fn begin(&mut self, now: Instant) {
+        if self.under_way == 0 {
+            self.since = Some(now);
+        }
+        self.under_way += 1;
+    }
+
+    /// There is an answer, or nobody waits for it any more.
+    fn end(&mut self, now: Instant) {
+        self.under_way -= 1;
+        self.since = Some(now);
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        self.under_way > 0 && self.since.is_some_and(|since| now.duration_since(since) > SILENT_MAX)
+    }
 }
 
 /// What the flusher knows from one look to the next.
@@ -402,10 +436,10 @@ impl Flusher {
         let (log, epoch) = self.store.log().identity();
         // A block of this opening, or the next one would count the same and take us for a stranger.
         self.store.change(|_| Ok((Some(Record::Many(Vec::new())), ()))).await?;
-        self.tier.belongs(&self.store).await?;
-        let owner = Owner::claim(self.tier.persist.clone(), log, epoch).await?;
+        self.tier.ask(self.tier.belongs(&self.store)).await?;
+        let owner = self.tier.ask(Owner::claim(self.tier.persist.clone(), log, epoch)).await?;
         if owner.is_new() {
-            self.look_around(log).await;
+            self.tier.ask(self.look_around(log)).await;
         }
         self.owner = Some(owner);
         self.tell().await?;
@@ -448,7 +482,7 @@ impl Flusher {
                 self.tier.flushed_bytes.fetch_add(data.len() as u64, Relaxed);
                 self.moved.push(chunk);
             } else {
-                self.tier.persist.delete(&location).await.map_err(storage)?;
+                self.tier.ask(self.tier.persist.delete(&location)).await.map_err(storage)?;
             }
         }
         let (held, free): (Vec<Chunk>, Vec<Chunk>) = std::mem::take(&mut self.moved).into_iter().partition(Chunk::is_held);
@@ -506,9 +540,7 @@ impl Flusher {
         // Some milliseconds per 10 MB, and nobody waits for it.
         let cut = tokio::task::spawn_blocking(move || manifest::cut(&checkpoint));
         let cut = cut.await.map_err(|e| Error::Invalid(format!("a manifest was not made: {e}")))??;
-        self.tier.heard();
-        let bytes = owner.publish(cut.checkpoint).await?;
-        self.tier.heard();
+        let bytes = self.tier.ask(owner.publish(cut.checkpoint)).await?;
         let before = std::mem::take(&mut self.unneeded);
         let counted = |id| (id, before.get(&id).map_or((began, 1), |(since, manifests)| (*since, manifests.saturating_add(1))));
         self.unneeded = cut.unneeded.into_iter().map(counted).collect();
@@ -533,17 +565,16 @@ impl Flusher {
 
     /// Removes chunks that were put there and not recorded before an earlier process ended.
     async fn sweep(&self, log: u64) -> Result<()> {
-        let there = self.tier.persist.list(&manifest::chunks(log)).await.map_err(storage)?;
+        let there = self.tier.ask(self.tier.persist.list(&manifest::chunks(log))).await.map_err(storage)?;
         let known: HashSet<String> = self.store.peek(|state| state.chunks.values().map(|c| c.location.clone()).collect());
         let lost: Vec<String> = there.into_iter().filter(|l| !known.contains(l)).collect();
         if !lost.is_empty() {
             tracing::info!(chunks = lost.len(), "removed chunks that nothing points to");
         }
         for location in lost {
-            self.tier.persist.delete(&location).await.map_err(storage)?;
-            self.tier.heard();
+            self.tier.ask(self.tier.persist.delete(&location)).await.map_err(storage)?;
         }
-        self.tier.persist.forget_unfinished(&manifest::home(log)).await.map(drop).map_err(storage)
+        self.tier.ask(self.tier.persist.forget_unfinished(&manifest::home(log))).await.map(drop).map_err(storage)
     }
 }
 
@@ -621,6 +652,23 @@ mod tests {
 
     fn check(of: &[(u32, bool)], max: usize, expected: usize) {
         assert_eq!(take(&landed(of), max, |_| false).len(), expected, "{of:?} in chunks of {max}");
+    }
+
+    #[test]
+    fn who_is_asked_for_nothing_is_not_silent() {
+        let (mut asked, start) = (Asked::default(), Instant::now());
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        assert!(!asked.is_silent(at(10)));
+        asked.begin(at(10));
+        assert!(!asked.is_silent(at(12)) && asked.is_silent(at(14)));
+        // One that is answered speaks for those that still wait.
+        asked.begin(at(14));
+        asked.end(at(15));
+        assert!(!asked.is_silent(at(17)) && asked.is_silent(at(19)));
+        asked.end(at(19));
+        assert!(!asked.is_silent(at(100)), "this machine is busy with something else");
+        asked.begin(at(100));
+        assert!(!asked.is_silent(at(102)) && asked.is_silent(at(104)));
     }
 
     #[test]
