@@ -378,12 +378,42 @@ pub fn read_history(address: &str) -> Result<()> {
     })
 }
 
+/// Names of all objects of an S3 server's bucket `bench` with this in them, and their bytes together.
+fn objects(endpoint: &str, with: &str) -> Result<(Vec<String>, u64)> {
+    let told = Command::new("curl").args(["-fsS", "--noproxy", "*", "-m", "10"]).arg(format!("{endpoint}/bench?list-type=2&max-keys=1000")).output()?;
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    let field = |object: &str, name: &str| Some(object.split_once(&format!("<{name}>"))?.1.split_once('<')?.0.to_string());
+    let found = told.split("<Contents>").skip(1).filter_map(|o| Some((field(o, "Key")?, field(o, "Size")?.parse::<u64>().ok()?))).filter(|(key, _)| key.contains(with));
+    let (names, sizes): (Vec<String>, Vec<u64>) = found.unzip();
+    if names.is_empty() || told.contains("<IsTruncated>true") {
+        bail!("not all of what the S3 server has is known: {told}");
+    }
+    Ok((names, sizes.iter().sum()))
+}
+
+/// A plain pull of these objects by curl, four at a time, where the reader is. MB/s.
+fn pull(endpoint: &str, (names, bytes): &(Vec<String>, u64)) -> Result<f64> {
+    let core = (cores() - 1).to_string();
+    let mut curl = Command::new("chrt");
+    curl.args(["--idle", "0", "taskset", "-c", &core, "curl", "-fsS", "--noproxy", "*", "-Z", "--parallel-max", "4", "-w", "%{size_download}\n"]);
+    for name in names {
+        curl.args(["-o", "/dev/null"]).arg(format!("{endpoint}/bench/{name}"));
+    }
+    let began = Instant::now();
+    let told = curl.output()?;
+    let pulled: u64 = String::from_utf8_lossy(&told.stdout).lines().filter_map(|line| line.parse::<u64>().ok()).sum();
+    if pulled != *bytes {
+        bail!("curl has read {pulled} of {bytes} bytes from the S3 server: {}", String::from_utf8_lossy(&told.stderr));
+    }
+    Ok(*bytes as f64 / 1e6 / began.elapsed().as_secs_f64())
+}
+
 /// A reader from the beginning, out of S3, while a writer goes on. The reader, a process of its own, and the S3 server are [`elsewhere`], as they would be: a pull from that server by
-/// anyone, on the same processors, makes the tail slower by more than half.
+/// anyone, on the same processors, makes the tail slower by more than half. Beside it a [`pull`] of the same chunks, in turns: what the machine and the S3 server give.
 pub fn catchup() -> Result<Vec<Value>> {
     const TURNS: u64 = 6;
     let (runtime, folder) = (runtime()?, folder()?);
-    let Some((_s3, environment)) = s3(folder.path())? else {
+    let Some((s3, environment)) = s3(folder.path())? else {
         return Ok(vec![json!({"name": "stream-catchup", "not_run": "the S3 server is missing; setup/setup.sh test installs it"})]);
     };
     let ours = folder.path().join("ours");
@@ -415,7 +445,8 @@ pub fn catchup() -> Result<Vec<Value>> {
         let (s, c, writing) = (stop.clone(), clock.clone(), client.clone());
         let tail = tokio::spawn(async move { load(&writing, "tail", 1000, 1000, c, s).await });
         sleep(Duration::from_secs(crate::streams::WARM)).await;
-        let (mut alone, mut beside, mut took) = (Vec::new(), Vec::new(), Duration::ZERO);
+        let (mut alone, mut beside, mut read, mut pulled) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let chunks = objects(&s3.endpoint, "/chunks/")?;
         clock.sorted();
         // In turns, because the machine is not the same from one second to the next.
         for _ in 0..TURNS {
@@ -427,17 +458,21 @@ pub fn catchup() -> Result<Vec<Value>> {
             if !tokio::task::block_in_place(|| reader.status())?.success() {
                 bail!("the reader of history has failed");
             }
-            took += began.elapsed();
+            read.push(HISTORY as f64 / 1e6 / began.elapsed().as_secs_f64());
             beside.extend(clock.sorted());
+            pulled.push(tokio::task::block_in_place(|| pull(&s3.endpoint, &chunks))?);
+            clock.sorted();
         }
         stop.store(true, Relaxed);
         tail.await??;
         alone.sort_unstable();
         beside.sort_unstable();
-        let rate = (TURNS * HISTORY) as f64 / 1e6 / took.as_secs_f64();
+        let (rate, plain) = (crate::median(read), crate::median(pulled));
         let (a, b) = (at(&beside, 0.99), at(&alone, 0.99));
+        let mut catchup = figure("stream-catchup", "MB/s", ">= 300 (95 published)", rate, Some(plain), (TURNS * HISTORY / HISTORY_EVENT as u64) as usize, rate >= 300.0);
+        catchup["peer_is"] = "a plain pull of all chunks by curl, where the reader is".into();
         Ok(vec![
-            figure("stream-catchup", "MB/s", ">= 300 (95 published)", rate, None, (TURNS * HISTORY / HISTORY_EVENT as u64) as usize, rate >= 300.0),
+            catchup,
             figure("stream-catchup.tail-p99", "ms", "ratio < 1.25", a, Some(b), beside.len(), a < 1.25 * b),
         ])
     })
