@@ -185,6 +185,7 @@ pub fn scale() -> Result<Vec<Value>> {
     const RATE: u64 = 2000;
     let (runtime, mut out) = (runtime()?, Vec::new());
     let folder = folder()?;
+    let device = crate::streams::beside_device("stream-scale", folder.path())?;
     let (_server, address) = serve(&folder.path().join("ours"), &["--scale-fast"])?;
     runtime.block_on(async {
         let client = fresh(&address, "by-hand").await?;
@@ -247,6 +248,7 @@ pub fn scale() -> Result<Vec<Value>> {
         in_order(&client, "by-rate", task.await??).await?;
         meanwhile.sort_unstable();
         steady.sort_unstable();
+        out.push(device);
         out.push(figure("stream-scale.by-rate", "s", "<= 30", took, None, 1, took <= 30.0));
         let (a, b) = (at(&meanwhile, 0.99), at(&steady, 0.99));
         out.push(figure("stream-scale.by-rate.p99-meanwhile", "ms", "ratio <= 2", a, Some(b), meanwhile.len(), a <= 2.0 * b));
@@ -417,6 +419,7 @@ pub fn catchup() -> Result<Vec<Value>> {
         return Ok(vec![json!({"name": "stream-catchup", "not_run": "the S3 server is missing; setup/setup.sh test installs it"})]);
     };
     let ours = folder.path().join("ours");
+    let device = crate::streams::beside_device("stream-catchup", folder.path())?;
     let (_server, address) = crate::streams::serve_with(&ours, &["--long-term", "s3:bench", "--http", "127.0.0.1:0"], &environment)?;
     runtime.block_on(async {
         let client = fresh(&address, "history").await?;
@@ -473,6 +476,7 @@ pub fn catchup() -> Result<Vec<Value>> {
         catchup["peer_is"] = "a plain pull of all chunks by curl, where the reader is".into();
         Ok(vec![
             catchup,
+            device,
             figure("stream-catchup.tail-p99", "ms", "ratio < 1.25", a, Some(b), beside.len(), a < 1.25 * b),
         ])
     })
@@ -497,6 +501,7 @@ pub fn outage() -> Result<Vec<Value>> {
     let options = ["--long-term", "s3:bench", "--backlog", log.as_str(), "--overflow", beside.as_str(), "--overflow-limit", limit.as_str(), "--http", "127.0.0.1:0"];
     let ours = folder.path().join("ours");
     let (server, address) = crate::streams::serve_with(&ours, &options, &environment)?;
+    let device = crate::streams::beside_device("stream-outage", folder.path())?;
     runtime.block_on(async {
         let client = fresh(&address, "outage").await?;
         // Another writer's few events, all the time: each is a block of the log of its own, and a thousand a second would take a quarter of it.
@@ -567,6 +572,7 @@ pub fn outage() -> Result<Vec<Value>> {
             figure("stream-outage.memory", "MB", &format!("<= {}", 150 * times), memory / 1e6, None, 1, memory <= 150e6 * times as f64),
             figure("stream-outage.writers-go-on-after", "s", "reported", waited, None, 1, true),
             figure("stream-outage.drained-after", "s", "reported; no write failed, every byte equal", drained, None, n as usize, true),
+            device,
             figure("stream-outage.p99-while-draining", "ms", "ratio <= 2", a, Some(b), draining.len(), a <= 2.0 * b),
         ])
     })

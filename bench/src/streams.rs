@@ -285,34 +285,63 @@ fn device_bandwidth(folder: &Path) -> Result<f64> {
     Ok((PIECES * (4 << 20)) as f64 / 1e6 / start.elapsed().as_secs_f64())
 }
 
+/// Beside a figure what the disk alone does: a row of its own with the p99 of [`device`].
+pub fn beside_device(name: &str, folder: &Path) -> Result<Value> {
+    let raw = device(folder)?;
+    let mut row = figure(&format!("{name}.device-p99"), "ms", "reported", at(&raw, 0.99), None, raw.len(), true);
+    row["ours_is"] = "a 4 KiB write to the disk".into();
+    Ok(row)
+}
+
 pub fn runtime() -> Result<Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
 }
 
 pub fn latency() -> Result<Vec<Value>> {
     const RATE: u64 = 10_000;
+    const TURNS: usize = 3;
+    type Run = fn(&Runtime, &Path, u64, usize) -> Result<Latencies>;
+    const PEERS: [(&str, usize, Run); 2] = [("nats", 1, nats), ("redis", TURNS, redis)];
     let runtime = runtime()?;
     let mut out = Vec::new();
     for (bytes, goal_p95, goal_p99) in [(1000, 6.0, 12.0), (100, f64::INFINITY, 8.0)] {
         let folder = tempfile::tempdir_in(crate::root().join("target"))?;
         let raw = device(folder.path())?;
-        let ours_here = ours(&runtime, &folder.path().join("ours"), &[], RATE, bytes)?;
+        // Peers bring nothing to long-term storage. Where that is not the log's disk, its bytes go another way: memory stands for that.
+        let (mut here, mut elsewhere, mut theirs) = (Vec::new(), Vec::new(), [Ok(Vec::new()), Ok(Vec::new())]);
+        // In turns, because the machine is not the same from one to the next. NATS once: it falls behind for so long.
+        for turn in 0..TURNS {
+            let folder = tempfile::tempdir_in(folder.path())?;
+            here.push(ours(&runtime, &folder.path().join("ours"), &[], RATE, bytes)?);
+            let memory = tempfile::tempdir_in("/dev/shm")?;
+            elsewhere.push(ours(&runtime, &folder.path().join("elsewhere"), &["--long-term", &format!("file:{}", memory.path().display())], RATE, bytes)?);
+            for ((_, turns, run), all) in PEERS.iter().zip(&mut theirs) {
+                if turn < *turns
+                    && let Ok(runs) = all
+                {
+                    match run(&runtime, folder.path(), RATE, bytes) {
+                        Ok(found) => runs.push(found),
+                        Err(e) => *all = Err(e),
+                    }
+                }
+            }
+        }
         let size = if bytes == 1000 { "1kB" } else { "100B" };
+        let mut all = here.concat();
+        all.sort_unstable();
         for (part, name, goal) in [(0.5, "p50", f64::INFINITY), (0.95, "p95", goal_p95), (0.99, "p99", goal_p99)] {
-            let found = at(&ours_here, part);
+            let found = at(&all, part);
             let goal_text = if goal.is_finite() { format!("<= {goal}") } else { "reported".into() };
-            out.push(figure(&format!("stream-latency.{size}.{name}"), "ms", &goal_text, found, Some(at(&raw, part)), ours_here.len(), found <= goal));
+            out.push(figure(&format!("stream-latency.{size}.{name}"), "ms", &goal_text, found, Some(at(&raw, part)), all.len(), found <= goal));
             out.last_mut().and_then(Value::as_object_mut).map(|f| f.insert("peer_is".into(), "a 4 KiB write to the disk".into()));
         }
-        // Peers bring nothing to long-term storage. Where that is not the log's disk, its bytes go another way: memory stands for that.
-        let elsewhere = tempfile::tempdir_in("/dev/shm")?;
-        let ours_elsewhere = ours(&runtime, &folder.path().join("elsewhere"), &["--long-term", &format!("file:{}", elsewhere.path().display())], RATE, bytes)?;
-        for (peer, run) in [("nats", nats as fn(&Runtime, &Path, u64, usize) -> Result<Latencies>), ("redis", redis)] {
-            match run(&runtime, folder.path(), RATE, bytes) {
+        let p99 = |runs: &[Latencies]| crate::median(runs.iter().map(|run| at(run, 0.99)).collect());
+        for ((peer, ..), theirs) in PEERS.iter().zip(theirs) {
+            match theirs {
                 Ok(theirs) => {
-                    for (name, ours) in [("", &ours_here), ("-long-term-elsewhere", &ours_elsewhere)] {
-                        let (a, b) = (at(ours, 0.99), at(&theirs, 0.99));
-                        out.push(figure(&format!("stream-latency.{size}.p99-{peer}{name}"), "ms", "ratio < 1", a, Some(b), theirs.len(), a < b));
+                    for (name, ours) in [("", &here), ("-long-term-elsewhere", &elsewhere)] {
+                        let (a, b) = (p99(ours), p99(&theirs));
+                        out.push(figure(&format!("stream-latency.{size}.p99-{peer}{name}"), "ms", "ratio < 1", a, Some(b), theirs.iter().map(Vec::len).sum(), a < b));
                     }
                 }
                 Err(e) => out.push(json!({"name": format!("stream-latency.{size}.p99-{peer}"), "not_run": format!("{e:#}")})),
@@ -347,6 +376,7 @@ pub fn throughput() -> Result<Vec<Value>> {
         let (events, megabytes) = (count as f64 / seconds, (count * bytes as u64) as f64 / 1e6 / seconds);
         if bytes == 100 {
             out.push(figure("stream-throughput.100B", "events/s", ">= 300000", events, None, count as usize, events >= 300_000.0));
+            out.push(beside_device("stream-throughput.100B", folder.path())?);
         } else {
             let met = megabytes >= 150.0 || megabytes >= 0.85 * raw;
             out.push(figure("stream-throughput.10kB", "MB/s", ">= 150, or ratio >= 0.85", megabytes, Some(raw), count as usize, met));

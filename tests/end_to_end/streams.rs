@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A stream server. Dropped, it ends.
@@ -305,6 +306,43 @@ fn what_clients_were_told_is_durable_survives_kills_once_and_in_order() {
     let chunks = chunks.flat_map(|segment| std::fs::read_dir(segment.unwrap().path()).unwrap()).count();
     println!("{chunks} chunks");
     assert!(kills < 200 || chunks > 0, "nothing was flushed");
+}
+
+#[test]
+fn slow_a_client_of_pravegas_own_waits_out_a_full_log() {
+    if !is_here("pravega") {
+        return;
+    }
+    let mut s3 = S3::start();
+    let server = Server::start_with(&["--backlog", "2MB"], &s3.environment(SECRET));
+    let stop = server.folder.path().join("stop");
+    let mut writer = server.wheel(&["hammer", stop.to_str().unwrap()]).stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(writer.stdout.take().unwrap()).lines();
+    // How many it knows to be durable, and since when.
+    let told = Arc::new(Mutex::new((0u64, Instant::now())));
+    let telling = told.clone();
+    let teller = std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            *telling.lock().unwrap() = (line.strip_prefix("durable ").unwrap().parse().unwrap(), Instant::now());
+        }
+    });
+    let count = || told.lock().unwrap().0;
+    until("the first events", || count() > 0);
+    s3.down();
+    let before = count();
+    until("the writer to be held", || told.lock().unwrap().1.elapsed() > Duration::from_secs(5));
+    let held = count();
+    assert!(held > before + 1000, "the log takes what has room: {} events", held - before);
+    // Longer than clients wait for an answer as a rule.
+    std::thread::sleep(Duration::from_secs(40));
+    assert!(writer.try_wait().unwrap().is_none(), "it waits and does not fail");
+    assert_eq!(count(), held);
+    s3.up();
+    until("the writer to go on", || count() > held + 1000);
+    std::fs::write(&stop, "").unwrap();
+    assert!(writer.wait().unwrap().success());
+    teller.join().unwrap();
+    run(&mut server.wheel(&["audit", &count().to_string()]));
 }
 
 #[test]

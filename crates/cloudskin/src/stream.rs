@@ -268,6 +268,9 @@ async fn serve(place: &Place, o: args::StreamServe) -> anyhow::Result<u8> {
     if o.scale_fast {
         options.scaling = streams::scale::Profile::fast();
     }
+    if o.backlog.0 == 0 {
+        return Err(fail(Kind::InvalidArgument, "--backlog 0 lets nothing be written; say how much may wait for long-term storage, 8GiB for instance"));
+    }
     options.store.backlog_max = o.backlog.0;
     options.tier.cache_bytes = usize::try_from(o.cache.0).unwrap_or(usize::MAX);
     // Blocks are padded, files are left before they are full, and the last two checkpoints keep some.
@@ -564,6 +567,6 @@ async fn stat(client: &Client, stream: &StreamName, output: Output) -> anyhow::R
             let name = s.name(&stream.scope, &stream.name);
             vec![s.0.to_string(), name.rsplit('/').next().unwrap_or_default().into(), start.to_string(), length.to_string(), if *sealed { "yes" } else { "no" }.into(), keys]
         };
-        Ok(format!("{}\n{stream} {}, and {}\n", table::table(&["SEGMENT", "NAME", "START", "LENGTH", "SEALED", "KEYS"], &seen.iter().map(row).collect::<Vec<_>>()), scales(&config), keeps(&config)))
+        Ok(format!("{}\n{stream} {}, and {}\n", table::table(&["SEGMENT", "NAME", "BEGIN", "END", "SEALED", "KEYS"], &seen.iter().map(row).collect::<Vec<_>>()), scales(&config), keeps(&config)))
     })
 }

@@ -7,6 +7,26 @@
 //!
 //! A writer has one task that routes and one per segment. A segment's task gives back what is not acknowledged when its segment is sealed, and the
 //! router sends that to the successors before anything newer.
+//!
+//! ```no_run
+//! use streams::{Client, client::{From, Reader, Writer}, proto::ScalingPolicy};
+//!
+//! # async fn example() -> streams::Result<()> {
+//! let client = Client::connect("127.0.0.1:9090").await?;
+//! client.create_scope("field").await?;
+//! client.create_stream("field", "moisture", ScalingPolicy { min_num_segments: 2, ..Default::default() }).await?;
+//!
+//! let mut writer = Writer::open(&client, "field", "moisture", None).await?;
+//! writer.append("sensor-7", b"0.31", 0).await?;
+//! writer.flush().await?; // it is durable
+//!
+//! let mut reader = Reader::open(&client, "field", "moisture", From::Head).await?;
+//! while let Some(event) = reader.next().await? {
+//!     println!("{}", String::from_utf8_lossy(&event.data)); // and waits for more at the tail
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod connection;
 mod reader;

@@ -22,6 +22,7 @@ use crate::{
     video::play::date,
     watermark::MARK_ATTRIBUTE,
 };
+use base::Kind;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use geds::Persist;
@@ -112,9 +113,20 @@ async fn described(persist: &Persist, logs: &[u64]) -> Result<String> {
     Ok(shown.join(", "))
 }
 
-/// Whether anything of a log is there.
-pub(crate) async fn has(persist: &Persist, log: u64) -> Result<bool> {
-    Ok(!numbers(persist, log).await?.is_empty() || !persist.list(&chunks(log)).await.map_err(storage)?.is_empty())
+/// Whether one of these chunks of a log is there, or another server has gone on with it there since it was opened `epoch` times here, which [`Owner::claim`] tells.
+pub(crate) async fn has_any(persist: &Persist, log: u64, epoch: u64, chunks: &[String]) -> Result<bool> {
+    for chunk in chunks {
+        match persist.read(chunk, 0..1).await {
+            Ok(_) => return Ok(true),
+            Err(e) if e.kind() == Kind::NotFound => {}
+            Err(e) => return Err(storage(e)),
+        }
+    }
+    let newest = match numbers(persist, log).await?.last() {
+        Some(newest) => read(persist, log, *newest).await?.epoch,
+        None => return Ok(false),
+    };
+    Ok(newest >= epoch)
 }
 
 /// How many logs other than this one have streams there.

@@ -2,7 +2,7 @@
 //!
 //! Counters and histograms are atomics that every part adds to; what is a state (bytes, files, segments) is looked up when someone asks.
 
-use crate::{Store, scale::{Rate, Scaler}, tier::Tier};
+use crate::{Store, overflow, scale::{Rate, Scaler}, tier::Tier};
 use std::{
     fmt::Write,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -118,9 +118,14 @@ pub fn text(store: &Store, tier: Option<&Tier>, scaler: &Scaler) -> String {
         ("appended_bytes_per_second", "Bytes appended, mean of the last 10 s.", outage.rate),
         ("long_term_away", "1 if long-term storage did not answer the last time.", f64::from(tier.is_some_and(Tier::is_away))),
     ];
-    let gauges = gauges.into_iter().chain(tier.map(|t| {
+    let gauges = gauges.into_iter().chain(tier.into_iter().flat_map(|t| {
         let damaged: u64 = store.peek(|s| t.damaged(s)).iter().map(|d| u64::from(d.bytes)).sum();
-        ("damaged_bytes", "Bytes that only the log has and that can't be read there; they are kept from long-term storage until they can be.", damaged as f64)
+        let there: u64 = store.peek(|s| s.chunks.values().filter(|c| !overflow::has(&c.location)).map(|c| u64::from(c.bytes)).sum());
+        [
+            ("damaged_bytes", "Bytes that only the log has and that can't be read there; they are kept from long-term storage until they can be.", damaged as f64),
+            ("long_term_bytes", "Bytes of chunks in long-term storage, those that will be removed included.", there as f64),
+            ("cache_bytes", "Bytes read from long-term storage that are kept in memory.", t.cached_bytes() as f64),
+        ]
     }));
     for (name, help, value) in gauges {
         one(&mut out, &format!("cloudskin_streams_{name}"), "gauge", help, value);

@@ -452,7 +452,8 @@ impl Store {
         let (beside, beside_max) = shared.tier.get().and_then(|t| t.overflow()).unwrap_or_default();
         let (backlog_bytes, room) = (backlog_bytes + beside, room + beside_max.saturating_sub(beside));
         let backlog_max = backlog_bytes + room;
-        let left = (rate >= 1.0).then(|| Duration::from_secs_f64((room as f64 / rate).min(1e9)));
+        let waits = self.short_of().is_some();
+        let left = if waits { Some(Duration::ZERO) } else { (rate >= 1.0).then(|| Duration::from_secs_f64((room as f64 / rate).min(1e9))) };
         Outage { backlog_bytes, backlog_max, rate, left }
     }
 
@@ -814,8 +815,16 @@ impl Store {
                         }
                         Err(_) => None,
                     };
-                    let held = Arc::new(mine.into_iter().chain(place).collect::<Vec<_>>());
-                    let data = self.fetch(name, pieces, skip, bytes).await?;
+                    let held = Arc::new(mine.take().into_iter().chain(place).collect::<Vec<_>>());
+                    let first = pieces.first().filter(|_| pieces.len() > 1).map(|piece| (piece.extent.end() - offset) as usize);
+                    let data = match (self.fetch(name, pieces, skip, bytes).await, first) {
+                        // What is whole before a damaged part is read all the same: one part at a time, up to that one.
+                        (Err(Error::Spoilt(_) | Error::File { .. }), Some(first)) => {
+                            max = first;
+                            continue;
+                        }
+                        (done, _) => done?,
+                    };
                     self.metrics().read_bytes.fetch_add(data.len() as u64, Relaxed);
                     if let (true, Some(arrived)) = (waited, arrived) {
                         self.metrics().end_to_end.note(arrived.elapsed());

@@ -236,6 +236,11 @@ impl Tier {
         }
     }
 
+    /// Bytes of what was read that are in memory.
+    pub fn cached_bytes(&self) -> usize {
+        lock(&self.cache).bytes
+    }
+
     /// Bytes flushed and fetched since the start.
     pub fn moved(&self) -> (u64, u64) {
         (self.flushed_bytes.load(Relaxed), self.fetched_bytes.load(Relaxed))

@@ -1425,8 +1425,12 @@ async fn retention_waits_for_subscribers_up_to_its_maximum() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_grafana_dashboard_asks_for_metrics_that_are_there() {
-    let folder = tempfile::tempdir().unwrap();
-    let running = server_with(|o| o.long_term = Some(geds::Persist::folder(folder.path()).unwrap())).await;
+    let (folder, beside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let running = server_with(|o| {
+        o.long_term = Some(geds::Persist::folder(folder.path()).unwrap());
+        o.overflow = Some((geds::Persist::folder(beside.path()).unwrap(), 1 << 30));
+    })
+    .await;
     works(&running, "shown").await;
     client(&running).await.create_stream("s", "open", segments(1)).await.unwrap();
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../deploy/grafana/streams.json");

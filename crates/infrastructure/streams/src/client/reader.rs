@@ -212,7 +212,7 @@ impl Reader {
         while left.len() >= 8 && at < end {
             let (kind, length) = (i32::from_be_bytes(left[..4].try_into().expect("four bytes")), i32::from_be_bytes(left[4..8].try_into().expect("four bytes")));
             if kind != 0 || length < 0 {
-                return Err(Error::Invalid(format!("{}/{} has no events at {at} of segment {}: it was written as bytes", self.scope, self.stream, segment.0)));
+                return Err(Error::Invalid(format!("{}/{} has no event that begins at {at} of segment {}: it was truncated in the middle of one, or written as bytes; truncate it to where an event begins, as a read with places tells", self.scope, self.stream, segment.0)));
             }
             let whole = 8 + length as usize;
             if left.len() < whole {

@@ -30,6 +30,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 const SILENT_MAX: Duration = Duration::from_secs(3);
 /// So long it is looked why.
 const WHY_MAX: Duration = Duration::from_millis(500);
+/// So many of the newest chunks are looked for, of which one has to be there.
+const NEWEST: usize = 3;
 /// Chunks that are removed in one look.
 const REMOVE_MAX: usize = 64;
 /// How long what failed to be written is asked to go; with the storage away, no longer.
@@ -90,19 +92,22 @@ impl Tier {
         }
     }
 
-    /// Refuses storage that has nothing of what this log has brought to it: its history could not be read here, and what came now would be missing there.
+    /// Refuses storage that has not what this log has brought there last: its history could not be read here, and what came now would be missing there.
     pub(crate) async fn belongs(&self, store: &Store) -> Result<()> {
-        let there = store.peek(|state| {
+        let (chunks, bytes, newest) = store.peek(|state| {
             let there = state.chunks.iter().filter(|(id, c)| !overflow::has(&c.location) && state.live.chunk_bytes.get(id).is_some_and(|b| *b > 0));
-            there.fold((0u64, 0u64), |(chunks, bytes), (_, c)| (chunks + 1, bytes + u64::from(c.bytes)))
+            // Those of one storage that this log had for a while are not enough: the newest ones say where it was the last time.
+            let newest: Vec<String> = there.clone().rev().take(NEWEST).map(|(_, c)| c.location.clone()).collect();
+            let (chunks, bytes) = there.fold((0u64, 0u64), |(chunks, bytes), (_, c)| (chunks + 1, bytes + u64::from(c.bytes)));
+            (chunks, bytes, newest)
         });
-        let log = store.log().identity().0;
-        if there.0 == 0 || manifest::has(&self.persist, log).await? {
+        let (log, epoch) = store.log().identity();
+        if chunks == 0 || manifest::has_any(&self.persist, log, epoch, &newest).await? {
             return Ok(());
         }
-        let (chunks, bytes, home) = (base::unit::count(there.0, "chunk"), base::unit::Bytes(there.1), manifest::home(log));
+        let (chunks, bytes, home) = (base::unit::count(chunks, "chunk"), base::unit::Bytes(bytes), manifest::home(log));
         Err(Error::Elsewhere(format!(
-            "{} has nothing of this folder's log {log:016x}, of which {chunks} ({bytes}) lie in the long-term storage that it had before: start with that one; to move it, copy {home} from there to the same place here while no server runs; if it is lost for good, begin with an empty folder",
+            "{} has not what this folder's log {log:016x} has brought to long-term storage last: {chunks} ({bytes}) lie in the one that it had before: start with that one; to move it, copy {home} from there to the same place here while no server runs; if it is lost for good, begin with an empty folder",
             self.persist
         )))
     }
