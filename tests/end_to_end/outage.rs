@@ -14,7 +14,7 @@ const RATE: u64 = 1500;
 const EVENT: usize = 10_000;
 
 /// So long S3 is there at first.
-const WITH: Duration = Duration::from_secs(3);
+const WITH: Duration = Duration::from_secs(2);
 
 /// An event whose bytes say which it is.
 fn event(n: u64) -> Vec<u8> {
