@@ -448,7 +448,7 @@ pub fn catchup() -> Result<Vec<Value>> {
         let (s, c, writing) = (stop.clone(), clock.clone(), client.clone());
         let tail = tokio::spawn(async move { load(&writing, "tail", 1000, 1000, c, s).await });
         sleep(Duration::from_secs(crate::streams::WARM)).await;
-        let (mut alone, mut beside, mut read, mut pulled) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut alone, mut beside, mut beside_pull, mut read, mut pulled) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let chunks = objects(&s3.endpoint, "/chunks/")?;
         clock.sorted();
         // In turns, because the machine is not the same from one second to the next.
@@ -464,12 +464,13 @@ pub fn catchup() -> Result<Vec<Value>> {
             read.push(HISTORY as f64 / 1e6 / began.elapsed().as_secs_f64());
             beside.extend(clock.sorted());
             pulled.push(tokio::task::block_in_place(|| pull(&s3.endpoint, &chunks))?);
-            clock.sorted();
+            beside_pull.extend(clock.sorted());
         }
         stop.store(true, Relaxed);
         tail.await??;
         alone.sort_unstable();
         beside.sort_unstable();
+        beside_pull.sort_unstable();
         let (rate, plain) = (crate::median(read), crate::median(pulled));
         let (a, b) = (at(&beside, 0.99), at(&alone, 0.99));
         let mut catchup = figure("stream-catchup", "MB/s", ">= 300 (95 published)", rate, Some(plain), (TURNS * HISTORY / HISTORY_EVENT as u64) as usize, rate >= 300.0);
@@ -478,6 +479,8 @@ pub fn catchup() -> Result<Vec<Value>> {
             catchup,
             device,
             figure("stream-catchup.tail-p99", "ms", "ratio < 1.25", a, Some(b), beside.len(), a < 1.25 * b),
+            // What the pull alone does to the tail, by whoever reads: the server has no part in it.
+            figure("stream-catchup.tail-p99-beside-curl", "ms", "reported", at(&beside_pull, 0.99), Some(b), beside_pull.len(), true),
         ])
     })
 }

@@ -466,7 +466,7 @@ impl Client {
     pub fn read<'a>(&'a self, scope: &'a str, stream: &'a str, segment: SegmentNo, offset: u64, length: i32) -> BoxFuture<'a, Result<Bytes>> {
         Box::pin(async move {
             let (mut connection, token) = self.dial(scope, stream, AccessOperation::Any).await?;
-            connection.read(&segment.name(scope, stream), &token, offset, length).await.map(|(_, data)| data)
+            connection.read(&segment.name(scope, stream), &token, offset, length).await
         })
     }
 

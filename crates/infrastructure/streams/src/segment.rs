@@ -87,6 +87,10 @@ pub struct Chunk {
 }
 
 impl Chunk {
+    pub(crate) fn new(location: String, bytes: u32, segment: SegmentId) -> Chunk {
+        Chunk { location, bytes, segment, held: Arc::default() }
+    }
+
     /// Someone reads from it.
     pub fn is_held(&self) -> bool {
         Arc::strong_count(&self.held) > 1
@@ -519,7 +523,7 @@ impl State {
             Record::Flushed { chunk, id, location, pieces, .. } => {
                 self.next_chunk = self.next_chunk.max(chunk.0 + 1);
                 let bytes = pieces.iter().map(|p| p.len).sum();
-                self.chunks.insert(chunk, Chunk { location, bytes, segment: id, held: Arc::default() });
+                self.chunks.insert(chunk, Chunk::new(location, bytes, id));
             }
             Record::ChunkGone { chunk } => {
                 self.chunks.remove(&chunk);

@@ -928,6 +928,18 @@ impl Store {
     /// The bytes of extents that follow each other, without the first `skip`.
     async fn fetch(&self, name: &str, pieces: Vec<Piece>, skip: usize, bytes: usize) -> Result<Bytes> {
         let whole: usize = pieces.iter().map(|p| p.extent.len as usize).sum();
+        // History, as a rule, is side by side in one chunk, and is not copied.
+        if let Some((chunk, at)) = beside(&pieces) {
+            let tier = self.history_of(name)?;
+            let from = tier.clone();
+            let got = tier.aside(async move {
+                let got = from.read(&chunk, at, whole as u32).await?;
+                let mut rest = got.clone();
+                pieces.iter().try_for_each(|piece| check(&piece.extent, &rest.split_to(piece.extent.len as usize)))?;
+                Ok(got)
+            });
+            return Ok(part(got.await?, skip, bytes));
+        }
         let mut out = vec![0; whole];
         let mut at = 0;
         let mut chunked = false;
@@ -949,16 +961,12 @@ impl Store {
                 if let (true, From::File(file, place)) = (late, &from) {
                     file.read((*place).into(), part).map_err(Error::file("read", "the log"))?;
                 }
-                if log::crc32c(part) != extent.crc {
-                    return Err(Error::Spoilt(format!("{} bytes of a segment from {} on have another checksum than when they were written; a stream that is truncated behind them can be read on", extent.len, extent.start)));
-                }
+                check(&extent, part)?;
             }
             Ok(out)
         };
         let out = if chunked {
-            let tier = self.0.shared.tier.get().ok_or_else(|| {
-                Error::NotFound(format!("bytes of {name} are in long-term storage, and none is configured; start with the same one as before"))
-            })?;
+            let tier = self.history_of(name)?;
             let from = tier.clone();
             tier.aside(async move {
                 let mut at = 0;
@@ -979,11 +987,13 @@ impl Store {
         } else {
             finish(pieces, out, false)?
         };
-        // A few bytes of a long extent don't keep all of it.
-        if whole > 2 * bytes {
-            return Ok(Bytes::copy_from_slice(&out[skip..skip + bytes]));
-        }
-        Ok(Bytes::from(out).slice(skip..skip + bytes))
+        Ok(part(out.into(), skip, bytes))
+    }
+
+    /// Where bytes of a segment are that the log does not have.
+    fn history_of(&self, name: &str) -> Result<&Arc<Tier>> {
+        let none = || Error::NotFound(format!("bytes of {name} are in long-term storage, and none is configured; start with the same one as before"));
+        self.0.shared.tier.get().ok_or_else(none)
     }
 
     /// Where a segment stands, of durable bytes only; for the flusher.
@@ -1013,6 +1023,37 @@ enum Plan {
 struct Piece {
     extent: Extent,
     from: From,
+}
+
+/// In which chunk they are, and where they begin there, if all are in one and lie there as they do in the segment.
+fn beside(pieces: &[Piece]) -> Option<(Chunk, u32)> {
+    let Some(Piece { from: From::Chunk { chunk, at }, .. }) = pieces.first() else { return None };
+    let mut next = *at;
+    let beside = pieces.iter().all(|piece| match &piece.from {
+        From::Chunk { chunk: other, at } => {
+            let is_next = *at == next && other.location == chunk.location;
+            next += piece.extent.len;
+            is_next
+        }
+        From::File(..) => false,
+    });
+    beside.then(|| (chunk.clone(), *at))
+}
+
+/// Whether an extent's bytes are those that were written.
+fn check(extent: &Extent, bytes: &[u8]) -> Result<()> {
+    match log::crc32c(bytes) == extent.crc {
+        true => Ok(()),
+        false => Err(Error::Spoilt(format!("{} bytes of a segment from {} on have another checksum than when they were written; a stream that is truncated behind them can be read on", extent.len, extent.start))),
+    }
+}
+
+/// Some of the bytes: few of many don't keep all of them.
+fn part(all: Bytes, skip: usize, bytes: usize) -> Bytes {
+    match all.len() > 2 * bytes {
+        true => Bytes::copy_from_slice(&all[skip..skip + bytes]),
+        false => all.slice(skip..skip + bytes),
+    }
 }
 
 enum From {

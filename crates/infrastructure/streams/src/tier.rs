@@ -37,6 +37,7 @@ use bytes::Bytes;
 use geds::Persist;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    ops::Range,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -87,12 +88,42 @@ impl Default for Options {
 const BLOCK: u32 = 4 << 20;
 /// Blocks that are fetched at a time; readers beyond wait, and nothing is fetched ahead.
 const FETCHES: usize = 16;
+/// Who reads less of a block than this has a copy of it, and does not keep the block in memory for it.
+const LENT: usize = 256 << 10;
 type Key = (String, u32);
+
+/// A block's bytes, with their place among those that are lent, if they have one.
+struct Bound {
+    bytes: Bytes,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Bound {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Bytes of a block, and whether parts of them may be kept by who reads them, for as long as a client takes.
+#[derive(Clone)]
+struct Fetched {
+    bytes: Bytes,
+    lent: bool,
+}
+
+impl Fetched {
+    fn part(&self, range: Range<usize>) -> Bytes {
+        match self.lent && range.len() >= LENT {
+            true => self.bytes.slice(range),
+            false => Bytes::copy_from_slice(&self.bytes[range]),
+        }
+    }
+}
 
 /// A block in memory, or on its way there.
 #[derive(Default)]
 struct Block {
-    bytes: Arc<OnceCell<Bytes>>,
+    fetched: Arc<OnceCell<Fetched>>,
     /// Its part of what may be fetched ahead, until someone reads it.
     ahead: Option<OwnedSemaphorePermit>,
 }
@@ -144,8 +175,16 @@ pub struct Tier {
     fetches: Arc<Semaphore>,
     /// Half of the cache: so much of it may have been fetched ahead and not been read yet, in bytes.
     ahead: Arc<Semaphore>,
+    /// Twice the cache: the bytes of blocks that may be lent. What readers have not given back may be as much as the cache; when all of it is lent, they get copies.
+    lent: Arc<Semaphore>,
     /// Where history is read.
     behind: Behind,
+}
+
+/// Of those that read history and bring it away: not more than half of the processors. What they do hand to each other would cost more than they do: with two of them on two processors a
+/// reader of history took 1.4 times as much of both, and had 370 MB/s instead of 470.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).max(1))
 }
 
 fn storage(e: geds::Error) -> Error {
@@ -154,7 +193,8 @@ fn storage(e: geds::Error) -> Error {
 
 impl Tier {
     pub fn new(persist: Persist, overflow: Option<Overflow>, options: Options) -> Tier {
-        let ahead = Arc::new(Semaphore::new((options.cache_bytes / 2).min(Semaphore::MAX_PERMITS)));
+        let places = |bytes: usize| Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS)));
+        let (ahead, lent) = (places(options.cache_bytes / 2), places(options.cache_bytes.saturating_mul(2)));
         Tier {
             persist,
             overflow,
@@ -172,7 +212,8 @@ impl Tier {
             under_way: Mutex::default(),
             fetches: Arc::new(Semaphore::new(FETCHES)),
             ahead,
-            behind: Behind::new("long-term", 2),
+            lent,
+            behind: Behind::new("long-term", threads()),
         }
     }
 
@@ -248,16 +289,20 @@ impl Tier {
 
     /// Some bytes of a chunk.
     pub async fn read(self: &Arc<Self>, chunk: &Chunk, at: u32, len: u32) -> Result<Bytes> {
-        let (first, last) = (at / BLOCK, (at + len - 1) / BLOCK);
-        let begin = self.block(chunk, first, None).await?;
-        let from = (at - first * BLOCK) as usize;
-        if first == last {
-            return Ok(begin.slice(from..from + len as usize));
+        let end = at + len;
+        if end > chunk.bytes {
+            return Err(Error::Spoilt(format!("{} in long-term storage has {} bytes, and those up to {end} are asked for", chunk.location, chunk.bytes)));
         }
-        // An extent is shorter than a block, so it lies in at most two.
-        let end = self.block(chunk, last, None).await?;
-        let left = len as usize - (begin.len() - from);
-        Ok([&begin[from..], &end[..left]].concat().into())
+        let (first, last) = (at / BLOCK, (end - 1) / BLOCK);
+        let within = |block: u32| (at.max(block * BLOCK) - block * BLOCK) as usize..(end.min((block + 1) * BLOCK) - block * BLOCK) as usize;
+        if first == last {
+            return Ok(self.block(chunk, first, None).await?.part(within(first)));
+        }
+        let mut out = Vec::with_capacity(len as usize);
+        for block in first..=last {
+            out.extend_from_slice(&self.block(chunk, block, None).await?.bytes[within(block)]);
+        }
+        Ok(out.into())
     }
 
     /// Begins to fetch what will be read soon, if that takes nothing from those who read now.
@@ -275,7 +320,7 @@ impl Tier {
     }
 
     /// A block, for someone who reads it, or with what it takes to fetch it ahead.
-    async fn block(&self, chunk: &Chunk, block: u32, places: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>) -> Result<Bytes> {
+    async fn block(&self, chunk: &Chunk, block: u32, places: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>) -> Result<Fetched> {
         let Chunk { location, bytes, .. } = chunk;
         let key = (location.to_string(), block);
         let range = u64::from(block * BLOCK)..u64::from((*bytes).min((block + 1) * BLOCK));
@@ -287,11 +332,11 @@ impl Tier {
                     if turn.is_none() {
                         there.ahead = None;
                     }
-                    there.bytes.clone()
+                    there.fetched.clone()
                 }
                 None => {
                     let there = Block { ahead, ..Block::default() };
-                    let (cell, size) = (there.bytes.clone(), (range.end - range.start) as usize);
+                    let (cell, size) = (there.fetched.clone(), (range.end - range.start) as usize);
                     cache.blocks.insert(key.clone(), there);
                     cache.order.push_back((key.clone(), size));
                     cache.bytes += size;
@@ -315,10 +360,13 @@ impl Tier {
                 };
                 let got = self.home(location)?.read(location, range).await.map_err(storage)?;
                 self.fetched_bytes.fetch_add(got.len() as u64, Relaxed);
-                match got.len() == wanted {
-                    true => Ok(got),
-                    false => Err(Error::Spoilt(format!("{location} in long-term storage has {} of {wanted} bytes", got.len()))),
+                if got.len() != wanted {
+                    return Err(Error::Spoilt(format!("{location} in long-term storage has {} of {wanted} bytes", got.len())));
                 }
+                Ok(match self.lent.clone().try_acquire_many_owned(wanted as u32) {
+                    Ok(place) => Fetched { bytes: Bytes::from_owner(Bound { bytes: got, _place: place }), lent: true },
+                    Err(_) => Fetched { bytes: got, lent: false },
+                })
             })
             .await?;
         Ok(got.clone())
@@ -338,3 +386,49 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 const _: () = assert!(EXTENT_BYTES < BLOCK as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_readers_keep_of_blocks_is_bounded_and_then_they_have_copies() {
+        let folder = tempfile::tempdir().unwrap();
+        let persist = Persist::folder(folder.path()).unwrap();
+        let byte = |at: usize| (at / 1000) as u8;
+        let content: Bytes = (0..4 * BLOCK as usize).map(byte).collect::<Vec<_>>().into();
+        assert!(persist.create("chunk", content.clone()).await.unwrap());
+        let chunk = Chunk::new("chunk".into(), content.len() as u32, SegmentId(1));
+        // Room for one block in the cache, so two may be lent.
+        let tier = Arc::new(Tier::new(persist, None, Options { cache_bytes: BLOCK as usize, ..Options::default() }));
+        let free = || tier.lent.available_permits() / BLOCK as usize;
+        let read = async |block: u32, len: u32| {
+            let at = block * BLOCK + 5;
+            let got = tier.read(&chunk, at, len).await.unwrap();
+            assert!(got == content.slice(at as usize..(at + len) as usize), "{len} bytes at {at}");
+            got
+        };
+        let first = read(0, 1 << 20).await;
+        assert_eq!(free(), 1);
+        let second = read(1, 1 << 20).await;
+        assert_eq!(free(), 0);
+        // The cache has given up both of them, and who reads on still has them.
+        let copies = [read(2, 1 << 20).await, read(3, 1 << 20).await];
+        assert_eq!((free(), tier.cached_bytes()), (0, BLOCK as usize));
+        drop(first);
+        assert_eq!(free(), 1);
+        drop(copies);
+        assert_eq!(free(), 1);
+        drop(second);
+        assert_eq!(free(), 2);
+        // Few bytes keep nothing but themselves, and over the end of a block there is a copy.
+        let few = read(0, 1000).await;
+        read(1, 1000).await;
+        assert_eq!(free(), 1, "the block in the cache");
+        assert_eq!(few.len(), 1000);
+        let across = tier.read(&chunk, BLOCK - 10, 2 * BLOCK + 20).await.unwrap();
+        assert!(across == content.slice(BLOCK as usize - 10..3 * BLOCK as usize + 10));
+        let beyond = tier.read(&chunk, 4 * BLOCK - 10, 11).await.unwrap_err();
+        assert!(matches!(&beyond, Error::Spoilt(why) if why.contains("16777217")), "{beyond}");
+    }
+}

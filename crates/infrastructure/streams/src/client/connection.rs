@@ -15,11 +15,23 @@ pub(super) enum Reply {
     Setup { last: i64 },
     /// With the segment's length behind the event, if the store tells it.
     Appended { event: i64, length: Option<u64> },
-    Read { offset: i64, end: bool, data: Bytes },
+    Read { id: i64, read: Read },
     Info { start: u64, length: u64, sealed: bool },
     Attribute { value: i64 },
     AttributeSet { done: bool },
-    Failed(Error),
+    /// With the number of the request, -1 if the reply has none.
+    Failed { id: i64, error: Error },
+}
+
+/// Bytes of a segment.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub offset: u64,
+    /// Nothing was behind them when they were read.
+    pub at_tail: bool,
+    /// The segment has ended before them.
+    pub end: bool,
+    pub data: Bytes,
 }
 
 /// Writes one frame; `fields` writes its payload.
@@ -103,10 +115,11 @@ fn parse(kind: i32, mut p: Bytes) -> Option<Reply> {
         }
         10 => {
             text(&mut p)?;
-            let offset = p.try_get_i64().ok()?;
-            let (_tail, end) = (p.try_get_u8().ok()?, p.try_get_u8().ok()? != 0);
+            let offset = p.try_get_i64().ok()? as u64;
+            let (at_tail, end) = (p.try_get_u8().ok()? != 0, p.try_get_u8().ok()? != 0);
             let n = p.try_get_i32().ok()? as usize;
-            Reply::Read { offset, end, data: (n <= p.len()).then(|| p.split_to(n))? }
+            let data = (n <= p.len()).then(|| p.split_to(n))?;
+            Reply::Read { id: p.try_get_i64().ok()?, read: Read { offset, at_tail, end, data } }
         }
         12 => {
             p.try_get_i64().ok()?;
@@ -125,29 +138,42 @@ fn parse(kind: i32, mut p: Bytes) -> Option<Reply> {
             Reply::AttributeSet { done: p.try_get_u8().ok()? != 0 }
         }
         51 | 53 | 56 => {
-            p.try_get_i64().ok()?;
-            let segment = text(&mut p)?;
-            Reply::Failed(match kind {
+            let (id, segment) = (p.try_get_i64().ok()?, text(&mut p)?);
+            let error = match kind {
                 51 => Error::Sealed { segment, offset: 0 },
                 53 => Error::NoSegment(segment),
                 _ => Error::Truncated { segment, start: p.try_get_i64().ok()? as u64, offset: 0 },
-            })
+            };
+            Reply::Failed { id, error }
         }
         // Part of a block is stored: it was under way on a connection that was lost, and came to the store after its writer had asked. Or another connection has set up
         // appends for this writer. The next set-up tells what there is.
-        55 => Reply::Failed(Error::Unavailable("the segment store has a part of this block already, or another connection for its writer".into())),
+        55 => Reply::Failed { id: -1, error: Error::Unavailable("the segment store has a part of this block already, or another connection for its writer".into()) },
         60 => {
-            p.try_get_i64().ok()?;
+            let id = p.try_get_i64().ok()?;
             text(&mut p)?;
-            Reply::Failed(Error::Denied("the segment store did not take the token: it is not for this segment, or too old".into()))
+            Reply::Failed { id, error: Error::Denied("the segment store did not take the token: it is not for this segment, or too old".into()) }
         }
         61 => {
-            p.try_get_i64().ok()?;
+            let id = p.try_get_i64().ok()?;
             text(&mut p)?;
-            Reply::Failed(Error::Conflict(text(&mut p)?))
+            Reply::Failed { id, error: Error::Conflict(text(&mut p)?) }
         }
-        kind => Reply::Failed(Error::Conflict(format!("the segment store answered with type {kind}"))),
+        kind => Reply::Failed { id: -1, error: Error::Conflict(format!("the segment store answered with type {kind}")) },
     })
+}
+
+/// Asks for what is behind an offset, up to `length` bytes. The reply has the number `id`: those of several that are under way come in any order.
+pub(super) fn read(id: i64, segment: &str, token: &str, offset: u64, length: i32) -> BytesMut {
+    let mut request = BytesMut::new();
+    frame(&mut request, 9, |f| {
+        string(f, segment);
+        f.put_i64(offset as i64);
+        f.put_i32(length);
+        string(f, token);
+        f.put_i64(id);
+    });
+    request
 }
 
 impl Connection {
@@ -184,7 +210,7 @@ impl Connection {
     pub async fn ask(&mut self, request: &[u8]) -> Result<Reply> {
         self.sender.send(request).await?;
         match self.receiver.next().await? {
-            Reply::Failed(e) => Err(e),
+            Reply::Failed { error, .. } => Err(error),
             reply => Ok(reply),
         }
     }
@@ -236,18 +262,10 @@ impl Connection {
         }
     }
 
-    /// Whether the segment has ended there, and what is behind an offset, up to `length` bytes.
-    pub async fn read(&mut self, segment: &str, token: &str, offset: u64, length: i32) -> Result<(bool, Bytes)> {
-        let mut request = BytesMut::new();
-        frame(&mut request, 9, |f| {
-            string(f, segment);
-            f.put_i64(offset as i64);
-            f.put_i32(length);
-            string(f, token);
-            f.put_i64(offset as i64);
-        });
-        match self.ask(&request).await? {
-            Reply::Read { offset: at, end, data } if at as u64 == offset => Ok((end, data)),
+    /// What is behind an offset, up to `length` bytes.
+    pub async fn read(&mut self, segment: &str, token: &str, offset: u64, length: i32) -> Result<Bytes> {
+        match self.ask(&read(0, segment, token, offset, length)).await? {
+            Reply::Read { read, .. } if read.offset == offset => Ok(read.data),
             other => Err(Error::Invalid(format!("the segment store answered a read of {segment} at {offset} with {other:?}"))),
         }
     }

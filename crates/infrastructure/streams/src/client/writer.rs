@@ -501,7 +501,7 @@ impl SegmentTask {
                 biased;
                 reply = receiver.next() => match reply? {
                     Reply::Appended { event, length } => self.acknowledge(event, length)?,
-                    Reply::Failed(e) => return Err(e),
+                    Reply::Failed { error, .. } => return Err(error),
                     other => return Err(Error::Invalid(format!("the segment store answered an append with {other:?}"))),
                 },
                 event = pending.recv() => {
@@ -510,7 +510,7 @@ impl SegmentTask {
                         while !self.unacknowledged.is_empty() {
                             match receiver.next().await? {
                                 Reply::Appended { event, length } => self.acknowledge(event, length)?,
-                                Reply::Failed(e) => return Err(e),
+                                Reply::Failed { error, .. } => return Err(error),
                                 other => return Err(Error::Invalid(format!("the segment store answered an append with {other:?}"))),
                             }
                         }
