@@ -9,6 +9,9 @@
 //! a share of the time that a write takes, so that blocks don't become smaller than the disk deserves. Where writes are short, the hand that
 //! has ended one takes what has come meanwhile.
 //!
+//! Whoever pushes may *lend* a hand ([`Log::lending`]): it writes a small block itself, where nothing is under way and writes are short. Waking another thread for it, and that one waking the first
+//! when it is done, take longer than such a write.
+//!
 //! Files are *slots* that are used again; the number in a block's header says which file of the log it belongs to. An entry's payload is
 //! placed beside the others of its *group* in the block, so that a reader of one group finds few, long pieces.
 //!
@@ -97,6 +100,8 @@ const READY: usize = 2;
 /// A pause behind a piece of a new file is so many times as long as that took, as far as it is not longer than this.
 const PAUSES: u32 = 4;
 const PIECE_MAX: Duration = Duration::from_millis(20);
+/// Who lends a hand does not where a write takes longer than this, as a mean: it has other things to do.
+const LENT_MAX: Duration = Duration::from_millis(1);
 /// Where a file would be full sooner than that, the next ones are needed as soon as the disk can make them.
 const LASTS: Duration = Duration::from_secs(1);
 /// How often a disk that is full is asked again.
@@ -225,6 +230,11 @@ pub struct Log<N: Send + 'static> {
     hands: Mutex<Vec<JoinHandle<()>>>,
 }
 
+thread_local! {
+    /// Where a thread lends a hand: whether it has pushed anything that it is to write.
+    static LENDS: Cell<Option<bool>> = const { Cell::new(None) };
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
@@ -321,18 +331,31 @@ impl<N: Send + 'static> Log<N> {
         open.bytes += bytes;
         open.entries.push(Entry { head, data, group, note });
         let seq = open.seq;
-        // Each ring is a thread that wakes up. None for what a hand that is awake, or wakes up in time, will see anyway.
-        let rings = (!fits || worth)
-            && match shared.step(&queue) {
-                Step::Take => true,
-                Step::Wait(Some(due)) => queue.watch.is_none_or(|watch| due < watch),
-                Step::End | Step::Wait(None) | Step::Note => false,
-            };
+        let is_small = queue.blocks.len() == 1 && bytes_of(&queue) < BLOCK_WORTH;
+        let rings = (!fits || worth) && shared.rings(&queue);
         drop(queue);
-        if rings {
-            shared.bell.notify_one();
+        match LENDS.get() {
+            Some(_) if is_small => LENDS.set(Some(true)),
+            _ if rings => shared.bell.notify_one(),
+            _ => {}
         }
         Ok(seq)
+    }
+
+    /// Does `work` that may push to this log, and to no other, and then lends a hand: what was pushed is written by this thread, if that is soon done, and nobody has to be woken for it.
+    pub fn lending<T>(&self, work: impl FnOnce() -> T) -> T {
+        // Also where the work panics: nobody else was told of what it has pushed.
+        struct Ends<'a, N: Send + 'static>(&'a Shared<N>);
+        impl<N: Send + 'static> Drop for Ends<'_, N> {
+            fn drop(&mut self) {
+                if LENDS.take() == Some(true) {
+                    self.0.lend();
+                }
+            }
+        }
+        LENDS.set(Some(false));
+        let _ends = Ends(&self.shared);
+        work()
     }
 
     /// The number of the last block that anything was pushed to: waiting for it waits for everything so far.
@@ -504,6 +527,32 @@ impl<N: Send + 'static> Drop for Log<N> {
     }
 }
 
+/// A hand that is lost must not leave those that wait for it waiting.
+struct StopsIfLost<'a, N: Send + 'static> {
+    shared: &'a Shared<N>,
+    /// It was lost before, for something else.
+    lost_before: bool,
+}
+
+impl<'a, N: Send + 'static> StopsIfLost<'a, N> {
+    fn new(shared: &'a Shared<N>) -> StopsIfLost<'a, N> {
+        StopsIfLost { shared, lost_before: std::thread::panicking() }
+    }
+}
+
+impl<N: Send + 'static> Drop for StopsIfLost<'_, N> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.lost_before {
+            self.shared.stop("a fault in this program; see the log".into());
+        }
+    }
+}
+
+/// Of the block that is next.
+fn bytes_of<N>(queue: &Queue<N>) -> usize {
+    queue.blocks.front().map_or(0, |block| block.bytes)
+}
+
 enum Step {
     End,
     /// Until the bell rings, or, if there is one, this time comes.
@@ -545,24 +594,42 @@ impl<N: Send + 'static> Shared<N> {
 
     fn hand(&self) {
         self.real_time.fetch_or(comes_first(), Relaxed);
-        struct Ends<'a, N: Send + 'static>(&'a Shared<N>);
-        impl<N: Send + 'static> Drop for Ends<'_, N> {
-            fn drop(&mut self) {
-                if std::thread::panicking() {
-                    self.0.stop("a fault in this program; see the log".into());
-                }
-            }
-        }
-        // A hand that is lost must not leave the others waiting.
-        let _ends = Ends(self);
-        while let Some(result) = self.lay_next() {
-            let done = result.and_then(|laid| self.write(laid));
-            if let Err(e) = done {
-                let why = format!("{e}");
-                tracing::error!(error = %why, "the log stops");
-                self.stop(why.into());
+        let _lost = StopsIfLost::new(self);
+        while let Some(laid) = self.lay_next() {
+            if !self.finish(laid) {
                 return;
             }
+        }
+    }
+
+    /// Writes the block that waits, if that is for who lends a hand, and sees to it that a hand looks for the rest.
+    fn lend(&self) {
+        let _lost = StopsIfLost::new(self);
+        if let Some(laid) = self.lay_lent() {
+            self.finish(laid);
+        }
+        if self.rings(&lock(&self.queue)) {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Writes a block, if it has its place. A failure stops the log: then it is false.
+    fn finish(&self, laid: io::Result<Laid<N>>) -> bool {
+        let done = laid.and_then(|laid| self.write(laid));
+        if let Err(e) = &done {
+            tracing::error!(error = %e, "the log stops");
+            self.stop(e.to_string().into());
+        }
+        done.is_ok()
+    }
+
+    /// Whether there is something to do that no hand is awake for, or wakes up for in time. Each ring is a thread that wakes up.
+    fn rings(&self, queue: &Queue<N>) -> bool {
+        match self.step(queue) {
+            Step::Take => true,
+            Step::Note => queue.watch.is_none(),
+            Step::Wait(Some(due)) => queue.watch.is_none_or(|watch| due < watch),
+            Step::End | Step::Wait(None) => false,
         }
     }
 
@@ -637,6 +704,30 @@ impl<N: Send + 'static> Shared<N> {
             }
             return Some(self.lay(chain, open));
         }
+    }
+
+    /// Takes the block that waits and gives it its place, if who lends a hand will soon have written it: then nothing is under way, it is small, writes are short, and neither its place nor
+    /// its turn has to be waited for.
+    fn lay_lent(&self) -> Option<io::Result<Laid<N>>> {
+        if self.write_us.load(Relaxed) > LENT_MAX.as_micros() as u64 {
+            return None;
+        }
+        // In the order of `lay_next`.
+        let chain = self.chain.try_lock().ok()?;
+        let mut queue = lock(&self.queue);
+        let bytes = bytes_of(&queue);
+        let has_place = chain.file.as_ref().is_some_and(|(_, file)| chain.at + block::padded(block::HEADER + bytes) as u64 <= file.bytes());
+        // Behind a cut the state may be encoded, which takes as long as it has bytes.
+        let soon = queue.under_way == 0 && queue.blocks.len() == 1 && bytes < BLOCK_WORTH && has_place && !queue.cut;
+        if !soon || !matches!(self.step(&queue), Step::Take) {
+            return None;
+        }
+        queue.noted = false;
+        queue.under_way += 1;
+        queue.last_start = Instant::now();
+        let open = queue.blocks.pop_front()?;
+        drop(queue);
+        Some(self.lay(chain, open))
     }
 
     fn lay(&self, mut chain: MutexGuard<'_, Chain>, open: Open<N>) -> io::Result<Laid<N>> {

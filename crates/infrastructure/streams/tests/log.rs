@@ -126,6 +126,107 @@ fn what_comes_behind_a_late_write_is_written_beside_it() {
     log.close();
 }
 
+/// A log in which something was written, and when nothing more is under way.
+fn busy_before(disk: &Arc<Faulty>) -> (Log<u64>, Landings, u64) {
+    let (log, landings) = start(recover(disk, None).unwrap().2);
+    for n in 0..100 {
+        push(&log, n, 100).unwrap();
+        until("a block", || landings.lock().unwrap().len() as u64 > n);
+    }
+    (log, landings, 100)
+}
+
+#[test]
+fn who_lends_a_hand_has_written_when_it_is_done() {
+    let disk = Arc::new(Faulty::new(6));
+    let (log, landings, first) = busy_before(&disk);
+    let mut at_once = 0;
+    for n in first..first + 200 {
+        let seq = log.lending(|| push(&log, n, 100)).unwrap();
+        at_once += u64::from(log.durable() >= seq);
+        until("what was lent", || log.durable() >= seq);
+    }
+    // Now and then a hand that looks for what is to be proven is there first.
+    assert!(at_once > 20, "{at_once} of 200 were durable when the hand was given back");
+    // What proves the last one comes by itself, as ever.
+    let last = log.last();
+    until("a block behind the last", || log.durable() > last || log.last() > last);
+    // Several in one, and one that has nothing.
+    let before = log.written().0;
+    log.lending(|| (first + 200..first + 210).map(|n| push(&log, n, 100).unwrap()).last());
+    log.lending(|| ());
+    until("ten more", || landings.lock().unwrap().len() as u64 == first + 210);
+    assert!(log.written().0 - before <= 3, "{} blocks for what was pushed together", log.written().0 - before);
+    drop(log);
+    assert_eq!(recover(&disk, None).unwrap().0, (0..first + 210).collect::<Vec<_>>());
+}
+
+#[test]
+fn who_lends_a_hand_does_not_wait_for_a_slow_disk_more_than_once() {
+    const LATE: Duration = Duration::from_millis(300);
+    let disk = Arc::new(Faulty::new(7));
+    let (log, landings, first) = busy_before(&disk);
+    for n in first..first + 5 {
+        std::thread::sleep(Duration::from_millis(20));
+        disk.next_write_is_late(LATE);
+        let at = Instant::now();
+        log.lending(|| push(&log, n, 100)).unwrap();
+        assert!(n == first || at.elapsed() < LATE / 2, "entry {n} has held its thread for {:?}", at.elapsed());
+        until("it", || landings.lock().unwrap().len() as u64 == n + 1);
+    }
+    log.close();
+}
+
+#[test]
+fn what_was_pushed_by_who_is_lost_then_is_written_and_the_log_goes_on() {
+    let disk = Arc::new(Faulty::new(8));
+    let (log, landings, first) = busy_before(&disk);
+    let lost = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        log.lending(|| {
+            push(&log, first, 100).unwrap();
+            panic!("as the test wants it");
+        })
+    }));
+    assert!(lost.is_err());
+    until("what was pushed before", || landings.lock().unwrap().len() as u64 == first + 1);
+    push(&log, first + 1, 100).unwrap();
+    until("the next", || landings.lock().unwrap().len() as u64 == first + 2);
+    log.close();
+}
+
+#[test]
+fn hands_that_are_lent_and_others_write_in_one_order() {
+    let disk = Arc::new(Faulty::new(9));
+    let (log, landings, first) = busy_before(&disk);
+    let turn = Mutex::new(first);
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let (log, turn) = (&log, &turn);
+            scope.spawn(move || {
+                let mut rng = StdRng::seed_from_u64(thread);
+                for _ in 0..300 {
+                    let mut one = || {
+                        let mut next = turn.lock().unwrap();
+                        push(log, *next, if rng.random_range(0..50) == 0 { 20_000 } else { 100 }).unwrap();
+                        *next += 1;
+                    };
+                    if thread == 0 { one() } else { log.lending(one) }
+                    if thread < 2 {
+                        std::thread::sleep(Duration::from_micros(200));
+                    }
+                    // Who has written them gives the oldest files back.
+                    let files = log.files().0;
+                    files.iter().take(files.len().saturating_sub(20)).for_each(|no| log.release(*no));
+                }
+            });
+        }
+    });
+    let all = first + 1200;
+    until("all", || landings.lock().unwrap().len() as u64 == all);
+    assert!(landings.lock().unwrap().iter().map(|(_, n, _)| *n).eq(0..all));
+    log.close();
+}
+
 #[test]
 fn what_cant_be_read_is_not_the_end_of_the_log() {
     let disk = Arc::new(Faulty::new(2));

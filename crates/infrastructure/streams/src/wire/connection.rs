@@ -218,11 +218,15 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
         untaken: Arc::new(Semaphore::new(OUTBOX_MAX)),
         transients: Vec::new(),
     };
+    let log = store.log();
+    let mut reading = Box::pin(connection.read(&mut reader));
     let served = tokio::select! {
-        served = connection.read(&mut reader) => served,
+        // What a client has sent is taken first, and then written: what comes meanwhile is the next block.
+        served = std::future::poll_fn(|cx| log.lending(|| reading.as_mut().poll(cx))) => served,
         // A client that doesn't take replies, or one whose replies will never be true since the log stopped.
         ended = &mut writing.0 => ended.unwrap_or_else(|e| Err(e.to_string())),
     };
+    drop(reading);
     connection.reads.abort_all();
     for name in std::mem::take(&mut connection.transients) {
         // What a large event was being gathered in is of no use to anyone else.
