@@ -39,7 +39,7 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-use tokio::sync::watch;
+use tokio::{runtime::Handle, sync::watch};
 
 /// Number of a block, counted from 1 over the log's whole life. An entry is durable when its block and all before it are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -102,6 +102,8 @@ const PAUSES: u32 = 4;
 const PIECE_MAX: Duration = Duration::from_millis(20);
 /// Who lends a hand does not where a write takes longer than this, as a mean: it has other things to do.
 const LENT_MAX: Duration = Duration::from_millis(1);
+/// When a disk keeps who lends a hand for so long, somebody else has to look for what it would look for.
+const LENT_LONG: Duration = Duration::from_millis(10);
 /// Where a file would be full sooner than that, the next ones are needed as soon as the disk can make them.
 const LASTS: Duration = Duration::from_secs(1);
 /// How often a disk that is full is asked again.
@@ -139,6 +141,15 @@ struct Queue<N> {
     noted: bool,
     /// The open block takes nothing more.
     cut: bool,
+    /// Somebody who lends a hand is writing.
+    lent: Option<Lent>,
+}
+
+/// A hand that is lent.
+struct Lent {
+    since: Instant,
+    /// To which the thread belongs, until it has been told that it stands still.
+    runtime: Option<Handle>,
 }
 
 /// What the next block needs to know of the one before. Held while a block is laid out, so that blocks follow each other.
@@ -231,8 +242,8 @@ pub struct Log<N: Send + 'static> {
 }
 
 thread_local! {
-    /// Where a thread lends a hand: whether it has pushed anything that it is to write.
-    static LENDS: Cell<Option<bool>> = const { Cell::new(None) };
+    /// Where a thread lends a hand: to which log, and whether it has pushed anything that it is to write.
+    static LENDS: Cell<Option<(usize, bool)>> = const { Cell::new(None) };
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -269,6 +280,7 @@ impl<N: Send + 'static> Log<N> {
                 watch: None,
                 noted: false,
                 cut: false,
+                lent: None,
             }),
             bell: Condvar::new(),
             chain: Mutex::new(Chain { log: mark.log, epoch: mark.epoch + 1, link: mark.link, next: mark.next, file, at: mark.at.into(), last_file }),
@@ -335,25 +347,30 @@ impl<N: Send + 'static> Log<N> {
         let rings = (!fits || worth) && shared.rings(&queue);
         drop(queue);
         match LENDS.get() {
-            Some(_) if is_small => LENDS.set(Some(true)),
+            Some((log, _)) if log == shared.address() && is_small => LENDS.set(Some((log, true))),
             _ if rings => shared.bell.notify_one(),
             _ => {}
         }
         Ok(seq)
     }
 
-    /// Does `work` that may push to this log, and to no other, and then lends a hand: what was pushed is written by this thread, if that is soon done, and nobody has to be woken for it.
+    /// Does `work` that may push, and then lends a hand: what was pushed to this log is written by this thread, if that is soon done, and nobody has to be woken for it. A disk that stalls
+    /// keeps the thread; where that belongs to a runtime of tokio, another one of its threads is woken for what comes meanwhile.
     pub fn lending<T>(&self, work: impl FnOnce() -> T) -> T {
         // Also where the work panics: nobody else was told of what it has pushed.
         struct Ends<'a, N: Send + 'static>(&'a Shared<N>);
         impl<N: Send + 'static> Drop for Ends<'_, N> {
             fn drop(&mut self) {
-                if LENDS.take() == Some(true) {
+                if LENDS.take() == Some((self.0.address(), true)) {
                     self.0.lend();
                 }
             }
         }
-        LENDS.set(Some(false));
+        // Who lends one already does so when all is done.
+        if LENDS.get().is_some() {
+            return work();
+        }
+        LENDS.set(Some((self.shared.address(), false)));
         let _ends = Ends(&self.shared);
         work()
     }
@@ -459,7 +476,7 @@ impl<N: Send + 'static> Log<N> {
         (lock(&self.shared.slots).used.keys().copied().collect(), self.shared.options.file_bytes)
     }
 
-    /// Blocks are written by threads that other work does not hold up: this process may have real-time priority.
+    /// Its hands are threads that other work does not hold up: this process may have real-time priority.
     pub fn is_real_time(&self) -> bool {
         self.shared.real_time.load(Relaxed)
     }
@@ -515,6 +532,12 @@ impl<N: Send + 'static> Log<N> {
             let _ = hand.join();
         }
         shared.stop("it is closed".into());
+        // Nor does anyone write who has lent a hand.
+        let mut queue = lock(&shared.queue);
+        while queue.lent.is_some() {
+            queue = shared.bell.wait(queue).unwrap_or_else(|e| e.into_inner());
+        }
+        drop(queue);
         if let Some(ahead) = ahead {
             let _ = ahead.join();
         }
@@ -560,6 +583,20 @@ enum Step {
     /// An empty block tells which ones before it are durable.
     Note,
     Take,
+    /// Who has lent a hand has stood still with the disk for long.
+    Relieve,
+}
+
+/// A hand that was lent, and is given back when this is dropped.
+struct GivesBack<'a, N: Send + 'static>(&'a Shared<N>);
+
+impl<N: Send + 'static> Drop for GivesBack<'_, N> {
+    fn drop(&mut self) {
+        lock(&self.0.queue).lent = None;
+        if self.0.closing.load(Relaxed) {
+            self.0.bell.notify_all();
+        }
+    }
 }
 
 /// A block with its place, ready to be written.
@@ -605,8 +642,9 @@ impl<N: Send + 'static> Shared<N> {
     /// Writes the block that waits, if that is for who lends a hand, and sees to it that a hand looks for the rest.
     fn lend(&self) {
         let _lost = StopsIfLost::new(self);
-        if let Some(laid) = self.lay_lent() {
-            self.finish(laid);
+        if let Some((chain, open)) = self.take_lent() {
+            let _back = GivesBack(self);
+            self.finish(self.lay(chain, open));
         }
         if self.rings(&lock(&self.queue)) {
             self.bell.notify_one();
@@ -626,11 +664,16 @@ impl<N: Send + 'static> Shared<N> {
     /// Whether there is something to do that no hand is awake for, or wakes up for in time. Each ring is a thread that wakes up.
     fn rings(&self, queue: &Queue<N>) -> bool {
         match self.step(queue) {
-            Step::Take => true,
+            Step::Take | Step::Relieve => true,
             Step::Note => queue.watch.is_none(),
             Step::Wait(Some(due)) => queue.watch.is_none_or(|watch| due < watch),
             Step::End | Step::Wait(None) => false,
         }
+    }
+
+    /// Which log it is.
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// What a hand should do now.
@@ -639,6 +682,17 @@ impl<N: Send + 'static> Shared<N> {
             return Step::End;
         }
         let now = Instant::now();
+        let long = queue.lent.as_ref().filter(|lent| lent.runtime.is_some()).map(|lent| lent.since + LENT_LONG);
+        if long.is_some_and(|due| now >= due) {
+            return Step::Relieve;
+        }
+        match self.step_for_blocks(queue, now) {
+            Step::Wait(due) => Step::Wait(due.into_iter().chain(long).min()),
+            step => step,
+        }
+    }
+
+    fn step_for_blocks(&self, queue: &Queue<N>, now: Instant) -> Step {
         let idle = queue.under_way == 0;
         match queue.blocks.front() {
             None if self.closing.load(Relaxed) => Step::End,
@@ -677,6 +731,15 @@ impl<N: Send + 'static> Shared<N> {
                     drop(self.bell.wait(queue));
                     continue;
                 }
+                Step::Relieve => {
+                    let runtime = queue.lent.as_mut().and_then(|lent| lent.runtime.take());
+                    drop(queue);
+                    // It may have been the one that looks for what has come, which nobody else does before it is woken.
+                    if let Some(runtime) = runtime {
+                        runtime.spawn(async {});
+                    }
+                    continue;
+                }
                 Step::Note | Step::Take => drop(queue),
             }
             // The chain's lock is taken before the queue's, so that blocks are laid out in the order in which they are taken. Not the other way round: it may be held
@@ -692,7 +755,7 @@ impl<N: Send + 'static> Shared<N> {
                     true
                 }
                 // Another hand was there before.
-                Step::Wait(_) | Step::End => continue,
+                Step::Wait(_) | Step::Relieve | Step::End => continue,
             };
             queue.under_way += 1;
             queue.last_start = Instant::now();
@@ -706,9 +769,9 @@ impl<N: Send + 'static> Shared<N> {
         }
     }
 
-    /// Takes the block that waits and gives it its place, if who lends a hand will soon have written it: then nothing is under way, it is small, writes are short, and neither its place nor
-    /// its turn has to be waited for.
-    fn lay_lent(&self) -> Option<io::Result<Laid<N>>> {
+    /// Takes the block that waits, if who lends a hand will soon have written it: then nothing is under way, it is small, writes are short, and neither its place nor its turn has to be
+    /// waited for.
+    fn take_lent(&self) -> Option<(MutexGuard<'_, Chain>, Open<N>)> {
         if self.write_us.load(Relaxed) > LENT_MAX.as_micros() as u64 {
             return None;
         }
@@ -719,15 +782,20 @@ impl<N: Send + 'static> Shared<N> {
         let has_place = chain.file.as_ref().is_some_and(|(_, file)| chain.at + block::padded(block::HEADER + bytes) as u64 <= file.bytes());
         // Behind a cut the state may be encoded, which takes as long as it has bytes.
         let soon = queue.under_way == 0 && queue.blocks.len() == 1 && bytes < BLOCK_WORTH && has_place && !queue.cut;
-        if !soon || !matches!(self.step(&queue), Step::Take) {
+        if !soon || self.closing.load(Relaxed) || !matches!(self.step(&queue), Step::Take) {
             return None;
         }
+        let open = queue.blocks.pop_front()?;
         queue.noted = false;
         queue.under_way += 1;
         queue.last_start = Instant::now();
-        let open = queue.blocks.pop_front()?;
+        queue.lent = Some(Lent { since: queue.last_start, runtime: Handle::try_current().ok() });
+        let unwatched = queue.watch.is_none();
         drop(queue);
-        Some(self.lay(chain, open))
+        if unwatched {
+            self.bell.notify_one();
+        }
+        Some((chain, open))
     }
 
     fn lay(&self, mut chain: MutexGuard<'_, Chain>, open: Open<N>) -> io::Result<Laid<N>> {

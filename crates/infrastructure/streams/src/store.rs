@@ -978,7 +978,7 @@ impl Store {
                     }
                     at += len;
                 }
-                // The rest may wait for a device, too: these threads hold up nobody else.
+                // The rest may wait for a device, too: this holds up nobody but others who read history.
                 finish(pieces, out, late)
             })
             .await?

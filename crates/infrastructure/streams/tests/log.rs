@@ -6,6 +6,7 @@ use bytes::Bytes;
 use faulty::{Faulty, PIECES};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::{
+    io::Read,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -140,17 +141,20 @@ fn busy_before(disk: &Arc<Faulty>) -> (Log<u64>, Landings, u64) {
 fn who_lends_a_hand_has_written_when_it_is_done() {
     let disk = Arc::new(Faulty::new(6));
     let (log, landings, first) = busy_before(&disk);
-    let mut at_once = 0;
+    let (mut tries, mut at_once) = (0, 0);
     for n in first..first + 200 {
+        // On a machine that is busy with something else writes take longer.
+        let is_short = log.write_us() < 900;
         let seq = log.lending(|| push(&log, n, 100)).unwrap();
-        at_once += u64::from(log.durable() >= seq);
+        let durable = log.durable() >= seq;
+        (tries, at_once) = (tries + u64::from(is_short), at_once + u64::from(is_short && durable));
         until("what was lent", || log.durable() >= seq);
     }
     // Now and then a hand that looks for what is to be proven is there first.
-    assert!(at_once > 20, "{at_once} of 200 were durable when the hand was given back");
+    assert!(at_once >= tries / 2, "{at_once} of {tries} were durable when the hand was given back");
     // What proves the last one comes by itself, as ever.
     let last = log.last();
-    until("a block behind the last", || log.durable() > last || log.last() > last);
+    until("a block behind the last", || log.durable() > last);
     // Several in one, and one that has nothing.
     let before = log.written().0;
     log.lending(|| (first + 200..first + 210).map(|n| push(&log, n, 100).unwrap()).last());
@@ -175,6 +179,48 @@ fn who_lends_a_hand_does_not_wait_for_a_slow_disk_more_than_once() {
         until("it", || landings.lock().unwrap().len() as u64 == n + 1);
     }
     log.close();
+}
+
+#[test]
+fn a_disk_that_stalls_does_not_keep_what_comes_on_other_sockets() {
+    const LATE: Duration = Duration::from_secs(2);
+    let disk = Arc::new(Faulty::new(10));
+    let (log, landings, first) = busy_before(&disk);
+    let log = Arc::new(log);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let bind = || runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    // Who connects to the one makes it write, and to the other is answered with the end.
+    let (writes, answers) = (bind(), bind());
+    let (to_write, to_ask) = (writes.local_addr().unwrap(), answers.local_addr().unwrap());
+    let lender = log.clone();
+    runtime.spawn(async move {
+        writes.accept().await.unwrap();
+        lender.lending(|| push(&lender, first, 100)).unwrap();
+    });
+    runtime.spawn(async move { while answers.accept().await.is_ok() {} });
+    std::thread::sleep(Duration::from_millis(50));
+    disk.next_write_is_late(LATE);
+    let begun = Instant::now();
+    let _writes = std::net::TcpStream::connect(to_write).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    let mut asked = std::net::TcpStream::connect(to_ask).unwrap();
+    assert_eq!(asked.read(&mut [0]).unwrap(), 0);
+    assert!(begun.elapsed() < LATE / 2, "answered after {:?}", begun.elapsed());
+    assert_eq!(landings.lock().unwrap().len() as u64, first, "the disk has not stalled");
+    until("it", || landings.lock().unwrap().len() as u64 == first + 1);
+}
+
+#[test]
+fn a_log_is_closed_when_what_somebody_else_writes_is_written() {
+    let disk = Arc::new(Faulty::new(11));
+    let (log, landings, first) = busy_before(&disk);
+    disk.next_write_is_late(Duration::from_millis(500));
+    std::thread::scope(|scope| {
+        scope.spawn(|| log.lending(|| push(&log, first, 100)).unwrap());
+        std::thread::sleep(Duration::from_millis(100));
+        log.close();
+        assert_eq!(landings.lock().unwrap().len() as u64, first + 1);
+    });
 }
 
 #[test]

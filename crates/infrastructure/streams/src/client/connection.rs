@@ -15,6 +15,7 @@ pub(super) enum Reply {
     Setup { last: i64 },
     /// With the segment's length behind the event, if the store tells it.
     Appended { event: i64, length: Option<u64> },
+    /// With the number of the request, -1 if the reply has none, as of old servers.
     Read { id: i64, read: Read },
     Info { start: u64, length: u64, sealed: bool },
     Attribute { value: i64 },
@@ -119,7 +120,7 @@ fn parse(kind: i32, mut p: Bytes) -> Option<Reply> {
             let (at_tail, end) = (p.try_get_u8().ok()? != 0, p.try_get_u8().ok()? != 0);
             let n = p.try_get_i32().ok()? as usize;
             let data = (n <= p.len()).then(|| p.split_to(n))?;
-            Reply::Read { id: p.try_get_i64().ok()?, read: Read { offset, at_tail, end, data } }
+            Reply::Read { id: p.try_get_i64().unwrap_or(-1), read: Read { offset, at_tail, end, data } }
         }
         12 => {
             p.try_get_i64().ok()?;

@@ -303,13 +303,14 @@ impl Reads {
             }
             match self.connection.receiver.next().await? {
                 Reply::Read { id, read } => {
-                    let Some(asked) = self.asked.iter_mut().find(|asked| asked.id == id) else { continue };
+                    let Some(asked) = self.asked.iter_mut().find(|asked| asked.id == id || (id < 0 && asked.offset == read.offset)) else { continue };
                     if read.offset != asked.offset {
                         return Err(Error::Invalid(format!("the segment store answered a read of {segment} at {} with what is at {}", asked.offset, read.offset)));
                     }
                     asked.come = Some(read);
                 }
-                Reply::Failed { id, error } if id < 0 || id == self.asked[0].id => {
+                // Apache Pravega refuses a token with the read's offset as the number.
+                Reply::Failed { id, error } if id < 0 || id == self.asked[0].id || matches!(error, Error::Denied(_)) => {
                     self.asked.pop_front();
                     return Err(error);
                 }
@@ -334,6 +335,13 @@ struct SegmentTask {
 }
 
 impl SegmentTask {
+    /// With a new connection and a new token.
+    async fn connect(&mut self) -> Result<()> {
+        let (connection, token) = dial(&self.client, &self.scope, &self.stream).await?;
+        (self.reads, self.token) = (Reads::over(connection), token);
+        Ok(())
+    }
+
     async fn read(mut self, segment: SegmentNo, mut at: u64) -> Result<()> {
         let (mut renewed, mut failures) = (false, 0);
         // Since when each read has failed, and whether that was told.
@@ -357,8 +365,8 @@ impl SegmentTask {
                     return Ok(());
                 }
                 Err(Error::Truncated { start, .. }) if start > at => at = start,
-                // The token has become too old; a new one that is refused as well says something else.
-                Err(Error::Denied(_)) if !std::mem::replace(&mut renewed, true) => self.token = self.client.token(&self.scope, &self.stream, AccessOperation::Any).await?,
+                // The token has become too old; a new one that is refused as well says something else. What else was asked for with the old one is refused on the old connection.
+                Err(Error::Denied(_)) if !std::mem::replace(&mut renewed, true) => self.connect().await?,
                 Err(e) if is_away(&e) => {
                     most = READ_BYTES_MIN.max(most / 2);
                     // A server that can be reached and fails at each read is waited for as long as one that can't.
@@ -373,8 +381,7 @@ impl SegmentTask {
                         tokio::time::sleep(base::pace::pause_by_chance(failures - 1, PAUSE, FAILING_PAUSE_MAX)).await;
                     }
                     failures += 1;
-                    let (connection, token) = dial(&self.client, &self.scope, &self.stream).await?;
-                    (self.reads, self.token) = (Reads::over(connection), token);
+                    self.connect().await?;
                 }
                 Err(e) => return Err(e),
             }
@@ -503,7 +510,10 @@ mod tests {
             let last = store.asked().await;
             assert_eq!(last.1, 65);
             store.reply(codec::Reply::Error { id: last.0, segment: "s/t".into(), why: "out of order".into() }).await;
+            // A token that is too old, as Apache Pravega says so.
             assert_eq!(store.asked().await.1, 66);
+            store.reply(codec::Reply::TokenFailed { id: 66, why: "too old".into(), expired: true }).await;
+            assert_eq!(store.asked().await.1, 67);
         };
         let reading = async {
             for (at, bytes) in [(0, 10), (10, 10), (20, 10), (30, 5), (35, 10), (45, 10), (55, 10)] {
@@ -511,7 +521,8 @@ mod tests {
             }
             let failed = next(&mut reads, 65).await.unwrap_err();
             assert!(matches!(&failed, Error::Conflict(why) if why == "out of order"), "{failed}");
-            let _ = next(&mut reads, 66).await;
+            assert!(matches!(next(&mut reads, 66).await.unwrap_err(), Error::Denied(_)));
+            let _ = next(&mut reads, 67).await;
         };
         tokio::select! {
             () = script => {}
