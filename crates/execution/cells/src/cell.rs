@@ -166,6 +166,8 @@ pub struct Host {
     pub(crate) mpi: Held,
     /// Calls of MPI that this thread is in: one, and those of functions that MPI has called.
     pub(crate) calls: u32,
+    /// Functions of the guest's that this thread is in and that the host waits for, one within another. The other threads are not in them: they may sleep and be stopped.
+    pub(crate) within: u32,
     /// A call has found nothing, and others may have the processor.
     pub(crate) idle: bool,
     pub(crate) wasi: wasi::State,
@@ -465,6 +467,7 @@ pub(crate) fn store_of(engine: &wasmtime::Engine, program: &Program, spec: &Spec
         thread: 0,
         mpi: if threads.is_some() { Held::nothing() } else { Held::new(mpi::State::new(spec.rank, spec.size)) },
         calls: 0,
+        within: 0,
         idle: false,
         threads,
         wasi: wasi::State::new(spec, program.knows_workdir),
@@ -1027,9 +1030,10 @@ impl Host {
         self.share.bytes
     }
 
-    /// A cell that was built with safe points can stop here, unless MPI has called the function that is running.
+    /// A cell that was built with safe points can stop here, unless MPI has called the function that this thread is in. One that another thread is in puts a
+    /// stop off for all ([`Control::leaving`]), but is over some time: who begins to sleep meanwhile must not sleep through the stop after it.
     pub(crate) fn can_stop(&self) -> bool {
-        self.points.is_some() && !self.control.held()
+        self.points.is_some() && self.within == 0
     }
 
     /// The cell's files.
@@ -1101,15 +1105,27 @@ pub(crate) fn failure(host: &Host, e: wasmtime::Error, unwinding: bool) -> Ended
     Ended::Failed { message: format!("rank {rank}: {why}"), backtrace, code }
 }
 
+/// The host is about to call a function of the guest's, and waits for it: a stop waits too, until [`release`].
+pub(crate) fn hold(host: &mut Host) {
+    host.within += 1;
+    match &host.threads {
+        Some(threads) => threads.hold(),
+        None => _ = host.control.hold(),
+    }
+}
+
+/// It has returned.
+pub(crate) fn release(host: &mut Host) {
+    host.within -= 1;
+    host.control.release();
+}
+
 /// How a cell has ended of which a thread has thrown what nothing catches. What it is, the program's own C++ library knows; then `std::terminate` has its turn, which
 /// may be the program's. `Err`: that has ended the thread in another way.
 pub(crate) fn uncaught(store: &mut Store<Host>, instance: &Instance, e: wasmtime::Error) -> wasmtime::Result<Ended> {
     let (control, rank, threads) = (store.data().control.clone(), store.data().rank.0, store.data().threads.clone());
     // Its stack is gone: there is nothing left that could be stopped.
-    match &threads {
-        Some(threads) => threads.hold(),
-        None => drop(control.hold()),
-    }
+    hold(store.data_mut());
     let thrown = store.take_pending_exception().and_then(|thrown| {
         let tag = thrown.tag(&mut *store).ok()?;
         let of_cxx = instance.get_tag(&mut *store, CXX_TAG).is_some_and(|cxx| Tag::eq(&cxx, &tag, &*store));
@@ -1136,7 +1152,7 @@ pub(crate) fn uncaught(store: &mut Store<Host>, instance: &Instance, e: wasmtime
             match ended {
                 Err(e) if e.is::<End>() || control.killed() => {
                     // With `pthread_exit` in its handler the others go on.
-                    control.release();
+                    release(store.data_mut());
                     return Err(e);
                 }
                 _ => what,

@@ -190,7 +190,7 @@ impl Control {
         let mut view = self.view();
         if let Some(flags) = flags {
             // What the others have.
-            let stops = self.gathering() || self.stopping() && !self.held();
+            let stops = self.leaving();
             let ends = view.over || self.killed();
             for (index, value) in [(1, ends), (0, stops || ends)] {
                 // SAFETY: both words are there and aligned, as the caller promises. The guest reads them with atomic loads.
@@ -245,9 +245,9 @@ impl Control {
         self.gathering.load(Ordering::SeqCst)
     }
 
-    /// Whether its threads are to leave their work.
+    /// Whether its threads are to leave their work: not for a stop that waits for a function of the guest's.
     pub(crate) fn leaving(&self) -> bool {
-        self.stopping() || self.gathering()
+        self.gathering() || self.stopping() && !self.held()
     }
 
     /// One of the threads has ended the cell: the others end where they are.

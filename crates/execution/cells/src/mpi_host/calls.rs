@@ -5,7 +5,7 @@
 //! their caller's turn lasts as long as they run (`turn`), and no thread stands still meanwhile (`Threads::hold`).
 
 use super::{Host, get_i32, parts, put, put_i32};
-use crate::cell::End;
+use crate::cell::{self, End};
 use crate::toolchain::{ROOM, TABLE};
 use mpi::attribute::On;
 use mpi::collective::Call;
@@ -33,12 +33,9 @@ fn invoke<P: WasmParams, R: WasmResults>(c: &mut Caller<'_, Host>, f: Func, args
     let f = f.typed::<P, R>(&*c).map_err(|e| wasmtime::Error::msg(format!("a function that the program gave MPI has other parameters than MPI calls it with: {e}")))?;
     let pending = c.data_mut().pending.take();
     let (control, threads) = (c.data().control.clone(), c.data().threads.clone());
-    match &threads {
-        Some(threads) => threads.hold(),
-        None => _ = control.hold(),
-    }
+    cell::hold(c.data_mut());
     let result = f.call(&mut *c, args);
-    control.release();
+    cell::release(c.data_mut());
     c.data_mut().pending = pending;
     // A kill makes the function return early, with any result; and so does another thread that ends the cell.
     match control.killed() {

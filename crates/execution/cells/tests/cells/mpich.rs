@@ -22,6 +22,8 @@ const FAIL: &[(&str, &str)] = &[
 ];
 
 struct Program {
+    /// Its place in the list; also the seed of its moves, so that a run of it alone has the same.
+    row: u64,
     path: String,
     ranks: u32,
     args: Vec<String>,
@@ -41,17 +43,17 @@ fn programs_of_today() -> Vec<Program> {
         Err(_) => Some(std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() / 86_400 % PARTS),
     };
     let list = std::fs::read_to_string(root().join("tests/suites/mpich/list.txt")).unwrap();
-    let program = |line: &str| {
+    let program = |(row, line): (usize, &str)| {
         let columns: Vec<&str> = line.split('\t').collect();
         let args = columns[3].split_whitespace().filter(|a| *a != "-").map(str::to_string).collect();
         let tags = || columns[7].split_whitespace();
         let defines = tags().filter(|t| t.starts_with("-D") || *t == "-pthread").map(str::to_string).collect();
         let more = tags().filter_map(|t| t.strip_prefix('+')).map(str::to_string).collect();
-        Program { path: columns[1].into(), ranks: columns[2].parse().unwrap(), args, defines, more }
+        Program { row: row as u64, path: columns[1].into(), ranks: columns[2].parse().unwrap(), args, defines, more }
     };
     let only = std::env::var("CLOUDSKIN_SUITE_ONLY").unwrap_or_default();
     let all = list.lines().filter(|l| !l.starts_with('#')).enumerate();
-    let today = all.filter(|(i, _)| part.is_none_or(|p| *i as u64 % PARTS == p)).map(|(_, line)| program(line));
+    let today = all.filter(|(i, _)| part.is_none_or(|p| *i as u64 % PARTS == p)).map(program);
     today.filter(|p| p.path.starts_with(&only)).collect()
 }
 
@@ -73,7 +75,7 @@ fn the_outside_suite_passes_while_its_ranks_move() {
     };
     let util = [false, true].map(|threads| ["mtest", "mtest_common", "dtypes", "mtest_thread"].map(|name| object(name, threads)));
     let (mut wrong, mut moved) = (Vec::new(), 0);
-    for (i, p) in programs_of_today().iter().enumerate() {
+    for p in &programs_of_today() {
         let sources: Vec<PathBuf> = std::iter::once(&p.path).chain(&p.more).map(|s| suite.join(s).with_extension("c")).collect();
         let name = p.path.replace('/', "-") + &p.defines.concat() + ".wasm";
         let threads = p.defines.iter().any(|d| d == "-pthread");
@@ -82,7 +84,7 @@ fn the_outside_suite_passes_while_its_ranks_move() {
         let folder = tempfile::tempdir().unwrap();
         let outcome = built.and_then(|wasm| {
             let args: Vec<&str> = p.args.iter().map(String::as_str).collect();
-            let run = run(&std::fs::read(wasm).unwrap(), p.ranks, &args, Some(folder.path()), MOVES, i as u64);
+            let run = run(&std::fs::read(wasm).unwrap(), p.ranks, &args, Some(folder.path()), MOVES, p.row);
             moved += run.moves;
             let said = run.texts.iter().any(|t| t.lines().any(|l| l.trim() == "No Errors"));
             match run.ended.iter().find(|e| **e != Ended::Exited(0)) {
@@ -95,7 +97,7 @@ fn the_outside_suite_passes_while_its_ranks_move() {
             (Ok(moves), None) => println!("{} on {}: passes after {moves} moves", p.path, p.ranks),
             (Err(_), Some((_, why))) => println!("{} on {}: fails as it is known to: {why}", p.path, p.ranks),
             (Ok(_), Some(_)) => wrong.push(format!("{} passes and is listed as failing", p.path)),
-            (Err(e), None) => wrong.push(format!("{} on {}, seed {i}: {e}", p.path, p.ranks)),
+            (Err(e), None) => wrong.push(format!("{} on {}, seed {}: {e}", p.path, p.ranks, p.row)),
         }
     }
     println!("{moved} moves");

@@ -318,6 +318,17 @@ fn a_stop_waits_for_what_mpi_calls_and_for_whom_that_waits() {
     }
 }
 
+/// A thread falls asleep while MPI waits for a function that another one is in. When that has returned a stop finds the sleeper too, however long it would sleep on.
+#[test]
+fn who_fell_asleep_while_mpi_called_a_function_is_stopped_after_it() {
+    let (text, ended, stops) = disturbed(&threaded("sleeper.c"), &["sleeper"], 1, |control, random| {
+        control.stop();
+        pause(random, 2000);
+    });
+    assert_eq!((text.as_str(), ended), ("woken\n", Ended::Exited(0)));
+    assert!(stops > 0);
+}
+
 /// As those of programs without threads.
 #[test]
 fn a_crafted_snapshot_of_threads_does_not_panic() {
