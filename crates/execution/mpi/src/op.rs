@@ -94,6 +94,12 @@ trait Number: Copy + PartialOrd {
     const SIZE: usize;
     fn read(b: &[u8]) -> Self;
     fn write(self, b: &mut [u8]);
+    /// Combines elements that follow each other.
+    fn zip(into: &mut [u8], from: &[u8], f: impl Fn(Self, Self) -> Self) {
+        for (a, b) in into.chunks_exact_mut(Self::SIZE).zip(from.chunks_exact(Self::SIZE)) {
+            f(Self::read(a), Self::read(b)).write(a);
+        }
+    }
 }
 macro_rules! number {
     ($($t:ty),*) => {$(
@@ -103,6 +109,14 @@ macro_rules! number {
             fn read(b: &[u8]) -> Self { <$t>::from_le_bytes(b.try_into().expect("the chunk has the number's size")) }
             #[inline]
             fn write(self, b: &mut [u8]) { b.copy_from_slice(&self.to_le_bytes()) }
+            // As arrays, whose length the compiler knows: it makes vector instructions of the loop.
+            #[inline]
+            fn zip(into: &mut [u8], from: &[u8], f: impl Fn(Self, Self) -> Self) {
+                let (into, from) = (into.as_chunks_mut::<{ size_of::<$t>() }>().0, from.as_chunks::<{ size_of::<$t>() }>().0);
+                for (a, b) in into.iter_mut().zip(from) {
+                    *a = f(<$t>::from_le_bytes(*a), <$t>::from_le_bytes(*b)).to_le_bytes();
+                }
+            }
         }
     )*};
 }
@@ -131,27 +145,20 @@ macro_rules! quad {
 }
 quad!(Add add, Sub sub, Mul mul);
 
-#[inline]
-fn zip<T: Number>(into: &mut [u8], from: &[u8], f: impl Fn(T, T) -> T) {
-    for (a, b) in into.chunks_exact_mut(T::SIZE).zip(from.chunks_exact(T::SIZE)) {
-        f(T::read(a), T::read(b)).write(a);
-    }
-}
-
 macro_rules! integer {
     ($t:ty, $op:expr, $into:expr, $from:expr) => {{
         let flag = |b: bool| b as u8 as $t;
         match $op {
-            Op::Max => zip::<$t>($into, $from, |a, b| a.max(b)),
-            Op::Min => zip::<$t>($into, $from, |a, b| a.min(b)),
-            Op::Sum => zip::<$t>($into, $from, |a, b| a.wrapping_add(b)),
-            Op::Prod => zip::<$t>($into, $from, |a, b| a.wrapping_mul(b)),
-            Op::Land => zip::<$t>($into, $from, |a, b| flag(a != 0 && b != 0)),
-            Op::Lor => zip::<$t>($into, $from, |a, b| flag(a != 0 || b != 0)),
-            Op::Lxor => zip::<$t>($into, $from, |a, b| flag((a != 0) != (b != 0))),
-            Op::Band => zip::<$t>($into, $from, |a, b| a & b),
-            Op::Bor => zip::<$t>($into, $from, |a, b| a | b),
-            Op::Bxor => zip::<$t>($into, $from, |a, b| a ^ b),
+            Op::Max => <$t as Number>::zip($into, $from, |a, b| a.max(b)),
+            Op::Min => <$t as Number>::zip($into, $from, |a, b| a.min(b)),
+            Op::Sum => <$t as Number>::zip($into, $from, |a, b| a.wrapping_add(b)),
+            Op::Prod => <$t as Number>::zip($into, $from, |a, b| a.wrapping_mul(b)),
+            Op::Land => <$t as Number>::zip($into, $from, |a, b| flag(a != 0 && b != 0)),
+            Op::Lor => <$t as Number>::zip($into, $from, |a, b| flag(a != 0 || b != 0)),
+            Op::Lxor => <$t as Number>::zip($into, $from, |a, b| flag((a != 0) != (b != 0))),
+            Op::Band => <$t as Number>::zip($into, $from, |a, b| a & b),
+            Op::Bor => <$t as Number>::zip($into, $from, |a, b| a | b),
+            Op::Bxor => <$t as Number>::zip($into, $from, |a, b| a ^ b),
             Op::Replace => $into.copy_from_slice($from),
             Op::MaxLoc | Op::MinLoc => return Err(unfit($op, "an integer")),
         }
@@ -160,10 +167,10 @@ macro_rules! integer {
 macro_rules! float {
     ($t:ty, $op:expr, $into:expr, $from:expr) => {{
         match $op {
-            Op::Max => zip::<$t>($into, $from, |a, b| if b > a { b } else { a }),
-            Op::Min => zip::<$t>($into, $from, |a, b| if b < a { b } else { a }),
-            Op::Sum => zip::<$t>($into, $from, |a, b| a + b),
-            Op::Prod => zip::<$t>($into, $from, |a, b| a * b),
+            Op::Max => <$t as Number>::zip($into, $from, |a, b| if b > a { b } else { a }),
+            Op::Min => <$t as Number>::zip($into, $from, |a, b| if b < a { b } else { a }),
+            Op::Sum => <$t as Number>::zip($into, $from, |a, b| a + b),
+            Op::Prod => <$t as Number>::zip($into, $from, |a, b| a * b),
             Op::Replace => $into.copy_from_slice($from),
             _ => return Err(unfit($op, "a floating-point number")),
         }
