@@ -209,7 +209,7 @@ impl Control {
         let view = self.view();
         if self.killed() {
             view.set(1, 1);
-        } else if self.held() {
+        } else if self.held() || !self.stopping() {
             return;
         }
         view.set(0, 1);
@@ -271,8 +271,8 @@ impl Control {
 
     /// A host call is about to call a function of the guest's: until [`Control::release`] a stop waits, since a poll in that function would unwind into the
     /// host. A kill does not wait; who calls must look for it when the function has returned. `true`: threads have left their work already, and are to be
-    /// called back.
-    pub fn hold(&self) -> bool {
+    /// called back. Only by [`crate::cell::hold`], which remembers which thread is in the function.
+    pub(crate) fn hold(&self) -> bool {
         let view = self.view();
         self.held.fetch_add(1, Ordering::SeqCst);
         self.lower(&view);
@@ -285,7 +285,7 @@ impl Control {
     }
 
     /// The function has returned.
-    pub fn release(&self) {
+    pub(crate) fn release(&self) {
         self.held.fetch_sub(1, Ordering::SeqCst);
         if self.stopping() {
             self.raise();

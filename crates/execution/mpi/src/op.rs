@@ -272,6 +272,25 @@ fn apply_size(basic: Basic) -> Option<usize> {
 mod tests {
     use super::*;
 
+    /// Vectors and what remains behind them: each element as if it were alone.
+    #[test]
+    fn many_elements_are_combined_as_each_is() {
+        let ops = [Op::Max, Op::Min, Op::Sum, Op::Prod, Op::Land, Op::Lor, Op::Lxor, Op::Band, Op::Bor, Op::Bxor, Op::Replace];
+        let all = [Basic::I8, Basic::I16, Basic::I32, Basic::I64, Basic::U8, Basic::U16, Basic::U32, Basic::U64, Basic::F32, Basic::F64, Basic::F128, Basic::C32, Basic::C64];
+        for (basic, op) in all.into_iter().flat_map(|basic| ops.map(|op| (basic, op))).filter(|(basic, op)| check(*op, *basic).is_ok()) {
+            let size = apply_size(basic).unwrap();
+            for n in [0, 1, 37, 64] {
+                // Of a double, byte 7 has the sign and most of the exponent: finite, of both signs.
+                let bytes = |seed: usize| (0..n * size).map(|i| (i * 37 + seed) as u8 & 0xbf).collect::<Vec<u8>>();
+                let (mut one, from) = (bytes(1), bytes(101));
+                let mut many = one.clone();
+                apply(op, basic, &mut many, &from).unwrap();
+                one.chunks_mut(size).zip(from.chunks(size)).for_each(|(into, from)| apply(op, basic, into, from).unwrap());
+                assert_eq!(many, one, "{op:?} of {n} {basic:?}");
+            }
+        }
+    }
+
     #[test]
     fn integers_and_locations() {
         let mut a = 12i32.to_le_bytes().to_vec();

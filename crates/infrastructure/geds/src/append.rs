@@ -74,7 +74,7 @@ enum Record {
     Part { n: u64, id: ObjectId },
     /// So much is durable. (Before there was `Appended`: so much was appended, and nobody can look whether it is there.)
     Committed { len: u64 },
-    /// Uploaded and read back.
+    /// Uploaded and compared.
     Away { n: u64, location: String },
     /// It becomes this object. If the catalog has that, this one is over.
     Sealing { id: ObjectId },
@@ -325,7 +325,7 @@ struct Looked<'a> {
 }
 
 impl Looked<'_> {
-    /// `away`: parts that were uploaded and read back. `part_id`: what a part is encrypted for.
+    /// `away`: parts that were uploaded and compared. `part_id`: what a part is encrypted for.
     fn has(&self, append: &Append, away: impl Fn(u64) -> bool, part_id: impl Fn(u64) -> Option<ObjectId>) -> Result<bool> {
         let path = |n: u64| self.folder.join(format!("{}.{n}", self.id));
         let whole = |n: u64, read: std::io::Result<()>| match read {

@@ -1,6 +1,6 @@
 //! Uploads that were begun and are not recorded yet: what may lie in the persistency tier without anybody knowing.
 //!
-//! An upload is written, read back and then recorded. A kill in between, or an answer that is lost, leaves it there, and if its object is deleted before the next try nobody removes it. So the
+//! An upload is written, compared and then recorded. A kill in between, or an answer that is lost, leaves it there, and if its object is deleted before the next try nobody removes it. So the
 //! node makes an empty file with the id as its name before the first byte goes, and takes it away when somebody who lasts knows of the upload: the catalog, or the log of an appendable object for
 //! one of its parts. What is left is looked after by the collector (`collect.rs`). A crash costs at most a look too many.
 

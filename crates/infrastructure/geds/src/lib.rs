@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            Catalog (who has what)                      Persist (folder or S3)
-//!   Namenode in the hub ── RemoteCatalog                        ▲ spill, read back
+//!   Namenode in the hub ── RemoteCatalog                        ▲ spill, fetch
 //!            ▲ seal, lookup                                     │
 //!   Writer ──┴─ seal ──► sealed file ── map ──► Object ◄── Node ┴──── peers over mutual TLS, `geds/1`
 //! ```

@@ -4,7 +4,7 @@
 //! check it, keep it, tell the catalog. Copies are found by id, so a rename costs nothing and a stale copy can't be taken for the new one.
 //!
 //! The order of steps is what keeps data alive, and each step may be the last one before a crash:
-//! seal: file durable → catalog → acknowledged. Fetch: file durable → catalog. Spill: uploaded and read back → catalog knows the upload →
+//! seal: file durable → catalog → acknowledged. Fetch: file durable → catalog. Spill: uploaded and compared → catalog knows the upload →
 //! catalog forgets the copy → file removed. So the catalog never counts a copy that isn't there.
 //!
 //! How a copy is fetched is in `fetch.rs`. When the limit is near, the spiller makes room (`spill.rs`); when it is reached, writers wait (`writer.rs`).
@@ -972,7 +972,7 @@ impl Inner {
         self.upload_held(persist, meta, pace).await
     }
 
-    /// Brings bytes to the persistency tier, in bounded time, and reads them back.
+    /// Brings bytes to the persistency tier, in bounded time, and compares what has come there.
     pub(crate) async fn put_within(&self, persist: &Persist, upload: Upload<'_>, pace: &Pace) -> Result<String> {
         let Upload { bucket, key, id, content, checksum, source } = upload;
         let size = content.len() as u64;

@@ -1,12 +1,13 @@
 //! The persistency tier: a folder, or a bucket of S3, Google or Azure, behind one interface.
 //!
-//! An object lies under its id, so nothing is ever overwritten and a name from outside never becomes a path. Who uploads reads the
-//! object back before anyone relies on it. Nothing here decides what is uploaded or removed.
+//! An object lies under its id, so nothing is ever overwritten and a name from outside never becomes a path. What was uploaded is
+//! compared before anyone relies on it: by the sum that the store has made of what it got, or else by reading it back. Nothing here decides what is uploaded or removed.
 
 use crate::{BucketName, Error, Key, ObjectId, Referee, Result, lay::{self, Laid}, names::Prefix, node::compute};
 use base::Pace;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use md5::{Digest, Md5};
 use object_store::{
     Attribute, Attributes, BackoffConfig, ClientOptions, GetOptions, GetResult, GetResultPayload, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, RetryConfig,
     aws::AmazonS3Builder,
@@ -22,14 +23,17 @@ use std::{
     io, ops,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::{
     runtime::Handle,
     task::{JoinError, JoinSet},
 };
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// Larger objects go up in parts of this size, or of a larger one where that would be too many: S3 and Google allow 10 000, Azure 50 000.
 const PART_BYTES: usize = 16 << 20;
@@ -131,6 +135,8 @@ pub struct Persist {
     folder: Option<Arc<LocalFileSystem>>,
     /// Where it listens, if that was said.
     endpoint: Option<String>,
+    /// What its entity tags are, of uploads in one piece and of those in parts: [`UNKNOWN`], [`SUMS`] or [`NO_SUMS`].
+    tags: Arc<[AtomicU8; 2]>,
 }
 
 impl fmt::Debug for Persist {
@@ -143,6 +149,13 @@ impl fmt::Display for Persist {
         f.write_str(&self.name)
     }
 }
+
+/// Nothing was put there yet.
+const UNKNOWN: u8 = 0;
+/// Sums of what it got: one was, and what it belongs to came back whole, so that who asks may also read there.
+const SUMS: u8 = 1;
+/// One was something else.
+const NO_SUMS: u8 = 2;
 
 /// What lies in the tier at a name that anybody may write to.
 #[derive(Clone, Debug)]
@@ -263,7 +276,8 @@ struct Parts {
 }
 
 impl Parts {
-    async fn put(mut self, content: Bytes, pace: &Pace) -> object_store::Result<()> {
+    /// Gives the entity tag.
+    async fn put(mut self, content: Bytes, pace: &Pace) -> object_store::Result<Option<String>> {
         let done = self.put_all(content, pace).await;
         let upload = self.upload.take();
         if let (Err(_), Some(upload)) = (&done, upload) {
@@ -272,7 +286,7 @@ impl Parts {
         done
     }
 
-    async fn put_all(&mut self, content: Bytes, pace: &Pace) -> object_store::Result<()> {
+    async fn put_all(&mut self, content: Bytes, pace: &Pace) -> object_store::Result<Option<String>> {
         let upload = self.upload.as_mut().expect("it is taken when this has returned");
         let part_bytes = part_bytes(content.len());
         // Dropped, they are called off.
@@ -288,7 +302,7 @@ impl Parts {
         while let Some(part) = under_way.join_next().await {
             joined(Some(part))?;
         }
-        upload.complete().await.map(|_| ())
+        upload.complete().await.map(|put| put.e_tag)
     }
 }
 
@@ -341,6 +355,23 @@ impl Drop for Parts {
     }
 }
 
+/// Whether an entity tag is the MD5 of this content, as that of S3 is unless it encrypts with keys of a key service or of the customer's, and Google's; of an upload in parts, the MD5 of the parts' MD5s and how many
+/// they are. Others', and Azure's, are something else.
+fn is_sum_of(tag: &str, content: &[u8]) -> bool {
+    let tag = tag.trim_matches('"');
+    let (sum, parts) = tag.split_once('-').map_or((tag, None), |(sum, parts)| (sum, Some(parts)));
+    let Some(told) = (sum.len() == 32).then(|| u128::from_str_radix(sum, 16).ok()).flatten() else { return false };
+    let part_bytes = if parts.is_some() { part_bytes(content.len()) } else { content.len() };
+    if parts.is_some_and(|parts| parts.parse() != Ok(content.len().div_ceil(part_bytes))) {
+        return false;
+    }
+    let made = match parts {
+        None => Md5::digest(content),
+        Some(_) => content.chunks(part_bytes).fold(Md5::new(), |all, part| all.chain_update(Md5::digest(part))).finalize(),
+    };
+    told.to_be_bytes() == made[..]
+}
+
 /// The size of the parts of an object.
 fn part_bytes(size: usize) -> usize {
     PART_BYTES.max(size.div_ceil(PARTS_MAX))
@@ -356,7 +387,7 @@ impl Persist {
         let _ = lay::sync_folder_of(path);
         let name = format!("file:{}", path.display());
         let store = Arc::new(LocalFileSystem::new_with_prefix(path).map_err(failed("open", &name))?.with_fsync(true));
-        Ok(Persist { store: store.clone(), name, describes: false, folder: Some(store), endpoint: None })
+        Ok(Persist { folder: Some(store.clone()), describes: false, ..Persist::over(store, name) })
     }
 
     /// An object there says which of two namenodes leads.
@@ -366,7 +397,7 @@ impl Persist {
 
     /// Another kind of store, which a program brings along and which keeps objects' metadata. What is told of it is `name`.
     pub fn over(store: Arc<dyn ObjectStore>, name: impl Into<String>) -> Persist {
-        Persist { store, name: name.into(), describes: true, folder: None, endpoint: None }
+        Persist { store, name: name.into(), describes: true, folder: None, endpoint: None, tags: Arc::new([const { AtomicU8::new(UNKNOWN) }; 2]) }
     }
 
     /// An S3 bucket, which must exist. A server that is away for a moment is waited for; one that can't be reached is told as an error
@@ -389,7 +420,8 @@ impl Persist {
             builder =
                 builder.with_access_key_id(&options.access_key.0).with_secret_access_key(&options.secret_key.0);
         }
-        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name, describes: true, folder: None, endpoint: options.endpoint })
+        let store = Arc::new(builder.build().map_err(failed("open", &name))?);
+        Ok(Persist { endpoint: options.endpoint, ..Persist::over(store, name) })
     }
 
     /// A bucket of Google's, which must exist; with the patience of [`Persist::s3`].
@@ -410,7 +442,8 @@ impl Persist {
         } else if let Some(file) = &options.key_file {
             builder = builder.with_service_account_path(file.to_string_lossy());
         }
-        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name, describes: true, folder: None, endpoint: options.endpoint })
+        let store = Arc::new(builder.build().map_err(failed("open", &name))?);
+        Ok(Persist { endpoint: options.endpoint, ..Persist::over(store, name) })
     }
 
     /// A container of Azure's, which must exist; with the patience of [`Persist::s3`].
@@ -434,7 +467,8 @@ impl Persist {
         } else if !options.sas.is_empty() {
             builder = builder.with_config(AzureConfigKey::SasKey, &options.sas.0);
         }
-        Ok(Persist { store: Arc::new(builder.build().map_err(failed("open", &name))?), name, describes: true, folder: None, endpoint: options.endpoint })
+        let store = Arc::new(builder.build().map_err(failed("open", &name))?);
+        Ok(Persist { endpoint: options.endpoint, ..Persist::over(store, name) })
     }
 
     /// Why it does not answer, as far as that is known at once, where its own client tries for long before it says so: its address has no host, or nobody listens there.
@@ -455,29 +489,57 @@ impl Persist {
         format!("objects/{id}")
     }
 
-    /// Uploads an object, not faster than `pace`, and reads it back. The location is worth recording only when this returned. `named`: what it is called now, for who finds it there.
+    /// Uploads an object, not faster than `pace`, and compares what has come there with `checksum`. The location is worth recording only when this returned. `named`: what it is called now, for who
+    /// finds it there.
     pub(crate) async fn put(&self, named: (&BucketName, &Key), id: ObjectId, content: Bytes, checksum: u64, pace: &Pace) -> Result<String> {
         let location = Persist::place(id);
         let path = Location::from(location.as_str());
-        let size = content.len();
-        if let Some(folder) = &self.folder {
+        let (size, sent, in_parts) = (content.len(), content.clone(), content.len() > PART_BYTES);
+        let tag = if let Some(folder) = &self.folder {
             let laid = lay(folder, &location, content, pace).await?;
             compute(move || laid.replace()).await?.map_err(not_laid(&location))?;
-        } else if size <= PART_BYTES {
+            None
+        } else if !in_parts {
             pace.wait(size as u64).await;
-            self.store.put_opts(&path, content.into(), self.described(named).into()).await.map_err(failed("write", &location))?;
+            self.store.put_opts(&path, content.into(), self.described(named).into()).await.map_err(failed("write", &location))?.e_tag
         } else {
             let upload = self.store.put_multipart_opts(&path, self.described(named).into()).await.map_err(failed("write", &location))?;
-            Parts { upload: Some(upload), location: location.clone() }.put(content, pace).await.map_err(failed("write", &location))?;
-        }
-        let (found, sum) = self.look_through(&location).await?;
-        if found != size as u64 || sum != checksum {
+            Parts { upload: Some(upload), location: location.clone() }.put(content, pace).await.map_err(failed("write", &location))?
+        };
+        let (found, equal) = self.compare(&location, tag, in_parts, sent, Some(checksum)).await?;
+        if !equal {
             return Err(Error::Peer {
                 peer: self.name.clone(),
                 message: format!("{location} came back with {found} bytes of {size}, or with other content"),
             });
         }
         Ok(location)
+    }
+
+    /// Compares what lies at a location with the content that was put there, of which this is the checksum if it is known: how many bytes there are, and whether it is that. A store whose
+    /// entity tags have been sums, and which has given back what it took, is believed when the next one is the sum; any other is read.
+    async fn compare(&self, location: &str, tag: Option<String>, in_parts: bool, content: Bytes, checksum: Option<u64>) -> Result<(u64, bool)> {
+        let (size, tags) = (content.len() as u64, &self.tags[usize::from(in_parts)]);
+        let tag = tag.filter(|_| tags.load(Relaxed) != NO_SUMS);
+        // The content is not held while it is read there.
+        let (sum, is_sum) = match (tag, checksum) {
+            (None, Some(checksum)) => {
+                drop(content);
+                (checksum, None)
+            }
+            (tag, _) => compute(move || (xxh3_64(&content), tag.map(|tag| is_sum_of(&tag, &content)))).await?,
+        };
+        let checksum = checksum.unwrap_or(sum);
+        if is_sum == Some(true) && sum == checksum && tags.load(Relaxed) == SUMS {
+            return Ok((size, true));
+        }
+        let (found, there) = self.look_through(location).await?;
+        let equal = found == size && there == checksum;
+        if let (true, Some(is_sum)) = (equal, is_sum) {
+            tags.store(if is_sum { SUMS } else { NO_SUMS }, Relaxed);
+            tracing::debug!(store = %self, in_parts, is_sum, "what its entity tags are");
+        }
+        Ok((found, equal))
     }
 
     /// The user metadata of an upload.
@@ -615,14 +677,25 @@ impl Persist {
 
     /// Writes an object under a name of the caller's, unless there is one: `false` then. It is there as a whole or not at all.
     pub async fn create(&self, location: &str, content: Bytes) -> Result<bool> {
+        Ok(self.create_tagged(location, content).await?.is_some())
+    }
+
+    /// The same, for who gives each object a name of its own: whether what is there then is this content. What was there already may be an upload of the caller's whose answer was lost.
+    pub async fn create_compared(&self, location: &str, content: Bytes) -> Result<bool> {
+        let tag = self.create_tagged(location, content.clone()).await?.flatten();
+        Ok(self.compare(location, tag, false, content, None).await?.1)
+    }
+
+    /// `None`: there is one already. Else its entity tag, if it got one.
+    async fn create_tagged(&self, location: &str, content: Bytes) -> Result<Option<Option<String>>> {
         if let Some(folder) = &self.folder {
             let laid = lay(folder, location, content, &Pace::default()).await?;
-            return compute(move || laid.create()).await?.map_err(not_laid(location));
+            return compute(move || laid.create()).await?.map(|made| made.then_some(None)).map_err(not_laid(location));
         }
         let path = Location::from(location);
         match self.store.put_opts(&path, content.into(), PutMode::Create.into()).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Ok(put) => Ok(Some(put.e_tag)),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(None),
             Err(e) => Err(failed("write", location)(e)),
         }
     }
@@ -700,6 +773,20 @@ mod tests {
         assert_eq!(part_bytes(1 << 30), PART_BYTES);
     }
 
+    /// As `md5sum` and `openssl md5` make them.
+    #[test]
+    fn an_entity_tag_is_compared_with_what_was_sent_in_one_piece_or_in_parts() {
+        assert!(is_sum_of("\"900150983cd24fb0d6963f7d28e17f72\"", b"abc") && is_sum_of("d41d8cd98f00b204e9800998ecf8427e", b""));
+        assert!(!is_sum_of("\"900150983cd24fb0d6963f7d28e17f72\"", b"abd"));
+        let large = vec![b'a'; PART_BYTES + 1];
+        let parts = "48e71d30757e1eff6c4e8a55fe9782fa";
+        assert!(is_sum_of(&format!("\"{parts}-2\""), &large));
+        assert!(!is_sum_of(&format!("{parts}-2"), &[&large[..PART_BYTES], b"b"].concat()));
+        for other in [format!("{parts}-3"), parts.into(), format!("{parts}-"), "-2".into(), String::new(), "\"1\"".into(), "0x8DC0".into()] {
+            assert!(!is_sum_of(&other, &large), "{other}");
+        }
+    }
+
     #[test]
     fn a_name_goes_into_a_header_and_a_long_one_stays_away() {
         assert_eq!(escaped("a b/\u{e9}%~\n"), "a%20b/%C3%A9%25~%0A");
@@ -731,6 +818,16 @@ mod tests {
         assert_eq!(persist.list("a/b").await.unwrap(), ["a/b/1"]);
         persist.delete("a/b/1").await.unwrap();
         assert!(persist.read("a/b/1", 0..1).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_lies_at_a_name_already_is_compared_too() {
+        let persist = Persist::over(Arc::new(object_store::memory::InMemory::new()), "memory");
+        for (content, equal) in [("one", true), ("one", true), ("two", false)] {
+            assert_eq!(persist.create_compared("a", content.into()).await.unwrap(), equal);
+        }
+        let wrong = persist.put((&BucketName::new("data").unwrap(), &Key::new("k").unwrap()), ObjectId(1), "abc".into(), 1, &Pace::default()).await;
+        assert!(wrong.unwrap_err().to_string().contains("other content"));
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ spans! {
     fetch "geds.fetch";
     /// Upload and free.
     spill "geds.spill";
-    /// Upload and read back.
+    /// Upload and comparison.
     upload "geds.upload";
 }
 

@@ -9,17 +9,18 @@
 //! a share of the time that a write takes, so that blocks don't become smaller than the disk deserves. Where writes are short, the hand that
 //! has ended one takes what has come meanwhile.
 //!
-//! Whoever pushes may *lend* a hand ([`Log::lending`]): it writes a small block itself, where nothing is under way and writes are short. Waking another thread for it, and that one waking the first
-//! when it is done, take longer than such a write.
+//! Whoever pushes may *lend* a hand ([`Log::lending`]): it writes a small block itself, where nothing is under way and writes are short (`log/lent.rs`).
 //!
-//! Files are *slots* that are used again; the number in a block's header says which file of the log it belongs to. An entry's payload is
+//! Files are *slots* that are used again (`log/slots.rs`); the number in a block's header says which file of the log it belongs to. An entry's payload is
 //! placed beside the others of its *group* in the block, so that a reader of one group finds few, long pieces.
 //!
 //! A write that fails stops the log for good: [`Error::Stopped`] to all who wait and all who come. The log does not know what entries mean,
 //! and it never frees a file by itself: [`Log::release`].
 
 mod block;
+mod lent;
 mod recovery;
+mod slots;
 
 pub use block::{BLOCK, crc32c, crc32c_join};
 pub use recovery::Recovered;
@@ -27,9 +28,10 @@ pub use recovery::Recovered;
 use crate::{Error, Result, disk::Disk, disk::DiskFile};
 use block::Header;
 use bytes::Bytes;
+use lent::Lent;
 use serde::{Deserialize, Serialize};
+use slots::Slots;
 use std::{
-    cell::Cell,
     collections::{BTreeMap, HashMap, VecDeque},
     io::{self, IoSlice},
     sync::{
@@ -39,7 +41,7 @@ use std::{
     thread::JoinHandle,
     time::{Duration, Instant},
 };
-use tokio::{runtime::Handle, sync::watch};
+use tokio::sync::watch;
 
 /// Number of a block, counted from 1 over the log's whole life. An entry is durable when its block and all before it are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -95,20 +97,6 @@ const BLOCK_WORTH: usize = 256 << 10;
 const SHARE_MIN: Duration = Duration::from_micros(200);
 /// Where writes are that short, what comes waits for the one that is under way. One that is late holds it up for no longer than this.
 const LATE: Duration = Duration::from_micros(1600);
-/// Files that are kept ready. With one, a disk that others fill at once would leave nothing to the records by which files become free.
-const READY: usize = 2;
-/// A pause behind a piece of a new file is so many times as long as that took, as far as it is not longer than this.
-const PAUSES: u32 = 4;
-const PIECE_MAX: Duration = Duration::from_millis(20);
-/// Who lends a hand does not where a write takes longer than this, as a mean: it has other things to do.
-const LENT_MAX: Duration = Duration::from_millis(1);
-/// When a disk keeps who lends a hand for so long, somebody else has to look for what it would look for.
-const LENT_LONG: Duration = Duration::from_millis(10);
-/// Where a file would be full sooner than that, the next ones are needed as soon as the disk can make them.
-const LASTS: Duration = Duration::from_secs(1);
-/// How often a disk that is full is asked again.
-const FULL_RETRY: Duration = Duration::from_millis(200);
-
 /// An entry that is on the disk. `note` is what was pushed with it.
 pub struct Landed<N> {
     pub note: N,
@@ -145,13 +133,6 @@ struct Queue<N> {
     lent: Option<Lent>,
 }
 
-/// A hand that is lent.
-struct Lent {
-    since: Instant,
-    /// To which the thread belongs, until it has been told that it stands still.
-    runtime: Option<Handle>,
-}
-
 /// What the next block needs to know of the one before. Held while a block is laid out, so that blocks follow each other.
 struct Chain {
     log: u64,
@@ -161,32 +142,6 @@ struct Chain {
     file: Option<(FileNo, Arc<dyn DiskFile>)>,
     at: u64,
     last_file: FileNo,
-}
-
-struct Slots {
-    free: Vec<Slot>,
-    /// Which slot a file lies in.
-    used: BTreeMap<FileNo, Slot>,
-    made: u64,
-}
-
-impl Slots {
-    fn ready(&self) -> usize {
-        self.free.iter().filter(|s| Arc::strong_count(&s.file) == 1).count()
-    }
-
-    /// How many files can be taken as far as the disk has room: those that are ready, and new ones without the last.
-    fn disk_left(&self, options: &Options, disk_free: io::Result<u64>) -> u64 {
-        // A disk that does not say has as much as it takes.
-        let room = disk_free.map_or(options.files_max as u64, |bytes| (bytes / options.file_bytes).saturating_sub(1));
-        self.free.len() as u64 + room
-    }
-}
-
-#[derive(Clone)]
-struct Slot {
-    name: String,
-    file: Arc<dyn DiskFile>,
 }
 
 /// Blocks that are on the disk while one before them is not.
@@ -239,11 +194,6 @@ struct Shared<N> {
 pub struct Log<N: Send + 'static> {
     shared: Arc<Shared<N>>,
     hands: Mutex<Vec<JoinHandle<()>>>,
-}
-
-thread_local! {
-    /// Where a thread lends a hand: to which log, and whether it has pushed anything that it is to write.
-    static LENDS: Cell<Option<(usize, bool)>> = const { Cell::new(None) };
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -346,33 +296,10 @@ impl<N: Send + 'static> Log<N> {
         let is_small = queue.blocks.len() == 1 && bytes_of(&queue) < BLOCK_WORTH;
         let rings = (!fits || worth) && shared.rings(&queue);
         drop(queue);
-        match LENDS.get() {
-            Some((log, _)) if log == shared.address() && is_small => LENDS.set(Some((log, true))),
-            _ if rings => shared.bell.notify_one(),
-            _ => {}
+        if !(is_small && shared.is_lent()) && rings {
+            shared.bell.notify_one();
         }
         Ok(seq)
-    }
-
-    /// Does `work` that may push, and then lends a hand: what was pushed to this log is written by this thread, if that is soon done, and nobody has to be woken for it. A disk that stalls
-    /// keeps the thread; where that belongs to a runtime of tokio, another one of its threads is woken for what comes meanwhile.
-    pub fn lending<T>(&self, work: impl FnOnce() -> T) -> T {
-        // Also where the work panics: nobody else was told of what it has pushed.
-        struct Ends<'a, N: Send + 'static>(&'a Shared<N>);
-        impl<N: Send + 'static> Drop for Ends<'_, N> {
-            fn drop(&mut self) {
-                if LENDS.take() == Some((self.0.address(), true)) {
-                    self.0.lend();
-                }
-            }
-        }
-        // Who lends one already does so when all is done.
-        if LENDS.get().is_some() {
-            return work();
-        }
-        LENDS.set(Some((self.shared.address(), false)));
-        let _ends = Ends(&self.shared);
-        work()
     }
 
     /// The number of the last block that anything was pushed to: waiting for it waits for everything so far.
@@ -587,18 +514,6 @@ enum Step {
     Relieve,
 }
 
-/// A hand that was lent, and is given back when this is dropped.
-struct GivesBack<'a, N: Send + 'static>(&'a Shared<N>);
-
-impl<N: Send + 'static> Drop for GivesBack<'_, N> {
-    fn drop(&mut self) {
-        lock(&self.0.queue).lent = None;
-        if self.0.closing.load(Relaxed) {
-            self.0.bell.notify_all();
-        }
-    }
-}
-
 /// A block with its place, ready to be written.
 struct Laid<N> {
     seq: Seq,
@@ -639,18 +554,6 @@ impl<N: Send + 'static> Shared<N> {
         }
     }
 
-    /// Writes the block that waits, if that is for who lends a hand, and sees to it that a hand looks for the rest.
-    fn lend(&self) {
-        let _lost = StopsIfLost::new(self);
-        if let Some((chain, open)) = self.take_lent() {
-            let _back = GivesBack(self);
-            self.finish(self.lay(chain, open));
-        }
-        if self.rings(&lock(&self.queue)) {
-            self.bell.notify_one();
-        }
-    }
-
     /// Writes a block, if it has its place. A failure stops the log: then it is false.
     fn finish(&self, laid: io::Result<Laid<N>>) -> bool {
         let done = laid.and_then(|laid| self.write(laid));
@@ -671,18 +574,13 @@ impl<N: Send + 'static> Shared<N> {
         }
     }
 
-    /// Which log it is.
-    fn address(&self) -> usize {
-        std::ptr::from_ref(self).addr()
-    }
-
     /// What a hand should do now.
     fn step(&self, queue: &Queue<N>) -> Step {
         if self.stopped.load(Relaxed) {
             return Step::End;
         }
         let now = Instant::now();
-        let long = queue.lent.as_ref().filter(|lent| lent.runtime.is_some()).map(|lent| lent.since + LENT_LONG);
+        let long = queue.lent.as_ref().and_then(Lent::long);
         if long.is_some_and(|due| now >= due) {
             return Step::Relieve;
         }
@@ -767,35 +665,6 @@ impl<N: Send + 'static> Shared<N> {
             }
             return Some(self.lay(chain, open));
         }
-    }
-
-    /// Takes the block that waits, if who lends a hand will soon have written it: then nothing is under way, it is small, writes are short, and neither its place nor its turn has to be
-    /// waited for.
-    fn take_lent(&self) -> Option<(MutexGuard<'_, Chain>, Open<N>)> {
-        if self.write_us.load(Relaxed) > LENT_MAX.as_micros() as u64 {
-            return None;
-        }
-        // In the order of `lay_next`.
-        let chain = self.chain.try_lock().ok()?;
-        let mut queue = lock(&self.queue);
-        let bytes = bytes_of(&queue);
-        let has_place = chain.file.as_ref().is_some_and(|(_, file)| chain.at + block::padded(block::HEADER + bytes) as u64 <= file.bytes());
-        // Behind a cut the state may be encoded, which takes as long as it has bytes.
-        let soon = queue.under_way == 0 && queue.blocks.len() == 1 && bytes < BLOCK_WORTH && has_place && !queue.cut;
-        if !soon || self.closing.load(Relaxed) || !matches!(self.step(&queue), Step::Take) {
-            return None;
-        }
-        let open = queue.blocks.pop_front()?;
-        queue.noted = false;
-        queue.under_way += 1;
-        queue.last_start = Instant::now();
-        queue.lent = Some(Lent { since: queue.last_start, runtime: Handle::try_current().ok() });
-        let unwatched = queue.watch.is_none();
-        drop(queue);
-        if unwatched {
-            self.bell.notify_one();
-        }
-        Some((chain, open))
     }
 
     fn lay(&self, mut chain: MutexGuard<'_, Chain>, open: Open<N>) -> io::Result<Laid<N>> {
@@ -912,116 +781,5 @@ impl<N: Send + 'static> Shared<N> {
             self.bell.notify_all();
         }
         Ok(())
-    }
-
-    /// A free slot for a file. Waits while all are in use or the disk is full.
-    fn take_slot(&self, no: FileNo) -> io::Result<Arc<dyn DiskFile>> {
-        let mut slots = lock(&self.slots);
-        loop {
-            if self.stopped.load(Relaxed) {
-                return Err(io::Error::other("the log has stopped"));
-            }
-            // One that nobody reads from any more: ours is then the only handle.
-            if let Some(i) = slots.free.iter().position(|s| Arc::strong_count(&s.file) == 1) {
-                let slot = slots.free.swap_remove(i);
-                self.full.store(false, Relaxed);
-                self.files.write().unwrap_or_else(|e| e.into_inner()).insert(no, slot.file.clone());
-                slots.used.insert(no, slot.clone());
-                self.used.store(slots.used.len() as u64, Relaxed);
-                self.slot_bell.notify_all();
-                return Ok(slot.file);
-            }
-            if self.closing.load(Relaxed) && self.full.load(Relaxed) {
-                return Err(io::Error::new(io::ErrorKind::StorageFull, "it is closing, and there is no file for what is left"));
-            }
-            slots = self.slot_bell.wait_timeout(slots, FULL_RETRY).unwrap_or_else(|e| e.into_inner()).0;
-        }
-    }
-
-    /// Removes files that are ready and that nothing waits for.
-    fn give_back(&self, count: usize) {
-        for _ in 0..count {
-            let slot = {
-                let mut slots = lock(&self.slots);
-                let Some(i) = slots.free.iter().position(|s| Arc::strong_count(&s.file) == 1) else { return };
-                slots.free.swap_remove(i)
-            };
-            if let Err(e) = self.disk.remove(&slot.name) {
-                tracing::warn!(error = %e, name = %slot.name, "a file of the log that is not in use stays on the disk");
-            }
-        }
-    }
-
-    /// Makes a new file. As long as another one is ready and they last, it leaves the disk to the log between two pieces: each write of the log would wait behind a piece, ten times as long
-    /// as it takes, and that for a tenth of a second.
-    fn make(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let last = Cell::new((Instant::now(), self.block_bytes.load(Relaxed)));
-        self.disk.create(name, self.options.file_bytes, &|took| {
-            let (now, bytes) = (Instant::now(), self.block_bytes.load(Relaxed));
-            let (then, before) = last.replace((now, bytes));
-            let lasts = (now - then).as_secs_f64() * self.options.file_bytes as f64 >= LASTS.as_secs_f64() * (bytes - before) as f64;
-            let end = now + took.min(PIECE_MAX) * PAUSES;
-            let mut slots = lock(&self.slots);
-            while slots.ready() > 0 {
-                if self.stopped.load(Relaxed) || self.closing.load(Relaxed) {
-                    return Err(io::Error::other("the log is closed"));
-                }
-                let left = end.saturating_duration_since(Instant::now());
-                if left.is_zero() || !lasts {
-                    break;
-                }
-                slots = self.slot_bell.wait_timeout(slots, left).unwrap_or_else(|e| e.into_inner()).0;
-            }
-            Ok(())
-        })
-    }
-
-    /// Keeps [`READY`] slots ready, so that filling a new one with zeros holds nobody up, and not many more for long. Its own thread.
-    fn prepare(&self) {
-        let mut slots = lock(&self.slots);
-        // The fewest that were ready, since when.
-        let (mut spare, mut since) = (usize::MAX, Instant::now());
-        loop {
-            if self.stopped.load(Relaxed) {
-                return;
-            }
-            let free = slots.ready();
-            spare = spare.min(free);
-            if since.elapsed() >= self.options.spare_for {
-                drop(slots);
-                self.give_back(spare.saturating_sub(READY));
-                (spare, since) = (usize::MAX, Instant::now());
-                slots = lock(&self.slots);
-                continue;
-            }
-            let left = slots.disk_left(&self.options, self.disk.free());
-            self.disk_left.store(left, Relaxed);
-            // One that writing waits for may take the last space that there is.
-            let more = slots.free.len() + slots.used.len() < self.options.files_max && (free == 0 || left > slots.free.len() as u64 && !self.closing.load(Relaxed));
-            if free < READY && more {
-                let name = recovery::slot_name(slots.made);
-                slots.made += 1;
-                drop(slots);
-                let made = self.make(&name);
-                slots = lock(&self.slots);
-                match made {
-                    Ok(file) => {
-                        slots.free.push(Slot { name, file });
-                        self.slot_bell.notify_all();
-                        continue;
-                    }
-                    // It may have stopped meanwhile, and rung before this.
-                    Err(_) if self.stopped.load(Relaxed) => return,
-                    Err(e) => {
-                        if free == 0 && !self.full.swap(true, Relaxed) {
-                            tracing::warn!(error = %e, %name, "no new file for the log; writing waits when the last one is full");
-                        }
-                    }
-                }
-            } else if free == 0 {
-                self.full.store(true, Relaxed);
-            }
-            slots = self.slot_bell.wait_timeout(slots, FULL_RETRY).unwrap_or_else(|e| e.into_inner()).0;
-        }
     }
 }

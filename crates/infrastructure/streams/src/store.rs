@@ -5,16 +5,23 @@
 //!
 //! Reads of bytes see what has landed and wait for nothing but more of it. A checkpoint needs no pause: see the design note.
 
+mod checkpoint;
+mod read;
+
+pub(crate) use checkpoint::{Checkpoint, Unread};
+pub use read::{READ_MAX, Read};
+
 use crate::{
     Error, Result,
-    disk::{Disk, DiskFile},
+    disk::Disk,
     log::{self, FileNo, Log, Mark, Recovered, Seq},
     metrics::Metrics,
-    segment::{self, Chunk, Extent, Landed, Physical, Record, SegmentId, Source, State, Writers},
+    segment::{self, Physical, Record, SegmentId, State},
     tier::Tier,
 };
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use checkpoint::decided;
+use serde::Serialize;
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{
@@ -61,16 +68,6 @@ const TAILS_MAX: usize = 32 << 10;
 const SETUPS_BYTES: usize = 128 << 20;
 /// What a writer costs a connection beside the name of its segment, with its [`Turn`].
 const SETUP: usize = 250;
-/// What a read gives when that is used up, so that everyone gets on.
-const READ_SHORT: usize = 16 << 10;
-/// The most bytes that one read returns.
-pub const READ_MAX: usize = 2 << 20;
-/// What is before each event: type and length.
-const EVENT_HEADER: usize = 8;
-/// What is read at once to find an event.
-const LOCATE_BYTES: usize = 64 << 10;
-/// How far ahead of a reader long-term storage is asked.
-const AHEAD: u64 = 16 << 20;
 /// Files that appends leave to what is on its way and to the flusher's records: without those, no file would ever become free.
 const FILES_KEPT: usize = 6;
 /// Of these, so many must be there or have room on the disk.
@@ -191,104 +188,6 @@ struct Checkpointing {
     begun_for: Vec<oneshot::Sender<Arc<Checkpoint>>>,
 }
 
-/// The whole state as of one block.
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct Checkpoint {
-    pub mark: Mark,
-    decided: Vec<u8>,
-    landed: Vec<u8>,
-}
-
-/// Why a checkpoint is of no use.
-pub(crate) enum Unread {
-    Damaged,
-    /// It is in this format, of a later version of this program.
-    Later(u32),
-}
-
-impl Unread {
-    /// As an error about what is called `name`.
-    pub fn error(&self, name: &str) -> Error {
-        match self {
-            Unread::Damaged => Error::Damaged(format!("{name} has another checksum than when it was written")),
-            Unread::Later(format) => Error::Conflict(format!(
-                "{name} has format {format}, and this program knows those up to {FORMAT}: start with the version that wrote it, or a later one"
-            )),
-        }
-    }
-}
-
-/// What a checkpoint begins with since it says which format it has; those of the first one have their checksum in this place.
-const MAGIC: [u8; 8] = *b"CSSTREAM";
-/// 1: all epochs of a stream, writers among a segment's attributes. 2: epochs have a first number, writers are apart.
-const FORMAT: u32 = 2;
-
-/// What came to the state with format 2: numbers of first epochs by scope and stream, of deleted streams by scope, and writers.
-type Later = (Vec<(String, String, u32)>, Vec<(String, u32)>, Vec<(SegmentId, Writers)>);
-
-impl Checkpoint {
-    pub fn new(mark: Mark, state: &State) -> Checkpoint {
-        Checkpoint { mark, decided: decided(state), landed: encode(&state.landed()) }
-    }
-
-    pub fn state(&self) -> std::result::Result<State, postcard::Error> {
-        let (mut state, rest) = postcard::take_from_bytes::<State>(&self.decided)?;
-        if !rest.is_empty() {
-            let (told, rest) = postcard::take_from_bytes(rest)?;
-            state.catalog.told = told;
-            if !rest.is_empty() {
-                let ((epochs, gone, writers), rest): (Later, &[u8]) = postcard::take_from_bytes(rest)?;
-                if !rest.is_empty() {
-                    (state.catalog.gone, state.catalog.gone_before) = postcard::from_bytes(rest)?;
-                }
-                for (scope, stream, first) in epochs {
-                    if let Some(stream) = state.catalog.scopes.get_mut(&scope).and_then(|s| s.streams.get_mut(&stream)) {
-                        stream.first_epoch = first;
-                    }
-                }
-                for (scope, before) in gone {
-                    if let Some(scope) = state.catalog.scopes.get_mut(&scope) {
-                        scope.gone_before = before;
-                    }
-                }
-                for (id, writers) in writers {
-                    if let Some(segment) = state.segments.get_mut(&id) {
-                        segment.writers = writers;
-                    }
-                }
-            }
-        }
-        let landed: Vec<(SegmentId, Landed)> = postcard::from_bytes(&self.landed)?;
-        state.set_landed(landed);
-        Ok(state)
-    }
-
-    /// As a file has it: which kind of file, the checksum of all that follows, the format, the rest.
-    pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = [&MAGIC[..], &[0; 4], &FORMAT.to_le_bytes()].concat();
-        bytes.extend_from_slice(&encode(self));
-        let crc = log::crc32c(&bytes[12..]).to_le_bytes();
-        bytes[8..12].copy_from_slice(&crc);
-        bytes
-    }
-
-    pub fn parse(bytes: &[u8]) -> std::result::Result<Checkpoint, Unread> {
-        let marked = bytes.strip_prefix(&MAGIC);
-        let (crc, mut body) = marked.unwrap_or(bytes).split_at_checked(4).ok_or(Unread::Damaged)?;
-        if crc != log::crc32c(body).to_le_bytes() {
-            return Err(Unread::Damaged);
-        }
-        if marked.is_some() {
-            let (format, rest) = body.split_first_chunk().ok_or(Unread::Damaged)?;
-            match u32::from_le_bytes(*format) {
-                FORMAT => body = rest,
-                later => return Err(Unread::Later(later)),
-            }
-        }
-        postcard::from_bytes(body).map_err(|_| Unread::Damaged)
-    }
-}
-
 /// One append as it comes from a connection.
 pub struct Append<'a> {
     pub segment: &'a str,
@@ -309,17 +208,6 @@ pub struct Appended {
     pub previous: i64,
 }
 
-#[derive(Clone, Debug)]
-pub struct Read {
-    pub data: Bytes,
-    /// There is nothing behind these bytes at the moment.
-    pub at_tail: bool,
-    /// There will never be anything at this offset.
-    pub end: bool,
-    /// The place that the bytes have in memory; to be kept as long as they are.
-    pub held: Held,
-}
-
 /// What a segment is like, for those who ask.
 #[derive(Clone, Debug)]
 pub struct Info {
@@ -335,19 +223,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_stdvec(value).expect("plain data can be written to memory")
-}
-
-/// The state without its durable side. What came later is behind what the first versions had.
-fn decided(state: &State) -> Vec<u8> {
-    let mut bytes = encode(state);
-    bytes.extend_from_slice(&encode(&state.catalog.told));
-    let epochs: Vec<(&str, &str, u32)> = state.catalog.streams().filter(|(_, _, s)| s.first_epoch > 0).map(|(scope, name, s)| (scope, name, s.first_epoch)).collect();
-    let gone: Vec<(&str, u32)> = state.catalog.scopes.iter().filter(|(_, s)| s.gone_before > 0).map(|(name, s)| (name.as_str(), s.gone_before)).collect();
-    let writers: Vec<(SegmentId, &Writers)> = state.segments.iter().filter(|(_, s)| !s.writers.is_empty()).map(|(id, s)| (*id, &s.writers)).collect();
-    bytes.extend_from_slice(&encode(&(epochs, gone, writers)));
-    // Earlier versions of this format end before this, and do not read on.
-    bytes.extend_from_slice(&encode(&(&state.catalog.gone, state.catalog.gone_before)));
-    bytes
 }
 
 impl Store {
@@ -747,318 +622,10 @@ impl Store {
         (self.metrics().events.load(Relaxed), self.metrics().bytes.load(Relaxed))
     }
 
-    /// Reads up to `max` bytes (and [`READ_MAX`]) at `offset`. At the tail it waits for up to `wait` and then returns nothing.
-    pub async fn read(&self, name: &str, offset: u64, max: usize, wait: Duration) -> Result<Read> {
-        self.read_within(None, name, offset, max, wait).await
-    }
-
-    /// Waits for a place in memory for a command of so many bytes.
-    pub(crate) async fn place(&self, bytes: usize) -> Result<Held> {
-        let place = self.0.commands.clone().acquire_many_owned(bytes as u32).await;
-        Ok(Arc::new(vec![place.map_err(|e| Error::Invalid(e.to_string()))?]))
-    }
-
-    /// A place for a read that waits at the tail; `None` when there is none.
-    pub(crate) fn tail_place(&self) -> Option<OwnedSemaphorePermit> {
-        self.0.tails.clone().try_acquire_owned().ok()
-    }
-
-    /// Whether a read at this offset would have to wait for what comes.
-    pub(crate) fn is_tail(&self, name: &str, offset: u64) -> bool {
-        self.peek(|state| state.segment(name).is_ok_and(|s| !s.landed.ended && offset >= s.landed.durable && offset <= s.length))
-    }
-
     /// A place in memory for what a connection knows of a writer to a segment of this name; `None` when there is none.
     pub(crate) fn setup(&self, name: &str) -> Option<OwnedSemaphorePermit> {
         self.0.setups.clone().try_acquire_many_owned((SETUP + name.len()) as u32).ok()
     }
-
-    /// [`Store::read`] for one of several reads that share `own` bytes, which is at least [`READ_MAX`]. What others do not take never keeps this one waiting:
-    /// where no memory is left, it gets less.
-    pub(crate) async fn read_within(&self, own: Option<&Arc<Semaphore>>, name: &str, offset: u64, mut max: usize, wait: Duration) -> Result<Read> {
-        let mut mine = None;
-        let until = tokio::time::Instant::now() + wait;
-        let mut waited = false;
-        loop {
-            // Asked for before looking, so that what lands in between is not missed.
-            let waiting = {
-                let state = lock(&self.0.shared.state);
-                state.find(name).map(|(_, s)| s.landed.waiting.clone())
-            };
-            let waiting = match waiting {
-                Ok(waiting) => waiting,
-                Err(e) => return self.settle(self.gate(name, |_| Err(e))).await,
-            };
-            let mut landed = std::pin::pin!(waiting.notified());
-            landed.as_mut().enable();
-            match self.plan(name, offset, max) {
-                Err(e) => return self.settle(self.gate(name, |_| Err(e))).await,
-                Ok(Plan::End) => return Ok(Read { data: Bytes::new(), at_tail: true, end: true, held: Held::default() }),
-                Ok(Plan::Read { pieces, skip, bytes, at_tail, arrived }) => {
-                    if let (None, Some(own)) = (&mine, own) {
-                        match own.clone().try_acquire_many_owned(bytes as u32) {
-                            Ok(place) => mine = Some(place),
-                            // Who waits for a slow client holds no file of the log.
-                            Err(_) => {
-                                drop(pieces);
-                                mine = Some(own.clone().acquire_many_owned(bytes as u32).await.map_err(|e| Error::Invalid(e.to_string()))?);
-                                max = bytes;
-                                continue;
-                            }
-                        }
-                    }
-                    let place = match self.0.reads.clone().try_acquire_many_owned(bytes as u32) {
-                        Ok(place) => Some(place),
-                        Err(_) if bytes > READ_SHORT => {
-                            max = READ_SHORT;
-                            continue;
-                        }
-                        Err(_) => None,
-                    };
-                    let held = Arc::new(mine.take().into_iter().chain(place).collect::<Vec<_>>());
-                    let first = pieces.first().filter(|_| pieces.len() > 1).map(|piece| (piece.extent.end() - offset) as usize);
-                    let data = match (self.fetch(name, pieces, skip, bytes).await, first) {
-                        // What is whole before a damaged part is read all the same: one part at a time, up to that one.
-                        (Err(Error::Spoilt(_) | Error::File { .. }), Some(first)) => {
-                            max = first;
-                            continue;
-                        }
-                        (done, _) => done?,
-                    };
-                    self.metrics().read_bytes.fetch_add(data.len() as u64, Relaxed);
-                    if let (true, Some(arrived)) = (waited, arrived) {
-                        self.metrics().end_to_end.note(arrived.elapsed());
-                    }
-                    return Ok(Read { data, at_tail, end: false, held });
-                }
-                Ok(Plan::Wait) => {
-                    waited = true;
-                    if tokio::time::timeout_at(until, landed).await.is_err() {
-                        return Ok(Read { data: Bytes::new(), at_tail: true, end: false, held: Held::default() });
-                    }
-                }
-            }
-        }
-    }
-
-    /// Where an event begins, at `target` or the next one behind it: found by reading events from a place where one is known to begin. What is not made of
-    /// events has the ends of its appends, as far as they are known. Behind the last event it is the segment's end.
-    pub async fn locate(&self, name: &str, target: u64) -> Result<u64> {
-        let bounds = self.gate(name, |state| {
-            let segment = state.segment(name)?;
-            if segment.table.is_some() {
-                return Err(Error::IsATable(name.into()));
-            }
-            let landed = &segment.landed;
-            let ends = || landed.extents.iter().filter(|e| e.whole && e.end() > segment.start).map(Extent::end);
-            let from = ends().take_while(|end| *end <= target).last().unwrap_or(segment.start);
-            Ok((from, ends().find(|end| *end >= target).unwrap_or(segment.length), segment.length))
-        });
-        let (mut at, end, length) = self.settle(bounds).await?;
-        if target >= length {
-            return Ok(length);
-        }
-        let mut bytes = Bytes::new();
-        // Whether `at` is where `bytes` begin; a long event is not read, it is passed over.
-        while at < target {
-            if bytes.len() < EVENT_HEADER {
-                bytes = self.read(name, at, LOCATE_BYTES, Duration::ZERO).await?.data;
-            }
-            let header = bytes.get(..EVENT_HEADER).map(|h| (h[..4] == [0; 4], i32::from_be_bytes(h[4..].try_into().expect("four bytes"))));
-            let Some((true, event @ 0..)) = header else { return Ok(end) };
-            let event = EVENT_HEADER as u64 + event as u64;
-            if at + event > end {
-                return Ok(end);
-            }
-            at += event;
-            bytes = bytes.slice((event as usize).min(bytes.len())..);
-        }
-        Ok(at)
-    }
-
-    fn plan(&self, name: &str, offset: u64, max: usize) -> Result<Plan> {
-        let state = lock(&self.0.shared.state);
-        let (_, segment) = state.find(name)?;
-        if segment.table.is_some() {
-            return Err(Error::IsATable(name.into()));
-        }
-        if offset < segment.start {
-            return Err(Error::Truncated { segment: name.into(), start: segment.start, offset });
-        }
-        if offset > segment.length {
-            return Err(Error::BeyondEnd { segment: name.into(), length: segment.length, offset });
-        }
-        let landed = &segment.landed;
-        if offset >= landed.durable {
-            return Ok(if landed.ended && offset == landed.durable { Plan::End } else { Plan::Wait });
-        }
-        if max == 0 {
-            return Ok(Plan::Read { pieces: Vec::new(), skip: 0, bytes: 0, at_tail: false, arrived: None });
-        }
-        let max = max.min(READ_MAX) as u64;
-        let bytes = max.min(landed.durable - offset);
-        let extents = landed.covering(offset, bytes);
-        let skip = (offset - extents.first().map_or(offset, |e| e.start)) as usize;
-        let pieces = extents
-            .into_iter()
-            .map(|extent| match extent.source {
-                Source::Log(place) => {
-                    let file = self.0.log.file(place.file).ok_or_else(|| Error::Spoilt(format!("file {} of the log is not open", place.file.0)))?;
-                    Ok(Piece { extent, from: From::File(file, place.at) })
-                }
-                Source::Chunk(chunk, at) => Ok(Piece { extent, from: From::Chunk { chunk: state.chunks[&chunk].clone(), at } }),
-            })
-            .collect::<Result<Vec<_>>>()?;
-        // Who reads in order will want what follows.
-        if let (true, Some(tier)) = (pieces.iter().any(|p| matches!(p.from, From::Chunk { .. })), self.0.shared.tier.get()) {
-            let mut seen = None;
-            for extent in landed.covering(offset + bytes, AHEAD) {
-                if let Source::Chunk(chunk, at) = extent.source
-                    && seen != Some((chunk, at / READ_MAX as u32))
-                {
-                    seen = Some((chunk, at / READ_MAX as u32));
-                    tier.prefetch(state.chunks[&chunk].clone(), at);
-                }
-            }
-        }
-        let arrived = landed.fresh.filter(|f| f.start == offset).map(|f| f.arrived);
-        Ok(Plan::Read { pieces, skip, bytes: bytes as usize, at_tail: offset + bytes == landed.durable, arrived })
-    }
-
-    /// The bytes of extents that follow each other, without the first `skip`.
-    async fn fetch(&self, name: &str, pieces: Vec<Piece>, skip: usize, bytes: usize) -> Result<Bytes> {
-        let whole: usize = pieces.iter().map(|p| p.extent.len as usize).sum();
-        // History, as a rule, is side by side in one chunk, and is not copied.
-        if let Some((chunk, at)) = beside(&pieces) {
-            let tier = self.history_of(name)?;
-            let from = tier.clone();
-            let got = tier.aside(async move {
-                let got = from.read(&chunk, at, whole as u32).await?;
-                let mut rest = got.clone();
-                pieces.iter().try_for_each(|piece| check(&piece.extent, &rest.split_to(piece.extent.len as usize)))?;
-                Ok(got)
-            });
-            return Ok(part(got.await?, skip, bytes));
-        }
-        let mut out = vec![0; whole];
-        let mut at = 0;
-        let mut chunked = false;
-        let mut late = false;
-        for piece in &pieces {
-            let part = &mut out[at..at + piece.extent.len as usize];
-            at += part.len();
-            match &piece.from {
-                From::File(file, place) if !late => late |= !file.read_now((*place).into(), part),
-                From::File(..) => {}
-                From::Chunk { .. } => chunked = true,
-            }
-        }
-        let finish = move |pieces: Vec<Piece>, mut out: Vec<u8>, late: bool| {
-            let mut at = 0;
-            for Piece { extent, from } in pieces {
-                let part = &mut out[at..at + extent.len as usize];
-                at += part.len();
-                if let (true, From::File(file, place)) = (late, &from) {
-                    file.read((*place).into(), part).map_err(Error::file("read", "the log"))?;
-                }
-                check(&extent, part)?;
-            }
-            Ok(out)
-        };
-        let out = if chunked {
-            let tier = self.history_of(name)?;
-            let from = tier.clone();
-            tier.aside(async move {
-                let mut at = 0;
-                for piece in &pieces {
-                    let len = piece.extent.len as usize;
-                    if let From::Chunk { chunk, at: begin } = &piece.from {
-                        let got = from.read(chunk, *begin, piece.extent.len).await?;
-                        out[at..at + len].copy_from_slice(&got);
-                    }
-                    at += len;
-                }
-                // The rest may wait for a device, too: this holds up nobody but others who read history.
-                finish(pieces, out, late)
-            })
-            .await?
-        } else if late {
-            tokio::task::spawn_blocking(move || finish(pieces, out, true)).await.map_err(|e| Error::Invalid(format!("a read ended early: {e}")))??
-        } else {
-            finish(pieces, out, false)?
-        };
-        Ok(part(out.into(), skip, bytes))
-    }
-
-    /// Where bytes of a segment are that the log does not have.
-    fn history_of(&self, name: &str) -> Result<&Arc<Tier>> {
-        let none = || Error::NotFound(format!("bytes of {name} are in long-term storage, and none is configured; start with the same one as before"));
-        self.0.shared.tier.get().ok_or_else(none)
-    }
-
-    /// Where a segment stands, of durable bytes only; for the flusher.
-    pub(crate) async fn read_extents(&self, name: &str, extents: Vec<Extent>) -> Result<Bytes> {
-        let bytes = extents.iter().map(|e| e.len as usize).sum();
-        let pieces = extents
-            .into_iter()
-            .map(|extent| match extent.source {
-                Source::Log(place) => {
-                    let file = self.0.log.file(place.file).ok_or_else(|| Error::Spoilt(format!("file {} of the log is not open", place.file.0)))?;
-                    Ok(Piece { extent, from: From::File(file, place.at) })
-                }
-                Source::Chunk(..) => Err(Error::Invalid("a chunk is not flushed again".into())),
-            })
-            .collect::<Result<Vec<_>>>()?;
-        self.fetch(name, pieces, 0, bytes).await
-    }
-}
-
-enum Plan {
-    /// `arrived`: when the first byte did, if it is the newest block's.
-    Read { pieces: Vec<Piece>, skip: usize, bytes: usize, at_tail: bool, arrived: Option<Instant> },
-    Wait,
-    End,
-}
-
-struct Piece {
-    extent: Extent,
-    from: From,
-}
-
-/// In which chunk they are, and where they begin there, if all are in one and lie there as they do in the segment.
-fn beside(pieces: &[Piece]) -> Option<(Chunk, u32)> {
-    let Some(Piece { from: From::Chunk { chunk, at }, .. }) = pieces.first() else { return None };
-    let mut next = *at;
-    let beside = pieces.iter().all(|piece| match &piece.from {
-        From::Chunk { chunk: other, at } => {
-            let is_next = *at == next && other.location == chunk.location;
-            next += piece.extent.len;
-            is_next
-        }
-        From::File(..) => false,
-    });
-    beside.then(|| (chunk.clone(), *at))
-}
-
-/// Whether an extent's bytes are those that were written.
-fn check(extent: &Extent, bytes: &[u8]) -> Result<()> {
-    match log::crc32c(bytes) == extent.crc {
-        true => Ok(()),
-        false => Err(Error::Spoilt(format!("{} bytes of a segment from {} on have another checksum than when they were written; a stream that is truncated behind them can be read on", extent.len, extent.start))),
-    }
-}
-
-/// Some of the bytes: few of many don't keep all of them.
-fn part(all: Bytes, skip: usize, bytes: usize) -> Bytes {
-    match all.len() > 2 * bytes {
-        true => Bytes::copy_from_slice(&all[skip..skip + bytes]),
-        false => all.slice(skip..skip + bytes),
-    }
-}
-
-enum From {
-    File(Arc<dyn DiskFile>, u32),
-    Chunk { chunk: Chunk, at: u32 },
 }
 
 impl Shared {
@@ -1173,69 +740,5 @@ impl Inner {
                 self.shared.drained.notify_waiters();
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::catalog::{Change, Config, Epoch, SegmentNo, even};
-
-    fn state() -> State {
-        let mut state = State::default();
-        let (scope, stream) = (|| "s".to_string(), || "t".to_string());
-        let mut apply = |change| state.apply(Record::Catalog(Box::new(change)));
-        apply(Change::CreateScope { scope: scope() });
-        apply(Change::CreateStream { scope: scope(), stream: stream(), config: Config::default(), epoch: Epoch { at_ms: 1, segments: even(1, 0, 0) } });
-        for n in 1..=600 {
-            apply(Change::NewEpoch { scope: scope(), stream: stream(), epoch: Epoch { at_ms: 1, segments: even(1, n, n) } });
-        }
-        state.apply(Record::Create { id: SegmentId(0), name: "a".into(), table: false, at_ms: 1 });
-        state.apply(Record::Attribute { id: SegmentId(0), key: 5, value: 6 });
-        state
-    }
-
-    fn mark() -> Mark {
-        Mark { log: 1, epoch: 1, next: Seq(1), link: 0, file: FileNo(1), at: 0 }
-    }
-
-    /// The parts of a state that came with format 2 are in a checkpoint, and one of format 1 is read: it has every epoch, and writers among attributes.
-    #[test]
-    fn checkpoints_of_both_formats_are_read_and_those_of_later_ones_are_refused() {
-        let mut state = state();
-        state.apply(Record::Attribute { id: SegmentId(0), key: 7, value: 40 });
-        let first = Checkpoint { mark: mark(), decided: [encode(&state), encode(&state.catalog.told)].concat(), landed: encode(&state.landed()) };
-        let body = encode(&first);
-        let file = [&log::crc32c(&body).to_le_bytes()[..], &body].concat();
-        let mut read = Checkpoint::parse(&file).ok().unwrap().state().unwrap();
-        assert_eq!((read.catalog.stream("s", "t").unwrap().epochs.len(), read.segment("a").unwrap().attribute(7)), (601, 40));
-
-        // It goes on from there as from a new one.
-        for change in [
-            Change::CreateScope { scope: "other".into() },
-            Change::CreateStream { scope: "other".into(), stream: "t".into(), config: Config::default(), epoch: Epoch { at_ms: 1, segments: even(3, 0, 0) } },
-            Change::DeleteScope { scope: "other".into() },
-        ] {
-            read.apply(Record::Catalog(Box::new(change)));
-        }
-        read.apply(Record::Append { id: SegmentId(0), writer: 7, event: 41, at_ms: 1, pieces: Vec::new() });
-        read.apply(Record::Catalog(Box::new(Change::Truncate { scope: "s".into(), stream: "t".into(), cut: [(SegmentNo::new(599, 599), 0)].into() })));
-        let file = Checkpoint::new(mark(), &read).bytes();
-        let again = Checkpoint::parse(&file).ok().unwrap().state().unwrap();
-        let (stream, segment) = (again.catalog.stream("s", "t").unwrap(), again.segment("a").unwrap());
-        assert_eq!((stream.first_epoch, stream.epoch_number(), stream.epochs.len()), (343, 600, 258));
-        assert_eq!((segment.attribute(7), segment.attribute(5), segment.attributes.len()), (41, 6, 1));
-        assert_eq!(again.catalog.gone["other"], 3, "what a deleted scope had");
-
-        let mut flipped = file.clone();
-        flipped[20] ^= 1;
-        assert!(matches!(Checkpoint::parse(&flipped), Err(Unread::Damaged)));
-        assert!(matches!(Checkpoint::parse(&file[..6]), Err(Unread::Damaged)));
-        let mut later = file;
-        later[12] = 3;
-        let crc = log::crc32c(&later[12..]).to_le_bytes();
-        later[8..12].copy_from_slice(&crc);
-        let Err(refused @ Unread::Later(3)) = Checkpoint::parse(&later) else { panic!("format 3 is not known") };
-        assert!(refused.error("checkpoint-a").to_string().contains("format 3"));
     }
 }

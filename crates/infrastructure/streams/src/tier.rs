@@ -1,7 +1,7 @@
 //! Long-term storage: bytes leave the log as immutable chunks in a folder or S3, and come back through a bounded cache.
 //!
 //! ```text
-//!   extents in the log ─▶ one chunk, 4 to 16 MiB, or what is 30 s old ─▶ put, read back ─▶ record `Flushed` ─▶ extents in the chunk
+//!   extents in the log ─▶ one chunk, 4 to 16 MiB, or what is 30 s old ─▶ put, compared ─▶ record `Flushed` ─▶ extents in the chunk
 //! ```
 //!
 //! A chunk's name has a random part and is never used twice, so nothing is overwritten, whoever else writes there. A chunk ends where an append does. The

@@ -28,6 +28,8 @@ pub struct Inner {
     /// By upload (or object) and part.
     pub parts: HashMap<(String, String), Bytes>,
     pub writes: u64,
+    /// Requests for objects' content, where the answer counts them.
+    pub reads: u64,
     /// Requests that did not prove who asks.
     pub refused: u64,
     /// So many requests are told to come back later.

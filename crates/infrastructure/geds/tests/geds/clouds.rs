@@ -5,13 +5,17 @@
 //! that it has by itself and an empty container `box`.
 
 use crate::common::*;
-use crate::doubles::{Double, Fate, azure, google};
+use crate::doubles::{Asked, Double, Fate, Inner, azure, decoded, fields, google};
 use base::Kind;
-use axum::http::Method;
+use axum::{
+    http::Method,
+    response::{IntoResponse, Response},
+};
 use geds::{BucketPolicy, Catalog, Config, Key, Page, Persist};
+use md5::{Digest, Md5};
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::Read,
     net::TcpListener,
     time::{Duration, Instant},
@@ -137,6 +141,70 @@ fn described(there: &Double) -> BTreeSet<String> {
 
 fn names_of(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| name.to_string()).collect()
+}
+
+/// Google's, with entity tags as S3 has them. The first try of "half" is kept by half; the tag of "other" is that of a store that encrypts.
+fn with_sums(store: &mut Inner, asked: &Asked) -> Response {
+    if asked.method == Method::GET && decoded(&asked.path).contains("objects/") {
+        store.reads += 1;
+    }
+    let upload = fields(&asked.query).remove("uploadId");
+    if let (&Method::POST, Some(upload)) = (&asked.method, &upload) {
+        let number = |part: &str| part.split(' ').next().unwrap().parse::<u32>().unwrap();
+        let parts: BTreeMap<u32, _> = store.parts.iter().filter(|((of, _), _)| of == upload).map(|((_, part), content)| (number(part), Md5::digest(content))).collect();
+        let told = google::answer(store, asked);
+        assert!(told.status().is_success(), "the double has all parts");
+        let tag = format!("{}-{}", hex(&parts.values().copied().collect::<Vec<_>>().concat()), parts.len());
+        return format!("<CompleteMultipartUploadResult><Bucket>box</Bucket><Key>k</Key><ETag>\"{tag}\"</ETag></CompleteMultipartUploadResult>").into_response();
+    }
+    if asked.method != Method::PUT || upload.is_some() {
+        return google::answer(store, asked);
+    }
+    let mut kept = Asked { method: Method::PUT, path: asked.path.clone(), query: asked.query.clone(), headers: asked.headers.clone(), body: asked.body.clone() };
+    let is = |name: &str| asked.headers.get("x-goog-meta-key").is_some_and(|key| key == name);
+    if is("half") && store.described.values().all(|fields| fields["key"] != "half") {
+        kept.body.truncate(asked.body.len() / 2);
+    }
+    let mut told = google::answer(store, &kept);
+    let summed = if is("other") { &b"something"[..] } else { &kept.body };
+    told.headers_mut().insert("etag", format!("\"{}\"", hex(summed)).parse().unwrap());
+    told
+}
+
+/// Of its MD5.
+fn hex(content: &[u8]) -> String {
+    Md5::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Where its entity tag is the MD5 of what came, from the second upload on. What is another sum than it should be, or no sum, is read back before anybody believes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_says_what_it_got_is_not_asked_for_it_again() {
+    for wrong in ["half", "other"] {
+        let there = Double::start(with_sums).await;
+        let mut here = Installation::new().await;
+        here.persist = Some(google(format!("http://127.0.0.1:{}", there.port), google::BUCKET));
+        here.limit = 256 << 20;
+        let (edge, b, long) = (here.node("edge").await, bucket("data"), Duration::from_secs(60));
+        let reads = || there.inner.lock().unwrap().reads;
+        // Megabytes, and how often anything was read by then.
+        let next = if wrong == "half" { 4 } else { 5 };
+        let all = [("one", 3, 1), ("two", 3, 1), ("parts", 17, 2), ("more", 18, 2), (wrong, 3, 3), ("next", 3, next - 1), ("last", 17, next - 1)];
+        for (n, (name, size, _)) in (0..).zip(all) {
+            put(&edge, name, &content(n, size << 20)).await;
+        }
+        for (name, _, read) in all {
+            if name == "half" {
+                let error = edge.spill(&b, name).await.unwrap_err().to_string();
+                assert!(error.contains("1572864 bytes of 3145728") && edge.stat(&b, &key(name)).await.unwrap().persisted.is_none(), "{error}");
+            }
+            assert_eq!(edge.flush(&b, name, long).await.unwrap().0, 1, "{name}");
+            assert_eq!(reads(), read, "{name} after {wrong}: the first is read, and all where a tag was no sum");
+        }
+        assert_eq!(edge.spill(&b, "").await.unwrap().0, 7);
+        for (n, (name, size, _)) in (0..).zip(all) {
+            assert!(get(&edge, name).await.unwrap().bytes() == content(n, size << 20), "{name}");
+        }
+    }
 }
 
 /// Late, in small pieces, half, busy: each costs time and nothing else.

@@ -3,7 +3,7 @@
 //! The chain ends at the first block that isn't valid, or isn't the next. If a valid block from behind that end says that the missing
 //! one was durable, bytes are gone that someone was told about. If none says so, nobody was told: a torn tail.
 
-use super::{FileNo, Mark, Options, Place, Seq, Slot, Slots, block};
+use super::{FileNo, Mark, Options, Place, Seq, block, slots::{Slot, Slots}};
 use crate::{Error, Result, disk::Disk, disk::DiskFile};
 use block::{BLOCK, HEADER, Header};
 use std::{collections::BTreeMap, sync::Arc};

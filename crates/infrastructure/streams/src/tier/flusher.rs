@@ -3,7 +3,7 @@
 use super::{Tier, damage::Look, lock, remedy, storage};
 use crate::{
     Error, Result, Store,
-    log::{Seq, crc32c},
+    log::Seq,
     manifest::{self, Owner},
     overflow::{self, Overflow},
     segment::{Chunk, ChunkId, Extent, Landed, Record, SegmentId, State, pieces},
@@ -220,7 +220,7 @@ impl Tier {
     async fn flush(self: &Arc<Self>, store: &Store, due: Due, persist: &Persist, folder: &str) -> Result<Option<Due>> {
         let Some(first) = due.extents.first().map(|e| e.start) else { return Ok(None) };
         let began = Instant::now();
-        // Megabytes are read, copied and summed twice, which is much for appends to wait behind.
+        // Megabytes are read, copied and summed more than once, which is much for appends to wait behind.
         let (from, name, extents) = (store.clone(), due.name.clone(), due.extents.clone());
         let data = match self.aside(async move { from.read_extents(&name, extents).await }).await {
             Ok(data) => data,
@@ -260,12 +260,9 @@ impl Tier {
     async fn put(self: &Arc<Self>, persist: &Persist, location: &str, data: &Bytes) -> Result<()> {
         let (tier, persist, location, data) = (self.clone(), persist.clone(), location.to_string(), data.clone());
         self.aside(async move {
-            // That it is there already is our own upload, whose answer was lost; what is there says so or not.
-            tier.ask_of(&location, persist.create(&location, data.clone())).await.map_err(storage)?;
-            let back = tier.ask_of(&location, persist.read(&location, 0..data.len() as u64)).await.map_err(storage)?;
-            match crc32c(&back) == crc32c(&data) {
+            match tier.ask_of(&location, persist.create_compared(&location, data.clone())).await.map_err(storage)? {
                 true => Ok(()),
-                false => Err(Error::Spoilt(format!("{location} came back from {persist} with other content than was put there; it is put again"))),
+                false => Err(Error::Spoilt(format!("{location} has other content in {persist} than was put there; it is put again"))),
             }
         })
         .await
