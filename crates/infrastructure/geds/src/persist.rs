@@ -150,7 +150,7 @@ impl fmt::Display for Persist {
     }
 }
 
-/// Nothing was put there yet.
+/// Nothing that was put there has been compared yet.
 const UNKNOWN: u8 = 0;
 /// Sums of what it got: one was, and what it belongs to came back whole, so that who asks may also read there.
 const SUMS: u8 = 1;

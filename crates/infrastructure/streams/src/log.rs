@@ -97,6 +97,7 @@ const BLOCK_WORTH: usize = 256 << 10;
 const SHARE_MIN: Duration = Duration::from_micros(200);
 /// Where writes are that short, what comes waits for the one that is under way. One that is late holds it up for no longer than this.
 const LATE: Duration = Duration::from_micros(1600);
+
 /// An entry that is on the disk. `note` is what was pushed with it.
 pub struct Landed<N> {
     pub note: N,
