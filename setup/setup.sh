@@ -2,7 +2,7 @@
 # Installs what CloudSkin needs besides Rust, on Debian and Ubuntu. Prints nothing when everything is there.
 #
 #   setup/setup.sh          the compiler for cells, the example scene, a C compiler and make
-#   setup/setup.sh test     also what the tests and benchmarks compare with: clang, Open MPI, GRASS, Chromium, bubblewrap, SeaweedFS, Redis, NATS, GStreamer, Java
+#   setup/setup.sh test     also what the tests and benchmarks compare with: clang, its OpenMP, Open MPI, GRASS, Chromium, bubblewrap, SeaweedFS, Redis, NATS, GStreamer, Java
 #   setup/setup.sh aarch64  besides the first: what builds programs for aarch64 on x86-64, and an emulator that runs them (`make aarch64`)
 #
 # Everything that isn't a system package goes to .setup/ below the repository, which may be deleted at any time. Packages
@@ -109,6 +109,7 @@ need python3 python3
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || missing+=(python3-venv)
 if [ "$want" = test ]; then
     need clang clang
+    need libomp-dev
     need libopenmpi-dev mpicc
     need openmpi-bin mpirun
     need g++ g++

@@ -37,7 +37,7 @@ const BENCHES: [Bench; 24] = [
     ("instrumentation", "the same with safe points against without, and how soon they stop", kernels::instrumentation),
     ("pingpong", "messages between two ranks, 64 B to 1 MiB, against Open MPI and MPICH", messages::pingpong),
     ("allreduce", "a sum of 8 bytes over two ranks, against the same", messages::allreduce),
-    ("openmp", "OpenMP's own parts and programs on two threads, against gcc -fopenmp", openmp::openmp),
+    ("openmp", "OpenMP's own parts and programs on two threads, against gcc -fopenmp and clang -fopenmp", openmp::openmp),
     ("elastic", "what a second processor is worth that a running program is given half way", openmp::elastic),
     ("density", "idle cells in a gigabyte, processes beside them", density::density),
     ("migrate", "how long ranks of 64 MB and of a GB stand still while they move", migrate::migrate),

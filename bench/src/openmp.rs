@@ -1,5 +1,5 @@
-//! OpenMP in cells: what its parts cost and how fast programs are on two threads, against `gcc -fopenmp` with the same sources; and what a second processor
-//! is worth that is given to a running program half way.
+//! OpenMP in cells: what its parts cost and how fast programs are on two threads, in the fast tier, against the better of `gcc -fopenmp` (libgomp) and `clang -fopenmp` (libomp) with the same sources;
+//! and what a second processor is worth that is given to a running program half way.
 
 use crate::{figure, kernels, median, root};
 use anyhow::{Context, Result, bail};
@@ -28,12 +28,12 @@ fn compile(source: &str) -> Result<Vec<u8>> {
 }
 
 /// Sums are rounded twice, as in a cell.
-fn native(source: &str) -> Result<tempfile::TempPath> {
+fn native(compiler: &str, source: &str) -> Result<tempfile::TempPath> {
     let out = tempfile::NamedTempFile::new()?.into_temp_path();
-    let mut gcc = Command::new("gcc");
-    gcc.args(["-O3", "-fopenmp", "-ffp-contract=off", "-o"]).arg(&out).arg(root().join("bench/programs/openmp").join(source)).arg("-lm");
-    if !gcc.status().context("gcc; setup/setup.sh installs it")?.success() {
-        bail!("gcc does not compile {source}");
+    let mut command = Command::new(compiler);
+    command.args(["-O3", "-fopenmp", "-ffp-contract=off", "-o"]).arg(&out).arg(root().join("bench/programs/openmp").join(source)).arg("-lm");
+    if !command.status().with_context(|| format!("{compiler}; setup/setup.sh test installs it"))?.success() {
+        bail!("{compiler} does not compile {source}; setup/setup.sh test installs its OpenMP");
     }
     Ok(out)
 }
@@ -78,16 +78,43 @@ fn numbers(text: &str) -> Result<Vec<f64>> {
     text.split_whitespace().map(|word| word.parse().with_context(|| format!("{text:?} is no line of numbers"))).collect()
 }
 
-/// The numbers that a program prints, in a cell and by gcc's, in turn: of each, all runs.
-fn in_turn(source: &str) -> Result<[Vec<Vec<f64>>; 2]> {
-    let engine = kernels::the_engine(Tier::Quick)?;
-    let (program, native) = (engine.load(&compile(source)?)?, native(source)?);
-    let (mut ours, mut peers) = (Vec::new(), Vec::new());
+/// Who runs a program, in turn.
+const FAST: usize = 0;
+const QUICK: usize = 1;
+const GCC: usize = 2;
+const CLANG: usize = 3;
+
+/// The numbers that a program prints by each of these: of each, all runs.
+fn in_turn(source: &str) -> Result<[Vec<Vec<f64>>; 4]> {
+    let wasm = compile(source)?;
+    let cells = [Tier::Fast, Tier::Quick].map(|tier| kernels::the_engine(tier).and_then(|engine| Ok((engine.load(&wasm)?, engine))));
+    let [fast, quick] = cells;
+    let (fast, quick) = (fast?, quick?);
+    let natives = [native("gcc", source)?, native("clang", source)?];
+    let mut all = [const { Vec::new() }; 4];
     for _ in 0..RUNS {
-        ours.push(numbers(&run(&engine, &program, THREADS, |_, _| {})?.1)?);
-        peers.push(numbers(&run_native(&native)?)?);
+        for (who, (program, engine)) in [(FAST, &fast), (QUICK, &quick)] {
+            all[who].push(numbers(&run(engine, program, THREADS, |_, _| {})?.1)?);
+        }
+        for (who, native) in [(GCC, &natives[0]), (CLANG, &natives[1])] {
+            all[who].push(numbers(&run_native(native)?)?);
+        }
     }
-    Ok([ours, peers])
+    Ok(all)
+}
+
+/// Figures of one of the numbers; `of` makes one of all runs.
+fn compared(name: &str, unit: &str, goal: &str, runs: &[Vec<Vec<f64>>; 4], at: usize, of: fn(Vec<f64>) -> f64, met: impl Fn(f64) -> bool) -> Result<Value> {
+    let mut each = [0.0; 4];
+    for (one, runs) in each.iter_mut().zip(runs) {
+        *one = of(column(runs, at)?);
+    }
+    let peer = each[GCC].min(each[CLANG]);
+    let mut f = figure(name, unit, goal, each[FAST], Some(peer), RUNS, met(each[FAST] / peer));
+    f["quick_tier"] = each[QUICK].into();
+    f["gcc"] = each[GCC].into();
+    f["clang"] = each[CLANG].into();
+    Ok(f)
 }
 
 fn column(runs: &[Vec<f64>], at: usize) -> Result<Vec<f64>> {
@@ -95,23 +122,22 @@ fn column(runs: &[Vec<f64>], at: usize) -> Result<Vec<f64>> {
 }
 
 pub fn openmp() -> Result<Vec<Value>> {
-    let [ours, peers] = in_turn("overheads.c")?;
+    let runs = in_turn("overheads.c")?;
     let mut out = Vec::new();
     for (at, name) in ["fork-join", "barrier", "loop-static", "loop-dynamic.iteration", "reduction", "critical"].iter().enumerate() {
-        let (ours, peer) = (median(column(&ours, at)?), median(column(&peers, at)?));
-        out.push(figure(&format!("openmp.{name}"), "µs", "ratio <= 1.2", ours, Some(peer), RUNS, ours / peer <= 1.2));
+        out.push(compared(&format!("openmp.{name}"), "µs", "ratio <= 1.2", &runs, at, median, |ratio| ratio <= 1.2)?);
     }
-    let [ours, peers] = in_turn("kernels.c")?;
+    let runs = in_turn("kernels.c")?;
     // What they have computed is the same, bit for bit.
-    if let Some(other) = ours.iter().chain(&peers).find(|r| r.last() != ours[0].last()) {
-        bail!("the kernels compute {:?} and {:?}", ours[0].last(), other.last());
+    if let Some(other) = runs.iter().flatten().find(|r| r.last() != runs[FAST][0].last()) {
+        bail!("the kernels compute {:?} and {:?}", runs[FAST][0].last(), other.last());
     }
-    let least = |runs: Vec<f64>| runs.into_iter().fold(f64::INFINITY, f64::min);
+    let least: fn(Vec<f64>) -> f64 = |runs| runs.into_iter().fold(f64::INFINITY, f64::min);
     let mut ratios = Vec::new();
     for (at, name) in ["dgemm", "stencil", "nbody"].iter().enumerate() {
-        let (ours, peer) = (least(column(&ours, at)?), least(column(&peers, at)?));
-        ratios.push(ours / peer);
-        out.push(figure(&format!("openmp.kernels.{name}"), "ms", "reported", ours, Some(peer), RUNS, true));
+        let f = compared(&format!("openmp.kernels.{name}"), "ms", "reported", &runs, at, least, |_| true)?;
+        ratios.push(f["ratio"].as_f64().context("a figure has a ratio to its peer")?);
+        out.push(f);
     }
     out.push(kernels::ratio("openmp.kernels.geomean", kernels::geomean(&ratios), 1.05, ratios.len()));
     Ok(out)

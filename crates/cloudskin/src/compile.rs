@@ -164,7 +164,7 @@ pub fn inspect(file: &Path) -> anyhow::Result<u8> {
         ("module", name.to_string()),
         ("size", moved(bytes)),
         ("can move", moves),
-        ("exceptions", if report.exceptions { "yes: the fast tier does not take it" } else { "no" }.to_string()),
+        ("exceptions", if report.exceptions { "yes" } else { "no" }.to_string()),
         ("memory", memory),
         ("compiler", report.mark.as_ref().map(|m| m.toolchain.clone()).unwrap_or_default()),
         ("imports", imports.join("\n")),

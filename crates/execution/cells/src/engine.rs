@@ -66,7 +66,7 @@ pub enum Tier {
     /// Cranelift: within a fraction of a second.
     #[default]
     Quick,
-    /// LLVM: seconds, for code as fast as a C compiler's (`native`). It does not take threads, exceptions and programs without safe points, and is not there
+    /// LLVM: seconds, for code as fast as a C compiler's (`native`). It does not take programs without safe points, and is not there
     /// where the toolchain is not installed.
     Fast,
     /// Pulley: bytecode that is interpreted, on machines of any kind (`interpreter`). It does not take threads.
@@ -578,15 +578,13 @@ impl Engine {
             Tier::Quick => Ok(Translated::Not),
             Tier::Interpreter => interpreter::module(wasm, movable).map(Translated::Bytecode),
             Tier::Fast => match kind {
-                Kind::Movable => match native::build(wasm, sha256, self.options.cache.as_ref()) {
+                Kind::Movable | Kind::Throwing | Kind::Threaded | Kind::ThreadedThrowing => match native::build(wasm, sha256, self.options.cache.as_ref()) {
                     Ok(Some(split)) => Ok(Translated::Native(split)),
                     Ok(None) => Err("it has something that this tier has no translation for".into()),
                     Err(error) => Err(error.to_string()),
                 },
-                Kind::Throwing => Err("it has exceptions, which this tier does not know".into()),
-                Kind::Threaded | Kind::ThreadedThrowing | Kind::ThreadedFixed => Err("it has threads, which this tier does not know".into()),
                 // Native code has no clock to look at.
-                Kind::Fixed => Err("it has no safe points, without which nothing could end it there".into()),
+                Kind::Fixed | Kind::ThreadedFixed => Err("it has no safe points, without which nothing could end it there".into()),
             },
         }
     }

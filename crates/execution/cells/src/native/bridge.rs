@@ -20,7 +20,7 @@ use std::mem::MaybeUninit;
 use std::panic::AssertUnwindSafe;
 use std::ptr;
 use std::sync::{Arc, Once, OnceLock};
-use wasmtime::{Caller, Extern, Func, Memory, Trap, ValRaw};
+use wasmtime::{AsContext, Caller, Extern, Func, Memory, SharedMemory, Trap, ValRaw};
 
 /// Bytes that belong to a cell's memory and may fault: the reservation and the guard behind it.
 const RESERVED: usize = (4 << 30) + GUARD as usize;
@@ -47,14 +47,45 @@ pub(super) struct Context {
     inside: bool,
     // From here on ours alone.
     caller: *mut c_void,
-    linear: Memory,
+    linear: Linear,
     thunks: Vec<Option<Func>>,
     error: Option<wasmtime::Error>,
     panic: Option<Box<dyn Any + Send>>,
     native: Arc<Native>,
 }
 
-/// A cell's context, made when its native code is entered first. It has its own place: native code and calls out, which may enter again, share it.
+/// A cell's memory.
+enum Linear {
+    Own(Memory),
+    /// By all its threads.
+    Shared(SharedMemory),
+}
+
+impl Linear {
+    fn of(caller: &mut Caller<'_, Host>) -> wasmtime::Result<Linear> {
+        match caller.get_export("memory") {
+            Some(Extern::Memory(memory)) => Ok(Linear::Own(memory)),
+            Some(Extern::SharedMemory(memory)) => Ok(Linear::Shared(memory)),
+            _ => Err(wasmtime::Error::msg("no memory")),
+        }
+    }
+
+    fn begin(&self, store: impl AsContext) -> *mut u8 {
+        match self {
+            Linear::Own(memory) => memory.data_ptr(store),
+            Linear::Shared(memory) => memory.data().as_ptr().cast_mut().cast(),
+        }
+    }
+
+    fn bytes(&self, store: impl AsContext) -> u64 {
+        match self {
+            Linear::Own(memory) => memory.data_size(store) as u64,
+            Linear::Shared(memory) => memory.data_size() as u64,
+        }
+    }
+}
+
+/// The context of a cell, or of one of its threads, made when its native code is entered first. It has its own place: native code and calls out, which may enter again, share it.
 pub(crate) struct Bridge(ptr::NonNull<Context>);
 
 // SAFETY: the pointers are used by the thread that runs the cell, from within a call; between calls `caller` and `jump` are stale and not read.
@@ -94,7 +125,7 @@ pub(super) fn enter(native: &Arc<Native>, entry: usize, mut caller: Caller<'_, H
             let here = ptr::from_ref(&before).addr();
             (*context).stack_end = here.saturating_sub(crate::engine::GUEST_STACK - SPARE);
         }
-        (*context).memory_bytes = (*context).linear.data_size(&caller) as u64;
+        (*context).memory_bytes = (&(*context).linear).bytes(&caller);
         (*context).caller = ptr::from_mut(&mut caller).cast();
         ACTIVE.set(context);
         (*context).inside = true;
@@ -124,15 +155,16 @@ pub(super) fn enter(native: &Arc<Native>, entry: usize, mut caller: Caller<'_, H
         trap::NULL => Trap::IndirectCallToNull.into(),
         trap::SIGNATURE => Trap::BadSignature.into(),
         trap::STACK => Trap::StackOverflow.into(),
+        trap::UNALIGNED => Trap::HeapMisaligned.into(),
         _ => Trap::MemoryOutOfBounds.into(),
     })
 }
 
 fn begin(native: &Arc<Native>, caller: &mut Caller<'_, Host>) -> wasmtime::Result<Context> {
-    let mut memory = |name: &str| caller.get_export(name).and_then(Extern::into_memory).ok_or_else(|| wasmtime::Error::msg(format!("no memory {name}")));
-    let (linear, flags) = (memory("memory")?, memory(crate::toolchain::FLAGS)?);
+    let linear = Linear::of(caller)?;
+    let flags = caller.get_export(crate::toolchain::FLAGS).and_then(Extern::into_memory).ok_or_else(|| wasmtime::Error::msg("no memory for flag words"))?;
     Ok(Context {
-        memory: linear.data_ptr(&caller),
+        memory: linear.begin(&caller),
         // The memory of the flag words is one page, so the copies lie in it.
         globals: flags.data_ptr(&caller).wrapping_add(super::translate::GLOBALS as usize),
         memory_bytes: 0,
@@ -158,7 +190,7 @@ extern "C" fn out(context: *mut Context, function: u32, slots: *mut ValRaw) -> i
         (*context).inside = false;
         let caller = &mut *(*context).caller.cast::<Caller<'_, Host>>();
         let done = std::panic::catch_unwind(AssertUnwindSafe(|| call(context, function, caller, slots)));
-        (*context).memory_bytes = (*context).linear.data_size(&mut *caller) as u64;
+        (*context).memory_bytes = (&(*context).linear).bytes(&*caller);
         match done {
             Ok(Ok(())) => {
                 (*context).inside = true;

@@ -4,7 +4,7 @@
 //! run for long is compiled a second time, from the same bytes, safe points and all:
 //!
 //! ```text
-//! module --translate, scalar, simd--> LLVM IR --clang of the toolchain, in a process of its own--> library        compile
+//! module --translate, scalar, atomic, exceptions, simd--> LLVM IR --clang of the toolchain, in a process of its own--> library        compile
 //!        --residual---------> module that keeps memory, globals, table and imports, whose functions go over to the library      bridge
 //! ```
 //!
@@ -15,8 +15,10 @@
 //!
 //! What this doesn't do: programs without proven safe points, and modules with instructions that `translate` does not know, run in the engine's own code.
 
+mod atomic;
 mod bridge;
 mod compile;
+mod exceptions;
 mod residual;
 mod scalar;
 mod simd;
@@ -30,7 +32,7 @@ pub(crate) use translate::GUARD;
 use crate::cache::Cache;
 use crate::cell::Host;
 use crate::error::{Error, Result};
-use residual::Parts;
+use residual::{Own, Parts};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -38,15 +40,15 @@ use std::path::Path;
 use std::sync::Arc;
 use translate::{Constant, Source};
 use wasm_encoder::SectionId;
-use wasmparser::{ElementItems, ElementKind, ExternalKind, KnownCustom, Name, Operator, Parser, Payload, TypeRef};
+use wasmparser::{DataKind, ElementItems, ElementKind, ExternalKind, KnownCustom, Name, Operator, Parser, Payload, TypeRef, ValType};
 use wasmtime::{FuncType, Linker, Module};
 
 /// Module of the imports that stand for native functions.
 const MODULE: &str = "cloudskin_native";
-/// Exports of a residual module by which native code calls its imports, and a number; the one after the last grows the memory.
+/// Exports of a residual module by which native code calls its imports, and a number; those after the last are [`residual::Own`]'s.
 const OUT: &str = "__cloudskin_out";
 /// Version of the translation: part of the names under which a library and its residual module are kept.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// A loaded library.
 pub(crate) struct Native {
@@ -143,7 +145,7 @@ fn open(path: &Path, source: &Source<'_>, parts: &Parts<'_>, stubs: &[u32]) -> R
         (stubs.iter().map(entry).collect(), std::mem::transmute::<*mut c_void, bridge::Enter>(enter), std::mem::transmute::<*mut c_void, bridge::Leave>(leave))
     };
     let mut slots: Vec<usize> = parts.imports.iter().map(|(_, _, ty)| &parts.types[*ty as usize]).map(|t| t.params().len().max(t.results().len())).collect();
-    slots.push(1);
+    slots.extend(Own::all(&parts.passive).map(Own::signature).map(|(params, results)| params.len().max(results.len())));
     Ok(Native { enter, leave, entries, slots, names: parts.names.iter().map(|(f, n)| (*f, n.to_string())).collect() })
 }
 
@@ -162,8 +164,11 @@ fn read<'a>(wasm: &'a [u8], parts: &mut Parts<'a>) -> wasmparser::Result<Option<
             Payload::ImportSection(section) => {
                 for import in section.into_imports() {
                     let import = import?;
-                    let TypeRef::Func(ty) = import.ty else { return Ok(None) };
-                    parts.imports.push((import.module, import.name, ty));
+                    match import.ty {
+                        TypeRef::Func(ty) => parts.imports.push((import.module, import.name, ty)),
+                        TypeRef::Memory(ty) if ty.shared && !ty.memory64 && ty.page_size_log2.is_none() => parts.shared = Some((import.module, import.name, ty)),
+                        _ => return Ok(None),
+                    }
                 }
             }
             Payload::FunctionSection(section) => parts.functions = section.into_iter().collect::<Result<_, _>>()?,
@@ -197,7 +202,7 @@ fn read<'a>(wasm: &'a [u8], parts: &mut Parts<'a>) -> wasmparser::Result<Option<
                         (false, Operator::I64Const { value }, Operator::End) => Some(Constant::I64(value)),
                         _ => return Ok(None),
                     };
-                    if matches!(global.ty.content_type, wasmparser::ValType::Ref(_)) {
+                    if matches!(global.ty.content_type, ValType::Ref(_)) {
                         return Ok(None);
                     }
                     globals.push((global.ty.content_type, value));
@@ -211,13 +216,27 @@ fn read<'a>(wasm: &'a [u8], parts: &mut Parts<'a>) -> wasmparser::Result<Option<
             Payload::ExportSection(section) => {
                 for export in section {
                     let export = export?;
-                    if matches!(export.kind, ExternalKind::Tag) || export.name.starts_with(OUT) {
+                    if export.name.starts_with(OUT) {
                         return Ok(None);
                     }
                     parts.exports.push((export.name, export.kind, export.index));
                 }
             }
-            Payload::StartSection { .. } | Payload::TagSection(_) => return Ok(None),
+            Payload::TagSection(section) => {
+                parts.raw.push((SectionId::Tag, raw(section.range())));
+                for tag in section {
+                    let ty = tag?.func_type_idx;
+                    if !parts.types.get(ty as usize).is_some_and(|ty| ty.params() == [ValType::I32] && ty.results().is_empty()) {
+                        return Ok(None);
+                    }
+                    parts.tags += 1;
+                }
+                // A handler is looked for among all of them.
+                if parts.tags > 8 {
+                    return Ok(None);
+                }
+            }
+            Payload::StartSection { .. } => return Ok(None),
             Payload::ElementSection(section) => {
                 for element in section {
                     let element = element?;
@@ -235,7 +254,14 @@ fn read<'a>(wasm: &'a [u8], parts: &mut Parts<'a>) -> wasmparser::Result<Option<
                 }
             }
             Payload::DataCountSection { range, .. } => parts.raw.push((SectionId::DataCount, raw(range))),
-            Payload::DataSection(section) => parts.raw.push((SectionId::Data, raw(section.range()))),
+            Payload::DataSection(section) => {
+                parts.raw.push((SectionId::Data, raw(section.range())));
+                for (i, segment) in (0..).zip(section) {
+                    if matches!(segment?.kind, DataKind::Passive) {
+                        parts.passive.push(i);
+                    }
+                }
+            }
             Payload::CodeSectionEntry(body) => bodies.push(body),
             Payload::CustomSection(section) => match section.as_known() {
                 KnownCustom::Name(reader) => {
@@ -261,9 +287,11 @@ fn read<'a>(wasm: &'a [u8], parts: &mut Parts<'a>) -> wasmparser::Result<Option<
     if !parts.exports.iter().any(|(name, kind, index)| *name == crate::toolchain::FLAGS && *kind == ExternalKind::Memory && *index == 1) {
         return Ok(None);
     }
+    // The system's calls and those for threads run nothing of the program's; MPI's do.
+    let calls_back = parts.imports.iter().map(|(module, ..)| ![crate::wasi::MODULE, crate::threads::MODULE].contains(module)).collect();
     let functions: Vec<u32> = parts.imports.iter().map(|(_, _, ty)| *ty).chain(parts.functions.iter().copied()).collect();
     parts.names.sort_by_key(|(f, _)| *f);
     parts.names.dedup_by_key(|(f, _)| *f);
     parts.names.retain(|(f, _)| (*f as usize) < functions.len());
-    Ok(Some(Source { types: parts.types.clone(), imported: parts.imports.len() as u32, functions, bodies, globals, table, hints }))
+    Ok(Some(Source { types: parts.types.clone(), imported: parts.imports.len() as u32, functions, bodies, globals, shared: parts.shared.is_some(), passive: parts.passive.clone(), tags: parts.tags, calls_back, table, hints }))
 }

@@ -1,6 +1,6 @@
-//! One instruction after another, but for those on vectors ([`super::simd`]): control flow through the words of [`super::translate`], arithmetic by what is here.
+//! One instruction after another, but for atomic ones ([`super::atomic`]) and those on vectors ([`super::simd`]): control flow through the words of [`super::translate`] and [`super::exceptions`], arithmetic by what is here.
 
-use super::simd;
+use super::atomic;
 use super::translate::{Constant, GLOBALS, NO_ALIAS_GLOB, NO_ALIAS_MEM, Stays, Ty, Writer, trap, weights};
 use std::fmt::Write;
 use wasmparser::Operator;
@@ -53,6 +53,8 @@ impl Writer<'_> {
     fn divide(&mut self, ty: Ty, op: &str) {
         let (b, a) = (self.pop(), self.pop());
         let t = ty.ll();
+        // The processor's own exception for a divisor of zero would not be taken for the program's.
+        let (b, a) = (self.pin(t, &b), self.pin(t, &a));
         let zero = self.let_(&format!("icmp eq {t} {b}, 0"));
         self.trap_if(&zero, trap::DIVISION);
         let mut by = b.clone();
@@ -105,6 +107,8 @@ impl Writer<'_> {
             O::Block { blockty } => self.begin(*blockty, false)?,
             O::Loop { blockty } => self.begin(*blockty, true)?,
             O::If { blockty } => self.if_(*blockty, hint)?,
+            O::TryTable { try_table } => self.try_table(try_table)?,
+            O::Throw { tag_index } => self.throw(*tag_index),
             O::Else => self.other()?,
             O::End => self.end()?,
             O::Br { relative_depth } => {
@@ -202,6 +206,8 @@ impl Writer<'_> {
                 let v = self.let_(&format!("load atomic volatile i32, ptr {p} monotonic, align 4"));
                 self.push(I32, v);
             }
+            // Of memory that other threads make larger, too, the engine knows.
+            O::MemorySize { mem: 0 } if self.source.shared => self.call_value("@size", &[], Some(I32)),
             O::MemorySize { mem: 0 } => {
                 let bytes = self.memory_bytes();
                 let pages = self.let_(&format!("lshr i64 {bytes}, 16"));
@@ -220,6 +226,14 @@ impl Writer<'_> {
                 let (n, to) = self.range(&to, &len);
                 let byte = self.let_(&format!("trunc i32 {byte} to i8"));
                 self.line(&format!("call void @llvm.memset.p0.i64(ptr {to}, i8 {byte}, i64 {n}, i1 false){NO_ALIAS_MEM}"));
+            }
+            O::MemoryInit { data_index, mem: 0 } => {
+                let name = self.segment(*data_index, "init")?;
+                self.call_value(&name, &[I32; 3], None);
+            }
+            O::DataDrop { data_index } => {
+                let name = self.segment(*data_index, "drop")?;
+                self.call_value(&name, &[], None);
             }
             O::I32Const { value } => self.push(I32, value.to_string()),
             O::I64Const { value } => self.push(I64, value.to_string()),
@@ -375,7 +389,7 @@ impl Writer<'_> {
             O::I64Extend8S => self.extend(I64, "i8"),
             O::I64Extend16S => self.extend(I64, "i16"),
             O::I64Extend32S => self.extend(I64, "i32"),
-            other => return simd::operator(self, other),
+            other => return atomic::operator(self, other),
         }
         Ok(())
     }

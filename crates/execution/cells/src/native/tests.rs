@@ -70,6 +70,25 @@ const OPERATORS: &[(&str, &str, &str)] = &[
         i8x16.avgr_u i16x8.avgr_u i16x8.extmul_low_i8x16_s i16x8.extmul_low_i8x16_u i16x8.extmul_high_i8x16_s i16x8.extmul_high_i8x16_u i32x4.extmul_low_i16x8_s \
         i32x4.extmul_low_i16x8_u i32x4.extmul_high_i16x8_s i32x4.extmul_high_i16x8_u i64x2.extmul_low_i32x4_s i64x2.extmul_low_i32x4_u i64x2.extmul_high_i32x4_s \
         i64x2.extmul_high_i32x4_u i32x4.dot_i16x8_s i16x8.q15mulr_sat_s i8x16.shuffle:0:31:2:17:4:5:30:7:8:9:10:27:12:13:14:15"),
+    ("i32", "i32", "i32.atomic.load i32.atomic.load8_u i32.atomic.load16_u"),
+    ("i32", "i64", "i64.atomic.load i64.atomic.load8_u i64.atomic.load16_u i64.atomic.load32_u"),
+    ("i32 i32", "", "i32.atomic.store i32.atomic.store8 i32.atomic.store16"),
+    ("i32 i64", "", "i64.atomic.store i64.atomic.store8 i64.atomic.store16 i64.atomic.store32"),
+    ("i32 i32", "i32", "i32.atomic.rmw.add i32.atomic.rmw8.add_u i32.atomic.rmw16.add_u i32.atomic.rmw.sub i32.atomic.rmw8.sub_u i32.atomic.rmw16.sub_u \
+        i32.atomic.rmw.and i32.atomic.rmw8.and_u i32.atomic.rmw16.and_u i32.atomic.rmw.or i32.atomic.rmw8.or_u i32.atomic.rmw16.or_u \
+        i32.atomic.rmw.xor i32.atomic.rmw8.xor_u i32.atomic.rmw16.xor_u i32.atomic.rmw.xchg i32.atomic.rmw8.xchg_u i32.atomic.rmw16.xchg_u"),
+    ("i32 i64", "i64", "i64.atomic.rmw.add i64.atomic.rmw8.add_u i64.atomic.rmw16.add_u i64.atomic.rmw32.add_u i64.atomic.rmw.sub i64.atomic.rmw8.sub_u \
+        i64.atomic.rmw16.sub_u i64.atomic.rmw32.sub_u i64.atomic.rmw.and i64.atomic.rmw8.and_u i64.atomic.rmw16.and_u i64.atomic.rmw32.and_u \
+        i64.atomic.rmw.or i64.atomic.rmw8.or_u i64.atomic.rmw16.or_u i64.atomic.rmw32.or_u i64.atomic.rmw.xor i64.atomic.rmw8.xor_u \
+        i64.atomic.rmw16.xor_u i64.atomic.rmw32.xor_u i64.atomic.rmw.xchg i64.atomic.rmw8.xchg_u i64.atomic.rmw16.xchg_u i64.atomic.rmw32.xchg_u"),
+    ("i32 i32 i32", "i32", "i32.atomic.rmw.cmpxchg i32.atomic.rmw8.cmpxchg_u i32.atomic.rmw16.cmpxchg_u"),
+    ("i32 i64 i64", "i64", "i64.atomic.rmw.cmpxchg i64.atomic.rmw8.cmpxchg_u i64.atomic.rmw16.cmpxchg_u i64.atomic.rmw32.cmpxchg_u"),
+    ("", "", "atomic.fence"),
+    // The second one finds the segment dropped; its name is another one by the sign at its end.
+    ("i32 i32 i32", "", "memory.init:0"),
+    ("", "", "data.drop:0"),
+    ("i32 i32 i32", "", "memory.init:0:"),
+    ("", "i32", "memory.size"),
 ];
 /// The same for vectors of floating point numbers, whose operands are numbers and whose NaNs are all one.
 const FLOATS: &[(&str, &str, &str)] = &[
@@ -103,7 +122,7 @@ fn operands(ty: &str) -> Vec<Val> {
 
 /// A function for each instruction, called by its name.
 fn module() -> (Vec<u8>, Vec<(String, Vec<String>, String)>) {
-    let mut text = String::from(r#"(module (memory (export "memory") 2 4) (memory (export "__cloudskin_flags") 1 1) (global $g (mut i64) (i64.const 5))"#);
+    let mut text = String::from(r#"(module (memory (export "memory") 2 4) (memory (export "__cloudskin_flags") 1 1) (data "segment of data") (global $g (mut i64) (i64.const 5))"#);
     let mut list = Vec::new();
     for (params, result, names) in OPERATORS.iter().chain(FLOATS) {
         for name in names.split_whitespace() {

@@ -3,7 +3,7 @@
 //! ```text
 //! function i of the module           @f<i>(ctx, mem, glob, parameters...)       what native code calls
 //!   of the module's own                its body
-//!   an import                          a call out: the engine runs it
+//!   an import                          a call out: the engine runs it, as it does `memory.grow` and what else is the instance's own (`residual::Own`)
 //! what the engine may call             @e<i>(ctx, arguments)                     arguments and result in 16-byte slots
 //! the table                            @table: type and function of each entry
 //! ```
@@ -14,8 +14,13 @@
 //! Nothing may be undefined: shift counts are masked, divisors looked at, conversions compared or saturating, no access claims an alignment. Floating
 //! point has no fast-math flag; which of several NaNs comes out is the processor's choice, as WebAssembly allows.
 //!
-//! What this doesn't do: a module with an instruction that is not known here (exceptions, references, threads, tail calls) has no translation.
+//! With threads, memory is shared: its size is asked of the engine, and what is compared and then relied on is pinned ([`Writer::pin`]), since what another thread writes may be another value
+//! each time that it is loaded.
+//!
+//! What this doesn't do: a module with an instruction that is not known here (references, tail calls) has no translation.
 
+use super::exceptions::{self, Handler};
+use super::residual::Own;
 use std::collections::HashMap;
 use std::fmt::Write;
 use wasmparser::{BlockType, FuncType, FunctionBody, MemArg, Operator, ValType};
@@ -43,6 +48,8 @@ pub(super) mod trap {
     pub const STACK: u32 = 9;
     /// A call out failed; its error lies in the context.
     pub const CALL: u32 = 10;
+    /// An atomic access to an address that is no multiple of its size.
+    pub const UNALIGNED: u32 = 11;
 }
 
 /// A module as the translator needs it.
@@ -53,6 +60,14 @@ pub(super) struct Source<'a> {
     pub imported: u32,
     pub bodies: Vec<FunctionBody<'a>>,
     pub globals: Vec<(ValType, Option<Constant>)>,
+    /// Memory is shared by threads.
+    pub shared: bool,
+    /// Data segments that are not put into memory when an instance is made.
+    pub passive: Vec<u32>,
+    /// How many kinds of exceptions it has, each of one number.
+    pub tags: u32,
+    /// For each import, whether functions of the module's may run within it.
+    pub calls_back: Vec<bool>,
     /// The function of each entry of the table.
     pub table: Vec<Option<u32>>,
     /// Branch hints: for each function the offset of an instruction in its body, and whether it is taken.
@@ -121,15 +136,17 @@ pub(super) enum Kind {
     Loop,
     /// With the label of the other branch, until that has come.
     If(Option<String>),
+    /// What is thrown in it goes to the pad, once there is one.
+    Try { handlers: Vec<Handler>, pad: Option<String> },
 }
 
 pub(super) struct Frame {
-    kind: Kind,
+    pub kind: Kind,
     /// Where a branch to this goes.
-    target: String,
+    pub target: String,
     end: String,
     /// Stack slots of what a branch brings, and of what comes out at the end.
-    brought: Vec<(Ty, String)>,
+    pub brought: Vec<(Ty, String)>,
     results: Vec<(Ty, String)>,
     params: Vec<Value>,
     height: usize,
@@ -147,6 +164,10 @@ pub(super) struct Writer<'a> {
     result: Option<Ty>,
     /// Blocks that trap, one for each reason.
     traps: Vec<u32>,
+    /// Where thrown exceptions go on, and whether there is a way out of the function for them.
+    pub(super) pads: String,
+    pub(super) leaves: bool,
+    throwing: &'a [bool],
     function: u32,
     /// Nothing reaches the next instruction.
     pub(super) dead: bool,
@@ -154,23 +175,28 @@ pub(super) struct Writer<'a> {
 
 pub(super) const NO_ALIAS_MEM: &str = ", !tbaa !3";
 pub(super) const NO_ALIAS_GLOB: &str = ", !tbaa !4";
-const NO_ALIAS_CTX: &str = ", !tbaa !5";
-const SELDOM: &str = ", !prof !6";
+pub(super) const NO_ALIAS_CTX: &str = ", !tbaa !5";
+pub(super) const SELDOM: &str = ", !prof !6";
 const OFTEN: &str = ", !prof !7";
 
 /// IR of a whole module, or why it has none.
 pub(super) fn module(source: &Source<'_>) -> Result<String, Stays> {
+    let throwing = exceptions::throwing(source).map_err(|e| e.to_string())?;
     let mut text = String::from(HEAD);
     let _ = writeln!(text, "!9 = !{{!\"{}\"}}", if cfg!(target_arch = "aarch64") { "sp" } else { "rsp" });
     for (i, body) in source.bodies.iter().enumerate() {
         let function = source.imported + i as u32;
-        text += &Writer::new(source, function).and_then(|w| w.function(body)).map_err(|why| format!("function {function}: {why}"))?;
+        text += &Writer::new(source, function, &throwing).and_then(|w| w.function(body)).map_err(|why| format!("function {function}: {why}"))?;
         text += &entry(source, function)?;
     }
     for function in 0..source.imported {
         text += &call_out(source, function)?;
     }
-    text += &grow(source.imported);
+    for (number, own) in (source.imported..).zip(Own::all(&source.passive)) {
+        let (params, results) = own.signature();
+        let (params, result) = (types_of(params)?, types_of(results)?.first().copied());
+        text += &out(declared(&own.name(), &params, result), number, &params, result);
+    }
     let first = source.imported as usize;
     let entries: Vec<String> = (first..first + source.bodies.len()).map(|f| format!("ptr @e{f}")).collect();
     let _ = writeln!(text, "@cloudskin_entries = constant [{} x ptr] [{}]", entries.len(), entries.join(", "));
@@ -226,20 +252,18 @@ fn result_text(result: Option<Ty>) -> &'static str {
 }
 
 fn head(function: u32, params: &[Ty], result: Option<Ty>) -> String {
+    declared(&format!("@f{function}"), params, result)
+}
+
+fn declared(name: &str, params: &[Ty], result: Option<Ty>) -> String {
     let params: String = params.iter().enumerate().map(|(i, t)| format!(", {} %p{i}", t.ll())).collect();
-    format!("define internal {} @f{function}(ptr %ctx, ptr %mem, ptr %glob{params})", result_text(result))
+    format!("define internal {} {name}(ptr %ctx, ptr %mem, ptr %glob{params})", result_text(result))
 }
 
 /// A function that the engine runs: arguments into slots, out, and the result from the first of them.
 fn call_out(source: &Source<'_>, function: u32) -> Result<String, Stays> {
     let (params, result) = signature(source, function)?;
     Ok(out(head(function, &params, result), function, &params, result))
-}
-
-/// `memory.grow`, which is the call out after the last import.
-fn grow(number: u32) -> String {
-    let head = "define internal i32 @grow(ptr %ctx, ptr %mem, ptr %glob, i32 %p0)".to_string();
-    out(head, number, &[Ty::I32], Some(Ty::I32))
 }
 
 fn out(head: String, function: u32, params: &[Ty], result: Option<Ty>) -> String {
@@ -283,7 +307,7 @@ fn entry(source: &Source<'_>, function: u32) -> Result<String, Stays> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(source: &'a Source<'a>, function: u32) -> Result<Writer<'a>, Stays> {
+    fn new(source: &'a Source<'a>, function: u32, throwing: &'a [bool]) -> Result<Writer<'a>, Stays> {
         let (locals, result) = signature(source, function)?;
         Ok(Writer {
             source,
@@ -295,6 +319,9 @@ impl<'a> Writer<'a> {
             locals,
             result,
             traps: Vec::new(),
+            pads: String::new(),
+            leaves: false,
+            throwing,
             function,
             dead: false,
         })
@@ -325,7 +352,7 @@ impl<'a> Writer<'a> {
             let (op, offset) = reader.read_with_offset().map_err(bad)?;
             if self.dead {
                 match op {
-                    Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => skip += 1,
+                    Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } | Operator::TryTable { .. } => skip += 1,
                     Operator::End if skip > 0 => skip -= 1,
                     Operator::End => self.end()?,
                     Operator::Else if skip == 0 => self.other()?,
@@ -336,6 +363,11 @@ impl<'a> Writer<'a> {
             calls |= matches!(op, Operator::Call { .. } | Operator::CallIndirect { .. });
             let hint = hints.and_then(|h| h.get(&((offset - begin) as u32))).copied();
             self.operator(&op, hint)?;
+        }
+        self.body += &std::mem::take(&mut self.pads);
+        if self.leaves {
+            let zero = self.result.map(|t| format!("{} {}", t.ll(), t.zero()));
+            let _ = writeln!(self.body, "leave:\n  ret {}", zero.as_deref().unwrap_or("void"));
         }
         for reason in std::mem::take(&mut self.traps) {
             let _ = writeln!(self.body, "trap{reason}:\n  call void @cloudskin_trap(ptr %ctx, i32 {})\n  unreachable", reason | self.function << 8);
@@ -424,8 +456,9 @@ impl<'a> Writer<'a> {
             return Err("the memory of the flag words".into());
         }
         let wide = self.let_(&format!("zext i32 {a} to i64"));
-        let at = if memarg.offset == 0 { wide } else { self.let_(&format!("add nuw nsw i64 {wide}, {}", memarg.offset)) };
+        let mut at = if memarg.offset == 0 { wide } else { self.let_(&format!("add nuw nsw i64 {wide}, {}", memarg.offset)) };
         if memarg.offset + bytes > GUARD {
+            at = self.pin("i64", &at);
             let have = self.memory_bytes();
             let end = self.let_(&format!("add nuw nsw i64 {at}, {bytes}"));
             let out = self.let_(&format!("icmp ugt i64 {end}, {have}"));
@@ -434,9 +467,27 @@ impl<'a> Writer<'a> {
         Ok(self.let_(&format!("getelementptr i8, ptr %mem, i64 {at}")))
     }
 
+    /// How many bytes there are. Of shared memory it is how many there may ever be: those that are not there yet are pages that nobody may touch.
     pub(super) fn memory_bytes(&mut self) -> String {
+        if self.source.shared {
+            return (1u64 << 32).to_string();
+        }
         let p = self.let_(&format!("getelementptr i8, ptr %ctx, i64 {}", field::MEMORY_BYTES));
         self.let_(&format!("load i64, ptr {p}, align 8{NO_ALIAS_CTX}"))
+    }
+
+    /// A value that stays what it is. LLVM may load a plain word of memory a second time instead of keeping it, as if nobody else wrote; between a comparison and what relies on it that
+    /// would be a hole in the fence.
+    pub(super) fn pin(&mut self, ll: &str, value: &str) -> String {
+        if !self.source.shared || value.parse::<i64>().is_ok() {
+            return value.to_string();
+        }
+        self.let_(&format!("call {ll} asm sideeffect \"\", \"=r,0\"({ll} {value})"))
+    }
+
+    /// The function that does something with a data segment.
+    pub(super) fn segment(&self, segment: u32, what: &str) -> Result<String, Stays> {
+        if self.source.passive.contains(&segment) { Ok(format!("@{what}{segment}")) } else { Err(format!("data segment {segment} is used up when an instance is made")) }
     }
 
     pub fn load_as(&mut self, memarg: &MemArg, ll: &str, bytes: u64) -> Result<String, Stays> {
@@ -623,6 +674,9 @@ impl<'a> Writer<'a> {
     pub(super) fn call(&mut self, function: u32) -> Result<(), Stays> {
         let (params, result) = signature(self.source, function)?;
         self.call_value(&format!("@f{function}"), &params, result);
+        if self.throwing[function as usize] {
+            self.look_for_thrown();
+        }
         Ok(())
     }
 
@@ -643,6 +697,7 @@ impl<'a> Writer<'a> {
         let (params, result) = of_type(&self.source.types[ty as usize])?;
         let id = self.source.types.iter().position(|u| u == &self.source.types[ty as usize]).unwrap_or_default();
         let index = self.pop();
+        let index = self.pin("i32", &index);
         let n = self.source.table.len();
         let out = self.let_(&format!("icmp uge i32 {index}, {n}"));
         self.trap_if(&out, trap::TABLE);
@@ -656,11 +711,15 @@ impl<'a> Writer<'a> {
         self.trap_if(&other, trap::SIGNATURE);
         let f = self.let_(&format!("load ptr, ptr {slot}, align 8"));
         self.call_value(&f, &params, result);
+        if self.source.tags > 0 {
+            self.look_for_thrown();
+        }
         Ok(())
     }
 
     /// Bounds of `len` bytes at `address`, both 32 bits; gives the wide length and the pointer.
     pub(super) fn range(&mut self, address: &str, len: &str) -> (String, String) {
+        let (address, len) = (self.pin("i32", address), self.pin("i32", len));
         let (a, n) = (self.let_(&format!("zext i32 {address} to i64")), self.let_(&format!("zext i32 {len} to i64")));
         let end = self.let_(&format!("add nuw nsw i64 {a}, {n}"));
         let have = self.memory_bytes();

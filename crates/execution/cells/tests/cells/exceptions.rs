@@ -86,7 +86,7 @@ fn exceptions_leave_nothing_behind() {
     assert_eq!((ended, log.text(1).as_str()), (Ended::Exited(0), "150000\n"));
 }
 
-/// A site with the fast tier runs them in the other one, and they move there and back.
+/// What is thrown is a return in the one tier and the engine's in the other.
 #[test]
 fn exceptions_and_jumps_move_to_a_site_with_the_fast_tier() {
     for name in ["exceptions.cc", "jumps.c"] {

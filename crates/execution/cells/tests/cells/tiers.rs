@@ -58,23 +58,22 @@ fn a_cell_goes_from_machine_code_to_the_interpreter_and_back() {
     goes_round(&compile(&programs().join("exchange.c")), 3, &[], 12, all);
     goes_round(&compile(&programs().join("loop.c")), 2, &["12", "20"], 8, all);
     goes_round(&compile(&programs().join("persistent.c")), 3, &[], 12, all);
-    // The interpreter knows exceptions; LLVM's tier does not.
     let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/programs");
     for name in ["exceptions.cc", "jumps.c"] {
-        goes_round(&compile(&shared.join(name)), 2, &[], 12, [Tier::Quick, Tier::Interpreter, Tier::Quick]);
+        goes_round(&compile(&shared.join(name)), 2, &[], 12, all);
     }
 }
 
-/// With threads there is one tier, and who asks for another is told why it is not that one.
+/// The interpreter takes none, and who asks for it is told why.
 #[test]
-fn programs_with_threads_run_in_the_quick_tier_whatever_is_asked_for() {
+fn programs_with_threads_change_the_tier_too() {
     let source = programs().join("threads/threads.c");
     let out = make(Lang::C, Path::new("tiers-threads.wasm"), ["-O2".into(), "-pthread".into(), source.into_os_string()].into_iter()).unwrap();
     let wasm = std::fs::read(out).unwrap();
-    for (tier, why) in [(Tier::Interpreter, "memory that threads share"), (Tier::Fast, "it has threads")] {
+    for (tier, expected, why) in [(Tier::Interpreter, Tier::Quick, Some("memory that threads share")), (Tier::Fast, Tier::Fast, None)] {
         let program = the_fast_engine().load_in(&wasm, tier).unwrap();
-        assert_eq!(program.tier(), Tier::Quick);
-        assert!(program.instead().is_some_and(|text| text.contains(why)), "{:?}", program.instead());
+        assert_eq!(program.tier(), expected);
+        assert!(why.is_none_or(|why| program.instead().is_some_and(|text| text.contains(why))), "{:?}", program.instead());
     }
     assert_eq!(the_engine().load(&wasm).unwrap().instead(), None);
     let lines = |engines: &[&Engine], moves| {
