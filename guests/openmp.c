@@ -50,8 +50,15 @@ typedef void (*microtask)(int *, int *, ...);
 #define LEVELS_MAX 64
 /* Captured variables of a parallel region, which are arguments of its function. */
 #define ARGS_MAX 64
-/* Looks before a thread sleeps, where every thread can have a processor: some tens of microseconds. */
+/* Looks before a thread sleeps, where every thread can have a processor: some tens of microseconds. Whether it can, the host is asked after the first few. */
 #define SPINS 4000
+#define FIRST_SPINS 100
+/* What one processor takes from another at once: words that are written together lie together, and apart from those that others only read. */
+#define LINE 64
+/* In `left` of a team: somebody sleeps until it is 0. */
+#define AWAITED (1 << 30)
+/* Teams that a thread keeps for its next regions. The members of the last one may still be on their way out of it. */
+#define SPARES 2
 
 enum { SCHED_STATIC_CHUNKED = 33, SCHED_STATIC, SCHED_DYNAMIC, SCHED_GUIDED, SCHED_RUNTIME, SCHED_AUTO, SCHED_TRAPEZOIDAL };
 enum { CANCEL_PARALLEL = 1, CANCEL_LOOP, CANCEL_SECTIONS, CANCEL_TASKGROUP };
@@ -134,15 +141,17 @@ struct team {
     int argc;
     void **argv;
     struct settings settings;
-    volatile int come, generation, left;
+    /* The end of a region or a barrier is made of these. `left`: members beside the first one that may still touch the team. */
+    volatile int come __attribute__((aligned(LINE)));
+    volatile int generation, left;
     volatile int event, sleepers;
-    volatile unsigned singles, turn;
+    volatile int queued, outstanding; /* tasks */
+    volatile unsigned singles __attribute__((aligned(LINE))), turn;
     void *volatile copyprivate;
     volatile int cancel;
     struct loop loops[LOOPS];
     volatile int tasks_lock;
     struct task *newest, *oldest;
-    volatile int queued, outstanding;
     struct reductions *volatile reductions[2]; /* of the region, of a loop */
     volatile int reductions_lock, reductions_left[2];
 };
@@ -166,10 +175,10 @@ struct member {
 
 struct worker {
     struct thread *thread;
-    volatile int go;
+    volatile int go, asleep;
     struct team *team;
     int tid;
-};
+} __attribute__((aligned(LINE)));
 
 /* An OpenMP thread. */
 struct thread {
@@ -180,7 +189,7 @@ struct thread {
     int workers_busy; /* the first ones, in regions around this one */
     int wanted_threads, wanted_teams, teams_limit;
     int league, league_size;
-    struct team *spare;
+    struct team *spares[SPARES];
 };
 
 static _Thread_local struct thread *self_thread;
@@ -204,6 +213,14 @@ static void *room(size_t bytes) {
     return p;
 }
 
+/* The same, of whole lines. */
+static void *lines(size_t bytes) {
+    void *p = aligned_alloc(LINE, bytes);
+    if (p == NULL)
+        fail("no memory for a team; give the program a higher memory limit");
+    return memset(p, 0, bytes);
+}
+
 /* --- waiting ----------------------------------------------------------------------------------------------------------------- */
 
 /* Something has changed that members of the team may wait for. */
@@ -221,8 +238,8 @@ typedef int (*condition)(void *a, kmp_uint64 b);
 /* Which tasks a waiting thread may do. */
 enum tasks { NONE, BELOW, ANY };
 
-static int spins(struct team *team) {
-    return passive || threads_living > host_processors() || team->size == 1 ? 0 : SPINS;
+static int spins(void) {
+    return threads_living > host_processors() ? 0 : SPINS;
 }
 
 static void help_until(struct thread *t, condition met, void *a, kmp_uint64 b, enum tasks which) {
@@ -230,16 +247,17 @@ static void help_until(struct thread *t, condition met, void *a, kmp_uint64 b, e
     struct team *team = m->team;
     /* A tied task that waits may only do what comes from it, or it could be held up by what waits for it. */
     struct task *above = which == BELOW && !m->now->implicit ? m->now : NULL;
-    for (int left = -1; !met(a, b);) {
+    const int first = passive || team->size == 1 ? 0 : FIRST_SPINS;
+    for (int looks = 0, most = first; !met(a, b);) {
         struct task *x = which != NONE && LOAD(&team->queued) > 0 ? take(team, above) : NULL;
         if (x != NULL) {
             execute(t, x);
-            left = -1;
+            looks = 0, most = first;
             continue;
         }
-        if (left < 0)
-            left = spins(team);
-        if (left-- > 0)
+        if (looks++ < most)
+            continue;
+        if (most == FIRST_SPINS && (most = spins()) > 0)
             continue;
         ADD(&team->sleepers, 1);
         const int event = LOAD(&team->event);
@@ -248,7 +266,7 @@ static void help_until(struct thread *t, condition met, void *a, kmp_uint64 b, e
         ADD(&team->sleepers, -1);
         if (x != NULL)
             execute(t, x);
-        left = -1;
+        looks = 0, most = first;
     }
 }
 
@@ -295,20 +313,40 @@ static struct thread *new_thread(void) {
 }
 
 static struct team *new_team(struct thread *t, int size) {
-    struct team *team = t->spare != NULL ? t->spare : room(sizeof *team);
-    t->spare = NULL;
-    memset(team, 0, sizeof *team);
+    struct team *team = NULL;
+    for (int i = 0; i < SPARES && team == NULL; i++)
+        if (t->spares[i] != NULL && LOAD(&t->spares[i]->left) == 0) {
+            team = memset(t->spares[i], 0, sizeof *team);
+            t->spares[i] = NULL;
+        }
+    if (team == NULL)
+        team = lines(sizeof *team);
     team->size = size;
     for (unsigned i = 0; i < LOOPS; i++)
         team->loops[i].turn = i;
     return team;
 }
 
+/* Nothing of the team is touched after the last one has said so. */
+static void let_go(struct team *team) {
+    if (ADD(&team->left, -1) == (AWAITED | 1))
+        __cloudskin_wake(&team->left, INT_MAX);
+}
+
+/* Its members have come to the end of their region. */
 static void free_team(struct thread *t, struct team *team) {
-    if (t->spare == NULL)
-        t->spare = team;
-    else
-        free(team);
+    for (int i = 0; i < SPARES; i++)
+        if (t->spares[i] == NULL) {
+            t->spares[i] = team;
+            return;
+        }
+    while (LOAD(&team->left) > 0) {
+        const int left = __atomic_fetch_or(&team->left, AWAITED, __ATOMIC_SEQ_CST) | AWAITED;
+        if (left == AWAITED)
+            break;
+        __cloudskin_sleep_on(&team->left, left);
+    }
+    free(team);
 }
 
 static void enter(struct thread *t, struct member *m, struct team *team, int tid) {
@@ -392,15 +430,17 @@ static void *work(void *p) {
     struct thread *t = w->thread;
     self_thread = t;
     for (int seen = 0;; seen++) {
-        for (int i = passive || threads_living > host_processors() ? 0 : SPINS; i > 0 && LOAD(&w->go) == seen; i--)
-            ;
-        while (LOAD(&w->go) == seen)
-            __cloudskin_sleep_on(&w->go, seen);
+        for (int looks = 0, most = passive ? 0 : FIRST_SPINS; LOAD(&w->go) == seen;) {
+            if (looks++ < most || (most == FIRST_SPINS && (most = spins()) > 0))
+                continue;
+            STORE(&w->asleep, 1);
+            while (LOAD(&w->go) == seen)
+                __cloudskin_sleep_on(&w->go, seen);
+            STORE(&w->asleep, 0);
+        }
         struct team *team = w->team;
         take_part(t, team, w->tid);
-        /* Nothing of the team is touched after the last one has said so. */
-        if (ADD(&team->left, -1) == 1)
-            __cloudskin_wake(&team->left, INT_MAX);
+        let_go(team);
     }
     return NULL;
 }
@@ -415,7 +455,7 @@ static int workers(struct thread *t, int wanted) {
         t->workers = more;
     }
     while (t->workers_count < count) {
-        struct worker *w = room(sizeof *w);
+        struct worker *w = lines(sizeof *w);
         pthread_attr_t attr;
         pthread_t id;
         w->thread = new_thread();
@@ -475,14 +515,12 @@ static void fork_team(struct thread *t, microtask body, int argc, void **argv) {
         w->team = team;
         w->tid = i;
         ADD(&w->go, 1);
-        __cloudskin_wake(&w->go, 1);
+        if (LOAD(&w->asleep))
+            __cloudskin_wake(&w->go, 1);
     }
     t->workers_busy += size - 1;
     take_part(t, team, 0);
     t->workers_busy -= size - 1;
-    for (int i = spins(team), n; (n = LOAD(&team->left)) > 0;)
-        if (i-- <= 0)
-            __cloudskin_sleep_on(&team->left, n);
     free_team(t, team);
 }
 
@@ -1238,16 +1276,18 @@ static void complete(struct task *x) {
         x->node = NULL;
         drop(n);
     }
-    if (x->begun) {
+    const int begun = x->begun;
+    if (begun) {
         struct group *group = x->group;
         ADD(&x->parent->children, -1);
         if (group != NULL)
             ADD(&group->count, -1);
-        ADD(&team->outstanding, -1);
     }
-    /* The team is there until its outstanding tasks are none and all have left its last barrier; who calls this is one of them, or has an event
-       of a task that its barrier waited for. */
     unref(x);
+    /* Last: when no task is outstanding the barrier at the region's end is over, and what its threads had on their stacks is gone. The team is there until all have left that barrier, of whom
+       the caller is one, or keeps it (omp_fulfill_event). */
+    if (begun)
+        ADD(&team->outstanding, -1);
     tell(team);
 }
 
@@ -1363,8 +1403,13 @@ void *__kmpc_task_allow_completion_event(ident_t *loc, kmp_int32 gtid, kmp_task_
 void omp_fulfill_event(omp_event_handle_t event) {
     struct task *x = (struct task *)event;
     int running = 1;
-    if (!REPLACES(&x->detach, &running, 2))
-        complete(x);
+    if (REPLACES(&x->detach, &running, 2))
+        return;
+    /* This thread may be none of the team's, whose barrier may be over as soon as the task is complete. */
+    struct team *team = x->team;
+    ADD(&team->left, 1);
+    complete(x);
+    let_go(team);
 }
 
 /* --- dependences ------------------------------------------------------------------------------------------------------------------------ */

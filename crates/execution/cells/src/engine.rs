@@ -66,7 +66,7 @@ pub enum Tier {
     /// Cranelift: within a fraction of a second.
     #[default]
     Quick,
-    /// LLVM: seconds, for code as fast as a C compiler's (`native`). It does not take programs without safe points, and is not there
+    /// LLVM: seconds, for code as fast as a C compiler's (`native`). It does not take programs without safe points and the few that `native` has no translation for, and is not there
     /// where the toolchain is not installed.
     Fast,
     /// Pulley: bytecode that is interpreted, on machines of any kind (`interpreter`). It does not take threads.

@@ -64,6 +64,9 @@ pub(super) fn operator(w: &mut Writer<'_>, op: &Operator<'_>) -> Result<(), Stay
 
 /// The address of so many bytes, which must be a multiple of that. Memory begins at a page, so the machine's own address shows it.
 fn aligned(w: &mut Writer<'_>, memarg: &MemArg, bytes: u64) -> Result<String, Stays> {
+    let address = w.pop();
+    let address = w.pin("i32", &address);
+    w.push(Ty::I32, address);
     let p = w.address(memarg, bytes)?;
     if bytes > 1 {
         let at = w.let_(&format!("ptrtoint ptr {p} to i64"));

@@ -82,6 +82,10 @@ fn compile(scratch: &Scratch, ir: &str) -> Result<PathBuf> {
         let mut command = compiler.command("clang");
         // Sums are rounded twice, on every machine alike; the module's bytes say nothing of the target, which is meant.
         command.args([&target, "-march=native", "-O3", "-ffp-contract=off", "-fPIC", "-fno-stack-protector", "-Wno-override-module", "-c"]);
+        if cfg!(target_arch = "aarch64") {
+            // Atomic instructions, and no calls of a library that is not linked.
+            command.arg("-mno-outline-atomics");
+        }
         run(command.arg(source).arg("-o").arg(&object).env("TMPDIR", scratch.folder()), fence.as_ref())?;
         objects.push(object);
     }

@@ -22,6 +22,9 @@ use wasmparser::{Catch, Operator, TryTable};
 /// Where in the memory of the flag words the thrown words are: the tag's number and one, and the address.
 pub(super) const THROWN: u32 = GLOBALS - 16;
 
+/// Most of what is tried within what is tried: pads are written one within another.
+const NESTED_MAX: usize = 256;
+
 /// A way out of what is tried.
 pub(super) struct Handler {
     /// `None`: all are caught.
@@ -75,6 +78,10 @@ impl Writer<'_> {
             Ok(Handler { tag, target: target.clone(), slot: brought.first().map(|(_, slot)| slot.clone()) })
         };
         let handlers = table.catches.iter().map(handler).collect::<Result<_, _>>()?;
+        if self.tries.len() == NESTED_MAX {
+            return Err(format!("more than {NESTED_MAX} blocks that catch exceptions lie in one another"));
+        }
+        self.tries.push(self.frames.len());
         self.begin(table.ty, false)?;
         if let Some(frame) = self.frames.last_mut() {
             frame.kind = Kind::Try { handlers, pad: None };
@@ -88,7 +95,7 @@ impl Writer<'_> {
             let p = self.thrown(at);
             self.line(&format!("store i32 {value}, ptr {p}, align 4{NO_ALIAS_CTX}"));
         }
-        let pad = self.pad(self.frames.len());
+        let pad = self.pad(self.tries.len());
         self.line(&format!("br label %{pad}"));
         self.dead = true;
     }
@@ -98,7 +105,7 @@ impl Writer<'_> {
         let p = self.thrown(0);
         let tag = self.let_(&format!("load i32, ptr {p}, align 4{NO_ALIAS_CTX}"));
         let thrown = self.let_(&format!("icmp ne i32 {tag}, 0"));
-        let (pad, on) = (self.pad(self.frames.len()), self.label());
+        let (pad, on) = (self.pad(self.tries.len()), self.label());
         self.line(&format!("br i1 {thrown}, label %{pad}, label %{on}{SELDOM}"));
         let _ = writeln!(self.body, "{on}:");
     }
@@ -107,17 +114,18 @@ impl Writer<'_> {
         self.let_(&format!("getelementptr i8, ptr %glob, i64 {}", i64::from(THROWN) - i64::from(GLOBALS) + at))
     }
 
-    /// Where what is thrown within the outer so many frames goes on.
-    fn pad(&mut self, frames: usize) -> String {
-        let Some(at) = self.frames[..frames].iter().rposition(|frame| matches!(frame.kind, Kind::Try { .. })) else {
+    /// Where what is thrown within so many of what is tried, the outermost first, goes on.
+    fn pad(&mut self, tries: usize) -> String {
+        let Some(outer) = tries.checked_sub(1) else {
             self.leaves = true;
             return "leave".into();
         };
+        let at = self.tries[outer];
         if let Kind::Try { pad: Some(pad), .. } = &self.frames[at].kind {
             return pad.clone();
         }
         let name = self.label();
-        let outer = self.pad(at);
+        let outer = self.pad(outer);
         // Written apart: it belongs to no place in the code.
         let body = std::mem::take(&mut self.body);
         let _ = writeln!(self.body, "{name}:");

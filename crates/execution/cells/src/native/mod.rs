@@ -48,7 +48,7 @@ const MODULE: &str = "cloudskin_native";
 /// Exports of a residual module by which native code calls its imports, and a number; those after the last are [`residual::Own`]'s.
 const OUT: &str = "__cloudskin_out";
 /// Version of the translation: part of the names under which a library and its residual module are kept.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// A loaded library.
 pub(crate) struct Native {

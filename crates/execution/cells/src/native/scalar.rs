@@ -204,6 +204,10 @@ impl Writer<'_> {
                 }
                 let p = self.let_(&format!("getelementptr i8, ptr %glob, i64 {}", at as i64 - i64::from(GLOBALS)));
                 let v = self.let_(&format!("load atomic volatile i32, ptr {p} monotonic, align 4"));
+                if self.source.shared {
+                    // A loop may wait for a word that another thread writes and that is not atomic in the module, as C's `volatile` is not: in each turn it is loaded again.
+                    self.line("call void asm sideeffect \"\", \"~{memory}\"()");
+                }
                 self.push(I32, v);
             }
             // Of memory that other threads make larger, too, the engine knows.
@@ -217,6 +221,7 @@ impl Writer<'_> {
             O::MemoryGrow { mem: 0 } => self.call_value("@grow", &[I32], Some(I32)),
             O::MemoryCopy { dst_mem: 0, src_mem: 0 } => {
                 let (len, from, to) = (self.pop(), self.pop(), self.pop());
+                let len = self.pin("i32", &len);
                 let (n, from) = self.range(&from, &len);
                 let (_, to) = self.range(&to, &len);
                 self.line(&format!("call void @llvm.memmove.p0.p0.i64(ptr {to}, ptr {from}, i64 {n}, i1 false){NO_ALIAS_MEM}"));

@@ -1,8 +1,8 @@
-//! Each instruction in both tiers, on the operands at which it is likely to go wrong.
+//! Each instruction in both tiers, on the operands at which it is likely to go wrong; and what exceptions do.
 
 use crate::cell;
 use crate::engine::{Engine, Options, Tier};
-use wasmtime::{Val, V128};
+use wasmtime::{Tag, ThrownException, V128, Val};
 
 /// Instructions by the types of their operands and of the result.
 const OPERATORS: &[(&str, &str, &str)] = &[
@@ -202,4 +202,115 @@ fn every_instruction_gives_the_same_in_both_tiers() {
     // Without this, two instances of the quick tier would be compared.
     assert!(fast.0.data().native.is_some());
     println!("{} instructions, {compared} results", list.len());
+}
+
+/// Handlers of all kinds, and what leaves native code for the engine.
+const THROWS: &str = r#"(module
+    (type $one (func (param i32) (result i32)))
+    (memory (export "memory") 1) (memory (export "__cloudskin_flags") 1 1)
+    (tag $a (export "a") (param i32)) (tag $b (export "b") (param i32)) (tag $c (export "c") (param i32))
+    (table funcref (elem $throws))
+    (func $throws (export "throws") (type $one)
+        (if (i32.and (local.get 0) (i32.const 1)) (then (throw $a (i32.mul (local.get 0) (i32.const 10)))))
+        (if (i32.and (local.get 0) (i32.const 2)) (then (throw $b (i32.mul (local.get 0) (i32.const 10)))))
+        (if (i32.and (local.get 0) (i32.const 4)) (then (throw $c (i32.const 9))))
+        (i32.add (local.get 0) (i32.const 1)))
+    ;; One within another, all of the rest, and a value below.
+    (func (export "nested") (type $one)
+        i32.const 1000
+        block $h (result i32)
+            block $all
+                block $inner (result i32)
+                    try_table (result i32) (catch $a $h) (catch_all $all)
+                        try_table (result i32) (catch $b $inner)
+                            local.get 0
+                            call $throws
+                        end
+                        i32.const 100
+                        i32.add
+                    end
+                    br $h
+                end
+                i32.const 7
+                i32.mul
+                br $h
+            end
+            i32.const -5
+        end
+        i32.add)
+    ;; The handler is a loop that begins again with what was thrown, through the table.
+    (func (export "again") (type $one) (local i32)
+        local.get 0
+        loop $l (param i32) (result i32)
+            local.set 1
+            (if (i32.gt_s (local.get 1) (i32.const 40)) (then (return (local.get 1))))
+            try_table (result i32) (catch $a $l)
+                (call_indirect (type $one) (local.get 1) (i32.const 0))
+            end
+        end)
+    ;; The handler is the function's end, and in a handler something is thrown.
+    (func $end (export "end") (type $one)
+        try_table (result i32) (catch $a 0)
+            block $h (result i32)
+                try_table (result i32) (catch $b $h)
+                    (call $throws (local.get 0))
+                end
+                br 1
+            end
+            i32.const 1
+            i32.or
+            call $throws
+        end)
+    ;; Calls on the way, one of which catches nothing that comes.
+    (func $far (type $one) (if (result i32) (i32.gt_s (local.get 0) (i32.const 20))
+        (then (i32.add (call $far (i32.sub (local.get 0) (i32.const 16))) (i32.const 1)))
+        (else (try_table (result i32) (call $throws (local.get 0))))))
+    (func (export "far") (type $one)
+        (block $h (result i32) (i32.sub (try_table (result i32) (catch $c $h) (call $far (local.get 0))) (i32.const 3))))
+    (func (export "_start")))"#;
+
+#[test]
+fn exceptions_do_the_same_in_both_tiers() {
+    let wasm = wat::parse_str(THROWS).unwrap();
+    let results = |tier| {
+        let engine = Engine::new(&Options { cells_max: 2, tier, ..Default::default() }).unwrap();
+        let program = engine.load_bare(&wasm).unwrap();
+        assert_eq!(program.tier(), tier);
+        let (mut store, instance) = cell::bare(&engine, &program).unwrap();
+        let mut all = Vec::new();
+        for name in ["throws", "nested", "again", "end", "far"] {
+            let func = instance.get_typed_func::<i32, i32>(&mut store, name).unwrap();
+            for n in (0..=50).chain([-1, -2, -4]) {
+                let result = match func.call(&mut store, n) {
+                    Ok(result) => result.to_string(),
+                    Err(e) if e.is::<ThrownException>() => {
+                        let thrown = store.take_pending_exception().unwrap();
+                        let tag = thrown.tag(&mut store).unwrap();
+                        let named = ["a", "b", "c"].into_iter().find(|name| Tag::eq(&instance.get_tag(&mut store, name).unwrap(), &tag, &store));
+                        format!("{} {:?}", named.unwrap(), thrown.field(&mut store, 0).unwrap().i32())
+                    }
+                    Err(e) => panic!("{name}({n}): {e:?}"),
+                };
+                all.push(format!("{name}({n}) = {result}"));
+            }
+        }
+        all
+    };
+    let (quick, fast) = (results(Tier::Quick), results(Tier::Fast));
+    assert_eq!(quick, fast);
+    // They were thrown, caught and left.
+    for expected in ["throws(1) = a Some(10)", "nested(0) = 1101", "nested(2) = 1140", "nested(4) = 995", "again(5) = 50", "end(2) = 210", "end(4) = c Some(9)", "far(24) = 7", "far(36) = 9"] {
+        assert!(quick.iter().any(|line| line == expected), "{expected} is not among {quick:#?}");
+    }
+}
+
+/// Its pads would be written by a function that calls itself as often.
+#[test]
+fn what_is_tried_within_too_much_else_stays() {
+    let module = |nested: usize| {
+        let (tried, ends) = ("try_table (catch_all 0) ".repeat(nested), "end ".repeat(nested));
+        wat::parse_str(format!(r#"(module (memory 1) (memory (export "__cloudskin_flags") 1 1) (tag $t (param i32)) (func {tried} i32.const 1 throw $t {ends}))"#)).unwrap()
+    };
+    assert!(super::translated(&module(200)).is_some());
+    assert!(super::translated(&module(100_000)).is_none());
 }

@@ -167,6 +167,8 @@ pub(super) struct Writer<'a> {
     /// Where thrown exceptions go on, and whether there is a way out of the function for them.
     pub(super) pads: String,
     pub(super) leaves: bool,
+    /// Which of the open frames catch what is thrown, from outside in.
+    pub(super) tries: Vec<usize>,
     throwing: &'a [bool],
     function: u32,
     /// Nothing reaches the next instruction.
@@ -321,6 +323,7 @@ impl<'a> Writer<'a> {
             traps: Vec::new(),
             pads: String::new(),
             leaves: false,
+            tries: Vec::new(),
             throwing,
             function,
             dead: false,
@@ -360,7 +363,8 @@ impl<'a> Writer<'a> {
                 }
                 continue;
             }
-            calls |= matches!(op, Operator::Call { .. } | Operator::CallIndirect { .. });
+            // Those of memory go out to the engine as well.
+            calls |= matches!(op, Operator::Call { .. } | Operator::CallIndirect { .. } | Operator::MemoryGrow { .. } | Operator::MemorySize { .. } | Operator::MemoryInit { .. } | Operator::DataDrop { .. });
             let hint = hints.and_then(|h| h.get(&((offset - begin) as u32))).copied();
             self.operator(&op, hint)?;
         }
@@ -636,6 +640,7 @@ impl<'a> Writer<'a> {
             self.other()?;
         }
         let frame = self.frames.pop().ok_or("end without beginning")?;
+        self.tries.pop_if(|at| *at == self.frames.len());
         if !self.dead {
             self.bring(&frame.results);
             self.line(&format!("br label %{}", frame.end));
@@ -658,6 +663,7 @@ impl<'a> Writer<'a> {
 
     pub(super) fn table(&mut self, targets: &wasmparser::BrTable<'_>) -> Result<(), Stays> {
         let index = self.pop();
+        let index = self.pin("i32", &index);
         let depths: Vec<u32> = targets.targets().collect::<Result<_, _>>().map_err(|e| e.to_string())?;
         // Only the slots of the target that is taken are read.
         let mut labels = Vec::new();

@@ -90,6 +90,21 @@ fn programs_with_threads_change_the_tier_too() {
     assert!(moves > 0, "it was not moved");
 }
 
+/// A loop that waits for another thread loads the word again in each turn, though the module does not say that it is `volatile`.
+#[test]
+fn who_waits_for_a_word_in_a_loop_sees_it_written() {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("spins.c");
+    let source = "#include <pthread.h>\n#include <stdio.h>\n#include <unistd.h>\nstatic volatile int go;\nstatic void *sets(void *p) { usleep(20000); go = 1; return p; }\n\
+        int main(void) { pthread_t t; pthread_create(&t, 0, sets, 0); while (!go) ; pthread_join(t, 0); puts(\"went on\"); return 0; }\n";
+    std::fs::write(&file, source).unwrap();
+    let wasm = std::fs::read(make(Lang::C, Path::new("spins.wasm"), ["-O2".into(), "-pthread".into(), file.into_os_string()].into_iter()).unwrap()).unwrap();
+    for engine in [the_engine(), the_fast_engine()] {
+        let run = run_as([engine], &wasm, &How::default());
+        exited(&run);
+        assert_eq!(run.texts[0], "went on\n");
+    }
+}
+
 /// Without safe points it looks at the clock, in the interpreter too.
 #[test]
 fn what_has_no_safe_points_is_interpreted_and_can_be_ended() {

@@ -227,7 +227,53 @@ pub(super) fn read(
     }
     lower.flush_plain();
     lower.constructs[0].points = 0..lower.points.len();
-    Ok(Body { types: lower.types, parameters: ty.params().len(), steps: lower.steps, constructs: lower.constructs, points: lower.points, scratch })
+    let steps = hoist(lower.steps, &lower.constructs);
+    Ok(Body { types: lower.types, parameters: ty.params().len(), steps, constructs: lower.constructs, points: lower.points, scratch })
+}
+
+/// Lets a block that is the first thing in its sequence to be gone into begin with the sequence. What stood in front of it is then within it, which changes nothing, for a block is only a label
+/// to leave it by and nothing lies on the operand stack where it begins; and the sequence's test does for both (`emit`). Compilers open blocks late, and many in one another.
+fn hoist(steps: Vec<Step>, constructs: &[Construct]) -> Vec<Step> {
+    // Of what is open: the arm, and in front of which step its sequence begins.
+    let mut open: Vec<(Label, usize, usize)> = vec![(0, 0, 0)];
+    // In front of which step a block begins now, in the order of both.
+    let mut moved: Vec<(usize, Label)> = Vec::new();
+    let mut gone = vec![false; steps.len()];
+    for (i, step) in steps.iter().enumerate() {
+        match step {
+            Step::Open(label) => {
+                let (parent, arm, begin) = *open.last().expect("the function is open until its end");
+                let c = &constructs[*label];
+                let first = matches!(constructs[parent].targets[arm].first(), Some(Target::Construct(first)) if first == label);
+                let hoisted = first && c.marked && c.kind == Kind::Block && c.params.is_empty();
+                if hoisted {
+                    gone[i] = true;
+                    moved.push((begin, *label));
+                }
+                open.push((*label, 0, if hoisted { begin } else { i + 1 }));
+            }
+            Step::Else(_) => {
+                if let Some(arm) = open.last_mut() {
+                    (arm.1, arm.2) = (1, i + 1);
+                }
+            }
+            Step::End(_) => _ = open.pop(),
+            _ => {}
+        }
+    }
+    // What is moved to one place lies in one another, and was found from outside in.
+    moved.sort_by_key(|(begin, _)| *begin);
+    let mut moved = moved.into_iter().peekable();
+    let mut out = Vec::with_capacity(steps.len());
+    for (i, (step, gone)) in steps.into_iter().zip(gone).enumerate() {
+        while let Some((_, label)) = moved.next_if(|(begin, _)| *begin == i) {
+            out.push(Step::Open(label));
+        }
+        if !gone {
+            out.push(step);
+        }
+    }
+    out
 }
 
 impl Construct {
