@@ -55,6 +55,8 @@ typedef void (*microtask)(int *, int *, ...);
 #define FIRST_SPINS 100
 /* What one processor takes from another at once: words that are written together lie together, and apart from those that others only read. */
 #define LINE 64
+/* Captured variables that lie in one line with the word that a worker waits for. */
+#define ARGS_NEAR 9
 /* In `left` of a team: somebody sleeps until it is 0. */
 #define AWAITED (1 << 30)
 /* Teams that a thread keeps for its next regions. The members of the last one may still be on their way out of it. */
@@ -137,8 +139,6 @@ struct team {
     struct team *outer;
     struct member *forked_by;
     int size, level, active_level;
-    microtask body;
-    int argc;
     void **argv;
     struct settings settings;
     /* The end of a region or a barrier is made of these. `left`: members beside the first one that may still touch the team. */
@@ -163,9 +163,11 @@ struct member {
     struct member *outer;
     struct task *now;
     struct settings settings;
-    unsigned singles, loops, reductions;
+    unsigned singles, loops, reductions, barriers;
     /* The loop that it is in. */
     struct loop *loop;
+    int kind, adds;
+    kmp_uint64 trip, chunk;
     kmp_uint64 first, mine, lower_index;
     kmp_int64 lower, stride;
     int bumped;
@@ -178,6 +180,10 @@ struct worker {
     volatile int go, asleep;
     struct team *team;
     int tid;
+    /* Its part of the next region; more variables than these lie with the team's. */
+    microtask body;
+    int argc;
+    void *args[ARGS_NEAR];
 } __attribute__((aligned(LINE)));
 
 /* An OpenMP thread. */
@@ -225,9 +231,11 @@ static void *lines(size_t bytes) {
 
 /* Something has changed that members of the team may wait for. */
 static void tell(struct team *team) {
-    ADD(&team->event, 1);
-    if (LOAD(&team->sleepers) > 0)
+    /* Who sleeps has counted itself, and looked again behind that. */
+    if (LOAD(&team->sleepers) > 0) {
+        ADD(&team->event, 1);
         __cloudskin_wake(&team->event, INT_MAX);
+    }
 }
 
 static struct task *take(struct team *team, struct task *above);
@@ -293,14 +301,15 @@ static int barrier_is_over(void *p, kmp_uint64 generation) {
 
 static void barrier(struct thread *t) {
     struct team *team = t->at->team;
-    const int generation = LOAD(&team->generation);
+    /* All members have come to as many barriers of the team. */
+    const unsigned generation = t->at->barriers++;
     if (team->size > 1 && ADD(&team->come, 1) + 1 < team->size) {
-        help_until(t, barrier_is_over, team, (unsigned)generation, ANY);
+        help_until(t, barrier_is_over, team, generation, ANY);
         return;
     }
     if (team->size == 1)
         STORE(&team->come, 1);
-    help_until(t, barrier_is_over, team, (unsigned)generation, ANY);
+    help_until(t, barrier_is_over, team, generation, ANY);
 }
 
 /* --- teams --------------------------------------------------------------------------------------------------------------------- */
@@ -416,11 +425,11 @@ static void call(microtask body, int *gtid, int *tid, int argc, void **argv) {
     }
 }
 
-static void take_part(struct thread *t, struct team *team, int tid) {
+static void take_part(struct thread *t, struct team *team, int tid, microtask body, int argc, void **argv) {
     struct member m;
     int gtid = t->gtid, number = tid;
     enter(t, &m, team, tid);
-    call(team->body, &gtid, &number, team->argc, team->argv);
+    call(body, &gtid, &number, argc, argv);
     barrier(t);
     leave(t, &m);
 }
@@ -439,7 +448,7 @@ static void *work(void *p) {
             STORE(&w->asleep, 0);
         }
         struct team *team = w->team;
-        take_part(t, team, w->tid);
+        take_part(t, team, w->tid, w->body, w->argc, w->argc <= ARGS_NEAR ? w->args : team->argv);
         let_go(team);
     }
     return NULL;
@@ -506,20 +515,22 @@ static void fork_team(struct thread *t, microtask body, int argc, void **argv) {
     if (size > 1)
         size = 1 + workers(t, size - 1);
     struct team *team = begin_team(t, size);
-    team->body = body;
-    team->argc = argc;
     team->argv = argv;
     STORE(&team->left, size - 1);
     for (int i = 1; i < size; i++) {
         struct worker *w = t->workers[t->workers_busy + i - 1];
         w->team = team;
         w->tid = i;
+        w->body = body;
+        w->argc = argc;
+        if (argc <= ARGS_NEAR)
+            memcpy(w->args, argv, argc * sizeof *argv);
         ADD(&w->go, 1);
         if (LOAD(&w->asleep))
             __cloudskin_wake(&w->go, 1);
     }
     t->workers_busy += size - 1;
-    take_part(t, team, 0);
+    take_part(t, team, 0, body, argc, argv);
     t->workers_busy -= size - 1;
     free_team(t, team);
 }
@@ -794,7 +805,9 @@ void __kmpc_end_reduce(ident_t *loc, kmp_int32 gtid, volatile int *lock) {
             *stride = step > 0 ? (ST)(*upper - *lower + 1) : -(ST)(*lower - *upper + 1);                                           \
             return;                                                                                                                \
         }                                                                                                                          \
-        UT trip = step > 0 ? ((UT)*upper - (UT)*lower) / (UT)step + 1 : ((UT)*lower - (UT)*upper) / ((UT)0 - (UT)step) + 1;        \
+        UT trip = step == 1  ? (UT)*upper - (UT)*lower + 1                                                                         \
+                  : step > 0 ? ((UT)*upper - (UT)*lower) / (UT)step + 1                                                            \
+                             : ((UT)*lower - (UT)*upper) / ((UT)0 - (UT)step) + 1;                                                 \
         int is_last;                                                                                                               \
         if (kind == SCHED_STATIC_CHUNKED) {                                                                                        \
             UT each = chunk < 1 ? 1 : (UT)chunk > trip ? trip : (UT)chunk;                                                         \
@@ -882,10 +895,16 @@ static void begin_loop(struct thread *t, int kind, kmp_int64 lower, kmp_int64 st
         l->ready = 1;
         l->kind = kind;
         l->trip = trip;
-        l->chunk = chunk < 1 ? 1 : chunk;
+        l->chunk = chunk > trip ? trip : chunk;
+        l->chunk = l->chunk < 1 ? 1 : l->chunk;
         l->next = l->ordered = 0;
     }
+    m->kind = l->kind;
+    m->trip = l->trip;
+    m->chunk = l->chunk;
     __cloudskin_unlock(&l->lock);
+    /* Each thread may add once more when all is taken, and the sum must not come round. */
+    m->adds = m->kind == SCHED_DYNAMIC && m->trip < (kmp_uint64)1 << 48;
     m->loop = l;
     m->lower = lower;
     m->stride = stride;
@@ -896,31 +915,36 @@ static void begin_loop(struct thread *t, int kind, kmp_int64 lower, kmp_int64 st
 /* The next iterations of this thread: the first and how many, 0 for no more. */
 static kmp_uint64 next_part(struct member *m, kmp_uint64 *first) {
     struct loop *l = m->loop;
-    const kmp_uint64 n = (kmp_uint64)m->team->size, tid = (kmp_uint64)m->tid;
+    const kmp_uint64 n = (kmp_uint64)m->team->size, tid = (kmp_uint64)m->tid, trip = m->trip, chunk = m->chunk;
     kmp_uint64 at, count;
-    switch (l->kind) {
+    switch (m->kind) {
     case SCHED_STATIC: {
-        const kmp_uint64 each = l->trip / n, more = l->trip % n;
+        const kmp_uint64 each = trip / n, more = trip % n;
         if (m->mine++ > 0)
             return 0;
         *first = tid * each + (tid < more ? tid : more);
         return each + (tid < more);
     }
     case SCHED_STATIC_CHUNKED: {
-        const kmp_uint64 chunks = l->trip / l->chunk + (l->trip % l->chunk != 0), number = m->mine++ * n + tid;
+        const kmp_uint64 chunks = trip / chunk + (trip % chunk != 0), number = m->mine++ * n + tid;
         if (number >= chunks)
             return 0;
-        *first = number * l->chunk;
-        return l->trip - *first < l->chunk ? l->trip - *first : l->chunk;
+        *first = number * chunk;
+        return trip - *first < chunk ? trip - *first : chunk;
     }
     default:
+        /* What all threads take from is touched once; what they have in common and only read they have by themselves. */
+        if (m->adds) {
+            *first = at = ADD(&l->next, chunk);
+            return at >= trip ? 0 : trip - at < chunk ? trip - at : chunk;
+        }
         at = LOAD(&l->next);
         do {
-            if (at >= l->trip)
+            if (at >= trip)
                 return 0;
-            const kmp_uint64 rest = l->trip - at;
-            count = l->kind == SCHED_GUIDED ? rest / (2 * n) : l->chunk;
-            count = count < l->chunk ? l->chunk : count;
+            const kmp_uint64 rest = trip - at;
+            count = m->kind == SCHED_GUIDED ? rest / (2 * n) : chunk;
+            count = count < chunk ? chunk : count;
             count = count > rest ? rest : count;
         } while (!REPLACES(&l->next, &at, at + count));
         *first = at;
@@ -944,7 +968,7 @@ static int next_loop(kmp_int32 *last, kmp_uint64 *first, kmp_uint64 *count) {
     m->lower_index = *first;
     m->bumped = 0;
     if (last != NULL)
-        *last = *first + *count == l->trip;
+        *last = *first + *count == m->trip;
     return 1;
 }
 

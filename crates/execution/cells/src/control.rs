@@ -442,7 +442,7 @@ impl Control {
 
     /// How many processors the cell may use from now on. An OpenMP program whose teams have the size that it leaves open follows at its next parallel region.
     pub fn offer_processors(&self, count: u32) {
-        self.processors.store(count, Ordering::Relaxed);
+        self.processors.store(count.max(1), Ordering::Relaxed);
     }
 
     /// What was offered last, or all that the machine has.
@@ -455,6 +455,12 @@ impl Control {
             }
             offered => offered,
         }
+    }
+
+    /// The word behind [`Control::processors`], for who reads it without a call. It is never 0.
+    pub(crate) fn processors_word(&self) -> &AtomicU32 {
+        let _ = self.processors.compare_exchange(0, self.processors(), Ordering::Relaxed, Ordering::Relaxed);
+        &self.processors
     }
 
     pub fn killed(&self) -> bool {

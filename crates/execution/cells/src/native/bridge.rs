@@ -19,6 +19,7 @@ use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::panic::AssertUnwindSafe;
 use std::ptr;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Once, OnceLock};
 use wasmtime::{AsContext, Caller, Extern, Func, Memory, SharedMemory, Trap, ValRaw};
 
@@ -45,6 +46,8 @@ pub(super) struct Context {
     trap: u32,
     /// Native code runs and no call out is under way.
     inside: bool,
+    /// How many processors the cell may use: in the cell's control, which the store keeps as long as this.
+    processors: *const AtomicU32,
     // From here on ours alone.
     caller: *mut c_void,
     linear: Linear,
@@ -53,6 +56,8 @@ pub(super) struct Context {
     panic: Option<Box<dyn Any + Send>>,
     native: Arc<Native>,
 }
+
+const _: () = assert!(std::mem::offset_of!(Context, processors) == super::translate::field::PROCESSORS as usize);
 
 /// A cell's memory.
 enum Linear {
@@ -173,6 +178,7 @@ fn begin(native: &Arc<Native>, caller: &mut Caller<'_, Host>) -> wasmtime::Resul
         jump: ptr::null_mut(),
         trap: 0,
         inside: false,
+        processors: caller.data().control.processors_word(),
         caller: ptr::null_mut(),
         linear,
         thunks: vec![None; native.slots.len()],

@@ -48,7 +48,7 @@ const MODULE: &str = "cloudskin_native";
 /// Exports of a residual module by which native code calls its imports, and a number; those after the last are [`residual::Own`]'s.
 const OUT: &str = "__cloudskin_out";
 /// Version of the translation: part of the names under which a library and its residual module are kept.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 /// A loaded library.
 pub(crate) struct Native {
@@ -289,9 +289,10 @@ fn read<'a>(wasm: &'a [u8], parts: &mut Parts<'a>) -> wasmparser::Result<Option<
     }
     // The system's calls and those for threads run nothing of the program's; MPI's do.
     let calls_back = parts.imports.iter().map(|(module, ..)| ![crate::wasi::MODULE, crate::threads::MODULE].contains(module)).collect();
+    let processors = parts.imports.iter().position(|(module, name, _)| (*module, *name) == (crate::threads::MODULE, "processors")).map(|at| at as u32);
     let functions: Vec<u32> = parts.imports.iter().map(|(_, _, ty)| *ty).chain(parts.functions.iter().copied()).collect();
     parts.names.sort_by_key(|(f, _)| *f);
     parts.names.dedup_by_key(|(f, _)| *f);
     parts.names.retain(|(f, _)| (*f as usize) < functions.len());
-    Ok(Some(Source { types: parts.types.clone(), imported: parts.imports.len() as u32, functions, bodies, globals, shared: parts.shared.is_some(), passive: parts.passive.clone(), tags: parts.tags, calls_back, table, hints }))
+    Ok(Some(Source { types: parts.types.clone(), imported: parts.imports.len() as u32, functions, bodies, globals, shared: parts.shared.is_some(), passive: parts.passive.clone(), tags: parts.tags, processors, calls_back, table, hints }))
 }
