@@ -63,7 +63,7 @@ typedef void (*microtask)(int *, int *, ...);
 #define SPARES 2
 
 enum { SCHED_STATIC_CHUNKED = 33, SCHED_STATIC, SCHED_DYNAMIC, SCHED_GUIDED, SCHED_RUNTIME, SCHED_AUTO, SCHED_TRAPEZOIDAL };
-enum { CANCEL_PARALLEL = 1, CANCEL_LOOP, CANCEL_SECTIONS, CANCEL_TASKGROUP };
+enum { CANCEL_PARALLEL = 1, CANCEL_LOOP, CANCEL_SECTIONS, CANCEL_TASKGROUP, CANCEL_BITS = 3 };
 
 /* What a program may set, of each thread of a team its own. */
 struct settings {
@@ -148,7 +148,7 @@ struct team {
     volatile int queued, outstanding; /* tasks */
     volatile unsigned singles __attribute__((aligned(LINE))), turn;
     void *volatile copyprivate;
-    volatile int cancel;
+    volatile int cancel; /* what is cancelled, and above that how many reductions the one that did had come to */
     struct loop loops[LOOPS];
     volatile int tasks_lock;
     struct task *newest, *oldest;
@@ -284,6 +284,10 @@ static int is(void *word, kmp_uint64 value) {
 
 static int reaches(void *word, kmp_uint64 value) {
     return LOAD((volatile kmp_uint64 *)word) >= value;
+}
+
+static int cancelled(struct team *team) {
+    return LOAD(&team->cancel) & ((1 << CANCEL_BITS) - 1);
 }
 
 static int barrier_is_over(void *p, kmp_uint64 generation) {
@@ -662,11 +666,14 @@ kmp_int32 __kmpc_cancel_barrier(ident_t *loc, kmp_int32 gtid) {
     struct thread *t = self();
     struct team *team = t->at->team;
     barrier(t);
-    const int kind = LOAD(&team->cancel);
+    const int kind = cancelled(team);
     if (kind == 0)
         return 0;
     barrier(t);
     STORE(&team->cancel, 0);
+    /* Not all have come to as many reductions. */
+    STORE(&team->turn, 0);
+    t->at->reductions = 0;
     barrier(t);
     return kind == CANCEL_PARALLEL;
 }
@@ -677,7 +684,7 @@ kmp_int32 __kmpc_cancellationpoint(ident_t *loc, kmp_int32 gtid, kmp_int32 kind)
         return 0;
     if (kind == CANCEL_TASKGROUP)
         return m->now->group != NULL && LOAD(&m->now->group->cancelled);
-    return LOAD(&m->team->cancel) == kind;
+    return cancelled(m->team) == kind;
 }
 
 kmp_int32 __kmpc_cancel(ident_t *loc, kmp_int32 gtid, kmp_int32 kind) {
@@ -690,9 +697,9 @@ kmp_int32 __kmpc_cancel(ident_t *loc, kmp_int32 gtid, kmp_int32 kind) {
             STORE(&m->now->group->cancelled, 1);
         return m->now->group != NULL;
     }
-    REPLACES(&m->team->cancel, &none, kind);
+    REPLACES(&m->team->cancel, &none, kind | (int)(m->reductions << CANCEL_BITS));
     tell(m->team);
-    return LOAD(&m->team->cancel) == kind;
+    return cancelled(m->team) == kind;
 }
 
 kmp_int32 __kmpc_master(ident_t *loc, kmp_int32 gtid) {
@@ -752,14 +759,22 @@ void __kmpc_atomic_end(void) {
     __cloudskin_unlock(&atomic_lock);
 }
 
+/* Its turn has come, or never will: who has cancelled the construct does not come to its reduction, whose result is nobody's then. */
+static int may_reduce(void *p, kmp_uint64 turn) {
+    struct team *team = p;
+    const int cancel = LOAD(&team->cancel);
+    return LOAD(&team->turn) == (unsigned)turn || (cancel != 0 && (unsigned)(turn >> 32) >= (unsigned)cancel >> CANCEL_BITS);
+}
+
 /* 1: combine what is yours with what is there, then say __kmpc_end_reduce. Turns come in the order of the threads' numbers. */
 kmp_int32 __kmpc_reduce_nowait(ident_t *loc, kmp_int32 gtid, kmp_int32 n, size_t size, void *data, void (*f)(void *, void *), volatile int *lock) {
     struct thread *t = self();
     struct member *m = t->at;
+    const unsigned turn = m->reductions * (unsigned)m->team->size + (unsigned)m->tid;
     if (m->team->size > 1)
-        help_until(t, is, (void *)&m->team->turn, m->reductions * (unsigned)m->team->size + (unsigned)m->tid, NONE);
+        help_until(t, may_reduce, m->team, (kmp_uint64)m->reductions << 32 | turn, NONE);
     m->reductions++;
-    return 1;
+    return m->team->size == 1 || LOAD(&m->team->turn) == turn;
 }
 
 void __kmpc_end_reduce_nowait(ident_t *loc, kmp_int32 gtid, volatile int *lock) {
@@ -999,11 +1014,8 @@ static void end_iteration(void) {
     kmp_int32 __kmpc_dispatch_next_##name(ident_t *loc, kmp_int32 gtid, kmp_int32 *last, T *lower, T *upper, ST *step) {           \
         kmp_uint64 first, count;                                                                                                   \
         struct member *m = self()->at;                                                                                             \
-        if (!next_loop(last, &first, &count)) {                                                                                    \
-            if (last != NULL)                                                                                                      \
-                *last = 0;                                                                                                         \
-            return 0;                                                                                                              \
-        }                                                                                                                          \
+        if (!next_loop(last, &first, &count))                                                                                      \
+            return 0; /* who has had the last part looks at `last` afterwards */                                                   \
         *lower = (T)((kmp_uint64)m->lower + first * (kmp_uint64)m->stride);                                                        \
         *upper = (T)((kmp_uint64)m->lower + (first + count - 1) * (kmp_uint64)m->stride);                                          \
         if (step != NULL)                                                                                                          \

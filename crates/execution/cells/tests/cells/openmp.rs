@@ -100,6 +100,47 @@ fn teams_throw_and_catch_while_they_move() {
     moves_like_native("regions_throw", "-fopenmp", 1..4, 0);
 }
 
+/// The last iteration's value, however the iterations are handed out; and a reduction that a thread does not come to because it has cancelled what it belongs to.
+#[test]
+fn the_last_value_is_kept_and_nobody_waits_for_who_has_cancelled() {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("last.c");
+    let source = r#"
+#include <omp.h>
+#include <stdio.h>
+int main(void) {
+    int a = -1, b = -1, sum = 0, all = 0;
+    long c = -1;
+#pragma omp parallel for lastprivate(a) schedule(dynamic, 5)
+    for (int i = 0; i < 1001; i++) a = i;
+#pragma omp parallel for lastprivate(b) schedule(guided, 5)
+    for (int i = 0; i < 1000; i++) b = i;
+#pragma omp parallel for lastprivate(c) schedule(monotonic : dynamic)
+    for (long i = 10; i > 0; i--) c = i;
+    printf("%d %d %ld\n", a, b, c);
+    for (int n = 0; n < 20; n++) {
+#pragma omp parallel sections reduction(+ : sum)
+        {
+#pragma omp section
+            {
+#pragma omp cancel sections
+            }
+#pragma omp section
+            sum += 0;
+        }
+#pragma omp parallel reduction(+ : all)
+        all++;
+    }
+    printf("%d\n", all);
+    return 0;
+}
+"#;
+    std::fs::write(&file, source).unwrap();
+    let wasm = std::fs::read(make(Lang::C, Path::new("last.wasm"), ["-O2".into(), "-fopenmp".into(), file.into_os_string()].into_iter()).unwrap()).unwrap();
+    let env = ["OMP_NUM_THREADS=4".to_string(), "OMP_CANCELLATION=true".to_string()];
+    let run = run_as(engines(), &wasm, &How { env: &env, ..How::default() });
+    assert_eq!((run.texts[0].as_str(), &run.ended[0]), ("1000 999 1\n80\n", &Ended::Exited(0)));
+}
+
 /// What an agent offers while the program runs is what the next region has.
 #[test]
 fn a_team_grows_and_shrinks_with_what_is_offered() {
