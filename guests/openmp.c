@@ -109,6 +109,7 @@ struct task {
     int flags;
     int priority;
     int begun;                   /* it counts for its parent, group and team */
+    int holds;                   /* it has what it must have alone, from its first part to its end */
     volatile int refs;           /* itself, until it is complete, and its children */
     volatile int children;       /* that are not complete */
     volatile int parts;          /* an untied task's parts that are queued or run */
@@ -1241,13 +1242,14 @@ static void unref(struct task *x) {
 
 /* Called with the queue's lock: takes all that a task must have alone, or nothing. */
 static int take_exclusive(struct task *x) {
-    if (x->node == NULL || x->node->exclusive == NULL)
+    if (x->node == NULL || x->node->exclusive == NULL || x->holds)
         return 1;
     for (struct link *l = x->node->exclusive; l != NULL; l = l->next)
         if (l->entry->taken)
             return 0;
     for (struct link *l = x->node->exclusive; l != NULL; l = l->next)
         l->entry->taken = 1;
+    x->holds = 1;
     return 1;
 }
 

@@ -100,7 +100,8 @@ fn teams_throw_and_catch_while_they_move() {
     moves_like_native("regions_throw", "-fopenmp", 1..4, 0);
 }
 
-/// The last iteration's value, however the iterations are handed out; and a reduction that a thread does not come to because it has cancelled what it belongs to.
+/// The last iteration's value, however the iterations are handed out; a reduction that a thread does not come to because it has cancelled what it belongs to; and a task of several parts that must have
+/// something alone.
 #[test]
 fn the_last_value_is_kept_and_nobody_waits_for_who_has_cancelled() {
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("last.c");
@@ -131,6 +132,18 @@ int main(void) {
         all++;
     }
     printf("%d\n", all);
+    all = 0;
+#pragma omp parallel
+#pragma omp single
+    for (int n = 0; n < 100; n++) {
+#pragma omp task depend(mutexinoutset : all) shared(all) untied
+        {
+            int before = all;
+#pragma omp taskyield
+            all = before + 1;
+        }
+    }
+    printf("%d\n", all);
     return 0;
 }
 "#;
@@ -138,7 +151,7 @@ int main(void) {
     let wasm = std::fs::read(make(Lang::C, Path::new("last.wasm"), ["-O2".into(), "-fopenmp".into(), file.into_os_string()].into_iter()).unwrap()).unwrap();
     let env = ["OMP_NUM_THREADS=4".to_string(), "OMP_CANCELLATION=true".to_string()];
     let run = run_as(engines(), &wasm, &How { env: &env, ..How::default() });
-    assert_eq!((run.texts[0].as_str(), &run.ended[0]), ("1000 999 1\n80\n", &Ended::Exited(0)));
+    assert_eq!((run.texts[0].as_str(), &run.ended[0]), ("1000 999 1\n80\n100\n", &Ended::Exited(0)));
 }
 
 /// What an agent offers while the program runs is what the next region has.
