@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
-use wasmtime::{Caller, Extern, Instance, Memory, Mutability, ResourceLimiter, SharedMemory, Store, StoreLimits, StoreLimitsBuilder, Tag, ThrownException, TypedFunc, UpdateDeadline, Val, WasmBacktrace};
+use wasmtime::{AsContext, Caller, Extern, Instance, Memory, Mutability, ResourceLimiter, SharedMemory, Store, StoreLimits, StoreLimitsBuilder, Tag, ThrownException, TypedFunc, UpdateDeadline, Val, WasmBacktrace};
 
 /// What a cell is to be.
 #[derive(Clone)]
@@ -281,20 +281,20 @@ pub struct Cell {
 }
 
 /// A cell's memory: its instance's own, or that of all of its threads' instances.
-enum Linear {
+pub(crate) enum Linear {
     Own(Memory),
     Shared(SharedMemory),
 }
 
 impl Linear {
-    fn base(&self, store: &Store<Host>) -> *mut u8 {
+    pub(crate) fn base(&self, store: impl AsContext) -> *mut u8 {
         match self {
             Linear::Own(memory) => memory.data_ptr(store),
             Linear::Shared(memory) => memory.data().as_ptr().cast_mut().cast(),
         }
     }
 
-    fn bytes(&self, store: &Store<Host>) -> usize {
+    pub(crate) fn bytes(&self, store: impl AsContext) -> usize {
         match self {
             Linear::Own(memory) => memory.data_size(store),
             Linear::Shared(memory) => memory.data_size(),

@@ -12,7 +12,7 @@
 
 use super::Native;
 use super::translate::{GUARD, trap};
-use crate::cell::Host;
+use crate::cell::{Host, Linear};
 use std::any::Any;
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -21,7 +21,7 @@ use std::panic::AssertUnwindSafe;
 use std::ptr;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Once, OnceLock};
-use wasmtime::{AsContext, Caller, Extern, Func, Memory, SharedMemory, Trap, ValRaw};
+use wasmtime::{Caller, Extern, Func, Trap, ValRaw};
 
 /// Bytes that belong to a cell's memory and may fault: the reservation and the guard behind it.
 const RESERVED: usize = (4 << 30) + GUARD as usize;
@@ -58,37 +58,6 @@ pub(super) struct Context {
 }
 
 const _: () = assert!(std::mem::offset_of!(Context, processors) == super::translate::field::PROCESSORS as usize);
-
-/// A cell's memory.
-enum Linear {
-    Own(Memory),
-    /// By all its threads.
-    Shared(SharedMemory),
-}
-
-impl Linear {
-    fn of(caller: &mut Caller<'_, Host>) -> wasmtime::Result<Linear> {
-        match caller.get_export("memory") {
-            Some(Extern::Memory(memory)) => Ok(Linear::Own(memory)),
-            Some(Extern::SharedMemory(memory)) => Ok(Linear::Shared(memory)),
-            _ => Err(wasmtime::Error::msg("no memory")),
-        }
-    }
-
-    fn begin(&self, store: impl AsContext) -> *mut u8 {
-        match self {
-            Linear::Own(memory) => memory.data_ptr(store),
-            Linear::Shared(memory) => memory.data().as_ptr().cast_mut().cast(),
-        }
-    }
-
-    fn bytes(&self, store: impl AsContext) -> u64 {
-        match self {
-            Linear::Own(memory) => memory.data_size(store) as u64,
-            Linear::Shared(memory) => memory.data_size() as u64,
-        }
-    }
-}
 
 /// The context of a cell, or of one of its threads, made when its native code is entered first. It has its own place: native code and calls out, which may enter again, share it.
 pub(crate) struct Bridge(ptr::NonNull<Context>);
@@ -130,7 +99,7 @@ pub(super) fn enter(native: &Arc<Native>, entry: usize, mut caller: Caller<'_, H
             let here = ptr::from_ref(&before).addr();
             (*context).stack_end = here.saturating_sub(crate::engine::GUEST_STACK - SPARE);
         }
-        (*context).memory_bytes = (&(*context).linear).bytes(&caller);
+        (*context).memory_bytes = (&(*context).linear).bytes(&caller) as u64;
         (*context).caller = ptr::from_mut(&mut caller).cast();
         ACTIVE.set(context);
         (*context).inside = true;
@@ -166,10 +135,14 @@ pub(super) fn enter(native: &Arc<Native>, entry: usize, mut caller: Caller<'_, H
 }
 
 fn begin(native: &Arc<Native>, caller: &mut Caller<'_, Host>) -> wasmtime::Result<Context> {
-    let linear = Linear::of(caller)?;
+    let linear = match caller.get_export("memory") {
+        Some(Extern::Memory(memory)) => Linear::Own(memory),
+        Some(Extern::SharedMemory(memory)) => Linear::Shared(memory),
+        _ => return Err(wasmtime::Error::msg("the module does not export its memory")),
+    };
     let flags = caller.get_export(crate::toolchain::FLAGS).and_then(Extern::into_memory).ok_or_else(|| wasmtime::Error::msg("no memory for flag words"))?;
     Ok(Context {
-        memory: linear.begin(&caller),
+        memory: linear.base(&caller),
         // The memory of the flag words is one page, so the copies lie in it.
         globals: flags.data_ptr(&caller).wrapping_add(super::translate::GLOBALS as usize),
         memory_bytes: 0,
@@ -196,7 +169,7 @@ extern "C" fn out(context: *mut Context, function: u32, slots: *mut ValRaw) -> i
         (*context).inside = false;
         let caller = &mut *(*context).caller.cast::<Caller<'_, Host>>();
         let done = std::panic::catch_unwind(AssertUnwindSafe(|| call(context, function, caller, slots)));
-        (*context).memory_bytes = (&(*context).linear).bytes(&*caller);
+        (*context).memory_bytes = (&(*context).linear).bytes(&*caller) as u64;
         match done {
             Ok(Ok(())) => {
                 (*context).inside = true;

@@ -32,6 +32,7 @@ pub(crate) use translate::GUARD;
 use crate::cache::Cache;
 use crate::cell::Host;
 use crate::error::{Error, Result};
+use crate::toolchain::exceptions::TAGS_MAX;
 use residual::{Own, Parts};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -232,7 +233,7 @@ fn read<'a>(wasm: &'a [u8], parts: &mut Parts<'a>) -> wasmparser::Result<Option<
                     parts.tags += 1;
                 }
                 // A handler is looked for among all of them.
-                if parts.tags > 8 {
+                if parts.tags as usize > TAGS_MAX {
                     return Ok(None);
                 }
             }

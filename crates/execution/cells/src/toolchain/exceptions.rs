@@ -34,7 +34,7 @@ use super::lines::{Trail, Trails};
 use super::outline::Outline;
 
 /// Tags that are told apart. A program has one for C++ and one for `longjmp`.
-const TAGS_MAX: usize = 8;
+pub(crate) const TAGS_MAX: usize = 8;
 
 /// A module that has been validated, without references to exceptions.
 pub(super) fn lower(wasm: &[u8], trails: &mut Trails) -> Result<Vec<u8>, Error> {

@@ -27,7 +27,7 @@ pub mod blocking;
 mod bounded;
 pub mod compiler;
 pub mod driver;
-mod exceptions;
+pub(crate) mod exceptions;
 pub(crate) mod flags;
 pub mod inspect;
 pub mod instrument;
