@@ -524,8 +524,9 @@ impl State {
         let mut plan = self.plan_with(together.comm, together.tag)?;
         match together.sum {
             Some(sum) => {
-                let buf = plan.buf(sum.operand().to_vec());
-                let incoming = plan.buf(vec![0; sum.operand().len()]);
+                let operand = mem.bytes(sum.place()).expect("the operand's place was checked").into_owned();
+                let incoming = plan.buf(vec![0; operand.len()]);
+                let buf = plan.buf(operand);
                 plan.schedule.outputs.push((buf, 0, sum.into));
                 plan.double(buf, incoming, Operator::Predefined(sum.op, sum.basic), together.distance);
             }

@@ -9,6 +9,7 @@
 //! No input or output happens here: a [`Wire`] carries what must leave. A mailbox is in one of three states ([`Place`]): the rank
 //! is *here*; it is *held* (on its way from or to this agent, not decided yet: what arrives is kept and not acknowledged); or it is *away*.
 
+use crate::lines::{Apart, Lines};
 use crate::loan::Loan;
 use crate::message::{Header, Kind, Message, Rank};
 use crate::ring::Ring;
@@ -80,7 +81,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// One rank's mailbox.
 pub struct Mailbox {
     place: AtomicU8,
-    rings: Box<[OnceLock<Box<Ring>>]>,
+    /// By sender. Each message is found through it, and what lies beside it in memory may be anything.
+    rings: Lines<OnceLock<Box<Ring>>>,
     /// Counts each leaving of the rank, and each message that was put into a ring while it was away; `swept` is how much of that [`Fabric::sweep`] has seen to.
     strays: AtomicU64,
     swept: AtomicU64,
@@ -92,7 +94,7 @@ pub struct Mailbox {
     /// What this rank sent over the wire and nobody has acknowledged.
     unacknowledged: Mutex<Vec<Kept>>,
     unacknowledged_bytes: AtomicUsize,
-    /// Who pops the rings: the rank's thread while it is here, the sweeper when it is away.
+    /// Who pops the rings: the rank's thread while it is here, the sweeper when it is away. Written with each look for messages, while senders read what would lie beside it.
     consumer: Apart<Mutex<()>>,
     pub bell: Bell,
     meter: Apart<Meter>,
@@ -113,19 +115,6 @@ impl Mailbox {
         if self.place.load(Ordering::Relaxed) == Place::Away as u8 {
             self.strays.fetch_add(1, Ordering::Release);
         }
-    }
-}
-
-/// On cache lines of its own. A rank that looks for messages writes these all the time, and its senders read what would lie beside them.
-#[derive(Default)]
-#[repr(align(128))]
-pub struct Apart<T>(T);
-
-impl<T> std::ops::Deref for Apart<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.0
     }
 }
 
@@ -235,7 +224,7 @@ impl Fabric {
     pub fn new(size: u32, wire: Box<dyn Wire>) -> Fabric {
         let mailbox = |_| Mailbox {
             place: AtomicU8::new(Place::Away as u8),
-            rings: (0..size).map(|_| OnceLock::new()).collect(),
+            rings: Lines::new(size as usize),
             strays: AtomicU64::new(0),
             swept: AtomicU64::new(0),
             arrived: Mutex::default(),

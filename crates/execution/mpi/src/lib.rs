@@ -19,6 +19,7 @@ pub mod fabric;
 pub mod file;
 pub mod group;
 pub mod info;
+mod lines;
 pub mod loan;
 pub mod memory;
 pub mod message;

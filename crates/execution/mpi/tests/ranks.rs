@@ -355,8 +355,8 @@ fn short_ways(cell: &mut Cell) {
         let direct = cell.random.random_bool(0.8);
         for sum in [true, round % 3 == 0] {
             let f = cell.fabric();
-            let mem = Memory::Own(&mut cell.mem);
-            let begun = if !direct { None } else if sum { cell.state.allreduce_now(&mem, 128, 192, 2, INT, SUM, 1) } else { cell.state.barrier_now(1) };
+            let mut mem = Memory::Own(&mut cell.mem);
+            let begun = if !direct { None } else if sum { cell.state.allreduce_now(&mut mem, 128, 192, 2, INT, SUM, 1) } else { cell.state.barrier_now(1) };
             let Some(mut together) = begun else {
                 let mem = &mut Memory::Own(&mut cell.mem);
                 let r = if sum { cell.state.reduce(mem, &f, Cell::ints(128, 2), 192, SUM, None, 1) } else { cell.state.barrier(mem, &f, 1) };

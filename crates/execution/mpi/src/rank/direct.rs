@@ -49,21 +49,21 @@ pub struct Together {
     pub(crate) sum: Option<Sum>,
 }
 
-/// What is combined.
+/// What is combined. As far as it is, it lies where the result will: nothing is copied between the calls here.
 #[derive(Debug)]
 pub(crate) struct Sum {
     pub op: Op,
     pub basic: Basic,
-    /// Where it goes at the end.
     pub into: Buffer,
-    /// As far as it is combined; `len` bytes of it.
-    data: [u8; OPERAND_MAX],
+    /// Bytes of an operand.
     len: usize,
 }
 
 impl Sum {
-    pub fn operand(&self) -> &[u8] {
-        &self.data[..self.len]
+    /// In the rank's memory, which had it when this began, and never shrinks.
+    pub fn place(&self) -> Range<usize> {
+        let start = self.into.address as usize;
+        start..start + self.len
     }
 }
 
@@ -171,22 +171,22 @@ impl State {
         self.begin_together(comm, None)
     }
 
-    /// Begins an `MPI_Allreduce` of few bytes with an operation of MPI's own. `None`: the general way.
+    /// Begins an `MPI_Allreduce` of few bytes with an operation of MPI's own. `None`: the general way; nothing has happened.
     #[allow(clippy::too_many_arguments)] // they are the arguments of the MPI call
     #[inline]
-    pub fn allreduce_now(&mut self, mem: &Memory<'_>, send: u32, receive: u32, count: i32, datatype: datatype::Handle, op: i32, comm: comm::Handle) -> Option<Together> {
+    pub fn allreduce_now(&mut self, mem: &mut Memory<'_>, send: u32, receive: u32, count: i32, datatype: datatype::Handle, op: i32, comm: comm::Handle) -> Option<Together> {
         let Memory::Own(mem) = mem else { return None };
-        let from = if send == crate::collective::IN_PLACE { receive } else { send };
-        let (from, into) = (self.piece(mem.len(), from, count, datatype)?, self.piece(mem.len(), receive, count, datatype)?);
-        let (basic, len) = (self.types.committed(datatype).ok()?.basic, from.len());
+        let t = self.types.committed(datatype).ok().filter(|t| t.contiguous())?;
+        let (basic, len) = (t.basic, t.size as usize * usize::try_from(count).ok()?);
+        let from = if send == crate::collective::IN_PLACE { receive } else { send } as usize;
         let op = if self.ops.get(op).is_some() { return None } else { Op::from_handle(op).ok()? };
-        if len == 0 || len > OPERAND_MAX || op::check(op, basic).is_err() || !self.comms.used(comm)?.size().is_power_of_two() {
+        if len == 0 || len > OPERAND_MAX || from.max(receive as usize) + len > mem.len() || !op::fits(op, basic) {
             return None;
         }
-        let mut data = [0; OPERAND_MAX];
-        data[..len].copy_from_slice(&mem[from]);
-        let into = Buffer { address: into.start as u32, count: count as u32, datatype };
-        self.begin_together(comm, Some(Sum { op, basic, into, data, len }))
+        let sum = Sum { op, basic, into: Buffer { address: receive, count: count as u32, datatype }, len };
+        let together = self.begin_together(comm, Some(sum))?;
+        mem.copy_within(from..from + len, receive as usize);
+        Some(together)
     }
 
     #[inline]
@@ -195,12 +195,16 @@ impl State {
             return None;
         }
         let c = self.comms.get_mut(comm).ok().filter(|c| c.remote.is_none() && c.group.len() <= TOGETHER_MAX as usize)?;
+        if sum.is_some() && !c.size().is_power_of_two() {
+            return None;
+        }
         Some(Together { comm, tag: c.next_tag(), context: c.context * 2 + 1, size: c.size(), me: c.me, distance: 1, sent: false, sum })
     }
 
     /// Goes on with a collective as far as messages have come.
     #[inline]
     pub fn advance_now(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, t: &mut Together) -> Short {
+        let Memory::Own(mem) = mem else { return Short::Late };
         while t.distance < t.size {
             let (to, from) = match t.sum {
                 Some(_) => (t.me ^ t.distance, t.me ^ t.distance),
@@ -208,7 +212,7 @@ impl State {
             };
             let Some(c) = self.comms.used(t.comm) else { return Short::Late };
             let (dst, src) = (c.group[to as usize], c.group[from as usize]);
-            if !t.sent && !self.push_now(fabric, dst, t.context, t.tag, t.sum.as_ref().map_or(&[], Sum::operand)) {
+            if !t.sent && !self.push_now(fabric, dst, t.context, t.tag, t.sum.as_ref().map_or(&[], |sum| &mem[sum.place()])) {
                 return Short::Late;
             }
             t.sent = true;
@@ -218,18 +222,23 @@ impl State {
             if !fabric.next_is_there(src, self.me) {
                 return Short::Waits(src);
             }
-            let (seq, tag, sum) = (self.seq_in[src.index()], t.tag, &mut t.sum);
+            let (seq, tag, sum) = (self.seq_in[src.index()], t.tag, &t.sum);
             let taken = self.take_next(fabric, src, seq, t.context, |header, data| {
                 let wanted = header.tag == tag && data.len() == sum.as_ref().map_or(0, |s| s.len);
-                match sum.as_mut().filter(|_| wanted) {
+                match sum.as_ref().filter(|_| wanted) {
                     None => wanted.then_some(0),
                     Some(sum) => {
+                        let mine = &mut mem[sum.place()];
                         // The lower rank's operand comes first on both sides: both get the same bits.
-                        let mut incoming = [0; OPERAND_MAX];
-                        incoming[..sum.len].copy_from_slice(data);
-                        let (first, second) = if from < t.me { (&mut incoming, &mut sum.data) } else { (&mut sum.data, &mut incoming) };
-                        op::apply(sum.op, sum.basic, &mut first[..sum.len], &second[..sum.len]).ok()?;
-                        sum.data = *first;
+                        if from < t.me {
+                            let mut first = [0; OPERAND_MAX];
+                            let first = &mut first[..sum.len];
+                            first.copy_from_slice(data);
+                            op::apply(sum.op, sum.basic, first, mine).ok()?;
+                            mine.copy_from_slice(first);
+                        } else {
+                            op::apply(sum.op, sum.basic, mine, data).ok()?;
+                        }
                         Some(sum.len)
                     }
                 }
@@ -237,10 +246,6 @@ impl State {
             let Some(bytes) = taken else { return Short::Late };
             fabric.count_received(self.me, src, bytes);
             (t.distance, t.sent) = (t.distance * 2, false);
-        }
-        if let Some(sum) = &t.sum {
-            // It was found to lie in the memory when this began, and memory never shrinks.
-            mem.write(sum.into.address as usize, sum.operand()).expect("the result's place was checked");
         }
         Short::Done
     }
