@@ -154,8 +154,7 @@ pub(crate) enum Mode {
     Rewinding,
 }
 
-/// What host calls find in the store. On cache lines of its own: a call writes here what another rank, made on the same thread, would wait for.
-#[repr(align(128))]
+/// What host calls find in the store.
 pub struct Host {
     /// `None` while it is made, and of a program with threads, whose memory is in `threads`.
     pub(crate) memory: Option<Memory>,

@@ -115,7 +115,7 @@ impl Calls<'_> {
 }
 
 /// The guest's memory, and what its host calls share.
-#[inline]
+#[inline(always)]
 fn parts<'a>(c: &'a mut Caller<'_, Host>) -> (Memory<'a>, &'a mut Host) {
     if let Some(memory) = c.data().memory {
         if c.data().mpi.lent().is_some() {
@@ -173,7 +173,8 @@ fn put_status(mem: &mut Memory<'_>, address: u32, s: &Status) -> mpi::Result<()>
     if address == 0 {
         return Ok(());
     }
-    put(mem, address, &[s.source, s.tag].map(i32::to_le_bytes).concat())?;
+    put_i32(mem, address, s.source)?;
+    put_i32(mem, address + 4, s.tag)?;
     // MPI leaves the error as it is where there is none.
     if s.error != 0 {
         put_i32(mem, address + 8, s.error)?;

@@ -9,7 +9,7 @@
 //! No input or output happens here: a [`Wire`] carries what must leave. A mailbox is in one of three states ([`Place`]): the rank
 //! is *here*; it is *held* (on its way from or to this agent, not decided yet: what arrives is kept and not acknowledged); or it is *away*.
 
-use crate::lines::{Apart, Lines};
+use crate::lines::Apart;
 use crate::loan::Loan;
 use crate::message::{Header, Kind, Message, Rank};
 use crate::ring::Ring;
@@ -81,8 +81,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// One rank's mailbox.
 pub struct Mailbox {
     place: AtomicU8,
-    /// By sender. Each message is found through it, and what lies beside it in memory may be anything.
-    rings: Lines<OnceLock<Box<Ring>>>,
+    rings: Box<[OnceLock<Box<Ring>>]>,
     /// Counts each leaving of the rank, and each message that was put into a ring while it was away; `swept` is how much of that [`Fabric::sweep`] has seen to.
     strays: AtomicU64,
     swept: AtomicU64,
@@ -95,7 +94,7 @@ pub struct Mailbox {
     unacknowledged: Mutex<Vec<Kept>>,
     unacknowledged_bytes: AtomicUsize,
     /// Who pops the rings: the rank's thread while it is here, the sweeper when it is away. Written with each look for messages, while senders read what would lie beside it.
-    consumer: Apart<Mutex<()>>,
+    consumer: Apart<Right>,
     pub bell: Bell,
     meter: Apart<Meter>,
 }
@@ -115,6 +114,30 @@ impl Mailbox {
         if self.place.load(Ordering::Relaxed) == Place::Away as u8 {
             self.strays.fetch_add(1, Ordering::Release);
         }
+    }
+}
+
+/// To pop the rings of a mailbox. Its rank takes it with each message, the sweeper hardly ever, so it is given back by a plain write, and who finds it taken looks again.
+#[derive(Default)]
+struct Right(AtomicBool);
+
+impl Right {
+    #[inline]
+    fn take(&self) -> Taken<'_> {
+        while self.0.swap(true, Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        Taken(self)
+    }
+}
+
+/// Held while rings are popped.
+struct Taken<'r>(&'r Right);
+
+impl Drop for Taken<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.0.store(false, Ordering::Release);
     }
 }
 
@@ -224,7 +247,7 @@ impl Fabric {
     pub fn new(size: u32, wire: Box<dyn Wire>) -> Fabric {
         let mailbox = |_| Mailbox {
             place: AtomicU8::new(Place::Away as u8),
-            rings: Lines::new(size as usize),
+            rings: (0..size).map(|_| OnceLock::new()).collect(),
             strays: AtomicU64::new(0),
             swept: AtomicU64::new(0),
             arrived: Mutex::default(),
@@ -465,7 +488,7 @@ impl Fabric {
     #[inline]
     pub fn take_next<T>(&self, src: Rank, rank: Rank, take: impl FnOnce(Header, &[u8]) -> Option<T>) -> Option<T> {
         let mailbox = self.mailbox(rank);
-        let _right = lock(&mailbox.consumer);
+        let _right = mailbox.consumer.take();
         mailbox.ring_from(src).pop_if(src, rank, take)
     }
 
@@ -474,7 +497,7 @@ impl Fabric {
     #[inline]
     pub fn collect(&self, rank: Rank, taker: &mut impl Taker) {
         let mailbox = self.mailbox(rank);
-        let _right = lock(&mailbox.consumer);
+        let _right = mailbox.consumer.take();
         for (src, ring) in mailbox.rings.iter().enumerate() {
             if let Some(ring) = ring.get() {
                 let (src, end) = (Rank(src as u32), ring.end());
@@ -596,7 +619,7 @@ impl Fabric {
             if self.place(rank) != Place::Away || mailbox.strays.load(Ordering::Acquire) == mailbox.swept.load(Ordering::Acquire) {
                 continue;
             }
-            let _right = lock(&mailbox.consumer);
+            let _right = mailbox.consumer.take();
             // Counted before the rings are looked at: who marks later is found by the next sweep.
             let marks = mailbox.strays.load(Ordering::Acquire);
             fence(Ordering::SeqCst); // see `send`

@@ -28,7 +28,6 @@ use crate::{comm, group, info, op};
 use crate::datatype::{self, Buffer};
 use crate::error::{Class, Error, Result};
 use crate::fabric::Fabric;
-use crate::lines::Lines;
 use crate::loan::Loan;
 use crate::message::{Header, Kind, Rank};
 use serde::{Deserialize, Serialize};
@@ -221,9 +220,8 @@ struct Waiting {
     buffered: usize,
 }
 
-/// One rank's MPI state. See the module for what it promises. On cache lines of its own, because each call writes here.
+/// One rank's MPI state. See the module for what it promises.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[repr(align(128))]
 pub struct State {
     pub me: Rank,
     pub comms: comm::Table,
@@ -246,9 +244,9 @@ pub struct State {
     /// Of `unexpected` and `early`, with [`MESSAGE_OVERHEAD`] for each.
     unexpected_bytes: usize,
     /// Next number of a message to each rank.
-    seq_out: Lines<u64>,
+    seq_out: Vec<u64>,
     /// Next number expected from each rank.
-    seq_in: Lines<u64>,
+    seq_in: Vec<u64>,
     /// Messages that came before their turn.
     early: BTreeMap<(Rank, u64), (Header, Vec<u8>)>,
     /// Sends without room yet, in order per receiver.
@@ -322,8 +320,8 @@ impl State {
             posted: Vec::new(),
             unexpected: VecDeque::new(),
             unexpected_bytes: 0,
-            seq_out: Lines::new(size as usize),
-            seq_in: Lines::new(size as usize),
+            seq_out: vec![0; size as usize],
+            seq_in: vec![0; size as usize],
             early: BTreeMap::new(),
             outgoing: BTreeMap::new(),
             outgoing_bytes: 0,

@@ -9,7 +9,7 @@
 //! older lap has left is not taken for a record; only where an older payload lies the producer clears the word of the next record before it sets that of this one.
 //! Positions are for who is neither.
 //!
-//! The consumer side may pass from the receiving rank's thread to the agent's sweeper when the rank has left; a mutex outside
+//! The consumer side may pass from the receiving rank's thread to the agent's sweeper when the rank has left; a right outside
 //! (`Mailbox::consumer`) makes sure that only one of them pops.
 
 use crate::lines::Apart;
