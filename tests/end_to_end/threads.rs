@@ -44,6 +44,37 @@ fn a_whole_team_moves_and_is_restored() {
     assert!(expected.ends_with(rest) && rest.contains("critical"), "it printed the rest: {rest}");
 }
 
+/// Who asks for a tier that can't have the program, and who waits, is told so where they look: at the command that they have given.
+#[test]
+fn who_runs_a_program_is_told_what_becomes_of_its_tier() {
+    let folder = tempfile::tempdir().unwrap();
+    let compiled = |name: &str, text: &str| {
+        let (source, module) = (folder.path().join(name), folder.path().join(name).with_extension("wasm"));
+        std::fs::write(&source, text).unwrap();
+        run(Command::new(CLOUDSKIN).args(["cc", "-O2", "-pthread", "-o"]).arg(&module).arg(&source));
+        module
+    };
+    let waits = compiled("waits.c", "#include <pthread.h>\n#include <unistd.h>\nstatic void *f(void *p) { return p; }\nint main(void) { pthread_t t; pthread_create(&t, 0, f, 0); pthread_join(t, 0); sleep(4); }\n");
+    // Some seconds of LLVM's work.
+    let part = |i: usize| format!("__attribute__((noinline)) static void f{i}(double *a) {{ for (int i = 1; i < 9; i++) if (a[i] > {i}) a[0] += a[i] * {i}; else a[i] -= a[0] / a[i - 1]; }}\n");
+    let (parts, calls): (String, String) = (0..200).map(|i| (part(i), format!("f{i}(a);"))).unzip();
+    let large = compiled("large.c", &format!("{parts}int main(int n, char **v) {{ double a[9] = {{n}}; {calls} return a[0] == 7; }}\n"));
+    let platform = Platform::start();
+    let told = |tier: &str, module: &std::path::Path| {
+        let output = platform.command(&["run", "--site", "edge", "--tier", tier]).arg(module).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let notes = told("interpreter", &waits);
+    assert!(notes.contains("runs in the quick tier and not in the interpreter one"), "{notes}");
+    assert!(platform.ok(&["get", "events"]).contains("job.tier"));
+    let notes = told("quick", &waits);
+    assert!(!notes.contains("tier and not in"), "{notes}");
+    let notes = told("fast", &large);
+    assert!(notes.contains("has not begun yet: edge first makes the code"), "{notes}");
+    assert_eq!(told("fast", &large), "", "its code is there");
+}
+
 /// MPI between two ranks, a team in each, apart and together while the job runs: the same output as where nothing moves.
 #[test]
 fn ranks_with_teams_move_one_by_one() {

@@ -11,11 +11,13 @@ use crate::{
 use anyhow::Context;
 use base::Kind;
 use serde_json::{Value, json};
-use std::{future::Future, path::Path, time::Duration};
+use std::{convert::Infallible, future::Future, path::Path, time::{Duration, Instant}};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How often a state is asked for that has no stream.
 const POLL: Duration = Duration::from_millis(200);
+/// A job that has not begun after this time is worth a word.
+const BEGINS: Duration = Duration::from_secs(3);
 /// How long a hub may be away while its job is followed.
 const AWAY_MAX: u32 = 60;
 /// Exit code of a job that was cancelled, as a shell has it for Ctrl-C.
@@ -56,7 +58,13 @@ pub async fn run(client: &Client, run: args::Run, output: Output) -> anyhow::Res
     let mut signals = Signals::new()?;
     let mut print = |stderr: bool, piece: &[u8]| if stderr { table::error_bytes(piece) } else { table::bytes(piece) };
     let ended = {
-        let mut follow = std::pin::pin!(follow(client, &id, Which::Marked, &mut print));
+        let follow = async {
+            tokio::select! {
+                ended = follow(client, &id, Which::Marked, &mut print) => ended,
+                never = tell_of_start(client, &id, run.tier) => match never {},
+            }
+        };
+        let mut follow = std::pin::pin!(follow);
         tokio::select! {
             ended = &mut follow => ended,
             why = signals.next() => {
@@ -71,6 +79,31 @@ pub async fn run(client: &Client, run: args::Run, output: Output) -> anyhow::Res
         }
     }?;
     Ok(code(&ended))
+}
+
+/// Says on stderr, while a job begins, what its user would wonder about: why nothing happens yet, and that it runs in another tier than was asked for. Never ends.
+async fn tell_of_start(client: &Client, id: &str, asked: Option<cells::Tier>) -> Infallible {
+    let (since, mut waits) = (Instant::now(), false);
+    loop {
+        tokio::time::sleep(POLL).await;
+        // What is wrong with the hub, who follows the job finds, too.
+        let Ok(job) = job(client, id).await else { continue };
+        if job.started_ms.is_none() && !job.ended() {
+            if let Some(site) = job.ranks.first().map(|r| &r.site).filter(|_| !waits && since.elapsed() >= BEGINS) {
+                waits = true;
+                eprintln!("note: {id} has not begun yet: {site} first makes the code of a module that is new to it, once; that of a large one in the fast tier takes half a minute");
+            }
+            continue;
+        }
+        // A rank's tier comes with what its site reports of it.
+        let (Some(asked), false) = (asked.map(|tier| tier.to_string()), job.ended()) else { break };
+        let Some(tier) = job.ranks.iter().map(|r| &r.tier).find(|tier| !tier.is_empty()) else { continue };
+        if *tier != asked {
+            eprintln!("note: {id} runs in the {tier} tier and not in the {asked} one; the event job.tier of `cloudskin get events` says why");
+        }
+        break;
+    }
+    std::future::pending().await
 }
 
 /// Says at once that a program can't even begin with the memory that it is to have.

@@ -114,7 +114,7 @@ impl Calls<'_> {
     }
 }
 
-/// The guest's memory, and what its host calls share.
+/// The guest's memory, and what its host calls share. Inlined by order: as a call of its own it was 9 ns of each short message.
 #[inline(always)]
 fn parts<'a>(c: &'a mut Caller<'_, Host>) -> (Memory<'a>, &'a mut Host) {
     if let Some(memory) = c.data().memory {
@@ -172,6 +172,10 @@ fn ints(mem: &Memory<'_>, address: u32, count: u32) -> mpi::Result<Vec<i32>> {
 fn put_status(mem: &mut Memory<'_>, address: u32, s: &Status) -> mpi::Result<()> {
     if address == 0 {
         return Ok(());
+    }
+    // As a whole or not at all.
+    if mem.len() < address as usize + STATUS as usize {
+        return Err(outside(address, STATUS as usize));
     }
     put_i32(mem, address, s.source)?;
     put_i32(mem, address + 4, s.tag)?;

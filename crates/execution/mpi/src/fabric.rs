@@ -117,7 +117,8 @@ impl Mailbox {
     }
 }
 
-/// To pop the rings of a mailbox. Its rank takes it with each message, the sweeper hardly ever, so it is given back by a plain write, and who finds it taken looks again.
+/// The right to pop a mailbox's rings. A flag and no mutex: its rank takes it with each message and is nearly always alone, so giving it back is a plain store. Who finds it taken
+/// looks again; who holds it waits for no other right.
 #[derive(Default)]
 struct Right(AtomicBool);
 
@@ -125,13 +126,16 @@ impl Right {
     #[inline]
     fn take(&self) -> Taken<'_> {
         while self.0.swap(true, Ordering::Acquire) {
-            std::thread::yield_now();
+            while self.0.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
         }
         Taken(self)
     }
 }
 
 /// Held while rings are popped.
+#[must_use]
 struct Taken<'r>(&'r Right);
 
 impl Drop for Taken<'_> {
@@ -583,6 +587,8 @@ impl Fabric {
             mailbox.place.store(Place::Here as u8, Ordering::Release);
             inbox.queue.iter_mut().filter_map(|a| (!std::mem::replace(&mut a.acknowledged, true)).then_some(a.message.header)).collect()
         };
+        // A sweep that began while the rank was away has ended then, and the rank sees what it did; none begins any more.
+        drop(mailbox.consumer.take());
         for h in kept {
             self.wire.acknowledge(h.src, h.dst, h.seq);
         }
@@ -620,13 +626,19 @@ impl Fabric {
                 continue;
             }
             let _right = mailbox.consumer.take();
+            // It may have come back since.
+            if self.place(rank) != Place::Away {
+                continue;
+            }
             // Counted before the rings are looked at: who marks later is found by the next sweep.
             let marks = mailbox.strays.load(Ordering::Acquire);
-            fence(Ordering::SeqCst); // see `send`
+            fence(Ordering::SeqCst); // see `Mailbox::pushed`
             for (src, ring) in mailbox.rings.iter().enumerate() {
                 let Some(ring) = ring.get() else { continue };
-                while let Some(message) =
-                    ring.pop(Rank(src as u32), rank, |header, data| Message { header, data: data.into() })
+                // What comes later has left its mark.
+                let end = ring.end();
+                while ring.before(end)
+                    && let Some(message) = ring.pop(Rank(src as u32), rank, |header, data| Message { header, data: data.into() })
                 {
                     self.send_away(message);
                 }

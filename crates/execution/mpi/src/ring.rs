@@ -6,8 +6,8 @@
 //!
 //! A record is there when the last word of its head is: the consumer looks at that word alone, so a short message reaches it with the one or two cache
 //! lines that it lies in, and nothing else goes from one processor to the other. The word names the lap, how often the ring has begun again, so what an
-//! older lap has left is not taken for a record; only where an older payload lies the producer clears the word of the next record before it sets that of this one.
-//! Positions are for who is neither.
+//! older lap has left is not taken for a record; only where an older payload may lie the producer clears the word of the next record before it sets that of this one.
+//! The producer reads the consumer's position when there seems to be no room, and no sooner; its own is for who wants to know where the ring ends.
 //!
 //! The consumer side may pass from the receiving rank's thread to the agent's sweeper when the rank has left; a right outside
 //! (`Mailbox::consumer`) makes sure that only one of them pops.
@@ -41,13 +41,15 @@ const KIND_SHIFT: u32 = 24;
 const KIND_MASK: u32 = 0x1f;
 const LEN_MASK: u32 = 0x00ff_ffff;
 
+const _: () = assert!(SIZE.is_multiple_of(64 * UNIT) && WORD + 8 == HEAD && WORD.is_multiple_of(8) && HEAD + 16 <= UNIT && 2 * (HEAD + INLINE_MAX + UNIT) <= SIZE);
+
 /// What the sender writes.
 #[derive(Default)]
 struct Producer {
     position: AtomicUsize,
     /// What it last saw of the consumer's position.
     seen: Cell<usize>,
-    /// A bit for each unit: a payload lies where a record's word would be.
+    /// A bit for each unit. Where it is not set, 0 lies where a record's word would be, or the word of a record or [`SKIP`], of this lap or the one before.
     covered: [Cell<u64>; SIZE / UNIT / 64],
 }
 
@@ -57,7 +59,7 @@ impl Producer {
         (&self.covered[unit / 64], 1 << (unit % 64))
     }
 
-    /// Whether a payload lies over the word at this position, which is about to be written.
+    /// Whether something else than a word may lie at this position, where the consumer is about to look. The bit is not set any more.
     #[inline]
     fn uncover(&self, position: usize) -> bool {
         let (bits, bit) = self.covered(position);
@@ -74,7 +76,7 @@ impl Producer {
 
 pub struct Ring {
     producer: Apart<Producer>,
-    /// Its position.
+    /// How far the consumer has come.
     consumer: Apart<AtomicUsize>,
     heap_bytes: AtomicUsize,
     bytes: Box<[Apart<UnsafeCell<[u8; UNIT]>>]>,
@@ -119,9 +121,9 @@ impl Front {
 
 // SAFETY: `push` is called by one thread at a time (of the sending rank, whose threads hand a lock on with that right) and `pop` by one at a time (who holds the mailbox's consumer right).
 // Each side writes only its own position, and only the producer its `seen` and `covered`. A record is written before its word is released and read after that was
-// acquired, and its bytes are reused only after the consumer's position was released. Words that both may look at are atomic: the consumer reads that of the
-// next record only, which was a word of an older lap, or has been cleared, before the producer released the one before; the producer's next write there is the word itself,
-// or bytes beside it. So no byte is written by one while the other reads it, and no payload is read as a word.
+// acquired, and its bytes are reused only after the consumer's position was released. Words that both may look at are atomic. The consumer reads that of the next record, and after
+// a SKIP that at the ring's beginning, which was released before the SKIP. Before the producer released the record in front, the next word was one of an older lap or has been
+// cleared; the producer's next write there is the word itself, or bytes beside it. So no byte is written by one while the other reads it, and no payload is read as a word.
 unsafe impl Sync for Ring {}
 // SAFETY: as above; the heap payloads that it owns are plain bytes.
 unsafe impl Send for Ring {}
@@ -148,10 +150,16 @@ fn to_end(position: usize) -> usize {
     SIZE - position % SIZE
 }
 
+/// How often the ring has begun again at this position. 32 bits are enough to tell a lap from the one before, and no older word is ever looked at (`Producer::covered`).
+#[inline]
+fn lap(position: usize) -> u32 {
+    (position / SIZE) as u32
+}
+
 /// A word for a record at this position.
 #[inline]
 fn lapped(position: usize, word: u32) -> u64 {
-    ((position / SIZE) as u64) << 32 | u64::from(word)
+    u64::from(lap(position)) << 32 | u64::from(word)
 }
 
 impl Ring {
@@ -215,7 +223,7 @@ impl Ring {
             }
         }
         let word = word | PRESENT | (header.kind as u32) << KIND_SHIFT;
-        // SAFETY: [start, beyond) is free: the consumer's position was acquired above and is at most SIZE behind `beyond`.
+        // SAFETY: [start, beyond) is free but for the words at `start` and `tail`, at which the consumer may look: its position was acquired above and is at most SIZE behind `beyond`.
         unsafe {
             let p = self.at(at);
             p.cast::<u64>().write(header.seq);
@@ -224,8 +232,10 @@ impl Ring {
             p.add(16).cast::<u32>().write(header.token);
             fill(p.add(HEAD));
         }
-        self.producer.uncover(at);
-        (at + UNIT..tail).step_by(UNIT).for_each(|inner| self.producer.cover(inner));
+        // Neither what lies below the payload nor what is skipped has a word of this lap.
+        for without in (start + UNIT..at).step_by(UNIT).chain((at + UNIT..tail).step_by(UNIT)) {
+            self.producer.cover(without);
+        }
         if self.producer.uncover(tail) {
             self.word(tail).store(NOTHING, Ordering::Relaxed);
         }
@@ -248,7 +258,7 @@ impl Ring {
     #[inline]
     fn look(&self, position: usize, order: Ordering) -> Option<u32> {
         let word = self.word(position).load(order);
-        (word ^ lapped(position, PRESENT) < 1 << 32 && word as u32 & PRESENT != 0).then_some(word as u32)
+        ((word >> 32) as u32 == lap(position) && word as u32 & PRESENT != 0).then_some(word as u32)
     }
 
     /// The oldest record. Called by the consumer only.
@@ -276,13 +286,16 @@ impl Ring {
         let front = self.front()?;
         let header = front.header(src, dst);
         let out = if front.inline() {
-            take(header, self.inline(&front))
+            let out = take(header, self.inline(&front));
+            self.consumer.store(front.after, Ordering::Release);
+            out
         } else {
-            // SAFETY: so the producer has written it, and the consumer's position has not passed it: whoever owns the bytes gives them up here, once.
+            // SAFETY: so the producer has written it, and the consumer's position has not passed it: whoever owns the bytes gives them up here, once, also if `take` panics.
             unsafe {
                 let len = front.record.add(HEAD).cast::<usize>().read();
                 let data = front.record.add(HEAD + 8).cast::<*mut u8>().read();
                 self.heap_bytes.fetch_sub(len, Ordering::AcqRel);
+                self.consumer.store(front.after, Ordering::Release);
                 if front.word & HEAP_FLAG != 0 {
                     take(header, &Box::from_raw(std::ptr::slice_from_raw_parts_mut(data, len)))
                 } else {
@@ -290,7 +303,6 @@ impl Ring {
                 }
             }
         };
-        self.consumer.store(front.after, Ordering::Release);
         Some(out)
     }
 
@@ -385,6 +397,39 @@ mod tests {
             assert_eq!(ring.pop(Rank(3), Rank(4), |h, data| (h.seq, data.len())), Some((n, data.len())));
             assert!(!ring.ready() && ring.front().is_none(), "after message {n}");
         }
+    }
+
+    /// The same with as many records in it as find room, and ends that are skipped.
+    #[test]
+    fn a_ring_that_is_full_goes_on_in_order() {
+        let ring = Ring::default();
+        let (mut pushed, mut popped) = (0u64, 0u64);
+        let size = |n: u64| (n * n * 7 % 1000 * (n % 5)) as usize;
+        while ring.end() < 100 * SIZE {
+            while ring.push(&header(pushed), &vec![pushed as u8; size(pushed)]) {
+                pushed += 1;
+            }
+            for _ in 0..pushed % 40 {
+                let taken = ring.pop(Rank(3), Rank(4), |h, data| (h.seq, data.len(), data.iter().all(|b| *b == h.seq as u8)));
+                if popped == pushed {
+                    assert!(taken.is_none() && !ring.ready());
+                    break;
+                }
+                assert_eq!(taken, Some((popped, size(popped), true)));
+                popped += 1;
+            }
+        }
+        assert!(pushed > 2000 && pushed - popped <= 256, "{pushed} {popped}");
+    }
+
+    #[test]
+    fn what_is_taken_in_vain_is_freed_once() {
+        let ring = Ring::default();
+        assert!(ring.push(&header(0), &[7; 10_000]) && ring.push(&header(1), &[8; 10_000]));
+        let fails = || ring.pop(Rank(3), Rank(4), |_, _| panic!("so that it unwinds"));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(fails)).is_err());
+        assert_eq!(ring.pop(Rank(3), Rank(4), |h, data| (h.seq, data[0])), Some((1, 8)));
+        assert_eq!(ring.heap_bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! No WebAssembly here: a "cell" is a Rust closure with its memory. What is checked is what a program could notice: values, order, nothing lost or twice.
 
-use mpi::collective::Layout;
+use mpi::collective::{IN_PLACE, Layout};
 use mpi::datatype::Buffer;
 use mpi::fabric::{Fabric, Place, Wire};
 use mpi::rank::{Mode, Prepared, Short};
@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 const INT: i32 = 8;
 const SUM: i32 = 3;
+const REPLACE: i32 = 13;
 
 /// Several agents in one process. A third of the frames between them is lost, a third doubled, all are delayed and shuffled.
 struct Net {
@@ -350,16 +351,20 @@ fn short_ways(cell: &mut Cell) {
         };
         assert_eq!((status.source, status.tag, status.bytes, cell.get(64, 2)), (before, round, 8, vec![before, round]));
 
-        // A sum, and now and then a barrier, each with whoever is late.
+        // A sum (from a buffer of its own, in place, as some programs write that, and one of which the last operand is left), and now and then a barrier, each with whoever is late.
+        let (send, op) = [(128, SUM), (IN_PLACE, SUM), (192, SUM), (128, REPLACE)][round as usize % 4];
         cell.put(128, &[me + round, 1]);
         let direct = cell.random.random_bool(0.8);
         for sum in [true, round % 3 == 0] {
+            if sum {
+                cell.put(192, &[me + round, 1]);
+            }
             let f = cell.fabric();
             let mut mem = Memory::Own(&mut cell.mem);
-            let begun = if !direct { None } else if sum { cell.state.allreduce_now(&mut mem, 128, 192, 2, INT, SUM, 1) } else { cell.state.barrier_now(1) };
+            let begun = if !direct { None } else if sum { cell.state.allreduce_now(&mut mem, send, 192, 2, INT, op, 1) } else { cell.state.barrier_now(1) };
             let Some(mut together) = begun else {
                 let mem = &mut Memory::Own(&mut cell.mem);
-                let r = if sum { cell.state.reduce(mem, &f, Cell::ints(128, 2), 192, SUM, None, 1) } else { cell.state.barrier(mem, &f, 1) };
+                let r = if sum { cell.state.reduce(mem, &f, Cell::ints(if send == 192 { IN_PLACE } else { send } as usize, 2), 192, op, None, 1) } else { cell.state.barrier(mem, &f, 1) };
                 cell.wait(r.unwrap());
                 continue;
             };
@@ -383,7 +388,8 @@ fn short_ways(cell: &mut Cell) {
                 }
             }
         }
-        assert_eq!(cell.get(192, 2), [n * (n - 1) / 2 + n * round, n], "round {round}");
+        let result = if op == SUM { [n * (n - 1) / 2 + n * round, n] } else { [n - 1 + round, 1] };
+        assert_eq!((cell.get(128, 2), cell.get(192, 2)), (vec![me + round, 1], result.to_vec()), "round {round}");
     }
     println!("rank {me}: {} sends, {} receives and {} collectives the short way, {} half of it", short[0], short[1], short[2], short[3]);
     // Who has moved may be alone where it is.

@@ -49,11 +49,13 @@ pub struct Together {
     pub(crate) sum: Option<Sum>,
 }
 
-/// What is combined. As far as it is, it lies where the result will: nothing is copied between the calls here.
+/// What is combined. The sum so far lies in the receive buffer, in the rank's memory: the send buffer is read once, at the beginning. After an error the receive buffer is undefined, as
+/// MPI has it.
 #[derive(Debug)]
 pub(crate) struct Sum {
     pub op: Op,
     pub basic: Basic,
+    /// The receive buffer.
     pub into: Buffer,
     /// Bytes of an operand.
     len: usize,
@@ -204,6 +206,7 @@ impl State {
     /// Goes on with a collective as far as messages have come.
     #[inline]
     pub fn advance_now(&mut self, mem: &mut Memory<'_>, fabric: &Fabric, t: &mut Together) -> Short {
+        // Never so: a program of one thread that has lent nothing has its memory for itself. The general way takes either.
         let Memory::Own(mem) = mem else { return Short::Late };
         while t.distance < t.size {
             let (to, from) = match t.sum {
