@@ -11,11 +11,13 @@ use crate::{
 use anyhow::Context;
 use base::Kind;
 use serde_json::{Value, json};
-use std::{convert::Infallible, future::Future, path::Path, time::{Duration, Instant}};
+use std::{cell::Cell, convert::Infallible, future::Future, path::Path, time::{Duration, Instant}};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How often a state is asked for that has no stream.
 const POLL: Duration = Duration::from_millis(200);
+/// Of a job that are looked through: those of its start are among the last where it has just begun, or was short.
+const EVENTS: usize = 1000;
 /// A job that has not begun after this time is worth a word.
 const BEGINS: Duration = Duration::from_secs(3);
 /// How long a hub may be away while its job is followed.
@@ -57,17 +59,19 @@ pub async fn run(client: &Client, run: args::Run, output: Output) -> anyhow::Res
     }
     let mut signals = Signals::new()?;
     let mut print = |stderr: bool, piece: &[u8]| if stderr { table::error_bytes(piece) } else { table::bytes(piece) };
+    let said = Said::default();
     let ended = {
         let follow = async {
             tokio::select! {
                 ended = follow(client, &id, Which::Marked, &mut print) => ended,
-                never = tell_of_start(client, &id, run.tier) => match never {},
+                never = said.start(client, &id, run.tier) => match never {},
             }
         };
         let mut follow = std::pin::pin!(follow);
         tokio::select! {
             ended = &mut follow => ended,
             why = signals.next() => {
+                said.cancelling.set(true);
                 eprintln!("\n{id}: cancelling; Ctrl-C again leaves without waiting");
                 // Said first, whatever follows: a shell may send the signal twice.
                 client.post::<Value>(Call::to("jobs").push(&id).push("cancel"), &json!({"reason": why}), None).await?;
@@ -78,32 +82,50 @@ pub async fn run(client: &Client, run: args::Run, output: Output) -> anyhow::Res
             }
         }
     }?;
+    // It may have ended before anybody looked.
+    if run.tier.is_some() {
+        said.other_tier(client, &id).await;
+    }
     Ok(code(&ended))
 }
 
-/// Says on stderr, while a job begins, what its user would wonder about: why nothing happens yet, and that it runs in another tier than was asked for. Never ends.
-async fn tell_of_start(client: &Client, id: &str, asked: Option<cells::Tier>) -> Infallible {
-    let (since, mut waits) = (Instant::now(), false);
-    loop {
-        tokio::time::sleep(POLL).await;
-        // What is wrong with the hub, who follows the job finds, too.
-        let Ok(job) = job(client, id).await else { continue };
-        if job.started_ms.is_none() && !job.ended() {
-            if let Some(site) = job.ranks.first().map(|r| &r.site).filter(|_| !waits && since.elapsed() >= BEGINS) {
-                waits = true;
-                eprintln!("note: {id} has not begun yet: {site} first makes the code of a module that is new to it, once; that of a large one in the fast tier takes half a minute");
+/// What has been said on stderr of a job that is followed.
+#[derive(Default)]
+struct Said {
+    tier: Cell<bool>,
+    cancelling: Cell<bool>,
+}
+
+impl Said {
+    /// Says, while a job begins, what its user would wonder about: why nothing happens yet, and that it runs in another tier than was asked for. Never ends.
+    async fn start(&self, client: &Client, id: &str, asked: Option<cells::Tier>) -> Infallible {
+        let (since, mut waits) = (Instant::now(), false);
+        loop {
+            tokio::time::sleep(POLL).await;
+            // What is wrong with the hub, who follows the job finds, too.
+            let Ok(job) = job(client, id).await else { continue };
+            if job.started_ms.is_some() || job.ended() {
+                break;
             }
-            continue;
+            let Some(site) = job.ranks.first().map(|r| &r.site).filter(|_| !waits && !self.cancelling.get() && since.elapsed() >= BEGINS) else { continue };
+            waits = true;
+            let long = if asked == Some(cells::Tier::Fast) { "; with a large one LLVM takes half a minute and more" } else { "" };
+            eprintln!("note: {id} has not begun yet: {site} first makes the code of a module that is new to it, once{long}");
         }
-        // A rank's tier comes with what its site reports of it.
-        let (Some(asked), false) = (asked.map(|tier| tier.to_string()), job.ended()) else { break };
-        let Some(tier) = job.ranks.iter().map(|r| &r.tier).find(|tier| !tier.is_empty()) else { continue };
-        if *tier != asked {
-            eprintln!("note: {id} runs in the {tier} tier and not in the {asked} one; the event job.tier of `cloudskin get events` says why");
+        if asked.is_some() {
+            self.other_tier(client, id).await;
         }
-        break;
+        std::future::pending().await
     }
-    std::future::pending().await
+
+    /// Says that a job runs in another tier than was asked for, with the reason, as the event of that says it.
+    async fn other_tier(&self, client: &Client, id: &str) {
+        let Ok((events, _)) = show::events(client, Some(id), EVENTS).await else { return };
+        let event = events.as_array().into_iter().flatten().find(|e| e["kind"] == "job.tier");
+        if let Some(why) = event.and_then(|e| e["message"].as_str()).filter(|_| !self.tier.replace(event.is_some())) {
+            eprintln!("{}", table::safe(&format!("note: {id}: {why}")));
+        }
+    }
 }
 
 /// Says at once that a program can't even begin with the memory that it is to have.

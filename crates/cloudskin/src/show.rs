@@ -104,7 +104,7 @@ fn without_history(sites: &mut Value) {
 }
 
 /// The last events, and whether there are more; with a subject (`job-1`) only its.
-async fn events(client: &Client, subject: Option<&str>, limit: usize) -> anyhow::Result<(Value, bool)> {
+pub async fn events(client: &Client, subject: Option<&str>, limit: usize) -> anyhow::Result<(Value, bool)> {
     let mut more = false;
     let (mut since, mut kept) = (0, std::collections::VecDeque::new());
     loop {

@@ -108,6 +108,10 @@ fn run(command: &mut Command, fence: Option<&OwnedFd>) -> Result<()> {
                 }
             }
             libc::nice(10);
+            // Nobody waits for what it makes when the agent has gone: the thread that starts it waits for its end.
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
             if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
                 return Err(std::io::Error::last_os_error());
             }
