@@ -3,7 +3,7 @@
 use crate::moves::Mover;
 use crate::platform::{CLOUDSKIN, Platform, root, run};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const ROUNDS: &str = "2000";
 /// Those of ranks with teams are short.
@@ -44,6 +44,42 @@ fn a_whole_team_moves_and_is_restored() {
     assert!(expected.ends_with(rest) && rest.contains("critical"), "it printed the rest: {rest}");
 }
 
+/// Some seconds of LLVM's work for 200 parts.
+fn large(parts: usize) -> String {
+    let part = |i: usize| format!("__attribute__((noinline)) static void f{i}(double *a) {{ for (int i = 1; i < 9; i++) if (a[i] > {i}) a[0] += a[i] * {i}; else a[i] -= a[0] / a[i - 1]; }}\n");
+    let (parts, calls): (String, String) = (0..parts).map(|i| (part(i), format!("f{i}(a);"))).unzip();
+    format!("{parts}int main(int n, char **v) {{ double a[9] = {{n}}; {calls} return a[0] == 7; }}\n")
+}
+
+/// A job that is cancelled before its program is compiled is over at once, also where others wait for the same program: they get it all the same.
+#[test]
+fn a_cancelled_job_does_not_wait_for_its_compiler() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, module) = (folder.path().join("large.c"), folder.path().join("large.wasm"));
+    std::fs::write(&source, large(600)).unwrap();
+    run(Command::new(CLOUDSKIN).args(["cc", "-O2", "-o"]).arg(&module).arg(&source));
+    let platform = Platform::start();
+    let submit = || platform.submit(&module, &["--site", "edge", "--tier", "fast"], &[]);
+    let compiles = || {
+        let told = |task: &std::fs::DirEntry| std::fs::read_to_string(task.path().join("cmdline")).unwrap_or_default();
+        let ours = |line: &str| line.contains("program.ll") && line.contains(&format!("cloudskin-{}", platform.pid("edge")));
+        std::fs::read_dir("/proc").unwrap().flatten().filter(|task| ours(&told(task))).count()
+    };
+    let first = submit();
+    platform.wait("the compiler", |_| compiles() > 0);
+    let second = submit();
+    let began = Instant::now();
+    platform.ok(&["cancel", &first]);
+    assert_eq!(platform.ended(&first)["state"], "cancelled");
+    assert!(began.elapsed() < Duration::from_secs(10), "it ended after {:?}", began.elapsed());
+    platform.wait("the compiler for the other job", |_| compiles() == 1);
+    platform.ok(&["cancel", &second]);
+    assert_eq!(platform.ended(&second)["state"], "cancelled");
+    platform.wait("the end of the compiler", |_| compiles() == 0);
+    let events = platform.ok(&["get", "events"]);
+    assert!(!events.contains("rank.stuck"), "{events}");
+}
+
 /// Who asks for a tier that can't have the program, and who waits, is told so where they look: at the command that they have given.
 #[test]
 fn who_runs_a_program_is_told_what_becomes_of_its_tier() {
@@ -56,10 +92,7 @@ fn who_runs_a_program_is_told_what_becomes_of_its_tier() {
     };
     // Over before anybody could look.
     let threads = compiled("threads.c", "#include <pthread.h>\nstatic void *f(void *p) { return p; }\nint main(void) { pthread_t t; pthread_create(&t, 0, f, 0); pthread_join(t, 0); }\n");
-    // Some seconds of LLVM's work.
-    let part = |i: usize| format!("__attribute__((noinline)) static void f{i}(double *a) {{ for (int i = 1; i < 9; i++) if (a[i] > {i}) a[0] += a[i] * {i}; else a[i] -= a[0] / a[i - 1]; }}\n");
-    let (parts, calls): (String, String) = (0..200).map(|i| (part(i), format!("f{i}(a);"))).unzip();
-    let large = compiled("large.c", &format!("{parts}int main(int n, char **v) {{ double a[9] = {{n}}; {calls} return a[0] == 7; }}\n"));
+    let large = compiled("large.c", &large(200));
     let platform = Platform::start();
     let told = |tier: &str, module: &std::path::Path| {
         let output = platform.command(&["run", "--site", "edge", "--tier", tier]).arg(module).output().unwrap();

@@ -37,7 +37,7 @@ use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, TryLockError},
     time::Duration,
 };
 use tokio::{net::TcpListener, signal::unix::{SignalKind, signal}};
@@ -150,6 +150,8 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 const SWEEP: Duration = Duration::from_secs(60);
 /// Programs that are kept ready.
 const PROGRAMS_MAX: usize = 64;
+/// How often who waits for a program that another one compiles looks whether it is there.
+const PROGRAM_LOOK: Duration = Duration::from_millis(5);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every critical section here is a few steps on a map or a state; a panic elsewhere leaves them whole.
@@ -371,8 +373,8 @@ async fn listen(agent: Arc<Agent>, listener: TcpListener, acceptor: tokio_rustls
 
 impl Agent {
     /// A job's program in the tier that it asks for, or else in this site's, fetched from the hub and compiled by the first who needs it. For plain threads: compiling takes its
-    /// time, and so does waiting for who does it already.
-    fn program(&self, spec: &proto::JobSpec) -> anyhow::Result<Arc<Program>> {
+    /// time, and so does waiting for who does it already. Both end when it is `given_up`; who waits besides begins anew.
+    fn program(&self, spec: &proto::JobSpec, given_up: &cells::GivenUp) -> anyhow::Result<Arc<Program>> {
         let tier = match spec.tier.as_str() {
             "" => self.tier,
             asked => asked.parse().map_err(|e: String| anyhow::anyhow!("this agent does not know the job's tier: {e}"))?,
@@ -387,16 +389,23 @@ impl Agent {
             }
             programs.entry(key).or_default().clone()
         };
-        let mut program = lock(&slot);
+        let mut program = loop {
+            match slot.try_lock() {
+                Ok(program) => break program,
+                Err(TryLockError::Poisoned(e)) => break e.into_inner(),
+                Err(TryLockError::WouldBlock) if given_up() => anyhow::bail!("nobody waits for the program any more"),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(PROGRAM_LOOK),
+            }
+        };
         if let Some(program) = &*program {
             return Ok(program.clone());
         }
-        let made = self.make_program(&spec.module_sha256, tier)?;
+        let made = self.make_program(&spec.module_sha256, tier, given_up)?;
         *program = Some(made.clone());
         Ok(made)
     }
 
-    fn make_program(&self, sha256: &str, tier: cells::Tier) -> anyhow::Result<Arc<Program>> {
+    fn make_program(&self, sha256: &str, tier: cells::Tier, given_up: &cells::GivenUp) -> anyhow::Result<Arc<Program>> {
         let wasm = self.runtime.block_on(async {
             let ask = proto::ModuleRequest { sha256: sha256.into() };
             let mut chunks = self.hub.clone().module(ask).await.map_err(|s| anyhow::anyhow!("{}", s.message()))?.into_inner();
@@ -412,7 +421,7 @@ impl Agent {
         let wasm = wasm.with_context(|| format!("fetch module {sha256} from the hub"))?;
         let sum: String = Sha256::digest(&wasm).iter().map(|b| format!("{b:02x}")).collect();
         anyhow::ensure!(sum == sha256, "the hub sent module {sum} for {sha256}");
-        let program = self.engine.load_in(&wasm, tier)?;
+        let program = self.engine.load_unless(&wasm, tier, given_up)?;
         // It may be one that the tier does not take.
         self.allows(program.tier()).with_context(|| program.instead().unwrap_or_default().to_string())?;
         Ok(program)

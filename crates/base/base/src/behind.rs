@@ -2,6 +2,9 @@
 //!
 //! Where a machine's few processors are busy, bringing data to long-term storage would take them from whoever writes it: copies, checksums, and sending on a local socket, which is
 //! the receiver's work, too. Here all of that, and what blocks, is done by threads that get a processor when no other thread wants it as much. On an idle machine they are as fast as any.
+//!
+//! `nice` says how much of a processor a thread gets, and not when: one that has it keeps it for a slice of some milliseconds, also from those that wake up meanwhile. So work on many bytes
+//! does some of them at a time and lets others have their [`turn`].
 
 use std::future::Future;
 use tokio::{
@@ -11,6 +14,14 @@ use tokio::{
 
 /// How far the threads give way, as `nice` counts.
 const NICE: i32 = 10;
+
+/// So many bytes are read, copied or summed before others have their [`turn`]: some 20 µs.
+pub const TURN_BYTES: usize = 64 << 10;
+
+/// Lets others have this processor, if any wait for it.
+pub fn turn() {
+    std::thread::yield_now();
+}
 
 /// A runtime whose threads give way. What it does ends when it is dropped, at its next wait; nobody waits for that.
 pub struct Behind(Option<Runtime>);

@@ -160,7 +160,7 @@ impl Agent {
 
     /// Copies while the ranks run.
     fn ahead(&self, job: &Job, order: &CheckpointOrder) -> anyhow::Result<()> {
-        let program = self.program(&job.spec)?;
+        let program = self.program(&job.spec, &|| false)?;
         for held in job.all() {
             let Taken { mut draft, mut room, written } = self.begin_taking(&held, order);
             draft.ahead(&self.engine, &program, &held.control, &mut |more| room.take(more), || lock(&self.taking).contains_key(&order.checkpoint))?;

@@ -325,7 +325,7 @@ impl Agent {
     /// Makes a rank's cell, new or from a checkpoint, and runs it.
     /// `from`: the checkpoint's prefix and those of the ones on which it stands, the newest first.
     fn begin(self: &Arc<Self>, job: &Arc<Job>, held: &Arc<Held>, from: &[String]) -> anyhow::Result<()> {
-        let program = self.program(&job.spec)?;
+        let program = self.program(&job.spec, &|| held.control.killed())?;
         let spec = self.spec(job, held)?;
         let cell = if from.is_empty() {
             let cell = Cell::new(&self.engine, &program, &spec, held.control.clone())?;

@@ -273,7 +273,7 @@ impl Agent {
         let job = self.job(&order.job).context("this agent holds no rank of the job")?;
         let held = |rank: &u32| job.held(*rank).filter(|h| h.running()).with_context(|| format!("rank {rank} is not running here"));
         let ranks: Vec<Arc<Held>> = order.ranks.iter().map(held).collect::<anyhow::Result<_>>()?;
-        let program = self.program(&job.spec)?;
+        let program = self.program(&job.spec, &|| false)?;
         let offer = Offer {
             migration: order.migration,
             job: order.job.clone(),
@@ -397,7 +397,7 @@ impl Agent {
             anyhow::bail!("it offers rank {twice} twice");
         }
         let room = self.reserve(offer.ranks.len())?;
-        let program = self.program(&spec)?;
+        let program = self.program(&spec, &|| false)?;
         let job = self.open_job(&spec, &expect.routes);
         anyhow::ensure!(job.spec.life == spec.life, "site {} knows a later life of job {}", self.site, spec.job);
         let (mut held, mut cells) = (Vec::new(), BTreeMap::new());

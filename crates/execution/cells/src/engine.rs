@@ -429,6 +429,9 @@ impl Half {
     }
 }
 
+/// Asked whether nobody waits for a program any more.
+pub type GivenUp<'a> = dyn Fn() -> bool + Sync + 'a;
+
 impl Engine {
     pub fn new(options: &Options) -> Result<Engine> {
         options.cache.as_ref().map_or(Ok(()), Cache::open)?;
@@ -465,9 +468,17 @@ impl Engine {
 
     /// The same in another tier than the engine's own.
     pub fn load_in(&self, wasm: &[u8], tier: Tier) -> Result<Arc<Program>> {
+        self.load_unless(wasm, tier, &|| false)
+    }
+
+    /// The same, until it is `given_up`, which LLVM is asked now and then: it takes seconds, or minutes.
+    ///
+    /// # Errors
+    /// [`Error::Killed`] if it was given up; nothing of it is kept.
+    pub fn load_unless(&self, wasm: &[u8], tier: Tier, given_up: &GivenUp) -> Result<Arc<Program>> {
         let sha256 = if wasm.len() <= MODULE_MAX { sha256(wasm) } else { String::new() };
         let verdict = self.verdict(wasm, &sha256)?;
-        self.compile(wasm, sha256, &verdict, verdict.kind(), tier)
+        self.compile(wasm, sha256, &verdict, verdict.kind(), tier, given_up)
     }
 
     /// What [`inspect::check`] says of the module with this SHA-256, or has said of it before: the answer depends on the module, on the code that gives it and on what the host has, and all three
@@ -511,7 +522,7 @@ impl Engine {
         if verdict.movable() || verdict.shared_pages.is_some() {
             return Err(Error::Module("it has safe points, or threads".into()));
         }
-        self.compile(wasm, sha256(wasm), &verdict, verdict.kind_if_movable(), self.options.tier)
+        self.compile(wasm, sha256(wasm), &verdict, verdict.kind_if_movable(), self.options.tier, &|| false)
     }
 
     fn check(&self, wasm: &[u8]) -> Result<Report> {
@@ -519,11 +530,12 @@ impl Engine {
         inspect::check(wasm, MODULE_MAX, &known).map_err(|e: Refusal| Error::Module(e.to_string()))
     }
 
-    fn compile(&self, wasm: &[u8], sha256: String, verdict: &Verdict, kind: Kind, asked: Tier) -> Result<Arc<Program>> {
+    fn compile(&self, wasm: &[u8], sha256: String, verdict: &Verdict, kind: Kind, asked: Tier, given_up: &GivenUp) -> Result<Arc<Program>> {
         let lines = lines::of(wasm);
         let safe_points = verdict.unwind_bytes.map(|unwind_len| SafePoints { unwind_len });
-        let (translated, instead) = match self.translate(wasm, &sha256, verdict.movable(), kind, asked) {
+        let (translated, instead) = match self.translate(wasm, &sha256, verdict.movable(), kind, asked, given_up) {
             Ok(translated) => (translated, None),
+            Err(_) if given_up() => return Err(Error::Killed("nobody waits for the program any more".into())),
             Err(why) => {
                 // It runs all the same, with the same results.
                 tracing::warn!(program = sha256, asked = %asked, why, "the program runs in the quick tier");
@@ -573,12 +585,12 @@ impl Engine {
     ///
     /// # Errors
     /// Why that tier does not take it.
-    fn translate(&self, wasm: &[u8], sha256: &str, movable: bool, kind: Kind, asked: Tier) -> std::result::Result<Translated, String> {
+    fn translate(&self, wasm: &[u8], sha256: &str, movable: bool, kind: Kind, asked: Tier, given_up: &GivenUp) -> std::result::Result<Translated, String> {
         match asked {
             Tier::Quick => Ok(Translated::Not),
             Tier::Interpreter => interpreter::module(wasm, movable).map(Translated::Bytecode),
             Tier::Fast => match kind {
-                Kind::Movable | Kind::Throwing | Kind::Threaded | Kind::ThreadedThrowing => match native::build(wasm, sha256, self.options.cache.as_ref()) {
+                Kind::Movable | Kind::Throwing | Kind::Threaded | Kind::ThreadedThrowing => match native::build(wasm, sha256, self.options.cache.as_ref(), given_up) {
                     Ok(Some(split)) => Ok(Translated::Native(split)),
                     Ok(None) => Err("it has something that this tier has no translation for".into()),
                     Err(error) => Err(error.to_string()),

@@ -44,7 +44,7 @@ pub use cache::Cache;
 pub use cell::{Budget, Cell, Ended, SPIN, Spec, spin};
 pub use control::{Control, Figures};
 pub use draft::Draft;
-pub use engine::{Engine, Machine, Program, Tier};
+pub use engine::{Engine, GivenUp, Machine, Program, Tier};
 pub use error::{Error, Result};
 pub use link::Link;
 pub use mpi_host::DOING;

@@ -17,7 +17,7 @@ const AWAY_MAX: Duration = Duration::from_secs(20);
 const AWAY_PAUSE: Duration = Duration::from_millis(100);
 const AWAY_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// A node's calls for plain threads. They panic on a thread of the runtime, which must not be blocked.
+/// A node's calls for plain threads. They are not for a thread of the runtime, which must not be blocked: there they panic, but for what is found without the runtime.
 ///
 /// A program knows nothing of hubs that start again and agents that come back: what fails because somebody is away is tried again for
 /// [`AWAY_MAX`].
@@ -101,7 +101,8 @@ impl Blocking {
         let span = spans::open(bucket, key);
         let _in = span.enter();
         let ticket = inner.names.ticket(bucket, key);
-        let (meta, lease) = match self.patient(|| inner.catalog.lease(&inner.holder, bucket, key)) {
+        let leased = inner.catalog.lease_blocking(&inner.holder, bucket, key);
+        let (meta, lease) = match leased.unwrap_or_else(|| self.patient(|| inner.catalog.lease(&inner.holder, bucket, key))) {
             Err(e) if e.kind() == Kind::NotFound && inner.is_bound(bucket) => return Ok(None),
             answer => answer?,
         };
@@ -126,7 +127,12 @@ impl Blocking {
         Ok(None)
     }
     pub fn stat(&self, bucket: &BucketName, key: &Key) -> Result<ObjectMeta> {
-        self.patient(|| self.node.stat(bucket, key))
+        let inner = &self.node.inner;
+        // What is published behind its writer is waited for, and what is not there may be in a bucket that lies elsewhere.
+        match inner.names.is_settled().then(|| inner.catalog.lookup_blocking(bucket, key)).flatten() {
+            Some(answer) if !matches!(&answer, Err(e) if e.kind() == Kind::NotFound && inner.is_bound(bucket)) => answer,
+            _ => self.patient(|| self.node.stat(bucket, key)),
+        }
     }
     pub fn list(&self, bucket: &BucketName, prefix: &str, delimiter: Option<char>, page: Page) -> Result<Listing> {
         self.patient(|| self.node.list(bucket, prefix, delimiter, page.clone()))

@@ -246,6 +246,14 @@ pub trait Catalog: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<(ObjectMeta, Option<Lease>)>> {
         async move { Ok((self.lookup(bucket, key).await?, None)) }.boxed()
     }
+    /// [`Catalog::lookup`] by this very thread, which waits. `None`: there is no such way now, and nothing was asked.
+    fn lookup_blocking(&self, _bucket: &BucketName, _key: &Key) -> Option<Result<ObjectMeta>> {
+        None
+    }
+    /// [`Catalog::lease`] in the same way.
+    fn lease_blocking(&self, _holder: &Arc<dyn LeaseHolder>, _bucket: &BucketName, _key: &Key) -> Option<Result<(ObjectMeta, Option<Lease>)>> {
+        None
+    }
     /// The object with this id, whatever it is called now.
     fn find(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<ObjectMeta>>>;
     /// [`Catalog::find`] of several, at most [`PAGE_MAX`], in their order.

@@ -1,7 +1,7 @@
 //! Waiting for what comes within microseconds, without going to sleep for it.
 //!
 //! A thread that sleeps until its socket has something pays for two changes of context, and in a virtual machine for an interrupt of another processor: more than a small answer takes to
-//! make. So the end of a connection that has just asked, or just answered, looks again for a moment and lets others have their turn between looks. If nothing came in that time it does so
+//! make. So the end of a connection that has just asked, or just answered, looks again for a moment; a task lets others have their turn between looks. If nothing came in that time it does so
 //! more and more seldom, so a connection with long pauses costs nothing.
 //!
 //! It only waits; what is read, and whether it is worth it now, its caller says.
@@ -28,12 +28,16 @@ const MISSES_MAX: u32 = 6;
 /// Who looks just now, in the whole process: at most one for each processor.
 static LOOKING: AtomicUsize = AtomicUsize::new(0);
 
+fn processors() -> usize {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 struct Looking;
 
 impl Looking {
     fn begin() -> Option<Looking> {
-        static PROCESSORS: OnceLock<usize> = OnceLock::new();
-        let max = *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let max = processors();
         let one = Looking;
         // Dropping takes it back, also if there are too many.
         (LOOKING.fetch_add(1, Relaxed) < max).then_some(one)
@@ -66,6 +70,26 @@ impl Eager {
     fn missed(&mut self) {
         self.misses = (self.misses + 1).min(MISSES_MAX);
         self.pause = 1 << self.misses;
+    }
+
+    /// Looks for a moment whether `ready` has something, on a thread that would else sleep for it. Nobody has a turn on its processor between looks, so where there is only one it doesn't.
+    pub fn look<T>(&mut self, mut ready: impl FnMut() -> Option<T>) -> Option<T> {
+        if processors() == 1 || !self.is_due() {
+            return None;
+        }
+        let _looking = Looking::begin()?;
+        let end = Instant::now() + LOOK;
+        loop {
+            if let Some(done) = ready() {
+                self.came();
+                return Some(done);
+            }
+            if Instant::now() >= end {
+                self.missed();
+                return None;
+            }
+            std::hint::spin_loop();
+        }
     }
 
     /// Waits until `ready` is. `soon`: something is due. `ready` is asked as a future is polled.

@@ -233,9 +233,14 @@ impl Names {
         }
     }
 
+    /// No publication is under way.
+    pub fn is_settled(&self) -> bool {
+        self.pending.load(SeqCst) == 0
+    }
+
     /// Waits for the publications of a key, or of all keys that `wanted` names.
     pub async fn settle(&self, wanted: Wanted<'_>) {
-        if self.pending.load(SeqCst) == 0 {
+        if self.is_settled() {
             return;
         }
         let mut waits = Vec::new();

@@ -13,6 +13,7 @@ mod answers;
 mod change;
 mod client;
 mod commit;
+mod direct;
 mod leases;
 mod log;
 mod pair;
@@ -53,6 +54,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::UnixStream,
     sync::oneshot,
     task::JoinSet,
 };
@@ -133,18 +135,34 @@ impl Namenode {
         &self.inner.core
     }
 
-    /// Answers a client until it hangs up. To be called after the TLS handshake has chosen [`META_ALPN`] and told who it is, or for a connection on a
-    /// UNIX socket that only the site's own user may open.
+    /// Answers a client until it hangs up. To be called after the TLS handshake has chosen [`META_ALPN`] and told who it is, or for a connection that only the site's own user may open.
     pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, caller: Caller) -> Result<()> {
-        server::serve(self, stream, caller).await
+        let mut stream = stream;
+        server::serve(self, &mut stream, caller, false).await.map(drop)
+    }
+
+    /// The same on a UNIX socket, where a connection may become one for a thread.
+    async fn serve_socket(&self, mut stream: UnixStream, caller: Caller, threads: &Arc<direct::Threads>) -> Result<()> {
+        match server::serve(self, &mut stream, caller, true).await? {
+            None => Ok(()),
+            Some(becomes) => {
+                let begun = stream.into_std().and_then(|stream| threads.begin(self.core(), becomes.session, stream, becomes.request));
+                begun.map_err(|e| Error::Peer { peer: "a thread that asks the namenode".into(), message: e.to_string() })
+            }
+        }
     }
 
     /// Takes clients on a UNIX socket that only this user may open, until this is dropped. They may do what `caller` may.
     pub async fn listen(&self, socket: &Path, caller: Caller) -> Result<()> {
+        self.listen_with(socket, caller, Arc::default()).await
+    }
+
+    /// `threads`: what connections for threads become; they end when this is dropped and nobody else has them.
+    async fn listen_with(&self, socket: &Path, caller: Caller, threads: Arc<direct::Threads>) -> Result<()> {
         let each = |stream| {
-            let (namenode, caller) = (self.clone(), caller.clone());
+            let (namenode, caller, threads) = (self.clone(), caller.clone(), threads.clone());
             async move {
-                if let Err(error) = namenode.serve(stream, caller).await {
+                if let Err(error) = namenode.serve_socket(stream, caller, &threads).await {
                     tracing::debug!(%error, "a client of the namenode");
                 }
             }
@@ -507,6 +525,12 @@ impl Catalog for Namenode {
             Ok((meta, granted.then_some(Lease { term: None })))
         }
         .boxed()
+    }
+    fn lookup_blocking(&self, bucket: &BucketName, key: &Key) -> Option<Result<ObjectMeta>> {
+        self.lookup(bucket, key).now_or_never()
+    }
+    fn lease_blocking(&self, holder: &Arc<dyn LeaseHolder>, bucket: &BucketName, key: &Key) -> Option<Result<(ObjectMeta, Option<Lease>)>> {
+        self.lease(holder, bucket, key).now_or_never()
     }
     fn find(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<ObjectMeta>>> {
         async move { Ok(self.core().look()?.find(id)) }.boxed()

@@ -4,8 +4,8 @@
 //! compared before anyone relies on it: by the sum that the store has made of what it got, or else by reading it back. Nothing here decides what is uploaded or removed.
 
 use crate::{BucketName, Error, Key, ObjectId, Referee, Result, lay::{self, Laid}, names::Prefix, node::compute};
-use base::Pace;
-use bytes::Bytes;
+use base::{Pace, behind};
+use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use md5::{Digest, Md5};
 use object_store::{
@@ -33,7 +33,7 @@ use tokio::{
     runtime::Handle,
     task::{JoinError, JoinSet},
 };
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::Xxh3;
 
 /// Larger objects go up in parts of this size, or of a larger one where that would be too many: S3 and Google allow 10 000, Azure 50 000.
 const PART_BYTES: usize = 16 << 20;
@@ -44,6 +44,8 @@ const DESCRIBED_MAX: usize = 1800;
 const REFEREE: &str = ".cloudskin/namenode";
 /// Parts on their way at a time, for one object: 64 MiB.
 const PARTS_AT_A_TIME: usize = 4;
+/// Memory that is taken for what is read before it comes.
+const READ_AT_ONCE: usize = 16 << 20;
 /// What is read of a file at a time.
 const FILE_CHUNK: usize = 1 << 20;
 
@@ -366,10 +368,31 @@ fn is_sum_of(tag: &str, content: &[u8]) -> bool {
         return false;
     }
     let made = match parts {
-        None => Md5::digest(content),
-        Some(_) => content.chunks(part_bytes).fold(Md5::new(), |all, part| all.chain_update(Md5::digest(part))).finalize(),
+        None => md5(content),
+        Some(_) => content.chunks(part_bytes).fold(Md5::new(), |all, part| all.chain_update(md5(part))).finalize(),
     };
     told.to_be_bytes() == made[..]
+}
+
+/// The MD5 of some bytes, which takes milliseconds for some MiB, in turn with what others do.
+fn md5(bytes: &[u8]) -> md5::digest::Output<Md5> {
+    let mut sum = Md5::new();
+    in_turns(bytes, |some| sum.update(some));
+    sum.finalize()
+}
+
+/// The checksum of objects, in the same way.
+fn xxh3(bytes: &[u8]) -> u64 {
+    let mut sum = Xxh3::new();
+    in_turns(bytes, |some| sum.update(some));
+    sum.digest()
+}
+
+fn in_turns(bytes: &[u8], mut work: impl FnMut(&[u8])) {
+    for some in bytes.chunks(behind::TURN_BYTES) {
+        work(some);
+        behind::turn();
+    }
 }
 
 /// The size of the parts of an object.
@@ -527,7 +550,7 @@ impl Persist {
                 drop(content);
                 (checksum, None)
             }
-            (tag, _) => compute(move || (xxh3_64(&content), tag.map(|tag| is_sum_of(&tag, &content)))).await?,
+            (tag, _) => compute(move || (xxh3(&content), tag.map(|tag| is_sum_of(&tag, &content)))).await?,
         };
         let checksum = checksum.unwrap_or(sum);
         if is_sum == Some(true) && sum == checksum && tags.load(Relaxed) == SUMS {
@@ -562,7 +585,7 @@ impl Persist {
         if let GetResultPayload::File(file, path) = got.payload {
             let range = got.range;
             let read = move || {
-                let mut buf = vec![0; FILE_CHUNK.min((range.end - range.start) as usize)];
+                let mut buf = vec![0; behind::TURN_BYTES.min((range.end - range.start) as usize)];
                 loop {
                     let most = buf.len().min((range.end - range.start - found) as usize);
                     match file.read_at(&mut buf[..most], range.start + found)? {
@@ -570,6 +593,7 @@ impl Persist {
                         n => {
                             hash.update(&buf[..n]);
                             found += n as u64;
+                            behind::turn();
                         }
                     }
                 }
@@ -578,7 +602,7 @@ impl Persist {
         }
         let mut stream = stream_of(got, location);
         while let Some(chunk) = stream.try_next().await? {
-            hash.update(&chunk);
+            in_turns(&chunk, |some| hash.update(some));
             found += chunk.len() as u64;
         }
         Ok((found, hash.digest()))
@@ -700,9 +724,33 @@ impl Persist {
         }
     }
 
-    /// Some bytes of an object.
+    /// Some bytes of an object. Others have their turn between pieces of it.
     pub async fn read(&self, location: &str, range: ops::Range<u64>) -> Result<Bytes> {
-        self.store.get_range(&Location::from(location), range).await.map_err(failed("read", location))
+        let (at, bytes) = (Location::from(location), (range.end - range.start) as usize);
+        let options = GetOptions { range: Some(range.into()), ..GetOptions::default() };
+        let got = self.store.get_opts(&at, options).await.map_err(failed("read", location))?;
+        if let GetResultPayload::File(file, path) = got.payload {
+            let range = got.range;
+            let read = move || {
+                let mut all = vec![0; (range.end - range.start) as usize];
+                for (n, some) in all.chunks_mut(behind::TURN_BYTES).enumerate() {
+                    file.read_exact_at(some, range.start + (n * behind::TURN_BYTES) as u64)?;
+                    behind::turn();
+                }
+                Ok(all.into())
+            };
+            return compute(read).await?.map_err(|source| Error::File { action: "read", path, source });
+        }
+        let (mut stream, mut all, mut since) = (stream_of(got, location), BytesMut::with_capacity(bytes.min(READ_AT_ONCE)), 0);
+        while let Some(piece) = stream.try_next().await? {
+            all.extend_from_slice(&piece);
+            since += piece.len();
+            if since >= behind::TURN_BYTES {
+                behind::turn();
+                since = 0;
+            }
+        }
+        Ok(all.freeze())
     }
 
     /// All bytes of an object.

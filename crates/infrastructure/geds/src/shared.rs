@@ -211,14 +211,14 @@ impl Drop for Shared {
 /// Asks the namenode on the socket, or becomes it.
 fn catalog(folder: PathBuf) -> RemoteCatalog {
     let own: Arc<Mutex<Option<Namenode>>> = Arc::default();
-    RemoteCatalog::over(move || {
+    RemoteCatalog::over_sockets(move || {
         let (folder, own) = (folder.clone(), own.clone());
         async move {
             let socket = folder.join("names.sock");
             let end = tokio::time::Instant::now() + LOOK;
             loop {
                 let error = match UnixStream::connect(&socket).await {
-                    Ok(stream) => return Ok(stream),
+                    Ok(stream) => return Ok((stream, socket)),
                     Err(error) => error,
                 };
                 if tokio::time::Instant::now() > end {

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{
-    Installation, bucket,
+    Installation, Running, bucket, key,
     linear::{Call, History, Op, Told, linearizable},
 };
 use geds::{Caller, Catalog, Namenode, RemoteCatalog};
@@ -139,16 +139,55 @@ async fn what_nodes_with_leases_tell_fits_together() {
             async move { Ok(ours) }
         })
     });
-    let (edge, cloud) = (here.node("edge").await, here.node("cloud").await);
+    let nodes = [here.node("edge").await, here.node("cloud").await];
+    nodes_fit_together(nodes, seed, || dials.lock().unwrap().drain(..).for_each(|serving| serving.abort())).await;
+}
+
+/// The same over sockets, where each node has a session and threads that ask by themselves: their leases come by another way than what revokes them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_threads_of_nodes_with_leases_tell_fits_together() {
+    let seed = std::env::var("GEDS_SEED").map_or_else(|_| rand::random::<u64>(), |seed| seed.parse().unwrap());
+    println!("seed {seed}");
+    let mut here = Installation::new().await;
+    let temp = tempfile::tempdir().unwrap();
+    let (near, socket) = (here.namenode.clone(), temp.path().join("socket"));
+    let listen = {
+        let socket = socket.clone();
+        move || {
+            let (near, socket) = (near.clone(), socket.clone());
+            tokio::spawn(async move { near.listen(&socket, Caller::Hub).await })
+        }
+    };
+    let mut listening = listen();
+    let mut nodes = Vec::new();
+    for name in ["edge", "cloud"] {
+        let catalog = Arc::new(RemoteCatalog::local(&socket));
+        while catalog.lookup_blocking(&bucket("data"), &key("none")).is_none() {
+            let _ = catalog.lookup(&bucket("data"), &key("none")).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        here.catalog = catalog;
+        nodes.push(here.node(name).await);
+    }
+    let nodes = <[_; 2]>::try_from(nodes).unwrap_or_else(|_| unreachable!());
+    nodes_fit_together(nodes, seed, || {
+        listening.abort();
+        listening = listen();
+    })
+    .await;
+}
+
+/// Four clients of two nodes, whose sessions `cut` ends now and then.
+async fn nodes_fit_together(nodes: [Running; 2], seed: u64, mut cut: impl FnMut()) {
     let history = History::new(3);
     let mut clients = tokio::task::JoinSet::new();
-    for (n, node) in [&edge, &cloud, &edge, &cloud].into_iter().enumerate() {
-        clients.spawn(history.clone().client(node.node.clone(), seed ^ n as u64 + 1));
+    for n in 0..4 {
+        clients.spawn(history.clone().client(nodes[n % 2].node.clone(), seed ^ n as u64 + 1));
     }
-    // Sessions end, and their leases with their terms.
+    // Leases end with their terms then.
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(2500)).await;
-        dials.lock().unwrap().drain(..).for_each(|serving| serving.abort());
+        cut();
     }
     history.end();
     clients.join_all().await;

@@ -14,12 +14,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// How a new file is made; see [`Disk::create`].
+pub type Pace<'a> = dyn Fn(usize, Duration) -> io::Result<usize> + 'a;
+
 pub trait Disk: Send + Sync + 'static {
     /// The names of all files.
     fn list(&self) -> io::Result<Vec<String>>;
-    /// A new file of `bytes` zeros that are on the disk, so that writing into it later changes no metadata. `pause` is called after each piece, with how long
-    /// that took; with its error nothing of the file is left.
-    fn create(&self, name: &str, bytes: u64, pause: &dyn Fn(Duration) -> io::Result<()>) -> io::Result<Arc<dyn DiskFile>>;
+    /// A new file of `bytes` zeros that are on the disk, so that writing into it later changes no metadata. `pace` is called before each piece with the bytes of
+    /// the one before and how long that took, and says how many the next may have, at most [`piecewise::PIECE`]; with its error nothing of the file is left.
+    fn create(&self, name: &str, bytes: u64, pace: &Pace) -> io::Result<Arc<dyn DiskFile>>;
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Replaces a small file as a whole: after a crash it is there as it was or as it is now.
@@ -70,18 +73,18 @@ impl Disk for Folder {
         fs::read_dir(&self.path)?.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect()
     }
 
-    fn create(&self, name: &str, bytes: u64, pause: &dyn Fn(Duration) -> io::Result<()>) -> io::Result<Arc<dyn DiskFile>> {
+    fn create(&self, name: &str, bytes: u64, pace: &Pace) -> io::Result<Arc<dyn DiskFile>> {
         let (part, path) = (self.path.join(format!("{name}.new")), self.path.join(name));
         let fill = || {
             let file = fs::File::create(&part)?;
             reserve(&file, bytes)?;
             let zeros = vec![0; piecewise::PIECE.min(bytes as usize)];
-            let mut at = 0;
+            let (mut at, mut n, mut took) = (0, 0, Duration::ZERO);
             while at < bytes {
-                let n = (bytes - at).min(zeros.len() as u64) as usize;
+                n = (bytes - at).min(zeros.len().min(pace(n, took)?) as u64) as usize;
                 let start = Instant::now();
                 piecewise::write_at(&file, &zeros[..n], at)?;
-                pause(start.elapsed())?;
+                took = start.elapsed();
                 at += n as u64;
             }
             file.sync_all()?;

@@ -20,12 +20,14 @@
 
 mod damage;
 mod flusher;
+mod spare;
 
 pub use damage::Damage;
 
 use self::{
     damage::{Damaged, Examining},
     flusher::Asked,
+    spare::Spare,
 };
 use crate::{
     Error, Result,
@@ -179,6 +181,7 @@ pub struct Tier {
     lent: Arc<Semaphore>,
     /// Where history is read.
     behind: Behind,
+    spare: Spare,
 }
 
 /// Of those that read history and bring it away: not more than half of the processors. What they do hand to each other would cost more than they do: with two of them on two processors a
@@ -214,6 +217,7 @@ impl Tier {
             ahead,
             lent,
             behind: Behind::new("long-term", threads()),
+            spare: Spare::default(),
         }
     }
 
@@ -222,6 +226,11 @@ impl Tier {
         // Who does not wait any more does not need it.
         let mut task = AbortOnDrop(self.behind.spawn(work));
         (&mut task.0).await.map_err(|e| Error::Invalid(format!("work for long-term storage ended early: {e}")))?
+    }
+
+    /// The same for what waits for a device.
+    async fn aside_blocking<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        self.aside(async { tokio::task::spawn_blocking(work).await.map_err(|e| Error::Invalid(format!("work for long-term storage ended early: {e}")))? }).await
     }
 
     /// The storage did not answer the last time, or took nothing.

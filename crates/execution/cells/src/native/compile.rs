@@ -9,18 +9,22 @@ use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::fence::files::{May, Reach};
 use crate::toolchain::compiler::{Compiler, Scratch};
+use crate::engine::GivenUp;
 use crate::native::VERSION;
 use crate::native::translate::Stays;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 const NATIVE_C: &str = include_str!("../../../../../guests/native.c");
 /// Limits of the compiler: seconds of processor time, bytes of address space, bytes of a file.
 const SECONDS: u64 = 600;
 const MEMORY: u64 = 8 << 30;
 const FILE: u64 = 1 << 30;
+/// How often it is looked whether the compiler has ended, or was given up: first, and later.
+const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 
 /// A library on disk, to be loaded.
 pub(super) struct Library {
@@ -30,7 +34,7 @@ pub(super) struct Library {
 }
 
 /// The library of a module. `ir` is asked only if it is not in the cache; `None` if it has none.
-pub(super) fn library(sha256: &str, cache: Option<&Cache>, ir: impl FnOnce() -> Result<String, Stays>) -> Result<Option<Library>> {
+pub(super) fn library(sha256: &str, cache: Option<&Cache>, ir: impl FnOnce() -> Result<String, Stays>, given_up: &GivenUp) -> Result<Option<Library>> {
     let name = format!("{sha256}-{VERSION}-{:016x}.so", processor());
     if let Some(path) = cache.and_then(|cache| cache.library(&name)) {
         return Ok(Some(Library { path, _scratch: None }));
@@ -43,7 +47,7 @@ pub(super) fn library(sha256: &str, cache: Option<&Cache>, ir: impl FnOnce() -> 
         }
     };
     let scratch = Scratch::new().map_err(|e| Error::Resources(e.to_string()))?;
-    let made = compile(&scratch, &ir)?;
+    let made = compile(&scratch, &ir, given_up)?;
     let Some(cache) = cache else { return Ok(Some(Library { path: made, _scratch: Some(scratch) })) };
     let bytes = std::fs::read(&made).map_err(Error::io(format!("read {}", made.display())))?;
     Ok(Some(Library { path: cache.put_library(&name, bytes)?, _scratch: None }))
@@ -64,7 +68,7 @@ fn instructions(machine: &str, info: &str) -> u64 {
     xxhash_rust::xxh3::xxh3_64(text.as_bytes())
 }
 
-fn compile(scratch: &Scratch, ir: &str) -> Result<PathBuf> {
+fn compile(scratch: &Scratch, ir: &str, given_up: &GivenUp) -> Result<PathBuf> {
     let compiler = Compiler::find().map_err(|e| Error::Resources(e.to_string()))?;
     let write = |name: &str, text: &str| {
         let path = scratch.path(name);
@@ -86,17 +90,17 @@ fn compile(scratch: &Scratch, ir: &str) -> Result<PathBuf> {
             // Atomic instructions, and no calls of a library that is not linked.
             command.arg("-mno-outline-atomics");
         }
-        run(command.arg(source).arg("-o").arg(&object).env("TMPDIR", scratch.folder()), fence.as_ref())?;
+        run(command.arg(source).arg("-o").arg(&object), scratch, fence.as_ref(), given_up)?;
         objects.push(object);
     }
     let library = scratch.path("program.so");
     let mut command = compiler.command("ld.lld");
-    run(command.args(["-shared", "-Bsymbolic", "-z", "noexecstack", "-o"]).arg(&library).args(&objects).env("TMPDIR", scratch.folder()), fence.as_ref())?;
+    run(command.args(["-shared", "-Bsymbolic", "-z", "noexecstack", "-o"]).arg(&library).args(&objects), scratch, fence.as_ref(), given_up)?;
     Ok(library)
 }
 
-/// `fence`: a Landlock ruleset that the child takes on.
-fn run(command: &mut Command, fence: Option<&OwnedFd>) -> Result<()> {
+/// `fence`: a Landlock ruleset that the child takes on. It ends with an error when it is `given_up`.
+fn run(command: &mut Command, scratch: &Scratch, fence: Option<&OwnedFd>, given_up: &GivenUp) -> Result<()> {
     let ruleset = fence.map(AsRawFd::as_raw_fd);
     // SAFETY: between fork and exec only system calls with plain numbers are made; nothing allocates or takes a lock.
     unsafe {
@@ -123,12 +127,31 @@ fn run(command: &mut Command, fence: Option<&OwnedFd>) -> Result<()> {
             Ok(())
         });
     }
-    let output = command.stdin(Stdio::null()).output().map_err(Error::io(format!("run {}", command.get_program().display())))?;
-    if output.status.success() {
+    // Into a file, since nobody reads while it is looked whether it has ended.
+    let said = scratch.path("said");
+    let into = std::fs::File::create(&said).map_err(Error::io(format!("write {}", said.display())))?;
+    let program = command.get_program().display().to_string();
+    let running = |e| Error::io(format!("run {program}"))(e);
+    let mut child = command.env("TMPDIR", scratch.folder()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(into).spawn().map_err(running)?;
+    let mut pause = LOOK.0;
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(running)? {
+            break status;
+        }
+        if given_up() {
+            // It may have ended meanwhile; waited for it is in any case.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(Error::Killed("nobody waits for the program any more".into()));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LOOK.1);
+    };
+    if status.success() {
         return Ok(());
     }
-    let text = String::from_utf8_lossy(&output.stderr);
-    Err(Error::Resources(format!("LLVM did not compile the program ({}): {}", output.status, text.lines().take(5).collect::<Vec<_>>().join("; "))))
+    let text = std::fs::read(&said).unwrap_or_default();
+    Err(Error::Resources(format!("LLVM did not compile the program ({status}): {}", String::from_utf8_lossy(&text).lines().take(5).collect::<Vec<_>>().join("; "))))
 }
 
 #[cfg(test)]

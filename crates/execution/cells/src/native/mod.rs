@@ -31,6 +31,7 @@ pub(crate) use translate::GUARD;
 
 use crate::cache::Cache;
 use crate::cell::Host;
+use crate::engine::GivenUp;
 use crate::error::{Error, Result};
 use crate::toolchain::exceptions::TAGS_MAX;
 use residual::{Own, Parts};
@@ -78,13 +79,13 @@ pub(crate) struct Split {
 ///
 /// # Errors
 ///
-/// [`Error::Resources`] if there is no compiler here or it fails.
-pub(crate) fn build(wasm: &[u8], sha256: &str, cache: Option<&Cache>) -> Result<Option<Split>> {
+/// [`Error::Resources`] if there is no compiler here or it fails, [`Error::Killed`] if it was given up.
+pub(crate) fn build(wasm: &[u8], sha256: &str, cache: Option<&Cache>, given_up: &GivenUp) -> Result<Option<Split>> {
     let unreadable = |e: wasmparser::BinaryReaderError| Error::Module(e.to_string());
     let mut parts = Parts::default();
     let Some(source) = read(wasm, &mut parts).map_err(unreadable)? else { return Ok(None) };
     let residual = residual::module(&parts);
-    let library = compile::library(sha256, cache, || translate::module(&source))?;
+    let library = compile::library(sha256, cache, || translate::module(&source), given_up)?;
     let Some(library) = library else { return Ok(None) };
     let stubs = parts.stubs();
     let native = open(&library.path, &source, &parts, &stubs)?;

@@ -11,6 +11,7 @@
 
 use super::{
     change::{Answer, Change, Once},
+    direct::Direct,
     changes, counted, created, done, object, removed, seal_change, sealed,
     wire::{self, Ask, Look, META_ALPN, Meta, Question, TOLD_BYTES_MAX, Told, Writing},
 };
@@ -51,6 +52,8 @@ const SILENCE: Duration = Duration::from_secs(6);
 /// Calls on their way over one connection.
 const CALLS_MAX: usize = 65_536;
 const READ_BYTES: usize = 256 << 10;
+/// The number of the question for the session's number; others begin at 1, and pings have the last one.
+const SESSION: u64 = u64::MAX - 1;
 /// Calls on their way up to which an answer is looked for before it is slept for.
 const FEW: usize = 2;
 /// How long one of several is waited for to say that it leads.
@@ -59,7 +62,13 @@ pub(super) const LEADS_WITHIN: Duration = Duration::from_secs(1);
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
-type Dial = dyn Fn() -> BoxFuture<'static, Result<Box<dyn Io>>> + Send + Sync;
+type Dial = dyn Fn() -> BoxFuture<'static, Result<Dialed>> + Send + Sync;
+
+/// A new connection, and where it leads to if that is a socket of this machine.
+struct Dialed {
+    stream: Box<dyn Io>,
+    socket: Option<PathBuf>,
+}
 
 /// Asks a namenode. Cheap to clone; all clones share the connection.
 #[derive(Clone)]
@@ -88,6 +97,8 @@ impl Drop for Client {
 struct Connection {
     talk: Mutex<Talk>,
     ready: Notify,
+    /// What threads ask over connections of their own.
+    direct: Direct,
 }
 
 #[derive(Default)]
@@ -146,22 +157,25 @@ impl RemoteCatalog {
     /// A namenode of the same machine, on a UNIX socket.
     pub fn local(socket: impl Into<PathBuf>) -> RemoteCatalog {
         let socket = socket.into();
-        RemoteCatalog::over(move || {
+        RemoteCatalog::over_sockets(move || {
             let socket = socket.clone();
-            async move { tokio::net::UnixStream::connect(&socket).await.map_err(|e| away(format!("{}: {e}", socket.display()))) }
+            async move {
+                let stream = tokio::net::UnixStream::connect(&socket).await.map_err(|e| away(format!("{}: {e}", socket.display())))?;
+                Ok((stream, socket))
+            }
         })
     }
 
     /// Whichever of these sockets has a namenode that leads: one of a pair, and its standby.
     pub fn one_of(sockets: impl IntoIterator<Item = PathBuf>) -> RemoteCatalog {
         let sockets: Arc<[PathBuf]> = sockets.into_iter().collect();
-        RemoteCatalog::over(move || {
+        RemoteCatalog::over_sockets(move || {
             let sockets = sockets.clone();
             async move {
                 let mut why = String::from("no socket is named");
                 for socket in sockets.iter() {
                     match tokio::time::timeout(LEADS_WITHIN, leader(socket)).await {
-                        Ok(Ok(stream)) => return Ok(stream),
+                        Ok(Ok(stream)) => return Ok((stream, socket.clone())),
                         Ok(Err(e)) => why = format!("{}: {e}", socket.display()),
                         Err(_) => why = format!("{}: it does not answer", socket.display()),
                     }
@@ -177,35 +191,69 @@ impl RemoteCatalog {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         F: Future<Output = Result<S>> + Send + 'static,
     {
-        let dial = move || {
+        RemoteCatalog::dialing(move || {
             let stream = dial();
-            async move { Ok(Box::new(stream.await?) as Box<dyn Io>) }.boxed()
-        };
+            async move { Ok(Dialed { stream: Box::new(stream.await?), socket: None }) }.boxed()
+        })
+    }
+
+    /// Over UNIX sockets to which `dial` connects, and where they are.
+    pub(crate) fn over_sockets<F>(dial: impl Fn() -> F + Send + Sync + 'static) -> RemoteCatalog
+    where
+        F: Future<Output = Result<(tokio::net::UnixStream, PathBuf)>> + Send + 'static,
+    {
+        RemoteCatalog::dialing(move || {
+            let dialed = dial();
+            async move { dialed.await.map(|(stream, socket)| Dialed { stream: Box::new(stream), socket: Some(socket) }) }.boxed()
+        })
+    }
+
+    fn dialing(dial: impl Fn() -> BoxFuture<'static, Result<Dialed>> + Send + Sync + 'static) -> RemoteCatalog {
         let client = Client { dial: Box::new(dial), connection: tokio::sync::Mutex::default(), current: Mutex::default(), holders: Arc::default(), home: Mutex::default() };
         RemoteCatalog { client: Arc::new(client) }
     }
 
     /// The connection, made anew if the last one is over.
     async fn connection(&self) -> Result<Arc<Connection>> {
-        let alive = |connection: &Arc<Connection>| lock(&connection.talk).over.is_none();
-        if let Some(connection) = lock(&self.client.current).clone().filter(alive) {
+        if let Some(connection) = self.current() {
             return Ok(connection);
         }
         // One dials, the others wait for it.
         let mut turn = self.client.connection.lock().await;
-        if let Some(connection) = turn.upgrade().filter(alive) {
+        if let Some(connection) = turn.upgrade().filter(|connection| connection.is_alive()) {
             return Ok(connection);
         }
-        let (home, stream) = self.dial().await?;
-        let connection = Arc::new(Connection { talk: Mutex::default(), ready: Notify::new() });
+        let (home, Dialed { stream, socket }) = self.dial().await?;
+        let connection = Arc::new(Connection { talk: Mutex::default(), ready: Notify::new(), direct: Direct::new(socket) });
         *turn = Arc::downgrade(&connection);
         *lock(&self.client.current) = Some(connection.clone());
         home.spawn(run(connection.clone(), stream, self.client.holders.clone()));
         Ok(connection)
     }
 
+    /// The connection, if there is one that is not over.
+    fn current(&self) -> Option<Arc<Connection>> {
+        lock(&self.client.current).clone().filter(|connection| connection.is_alive())
+    }
+
+    /// Asks by this very thread; see `direct.rs`. `None`: to be asked over the connection.
+    fn ask_directly(&self, question: Look<'_>) -> Option<Result<Told>> {
+        // What goes wrong there is asked anew, by who waits until it is better.
+        self.current()?.direct.ask(question).map(unless_failed).filter(|answer| !answer.as_ref().is_err_and(Error::is_away))
+    }
+
+    /// Knows who keeps leased answers.
+    fn know(&self, holder: &Arc<dyn LeaseHolder>) {
+        let mut holders = lock(&self.client.holders);
+        let new = Arc::downgrade(holder);
+        if !holders.iter().any(|known| known.ptr_eq(&new)) {
+            holders.retain(|known| known.strong_count() > 0);
+            holders.push(new);
+        }
+    }
+
     /// A new connection, and where it belongs.
-    async fn dial(&self) -> Result<(Handle, Box<dyn Io>)> {
+    async fn dial(&self) -> Result<(Handle, Dialed)> {
         // A runtime of one thread works only as long as somebody waits in it.
         let home = lock(&self.client.home).clone().filter(|home| home.runtime_flavor() == RuntimeFlavor::MultiThread);
         if let Some(home) = home {
@@ -303,6 +351,23 @@ impl RemoteCatalog {
     }
 }
 
+fn found(told: Told) -> Result<ObjectMeta> {
+    match told {
+        Told::Object(object) => object.try_into(),
+        _ => odd(),
+    }
+}
+
+fn leased(told: Told) -> Result<(ObjectMeta, Option<Lease>)> {
+    match told {
+        Told::Leased { object, term_ms } => {
+            let lease = term_ms.map(|ms| Lease { term: Some(Duration::from_millis(u64::from(ms))) });
+            Ok((object.try_into()?, lease))
+        }
+        _ => odd(),
+    }
+}
+
 fn unless_failed(told: Told) -> Result<Told> {
     match told {
         Told::Failed { kind, message } => Err(Error::Remote { kind, message }),
@@ -336,6 +401,10 @@ pub(super) async fn leads(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) ->
 }
 
 impl Connection {
+    fn is_alive(&self) -> bool {
+        lock(&self.talk).over.is_none()
+    }
+
     fn send(&self, ask: &impl Serialize) -> Result<oneshot::Receiver<Result<Told>>> {
         let (sender, receiver) = oneshot::channel();
         {
@@ -367,6 +436,7 @@ impl Connection {
             talk.over.get_or_insert_with(|| why.into());
             std::mem::take(&mut talk.waiting)
         };
+        self.direct.end();
         self.ready.notify_one();
         for (_, sender) in waiting {
             let _ = sender.send(Err(away(format!("{why}; it may have been done or not"))));
@@ -394,6 +464,9 @@ async fn talk(connection: &Connection, stream: &mut Box<dyn Io>, holders: &Mutex
     let mut ping = tokio::time::interval(PING_EVERY);
     ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut eager = Eager::default();
+    if connection.direct.is_possible() {
+        wire::put(out.bytes(), SESSION, &Ask { deadline_ms: 0, question: Question::Session });
+    }
     loop {
         let waiting = {
             let mut talk = lock(&connection.talk);
@@ -442,6 +515,7 @@ fn take(connection: &Connection, input: &mut bytes::BytesMut, out: &mut Vec<u8>,
                 }
                 wire::put(out, u64::MAX, &Ask { deadline_ms: 0, question: Question::Revoked { number } });
             }
+            (SESSION, Told::Session(session)) => connection.direct.told(session),
             (request, told) => answers.push((request, told)),
         }
         at += len;
@@ -483,13 +557,7 @@ impl Catalog for RemoteCatalog {
         .boxed()
     }
     fn lookup<'a>(&'a self, bucket: &'a BucketName, key: &'a Key) -> BoxFuture<'a, Result<ObjectMeta>> {
-        async move {
-            match self.look(|| Look::Lookup { bucket, key }).await? {
-                Told::Object(object) => object.try_into(),
-                _ => odd(),
-            }
-        }
-        .boxed()
+        async move { found(self.look(|| Look::Lookup { bucket, key }).await?) }.boxed()
     }
     fn lease<'a>(
         &'a self,
@@ -498,23 +566,17 @@ impl Catalog for RemoteCatalog {
         key: &'a Key,
     ) -> BoxFuture<'a, Result<(ObjectMeta, Option<Lease>)>> {
         async move {
-            {
-                let mut holders = lock(&self.client.holders);
-                let new = Arc::downgrade(holder);
-                if !holders.iter().any(|known| known.ptr_eq(&new)) {
-                    holders.retain(|known| known.strong_count() > 0);
-                    holders.push(new);
-                }
-            }
-            match self.look(|| Look::Lease { bucket, key }).await? {
-                Told::Leased { object, term_ms } => {
-                    let lease = term_ms.map(|ms| Lease { term: Some(Duration::from_millis(u64::from(ms))) });
-                    Ok((object.try_into()?, lease))
-                }
-                _ => odd(),
-            }
+            self.know(holder);
+            leased(self.look(|| Look::Lease { bucket, key }).await?)
         }
         .boxed()
+    }
+    fn lookup_blocking(&self, bucket: &BucketName, key: &Key) -> Option<Result<ObjectMeta>> {
+        Some(self.ask_directly(Look::Lookup { bucket, key })?.and_then(found))
+    }
+    fn lease_blocking(&self, holder: &Arc<dyn LeaseHolder>, bucket: &BucketName, key: &Key) -> Option<Result<(ObjectMeta, Option<Lease>)>> {
+        self.know(holder);
+        Some(self.ask_directly(Look::Lease { bucket, key })?.and_then(leased))
     }
     fn find(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<ObjectMeta>>> {
         async move {

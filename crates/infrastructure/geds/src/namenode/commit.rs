@@ -8,7 +8,7 @@
 
 use super::{
     change::{Answer, Change, Once},
-    leases::{Fence, Leases},
+    leases::{Fence, Holder, Leases},
     log::{self, Batch, Failed, Log},
     pair::{self, Lead},
     server::Outbox,
@@ -87,6 +87,8 @@ pub struct Core {
     pub changed: Notify,
     /// Sites that have a connection, and how many.
     pub there: Mutex<HashMap<SiteId, usize>>,
+    /// Connections that have asked what they are called.
+    pub sessions: Mutex<HashMap<u128, Arc<Holder>>>,
     /// Of one of a pair.
     pub lead: OnceLock<Arc<Lead>>,
     queue: Mutex<Queue>,
@@ -109,6 +111,7 @@ impl Core {
             leases,
             changed: Notify::new(),
             there: Mutex::default(),
+            sessions: Mutex::default(),
             lead: OnceLock::new(),
             queue: Mutex::default(),
             wake: Condvar::new(),

@@ -54,6 +54,11 @@ impl Holder {
         Arc::new(Holder { session, leases: AtomicUsize::new(0), revoking: Mutex::default() })
     }
 
+    /// There is nobody who could be told that a lease is void.
+    pub fn is_gone(&self) -> bool {
+        self.session.strong_count() == 0
+    }
+
     /// The session has confirmed a revocation.
     pub fn confirm(&self, number: u64) {
         if let Some(waiting) = lock(&self.revoking).waiting.remove(&number) {

@@ -236,10 +236,36 @@ struct Connection {
     holder: Arc<leases::Holder>,
     /// What waits for revocations or for something to happen; it ends with the connection.
     waiting: tokio::task::JoinSet<()>,
+    /// It is on a socket of this machine.
+    socket: bool,
+    /// Nothing has been asked yet.
+    fresh: bool,
+    /// What it is called, if it has asked.
+    named: Option<u128>,
+    becomes: Option<Becomes>,
 }
 
-/// Answers until the peer hangs up, breaks the protocol or falls silent.
-pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(namenode: &Namenode, mut stream: S, caller: Caller) -> Result<()> {
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(name) = self.named {
+            sessions(&self.core).remove(&name);
+        }
+    }
+}
+
+fn sessions(core: &Core) -> std::sync::MutexGuard<'_, HashMap<u128, Arc<leases::Holder>>> {
+    core.sessions.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// What a connection has become that asked for it: one for a thread.
+pub struct Becomes {
+    pub session: Arc<leases::Holder>,
+    /// The number of the question, which has no answer yet.
+    pub request: u64,
+}
+
+/// Answers until the peer hangs up, breaks the protocol or falls silent, or, if it is on a `socket` of this machine, until it asks to be a connection for a thread.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(namenode: &Namenode, stream: &mut S, caller: Caller, socket: bool) -> Result<Option<Becomes>> {
     let outbox = Arc::new(Outbox::default());
     let session: Arc<dyn Session> = outbox.clone();
     let _there = There::new(namenode.core(), &caller);
@@ -250,9 +276,13 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(namenode: &Namenode, mut s
         outbox: outbox.clone(),
         caller,
         waiting: tokio::task::JoinSet::new(),
+        socket,
+        fresh: true,
+        named: None,
+        becomes: None,
     };
     let gone = |message: String| Error::Peer { peer: "a client of the namenode".into(), message };
-    let (mut reader, mut writer) = tokio::io::split(&mut stream);
+    let (mut reader, mut writer) = tokio::io::split(stream);
     let (mut input, mut out) = (bytes::BytesMut::with_capacity(READ_BYTES), Writing::default());
     let mut stuck = None;
     // One alarm for all that is waited for, put off only when it rings: each time would cost as much as an answer.
@@ -287,10 +317,15 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(namenode: &Namenode, mut s
             }
             () = outbox.ready.notified() => {}
             read = eager.read(&mut reader, &mut input, soon), if !full => match read {
-                Ok(0) => return Ok(()),
-                Ok(_) => left = connection.answer(&mut input, &mut out)?,
+                Ok(0) => return Ok(None),
+                Ok(_) => {
+                    left = connection.answer(&mut input, &mut out)?;
+                    if let Some(becomes) = connection.becomes.take() {
+                        return Ok(Some(becomes));
+                    }
+                }
                 // A peer that is killed does not say goodbye in TLS.
-                Err(e) if matches!(e.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset) => return Ok(()),
+                Err(e) if matches!(e.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset) => return Ok(None),
                 Err(e) => return Err(gone(e.to_string())),
             },
             Some(_) = connection.waiting.join_next(), if !connection.waiting.is_empty() => {}
@@ -327,11 +362,19 @@ impl Connection {
             // One that doesn't lead any more ends the connection, so that its client looks for the one that does.
             self.core.leads()?;
             match wire::read::<Ask>(body) {
+                // As the first question, and the only one: nothing is under way that would have to be said over it.
+                Ok(Ask { question: Question::Direct { session }, .. }) if self.socket && self.fresh && len == input.len() => {
+                    self.becomes = sessions(&self.core).get(&session).map(|session| Becomes { session: session.clone(), request });
+                    if self.becomes.is_none() {
+                        wire::put(out.bytes(), request, &Told::from(Error::Remote { kind: base::Kind::FailedPrecondition, message: "there is no such session".into() }));
+                    }
+                }
                 Ok(ask) => self.one(request, ask, now, out.bytes()),
                 // A bad name is the asker's mistake, not the end of the connection: the frame's length still holds.
                 Err(message) => wire::put(out.bytes(), request, &Told::from(broken(message))),
             }
             at += len;
+            self.fresh = false;
         }
         bytes::Buf::advance(input, at);
         Ok(full)
@@ -342,10 +385,7 @@ impl Connection {
             return wire::put(out, request, &Told::from(refused));
         }
         let answer = match ask.question {
-            Question::Lookup { bucket, key } => match self.core.read().look(&bucket, &key, |facts| wire::put(out, request, &Seen::Object(facts))) {
-                Ok(()) => return,
-                Err(missing) => missing.into(),
-            },
+            Question::Lookup { bucket, key } => return look(&self.core, request, &bucket, &key, out),
             Question::Change(change) => return self.change(request, change, None, now + Duration::from_millis(u64::from(ask.deadline_ms))),
             Question::Once(once, change) => return self.change(request, change, Some(once), now + Duration::from_millis(u64::from(ask.deadline_ms))),
             Question::Lease { bucket, key } => return self.lease(request, bucket, key, out),
@@ -400,6 +440,9 @@ impl Connection {
             Question::Revoked { number } => return self.holder.confirm(number),
             Question::Epoch => Told::Epoch(self.core.read().epoch()),
             Question::Clock => Told::Clock(base::clock::now_ms()),
+            Question::Session if self.socket => self.name().map_or_else(Told::from, Told::Session),
+            Question::Session => Error::BadValue { what: "question", value: "Session".into(), rule: "it is for connections on a socket of this machine" }.into(),
+            Question::Direct { .. } => Error::BadValue { what: "question", value: "Direct".into(), rule: "it is the first one of a connection on a socket of this machine" }.into(),
             Question::Ping => Told::Done,
         };
         wire::put(out, request, &answer);
@@ -446,16 +489,35 @@ impl Connection {
             });
             return;
         }
-        let state = self.core.read();
-        let granted = state.has(&bucket, &key) && {
-            drop(state);
-            self.core.leases.grant(&self.holder, hash(&bucket, &key))
+        leased(&self.core, &self.holder, request, &bucket, &key, out);
+    }
+
+    /// What this connection is called, by a number that nobody guesses.
+    fn name(&mut self) -> Result<u128> {
+        let name = match self.named {
+            Some(name) => name,
+            None => ObjectId::random()?.0,
         };
-        let term_ms = granted.then_some(TERM.as_millis() as u32);
-        let seen = self.core.read().look(&bucket, &key, |object| wire::put(out, request, &Seen::Leased { object, term_ms }));
-        if let Err(missing) = seen {
-            wire::put(out, request, &Told::from(missing));
-        }
+        self.named = Some(name);
+        sessions(&self.core).insert(name, self.holder.clone());
+        Ok(name)
+    }
+}
+
+/// Answers a lookup.
+pub fn look(core: &Core, request: u64, bucket: &BucketName, key: &Key, out: &mut Vec<u8>) {
+    if let Err(missing) = core.read().look(bucket, key, |facts| wire::put(out, request, &Seen::Object(facts))) {
+        wire::put(out, request, &Told::from(missing));
+    }
+}
+
+/// Answers a lookup, with a lease if there may be one. The mark that there are leases is on disk.
+pub fn leased(core: &Core, holder: &Arc<leases::Holder>, request: u64, bucket: &BucketName, key: &Key, out: &mut Vec<u8>) {
+    let granted = core.read().has(bucket, key) && core.leases.grant(holder, hash(bucket, key));
+    let term_ms = granted.then_some(TERM.as_millis() as u32);
+    let seen = core.read().look(bucket, key, |object| wire::put(out, request, &Seen::Leased { object, term_ms }));
+    if let Err(missing) = seen {
+        wire::put(out, request, &Told::from(missing));
     }
 }
 

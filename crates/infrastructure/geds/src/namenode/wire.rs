@@ -95,6 +95,10 @@ pub enum Question {
     Once(Once, Change),
     /// Answered with [`Told::Clock`].
     Clock,
+    /// What this connection is called: answered with [`Told::Session`].
+    Session,
+    /// As the first question of a connection, which becomes one for a thread (`direct.rs`), and belongs to this session.
+    Direct { session: u128 },
 }
 
 impl Question {
@@ -133,6 +137,7 @@ pub enum Told {
     Epoch(u64),
     /// Unix milliseconds.
     Clock(u64),
+    Session(u128),
 }
 
 /// An object's facts, as they travel.
@@ -349,6 +354,8 @@ pub(crate) fn some_frames() -> Vec<Vec<u8>> {
         Question::Finds(vec![1, u128::MAX]),
         Question::Sites,
         Question::Clock,
+        Question::Session,
+        Question::Direct { session: u128::MAX },
         Question::Change(Change::CreateBucket { bucket: bucket.clone() }),
         Question::Change(Change::Rename { bucket: bucket.clone(), from: key.clone(), to_bucket: bucket.clone(), to: key.clone(), if_absent: true }),
         Question::Change(Change::SetMetadata { bucket: bucket.clone(), key: key.clone(), metadata: vec![1; 40] }),

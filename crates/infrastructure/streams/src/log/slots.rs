@@ -6,6 +6,7 @@
 
 use super::{FileNo, Options, Shared, lock, recovery};
 use crate::disk::DiskFile;
+use base::piecewise;
 use std::{
     cell::Cell,
     collections::BTreeMap,
@@ -16,13 +17,39 @@ use std::{
 
 /// Files that are kept ready. With one, a disk that others fill at once would leave nothing to the records by which files become free.
 const READY: usize = 2;
-/// A pause behind a piece of a new file is so many times as long as that took, as far as it is not longer than this.
+/// Bytes of a piece of a new file that there is time for: a larger one keeps a processor for a millisecond, and the disk for as long.
+const PIECE: usize = 64 << 10;
+/// A pause behind a piece is at least so many times as long as that took, as far as it is not longer than this.
 const PAUSES: u32 = 4;
 const PIECE_MAX: Duration = Duration::from_millis(20);
+/// A new file is to be ready in this part of the time that one lasts at the present rate. No pause is longer than the other for it: the rate may be another one soon.
+const READY_IN: f64 = 0.5;
+const PAUSE_MAX: Duration = Duration::from_millis(50);
+/// Over how long the rate is taken.
+const RATE_OVER: Duration = Duration::from_millis(100);
 /// Where a file would be full sooner than that, the next ones are needed as soon as the disk can make them.
 const LASTS: Duration = Duration::from_secs(1);
 /// How often a disk that is full is asked again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
+
+/// Bytes of the next piece of a new file, while another one is ready, and how long the log has the disk to itself before. `lasts`: for how many seconds a file lasts at the present rate,
+/// infinite where nothing is written. `bytes`, `took`: what the last piece had, and how long that took.
+fn next_piece(file_bytes: u64, lasts: f64, bytes: usize, took: Duration) -> (usize, Duration) {
+    // Also where it can't be said.
+    if lasts.is_nan() || lasts < LASTS.as_secs_f64() {
+        return (piecewise::PIECE, Duration::ZERO);
+    }
+    let least = took.min(PIECE_MAX) * PAUSES;
+    let time = if lasts.is_finite() { lasts * READY_IN } else { 0.0 };
+    let pieces = file_bytes as f64 / bytes.max(1) as f64;
+    // Small ones take a slow disk as long as large ones do, each.
+    let slow = lasts.is_finite() && (took + least).as_secs_f64() * pieces > time;
+    let spread = (time * PIECE as f64 / file_bytes as f64).min(PAUSE_MAX.as_secs_f64());
+    match slow {
+        true => (piecewise::PIECE, least),
+        false => (PIECE, Duration::from_secs_f64(spread).saturating_sub(took).max(least)),
+    }
+}
 
 /// Those that are not in use, and those that are.
 pub(super) struct Slots {
@@ -90,27 +117,30 @@ impl<N: Send + 'static> Shared<N> {
         }
     }
 
-    /// Makes a new file. As long as another one is ready and they last, it leaves the disk to the log between two pieces: each write of the log would wait behind a piece, ten times as long
-    /// as it takes, and that for a tenth of a second.
+    /// Makes a new file. As long as another one is ready and they last, it comes by and by ([`next_piece`]): each write of the log that comes behind a piece waits for it.
     fn make(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let last = Cell::new((Instant::now(), self.block_bytes.load(Relaxed)));
-        self.disk.create(name, self.options.file_bytes, &|took| {
-            let (now, bytes) = (Instant::now(), self.block_bytes.load(Relaxed));
-            let (then, before) = last.replace((now, bytes));
-            let lasts = (now - then).as_secs_f64() * self.options.file_bytes as f64 >= LASTS.as_secs_f64() * (bytes - before) as f64;
-            let end = now + took.min(PIECE_MAX) * PAUSES;
+        let (since, lasts) = (Cell::new((Instant::now(), self.block_bytes.load(Relaxed))), Cell::new(f64::INFINITY));
+        self.disk.create(name, self.options.file_bytes, &|bytes, took| {
+            let (now, written) = (Instant::now(), self.block_bytes.load(Relaxed));
+            let (then, before) = since.get();
+            // One write of the log between two pieces says nothing of its rate.
+            if now - then >= RATE_OVER {
+                lasts.set((now - then).as_secs_f64() * self.options.file_bytes as f64 / (written - before) as f64);
+                since.set((now, written));
+            }
+            let (piece, pause) = next_piece(self.options.file_bytes, lasts.get(), bytes, took);
             let mut slots = lock(&self.slots);
             while slots.ready() > 0 {
                 if self.stopped.load(Relaxed) || self.closing.load(Relaxed) {
                     return Err(io::Error::other("the log is closed"));
                 }
-                let left = end.saturating_duration_since(Instant::now());
-                if left.is_zero() || !lasts {
-                    break;
+                let left = (now + pause).saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Ok(piece);
                 }
                 slots = self.slot_bell.wait_timeout(slots, left).unwrap_or_else(|e| e.into_inner()).0;
             }
-            Ok(())
+            Ok(piecewise::PIECE)
         })
     }
 
@@ -161,5 +191,30 @@ impl<N: Send + 'static> Shared<N> {
             }
             slots = self.slot_bell.wait_timeout(slots, FULL_RETRY).unwrap_or_else(|e| e.into_inner()).0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_file_is_made_in_the_time_that_there_is() {
+        let (file, took) = (64 << 20, Duration::from_micros(250));
+        let small = |lasts, took| next_piece(file, lasts, PIECE, took);
+        // Nothing is written, or so little that a file lasts for hours: it may take its time, but not hours.
+        assert_eq!(small(f64::INFINITY, took), (PIECE, took * PAUSES));
+        assert_eq!(small(1e6, took), (PIECE, PAUSE_MAX - took));
+        // A file in 6.4 s: a piece in 3.1 ms, so that 1024 of them take half of that.
+        let (piece, pause) = small(6.4, took);
+        assert_eq!((piece, ((pause + took).as_secs_f64() * 1024.0 * 10.0).round()), (PIECE, 32.0));
+        // As many as that would not be ready in time on a slow disk.
+        assert_eq!(small(6.4, Duration::from_millis(1)), (piecewise::PIECE, Duration::from_millis(4)));
+        assert_eq!(next_piece(file, 6.4, piecewise::PIECE, Duration::from_micros(400)).0, PIECE, "the disk is fast again");
+        // The next one is needed at once, or nothing is known.
+        for lasts in [0.9, 0.0, f64::NAN] {
+            assert_eq!(small(lasts, took), (piecewise::PIECE, Duration::ZERO));
+        }
+        assert_eq!(next_piece(0, 6.4, 0, Duration::ZERO).0, PIECE);
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     segment::{Chunk, Extent, Source},
     tier::Tier,
 };
+use base::behind;
 use bytes::Bytes;
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -288,20 +289,41 @@ impl Store {
         self.0.shared.tier.get().ok_or_else(none)
     }
 
-    /// Where a segment stands, of durable bytes only; for the flusher.
-    pub(crate) async fn read_extents(&self, name: &str, extents: Vec<Extent>) -> Result<Bytes> {
-        let bytes = extents.iter().map(|e| e.len as usize).sum();
-        let pieces = extents
-            .into_iter()
-            .map(|extent| match extent.source {
-                Source::Log(place) => {
-                    let file = self.0.log.file(place.file).ok_or_else(|| Error::Spoilt(format!("file {} of the log is not open", place.file.0)))?;
-                    Ok(Piece { extent, from: From::File(file, place.at) })
-                }
-                Source::Chunk(..) => Err(Error::Invalid("a chunk is not flushed again".into())),
-            })
-            .collect::<Result<Vec<_>>>()?;
-        self.fetch(name, pieces, 0, bytes).await
+    /// Where the bytes of extents in the log are, for the flusher.
+    pub(crate) fn in_log(&self, extents: &[Extent]) -> Result<InLog> {
+        let pieces = extents.iter().map(|extent| match extent.source {
+            Source::Log(place) => {
+                let file = self.0.log.file(place.file).ok_or_else(|| Error::Spoilt(format!("file {} of the log is not open", place.file.0)))?;
+                Ok((*extent, file, place.at))
+            }
+            Source::Chunk(..) => Err(Error::Invalid("a chunk is not flushed again".into())),
+        });
+        Ok(InLog(pieces.collect::<Result<_>>()?))
+    }
+}
+
+/// Extents in the log, and the files that they lie in.
+pub(crate) struct InLog(Vec<(Extent, Arc<dyn DiskFile>, u32)>);
+
+impl InLog {
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.iter().map(|(extent, ..)| extent.len as usize).sum()
+    }
+
+    /// Reads all of them, side by side, into so many bytes of memory, and lets others have their turn in between. It may wait for a device.
+    pub(crate) fn read(&self, mut into: &mut [u8]) -> Result<()> {
+        let mut since = 0;
+        for (extent, file, at) in &self.0 {
+            let part = into.split_off_mut(..extent.len as usize).expect("there is room for all");
+            file.read((*at).into(), part).map_err(Error::file("read", "the log"))?;
+            check(extent, part)?;
+            since += part.len();
+            if since >= behind::TURN_BYTES {
+                behind::turn();
+                since = 0;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -113,7 +113,7 @@ impl Tier {
     /// Finds out which of some extents, that could not be read together, can't be, and notes them. What has left the log meanwhile is not damaged.
     async fn examine(&self, store: &Store, due: &Due) {
         for extent in &due.extents {
-            let Err(e) = store.read_extents(&due.name, vec![*extent]).await else {
+            let Err(e) = self.read_log(store, &[*extent]).await else {
                 lock(&self.damaged).remove(&(due.id, extent.start));
                 continue;
             };

@@ -56,6 +56,7 @@ impl Tier {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
+            self.spare.sweep();
             // A flush that fails after half a minute would keep its bytes from the overflow for as long.
             if (self.is_away() || flusher.owner.is_none())
                 && let Err(e) = self.probe(&store).await
@@ -221,8 +222,7 @@ impl Tier {
         let Some(first) = due.extents.first().map(|e| e.start) else { return Ok(None) };
         let began = Instant::now();
         // Megabytes are read, copied and summed more than once, which is much for appends to wait behind.
-        let (from, name, extents) = (store.clone(), due.name.clone(), due.extents.clone());
-        let data = match self.aside(async move { from.read_extents(&name, extents).await }).await {
+        let data = match self.read_log(store, &due.extents).await {
             Ok(data) => data,
             // That is the log's fault, and neither the storage's nor that of other segments. What can be read of it goes the next time.
             Err(_) => return Ok(Some(due)),
@@ -254,6 +254,17 @@ impl Tier {
             (false, _) => self.ask_of(&location, persist.delete(&location)).await.map_err(storage)?,
         }
         Ok(None)
+    }
+
+    /// The bytes of extents in the log, where nobody waits.
+    pub(super) async fn read_log(&self, store: &Store, extents: &[Extent]) -> Result<Bytes> {
+        let (there, spare) = (store.in_log(extents)?, self.spare.clone());
+        self.aside_blocking(move || {
+            let mut lent = spare.take(there.bytes());
+            there.read(&mut lent)?;
+            Ok(lent.into())
+        })
+        .await
     }
 
     /// Puts a chunk's bytes under a name that nothing else has, and looks whether they are there. Where it holds up no append.

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use streams::disk::{Disk, DiskFile};
+use streams::disk::{Disk, DiskFile, Pace};
 
 const SECTOR: usize = 512;
 /// A new file is filled in so many pieces.
@@ -113,11 +113,12 @@ impl Disk for Faulty {
         let state = self.state.lock().unwrap();
         Ok(state.files.keys().chain(state.small.keys()).cloned().collect())
     }
-    fn create(&self, name: &str, bytes: u64, pause: &dyn Fn(Duration) -> io::Result<()>) -> io::Result<Arc<dyn DiskFile>> {
+    fn create(&self, name: &str, bytes: u64, pace: &Pace) -> io::Result<Arc<dyn DiskFile>> {
         let piece = self.state.lock().unwrap().piece;
         for _ in 0..PIECES {
             std::thread::sleep(piece);
-            pause(piece)?;
+            // As before the next piece.
+            pace(bytes as usize / PIECES as usize, piece)?;
         }
         let mut state = self.state.lock().unwrap();
         if state.off {
