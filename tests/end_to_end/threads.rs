@@ -51,7 +51,7 @@ fn large(parts: usize) -> String {
     format!("{parts}int main(int n, char **v) {{ double a[9] = {{n}}; {calls} return a[0] == 7; }}\n")
 }
 
-/// A job that is cancelled before its program is compiled is over at once, also where others wait for the same program: they get it all the same.
+/// A job that is cancelled before its program is compiled is over at once, also where another waits for the same program: for that one it is compiled anew, until it is cancelled, too.
 #[test]
 fn a_cancelled_job_does_not_wait_for_its_compiler() {
     let folder = tempfile::tempdir().unwrap();

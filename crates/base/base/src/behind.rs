@@ -15,7 +15,7 @@ use tokio::{
 /// How far the threads give way, as `nice` counts.
 const NICE: i32 = 10;
 
-/// So many bytes are read, copied or summed before others have their [`turn`]: some 20 µs.
+/// So many bytes are read, copied or summed before others have their [`turn`]: some 20 µs of work, and 100 for an MD5.
 pub const TURN_BYTES: usize = 64 << 10;
 
 /// Lets others have this processor, if any wait for it.

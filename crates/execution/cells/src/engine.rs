@@ -471,7 +471,7 @@ impl Engine {
         self.load_unless(wasm, tier, &|| false)
     }
 
-    /// The same, until it is `given_up`, which LLVM is asked now and then: it takes seconds, or minutes.
+    /// The same, unless it is `given_up` meanwhile, which is asked for as long as LLVM works: that takes seconds, or minutes.
     ///
     /// # Errors
     /// [`Error::Killed`] if it was given up; nothing of it is kept.
