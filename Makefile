@@ -36,6 +36,7 @@ kills: ## the object store's nodes, namenodes and agents and stream servers kill
 	GEDS_LIVES=$(KILLS) cargo test --release --workspace --lib -- --nocapture random_lives_lose_nothing_that_was_kept
 	GEDS_STEPS=$$(($(KILLS) * 1000)) cargo test --release --workspace --test lives -- --nocapture
 	STREAMS_ROUNDS=$$(($(KILLS) / 10)) cargo test --release --workspace --test store -- --nocapture after_a_crash_a_store_is_what_some_number_of_its_changes_made_of_it
+	ROUNDS=$$(($(KILLS) / 20 + 1)) cargo test --release --workspace --test network -- --nocapture
 	STREAMS_FUZZ=$$(($(KILLS) * 50)) GEDS_FUZZ=$$(($(KILLS) * 1000)) CELLS_FUZZ=$$(($(KILLS) * 100)) cargo test --release --workspace --test fuzz -- --nocapture
 
 aarch64: ## programs that go to and fro between this x86-64 machine and an emulated aarch64 one in the middle of their work (ARGS="--only numbers"); figures in out/aarch64.jsonl

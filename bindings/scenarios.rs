@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 const TABLE: &str = include_str!("scenarios.txt");
 
 /// The names that `without` may have.
-pub const DOORS: [&str; 13] =
-    ["rust", "rust-blocking", "rust-attached", "c", "c-attached", "python", "python-attached", "fsspec", "java", "java-attached", "hadoop", "http", "cli"];
+pub const DOORS: [&str; 14] =
+    ["rust", "rust-blocking", "rust-attached", "c", "c-attached", "python", "python-attached", "fsspec", "smart", "java", "java-attached", "hadoop", "http", "cli"];
 /// The one that is not a program of the machine's.
 pub const CELLS: &str = "cells";
 

@@ -1,7 +1,7 @@
 //! The object store between its tiers: another node beside a bare socket and `sendfile`, a spill that must not be felt, an outage of the store behind it, and what encryption costs.
 //!
 //! All is on one machine: the "network" is loopback, the two nodes and their peers share its processors, and the persistency tier is a folder in memory (`/dev/shm`) where there is one, so that
-//! it does not share the disk. The outage is the published experiment at 1:10 (161 MB of cache and 537 MB of store, 15 MB/s), or with `CLOUDSKIN_BENCH_FULL=1` at its full size, with SeaweedFS as the
+//! it does not share the disk. The outage is the published experiment at 1:10 (161 MB of cache and 537 MB of store, here as one limit of the disk; 15 MB/s), and at its full size, with SeaweedFS as the
 //! store, which has what processor time others leave of one core.
 
 use crate::{
@@ -404,16 +404,27 @@ fn bare_puts(endpoint: &str, objects: u64, content: &[u8], connections: u64) -> 
     Ok((objects * content.len() as u64) as f64 / start.elapsed().as_secs_f64())
 }
 
-/// A real S3 server is killed while 15 MB/s come in: how long until a writer is refused, how fast all of it goes there when the server is back, and what becomes of it.
+/// [`outage_of`] a tenth of the published sizes.
 pub fn outage() -> Result<Vec<Value>> {
+    outage_of("geds-outage", 1)
+}
+
+/// [`outage_of`] the published sizes.
+pub fn outage_full() -> Result<Vec<Value>> {
+    outage_of("geds-outage-full", 10)
+}
+
+/// A real S3 server is killed while 15 MB/s come in, at so many tenths of the published sizes: how long until a writer is refused, how fast all of it goes there when the server is back, and what becomes of it. At a tenth also how long
+/// on a node that is three quarters full of what had been brought there before.
+fn outage_of(bench: &str, times: u64) -> Result<Vec<Value>> {
     const OBJECT: usize = 1 << 20;
     const CONNECTIONS: u64 = 4;
-    let limit = (161 + 537) * MB * crate::times();
+    let limit = (161 + 537) * MB * times;
     let ground = Ground::new()?;
-    let there = if crate::times() > 1 { ground.disk.path() } else { ground.memory.path() }.join("s3");
+    let there = if times > 1 { ground.disk.path() } else { ground.memory.path() }.join("s3");
     fs::create_dir(&there)?;
     let Some((mut s3, _)) = crate::stream_life::s3(&there)? else {
-        return Ok(vec![json!({"name": "geds-outage", "not_run": "the S3 server is missing; setup/setup.sh test installs it"})]);
+        return Ok(vec![json!({"name": bench, "not_run": "the S3 server is missing; setup/setup.sh test installs it"})]);
     };
     let options = S3Options {
         endpoint: Some(s3.endpoint.clone()),
@@ -426,31 +437,40 @@ pub fn outage() -> Result<Vec<Value>> {
     };
     let policy = BucketPolicy { mode: Mode::WriteBehind, ..BucketPolicy::default() };
     let tuning = Tuning { wait: Duration::ZERO, policy, ..Tuning::default() };
-    let (edge, _) = ground.node_with("edge", limit, Some(Persist::s3(options)?), tuning)?;
+    let (edge, _) = ground.node_with("edge", limit, Some(Persist::s3(options.clone())?), tuning.clone())?;
     let node = edge.blocking();
     s3.stop()?;
     let content = data(6, OBJECT);
-    let (start, mut n) = (Instant::now(), 0u64);
-    let stall = loop {
-        thread::sleep(Duration::from_secs_f64((n * OBJECT as u64) as f64 / INGEST as f64).saturating_sub(start.elapsed()));
-        let mut writer = node.create(&ground.bucket, &Key::new(format!("k/{n}"))?)?;
-        // Each differs, so that none can be taken for another.
-        let written = writer.write_at(0, &content).and_then(|()| writer.write_at(0, &n.to_le_bytes()));
-        match written {
+    // Each differs, so that none can be taken for another. False: there is no room for it.
+    let seal = |node: &Blocking, prefix: &str, n: u64| -> Result<bool> {
+        let mut writer = node.create(&ground.bucket, &Key::new(format!("{prefix}/{n}"))?)?;
+        match writer.write_at(0, &content).and_then(|()| writer.write_at(0, &n.to_le_bytes())) {
             Ok(()) => node.seal(writer)?,
-            Err(e) if e.kind() == base::Kind::ResourceExhausted => break start.elapsed().as_secs_f64(),
+            Err(e) if e.kind() == base::Kind::ResourceExhausted => return Ok(false),
             Err(e) => return Err(e.into()),
         };
-        n += 1;
+        Ok(true)
     };
+    // Seconds until there is no room, and how many objects that were.
+    let ingest = |node: &Blocking, prefix: &str| -> Result<(f64, u64)> {
+        let (start, mut n) = (Instant::now(), 0u64);
+        loop {
+            thread::sleep(Duration::from_secs_f64((n * OBJECT as u64) as f64 / INGEST as f64).saturating_sub(start.elapsed()));
+            if !seal(node, prefix, n)? {
+                return Ok((start.elapsed().as_secs_f64(), n));
+            }
+            n += 1;
+        }
+    };
+    let (stall, n) = ingest(&node, "k")?;
     let capacity = limit as f64 / INGEST as f64;
-    let mut out = vec![figure("geds-outage.stall", "s", "ratio >= 0.95", stall, Some(capacity), 1, stall / capacity >= 0.95)];
+    let mut out = vec![figure(&format!("{bench}.stall"), "s", "ratio >= 0.95", stall, Some(capacity), 1, stall / capacity >= 0.95)];
     s3.start_again()?;
     let start = Instant::now();
-    ground.runtime.block_on(edge.flush(&ground.bucket, "", Duration::from_secs(300 * crate::times())))?;
+    ground.runtime.block_on(edge.flush(&ground.bucket, "", Duration::from_secs(300 * times)))?;
     let ours = (n * OBJECT as u64) as f64 / start.elapsed().as_secs_f64() / 1e6;
     let puts = bare_puts(&s3.endpoint, n, &content, CONNECTIONS)? / 1e6;
-    out.push(figure("geds-outage.drain", "MB/s", "ratio >= 0.9", ours, Some(puts), n as usize, ours / puts >= 0.9));
+    out.push(figure(&format!("{bench}.drain"), "MB/s", "ratio >= 0.9", ours, Some(puts), n as usize, ours / puts >= 0.9));
     // Every byte is what it was, here and from the store alone.
     ground.runtime.block_on(edge.spill(&ground.bucket, ""))?;
     let mut equal = 0;
@@ -458,7 +478,20 @@ pub fn outage() -> Result<Vec<Value>> {
         let object = node.open(&ground.bucket, &Key::new(format!("k/{n}"))?)?;
         equal += usize::from(object.bytes()[..8] == n.to_le_bytes() && object.bytes()[8..] == content[8..]);
     }
-    out.push(figure("geds-outage.equal", "objects", "all", equal as f64, Some(n as f64), n as usize, equal == n as usize));
+    out.push(figure(&format!("{bench}.equal"), "objects", "all", equal as f64, Some(n as f64), n as usize, equal == n as usize));
+    if times > 1 {
+        return Ok(out);
+    }
+    drop(node);
+    let (full, _) = ground.node_with("full", limit, Some(Persist::s3(options)?), tuning)?;
+    let node = full.blocking();
+    for n in 0..limit * 3 / 4 / OBJECT as u64 {
+        ensure!(seal(&node, "before", n)?, "there is room for object {n}");
+    }
+    ground.runtime.block_on(full.flush(&ground.bucket, "before", Duration::from_secs(300 * times)))?;
+    s3.stop()?;
+    let (stall, _) = ingest(&node, "after")?;
+    out.push(figure(&format!("{bench}.stall-with-copies"), "s", "ratio >= 0.95", stall, Some(capacity), 1, stall / capacity >= 0.95));
     Ok(out)
 }
 

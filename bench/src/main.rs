@@ -31,7 +31,7 @@ use std::time::Instant;
 /// A benchmark: its name, what it measures, and how.
 type Bench = (&'static str, &'static str, fn() -> Result<Vec<Value>>);
 
-const BENCHES: [Bench; 24] = [
+const BENCHES: [Bench; 26] = [
     ("instantiate", "from nothing to a cell that could run; a process and a container beside it", instantiate),
     ("kernels", "programs of several kinds as cells, against gcc and clang", kernels::kernels_bench),
     ("instrumentation", "the same with safe points against without, and how soon they stop", kernels::instrumentation),
@@ -47,21 +47,23 @@ const BENCHES: [Bench; 24] = [
     ("geds-meta", "names: creating, listing, renaming", geds_meta::geds_meta),
     ("geds-peer", "objects of another site", geds_tiers::peer),
     ("geds-spill", "objects that go to the persistency tier, and come back", geds_tiers::spill),
-    ("geds-outage", "an object store that goes away", geds_tiers::outage),
+    ("geds-outage", "an object store that goes away, at a tenth of the published sizes", geds_tiers::outage),
+    ("geds-outage-full", "the same at the published sizes, in some ten minutes", geds_tiers::outage_full),
     ("geds-at-rest", "encryption on the disk", geds_tiers::at_rest),
     ("stream-latency", "from an event's writer to its reader", streams::latency),
     ("stream-throughput", "events and bytes in a second", streams::throughput),
     ("stream-video", "video, from its camera to who watches", stream_life::video),
     ("stream-scale", "how soon a stream follows its load", stream_life::scale),
     ("stream-catchup", "a reader that has been away", stream_life::catchup),
-    ("stream-outage", "long-term storage that goes away", stream_life::outage),
+    ("stream-outage", "long-term storage that goes away, at a tenth of the published sizes", stream_life::outage),
+    ("stream-outage-full", "the same at the published sizes, in some nine minutes", stream_life::outage_full),
     ("stream-footprint", "memory and disk of a store of streams", stream_life::footprint),
 ];
 
 fn usage() -> String {
-    let list: String = BENCHES.iter().map(|(name, what, _)| format!("  {name:17} {what}\n")).collect();
+    let list: String = BENCHES.iter().map(|(name, what, _)| format!("  {name:18} {what}\n")).collect();
     format!(
-        "Runs ours and a peer in turn, and prints a line of JSON per figure.\n\nUsage: bench [--record] NAME...\n\nNames:\n{list}  {:17} all of them\n\n  --record          writes bench/report.md and bench/report.jsonl, too: what these benches had there before is replaced\n\n\
+        "Runs ours and a peer in turn, and prints a line of JSON per figure.\n\nUsage: bench [--record] NAME...\n\nNames:\n{list}  {:18} all of them\n\n  --record          writes bench/report.md and bench/report.jsonl, too: what these benches had there before is replaced\n\n\
          Example: cargo run --release -p bench -- pingpong\n",
         "all"
     )
@@ -142,11 +144,6 @@ fn load() -> String {
 fn median(mut samples: Vec<f64>) -> f64 {
     samples.sort_by(f64::total_cmp);
     samples[samples.len() / 2]
-}
-
-/// Experiments with published sizes are at a tenth of them, or with `CLOUDSKIN_BENCH_FULL=1` at those.
-fn times() -> u64 {
-    if std::env::var("CLOUDSKIN_BENCH_FULL").is_ok_and(|v| v == "1") { 10 } else { 1 }
 }
 
 /// Waits until what was written and deleted before is on the disk and off it: it is not what the next measurement is about.

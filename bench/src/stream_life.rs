@@ -490,9 +490,19 @@ pub fn catchup() -> Result<Vec<Value>> {
     })
 }
 
-/// S3 stopped at 15 MB/s, at a tenth of the published sizes, or at those with `CLOUDSKIN_BENCH_FULL=1`: how long writers go on in the log and the overflow, and
-/// whether all is there afterwards. When it is back, the log and the overflow drain beside another writer's events: that must not hold those up.
+/// [`outage_of`] a tenth of the published sizes.
 pub fn outage() -> Result<Vec<Value>> {
+    outage_of("stream-outage", 1)
+}
+
+/// [`outage_of`] the published sizes.
+pub fn outage_full() -> Result<Vec<Value>> {
+    outage_of("stream-outage-full", 10)
+}
+
+/// S3 stopped at 15 MB/s, at so many tenths of the published sizes: how long writers go on in the log and the overflow, and
+/// whether all is there afterwards. When it is back, the log and the overflow drain beside another writer's events: that must not hold those up.
+fn outage_of(bench: &str, times: u64) -> Result<Vec<Value>> {
     const RATE: u64 = 1500;
     const EVENT: usize = 10_000;
     /// For how long events are written while nothing else is, s.
@@ -502,14 +512,13 @@ pub fn outage() -> Result<Vec<Value>> {
     // The S3 server stands for another machine, whose disk is not that of the log and the overflow.
     let elsewhere = tempfile::tempdir_in("/dev/shm").context("memory for what the S3 server keeps")?;
     let Some((mut s3, environment)) = s3(elsewhere.path())? else {
-        return Ok(vec![json!({"name": "stream-outage", "not_run": "the S3 server is missing; setup/setup.sh test installs it"})]);
+        return Ok(vec![json!({"name": bench, "not_run": "the S3 server is missing; setup/setup.sh test installs it"})]);
     };
-    let times = crate::times();
     let (beside, log, limit) = (folder.path().join("overflow").display().to_string(), format!("{}MB", 150 * times), format!("{}MB", 500 * times));
     let options = ["--long-term", "s3:bench", "--backlog", log.as_str(), "--overflow", beside.as_str(), "--overflow-limit", limit.as_str(), "--http", "127.0.0.1:0"];
     let ours = folder.path().join("ours");
     let (server, address) = crate::streams::serve_with(&ours, &options, &environment)?;
-    let device = crate::streams::beside_device("stream-outage", folder.path())?;
+    let device = crate::streams::beside_device(bench, folder.path())?;
     runtime.block_on(async {
         let client = fresh(&address, "outage").await?;
         // Another writer's few events, all the time: each is a block of the log of its own, and a thousand a second would take a quarter of it.
@@ -576,15 +585,15 @@ pub fn outage() -> Result<Vec<Value>> {
         let (a, b) = (at(&draining, 0.99), at(&alone, 0.99));
         Ok(vec![
             match times {
-                1 => figure("stream-outage.tenth", "s", ">= 40 (29.2 published, at a tenth)", held, None, n as usize, held >= 40.0),
-                _ => figure("stream-outage", "s", ">= 400 (292 published)", held, None, n as usize, held >= 400.0),
+                1 => figure(&format!("{bench}.tenth"), "s", ">= 40 (29.2 published, at a tenth)", held, None, n as usize, held >= 40.0),
+                _ => figure(bench, "s", ">= 400 (292 published)", held, None, n as usize, held >= 400.0),
             },
             // The published run has 1.5 GB, and a tenth of it a tenth.
-            figure("stream-outage.memory", "MB", &format!("<= {}", 150 * times), memory / 1e6, None, 1, memory <= 150e6 * times as f64),
-            figure("stream-outage.writers-go-on-after", "s", "reported", waited, None, 1, true),
-            figure("stream-outage.drained-after", "s", "reported; no write failed, every byte equal", drained, None, n as usize, true),
+            figure(&format!("{bench}.memory"), "MB", &format!("<= {}", 150 * times), memory / 1e6, None, 1, memory <= 150e6 * times as f64),
+            figure(&format!("{bench}.writers-go-on-after"), "s", "reported", waited, None, 1, true),
+            figure(&format!("{bench}.drained-after"), "s", "reported; no write failed, every byte equal", drained, None, n as usize, true),
             device,
-            figure("stream-outage.p99-while-draining", "ms", "ratio <= 2", a, Some(b), draining.len(), a <= 2.0 * b),
+            figure(&format!("{bench}.p99-while-draining"), "ms", "ratio <= 2", a, Some(b), draining.len(), a <= 2.0 * b),
         ])
     })
 }

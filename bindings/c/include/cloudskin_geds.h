@@ -129,6 +129,8 @@ int geds_drop_job(geds_store *store, const char *job, uint64_t *objects, uint64_
  * `info` NULL. Ends early when `each` returns another number than 0, which is then returned. Strings are valid during the call only. */
 int geds_list(geds_store *store, const char *bucket, const char *prefix, int folders,
               int (*each)(void *context, const char *name, const geds_info *info), void *context);
+/* As geds_list, for all buckets; `info` is NULL. */
+int geds_list_buckets(geds_store *store, int (*each)(void *context, const char *name, const geds_info *info), void *context);
 
 /* What has happened in a bucket. */
 enum geds_happened {

@@ -742,6 +742,28 @@ pub unsafe extern "C" fn geds_list(
     listed.unwrap_or_else(|code| code)
 }
 
+/// # Safety
+/// See the header.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn geds_list_buckets(store: *const Store, each: Option<Each>, context: *mut c_void) -> c_int {
+    let listed = call(|| {
+        // SAFETY: the caller's promise.
+        let store = unsafe { known(store)? };
+        let each = each.ok_or_else(|| refused("function", "say what is to be called for each name"))?;
+        for bucket in either!(store, door => door.buckets())? {
+            // No name has a NUL in it.
+            let name = CString::new(bucket.as_str()).unwrap_or_default();
+            // SAFETY: the function is the caller's, and the name holds during the call.
+            let answer = unsafe { each(context, name.as_ptr(), ptr::null()) };
+            if answer != 0 {
+                return Ok(answer);
+            }
+        }
+        Ok(0)
+    });
+    listed.unwrap_or_else(|code| code)
+}
+
 // --- what happens -----------------------------------------------------------------------------------------------------------------
 
 /// `geds_event` of the header.

@@ -110,6 +110,7 @@ def _load():
         ("keep_job", code, [handle, text, number]),
         ("drop_job", code, [handle, text, *counts]),
         ("list", code, [handle, text, text, code, _EACH, handle]),
+        ("list_buckets", code, [handle, _EACH, handle]),
         ("watch", code, [handle, text, ctypes.POINTER(number), number, ctypes.POINTER(code), _EACH_EVENT, handle]),
         ("appendable_open", handle, [handle, text, text, code]),
         ("appendable_len", code, [handle, ctypes.POINTER(number)]),
@@ -598,13 +599,17 @@ class Store:
 
     def list(self, bucket, prefix="", folders=False):
         """Name and `Info` of each object, by name; with `folders`, what lies deeper is told as its folder, with `None`."""
-        return self._listed(_lib.geds_list, bucket, prefix, int(folders))
+        return self._listed(_lib.geds_list, _text(bucket), _text(prefix), int(folders))
+
+    def buckets(self):
+        """The names of all buckets."""
+        return [name for name, _ in self._listed(_lib.geds_list_buckets)]
 
     def list_appendables(self, bucket, prefix=""):
         """Name and size of each object that grows on this node."""
-        return [(name, info.size) for name, info in self._listed(_lib.geds_list_appendables, bucket, prefix)]
+        return [(name, info.size) for name, info in self._listed(_lib.geds_list_appendables, _text(bucket), _text(prefix))]
 
-    def _listed(self, call, bucket, prefix, *how):
+    def _listed(self, call, *what):
         found = []
 
         @_EACH
@@ -612,5 +617,5 @@ class Store:
             found.append((name.decode(), info.contents.info() if info else None))
             return 0
 
-        _ok(call(self._alive(), _text(bucket), _text(prefix), *how, each, None))
+        _ok(call(self._alive(), *what, each, None))
         return found

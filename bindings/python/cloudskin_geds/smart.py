@@ -3,7 +3,6 @@
 Which store it is, `transport_params` say, with the options of `cloudskin_geds.Store`; without them `CLOUDSKIN_GEDS_FOLDER`, to whose agent this process attaches.
 """
 
-import io
 import os
 import sys
 import threading
@@ -11,14 +10,10 @@ import threading
 from smart_open import transport
 
 from . import Store
-from .files import Reader, Sink
+from .files import opened
 
 SCHEME = "geds"
 URI_EXAMPLES = ("geds://bucket/key",)
-
-class _File(io.BufferedReader):
-    name = None  # a class's own, so that it may be written
-
 
 _stores, _turn = {}, threading.Lock()
 
@@ -48,18 +43,10 @@ def open_uri(uri, mode, transport_params):
     return open(parsed["bucket"], parsed["key"], mode, **transport_params)
 
 
-def open(bucket, key, mode, store=None, **options):
-    """`store`: one that is open already."""
-    store = store or _store(**options)
-    if mode == "rb":
-        file = _File(Reader(store.get(bucket, key).view))
-    elif mode in ("wb", "xb"):
-        file = Sink(store.create(bucket, key, if_absent=mode == "xb"))
-    else:
-        raise NotImplementedError(f"mode {mode!r}: an object is read (\"rb\") or written as a whole (\"wb\", \"xb\")")
-    # From its end smart_open knows how it is compressed.
-    file.name = f"{SCHEME}://{bucket}/{key}"
-    return file
+def open(bucket, key, mode, store=None, if_absent=False, **options):
+    """`store`: one that is open already. `if_absent`: what is there is not replaced; smart_open has no mode "x"."""
+    # From its name's end smart_open knows how it is compressed.
+    return opened(store or _store(**options), bucket, key, mode, if_absent)
 
 
 transport.register_transport(sys.modules[__name__])

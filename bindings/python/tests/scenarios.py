@@ -1,6 +1,7 @@
 """Carries out the steps of bindings/scenarios.txt: `scenarios.py DOOR TABLE FOLDER`. Prints the names of the scenarios that it has done, one a line.
 
-Doors: `python`, a node of its own; `python-attached`, which attaches to an agent of the same process; `fsspec`, the file system.
+Doors: `python`, a node of its own; `python-attached`, which attaches to an agent of the same process; `fsspec`, the file system; `smart`, contents
+that smart_open writes and reads; it has no words for names, ends and what grows, and they are those of `python`.
 """
 
 import sys
@@ -199,6 +200,71 @@ class Store:
         return "resync" if resync else " ".join(f"{event.what}:{event.name}" for event in events)
 
 
+class Smart(Store):
+    def __init__(self, store):
+        import smart_open
+
+        import cloudskin_geds.smart  # noqa: F401  registers the scheme
+
+        super().__init__(store)
+        self.smart_open = smart_open.open
+
+    def open(self, key, mode, **options):
+        return self.smart_open("geds://{}/{}".format(*self.at(key)), mode, transport_params={"store": self.store, **options})
+
+    def put(self, key, word, **options):
+        with self.open(key, "wb", **options) as file:
+            file.write(content(word))
+
+    # smart_open has no metadata, no leases and no ends.
+    def put_with(self, key, word, metadata):
+        super().put(key, word, metadata=content(metadata))
+
+    def put_for(self, key, word, job):
+        super().put(key, word, job=job)
+
+    def put_ms(self, key, word, ms):
+        super().put(key, word, ttl=int(ms) / 1000)
+
+    def put_large(self, key, size):
+        with self.open(key, "wb") as file:
+            whole = large(int(size))
+            for at in range(0, len(whole), 1 << 20):
+                file.write(whole[at : at + (1 << 20)])
+
+    def abandon(self, key, word):
+        try:
+            with self.open(key, "wb") as file:
+                file.write(content(word))
+                raise KeyError
+        except KeyError:
+            pass
+
+    def get(self, key):
+        with self.open(key, "rb") as file:
+            return text(file.read())
+
+    def get_large(self, key):
+        with self.open(key, "rb") as file:
+            return compared(b"".join(iter(lambda: file.read(100_000), b"")))
+
+    def hold(self, name, key):
+        self.held_[name] = self.open(key, "rb")
+
+    def held(self, name):
+        self.held_[name].seek(0)
+        return text(self.held_[name].read())
+
+    def size(self, key):
+        with self.open(key, "rb") as file:
+            return str(file.seek(0, 2))
+
+    def read(self, key, offset, size):
+        with self.open(key, "rb") as file:
+            file.seek(int(offset))
+            return text(file.read(int(size)))
+
+
 class Files:
     def __init__(self, folder):
         import fsspec
@@ -283,6 +349,9 @@ def given(door, words):
         return "!", KINDS.get(error.code, str(error))
     except FileNotFoundError:
         return "!", "not_found"
+    except ValueError as error:
+        # What is no name at all, smart_open's addresses don't let through.
+        return "!", "invalid_argument" if "is no object" in str(error) else str(error)
 
 
 def main(name, table, folder):
@@ -291,7 +360,7 @@ def main(name, table, folder):
         door = Files(folder)
     else:
         agent = geds.Store.agent(folder, limit="64MiB", persist=f"file:{folder}-tier")
-        door = Store(agent if name == "python" else geds.Store(folder))
+        door = Smart(agent) if name == "smart" else Store(agent if name == "python" else geds.Store(folder))
     scenario, skipped = None, True
     with open(table, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):

@@ -177,7 +177,7 @@ class Objects(Case):
         store.delete("data", "a")
         self.assertEqual([event.what for event in store.watch("data", token, 60)[0]], ["sealed", "removed"])
 
-    def test_other_threads_run_during_a_call(self):
+    def test_defect_12_other_threads_run_during_a_call(self):
         store = self.open()
         data, turns, over = bytes(24 << 20), [], threading.Event()
 

@@ -6,14 +6,16 @@
 //! none could ─▶ persistency tier ─▶ the same
 //! ```
 //!
+//! Of what is large, a small part is read range by range where it lies ([`Inner::part_of_distant`]), and nothing is kept.
+//!
 //! What comes is worth nothing until its length and checksum are those of the catalog. The bytes that wait in memory are four ranges at most.
 
 use crate::{
-    Error, Holder, Object, ObjectMeta, PeerClient, Persist, Result, Writer,
+    BucketName, Error, Holder, Key, Object, ObjectMeta, PeerClient, Persist, Result, Writer,
     local::{Draft, Local, Refused},
     metrics::{Source, add},
     node::{Inner, compute},
-    peer::Range,
+    peer::{self, Range},
     spans,
     writer::Carried,
 };
@@ -32,6 +34,8 @@ use tracing::{Instrument, Span};
 
 /// What is asked for at a time.
 const RANGE_BYTES: u64 = 4 << 20;
+/// Up to the fourth part of what is longer than that is read where it lies, and not fetched.
+const LITTLE: u64 = 4;
 /// Ranges of one object on their way at a time.
 const RANGES_AT_A_TIME: usize = 4;
 /// How long the persistency tier may be silent in the middle of an object.
@@ -231,6 +235,80 @@ impl Inner {
         let chunks = download(meta, &mut client, range).await;
         self.peers.put_back(holder, client);
         chunks
+    }
+
+    /// A part of what is not here, as it comes, without a copy that stays: where it is a small part of much, or where there would never be room for all of it. `None`: it is here, or shall be.
+    pub(crate) async fn part_of_distant(self: &Arc<Self>, bucket: &BucketName, key: &Key, range: Range) -> Result<Option<(ObjectMeta, u64, BoxStream<'static, Result<Bytes>>)>> {
+        if range == Range::default() {
+            return Ok(None);
+        }
+        let meta = self.catalog.lookup(bucket, key).await?;
+        if self.tier.get(meta.id).is_some() {
+            return Ok(None);
+        }
+        let len = peer::cut(bucket, key, meta.size, range.offset, range.len)?;
+        let is_little = meta.size > RANGE_BYTES && len <= meta.size / LITTLE;
+        if !is_little && meta.size <= self.tier.space(false).limit {
+            return Ok(None);
+        }
+        let end = range.offset + len;
+        let mut pieces = (range.offset..end).step_by(RANGE_BYTES as usize).map(move |offset| Range { offset, len: RANGE_BYTES.min(end - offset) });
+        // What is wrong with the first is told before any is sent.
+        let first = match pieces.next() {
+            Some(range) => self.piece(&meta, range).await?,
+            None => Vec::new(),
+        };
+        let (inner, of) = (self.clone(), meta.clone());
+        let rest = futures::stream::iter(pieces).then(move |range| {
+            let (inner, of) = (inner.clone(), of.clone());
+            async move { inner.piece(&of, range).await }
+        });
+        let pieces = futures::stream::once(async move { Ok(first) }).chain(rest);
+        let bytes = pieces.map_ok(|chunks| futures::stream::iter(chunks.into_iter().map(Ok))).try_flatten();
+        Ok(Some((meta, len, bytes.boxed())))
+    }
+
+    /// At most [`RANGE_BYTES`] of an object from wherever there is a copy; by what the catalog says of it now, if it is not where it was.
+    async fn piece(&self, meta: &ObjectMeta, range: Range) -> Result<Vec<Bytes>> {
+        let error = match self.piece_by(meta, range).await {
+            Ok(chunks) => return Ok(chunks),
+            Err(e) => e,
+        };
+        match self.catalog.find(meta.id).await? {
+            Some(now) if (&now.sites, &now.persisted) != (&meta.sites, &meta.persisted) => self.piece_by(&now, range).await,
+            _ => Err(error),
+        }
+    }
+
+    async fn piece_by(&self, meta: &ObjectMeta, range: Range) -> Result<Vec<Bytes>> {
+        let mut tried = Vec::new();
+        let holders: Vec<&Holder> = meta.sites.iter().filter(|holder| holder.site != self.site && !holder.address.is_empty()).collect();
+        let counted = self.counted(&meta.bucket);
+        if !holders.is_empty() {
+            let failed: Vec<AtomicBool> = holders.iter().map(|_| AtomicBool::new(false)).collect();
+            match self.range_from_any(meta, &holders, &failed, 0, range).await {
+                Ok(chunks) => {
+                    add(&counted.of(Source::Peer).fetched_bytes, range.len);
+                    return Ok(chunks);
+                }
+                Err(e) => tried.push(e.to_string()),
+            }
+        }
+        match (&meta.persisted, &self.persist) {
+            (Some(location), Some(persist)) => {
+                match tokio::time::timeout(PERSIST_SILENCE, persist.read(location, range.offset..range.offset + range.len)).await {
+                    Ok(Ok(bytes)) => {
+                        add(&counted.of(Source::Persistency).fetched_bytes, range.len);
+                        return Ok(vec![bytes]);
+                    }
+                    Ok(Err(e)) => tried.push(e.to_string()),
+                    Err(_) => tried.push(format!("{persist} sent nothing of {location} for {} s", PERSIST_SILENCE.as_secs())),
+                }
+            }
+            (Some(_), None) => tried.push("it is in a persistency tier that this site doesn't have".into()),
+            (None, _) => {}
+        }
+        Err(Error::Unreachable { bucket: meta.bucket.to_string(), key: meta.key.to_string(), tried: tried.join("; ") })
     }
 
     async fn from_persist(self: &Arc<Self>, meta: &ObjectMeta, persist: &Persist, location: &str) -> Result<Draft> {

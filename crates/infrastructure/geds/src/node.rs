@@ -427,12 +427,21 @@ impl Node {
         self.inner.stat(bucket, key).await
     }
 
-    /// Some bytes of what has the key now, at most [`crate::RANGE_BYTES_MAX`], cut at the object's end. Of an object in a bound bucket that is not here, only these are fetched.
+    /// Some bytes of what has the key now, at most [`crate::RANGE_BYTES_MAX`], cut at the object's end. Of an object in a bound bucket that is not here, only these are fetched, and so it is
+    /// where they are a small part of a large object, or this node could never hold all of it.
     pub async fn read_range(&self, bucket: &BucketName, key: &Key, range: peer::Range) -> Result<(ObjectMeta, Bytes)> {
         bound::check_range(range)?;
         if self.inner.known(bucket, key).is_none() {
             self.inner.names.settle(Wanted::Key(bucket, key)).await;
-            if let Some((meta, len, stream)) = self.inner.part_of_foreign(bucket, key, range).await? {
+            let part = match self.inner.part_of_foreign(bucket, key, range).await? {
+                None => match self.inner.part_of_distant(bucket, key, range).await {
+                    Err(e @ Error::PastEnd { .. }) => return Err(e),
+                    // What can't be read where it lies may be here by now, or come as a whole.
+                    part => part.unwrap_or_default(),
+                },
+                part => part,
+            };
+            if let Some((meta, len, stream)) = part {
                 let mut bytes = Vec::with_capacity(len as usize);
                 let mut stream = stream;
                 while let Some(chunk) = stream.try_next().await? {
@@ -992,13 +1001,16 @@ impl Inner {
     async fn upload_held(self: &Arc<Self>, persist: &Persist, meta: &ObjectMeta, pace: &Pace) -> Result<Option<ObjectMeta>> {
         let Some(local) = self.tier.get(meta.id) else { return Ok(None) };
         let there = match &meta.persisted {
-            Some(location) => persist.size(location).await.is_ok_and(|size| size == meta.size),
+            // A store that is away says nothing of it; to bring all of it there once more would be of no use.
+            Some(location) => persist.has(location, meta.size).await?,
             None => false,
         };
         if there {
             local.persisted.store(true, SeqCst);
             return Ok(Some(meta.clone()));
         }
+        // What was there and is not any more is brought there anew, and must not go before.
+        local.persisted.store(false, SeqCst);
         let object = self.map(meta.clone(), local.clone()).await?;
         let began = Instant::now();
         let (marking, id) = (self.clone(), meta.id);

@@ -386,7 +386,10 @@ async fn answer(node: &Node, stream: Box<dyn Io + '_>, peer: &str) -> Result<()>
             Request::Get { bucket, key, copy, offset, len } => {
                 let part = match copy {
                     Some(_) => Ok(None),
-                    None => node.inner.part_of_foreign(&bucket, &key, Range { offset, len }).await,
+                    None => match node.inner.part_of_foreign(&bucket, &key, Range { offset, len }).await {
+                        Ok(None) => node.inner.part_of_distant(&bucket, &key, Range { offset, len }).await,
+                        part => part,
+                    },
                 };
                 if let Ok(Some((meta, len, stream))) = part {
                     send_part(node, &mut wire, meta, len, stream).await?;

@@ -4,7 +4,7 @@
 //! compared before anyone relies on it: by the sum that the store has made of what it got, or else by reading it back. Nothing here decides what is uploaded or removed.
 
 use crate::{BucketName, Error, Key, ObjectId, Referee, Result, lay::{self, Laid}, names::Prefix, node::compute};
-use base::{Pace, behind};
+use base::{Kind, Pace, behind};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use md5::{Digest, Md5};
@@ -55,6 +55,8 @@ const RETRY_MAX: Duration = Duration::from_secs(20);
 /// The longest pause between two tries.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// How long it is looked whether something is there.
+const LOOK_MAX: Duration = Duration::from_secs(3);
 /// For one request that has a connection: 16 MiB over a slow line.
 const REQUEST_MAX: Duration = Duration::from_secs(120);
 
@@ -697,6 +699,16 @@ impl Persist {
     /// How large the stored object is, in bytes.
     pub(crate) async fn size(&self, location: &str) -> Result<u64> {
         Ok(self.store.head(&Location::from(location)).await.map_err(failed("look up", location))?.size)
+    }
+
+    /// Whether an object of this size is there. An error: nobody knows.
+    pub(crate) async fn has(&self, location: &str, size: u64) -> Result<bool> {
+        let silent = || failed("look up", location)(object_store::Error::Generic { store: "persistency tier", source: format!("no answer for {} s", LOOK_MAX.as_secs()).into() });
+        match tokio::time::timeout(LOOK_MAX, self.size(location)).await.unwrap_or_else(|_| Err(silent())) {
+            Ok(there) => Ok(there == size),
+            Err(e) if e.kind() == Kind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     /// Writes an object under a name of the caller's, unless there is one: `false` then. It is there as a whole or not at all.

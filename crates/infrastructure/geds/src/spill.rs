@@ -20,6 +20,7 @@ use crate::{
     deadline::Deadline,
     leases::Wanted,
     local::Local,
+    metrics::add,
     names::Prefix,
     node::{Inner, Node, Tuning, compute, joined},
     persist::Persist,
@@ -437,15 +438,7 @@ impl Inner {
             }
             return None;
         }
-        let mut again = None;
-        for memory in [false, true] {
-            if memory && !self.tier.has_memory() {
-                continue;
-            }
-            if let Err(at) = self.make_room(memory).await {
-                again = Some(at);
-            }
-        }
+        let mut again = self.make_room_anywhere().await.err();
         if let Err(at) = self.upload_queued().await {
             again = Some(at);
         }
@@ -506,11 +499,15 @@ impl Inner {
         let Some(local) = self.tier.get(id) else { return Ok(None) };
         let Some(meta) = self.catalog.find(id).await? else { return Ok(None) };
         let stored = match (&meta.persisted, &self.persist) {
-            (Some(location), Some(persist)) => persist.size(location).await.is_ok_and(|size| size == meta.size),
+            (Some(location), Some(persist)) => match persist.has(location, meta.size).await {
+                Ok(has) => has,
+                // It is away, and has what it had. One that refuses may have lost it.
+                Err(e) => e.kind() == Kind::Unavailable,
+            },
             _ => false,
         };
-        let spare = local.spare.load(SeqCst) && self.tuning.policy(&meta.bucket).second_copy.is_none() && meta.sites.iter().any(|holder| holder.site != self.site);
-        if !stored && !spare {
+        let spare = local.spare.load(SeqCst) && self.tuning.policy(&meta.bucket).second_copy.is_none();
+        if !stored && !(spare && self.is_elsewhere(&meta).await?) {
             return Ok(None);
         }
         match self.catalog.drop_holder(&meta.bucket, &meta.key, meta.epoch, &self.site).await {
@@ -521,9 +518,29 @@ impl Inner {
         }
     }
 
+    /// Whether a site that is there has a copy, too: one that is recorded of a site that is gone may be gone with it.
+    async fn is_elsewhere(&self, meta: &ObjectMeta) -> Result<bool> {
+        if meta.sites.iter().all(|holder| holder.site == self.site) {
+            return Ok(false);
+        }
+        let there = self.catalog.sites().await?;
+        Ok(meta.sites.iter().any(|holder| holder.site != self.site && there.iter().any(|site| site.site == holder.site)))
+    }
+
     fn wants_room(&self, memory: bool, started: bool) -> bool {
         let options = &self.tuning.spill;
         self.tier.space(memory).waiting() > 0 || self.above(memory, if started { options.low } else { options.high })
+    }
+
+    /// On the disk and in memory, where it is wanted. An error says when to try again.
+    async fn make_room_anywhere(self: &Arc<Self>) -> Result<(), Instant> {
+        let mut done = Ok(());
+        for memory in [false, true] {
+            if !memory || self.tier.has_memory() {
+                done = self.make_room(memory).await.and(done);
+            }
+        }
+        done
     }
 
     /// Spills until the low mark. An error says when to try again.
@@ -538,7 +555,11 @@ impl Inner {
                 self.reclaim(memory);
                 continue;
             }
-            let at_a_time = self.spiller.allowed()?;
+            let at_a_time = match self.spiller.allowed() {
+                Ok(at_a_time) => at_a_time,
+                Err(_) if self.free_uploaded(memory).await => continue,
+                Err(at) => return Err(at),
+            };
             // Full parts of what grows: nobody writes them again.
             if !memory && self.spill_heads().await? {
                 continue;
@@ -547,7 +568,7 @@ impl Inner {
             let skip = passed_over.clone();
             let chosen = compute(move || {
                 inner.reclaim(memory);
-                inner.choose(memory, &skip)
+                inner.choose(memory, |local| !skip.contains(&local.id))
             });
             let chosen = chosen.await.unwrap_or_default();
             if chosen.is_empty() {
@@ -585,13 +606,66 @@ impl Inner {
         Ok(gone)
     }
 
-    fn choose(&self, memory: bool, passed_over: &HashSet<ObjectId>) -> Vec<ObjectId> {
+    /// While the persistency tier is away: frees what was uploaded and compared before that. Who opens it has to wait for the tier, but who writes has room. False: there was nothing of the sort.
+    async fn free_uploaded(self: &Arc<Self>, memory: bool) -> bool {
+        let inner = self.clone();
+        let chosen = compute(move || inner.choose(memory, |local| local.persisted.load(SeqCst))).await.unwrap_or_default();
+        let (mut freed, mut is_silent) = (false, false);
+        for id in chosen {
+            match self.free_one_uploaded(id, &mut is_silent).await {
+                Ok(done) => freed |= done,
+                Err(error) => {
+                    tracing::warn!(%error, "copies of what the persistency tier has can't go");
+                    break;
+                }
+            }
+        }
+        let inner = self.clone();
+        let _ = compute(move || inner.reclaim(memory)).await; // what it frees is seen by who wants it
+        freed
+    }
+
+    /// `is_silent`: the tier was asked lately and did not answer, so what it had it has. One that answers is asked for each, and one that refuses may have lost all.
+    async fn free_one_uploaded(&self, id: ObjectId, is_silent: &mut bool) -> Result<bool> {
+        let turn = self.turn(id);
+        let Ok(_turn) = turn.try_lock() else { return Ok(false) };
+        let Some(local) = self.tier.get(id) else { return Ok(false) };
+        let Some(meta) = self.catalog.find(id).await? else { return Ok(false) };
+        let (Some(location), Some(persist)) = (&meta.persisted, &self.persist) else { return Ok(false) };
+        if !*is_silent {
+            match persist.has(location, meta.size).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    local.persisted.store(false, SeqCst);
+                    return Ok(false);
+                }
+                Err(e) if e.kind() == Kind::Unavailable => *is_silent = true,
+                Err(e) => return Err(e),
+            }
+        }
+        match self.unrecord(&meta).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(false),
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::FailedPrecondition) => return Ok(false),
+            Err(e) => return Err(e),
+        }
+        let counted = self.counted(&meta.bucket);
+        let counts = counted.here(local.in_memory());
+        drop(local);
+        self.free(id);
+        add(&counts.spilled, 1);
+        add(&counts.spilled_bytes, meta.size);
+        Ok(true)
+    }
+
+    /// What to free next, of what is `wanted`.
+    fn choose(&self, memory: bool, wanted: impl Fn(&Local) -> bool) -> Vec<ObjectId> {
         let space = self.tier.space(memory);
         let low = (space.limit as f64 * self.tuning.spill.low) as u64;
         // A writer that waits below the low mark wants much: then a part at a time.
         let bytes = space.charged().saturating_sub(low).max(if space.waiting() > 0 { space.limit / 16 } else { 0 });
         let now = self.tier.age();
-        let candidates = self.tier.all().into_iter().filter(|local| local.in_memory() == memory && !passed_over.contains(&local.id));
+        let candidates = self.tier.all().into_iter().filter(|local| local.in_memory() == memory && wanted(local));
         let candidates = candidates.map(|local: Arc<Local>| Candidate {
             id: local.id,
             size: local.size,
@@ -630,7 +704,23 @@ impl Inner {
             if batch.is_empty() {
                 return self.spiller.rest_ends().map_or(Ok(()), Err);
             }
-            let answers = futures::future::join_all(batch.iter().map(|id| self.upload_id(*id))).await;
+            let mut uploads = std::pin::pin!(futures::future::join_all(batch.iter().map(|id| self.upload_id(*id))));
+            // A store that does not answer is waited for, and meanwhile what it has is to make room.
+            let answers = loop {
+                tokio::select! {
+                    answers = &mut uploads => break answers,
+                    () = self.spiller.wake.notified() => {}
+                }
+                let mut room = std::pin::pin!(self.make_room_anywhere());
+                let ended = tokio::select! {
+                    answers = &mut uploads => Some(answers),
+                    _ = &mut room => None,
+                };
+                if let Some(answers) = ended {
+                    let _ = room.await; // the next look finds what is left
+                    break answers;
+                }
+            };
             let mut goes_on = Ok(());
             for (id, answer) in batch.into_iter().zip(answers) {
                 goes_on = goes_on.and(self.spiller.heard(id, &answer));
@@ -638,11 +728,7 @@ impl Inner {
             }
             goes_on?;
             // Room comes first.
-            for memory in [false, true] {
-                if (!memory || self.tier.has_memory()) && self.wants_room(memory, false) {
-                    self.make_room(memory).await?;
-                }
-            }
+            self.make_room_anywhere().await?;
         }
     }
 
@@ -752,20 +838,30 @@ impl Node {
         let what = || "the drain".to_string();
         let settled = tokio::time::timeout_at(deadline.end().into(), inner.names.settle(Wanted::All)).await;
         settled.map_err(|_| deadline.late(what(), "objects that were sealed here are not published"))?;
-        let in_memory: Vec<_> =
-            inner.tier.all().iter().filter(|l| l.in_memory() && !l.persisted.load(SeqCst)).map(|l| l.id).collect();
         let Some(persist) = inner.persist.clone() else {
-            return match in_memory.len() {
+            return match inner.only_in_memory().len() {
                 0 => Ok(0),
                 n => Err(deadline.late(what(), format!("{n} objects in memory have nowhere to go; set `persist` in [geds]"))),
             };
         };
-        // What is under way is waited for, too: its turn comes after.
-        let mut owed = inner.spiller.owed();
-        owed.extend(in_memory);
+        let (mut done, mut tried) = (0, HashSet::new());
+        loop {
+            // What is under way is waited for, too: its turn comes after. And what others have sealed meanwhile was acknowledged like everything before.
+            let mut owed = inner.spiller.owed();
+            owed.extend(inner.only_in_memory());
+            owed.retain(|id| tried.insert(*id));
+            if owed.is_empty() {
+                return Ok(done);
+            }
+            done += self.bring_away(&persist, owed, deadline, done).await?;
+        }
+    }
+
+    /// Uploads these until the deadline; how many that were. `before`: as many were uploaded already, for who is told that it was not all.
+    async fn bring_away(&self, persist: &Persist, owed: HashSet<ObjectId>, deadline: Deadline, before: u64) -> Result<u64> {
+        let inner = &self.inner;
         let (mut done, mut failed, mut last) = (0, 0, String::new());
         let mut uploads = futures::stream::iter(owed.into_iter().map(|id| {
-            let persist = &persist;
             async move {
                 match deadline.keep(|| format!("the question what object {id} is"), inner.catalog.find(id)).await? {
                     Some(meta) => Ok(inner.upload_until(persist, &meta, deadline.end()).await?.is_some()),
@@ -782,12 +878,17 @@ impl Node {
         }
         match failed {
             0 => Ok(done),
-            _ => Err(deadline.late(what(), format!("{done} objects were uploaded, {failed} were not: {last}"))),
+            _ => Err(deadline.late("the drain".into(), format!("{} objects were uploaded, {failed} were not: {last}", before + done))),
         }
     }
 }
 
 impl Inner {
+    /// What would end with the process.
+    fn only_in_memory(&self) -> Vec<ObjectId> {
+        self.tier.all().iter().filter(|l| l.in_memory() && !l.persisted.load(SeqCst)).map(|l| l.id).collect()
+    }
+
     /// Tries until `end`. `None`: it changed meanwhile, or is not here.
     async fn upload_until(self: &Arc<Self>, persist: &crate::Persist, meta: &ObjectMeta, end: Instant) -> Result<Option<ObjectMeta>> {
         let mut pause = PAUSE;

@@ -14,7 +14,7 @@
 //!
 //! It does not encrypt: a password on a port without TLS can be read on the way.
 
-use crate::{Error, Result, watermark};
+use crate::{Error, Result, plan, watermark};
 use base64::{Engine, engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD}};
 use ring::{hmac, pbkdf2};
 use serde_json::{Map, Value, json};
@@ -348,20 +348,21 @@ impl Access {
             return Err(Refused { why: format!("{segment}: the token has expired"), expired: true });
         }
         let may = |resource: &str| claims.get(resource).and_then(Value::as_str).and_then(Want::parse).is_some_and(|w| w >= want);
-        match resources(segment).iter().any(|r| may(r)) {
+        match resource(segment).is_some_and(|r| may(&r)) {
             true => Ok(until_ms),
             false => Err(no(&format!("the token does not allow {}", want.name()))),
         }
     }
 }
 
-/// What a segment may belong to, by its name: `scope/stream/…`, or a part of a table, which has a stream's form.
-fn resources(segment: &str) -> Vec<String> {
+/// What a segment belongs to, by its name: `scope/stream/…`, or a part of a table, which has the form of a stream that nobody can make.
+fn resource(segment: &str) -> Option<String> {
     let mut parts = segment.split('/');
-    let (Some(scope), Some(name)) = (parts.next(), parts.next()) else { return Vec::new() };
-    let mut all = vec![stream(scope, name)];
-    all.extend(name.strip_suffix("_kvtable").map(|t| table(scope, t)));
-    all
+    let (scope, name) = (parts.next()?, parts.next()?);
+    Some(match name.strip_suffix(plan::TABLE) {
+        Some(name) => table(scope, name),
+        None => stream(scope, name),
+    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -423,7 +424,7 @@ mod tests {
 
     #[test]
     fn a_token_is_for_one_stream_for_a_time() {
-        let (access, folder) = access(&[("ada", "x", &["prn::/scope:a/stream:s,READ_UPDATE", "prn::/scope:a/stream:t,READ", "prn::/scope:a/key-value-table:s,READ"])]);
+        let (access, folder) = access(&[("ada", "x", &["prn::/scope:a/stream:s,READ_UPDATE", "prn::/scope:a/stream:t,READ", "prn::/scope:a/key-value-table:s,READ"]), ("eve", "x", &["prn::/scope:a/stream:s_*,READ_UPDATE"])]);
         let now = 1_000_000;
         let token = access.token(Some("ada"), &[stream("a", "s")], Want::Update, now);
         let may = |token: &str, segment: &str, want, at| access.segment(token, segment, want, at).map_err(|r| r.expired);
@@ -436,6 +437,8 @@ mod tests {
         assert_eq!(may(&token, "a/s_kvtable/0.#epoch.0", Want::Read, now), Err(false));
         let both = access.token(Some("ada"), &[stream("a", "s"), table("a", "s")], Want::Update, now);
         assert_eq!(may(&both, "a/s_kvtable/0.#epoch.0", Want::Read, now), Ok(1_060_000));
+        let stream_of_its_name = access.token(Some("eve"), &[stream("a", "s_kvtable")], Want::Update, now);
+        assert_eq!(may(&stream_of_its_name, "a/s_kvtable/0.#epoch.0", Want::Read, now), Err(false), "{stream_of_its_name}");
         assert_eq!(may(&both, "a/s_kvtable/0.#epoch.0", Want::Update, now), Err(false));
         assert_eq!(may(&both, "a/s/0.#epoch.0", Want::Update, now), Ok(1_060_000));
         // Reading does not become writing by asking, and not by changing a letter.

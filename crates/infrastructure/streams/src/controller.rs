@@ -214,6 +214,11 @@ impl Controller {
         Err(Status::permission_denied(format!("user {user:?} may not {act} {}: that needs {want} there", resources[0])))
     }
 
+    /// Whether a listing names this to a user: who may read a scope is told of what in it he may read, as with Pravega.
+    fn sees(&self, user: &Option<String>, resource: String) -> bool {
+        self.access.most(user.as_deref(), &resource).is_some()
+    }
+
     fn token(&self, user: &Option<String>, scope: &str, stream: &str, want: Want) -> String {
         self.access.token(user.as_deref(), &[access::stream(scope, stream)], want, now_ms())
     }
@@ -269,8 +274,8 @@ impl controller_service_server::ControllerService for Controller {
     }
 
     async fn list_scopes(&self, request: Request<ScopesRequest>) -> Answer<ScopesResponse> {
-        let token = self.enter(request, |_| access::root(), Want::Read).await?.continuation_token;
-        let look = self.store.look(|s| Ok(page(s.catalog.scopes.keys(), token)));
+        let (user, request) = self.enter_as(request, |_| access::root(), Want::Read).await?;
+        let look = self.store.look(|s| Ok(page(s.catalog.scopes.keys().filter(|scope| self.sees(&user, access::scope(scope))), request.continuation_token)));
         let (scopes, continuation_token) = look.await.map_err(|e| status(&e))?;
         Ok(Response::new(ScopesResponse { scopes, continuation_token }))
     }
@@ -341,13 +346,13 @@ impl controller_service_server::ControllerService for Controller {
     }
 
     async fn list_streams_in_scope(&self, request: Request<StreamsInScopeRequest>) -> Answer<StreamsInScopeResponse> {
-        let request = self.enter(request, |r| of_scope(&r.scope), Want::Read).await?;
-        self.streams(request.scope, None, request.continuation_token).await
+        let (user, request) = self.enter_as(request, |r| of_scope(&r.scope), Want::Read).await?;
+        self.streams(&user, request.scope, None, request.continuation_token).await
     }
 
     async fn list_streams_in_scope_for_tag(&self, request: Request<StreamsInScopeWithTagRequest>) -> Answer<StreamsInScopeResponse> {
-        let request = self.enter(request, |r| of_scope(&r.scope), Want::Read).await?;
-        self.streams(request.scope, Some(request.tag), request.continuation_token).await
+        let (user, request) = self.enter_as(request, |r| of_scope(&r.scope), Want::Read).await?;
+        self.streams(&user, request.scope, Some(request.tag), request.continuation_token).await
     }
 
     async fn get_current_segments(&self, request: Request<StreamInfo>) -> Answer<SegmentRanges> {
@@ -676,11 +681,11 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn list_key_value_tables_in_scope(&self, request: Request<KvTablesInScopeRequest>) -> Answer<KvTablesInScopeResponse> {
         use kv_tables_in_scope_response::Status as S;
-        let request = self.enter(request, |r| of_scope(&r.scope), Want::Read).await?;
+        let (user, request) = self.enter_as(request, |r| of_scope(&r.scope), Want::Read).await?;
         let scope = request.scope.unwrap_or_default().scope;
         let look = self.store.look(|s| {
             let found = s.catalog.scopes.get(&scope).ok_or_else(|| Error::NoScope(scope.clone()))?;
-            Ok(page(found.tables.keys(), request.continuation_token))
+            Ok(page(found.tables.keys().filter(|table| self.sees(&user, access::table(&scope, table))), request.continuation_token))
         });
         let (status, (names, continuation_token)) = match look.await {
             Ok(page) => (S::Success, page),
@@ -772,12 +777,13 @@ impl Controller {
         Ok(Response::new(TxnStatus { status }))
     }
 
-    async fn streams(&self, scope: Option<ScopeInfo>, tag: Option<String>, token: Option<ContinuationToken>) -> Answer<StreamsInScopeResponse> {
+    async fn streams(&self, user: &Option<String>, scope: Option<ScopeInfo>, tag: Option<String>, token: Option<ContinuationToken>) -> Answer<StreamsInScopeResponse> {
         use streams_in_scope_response::Status as S;
         let scope = scope.unwrap_or_default().scope;
         let look = self.store.look(|s| {
             let found = s.catalog.scopes.get(&scope).ok_or_else(|| Error::NoScope(scope.clone()))?;
-            let tagged = found.streams.iter().filter(|(_, s)| tag.as_ref().is_none_or(|t| s.config.tags.contains(t)));
+            let seen = found.streams.iter().filter(|(name, _)| self.sees(user, access::stream(&scope, name)));
+            let tagged = seen.filter(|(_, s)| tag.as_ref().is_none_or(|t| s.config.tags.contains(t)));
             Ok(page(tagged.map(|(name, _)| name), token))
         });
         let (status, (names, continuation_token)) = match look.await {

@@ -125,8 +125,14 @@ impl App {
     }
 }
 
-async fn text(State(app): State<App>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::text(&app.store, app.tier.as_deref(), &app.scaler)).into_response()
+/// Sums for everyone, as scrapers seldom log in; segments by their names for who may list all streams.
+async fn text(State(app): State<App>, asker: Asker) -> Response {
+    let named = app.may(&asker, &access::root(), Want::Read).await;
+    match named {
+        // Who gives a name and a password means to see more than the others do.
+        Err(answer) if asker.authorization.is_some() => answer,
+        named => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::text(&app.store, app.tier.as_deref(), &app.scaler, named.is_ok())).into_response(),
+    }
 }
 
 #[derive(Serialize)]

@@ -26,6 +26,7 @@ pub mod overflow;
 pub mod metrics;
 pub mod plan;
 pub mod proto;
+mod requests;
 pub mod retention;
 pub mod scale;
 pub mod segment;

@@ -83,8 +83,8 @@ fn one(out: &mut String, name: &str, sort: &str, help: &str, value: f64) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {sort}\n{name} {value}");
 }
 
-/// All of it.
-pub fn text(store: &Store, tier: Option<&Tier>, scaler: &Scaler) -> String {
+/// All of it; `named`: also what is told by the names of segments.
+pub fn text(store: &Store, tier: Option<&Tier>, scaler: &Scaler, named: bool) -> String {
     let metrics = store.metrics();
     let (mut out, load) = (String::new(), |n: &AtomicU64| n.load(Relaxed) as f64);
     metrics.write.text(&mut out, "cloudskin_streams_write_seconds", "From an append's arrival to its acknowledgement, durable.");
@@ -142,6 +142,9 @@ pub fn text(store: &Store, tier: Option<&Tier>, scaler: &Scaler) -> String {
     let shown = if left.is_finite() { left.to_string() } else { "+Inf".into() };
     let name = "cloudskin_streams_outage_left_seconds";
     let _ = writeln!(out, "# HELP {name} Time until writers wait, at the present rate, if nothing leaves for long-term storage.\n# TYPE {name} gauge\n{name} {shown}");
+    if !named {
+        return out;
+    }
     let rates = scaler.rates();
     for (what, of) in [("events", (|rate| rate.events) as fn(&Rate) -> f64), ("bytes", |rate| rate.bytes)] {
         let name = format!("cloudskin_streams_segment_{what}_per_second");

@@ -152,6 +152,9 @@ fn bounded(name: &str, config: &Config) -> Result<()> {
 
 pub fn create_stream(state: &State, scope: &str, stream: &str, config: Config, at_ms: u64) -> Plan<()> {
     valid_name("stream", stream)?;
+    if stream.ends_with(TABLE) {
+        return Err(Error::Invalid(format!("stream name {stream:?} ends in {TABLE}, as those of tables' parts do: choose another one")));
+    }
     let found = state.catalog.scopes.get(scope).ok_or_else(|| Error::NoScope(scope.into()))?;
     if found.streams.contains_key(stream) {
         return Err(Error::StreamExists(full(scope, stream)));
@@ -438,9 +441,11 @@ pub fn delete_group(state: &State, scope: &str, group: &str) -> Plan<()> {
     Ok((Some(Record::Many(records)), ()))
 }
 
-/// Name under which a key-value table's segments are found: like a stream's.
-pub fn table_stream(table: &str) -> String {
-    format!("{table}_kvtable")
+/// What the name ends in under which a key-value table's segments are found, which is like a stream's. No stream has such a name.
+pub const TABLE: &str = "_kvtable";
+
+fn table_stream(table: &str) -> String {
+    format!("{table}{TABLE}")
 }
 
 pub fn create_table(state: &State, scope: &str, table: &str, to: KeyValueTable, at_ms: u64) -> Plan<()> {

@@ -9,7 +9,7 @@ use crate::{
     listener::{self, Bounded},
     manifest,
     overflow::Overflow,
-    retention,
+    requests, retention,
     scale::{Profile, Scaler},
     store,
     tier::{self, AbortOnDrop, Tier},
@@ -19,7 +19,7 @@ use futures::future::BoxFuture;
 use geds::Persist;
 use std::{net::{IpAddr, SocketAddr}, path::{Path, PathBuf}, sync::Arc, time::Duration};
 use tokio_rustls::{TlsAcceptor, rustls, rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject}};
-use tonic::transport::{Identity, ServerTlsConfig};
+use tonic::{service::Routes, transport::{Identity, ServerTlsConfig}};
 use tokio::{net::TcpListener, sync::watch};
 
 /// Connections to the controller at a time; more wait in the kernel's queue.
@@ -263,10 +263,12 @@ impl Server {
                 grpc = grpc.tls_config(tls.identity()?).map_err(|e| Error::Invalid(format!("TLS of the controller's port: {e}")))?;
             }
             let grpc = grpc
-                .concurrency_limit_per_connection(256)
+                .max_concurrent_streams(requests::REQUESTS_MAX)
+                .initial_stream_window_size(requests::WINDOW)
+                .initial_connection_window_size(requests::WINDOW)
                 .http2_keepalive_interval(Some(PING_EVERY))
                 .http2_keepalive_timeout(Some(PONG_MAX))
-                .add_service(controller.service())
+                .add_routes(requests::bounded(Routes::new(controller.service().max_decoding_message_size(requests::MESSAGE_MAX))))
                 .serve_with_incoming_shutdown(Bounded::new(self.controller, CALLERS_MAX, CALLER_IDLE_MAX).connections(), async move {
                     let _ = until.wait_for(|s| *s).await;
                 });

@@ -59,8 +59,9 @@ impl Default for Options {
     }
 }
 
-/// Memory for the parts of commands that have not come as a whole, and for bytes that readers have not taken, over all connections.
+/// Memory for the parts of commands that have not come as a whole, of these the ends of blocks, and for bytes that readers have not taken, over all connections.
 const COMMANDS_BYTES: usize = 256 << 20;
+const ENDS_BYTES: usize = 64 << 20;
 const READS_BYTES: usize = 128 << 20;
 /// Reads that wait at the tail of a segment, over all connections, of some kB each.
 const TAILS_MAX: usize = 32 << 10;
@@ -130,6 +131,7 @@ struct Inner {
     closing: AtomicBool,
     /// In bytes.
     commands: Arc<Semaphore>,
+    ends: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     tails: Arc<Semaphore>,
     setups: Arc<Semaphore>,
@@ -284,7 +286,7 @@ impl Store {
         });
         let sink = shared.clone();
         let log = Log::start(recovered, move |mark, landed| sink.land(mark, landed))?;
-        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: Mutex::new(None), closing: AtomicBool::new(false), commands: Arc::new(Semaphore::new(COMMANDS_BYTES)), reads: Arc::new(Semaphore::new(READS_BYTES)), tails: Arc::new(Semaphore::new(TAILS_MAX)), setups: Arc::new(Semaphore::new(SETUPS_BYTES)), turns: Arc::default() });
+        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: Mutex::new(None), closing: AtomicBool::new(false), commands: Arc::new(Semaphore::new(COMMANDS_BYTES)), ends: Arc::new(Semaphore::new(ENDS_BYTES)), reads: Arc::new(Semaphore::new(READS_BYTES)), tails: Arc::new(Semaphore::new(TAILS_MAX)), setups: Arc::new(Semaphore::new(SETUPS_BYTES)), turns: Arc::default() });
         let weak = Arc::downgrade(&inner);
         let keeper = std::thread::Builder::new()
             .name("log-keeper".into())

@@ -31,6 +31,13 @@ fn the_segment_stores_port_survives_random_conversations() {
     throw(|input| world.wire(input));
 }
 
+/// The same where there are users: whatever is said with tokens for one stream, spoilt ones among them, nothing else is made, changed or removed.
+#[test]
+fn tokens_for_one_stream_change_no_other_in_random_conversations() {
+    let mut world = inputs::World::guarded();
+    throw(|input| world.wire(input));
+}
+
 #[test]
 fn the_controller_survives_random_calls() {
     let mut world = inputs::World::new();

@@ -37,10 +37,13 @@ use streams::{
     client::{From, Reader, Writer},
     controller::Controller,
     log,
+    overflow::Overflow,
     proto::{ReaderGroupConfiguration, ScalingPolicy, StreamCut, StreamInfo, SubscriberStreamCut, controller_service_client::ControllerServiceClient, update_subscriber_status},
+    retention,
+    scale::{Profile, Scaler},
     store::Options,
     tier::{self, Tier},
-    wire,
+    watermark, wire,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -222,15 +225,19 @@ fn info(stream: &str) -> Option<StreamInfo> {
 /// One life of a server over a disk, from its recovery on.
 struct Life {
     store: Store,
+    tier: Arc<Tier>,
     stop: watch::Sender<bool>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Life {
-    async fn begin(disk: &Arc<Faulty>, s3: &FakeS3, lines: &[Line; 2]) -> Life {
+    /// All that a server has, `overflow` being the folder that takes what S3 doesn't.
+    async fn begin(disk: &Arc<Faulty>, s3: &FakeS3, overflow: &std::path::Path, lines: &[Line; 2]) -> Life {
         let options = Options {
             log: log::Options { file_bytes: 1 << 20, files_max: 4000, hands: 3, note_after: Duration::from_millis(2), spare_for: Duration::from_secs(600) },
             checkpoint_bytes: 1 << 20,
+            // So little that it flows over while S3 is away.
+            backlog_max: 400 << 10,
             ..Options::default()
         };
         let store = Store::open(disk.clone(), options).unwrap();
@@ -245,7 +252,8 @@ impl Life {
             remove_after: Duration::from_millis(100),
             ..tier::Options::default()
         };
-        let tier = Arc::new(Tier::new(s3.persist(), None, tiers));
+        let beside = Overflow::new(geds::Persist::folder(overflow).unwrap(), 32 << 20);
+        let tier = Arc::new(Tier::new(s3.persist(), Some(beside), tiers));
         store.set_tier(tier.clone());
         let (stop, stopped) = watch::channel(false);
         let port = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -257,15 +265,19 @@ impl Life {
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(control);
         let tasks = vec![
             tokio::spawn({
-                let store = store.clone();
+                let (store, tier) = (store.clone(), tier.clone());
                 async move { drop(tier.run(store).await) }
             }),
+            tokio::spawn(controller.clone().sweep()),
+            tokio::spawn(Scaler::new(store.clone(), Profile::fast()).run()),
+            tokio::spawn(retention::run(store.clone())),
+            tokio::spawn(watermark::run(store.clone())),
             tokio::spawn(wire::server::run(segments, wire::server::CONNECTIONS_MAX, None, store.clone(), access, stopped)),
             tokio::spawn(async move {
                 let _ = tonic::transport::Server::builder().add_service(controller.service()).serve_with_incoming(incoming).await;
             }),
         ];
-        Life { store, stop, tasks }
+        Life { store, tier, stop, tasks }
     }
 
     /// What is not on the disk is lost.
@@ -279,6 +291,7 @@ impl Life {
             task.abort();
             let _ = task.await;
         }
+        drop(self.tier);
         let store = self.store;
         tokio::task::spawn_blocking(move || store.close()).await.unwrap();
     }
@@ -301,7 +314,8 @@ fn what_was_acknowledged_is_there_once_over_a_bad_network_and_a_bad_disk() {
     let seed: u64 = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
     println!("SEED={seed}");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    for round in 0..ROUNDS {
+    let rounds = std::env::var("ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().expect("ROUNDS is a number"));
+    for round in 0..rounds {
         let seed = seed.wrapping_add(round);
         runtime.block_on(async { tokio::time::timeout(Duration::from_secs(240), bad_days(seed)).await }).unwrap_or_else(|_| panic!("seed {seed}: not done in time"));
     }
@@ -317,7 +331,8 @@ async fn bad_days(seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     let (disk, s3) = (Arc::new(Faulty::new(rng.random())), FakeS3::start().await);
     let lines = [Line::start(rng.random()).await, Line::start(rng.random()).await];
-    let mut life = Life::begin(&disk, &s3, &lines).await;
+    let overflow = tempfile::tempdir().unwrap();
+    let mut life = Life::begin(&disk, &s3, overflow.path(), &lines).await;
     {
         // Made before the weather changes: the client gives a name once and is told if it is there.
         let client = client(&lines[0]).await;
@@ -381,7 +396,7 @@ async fn bad_days(seed: u64) {
             seen
         })
     };
-    let mut lives = 1;
+    let (mut lives, mut flown) = (1, 0);
     while writing.iter().any(|w| !w.is_finished()) {
         let before = acknowledged.load(Relaxed);
         may.fetch_add(EVENTS / LIVES_MIN, Relaxed);
@@ -405,9 +420,10 @@ async fn bad_days(seed: u64) {
         }
         disk.fail_after(rng.random_range(1..40));
         tokio::time::sleep(Duration::from_millis(rng.random_range(5..150))).await;
+        flown = flown.max(life.tier.overflow().map_or(0, |(bytes, _)| bytes));
         life.end(&lines).await;
         disk.power_on();
-        life = Life::begin(&disk, &s3, &lines).await;
+        life = Life::begin(&disk, &s3, overflow.path(), &lines).await;
         lives += 1;
     }
     assert!(hammer.told() > 0, "seed {seed}: nothing was told to clients that speak the protocols themselves");
@@ -424,7 +440,7 @@ async fn bad_days(seed: u64) {
     }
     // Everything finds its way to long-term storage through the same weather, and is the same from there.
     let end = Instant::now() + Duration::from_secs(60);
-    while life.store.peek(|s| s.live.unflushed > 0) {
+    while life.store.peek(|s| s.live.unflushed > 0) || life.tier.overflow().is_some_and(|(bytes, _)| bytes > 0) {
         assert!(Instant::now() < end, "seed {seed}: {} bytes stay in the log", life.store.outage().backlog_bytes);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -433,7 +449,7 @@ async fn bad_days(seed: u64) {
         let stream = s.catalog.stream("s", "t").unwrap();
         (stream.segments().into_keys().map(|n| s.segment(&n.name("s", "t")).unwrap().length).sum::<u64>(), stream.epoch_number())
     });
-    println!("seed {seed}: {lives} lives, {epochs} scales");
+    println!("seed {seed}: {lives} lives, {epochs} scales, up to {flown} bytes in the overflow at the end of one");
     assert_eq!(lengths, WRITERS * (0..EVENTS).map(|e| 8 + 16 + e * 7919 % 900).sum::<u64>(), "seed {seed}");
     assert!(epochs > 0, "seed {seed}: nothing was scaled");
     lines.iter().for_each(|line| line.good.store(true, Relaxed));

@@ -199,6 +199,97 @@ fn resident_kb() -> u64 {
     memory.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap()
 }
 
+/// Blocks of events come in two parts, and both are bounded: many clients that stop shortly before the end of theirs take a bounded memory, and one that goes on is served.
+#[tokio::test(flavor = "multi_thread")]
+async fn ends_of_blocks_that_do_not_come_take_a_bounded_memory() {
+    const BYTES: usize = 3 << 20;
+    let running = server_alone().await;
+    client(&running).await.create_stream("s", "blocks", segments(1)).await.unwrap();
+    let name = "s/blocks/0.#epoch.0";
+    // An event that begins in the block and goes on in its end.
+    let value = vec![7u8; BYTES];
+    let begin = [&0i32.to_be_bytes()[..], &(BYTES as i32).to_be_bytes(), &value[..100]].concat();
+    let part = [&(-2i32).to_be_bytes()[..], &(begin.len() as i32).to_be_bytes(), &begin].concat();
+    let first = |writer: u128| frame(3, &[&writer.to_be_bytes()[..], &part].concat());
+    let rest = &value[100..];
+    let end = |writer: u128| frame(4, &[&writer.to_be_bytes()[..], &0i32.to_be_bytes(), &(rest.len() as i32).to_be_bytes(), rest, &1i32.to_be_bytes(), &1i64.to_be_bytes(), &7i64.to_be_bytes()].concat());
+    let open = async |writer: u128| {
+        let mut talk = Talk::open(&running).await;
+        assert_eq!(talk.ask(1, &setup(3, writer, name)).await.unwrap().0, 2);
+        talk.0.write_all(&first(writer)).await.unwrap();
+        talk
+    };
+    let whole = end(1);
+    let half = Bytes::from(whole).slice(..BYTES - 200);
+    let before = resident_kb();
+    let mut stopping = tokio::task::JoinSet::new();
+    for writer in 10..160u128 {
+        let (mut talk, half) = (open(writer).await, half.clone());
+        stopping.spawn(async move {
+            let _ = tokio::time::timeout(Duration::from_secs(3), talk.0.write_all(&half)).await;
+            talk
+        });
+    }
+    let stopped = stopping.join_all().await;
+    let more = resident_kb().saturating_sub(before);
+    assert!(more < 150 << 10, "{more} kB more are in use for {} blocks without an end", stopped.len());
+    works(&running, "beside").await;
+    // One waits for its place, and has it when others have gone.
+    let mut talk = open(500).await;
+    let (whole, going) = (end(500), tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        drop(stopped);
+    }));
+    talk.0.write_all(&whole).await.unwrap();
+    let (kind, told) = talk.hear().await.unwrap();
+    assert_eq!((kind, &told[..16]), (7, &500u128.to_be_bytes()[..]), "the event is acknowledged");
+    going.await.unwrap();
+}
+
+/// Nobody has said a password when a message to the controller comes: one that stops on its way is given up, and one that is too long refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_to_the_controller_come_in_time_and_have_a_longest() {
+    let running = server().await;
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        [&(payload.len() as u32).to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    let header = |name: &str, value: &str| [&[0, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat();
+    let path = "/io.pravega.controller.stream.api.grpc.v1.ControllerService/createScope";
+    let headers: Vec<u8> = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "x"), ("content-type", "application/grpc"), ("te", "trailers")].iter().flat_map(|(n, v)| header(n, v)).collect();
+    let mut stream = TcpStream::connect(running.controller).await.unwrap();
+    let mut said = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    said.extend(frame(4, 0, 0, &[]));
+    said.extend(frame(1, 4, 1, &headers));
+    // It says that it has 1000 bytes, and brings 100.
+    said.extend(frame(0, 0, 1, &[&[0, 0, 0, 3, 232], &[10; 100][..]].concat()));
+    stream.write_all(&said).await.unwrap();
+    let began = std::time::Instant::now();
+    // What ends the request: its headers with a status, or a reset.
+    let ended = async {
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            stream.read_exact(&mut payload).await.unwrap();
+            if head[5..] == [0, 0, 0, 1] {
+                return (head[3], payload);
+            }
+        }
+    };
+    let (kind, _) = tokio::time::timeout(Duration::from_secs(40), ended).await.expect("the request is given up");
+    assert!([1, 3].contains(&kind), "a frame of kind {kind}");
+    assert!(began.elapsed() > Duration::from_secs(5), "{:?} is no time for a message", began.elapsed());
+    let long = streams::proto::ScopeInfo { scope: "x".repeat(1 << 20) };
+    let refused = raw(&running).await.create_scope(long).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::OutOfRange, "{refused}");
+    let many = (0..300).map(|n| {
+        let running = &running;
+        async move { raw(running).await.create_scope(streams::proto::ScopeInfo { scope: format!("{}{n}", "y".repeat(200)) }).await.unwrap().into_inner().status }
+    });
+    assert!(futures::future::join_all(many).await.into_iter().all(|status| status == 0), "many at a time are taken");
+    works(&running, "after").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_that_never_waits_is_held_by_the_disk() {
     let running = server_alone().await;
@@ -931,6 +1022,7 @@ async fn users_do_what_their_rules_say_and_nothing_else() {
         user("writer", &["prn::/scope:s/stream:t,READ_UPDATE"]),
         user("reader", &["prn::/scope:s/stream:t,READ", "prn::/scope:s/stream:scaled,READ"]),
         user("late", &["prn::/,READ"]),
+        user("lister", &["prn::/scope:s,READ", "prn::/scope:s/stream:t,READ"]),
     ];
     std::fs::write(&file, lines.join("\n")).unwrap();
     // Tokens that end while they are used.
@@ -949,6 +1041,11 @@ async fn users_do_what_their_rules_say_and_nothing_else() {
     let (writer, reader) = (login("writer", "writer's").await, login("reader", "reader's").await);
     denied(writer.scopes().await.unwrap_err());
     denied(writer.current("s", "other").await.unwrap_err());
+    // Whose right is to a scope's list sees in it what he may read.
+    let lister = login("lister", "lister's").await;
+    assert_eq!(lister.streams("s").await.unwrap(), ["t"]);
+    assert_eq!(admin.streams("s").await.unwrap(), ["other", "t"]);
+    assert_eq!((login("late", "late's").await.scopes().await.unwrap(), admin.scopes().await.unwrap()), (vec![], vec!["s".to_string()]));
     denied(reader.seal("s", "t").await.unwrap_err());
     // Who may read can't write, and is told which right is missing.
     let mut wrong = Writer::open(&reader, "s", "t", None).await.unwrap();
@@ -1053,9 +1150,37 @@ async fn users_do_what_their_rules_say_and_nothing_else() {
     let value = |name: &str| -> f64 { text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok()).unwrap_or_else(|| panic!("no {name} in\n{text}")) };
     assert_eq!(value("cloudskin_streams_appended_events_total "), 26.0);
     assert_eq!(value("cloudskin_streams_write_seconds_count "), 26.0);
+    // Which streams there are is told to who may list them.
+    assert!(!text.contains("s/t/0.#epoch.0"), "{text}");
+    let (_, named) = http(running.http, "GET", "/metrics", Some("YWRtaW46YWRtaW4ncw=="), "").await;
+    assert!(named.contains("cloudskin_streams_segment_events_per_second{segment=\"s/t/0.#epoch.0\"}"), "{named}");
+    assert_eq!(http(running.http, "GET", "/metrics", Some("d3JpdGVyOndyaXRlcidz"), "").await.0, 403);
     assert!(value("cloudskin_streams_end_to_end_seconds_count ") >= 20.0, "{text}");
     assert!(value("cloudskin_streams_refused_total ") >= 7.0);
     assert!(value("cloudskin_streams_outage_left_seconds ") > 0.0);
+}
+
+/// Appends that are acknowledged together are as many in the histogram as any others.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_append_is_in_the_histogram_of_writes() {
+    let running = server().await;
+    client(&running).await.create_stream("s", "t", segments(1)).await.unwrap();
+    let mut talk = Talk::open(&running).await;
+    assert_eq!(talk.ask(1, &setup(3, 5, "s/t/0.#epoch.0")).await.unwrap().0, 2);
+    let all: Vec<u8> = (1..=100).flat_map(|n| frame(4, &event(4, 5, n, b"x"))).collect();
+    talk.0.write_all(&all).await.unwrap();
+    let mut answers = 0;
+    loop {
+        let (kind, told) = talk.hear().await.unwrap();
+        assert_eq!(kind, 7);
+        answers += 1;
+        if told[16..24] == 100i64.to_be_bytes() {
+            break;
+        }
+    }
+    assert!(answers < 100, "none were acknowledged together");
+    let (_, text) = http(running.http, "GET", "/metrics", None, "").await;
+    assert!(text.contains("cloudskin_streams_write_seconds_count 100\n"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1102,6 +1102,46 @@ async fn what_a_flush_that_fails_had_flows_over() {
     flusher.abort();
 }
 
+/// A chunk that the overflow's disk has lost holds up no other; when what was in it is truncated it is forgotten, also by a server that was not given the overflow.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_the_overflow_has_lost_holds_up_no_other() {
+    for with in [true, false] {
+        let (disk, s3, folder) = (Arc::new(Faulty::new(43)), FakeS3::start().await, tempfile::tempdir().unwrap());
+        s3.away(true);
+        let (mut store, mut tier, mut flusher) = overflowing(&disk, &s3, folder.path());
+        create(&store, "a");
+        fill(&store, |_| "a", 1..=120, Duration::ZERO).await;
+        until("some to flow over", || files_in(folder.path()).len() > 2).await;
+        let mut files = files_in(folder.path());
+        files.sort_by_key(|f| run_of(f.to_str().unwrap()).1.start);
+        let lost = run_of(files[0].to_str().unwrap()).1;
+        std::fs::remove_file(&files[0]).unwrap();
+        if !with {
+            flusher.abort();
+            let _ = flusher.await;
+            tokio::task::spawn_blocking(move || store.close()).await.unwrap();
+            store = open(&disk);
+            tier = Arc::new(Tier::new(s3.persist(), None, quick()));
+            store.set_tier(tier.clone());
+            flusher = tokio::spawn(tier.clone().run(store.clone()));
+        }
+        s3.away(false);
+        let beside = || store.peek(|s| s.chunks.values().filter(|c| c.location.starts_with("overflow/")).map(|c| u64::from(c.bytes)).sum::<u64>());
+        if with {
+            until("all others to be in S3", || files_in(folder.path()).is_empty() && beside() == lost.end - lost.start).await;
+            assert!(read(&store, "a", lost.end).await == filled(1..=120)[lost.end as usize..]);
+            assert!(store.read("a", lost.start, 10, Duration::ZERO).await.is_err());
+        }
+        until("S3 to be taken for what it is", || tier.manifest_age().is_some() && tier.why_away().is_none()).await;
+        let (id, length) = store.peek(|s| s.find("a").map(|(id, s)| (id, s.length)).unwrap());
+        store.change(|_| Ok((Some(Record::Truncate { id, start: length }), ()))).await.unwrap();
+        until("it to be forgotten", || beside() == 0 && store.peek(|s| s.chunks.is_empty()) && s3.names("/chunks/").is_empty()).await;
+        assert_eq!(tier.why_away(), None);
+        store.peek(|s| s.check()).unwrap();
+        flusher.abort();
+    }
+}
+
 /// What is done to a segment while a chunk of it is under way holds for the chunk, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_happens_to_a_segment_in_a_silent_flush_holds_afterwards() {

@@ -15,8 +15,9 @@ use std::{
     os::unix::fs::PermissionsExt,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
     },
+    time::Duration,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -584,6 +585,67 @@ async fn nonsense_on_the_wire_is_refused() {
     }
 }
 
+/// Of what is large, a small part is read where it lies, and a node reads parts of what it could never hold; it is followed where it goes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_part_of_what_is_large_comes_alone() {
+    let mut here = Installation::new().await.with_folder_persist();
+    let edge = here.node("edge").await;
+    let cloud = here.node("cloud").await;
+    here.limit = 4 << 20;
+    let small = here.node("small").await;
+    let all = content(1, 13 << 20);
+    put(&edge, "large", &all).await;
+    let (b, k) = (bucket("data"), key("large"));
+    let (offset, len) = (5_000_001, 3_000_000);
+    let part = Range { offset, len };
+    let wanted = &all[offset as usize..][..len as usize];
+    let (meta, bytes) = cloud.read_range(&b, &k, part).await.unwrap();
+    assert!(bytes == wanted && meta.size == 13 << 20);
+    assert_eq!((cloud.used_bytes(), crate::tiers::metric(&cloud, "cloudskin_geds_bucket_fetched_bytes_total{bucket=\"data\",tier=\"peer\"}")), (0, len));
+    // Half of it is worth a copy.
+    let half = Range { offset: 1, len: 7 << 20 };
+    assert!(cloud.read_range(&b, &k, half).await.unwrap().1 == all[1..][..7 << 20]);
+    assert_eq!(cloud.used_bytes(), 13 << 20);
+    // All of it fits never, and half of it is longer than a piece.
+    assert_eq!(small.open_object(&b, &k).await.unwrap_err().kind(), Kind::ResourceExhausted);
+    assert!(small.read_range(&b, &k, half).await.unwrap().1 == all[1..][..7 << 20]);
+    assert_eq!(small.read_range(&b, &k, Range { offset: (13 << 20) + 1, len: 1 }).await.unwrap_err().kind(), Kind::InvalidArgument);
+    assert_eq!(small.read_range(&b, &k, Range { offset: 13 << 20, len: 1 }).await.unwrap().1.len(), 0);
+    // From the persistency tier, when it lies nowhere else.
+    for node in [&edge, &cloud] {
+        node.spill(&b, "large").await.unwrap();
+    }
+    assert!(small.read_range(&b, &k, part).await.unwrap().1 == wanted);
+    assert!(cloud.read_range(&b, &k, part).await.unwrap().1 == wanted);
+    assert_eq!((small.used_bytes(), cloud.used_bytes()), (0, 0));
+}
+
+/// A copy of which the catalog knows another one at a site that is gone is no spare one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_stays_whose_other_holder_is_gone() {
+    for gone in [false, true] {
+        let mut here = Installation::new().await;
+        let edge = here.node("edge").await;
+        here.limit = 1 << 20;
+        here.tuning.wait = Duration::from_millis(500);
+        let catalog = Flaky::new(&here.namenode, 0, 0);
+        here.catalog = catalog.clone();
+        let cloud = here.node("cloud").await;
+        for n in 0..15 {
+            put(&edge, &format!("{n}"), &content(n, 50_000)).await;
+            get(&cloud, &format!("{n}")).await.unwrap();
+        }
+        catalog.hides_sites.store(gone, SeqCst);
+        let more = cloud.put(&bucket("data"), &key("more"), content(99, 500_000).into()).await;
+        match gone {
+            false => drop(more.unwrap()),
+            true => assert_eq!(more.unwrap_err().kind(), Kind::ResourceExhausted),
+        }
+        let held = here.namenode.held(&base::SiteId::new("cloud").unwrap(), None).await.unwrap().len();
+        assert!(if gone { held == 15 } else { held < 12 }, "{held} copies");
+    }
+}
+
 /// A namenode whose answers to seals get lost, some before and some after they took effect.
 struct Flaky {
     inner: geds::Namenode,
@@ -603,11 +665,13 @@ struct Flaky {
     slow_drops: AtomicU32,
     /// So far its clock goes ahead.
     ahead_ms: AtomicU32,
+    /// Nobody is there but who asks.
+    hides_sites: AtomicBool,
 }
 
 impl Flaky {
     fn new(inner: &geds::Namenode, lost_before: u32, lost_after: u32) -> Arc<Flaky> {
-        Arc::new(Flaky { inner: inner.clone(), calls: AtomicU32::new(0), lost_before, lost_after, lost_others: AtomicU32::new(0), finds: AtomicU32::new(0), between_pages: Mutex::default(), held_up: Mutex::default(), late: Mutex::default(), slow_drops: AtomicU32::new(0), ahead_ms: AtomicU32::new(0) })
+        Arc::new(Flaky { inner: inner.clone(), calls: AtomicU32::new(0), lost_before, lost_after, lost_others: AtomicU32::new(0), finds: AtomicU32::new(0), between_pages: Mutex::default(), held_up: Mutex::default(), late: Mutex::default(), slow_drops: AtomicU32::new(0), ahead_ms: AtomicU32::new(0), hides_sites: AtomicBool::new(false) })
     }
 
     fn other<'a, T: Send + 'a>(&'a self, answer: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
@@ -655,7 +719,10 @@ impl Catalog for Flaky {
         self.inner.find(id)
     }
     fn sites(&self) -> BoxFuture<'_, Result<Vec<geds::Holder>>> {
-        self.inner.sites()
+        match self.hides_sites.load(SeqCst) {
+            true => Box::pin(async { Ok(Vec::new()) }),
+            false => self.inner.sites(),
+        }
     }
     fn find_all<'a>(&'a self, ids: &'a [ObjectId]) -> BoxFuture<'a, Result<Vec<Option<ObjectMeta>>>> {
         self.finds.fetch_add(1, SeqCst);

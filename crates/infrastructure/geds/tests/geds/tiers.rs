@@ -18,7 +18,7 @@ use tracing_subscriber::fmt::format::FmtSpan;
 const MIB: usize = 1 << 20;
 const LONG: Duration = Duration::from_secs(60);
 
-fn metric(node: &Node, name: &str) -> u64 {
+pub fn metric(node: &Node, name: &str) -> u64 {
     let text = node.metrics();
     let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or_else(|| panic!("{name}"));
     found.parse().unwrap()
@@ -45,6 +45,11 @@ impl Store {
     fn mend(&self) {
         std::fs::remove_file(&self.objects).unwrap();
         std::fs::rename(self.objects.with_extension("away"), &self.objects).unwrap();
+    }
+    /// Nothing is there any more, and nothing is taken.
+    fn lose(&self) {
+        std::fs::rename(&self.objects, self.objects.with_extension("lost")).unwrap();
+        std::os::unix::fs::symlink("nowhere", &self.objects).unwrap();
     }
     fn count(&self) -> usize {
         std::fs::read_dir(&self.objects).map_or(0, |entries| entries.count())
@@ -277,6 +282,53 @@ async fn an_outage_of_the_store_costs_nothing_but_time() {
     put(&edge, "more", &content(9, 200_000)).await;
     for n in 0..sealed {
         assert!(get(&edge, &format!("{n}")).await.unwrap().bytes() == content(n, 50_000), "{n}");
+    }
+}
+
+/// What was uploaded before the store was away makes room while it is: a node full of such copies takes as much as an empty one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_uploaded_makes_room_while_the_store_is_away() {
+    let mut here = Installation::new().await.with_folder_persist();
+    here.limit = 1 << 20;
+    here.tuning = Tuning { wait: LONG, policy: policy(Mode::WriteBehind, Place::Disk), ..Tuning::default() };
+    let (edge, store) = (here.node("edge").await, Store::of(&here));
+    for n in 0..14 {
+        put(&edge, &format!("old/{n}"), &content(n, 50_000)).await;
+    }
+    edge.flush(&bucket("data"), "old", LONG).await.unwrap();
+    store.fail();
+    for n in 0..18 {
+        put(&edge, &format!("new/{n}"), &content(100 + n, 50_000)).await;
+    }
+    for n in 0..18 {
+        assert!(get(&edge, &format!("new/{n}")).await.unwrap().bytes() == content(100 + n, 50_000), "the only copy of {n} is kept");
+    }
+    store.mend();
+    edge.flush(&bucket("data"), "new", LONG).await.unwrap();
+    for n in 0..14 {
+        assert!(get(&edge, &format!("old/{n}")).await.unwrap().bytes() == content(n, 50_000), "{n}");
+    }
+}
+
+/// A store that has lost what was brought there, and takes nothing, is not one that is away: what it should have stays here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_has_lost_everything_gets_no_copy_freed() {
+    let mut here = Installation::new().await.with_folder_persist();
+    here.limit = 1 << 20;
+    here.tuning = Tuning { wait: Duration::from_millis(1500), policy: policy(Mode::WriteBehind, Place::Disk), ..Tuning::default() };
+    let (edge, store) = (here.node("edge").await, Store::of(&here));
+    for n in 0..14 {
+        put(&edge, &format!("old/{n}"), &content(n, 50_000)).await;
+    }
+    edge.flush(&bucket("data"), "old", LONG).await.unwrap();
+    store.lose();
+    let mut refused = None;
+    for n in 0..10 {
+        refused = refused.or(edge.put(&bucket("data"), &key(&format!("new/{n}")), content(n, 50_000).into()).await.err());
+    }
+    assert_eq!(refused.expect("there is no room").kind(), Kind::ResourceExhausted);
+    for n in 0..14 {
+        assert!(get(&edge, &format!("old/{n}")).await.unwrap().bytes() == content(n, 50_000), "{n} is lost");
     }
 }
 

@@ -56,6 +56,12 @@ impl Store {
         Ok(Arc::new(vec![place.map_err(|e| Error::Invalid(e.to_string()))?]))
     }
 
+    /// The same for the end of a block whose beginning has its place already: of memory for such ends alone, or those who wait here would wait for others that wait here.
+    pub(crate) async fn place_of_end(&self, bytes: usize) -> Result<Held> {
+        let place = self.0.ends.clone().acquire_many_owned(bytes as u32).await;
+        Ok(Arc::new(vec![place.map_err(|e| Error::Invalid(e.to_string()))?]))
+    }
+
     /// A place for a read that waits at the tail; `None` when there is none.
     pub(crate) fn tail_place(&self) -> Option<OwnedSemaphorePermit> {
         self.0.tails.clone().try_acquire_owned().ok()

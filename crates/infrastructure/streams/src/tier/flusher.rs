@@ -50,7 +50,7 @@ impl Tier {
             }
             None => overflow::tell_missing(store.peek(|state| state.chunks.values().filter(|c| overflow::has(&c.location)).count())),
         }
-        let mut flusher = Flusher { tier: self.clone(), store: store.clone(), since: HashMap::new(), owner: None, told: None, unneeded: BTreeMap::new(), moved: Vec::new() };
+        let mut flusher = Flusher { tier: self.clone(), store: store.clone(), since: HashMap::new(), owner: None, told: None, unneeded: BTreeMap::new(), moved: Vec::new(), stuck: HashMap::new() };
         let mut pause = PAUSE.0;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -279,12 +279,9 @@ impl Tier {
         .await
     }
 
-    /// Removes a chunk's object, which nothing points to and nobody reads.
+    /// Removes a chunk's object from long-term storage, which nothing points to and nobody reads.
     async fn remove(&self, chunk: &Chunk) -> Result<()> {
-        match &self.overflow {
-            Some(overflow) if overflow::has(&chunk.location) => overflow.remove(chunk).await,
-            _ => self.ask(self.home(&chunk.location)?.delete(&chunk.location)).await.map_err(storage),
-        }
+        self.ask(self.persist.delete(&chunk.location)).await.map_err(storage)
     }
 
     /// Asks for as little as there is. Where there is no bucket, or no right to write to it, the answer says so more clearly than that to a listing.
@@ -358,7 +355,12 @@ struct Flusher {
     unneeded: BTreeMap<ChunkId, (Instant, u32)>,
     /// Where chunks were that were moved out of the overflow, and may still be read.
     moved: Vec<Chunk>,
+    /// Chunks of the overflow that could not be read or removed there: since when. They hold up no others, and are tried again after [`STUCK_PAUSE`].
+    stuck: HashMap<ChunkId, Instant>,
 }
+
+/// How long a chunk is left alone that the overflow's disk can't read or remove.
+const STUCK_PAUSE: Duration = Duration::from_secs(60);
 
 /// Chunks that leave the overflow in one look; there are four looks in a second.
 const MOVE_MAX: usize = 8;
@@ -474,18 +476,30 @@ impl Flusher {
 
     /// Moves chunks from the overflow to long-term storage, oldest first.
     async fn drain(&mut self) -> Result<()> {
-        let Some(overflow) = &self.tier.overflow else { return Ok(()) };
+        let tier = self.tier.clone();
+        let Some(overflow) = &tier.overflow else { return Ok(()) };
         // What nothing points to is removed as any other chunk.
+        self.stuck.retain(|_, since| since.elapsed() < STUCK_PAUSE);
         let here = self.store.peek(|state| {
-            let here = state.chunks.iter().filter(|(id, c)| overflow::has(&c.location) && state.live.chunk_bytes.get(id).is_some_and(|b| *b > 0));
+            let here = state.chunks.iter().filter(|(id, c)| overflow::has(&c.location) && !self.stuck.contains_key(id) && state.live.chunk_bytes.get(id).is_some_and(|b| *b > 0));
             here.take(MOVE_MAX).map(|(id, c)| (*id, c.clone())).collect::<Vec<_>>()
         });
         for (id, chunk) in here {
             let (from, at, bytes) = (overflow.persist.clone(), chunk.location.clone(), chunk.bytes);
-            let data = self.tier.aside(async move { from.read(&at, 0..bytes.into()).await.map_err(storage) }).await?;
+            let data = match self.tier.aside(async move { from.read(&at, 0..bytes.into()).await.map_err(storage) }).await {
+                Ok(data) => data,
+                Err(error) => {
+                    self.is_stuck(id, &chunk, &error);
+                    continue;
+                }
+            };
             let folder = manifest::chunks(self.store.log().identity().0);
             let location = format!("{folder}/{}/moved-{}-{:016x}", chunk.segment.0, data.len(), rand::random::<u64>());
-            self.tier.put(&self.tier.persist, &location, &data).await?;
+            if let Err(e) = self.tier.put(&self.tier.persist, &location, &data).await {
+                // As in [`Tier::flush`].
+                let _ = tokio::time::timeout(REMOVE_WAIT, self.tier.ask(self.tier.persist.delete(&location))).await;
+                return Err(e);
+            }
             let to = location.clone();
             let moved = self.store.change(|state| {
                 let there = state.chunks.get(&id).is_some_and(|c| c.location == chunk.location);
@@ -501,9 +515,18 @@ impl Flusher {
         let (held, free): (Vec<Chunk>, Vec<Chunk>) = std::mem::take(&mut self.moved).into_iter().partition(Chunk::is_held);
         self.moved = held;
         for chunk in free {
-            overflow.remove(&chunk).await?;
+            // The next start removes what nothing points to.
+            if let Err(error) = overflow.remove(&chunk).await {
+                tracing::warn!(%error, chunk = chunk.location, "what is in long-term storage by now can't be removed from the overflow, and takes its space until the next start");
+            }
         }
         Ok(())
+    }
+
+    /// The overflow's disk, and not long-term storage, has failed with a chunk.
+    fn is_stuck(&mut self, id: ChunkId, chunk: &Chunk, error: &Error) {
+        tracing::warn!(%error, chunk = chunk.location, "the overflow can't read or remove a chunk; the others go on, and it is tried again in {STUCK_PAUSE:?}");
+        self.stuck.insert(id, Instant::now());
     }
 
     /// Segments of which something is to leave the log now.
@@ -563,13 +586,24 @@ impl Flusher {
     }
 
     async fn remove(&mut self) -> Result<()> {
+        let tier = self.tier.clone();
         let due = self.unneeded.iter().filter(|(_, (since, manifests))| *manifests >= MANIFESTS && since.elapsed() >= self.tier.options.remove_after);
         // A manifest ends where only the log has bytes; what lies behind is not in it, and not dead.
         let dead: Vec<(ChunkId, Chunk)> =
-            self.store.peek(|state| due.filter_map(|(id, _)| Some((*id, state.idle_chunk(*id)?.clone()))).take(REMOVE_MAX).collect());
+            self.store.peek(|state| due.filter(|(id, _)| !self.stuck.contains_key(id)).filter_map(|(id, _)| Some((*id, state.idle_chunk(*id)?.clone()))).take(REMOVE_MAX).collect());
         for (chunk, gone) in dead {
             // Nobody can begin to read from it any more: where it is, is known by extents only.
-            self.tier.remove(&gone).await?;
+            match &tier.overflow {
+                _ if !overflow::has(&gone.location) => self.tier.remove(&gone).await?,
+                Some(overflow) => {
+                    if let Err(error) = overflow.remove(&gone).await {
+                        self.is_stuck(chunk, &gone, &error);
+                        continue;
+                    }
+                }
+                // Of an overflow that this server was not given: that one is swept when it is there again.
+                None => {}
+            }
             self.unneeded.remove(&chunk);
             self.store.change(|state| Ok((state.chunks.contains_key(&chunk).then_some(Record::ChunkGone { chunk }), ()))).await?;
         }

@@ -61,8 +61,17 @@ const WRITE_AT_ONCE: usize = 64 << 10;
 const READ_BUFFER: usize = 64 << 10;
 /// A client says something within this time …
 const FIRST_WORD: Duration = Duration::from_secs(10);
-/// … and a command that needs a place in memory comes as a whole within this.
+/// … and a command that needs a place in memory comes as a whole within this, as do the two parts of a block of events.
 const COMMAND_MAX: Duration = Duration::from_secs(120);
+
+/// The beginning of a block of events, until its end comes.
+struct Block {
+    writer: u128,
+    data: Bytes,
+    since: tokio::time::Instant,
+    /// Its place in memory, if it is large.
+    _held: Option<Held>,
+}
 
 /// Replies on their way out.
 #[derive(Default)]
@@ -76,8 +85,8 @@ struct Outbox {
 
 #[derive(Default)]
 struct Queues {
-    /// With when what is acknowledged arrived.
-    gated: VecDeque<(Seq, Reply, Option<Instant>)>,
+    /// With when what is acknowledged arrived, and what else is acknowledged by it.
+    gated: VecDeque<(Seq, Reply, Option<Instant>, Vec<Instant>)>,
     /// With the place in memory that they have.
     ready: VecDeque<(Reply, Held)>,
     bytes: usize,
@@ -93,18 +102,19 @@ impl Outbox {
     fn gated(&self, seq: Seq, reply: Reply, arrived: Option<Instant>) {
         let mut queues = self.queues();
         // One acknowledgement says the same as two of one writer that leave together.
-        if let (Some((last, Reply::DataAppended { writer, event, id, length, .. }, _)), Reply::DataAppended { writer: w, event: e, id: i, length: l, .. }) =
+        if let (Some((last, Reply::DataAppended { writer, event, id, length, .. }, _, more)), Reply::DataAppended { writer: w, event: e, id: i, length: l, .. }) =
             (queues.gated.back_mut(), &reply)
             && writer == w
             && *last == seq
         {
             (*event, *id, *length) = (*e, *i, *l);
+            more.extend(arrived);
             return;
         }
         // A later reply may depend on less, but replies keep their order.
-        let seq = queues.gated.back().map_or(seq, |(last, _, _)| seq.max(*last));
+        let seq = queues.gated.back().map_or(seq, |(last, ..)| seq.max(*last));
         queues.bytes += reply.weight();
-        queues.gated.push_back((seq, reply, arrived));
+        queues.gated.push_back((seq, reply, arrived, Vec::new()));
         drop(queues);
         self.filled.notify_one();
     }
@@ -143,14 +153,14 @@ impl Outbox {
         while out.size() < LEAVE_TOGETHER {
             let gated = queues.gated.front().is_some_and(|(seq, ..)| *seq <= durable);
             let next = match gated {
-                true => queues.gated.pop_front().map(|(_, reply, arrived)| (reply, arrived)),
+                true => queues.gated.pop_front().map(|(_, reply, arrived, more)| (reply, arrived, more)),
                 false => queues.ready.pop_front().map(|(reply, held)| {
                     places.push(held);
-                    (reply, None)
+                    (reply, None, Vec::new())
                 }),
             };
-            let Some((reply, arrived)) = next else { break };
-            if let Some(arrived) = arrived {
+            let Some((reply, arrived, more)) = next else { break };
+            for arrived in arrived.into_iter().chain(more) {
                 write.note(arrived.elapsed());
             }
             queues.bytes -= reply.weight();
@@ -272,7 +282,7 @@ struct Connection {
     outbox: Arc<Outbox>,
     writers: HashMap<u128, Writer>,
     /// The first part of a block, until its end comes, with its place in memory if it has one.
-    block: Option<(u128, Bytes, Option<Held>)>,
+    block: Option<Block>,
     /// It has said hello.
     greeted: bool,
     unacknowledged: VecDeque<(Seq, u64)>,
@@ -305,8 +315,10 @@ impl Connection {
                 self.take(request, held).await?;
             }
             buffer.reserve(READ_BUFFER);
-            let more = match (&place, spoken) {
-                (Some((_, since)), _) => tokio::time::timeout_at(*since + COMMAND_MAX, reader.read_buf(&mut buffer)).await.map_err(|_| "a command that does not come to its end")?,
+            // The later of the two, since whoever waits for a place is not slow.
+            let since = place.as_ref().map(|(_, since)| *since).or(self.block.as_ref().map(|block| block.since));
+            let more = match (since, spoken) {
+                (Some(since), _) => tokio::time::timeout_at(since + COMMAND_MAX, reader.read_buf(&mut buffer)).await.map_err(|_| "a command that does not come to its end")?,
                 (None, false) => tokio::time::timeout_at(opened + FIRST_WORD, reader.read_buf(&mut buffer)).await.map_err(|_| "a client that says nothing")?,
                 (None, true) => reader.read_buf(&mut buffer).await,
             };
@@ -316,17 +328,18 @@ impl Connection {
         }
     }
 
-    /// The next command, if it is there. One that is large and has not come yet gets a place in memory first; not so the end of a block, which would wait for
-    /// others that wait for theirs.
+    /// The next command, if it is there. One that is large and has not come yet gets a place in memory first.
     async fn next(&self, buffer: &mut BytesMut, place: &mut Option<(Held, tokio::time::Instant)>) -> Result<Option<(i32, Bytes)>, String> {
         let whole = codec::length(buffer).map_err(|e| e.to_string())?.unwrap_or(0);
         if whole > READ_BUFFER && whole > buffer.len() && place.is_none() {
             if !self.greeted {
                 return Err(format!("a command of {whole} bytes before hello"));
             }
-            if self.block.is_none() {
-                *place = Some((self.store.place(whole).await.map_err(|e| e.to_string())?, tokio::time::Instant::now()));
-            }
+            let held = match self.block {
+                None => self.store.place(whole).await,
+                Some(_) => self.store.place_of_end(whole).await,
+            };
+            *place = Some((held.map_err(|e| e.to_string())?, tokio::time::Instant::now()));
         }
         codec::frame(buffer).map_err(|e| e.to_string())
     }
@@ -360,13 +373,13 @@ impl Connection {
                 if !self.writers.contains_key(&writer) {
                     return Err("an append before its setup".into());
                 }
-                self.block = Some((writer, data, held));
+                self.block = Some(Block { writer, data, since: tokio::time::Instant::now(), _held: held });
             }
             Request::AppendBlockEnd { id, writer, whole, data, events, last } => {
                 let block = self.block.take();
                 let data = match &block {
                     None => data,
-                    Some((w, block, _)) if *w == writer => codec::join_block(block, whole, &data).map_err(|e: Bad| e.to_string())?,
+                    Some(block) if block.writer == writer => codec::join_block(&block.data, whole, &data).map_err(|e: Bad| e.to_string())?,
                     Some(_) => return Err("a block that another writer ends".into()),
                 };
                 if events <= 0 {

@@ -14,7 +14,7 @@ use std::{
 };
 use streams::{
     Store,
-    access::Access,
+    access::{self, Access, Want},
     catalog::{Config, SegmentNo, TxnId},
     controller::Controller,
     log, plan,
@@ -32,8 +32,8 @@ const INPUTS_MAX: u32 = 200;
 /// Set by any thread that panics, also by those that nobody waits for.
 static PANICKED: AtomicBool = AtomicBool::new(false);
 
-/// Choices out of bytes; at their end all of them are 0.
-struct Choices<'a>(&'a [u8]);
+/// Choices out of bytes; at their end all of them are 0. The second are the tokens that there are to choose from.
+struct Choices<'a>(&'a [u8], &'a [String]);
 
 impl<'a> Choices<'a> {
     fn byte(&mut self) -> u8 {
@@ -49,6 +49,10 @@ impl<'a> Choices<'a> {
         let (some, rest) = self.0.split_at(n);
         self.0 = rest;
         some
+    }
+    fn token(&mut self) -> &'a str {
+        let choice = self.byte() as usize;
+        self.1.get(choice % self.1.len().max(1)).map_or("", String::as_str)
     }
     fn long(&mut self) -> i64 {
         match self.byte() % 4 {
@@ -102,7 +106,7 @@ fn field(out: &mut Vec<u8>, code: char, choices: &mut Choices<'_>) {
         'c' => out.extend(choices.of(&[1, 1, 1, 2, 0, -1, i32::MAX]).to_be_bytes()),
         'b' => out.push(choices.byte()),
         'n' => text(out, &choices.name()),
-        't' => text(out, ""),
+        't' => text(out, choices.token()),
         'd' => bytes(out, choices.some()),
         'r' => out.extend(choices.some()),
         'e' => {
@@ -161,13 +165,51 @@ pub struct World {
     runtime: tokio::runtime::Runtime,
     store: Store,
     controller: Controller,
+    access: Access,
+    /// Where there are users: what clients have for the stream `t`, and for nothing else, and what is like a token and none.
+    tokens: Vec<String>,
+    /// What lies elsewhere, at the beginning.
+    elsewhere: String,
     inputs: u32,
-    /// Long-term storage.
+    /// Long-term storage, and the users' file.
     _folder: tempfile::TempDir,
+}
+
+/// A server's access for one user who may write `s/t`, and tokens for that.
+fn guarded(folder: &std::path::Path) -> (Access, Vec<String>) {
+    let rules = ["prn::/scope:s/stream:t,READ_UPDATE".parse().unwrap()];
+    std::fs::write(folder.join("users"), access::line("ada", "x", &rules).unwrap()).unwrap();
+    let access = Access::load(&folder.join("users"), &folder.join("key"), Duration::from_secs(3600)).unwrap();
+    let (stream, now) = ([access::stream("s", "t")], base::clock::now_ms());
+    let token = |want, at| access.token(Some("ada"), &stream, want, at);
+    let (update, read, old) = (token(Want::Update, now), token(Want::Read, now), token(Want::Update, 0));
+    let mut spoilt = update.clone().into_bytes();
+    *spoilt.last_mut().unwrap() ^= 4;
+    let spoilt = String::from_utf8(spoilt).unwrap();
+    (access, vec![update.clone(), update, read, String::new(), old, spoilt, "..".into()])
+}
+
+/// What nobody has a token for, as one text.
+fn elsewhere(store: &Store) -> String {
+    store.peek(|state| {
+        let is_theirs = |name: &str| ["s/t", "s/_MARKt"].iter().any(|own| name.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
+        let others = state.segments.values().filter(|s| !is_theirs(&s.name));
+        let others: Vec<_> = others.map(|s| (&s.name, s.start, s.length, s.sealed, s.deleted, s.attributes.len(), &s.table)).collect();
+        format!("{others:#?}")
+    })
 }
 
 impl World {
     pub fn new() -> World {
+        World::with(|_| (Access::open(), Vec::new()))
+    }
+
+    /// One with users, where clients of the segment store have tokens for one stream.
+    pub fn guarded() -> World {
+        World::with(guarded)
+    }
+
+    fn with(access: impl FnOnce(&std::path::Path) -> (Access, Vec<String>)) -> World {
         static HOOK: std::sync::Once = std::sync::Once::new();
         HOOK.call_once(|| {
             let before = std::panic::take_hook();
@@ -196,28 +238,30 @@ impl World {
             let table = streams::catalog::KeyValueTable { partitions: 1, primary_key: 4, secondary_key: 0, rollover_bytes: 0 };
             store.change(|s| plan::create_table(s, "s", "k", table, 1)).await.unwrap();
         });
-        let controller = Controller::new(store.clone(), Access::open(), ("127.0.0.1".into(), 1), ("127.0.0.1".into(), 2));
+        let folder = tempfile::tempdir().unwrap();
+        let (access, tokens) = access(folder.path());
+        let controller = Controller::new(store.clone(), access.clone(), ("127.0.0.1".into(), 1), ("127.0.0.1".into(), 2));
         // What a server does by itself beside its clients; it ends with the runtime.
         runtime.spawn(controller.clone().sweep());
         runtime.spawn(Scaler::new(store.clone(), Profile::fast()).run());
         runtime.spawn(retention::run(store.clone()));
         runtime.spawn(watermark::run(store.clone()));
-        let folder = tempfile::tempdir().unwrap();
         let often = tier::Options { chunk_bytes: 4 << 10, flush_bytes: 1, manifest_every: Duration::from_millis(50), remove_after: Duration::from_millis(50), ..tier::Options::default() };
-        let tier = Arc::new(Tier::new(geds::Persist::folder(folder.path()).unwrap(), None, often));
+        let tier = Arc::new(Tier::new(geds::Persist::folder(folder.path().join("long-term")).unwrap(), None, often));
         store.set_tier(tier.clone());
         runtime.spawn(tier.run(store.clone()));
-        World { runtime, store, controller, inputs: 0, _folder: folder }
+        let elsewhere = elsewhere(&store);
+        World { runtime, store, controller, access, tokens, elsewhere, inputs: 0, _folder: folder }
     }
 
     /// A connection to the segment store that says what the input makes of itself, and then nothing more.
     pub fn wire(&mut self, input: &[u8]) {
-        let mut choices = Choices(input);
+        let mut choices = Choices(input, &self.tokens);
         let said = if choices.byte() % 8 == 0 { choices.0.to_vec() } else { conversation(&mut choices) };
-        let store = self.store.clone();
+        let (store, access) = (self.store.clone(), self.access.clone());
         self.runtime.block_on(async {
             let (near, far) = tokio::io::duplex(64 << 10);
-            let serving = tokio::spawn(wire::serve(far, store, Access::open()));
+            let serving = tokio::spawn(wire::serve(far, store, access));
             let (mut answers, mut questions) = tokio::io::split(near);
             let asking = async {
                 // The server may hang up before it has heard everything.
@@ -245,7 +289,7 @@ impl World {
 
     /// Calls of the controller, each with a message that the input makes.
     pub fn controller(&mut self, input: &[u8]) {
-        let mut choices = Choices(input);
+        let mut choices = Choices(input, &[]);
         while !choices.0.is_empty() {
             let call = choices.byte();
             let message = message(&mut choices);
@@ -298,9 +342,12 @@ impl World {
             s.check().unwrap();
             assert!(s.table_cost() <= 64 << 10, "{} bytes of tables", s.table_cost());
         });
+        if !self.access.is_open() {
+            assert_eq!(elsewhere(&self.store), self.elsewhere, "tokens for s/t have changed something else");
+        }
         if self.inputs >= INPUTS_MAX {
             self.store.close();
-            *self = World::new();
+            *self = if self.access.is_open() { World::new() } else { World::guarded() };
         }
     }
 }
