@@ -748,6 +748,16 @@ fn a_camera_is_taken_in_and_played_in_a_browser() {
         // And behind that what has come meanwhile.
         browser.js("const v = document.querySelector('video'); v.dataset.before = v.src; v.currentTime = v.duration - 1");
         browser.wait(|| format!("the rest to play: {}", browser.js(place)), || browser.js("const v = document.querySelector('video'); return v.src !== v.dataset.before && !v.seeking && v.currentTime > 0.5") == true);
+        // The same for a browser that plays no HLS by itself, with the page's own player: live, from a time on, and what comes behind that.
+        browser.open(&format!("{video}/?mse"));
+        let told = || browser.js("const v = document.querySelector('video'); return [document.getElementById('told').textContent, v.src, v.videoWidth, v.currentTime, v.duration]");
+        let plays = "const v = document.querySelector('video'); return v.src.startsWith('blob:') && v.videoWidth === 320 && !v.seeking && ";
+        browser.wait(|| format!("the page to play by itself: {}", told()), || browser.js(&format!("{plays} v.getVideoPlaybackQuality().totalVideoFrames > 60 && v.currentTime > 2")) == true);
+        browser.picture("video-mse");
+        browser.open(&format!("{video}/?mse&at=0"));
+        browser.wait(|| format!("the history to play by itself: {}", told()), || browser.js(&format!("{plays} v.currentTime > 1 && v.duration > 12 && isFinite(v.duration)")) == true);
+        browser.js("const v = document.querySelector('video'); v.dataset.before = v.src; v.currentTime = v.duration - 1");
+        browser.wait(|| format!("the rest to play by itself: {}", told()), || browser.js(&format!("{plays} v.src !== v.dataset.before && v.currentTime > 0.5")) == true);
     }
     // Pravega's own client reads it in the format that Pravega's GStreamer plugin publishes, and what it reads can be decoded.
     if is_here("pravega") {

@@ -682,6 +682,21 @@ async fn of_two_video_ingesters_the_later_one_goes_on_and_the_other_says_why_it_
     assert!(ended.to_string().contains("scaled"), "{ended}");
 }
 
+/// An encoder that follows another one over the same ingester does not go on from where that was: players are told.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_an_encoder_follows_another_one_the_index_says_so() {
+    use streams::video::{self, ingest::Ingester};
+    let running = server().await;
+    let client = client(&running).await;
+    let mut ingester = Ingester::open(&client, "s", "camera").await.unwrap();
+    ingester.run(&mpeg_ts(&[(0, true), (1, false), (2, true)], 2)[..]).await.unwrap();
+    // It may begin in the middle of a group of pictures.
+    ingester.run(&mpeg_ts(&[(10, false), (11, true), (12, false), (13, true)], 2)[..]).await.unwrap();
+    let (_, index) = video_of(&client, "s", "camera").await;
+    let said: Vec<bool> = index.iter().map(|entry| entry.flags & video::DISCONTINUITY != 0).collect();
+    assert_eq!(said, [true, false, true, false]);
+}
+
 /// Pictures in MPEG-TS behind the tables that they take, each with its number as time and content and so many packets more than one, and whether a player can begin with it.
 fn mpeg_ts(pictures: &[(u64, bool)], more: usize) -> Vec<u8> {
     let packet = |id: u16, begins: bool, random: bool, payload: &[u8]| {

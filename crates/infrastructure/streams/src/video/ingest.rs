@@ -46,6 +46,13 @@ const REWRITTEN: u128 = 0x8f2b_6d0e_51c7_4a93_b6e4_07d9_3c5a_f184;
 /// A last picture that is of so much later than now was taken when a clock was wrong.
 const AHEAD: Duration = Duration::from_secs(300);
 
+/// Over so many pictures it is looked how much later than their times they arrive, the one that was held up least.
+const LOOKED_AT: u32 = 1024;
+/// By so much, ns, the times are moved towards that at once: half a minute's drift of a camera's clock that goes 300 millionths wrong.
+const SLEW_MAX: i64 = 10_000_000;
+/// What arrives so much earlier or later than its time, ns, is no live camera's: a file, as fast as it can be read.
+const LIVE_WITHIN: i64 = 5_000_000_000;
+
 /// What was taken in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
@@ -60,6 +67,9 @@ struct Clock {
     least: u64,
     /// The last picture: on the packets' clock, and in TAI.
     last: Option<(u64, u64)>,
+    /// How much later than their times pictures have arrived, the least, ns, and of how many.
+    late: Option<i64>,
+    looked_at: u32,
 }
 
 impl Clock {
@@ -82,8 +92,21 @@ impl Clock {
                 }
             }
         };
+        let at = at.saturating_add_signed(self.slew(at, now_ns));
         self.last = Some((shown, at));
         (at, jumped)
+    }
+
+    /// By how much, ns, a picture's time is moved, so that a camera's clock that is a little fast or slow is not followed for days: it is seen by those that were held up least on their way.
+    fn slew(&mut self, at: u64, now_ns: u64) -> i64 {
+        let late = i64::try_from(now_ns).unwrap_or(i64::MAX).saturating_sub_unsigned(at);
+        self.late = Some(self.late.map_or(late, |least| least.min(late)));
+        self.looked_at += 1;
+        if self.looked_at < LOOKED_AT {
+            return 0;
+        }
+        self.looked_at = 0;
+        self.late.take().filter(|late| late.abs() < LIVE_WITHIN).map_or(0, |late| late.clamp(-SLEW_MAX, SLEW_MAX))
     }
 }
 
@@ -100,6 +123,9 @@ pub struct Ingester {
     clock: Clock,
     taken: Taken,
     newest: Option<u64>,
+    /// The next picture does not go on from the one before, and nor does the next entry of the index.
+    begins: bool,
+    cut: bool,
 }
 
 impl Ingester {
@@ -118,7 +144,7 @@ impl Ingester {
         let (mut index, length) = Writer::alone(client, scope, &index_name(stream)).await?;
         let (data, offset) = Writer::alone(client, scope, stream).await?;
         let newest = Ingester::newest(client, scope, &index_name(stream), &mut index, length, offset).await?;
-        Ok(Ingester { data, index, offset, clock: Clock::default(), taken: Taken::default(), newest })
+        Ok(Ingester { data, index, offset, clock: Clock::default(), taken: Taken::default(), newest, begins: true, cut: false })
     }
 
     /// The time of the stream's last picture, ms since 1970 (UTC), if it lies so far ahead of this machine's clock that one of the two must be wrong. What is taken from now on has later
@@ -191,6 +217,7 @@ impl Ingester {
         let (mut framer, mut buffer, begin) = (Framer::default(), vec![0; 256 << 10], self.taken);
         // Another encoder has another clock.
         self.clock = Clock { least: self.newest.map_or(0, |n| n + 1), ..Clock::default() };
+        self.begins = true;
         loop {
             let read = match framer.has_frame() {
                 false => input.read(&mut buffer).await,
@@ -225,13 +252,16 @@ impl Ingester {
         // The index is searched by time, so its times grow.
         let entry = from.random_access && self.newest.is_none_or(|n| n < tai_ns);
         let mut flags = if from.random_access { RANDOM_ACCESS } else { 0 };
-        flags |= if entry { INDEXED } else { 0 } | if jumped || self.taken.frames == 0 { DISCONTINUITY } else { 0 };
+        let begins = std::mem::take(&mut self.begins) || jumped;
+        self.cut |= begins;
+        flags |= if entry { INDEXED } else { 0 } | if begins || (entry && self.cut) { DISCONTINUITY } else { 0 };
         let event = frame(flags, tai_ns, &from.packets);
         self.data.append("video", &event, 0).await?;
         if entry {
             self.data.flush().await?;
             self.index.append_bytes("video", &Entry { flags: flags & !INDEXED, tai_ns, offset: self.offset }.bytes(), 0).await?;
             self.newest = Some(tai_ns);
+            self.cut = false;
         }
         self.offset += 8 + event.len() as u64;
         self.taken.frames += 1;
@@ -361,5 +391,31 @@ mod tests {
         let mut clock = Clock { least: 700 * second, ..Clock::default() };
         assert_eq!(clock.time(Some(0), 500 * second), (700 * second, false), "the one before it had a fast clock");
         assert_eq!(clock.time(Some(90_000), 500 * second), (701 * second, false));
+    }
+
+    #[test]
+    fn a_cameras_clock_that_goes_wrong_is_not_followed_for_days() {
+        // Thirty pictures in a second for some hours, each held up by another time on its way.
+        let end = |wrong: i64, seconds: u64| {
+            let mut clock = Clock::default();
+            let (mut at, mut before) = (0, 0);
+            for n in 0..30 * seconds {
+                let true_ns = 1_000_000_000_000 + n * 1_000_000_000 / 30;
+                let shown = (n * 3000).saturating_add_signed(n as i64 * 3000 * wrong / 1_000_000);
+                (at, _) = clock.time(Some(shown % CLOCK_END), true_ns + n * 7919 % 80 * 1_000_000);
+                assert!(at > before, "{at} ns comes after {before}");
+                before = at;
+            }
+            at as i64 - (1_000_000_000_000 + (30 * seconds as i64 - 1) * 1_000_000_000 / 30)
+        };
+        for wrong in [-100, 0, 100] {
+            let off = end(wrong, 4 * 3600);
+            assert!(off.abs() < 50_000_000, "{wrong} millionths: {off} ns off");
+        }
+        // A file is read as fast as it goes, and keeps its own times.
+        let mut clock = Clock::default();
+        let (first, _) = clock.time(Some(0), 0);
+        let last = (1..=100_000u64).map(|n| clock.time(Some(n * 3000), n * 1000).0).last().unwrap();
+        assert!((last - first).abs_diff(100_000 * 1_000_000_000 / 30) < 40_000_000, "{first} to {last}");
     }
 }
