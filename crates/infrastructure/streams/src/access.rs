@@ -348,21 +348,21 @@ impl Access {
             return Err(Refused { why: format!("{segment}: the token has expired"), expired: true });
         }
         let may = |resource: &str| claims.get(resource).and_then(Value::as_str).and_then(Want::parse).is_some_and(|w| w >= want);
-        match resource(segment).is_some_and(|r| may(&r)) {
+        match resources(segment).iter().any(|r| may(r)) {
             true => Ok(until_ms),
             false => Err(no(&format!("the token does not allow {}", want.name()))),
         }
     }
 }
 
-/// What a segment belongs to, by its name: `scope/stream/…`, or a part of a table, which has the form of a stream that nobody can make.
-fn resource(segment: &str) -> Option<String> {
+/// What a segment may belong to, by its name: `scope/stream/…`, or a part of a table, which has a stream's form. Pravega's Rust client makes tables by itself, such as those of its reader groups, with
+/// tokens for a stream of that name; of those that the controller has made it gives tokens for the table only.
+fn resources(segment: &str) -> Vec<String> {
     let mut parts = segment.split('/');
-    let (scope, name) = (parts.next()?, parts.next()?);
-    Some(match name.strip_suffix(plan::TABLE) {
-        Some(name) => table(scope, name),
-        None => stream(scope, name),
-    })
+    let (Some(scope), Some(name)) = (parts.next(), parts.next()) else { return Vec::new() };
+    let mut all = vec![stream(scope, name)];
+    all.extend(name.strip_suffix(plan::TABLE).map(|t| table(scope, t)));
+    all
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -424,7 +424,7 @@ mod tests {
 
     #[test]
     fn a_token_is_for_one_stream_for_a_time() {
-        let (access, folder) = access(&[("ada", "x", &["prn::/scope:a/stream:s,READ_UPDATE", "prn::/scope:a/stream:t,READ", "prn::/scope:a/key-value-table:s,READ"]), ("eve", "x", &["prn::/scope:a/stream:s_*,READ_UPDATE"])]);
+        let (access, folder) = access(&[("ada", "x", &["prn::/scope:a/stream:s,READ_UPDATE", "prn::/scope:a/stream:t,READ", "prn::/scope:a/key-value-table:s,READ"])]);
         let now = 1_000_000;
         let token = access.token(Some("ada"), &[stream("a", "s")], Want::Update, now);
         let may = |token: &str, segment: &str, want, at| access.segment(token, segment, want, at).map_err(|r| r.expired);
@@ -437,8 +437,6 @@ mod tests {
         assert_eq!(may(&token, "a/s_kvtable/0.#epoch.0", Want::Read, now), Err(false));
         let both = access.token(Some("ada"), &[stream("a", "s"), table("a", "s")], Want::Update, now);
         assert_eq!(may(&both, "a/s_kvtable/0.#epoch.0", Want::Read, now), Ok(1_060_000));
-        let stream_of_its_name = access.token(Some("eve"), &[stream("a", "s_kvtable")], Want::Update, now);
-        assert_eq!(may(&stream_of_its_name, "a/s_kvtable/0.#epoch.0", Want::Read, now), Err(false), "{stream_of_its_name}");
         assert_eq!(may(&both, "a/s_kvtable/0.#epoch.0", Want::Update, now), Err(false));
         assert_eq!(may(&both, "a/s/0.#epoch.0", Want::Update, now), Ok(1_060_000));
         // Reading does not become writing by asking, and not by changing a letter.

@@ -535,7 +535,12 @@ impl controller_service_server::ControllerService for Controller {
     async fn get_delegation_token(&self, request: Request<StreamInfo>) -> Answer<DelegationToken> {
         use stream_info::AccessOperation as A;
         // Java's client asks so for its tables, too, by the table's own name. Whether there is one or the other is not told to who has no right to either.
-        let (user, request, resources) = self.enter_any(request, |r| vec![access::stream(&r.scope, &r.stream), access::table(&r.scope, &r.stream)], Want::Read).await?;
+        let of = |r: &StreamInfo| match r.stream.strip_suffix(plan::TABLE).filter(|table| self.store.peek(|s| s.catalog.scopes.get(&r.scope).is_some_and(|s| s.tables.contains_key(*table)))) {
+            // The name of its segments: a right to all streams is none to it.
+            Some(table) => vec![access::table(&r.scope, table)],
+            None => vec![access::stream(&r.scope, &r.stream), access::table(&r.scope, &r.stream)],
+        };
+        let (user, request, resources) = self.enter_any(request, of, Want::Read).await?;
         let want = if request.access_operation() == A::Read { Want::Read } else { Want::Update };
         // Who says that he means to write learns here that he may not. Others get what they may: some clients ask for more than they need.
         if request.access_operation() == A::Write {

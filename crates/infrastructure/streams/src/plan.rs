@@ -441,7 +441,7 @@ pub fn delete_group(state: &State, scope: &str, group: &str) -> Plan<()> {
     Ok((Some(Record::Many(records)), ()))
 }
 
-/// What the name ends in under which a key-value table's segments are found, which is like a stream's. No stream has such a name.
+/// What the name ends in under which a key-value table's segments are found, which is like a stream's. The controller makes no stream with such a name.
 pub const TABLE: &str = "_kvtable";
 
 fn table_stream(table: &str) -> String {

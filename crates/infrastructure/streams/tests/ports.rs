@@ -1037,6 +1037,7 @@ async fn users_do_what_their_rules_say_and_nothing_else() {
         user("writer", &["prn::/scope:s/stream:t,READ_UPDATE"]),
         user("reader", &["prn::/scope:s/stream:t,READ", "prn::/scope:s/stream:scaled,READ"]),
         user("late", &["prn::/,READ"]),
+        user("all", &["prn::/scope:s/stream:*,READ_UPDATE"]),
         user("lister", &["prn::/scope:s,READ", "prn::/scope:s/stream:t,READ"]),
     ];
     std::fs::write(&file, lines.join("\n")).unwrap();
@@ -1127,6 +1128,16 @@ async fn users_do_what_their_rules_say_and_nothing_else() {
     };
     assert_eq!(token("table").await.unwrap_err(), token("nothing").await.unwrap_err());
     assert!(!token("t").await.unwrap().into_inner().delegation_token.is_empty());
+    // A right to all streams is none to a table, by whatever name; tables that clients make by themselves are as streams to them.
+    let of_all_streams = async |name: &str| {
+        let mut request = tonic::Request::new(streams::proto::StreamInfo { scope: "s".into(), stream: name.into(), access_operation: 0 });
+        request.metadata_mut().insert("authorization", format!("Basic {}", base64::engine::general_purpose::STANDARD.encode("all:all's")).parse().unwrap());
+        raw(&running).await.get_delegation_token(request).await.map_or_else(|e| format!("{:?}", e.code()), |t| t.into_inner().delegation_token)
+    };
+    assert_eq!(of_all_streams("table_kvtable").await, "PermissionDenied");
+    let own = of_all_streams("readers_kvtable").await;
+    let part = |name: &str| known.segment(&own, name, access::Want::Update, base::clock::now_ms()).is_ok();
+    assert!(part("s/readers_kvtable/0.#epoch.0") && !part("s/table_kvtable/0.#epoch.0"));
 
     // The same over HTTP, and metrics for everyone.
     assert_eq!(http(running.http, "GET", "/v1/streams", None, "").await.0, 401);
