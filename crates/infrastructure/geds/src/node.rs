@@ -1002,7 +1002,7 @@ impl Inner {
         let Some(local) = self.tier.get(meta.id) else { return Ok(None) };
         let there = match &meta.persisted {
             // A store that is away says nothing of it; to bring all of it there once more would be of no use.
-            Some(location) => persist.has(location, meta.size).await?,
+            Some(location) => persist.has(location, meta.size, crate::persist::LOOK_MAX).await?,
             None => false,
         };
         if there {

@@ -55,8 +55,10 @@ const RETRY_MAX: Duration = Duration::from_secs(20);
 /// The longest pause between two tries.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// How long it is looked whether something is there.
-const LOOK_MAX: Duration = Duration::from_secs(3);
+/// How long it is looked whether something is there …
+pub(crate) const LOOK_MAX: Duration = Duration::from_secs(3);
+/// … and where it is known that the store has just failed.
+pub(crate) const LOOK_AGAIN_MAX: Duration = Duration::from_secs(1);
 /// For one request that has a connection: 16 MiB over a slow line.
 const REQUEST_MAX: Duration = Duration::from_secs(120);
 
@@ -702,9 +704,9 @@ impl Persist {
     }
 
     /// Whether an object of this size is there. An error: nobody knows.
-    pub(crate) async fn has(&self, location: &str, size: u64) -> Result<bool> {
-        let silent = || failed("look up", location)(object_store::Error::Generic { store: "persistency tier", source: format!("no answer for {} s", LOOK_MAX.as_secs()).into() });
-        match tokio::time::timeout(LOOK_MAX, self.size(location)).await.unwrap_or_else(|_| Err(silent())) {
+    pub(crate) async fn has(&self, location: &str, size: u64, within: Duration) -> Result<bool> {
+        let silent = || failed("look up", location)(object_store::Error::Generic { store: "persistency tier", source: format!("no answer for {} s", within.as_secs()).into() });
+        match tokio::time::timeout(within, self.size(location)).await.unwrap_or_else(|_| Err(silent())) {
             Ok(there) => Ok(there == size),
             Err(e) if e.kind() == Kind::NotFound => Ok(false),
             Err(e) => Err(e),

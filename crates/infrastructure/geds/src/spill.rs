@@ -23,7 +23,7 @@ use crate::{
     metrics::add,
     names::Prefix,
     node::{Inner, Node, Tuning, compute, joined},
-    persist::Persist,
+    persist::{LOOK_AGAIN_MAX, LOOK_MAX, Persist},
 };
 use base::{Kind, Pace, behind::Behind, unit::Span};
 use futures::StreamExt;
@@ -499,7 +499,7 @@ impl Inner {
         let Some(local) = self.tier.get(id) else { return Ok(None) };
         let Some(meta) = self.catalog.find(id).await? else { return Ok(None) };
         let stored = match (&meta.persisted, &self.persist) {
-            (Some(location), Some(persist)) => match persist.has(location, meta.size).await {
+            (Some(location), Some(persist)) => match persist.has(location, meta.size, LOOK_MAX).await {
                 Ok(has) => has,
                 // It is away, and has what it had. One that refuses may have lost it.
                 Err(e) => e.kind() == Kind::Unavailable,
@@ -633,7 +633,7 @@ impl Inner {
         let Some(meta) = self.catalog.find(id).await? else { return Ok(false) };
         let (Some(location), Some(persist)) = (&meta.persisted, &self.persist) else { return Ok(false) };
         if !*is_silent {
-            match persist.has(location, meta.size).await {
+            match persist.has(location, meta.size, LOOK_AGAIN_MAX).await {
                 Ok(true) => {}
                 Ok(false) => {
                     local.persisted.store(false, SeqCst);
