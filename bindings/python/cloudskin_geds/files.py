@@ -186,6 +186,14 @@ class Packed(io.RawIOBase):
 class Text(io.TextIOWrapper):
     """Text on its way into a `Sink` or `Packed`."""
 
+    def write(self, text):
+        try:
+            return super().write(text)
+        except UnicodeError:
+            # What is sealed must not lack a piece in its middle.
+            self.discard()
+            raise
+
     def discard(self):
         self.buffer.discard()
 

@@ -223,6 +223,14 @@ class FileSystem(Case):
             with fsspec.open(f"geds://data/{name}", "rt", compression="infer", **options) as file:
                 self.assertEqual(file.read(), "1")
 
+    def test_text_that_can_not_be_encoded_leaves_nothing(self):
+        file = self.fs.open("data/text", "w", encoding="ascii")
+        file.write("before")
+        with self.assertRaises(UnicodeEncodeError):
+            file.write("ü")
+        file.close()
+        self.assertFalse(self.fs.exists("data/text"))
+
     def test_the_root_holds_the_buckets(self):
         self.fs.pipe({"data/a": b"1", "data/folder/b": b"22", "more/c": b"333"})
         self.fs.mkdir("empty")

@@ -6,12 +6,14 @@
 //! none could ─▶ persistency tier ─▶ the same
 //! ```
 //!
-//! Of what is large, a small part is read range by range where it lies ([`Inner::part_of_distant`]), and nothing is kept.
+//! What comes as a whole is worth nothing until its length and checksum are those of the catalog. The bytes that wait in memory are four ranges at most.
 //!
-//! What comes is worth nothing until its length and checksum are those of the catalog. The bytes that wait in memory are four ranges at most.
+//! Of what is large, a small part is read range by range where it lies ([`Inner::part_of`]), and nothing is kept. Nobody can compare it with the object's checksum: a site compares what it holds before it
+//! sends of it for the first time, and the lines have checksums of their own.
 
 use crate::{
     BucketName, Error, Holder, Key, Object, ObjectMeta, PeerClient, Persist, Result, Writer,
+    leases::Wanted,
     local::{Draft, Local, Refused},
     metrics::{Source, add},
     node::{Inner, compute},
@@ -34,8 +36,10 @@ use tracing::{Instrument, Span};
 
 /// What is asked for at a time.
 const RANGE_BYTES: u64 = 4 << 20;
-/// Up to the fourth part of what is longer than that is read where it lies, and not fetched.
-const LITTLE: u64 = 4;
+/// Of what is longer than that, up to the fourth part is read where it lies before it is fetched as a whole.
+const FETCHED_AFTER: u64 = 4;
+/// Objects of which it is known how much was read so.
+const READ_IN_PARTS_MAX: usize = 1024;
 /// Ranges of one object on their way at a time.
 const RANGES_AT_A_TIME: usize = 4;
 /// How long the persistency tier may be silent in the middle of an object.
@@ -58,6 +62,9 @@ async fn download(meta: &ObjectMeta, client: &mut PeerClient, range: Range) -> R
     }
     Ok(chunks)
 }
+
+/// Whose part it is, its length, and the bytes as they come.
+pub(crate) type Part = (ObjectMeta, u64, BoxStream<'static, Result<Bytes>>);
 
 impl Inner {
     /// Opens exactly this epoch.
@@ -237,25 +244,56 @@ impl Inner {
         chunks
     }
 
-    /// A part of what is not here, as it comes, without a copy that stays: where it is a small part of much, or where there would never be room for all of it. `None`: it is here, or shall be.
-    pub(crate) async fn part_of_distant(self: &Arc<Self>, bucket: &BucketName, key: &Key, range: Range) -> Result<Option<(ObjectMeta, u64, BoxStream<'static, Result<Bytes>>)>> {
-        if range == Range::default() {
+    /// A part of what is not here, as it comes, without a copy that stays: in a bound bucket, where it is a small part of much, or where there would never be room for all of it. `None`: it is here, or shall be.
+    pub(crate) async fn part_of(self: &Arc<Self>, bucket: &BucketName, key: &Key, range: Range) -> Result<Option<Part>> {
+        if range == Range::default() || self.known(bucket, key).is_some() {
             return Ok(None);
         }
-        let meta = self.catalog.lookup(bucket, key).await?;
+        self.names.settle(Wanted::Key(bucket, key)).await;
+        if let Some(part) = self.part_of_foreign(bucket, key, range).await? {
+            return Ok(Some(part));
+        }
+        let Ok(meta) = self.catalog.lookup(bucket, key).await else { return Ok(None) };
         if self.tier.get(meta.id).is_some() {
             return Ok(None);
         }
         let len = peer::cut(bucket, key, meta.size, range.offset, range.len)?;
-        let is_little = meta.size > RANGE_BYTES && len <= meta.size / LITTLE;
-        if !is_little && meta.size <= self.tier.space(false).limit {
+        let fits = meta.size <= self.tier.space(false).limit;
+        if fits && (meta.size <= RANGE_BYTES || self.has_read(&meta, len) > meta.size / FETCHED_AFTER) {
             return Ok(None);
         }
+        match self.part_of_distant(&meta, range.offset, len).await {
+            Ok(part) => Ok(Some(part)),
+            Err(error) if fits => {
+                tracing::debug!(%error, "a part can't be read where it lies; all of it is fetched");
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Counts what is read of an object by parts: who walks through it, or comes back again and again, is better off with a copy.
+    fn has_read(&self, meta: &ObjectMeta, more: u64) -> u64 {
+        let mut all = self.read_in_parts.lock().unwrap_or_else(|e| e.into_inner());
+        if all.len() >= READ_IN_PARTS_MAX && !all.contains_key(&meta.id) {
+            all.clear();
+        }
+        let read = all.entry(meta.id).or_default();
+        *read = read.saturating_add(more);
+        let read = *read;
+        if read > meta.size / FETCHED_AFTER {
+            all.remove(&meta.id);
+        }
+        read
+    }
+
+    async fn part_of_distant(self: &Arc<Self>, meta: &ObjectMeta, offset: u64, len: u64) -> Result<Part> {
+        let range = Range { offset, len };
         let end = range.offset + len;
         let mut pieces = (range.offset..end).step_by(RANGE_BYTES as usize).map(move |offset| Range { offset, len: RANGE_BYTES.min(end - offset) });
         // What is wrong with the first is told before any is sent.
         let first = match pieces.next() {
-            Some(range) => self.piece(&meta, range).await?,
+            Some(range) => self.piece(meta, range).await?,
             None => Vec::new(),
         };
         let (inner, of) = (self.clone(), meta.clone());
@@ -265,7 +303,7 @@ impl Inner {
         });
         let pieces = futures::stream::once(async move { Ok(first) }).chain(rest);
         let bytes = pieces.map_ok(|chunks| futures::stream::iter(chunks.into_iter().map(Ok))).try_flatten();
-        Ok(Some((meta, len, bytes.boxed())))
+        Ok((meta.clone(), len, bytes.boxed()))
     }
 
     /// At most [`RANGE_BYTES`] of an object from wherever there is a copy; by what the catalog says of it now, if it is not where it was.

@@ -25,6 +25,7 @@ use crate::{
     metrics::{self, BucketCounts, Buckets, Counters, Source, add},
     names::Prefix,
     peer::{self, Peers},
+    persist::There,
     second::{Seconds, wants_second},
     seek::Searches,
     spans,
@@ -159,6 +160,8 @@ pub(crate) struct Inner {
     pub begun: Begun,
     pub epochs: Epochs,
     pub copies: bound::Copies,
+    /// Of objects that lie elsewhere: how many bytes were read of them by parts.
+    pub read_in_parts: Mutex<HashMap<ObjectId, u64>>,
     pub listings: bound::Listings,
     pub seconds: Seconds,
     /// What other processes have of this node's, if it shares.
@@ -299,6 +302,7 @@ impl Node {
             begun,
             epochs,
             copies: bound::Copies::default(),
+            read_in_parts: Mutex::default(),
             searches: Searches::default(),
             listings: bound::Listings::default(),
             seconds: Seconds::new(alone),
@@ -428,30 +432,18 @@ impl Node {
     }
 
     /// Some bytes of what has the key now, at most [`crate::RANGE_BYTES_MAX`], cut at the object's end. Of an object in a bound bucket that is not here, only these are fetched, and so it is
-    /// where they are a small part of a large object, or this node could never hold all of it.
+    /// where they are a small part of a large object, or this node could never hold all of it. Such a part is as its source sends it: the object's checksum is of all of it, so nobody can compare a part with it.
     pub async fn read_range(&self, bucket: &BucketName, key: &Key, range: peer::Range) -> Result<(ObjectMeta, Bytes)> {
         bound::check_range(range)?;
-        if self.inner.known(bucket, key).is_none() {
-            self.inner.names.settle(Wanted::Key(bucket, key)).await;
-            let part = match self.inner.part_of_foreign(bucket, key, range).await? {
-                None => match self.inner.part_of_distant(bucket, key, range).await {
-                    Err(e @ Error::PastEnd { .. }) => return Err(e),
-                    // What can't be read where it lies may be here by now, or come as a whole.
-                    part => part.unwrap_or_default(),
-                },
-                part => part,
-            };
-            if let Some((meta, len, stream)) = part {
-                let mut bytes = Vec::with_capacity(len as usize);
-                let mut stream = stream;
-                while let Some(chunk) = stream.try_next().await? {
-                    bytes.extend_from_slice(&chunk);
-                }
-                if bytes.len() as u64 != len {
-                    return Err(damaged(&meta, "on its way".into(), format!("{} bytes of {len} came", bytes.len())));
-                }
-                return Ok((meta, bytes.into()));
+        if let Some((meta, len, mut stream)) = self.inner.part_of(bucket, key, range).await? {
+            let mut bytes = Vec::with_capacity(len as usize);
+            while let Some(chunk) = stream.try_next().await? {
+                bytes.extend_from_slice(&chunk);
             }
+            if bytes.len() as u64 != len {
+                return Err(damaged(&meta, "on its way".into(), format!("{} bytes of {len} came", bytes.len())));
+            }
+            return Ok((meta, bytes.into()));
         }
         let object = self.open_object(bucket, key).await?;
         let len = peer::cut(bucket, key, object.len(), range.offset, range.len)?;
@@ -1000,14 +992,19 @@ impl Inner {
     /// Upload, verify, record; within the object's turn.
     async fn upload_held(self: &Arc<Self>, persist: &Persist, meta: &ObjectMeta, pace: &Pace) -> Result<Option<ObjectMeta>> {
         let Some(local) = self.tier.get(meta.id) else { return Ok(None) };
-        let there = match &meta.persisted {
-            // A store that is away says nothing of it; to bring all of it there once more would be of no use.
-            Some(location) => persist.has(location, meta.size, crate::persist::LOOK_MAX).await?,
-            None => false,
-        };
-        if there {
-            local.persisted.store(true, SeqCst);
-            return Ok(Some(meta.clone()));
+        if let Some(location) = &meta.persisted {
+            match persist.there(location, meta.size, PERSIST_SILENCE).await? {
+                There::Yes => {
+                    local.persisted.store(true, SeqCst);
+                    return Ok(Some(meta.clone()));
+                }
+                There::No => {}
+                // To bring all of it there once more would be of no use.
+                There::Silent => {
+                    let silent = Error::Remote { kind: Kind::DeadlineExceeded, message: format!("{persist} did not say within {} s whether it has {location}", PERSIST_SILENCE.as_secs()) };
+                    return Err(Error::Upload { bucket: meta.bucket.to_string(), key: meta.key.to_string(), source: Box::new(silent) });
+                }
+            }
         }
         // What was there and is not any more is brought there anew, and must not go before.
         local.persisted.store(false, SeqCst);

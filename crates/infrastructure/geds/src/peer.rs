@@ -386,18 +386,16 @@ async fn answer(node: &Node, stream: Box<dyn Io + '_>, peer: &str) -> Result<()>
             Request::Get { bucket, key, copy, offset, len } => {
                 let part = match copy {
                     Some(_) => Ok(None),
-                    None => match node.inner.part_of_foreign(&bucket, &key, Range { offset, len }).await {
-                        Ok(None) => node.inner.part_of_distant(&bucket, &key, Range { offset, len }).await,
-                        part => part,
-                    },
+                    None => node.inner.part_of(&bucket, &key, Range { offset, len }).await,
                 };
-                if let Ok(Some((meta, len, stream))) = part {
-                    send_part(node, &mut wire, meta, len, stream).await?;
-                    continue;
-                }
-                let found = match copy {
-                    Some((id, epoch)) => node.copy(&bucket, &key, id, epoch).await,
-                    None => node.open_object(&bucket, &key).await,
+                let found = match (part, copy) {
+                    (Ok(Some((meta, len, stream))), _) => {
+                        send_part(node, &mut wire, meta, len, stream).await?;
+                        continue;
+                    }
+                    (Err(e), _) => Err(e),
+                    (Ok(None), Some((id, epoch))) => node.copy(&bucket, &key, id, epoch).await,
+                    (Ok(None), None) => node.open_object(&bucket, &key).await,
                 };
                 match found.and_then(|object| cut(&bucket, &key, object.len(), offset, len).map(|len| (object, len))) {
                     Ok((object, len)) => {

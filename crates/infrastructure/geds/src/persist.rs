@@ -55,12 +55,18 @@ const RETRY_MAX: Duration = Duration::from_secs(20);
 /// The longest pause between two tries.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// How long it is looked whether something is there …
-pub(crate) const LOOK_MAX: Duration = Duration::from_secs(3);
-/// … and where it is known that the store has just failed.
-pub(crate) const LOOK_AGAIN_MAX: Duration = Duration::from_secs(1);
 /// For one request that has a connection: 16 MiB over a slow line.
 const REQUEST_MAX: Duration = Duration::from_secs(120);
+
+/// Whether the persistency tier has an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum There {
+    Yes,
+    /// Another one, or none.
+    No,
+    /// Nobody answers: it has what it had.
+    Silent,
+}
 
 /// A word that must not appear in logs.
 #[derive(Clone, Default, Deserialize)]
@@ -703,13 +709,15 @@ impl Persist {
         Ok(self.store.head(&Location::from(location)).await.map_err(failed("look up", location))?.size)
     }
 
-    /// Whether an object of this size is there. An error: nobody knows.
-    pub(crate) async fn has(&self, location: &str, size: u64, within: Duration) -> Result<bool> {
-        let silent = || failed("look up", location)(object_store::Error::Generic { store: "persistency tier", source: format!("no answer for {} s", within.as_secs()).into() });
-        match tokio::time::timeout(within, self.size(location)).await.unwrap_or_else(|_| Err(silent())) {
-            Ok(there) => Ok(there == size),
-            Err(e) if e.kind() == Kind::NotFound => Ok(false),
-            Err(e) => Err(e),
+    /// Whether an object of this size is there. An error is an answer, too, and says nothing of what the store has: a disk that fails has perhaps lost it, and a right that is gone comes back.
+    pub(crate) async fn there(&self, location: &str, size: u64, within: Duration) -> Result<There> {
+        match tokio::time::timeout(within, self.size(location)).await {
+            // A server that refuses connections is tried again for longer than that.
+            Err(_) => Ok(There::Silent),
+            Ok(Ok(found)) if found == size => Ok(There::Yes),
+            Ok(Ok(_)) => Ok(There::No),
+            Ok(Err(e)) if e.kind() == Kind::NotFound => Ok(There::No),
+            Ok(Err(e)) => Err(e),
         }
     }
 

@@ -5,7 +5,7 @@
 //!         ├─ write-behind ─▶ queue ───▶ uploaded soon, within the bandwidth, not while the breaker is open
 //!         └─ write-through ───────────▶ uploaded before the seal returns
 //! room wanted, and nothing is spilled by itself ─▶ copies go of what is in the persistency tier, or was fetched from another site
-//! room wanted (above `high`, or a writer waits) ─▶ victims: uploaded ones first, then idle × size ─▶ upload, verify, commit, free ─▶ until `low`
+//! room wanted (above `high`, or a writer waits) ─▶ copies of what is uploaded go, also while the tier does not answer ─▶ victims: idle × size ─▶ upload, verify, commit, free ─▶ until `low`
 //! it fails ─┬─ the store (its errors, its silence) ─▶ the breaker: all wait, then one tries, and not the same as before
 //!           ├─ the catalog ─────────────────────────▶ all wait a moment
 //!           └─ the object (damaged, unreadable) ────▶ it rests, longer and longer; the others go on
@@ -23,7 +23,7 @@ use crate::{
     metrics::add,
     names::Prefix,
     node::{Inner, Node, Tuning, compute, joined},
-    persist::{LOOK_AGAIN_MAX, LOOK_MAX, Persist},
+    persist::{Persist, There},
 };
 use base::{Kind, Pace, behind::Behind, unit::Span};
 use futures::StreamExt;
@@ -34,7 +34,7 @@ use std::{
     sync::{
         Arc, Mutex, Weak,
         atomic::{
-            AtomicU64,
+            AtomicBool, AtomicU64,
             Ordering::{Relaxed, SeqCst},
         },
     },
@@ -47,6 +47,12 @@ pub(crate) const UPLOADS: usize = 4;
 /// The first pause after a failure, and the longest; each is twice the one before.
 const PAUSE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How long it is waited for the persistency tier's word whether it has something.
+const LOOK_MAX: Duration = Duration::from_secs(1);
+/// When nothing was found that is uploaded already, it is not looked for again before that: it costs a look at all objects.
+const NONE_UPLOADED: Duration = Duration::from_secs(1);
+/// So often a drain looks what has come since it last looked.
+const DRAIN_ROUNDS: usize = 3;
 /// Objects of which it is known that they failed, besides those that rest.
 const FAILED_MAX: usize = 4096;
 
@@ -241,6 +247,8 @@ pub(crate) struct Spiller {
     wanted: [AtomicU64; 2],
     pub pace: Pace,
     pub free_pace: Pace,
+    /// When there was nothing uploaded that could go, on the disk and in memory.
+    none_uploaded: [Mutex<Option<Instant>>; 2],
     /// Where the task runs, with its copies, checksums and uploads: who writes has the processors first. If it waits for room they are free.
     behind: Behind,
 }
@@ -259,6 +267,7 @@ impl Spiller {
             wanted: [const { AtomicU64::new(0) }; 2],
             pace: Pace::new(options.bandwidth),
             free_pace: Pace::new(None),
+            none_uploaded: Default::default(),
             behind: Behind::new("geds-spill", 1),
         }
     }
@@ -365,7 +374,7 @@ impl Spiller {
         }
         let mut breaker = lock(&self.breaker);
         if !breaker.is_open() {
-            tracing::warn!(%error, "the persistency tier fails; it is tried again after a pause, and nothing is freed meanwhile");
+            tracing::warn!(%error, "the persistency tier fails; it is tried again after a pause; until then only copies of what it has go from here");
         }
         breaker.failed(now);
         breaker.allows(now).map(drop)
@@ -499,11 +508,7 @@ impl Inner {
         let Some(local) = self.tier.get(id) else { return Ok(None) };
         let Some(meta) = self.catalog.find(id).await? else { return Ok(None) };
         let stored = match (&meta.persisted, &self.persist) {
-            (Some(location), Some(persist)) => match persist.has(location, meta.size, LOOK_MAX).await {
-                Ok(has) => has,
-                // It is away, and has what it had. One that refuses may have lost it.
-                Err(e) => e.kind() == Kind::Unavailable,
-            },
+            (Some(location), Some(persist)) => matches!(persist.there(location, meta.size, LOOK_MAX).await, Ok(There::Yes | There::Silent)),
             _ => false,
         };
         let spare = local.spare.load(SeqCst) && self.tuning.policy(&meta.bucket).second_copy.is_none();
@@ -511,6 +516,11 @@ impl Inner {
             return Ok(None);
         }
         match self.catalog.drop_holder(&meta.bucket, &meta.key, meta.epoch, &self.site).await {
+            // Others may have counted on this copy when they gave up theirs.
+            Ok(now) if !stored && !self.is_elsewhere(&now).await.unwrap_or(false) => {
+                self.catalog.add_holder(&meta.bucket, &meta.key, meta.epoch, &self.site).await?;
+                Ok(None)
+            }
             Ok(_) => Ok(Some(self.free(id))),
             // It is the only copy by now, or something else.
             Err(e) if matches!(e.kind(), Kind::NotFound | Kind::FailedPrecondition) => Ok(None),
@@ -555,11 +565,11 @@ impl Inner {
                 self.reclaim(memory);
                 continue;
             }
-            let at_a_time = match self.spiller.allowed() {
-                Ok(at_a_time) => at_a_time,
-                Err(_) if self.free_uploaded(memory).await => continue,
-                Err(at) => return Err(at),
-            };
+            // They are the first to go in any case, and whether the store takes something more is of no matter to them.
+            if self.free_uploaded(memory).await {
+                continue;
+            }
+            let at_a_time = self.spiller.allowed()?;
             // Full parts of what grows: nobody writes them again.
             if !memory && self.spill_heads().await? {
                 continue;
@@ -606,41 +616,50 @@ impl Inner {
         Ok(gone)
     }
 
-    /// While the persistency tier is away: frees what was uploaded and compared before that. Who opens it has to wait for the tier, but who writes has room. False: there was nothing of the sort.
+    /// Frees what was uploaded and compared before. While the persistency tier is away, who opens it has to wait for the tier, but who writes has room. False: there was nothing of the sort.
     async fn free_uploaded(self: &Arc<Self>, memory: bool) -> bool {
+        let looked = &self.spiller.none_uploaded[usize::from(memory)];
+        if lock(looked).is_some_and(|at| at.elapsed() < NONE_UPLOADED) {
+            return false;
+        }
         let inner = self.clone();
         let chosen = compute(move || inner.choose(memory, |local| local.persisted.load(SeqCst))).await.unwrap_or_default();
-        let (mut freed, mut is_silent) = (false, false);
-        for id in chosen {
-            match self.free_one_uploaded(id, &mut is_silent).await {
+        let is_silent = AtomicBool::new(false);
+        let mut freeing = futures::stream::iter(chosen.into_iter().map(|id| self.free_one_uploaded(id, &is_silent))).buffer_unordered(UPLOADS);
+        let mut freed = false;
+        while let Some(answer) = freeing.next().await {
+            match answer {
                 Ok(done) => freed |= done,
                 Err(error) => {
-                    tracing::warn!(%error, "copies of what the persistency tier has can't go");
+                    tracing::debug!(%error, "copies of what the persistency tier should have can't go");
                     break;
                 }
             }
         }
+        drop(freeing);
         let inner = self.clone();
         let _ = compute(move || inner.reclaim(memory)).await; // what it frees is seen by who wants it
+        *lock(looked) = (!freed).then(Instant::now);
         freed
     }
 
     /// `is_silent`: the tier was asked lately and did not answer, so what it had it has. One that answers is asked for each, and one that refuses may have lost all.
-    async fn free_one_uploaded(&self, id: ObjectId, is_silent: &mut bool) -> Result<bool> {
+    async fn free_one_uploaded(&self, id: ObjectId, is_silent: &AtomicBool) -> Result<bool> {
         let turn = self.turn(id);
         let Ok(_turn) = turn.try_lock() else { return Ok(false) };
         let Some(local) = self.tier.get(id) else { return Ok(false) };
         let Some(meta) = self.catalog.find(id).await? else { return Ok(false) };
         let (Some(location), Some(persist)) = (&meta.persisted, &self.persist) else { return Ok(false) };
-        if !*is_silent {
-            match persist.has(location, meta.size, LOOK_AGAIN_MAX).await {
-                Ok(true) => {}
-                Ok(false) => {
+        if !is_silent.load(SeqCst) {
+            match persist.there(location, meta.size, LOOK_MAX).await? {
+                There::Yes => {}
+                There::Silent => is_silent.store(true, SeqCst),
+                There::No => {
+                    tracing::warn!(bucket = %meta.bucket, key = %meta.key, location, "the persistency tier has lost an object; it is brought there again");
                     local.persisted.store(false, SeqCst);
+                    self.spiller.owe(id);
                     return Ok(false);
                 }
-                Err(e) if e.kind() == Kind::Unavailable => *is_silent = true,
-                Err(e) => return Err(e),
             }
         }
         match self.unrecord(&meta).await {
@@ -845,16 +864,18 @@ impl Node {
             };
         };
         let (mut done, mut tried) = (0, HashSet::new());
-        loop {
-            // What is under way is waited for, too: its turn comes after. And what others have sealed meanwhile was acknowledged like everything before.
+        // What others have sealed meanwhile was acknowledged like everything before; but who goes on sealing is not waited for without end.
+        for _ in 0..DRAIN_ROUNDS {
+            // What is under way is waited for, too: its turn comes after.
             let mut owed = inner.spiller.owed();
             owed.extend(inner.only_in_memory());
             owed.retain(|id| tried.insert(*id));
             if owed.is_empty() {
-                return Ok(done);
+                break;
             }
             done += self.bring_away(&persist, owed, deadline, done).await?;
         }
+        Ok(done)
     }
 
     /// Uploads these until the deadline; how many that were. `before`: as many were uploaded already, for who is told that it was not all.

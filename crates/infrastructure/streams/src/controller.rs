@@ -129,10 +129,10 @@ fn to_config(scope: &str, name: &str, of: &Config) -> StreamConfig {
     }
 }
 
-/// The next page of names after a token, which is the last name of the page before.
-fn page<'a>(all: impl Iterator<Item = &'a String>, token: Option<ContinuationToken>) -> (Vec<String>, Option<ContinuationToken>) {
+/// The next page of names that are `shown`, after a token, which is the last name of the page before.
+fn page<'a>(all: impl Iterator<Item = &'a String>, token: Option<ContinuationToken>, shown: impl Fn(&str) -> bool) -> (Vec<String>, Option<ContinuationToken>) {
     let after = token.map(|t| t.token).unwrap_or_default();
-    let names: Vec<String> = all.filter(|n| after.is_empty() || **n > after).take(PAGE).cloned().collect();
+    let names: Vec<String> = all.filter(|n| after.is_empty() || **n > after).filter(|n| shown(n)).take(PAGE).cloned().collect();
     let token = names.last().cloned().unwrap_or(after);
     (names, Some(ContinuationToken { token }))
 }
@@ -275,7 +275,7 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn list_scopes(&self, request: Request<ScopesRequest>) -> Answer<ScopesResponse> {
         let (user, request) = self.enter_as(request, |_| access::root(), Want::Read).await?;
-        let look = self.store.look(|s| Ok(page(s.catalog.scopes.keys().filter(|scope| self.sees(&user, access::scope(scope))), request.continuation_token)));
+        let look = self.store.look(|s| Ok(page(s.catalog.scopes.keys(), request.continuation_token, |scope| self.sees(&user, access::scope(scope)))));
         let (scopes, continuation_token) = look.await.map_err(|e| status(&e))?;
         Ok(Response::new(ScopesResponse { scopes, continuation_token }))
     }
@@ -535,10 +535,12 @@ impl controller_service_server::ControllerService for Controller {
     async fn get_delegation_token(&self, request: Request<StreamInfo>) -> Answer<DelegationToken> {
         use stream_info::AccessOperation as A;
         // Java's client asks so for its tables, too, by the table's own name. Whether there is one or the other is not told to who has no right to either.
-        let of = |r: &StreamInfo| match r.stream.strip_suffix(plan::TABLE).filter(|table| self.store.peek(|s| s.catalog.scopes.get(&r.scope).is_some_and(|s| s.tables.contains_key(*table)))) {
-            // The name of its segments: a right to all streams is none to it.
-            Some(table) => vec![access::table(&r.scope, table)],
-            None => vec![access::stream(&r.scope, &r.stream), access::table(&r.scope, &r.stream)],
+        let of = |r: &StreamInfo| {
+            let asked = [access::stream(&r.scope, &r.stream), access::table(&r.scope, &r.stream)];
+            // The name of a table's segments: a right to all streams is none to a table that the controller has made.
+            let Some(table) = r.stream.strip_suffix(plan::TABLE) else { return asked.to_vec() };
+            let is_made = self.store.peek(|s| s.catalog.scopes.get(&r.scope).is_some_and(|s| s.tables.contains_key(table)));
+            std::iter::once(access::table(&r.scope, table)).chain(asked.into_iter().filter(|_| !is_made)).collect()
         };
         let (user, request, resources) = self.enter_any(request, of, Want::Read).await?;
         let want = if request.access_operation() == A::Read { Want::Read } else { Want::Update };
@@ -690,7 +692,7 @@ impl controller_service_server::ControllerService for Controller {
         let scope = request.scope.unwrap_or_default().scope;
         let look = self.store.look(|s| {
             let found = s.catalog.scopes.get(&scope).ok_or_else(|| Error::NoScope(scope.clone()))?;
-            Ok(page(found.tables.keys().filter(|table| self.sees(&user, access::table(&scope, table))), request.continuation_token))
+            Ok(page(found.tables.keys(), request.continuation_token, |table| self.sees(&user, access::table(&scope, table))))
         });
         let (status, (names, continuation_token)) = match look.await {
             Ok(page) => (S::Success, page),
@@ -787,9 +789,8 @@ impl Controller {
         let scope = scope.unwrap_or_default().scope;
         let look = self.store.look(|s| {
             let found = s.catalog.scopes.get(&scope).ok_or_else(|| Error::NoScope(scope.clone()))?;
-            let seen = found.streams.iter().filter(|(name, _)| self.sees(user, access::stream(&scope, name)));
-            let tagged = seen.filter(|(_, s)| tag.as_ref().is_none_or(|t| s.config.tags.contains(t)));
-            Ok(page(tagged.map(|(name, _)| name), token))
+            let tagged = found.streams.iter().filter(|(_, s)| tag.as_ref().is_none_or(|t| s.config.tags.contains(t)));
+            Ok(page(tagged.map(|(name, _)| name), token, |name| self.sees(user, access::stream(&scope, name))))
         });
         let (status, (names, continuation_token)) = match look.await {
             Ok(page) => (S::Success, page),

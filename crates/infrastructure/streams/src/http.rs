@@ -2,7 +2,7 @@
 //!
 //! | path | is |
 //! | --- | --- |
-//! | `GET /metrics` | Prometheus's text; no user is asked for, and it has no event's content |
+//! | `GET /metrics` | Prometheus's text; no user is asked for, but for what it says by the names of segments, and it has no event's content |
 //! | `GET /v1/streams` | what there is: streams with sizes and rates, tiers, time left in an outage |
 //! | `GET /video/…` | video to watch, see [`video::play`] |
 //! | `POST /v1/advice` | `{"stream": "road/camera", "segments": 4, "for": "60s"}`: at least so many segments for a while, within the stream's policy |

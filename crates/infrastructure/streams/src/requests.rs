@@ -20,6 +20,8 @@ pub(crate) const MESSAGE_MAX: usize = 1 << 20;
 pub(crate) const REQUESTS_MAX: u32 = 32;
 /// What a connection sends before any of it is taken.
 pub(crate) const WINDOW: u32 = 64 << 10;
+/// Whether a message is compressed, and its length in four bytes.
+const HEAD: usize = 5;
 /// A message up to this length needs no place.
 const SMALL: usize = 8 << 10;
 /// Messages over that which come at a time, over all connections.
@@ -35,7 +37,7 @@ pub(crate) fn bounded(routes: Routes) -> Routes {
 
 async fn bound(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
-    let message = Message { pieces: body.into_data_stream().boxed(), bytes: 0, end: Instant::now() + MESSAGE_TIME, places, place: None };
+    let message = Message { pieces: body.into_data_stream().boxed(), bytes: 0, head: Vec::new(), end: Instant::now() + MESSAGE_TIME, places, place: None };
     next.run(Request::from_parts(parts, Body::from_stream(message.pieces()))).await
 }
 
@@ -45,6 +47,7 @@ type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, axum::Error>> + Send>>;
 struct Message {
     pieces: Pieces,
     bytes: usize,
+    head: Vec<u8>,
     end: Instant,
     places: Arc<Semaphore>,
     place: Option<OwnedSemaphorePermit>,
@@ -58,8 +61,12 @@ impl Message {
                 Ok(piece) => piece,
                 Err(e) => return Some(Err(io::Error::other(e))),
             };
+            // In front of a message stands how long it is, and its memory is taken when that is known.
+            let missing = HEAD.saturating_sub(self.head.len()).min(piece.len());
+            self.head.extend_from_slice(&piece[..missing]);
+            let declared = self.head.get(1..HEAD).map_or(0, |length| length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)));
             self.bytes += piece.len();
-            if self.bytes > SMALL && self.place.is_none() {
+            if self.bytes.max(declared) > SMALL && self.place.is_none() {
                 self.place = self.places.clone().acquire_owned().await.ok();
             }
             Some(Ok(piece))

@@ -36,6 +36,7 @@ fn the_segment_stores_port_survives_random_conversations() {
 fn tokens_for_one_stream_change_no_other_in_random_conversations() {
     let mut world = inputs::World::guarded();
     throw(|input| world.wire(input));
+    assert!(world.appended, "no token let anybody in");
 }
 
 #[test]

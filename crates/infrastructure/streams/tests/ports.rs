@@ -1135,6 +1135,7 @@ async fn users_do_what_their_rules_say_and_nothing_else() {
         raw(&running).await.get_delegation_token(request).await.map_or_else(|e| format!("{:?}", e.code()), |t| t.into_inner().delegation_token)
     };
     assert_eq!(of_all_streams("table_kvtable").await, "PermissionDenied");
+    assert_eq!(token("table_kvtable").await.unwrap_err().1.replace("table", "NAME"), token("other_kvtable").await.unwrap_err().1.replace("other", "NAME").replace("table", "NAME"));
     let own = of_all_streams("readers_kvtable").await;
     let part = |name: &str| known.segment(&own, name, access::Want::Update, base::clock::now_ms()).is_ok();
     assert!(part("s/readers_kvtable/0.#epoch.0") && !part("s/table_kvtable/0.#epoch.0"));
@@ -1195,16 +1196,13 @@ async fn each_append_is_in_the_histogram_of_writes() {
     assert_eq!(talk.ask(1, &setup(3, 5, "s/t/0.#epoch.0")).await.unwrap().0, 2);
     let all: Vec<u8> = (1..=100).flat_map(|n| frame(4, &event(4, 5, n, b"x"))).collect();
     talk.0.write_all(&all).await.unwrap();
-    let mut answers = 0;
     loop {
         let (kind, told) = talk.hear().await.unwrap();
         assert_eq!(kind, 7);
-        answers += 1;
         if told[16..24] == 100i64.to_be_bytes() {
             break;
         }
     }
-    assert!(answers < 100, "none were acknowledged together");
     let (_, text) = http(running.http, "GET", "/metrics", None, "").await;
     assert!(text.contains("cloudskin_streams_write_seconds_count 100\n"), "{text}");
 }

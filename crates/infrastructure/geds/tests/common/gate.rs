@@ -26,6 +26,8 @@ pub struct Gate {
     lose_puts: Arc<AtomicBool>,
     fail_deletes: Arc<AtomicBool>,
     refuse: Arc<AtomicBool>,
+    /// Nothing is answered.
+    hangs: Arc<watch::Sender<bool>>,
 }
 
 impl Default for Gate {
@@ -39,6 +41,7 @@ impl Default for Gate {
             lose_puts: Arc::default(),
             fail_deletes: Arc::default(),
             refuse: Arc::default(),
+            hangs: Arc::new(watch::Sender::new(false)),
         }
     }
 }
@@ -50,6 +53,13 @@ impl Gate {
     /// Lets puts through, or makes them wait.
     pub fn let_through(&self, open: bool) {
         self.open.send_replace(open);
+    }
+    /// Answers nothing any more, or all that waits for an answer.
+    pub fn hang(&self, hang: bool) {
+        self.hangs.send_replace(hang);
+    }
+    async fn answers(&self) {
+        self.hangs.subscribe().wait_for(|hangs| !hangs).await.expect("the sender is here");
     }
     pub fn waiting(&self) -> usize {
         self.waiting.load(SeqCst)
@@ -134,6 +144,7 @@ impl MultipartUpload for InParts {
 #[async_trait]
 impl ObjectStore for Gate {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> object_store::Result<PutResult> {
+        self.answers().await;
         if self.refuse.load(SeqCst) {
             return Err(object_store::Error::PermissionDenied { path: location.to_string(), source: "the keys are not known".into() });
         }
@@ -154,6 +165,7 @@ impl ObjectStore for Gate {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        self.answers().await;
         self.gets.fetch_add(1, SeqCst);
         self.store.get_opts(location, options).await
     }

@@ -591,6 +591,7 @@ async fn a_small_part_of_what_is_large_comes_alone() {
     let mut here = Installation::new().await.with_folder_persist();
     let edge = here.node("edge").await;
     let cloud = here.node("cloud").await;
+    let third = here.node("third").await;
     here.limit = 4 << 20;
     let small = here.node("small").await;
     let all = content(1, 13 << 20);
@@ -602,8 +603,15 @@ async fn a_small_part_of_what_is_large_comes_alone() {
     let (meta, bytes) = cloud.read_range(&b, &k, part).await.unwrap();
     assert!(bytes == wanted && meta.size == 13 << 20);
     assert_eq!((cloud.used_bytes(), crate::tiers::metric(&cloud, "cloudskin_geds_bucket_fetched_bytes_total{bucket=\"data\",tier=\"peer\"}")), (0, len));
-    // Half of it is worth a copy.
+    // Half of it is worth a copy, and so it is to who comes again and again.
     let half = Range { offset: 1, len: 7 << 20 };
+    for n in 0..3 {
+        let walk = Range { offset: n << 20, len: 1 << 20 };
+        assert!(third.read_range(&b, &k, walk).await.unwrap().1 == all[(n << 20) as usize..][..1 << 20]);
+    }
+    assert_eq!(third.used_bytes(), 0);
+    third.read_range(&b, &k, Range { offset: 3 << 20, len: 1 << 20 }).await.unwrap();
+    assert_eq!(third.used_bytes(), 13 << 20);
     assert!(cloud.read_range(&b, &k, half).await.unwrap().1 == all[1..][..7 << 20]);
     assert_eq!(cloud.used_bytes(), 13 << 20);
     // All of it fits never, and half of it is longer than a piece.
@@ -612,7 +620,7 @@ async fn a_small_part_of_what_is_large_comes_alone() {
     assert_eq!(small.read_range(&b, &k, Range { offset: (13 << 20) + 1, len: 1 }).await.unwrap_err().kind(), Kind::InvalidArgument);
     assert_eq!(small.read_range(&b, &k, Range { offset: 13 << 20, len: 1 }).await.unwrap().1.len(), 0);
     // From the persistency tier, when it lies nowhere else.
-    for node in [&edge, &cloud] {
+    for node in [&edge, &cloud, &third] {
         node.spill(&b, "large").await.unwrap();
     }
     assert!(small.read_range(&b, &k, part).await.unwrap().1 == wanted);

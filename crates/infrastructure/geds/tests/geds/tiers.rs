@@ -51,6 +51,10 @@ impl Store {
         std::fs::rename(&self.objects, self.objects.with_extension("lost")).unwrap();
         std::os::unix::fs::symlink("nowhere", &self.objects).unwrap();
     }
+    /// It takes something again, and has nothing.
+    fn come_back(&self) {
+        std::fs::remove_file(&self.objects).unwrap();
+    }
     fn count(&self) -> usize {
         std::fs::read_dir(&self.objects).map_or(0, |entries| entries.count())
     }
@@ -288,25 +292,49 @@ async fn an_outage_of_the_store_costs_nothing_but_time() {
 /// What was uploaded before the store was away makes room while it is: a node full of such copies takes as much as an empty one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_uploaded_makes_room_while_the_store_is_away() {
-    let mut here = Installation::new().await.with_folder_persist();
+    let mut here = Installation::new().await;
+    let store = gate::Gate::default();
+    here.persist = Some(store.persist());
     here.limit = 1 << 20;
     here.tuning = Tuning { wait: LONG, policy: policy(Mode::WriteBehind, Place::Disk), ..Tuning::default() };
-    let (edge, store) = (here.node("edge").await, Store::of(&here));
+    let edge = here.node("edge").await;
     for n in 0..14 {
         put(&edge, &format!("old/{n}"), &content(n, 50_000)).await;
     }
     edge.flush(&bucket("data"), "old", LONG).await.unwrap();
-    store.fail();
+    store.hang(true);
     for n in 0..18 {
         put(&edge, &format!("new/{n}"), &content(100 + n, 50_000)).await;
     }
     for n in 0..18 {
         assert!(get(&edge, &format!("new/{n}")).await.unwrap().bytes() == content(100 + n, 50_000), "the only copy of {n} is kept");
     }
-    store.mend();
+    store.hang(false);
     edge.flush(&bucket("data"), "new", LONG).await.unwrap();
     for n in 0..14 {
         assert!(get(&edge, &format!("old/{n}")).await.unwrap().bytes() == content(n, 50_000), "{n}");
+    }
+}
+
+/// A store of which every disk is broken answers, and may have lost all: it is not away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_fails_with_everything_gets_no_copy_freed() {
+    let mut here = Installation::new().await.with_folder_persist();
+    here.limit = 1 << 20;
+    here.tuning = Tuning { wait: Duration::from_millis(1500), policy: policy(Mode::WriteBehind, Place::Disk), ..Tuning::default() };
+    let (edge, store) = (here.node("edge").await, Store::of(&here));
+    for n in 0..14 {
+        put(&edge, &format!("old/{n}"), &content(n, 50_000)).await;
+    }
+    edge.flush(&bucket("data"), "old", LONG).await.unwrap();
+    store.fail();
+    let mut refused = None;
+    for n in 0..10 {
+        refused = refused.or(edge.put(&bucket("data"), &key(&format!("new/{n}")), content(n, 50_000).into()).await.err());
+    }
+    assert_eq!(refused.expect("there is no room").kind(), Kind::ResourceExhausted);
+    for n in 0..14 {
+        assert!(get(&edge, &format!("old/{n}")).await.unwrap().bytes() == content(n, 50_000), "{n} is lost");
     }
 }
 
@@ -322,13 +350,20 @@ async fn a_store_that_has_lost_everything_gets_no_copy_freed() {
     }
     edge.flush(&bucket("data"), "old", LONG).await.unwrap();
     store.lose();
-    let mut refused = None;
+    let mut refused = Vec::new();
     for n in 0..10 {
-        refused = refused.or(edge.put(&bucket("data"), &key(&format!("new/{n}")), content(n, 50_000).into()).await.err());
+        refused.extend(edge.put(&bucket("data"), &key(&format!("new/{n}")), content(n, 50_000).into()).await.err());
     }
-    assert_eq!(refused.expect("there is no room").kind(), Kind::ResourceExhausted);
+    assert!(!refused.is_empty() && refused.iter().all(|e| e.kind() == Kind::ResourceExhausted), "{refused:?}");
     for n in 0..14 {
         assert!(get(&edge, &format!("old/{n}")).await.unwrap().bytes() == content(n, 50_000), "{n} is lost");
+    }
+    // When it takes something again, it gets what is new, and what was found to be lost. It is tried again after half a minute at the latest.
+    store.come_back();
+    let end = Instant::now() + Duration::from_secs(90);
+    while store.count() <= 10 - refused.len() {
+        assert!(Instant::now() < end, "{} objects are there again", store.count());
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -359,6 +359,8 @@ struct Flusher {
     stuck: HashMap<ChunkId, Instant>,
 }
 
+/// How long a chunk of the overflow may take to be read.
+const READ_MAX: Duration = Duration::from_secs(10);
 /// How long a chunk is left alone that the overflow's disk can't read or remove.
 const STUCK_PAUSE: Duration = Duration::from_secs(60);
 
@@ -478,19 +480,27 @@ impl Flusher {
     async fn drain(&mut self) -> Result<()> {
         let tier = self.tier.clone();
         let Some(overflow) = &tier.overflow else { return Ok(()) };
-        // What nothing points to is removed as any other chunk.
         self.stuck.retain(|_, since| since.elapsed() < STUCK_PAUSE);
+        // What nothing points to is removed as any other chunk.
         let here = self.store.peek(|state| {
             let here = state.chunks.iter().filter(|(id, c)| overflow::has(&c.location) && !self.stuck.contains_key(id) && state.live.chunk_bytes.get(id).is_some_and(|b| *b > 0));
             here.take(MOVE_MAX).map(|(id, c)| (*id, c.clone())).collect::<Vec<_>>()
         });
         for (id, chunk) in here {
             let (from, at, bytes) = (overflow.persist.clone(), chunk.location.clone(), chunk.bytes);
-            let data = match self.tier.aside(async move { from.read(&at, 0..bytes.into()).await.map_err(storage) }).await {
+            let reading = self.tier.aside(async move { from.read(&at, 0..bytes.into()).await.map_err(storage) });
+            let read = match tokio::time::timeout(READ_MAX, reading).await {
+                Ok(Ok(data)) if data.len() == bytes as usize => Ok(data),
+                Ok(Ok(data)) => Err(Error::Spoilt(format!("{} has {} bytes of {bytes}", chunk.location, data.len()))),
+                Ok(Err(e)) => Err(e),
+                Err(_) => Err(Error::Spoilt(format!("{} was not read within {READ_MAX:?}", chunk.location))),
+            };
+            let data = match read {
                 Ok(data) => data,
                 Err(error) => {
-                    self.is_stuck(id, &chunk, &error);
-                    continue;
+                    self.gets_stuck(id, &chunk, &error);
+                    // What comes in meanwhile is flushed before the next one is tried.
+                    break;
                 }
             };
             let folder = manifest::chunks(self.store.log().identity().0);
@@ -524,7 +534,7 @@ impl Flusher {
     }
 
     /// The overflow's disk, and not long-term storage, has failed with a chunk.
-    fn is_stuck(&mut self, id: ChunkId, chunk: &Chunk, error: &Error) {
+    fn gets_stuck(&mut self, id: ChunkId, chunk: &Chunk, error: &Error) {
         tracing::warn!(%error, chunk = chunk.location, "the overflow can't read or remove a chunk; the others go on, and it is tried again in {STUCK_PAUSE:?}");
         self.stuck.insert(id, Instant::now());
     }
@@ -597,7 +607,7 @@ impl Flusher {
                 _ if !overflow::has(&gone.location) => self.tier.remove(&gone).await?,
                 Some(overflow) => {
                     if let Err(error) = overflow.remove(&gone).await {
-                        self.is_stuck(chunk, &gone, &error);
+                        self.gets_stuck(chunk, &gone, &error);
                         continue;
                     }
                 }

@@ -46,9 +46,9 @@ const REWRITTEN: u128 = 0x8f2b_6d0e_51c7_4a93_b6e4_07d9_3c5a_f184;
 /// A last picture that is of so much later than now was taken when a clock was wrong.
 const AHEAD: Duration = Duration::from_secs(300);
 
-/// Over so many pictures it is looked how much later than their times they arrive, the one that was held up least.
-const LOOKED_AT: u32 = 1024;
-/// By so much, ns, the times are moved towards that at once: half a minute's drift of a camera's clock that goes 300 millionths wrong.
+/// For so long, ns, it is looked how much later than their times pictures arrive, the one that was held up least.
+const LOOKED_AT: u64 = 30_000_000_000;
+/// By so much at most, ns, the times are moved towards that at once: the drift in that time of a camera's clock that goes 300 millionths wrong.
 const SLEW_MAX: i64 = 10_000_000;
 /// What arrives so much earlier or later than its time, ns, is no live camera's: a file, as fast as it can be read.
 const LIVE_WITHIN: i64 = 5_000_000_000;
@@ -67,9 +67,9 @@ struct Clock {
     least: u64,
     /// The last picture: on the packets' clock, and in TAI.
     last: Option<(u64, u64)>,
-    /// How much later than their times pictures have arrived, the least, ns, and of how many.
+    /// How much later than their times pictures have arrived, the least, ns, and since which time.
     late: Option<i64>,
-    looked_at: u32,
+    looked_since: u64,
 }
 
 impl Clock {
@@ -92,21 +92,23 @@ impl Clock {
                 }
             }
         };
-        let at = at.saturating_add_signed(self.slew(at, now_ns));
+        let step = self.last.map_or(0, |(_, before)| at.saturating_sub(before));
+        let at = at.saturating_add_signed(self.slew(at, now_ns, step));
         self.last = Some((shown, at));
         (at, jumped)
     }
 
     /// By how much, ns, a picture's time is moved, so that a camera's clock that is a little fast or slow is not followed for days: it is seen by those that were held up least on their way.
-    fn slew(&mut self, at: u64, now_ns: u64) -> i64 {
+    fn slew(&mut self, at: u64, now_ns: u64, step: u64) -> i64 {
         let late = i64::try_from(now_ns).unwrap_or(i64::MAX).saturating_sub_unsigned(at);
         self.late = Some(self.late.map_or(late, |least| least.min(late)));
-        self.looked_at += 1;
-        if self.looked_at < LOOKED_AT {
+        if at.abs_diff(self.looked_since) < LOOKED_AT {
             return 0;
         }
-        self.looked_at = 0;
-        self.late.take().filter(|late| late.abs() < LIVE_WITHIN).map_or(0, |late| late.clamp(-SLEW_MAX, SLEW_MAX))
+        self.looked_since = at;
+        // Not so much that a picture came before the one before it.
+        let most = SLEW_MAX.min(i64::try_from(step / 2).unwrap_or(SLEW_MAX));
+        self.late.take().filter(|late| late.abs() < LIVE_WITHIN).map_or(0, |late| late.clamp(-most, most))
     }
 }
 
@@ -395,22 +397,23 @@ mod tests {
 
     #[test]
     fn a_cameras_clock_that_goes_wrong_is_not_followed_for_days() {
-        // Thirty pictures in a second for some hours, each held up by another time on its way.
-        let end = |wrong: i64, seconds: u64| {
+        // So many pictures in a second for some hours, each held up by another time on its way.
+        let end = |wrong: i64, rate: u64| {
+            let seconds = 4 * 3600;
             let mut clock = Clock::default();
             let (mut at, mut before) = (0, 0);
-            for n in 0..30 * seconds {
-                let true_ns = 1_000_000_000_000 + n * 1_000_000_000 / 30;
-                let shown = (n * 3000).saturating_add_signed(n as i64 * 3000 * wrong / 1_000_000);
-                (at, _) = clock.time(Some(shown % CLOCK_END), true_ns + n * 7919 % 80 * 1_000_000);
+            for n in 0..rate * seconds {
+                let true_ns = 1_000_000_000_000 + n * 1_000_000_000 / rate;
+                let shown = (n * CLOCK / rate).saturating_add_signed((n * CLOCK / rate) as i64 * wrong / 1_000_000);
+                (at, _) = clock.time(Some(shown % CLOCK_END), true_ns + (n.wrapping_mul(2_654_435_761) >> 8) % 80 * 1_000_000);
                 assert!(at > before, "{at} ns comes after {before}");
                 before = at;
             }
-            at as i64 - (1_000_000_000_000 + (30 * seconds as i64 - 1) * 1_000_000_000 / 30)
+            at as i64 - (1_000_000_000_000 + ((rate * seconds - 1) * 1_000_000_000 / rate) as i64)
         };
-        for wrong in [-100, 0, 100] {
-            let off = end(wrong, 4 * 3600);
-            assert!(off.abs() < 50_000_000, "{wrong} millionths: {off} ns off");
+        for (wrong, rate) in [-100, 0, 100].into_iter().flat_map(|wrong| [1, 30, 120].map(|rate| (wrong, rate))) {
+            let off = end(wrong, rate);
+            assert!(off.abs() < 60_000_000, "{wrong} millionths at {rate} pictures/s: {off} ns off");
         }
         // A file is read as fast as it goes, and keeps its own times.
         let mut clock = Clock::default();

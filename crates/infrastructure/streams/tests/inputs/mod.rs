@@ -171,6 +171,8 @@ pub struct World {
     /// What lies elsewhere, at the beginning.
     elsewhere: String,
     inputs: u32,
+    /// Something was appended to what there are tokens for.
+    pub appended: bool,
     /// Long-term storage, and the users' file.
     _folder: tempfile::TempDir,
 }
@@ -251,7 +253,7 @@ impl World {
         store.set_tier(tier.clone());
         runtime.spawn(tier.run(store.clone()));
         let elsewhere = elsewhere(&store);
-        World { runtime, store, controller, access, tokens, elsewhere, inputs: 0, _folder: folder }
+        World { runtime, store, controller, access, tokens, elsewhere, inputs: 0, appended: false, _folder: folder }
     }
 
     /// A connection to the segment store that says what the input makes of itself, and then nothing more.
@@ -342,12 +344,15 @@ impl World {
             s.check().unwrap();
             assert!(s.table_cost() <= 64 << 10, "{} bytes of tables", s.table_cost());
         });
+        self.appended |= self.store.peek(|s| s.segments.values().any(|s| s.name.starts_with("s/t/") && s.length > 0));
         if !self.access.is_open() {
             assert_eq!(elsewhere(&self.store), self.elsewhere, "tokens for s/t have changed something else");
         }
         if self.inputs >= INPUTS_MAX {
             self.store.close();
+            let appended = self.appended;
             *self = if self.access.is_open() { World::new() } else { World::guarded() };
+            self.appended = appended;
         }
     }
 }
