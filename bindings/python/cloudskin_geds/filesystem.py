@@ -195,12 +195,22 @@ class GedsFileSystem(AbstractFileSystem):
         for one in map(self._strip_protocol, [path] if isinstance(path, (str, os.PathLike)) else path):
             whole = recursive and maxdepth is None
             if has_magic(one) or (recursive and not whole):
+                gone, folder = 0, None
                 for name in self.expand_path(one, recursive=recursive and not whole, maxdepth=maxdepth):
                     bucket, key = self._split(name)
                     # Folders are found, too, also the bucket, and what was in one that is gone by now.
-                    with contextlib.suppress(NotFound):
-                        if key:
-                            self.store.delete_prefix(bucket, key) if whole else self.store.delete(bucket, key)
+                    try:
+                        if whole:
+                            self.store.delete_prefix(bucket, key)
+                        elif key:
+                            self.store.delete(bucket, key)
+                            gone += 1
+                    except NotFound:
+                        pass
+                    if not gone:
+                        folder = name
+                if folder is not None and not gone and not recursive:
+                    raise IsADirectoryError(f"{folder} is a folder: say `recursive=True` if all of it is meant")
             elif not whole:
                 with self._no_folder(one):
                     self.rm_file(one)

@@ -223,6 +223,13 @@ class FileSystem(Case):
             with fsspec.open(f"geds://data/{name}", "rt", compression="infer", **options) as file:
                 self.assertEqual(file.read(), "1")
 
+    def test_patterns_find_buckets_and_folders(self):
+        self.fs.pipe({"aa/1": b"1", "ab/folder/2": b"2", "b/folder/3": b"3"})
+        with self.assertRaisesRegex(IsADirectoryError, "recursive"):
+            self.fs.rm("b/f*")
+        self.fs.rm("a*", recursive=True)
+        self.assertEqual(self.fs.find(""), ["b/folder/3"])
+
     def test_text_that_can_not_be_encoded_leaves_nothing(self):
         file = self.fs.open("data/text", "w", encoding="ascii")
         file.write("before")

@@ -129,8 +129,8 @@ impl App {
 async fn text(State(app): State<App>, asker: Asker) -> Response {
     let named = app.may(&asker, &access::root(), Want::Read).await;
     match named {
-        // Who gives a name and a password means to see more than the others do.
-        Err(answer) if asker.authorization.is_some() => answer,
+        // Who gives a name and a password learns that they are wrong.
+        Err(answer) if asker.authorization.is_some() && answer.status() != StatusCode::FORBIDDEN => answer,
         named => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::text(&app.store, app.tier.as_deref(), &app.scaler, named.is_ok())).into_response(),
     }
 }
