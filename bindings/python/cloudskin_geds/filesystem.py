@@ -209,7 +209,8 @@ class GedsFileSystem(AbstractFileSystem):
                         pass
                     if not gone:
                         folder = name
-                if folder is not None and not gone and not recursive:
+                # What somebody else has removed meanwhile is none.
+                if folder is not None and not gone and not recursive and self.isdir(folder):
                     raise IsADirectoryError(f"{folder} is a folder: say `recursive=True` if all of it is meant")
             elif not whole:
                 with self._no_folder(one):
