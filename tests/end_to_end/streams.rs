@@ -187,6 +187,9 @@ fn pravegas_python_client_needs_a_user_where_one_is_asked_for() {
         command
     };
     assert!(run(&mut cli("admin", "1111_aaaa", &["ls", "s"])).contains("s/bytes"));
+    let mut reader = wheel("stay", "admin", "1111_aaaa");
+    reader.arg("500");
+    stays(|arguments| cli("admin", "1111_aaaa", arguments), reader);
     let refused = |mut command: Command, why: &str| {
         let out = command.output().unwrap();
         let text = String::from_utf8_lossy(&out.stderr);
@@ -351,25 +354,30 @@ fn a_reader_stays_with_a_stream_that_is_scaled() {
         return;
     }
     let server = Server::start(&[]);
-    run(&mut server.cli(&["create", "s/scaled", "--segments", "1"]));
+    stays(|arguments| server.cli(arguments), server.wheel(&["stay", "500"]));
+}
+
+/// Scales a stream under its reader, which is a client of Pravega's that prints what it reads.
+fn stays(cli: impl Fn(&[&str]) -> Command, mut reader: Command) {
+    run(&mut cli(&["create", "s/scaled", "--segments", "1"]));
     let append = |from: u64, count: u64| {
-        let mut child = server.cli(&["append", "s/scaled", "--key", "one"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = cli(&["append", "s/scaled", "--key", "one"]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut input = child.stdin.take().unwrap();
         (from..from + count).for_each(|n| writeln!(input, "{n}").unwrap());
         drop(input);
         assert!(child.wait().unwrap().success());
     };
-    let mut reader = server.wheel(&["stay", "500"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut reader = reader.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(reader.stdout.take().unwrap()).lines().map(|l| l.unwrap());
     assert_eq!(lines.next().unwrap(), "reading");
     for (i, segments) in ["3", "1", "4", "2"].into_iter().enumerate() {
         append(i as u64 * 100, 100);
-        run(&mut server.cli(&["scale", "s/scaled", segments]));
+        run(&mut cli(&["scale", "s/scaled", segments]));
     }
     append(400, 100);
     // What lies in segments that a scale has replaced is read by whoever comes later, too, when nothing is behind it yet.
-    run(&mut server.cli(&["scale", "s/scaled", "3"]));
-    assert_eq!(run(&mut server.cli(&["read", "s/scaled"])).lines().map(|l| l.parse().unwrap()).collect::<Vec<u64>>(), (0..500).collect::<Vec<_>>());
+    run(&mut cli(&["scale", "s/scaled", "3"]));
+    assert_eq!(run(&mut cli(&["read", "s/scaled"])).lines().map(|l| l.parse().unwrap()).collect::<Vec<u64>>(), (0..500).collect::<Vec<_>>());
     let seen: Vec<u64> = lines.map(|l| l.parse().unwrap()).collect();
     assert_eq!(seen, (0..500).collect::<Vec<_>>());
     assert!(reader.wait().unwrap().success());

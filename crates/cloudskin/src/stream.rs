@@ -530,6 +530,9 @@ async fn ls(client: &Client, scope: Option<String>, output: Output) -> anyhow::R
         Some(scope) => vec![scope],
         None => client.scopes().await.map_err(failed)?,
     };
+    if scopes.is_empty() && client.is_asked() {
+        eprintln!("note: there is no scope, or none that this user may list as a whole; `cloudskin stream ls SCOPE` lists what he may read in one");
+    }
     let mut rows = Vec::new();
     for scope in scopes {
         for stream in client.streams(&scope).await.map_err(failed)?.into_iter().filter(|s| streams::watermark::marked(s).is_none()) {

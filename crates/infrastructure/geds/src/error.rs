@@ -21,11 +21,8 @@ pub enum Error {
     Stale { bucket: String, key: String, epoch: u64, current: u64 },
     #[error("site {site} has the only copy of {bucket}/{key}: spill it or copy it before it is dropped")]
     OnlyCopy { bucket: String, key: String, site: String },
-    /// `setting`: which of [`crate::Config`] would help.
-    #[error(
-        "no space for {bucket}/{key}: {wanted} bytes wanted, {used} of {limit} bytes used; spill objects or raise `{setting}` in [geds]"
-    )]
-    NoSpace { bucket: String, key: String, wanted: u64, used: u64, limit: u64, setting: &'static str },
+    #[error("no space for {bucket}/{key}: {wanted} bytes wanted, {used} of {limit} bytes used; {remedy}")]
+    NoSpace { bucket: String, key: String, wanted: u64, used: u64, limit: u64, remedy: String },
     #[error("object {bucket}/{key} has {length} bytes, so the next write goes to {length} and not to {offset}")]
     WrongOffset { bucket: String, key: String, offset: u64, length: u64 },
     #[error("object {bucket}/{key} has {size} bytes; {offset} is past its end")]

@@ -783,6 +783,16 @@ impl Inner {
         bytes
     }
 
+    /// What would make room for a writer.
+    fn room(&self, memory: bool) -> String {
+        let setting = if memory { "memory" } else { "limit" };
+        match (&self.persist, self.spiller.why_open()) {
+            (Some(persist), Some(why)) => format!("{persist} takes nothing, and what only this node has can't go there ({why}): make it work again, delete objects, or raise the node's `{setting}`"),
+            (Some(_), None) => format!("spill or delete objects, or raise the node's `{setting}`"),
+            (None, _) => format!("delete objects, raise the node's `{setting}`, or give it a persistency tier (`persist`) to spill them to"),
+        }
+    }
+
     pub fn refused(&self, bucket: &BucketName, key: &Key, memory: bool, refused: Refused) -> Error {
         let space = self.tier.space(memory);
         let (wanted, used) = match refused {
@@ -797,8 +807,7 @@ impl Inner {
             Refused::Error(e) => return e,
         };
         add(&self.counted(bucket).here(memory).refused, 1);
-        let setting = if memory { "memory" } else { "limit" };
-        Error::NoSpace { bucket: bucket.to_string(), key: key.to_string(), wanted, used, limit: space.limit, setting }
+        Error::NoSpace { bucket: bucket.to_string(), key: key.to_string(), wanted, used, limit: space.limit, remedy: self.room(memory) }
     }
 
     /// Frees the copies of an object that the catalog has forgotten: here at once, elsewhere in the background. The catalog lists its upload for who has a persistency tier.

@@ -11,7 +11,10 @@ use std::{
 
 /// Makes a folder, and those above it, if it isn't there.
 pub(crate) fn folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => io::Error::new(io::ErrorKind::NotADirectory, "a file has that name, and it is to be a folder: name another one, or move the file away"),
+        _ => e,
+    })
 }
 
 /// A file that is there to be locked: whoever may open it, if only to read, could lock all others out.
@@ -52,6 +55,8 @@ mod tests {
             assert_eq!(mode(&place(lock)), 0o600, "{lock}");
         }
         drop(shared);
+        std::fs::write(place("file"), "").unwrap();
+        assert!(Persist::folder(place("file")).unwrap_err().to_string().contains("a file has that name"));
         // What is there stays as it is.
         std::fs::create_dir(place("open")).unwrap();
         std::fs::set_permissions(place("open"), std::fs::Permissions::from_mode(0o755)).unwrap();

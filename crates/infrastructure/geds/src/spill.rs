@@ -243,6 +243,8 @@ pub(crate) struct Spiller {
     queue: Mutex<Queue>,
     failed: Mutex<HashMap<ObjectId, Failed>>,
     breaker: Mutex<Breaker>,
+    /// What the persistency tier has failed with the last time.
+    why: Mutex<String>,
     /// Bytes for which writers want copies to go, on the disk and in memory, where nothing is spilled by itself.
     wanted: [AtomicU64; 2],
     pub pace: Pace,
@@ -264,6 +266,7 @@ impl Spiller {
             queue: Mutex::default(),
             failed: Mutex::default(),
             breaker: Mutex::default(),
+            why: Mutex::default(),
             wanted: [const { AtomicU64::new(0) }; 2],
             pace: Pace::new(options.bandwidth),
             free_pace: Pace::new(None),
@@ -338,6 +341,11 @@ impl Spiller {
         lock(&self.breaker).is_open()
     }
 
+    /// Why the persistency tier takes nothing at the moment, if that is so.
+    pub fn why_open(&self) -> Option<String> {
+        self.breaker_open().then(|| lock(&self.why).clone())
+    }
+
     fn allowed(&self) -> Result<usize, Instant> {
         lock(&self.breaker).allows(Instant::now())
     }
@@ -376,6 +384,7 @@ impl Spiller {
         if !breaker.is_open() {
             tracing::warn!(%error, "the persistency tier fails; it is tried again after a pause; until then only copies of what it has go from here");
         }
+        *lock(&self.why) = error.to_string();
         breaker.failed(now);
         breaker.allows(now).map(drop)
     }
@@ -910,7 +919,7 @@ impl Inner {
         self.tier.all().iter().filter(|l| l.in_memory() && !l.persisted.load(SeqCst)).map(|l| l.id).collect()
     }
 
-    /// Tries until `end`. `None`: it changed meanwhile, or is not here.
+    /// Tries until `end`, the last time right before it. `None`: it changed meanwhile, or is not here.
     async fn upload_until(self: &Arc<Self>, persist: &crate::Persist, meta: &ObjectMeta, end: Instant) -> Result<Option<ObjectMeta>> {
         let mut pause = PAUSE;
         let mut last: Option<Error> = None;
@@ -925,12 +934,18 @@ impl Inner {
                     }));
                 }
             };
+            let rest = end.saturating_duration_since(Instant::now());
             match answer {
                 Ok(done) => return Ok(done),
-                Err(e) if Instant::now() + pause >= end => return Err(e),
-                Err(e) => last = Some(e),
+                Err(e) if rest <= PAUSE => return Err(e),
+                Err(e) => {
+                    if last.is_none() {
+                        tracing::warn!(error = %e, "an object is asked to be in the persistency tier, and is not taken there; tried again for {:.0} s", rest.as_secs_f64());
+                    }
+                    last = Some(e);
+                }
             }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(pause.min(rest - PAUSE)).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }

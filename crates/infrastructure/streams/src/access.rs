@@ -272,7 +272,7 @@ impl Access {
     pub async fn user(&self, header: Option<&str>, peer: Option<IpAddr>) -> Result<Option<String>, NoLogin> {
         let Some(inner) = &self.0 else { return Ok(None) };
         let wrong = |why: &str| NoLogin::Wrong(why.into());
-        let header = header.ok_or_else(|| wrong("this server asks for a user and a password"))?;
+        let header = header.ok_or_else(|| wrong("this server asks for a user and a password: `cloudskin stream` takes --user NAME, and the password from CLOUDSKIN_STREAM_PASSWORD"))?;
         let given = header.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic")).map(|(_, rest)| rest.trim());
         let given = given.and_then(|g| STANDARD.decode(g).ok()).and_then(|g| String::from_utf8(g).ok());
         let given = given.ok_or_else(|| wrong("the authorization is not of the form `Basic …`"))?;
@@ -301,6 +301,11 @@ impl Access {
             true => Ok(Some(name.into())),
             false => Err(wrong(&format!("user {name:?} is not known, or has another password"))),
         }
+    }
+
+    /// What a user is told who may not do this.
+    pub(crate) fn refusal(user: Option<&str>, resource: &str, want: Want) -> String {
+        format!("user {:?} may not {} {resource}: that needs {want} there", user.unwrap_or_default(), if want == Want::Read { "read" } else { "change" })
     }
 
     /// The most that a user may do with a resource. `None` as user is everyone where everyone may do everything.

@@ -3,13 +3,14 @@
 //! * [`Client`]: the controller;
 //! * [`Writer`]: events with routing keys, in order per key, once, over lost connections and scales; or alone with a stream of one segment, so that it knows where
 //!   each event lies;
+//! * [`Transaction`]: events that appear together, or not at all;
 //! * [`Reader`]: a whole stream from its head or its tail, successors after all their predecessors.
 //!
 //! A writer has one task that routes and one per segment. A segment's task gives back what is not acknowledged when its segment is sealed, and the
 //! router sends that to the successors before anything newer.
 //!
 //! ```no_run
-//! use streams::{Client, client::{From, Reader, Writer}, proto::ScalingPolicy};
+//! use streams::{Client, client::{From, Reader, Transaction, Writer}, proto::ScalingPolicy};
 //!
 //! # async fn example() -> streams::Result<()> {
 //! let client = Client::connect("127.0.0.1:9090").await?;
@@ -19,6 +20,11 @@
 //! let mut writer = Writer::open(&client, "field", "moisture", None).await?;
 //! writer.append("sensor-7", b"0.31", 0).await?;
 //! writer.flush().await?; // it is durable
+//!
+//! let mut all = Transaction::begin(&client, "field", "moisture").await?;
+//! all.append("sensor-7", b"0.30").await?;
+//! all.append("sensor-8", b"0.28").await?;
+//! all.commit().await?; // both are there
 //!
 //! let mut reader = Reader::open(&client, "field", "moisture", From::Head).await?;
 //! while let Some(event) = reader.next().await? {
@@ -30,9 +36,11 @@
 
 mod connection;
 mod reader;
+mod transaction;
 mod writer;
 
 pub use reader::{Event, From, Reader};
+pub use transaction::Transaction;
 pub use writer::{Acknowledged, Writer};
 
 use crate::{
@@ -178,6 +186,11 @@ impl Client {
             let token = self.token(scope, stream, to).await?;
             Ok((connection::Connection::connect(&self.segments_at(scope, stream).await?, self.tls.as_ref()).await?, token))
         })
+    }
+
+    /// The server asks who its clients are, and shows each what that one may see.
+    pub fn is_asked(&self) -> bool {
+        self.tokens
     }
 
     /// What the segment store wants to be shown; empty where nobody asks.

@@ -210,8 +210,7 @@ impl Controller {
             return Ok(());
         }
         self.store.metrics().refused.fetch_add(1, Relaxed);
-        let (user, act) = (user.as_deref().unwrap_or_default(), if want == Want::Read { "read" } else { "change" });
-        Err(Status::permission_denied(format!("user {user:?} may not {act} {}: that needs {want} there", resources[0])))
+        Err(Status::permission_denied(Access::refusal(user.as_deref(), &resources[0], want)))
     }
 
     /// Whether a listing names this to a user: who may read a scope is told of what in it he may read, as with Pravega.

@@ -47,6 +47,7 @@ pub struct App {
     pub tier: Option<Arc<Tier>>,
     pub scaler: Scaler,
     pub access: Access,
+    pub told: Arc<video::told::Told>,
 }
 
 /// Advice is for this long at most; whoever means longer says it again.
@@ -56,7 +57,7 @@ const STREAMS_MAX: usize = 1000;
 const SEGMENTS_MAX: usize = 10_000;
 /// Of one stream, so many segments that are written to are told of one by one.
 const STREAM_SEGMENTS_MAX: usize = 100;
-/// Damaged parts of the log that are told of one by one.
+/// Damaged parts of the log and the overflow that are told of one by one.
 const DAMAGED_MAX: usize = 100;
 /// Connections at a time; more wait in the kernel's queue.
 pub(crate) const CONNECTIONS_MAX: usize = 256;
@@ -120,7 +121,7 @@ impl App {
         })?;
         match self.access.most(user.as_deref(), resource) {
             Some(most) if most >= want => Ok(()),
-            _ => Err(refuse(StatusCode::FORBIDDEN, &format!("user {:?} has no right to {resource}", user.unwrap_or_default()))),
+            _ => Err(refuse(StatusCode::FORBIDDEN, &Access::refusal(user.as_deref(), resource, want))),
         }
     }
 }
@@ -166,7 +167,7 @@ struct LongTerm {
     /// Bytes in the overflow, which are part of the backlog, and how many it takes; 0 without one.
     overflow_bytes: u64,
     overflow_max_bytes: u64,
-    /// What only the log has and can't be read there, so that it never gets there: how many parts, and of some of them which bytes, and why.
+    /// What only the log or the overflow has and can't be read there, so that it never gets there: how many parts, and of some of them which bytes, and why.
     damaged_parts: usize,
     damaged: Vec<String>,
     flushed_bytes: u64,

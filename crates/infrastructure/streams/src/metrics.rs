@@ -119,10 +119,10 @@ pub fn text(store: &Store, tier: Option<&Tier>, scaler: &Scaler, named: bool) ->
         ("long_term_away", "1 if long-term storage did not answer the last time.", f64::from(tier.is_some_and(Tier::is_away))),
     ];
     let gauges = gauges.into_iter().chain(tier.into_iter().flat_map(|t| {
-        let damaged: u64 = store.peek(|s| t.damaged(s)).iter().map(|d| u64::from(d.bytes)).sum();
+        let damaged: u64 = store.peek(|s| t.damaged(s)).iter().map(|d| d.bytes).sum();
         let there: u64 = store.peek(|s| s.chunks.values().filter(|c| !overflow::has(&c.location)).map(|c| u64::from(c.bytes)).sum());
         [
-            ("damaged_bytes", "Bytes that only the log has and that can't be read there; they are kept from long-term storage until they can be.", damaged as f64),
+            ("damaged_bytes", "Bytes that only the log or the overflow has and that can't be read there; they are kept from long-term storage until they can be.", damaged as f64),
             ("long_term_bytes", "Bytes of chunks in long-term storage, those that will be removed included.", there as f64),
             ("cache_bytes", "Bytes read from long-term storage that are kept in memory.", t.cached_bytes() as f64),
         ]

@@ -9,10 +9,14 @@
 //! A chunk here is a chunk like any other to those who read; only its name says where it is. To a manifest it is as if only the log had it, because whoever begins
 //! with long-term storage alone does not have this folder. The folder is one server's own.
 
-use crate::{Error, Result, Store, segment::Chunk};
+use crate::{
+    Error, Result, Store,
+    segment::{Chunk, ChunkId, State},
+    tier::Tier,
+};
 use geds::Persist;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -30,6 +34,12 @@ pub(crate) fn chunks(log: u64) -> String {
 /// Whether a chunk is here, and not in long-term storage.
 pub(crate) fn has(location: &str) -> bool {
     location.starts_with(HERE)
+}
+
+/// Chunks here that something points to; what nothing does is removed.
+pub(crate) fn needed(state: &State) -> impl Iterator<Item = (ChunkId, &Chunk)> {
+    let here = state.chunks.iter().filter(|(_, chunk)| has(&chunk.location));
+    here.filter(|(id, _)| state.live.chunk_bytes.get(id).is_some_and(|bytes| *bytes > 0)).map(|(id, chunk)| (*id, chunk))
 }
 
 /// A folder with a limit.
@@ -67,25 +77,19 @@ impl Overflow {
     }
 
     /// Counts what is here when a server starts, and removes what was put or moved without being recorded before an earlier process ended.
-    pub(crate) async fn take_stock(&self, store: &Store) -> Result<()> {
+    pub(crate) async fn take_stock(&self, store: &Store, tier: &Tier) -> Result<()> {
         let known: HashMap<String, u32> =
             store.peek(|state| state.chunks.values().filter(|c| has(&c.location)).map(|c| (c.location.clone(), c.bytes)).collect());
         self.bytes.store(known.values().map(|b| u64::from(*b)).sum(), Relaxed);
         let there = self.persist.list(&chunks(store.log().identity().0)).await.map_err(|e| Error::Storage(Arc::new(e)))?;
-        let found = there.iter().filter(|location| known.contains_key(*location)).count();
-        tell_missing(known.len() - found);
+        let there: HashSet<String> = there.into_iter().collect();
+        let missing: Vec<ChunkId> = store.peek(|state| needed(state).filter(|(_, chunk)| !there.contains(&chunk.location)).map(|(id, _)| id).collect());
+        tier.lose_all(missing, "it is not in the overflow folder");
         for location in there {
             if !known.contains_key(&location) {
                 self.persist.delete(&location).await.map_err(|e| Error::Storage(Arc::new(e)))?;
             }
         }
         self.persist.forget_unfinished(&chunks(store.log().identity().0)).await.map(drop).map_err(|e| Error::Storage(Arc::new(e)))
-    }
-}
-
-/// Tells of what only an overflow has, and this one, or none, has not.
-pub(crate) fn tell_missing(chunks: usize) {
-    if chunks > 0 {
-        tracing::warn!(chunks, "events that were put into an overflow are not in this server's: they can't be read; start it with the same `--overflow` as before");
     }
 }

@@ -167,15 +167,19 @@ pub struct Writers {
     old: HashMap<u128, i64>,
 }
 
-/// Writers of one generation, of a segment and of all; each takes about 50 bytes.
+/// Writers of a generation; each takes about 50 bytes.
 const GENERATION_MAX: usize = 50_000;
-const GENERATIONS_ALL: usize = 2_000_000;
+/// From so many remembered ones in all segments on, each has its share of as many for a generation.
+const WRITERS_MANY: usize = 1_000_000;
 /// So many a segment remembers however many segments there are.
 const GENERATION_MIN: usize = 10;
 
-/// How many writers a generation has in each of so many segments.
-fn generation(segments: usize) -> usize {
-    (GENERATIONS_ALL / segments.max(1)).clamp(GENERATION_MIN, GENERATION_MAX)
+/// How many writers a generation has in each of so many segments, which remember so many in all.
+fn generation(segments: usize, remembered: usize) -> usize {
+    match remembered < WRITERS_MANY {
+        true => GENERATION_MAX,
+        false => (WRITERS_MANY / segments.max(1)).clamp(GENERATION_MIN, GENERATION_MAX),
+    }
 }
 
 impl Writers {
@@ -197,8 +201,12 @@ impl Writers {
         self.old.remove(&writer);
     }
 
+    fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+
     pub fn is_empty(&self) -> bool {
-        self.young.is_empty() && self.old.is_empty()
+        self.len() == 0
     }
 }
 
@@ -262,6 +270,8 @@ pub struct Live {
     pub unflushed: u64,
     /// Entries of all tables.
     pub table_entries: u64,
+    /// Writers that segments remember.
+    writers: usize,
     /// The last block with a change of the catalog, or of which segments there are.
     decided: Seq,
 }
@@ -465,6 +475,15 @@ impl State {
             self.table_bytes -= table.bytes();
             self.live.table_entries -= table.len() as u64;
         }
+        self.change_writers(id, |writers| *writers = Writers::default());
+    }
+
+    fn change_writers(&mut self, id: SegmentId, change: impl FnOnce(&mut Writers)) {
+        let writers = &mut self.at(id).writers;
+        let before = writers.len();
+        change(writers);
+        let after = writers.len();
+        self.live.writers = self.live.writers + after - before;
     }
 
     /// What all tables take in memory, about.
@@ -482,12 +501,12 @@ impl State {
             }
             Record::Append { id, writer, event, at_ms, pieces } => {
                 // What replay sees, too: the same writers are forgotten there.
-                let generation = generation(self.names.len());
+                let generation = generation(self.names.len(), self.live.writers);
                 let segment = self.at(id);
                 segment.length += pieces.iter().map(|p| u64::from(p.len)).sum::<u64>();
                 segment.attributes.remove(&writer);
-                segment.writers.note(writer, event, generation);
                 segment.modified_ms = at_ms;
+                self.change_writers(id, |writers| writers.note(writer, event, generation));
             }
             Record::Seal { id } => self.at(id).sealed = true,
             Record::Truncate { id, start } => {
@@ -505,9 +524,8 @@ impl State {
                 target.load.bytes += load.bytes;
             }
             Record::Attribute { id, key, value } => {
-                let segment = self.at(id);
-                segment.writers.forget(key);
-                segment.attributes.insert(key, value);
+                self.change_writers(id, |writers| writers.forget(key));
+                self.at(id).attributes.insert(key, value);
             }
             Record::Table { id, changes } => {
                 let segment = self.segments.get_mut(&id).expect("a record names segments that are there");
@@ -652,6 +670,7 @@ impl State {
                 segment.landed = landed;
             }
         }
+        self.live.writers = self.segments.values().map(|s| s.writers.len()).sum();
         self.live.table_entries = self.segments.values().filter_map(|s| s.table.as_ref()).map(|t| t.len() as u64).sum();
         // Their end had been decided, and has landed.
         self.segments.retain(|_, s| !s.deleted);
@@ -690,6 +709,10 @@ impl State {
         if entries != self.live.table_entries {
             return wrong("(all)", format!("tables have {entries} entries, {} were counted", self.live.table_entries));
         }
+        let writers: usize = self.segments.values().map(|s| s.writers.len()).sum();
+        if writers != self.live.writers {
+            return wrong("(all)", format!("{writers} writers are remembered, {} were counted", self.live.writers));
+        }
         if live.files != self.live.files || live.unflushed != self.live.unflushed {
             return wrong("(all)", "the count of bytes in the log is wrong".into());
         }
@@ -720,6 +743,8 @@ mod tests {
         }
         assert_eq!((writers.get(7), writers.get(8)), (Some(99_950), None));
         assert!(writers.young.len() + writers.old.len() <= 200);
-        assert_eq!([generation(0), generation(1000), generation(200_000)], [GENERATION_MAX, 2000, GENERATION_MIN]);
+        // However many segments there are, one has room for many as long as the others remember few.
+        assert_eq!([generation(0, 0), generation(200_000, 999_999)], [GENERATION_MAX; 2]);
+        assert_eq!([generation(1, 1 << 20), generation(1000, 1 << 20), generation(200_000, 1 << 20)], [GENERATION_MAX, 1000, GENERATION_MIN]);
     }
 }

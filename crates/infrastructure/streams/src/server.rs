@@ -250,7 +250,7 @@ impl Server {
             let sweep = tokio::spawn(controller.clone().sweep());
             let scaler = Scaler::new(self.store.clone(), self.options.scaling.clone());
             let told = self.http.map(|listener| {
-                let app = http::App { store: self.store.clone(), tier: self.tier.clone(), scaler: scaler.clone(), access: self.access.clone() };
+                let app = http::App { store: self.store.clone(), tier: self.tier.clone(), scaler: scaler.clone(), access: self.access.clone(), told: Arc::default() };
                 tokio::spawn(http::run(listener, app, shutdown.clone()))
             });
             let scaler = tokio::spawn(scaler.run());

@@ -144,6 +144,8 @@ struct Shared {
     tier: OnceLock<Arc<Tier>>,
     /// Rung when the backlog has become smaller.
     drained: Notify,
+    /// Rung when someone begins to wait for that.
+    full: Notify,
     /// That the disk is nearly full has been said.
     short: AtomicBool,
     /// When it was told the last time that writers wait for long-term storage.
@@ -278,6 +280,7 @@ impl Store {
             checkpoint: Mutex::new(Checkpointing { last_mark: Some(recovered.mark()), older, newer: mark, which, ..Checkpointing::default() }),
             tier: OnceLock::new(),
             drained: Notify::new(),
+            full: Notify::new(),
             short: AtomicBool::new(false),
             told_full: Mutex::new(None),
             backlog_max: options.backlog_max,
@@ -484,7 +487,8 @@ impl Store {
     pub fn short_of(&self) -> Option<String> {
         self.lacks(FILES_KEPT, DISK_KEPT).or_else(|| {
             let (unflushed, most) = (lock(&self.0.shared.state).live.unflushed, self.0.options.backlog_max);
-            (unflushed >= most).then(|| format!("{} wait for long-term storage, and the backlog is {}", base::unit::Bytes(unflushed), base::unit::Bytes(most)))
+            let beside = self.0.shared.tier.get().and_then(|t| t.overflow()).map(|(bytes, max)| format!("; the overflow has {} of {}", base::unit::Bytes(bytes), base::unit::Bytes(max)));
+            (unflushed >= most).then(|| format!("{} wait for long-term storage, and the backlog is {}{}", base::unit::Bytes(unflushed), base::unit::Bytes(most), beside.unwrap_or_default()))
         })
     }
 
@@ -528,9 +532,15 @@ impl Store {
             }
             if !std::mem::replace(&mut waited, true) {
                 shared.metrics.held.fetch_add(1, Relaxed);
+                shared.full.notify_one();
             }
             drained.await;
         }
+    }
+
+    /// Waits until someone begins to wait for room: with little room that is more often than anybody looks.
+    pub(crate) async fn until_full(&self) {
+        self.0.shared.full.notified().await;
     }
 
     /// That writers wait for long-term storage: once in a while, since a storage that is slower than they are has them wait all the time.

@@ -16,7 +16,7 @@
 //! hold is the store's bound, and at that bound appends wait. Before, chunks go to the [`overflow`](crate::overflow), if there is one, as far as its limit; they are
 //! moved on when the storage is back. So it is when the storage is silent for some seconds in the middle of something.
 //!
-//! Here is what readers get from there; [`flusher`] brings it there, and [`damage`] is what the log can't give.
+//! Here is what readers get from there; [`flusher`] brings it there, and [`damage`] is what the log, or the overflow, can't give.
 
 mod damage;
 mod flusher;
@@ -25,7 +25,7 @@ mod spare;
 pub use damage::Damage;
 
 use self::{
-    damage::{Damaged, Examining},
+    damage::{Damaged, Examining, Lost},
     flusher::Asked,
     spare::Spare,
 };
@@ -168,6 +168,7 @@ pub struct Tier {
     /// When the last manifest was written.
     told_at: Mutex<Option<Instant>>,
     damaged: Mutex<Damaged>,
+    lost: Mutex<Lost>,
     /// Not flushed until it is known what of them can't be read.
     examining: Examining,
     /// Flushed meanwhile: what is read again is left out.
@@ -210,6 +211,7 @@ impl Tier {
             fetched_bytes: AtomicU64::new(0),
             told_at: Mutex::new(None),
             damaged: Mutex::default(),
+            lost: Mutex::default(),
             examining: Examining::default(),
             examining_again: Examining::default(),
             under_way: Mutex::default(),

@@ -17,6 +17,7 @@ mod login;
 mod picture;
 pub mod play;
 pub mod rtsp;
+pub mod told;
 pub mod ts;
 
 use crate::segment::State;

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, task::Poll, time::Duration};
 use streams::{
     Client, Options, Server,
     access::{self, Rule},
-    client::{From, Login, Reader, Writer},
+    client::{From, Login, Reader, Transaction, Writer},
     proto::ScalingPolicy,
     server::Users,
 };
@@ -695,6 +695,99 @@ async fn where_an_encoder_follows_another_one_the_index_says_so() {
     let (_, index) = video_of(&client, "s", "camera").await;
     let said: Vec<bool> = index.iter().map(|entry| entry.flags & video::DISCONTINUITY != 0).collect();
     assert_eq!(said, [true, false, true, false]);
+}
+
+/// The native client's transactions: all of one is there, also when the stream was scaled meanwhile, or nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_native_transaction_is_there_as_a_whole_or_not_at_all() {
+    let (running, store) = server_and_store().await;
+    let client = client(&running).await;
+    client.create_stream("s", "t", segments(2)).await.unwrap();
+    let fill = async |txn: &mut Transaction, from: u32| {
+        for n in from..from + 100 {
+            txn.append(&(n % 7).to_string(), &n.to_be_bytes()).await.unwrap();
+        }
+    };
+    let mut all = Vec::new();
+    for _ in 0..4 {
+        all.push(Transaction::begin(&client, "s", "t").await.unwrap());
+    }
+    for (n, txn) in all.iter_mut().enumerate() {
+        fill(txn, 100 * n as u32).await;
+        txn.flush().await.unwrap();
+    }
+    let there = || store.peek(|s| s.catalog.stream("s", "t").unwrap().segments().into_keys().map(|n| s.segment(&n.name("s", "t")).unwrap().length).sum::<u64>());
+    assert_eq!(there(), 0, "nothing is there before a commit");
+    let mut all = all.into_iter();
+    all.next().unwrap().commit().await.unwrap();
+    all.next().unwrap().abort().await.unwrap();
+    client.scale("s", "t", 3).await.unwrap();
+    all.next().unwrap().commit().await.unwrap();
+    // Ended by somebody else, as by its lease: who goes on with it hears so, and at its commit.
+    let mut gone = all.next().unwrap();
+    for id in store.peek(|s| s.catalog.stream("s", "t").unwrap().open.keys().copied().collect::<Vec<_>>()) {
+        store.change(|s| streams::plan::abort_txn(s, "s", "t", id)).await.unwrap();
+    }
+    let told = async {
+        loop {
+            gone.append("k", b"late").await?;
+            gone.flush().await?;
+        }
+    };
+    let told: streams::Result<()> = tokio::time::timeout(Duration::from_secs(10), told).await.expect("it is told");
+    assert!(matches!(told, Err(streams::Error::NoTxn(_))), "{told:?}");
+    assert!(gone.commit().await.is_err());
+    let mut reader = Reader::open(&client, "s", "t", From::Head).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 200 {
+        let event = tokio::time::timeout(Duration::from_secs(10), reader.next()).await.expect("200 events").unwrap().unwrap();
+        seen.push(u32::from_be_bytes(event.data[..].try_into().unwrap()));
+    }
+    for key in 0..7 {
+        let of_key: Vec<u32> = seen.iter().copied().filter(|n| n % 7 == key).collect();
+        assert!(of_key.is_sorted(), "{of_key:?}");
+    }
+    seen.sort_unstable();
+    assert!(seen.into_iter().eq((0..100).chain(200..300)));
+}
+
+/// Who plays a live list knows where a part belongs, also when the discontinuity before it is not in the list any more; and a list promises no shorter parts than the one before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_playlist_counts_the_discontinuities_that_have_left_it() {
+    use streams::video::{self, Entry};
+    let running = server().await;
+    let client = client(&running).await;
+    for name in ["camera", "camera-index"] {
+        client.create_stream("s", name, segments(1)).await.unwrap();
+    }
+    let mut data = Writer::open(&client, "s", "camera", None).await.unwrap();
+    let mut index = Writer::open(&client, "s", "camera-index", None).await.unwrap();
+    let (mut offset, mut seconds) = (0, 1000u64);
+    let cut = |n: u64| [0, 15, 16, 22].contains(&n);
+    let (mut counts, mut longest) = (Vec::new(), Vec::new());
+    for n in 0..40u64 {
+        // One part takes five seconds.
+        seconds += if n == 20 { 5 } else { 1 };
+        let flags = video::RANDOM_ACCESS | if cut(n) { video::DISCONTINUITY } else { 0 };
+        let frame = video::frame(flags, video::tai(seconds * 1_000_000_000), &[0x47; 188]);
+        index.append_bytes("video", &Entry { flags, tai_ns: video::tai(seconds * 1_000_000_000), offset }.bytes(), n).await.unwrap();
+        data.append("video", &frame, n).await.unwrap();
+        offset += 8 + frame.len() as u64;
+        data.flush().await.unwrap();
+        index.flush().await.unwrap();
+        let (status, list) = http(running.http, "GET", "/video/s/camera/live.m3u8", None, "").await;
+        let tag = |name: &str| list.lines().find_map(|l| l.strip_prefix(name)).map(|v| v.parse::<u64>().unwrap());
+        let (sequence, count) = (tag("#EXT-X-MEDIA-SEQUENCE:").unwrap(), tag("#EXT-X-DISCONTINUITY-SEQUENCE:").unwrap());
+        assert_eq!((status, sequence), (200, n.saturating_sub(6)), "{list}");
+        longest.push(tag("#EXT-X-TARGETDURATION:").unwrap());
+        // What the first part has before it, and where the list itself says so.
+        counts.push((sequence, count, list.matches("#EXT-X-DISCONTINUITY\n").count() as u64));
+    }
+    for (sequence, count, within) in &counts {
+        assert_eq!(count - counts[0].1, (1..=*sequence).filter(|n| cut(*n)).count() as u64, "{counts:?}");
+        assert_eq!(*within, (sequence + 1..sequence + 6).filter(|n| cut(*n)).count() as u64, "{counts:?}");
+    }
+    assert!(longest.is_sorted() && longest[39] == 5, "{longest:?}");
 }
 
 /// Pictures in MPEG-TS behind the tables that they take, each with its number as time and content and so many packets more than one, and whether a player can begin with it.

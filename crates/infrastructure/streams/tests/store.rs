@@ -1114,8 +1114,8 @@ async fn a_chunk_that_the_overflow_has_lost_holds_up_no_other() {
         until("some to flow over", || files_in(folder.path()).len() > 2).await;
         let mut files = files_in(folder.path());
         files.sort_by_key(|f| run_of(f.to_str().unwrap()).1.start);
-        let lost = run_of(files[0].to_str().unwrap()).1;
-        std::fs::remove_file(&files[0]).unwrap();
+        let lost = run_of(files[1].to_str().unwrap()).1;
+        std::fs::remove_file(&files[1]).unwrap();
         if !with {
             flusher.abort();
             let _ = flusher.await;
@@ -1131,15 +1131,43 @@ async fn a_chunk_that_the_overflow_has_lost_holds_up_no_other() {
             until("all others to be in S3", || files_in(folder.path()).is_empty() && beside() == lost.end - lost.start).await;
             assert!(read(&store, "a", lost.end).await == filled(1..=120)[lost.end as usize..]);
             assert!(store.read("a", lost.start, 10, Duration::ZERO).await.is_err());
+            // What lies right before it is read, whatever is asked for with it.
+            let before = store.read("a", lost.start - 10, 100, Duration::ZERO).await.unwrap();
+            assert_eq!(before.data.len(), 10);
         }
         until("S3 to be taken for what it is", || tier.manifest_age().is_some() && tier.why_away().is_none()).await;
+        let told = store.peek(|s| tier.damaged(s));
+        assert_eq!(told.iter().map(|d| d.bytes).sum::<u64>(), beside());
+        assert!(told.len() == 1 && told[0].segment == "a", "{told:?}");
+        assert!(if with { told[0].start == lost.start } else { told[0].start == 0 && told[0].why.contains("this server has none") }, "{told:?}");
         let (id, length) = store.peek(|s| s.find("a").map(|(id, s)| (id, s.length)).unwrap());
         store.change(|_| Ok((Some(Record::Truncate { id, start: length }), ()))).await.unwrap();
-        until("it to be forgotten", || beside() == 0 && store.peek(|s| s.chunks.is_empty()) && s3.names("/chunks/").is_empty()).await;
+        until("it to be forgotten", || beside() == 0 && store.peek(|s| tier.damaged(s)).is_empty() && store.peek(|s| s.chunks.is_empty()) && s3.names("/chunks/").is_empty()).await;
         assert_eq!(tier.why_away(), None);
         store.peek(|s| s.check()).unwrap();
         flusher.abort();
     }
+}
+
+/// In an outage, too: what is truncated gives its room in the overflow back, and writers go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_truncated_in_an_outage_leaves_the_overflow() {
+    let (disk, s3, folder) = (Arc::new(Faulty::new(44)), FakeS3::start().await, tempfile::tempdir().unwrap());
+    s3.away(true);
+    let (store, tier, flusher) = overflowing(&disk, &s3, folder.path());
+    create(&store, "a");
+    let id = store.peek(|s| s.find("a").unwrap().0);
+    // Three times as much as the log and the overflow take together.
+    for round in 0..8 {
+        fill(&store, |_| "a", 1 + round * 90..=90 + round * 90, Duration::ZERO).await;
+        let length = store.peek(|s| s.segment("a").unwrap().length);
+        assert!(read(&store, "a", length - 90 * 20_000).await == filled(1 + round * 90..=90 + round * 90));
+        store.change(|_| Ok((Some(Record::Truncate { id, start: length }), ()))).await.unwrap();
+    }
+    until("all of it to be gone", || tier.overflow().is_some_and(|(bytes, _)| bytes == 0) && files_in(folder.path()).is_empty()).await;
+    assert!(s3.names("").is_empty());
+    store.peek(|s| s.check()).unwrap();
+    flusher.abort();
 }
 
 /// What is done to a segment while a chunk of it is under way holds for the chunk, too.

@@ -11,7 +11,12 @@ use super::{
     key_position, not_too_many,
     reader::{is_away, patiently, SILENT_MAX},
 };
-use crate::{Error, Result, catalog::Range, proto::stream_info::AccessOperation, tier::AbortOnDrop};
+use crate::{
+    Error, Result,
+    catalog::{Range, TxnId},
+    proto::stream_info::AccessOperation,
+    tier::AbortOnDrop,
+};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use std::{
@@ -113,12 +118,22 @@ impl Writer {
         Box::pin(async move {
             let mut router = Router::new(client, scope, stream, None);
             let [range] = client.current(scope, stream).await?[..] else { return Err(router.not_one()) };
-            router.alone = true;
+            router.to = To::One;
             let mut task = router.task(&range);
             let end = task.take_over().await?;
             router.start(range, task);
             Ok((Writer::start(router), end))
         })
+    }
+
+    /// One that writes to the segments of a transaction, which began when the stream had these ranges.
+    pub(super) fn within(client: &Client, scope: &str, stream: &str, transaction: TxnId, ranges: Vec<Range>) -> Writer {
+        let mut router = Router { to: To::Transaction(transaction), ..Router::new(client, scope, stream, None) };
+        for range in ranges {
+            let task = router.task(&range);
+            router.start(range, task);
+        }
+        Writer::start(router)
     }
 
     fn start(router: Router) -> Writer {
@@ -209,20 +224,29 @@ struct Segment {
     back: tokio::task::JoinHandle<Result<Vec<Pending>>>,
 }
 
+/// Which segments events go to.
+enum To {
+    /// The stream's own, whatever those are by now.
+    Stream,
+    /// The one that there was at first.
+    One,
+    /// Those of a transaction, for the stream's ranges when it began.
+    Transaction(TxnId),
+}
+
 struct Router {
     client: Client,
     scope: String,
     stream: String,
     segments: Vec<Segment>,
-    /// With the one segment that there was at first.
-    alone: bool,
+    to: To,
     shared: Shared,
 }
 
 impl Router {
     fn new(client: &Client, scope: &str, stream: &str, acknowledged: Option<Acknowledged>) -> Router {
         let shared = Shared { room: Arc::new(Semaphore::new(IN_FLIGHT_MAX)), done: Arc::default(), acknowledged };
-        Router { client: client.clone(), scope: scope.into(), stream: stream.into(), segments: Vec::new(), alone: false, shared }
+        Router { client: client.clone(), scope: scope.into(), stream: stream.into(), segments: Vec::new(), to: To::Stream, shared }
     }
 
     fn not_one(&self) -> Error {
@@ -230,11 +254,12 @@ impl Router {
     }
 
     fn task(&self, range: &Range) -> SegmentTask {
+        let segment = range.segment.name(&self.scope, &self.stream);
         SegmentTask {
             client: self.client.clone(),
             scope: self.scope.clone(),
             stream: self.stream.clone(),
-            name: range.segment.name(&self.scope, &self.stream),
+            name: if let To::Transaction(id) = self.to { id.segment(&segment) } else { segment },
             id: rand::random(),
             next: 1,
             alone: None,
@@ -309,8 +334,10 @@ impl Router {
     }
 
     async fn refresh(&mut self) -> Result<()> {
-        if self.alone {
-            return Err(self.not_one());
+        match self.to {
+            To::Stream => {}
+            To::One => return Err(self.not_one()),
+            To::Transaction(id) => return Err(Error::NoTxn(format!("{:x}-{:x} on {}/{}", id.high, id.low, self.scope, self.stream))),
         }
         // A scale and a lost connection come together when a server is lost: neither ends a writer.
         let ask = || -> BoxFuture<'static, _> {

@@ -1,12 +1,12 @@
-//! What the log can't read any more, because a disk has failed there: it stays where it is, and all else leaves the log without waiting for it.
+//! What the log, or the overflow, can't read any more, because a disk has failed there: it stays where it is, and all else leaves without waiting for it.
 
 use super::{Tier, flusher::Due, lock};
 use crate::{
     Store,
-    segment::{Extent, SegmentId, State},
+    segment::{ChunkId, Extent, SegmentId, Source, State},
 };
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -14,24 +14,60 @@ use tokio::sync::Semaphore;
 
 /// Between two tries to read what was damaged in the log, at most.
 const DAMAGED_PAUSE_MAX: Duration = Duration::from_secs(3600);
+/// How long a chunk is left alone that the overflow's disk can't read or remove.
+const LOST_PAUSE: Duration = Duration::from_secs(60);
 /// Segments that are examined for damage at a time, and as many that are examined again.
 const EXAMINED_AT_ONCE: usize = 2;
 
-/// Bytes that only the log has, and that can't be read there: they stay where they are, and what lies behind them goes to long-term storage all the same.
-#[derive(Clone, Debug)]
+/// Bytes that only the log, or only the overflow, has, and that can't be read there: they stay where they are, and what lies behind them goes to long-term storage all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
     pub segment: String,
     /// Offset in the segment.
     pub start: u64,
-    pub bytes: u32,
+    pub bytes: u64,
     pub why: String,
+}
+
+impl Damage {
+    /// Tells of what was found, and what helps.
+    fn tell(&self, whose: &str) {
+        let Damage { segment, start, bytes, why } = self;
+        tracing::error!(%segment, offset = start, bytes, error = %why, "bytes that only {whose} has can't be read: they stay out of long-term storage, and a restore of the segment ends there; `stream truncate --at` behind them lets the stream begin there");
+    }
+}
+
+/// Damage in the log.
+pub(super) struct Found {
+    damage: Damage,
     extent: Extent,
     /// When it was read the last time, and how long after that it is read again.
     tried: Instant,
     pause: Duration,
 }
 
-pub(super) type Damaged = BTreeMap<(SegmentId, u64), Damage>;
+pub(super) type Damaged = BTreeMap<(SegmentId, u64), Found>;
+
+/// Chunks of the overflow that could not be read or removed there: why, and when it was tried. They hold up no others, and are tried again after [`LOST_PAUSE`].
+pub(super) type Lost = HashMap<ChunkId, (String, Instant)>;
+
+/// Which bytes of which segments some chunks have, in the order of the segments' names.
+fn runs<'a>(state: &State, of: &HashMap<ChunkId, &'a str>) -> Vec<Damage> {
+    let mut runs: Vec<Damage> = Vec::new();
+    for segment in state.segments.values().filter(|s| !s.deleted) {
+        let first = runs.len();
+        for extent in &segment.landed.extents {
+            let Source::Chunk(chunk, _) = extent.source else { continue };
+            let Some(why) = of.get(&chunk) else { continue };
+            match runs[first..].last_mut() {
+                Some(run) if run.start + run.bytes == extent.start && run.why == *why => run.bytes += u64::from(extent.len),
+                _ => runs.push(Damage { segment: segment.name.clone(), start: extent.start, bytes: extent.len.into(), why: why.to_string() }),
+            }
+        }
+    }
+    runs.sort_by(|a, b| (&a.segment, a.start).cmp(&(&b.segment, b.start)));
+    runs
+}
 
 /// Of the extents of a segment that can't be read: after a flush that failed, or of what was found damaged before.
 #[derive(Clone, Copy)]
@@ -67,11 +103,46 @@ fn prune(damaged: &mut Damaged, state: &State) {
 }
 
 impl Tier {
-    /// What is damaged in the log and was to leave it, as far as it is still there.
+    /// What can't be read in the log, or in the overflow, and was to leave it, as far as it is still there.
     pub fn damaged(&self, state: &State) -> Vec<Damage> {
         let mut damaged = lock(&self.damaged);
         prune(&mut damaged, state);
-        damaged.values().cloned().collect()
+        let mut all: Vec<Damage> = damaged.values().map(|found| found.damage.clone()).collect();
+        let mut lost = lock(&self.lost);
+        lost.retain(|chunk, _| state.chunks.contains_key(chunk));
+        // All extents are looked at, which takes milliseconds where there are many.
+        if !lost.is_empty() {
+            all.extend(runs(state, &lost.iter().map(|(chunk, (why, _))| (*chunk, why.as_str())).collect()));
+        }
+        all
+    }
+
+    /// Notes that the overflow, and not long-term storage, has failed with a chunk, and tells of the bytes that nothing else has the first time.
+    pub(super) fn lose(&self, store: &Store, chunk: ChunkId, why: &str) {
+        if lock(&self.lost).insert(chunk, (why.into(), Instant::now())).is_none() {
+            store.peek(|state| runs(state, &[(chunk, why)].into())).iter().for_each(|run| run.tell("the overflow"));
+        }
+    }
+
+    /// Notes chunks that this server's overflow, or a server without one, has not.
+    pub(crate) fn lose_all(&self, chunks: impl IntoIterator<Item = ChunkId>, why: &str) {
+        let mut lost = lock(&self.lost);
+        let before = lost.len();
+        lost.extend(chunks.into_iter().map(|chunk| (chunk, (why.into(), Instant::now()))));
+        let chunks = lost.len() - before;
+        if chunks > 0 {
+            tracing::warn!(chunks, "events that were put into an overflow are not in this server's: they can't be read; start it with the same `--overflow` as before; /v1/streams says which they are, and `stream truncate --at` behind them lets a stream begin there");
+        }
+    }
+
+    /// It was read, or is gone.
+    pub(super) fn find(&self, chunk: ChunkId) {
+        lock(&self.lost).remove(&chunk);
+    }
+
+    /// The overflow has failed with this chunk a short while ago.
+    pub(super) fn is_lost(&self, chunk: ChunkId) -> bool {
+        lock(&self.lost).get(&chunk).is_some_and(|(_, tried)| tried.elapsed() < LOST_PAUSE)
     }
 
     /// Where in a segment bytes are damaged.
@@ -85,7 +156,7 @@ impl Tier {
         prune(&mut damaged, state);
         let mut due: BTreeMap<SegmentId, Due> = BTreeMap::new();
         for ((id, _), found) in damaged.iter().filter(|(_, d)| d.tried.elapsed() >= d.pause) {
-            due.entry(*id).or_insert_with(|| Due::new(*id, &found.segment, Vec::new())).extents.push(found.extent);
+            due.entry(*id).or_insert_with(|| Due::new(*id, &found.damage.segment, Vec::new())).extents.push(found.extent);
         }
         due.into_values().collect()
     }
@@ -121,9 +192,10 @@ impl Tier {
             if there {
                 let mut damaged = lock(&self.damaged);
                 let pause = damaged.get(&(due.id, extent.start)).map_or(self.options.damaged_after, |d| (d.pause * 2).min(DAMAGED_PAUSE_MAX));
-                let found = Damage { segment: due.name.clone(), start: extent.start, bytes: extent.len, why: e.to_string(), extent: *extent, tried: Instant::now(), pause };
+                let damage = Damage { segment: due.name.clone(), start: extent.start, bytes: extent.len.into(), why: e.to_string() };
+                let found = Found { damage: damage.clone(), extent: *extent, tried: Instant::now(), pause };
                 if damaged.insert((due.id, extent.start), found).is_none() {
-                    tracing::error!(segment = %due.name, offset = extent.start, bytes = extent.len, error = %e, "bytes that only the log has can't be read: they stay out of long-term storage, and a restore of the segment ends there; `stream truncate --at` behind them lets the stream begin there");
+                    damage.tell("the log");
                 }
             }
         }

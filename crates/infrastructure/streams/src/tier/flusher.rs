@@ -44,13 +44,16 @@ impl Tier {
     pub async fn run(self: Arc<Self>, store: Store) -> Result<()> {
         match &self.overflow {
             Some(overflow) => {
-                if let Err(e) = overflow.take_stock(&store).await {
+                if let Err(e) = overflow.take_stock(&store, &self).await {
                     tracing::warn!(error = %e, "the overflow can't be read");
                 }
             }
-            None => overflow::tell_missing(store.peek(|state| state.chunks.values().filter(|c| overflow::has(&c.location)).count())),
+            None => {
+                let missing: Vec<ChunkId> = store.peek(|state| overflow::needed(state).map(|(id, _)| id).collect());
+                self.lose_all(missing, "it is in an overflow folder, and this server has none");
+            }
         }
-        let mut flusher = Flusher { tier: self.clone(), store: store.clone(), since: HashMap::new(), owner: None, told: None, unneeded: BTreeMap::new(), moved: Vec::new(), stuck: HashMap::new() };
+        let mut flusher = Flusher { tier: self.clone(), store: store.clone(), since: HashMap::new(), owner: None, told: None, unneeded: BTreeMap::new(), moved: Vec::new() };
         let mut pause = PAUSE.0;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -123,6 +126,7 @@ impl Tier {
                 biased;
                 done = &mut work => return done,
                 () = tokio::time::sleep(TICK) => {}
+                () = store.until_full() => {}
             }
             let mut flown = std::pin::pin!(self.flow_over(store, overflow, || may() && !is_done.load(Relaxed)));
             // The chunk under way is waited for also then: one that is not recorded would stay until the next start.
@@ -153,6 +157,9 @@ impl Tier {
     async fn flow_over(self: &Arc<Self>, store: &Store, overflow: &Overflow, may: impl Fn() -> bool) -> Result<bool> {
         // A segment that can't be read now comes again the next time, or a disk that fails now and then would keep everybody here.
         let (mut unreadable, mut flown) = (HashSet::new(), false);
+        if may() {
+            self.tidy(store, overflow).await?;
+        }
         while may() {
             let room = overflow.room();
             let largest = self.options.chunk_bytes.min(usize::try_from(room).unwrap_or(usize::MAX));
@@ -174,6 +181,29 @@ impl Tier {
             }
         }
         Ok(flown)
+    }
+
+    /// Removes from the overflow what nothing points to any more. No manifest knows of that, so it does not wait for one, or for long-term storage.
+    async fn tidy(&self, store: &Store, overflow: &Overflow) -> Result<()> {
+        let idle = |state: &State| {
+            let here = state.chunks.iter().filter(|(id, chunk)| overflow::has(&chunk.location) && !self.is_lost(**id));
+            here.filter_map(|(id, _)| Some((*id, state.idle_chunk(*id)?.clone()))).take(REMOVE_MAX).collect::<Vec<_>>()
+        };
+        let dead = store.peek(idle);
+        if dead.is_empty() {
+            return Ok(());
+        }
+        // After a crash it must not be needed again: what has truncated or deleted it is durable first.
+        store.log().wait(store.log().last()).await?;
+        for (chunk, gone) in dead {
+            if let Err(error) = overflow.remove(&gone).await {
+                tracing::warn!(%error, chunk = gone.location, "the overflow can't remove what is not needed any more; it is tried again");
+                self.lose(store, chunk, &error.to_string());
+                continue;
+            }
+            store.change(|state| Ok((state.chunks.contains_key(&chunk).then_some(Record::ChunkGone { chunk }), ()))).await?;
+        }
+        Ok(())
     }
 
     /// What of a segment leaves the log next.
@@ -355,14 +385,10 @@ struct Flusher {
     unneeded: BTreeMap<ChunkId, (Instant, u32)>,
     /// Where chunks were that were moved out of the overflow, and may still be read.
     moved: Vec<Chunk>,
-    /// Chunks of the overflow that could not be read or removed there: since when. They hold up no others, and are tried again after [`STUCK_PAUSE`].
-    stuck: HashMap<ChunkId, Instant>,
 }
 
 /// How long a chunk of the overflow may take to be read.
 const READ_MAX: Duration = Duration::from_secs(10);
-/// How long a chunk is left alone that the overflow's disk can't read or remove.
-const STUCK_PAUSE: Duration = Duration::from_secs(60);
 
 /// Chunks that leave the overflow in one look; there are four looks in a second.
 const MOVE_MAX: usize = 8;
@@ -480,11 +506,10 @@ impl Flusher {
     async fn drain(&mut self) -> Result<()> {
         let tier = self.tier.clone();
         let Some(overflow) = &tier.overflow else { return Ok(()) };
-        self.stuck.retain(|_, since| since.elapsed() < STUCK_PAUSE);
         // What nothing points to is removed as any other chunk.
         let here = self.store.peek(|state| {
-            let here = state.chunks.iter().filter(|(id, c)| overflow::has(&c.location) && !self.stuck.contains_key(id) && state.live.chunk_bytes.get(id).is_some_and(|b| *b > 0));
-            here.take(MOVE_MAX).map(|(id, c)| (*id, c.clone())).collect::<Vec<_>>()
+            let here = overflow::needed(state).filter(|(id, _)| !tier.is_lost(*id));
+            here.take(MOVE_MAX).map(|(id, c)| (id, c.clone())).collect::<Vec<_>>()
         });
         for (id, chunk) in here {
             let (from, at, bytes) = (overflow.persist.clone(), chunk.location.clone(), chunk.bytes);
@@ -496,9 +521,12 @@ impl Flusher {
                 Err(_) => Err(Error::Spoilt(format!("{} was not read within {READ_MAX:?}", chunk.location))),
             };
             let data = match read {
-                Ok(data) => data,
+                Ok(data) => {
+                    tier.find(id);
+                    data
+                }
                 Err(error) => {
-                    self.gets_stuck(id, &chunk, &error);
+                    tier.lose(&self.store, id, &error.to_string());
                     // What comes in meanwhile is flushed before the next one is tried.
                     break;
                 }
@@ -531,12 +559,6 @@ impl Flusher {
             }
         }
         Ok(())
-    }
-
-    /// The overflow's disk, and not long-term storage, has failed with a chunk.
-    fn gets_stuck(&mut self, id: ChunkId, chunk: &Chunk, error: &Error) {
-        tracing::warn!(%error, chunk = chunk.location, "the overflow can't read or remove a chunk; the others go on, and it is tried again in {STUCK_PAUSE:?}");
-        self.stuck.insert(id, Instant::now());
     }
 
     /// Segments of which something is to leave the log now.
@@ -595,24 +617,22 @@ impl Flusher {
         Ok(())
     }
 
+    /// Removes what neither a stream nor a manifest needs any more, from long-term storage and from the overflow.
     async fn remove(&mut self) -> Result<()> {
         let tier = self.tier.clone();
+        if let Some(overflow) = &tier.overflow {
+            tier.tidy(&self.store, overflow).await?;
+        }
         let due = self.unneeded.iter().filter(|(_, (since, manifests))| *manifests >= MANIFESTS && since.elapsed() >= self.tier.options.remove_after);
         // A manifest ends where only the log has bytes; what lies behind is not in it, and not dead.
-        let dead: Vec<(ChunkId, Chunk)> =
-            self.store.peek(|state| due.filter(|(id, _)| !self.stuck.contains_key(id)).filter_map(|(id, _)| Some((*id, state.idle_chunk(*id)?.clone()))).take(REMOVE_MAX).collect());
+        let dead: Vec<(ChunkId, Chunk)> = self.store.peek(|state| due.filter_map(|(id, _)| Some((*id, state.idle_chunk(*id)?.clone()))).take(REMOVE_MAX).collect());
         for (chunk, gone) in dead {
             // Nobody can begin to read from it any more: where it is, is known by extents only.
-            match &tier.overflow {
-                _ if !overflow::has(&gone.location) => self.tier.remove(&gone).await?,
-                Some(overflow) => {
-                    if let Err(error) = overflow.remove(&gone).await {
-                        self.gets_stuck(chunk, &gone, &error);
-                        continue;
-                    }
-                }
+            match overflow::has(&gone.location) {
+                false => self.tier.remove(&gone).await?,
+                true if tier.overflow.is_some() => continue,
                 // Of an overflow that this server was not given: that one is swept when it is there again.
-                None => {}
+                true => {}
             }
             self.unneeded.remove(&chunk);
             self.store.change(|state| Ok((state.chunks.contains_key(&chunk).then_some(Record::ChunkGone { chunk }), ()))).await?;

@@ -12,7 +12,7 @@
 //! A part is what lies between two entries of the index, so it begins with a frame that a player can begin with. What comes after the last entry is not told of
 //! until the next one: a player is behind by as much as the encoder puts between two such frames, and by what it keeps in reserve itself.
 
-use super::{ENTRY, Entry, HEADER, Unframer, packets, picture::{self, Form}, segments, tai, utc};
+use super::{ENTRY, Entry, HEADER, Unframer, packets, picture::{self, Form}, segments, tai, told::Told, utc};
 use crate::{
     Error, Result, Store,
     access::{self, Want},
@@ -30,7 +30,7 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use serde::{Deserialize, de::DeserializeOwned};
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 /// Parts in a live playlist.
@@ -77,6 +77,7 @@ enum Playlist {
 /// A stream with video, for someone who may read it.
 struct Video {
     store: Store,
+    told: Arc<Told>,
     data: String,
     index: String,
 }
@@ -85,7 +86,7 @@ impl Video {
     async fn open(app: &App, asker: &Asker, scope: &str, stream: &str) -> std::result::Result<Video, Response> {
         app.may(asker, &access::stream(scope, stream), Want::Read).await?;
         match app.store.peek(|s| segments(s, scope, stream)) {
-            Some([data, index]) => Ok(Video { store: app.store.clone(), data, index }),
+            Some([data, index]) => Ok(Video { store: app.store.clone(), told: app.told.clone(), data, index }),
             None => Err(refuse(StatusCode::NOT_FOUND, &format!("{scope}/{stream} is not a stream with video; `cloudskin stream ingest {scope}/{stream}` makes one"))),
         }
     }
@@ -158,7 +159,7 @@ impl Video {
 
     /// A playlist of parts that begin with these entries.
     async fn playlist(&self, from: u64, to: u64, kind: Playlist) -> Result<String> {
-        let (_, end) = self.entries().await?;
+        let (first, end) = self.entries().await?;
         let (start, length, ended) = self.store.peek(|s| {
             let data = s.segment(&self.data)?;
             Ok((data.landed.start, data.landed.durable, data.landed.ended))
@@ -179,14 +180,21 @@ impl Video {
         // After a lost disk the index may tell of frames that are lost.
         parts.retain(|(_, entry, end, _)| entry.offset >= start && entry.offset < *end && *end <= length);
         let longest = parts.iter().map(|p| p.3).fold(1.0, f64::max).ceil();
+        // One that is asked for again does not change its mind.
+        let longest = if kind == Playlist::Whole { longest } else { self.told.longest(&self.index, longest) };
         let sequence = parts.first().map_or(from, |p| p.0);
-        let mut out = format!("#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:{longest}\n#EXT-X-MEDIA-SEQUENCE:{sequence}\n#EXT-X-INDEPENDENT-SEGMENTS\n");
-        out.push_str(match kind {
-            Playlist::Live => "",
+        let mut out = format!("#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:{longest}\n#EXT-X-MEDIA-SEQUENCE:{sequence}\n");
+        match kind {
+            Playlist::Live => {
+                let counting = self.told.count(&self.index, first, sequence);
+                let among = self.some(counting.among.start, counting.among.end.min(end)).await?;
+                let _ = writeln!(out, "#EXT-X-DISCONTINUITY-SEQUENCE:{}", self.told.counted(&self.index, &counting, &among));
+            }
             // Players begin near the end of what may grow, if they are not told (and some even then).
-            Playlist::Growing => "#EXT-X-PLAYLIST-TYPE:EVENT\n#EXT-X-START:TIME-OFFSET=0,PRECISE=YES\n",
-            Playlist::Whole => "#EXT-X-PLAYLIST-TYPE:VOD\n",
-        });
+            Playlist::Growing => out.push_str("#EXT-X-PLAYLIST-TYPE:EVENT\n#EXT-X-START:TIME-OFFSET=0,PRECISE=YES\n"),
+            Playlist::Whole => out.push_str("#EXT-X-PLAYLIST-TYPE:VOD\n"),
+        }
+        out.push_str("#EXT-X-INDEPENDENT-SEGMENTS\n");
         for (i, (_, entry, end, seconds)) in parts.iter().enumerate() {
             if i > 0 && entry.flags & super::DISCONTINUITY != 0 {
                 out.push_str("#EXT-X-DISCONTINUITY\n");
