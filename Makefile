@@ -10,10 +10,10 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 
-.PHONY: help setup build run test kills aarch64 bench clean
+.PHONY: help setup build run test kills aarch64 container bench clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is needed besides Rust (kept in .setup, system packages by apt)
 	setup/setup.sh
@@ -41,6 +41,9 @@ kills: ## the object store's nodes, namenodes and agents and stream servers kill
 
 aarch64: ## programs that go to and fro between this x86-64 machine and an emulated aarch64 one in the middle of their work (ARGS="--only numbers"); figures in out/aarch64.jsonl
 	tests/aarch64.sh $(ARGS)
+
+container: ## the container for models on video, built by its recipe from packages, and a model in it that sees video (as root; 3 GB below .setup)
+	tests/streams/container.sh
 
 bench: ## our figures and our peers', as JSON lines; they are kept in bench/report.md, too
 	setup/setup.sh test
