@@ -10,7 +10,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 
-.PHONY: help setup build run test kills aarch64 container bench clean
+.PHONY: help setup build run test kills aarch64 container spark bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ aarch64: ## programs that go to and fro between this x86-64 machine and an emula
 
 container: ## the container for models on video, built by its recipe from packages, and a model in it that sees video (as root; 3 GB below .setup)
 	tests/streams/container.sh
+
+spark: ## Spark, as it is released, with the store as its file system, beside local files (320 MB below .setup)
+	bindings/java/spark.sh
 
 bench: ## our figures and our peers', as JSON lines; they are kept in bench/report.md, too
 	setup/setup.sh test

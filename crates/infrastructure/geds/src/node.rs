@@ -954,7 +954,12 @@ impl Inner {
         let memory = self.tier.get(meta.id).is_some_and(|local| local.in_memory());
         spans::note(&Span::current(), meta.size, Source::here(memory));
         let Some(now) = self.upload_held(persist, meta, pace).await? else { return Ok(false) };
-        match self.unrecord(&now).await {
+        self.let_go(&now, memory).await
+    }
+
+    /// Frees the copy here of what the persistency tier has. False: it changed meanwhile.
+    pub(crate) async fn let_go(&self, meta: &ObjectMeta, memory: bool) -> Result<bool> {
+        match self.unrecord(meta).await {
             Ok(Some(_)) => {}
             Ok(None) => return Ok(false),
             Err(e) if matches!(e.kind(), Kind::NotFound | Kind::FailedPrecondition) => return Ok(false),

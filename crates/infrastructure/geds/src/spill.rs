@@ -20,7 +20,6 @@ use crate::{
     deadline::Deadline,
     leases::Wanted,
     local::Local,
-    metrics::add,
     names::Prefix,
     node::{Inner, Node, Tuning, compute, joined},
     persist::{Persist, There},
@@ -634,14 +633,17 @@ impl Inner {
         let inner = self.clone();
         let chosen = compute(move || inner.choose(memory, |local| local.persisted.load(SeqCst))).await.unwrap_or_default();
         let is_silent = AtomicBool::new(false);
-        let mut freeing = futures::stream::iter(chosen.into_iter().map(|id| self.free_one_uploaded(id, &is_silent))).buffer_unordered(UPLOADS);
         let mut freed = false;
+        // Those that are under way when one fails come to their end: what the record has let go of is to go here, too.
+        let failed = AtomicBool::new(false);
+        let goes_on = async |id| if failed.load(SeqCst) { Ok(false) } else { self.free_one_uploaded(id, &is_silent).await };
+        let mut freeing = futures::stream::iter(chosen.into_iter().map(goes_on)).buffer_unordered(UPLOADS);
         while let Some(answer) = freeing.next().await {
             match answer {
                 Ok(done) => freed |= done,
                 Err(error) => {
                     tracing::debug!(%error, "copies of what the persistency tier should have can't go");
-                    break;
+                    failed.store(true, SeqCst);
                 }
             }
         }
@@ -671,19 +673,9 @@ impl Inner {
                 }
             }
         }
-        match self.unrecord(&meta).await {
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok(false),
-            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::FailedPrecondition) => return Ok(false),
-            Err(e) => return Err(e),
-        }
-        let counted = self.counted(&meta.bucket);
-        let counts = counted.here(local.in_memory());
+        let memory = local.in_memory();
         drop(local);
-        self.free(id);
-        add(&counts.spilled, 1);
-        add(&counts.spilled_bytes, meta.size);
-        Ok(true)
+        self.let_go(&meta, memory).await
     }
 
     /// What to free next, of what is `wanted`.

@@ -318,9 +318,8 @@ async fn what_is_uploaded_makes_room_while_the_store_is_away() {
     }
 }
 
-/// A store of which every disk is broken answers, and may have lost all: it is not away.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_fails_with_everything_gets_no_copy_freed() {
+/// A node that is three quarters full of what it has uploaded, when something happens to the store: writers are refused at the end, and no copy has gone. With how many more it has taken.
+async fn three_quarters_uploaded(happens: impl FnOnce(&Store)) -> (Installation, Running, Store, usize) {
     let mut here = Installation::new().await.with_folder_persist();
     here.limit = 1 << 20;
     here.tuning = Tuning { wait: Duration::from_millis(1500), policy: policy(Mode::WriteBehind, Place::Disk), ..Tuning::default() };
@@ -329,29 +328,7 @@ async fn a_store_that_fails_with_everything_gets_no_copy_freed() {
         put(&edge, &format!("old/{n}"), &content(n, 50_000)).await;
     }
     edge.flush(&bucket("data"), "old", LONG).await.unwrap();
-    store.fail();
-    let mut refused = None;
-    for n in 0..10 {
-        refused = refused.or(edge.put(&bucket("data"), &key(&format!("new/{n}")), content(n, 50_000).into()).await.err());
-    }
-    assert_eq!(refused.expect("there is no room").kind(), Kind::ResourceExhausted);
-    for n in 0..14 {
-        assert!(get(&edge, &format!("old/{n}")).await.unwrap().bytes() == content(n, 50_000), "{n} is lost");
-    }
-}
-
-/// A store that has lost what was brought there, and takes nothing, is not one that is away: what it should have stays here.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_has_lost_everything_gets_no_copy_freed() {
-    let mut here = Installation::new().await.with_folder_persist();
-    here.limit = 1 << 20;
-    here.tuning = Tuning { wait: Duration::from_millis(1500), policy: policy(Mode::WriteBehind, Place::Disk), ..Tuning::default() };
-    let (edge, store) = (here.node("edge").await, Store::of(&here));
-    for n in 0..14 {
-        put(&edge, &format!("old/{n}"), &content(n, 50_000)).await;
-    }
-    edge.flush(&bucket("data"), "old", LONG).await.unwrap();
-    store.lose();
+    happens(&store);
     let mut refused = Vec::new();
     for n in 0..10 {
         refused.extend(edge.put(&bucket("data"), &key(&format!("new/{n}")), content(n, 50_000).into()).await.err());
@@ -360,10 +337,23 @@ async fn a_store_that_has_lost_everything_gets_no_copy_freed() {
     for n in 0..14 {
         assert!(get(&edge, &format!("old/{n}")).await.unwrap().bytes() == content(n, 50_000), "{n} is lost");
     }
+    (here, edge, store, 10 - refused.len())
+}
+
+/// A store of which every disk is broken answers, and may have lost all: it is not away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_fails_with_everything_gets_no_copy_freed() {
+    three_quarters_uploaded(Store::fail).await;
+}
+
+/// A store that has lost what was brought there, and takes nothing, is not one that is away: what it should have stays here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_has_lost_everything_gets_no_copy_freed() {
+    let (_here, _edge, store, taken) = three_quarters_uploaded(Store::lose).await;
     // When it takes something again, it gets what is new, and what was found to be lost. It is tried again after half a minute at the latest.
     store.come_back();
     let end = Instant::now() + Duration::from_secs(90);
-    while store.count() <= 10 - refused.len() {
+    while store.count() <= taken {
         assert!(Instant::now() < end, "{} objects are there again", store.count());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
