@@ -675,19 +675,33 @@ struct Flaky {
     ahead_ms: AtomicU32,
     /// Nobody is there but who asks.
     hides_sites: AtomicBool,
+    /// Calls and their answers until this process kills itself; 0: it does not.
+    steps_left: AtomicU32,
 }
 
 impl Flaky {
     fn new(inner: &geds::Namenode, lost_before: u32, lost_after: u32) -> Arc<Flaky> {
-        Arc::new(Flaky { inner: inner.clone(), calls: AtomicU32::new(0), lost_before, lost_after, lost_others: AtomicU32::new(0), finds: AtomicU32::new(0), between_pages: Mutex::default(), held_up: Mutex::default(), late: Mutex::default(), slow_drops: AtomicU32::new(0), ahead_ms: AtomicU32::new(0), hides_sites: AtomicBool::new(false) })
+        Arc::new(Flaky { inner: inner.clone(), calls: AtomicU32::new(0), lost_before, lost_after, lost_others: AtomicU32::new(0), finds: AtomicU32::new(0), between_pages: Mutex::default(), held_up: Mutex::default(), late: Mutex::default(), slow_drops: AtomicU32::new(0), ahead_ms: AtomicU32::new(0), hides_sites: AtomicBool::new(false), steps_left: AtomicU32::new(0) })
     }
 
     fn other<'a, T: Send + 'a>(&'a self, answer: BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
         Box::pin(async move {
+            self.step();
             let answer = answer.await;
+            self.step();
             let lost_now = self.lost_others.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
             if lost_now { Err(lost()) } else { answer }
         })
+    }
+}
+
+impl Flaky {
+    /// A call is about to be made, or was answered.
+    fn step(&self) {
+        if self.steps_left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)) == Ok(1) {
+            // SAFETY: it takes no memory of ours; nothing runs after it, which is what it is for.
+            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        }
     }
 }
 
@@ -706,7 +720,9 @@ impl Catalog for Flaky {
             if call < self.lost_before {
                 return Err(lost());
             }
+            self.step();
             let done = self.inner.seal(bucket, key, new).await;
+            self.step();
             if call < self.lost_before + self.lost_after { Err(lost()) } else { done }
         })
     }
@@ -1342,15 +1358,17 @@ fn child_that_seals() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let folder = std::path::PathBuf::from(folder);
-        let catalog = namenode(&folder).await;
+        let catalog = Flaky::new(&namenode(&folder).await, 0, 0);
         catalog.create_bucket(&bucket("data")).await.unwrap();
+        let steps = std::env::var("GEDS_TEST_STEPS").map_or(0, |steps| steps.parse().unwrap());
+        catalog.steps_left.store(steps, SeqCst);
         let authority = base::identity::Authority::open(&folder.join("ca")).unwrap();
         let node = Node::open(geds::Options {
             site: site("edge"),
             folder: folder.join("edge"),
             limit: base::unit::Bytes(1 << 30),
             dialer: authority.issue("edge.site.cloudskin").unwrap().dialer().unwrap(),
-            catalog: Arc::new(catalog),
+            catalog,
             persist: Some(geds::Persist::folder(folder.join("persist")).unwrap()),
             address: String::new(),
         })
@@ -1375,6 +1393,9 @@ fn child_that_seals() {
     });
 }
 
+/// Half of the kills come at a random time. The others aim: right before or right after a call of the node to its catalog, so that they fall between an upload and its record, between the record
+/// and the copy's end, and in the middle of a delete as often as anywhere.
+///
 /// `GEDS_KILLS` says how many, `GEDS_SEED` when. `make kills` asks for a thousand.
 #[tokio::test]
 async fn acknowledged_seals_survive_a_kill() {
@@ -1385,11 +1406,13 @@ async fn acknowledged_seals_survive_a_kill() {
     println!("seed {seed}");
     let mut random = rand::rngs::StdRng::seed_from_u64(seed);
     for kill in 0..kills {
+        let aims = kill % 2 == 1;
         let mut here = Installation::new().await.with_folder_persist();
         here.lend_namenode().await;
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "node::child_that_seals", "--ignored", "--nocapture", "--test-threads=1"])
             .env("GEDS_TEST_FOLDER", here.temp.path())
+            .env("GEDS_TEST_STEPS", if aims { random.random_range(40..160) } else { 0 }.to_string())
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
@@ -1409,12 +1432,15 @@ async fn acknowledged_seals_survive_a_kill() {
                 _ => {}
             }
         };
-        for _ in 0..random.random_range(8..60) {
-            keep(lines.next().unwrap().unwrap());
+        if !aims {
+            for _ in 0..random.random_range(8..60) {
+                keep(lines.next().unwrap().unwrap());
+            }
+            std::thread::sleep(std::time::Duration::from_micros(random.random_range(0..4000)));
+            child.kill().unwrap();
         }
-        std::thread::sleep(std::time::Duration::from_micros(random.random_range(0..4000)));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let ended = child.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended), Some(libc::SIGKILL), "kill {kill} of seed {seed}");
         for line in lines.map_while(std::io::Result::ok) {
             keep(line);
         }
