@@ -1,8 +1,10 @@
-//! Doubles of stores that can't be had here: Azure's and Google's interfaces as their makers publish them, in memory, behind a real socket. Only what [`geds::Persist`] asks
+//! Doubles of stores: Azure's and Google's interfaces as their makers publish them, since neither can be had here, and S3's, for what no real server does when it is asked to: in memory, behind
+//! a real socket, with faults. Only what [`geds::Persist`] asks
 //! for is there; lists come two names at a time, so that they have to be asked for again.
 
 pub mod azure;
 pub mod google;
+pub mod s3;
 
 use axum::{
     Router,

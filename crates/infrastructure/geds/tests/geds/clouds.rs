@@ -5,7 +5,7 @@
 //! that it has by itself and an empty container `box`.
 
 use crate::common::*;
-use crate::doubles::{Asked, Double, Fate, Inner, azure, decoded, fields, google};
+use crate::doubles::{Asked, Double, Fate, Inner, azure, decoded, fields, google, s3};
 use base::Kind;
 use axum::{
     http::Method,
@@ -207,12 +207,29 @@ async fn a_store_that_says_what_it_got_is_not_asked_for_it_again() {
     }
 }
 
-/// Late, in small pieces, half, busy: each costs time and nothing else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_stalls_or_breaks_off_costs_time_and_nothing_else() {
     let there = Double::start(google::answer).await;
+    bad_days(&there, google(format!("http://127.0.0.1:{}", there.port), google::BUCKET)).await;
+}
+
+/// S3, which does the same by steps of another client (`tests/end_to_end/s3.rs` has a real server, which is stopped and made to hang; this one answers, and wrongly).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_s3_that_stalls_or_breaks_off_costs_time_and_nothing_else() {
+    let there = Double::start(s3::answer).await;
+    let persist = || {
+        let endpoint = format!("http://127.0.0.1:{}", there.port);
+        persist(json!({"persist": format!("s3://{}", google::BUCKET), "s3_endpoint": endpoint, "s3_access_key": "key", "s3_secret_key": "secret", "s3_allow_http": true, "s3_path_style": true}))
+    };
+    bad_days(&there, persist()).await;
+    there.inner.lock().unwrap().objects.clear();
+    steps(persist()).await;
+}
+
+/// Late, in small pieces, half, busy: each costs time and nothing else.
+async fn bad_days(there: &Double, persist: Persist) {
     let mut here = Installation::new().await;
-    here.persist = Some(google(format!("http://127.0.0.1:{}", there.port), google::BUCKET));
+    here.persist = Some(persist);
     let fate = |method: Method, fate: Fate| there.inner.lock().unwrap().fates.push_back((method, fate));
     let spent = || there.inner.lock().unwrap().fates.is_empty();
     let (edge, cloud) = (here.node("edge").await, here.node("cloud").await);
