@@ -169,6 +169,8 @@ pub struct Tier {
     told_at: Mutex<Option<Instant>>,
     damaged: Mutex<Damaged>,
     lost: Mutex<Lost>,
+    /// Whoever removes what nothing points to from the overflow is alone in it.
+    tidying: tokio::sync::Mutex<()>,
     /// Not flushed until it is known what of them can't be read.
     examining: Examining,
     /// Flushed meanwhile: what is read again is left out.
@@ -212,6 +214,7 @@ impl Tier {
             told_at: Mutex::new(None),
             damaged: Mutex::default(),
             lost: Mutex::default(),
+            tidying: tokio::sync::Mutex::default(),
             examining: Examining::default(),
             examining_again: Examining::default(),
             under_way: Mutex::default(),

@@ -1,6 +1,6 @@
 //! Events that appear in a stream together, or not at all: those of a [`Transaction`] lie in segments of their own until it is committed, and in the stream's from then on.
 
-use super::{Client, failed, reader::patiently, stream_info, writer::Writer};
+use super::{Client, failed, not_too_many, reader::patiently, stream_info, writer::Writer};
 use crate::{
     Error, Result,
     catalog::TxnId,
@@ -43,6 +43,8 @@ impl Transaction {
             let request = CreateTxnRequest { stream_info: stream_info(scope, stream), lease: LEASE.as_millis() as i64, scale_grace_period: 0 };
             let begun = client.controller.clone().create_transaction(request).await.map_err(failed("begin a transaction"))?.into_inner();
             let named = begun.txn_id.ok_or_else(|| Error::Invalid(format!("the server began a transaction on {scope}/{stream} and did not say which")))?;
+            // What was begun ends by itself.
+            not_too_many(scope, stream, begun.active_segments.len())?;
             let id = TxnId { high: named.high_bits, low: named.low_bits };
             let writer = Writer::within(client, scope, stream, id, super::ranges(begun.active_segments));
             let (asking, info) = (client.controller.clone(), stream_info(scope, stream));

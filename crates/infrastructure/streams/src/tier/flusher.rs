@@ -189,6 +189,8 @@ impl Tier {
             let here = state.chunks.iter().filter(|(id, chunk)| overflow::has(&chunk.location) && !self.is_lost(**id));
             here.filter_map(|(id, _)| Some((*id, state.idle_chunk(*id)?.clone()))).take(REMOVE_MAX).collect::<Vec<_>>()
         };
+        // It is done beside a look, too, and what both removed would be counted twice.
+        let Ok(_turn) = self.tidying.try_lock() else { return Ok(()) };
         let dead = store.peek(idle);
         if dead.is_empty() {
             return Ok(());
