@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 place=$PWD/.setup/container
 mkdir -p "$place"
-command -v buildah mmdebstrap > /dev/null || apt-get install -y --no-install-recommends buildah mmdebstrap
+{ command -v buildah && command -v mmdebstrap; } > /dev/null || apt-get install -y --no-install-recommends buildah mmdebstrap
 cargo build --release
 storage=(--root "$place/store" --runroot "$place/run" --storage-driver vfs)
 export BUILDAH_ISOLATION=chroot

@@ -7,7 +7,7 @@
 //! A chunk's name has a random part and is never used twice, so nothing is overwritten, whoever else writes there. A chunk ends where an append does. The
 //! catalogue of chunks is the state itself: log and checkpoints, and every now and then a copy beside the chunks, the [`manifest`]. Its numbered names are
 //! also the fence: who finds the next number taken has been replaced, and stops. A chunk is removed when neither an extent nor one of the two manifests that
-//! stay points into it, nobody reads from it, and some time has passed.
+//! stay points into it, nobody reads from it, and some time has passed; one of the overflow, of which no manifest knows, as soon as nobody needs it.
 //!
 //! Reading history and bringing it there cost a processor much: bytes over a socket, copies, checksums. There is a runtime of its own for that, whose threads give way to
 //! those that appends wait for.
@@ -169,8 +169,6 @@ pub struct Tier {
     told_at: Mutex<Option<Instant>>,
     damaged: Mutex<Damaged>,
     lost: Mutex<Lost>,
-    /// Whoever removes what nothing points to from the overflow is alone in it.
-    tidying: tokio::sync::Mutex<()>,
     /// Not flushed until it is known what of them can't be read.
     examining: Examining,
     /// Flushed meanwhile: what is read again is left out.
@@ -214,7 +212,6 @@ impl Tier {
             told_at: Mutex::new(None),
             damaged: Mutex::default(),
             lost: Mutex::default(),
-            tidying: tokio::sync::Mutex::default(),
             examining: Examining::default(),
             examining_again: Examining::default(),
             under_way: Mutex::default(),

@@ -767,7 +767,12 @@ async fn a_live_playlist_counts_the_discontinuities_that_have_left_it() {
     let (mut counts, mut longest) = (Vec::new(), Vec::new());
     for n in 0..40u64 {
         // One part takes five seconds.
-        seconds += if n == 20 { 5 } else { 1 };
+        // One part takes five seconds, and before the encoder's next start there is nothing for an hour.
+        seconds += match n {
+            20 => 5,
+            22 => 3600,
+            _ => 1,
+        };
         let flags = video::RANDOM_ACCESS | if cut(n) { video::DISCONTINUITY } else { 0 };
         let frame = video::frame(flags, video::tai(seconds * 1_000_000_000), &[0x47; 188]);
         index.append_bytes("video", &Entry { flags, tai_ns: video::tai(seconds * 1_000_000_000), offset }.bytes(), n).await.unwrap();

@@ -1105,7 +1105,8 @@ async fn what_a_flush_that_fails_had_flows_over() {
 /// A chunk that the overflow's disk has lost holds up no other; when what was in it is truncated it is forgotten, also by a server that was not given the overflow.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chunk_that_the_overflow_has_lost_holds_up_no_other() {
-    for with in [true, false] {
+    // Its file is gone, or has another bit than was written.
+    for (with, flips) in [(true, false), (true, true), (false, false)] {
         let (disk, s3, folder) = (Arc::new(Faulty::new(43)), FakeS3::start().await, tempfile::tempdir().unwrap());
         s3.away(true);
         let (mut store, mut tier, mut flusher) = overflowing(&disk, &s3, folder.path());
@@ -1115,7 +1116,13 @@ async fn a_chunk_that_the_overflow_has_lost_holds_up_no_other() {
         let mut files = files_in(folder.path());
         files.sort_by_key(|f| run_of(f.to_str().unwrap()).1.start);
         let lost = run_of(files[1].to_str().unwrap()).1;
-        std::fs::remove_file(&files[1]).unwrap();
+        if flips {
+            let mut bytes = std::fs::read(&files[1]).unwrap();
+            bytes[1000] ^= 1;
+            std::fs::write(&files[1], bytes).unwrap();
+        } else {
+            std::fs::remove_file(&files[1]).unwrap();
+        }
         if !with {
             flusher.abort();
             let _ = flusher.await;
@@ -1128,7 +1135,7 @@ async fn a_chunk_that_the_overflow_has_lost_holds_up_no_other() {
         s3.away(false);
         let beside = || store.peek(|s| s.chunks.values().filter(|c| c.location.starts_with("overflow/")).map(|c| u64::from(c.bytes)).sum::<u64>());
         if with {
-            until("all others to be in S3", || files_in(folder.path()).is_empty() && beside() == lost.end - lost.start).await;
+            until("all others to be in S3", || files_in(folder.path()).len() == usize::from(flips) && beside() == lost.end - lost.start).await;
             assert!(read(&store, "a", lost.end).await == filled(1..=120)[lost.end as usize..]);
             assert!(store.read("a", lost.start, 10, Duration::ZERO).await.is_err());
             // What lies right before it is read, whatever is asked for with it.
@@ -1142,7 +1149,7 @@ async fn a_chunk_that_the_overflow_has_lost_holds_up_no_other() {
         assert!(if with { told[0].start == lost.start } else { told[0].start == 0 && told[0].why.contains("this server has none") }, "{told:?}");
         let (id, length) = store.peek(|s| s.find("a").map(|(id, s)| (id, s.length)).unwrap());
         store.change(|_| Ok((Some(Record::Truncate { id, start: length }), ()))).await.unwrap();
-        until("it to be forgotten", || beside() == 0 && store.peek(|s| tier.damaged(s)).is_empty() && store.peek(|s| s.chunks.is_empty()) && s3.names("/chunks/").is_empty()).await;
+        until("it to be forgotten", || (!with || files_in(folder.path()).is_empty()) && beside() == 0 && store.peek(|s| tier.damaged(s)).is_empty() && store.peek(|s| s.chunks.is_empty()) && s3.names("/chunks/").is_empty()).await;
         assert_eq!(tier.why_away(), None);
         store.peek(|s| s.check()).unwrap();
         flusher.abort();

@@ -43,8 +43,12 @@ impl Transaction {
             let request = CreateTxnRequest { stream_info: stream_info(scope, stream), lease: LEASE.as_millis() as i64, scale_grace_period: 0 };
             let begun = client.controller.clone().create_transaction(request).await.map_err(failed("begin a transaction"))?.into_inner();
             let named = begun.txn_id.ok_or_else(|| Error::Invalid(format!("the server began a transaction on {scope}/{stream} and did not say which")))?;
-            // What was begun ends by itself.
-            not_too_many(scope, stream, begun.active_segments.len())?;
+            if let Err(e) = not_too_many(scope, stream, begun.active_segments.len()) {
+                let request = TxnRequest { stream_info: stream_info(scope, stream), txn_id: Some(named), ..TxnRequest::default() };
+                // Otherwise it ends with its lease.
+                let _ = client.controller.clone().abort_transaction(request).await;
+                return Err(e);
+            }
             let id = TxnId { high: named.high_bits, low: named.low_bits };
             let writer = Writer::within(client, scope, stream, id, super::ranges(begun.active_segments));
             let (asking, info) = (client.controller.clone(), stream_info(scope, stream));

@@ -14,7 +14,7 @@ use crate::{
     segment::{Chunk, Extent, Source},
     tier::Tier,
 };
-use base::{Kind, behind};
+use base::behind;
 use bytes::Bytes;
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -30,15 +30,6 @@ pub const READ_MAX: usize = 2 << 20;
 const EVENT_HEADER: usize = 8;
 /// What is read at once to find an event.
 const LOCATE_BYTES: usize = 64 << 10;
-/// These bytes are gone, or other ones, where they are: asking once more for some of them brings more than this did.
-fn is_damage(e: &Error) -> bool {
-    match e {
-        Error::Spoilt(_) | Error::File { .. } | Error::NotFound(_) => true,
-        Error::Storage(e) => matches!(e.kind(), Kind::NotFound | Kind::DataLoss),
-        _ => false,
-    }
-}
-
 /// How far ahead of a reader long-term storage is asked.
 const AHEAD: u64 = 16 << 20;
 
@@ -126,8 +117,8 @@ impl Store {
                     let held = Arc::new(mine.take().into_iter().chain(place).collect::<Vec<_>>());
                     let first = pieces.first().filter(|_| pieces.len() > 1).map(|piece| (piece.extent.end() - offset) as usize);
                     let data = match (self.fetch(name, pieces, skip, bytes).await, first) {
-                        // What is whole before a damaged part is read all the same: one part at a time, up to that one.
-                        (Err(e), Some(first)) if is_damage(&e) => {
+                        // What is whole before a part that is damaged, or can't be had now, is read all the same: one part at a time, up to that one.
+                        (Err(Error::Spoilt(_) | Error::File { .. } | Error::NotFound(_) | Error::Storage(_)), Some(first)) => {
                             max = first;
                             continue;
                         }

@@ -48,16 +48,29 @@ pub(super) struct Found {
 
 pub(super) type Damaged = BTreeMap<(SegmentId, u64), Found>;
 
-/// Chunks of the overflow that could not be read or removed there: why, and when it was tried. They hold up no others, and are tried again after [`LOST_PAUSE`].
-pub(super) type Lost = HashMap<ChunkId, (String, Instant)>;
+/// What the overflow could not do with a chunk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failed {
+    Read,
+    Remove,
+}
+
+/// Chunks of the overflow that could not be read or removed there: what of these, why, and when it was tried. They hold up no others, and it is tried again after [`LOST_PAUSE`].
+pub(super) type Lost = HashMap<ChunkId, (Failed, String, Instant)>;
 
 /// Which bytes of which segments some chunks have, in the order of the segments' names.
 fn runs<'a>(state: &State, of: &HashMap<ChunkId, &'a str>) -> Vec<Damage> {
     let mut runs: Vec<Damage> = Vec::new();
+    // All extents are looked at, and most are of other chunks.
+    let needed = || of.keys().filter(|chunk| state.live.chunk_bytes.get(chunk).is_some_and(|bytes| *bytes > 0));
+    let (Some(least), Some(greatest)) = (needed().min(), needed().max()) else { return runs };
     for segment in state.segments.values().filter(|s| !s.deleted) {
         let first = runs.len();
         for extent in &segment.landed.extents {
             let Source::Chunk(chunk, _) = extent.source else { continue };
+            if !(*least..=*greatest).contains(&chunk) {
+                continue;
+            }
             let Some(why) = of.get(&chunk) else { continue };
             match runs[first..].last_mut() {
                 Some(run) if run.start + run.bytes == extent.start && run.why == *why => run.bytes += u64::from(extent.len),
@@ -110,16 +123,15 @@ impl Tier {
         let mut all: Vec<Damage> = damaged.values().map(|found| found.damage.clone()).collect();
         let mut lost = lock(&self.lost);
         lost.retain(|chunk, _| state.chunks.contains_key(chunk));
-        // All extents are looked at, which takes milliseconds where there are many.
         if !lost.is_empty() {
-            all.extend(runs(state, &lost.iter().map(|(chunk, (why, _))| (*chunk, why.as_str())).collect()));
+            all.extend(runs(state, &lost.iter().map(|(chunk, (_, why, _))| (*chunk, why.as_str())).collect()));
         }
         all
     }
 
     /// Notes that the overflow, and not long-term storage, has failed with a chunk, and tells of the bytes that nothing else has the first time.
-    pub(super) fn lose(&self, store: &Store, chunk: ChunkId, why: &str) {
-        if lock(&self.lost).insert(chunk, (why.into(), Instant::now())).is_none() {
+    pub(super) fn lose(&self, store: &Store, chunk: ChunkId, failed: Failed, why: &str) {
+        if lock(&self.lost).insert(chunk, (failed, why.into(), Instant::now())).is_none() {
             store.peek(|state| runs(state, &[(chunk, why)].into())).iter().for_each(|run| run.tell("the overflow"));
         }
     }
@@ -128,21 +140,26 @@ impl Tier {
     pub(crate) fn lose_all(&self, chunks: impl IntoIterator<Item = ChunkId>, why: &str) {
         let mut lost = lock(&self.lost);
         let before = lost.len();
-        lost.extend(chunks.into_iter().map(|chunk| (chunk, (why.into(), Instant::now()))));
+        lost.extend(chunks.into_iter().map(|chunk| (chunk, (Failed::Read, why.into(), Instant::now()))));
         let chunks = lost.len() - before;
         if chunks > 0 {
             tracing::warn!(chunks, "events that were put into an overflow are not in this server's: they can't be read; start it with the same `--overflow` as before; /v1/streams says which they are, and `stream truncate --at` behind them lets a stream begin there");
         }
     }
 
-    /// It was read, or is gone.
+    /// It was read after all.
     pub(super) fn find(&self, chunk: ChunkId) {
         lock(&self.lost).remove(&chunk);
     }
 
-    /// The overflow has failed with this chunk a short while ago.
-    pub(super) fn is_lost(&self, chunk: ChunkId) -> bool {
-        lock(&self.lost).get(&chunk).is_some_and(|(_, tried)| tried.elapsed() < LOST_PAUSE)
+    /// The overflow has failed with this chunk the last time.
+    pub(super) fn was_lost(&self, chunk: ChunkId) -> bool {
+        lock(&self.lost).contains_key(&chunk)
+    }
+
+    /// The overflow has failed to do this with this chunk a short while ago.
+    pub(super) fn has_failed(&self, chunk: ChunkId, to: Failed) -> bool {
+        lock(&self.lost).get(&chunk).is_some_and(|(failed, _, tried)| *failed == to && tried.elapsed() < LOST_PAUSE)
     }
 
     /// Where in a segment bytes are damaged.

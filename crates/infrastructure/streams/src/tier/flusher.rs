@@ -1,12 +1,16 @@
 //! Bytes leave the log: for long-term storage, or for the [`overflow`] while that is away, and from there for long-term storage when it is back.
 
-use super::{Tier, damage::Look, lock, remedy, storage};
+use super::{
+    Tier,
+    damage::{Failed, Look},
+    lock, remedy, storage,
+};
 use crate::{
     Error, Result, Store,
-    log::Seq,
+    log::{Seq, crc32c},
     manifest::{self, Owner},
     overflow::{self, Overflow},
-    segment::{Chunk, ChunkId, Extent, Landed, Record, SegmentId, State, pieces},
+    segment::{Chunk, ChunkId, Extent, Landed, Record, Segment, SegmentId, Source, State, pieces},
 };
 use base::Kind;
 use bytes::Bytes;
@@ -186,11 +190,10 @@ impl Tier {
     /// Removes from the overflow what nothing points to any more. No manifest knows of that, so it does not wait for one, or for long-term storage.
     async fn tidy(&self, store: &Store, overflow: &Overflow) -> Result<()> {
         let idle = |state: &State| {
-            let here = state.chunks.iter().filter(|(id, chunk)| overflow::has(&chunk.location) && !self.is_lost(**id));
+            let here = state.chunks.iter().filter(|(id, chunk)| overflow::has(&chunk.location) && !self.has_failed(**id, Failed::Remove));
             here.filter_map(|(id, _)| Some((*id, state.idle_chunk(*id)?.clone()))).take(REMOVE_MAX).collect::<Vec<_>>()
         };
-        // It is done beside a look, too, and what both removed would be counted twice.
-        let Ok(_turn) = self.tidying.try_lock() else { return Ok(()) };
+        // As long as these are held, nobody else takes them for idle: what two removed would be counted twice.
         let dead = store.peek(idle);
         if dead.is_empty() {
             return Ok(());
@@ -200,7 +203,7 @@ impl Tier {
         for (chunk, gone) in dead {
             if let Err(error) = overflow.remove(&gone).await {
                 tracing::warn!(%error, chunk = gone.location, "the overflow can't remove what is not needed any more; it is tried again");
-                self.lose(store, chunk, &error.to_string());
+                self.lose(store, chunk, Failed::Remove, &error.to_string());
                 continue;
             }
             store.change(|state| Ok((state.chunks.contains_key(&chunk).then_some(Record::ChunkGone { chunk }), ()))).await?;
@@ -345,6 +348,19 @@ fn pressed(store: &Store, state: &State, without: u64) -> bool {
     // What was deleted meanwhile is still under way. At three quarters it is always half full.
     let without = without.min(backlog_max / 2);
     state.live.unflushed.saturating_sub(without) > (backlog_max - without) / 2 || log.files_left().min(log.disk_left()) < log.files_used() || store.is_nearly_short()
+}
+
+/// Place, length and checksum of the parts of a chunk that something points to.
+fn sums(state: &State, id: ChunkId, chunk: &Chunk) -> Vec<(u32, u32, u32)> {
+    let of = |segment: &Segment| {
+        let extents = segment.landed.extents.iter();
+        extents.filter_map(|e| if let Source::Chunk(of, at) = e.source { (of == id).then_some((at, e.len, e.crc)) } else { None }).collect::<Vec<_>>()
+    };
+    match state.segments.get(&chunk.segment).map(of) {
+        Some(sums) if !sums.is_empty() => sums,
+        // A transaction's that was committed since.
+        _ => state.segments.values().flat_map(of).collect(),
+    }
 }
 
 /// Requests to long-term storage that have no answer yet.
@@ -508,18 +524,28 @@ impl Flusher {
     async fn drain(&mut self) -> Result<()> {
         let tier = self.tier.clone();
         let Some(overflow) = &tier.overflow else { return Ok(()) };
-        // What nothing points to is removed as any other chunk.
+        // One that failed before is tried last, and one at a time: many of them, each slow to fail, would keep the others here.
         let here = self.store.peek(|state| {
-            let here = overflow::needed(state).filter(|(id, _)| !tier.is_lost(*id));
-            here.take(MOVE_MAX).map(|(id, c)| (id, c.clone())).collect::<Vec<_>>()
+            let all = || overflow::needed(state);
+            let here = all().filter(|(id, _)| !tier.was_lost(*id)).take(MOVE_MAX);
+            let again = all().filter(|(id, _)| tier.was_lost(*id) && !tier.has_failed(*id, Failed::Read)).take(1);
+            here.chain(again).map(|(id, chunk)| (id, chunk.clone(), sums(state, id, chunk))).collect::<Vec<_>>()
         });
-        for (id, chunk) in here {
+        for (id, chunk, sums) in here {
             let (from, at, bytes) = (overflow.persist.clone(), chunk.location.clone(), chunk.bytes);
-            let reading = self.tier.aside(async move { from.read(&at, 0..bytes.into()).await.map_err(storage) });
+            let reading = self.tier.aside(async move {
+                let data = from.read(&at, 0..bytes.into()).await.map_err(storage)?;
+                if data.len() != bytes as usize {
+                    return Err(Error::Spoilt(format!("{at} has {} bytes of {bytes}", data.len())));
+                }
+                let is_other = |(from, len, sum): &(u32, u32, u32)| data.get(*from as usize..(*from + *len) as usize).is_none_or(|part| crc32c(part) != *sum);
+                match sums.iter().find(|part| is_other(part)) {
+                    Some((from, ..)) => Err(Error::Spoilt(format!("{at} has other bytes from {from} on than were put there"))),
+                    None => Ok(data),
+                }
+            });
             let read = match tokio::time::timeout(READ_MAX, reading).await {
-                Ok(Ok(data)) if data.len() == bytes as usize => Ok(data),
-                Ok(Ok(data)) => Err(Error::Spoilt(format!("{} has {} bytes of {bytes}", chunk.location, data.len()))),
-                Ok(Err(e)) => Err(e),
+                Ok(read) => read,
                 Err(_) => Err(Error::Spoilt(format!("{} was not read within {READ_MAX:?}", chunk.location))),
             };
             let data = match read {
@@ -528,7 +554,7 @@ impl Flusher {
                     data
                 }
                 Err(error) => {
-                    tier.lose(&self.store, id, &error.to_string());
+                    tier.lose(&self.store, id, Failed::Read, &error.to_string());
                     // What comes in meanwhile is flushed before the next one is tried.
                     break;
                 }
@@ -627,14 +653,15 @@ impl Flusher {
         }
         let due = self.unneeded.iter().filter(|(_, (since, manifests))| *manifests >= MANIFESTS && since.elapsed() >= self.tier.options.remove_after);
         // A manifest ends where only the log has bytes; what lies behind is not in it, and not dead.
-        let dead: Vec<(ChunkId, Chunk)> = self.store.peek(|state| due.filter_map(|(id, _)| Some((*id, state.idle_chunk(*id)?.clone()))).take(REMOVE_MAX).collect());
+        let dead = self.store.peek(|state| {
+            let idle = due.filter_map(|(id, _)| Some((*id, state.idle_chunk(*id)?.clone())));
+            // Those of the overflow are what was tidied above; of one that this server was not given they are forgotten here, and it is swept when it is there again.
+            idle.filter(|(_, chunk)| tier.overflow.is_none() || !overflow::has(&chunk.location)).take(REMOVE_MAX).collect::<Vec<_>>()
+        });
         for (chunk, gone) in dead {
             // Nobody can begin to read from it any more: where it is, is known by extents only.
-            match overflow::has(&gone.location) {
-                false => self.tier.remove(&gone).await?,
-                true if tier.overflow.is_some() => continue,
-                // Of an overflow that this server was not given: that one is swept when it is there again.
-                true => {}
+            if !overflow::has(&gone.location) {
+                self.tier.remove(&gone).await?;
             }
             self.unneeded.remove(&chunk);
             self.store.change(|state| Ok((state.chunks.contains_key(&chunk).then_some(Record::ChunkGone { chunk }), ()))).await?;

@@ -37,6 +37,8 @@ use tokio::sync::Semaphore;
 const LIVE_PARTS: u64 = 6;
 /// Parts in a playlist from a time on, which then ends; who wants more asks for what comes after, as the page does.
 const PARTS_MAX: u64 = 3600;
+/// How long the last part before another encoder's is at most, in seconds, where no other one says how long they are.
+const LAST_MAX: f64 = 10.0;
 /// Of a video that is sent, so much is in memory at a time.
 const PIECE: u64 = 256 << 10;
 /// No image is made of a part beyond this many bytes.
@@ -171,6 +173,11 @@ impl Video {
             let seconds = pair[1].tai_ns.saturating_sub(pair[0].tai_ns) as f64 / 1e9;
             parts.push((from + n as u64, pair[0], pair[1].offset, seconds));
         }
+        // Between an encoder's last picture and the next one's first there is nothing to see, however long that is.
+        let cut: Vec<bool> = entries.windows(2).map(|pair| pair[1].flags & super::DISCONTINUITY != 0).collect();
+        let usual = parts.iter().zip(&cut).filter(|(_, cut)| !**cut).map(|(part, _)| part.3).fold(0.0, f64::max);
+        let usual = if usual > 0.0 { usual } else { LAST_MAX };
+        parts.iter_mut().zip(&cut).filter(|(_, cut)| **cut).for_each(|(part, _)| part.3 = part.3.min(usual));
         let all = ended && to >= end;
         // The plugin ends an index with where its last frame ends.
         if let (true, Some(last)) = (all, entries.last().filter(|e| e.offset < length)) {
@@ -180,8 +187,8 @@ impl Video {
         // After a lost disk the index may tell of frames that are lost.
         parts.retain(|(_, entry, end, _)| entry.offset >= start && entry.offset < *end && *end <= length);
         let longest = parts.iter().map(|p| p.3).fold(1.0, f64::max).ceil();
-        // One that is asked for again does not change its mind.
-        let longest = if kind == Playlist::Whole { longest } else { self.told.longest(&self.index, longest) };
+        // One that is asked for again does not change its mind. Of the other kinds one has all parts that it had before.
+        let longest = if kind == Playlist::Live { self.told.longest(&self.index, longest) } else { longest };
         let sequence = parts.first().map_or(from, |p| p.0);
         let mut out = format!("#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:{longest}\n#EXT-X-MEDIA-SEQUENCE:{sequence}\n");
         match kind {

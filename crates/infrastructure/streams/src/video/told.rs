@@ -12,6 +12,8 @@ use std::{
 
 /// It is not counted over more entries than this; then it begins as after a start.
 const COUNTED_MAX: u64 = 10_000;
+/// A part that is longer, in seconds, counts while it is in the list: a camera's line was down.
+const LONGEST_MAX: f64 = 30.0;
 /// So many streams are remembered.
 const STREAMS_MAX: usize = 10_000;
 
@@ -48,8 +50,8 @@ impl Told {
     pub(super) fn longest(&self, index: &str, seconds: f64) -> f64 {
         let mut all = self.all();
         let said = all.entry(index.into()).or_default();
-        said.longest = said.longest.max(seconds);
-        said.longest
+        said.longest = said.longest.max(seconds.min(LONGEST_MAX));
+        said.longest.max(seconds)
     }
 
     /// Begins to count up to `entry` of an index that has entries from `first` on.
@@ -101,6 +103,6 @@ mod tests {
         for (first, entry) in [(6000, 6000), (6000, 500_000)] {
             assert!(ask(&told, first, entry) >= later, "up to entry {entry}");
         }
-        assert_eq!([2.0, 1.0, 3.0].map(|seconds| told.longest("index", seconds)), [2.0, 2.0, 3.0]);
+        assert_eq!([2.0, 1.0, 3.0, 900.0, 2.0].map(|seconds| told.longest("index", seconds)), [2.0, 2.0, 3.0, 900.0, 30.0]);
     }
 }
