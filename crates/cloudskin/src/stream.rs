@@ -146,6 +146,9 @@ async fn truncate(client: &Client, stream: &StreamName, at: &[args::SegmentPlace
             };
             (known.map_err(hint)?, "what is known to be older is forgotten")
         }
+        None if at.iter().enumerate().any(|(n, place)| at[..n].iter().any(|other| other.segment == place.segment)) => {
+            return Err(fail(Kind::InvalidArgument, "--at names a segment twice: say once for each where it is to begin"));
+        }
         None if at.is_empty() => (client.tail(scope, name).await.map_err(failed)?, "what was written so far is forgotten"),
         None => (at.iter().map(|p| (streams::catalog::SegmentNo(p.segment), p.offset)).collect(), "what lies before is forgotten"),
     };
@@ -528,7 +531,10 @@ async fn ls(client: &Client, scope: Option<String>, output: Output) -> anyhow::R
     let scopes = match scope {
         Some(scope) if scope.is_empty() => return Err(fail(Kind::InvalidArgument, "the scope's name is empty; leave it out to list all streams")),
         Some(scope) => vec![scope],
-        None => client.scopes().await.map_err(failed)?,
+        None => client.scopes().await.map_err(|e| match e {
+            streams::Error::Denied(why) if client.is_asked() => fail(Kind::PermissionDenied, format!("{why}; `cloudskin stream ls SCOPE` lists what may be read in one")),
+            e => failed(e),
+        })?,
     };
     if scopes.is_empty() && client.is_asked() {
         eprintln!("note: there is no scope, or none that this user may list as a whole; `cloudskin stream ls SCOPE` lists what he may read in one");

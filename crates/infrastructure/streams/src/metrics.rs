@@ -116,7 +116,7 @@ pub fn text(store: &Store, tier: Option<&Tier>, scaler: &Scaler, named: bool) ->
         ("backlog_bytes", "Bytes that long-term storage does not have, in the log and in the overflow.", outage.backlog_bytes as f64),
         ("backlog_max_bytes", "Bytes at which writers wait for long-term storage.", outage.backlog_max as f64),
         ("appended_bytes_per_second", "Bytes appended, mean of the last 10 s.", outage.rate),
-        ("long_term_away", "1 if long-term storage did not answer the last time.", f64::from(tier.is_some_and(Tier::is_away))),
+        ("long_term_away", "1 if long-term storage did not answer the last time.", f64::from(tier.is_some_and(|t| t.why_away().is_some()))),
     ];
     let gauges = gauges.into_iter().chain(tier.into_iter().flat_map(|t| {
         let damaged: u64 = store.peek(|s| t.damaged(s)).iter().map(|d| d.bytes).sum();

@@ -23,6 +23,7 @@ mod flusher;
 mod spare;
 
 pub use damage::Damage;
+pub(crate) use damage::Failed;
 
 use self::{
     damage::{Damaged, Examining, Lost},
@@ -242,7 +243,8 @@ impl Tier {
 
     /// Why, and what helps, if it is so.
     pub fn why_away(&self) -> Option<String> {
-        lock(&self.away).as_ref().map(|away| away.why.clone())
+        let known = lock(&self.away).as_ref().map(|away| away.why.clone());
+        known.or_else(|| self.is_silent().then(|| format!("{} has not answered for some seconds; it is asked further", self.persist)))
     }
 
     /// Notes that the storage has taken something.

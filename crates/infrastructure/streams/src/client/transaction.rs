@@ -67,7 +67,7 @@ impl Transaction {
         })
     }
 
-    /// Takes an event; those with the same key stay in order. An error [`NoTxn`](Error::NoTxn) says that the transaction has ended: nothing of it will be there.
+    /// Takes an event; those with the same key stay in order. An error [`NoTxn`](Error::NoTxn) says that the transaction has ended without having been committed.
     pub async fn append(&mut self, key: &str, event: &[u8]) -> Result<()> {
         self.writer.append(key, event, 0).await
     }
@@ -77,7 +77,7 @@ impl Transaction {
         self.writer.flush()
     }
 
-    /// Makes all of it part of the stream. When this returns, readers see it; after an error that is none of [`NoTxn`](Error::NoTxn) it may be there or not.
+    /// Makes all of it part of the stream. When this returns, readers see it; after an error of a server that was away it may be there or not.
     pub fn commit(self) -> BoxFuture<'static, Result<()>> {
         Box::pin(async move {
             self.writer.flush().await?;
@@ -93,7 +93,7 @@ impl Transaction {
     async fn end(&self, commits: bool) -> Result<()> {
         let named = Named { high_bits: self.id.high, low_bits: self.id.low };
         let what = format!("{:x}-{:x} on {}/{}", self.id.high, self.id.low, self.scope, self.stream);
-        // Asked again where an answer was lost: the second time it is as the first has left it.
+        // Asked again where an answer was lost: the server knows what became of the last thousand.
         let status = patiently(|| {
             let (mut controller, request) = (self.client.controller.clone(), TxnRequest { stream_info: stream_info(&self.scope, &self.stream), txn_id: Some(named), ..TxnRequest::default() });
             Box::pin(async move {

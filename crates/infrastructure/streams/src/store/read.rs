@@ -10,9 +10,9 @@ use super::{Held, Store, lock};
 use crate::{
     Error, Result,
     disk::DiskFile,
-    log,
+    log, overflow,
     segment::{Chunk, Extent, Source},
-    tier::Tier,
+    tier::{Failed, Tier},
 };
 use base::behind;
 use bytes::Bytes;
@@ -115,6 +115,7 @@ impl Store {
                         Err(_) => None,
                     };
                     let held = Arc::new(mine.take().into_iter().chain(place).collect::<Vec<_>>());
+                    let alone = pieces.first().filter(|_| pieces.len() == 1).map(|piece| piece.extent);
                     let first = pieces.first().filter(|_| pieces.len() > 1).map(|piece| (piece.extent.end() - offset) as usize);
                     let data = match (self.fetch(name, pieces, skip, bytes).await, first) {
                         // What is whole before a part that is damaged, or can't be had now, is read all the same: one part at a time, up to that one.
@@ -122,6 +123,7 @@ impl Store {
                             max = first;
                             continue;
                         }
+                        (Err(e), None) => return Err(self.unread(name, alone, e)),
                         (done, _) => done?,
                     };
                     self.metrics().read_bytes.fetch_add(data.len() as u64, Relaxed);
@@ -287,6 +289,17 @@ impl Store {
             finish(pieces, out, false)?
         };
         Ok(part(out.into(), skip, bytes))
+    }
+
+    /// What a reader is told of bytes that could not be read. Those that only the overflow has are noted as lost.
+    fn unread(&self, name: &str, extent: Option<Extent>, e: Error) -> Error {
+        let (Some(extent), Some(tier)) = (extent, self.0.shared.tier.get()) else { return e };
+        let Source::Chunk(chunk, _) = extent.source else { return e };
+        if !self.peek(|state| state.chunks.get(&chunk).is_some_and(|chunk| overflow::has(&chunk.location))) {
+            return e;
+        }
+        tier.lose(self, chunk, Failed::Read, &e.to_string());
+        Error::Spoilt(format!("bytes {} to {} of {name}, which only the overflow has: {e}; `stream truncate --at` behind them lets the stream begin there", extent.start, extent.end()))
     }
 
     /// Where bytes of a segment are that the log does not have.

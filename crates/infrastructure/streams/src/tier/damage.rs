@@ -50,7 +50,7 @@ pub(super) type Damaged = BTreeMap<(SegmentId, u64), Found>;
 
 /// What the overflow could not do with a chunk.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Failed {
+pub(crate) enum Failed {
     Read,
     Remove,
 }
@@ -130,7 +130,7 @@ impl Tier {
     }
 
     /// Notes that the overflow, and not long-term storage, has failed with a chunk, and tells of the bytes that nothing else has the first time.
-    pub(super) fn lose(&self, store: &Store, chunk: ChunkId, failed: Failed, why: &str) {
+    pub(crate) fn lose(&self, store: &Store, chunk: ChunkId, failed: Failed, why: &str) {
         if lock(&self.lost).insert(chunk, (failed, why.into(), Instant::now())).is_none() {
             store.peek(|state| runs(state, &[(chunk, why)].into())).iter().for_each(|run| run.tell("the overflow"));
         }

@@ -227,7 +227,7 @@ impl Tier {
     }
 
     /// Long-term storage has not answered for [`SILENT_MAX`], be it silent or slower than that with one chunk.
-    fn is_silent(&self) -> bool {
+    pub(super) fn is_silent(&self) -> bool {
         lock(&self.asked).is_silent(Instant::now())
     }
 

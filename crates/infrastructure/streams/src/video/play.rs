@@ -37,8 +37,8 @@ use tokio::sync::Semaphore;
 const LIVE_PARTS: u64 = 6;
 /// Parts in a playlist from a time on, which then ends; who wants more asks for what comes after, as the page does.
 const PARTS_MAX: u64 = 3600;
-/// How long the last part before another encoder's is at most, in seconds, where no other one says how long they are.
-const LAST_MAX: f64 = 10.0;
+/// How long an encoder's only part is at most, in seconds.
+const LAST: f64 = 2.0;
 /// Of a video that is sent, so much is in memory at a time.
 const PIECE: u64 = 256 << 10;
 /// No image is made of a part beyond this many bytes.
@@ -173,11 +173,16 @@ impl Video {
             let seconds = pair[1].tai_ns.saturating_sub(pair[0].tai_ns) as f64 / 1e9;
             parts.push((from + n as u64, pair[0], pair[1].offset, seconds));
         }
-        // Between an encoder's last picture and the next one's first there is nothing to see, however long that is.
-        let cut: Vec<bool> = entries.windows(2).map(|pair| pair[1].flags & super::DISCONTINUITY != 0).collect();
-        let usual = parts.iter().zip(&cut).filter(|(_, cut)| !**cut).map(|(part, _)| part.3).fold(0.0, f64::max);
-        let usual = if usual > 0.0 { usual } else { LAST_MAX };
-        parts.iter_mut().zip(&cut).filter(|(_, cut)| **cut).for_each(|(part, _)| part.3 = part.3.min(usual));
+        // Between an encoder's last picture and the next one's first there is nothing to see, however long that is: its last part is told to be as long as the one before, always the same.
+        let before = if from > first { self.some(from - 1, from).await?.pop() } else { None };
+        let mut before = before.zip(entries.first()).map(|(before, first)| (before.tai_ns, first.flags));
+        for (part, pair) in parts.iter_mut().zip(entries.windows(2)) {
+            if cuts(&pair[1]) {
+                let usual = before.filter(|(_, flags)| flags & super::DISCONTINUITY == 0).map(|(at, _)| pair[0].tai_ns.saturating_sub(at) as f64 / 1e9);
+                part.3 = part.3.min(usual.unwrap_or(LAST));
+            }
+            before = Some((pair[0].tai_ns, pair[1].flags));
+        }
         let all = ended && to >= end;
         // The plugin ends an index with where its last frame ends.
         if let (true, Some(last)) = (all, entries.last().filter(|e| e.offset < length)) {
@@ -203,7 +208,7 @@ impl Video {
         }
         out.push_str("#EXT-X-INDEPENDENT-SEGMENTS\n");
         for (i, (_, entry, end, seconds)) in parts.iter().enumerate() {
-            if i > 0 && entry.flags & super::DISCONTINUITY != 0 {
+            if i > 0 && cuts(entry) {
                 out.push_str("#EXT-X-DISCONTINUITY\n");
             }
             let _ = writeln!(out, "#EXT-X-PROGRAM-DATE-TIME:{}\n#EXTINF:{seconds:.6},\n{}-{end}.ts", date(utc(entry.tai_ns) / 1_000_000), entry.offset);
@@ -266,6 +271,11 @@ impl Sent {
         }
         Ok(None)
     }
+}
+
+/// Another encoder begins here, or the same one anew.
+fn cuts(entry: &Entry) -> bool {
+    entry.flags & super::DISCONTINUITY != 0
 }
 
 /// ISO 8601 with milliseconds, of ms since 1970.

@@ -1,6 +1,6 @@
 //! What live playlists have told of a stream so far, so that the next ones agree with them: how many discontinuities lie before the first part, and how long a part may be (RFC 8216, 4.3.3 and 6.2.2).
 //!
-//! The index says where a discontinuity is, and not the how manieth it is; counting from its beginning is too much for one that is old. So the first playlist of a server takes the number of its
+//! The index says where a discontinuity is, and not how many came before; counting from its beginning is too much for one that is old. So the first playlist of a server takes the number of its
 //! first part for that of discontinuities, and what comes is counted from there. As there are never more discontinuities than parts, the number does not go back when a server begins again.
 
 use super::{DISCONTINUITY, Entry};
@@ -57,7 +57,9 @@ impl Told {
     /// Begins to count up to `entry` of an index that has entries from `first` on.
     pub(super) fn count(&self, index: &str, first: u64, entry: u64) -> Counting {
         let said = self.all().get(index).and_then(|said| said.count);
-        let from = said.filter(|(of, _)| *of >= first && of.abs_diff(entry) <= COUNTED_MAX).unwrap_or((entry, entry));
+        // Of what was forgotten since nothing is known, and no player that is there needs it.
+        let said = said.map(|(of, before)| (of.max(first.saturating_sub(1)), before));
+        let from = said.filter(|(of, _)| of.abs_diff(entry) <= COUNTED_MAX).unwrap_or((entry, entry));
         Counting { from, entry, among: from.0.min(entry) + 1..from.0.max(entry) + 1 }
     }
 
@@ -98,6 +100,7 @@ mod tests {
             assert_eq!(ask(&told, 0, entry), first + more, "up to entry {entry}");
         }
         let later = ask(&told, 50, 5000);
+        assert_eq!(ask(&told, 5006, 5010), later + 2, "those of 5001 to 5005 are not known");
         assert!(ask(&Told::default(), 50, 5001) >= later);
         // What it knew of is gone, or too far away.
         for (first, entry) in [(6000, 6000), (6000, 500_000)] {
