@@ -12,7 +12,7 @@ use crate::{
     overflow::{self, Overflow},
     segment::{Chunk, ChunkId, Extent, Landed, Record, Segment, SegmentId, Source, State, pieces},
 };
-use base::Kind;
+use base::{Kind, behind};
 use bytes::Bytes;
 use geds::Persist;
 use rand::Rng;
@@ -538,7 +538,10 @@ impl Flusher {
                 if data.len() != bytes as usize {
                     return Err(Error::Spoilt(format!("{at} has {} bytes of {bytes}", data.len())));
                 }
-                let is_other = |(from, len, sum): &(u32, u32, u32)| data.get(*from as usize..(*from + *len) as usize).is_none_or(|part| crc32c(part) != *sum);
+                let is_other = |(from, len, sum): &(u32, u32, u32)| {
+                    behind::turn();
+                    data.get(*from as usize..(*from + *len) as usize).is_none_or(|part| crc32c(part) != *sum)
+                };
                 match sums.iter().find(|part| is_other(part)) {
                     Some((from, ..)) => Err(Error::Spoilt(format!("{at} has other bytes from {from} on than were put there"))),
                     None => Ok(data),
