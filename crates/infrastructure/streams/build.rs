@@ -7,6 +7,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let file = folder.join("controller.proto");
     println!("cargo:rerun-if-changed={}", file.display());
     let descriptors = protox::compile([&file], [&folder])?;
+    // For tests in the simulator: see `simulated`.
+    println!("cargo:rustc-link-arg-tests=-Wl,--export-dynamic-symbol=getrandom");
     tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())
 }

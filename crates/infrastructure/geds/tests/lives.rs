@@ -5,8 +5,8 @@
 //! A *step* is one call of a user's, a failure, or an end: of a node, of the namenode and both nodes, or of a node in the middle of a call. After each, what the map says has to be there: contents, lists,
 //! bytes that somebody has open, the limit of the disk. What a call may answer while the persistency tier fails is written at the call.
 //!
-//! `GEDS_STEPS` says how many steps, `GEDS_SEED` repeats a run: the same calls and the same failures; how threads take their turns is not repeated. Processes that are really killed, at any instruction, are
-//! in `tests/kills.sh`.
+//! It runs twice: over real threads and clocks (`GEDS_STEPS` says how many steps, `GEDS_SEED` repeats calls and failures, not how threads take their turns), and in the simulator, where a seed repeats all of it
+//! (`SEEDS`, `SIMULATED`). Processes that are really killed, at any instruction, are in `tests/kills.sh`.
 
 mod common;
 
@@ -176,6 +176,8 @@ const GROWING_MAX: usize = 3;
 const NAMES_MAX: usize = 150;
 /// Steps of one life; the next one has a folder, tiers and weather of its own.
 const LIFE: u64 = 500;
+/// So many in the simulator.
+const LIVES: u64 = 20;
 
 /// What was written: it says all bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -701,11 +703,8 @@ impl Life {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn random_lives_of_the_whole_store_are_those_of_a_map() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let (steps, seed) = (number("GEDS_STEPS").unwrap_or(2 * LIFE), number("GEDS_SEED").unwrap_or_else(rand::random));
-    println!("seed {seed}");
+/// So many steps, in lives of at most [`LIFE`] each.
+async fn lives(seed: u64, steps: u64) {
     let (began, mut told) = (Instant::now(), Instant::now());
     let mut done = 0;
     while done < steps {
@@ -725,4 +724,20 @@ async fn random_lives_of_the_whole_store_are_those_of_a_map() {
         }
     }
     println!("{done} steps in {:.0} s, none of them wrong", began.elapsed().as_secs_f64());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_lives_of_the_whole_store_are_those_of_a_map() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let (steps, seed) = (number("GEDS_STEPS").unwrap_or(2 * LIFE), number("GEDS_SEED").unwrap_or_else(rand::random));
+    println!("seed {seed}");
+    lives(seed, steps).await;
+}
+
+#[test]
+fn random_lives_in_the_simulator_are_those_of_a_map_and_a_seed_repeats_them() {
+    simulated::each("random_lives_in_the_simulator_are_those_of_a_map_and_a_seed_repeats_them", LIVES, |seed| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(lives(seed, LIFE));
+    });
 }

@@ -31,7 +31,7 @@ use self::{
     spare::Spare,
 };
 use crate::{
-    Error, Result,
+    Error, Result, Store,
     overflow::{self, Overflow},
     segment::{Chunk, EXTENT_BYTES, SegmentId},
 };
@@ -192,6 +192,11 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, |n| (n.get() / 2).max(1))
 }
 
+/// What a task came to.
+async fn ended<T>(task: &mut JoinHandle<Result<T>>) -> Result<T> {
+    task.await.map_err(|e| Error::Invalid(format!("work for long-term storage ended early: {e}")))?
+}
+
 fn storage(e: geds::Error) -> Error {
     Error::Storage(Arc::new(e))
 }
@@ -227,13 +232,15 @@ impl Tier {
     /// Does something where it holds up no append.
     pub(crate) async fn aside<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
         // Who does not wait any more does not need it.
-        let mut task = AbortOnDrop(self.behind.spawn(work));
-        (&mut task.0).await.map_err(|e| Error::Invalid(format!("work for long-term storage ended early: {e}")))?
+        ended(&mut AbortOnDrop(self.behind.spawn(work)).0).await
     }
 
-    /// The same for what waits for a device.
-    async fn aside_blocking<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-        self.aside(async { tokio::task::spawn_blocking(work).await.map_err(|e| Error::Invalid(format!("work for long-term storage ended early: {e}")))? }).await
+    /// Does what makes room in the log: aside, as long as there is some. Writers that wait for it would wait for all that this machine does besides if it gave way to that.
+    async fn relieving<T: Send + 'static>(&self, store: &Store, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        if store.short_of().is_none() {
+            return self.aside(work).await;
+        }
+        ended(&mut AbortOnDrop(tokio::spawn(work)).0).await
     }
 
     /// The storage did not answer the last time, or took nothing.
@@ -403,6 +410,26 @@ const _: () = assert!(EXTENT_BYTES < BLOCK as usize);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store;
+
+    /// Writers stood for up to 33 s where compilers had both processors, and what made room gave way to those.
+    #[tokio::test]
+    async fn what_makes_room_gives_way_until_writers_wait_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let tier = Tier::new(Persist::folder(folder.path()).unwrap(), None, Options::default());
+        // SAFETY: it takes numbers only; 0 is the calling thread.
+        let nice = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+        let own = nice();
+        for (backlog_max, waits) in [(1 << 30, false), (0, true)] {
+            let disk = crate::disk::Folder::open(folder.path().join(backlog_max.to_string())).unwrap();
+            let log = crate::log::Options { file_bytes: 1 << 20, ..Default::default() };
+            let store = Store::open(Arc::new(disk), store::Options { log, backlog_max, ..Default::default() }).unwrap();
+            assert_eq!(store.short_of().is_some(), waits);
+            let there = tier.relieving(&store, async move { Ok(nice()) }).await.unwrap();
+            assert_eq!(there > own, !waits, "{there} beside {own}");
+            store.close();
+        }
+    }
 
     #[tokio::test]
     async fn what_readers_keep_of_blocks_is_bounded_and_then_they_have_copies() {

@@ -74,11 +74,9 @@ impl Running {
     }
 
     /// Ends the node as a kill would, as far as its folder and port are concerned.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.accept.abort();
-        while !self.accept.is_finished() {
-            tokio::task::yield_now().await;
-        }
+        let _ = (&mut self.accept).await;
     }
 }
 

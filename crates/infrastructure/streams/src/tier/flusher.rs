@@ -3,7 +3,7 @@
 use super::{
     Tier,
     damage::{Failed, Look},
-    lock, remedy, storage,
+    ended, lock, remedy, storage,
 };
 use crate::{
     Error, Result, Store,
@@ -263,7 +263,7 @@ impl Tier {
             Err(_) => return Ok(Some(due)),
         };
         let location = format!("{folder}/{}/{first}-{}-{:016x}", due.id.0, data.len(), rand::random::<u64>());
-        if let Err(e) = self.put(persist, &location, &data).await {
+        if let Err(e) = self.put(store, persist, &location, &data).await {
             // It may be there all the same. Nothing will ever point to it, and only the next start would find it.
             let _ = tokio::time::timeout(REMOVE_WAIT, self.ask_of(&location, persist.delete(&location))).await;
             return Err(e);
@@ -291,21 +291,21 @@ impl Tier {
         Ok(None)
     }
 
-    /// The bytes of extents in the log, where nobody waits.
+    /// The bytes of extents in the log, read where that holds up no append.
     pub(super) async fn read_log(&self, store: &Store, extents: &[Extent]) -> Result<Bytes> {
         let (there, spare) = (store.in_log(extents)?, self.spare.clone());
-        self.aside_blocking(move || {
+        let read = move || {
             let mut lent = spare.take(there.bytes());
             there.read(&mut lent)?;
             Ok(lent.into())
-        })
-        .await
+        };
+        self.relieving(store, async { ended(&mut tokio::task::spawn_blocking(read)).await }).await
     }
 
     /// Puts a chunk's bytes under a name that nothing else has, and looks whether they are there. Where it holds up no append.
-    async fn put(self: &Arc<Self>, persist: &Persist, location: &str, data: &Bytes) -> Result<()> {
+    async fn put(self: &Arc<Self>, store: &Store, persist: &Persist, location: &str, data: &Bytes) -> Result<()> {
         let (tier, persist, location, data) = (self.clone(), persist.clone(), location.to_string(), data.clone());
-        self.aside(async move {
+        self.relieving(store, async move {
             match tier.ask_of(&location, persist.create_compared(&location, data.clone())).await.map_err(storage)? {
                 true => Ok(()),
                 false => Err(Error::Spoilt(format!("{location} has other content in {persist} than was put there; it is put again"))),
@@ -564,7 +564,7 @@ impl Flusher {
             };
             let folder = manifest::chunks(self.store.log().identity().0);
             let location = format!("{folder}/{}/moved-{}-{:016x}", chunk.segment.0, data.len(), rand::random::<u64>());
-            if let Err(e) = self.tier.put(&self.tier.persist, &location, &data).await {
+            if let Err(e) = self.tier.put(&self.store, &self.tier.persist, &location, &data).await {
                 // As in [`Tier::flush`].
                 let _ = tokio::time::timeout(REMOVE_WAIT, self.tier.ask(self.tier.persist.delete(&location))).await;
                 return Err(e);

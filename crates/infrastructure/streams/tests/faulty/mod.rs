@@ -11,6 +11,8 @@ use std::{
 use streams::disk::{Disk, DiskFile, Pace};
 
 const SECTOR: usize = 512;
+/// As fast as a good disk.
+const WRITE: Duration = Duration::from_micros(400);
 /// A new file is filled in so many pieces.
 #[allow(dead_code)] // Not every test counts them.
 pub const PIECES: u32 = 4;
@@ -30,6 +32,8 @@ struct State {
     slow: Duration,
     /// How long a piece of a new file takes.
     piece: Duration,
+    /// A write takes up to this long.
+    write: Duration,
     /// How much longer the next write takes than others.
     late: Duration,
 }
@@ -52,6 +56,7 @@ impl Faulty {
             unreadable: None,
             slow: Duration::ZERO,
             piece: Duration::ZERO,
+            write: WRITE,
             late: Duration::ZERO,
         };
         Faulty { state: Arc::new(Mutex::new(state)) }
@@ -60,7 +65,7 @@ impl Faulty {
     pub fn copy(&self) -> Faulty {
         let state = self.state.lock().unwrap();
         let files = state.files.iter().map(|(n, f)| (n.clone(), Arc::new(Mutex::new(f.lock().unwrap().clone())))).collect();
-        let state = State { files, small: state.small.clone(), rng: StdRng::seed_from_u64(1), writes_left: None, off: false, refuses: false, files_max: state.files_max, unreadable: None, slow: Duration::ZERO, piece: Duration::ZERO, late: Duration::ZERO };
+        let state = State { files, small: state.small.clone(), rng: StdRng::seed_from_u64(1), writes_left: None, off: false, refuses: false, files_max: state.files_max, unreadable: None, slow: Duration::ZERO, piece: Duration::ZERO, write: state.write, late: Duration::ZERO };
         Faulty { state: Arc::new(Mutex::new(state)) }
     }
     /// The power fails in the `n`th write from now; writes that are under way beside it are hit as well.
@@ -82,6 +87,10 @@ impl Faulty {
     }
     pub fn pieces_take(&self, time: Duration) {
         self.state.lock().unwrap().piece = time;
+    }
+    /// From now on a write takes up to this long. Where that is some milliseconds, several are under way at a time.
+    pub fn writes_take(&self, time: Duration) {
+        self.state.lock().unwrap().write = time;
     }
     pub fn next_write_is_late(&self, by: Duration) {
         self.state.lock().unwrap().late = by;
@@ -183,9 +192,10 @@ impl DiskFile for FaultyFile {
         let bytes: Vec<u8> = parts.iter().flat_map(|p| p.iter().copied()).collect();
         let (pause, late) = {
             let mut disk = self.disk.lock().unwrap();
-            (disk.rng.random_range(0..400), std::mem::take(&mut disk.late))
+            let time = disk.write;
+            (disk.rng.random_range(Duration::ZERO..time), std::mem::take(&mut disk.late))
         };
-        std::thread::sleep(Duration::from_micros(pause) + late);
+        std::thread::sleep(pause + late);
         let mut disk = self.disk.lock().unwrap();
         if disk.refuses {
             return Err(broken());

@@ -1,0 +1,6 @@
+//! See `src/lib.rs`.
+
+fn main() {
+    println!("cargo:rustc-link-arg-tests=-Wl,--export-dynamic-symbol=getrandom");
+    println!("cargo:rerun-if-changed=build.rs");
+}
