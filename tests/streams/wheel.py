@@ -137,6 +137,13 @@ def cuts(m):
     check(asyncio.run(read(reader, 1)), [b"newest"], "events from the tail")
 
 
+def truncated(m):
+    """After `cuts`, and after its stream was truncated where the first 50 events end."""
+    left = [str(i) for i in range(50, 80)] + ["newest"]
+    found = read_all(m, "s", "cut", "cut-late", len(left) + 1, 8)
+    check([e.decode() for e in found], left, "events that are left")
+
+
 def end(m):
     streams = {s.split("/")[-1] for s in m.list_stream("s")}
     assert {"plain", "txn", "bytes"} <= streams, streams
@@ -239,7 +246,7 @@ def plugin(m):
     print(f"{len(index)} entries, {len(events)} events")
 
 
-COMMANDS = {"events": events, "transactions": transactions, "bytes": bytes_, "large": large, "cuts": cuts, "end": end, "hammer": hammer, "audit": audit, "stay": stay, "plugin": plugin}
+COMMANDS = {"events": events, "transactions": transactions, "bytes": bytes_, "large": large, "cuts": cuts, "truncated": truncated, "end": end, "hammer": hammer, "audit": audit, "stay": stay, "plugin": plugin}
 
 if __name__ == "__main__":
     for name in sys.argv[2].split(","):

@@ -14,7 +14,7 @@
 //!
 //! It does not encrypt: a password on a port without TLS can be read on the way.
 
-use crate::{Error, Result, plan, watermark};
+use crate::{Error, Result, lock, plan, watermark};
 use base64::{Engine, engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD}};
 use ring::{hmac, pbkdf2};
 use serde_json::{Map, Value, json};
@@ -368,10 +368,6 @@ fn resources(segment: &str) -> Vec<String> {
     let mut all = vec![stream(scope, name)];
     all.extend(name.strip_suffix(plan::TABLE).map(|t| table(scope, t)));
     all
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 #[cfg(test)]

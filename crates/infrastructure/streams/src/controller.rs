@@ -8,6 +8,7 @@ use crate::{
     Error, Result, Store,
     access::{self, Access, NoLogin, Want},
     catalog::{Config, Group, KeyValueTable, Range, Retention, Scaling, SegmentNo, Stream, TxnId, TxnState, WriterMark, even},
+    lock,
     plan::{self, Plan},
     proto::*,
     segment::State,
@@ -159,7 +160,7 @@ impl Controller {
             });
             let now = Instant::now();
             let ended: Vec<_> = {
-                let mut leases = self.leases.lock().unwrap_or_else(|e| e.into_inner());
+                let mut leases = lock(&self.leases);
                 let known: HashSet<TxnId> = open.iter().map(|(_, _, id, _)| *id).collect();
                 leases.retain(|id, _| known.contains(id));
                 open.into_iter().filter(|(_, _, id, lease)| *leases.entry(*id).or_insert(now + Duration::from_millis(*lease)) <= now).collect()
@@ -743,7 +744,7 @@ fn group_config(group: &Group) -> std::result::Result<ReaderGroupConfiguration, 
 impl Controller {
     fn lease(&self, id: TxnId, lease_ms: i64) {
         let end = Instant::now() + Duration::from_millis(lease_ms.max(0) as u64);
-        self.leases.lock().unwrap_or_else(|e| e.into_inner()).insert(id, end);
+        lock(&self.leases).insert(id, end);
     }
 
     async fn drop_scope(&self, scope: String, all: bool) -> Answer<DeleteScopeStatus> {

@@ -43,3 +43,8 @@ pub use client::Client;
 pub use server::{Options, Server};
 pub use store::Store;
 pub use error::{Error, Result};
+
+/// Locks it, also after a thread that had it has panicked.
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}

@@ -25,7 +25,7 @@ mod slots;
 pub use block::{BLOCK, crc32c, crc32c_join};
 pub use recovery::Recovered;
 
-use crate::{Error, Result, disk::Disk, disk::DiskFile};
+use crate::{Error, Result, disk::Disk, disk::DiskFile, lock};
 use block::Header;
 use bytes::Bytes;
 use lent::Lent;
@@ -195,10 +195,6 @@ struct Shared<N> {
 pub struct Log<N: Send + 'static> {
     shared: Arc<Shared<N>>,
     hands: Mutex<Vec<JoinHandle<()>>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 /// Asks that the calling thread is run as soon as it has something to do, as threads of the lowest real-time priority are: yes, if this process may have those.

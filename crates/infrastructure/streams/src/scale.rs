@@ -10,7 +10,7 @@
 use crate::{
     Error, Store,
     catalog::{Range, Scaling, SegmentNo, Stream},
-    plan,
+    lock, plan,
     segment::{Load, State},
 };
 use std::{
@@ -186,14 +186,14 @@ impl Scaler {
 
     /// Asks for at least this many segments until `until`. Later advice takes the place of earlier.
     pub fn advise(&self, scope: &str, stream: &str, segments: u32, until: Instant) {
-        let mut advice = self.advice.lock().unwrap_or_else(|e| e.into_inner());
+        let mut advice = lock(&self.advice);
         advice.retain(|_, (_, until)| *until > Instant::now());
         advice.insert((scope.into(), stream.into()), (segments, until));
     }
 
     /// Of each segment that is written to, by name, over the shortest window.
     pub fn rates(&self) -> BTreeMap<String, Rate> {
-        self.rates.lock().unwrap_or_else(|e| e.into_inner()).clone()
+        lock(&self.rates).clone()
     }
 
     /// Notes the rates of all segments that are written to, also of streams that do not scale.
@@ -210,7 +210,7 @@ impl Scaler {
             of_one.iter_mut().zip(had).for_each(|(meter, had)| meter.update(&self.profile, had, passed));
         }
         let rates = meters.iter().map(|(name, [events, bytes])| (name.clone(), Rate { events: events.rate(), bytes: bytes.rate() }));
-        *self.rates.lock().unwrap_or_else(|e| e.into_inner()) = rates.collect();
+        *lock(&self.rates) = rates.collect();
     }
 
     /// Scales until it is dropped.
@@ -226,7 +226,7 @@ impl Scaler {
             let passed = now - std::mem::replace(&mut last, now);
             self.measure(&mut of_segments, passed);
             let advice = {
-                let mut advice = self.advice.lock().unwrap_or_else(|e| e.into_inner());
+                let mut advice = lock(&self.advice);
                 advice.retain(|_, (_, until)| *until > now);
                 advice.clone()
             };

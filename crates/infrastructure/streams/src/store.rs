@@ -14,6 +14,7 @@ pub use read::{READ_MAX, Read};
 use crate::{
     Error, Result,
     disk::Disk,
+    lock,
     log::{self, FileNo, Log, Mark, Recovered, Seq},
     metrics::Metrics,
     segment::{self, Physical, Record, SegmentId, State},
@@ -25,7 +26,7 @@ use serde::Serialize;
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, Weak,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread::JoinHandle,
@@ -219,10 +220,6 @@ pub struct Info {
     pub length: u64,
     pub sealed: bool,
     pub modified_ms: u64,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {

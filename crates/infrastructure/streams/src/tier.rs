@@ -31,7 +31,7 @@ use self::{
     spare::Spare,
 };
 use crate::{
-    Error, Result, Store,
+    Error, Result, Store, lock,
     overflow::{self, Overflow},
     segment::{Chunk, EXTENT_BYTES, SegmentId},
 };
@@ -399,10 +399,6 @@ impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 const _: () = assert!(EXTENT_BYTES < BLOCK as usize);

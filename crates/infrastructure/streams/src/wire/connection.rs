@@ -15,7 +15,7 @@ use super::codec::{self, AttributeUpdate, Bad, Effect, Frames, KeyRange, Reply, 
 use crate::{
     Error, Result, Store,
     access::{Access, Refused, Want},
-    catalog,
+    catalog, lock,
     log::Seq,
     metrics::Histogram,
     plan,
@@ -96,7 +96,7 @@ struct Queues {
 
 impl Outbox {
     fn queues(&self) -> std::sync::MutexGuard<'_, Queues> {
-        self.queues.lock().unwrap_or_else(|e| e.into_inner())
+        lock(&self.queues)
     }
 
     fn gated(&self, seq: Seq, reply: Reply, arrived: Option<Instant>) {
