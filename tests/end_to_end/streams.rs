@@ -521,6 +521,9 @@ fn the_command_line_writes_reads_and_tells() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     told(&mut at(&free), 69, &format!("no stream server answers at {free}: Connection refused"));
     told(&mut at(&server.ports[1]), 69, "this is not a controller's port");
+    let web = Server::start(&["--http", "127.0.0.1:0"]);
+    let address = http(&web.folder.path().join("streams"));
+    told(&mut at(address.trim_start_matches("http://")), 69, "what answers there is not a controller");
     // More segments than a command follows: it says so, and what only asks about them is quick.
     run(&mut server.cli(&["create", "s/wide", "--segments", "5000"]));
     told(&mut server.cli(&["append", "s/wide"]), 73, "has 5000 segments");

@@ -108,6 +108,8 @@ fn failed(what: &str) -> impl FnOnce(tonic::Status) -> Error {
         tonic::Code::ResourceExhausted => Error::Exhausted(format!("{what}: {}", s.message())),
         // No answer of the server has a cause: it is the connection that has gone.
         _ if std::error::Error::source(&s).is_some() => Error::Unavailable(format!("{what}: {} ({}); the server has ended, or this is not a controller's port, or it has TLS and wants the authority's certificate named", s.message(), cause(&s))),
+        // Something that speaks HTTP, but not gRPC.
+        tonic::Code::Internal if s.message().starts_with("protocol error: ") => Error::Unavailable(format!("{what}: what answers there is not a controller ({}); a stream server tells its controller's port when it starts", s.message())),
         _ => Error::Conflict(format!("{what}: {}", s.message())),
     }
 }
