@@ -23,6 +23,7 @@ mod set_up;
 mod sharing;
 mod standby;
 mod stream_starts;
+mod stream_video;
 mod streams;
 mod threads;
 mod top;

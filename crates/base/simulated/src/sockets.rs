@@ -1,6 +1,8 @@
 //! TCP between the threads of the simulation. They see addresses of IPv4 and ports; what carries the bytes are sockets of the UNIX domain, which do their work in the call that asks for it, where
 //! the kernel's TCP has timers and turns of its own.
 //!
+//! Safety of all of them: pointers are what callers of the C library's functions must give, and an address is one of IPv4.
+//!
 //! Ports are given out in order. Another simulation beside this one has others of the same numbers: their names have the process in them. A listener whose queue is full refuses, as one that is not there.
 
 use super::{

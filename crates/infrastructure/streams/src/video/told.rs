@@ -4,6 +4,7 @@
 //! first part for that of discontinuities, and what comes is counted from there. As there are never more discontinuities than parts, the number does not go back when a server begins again.
 
 use super::{DISCONTINUITY, Entry};
+use crate::lock;
 use std::{
     collections::HashMap,
     ops::Range,
@@ -39,7 +40,7 @@ pub(super) struct Counting {
 
 impl Told {
     fn all(&self) -> MutexGuard<'_, HashMap<String, Said>> {
-        let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let mut all = lock(&self.0);
         if all.len() > STREAMS_MAX {
             all.clear();
         }

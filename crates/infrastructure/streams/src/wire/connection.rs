@@ -11,13 +11,15 @@
 //! connection and nothing else. Commands of more than [`READ_BUFFER`] bytes, and bytes that were read and not taken, have places in memory that all
 //! connections share ([`Held`]).
 
-use super::codec::{self, AttributeUpdate, Bad, Effect, Frames, KeyRange, Reply, Request, TableKey};
+use super::{
+    codec::{self, AttributeUpdate, Bad, Effect, Frames, KeyRange, Reply, Request, TableKey},
+    outbox::{LEAVE_TOGETHER, OUTBOX_MAX, Outbox},
+};
 use crate::{
     Error, Result, Store,
     access::{Access, Refused, Want},
-    catalog, lock,
+    catalog,
     log::Seq,
-    metrics::Histogram,
     plan,
     segment::{NO_VALUE, Record, Segment, State},
     store::{Append, Gated, Held, Info, READ_MAX, Turn},
@@ -28,17 +30,16 @@ use bytes::{Bytes, BytesMut};
 use std::{
     collections::{HashMap, VecDeque},
     ops::Bound,
-    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
 };
 
 const UNACKNOWLEDGED_MAX: u64 = 16 << 20;
-const OUTBOX_MAX: usize = 8 << 20;
 const READS_MAX: usize = 32;
 /// Reads of a connection that wait at the tail of their segments: a client may follow many over one.
 const TAILS_MAX: usize = 1024;
@@ -52,9 +53,6 @@ const TABLE_REPLY_MAX: usize = 4 << 20;
 const WRITERS_MAX: usize = 100_000;
 /// Attributes of a segment beyond which none is added by a command of its own; a writer's last number always is.
 const ATTRIBUTES_MAX: usize = 100_000;
-/// Replies that leave together stop at this many bytes: what comes meanwhile and waits for nothing but its turn is an acknowledgement. One that is longer alone is
-/// history, as a rule, and goes out by threads that give way to those that acknowledge appends: sending costs a processor as much as fetching does.
-const LEAVE_TOGETHER: usize = 256 << 10;
 /// What is written to the socket before others have their turn.
 const WRITE_AT_ONCE: usize = 64 << 10;
 /// What is read from the socket at once, at least.
@@ -71,103 +69,6 @@ struct Block {
     since: tokio::time::Instant,
     /// Its place in memory, if it is large.
     _held: Option<Held>,
-}
-
-/// Replies on their way out.
-#[derive(Default)]
-struct Outbox {
-    queues: Mutex<Queues>,
-    /// Rung when there is something to write.
-    filled: Notify,
-    /// Rung when something was written.
-    emptied: Notify,
-}
-
-#[derive(Default)]
-struct Queues {
-    /// With when what is acknowledged arrived, and what else is acknowledged by it.
-    gated: VecDeque<(Seq, Reply, Option<Instant>, Vec<Instant>)>,
-    /// With the place in memory that they have.
-    ready: VecDeque<(Reply, Held)>,
-    bytes: usize,
-    /// No more comes: write what is left, then end.
-    closing: bool,
-}
-
-impl Outbox {
-    fn queues(&self) -> std::sync::MutexGuard<'_, Queues> {
-        lock(&self.queues)
-    }
-
-    fn gated(&self, seq: Seq, reply: Reply, arrived: Option<Instant>) {
-        let mut queues = self.queues();
-        // One acknowledgement says the same as two of one writer that leave together.
-        if let (Some((last, Reply::DataAppended { writer, event, id, length, .. }, _, more)), Reply::DataAppended { writer: w, event: e, id: i, length: l, .. }) =
-            (queues.gated.back_mut(), &reply)
-            && writer == w
-            && *last == seq
-        {
-            (*event, *id, *length) = (*e, *i, *l);
-            more.extend(arrived);
-            return;
-        }
-        // A later reply may depend on less, but replies keep their order.
-        let seq = queues.gated.back().map_or(seq, |(last, ..)| seq.max(*last));
-        queues.bytes += reply.weight();
-        queues.gated.push_back((seq, reply, arrived, Vec::new()));
-        drop(queues);
-        self.filled.notify_one();
-    }
-
-    fn ready(&self, reply: Reply) {
-        self.held(reply, Held::default());
-    }
-
-    fn held(&self, reply: Reply, held: Held) {
-        let mut queues = self.queues();
-        queues.bytes += reply.weight();
-        queues.ready.push_back((reply, held));
-        drop(queues);
-        self.filled.notify_one();
-    }
-
-    /// Whether a reply waits for its block.
-    fn waits(&self) -> bool {
-        !self.queues().gated.is_empty()
-    }
-
-    async fn room(&self) {
-        loop {
-            let emptied = self.emptied.notified();
-            if self.queues().bytes <= OUTBOX_MAX {
-                return;
-            }
-            emptied.await;
-        }
-    }
-
-    /// What may leave now, the places that it has in memory, and whether that was the last.
-    fn take(&self, durable: Seq, out: &mut Frames, write: &Histogram) -> (Vec<Held>, bool) {
-        let mut places = Vec::new();
-        let mut queues = self.queues();
-        while out.size() < LEAVE_TOGETHER {
-            let gated = queues.gated.front().is_some_and(|(seq, ..)| *seq <= durable);
-            let next = match gated {
-                true => queues.gated.pop_front().map(|(_, reply, arrived, more)| (reply, arrived, more)),
-                false => queues.ready.pop_front().map(|(reply, held)| {
-                    places.push(held);
-                    (reply, None, Vec::new())
-                }),
-            };
-            let Some((reply, arrived, more)) = next else { break };
-            for arrived in arrived.into_iter().chain(more) {
-                write.note(arrived.elapsed());
-            }
-            queues.bytes -= reply.weight();
-            reply.put(out);
-        }
-        (places, queues.closing && queues.gated.is_empty() && queues.ready.is_empty())
-    }
 }
 
 /// Serves one client until it goes. The error says why it was sent away.
@@ -242,8 +143,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
         // What a large event was being gathered in is of no use to anyone else.
         let _ = store.commit(|state| Ok((state.find(&name).ok().map(|(id, _)| Record::Delete { id }), ())));
     }
-    outbox.queues().closing = true;
-    outbox.filled.notify_one();
+    outbox.close();
     if !writing.0.is_finished() {
         // What was acknowledged by then still leaves, if the client takes it.
         let _ = tokio::time::timeout(Duration::from_secs(5), &mut writing.0).await;
