@@ -31,10 +31,11 @@ test: ## all tests, with what they compare against
 	setup/setup.sh test
 	RUST_TEST_THREADS=$(RUST_TEST_THREADS) cargo test --release --workspace
 
-kills: ## the object store's nodes, namenodes and agents and stream servers killed a thousand times (KILLS=…), the store's tier at random steps, a million steps of it against a map in the simulator, stores of streams crashing against a model, stream servers on a thousand bad days in the simulator, what reads bytes fed with noise; `make test` has a part of each
+kills: ## the object store's nodes, namenodes and agents and stream servers killed a thousand times (KILLS=…), the store's tier at random steps, a million steps of it against a map in the simulator, a thousand bad days of the namenode and its standby there, stores of streams crashing against a model, stream servers on a thousand bad days in the simulator, what reads bytes fed with noise; `make test` has a part of each
 	tests/kills.sh $(KILLS)
 	GEDS_LIVES=$(KILLS) cargo test --release --workspace --lib -- --nocapture random_lives_lose_nothing_that_was_kept
 	GEDS_STEPS=$$(($(KILLS) * 100)) SEEDS=$$(($(KILLS) * 2)) cargo test --release --workspace --test lives -- --nocapture
+	SEEDS=$(KILLS) cargo test --release --workspace --test takeovers -- --nocapture
 	STREAMS_ROUNDS=$$(($(KILLS) / 10)) cargo test --release --workspace --test store -- --nocapture after_a_crash_a_store_is_what_some_number_of_its_changes_made_of_it
 	ROUNDS=$$(($(KILLS) / 20 + 1)) cargo test --release --workspace --test network -- --nocapture
 	SEEDS=$(KILLS) cargo test --release --workspace --test simulator -- --nocapture

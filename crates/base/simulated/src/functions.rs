@@ -60,6 +60,12 @@ pub(super) mod real {
         getpeername(fd: c_int, into: *mut libc::sockaddr, bytes: *mut libc::socklen_t) -> c_int;
         setsockopt(fd: c_int, level: c_int, what: c_int, value: *const c_void, bytes: libc::socklen_t) -> c_int;
         close(fd: c_int) -> c_int;
+        flock(fd: c_int, how: c_int) -> c_int;
+        fsync(fd: c_int) -> c_int;
+        fdatasync(fd: c_int) -> c_int;
+        pwrite64(fd: c_int, from: *const c_void, bytes: usize, at: i64) -> isize;
+        rename(from: *const c_char, to: *const c_char) -> c_int;
+        unlink(path: *const c_char) -> c_int;
     }
 }
 
@@ -77,6 +83,12 @@ pub(super) fn link() {
         epoll_wait as *const (),
         recv as *const (),
         send as *const (),
+        flock as *const (),
+        fsync as *const (),
+        fdatasync as *const (),
+        pwrite64 as *const (),
+        rename as *const (),
+        unlink as *const (),
     ];
     std::hint::black_box(all);
     sockets::link();
@@ -193,7 +205,8 @@ unsafe fn futex(world: &mut World, me: usize, word: usize, command: c_int, value
         }
         kind @ (libc::FUTEX_WAKE | libc::FUTEX_WAKE_BITSET) => {
             let wanted = if kind == libc::FUTEX_WAKE { u32::MAX } else { last as u32 };
-            let waits = |t: &Thread| matches!(t.state, State::Futex { at, bits } if at == word && bits & wanted != 0);
+            let killed = |t: &Thread| world.processes[t.process] == process::Going::Killed;
+            let waits = |t: &Thread| matches!(t.state, State::Futex { at, bits } if at == word && bits & wanted != 0) && !killed(t);
             let mut waiting: Vec<(u64, usize)> = world.threads.iter().enumerate().filter(|(_, t)| waits(t)).map(|(id, t)| (t.since, id)).collect();
             waiting.sort_unstable();
             waiting.truncate((value as c_int).max(0) as usize);
@@ -212,7 +225,7 @@ unsafe fn futex(world: &mut World, me: usize, word: usize, command: c_int, value
 #[unsafe(no_mangle)]
 unsafe extern "C" fn pthread_create(into: *mut libc::pthread_t, how: *const libc::pthread_attr_t, start: extern "C" fn(*mut c_void) -> *mut c_void, with: *mut c_void) -> c_int {
     let Some((world, me)) = here() else { return unsafe { real::pthread_create(into, how, start, with) } };
-    let thread = Box::new(Thread::new());
+    let thread = Box::new(Thread::of(world.threads[me].process));
     let (id, key) = (world.threads.len(), world.key);
     let told = Box::into_raw(Box::new(Begin { id, begin: start, with, go: &thread.go, key }));
     world.threads.push(thread);
@@ -262,6 +275,67 @@ unsafe extern "C" fn pthread_join(of: libc::pthread_t, into: *mut *mut c_void) -
     }
     // What is left of it is on its way out.
     unsafe { real::pthread_join(of, into) }
+}
+
+// --- files -------------------------------------------------------------------------------------------------------------------------
+
+/// Whoever waits for a lock lets others go on: the one who has it, for instance.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn flock(fd: c_int, how: c_int) -> c_int {
+    let Some((world, me)) = here() else { return unsafe { real::flock(fd, how) } };
+    world.own(fd, None);
+    loop {
+        let done = unsafe { real::flock(fd, how | libc::LOCK_NB) };
+        if done == 0 || how & libc::LOCK_NB != 0 || errno() != libc::EWOULDBLOCK {
+            return done;
+        }
+        let due = world.now + LOCKED;
+        wait(world, me, State::Sleep, Some(due));
+    }
+}
+
+/// It takes the time that a disk takes, in which others go on or this one is killed.
+fn sync() -> Option<c_int> {
+    let (world, me) = here()?;
+    let most = if world.random().is_multiple_of(AT_BUSY) { BUSY } else { SYNC };
+    let due = world.now + world.random() % most;
+    wait(world, me, State::Sleep, Some(due));
+    Some(0)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn fsync(fd: c_int) -> c_int {
+    sync().unwrap_or_else(|| unsafe { real::fsync(fd) })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn fdatasync(fd: c_int) -> c_int {
+    sync().unwrap_or_else(|| unsafe { real::fdatasync(fd) })
+}
+
+/// Between what somebody does with files, others go on, and processes end.
+fn between() {
+    if let Some((world, me)) = here() {
+        maybe_change(world, me, AT_FILE);
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pwrite64(fd: c_int, from: *const c_void, bytes: usize, at: i64) -> isize {
+    between();
+    unsafe { real::pwrite64(fd, from, bytes, at) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int {
+    between();
+    unsafe { real::rename(from, to) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
+    between();
+    unsafe { real::unlink(path) }
 }
 
 // --- waiting for descriptors -------------------------------------------------------------------------------------------------------

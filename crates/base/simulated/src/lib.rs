@@ -9,8 +9,8 @@
 //!                                                                        none can ─▶ the clock jumps to the first deadline
 //! ```
 //!
-//! * *Simulated* (here, and in `functions.rs` and `sockets.rs`): how threads take turns, time, chance, TCP over IPv4 as far as this machine's own addresses go.
-//! * *Real:* the memory, and files, which do their work in the call that asks for it.
+//! * *Simulated* (here, and in `functions.rs`, `sockets.rs` and `process.rs`): how threads take turns, time, chance, TCP over IPv4 as far as this machine's own addresses go, ends of processes.
+//! * *Real:* the memory, and files, which do their work in the call that asks for it. What is to be on the disk takes the time of a disk, and is not brought there: no power is lost here.
 //! * *Not found:* races between plain atomics, for a thread is stopped where it calls one of these functions and nowhere else; and what a memory does that orders less than this processor's.
 //!
 //! A package whose tests use it needs the line of this one's `build.rs`: some libraries look `getrandom` up by its name while they run.
@@ -25,10 +25,11 @@
 #![cfg(target_os = "linux")]
 
 mod functions;
+mod process;
 mod seeds;
 mod sockets;
 
-pub use seeds::each;
+pub use {process::Process, seeds::each};
 
 use std::{
     cell::{Cell, UnsafeCell},
@@ -49,6 +50,13 @@ const AT_LOOK: u64 = 64;
 const AT_WAKE: u64 = 4;
 const AT_START: u64 = 2;
 const AT_POLL: u64 = 8;
+const AT_FILE: u64 = 4;
+/// What a disk needs to have something for good, at most, ns; once in so many times it is busy with something else.
+const SYNC: u64 = 400_000;
+const BUSY: u64 = 200_000_000;
+const AT_BUSY: u64 = 100;
+/// How often a file's lock is tried again, ns.
+const LOCKED: u64 = 1_000_000;
 /// What comes from outside takes no longer, in ms of real time.
 const OUTSIDE_MS: u32 = 5000;
 const NOBODY: usize = usize::MAX;
@@ -79,6 +87,17 @@ struct Thread {
     handle: libc::pthread_t,
     /// The step since which it waits: who waits longest is woken first.
     since: u64,
+    /// One of [`World::processes`].
+    process: usize,
+}
+
+/// A socket, or a file with a lock.
+#[derive(Clone, Copy)]
+struct Descriptor {
+    /// Whose it is.
+    process: usize,
+    /// A TCP socket's own port, and that of its other end.
+    ports: Option<[u16; 2]>,
 }
 
 struct World {
@@ -92,8 +111,10 @@ struct World {
     told: Option<Vec<(usize, u64)>>,
     /// The last one that was given out.
     port: u16,
-    /// By descriptor: a socket's own port, and that of its other end.
-    sockets: Vec<Option<[u16; 2]>>,
+    /// By their numbers.
+    descriptors: Vec<Option<Descriptor>>,
+    /// The first is that of the run itself.
+    processes: Vec<process::Going>,
     /// What tells of threads' ends.
     key: libc::pthread_key_t,
 }
@@ -134,8 +155,8 @@ pub fn run<T: Send + 'static>(seed: u64, work: impl FnOnce() -> T + Send + 'stat
         // SAFETY: `ended` is a function for keys' values, and lives for ever.
         let made = unsafe { libc::pthread_key_create(&mut key, Some(functions::ended)) };
         assert_eq!(made, 0, "no key for threads' ends");
-        let root = Box::new(Thread::new());
-        let world = World { threads: vec![root], now: BEGIN, rng: seed, steps: 0, sum: 0xcbf2_9ce4_8422_2325, told, port: 20_000, sockets: Vec::new(), key };
+        let root = Box::new(Thread::of(0));
+        let world = World { threads: vec![root], now: BEGIN, rng: seed, steps: 0, sum: 0xcbf2_9ce4_8422_2325, told, port: 20_000, descriptors: Vec::new(), processes: vec![process::Going::On], key };
         // SAFETY: no thread is of the simulation yet.
         let slot = unsafe { &mut *WORLD.0.get() };
         assert!(slot.is_none(), "one simulation in a process");
@@ -164,8 +185,8 @@ fn here() -> Option<(&'static mut World, usize)> {
 }
 
 impl Thread {
-    fn new() -> Thread {
-        Thread { go: AtomicU32::new(0), state: State::Ready, deadline: None, timed_out: false, handle: 0, since: 0 }
+    fn of(process: usize) -> Thread {
+        Thread { go: AtomicU32::new(0), state: State::Ready, deadline: None, timed_out: false, handle: 0, since: 0, process }
     }
 }
 
@@ -184,16 +205,22 @@ impl World {
         (thread.state, thread.deadline, thread.timed_out) = (State::Ready, None, timed_out);
     }
 
+    /// Whether a thread's process lets it have a turn.
+    fn goes(&self, id: usize) -> bool {
+        self.processes[self.threads[id].process] == process::Going::On
+    }
+
     /// Whose turn is next.
     fn choose(&mut self) -> usize {
         let mut idle = 0;
         loop {
             for id in 0..self.threads.len() {
+                // Of one that is stopped, too: it finds it over when it goes on.
                 if self.threads[id].deadline.is_some_and(|due| due <= self.now) {
                     self.wake(id, true);
                 }
             }
-            let mut can: Vec<usize> = (0..self.threads.len()).filter(|id| matches!(self.threads[*id].state, State::Ready | State::Poll { .. })).collect();
+            let mut can: Vec<usize> = (0..self.threads.len()).filter(|id| matches!(self.threads[*id].state, State::Ready | State::Poll { .. }) && self.goes(*id)).collect();
             while !can.is_empty() {
                 let n = self.random() as usize % can.len();
                 let id = can.swap_remove(n);
@@ -206,7 +233,7 @@ impl World {
                 self.step(id);
                 return id;
             }
-            match self.threads.iter().filter_map(|t| t.deadline).min() {
+            match (0..self.threads.len()).filter(|id| self.goes(*id)).filter_map(|id| self.threads[id].deadline).min() {
                 Some(due) => self.now = self.now.max(due),
                 None if idle < OUTSIDE_MS => {
                     idle += 1;
@@ -231,7 +258,7 @@ impl World {
     }
 
     fn stuck(&self) -> ! {
-        let states: Vec<String> = self.threads.iter().enumerate().filter(|(_, t)| t.state != State::Ended).map(|(id, t)| format!("{id}: {:?}", t.state)).collect();
+        let states: Vec<String> = self.threads.iter().enumerate().filter(|(id, t)| t.state != State::Ended && self.goes(*id)).map(|(id, t)| format!("{id}: {:?}", t.state)).collect();
         give_up(&format!("all threads wait, for nothing that could come: {}", states.join("; ")))
     }
 }

@@ -31,19 +31,20 @@ impl World {
         self.port
     }
 
-    fn set_socket(&mut self, fd: c_int, ports: Option<[u16; 2]>) {
-        let fd = fd as usize;
-        if self.sockets.len() <= fd {
-            self.sockets.resize(fd + 1, None);
+    /// Writes down that a descriptor is the caller's process's, and its ports.
+    pub(super) fn own(&mut self, fd: c_int, ports: Option<[u16; 2]>) {
+        let (fd, process) = (fd as usize, self.threads[ME.get()].process);
+        if self.descriptors.len() <= fd {
+            self.descriptors.resize(fd + 1, None);
         }
-        self.sockets[fd] = ports;
+        self.descriptors[fd] = Some(Descriptor { process, ports });
     }
 }
 
 /// The world, and the ports of a socket if it is one of the simulation's.
 fn here_with(fd: c_int) -> Option<(&'static mut World, [u16; 2])> {
     let (world, _) = here()?;
-    let ports = (*world.sockets.get(fd as usize)?)?;
+    let ports = world.descriptors.get(fd as usize)?.as_ref()?.ports?;
     Some((world, ports))
 }
 
@@ -78,10 +79,12 @@ unsafe fn port_of(of: *const libc::sockaddr) -> u16 {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
     let is_tcp = domain == libc::AF_INET && kind & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) == libc::SOCK_STREAM;
-    let Some((world, _)) = here().filter(|_| is_tcp) else { return unsafe { real::socket(domain, kind, protocol) } };
-    let fd = unsafe { real::socket(libc::AF_UNIX, kind, 0) };
-    if fd >= 0 {
-        world.set_socket(fd, Some([0; 2]));
+    let fd = match here() {
+        Some(_) if is_tcp => unsafe { real::socket(libc::AF_UNIX, kind, 0) },
+        _ => unsafe { real::socket(domain, kind, protocol) },
+    };
+    if let Some((world, _)) = here().filter(|_| fd >= 0) {
+        world.own(fd, is_tcp.then_some([0; 2]));
     }
     fd
 }
@@ -93,7 +96,7 @@ unsafe extern "C" fn bind(fd: c_int, address: *const libc::sockaddr, bytes: libc
         0 => world.new_port(),
         port => port,
     };
-    world.set_socket(fd, Some([port, 0]));
+    world.own(fd, Some([port, 0]));
     let (name, bytes) = name(port);
     unsafe { real::bind(fd, (&raw const name).cast(), bytes) }
 }
@@ -102,7 +105,7 @@ unsafe extern "C" fn bind(fd: c_int, address: *const libc::sockaddr, bytes: libc
 unsafe extern "C" fn connect(fd: c_int, address: *const libc::sockaddr, bytes: libc::socklen_t) -> c_int {
     let Some((world, _)) = here_with(fd) else { return unsafe { real::connect(fd, address, bytes) } };
     let (own, to) = (world.new_port(), unsafe { port_of(address) });
-    world.set_socket(fd, Some([own, to]));
+    world.own(fd, Some([own, to]));
     let (name, bytes) = name(to);
     let done = unsafe { real::connect(fd, (&raw const name).cast(), bytes) };
     if done < 0 && functions::errno() == libc::EAGAIN {
@@ -114,11 +117,22 @@ unsafe extern "C" fn connect(fd: c_int, address: *const libc::sockaddr, bytes: l
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn accept4(fd: c_int, into: *mut libc::sockaddr, bytes: *mut libc::socklen_t, flags: c_int) -> c_int {
-    let Some((world, [own, _])) = here_with(fd) else { return unsafe { real::accept4(fd, into, bytes, flags) } };
+    // SAFETY: it takes numbers and gives one.
+    let waits = unsafe { libc::fcntl(fd, libc::F_GETFL) } & libc::O_NONBLOCK == 0;
+    if let Some((world, me)) = here().filter(|_| waits && !is_ready(fd, libc::POLLIN)) {
+        wait(world, me, State::Poll { fd, events: libc::POLLIN }, None);
+    }
+    let Some((world, [own, _])) = here_with(fd) else {
+        let accepted = unsafe { real::accept4(fd, into, bytes, flags) };
+        if let Some((world, _)) = here().filter(|_| accepted >= 0) {
+            world.own(accepted, None);
+        }
+        return accepted;
+    };
     let accepted = unsafe { real::accept4(fd, std::ptr::null_mut(), std::ptr::null_mut(), flags) };
     if accepted >= 0 {
         let other = world.new_port();
-        world.set_socket(accepted, Some([own, other]));
+        world.own(accepted, Some([own, other]));
         unsafe { tell(other, into, bytes) };
     }
     accepted
@@ -151,8 +165,8 @@ unsafe extern "C" fn setsockopt(fd: c_int, level: c_int, what: c_int, value: *co
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn close(fd: c_int) -> c_int {
-    if let Some((world, _)) = here_with(fd) {
-        world.set_socket(fd, None);
+    if let Some(descriptor) = here().and_then(|(world, _)| world.descriptors.get_mut(fd as usize)) {
+        *descriptor = None;
     }
     unsafe { real::close(fd) }
 }

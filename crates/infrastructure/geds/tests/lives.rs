@@ -10,158 +10,17 @@
 
 mod common;
 
-use async_trait::async_trait;
 use base::Kind;
-use bytes::Bytes;
-use common::*;
-use futures::{FutureExt, StreamExt, TryStreamExt, stream::BoxStream};
+use common::{weather::Weather, *};
+use futures::{FutureExt, TryStreamExt};
 use geds::{Appendable, BucketPolicy, Catalog, Error, Mode, Node, Object, ObjectMeta, Page, Persist, Place, RestKey, SecondCopy, SpillOptions, Tuning};
-use object_store::{
-    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, memory::InMemory, path::Path,
-};
+use object_store::ObjectStore;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use std::{
     collections::BTreeMap,
-    fmt,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering::SeqCst},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
-
-// --- a store on bad days ----------------------------------------------------------------------------------------------------------
-
-enum Fate {
-    Well,
-    /// Nothing is done, and an error comes.
-    Lost,
-    /// It is done, and an error comes.
-    Unheard,
-    /// Half of the bytes come, then an error.
-    Cut,
-    /// A bit is another.
-    Flipped,
-}
-
-#[derive(Clone)]
-struct Weather {
-    store: Arc<InMemory>,
-    /// The part of requests that suffer something, and which.
-    bad: Arc<Mutex<(StdRng, f64)>>,
-    suffered: Arc<AtomicU64>,
-}
-
-impl Weather {
-    fn new(seed: u64) -> Weather {
-        Weather { store: Arc::default(), bad: Arc::new(Mutex::new((StdRng::seed_from_u64(seed), 0.0))), suffered: Arc::default() }
-    }
-
-    fn set(&self, part: f64) {
-        self.bad.lock().unwrap().1 = part;
-    }
-
-    fn fate(&self) -> Fate {
-        let mut bad = self.bad.lock().unwrap();
-        let part = bad.1;
-        if !bad.0.random_bool(part) {
-            return Fate::Well;
-        }
-        self.suffered.fetch_add(1, SeqCst);
-        match bad.0.random_range(0..4) {
-            0 => Fate::Lost,
-            1 => Fate::Unheard,
-            2 => Fate::Cut,
-            _ => Fate::Flipped,
-        }
-    }
-}
-
-fn failed() -> object_store::Error {
-    object_store::Error::Generic { store: "weather", source: "the network failed".into() }
-}
-
-impl fmt::Debug for Weather {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Weather")
-    }
-}
-impl fmt::Display for Weather {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Weather")
-    }
-}
-
-#[async_trait]
-impl ObjectStore for Weather {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> object_store::Result<PutResult> {
-        // The store in memory would keep what it is given: the node's own mapping, beyond the node's end.
-        let bytes = Bytes::copy_from_slice(&Bytes::from(payload));
-        match self.fate() {
-            Fate::Well => self.store.put_opts(location, bytes.into(), opts).await,
-            Fate::Unheard => self.store.put_opts(location, bytes.into(), opts).await.and(Err(failed())),
-            // A store that keeps half of it: reading it back finds that.
-            Fate::Cut | Fate::Flipped => self.store.put_opts(location, bytes.slice(..bytes.len() / 2).into(), opts).await,
-            Fate::Lost => Err(failed()),
-        }
-    }
-
-    async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.store.put_multipart_opts(location, opts).await
-    }
-
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
-        let (fate, head) = (self.fate(), options.head);
-        if matches!(fate, Fate::Lost | Fate::Unheard) {
-            return Err(failed());
-        }
-        let got = self.store.get_opts(location, options).await?;
-        if head || matches!(fate, Fate::Well) {
-            return Ok(got);
-        }
-        let (meta, range, attributes, extensions) = (got.meta.clone(), got.range.clone(), got.attributes.clone(), got.extensions.clone());
-        let mut bytes = got.bytes().await?.to_vec();
-        let payload = if matches!(fate, Fate::Cut) {
-            let half = Bytes::from(bytes[..bytes.len() / 2].to_vec());
-            futures::stream::iter([Ok(half), Err(failed())]).boxed()
-        } else {
-            let middle = bytes.len() / 2;
-            bytes.iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 1);
-            futures::stream::iter([Ok(Bytes::from(bytes))]).boxed()
-        };
-        Ok(GetResult { payload: GetResultPayload::Stream(payload), meta, range, attributes, extensions })
-    }
-
-    fn delete_stream(&self, locations: BoxStream<'static, object_store::Result<Path>>) -> BoxStream<'static, object_store::Result<Path>> {
-        let weather = self.clone();
-        let each = move |location: object_store::Result<Path>| {
-            let weather = weather.clone();
-            async move {
-                let location = location?;
-                let fate = weather.fate();
-                if matches!(fate, Fate::Lost) {
-                    return Err(failed());
-                }
-                let one = futures::stream::iter([Ok(location.clone())]).boxed();
-                weather.store.delete_stream(one).try_collect::<Vec<_>>().await?;
-                if matches!(fate, Fate::Well) { Ok(location) } else { Err(failed()) }
-            }
-        };
-        locations.then(each).boxed()
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<object_store::ObjectMeta>> {
-        self.store.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.store.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
-        self.store.copy_opts(from, to, options).await
-    }
-}
 
 // --- a life -----------------------------------------------------------------------------------------------------------------------
 
@@ -323,13 +182,13 @@ impl Life {
 
     /// An error that may be: something has gone wrong with the store behind it since `before`, or there was no room.
     fn excused(&self, error: &Error, before: u64, what: &str) {
-        let spoiled = self.weather.suffered.load(SeqCst) > before && matches!(error.kind(), Kind::Unavailable | Kind::DeadlineExceeded | Kind::DataLoss);
+        let spoiled = self.weather.suffered() > before && matches!(error.kind(), Kind::Unavailable | Kind::DeadlineExceeded | Kind::DataLoss);
         assert!(spoiled || error.kind() == Kind::ResourceExhausted, "{}: {what}: {error}", self.place);
     }
 
     async fn step(&mut self) {
         let (n, b) = (self.random.random_range(0..2), self.random.random_range(0..BUCKETS.len()));
-        let (name, before) = (self.key(), self.weather.suffered.load(SeqCst));
+        let (name, before) = (self.key(), self.weather.suffered());
         let (node, in_bucket) = (self.node(n), bucket(BUCKETS[b]));
         let (at, has) = ((b, name.clone()), self.model.get(&(b, name.clone())).copied());
         let what = format!("{} {}/{name}", NODES[n], BUCKETS[b]);
@@ -454,7 +313,7 @@ impl Life {
     async fn other_has(&mut self, away: usize) {
         let twice: Vec<_> = self.model.iter().filter(|(_, written)| written.twice).map(|(at, written)| (at.clone(), *written)).collect();
         let Some(((b, name), written)) = twice.choose(&mut self.random) else { return };
-        let before = self.weather.suffered.load(SeqCst);
+        let before = self.weather.suffered();
         match self.node(1 - away).open_object(&bucket(BUCKETS[*b]), &key(name)).await {
             Ok(object) => assert!(object.bytes() == written.bytes(), "{}: {}/{name} has other bytes", self.place, BUCKETS[*b]),
             Err(e) => self.excused(&e, before, &format!("open {}/{name} with one node", BUCKETS[*b])),
@@ -468,7 +327,7 @@ impl Life {
             Some(one) if there.len() >= GROWING_MAX || self.random.random_bool(0.7) => one.clone(),
             _ => (n, b, name),
         };
-        let (node, before) = (self.node(n), self.weather.suffered.load(SeqCst));
+        let (node, before) = (self.node(n), self.weather.suffered());
         let (in_bucket, name, what) = (bucket(BUCKETS[at.1]), key(&at.2), format!("{} {}/{} that grows", NODES[n], BUCKETS[at.1], at.2));
         let taken = self.model.contains_key(&(at.1, at.2.clone()));
         let log = match node.appendable(&in_bucket, &name).await {
@@ -577,7 +436,7 @@ impl Life {
 
     /// Opens a name at a node; keeps it open now and then.
     async fn look(&mut self, n: usize, b: usize, name: &str) {
-        let before = self.weather.suffered.load(SeqCst);
+        let before = self.weather.suffered();
         let has = self.model.get(&(b, name.to_string())).copied();
         match (self.node(n).open_object(&bucket(BUCKETS[b]), &key(name)).await, has) {
             (Ok(object), Some(written)) => {

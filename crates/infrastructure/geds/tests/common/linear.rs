@@ -35,6 +35,8 @@ pub enum Told {
     Taken,
     /// Nobody knows.
     Lost,
+    /// It is known that nothing was done.
+    Refused,
 }
 
 impl Told {
@@ -153,8 +155,10 @@ fn name(pair: usize, k: usize) -> geds::Key {
     key(&format!("pair-{pair}/{k}"))
 }
 
-fn failed(e: geds::Error) -> Told {
+/// `once`: of a change that is asked for until its answer comes, so that an error says that it was not done, unless it says otherwise.
+fn failed(e: geds::Error, once: bool) -> Told {
     match e.kind() {
+        base::Kind::Unavailable | base::Kind::DeadlineExceeded if once && !matches!(e, geds::Error::Unsure { .. }) => Told::Refused,
         base::Kind::NotFound => Told::Missing,
         base::Kind::AlreadyExists => Told::Taken,
         base::Kind::Unavailable | base::Kind::DeadlineExceeded => Told::Lost,
@@ -191,7 +195,23 @@ impl Asked for RemoteCatalog {
                 self.rename(&data, &name(from), &name(1 - from)).await.map(|s| Told::Done(s.object.id.0, s.replaced.map(|old| old.id.0)))
             }
         };
-        answer.unwrap_or_else(failed)
+        let once = matches!(op, Op::Delete { .. } | Op::Rename { .. });
+        answer.unwrap_or_else(|e| failed(e, once))
+    }
+}
+
+/// Only looks.
+pub struct Reads<A>(pub A);
+
+impl<A: Asked> Asked for Reads<A> {
+    async fn call(&self, pair: usize, op: Op) -> Told {
+        self.0.call(pair, op).await
+    }
+
+    fn instead(&self, op: Op) -> Op {
+        match op {
+            Op::Seal { key, .. } | Op::Delete { key } | Op::Rename { from: key } | Op::Lookup { key } => Op::Lookup { key },
+        }
     }
 }
 
@@ -216,9 +236,9 @@ impl Asked for Node {
                     },
                     Err(e) => Err(e),
                 };
-                sealed.map_or_else(failed, |_| Told::DoneSomehow(id))
+                sealed.map_or_else(|e| failed(e, false), |_| Told::DoneSomehow(id))
             }
-            Op::Lookup { key } => read(key).await.map_or_else(failed, |id| Told::Done(id, None)),
+            Op::Lookup { key } => read(key).await.map_or_else(|e| failed(e, false), |id| Told::Done(id, None)),
             Op::Delete { .. } | Op::Rename { .. } => unreachable!("`instead` leaves none"),
         }
     }
@@ -239,11 +259,18 @@ pub struct History {
     clock: Arc<AtomicU64>,
     calls: Arc<Mutex<Vec<Vec<Call>>>>,
     over: Arc<AtomicBool>,
+    /// Of a client between two questions, ms at most.
+    pause: u64,
 }
 
 impl History {
     pub fn new(pairs: usize) -> History {
-        History { clock: Arc::default(), calls: Arc::new(Mutex::new(vec![Vec::new(); pairs])), over: Arc::default() }
+        History { clock: Arc::default(), calls: Arc::new(Mutex::new(vec![Vec::new(); pairs])), over: Arc::default(), pause: 4 }
+    }
+
+    /// Where there is more time than answers that can be checked.
+    pub fn with_pauses(self, ms: u64) -> History {
+        History { pause: ms, ..self }
     }
 
     pub fn end(&self) {
@@ -271,11 +298,13 @@ impl History {
             let told = asked.call(pair, op).await;
             let ended = if told == Told::Lost { u64::MAX } else { self.clock.fetch_add(1, SeqCst) };
             // A look that was not answered says nothing.
-            if !(told == Told::Lost && matches!(op, Op::Lookup { .. })) {
+            if told != Told::Refused && !(told == Told::Lost && matches!(op, Op::Lookup { .. })) {
                 self.calls.lock().unwrap()[pair].push(Call { op, begun, ended, told });
             }
-            let lost = told == Told::Lost;
-            tokio::time::sleep(Duration::from_millis(if lost { 10 } else { random.random_range(0..4) })).await;
+            let answered = !matches!(told, Told::Lost | Told::Refused);
+            // Each that is lost is one more that may have happened at any later time.
+            let pause = if answered { random.random_range(0..self.pause) } else { 10.max(5 * self.pause) };
+            tokio::time::sleep(Duration::from_millis(pause)).await;
         }
     }
 

@@ -5,6 +5,7 @@ pub mod gate;
 pub mod line;
 pub mod linear;
 pub mod stored;
+pub mod weather;
 
 use base::{
     SiteId,
