@@ -13,7 +13,7 @@ run() { # variable, how many, target, test
     env "$1=$2" cargo test --release --workspace --test "$3" -- --nocapture "$4"
 }
 run GEDS_KILLS "$(part 60)" geds acknowledged_seals_survive_a_kill
-run GEDS_KILLS "$(part 25)" linearizable what_clients_are_told_fits_together_through_kills
+run GEDS_KILLS "$(part 25)" linearizable defect_08_what_clients_are_told_fits_together_through_kills
 run GEDS_AGENT_KILLS "$(part 10)" sharing what_an_agent_acknowledged_survives_its_kill_at_random_points
 run GEDS_TAKEOVERS "$(part 5)" standby a_standby_takes_over_from_one_that_is_killed_and_nothing_acknowledged_is_lost
 run KILLS "$all" end_to_end what_clients_were_told_is_durable_survives_kills_once_and_in_order

@@ -556,7 +556,7 @@ function drawStreams() {
     if (told.long_term) words.push(told.long_term.away ? `Long-term storage takes nothing: ${told.long_term.away_because}` : `${bytes(told.long_term.flushed_bytes)} went to long-term storage`);
     if (told.long_term?.overflow_bytes) words.push(`${bytes(told.long_term.overflow_bytes)} of ${bytes(told.long_term.overflow_max_bytes)} are in the overflow`);
     if (told.waits_for) words.push(`writers wait: ${told.waits_for}`);
-    if (told.long_term?.damaged_parts) words.push(`${told.long_term.damaged_parts} damaged parts of the log or the overflow can't go there`);
+    if (told.long_term?.damaged_parts) words.push(`${told.long_term.damaged_parts} damaged parts can't be read; /v1/streams says which`);
     words.push(`${bytes(told.backlog_bytes)} of ${bytes(told.backlog_max_bytes)} wait for long-term storage`);
     if (!told.waits_for && told.outage_left_seconds !== null && told.outage_left_seconds < 7 * 86400) words.push(`${told.long_term?.away ? "writers wait in" : "an outage could last"} ${duration(told.outage_left_seconds * 1000)} at this rate`);
     if (told.write_p99_ms !== null) words.push(`an event is durable within ${number(told.write_p50_ms, 1)} ms (p50), ${number(told.write_p99_ms, 1)} ms (p99)`);

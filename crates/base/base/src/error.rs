@@ -11,10 +11,11 @@ pub fn cause(mut e: &dyn Error) -> String {
     e.to_string()
 }
 
-/// An error with its [`cause`], which some libraries keep to themselves.
+/// An error with its [`cause`], which some libraries keep to themselves, in one line: stores in the cloud answer in XML of several.
 pub fn with_cause(e: &dyn Error) -> String {
     let (text, cause) = (e.to_string(), cause(e));
-    if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    let all = if text.contains(&cause) { text } else { format!("{text}: {cause}") };
+    all.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 /// What sort of failure it is, from the point of view of someone who has to react.
@@ -100,5 +101,16 @@ impl Kind {
             Kind::ResourceExhausted => 75,
             Kind::Unauthenticated | Kind::PermissionDenied => 77,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_several_lines_becomes_one() {
+        let answer = std::io::Error::other("403: <?xml version=\"1.0\"?>\n<Error>\n  <Code>AccessDenied</Code></Error>");
+        assert_eq!(with_cause(&answer), "403: <?xml version=\"1.0\"?> <Error> <Code>AccessDenied</Code></Error>");
     }
 }

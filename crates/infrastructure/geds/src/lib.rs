@@ -32,6 +32,7 @@ mod error;
 mod fetch;
 mod follow;
 mod format;
+mod home;
 #[doc(hidden)]
 pub mod fuzz;
 mod journal;

@@ -3,7 +3,7 @@
 //! An object lies under its id, so nothing is ever overwritten and a name from outside never becomes a path. What was uploaded is
 //! compared before anyone relies on it: by the sum that the store has made of what it got, or else by reading it back. Nothing here decides what is uploaded or removed.
 
-use crate::{BucketName, Error, Key, ObjectId, Referee, Result, lay::{self, Laid}, names::Prefix, node::compute};
+use crate::{BucketName, Error, Key, ObjectId, Referee, Result, home::Home, lay::{self, Laid}, names::Prefix, node::compute};
 use base::{Kind, Pace, behind};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
@@ -13,7 +13,6 @@ use object_store::{
     aws::AmazonS3Builder,
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
     gcp::GoogleCloudStorageBuilder,
-    local::LocalFileSystem,
     path::Path as Location,
 };
 use serde::Deserialize;
@@ -144,7 +143,7 @@ pub struct Persist {
     /// It keeps metadata of objects. Folders don't.
     describes: bool,
     /// The same as `store`, if it is a folder: what is written there is laid down by us, for the sake of others who write to the same disk.
-    folder: Option<Arc<LocalFileSystem>>,
+    folder: Option<Home>,
     /// Where it listens, if that was said.
     endpoint: Option<String>,
     /// What its entity tags are, of uploads in one piece and of those in parts: [`UNKNOWN`], [`SUMS`] or [`NO_SUMS`].
@@ -327,15 +326,28 @@ fn joined(part: Option<Result<object_store::Result<()>, JoinError>>) -> object_s
 }
 
 /// Writes an object into a folder, where it has no name yet, in parts and not faster than `pace`.
-async fn lay(folder: &LocalFileSystem, location: &str, content: Bytes, pace: &Pace) -> Result<Laid> {
-    let path = folder.path_to_filesystem(&Location::from(location)).map_err(failed("write", location))?;
-    let mut laid = compute(move || Laid::begin(path)).await?.map_err(not_laid(location))?;
+async fn lay(folder: &Home, location: &str, content: Bytes, pace: &Pace) -> Result<Laid> {
+    let path = folder.path_of(&Location::from(location)).map_err(failed("write", location))?;
+    let home = folder.clone();
+    let mut laid = compute(move || home.check().and_then(|()| Laid::begin(path))).await?.map_err(not_laid(location))?;
     for at in (0..content.len()).step_by(PART_BYTES) {
         let part = content.slice(at..content.len().min(at + PART_BYTES));
         pace.wait(part.len() as u64).await;
         laid = compute(move || laid.write(&part).map(|()| laid)).await?.map_err(not_laid(location))?;
     }
     Ok(laid)
+}
+
+/// Gives it its name, which is worth something only if it is in the same folder.
+async fn finished<T: Send + 'static>(folder: &Home, location: &str, name: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T> {
+    let home = folder.clone();
+    let finish = move || {
+        let done = name();
+        home.check().and(done)
+    };
+    let done = compute(finish).await?.map_err(not_laid(location))?;
+    folder.has(&Location::from(location));
+    Ok(done)
 }
 
 /// An error of a folder, of the kind that the library's own have.
@@ -419,8 +431,8 @@ impl Persist {
         // So that its name is on disk before anything in it; who may not open the one above has not made it.
         let _ = lay::sync_folder_of(path);
         let name = format!("file:{}", path.display());
-        let store = Arc::new(LocalFileSystem::new_with_prefix(path).map_err(failed("open", &name))?.with_fsync(true));
-        Ok(Persist { folder: Some(store.clone()), describes: false, ..Persist::over(store, name) })
+        let home = Home::open(path).map_err(failed("open", &name))?;
+        Ok(Persist { folder: Some(home.clone()), describes: false, ..Persist::over(Arc::new(home), name) })
     }
 
     /// An object there says which of two namenodes leads.
@@ -530,7 +542,7 @@ impl Persist {
         let (size, sent, in_parts) = (content.len(), content.clone(), content.len() > PART_BYTES);
         let tag = if let Some(folder) = &self.folder {
             let laid = lay(folder, &location, content, pace).await?;
-            compute(move || laid.replace()).await?.map_err(not_laid(&location))?;
+            finished(folder, &location, move || laid.replace()).await?;
             None
         } else if !in_parts {
             pace.wait(size as u64).await;
@@ -736,7 +748,7 @@ impl Persist {
     async fn create_tagged(&self, location: &str, content: Bytes) -> Result<Option<Option<String>>> {
         if let Some(folder) = &self.folder {
             let laid = lay(folder, location, content, &Pace::default()).await?;
-            return compute(move || laid.create()).await?.map(|made| made.then_some(None)).map_err(not_laid(location));
+            return finished(folder, location, move || laid.create()).await.map(|made| made.then_some(None));
         }
         let path = Location::from(location);
         match self.store.put_opts(&path, content.into(), PutMode::Create.into()).await {
@@ -790,7 +802,7 @@ impl Persist {
     /// Removes what uploads below a name have left that a crash has ended; gives how many there were. Nobody else may be writing there. Stores other than folders do so by themselves.
     pub async fn forget_unfinished(&self, below: &str) -> Result<u64> {
         let Some(folder) = &self.folder else { return Ok(0) };
-        let path = folder.path_to_filesystem(&Location::from(below)).map_err(failed("look up", below))?;
+        let path = folder.path_of(&Location::from(below)).map_err(failed("look up", below))?;
         let forget = { let path = path.clone(); move || lay::forget(&path) };
         compute(forget).await?.map_err(|source| Error::File { action: "clear", path, source })
     }

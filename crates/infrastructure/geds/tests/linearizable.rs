@@ -80,7 +80,7 @@ impl Drop for Process {
 }
 
 #[test]
-fn what_clients_are_told_fits_together_through_kills() {
+fn defect_08_what_clients_are_told_fits_together_through_kills() {
     let first = std::env::var("GEDS_SEED").map_or_else(|_| rand::random::<u64>(), |seed| seed.parse().unwrap());
     // `GEDS_KILLS` asks for more than the usual run. They are of several namenodes then: each answer that is lost may have had its effect at any later time, and with hundreds of them in one
     // history there are too many ways to place those.

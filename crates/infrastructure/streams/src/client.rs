@@ -103,13 +103,14 @@ fn failed(what: &str) -> impl FnOnce(tonic::Status) -> Error {
     move |s| match s.code() {
         tonic::Code::NotFound => Error::NotFound(s.message().into()),
         tonic::Code::InvalidArgument => Error::Invalid(s.message().into()),
-        tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => Error::Denied(s.message().into()),
+        tonic::Code::Unauthenticated => Error::NotKnown(s.message().into()),
+        tonic::Code::PermissionDenied => Error::Denied(s.message().into()),
         tonic::Code::Unavailable => Error::Unavailable(format!("{what}: {}", s.message())),
         tonic::Code::ResourceExhausted => Error::Exhausted(format!("{what}: {}", s.message())),
         // No answer of the server has a cause: it is the connection that has gone.
         _ if std::error::Error::source(&s).is_some() => Error::Unavailable(format!("{what}: {} ({}); the server has ended, or this is not a controller's port, or it has TLS and wants the authority's certificate named", s.message(), cause(&s))),
         // Something that speaks HTTP, but not gRPC.
-        tonic::Code::Internal if s.message().starts_with("protocol error: ") => Error::Unavailable(format!("{what}: what answers there is not a controller ({}); a stream server tells its controller's port when it starts", s.message())),
+        _ if ["protocol error: ", "grpc-status header missing"].iter().any(|begin| s.message().starts_with(begin)) => Error::Unavailable(format!("{what}: what answers there is not a controller ({}); a stream server tells its controller's port when it starts", s.message())),
         _ => Error::Conflict(format!("{what}: {}", s.message())),
     }
 }

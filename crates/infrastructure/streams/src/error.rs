@@ -74,6 +74,9 @@ pub enum Error {
     Conflict(String),
     #[error("{0}")]
     Denied(String),
+    /// Who asks is not known, or proves it wrongly.
+    #[error("{0}")]
+    NotKnown(String),
     #[error("{0}")]
     Unsupported(String),
     #[error("long-term storage belongs to another server now: {0}; its streams go on there, and this one is done: to take over from that one, stop it and begin an empty folder with --restore")]
@@ -117,6 +120,7 @@ impl Error {
             }
             Error::TooLarge { .. } | Error::Exhausted(_) => Kind::ResourceExhausted,
             Error::Denied(_) => Kind::PermissionDenied,
+            Error::NotKnown(_) => Kind::Unauthenticated,
             Error::Unsupported(_) => Kind::Unimplemented,
             Error::Storage(e) => e.kind(),
         }

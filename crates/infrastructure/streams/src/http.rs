@@ -57,7 +57,7 @@ const STREAMS_MAX: usize = 1000;
 const SEGMENTS_MAX: usize = 10_000;
 /// Of one stream, so many segments that are written to are told of one by one.
 const STREAM_SEGMENTS_MAX: usize = 100;
-/// Damaged parts of the log and the overflow that are told of one by one.
+/// Damaged parts that are told of one by one.
 const DAMAGED_MAX: usize = 100;
 /// Connections at a time; more wait in the kernel's queue.
 pub(crate) const CONNECTIONS_MAX: usize = 256;
@@ -167,7 +167,7 @@ struct LongTerm {
     /// Bytes in the overflow, which are part of the backlog, and how many it takes; 0 without one.
     overflow_bytes: u64,
     overflow_max_bytes: u64,
-    /// What only the log or the overflow has and can't be read there, so that it never gets there: how many parts, and of some of them which bytes, and why.
+    /// What only the log or the overflow has and can't be read there, so that it never gets there, and what readers have not found there as it was put: how many parts, and of some of them which bytes, and why.
     damaged_parts: usize,
     damaged: Vec<String>,
     flushed_bytes: u64,

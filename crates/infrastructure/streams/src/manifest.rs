@@ -113,14 +113,23 @@ async fn described(persist: &Persist, logs: &[u64]) -> Result<String> {
     Ok(shown.join(", "))
 }
 
-/// Whether one of these chunks of a log is there, or another server has gone on with it there since it was opened `epoch` times here, which [`Owner::claim`] tells.
+/// Whether one of these chunks of a log is there, or another server has gone on with it there since it was opened `epoch` times here, which [`Owner::claim`] tells. That only some are there is told: it may
+/// be a copy from before.
 pub(crate) async fn has_any(persist: &Persist, log: u64, epoch: u64, chunks: &[String]) -> Result<bool> {
+    let mut missing = Vec::new();
     for chunk in chunks {
         match persist.read(chunk, 0..1).await {
-            Ok(_) => return Ok(true),
-            Err(e) if e.kind() == Kind::NotFound => {}
+            Ok(_) => {}
+            Err(e) if e.kind() == Kind::NotFound => missing.push(chunk.as_str()),
             Err(e) => return Err(storage(e)),
         }
+    }
+    if missing.len() < chunks.len() {
+        if !missing.is_empty() {
+            let (of, missing) = (chunks.len(), missing.join(", "));
+            tracing::error!(storage = %persist, missing, "some of the {of} newest chunks are not in long-term storage: if this is an older copy of it, stop now and start with the right one, or put them back; readers are told where bytes are missing");
+        }
+        return Ok(true);
     }
     let newest = match numbers(persist, log).await?.last() {
         Some(newest) => read(persist, log, *newest).await?.epoch,

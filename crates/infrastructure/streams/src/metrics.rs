@@ -122,7 +122,7 @@ pub fn text(store: &Store, tier: Option<&Tier>, scaler: &Scaler, named: bool) ->
         let damaged: u64 = store.peek(|s| t.damaged(s)).iter().map(|d| d.bytes).sum();
         let there: u64 = store.peek(|s| s.chunks.values().filter(|c| !overflow::has(&c.location)).map(|c| u64::from(c.bytes)).sum());
         [
-            ("damaged_bytes", "Bytes that only the log or the overflow has and that can't be read there; they are kept from long-term storage until they can be.", damaged as f64),
+            ("damaged_bytes", "Bytes that can't be read: those that only the log or the overflow has, which are kept from long-term storage until they can be, and those that readers have not found there as they were put.", damaged as f64),
             ("long_term_bytes", "Bytes of chunks in long-term storage, those that will be removed included.", there as f64),
             ("cache_bytes", "Bytes read from long-term storage that are kept in memory.", t.cached_bytes() as f64),
         ]

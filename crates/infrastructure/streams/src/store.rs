@@ -489,6 +489,11 @@ impl Store {
         })
     }
 
+    /// Of what may wait for long-term storage, three quarters do: writers will wait soon, if they don't.
+    pub(crate) fn is_filling(&self) -> bool {
+        lock(&self.0.shared.state).live.unflushed >= self.0.options.backlog_max / 4 * 3 || self.is_nearly_short()
+    }
+
     /// Writers wait for files of the log to become free, or would with the next one.
     pub(crate) fn is_nearly_short(&self) -> bool {
         self.0.log.files_left() <= FILES_KEPT + 1 || self.0.log.disk_left() <= DISK_KEPT + 1

@@ -26,7 +26,7 @@ pub use damage::Damage;
 pub(crate) use damage::Failed;
 
 use self::{
-    damage::{Damaged, Examining, Lost},
+    damage::{Damaged, Examining, Lost, Spoilt},
     flusher::Asked,
     spare::Spare,
 };
@@ -170,6 +170,7 @@ pub struct Tier {
     told_at: Mutex<Option<Instant>>,
     damaged: Mutex<Damaged>,
     lost: Mutex<Lost>,
+    spoilt: Mutex<Spoilt>,
     /// Not flushed until it is known what of them can't be read.
     examining: Examining,
     /// Flushed meanwhile: what is read again is left out.
@@ -218,6 +219,7 @@ impl Tier {
             told_at: Mutex::new(None),
             damaged: Mutex::default(),
             lost: Mutex::default(),
+            spoilt: Mutex::default(),
             examining: Examining::default(),
             examining_again: Examining::default(),
             under_way: Mutex::default(),
@@ -235,9 +237,9 @@ impl Tier {
         ended(&mut AbortOnDrop(self.behind.spawn(work)).0).await
     }
 
-    /// Does what makes room in the log: aside, as long as there is some. Writers that wait for it would wait for all that this machine does besides if it gave way to that.
+    /// Does what makes room in the log: aside, as long as there is some. Writers that wait for it would wait for all that this machine does besides if it gave way to that, so it ceases to before they do.
     async fn relieving<T: Send + 'static>(&self, store: &Store, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-        if store.short_of().is_none() {
+        if !store.is_filling() {
             return self.aside(work).await;
         }
         ended(&mut AbortOnDrop(tokio::spawn(work)).0).await
@@ -325,6 +327,18 @@ impl Tier {
         Ok(out.into())
     }
 
+    /// Keeps nothing of a chunk in memory.
+    fn forget(&self, location: &str) {
+        let mut cache = lock(&self.cache);
+        let Cache { blocks, order, bytes } = &mut *cache;
+        blocks.retain(|(of, _), _| of != location);
+        order.retain(|((of, _), size)| {
+            let stays = of != location;
+            *bytes -= if stays { 0 } else { *size };
+            stays
+        });
+    }
+
     /// Begins to fetch what will be read soon, if that takes nothing from those who read now.
     pub fn prefetch(self: &Arc<Self>, chunk: Chunk, at: u32) {
         let block = at / BLOCK;
@@ -406,23 +420,27 @@ const _: () = assert!(EXTENT_BYTES < BLOCK as usize);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store;
+    use crate::{segment::Record, store};
 
     /// Writers stood for up to 33 s where compilers had both processors, and what made room gave way to those.
     #[tokio::test]
-    async fn what_makes_room_gives_way_until_writers_wait_for_it() {
+    async fn what_makes_room_gives_way_while_there_is_enough_of_it() {
         let folder = tempfile::tempdir().unwrap();
         let tier = Tier::new(Persist::folder(folder.path()).unwrap(), None, Options::default());
         // SAFETY: it takes numbers only; 0 is the calling thread.
         let nice = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
         let own = nice();
-        for (backlog_max, waits) in [(1 << 30, false), (0, true)] {
+        const BYTES: u64 = 30_000;
+        for (backlog_max, gives_way, waits) in [(BYTES * 2, true, false), (BYTES * 5 / 4, false, false), (BYTES, false, true)] {
             let disk = crate::disk::Folder::open(folder.path().join(backlog_max.to_string())).unwrap();
             let log = crate::log::Options { file_bytes: 1 << 20, ..Default::default() };
             let store = Store::open(Arc::new(disk), store::Options { log, backlog_max, ..Default::default() }).unwrap();
+            let _ = store.commit(|s| Ok((Some(Record::Create { id: s.new_id(0), name: "a".into(), table: false, at_ms: 1 }), ())));
+            let append = store::Append { segment: "a", writer: 1, event: 0, events: 1, expected: None, data: vec![1; BYTES as usize].into() };
+            store.settle(store.append(append)).await.unwrap();
             assert_eq!(store.short_of().is_some(), waits);
             let there = tier.relieving(&store, async move { Ok(nice()) }).await.unwrap();
-            assert_eq!(there > own, !waits, "{there} beside {own}");
+            assert_eq!(there > own, gives_way, "{there} beside {own}");
             store.close();
         }
     }

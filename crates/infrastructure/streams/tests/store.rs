@@ -410,6 +410,51 @@ async fn a_flipped_bit_is_not_read_as_data() {
     assert!(store.read("a", 9000, 1 << 20, Duration::ZERO).await.unwrap().data == vec![4; 3000]);
 }
 
+/// Who reads it is told which object it is, so that it can be put back, and where the stream could begin instead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_bit_in_long_term_storage_is_told_of_until_it_is_put_back_or_truncated() {
+    let (disk, folder) = (Arc::new(Faulty::new(33)), tempfile::tempdir().unwrap());
+    let store = open(&disk);
+    let names = ["back", "cut"];
+    for name in names {
+        create(&store, name);
+        for n in 1..=3 {
+            append(&store, name, 1, n, &[n as u8; 40_000]).await.unwrap();
+        }
+    }
+    let tier = Arc::new(Tier::new(geds::Persist::folder(folder.path()).unwrap(), None, quick()));
+    store.set_tier(tier.clone());
+    let flusher = tokio::spawn(tier.clone().run(store.clone()));
+    until("all to be flushed", || store.peek(|s| names.iter().all(|name| s.segment(name).unwrap().landed.unflushed == 0))).await;
+    let damaged = || store.peek(|s| tier.damaged(s));
+    for name in names {
+        let extent = store.peek(|s| s.segment(name).unwrap().landed.covering(50_000, 1)[0]);
+        let streams::segment::Source::Chunk(chunk, at) = extent.source else { panic!("{extent:?}") };
+        let location = store.peek(|s| s.chunks[&chunk].location.clone());
+        let (file, place) = (folder.path().join(&location), (50_000 - extent.start) as usize + at as usize);
+        let good = std::fs::read(&file).unwrap();
+        let mut bad = good.clone();
+        bad[place] ^= 1;
+        std::fs::write(&file, &bad).unwrap();
+        let Err(Error::Spoilt(why)) = store.read(name, 50_000, 10, Duration::ZERO).await else { panic!("a flipped bit is read") };
+        for word in [&format!("{} to {} of {name},", extent.start, extent.end()), &location, &folder.path().display().to_string(), "checksum", "put it back", "truncate --at"] {
+            assert!(why.contains(word), "{word}: {why}");
+        }
+        let told = damaged();
+        assert!(told.len() == 1 && told[0].segment == name && (told[0].start, told[0].bytes) == (extent.start, extent.len.into()) && told[0].why.contains(&location), "{told:?}");
+        // What lies before it is read by who asks for more.
+        assert!(extent.start == 0 || store.read(name, 0, 120_000, Duration::ZERO).await.unwrap().data.len() as u64 == extent.start);
+        if name == "back" {
+            std::fs::write(&file, &good).unwrap();
+            assert!(store.read(name, 50_000, 10, Duration::ZERO).await.unwrap().data == vec![2; 10]);
+        } else {
+            store.change(|s| Ok((Some(Record::Truncate { id: s.find(name)?.0, start: extent.end() }), ()))).await.unwrap();
+        }
+        assert!(damaged().is_empty());
+    }
+    flusher.abort();
+}
+
 /// Bytes of one segment that can't be read in the log are no reason for others, nor for those behind them, to stay out of long-term storage, and not a fault of that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_in_the_log_keeps_nothing_else_from_long_term_storage() {

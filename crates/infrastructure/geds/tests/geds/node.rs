@@ -546,7 +546,7 @@ async fn a_site_keeps_a_copy_when_asked() {
 }
 
 #[tokio::test]
-async fn nonsense_on_the_wire_is_refused() {
+async fn defect_19_nonsense_on_the_wire_is_refused() {
     let here = Installation::new().await;
     let edge = here.node("edge").await;
     // What a peer sends, and what the refusal speaks of.

@@ -12,9 +12,9 @@ use crate::{
     disk::DiskFile,
     log, overflow,
     segment::{Chunk, Extent, Source},
-    tier::{Failed, Tier},
+    tier::{Damage, Failed, Tier},
 };
-use base::behind;
+use base::{Kind, behind};
 use bytes::Bytes;
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -116,6 +116,7 @@ impl Store {
                     };
                     let held = Arc::new(mine.take().into_iter().chain(place).collect::<Vec<_>>());
                     let alone = pieces.first().filter(|_| pieces.len() == 1).map(|piece| piece.extent);
+                    let history = pieces.iter().any(|piece| matches!(piece.from, From::Chunk { .. }));
                     let first = pieces.first().filter(|_| pieces.len() > 1).map(|piece| (piece.extent.end() - offset) as usize);
                     let data = match (self.fetch(name, pieces, skip, bytes).await, first) {
                         // What is whole before a part that is damaged, or can't be had now, is read all the same: one part at a time, up to that one.
@@ -127,6 +128,9 @@ impl Store {
                         (done, _) => done?,
                     };
                     self.metrics().read_bytes.fetch_add(data.len() as u64, Relaxed);
+                    if let (true, Some(tier)) = (history, self.0.shared.tier.get()) {
+                        tier.is_well(name, offset, data.len());
+                    }
                     if let (true, Some(arrived)) = (waited, arrived) {
                         self.metrics().end_to_end.note(arrived.elapsed());
                     }
@@ -291,15 +295,28 @@ impl Store {
         Ok(part(out.into(), skip, bytes))
     }
 
-    /// What a reader is told of bytes that could not be read. Those that only the overflow has are noted as lost.
+    /// What a reader is told of bytes that could not be read. Those that only the overflow has are noted as lost, and those that long-term storage has not as they were put there as spoilt.
     fn unread(&self, name: &str, extent: Option<Extent>, e: Error) -> Error {
-        let (Some(extent), Some(tier)) = (extent, self.0.shared.tier.get()) else { return e };
-        let Source::Chunk(chunk, _) = extent.source else { return e };
-        if !self.peek(|state| state.chunks.get(&chunk).is_some_and(|chunk| overflow::has(&chunk.location))) {
-            return e;
-        }
-        tier.lose(self, chunk, Failed::Read, &e.to_string());
-        Error::Spoilt(format!("bytes {} to {} of {name}, which only the overflow has: {e}; `stream truncate --at` behind them lets the stream begin there", extent.start, extent.end()))
+        let Some(extent) = extent else { return e };
+        let why = if let Error::Spoilt(why) = &e { why.clone() } else { e.to_string() };
+        let (place, remedy) = match (extent.source, self.0.shared.tier.get()) {
+            (Source::Log(_), _) if matches!(e, Error::Spoilt(_)) => (String::from("the log"), ""),
+            (Source::Chunk(id, _), Some(tier)) => match self.peek(|state| state.chunks.get(&id).map(|chunk| chunk.location.clone())) {
+                Some(location) if overflow::has(&location) => {
+                    tier.lose(self, id, Failed::Read, &why);
+                    (String::from("the overflow, which alone has them"), "")
+                }
+                // It is away: nothing is known of its bytes.
+                Some(location) if matches!(e.kind(), Kind::DataLoss | Kind::NotFound) => {
+                    let place = format!("{location} of {}", tier.name());
+                    tier.spoil(&location, Damage { segment: name.into(), start: extent.start, bytes: extent.len.into(), why: format!("{place}: {why}") });
+                    (place, "put it back from a copy, or ")
+                }
+                _ => return e,
+            },
+            _ => return e,
+        };
+        Error::Spoilt(format!("bytes {} to {} of {name}, in {place}: {why}; {remedy}let the stream begin behind them (`cloudskin stream truncate --at`)", extent.start, extent.end()))
     }
 
     /// Where bytes of a segment are that the log does not have.
@@ -377,7 +394,7 @@ fn beside(pieces: &[Piece]) -> Option<(Chunk, u32)> {
 fn check(extent: &Extent, bytes: &[u8]) -> Result<()> {
     match log::crc32c(bytes) == extent.crc {
         true => Ok(()),
-        false => Err(Error::Spoilt(format!("{} bytes of a segment from {} on have another checksum than when they were written; a stream that is truncated behind them can be read on", extent.len, extent.start))),
+        false => Err(Error::Spoilt("they have another checksum than when they were written".into())),
     }
 }
 

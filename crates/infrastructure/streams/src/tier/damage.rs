@@ -1,4 +1,5 @@
-//! What the log, or the overflow, can't read any more, because a disk has failed there: it stays where it is, and all else leaves without waiting for it.
+//! What the log, or the overflow, can't read any more, because a disk has failed there: it stays where it is, and all else leaves without waiting for it. And what a reader has not found in long-term
+//! storage as it was put there.
 
 use super::{Tier, flusher::Due, lock};
 use crate::{
@@ -19,7 +20,7 @@ const LOST_PAUSE: Duration = Duration::from_secs(60);
 /// Segments that are examined for damage at a time, and as many that are examined again.
 const EXAMINED_AT_ONCE: usize = 2;
 
-/// Bytes that only the log, or only the overflow, has, and that can't be read there: they stay where they are, and what lies behind them goes to long-term storage all the same.
+/// Bytes that can't be read where they are. If only the log, or only the overflow, has them, they stay there, and what lies behind them goes to long-term storage all the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
     pub segment: String,
@@ -57,6 +58,12 @@ pub(crate) enum Failed {
 
 /// Chunks of the overflow that could not be read or removed there: what of these, why, and when it was tried. They hold up no others, and it is tried again after [`LOST_PAUSE`].
 pub(super) type Lost = HashMap<ChunkId, (Failed, String, Instant)>;
+
+/// What readers have not found in long-term storage as it was put there, by segment and offset.
+pub(super) type Spoilt = BTreeMap<(String, u64), Damage>;
+
+/// Of these so many are noted.
+const SPOILT_MAX: usize = 10_000;
 
 /// Which bytes of which segments some chunks have, in the order of the segments' names.
 fn runs<'a>(state: &State, of: &HashMap<ChunkId, &'a str>) -> Vec<Damage> {
@@ -116,7 +123,7 @@ fn prune(damaged: &mut Damaged, state: &State) {
 }
 
 impl Tier {
-    /// What can't be read in the log, or in the overflow, and was to leave it, as far as it is still there.
+    /// What can't be read in the log, or in the overflow, and was to leave it, and what readers have not found in long-term storage, as far as it is still there.
     pub fn damaged(&self, state: &State) -> Vec<Damage> {
         let mut damaged = lock(&self.damaged);
         prune(&mut damaged, state);
@@ -126,7 +133,29 @@ impl Tier {
         if !lost.is_empty() {
             all.extend(runs(state, &lost.iter().map(|(chunk, (_, why, _))| (*chunk, why.as_str())).collect()));
         }
+        let mut spoilt = lock(&self.spoilt);
+        spoilt.retain(|(segment, start), damage| state.find(segment).is_ok_and(|(_, s)| s.start < start + damage.bytes));
+        all.extend(spoilt.values().cloned());
         all
+    }
+
+    /// Notes that a reader has not found bytes of a chunk in long-term storage as they were put there, and tells of it the first time. What is read next comes from there: it may have been put back.
+    pub(crate) fn spoil(&self, location: &str, damage: Damage) {
+        self.forget(location);
+        let Damage { segment, start, bytes, why } = &damage;
+        let (mut spoilt, key) = (lock(&self.spoilt), (segment.clone(), *start));
+        if !spoilt.contains_key(&key) && spoilt.len() < SPOILT_MAX {
+            tracing::error!(%segment, offset = start, bytes, error = %why, "bytes in long-term storage are not there as they were put there: put the object back from a copy, or let the stream begin behind them (`stream truncate --at`)");
+            spoilt.insert(key, damage);
+        }
+    }
+
+    /// These bytes of long-term storage are what they were.
+    pub(crate) fn is_well(&self, segment: &str, start: u64, bytes: usize) {
+        let mut spoilt = lock(&self.spoilt);
+        if !spoilt.is_empty() {
+            spoilt.retain(|(of, at), damage| of != segment || at + damage.bytes <= start || start + bytes as u64 <= *at);
+        }
     }
 
     /// Notes that the overflow, and not long-term storage, has failed with a chunk, and tells of the bytes that nothing else has the first time.

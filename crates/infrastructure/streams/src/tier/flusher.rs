@@ -166,7 +166,9 @@ impl Tier {
         }
         while may() {
             let room = overflow.room();
-            let largest = self.options.chunk_bytes.min(usize::try_from(room).unwrap_or(usize::MAX));
+            // What is begun where it gives way ends there, however urgent it becomes: so it is less, until there is little room.
+            let most = if store.is_filling() { self.options.chunk_bytes } else { self.options.chunk_bytes / 4 };
+            let largest = most.min(usize::try_from(room).unwrap_or(usize::MAX));
             let due = store.peek(|state| {
                 let full = pressed(store, state, lock(&self.under_way).iter().map(|((_, start), end)| end - start).sum());
                 let examining = lock(&self.examining.segments);
