@@ -9,7 +9,10 @@ use crate::{
     subscribers,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
+    sync::OnceLock,
+};
 
 /// A stream's segment: epoch of its making in the high half, number in the low half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -156,6 +159,20 @@ pub struct Mark {
 pub struct Group {
     pub config: Vec<u8>,
     pub generation: i64,
+    /// Scopes and streams that it keeps from being forgotten, read from the configuration when somebody first asks: retention does so each second, of all groups.
+    #[serde(skip)]
+    keeps: OnceLock<Vec<(String, String)>>,
+}
+
+impl Group {
+    pub fn new(config: Vec<u8>, generation: i64) -> Group {
+        Group { config, generation, keeps: OnceLock::new() }
+    }
+
+    /// Scopes and streams whose retention waits for it.
+    pub fn keeps(&self) -> &[(String, String)] {
+        self.keeps.get_or_init(|| subscribers::kept(&self.config))
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

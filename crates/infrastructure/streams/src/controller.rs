@@ -30,6 +30,8 @@ type Answer<T> = std::result::Result<Response<T>, Status>;
 const PAGE: usize = 1000;
 /// A change waits for so long for room in the log. Appends wait for ever, since their clients do nothing else; who makes a stream is told.
 const ROOM_WAIT: Duration = Duration::from_secs(10);
+/// Streams that a reader group may read.
+const GROUP_STREAMS_MAX: usize = 1000;
 /// How often leases are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -203,6 +205,18 @@ impl Controller {
         })?;
         self.allowed(&user, &resources, want)?;
         Ok((user, message, resources))
+    }
+
+    /// A reader group's configuration, if its sender may change the group and read the group's streams: retention waits for a group that says so, whatever it reads.
+    async fn enter_group(&self, request: Request<ReaderGroupConfiguration>) -> std::result::Result<ReaderGroupConfiguration, Status> {
+        let (user, request) = self.enter_as(request, |r| access::group_of(&r.scope, &r.reader_group_name), Want::Update).await?;
+        if request.starting_stream_cuts.len() > GROUP_STREAMS_MAX {
+            return Err(Status::resource_exhausted(format!("reader group {}/{} is to read {} streams; one reads {GROUP_STREAMS_MAX} at most", request.scope, request.reader_group_name, request.starting_stream_cuts.len())));
+        }
+        for cut in &request.starting_stream_cuts {
+            self.allowed(&user, &[of_stream(&cut.stream_info)], Want::Read)?;
+        }
+        Ok(request)
     }
 
     /// Whether a user may do this with one of the resources; a refusal names the first, and the right that is missing.
@@ -582,7 +596,7 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn create_reader_group(&self, request: Request<ReaderGroupConfiguration>) -> Answer<CreateReaderGroupResponse> {
         use create_reader_group_response::Status as S;
-        let request = self.enter(request, |r| access::group_of(&r.scope, &r.reader_group_name), Want::Update).await?;
+        let request = self.enter_group(request).await?;
         let (scope, group) = (request.scope.clone(), request.reader_group_name.clone());
         let done = self.change(|state| plan::create_group(state, &scope, &group, request.encode_to_vec(), now_ms())).await;
         let (status, config) = match done {
@@ -607,7 +621,7 @@ impl controller_service_server::ControllerService for Controller {
 
     async fn update_reader_group(&self, request: Request<ReaderGroupConfiguration>) -> Answer<UpdateReaderGroupResponse> {
         use update_reader_group_response::Status as S;
-        let request = self.enter(request, |r| access::group_of(&r.scope, &r.reader_group_name), Want::Update).await?;
+        let request = self.enter_group(request).await?;
         let (scope, group) = (request.scope.clone(), request.reader_group_name.clone());
         let done = self.change(|state| plan::update_group(state, &scope, &group, request.generation, request.encode_to_vec())).await;
         let (status, generation) = match done {
@@ -632,7 +646,7 @@ impl controller_service_server::ControllerService for Controller {
         let StreamInfo { scope, stream, .. } = self.enter(request, |r| access::stream(&r.scope, &r.stream), Want::Read).await?;
         let look = self.store.look(|s| {
             plan::find(s, &scope, &stream)?;
-            Ok(subscribers::all(s).remove(&(scope.clone(), stream.clone())).unwrap_or_default())
+            Ok(subscribers::all(s).remove(&(scope.as_str(), stream.as_str())).unwrap_or_default())
         });
         let (subscribers, status) = match look.await {
             Ok(subscribers) => (subscribers, S::Success),

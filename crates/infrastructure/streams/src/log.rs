@@ -187,6 +187,8 @@ struct Shared<N> {
     disk_left: AtomicU64,
     /// The log's own number, and how often it has been opened.
     identity: (u64, u64),
+    /// The first block that this opening writes.
+    begun: Seq,
     /// Its hands are run as soon as they have something to do.
     real_time: AtomicBool,
 }
@@ -248,6 +250,7 @@ impl<N: Send + 'static> Log<N> {
             block_bytes: AtomicU64::new(0),
             full: AtomicBool::new(false),
             identity: (mark.log, mark.epoch + 1),
+            begun: mark.next,
             real_time: AtomicBool::new(false),
             options,
         });
@@ -403,6 +406,11 @@ impl<N: Send + 'static> Log<N> {
     /// Its hands are threads that other work does not hold up: this process may have real-time priority.
     pub fn is_real_time(&self) -> bool {
         self.shared.real_time.load(Relaxed)
+    }
+
+    /// The first block that this opening writes: those before were found.
+    pub fn begun(&self) -> Seq {
+        self.shared.begun
     }
 
     /// The log's own number, and how often it has been opened.

@@ -15,7 +15,7 @@
 
 use crate::{
     Error, Result, Store, disk,
-    log::crc32c,
+    log::{Seq, crc32c},
     overflow, plan,
     segment::{Chunk, ChunkId, Extent, Source, State, Writers},
     store::Checkpoint,
@@ -79,6 +79,18 @@ async fn read(persist: &Persist, log: u64, number: u64) -> Result<Manifest> {
     Manifest::parse(&bytes).ok_or_else(|| Error::Spoilt(format!("{name} in long-term storage has another checksum than when it was written")))
 }
 
+/// The newest manifest that can be read, of these numbers, oldest first. The last one may have been cut off by a storage that doesn't put as a whole, or spoilt since; the one before is there for that.
+async fn newest(persist: &Persist, log: u64, numbers: &[u64]) -> Result<Option<Manifest>> {
+    for number in numbers.iter().rev() {
+        match read(persist, log, *number).await {
+            Ok(manifest) => return Ok(Some(manifest)),
+            Err(e @ Error::Spoilt(_)) => tracing::warn!(error = %e, "the manifest before it is used"),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(None)
+}
+
 /// The numbers of a log's manifests, oldest first.
 async fn numbers(persist: &Persist, log: u64) -> Result<Vec<u64>> {
     let names = persist.list(&manifests(log)).await.map_err(storage)?;
@@ -131,11 +143,15 @@ pub(crate) async fn has_any(persist: &Persist, log: u64, epoch: u64, chunks: &[S
         }
         return Ok(true);
     }
-    let newest = match numbers(persist, log).await?.last() {
-        Some(newest) => read(persist, log, *newest).await?.epoch,
-        None => return Ok(false),
-    };
-    Ok(newest >= epoch)
+    Ok(newest(persist, log, &numbers(persist, log).await?).await?.is_some_and(|newest| newest.epoch >= epoch))
+}
+
+/// Up to before which block of a log its newest manifest tells, if that was put by an earlier opening than this, and `begun`, with which this one began, lies before it: then the log's folder is a copy from
+/// before, and chunks that it knows nothing of are what came later. What a later opening has put is for [`Owner::claim`].
+pub(crate) async fn ahead(persist: &Persist, log: u64, epoch: u64, begun: Seq) -> Result<Option<Seq>> {
+    let Some(manifest) = newest(persist, log, &numbers(persist, log).await?).await?.filter(|newest| newest.epoch < epoch) else { return Ok(None) };
+    let next = Checkpoint::parse(&manifest.checkpoint).map_err(|why| why.error("the manifest's checkpoint"))?.mark.next;
+    Ok((next > begun).then_some(next))
 }
 
 /// How many logs other than this one have streams there.
@@ -160,11 +176,8 @@ impl Owner {
     pub async fn claim(persist: Persist, log: u64, epoch: u64) -> Result<Owner> {
         let there = numbers(&persist, log).await?;
         let last = there.last().copied();
-        if let Some(last) = last {
-            let newest = read(&persist, log, last).await?;
-            if newest.epoch >= epoch {
-                return Err(Error::Fenced(format!("log {log:x} was opened {} times there, and {epoch} times here", newest.epoch)));
-            }
+        if let Some(newest) = newest(&persist, log, &there).await?.filter(|newest| newest.epoch >= epoch) {
+            return Err(Error::Fenced(format!("log {log:x} was opened {} times there, and {epoch} times here", newest.epoch)));
         }
         Ok(Owner { persist, log, epoch, server: rand::random(), next: last.map_or(0, |n| n + 1), there })
     }
@@ -254,19 +267,7 @@ pub fn restore<'a>(persist: &'a Persist, log: Option<u64>, disk: Arc<dyn disk::D
             (None, []) => return Err(Error::NotFound(format!("{persist} has no streams to begin with"))),
             (None, several) => return Err(Error::Conflict(format!("{persist} has several logs; say which one with `--restore LOG`: {}", described(persist, several).await?))),
         };
-        let mut newest = None;
-        // The newest may have been cut off by a storage that doesn't put as a whole; the one before is there for that.
-        for number in numbers(persist, log).await?.into_iter().rev() {
-            match read(persist, log, number).await {
-                Ok(manifest) => {
-                    newest = Some(manifest);
-                    break;
-                }
-                Err(e @ Error::Spoilt(_)) => tracing::warn!(error = %e, "the manifest before it is used"),
-                Err(e) => return Err(e),
-            }
-        }
-        let manifest = newest.ok_or_else(|| Error::Spoilt(format!("no manifest of log {log:016x} can be read")))?;
+        let manifest = newest(persist, log, &numbers(persist, log).await?).await?.ok_or_else(|| Error::Spoilt(format!("no manifest of log {log:016x} can be read")))?;
         let checkpoint = Checkpoint::parse(&manifest.checkpoint).map_err(|why| why.error("the manifest's checkpoint"))?;
         let mut state: State = checkpoint.state().map_err(|e| Error::Spoilt(format!("the manifest's checkpoint makes no sense: {e}")))?;
         let open: Vec<_> = state.catalog.streams().flat_map(|(scope, name, s)| s.open.keys().map(move |id| (scope.to_string(), name.to_string(), *id))).collect();

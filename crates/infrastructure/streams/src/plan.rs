@@ -405,7 +405,7 @@ pub fn create_group(state: &State, scope: &str, group: &str, config: Vec<u8>, at
         return Ok((None, there.clone()));
     }
     group_bounded(scope, group, &config)?;
-    let new = Group { config, generation: 0 };
+    let new = Group::new(config, 0);
     let mut records = Vec::new();
     let stream = group_stream(group);
     if !found.streams.contains_key(&stream) {
@@ -423,7 +423,7 @@ pub fn update_group(state: &State, scope: &str, group: &str, generation: i64, co
         return Err(Error::Conflict(format!("reader group {scope}/{group} is at generation {}, not {generation}", there.generation)));
     }
     group_bounded(scope, group, &config)?;
-    let to = Some(Group { config, generation: generation + 1 });
+    let to = Some(Group::new(config, generation + 1));
     Ok((Some(catalog(Change::SetGroup { scope: scope.into(), group: group.into(), to })), generation + 1))
 }
 

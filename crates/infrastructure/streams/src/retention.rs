@@ -33,7 +33,7 @@ pub fn decide(policy: &Retention, marks: &[Mark], now_ms: u64, left: impl Fn(&BT
 
 /// Where to truncate: at a mark, or, if reader groups subscribe, at what all of them have left behind (`bound`), as far as the policy allows. The policy's
 /// parameter is kept for all; beyond its maximum nothing is kept for anyone.
-fn place(state: &State, all: &subscribers::All, (scope, name, stream): (&str, &str, &Stream), policy: &Retention, now_ms: u64) -> Option<BTreeMap<SegmentNo, u64>> {
+fn place(state: &State, all: &subscribers::All<'_>, (scope, name, stream): (&str, &str, &Stream), policy: &Retention, now_ms: u64) -> Option<BTreeMap<SegmentNo, u64>> {
     let (marks, left) = (&stream.marks, |cut: &BTreeMap<SegmentNo, u64>| bytes_left(state, scope, name, stream, cut));
     let at = |policy: &Retention| decide(policy, marks, now_ms, left).map(|i| marks[i].cut.clone());
     let least = at(policy);
@@ -85,6 +85,7 @@ fn bytes_left(state: &State, scope: &str, name: &str, stream: &Stream, cut: &BTr
 /// Notes marks and truncates until it is dropped.
 pub async fn run(store: Store) {
     let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
         let now = now_ms();

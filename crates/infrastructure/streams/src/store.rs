@@ -27,7 +27,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     sync::{
         Arc, Mutex, OnceLock, Weak,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -134,6 +134,8 @@ struct Inner {
     commands: Arc<Semaphore>,
     ends: Arc<Semaphore>,
     reads: Arc<Semaphore>,
+    /// Bytes of replies to clients, over all connections, that have no place there.
+    replies: Arc<AtomicUsize>,
     tails: Arc<Semaphore>,
     setups: Arc<Semaphore>,
     turns: Arc<Turns>,
@@ -286,7 +288,7 @@ impl Store {
         });
         let sink = shared.clone();
         let log = Log::start(recovered, move |mark, landed| sink.land(mark, landed))?;
-        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: Mutex::new(None), closing: AtomicBool::new(false), commands: Arc::new(Semaphore::new(COMMANDS_BYTES)), ends: Arc::new(Semaphore::new(ENDS_BYTES)), reads: Arc::new(Semaphore::new(READS_BYTES)), tails: Arc::new(Semaphore::new(TAILS_MAX)), setups: Arc::new(Semaphore::new(SETUPS_BYTES)), turns: Arc::default() });
+        let inner = Arc::new(Inner { shared, log, options, disk, housekeeper: Mutex::new(None), closing: AtomicBool::new(false), commands: Arc::new(Semaphore::new(COMMANDS_BYTES)), ends: Arc::new(Semaphore::new(ENDS_BYTES)), reads: Arc::new(Semaphore::new(READS_BYTES)), replies: Arc::default(), tails: Arc::new(Semaphore::new(TAILS_MAX)), setups: Arc::new(Semaphore::new(SETUPS_BYTES)), turns: Arc::default() });
         let weak = Arc::downgrade(&inner);
         let keeper = std::thread::Builder::new()
             .name("log-keeper".into())
@@ -634,6 +636,11 @@ impl Store {
     /// Events and bytes appended since the start.
     pub fn appended(&self) -> (u64, u64) {
         (self.metrics().events.load(Relaxed), self.metrics().bytes.load(Relaxed))
+    }
+
+    /// Bytes of replies to clients, over all connections, that have no place in memory.
+    pub(crate) fn replies(&self) -> Arc<AtomicUsize> {
+        self.0.replies.clone()
     }
 
     /// A place in memory for what a connection knows of a writer to a segment of this name; `None` when there is none.

@@ -32,19 +32,25 @@ fn subscribes(config: &[u8], scope: &str, stream: &str) -> Option<ReaderGroupCon
     (config.retention_type != 0 && reads).then_some(config)
 }
 
-/// Names of the groups that subscribe to each stream, as `SCOPE/GROUP`.
-pub type All = HashMap<(String, String), Vec<String>>;
+/// Scopes and streams that a group of this configuration subscribes to.
+pub fn kept(config: &[u8]) -> Vec<(String, String)> {
+    let config = ReaderGroupConfiguration::decode(config).unwrap_or_default();
+    match config.retention_type {
+        0 => Vec::new(),
+        _ => config.starting_stream_cuts.into_iter().filter_map(|c| c.stream_info).map(|info| (info.scope, info.stream)).collect(),
+    }
+}
 
-/// All of them at once: configurations are kept as they were sent, and reading one takes a microsecond.
-pub fn all(state: &State) -> All {
+/// Names of the groups that subscribe to each stream, as `SCOPE/GROUP`.
+pub type All<'a> = HashMap<(&'a str, &'a str), Vec<String>>;
+
+/// All of them at once.
+pub fn all(state: &State) -> All<'_> {
     let mut all = All::new();
     for (scope, found) in &state.catalog.scopes {
         for (name, group) in &found.groups {
-            let Ok(config) = ReaderGroupConfiguration::decode(&group.config[..]) else { continue };
-            if config.retention_type != 0 {
-                for info in config.starting_stream_cuts.into_iter().filter_map(|c| c.stream_info) {
-                    all.entry((info.scope, info.stream)).or_default().push(format!("{scope}/{name}"));
-                }
+            for (of, stream) in group.keeps() {
+                all.entry((of, stream)).or_default().push(format!("{scope}/{name}"));
             }
         }
     }
@@ -78,11 +84,11 @@ pub fn at_or_after(stream: &Stream, cut: &Cut, other: &Cut) -> bool {
 }
 
 /// What all subscribers have left behind: `None` without subscribers; the stream's beginning as long as one of them has said nothing.
-pub fn bound(state: &State, all: &All, scope: &str, stream: &str) -> Result<Option<Cut>> {
+pub fn bound(state: &State, all: &All<'_>, scope: &str, stream: &str) -> Result<Option<Cut>> {
     let found = plan::find(state, scope, stream)?;
     let told = state.catalog.told(scope, stream);
     let mut bound: Option<Cut> = None;
-    for subscriber in all.get(&(scope.to_string(), stream.to_string())).into_iter().flatten() {
+    for subscriber in all.get(&(scope, stream)).into_iter().flatten() {
         let Some(cut) = told.and_then(|t| t.subscribers.get(subscriber)) else { return Ok(Some(found.head())) };
         // One that the stream's policy has left behind needs what the stream begins with.
         let cut = found.known(cut);

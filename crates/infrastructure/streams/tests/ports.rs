@@ -199,6 +199,38 @@ fn resident_kb() -> u64 {
     memory.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap()
 }
 
+/// In an outage writers come and go, and wait while they are there: who has gone gives its connection's place back, or nobody could read in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_gone_while_it_waited_for_room_gives_its_place_back() {
+    let mut store = None;
+    let running = server_told(|o| o.store.backlog_max = 1 << 20, |s| store = Some(s.store())).await;
+    let (store, client) = (store.unwrap(), client(&running).await);
+    client.create_stream("s", "full", segments(1)).await.unwrap();
+    let name = "s/full/0.#epoch.0";
+    let filled = store.append(streams::store::Append { segment: name, writer: 1, event: 1, events: 1, expected: None, data: vec![1; 1100 << 10].into() });
+    store.settle(filled).await.unwrap();
+    let connections = || store.metrics().connections.load(std::sync::atomic::Ordering::Relaxed);
+    let before = connections();
+    let mut waiting = Vec::new();
+    for writer in 10..30u128 {
+        let mut talk = Talk::open(&running).await;
+        assert_eq!(talk.ask(1, &setup(3, writer, name)).await.unwrap().0, 2);
+        talk.say(4, &event(4, writer, 1, b"held back")).await;
+        waiting.push(talk);
+    }
+    assert_eq!(connections(), before + 20);
+    let stays = waiting.pop();
+    drop(waiting);
+    let end = std::time::Instant::now() + Duration::from_secs(30);
+    while connections() > before + 1 {
+        assert!(std::time::Instant::now() < end, "{} connections of clients that have gone stay", connections() - before - 1);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Who is there is written, as soon as there is room.
+    client.truncate("s", "full", &client.tail("s", "full").await.unwrap()).await.unwrap();
+    assert_eq!(stays.unwrap().hear().await.unwrap().0, 7, "it is acknowledged");
+}
+
 /// Blocks of events come in two parts, and both are bounded: many clients that stop shortly before the end of theirs take a bounded memory, and one that goes on is served.
 #[tokio::test(flavor = "multi_thread")]
 async fn ends_of_blocks_that_do_not_come_take_a_bounded_memory() {
@@ -1137,6 +1169,7 @@ async fn users_do_what_their_rules_say_and_nothing_else() {
         user("late", &["prn::/,READ"]),
         user("all", &["prn::/scope:s/stream:*,READ_UPDATE"]),
         user("lister", &["prn::/scope:s,READ", "prn::/scope:s/stream:t,READ"]),
+        user("grouper", &["prn::/scope:s/reader-group:*,READ_UPDATE", "prn::/scope:s/stream:t,READ"]),
     ];
     std::fs::write(&file, lines.join("\n")).unwrap();
     // Tokens that end while they are used.
@@ -1162,6 +1195,14 @@ async fn users_do_what_their_rules_say_and_nothing_else() {
     assert_eq!(admin.streams("s").await.unwrap(), ["other", "t"]);
     assert_eq!((login("late", "late's").await.scopes().await.unwrap(), admin.scopes().await.unwrap()), (vec![], vec!["s".to_string()]));
     denied(reader.seal("s", "t").await.unwrap_err());
+    // A group keeps its streams from being forgotten: it may be made by who may read them.
+    for (stream, may) in [("t", true), ("other", false)] {
+        let group = streams::proto::ReaderGroupConfiguration { scope: "s".into(), reader_group_name: "g".into(), starting_stream_cuts: vec![position(stream, &[]).unwrap()], ..Default::default() };
+        let mut request = tonic::Request::new(group);
+        request.metadata_mut().insert("authorization", format!("Basic {}", base64::Engine::encode(&base64::engine::general_purpose::STANDARD, "grouper:grouper's")).parse().unwrap());
+        let made = raw(&running).await.create_reader_group(request).await;
+        assert!(if may { made.is_ok() } else { made.as_ref().is_err_and(|e| e.code() == tonic::Code::PermissionDenied && e.message().contains("prn::/scope:s/stream:other")) }, "{stream}: {made:?}");
+    }
     // Who may read can't write, and is told which right is missing.
     let mut wrong = Writer::open(&reader, "s", "t", None).await.unwrap();
     wrong.append("k", b"x", 0).await.unwrap();

@@ -810,6 +810,42 @@ async fn of_two_servers_with_one_log_the_earlier_one_stops_and_removes_nothing()
     }
 }
 
+/// Of what came later it knows nothing, and would remove that as if nothing pointed to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_from_before_what_long_term_storage_knows_is_refused() {
+    let (disk, folder) = (Arc::new(Faulty::new(34)), tempfile::tempdir().unwrap());
+    let (store, flusher) = streams_with(&disk, folder.path());
+    create(&store, "a");
+    let mut copy = None;
+    for n in 1..=2 {
+        append(&store, "a", 1, n * 10, &vec![n as u8; 200_000]).await.unwrap();
+        until("a flush", || store.peek(|s| s.live.unflushed == 0)).await;
+        let newest = manifests(folder.path()).1;
+        append(&store, "a", 1, n * 10 + 1, b"more").await.unwrap();
+        until("the next manifest", || manifests(folder.path()).1 > newest).await;
+        copy.get_or_insert_with(|| Arc::new(disk.copy()));
+    }
+    flusher.abort();
+    store.close();
+    let chunks = || std::fs::read_dir(folder.path().join(format!("streams/{:016x}/chunks/0", store.log().identity().0))).unwrap().count();
+    let before = chunks();
+    let (old, flusher) = streams_with(&copy.unwrap(), folder.path());
+    until("the copy to stop", || flusher.is_finished()).await;
+    let refused = flusher.await.unwrap().unwrap_err();
+    let why = refused.to_string();
+    assert!(matches!(refused, Error::Elsewhere(_)) && why.contains("a copy from before") && why.contains("--restore"), "{why}");
+    assert_eq!(chunks(), before);
+    old.close();
+    // The folder that went on goes on.
+    let (store, flusher) = streams_with(&disk, folder.path());
+    let newest = manifests(folder.path()).1;
+    append(&store, "a", 1, 30, b"more").await.unwrap();
+    until("its manifest", || manifests(folder.path()).1 > newest).await;
+    assert_eq!(read(&store, "a", 0).await.len(), 400_000 + 3 * 4);
+    flusher.abort();
+    store.close();
+}
+
 /// A transaction's bytes may be in long-term storage before those that lie in front of them after the commit. No manifest points to such a chunk, since
 /// a manifest ends at the first byte that only the log has, and readers still need it.
 #[tokio::test(flavor = "multi_thread")]
@@ -883,6 +919,14 @@ async fn a_chunk_stays_as_long_as_one_of_the_last_two_manifests_has_it() {
     streams::manifest::restore(&s3.persist(), None, fresh.clone()).await.unwrap();
     let again = open(&fresh);
     again.peek(|s| assert!(s.live.chunk_bytes.values().all(|bytes| *bytes == 0), "it points to what is gone"));
+    again.close();
+    drop(again);
+    // It is no reason to bring nothing there any more.
+    let (again, flusher) = streams_over(&fresh, s3.persist(), quick());
+    append(&again, "a", 2, 1, &[9; 150_000]).await.unwrap();
+    until("a flush", || again.peek(|s| s.live.unflushed == 0)).await;
+    flusher.abort();
+    again.close();
 }
 
 #[tokio::test(flavor = "multi_thread")]

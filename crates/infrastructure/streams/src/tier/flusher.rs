@@ -100,7 +100,8 @@ impl Tier {
         }
     }
 
-    /// Refuses storage that has not what this log has brought there last: its history could not be read here, and what came now would be missing there.
+    /// Refuses storage that has not what this log has brought there last: its history could not be read here, and what came now would be missing there. And storage that has more of this log than the folder:
+    /// what came later would be removed there, as chunks that nothing points to.
     pub(crate) async fn belongs(&self, store: &Store) -> Result<()> {
         let (chunks, bytes, newest) = store.peek(|state| {
             let there = state.chunks.iter().filter(|(id, c)| !overflow::has(&c.location) && state.live.chunk_bytes.get(id).is_some_and(|b| *b > 0));
@@ -110,6 +111,14 @@ impl Tier {
             (chunks, bytes, newest)
         });
         let (log, epoch) = store.log().identity();
+        if let Some(Seq(next)) = manifest::ahead(&self.persist, log, epoch, store.log().begun()).await? {
+            return Err(Error::Elsewhere(format!(
+                "this folder's log {log:016x} ends before block {}, and {} knows it up to block {}: the folder is a copy from before, and what came later would be lost there; start with the folder that went on, or if it is lost, begin an empty one with `--restore {log:016x}`",
+                store.log().begun().0,
+                self.persist,
+                next - 1
+            )));
+        }
         if chunks == 0 || manifest::has_any(&self.persist, log, epoch, &newest).await? {
             return Ok(());
         }

@@ -13,7 +13,7 @@
 
 use super::{
     codec::{self, AttributeUpdate, Bad, Effect, Frames, KeyRange, Reply, Request, TableKey},
-    outbox::{LEAVE_TOGETHER, OUTBOX_MAX, Outbox},
+    outbox::{LEAVE_TOGETHER, OUTBOX_MAX, OUTBOX_SHORT, Outbox},
 };
 use crate::{
     Error, Result, Store,
@@ -59,6 +59,8 @@ const WRITE_AT_ONCE: usize = 64 << 10;
 const READ_BUFFER: usize = 64 << 10;
 /// A client says something within this time …
 const FIRST_WORD: Duration = Duration::from_secs(10);
+/// Of a client that has gone, a request that waits for room waits no longer: its connection is one of those that there may be.
+const GONE_MAX: Duration = Duration::from_secs(10);
 /// … and a command that needs a place in memory comes as a whole within this, as do the two parts of a block of events.
 const COMMAND_MAX: Duration = Duration::from_secs(120);
 
@@ -74,7 +76,7 @@ struct Block {
 /// Serves one client until it goes. The error says why it was sent away.
 pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store: Store, access: Access) -> Result<(), String> {
     let (mut reader, mut writer) = tokio::io::split(stream);
-    let outbox = Arc::new(Outbox::default());
+    let outbox = Arc::new(Outbox::new(store.replies()));
     let (box_, progress, told) = (outbox.clone(), store.log().progress(), store.clone());
     // It goes with this task, or the socket would stay open when the server ends its connections.
     let mut writing = AbortOnDrop(tokio::spawn(async move {
@@ -86,7 +88,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
                 let now = progress.borrow_and_update();
                 (now.durable, now.stopped.is_some())
             };
-            let (places, last) = box_.take(durable, &mut out, &told.metrics().write);
+            let (places, loose, last) = box_.take(durable, &mut out, &told.metrics().write);
             if out.size() > 0 {
                 let much = out.size() > LEAVE_TOGETHER;
                 let pieces = out.take();
@@ -97,6 +99,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
                 };
                 sent.map_err(|e| e.to_string())?;
                 drop(places);
+                box_.sent(loose);
                 box_.emptied.notify_waiters();
                 continue;
             }
@@ -149,6 +152,14 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, store:
         let _ = tokio::time::timeout(Duration::from_secs(5), &mut writing.0).await;
     }
     served
+}
+
+/// Waits until then; for ever without a time.
+async fn until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Sends all of it, and gives the socket back.
@@ -212,7 +223,21 @@ impl Connection {
                     // Or the buffer would stay as large as the largest command.
                     buffer = BytesMut::from(&buffer[..]);
                 }
-                self.take(request, held).await?;
+                let mut taking = std::pin::pin!(self.take(request, held));
+                let mut gone = None;
+                loop {
+                    tokio::select! {
+                        biased;
+                        taken = &mut taking => break taken?,
+                        // It may wait for long. Meanwhile as much is read as would be anyway, which tells whether the client is there.
+                        more = reader.read_buf(&mut buffer), if gone.is_none() && buffer.len() < READ_BUFFER => match more {
+                            Ok(0) => gone = Some(tokio::time::Instant::now() + GONE_MAX),
+                            Ok(_) => {}
+                            Err(e) => return Err(e.to_string()),
+                        },
+                        () = until(gone), if gone.is_some() => return Err("the client has gone while its request waited".into()),
+                    }
+                }
             }
             buffer.reserve(READ_BUFFER);
             // The later of the two, since whoever waits for a place is not slow.
@@ -424,6 +449,7 @@ impl Connection {
     fn operate(&mut self, request: Request) {
         let now_ms = base::clock::now_ms();
         let store = self.store.clone();
+        let most = if self.outbox.is_short() { OUTBOX_SHORT } else { TABLE_REPLY_MAX };
         match request {
             Request::Info { id, segment, token } if self.allowed(id, &token, &segment, Want::Read) => {
                 let gated = store.gate(&segment, |state| {
@@ -634,7 +660,7 @@ impl Connection {
                 self.reply(id, &segment, gated, |entries| Reply::TableRead { id, segment: segment.clone(), entries });
             }
             Request::TableKeys { id, segment, token, count, after, of } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(&segment, |state| listed(state, &segment, &after, &of, count));
+                let gated = store.gate(&segment, |state| listed(state, &segment, &after, &of, count, most));
                 self.reply(id, &segment, gated, |page| Reply::TableKeys {
                     id,
                     segment: segment.clone(),
@@ -643,7 +669,7 @@ impl Connection {
                 });
             }
             Request::TableEntries { id, segment, token, count, after, of } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(&segment, |state| listed(state, &segment, &after, &of, count));
+                let gated = store.gate(&segment, |state| listed(state, &segment, &after, &of, count, most));
                 self.reply(id, &segment, gated, |page| Reply::TableEntries {
                     id,
                     segment: segment.clone(),
@@ -652,7 +678,7 @@ impl Connection {
                 });
             }
             Request::TableDelta { id, segment, token, from, count } if self.allowed(id, &token, &segment, Want::Read) => {
-                let gated = store.gate(&segment, |state| since(state, &segment, u64::try_from(from).unwrap_or(0), count));
+                let gated = store.gate(&segment, |state| since(state, &segment, u64::try_from(from).unwrap_or(0), count, most));
                 self.reply(id, &segment, gated, |page| Reply::TableDelta {
                     id,
                     segment: segment.clone(),
@@ -681,9 +707,9 @@ struct Page<Next> {
 }
 
 /// Oldest versions first.
-fn since(state: &State, segment: &str, from: u64, count: i32) -> Result<Page<u64>> {
+fn since(state: &State, segment: &str, from: u64, count: i32, most: usize) -> Result<Page<u64>> {
     let table = state.segment(segment)?.as_table()?;
-    let (entries, all) = table.since(from, count.max(1) as usize, TABLE_REPLY_MAX);
+    let (entries, all) = table.since(from, count.max(1) as usize, most);
     let next = match entries.last() {
         Some((_, _, version)) if !all => *version as u64 + 1,
         _ => table.length(),
@@ -692,15 +718,15 @@ fn since(state: &State, segment: &str, from: u64, count: i32) -> Result<Page<u64
 }
 
 /// In any order, which is that of versions; or of a range of keys, in theirs. Where the part before ended is in `after`: a version, or a key.
-fn listed(state: &State, segment: &str, after: &Bytes, of: &KeyRange, count: i32) -> Result<Page<Bytes>> {
+fn listed(state: &State, segment: &str, after: &Bytes, of: &KeyRange, count: i32, most: usize) -> Result<Page<Bytes>> {
     if *of == KeyRange::default() {
         let from = after[..].try_into().map_or(0, u64::from_be_bytes);
-        let page = since(state, segment, from, count)?;
+        let page = since(state, segment, from, count, most)?;
         return Ok(Page { entries: page.entries, all: page.all, next: Bytes::copy_from_slice(&page.next.to_be_bytes()) });
     }
     let table = state.segment(segment)?.as_table()?;
     let begin = if after.is_empty() { Bound::Included((&of.from).max(&of.prefix)) } else { Bound::Excluded(after) };
-    let (entries, all) = table.range(begin, &of.to, &of.prefix, count.max(1) as usize, TABLE_REPLY_MAX);
+    let (entries, all) = table.range(begin, &of.to, &of.prefix, count.max(1) as usize, most);
     let next = entries.last().map_or(after.clone(), |(key, ..)| key.clone());
     Ok(Page { entries: entries.into_iter().map(codec::entry).collect(), all, next })
 }
