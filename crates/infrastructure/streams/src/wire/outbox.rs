@@ -72,7 +72,7 @@ impl Outbox {
         }
     }
 
-    /// So many bytes without a place in memory are out, or will never be.
+    /// So many bytes without a place in memory are out.
     pub fn sent(&self, loose: usize) {
         lock(&self.queues).loose -= loose;
         self.replies.fetch_sub(loose, Relaxed);
